@@ -1,0 +1,149 @@
+//! What others see of the accounts, and what they may ask of the renewer. Nothing here ever hands out a secret.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::AccountId;
+use crate::renewal::{AccountSnapshot, RenewalId};
+use crate::store::Credential;
+use crate::timestamp::Timestamp;
+
+/// One account as it stands. No field of it could carry a token.
+#[derive(Clone, Debug)]
+pub struct AccountView {
+    /// Its name.
+    pub id: AccountId,
+    /// The preset it was made from.
+    pub provider: Option<String>,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// The machine's state.
+    pub snapshot: AccountSnapshot,
+    /// The stored credential; `None` if there is none (nobody signed in, or the grant needs none).
+    pub stored: Option<Stored>,
+    /// When the last renewal succeeded.
+    pub last_success: Option<Timestamp>,
+    /// The last failure, also after a success: compare the times.
+    pub last_failure: Option<LastFailure>,
+    /// Renewals that succeeded since the daemon started.
+    pub renewals: u64,
+    /// Requests to the token endpoint since the daemon started, also those that failed.
+    pub token_requests: u64,
+}
+
+/// What is known of a stored credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its generation number.
+    pub generation: u64,
+    /// The first hex digits of the refresh token's SHA-256.
+    pub fingerprint: String,
+    /// Whether the newest one is on the disk; if not, it is lost when the daemon ends.
+    pub saved: bool,
+    /// Who is signed in, as far as the server told.
+    pub identity: Option<String>,
+}
+
+/// A failed renewal, in words and codes that give nothing away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastFailure {
+    /// When.
+    pub at: Timestamp,
+    /// The renewal that failed.
+    pub id: RenewalId,
+    /// `transient`, `ambiguous` or `permanent`.
+    pub class: &'static str,
+    /// The server's OAuth code, if it gave one.
+    pub oauth_error: Option<String>,
+    /// The HTTP status, if there was an answer.
+    pub http_status: Option<u16>,
+    /// What happened, for people: "connecting to auth.example:443: connection refused".
+    pub detail: String,
+    /// How many attempts in a row have failed.
+    pub attempt: u32,
+}
+
+/// What a sign-in hands in.
+#[derive(Clone, Debug)]
+pub struct NewCredential {
+    /// What signs in from now on.
+    pub credential: Credential,
+    /// The client that the refresh token was issued to, where it is not the configured one.
+    pub client_id: Option<String>,
+    /// The refresh token's life from now on, in seconds, if the server told it.
+    pub refresh_lifetime: Option<u64>,
+    /// Who signed in, as far as the server told.
+    pub identity: Option<String>,
+}
+
+/// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
+#[derive(Debug)]
+pub enum Request {
+    /// Renew now. Answered when the renewal has been asked for, not when it has ended.
+    Refresh(AccountId, oneshot::Sender<Result<(), String>>),
+    /// A person has signed in. Answered when the credential is saved, or cannot be.
+    Replace(AccountId, Box<NewCredential>, oneshot::Sender<Result<(), String>>),
+    /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
+    /// what happened at the server, for people.
+    Remove(AccountId, oneshot::Sender<Result<String, String>>),
+}
+
+/// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
+#[derive(Clone)]
+pub struct Accounts {
+    requests: mpsc::Sender<Request>,
+    views: watch::Receiver<Arc<Vec<AccountView>>>,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Stopping,
+    /// The renewer said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Accounts {
+    /// Joins the two ends; the renewer keeps the others.
+    pub fn new(requests: mpsc::Sender<Request>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
+        Self { requests, views }
+    }
+
+    /// All accounts as they stand, in the order of their names. Never waits.
+    pub fn views(&self) -> Arc<Vec<AccountView>> {
+        self.views.borrow().clone()
+    }
+
+    /// Waits until something has changed since the last call on this clone.
+    pub async fn changed(&mut self) -> Result<(), RequestError> {
+        self.views.changed().await.map_err(|_| RequestError::Stopping)
+    }
+
+    /// Asks for a renewal now.
+    pub async fn refresh(&self, account: AccountId) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Refresh(account, reply)).await
+    }
+
+    /// Hands in what a sign-in brought.
+    pub async fn replace(&self, account: AccountId, new: NewCredential) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Replace(account, Box::new(new), reply)).await
+    }
+
+    /// Signs out. Returns what happened at the server, for people.
+    pub async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
+        self.ask(|reply| Request::Remove(account, reply)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request,
+    ) -> Result<T, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| RequestError::Stopping)?;
+        answer.await.map_err(|_| RequestError::Stopping)?.map_err(RequestError::Refused)
+    }
+}

@@ -1,0 +1,301 @@
+//! What the user asked for, valid by construction. Pure: texts in, a [`Config`] or all its problems out.
+//!
+//! A `Config` refers only to things that exist: a [`Route`] holds an [`AccountId`] that is in
+//! [`Config::accounts`], a [`ListenAddress`] is used once, an [`Endpoint`] is https or on loopback.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::oauth::{ClientAuth, Grant};
+use crate::renewal::Policy;
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes a name if it is one: 1 to 63 of `a-z 0-9 - _`, not beginning with `-` or `_`, so that it can
+            /// stand in a path, a host name, a file name and an environment variable's name.
+            pub fn new(name: &str) -> Option<Self> {
+                let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+                let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+                (starts_well && name.len() <= 63 && name.chars().all(good)).then(|| Self(name.into()))
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name_type! {
+    /// The name of an account: what is signed in.
+    AccountId
+}
+name_type! {
+    /// The name of a route: the first segment of its local path and the first label of its local host name.
+    RouteName
+}
+
+/// Everything the user asked for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Where all routes are served, by path prefix and by host name.
+    pub listen: Vec<ListenAddress>,
+    /// Host names that clients may use besides the loopback ones (RFC 6761 `localhost` and its subdomains).
+    pub hosts: Vec<String>,
+    /// Threads of the data plane; at least 1.
+    pub workers: usize,
+    /// How long running requests may go on after a stop.
+    pub drain: Duration,
+    /// By name.
+    pub accounts: BTreeMap<AccountId, Account>,
+    /// In the order of their names.
+    pub routes: Vec<Route>,
+}
+
+/// One address to accept connections on.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ListenAddress {
+    /// A TCP address; on loopback.
+    Tcp(SocketAddr),
+    /// The path of a unix socket, absolute.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => address.fmt(f),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One identity at one authorization server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Account {
+    /// Its name.
+    pub id: AccountId,
+    /// The preset it was made from.
+    pub provider: Option<String>,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// How its access token is renewed.
+    pub grant: Grant,
+    /// Where grants are sent as forms (RFC 6749 section 3.2).
+    pub token_endpoint: Endpoint,
+    /// Where Cognito's JSON grants are sent; present if and only if `grant` is one of them.
+    pub cognito_endpoint: Option<Endpoint>,
+    /// Where a refresh token is revoked (RFC 7009), if anywhere.
+    pub revocation_endpoint: Option<Endpoint>,
+    /// The client's id, where the server knows clients at all.
+    pub client_id: Option<String>,
+    /// How the client proves who it is.
+    pub client_auth: ClientAuth,
+    /// Where the client's secret comes from; present if `client_auth` needs it.
+    pub client_secret: Option<SecretSource>,
+    /// Asked for where the grant has a scope; may be empty.
+    pub scopes: Vec<String>,
+    /// Further parameters of every token request (`audience`, `resource`, ...).
+    pub parameters: Vec<(String, String)>,
+    /// What goes into each request.
+    pub header: HeaderTemplate,
+    /// When to renew.
+    pub renew: Policy,
+    /// How a person signs in.
+    pub sign_in: SignIn,
+    /// A PEM file with certificate authorities to trust besides the system's, for the endpoints above and as the
+    /// routes' default.
+    pub extra_ca: Option<PathBuf>,
+}
+
+/// How a person signs in to an account.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct SignIn {
+    /// The ways, in the order in which they are offered; empty means: import or standard input only.
+    pub methods: Vec<SignInMethod>,
+    /// The page that shows or hands back a one-time code; the client's id and redirect URI are added to it.
+    pub login_page: Option<String>,
+    /// The redirect URI registered for the client, sent with the code.
+    pub redirect_uri: Option<String>,
+    /// Whether the password may be kept beside the refresh token.
+    pub keep_password: bool,
+    /// Where another tool may have left a refresh token.
+    pub import: Vec<ImportSource>,
+}
+
+/// One way to sign in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SignInMethod {
+    /// The person copies a one-time code, or the whole redirected URL, out of the browser.
+    Paste,
+    /// User name and password are asked for on the terminal.
+    Password,
+}
+
+/// A place where another tool leaves a refresh token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ImportSource {
+    /// An environment variable that holds the refresh token itself.
+    Environment(String),
+    /// A JSON file below the home folder with a `refresh_token` member (`~/.gdh/authentication`).
+    JsonFile(String),
+    /// gbdx-auth's INI file below the home folder (`~/.gbdx-config`).
+    GbdxConfig(String),
+}
+
+/// An absolute `https` URL, or an `http` one on loopback, without user name, password or fragment.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Endpoint {
+    /// Scheme, host and port.
+    pub origin: Origin,
+    /// Path and query as written, beginning with `/`.
+    pub path_and_query: String,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.path_and_query)
+    }
+}
+
+/// Scheme, host and port (RFC 6454).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Origin {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// A name in lower case or an IP address; IPv6 without brackets.
+    pub host: String,
+    /// The port, also where it is the scheme's own.
+    pub port: u16,
+}
+
+impl Origin {
+    /// What `Host` carries: the host, in brackets if it is IPv6, and the port unless it is the scheme's own.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == if self.tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+}
+
+/// Where a client secret comes from. Never inline in a file that others can read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretSource {
+    /// The first line of a file; relative to the configuration's folder.
+    File(PathBuf),
+    /// The first line that a command prints.
+    Command(Vec<String>),
+    /// A systemd credential's name.
+    Credential(String),
+}
+
+/// Which token goes into which header field, and how: `Authorization: Bearer {access_token}`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeaderTemplate {
+    /// The field's name, in lower case.
+    pub name: String,
+    /// What comes before the token.
+    pub before: String,
+    /// The token.
+    pub token: TokenKind,
+    /// What comes after the token.
+    pub after: String,
+}
+
+/// Which of the tokens in an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TokenKind {
+    /// `{access_token}`
+    AccessToken,
+    /// `{id_token}`
+    IdToken,
+}
+
+/// A local address that forwards to one upstream with one account's token.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: RouteName,
+    /// Whose token is sent.
+    pub account: AccountId,
+    /// Where to.
+    pub upstream: Upstream,
+    /// An address of its own, where it is served without prefix.
+    pub listen: Option<ListenAddress>,
+    /// Which requests are sent again, once, after the upstream answered 401 and the token was renewed.
+    pub replay: Replay,
+    /// Bytes of a request's body that are kept for the replay.
+    pub replay_limit: usize,
+    /// Paths of the upstream (and everything below them) that are never proxied: token services on an API's host.
+    pub refuse: Vec<String>,
+    /// How long a request waits for a usable token.
+    pub wait: Duration,
+    /// How long connecting may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long an exchange may stay without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).
+    pub via: bool,
+    /// A PEM file with certificate authorities to trust besides the system's.
+    pub extra_ca: Option<PathBuf>,
+}
+
+/// Where a route leads.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Upstream {
+    /// Scheme, host and port: what is dialled, and what `Host` and SNI say.
+    pub origin: Origin,
+    /// Put before every request's path: empty, or beginning with `/` and not ending with it.
+    pub base_path: String,
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.base_path)
+    }
+}
+
+/// Which requests may be sent again after a 401.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replay {
+    /// All whose body is kept whole: a 401 means that the request was not carried out.
+    Any,
+    /// Only idempotent methods (RFC 9110 section 9.2.2).
+    Idempotent,
+    /// None.
+    Never,
+}

@@ -1,0 +1,129 @@
+//! When to ask for a new access token, and what an answer changes. Pure: no clock, no I/O, no secret.
+//!
+//! [`Renewal`] is one account's machine. It waits for one of three things: the clock, the authorization server, or a
+//! person. Whether the token in hand is still usable is a separate fact. [`Renewals`] is all accounts' machines under
+//! one roof; [`policy`] has the rules as plain functions of plain numbers.
+//!
+//! # Invariants
+//!
+//! Checked on random histories, and each by a planted fault that breaks it (see the tests of this module):
+//!
+//! * **I1** at most one renewal is in flight for each credential;
+//! * **I2** a published token is usable now, and the first event at or after `usable_until` withdraws it;
+//! * **I3** never stuck: a wakeup is set, or an answer is owed, or a person is needed;
+//! * **I4** a rotated refresh token is saved before the new grant is published;
+//! * **I5** an answer with a forgotten id changes nothing;
+//! * **I6** two starts for the same credential are at least the minimum spacing apart;
+//! * **I7** a tick before the wakeup does nothing;
+//! * **I8** a permanent refusal ends in `SignInRequired`, and nothing starts until the credential changes;
+//! * **I9** nothing of a replaced credential stays published.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::timestamp::Timestamp;
+
+pub mod policy;
+
+pub use policy::Policy;
+
+/// Numbers one renewal of one account: unique in a process's life, growing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RenewalId(pub u64);
+
+/// Why a person is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// Nobody has signed in to this account on this machine yet, or somebody signed out.
+    NotSignedIn,
+    /// The authorization server refused the refresh token: it was revoked, or it has expired.
+    Revoked,
+    /// An earlier answer to a renewal was lost, and now the refresh token is refused: the server has rotated it, and
+    /// the new one never arrived here. Nothing a client does can mend that.
+    Ambiguous,
+    /// The server refused the client itself (`invalid_client`, `unauthorized_client`, ...): the configuration is wrong.
+    ClientRefused,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::NotSignedIn => "nobody is signed in",
+            Why::Revoked => "the refresh token was refused: it was revoked or has expired",
+            Why::Ambiguous => "the answer to a renewal was lost and the refresh token is now refused (ambiguous)",
+            Why::ClientRefused => "the authorization server refused this client: check client_id and client_auth",
+        })
+    }
+}
+
+/// What a failed renewal means for the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// No verdict on the credential: try again later, no earlier than the server asked for.
+    Transient {
+        /// The server's `Retry-After`, if it sent one.
+        retry_after: Option<Duration>,
+    },
+    /// The request may have been carried out, but its answer never arrived whole: the refresh token may be spent.
+    Ambiguous,
+    /// A well-formed refusal that time will not mend.
+    Permanent(Why),
+}
+
+/// What a machine waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The clock: the next renewal starts at this time.
+    Scheduled {
+        /// When.
+        at: Timestamp,
+    },
+    /// The authorization server: exactly one answer, `Renewed` or `Failed`, is owed.
+    InFlight {
+        /// The renewal whose answer is owed.
+        id: RenewalId,
+    },
+    /// A person.
+    SignInRequired {
+        /// What they should know.
+        why: Why,
+    },
+}
+
+/// Why the next wakeup is when it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The first token after a start or a sign-in.
+    First,
+    /// The token in hand will expire.
+    BeforeExpiry,
+    /// The refresh token has a life of its own, which ends before that of the token in hand.
+    BeforeRefreshTokenDies,
+    /// The last attempt failed.
+    Retry,
+    /// A request waits, an upstream refused the token, or a person asked for it.
+    Asked,
+    /// Nothing to renew: the token in hand is to be withdrawn then.
+    Withdraw,
+}
+
+/// One account's machine as it stands: ids and times, nothing that could be a secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AccountSnapshot {
+    /// What it waits for.
+    pub phase: Phase,
+    /// The published token, if there is one.
+    pub published: Option<RenewalId>,
+    /// Until when the published token is handed out.
+    pub usable_until: Option<Timestamp>,
+    /// When the machine wants to look again, and why.
+    pub next_wakeup: Option<(Timestamp, Reason)>,
+    /// Failed attempts since the last success.
+    pub failures: u32,
+    /// When the refresh token is expected to die, if anything is known of it.
+    pub refresh_expires_at: Option<Timestamp>,
+}

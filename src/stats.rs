@@ -1,0 +1,1 @@
+//! What the proxy counts: written by the workers, read by the control socket. Numbers only.

@@ -1,0 +1,197 @@
+//! What the proxy holds: a usable token for an account, or why there is none.
+//!
+//! The renewer publishes; any number of requests read. Reading the token in hand takes no lock, no await and no
+//! allocation. A request that finds none says so ([`Order::Wanted`]) and waits for the next publication, at most as
+//! long as its own patience; that it gives up cancels nothing but its own wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::AccountId;
+use crate::platform::clock::Clock;
+use crate::renewal::{RenewalId, Why};
+use crate::timestamp::Timestamp;
+
+/// A token as requests use it: the header field, ready and marked sensitive.
+#[derive(Debug)]
+pub struct Published {
+    /// The renewal that it came from: what [`TokenSource::token_after`] wants back.
+    pub id: RenewalId,
+    /// The field's name, mostly `authorization`.
+    pub name: HeaderName,
+    /// The field's value.
+    pub value: HeaderValue,
+    /// Not to be handed out from here on.
+    pub usable_until: Timestamp,
+}
+
+/// What is known of an account's token.
+#[derive(Debug)]
+pub enum Availability {
+    /// There is one, usable until the time it carries.
+    Usable {
+        /// The token.
+        token: Arc<Published>,
+        /// Whether its successor is under way, or will be as soon as the minimum spacing allows.
+        renewing: bool,
+    },
+    /// There is none just now; the renewer is at it.
+    Waiting {
+        /// When the next attempt starts; `None` while one is under way or about to start.
+        retry_at: Option<Timestamp>,
+        /// What went wrong last, in words, without secrets.
+        because: Option<Arc<str>>,
+    },
+    /// There will be none until a person signs in.
+    SignInRequired {
+        /// Why.
+        why: Why,
+    },
+}
+
+/// Why a request gets no token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unavailable {
+    /// Not yet: come back after `retry_after`.
+    NotNow {
+        /// A hint for `Retry-After`.
+        retry_after: Duration,
+        /// What went wrong last, in words, without secrets.
+        because: Option<Arc<str>>,
+    },
+    /// Not before a person has signed in.
+    SignInRequired {
+        /// Why.
+        why: Why,
+    },
+}
+
+/// What requests tell the renewer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// A request found no usable token.
+    Wanted(AccountId),
+    /// The upstream answered 401 to this renewal's token.
+    Rejected(AccountId, RenewalId),
+}
+
+/// One account's token, as requests see it.
+pub struct TokenSource {
+    account: AccountId,
+    clock: Arc<Clock>,
+    current: ArcSwap<Availability>,
+    /// Says that `current` has changed; carries nothing.
+    changed: watch::Sender<()>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// `Retry-After` where nothing better is known.
+const SOON: Duration = Duration::from_secs(1);
+
+impl TokenSource {
+    /// A source without a token yet. What requests say goes to `orders`.
+    pub fn new(account: AccountId, clock: Arc<Clock>, orders: mpsc::UnboundedSender<Order>) -> Arc<Self> {
+        let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });
+        Arc::new(Self { account, clock, current, changed: watch::Sender::new(()), orders })
+    }
+
+    /// The account whose token this is.
+    pub fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// Replaces what is known, and wakes everyone who waits. For the renewer alone.
+    pub fn publish(&self, availability: Availability) {
+        self.current.store(Arc::new(availability));
+        self.changed.send_replace(());
+    }
+
+    /// The token in hand, if it is usable now.
+    pub fn usable(&self) -> Option<Arc<Published>> {
+        match &**self.current.load() {
+            Availability::Usable { token, .. } if self.clock.now() < token.usable_until => Some(token.clone()),
+            _ => None,
+        }
+    }
+
+    /// A token that is usable now, waiting up to `patience` for one. Safe to drop at any point.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] at once where waiting is known to be in vain, else when patience ends.
+    pub async fn token(&self, patience: Duration) -> Result<Arc<Published>, Unavailable> {
+        if let Some(token) = self.usable() {
+            return Ok(token);
+        }
+        let deadline = self.clock.now() + patience;
+        let mut why_not = None;
+        let found = self.ask(Order::Wanted(self.account.clone()), deadline, |availability, now| match availability {
+            Availability::Usable { token, .. } if now < token.usable_until => Some(Ok(token.clone())),
+            // Withdrawn in a moment; the renewer has the same clock and the same wish before it.
+            Availability::Usable { .. } => None,
+            Availability::SignInRequired { why } => Some(Err(Unavailable::SignInRequired { why: *why })),
+            Availability::Waiting { retry_at, because } => {
+                let retry_after = retry_at.map_or(SOON, |at| at.since(now).max(SOON));
+                let not_now = Unavailable::NotNow { retry_after, because: because.clone() };
+                if retry_at.is_some_and(|at| at >= deadline) {
+                    return Some(Err(not_now));
+                }
+                why_not = Some(not_now);
+                None
+            }
+        });
+        match found.await {
+            Some(answer) => answer,
+            None => Err(why_not.unwrap_or(Unavailable::NotNow { retry_after: SOON, because: None })),
+        }
+    }
+
+    /// Says that the upstream answered 401 to the token of `refused`, and waits up to `patience` for that of another
+    /// renewal: what a replay needs. `None` as soon as it is plain that none will come in time.
+    pub async fn token_after(&self, refused: RenewalId, patience: Duration) -> Option<Arc<Published>> {
+        let deadline = self.clock.now() + patience;
+        if let Some(token) = self.usable().filter(|token| token.id > refused) {
+            return Some(token); // somebody else's 401 has brought it already
+        }
+        let found =
+            self.ask(
+                Order::Rejected(self.account.clone(), refused),
+                deadline,
+                |availability, now| match availability {
+                    Availability::Usable { token, .. } if token.id > refused && now < token.usable_until => {
+                        Some(Some(token.clone()))
+                    }
+                    Availability::Usable { renewing: true, .. } => None,
+                    Availability::Usable { renewing: false, .. } | Availability::SignInRequired { .. } => Some(None),
+                    Availability::Waiting { retry_at, .. } => retry_at.is_some_and(|at| at >= deadline).then_some(None),
+                },
+            );
+        found.await.flatten()
+    }
+
+    /// Says `order`, then looks at every publication until `decide` has an answer or the deadline passes.
+    /// The renewer answers each order by a publication, also where nothing has changed.
+    async fn ask<T>(
+        &self,
+        order: Order,
+        deadline: Timestamp,
+        mut decide: impl FnMut(&Availability, Timestamp) -> Option<T>,
+    ) -> Option<T> {
+        let mut changed = self.changed.subscribe();
+        let _ = self.orders.send(order);
+        loop {
+            let left = deadline.since(self.clock.now());
+            let in_time = tokio::time::timeout(left, changed.changed()).await.is_ok_and(|alive| alive.is_ok());
+            if let Some(answer) = decide(&self.current.load(), self.clock.now()) {
+                return Some(answer);
+            }
+            if !in_time {
+                return None;
+            }
+        }
+    }
+}
