@@ -1,8 +1,8 @@
 //! When to ask for a new access token, and what an answer changes. Pure: no clock, no I/O, no secret.
 //!
 //! [`Renewal`] is one account's machine. It waits for one of three things: the clock, the authorization server, or a
-//! person. Whether the token in hand is still usable is a separate fact. [`Renewals`] is all accounts' machines under
-//! one roof; [`policy`] has the rules as plain functions of plain numbers.
+//! person. Whether the token in hand is still usable is a separate fact. [`policy`] has the rules as plain functions of
+//! plain numbers.
 //!
 //! # Invariants
 //!
@@ -25,8 +25,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::timestamp::Timestamp;
 
+pub mod machine;
 pub mod policy;
+#[cfg(test)]
+mod tests;
 
+pub use machine::{Action, Event, Renewal};
 pub use policy::Policy;
 
 /// Numbers one renewal of one account: unique in a process's life, growing.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::timestamp::Timestamp;
+
 /// One account's settings for renewal, from its preset and the configuration's `renew`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy {
@@ -26,5 +28,121 @@ impl Default for Policy {
             assumed_lifetime: Duration::from_secs(60 * 60),
             refresh_lifetime: None,
         }
+    }
+}
+
+/// Nobody asked for the token: then its successor can wait this long after the last start, however short its life.
+/// A token of a few seconds is renewed for the requests that want it, not around the clock.
+pub const UNASKED_SPACING: Duration = Duration::from_secs(5);
+
+/// The first step of the back-off.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Nobody waits: then a server in trouble is asked this often at the most.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
+
+/// A request waits: then a server in trouble is asked again after this at the latest, unless it said otherwise.
+const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
+
+/// A server may ask for more patience than its outage will take; nobody should wait a day for a typing error.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// After a renewal that a 401 has brought about, the next 401 brings one about no sooner than this; twice as long after
+/// each further one.
+const FIRST_DISTRUST: Duration = Duration::from_secs(10 * 60);
+
+/// See [`FIRST_DISTRUST`].
+const LONGEST_DISTRUST: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// When a token is renewed: `min(early, lifetime / 3)` before its end, spread over a tenth of that to each side by
+/// `spread`, which is in 0..=1.
+pub fn renew_at(policy: &Policy, start: Timestamp, lifetime: Duration, spread: f64) -> Timestamp {
+    let lead = policy.early.min(lifetime / 3);
+    start + (lifetime - lead.mul_f64(0.9 + 0.2 * spread.clamp(0.0, 1.0)).min(lifetime))
+}
+
+/// Until when a token is handed out: `min(margin, lifetime / 10)` before its end.
+pub fn usable_until(policy: &Policy, start: Timestamp, lifetime: Duration) -> Timestamp {
+    start + (lifetime - policy.margin.min(lifetime / 10))
+}
+
+/// How long to wait after the `failures`-th failure in a row (from 1): exponential with full jitter, from one second to
+/// five minutes. `spread` is in 0..=1.
+pub fn backoff(failures: u32, spread: f64) -> Duration {
+    let doubled = FIRST_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(LONGEST_BACKOFF).mul_f64(spread.clamp(0.0, 1.0))
+}
+
+/// The same when a request waits or the server has spoken: `(earliest whoever asks, next of its own accord)`.
+pub fn retry_times(now: Timestamp, backoff: Duration, retry_after: Option<Duration>) -> (Timestamp, Timestamp) {
+    match retry_after {
+        Some(asked) => {
+            let earliest = now + asked.min(LONGEST_RETRY_AFTER);
+            (earliest, earliest.max(now + backoff))
+        }
+        None => (now + backoff.min(LONGEST_BACKOFF_IF_WANTED), now + backoff),
+    }
+}
+
+/// How long 401s are passed on after a renewal that a 401 has brought about, given how long it was last time (zero for
+/// never).
+pub fn distrust(last: Duration) -> Duration {
+    (last * 2).clamp(FIRST_DISTRUST, LONGEST_DISTRUST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_token_is_renewed_a_third_of_its_life_or_five_minutes_before_its_end() {
+        let policy = Policy::default();
+        for (name, lifetime, earliest, latest) in [
+            ("an hour", 3600, 3600 - 330, 3600 - 270),
+            ("half a minute", 30, 19, 21),
+            ("a week", 604_800, 604_800 - 330, 604_800 - 270),
+            ("nothing", 0, 0, 0),
+        ] {
+            for spread in [0.0, 0.5, 1.0] {
+                let at = renew_at(&policy, T0, secs(lifetime), spread);
+                assert!(T0 + secs(earliest) <= at && at <= T0 + secs(latest), "{name}: {at:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_handed_out_until_ten_seconds_or_a_tenth_of_its_life_before_its_end() {
+        let policy = Policy::default();
+        assert_eq!(usable_until(&policy, T0, secs(3600)), T0 + secs(3590));
+        assert_eq!(usable_until(&policy, T0, secs(30)), T0 + secs(27));
+        assert_eq!(usable_until(&policy, T0, secs(0)), T0);
+    }
+
+    #[test]
+    fn back_off_doubles_to_five_minutes_and_never_ends() {
+        let longest: Vec<u64> = (1..=11).map(|n| backoff(n, 1.0).as_secs()).collect();
+        assert_eq!(longest, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(backoff(u32::MAX, 1.0), secs(300));
+        assert_eq!(backoff(5, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_servers_retry_after_binds_those_who_wait_too_but_not_for_ever() {
+        assert_eq!(retry_times(T0, secs(300), None), (T0 + secs(30), T0 + secs(300)));
+        assert_eq!(retry_times(T0, secs(1), Some(secs(120))), (T0 + secs(120), T0 + secs(120)));
+        assert_eq!(retry_times(T0, secs(1), Some(secs(86_400))).0, T0 + secs(900));
+    }
+
+    #[test]
+    fn distrust_doubles_from_ten_minutes_to_six_hours() {
+        assert_eq!(distrust(Duration::ZERO), secs(600));
+        assert_eq!(distrust(secs(600)), secs(1200));
+        assert_eq!(distrust(secs(20_000)), secs(21_600));
     }
 }

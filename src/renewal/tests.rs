@@ -1,0 +1,455 @@
+//! The machine's stories, and random histories against its invariants.
+
+use std::time::Duration;
+
+use super::*;
+
+/// A mistake that can be switched on, to see that the histories notice it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    StartsWhileInFlight,
+    NeverWithdraws,
+    GivesUp,
+    PublishesBeforeSaving,
+    TakesForgottenAnswers,
+    IgnoresSpacing,
+    StartsEarly,
+    RetriesAfterRefusal,
+    KeepsTheOldToken,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const T0: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+const TRANSIENT: Failure = Failure::Transient { retry_after: None };
+
+/// A machine with a clock to tell its story by.
+struct Story {
+    machine: Renewal,
+    now: Timestamp,
+}
+
+impl Story {
+    fn signed_in() -> Self {
+        let mut story = Self { machine: Renewal::new(Policy::default(), 7), now: T0 };
+        let started = story.event(Event::CredentialReplaced {
+            patience: Duration::ZERO,
+            answer_lost: false,
+            refresh_expires_at: None,
+        });
+        assert_eq!(started, [Action::Renew(RenewalId(1))]);
+        story
+    }
+
+    fn with_token_for(mut self, life: Duration) -> Self {
+        let published = self.renewed(1, life);
+        assert!(matches!(published[..], [Action::Publish { id: RenewalId(1), .. }]), "{published:?}");
+        self
+    }
+
+    fn after(&mut self, duration: Duration, event: Event) -> Vec<Action> {
+        self.now = self.now + duration;
+        self.event(event)
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        self.machine.handle(event, self.now)
+    }
+
+    fn renewed(&mut self, id: u64, life: Duration) -> Vec<Action> {
+        let id = RenewalId(id);
+        self.event(Event::Renewed { id, lifetime: Some(life), rotated: false, refresh_lifetime: None })
+    }
+
+    fn failed(&mut self, id: u64, failure: Failure) -> Vec<Action> {
+        self.event(Event::Failed { id: RenewalId(id), failure })
+    }
+
+    /// Goes to the next wakeup.
+    fn wait(&mut self) -> Vec<Action> {
+        self.now = self.machine.next_wakeup().expect("something to wait for").0;
+        self.event(Event::Tick)
+    }
+}
+
+fn renew(id: u64) -> Action {
+    Action::Renew(RenewalId(id))
+}
+
+#[test]
+fn waking_after_a_night_withdraws_the_old_token_and_renews_at_once() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.after(9 * HOUR, Event::Tick), [Action::Withdraw, renew(2)]);
+}
+
+#[test]
+fn a_token_is_renewed_before_it_ends_and_serves_until_its_successor_is_there() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert!(work.now < T0 + HOUR - 4 * MINUTE);
+    assert_eq!(work.machine.snapshot().published, Some(RenewalId(1)));
+    assert!(matches!(work.renewed(2, HOUR)[..], [Action::Publish { id: RenewalId(2), .. }]));
+}
+
+#[test]
+fn a_failed_early_renewal_never_takes_a_valid_token_away() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert_eq!(work.failed(2, TRANSIENT), []);
+    assert_eq!(work.machine.snapshot().published, Some(RenewalId(1)));
+    // and an expired one never leaves, however long the server is down
+    let mut withdrawn_at = None;
+    for _ in 0..100 {
+        let actions = work.wait();
+        if actions.contains(&Action::Withdraw) {
+            withdrawn_at = Some(work.now);
+        }
+        for action in actions {
+            if let Action::Renew(id) = action {
+                let _ = work.event(Event::Failed { id, failure: TRANSIENT });
+            }
+        }
+    }
+    assert_eq!(withdrawn_at, Some(T0 + HOUR - 10 * SECOND));
+}
+
+#[test]
+fn a_rotated_refresh_token_is_saved_before_the_grant_is_published() {
+    let mut work = Story::signed_in();
+    let id = RenewalId(1);
+    let actions = work.event(Event::Renewed { id, lifetime: Some(HOUR), rotated: true, refresh_lifetime: None });
+    assert!(matches!(actions[..], [Action::SaveRefreshToken, Action::Publish { .. }]), "{actions:?}");
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_again_at_once_and_a_refusal_then_is_ambiguous() {
+    let mut work = Story::signed_in();
+    assert_eq!(work.failed(1, Failure::Ambiguous), []);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert_eq!(work.now, T0 + SECOND); // the minimum spacing, no more
+    let refused = work.failed(2, Failure::Permanent(Why::Revoked));
+    assert_eq!(refused, [Action::SetAside(Why::Ambiguous)]);
+}
+
+#[test]
+fn a_refusal_out_of_the_blue_means_revoked_and_nothing_starts_until_somebody_signs_in() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert_eq!(work.failed(2, Failure::Permanent(Why::Revoked)), [Action::SetAside(Why::Revoked)]);
+    for event in [Event::Wanted, Event::Asked, Event::NetworkChanged, Event::Resumed, Event::Tick] {
+        assert_eq!(work.event(event), [], "{event:?}");
+    }
+    // the token in hand is still good, and serves to its end
+    assert_eq!(work.machine.next_wakeup(), Some((T0 + HOUR - 10 * SECOND, Reason::Withdraw)));
+    assert_eq!(work.wait(), [Action::Withdraw]);
+    let signed_in =
+        Event::CredentialReplaced { patience: Duration::ZERO, answer_lost: false, refresh_expires_at: None };
+    assert_eq!(work.event(signed_in), [renew(3)]);
+}
+
+#[test]
+fn a_request_without_a_token_shortens_the_back_off_but_not_the_servers_retry_after() {
+    let mut work = Story::signed_in();
+    let mut failures = 0;
+    // fail until the back-off is long
+    while work.machine.next_wakeup().is_none_or(|(at, _)| at.since(work.now) < 2 * MINUTE) {
+        failures += 1;
+        assert!(failures < 1000);
+        if work.machine.next_wakeup().is_some() {
+            let _ = work.wait();
+        }
+        let Phase::InFlight { id } = work.machine.snapshot().phase else { panic!("not in flight") };
+        let _ = work.event(Event::Failed { id, failure: TRANSIENT });
+    }
+    let _ = work.event(Event::Wanted);
+    assert!(work.machine.next_wakeup().expect("scheduled").0 <= work.now + 30 * SECOND);
+    let _ = work.wait();
+    let Phase::InFlight { id } = work.machine.snapshot().phase else { panic!("not in flight") };
+    let asked = Some(10 * MINUTE);
+    let _ = work.event(Event::Failed { id, failure: Failure::Transient { retry_after: asked } });
+    let _ = work.event(Event::Wanted);
+    assert_eq!(work.machine.next_wakeup().expect("scheduled").0, work.now + 10 * MINUTE);
+    // a person may insist
+    assert_eq!(work.after(SECOND, Event::Asked), [renew(id.0 + 1)]);
+}
+
+#[test]
+fn a_401_renews_once_and_an_upstream_that_always_says_401_costs_two_calls_a_lifetime() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.after(MINUTE, Event::Rejected(RenewalId(1))), [renew(2)]);
+    let _ = work.renewed(2, HOUR);
+    for _ in 0..50 {
+        assert_eq!(work.after(SECOND, Event::Rejected(RenewalId(2))), []);
+        assert_eq!(work.event(Event::Rejected(RenewalId(1))), [], "of a token that is no longer in hand");
+    }
+    assert!(!work.machine.is_renewing(work.now));
+    // but a token that is revoked much later is renewed again
+    assert_eq!(work.after(20 * MINUTE, Event::Rejected(RenewalId(2))), [renew(3)]);
+}
+
+#[test]
+fn thirty_second_tokens_are_renewed_every_twenty_and_dead_ones_cause_no_storm() {
+    for (life, at_least, at_most) in [(30, 160, 200), (10, 440, 600), (1, 600, 730), (0, 10, 45)] {
+        let mut work = Story::signed_in();
+        let mut starts = 1;
+        while work.now < T0 + HOUR {
+            if let Phase::InFlight { id } = work.machine.snapshot().phase {
+                let _ = work.renewed(id.0, Duration::from_secs(life));
+            }
+            starts += work.wait().iter().filter(|action| matches!(action, Action::Renew(_))).count();
+        }
+        assert!((at_least..=at_most).contains(&starts), "{starts} starts an hour with a life of {life} s");
+    }
+}
+
+#[test]
+fn a_refresh_token_that_dies_before_the_access_token_is_renewed_in_time() {
+    let mut work = Story::signed_in();
+    let id = RenewalId(1);
+    // Maxar eAPI: 12 hours of access, half an hour of refresh
+    let (lifetime, refresh_lifetime) = (Some(12 * HOUR), Some(30 * MINUTE));
+    let _ = work.event(Event::Renewed { id, lifetime, rotated: true, refresh_lifetime });
+    let (at, reason) = work.machine.next_wakeup().expect("scheduled");
+    assert_eq!(reason, Reason::BeforeRefreshTokenDies);
+    assert!(T0 + 20 * MINUTE < at && at < T0 + 30 * MINUTE);
+}
+
+#[test]
+fn signing_out_withdraws_the_token_and_forgets_the_answer_that_is_owed() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert_eq!(work.event(Event::CredentialRemoved), [Action::Withdraw]);
+    assert_eq!(work.renewed(2, HOUR), []);
+    assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::NotSignedIn });
+}
+
+/// A random history and what an observer outside the machine knows of it.
+struct History {
+    machine: Renewal,
+    dice: u64,
+    now: Timestamp,
+    /// Which credential is in force.
+    credential: u32,
+    /// Answers owed, with the credential that they belong to.
+    owed: Vec<(RenewalId, u32)>,
+    answered: Vec<RenewalId>,
+    published: Option<Timestamp>,
+    last_start: Option<Timestamp>,
+    is_refused: bool,
+}
+
+/// Which invariant was broken, and how.
+type Violation = (&'static str, String);
+
+const NO_FAULT: Option<Fault> = None;
+
+/// The longest life that the histories give a token; nothing may be scheduled later than that.
+const LONGEST_LIFE: Duration = Duration::from_secs(40 * 24 * 3600);
+
+impl History {
+    fn new(seed: u64, fault: Option<Fault>) -> Self {
+        let mut machine = Renewal::new(Policy::default(), seed);
+        machine.fault = fault;
+        Self {
+            machine,
+            dice: seed,
+            now: T0,
+            credential: 0,
+            owed: Vec::new(),
+            answered: Vec::new(),
+            published: None,
+            last_start: None,
+            is_refused: true,
+        }
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.dice >> 33) % sides
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        self.let_time_pass();
+        let before = self.machine.snapshot();
+        let wakeup = self.machine.next_wakeup().map(|(at, _)| at);
+        let event = self.pick_event();
+        let actions = self.machine.handle(event, self.now);
+        let after = self.machine.snapshot();
+        let nothing_happened = actions.is_empty() && before == after;
+
+        if event == Event::Tick && wakeup.is_none_or(|at| self.now < at) && !nothing_happened {
+            return Err(("I7", format!("a tick at {:?}, before {wakeup:?}: {actions:?}", self.now)));
+        }
+        if let Event::Renewed { id, .. } | Event::Failed { id, .. } = event {
+            let was_owed = before.phase == Phase::InFlight { id };
+            let is_due = wakeup.is_some_and(|at| self.now >= at);
+            if !was_owed && !is_due && !nothing_happened {
+                return Err(("I5", format!("{event:?} while {before:?}: {actions:?}")));
+            }
+        }
+        if let Event::CredentialReplaced { .. } | Event::CredentialRefused(_) | Event::CredentialRemoved = event {
+            self.credential += 1;
+            self.last_start = None;
+            self.is_refused = !matches!(event, Event::CredentialReplaced { .. });
+            if self.published.is_some() && !actions.contains(&Action::Withdraw) {
+                return Err(("I9", format!("{event:?}: {actions:?}")));
+            }
+        }
+        self.observe(event, &actions)?;
+        self.check_state(&after)
+    }
+
+    fn observe(&mut self, event: Event, actions: &[Action]) -> Result<(), Violation> {
+        let mut is_saved = false;
+        for action in actions {
+            match *action {
+                Action::Renew(id) => {
+                    if self.owed.iter().any(|(_, credential)| *credential == self.credential) {
+                        return Err(("I1", format!("{id:?} beside {:?}", self.owed)));
+                    }
+                    if self.is_refused {
+                        return Err(("I8", format!("{id:?} after a refusal, by {event:?}")));
+                    }
+                    if let Some(last) = self.last_start
+                        && self.now < last + Policy::default().minimum_spacing
+                    {
+                        return Err(("I6", format!("{last:?} and {:?}, by {event:?}", self.now)));
+                    }
+                    self.last_start = Some(self.now);
+                    self.owed.push((id, self.credential));
+                }
+                Action::SaveRefreshToken => is_saved = true,
+                Action::SetAside(_) => self.is_refused = true,
+                Action::Publish { usable_until, .. } => {
+                    if matches!(event, Event::Renewed { rotated: true, .. }) && !is_saved {
+                        return Err(("I4", format!("{actions:?}")));
+                    }
+                    self.published = Some(usable_until);
+                }
+                Action::Withdraw => self.published = None,
+            }
+        }
+        if self.published.is_some_and(|until| self.now >= until) {
+            return Err(("I2", format!("published past its time, after {event:?}")));
+        }
+        Ok(())
+    }
+
+    fn check_state(&self, state: &AccountSnapshot) -> Result<(), Violation> {
+        match state.phase {
+            Phase::Scheduled { .. } => {
+                let in_time = |at: Timestamp| at.since(self.now) <= LONGEST_LIFE;
+                if !state.next_wakeup.is_some_and(|(at, _)| in_time(at)) {
+                    return Err(("I3", format!("nothing to wait for: {state:?}")));
+                }
+                if self.is_refused {
+                    return Err(("I8", format!("scheduled after a refusal: {state:?}")));
+                }
+            }
+            Phase::InFlight { id } => {
+                if !self.owed.contains(&(id, self.credential)) {
+                    return Err(("I3", format!("{id:?} is owed by nobody")));
+                }
+            }
+            Phase::SignInRequired { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn let_time_pass(&mut self) {
+        let wakeup = self.machine.next_wakeup().map(|(at, _)| at);
+        let step = match self.roll(10) {
+            0 | 1 => Duration::ZERO,
+            2 => Duration::from_millis(self.roll(1500)),
+            3 => Duration::from_secs(self.roll(40)),
+            4 => Duration::from_secs(self.roll(3600)),
+            5 if self.roll(20) == 0 => 8 * HOUR,
+            // to the wakeup, or the moment before it
+            6 => wakeup.map_or(SECOND, |at| (at - Duration::from_millis(1)).since(self.now)),
+            _ => wakeup.map_or(SECOND, |at| at.since(self.now)),
+        };
+        self.now = self.now + step;
+    }
+
+    fn pick_event(&mut self) -> Event {
+        match self.roll(24) {
+            0..=5 => Event::Tick,
+            6 | 7 => Event::Wanted,
+            8 => Event::Asked,
+            9 => Event::Rejected(RenewalId(self.roll(1 + self.answered.len() as u64 + self.owed.len() as u64))),
+            10 => Event::NetworkChanged,
+            11 => Event::Resumed,
+            12 if self.roll(8) == 0 => Event::CredentialRemoved,
+            13 if self.roll(8) == 0 => Event::CredentialRefused(Why::Revoked),
+            14 if self.roll(4) == 0 || self.is_refused => Event::CredentialReplaced {
+                patience: Duration::from_millis(self.roll(3) * 700),
+                answer_lost: self.roll(4) == 0,
+                refresh_expires_at: None,
+            },
+            15 => {
+                let forgotten = self.roll(1 + self.answered.len() as u64); // or never asked
+                self.answer_for(RenewalId(forgotten))
+            }
+            _ => match self.owed.is_empty() {
+                true => Event::Tick,
+                false => {
+                    let which = self.roll(self.owed.len() as u64) as usize;
+                    let (id, _) = self.owed.swap_remove(which);
+                    self.answered.push(id);
+                    self.answer_for(id)
+                }
+            },
+        }
+    }
+
+    fn answer_for(&mut self, id: RenewalId) -> Event {
+        let lives = [0, 1, 5, 10, 30, 60, 300, 3600, 86_400, 604_800, 27 * 86_400];
+        let life = |roll: u64| lives.get(roll as usize).map(|seconds| Duration::from_secs(*seconds));
+        match self.roll(8) {
+            0 => Event::Failed { id, failure: TRANSIENT },
+            1 => {
+                let retry_after = Some(Duration::from_secs(self.roll(100_000)));
+                Event::Failed { id, failure: Failure::Transient { retry_after } }
+            }
+            2 => Event::Failed { id, failure: Failure::Ambiguous },
+            3 if self.roll(3) == 0 => Event::Failed { id, failure: Failure::Permanent(Why::Revoked) },
+            _ => {
+                let (lifetime, refresh_lifetime) = (life(self.roll(12)), life(self.roll(30)));
+                Event::Renewed { id, lifetime, rotated: self.roll(2) == 0, refresh_lifetime }
+            }
+        }
+    }
+}
+
+/// Runs histories of 500 steps each until one breaks an invariant.
+fn first_violation(histories: u64, fault: Option<Fault>) -> Option<(u64, Violation)> {
+    (0..histories).find_map(|seed| {
+        let mut history = History::new(seed, fault);
+        (0..500).find_map(|_| history.step().err()).map(|violation| (seed, violation))
+    })
+}
+
+#[test]
+fn a_million_random_steps_break_no_invariant() {
+    assert_eq!(first_violation(2_400, NO_FAULT), None);
+}
+
+#[test]
+fn each_invariant_bites() {
+    for (fault, invariant) in [
+        (Fault::StartsWhileInFlight, "I1"),
+        (Fault::NeverWithdraws, "I2"),
+        (Fault::GivesUp, "I3"),
+        (Fault::PublishesBeforeSaving, "I4"),
+        (Fault::TakesForgottenAnswers, "I5"),
+        (Fault::IgnoresSpacing, "I6"),
+        (Fault::StartsEarly, "I7"),
+        (Fault::RetriesAfterRefusal, "I8"),
+        (Fault::KeepsTheOldToken, "I9"),
+    ] {
+        let (seed, (broken, how)) = first_violation(200, Some(fault)).expect("the fault is noticed");
+        assert_eq!(broken, invariant, "{fault:?}, seed {seed}: {how}");
+    }
+}
