@@ -1,1 +1,418 @@
-//! TODO
+//! The log: one calm line an event on standard error, for a person, for the journal, or as JSON for a machine.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::MetadataExt;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry, reload};
+
+/// What the command line says about the log.
+#[derive(Clone, Default, Debug)]
+pub struct Options {
+    /// `--log`; without it `RUST_LOG` counts, then `info`. Either a level or directives like `info,valetd::proxy=debug`.
+    pub filter: Option<String>,
+    /// Lines for people or for machines.
+    pub format: Format,
+    /// Whether levels are coloured.
+    pub color: Color,
+}
+
+/// What a line looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Format {
+    /// `10:15:02 warn  renewal failed account=gbdx`. In the journal, a priority (`<4>`) instead of time and level.
+    #[default]
+    Text,
+    /// One JSON object a line, with the time in UTC.
+    Json,
+}
+
+/// When levels are coloured.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Changes the running log.
+#[derive(Clone, Debug)]
+pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
+
+/// A filter that cannot be read, or a log that has been started already; one sentence.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LogError(String);
+
+/// Libraries that tell more than anyone wants to know: warnings at most, unless the filter names them.
+const QUIET: &str = "hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tokio_rustls=warn,notify=warn";
+
+impl LogHandle {
+    /// Replaces the filter from the next event on.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read; the old one stays.
+    pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
+        let filter = read_filter(filter)?;
+        self.0.reload(filter).map_err(|error| LogError(format!("the log's filter cannot be replaced: {error}")))
+    }
+}
+
+/// Starts the log of this process, on standard error.
+///
+/// # Errors
+///
+/// If the filter cannot be read, or if there is a log already.
+pub fn init(options: Options) -> Result<LogHandle, LogError> {
+    let environment = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
+    let (filter, handle) = reload::Layer::new(read_filter(&filter)?);
+    let lines = lines(options.format, Style::of_standard_error(options.color), io::stderr);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))
+        .map_err(|_| LogError("this process has a log already".to_owned()))?;
+    Ok(LogHandle(handle))
+}
+
+fn read_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    let already_quiet = filter.trim().parse().is_ok_and(|level: LevelFilter| level <= LevelFilter::WARN);
+    // the last directive for a target wins
+    let directives = if already_quiet { filter.to_owned() } else { format!("{QUIET},{filter}") };
+    EnvFilter::builder().with_default_directive(LevelFilter::ERROR.into()).parse(directives).map_err(|error| {
+        LogError(format!(
+            "the log filter {filter:?}: {error}; try a level (error, warn, info, debug, trace), \
+             or levels by module: info,valetd::proxy=debug"
+        ))
+    })
+}
+
+type Filtered = tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+
+fn lines<W>(format: Format, style: Style, writer: W) -> Box<dyn Layer<Filtered> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        Format::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
+        Format::Text => layer.event_format(style).fmt_fields(Fields).boxed(),
+    }
+}
+
+/// How a line for people begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Style {
+    /// The journal has its own clock and reads the priority from the line (sd-daemon(3)).
+    Journal,
+    /// On a terminal: the time of day is enough.
+    Terminal { color: bool },
+    /// In a file, which may be read on another day.
+    File { color: bool },
+}
+
+impl Style {
+    fn of_standard_error(color: Color) -> Self {
+        let terminal = io::stderr().is_terminal();
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let color = match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+        };
+        match terminal {
+            _ if is_journal() => Self::Journal,
+            true => Self::Terminal { color },
+            false => Self::File { color },
+        }
+    }
+}
+
+/// Whether standard error is the journal's: it may be redirected while the variable stays (systemd.exec(5)).
+fn is_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let Ok(found) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    stream == format!("{}:{}", found.dev(), found.ino())
+}
+
+impl<S, N> FormatEvent<S, N> for Style
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        match self {
+            Style::Journal => write!(line, "<{}>", priority(level))?,
+            Style::Terminal { color } => {
+                write!(line, "{} ", jiff::Zoned::now().strftime("%H:%M:%S"))?;
+                write_level(&mut line, level, *color)?;
+            }
+            Style::File { color } => {
+                write!(line, "{} ", jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))?;
+                write_level(&mut line, level, *color)?;
+            }
+        }
+        // where it comes from is of use to the one who looks for a fault
+        if level >= Level::DEBUG {
+            write!(line, "{}: ", event.metadata().target())?;
+        }
+        context.format_fields(line.by_ref(), event)?;
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
+                write!(line, " {fields}")?;
+            }
+        }
+        writeln!(line)
+    }
+}
+
+/// syslog(3)'s numbers.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+fn write_level(line: &mut Writer<'_>, level: Level, color: bool) -> fmt::Result {
+    let (name, paint) = match level {
+        Level::ERROR => ("error", "\x1b[31m"),
+        Level::WARN => ("warn ", "\x1b[33m"),
+        Level::INFO => ("info ", "\x1b[32m"),
+        Level::DEBUG => ("debug", "\x1b[34m"),
+        Level::TRACE => ("trace", "\x1b[35m"),
+    };
+    if color { write!(line, "{paint}{name}\x1b[0m ") } else { write!(line, "{name} ") }
+}
+
+/// Fields as `name=value`, the message bare and first. Nothing in a value can end the line or speak to the terminal:
+/// an error may quote what a server sent.
+#[derive(Clone, Copy, Debug)]
+struct Fields;
+
+impl<'writer> FormatFields<'writer> for Fields {
+    fn format_fields<R: tracing_subscriber::field::RecordFields>(
+        &self,
+        writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        let mut visitor = FieldWriter { writer, first: true, outcome: Ok(()) };
+        fields.record(&mut visitor);
+        visitor.outcome
+    }
+}
+
+struct FieldWriter<'writer> {
+    writer: Writer<'writer>,
+    first: bool,
+    outcome: fmt::Result,
+}
+
+impl Visit for FieldWriter<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            return self.record_debug(field, &format_args!("{value}"));
+        }
+        self.record_debug(field, &value) // in quotes: spaces do not end it
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let space = if std::mem::take(&mut self.first) { "" } else { " " };
+        let text: String = format!("{value:?}").chars().flat_map(tame).collect();
+        let written = match field.name() {
+            "message" => write!(self.writer, "{space}{text}"),
+            name => write!(self.writer, "{space}{name}={text}"),
+        };
+        self.outcome = self.outcome.and(written);
+    }
+}
+
+/// A control character as its escape, any other as it is.
+fn tame(letter: char) -> impl Iterator<Item = char> {
+    let (escaped, plain) =
+        if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
+    escaped.into_iter().flatten().chain(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, error, info, info_span, trace, warn};
+
+    use super::*;
+    use crate::platform::rerun;
+
+    /// What was logged, and the handle, after `events` have happened under a filter.
+    fn logged(filter: &str, format: Format, style: Style, events: impl FnOnce(&LogHandle)) -> String {
+        let paper = Paper::default();
+        let (filter, handle) = reload::Layer::new(read_filter(filter).unwrap());
+        let to = paper.clone();
+        let subscriber = tracing_subscriber::registry().with(filter).with(lines(format, style, move || to.clone()));
+        tracing::subscriber::with_default(subscriber, || events(&LogHandle(handle)));
+        let written = paper.0.lock().unwrap();
+        String::from_utf8(written.clone()).unwrap()
+    }
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_and_no_time() {
+        let said = logged("trace", Format::Text, Style::Journal, |_| {
+            error!("one");
+            warn!(attempt = 2, "two");
+            info!(account = %"gbdx", path = "a b", "three");
+            info_span!("renewal", account = "gdh").in_scope(|| info!("four"));
+        });
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(
+            lines,
+            ["<3>one", "<4>two attempt=2", "<6>three account=gbdx path=\"a b\"", "<6>four account=\"gdh\""]
+        );
+        let said = logged("trace", Format::Text, Style::Journal, |_| {
+            debug!("d");
+            trace!("t");
+        });
+        assert_eq!(said, "<7>valetd::platform::log::tests: d\n<7>valetd::platform::log::tests: t\n");
+    }
+
+    #[test]
+    fn a_person_gets_the_time_and_a_level_in_colour_only_where_it_is_wanted() {
+        let plain = logged("info", Format::Text, Style::Terminal { color: false }, |_| warn!("careful"));
+        let (time, rest) = plain.split_at(8);
+        assert!(time.chars().all(|c| c.is_ascii_digit() || c == ':'), "{plain}");
+        assert_eq!(rest, " warn  careful\n");
+        let colored = logged("info", Format::Text, Style::Terminal { color: true }, |_| warn!("careful"));
+        assert_eq!(&colored[8..], " \x1b[33mwarn \x1b[0m careful\n");
+        let file = logged("info", Format::Text, Style::File { color: false }, |_| warn!("careful"));
+        let (stamp, rest) = file.split_once(' ').unwrap();
+        assert!(stamp.parse::<jiff::Timestamp>().is_ok(), "{file}");
+        assert_eq!(rest, "warn  careful\n");
+    }
+
+    #[test]
+    fn no_value_can_forge_a_line_or_speak_to_the_terminal() {
+        let hostile = "x\n<3>forged\r\x1b[2J\u{9b}m";
+        let said = logged("info", Format::Text, Style::Journal, |_| {
+            info!(display = %hostile, debug = ?hostile, text = hostile, "{hostile}");
+            info_span!("span", %hostile).in_scope(|| info!("inside"));
+        });
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(said.chars().all(|letter| letter == '\n' || !letter.is_control()), "{said:?}");
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let said = logged("info", Format::Json, Style::Journal, |_| info!(account = "gbdx", "renewed"));
+        let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(
+            (&value["message"], &value["account"], &value["level"]),
+            (&"renewed".into(), &"gbdx".into(), &"INFO".into())
+        );
+        assert!(value["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn libraries_are_quiet_unless_the_filter_names_them() {
+        let events = |_: &LogHandle| {
+            debug!(target: "hyper::client", "hyper");
+            warn!(target: "hyper::client", "hyper warns");
+            debug!(target: "rustls::conn", "rustls");
+            debug!(target: "valetd::proxy", "ours");
+        };
+        let messages = |filter| {
+            let said = logged(filter, Format::Text, Style::Journal, events);
+            said.lines().map(|line| line.rsplit(": ").next().unwrap()[..].to_owned()).collect::<Vec<_>>()
+        };
+        for (filter, expected) in [
+            ("info", &["<4>hyper warns"][..]),
+            ("debug", &["<4>hyper warns", "ours"]),
+            ("debug,hyper=debug", &["hyper", "<4>hyper warns", "ours"]),
+            ("hyper=error", &[]),
+            ("error", &[]),
+            ("off", &[]),
+            ("rustls=debug", &["<4>hyper warns", "rustls"]),
+            ("info,valetd::proxy=debug", &["<4>hyper warns", "ours"]),
+        ] {
+            assert_eq!(messages(filter), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn the_filter_can_be_replaced_while_running_and_a_bad_one_changes_nothing() {
+        let said = logged("warn", Format::Text, Style::Journal, |handle| {
+            info!("unheard");
+            handle.set_filter("info").unwrap();
+            info!("heard");
+            let error = handle.set_filter("valetd=loud").unwrap_err().to_string();
+            assert!(error.contains("valetd=loud") && error.contains("try a level"), "{error}");
+            info!("still heard");
+        });
+        assert_eq!(said, "<6>heard\n<6>still heard\n");
+    }
+
+    #[test]
+    fn the_journal_is_known_by_its_stream_and_not_by_the_variable_alone() {
+        let Some(parent) =
+            rerun::parent("platform::log::tests::the_journal_is_known_by_its_stream_and_not_by_the_variable_alone")
+        else {
+            assert_eq!(is_journal(), std::env::var("EXPECTED").unwrap() == "yes");
+            let expected = if is_journal() { Style::Journal } else { Style::File { color: false } };
+            assert_eq!(Style::of_standard_error(Color::Auto), expected);
+            let handle = init(Options::default()).unwrap();
+            info!("to standard error");
+            handle.set_filter("debug").unwrap();
+            assert_eq!(init(Options::default()).unwrap_err().to_string(), "this process has a log already");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        for (name, expected) in [("journal", "yes"), ("elsewhere", "no")] {
+            let stderr = std::fs::File::create(folder.path().join(name)).unwrap();
+            let journal = std::fs::File::create(folder.path().join("journal")).unwrap().metadata().unwrap();
+            let status = parent
+                .command()
+                .env("JOURNAL_STREAM", format!("{}:{}", journal.dev(), journal.ino()))
+                .env("EXPECTED", expected)
+                .env_remove("RUST_LOG")
+                .stderr(stderr)
+                .stdout(std::process::Stdio::null())
+                .status()
+                .unwrap();
+            let said = std::fs::read_to_string(folder.path().join(name)).unwrap();
+            assert!(status.success(), "{name}: {said}");
+            let begins_with_priority = said.contains("<6>to standard error");
+            assert_eq!(begins_with_priority, expected == "yes", "{name}: {said}");
+            assert!(said.contains("to standard error"), "{name}: {said}");
+        }
+    }
+}

@@ -7,5 +7,9 @@ pub mod paths;
 pub mod peer;
 pub mod socket;
 pub mod systemd;
+pub mod timer;
 pub mod tls;
 pub mod watch;
+
+#[cfg(test)]
+pub(crate) mod rerun;

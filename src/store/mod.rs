@@ -1,13 +1,41 @@
 //! Credentials at rest: one file an account, replaced durably, under a lock.
+//!
+//! ```text
+//! $XDG_STATE_HOME/valetd/      0700, ours, held by a kernel lock on `lock`
+//!     gbdx.json                0600, one record
+//!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
+//!     gbdx.json.corrupt-1      set aside because it could not be read; never deleted by us
+//! ```
+//!
+//! A save writes beside, reaches the disk, and only then takes the name, so that whatever happens at whatever moment,
+//! the next load finds the old record or the new one, whole. Nothing is truncated in place, and nothing is written or
+//! read through a symbolic link.
 
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::AccountId;
+use crate::platform::paths::{FolderError, OwnFolder};
 use crate::renewal::Why;
 use crate::secret::Secret;
 
+mod disk;
+#[cfg(test)]
+mod faulty_disk;
+mod file;
+pub mod import;
+
+use disk::{Disk, FolderDisk};
+
 /// What is stored of one account. Times are Unix seconds by the wall clock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Whose.
     pub account: AccountId,
@@ -49,3 +77,342 @@ pub struct SetAside {
     /// The server's code, if it gave one.
     pub oauth_error: Option<String>,
 }
+
+/// The folder of records. While it lives, no other process can open the same folder. Its calls wait for the disk.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    /// The mutex makes "compare the generation, then replace" one step for threads, as the lock does for processes.
+    disk: Mutex<Box<dyn Disk>>,
+    warnings: Vec<String>,
+    _lock: Option<File>,
+}
+
+/// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder cannot be used.
+    #[error("credentials cannot be stored: {0}")]
+    Folder(#[from] FolderError),
+    /// Another process has the folder.
+    #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid), folder.display())]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// The process that has it, if it has left its number.
+        pid: Option<u32>,
+    },
+    /// The system says no. Worth another try when the cause is mended.
+    #[error("cannot {action} {}: {error}{}", path.display(), remedy(error))]
+    Io {
+        /// What we were doing: "save", "read", ...
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The name belongs to something that is not a file of ours: a symbolic link, a folder, somebody else's file.
+    #[error("{} {problem}: move it away, then try again", path.display())]
+    NotOurFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file could not be understood, and has got another name.
+    #[error("{} {problem}; it is kept as {kept_as}: sign in again", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// Its new name, in the same folder.
+        kept_as: String,
+    },
+    /// The file was written by a later valetd. It is left alone.
+    #[error("{} was written by a later valetd (format {version}, this one knows {}): use that one", path.display(), file::VERSION)]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u64,
+    },
+    /// The file holds a later generation than the one that was to replace it. It is left alone.
+    #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
+    Stale {
+        /// The file.
+        path: PathBuf,
+        /// The generation in it.
+        found: u64,
+        /// The generation that was to be saved.
+        offered: u64,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another valetd".to_owned(), |pid| format!("another valetd (pid {pid})"))
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": its file system is read-only; mount it writable, or use another --state-dir"
+        }
+        io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",
+        _ => "",
+    }
+}
+
+/// Of the file under which the kernel lock is held.
+const LOCK: &str = "lock";
+
+/// The file that [`Store::writable`] writes, as big as any record will be: a full disk may still have room for a byte.
+const PROBE: (&str, [u8; 16 * 1024]) = (".probe.tmp", [0; 16 * 1024]);
+
+impl Store {
+    /// Opens the folder, makes it if it is missing, and takes its lock. Repairs what others could read or write, removes
+    /// what cut-off saves have left behind, and remembers in [`Store::warnings`] what a person should know of.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] if another process has it; [`StoreError::Folder`] if it is a symbolic link or somebody
+    /// else's; [`StoreError::Io`].
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        let folder = OwnFolder::open_or_make(dir)?;
+        let mut warnings = Vec::new();
+        if folder.mode() != 0o700 {
+            let path = dir.to_owned();
+            let only_ours = folder.handle().set_permissions(PermissionsExt::from_mode(0o700));
+            only_ours.map_err(|error| StoreError::Io { action: "change the mode of", path, error })?;
+            if folder.mode() & 0o077 != 0 {
+                warnings.push(opened_to_others(dir, folder.mode(), 0o700));
+            }
+        }
+        let lock = lock(&folder)?;
+        let disk = FolderDisk::new(folder);
+        for (name, mode) in disk.close_to_others().map_err(|error| io_error("look at", dir, error))? {
+            warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
+        }
+        Self::on(Box::new(disk), dir, Some(lock), warnings)
+    }
+
+    /// A store on any disk.
+    fn on(
+        mut disk: Box<dyn Disk>,
+        dir: &Path,
+        lock: Option<File>,
+        mut warnings: Vec<String>,
+    ) -> Result<Self, StoreError> {
+        for name in disk.names().map_err(|error| io_error("read", dir, error))? {
+            if is_temporary(&name) {
+                // the lock is ours, so nobody is still writing it
+                if let Err(error) = disk.remove(&name) {
+                    warnings.push(io_error("remove", &dir.join(name), error).to_string());
+                }
+            } else if name.contains(CORRUPT) {
+                let path = dir.join(name);
+                warnings.push(format!(
+                    "{} was set aside because it could not be read; delete it when you have seen it",
+                    path.display()
+                ));
+            }
+        }
+        Ok(Self { folder: dir.to_owned(), disk: Mutex::new(disk), warnings, _lock: lock })
+    }
+
+    /// What was found and repaired when the folder was opened, in sentences.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The accounts that have a file, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn accounts(&self) -> Result<Vec<AccountId>, StoreError> {
+        let names = self.disk().names().map_err(|error| io_error("read", &self.folder, error))?;
+        let mut accounts: Vec<AccountId> =
+            names.iter().filter_map(|name| name.strip_suffix(".json").and_then(AccountId::new)).collect();
+        accounts.sort();
+        Ok(accounts)
+    }
+
+    /// Reads an account's record; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] if the file could not be understood: it has another name now, and the next call finds
+    /// `None`. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
+    pub fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
+        self.read(&mut **self.disk(), account)
+    }
+
+    /// Replaces an account's record. When this has returned, the new one survives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Stale`] if the file holds a later generation (the same one may be saved again);
+    /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
+    /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
+    pub fn save(&self, record: &Record) -> Result<(), StoreError> {
+        let mut disk = self.disk();
+        let path = self.path(&record.account);
+        match self.read(&mut **disk, &record.account) {
+            Ok(Some(found)) if found.generation > record.generation => {
+                return Err(StoreError::Stale { path, found: found.generation, offered: record.generation });
+            }
+            // what could not be understood has been set aside: its name is free
+            Ok(_) | Err(StoreError::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let (name, temporary) = (file_name(&record.account), temporary_name(&record.account));
+        let bytes = file::write(record);
+        let replace = |disk: &mut dyn Disk| {
+            disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
+            disk.write_new(&temporary, &bytes)?;
+            disk.rename(&temporary, &name)?;
+            disk.sync()
+        };
+        replace(&mut **disk).map_err(|error| {
+            let _ = disk.remove(&temporary);
+            StoreError::Io { action: "save", path, error }
+        })
+    }
+
+    /// Forgets an account's record; done if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
+        let mut disk = self.disk();
+        let removed = disk.remove(&file_name(account)).and_then(|()| disk.sync());
+        removed.map_err(|error| io_error("remove", &self.path(account), error))
+    }
+
+    /// Finds out whether a save would succeed, by writing and removing a file as big as a record. To be asked before a
+    /// refresh token is spent whose successor would have to be saved.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] with what the save would have said.
+    pub fn writable(&self) -> Result<(), StoreError> {
+        let mut disk = self.disk();
+        let (name, bytes) = PROBE;
+        let written = disk.remove(name).and_then(|()| disk.write_new(name, &bytes));
+        let removed = disk.remove(name);
+        written.and(removed).map_err(|error| io_error("save anything in", &self.folder, error))
+    }
+
+    fn read(&self, disk: &mut dyn Disk, account: &AccountId) -> Result<Option<Record>, StoreError> {
+        let (name, path) = (file_name(account), self.path(account));
+        let problem = match disk.read(&name) {
+            Ok(None) => return Ok(None),
+            Ok(Some(bytes)) => match file::read(&bytes, account) {
+                Ok(record) => return Ok(Some(record)),
+                Err(file::Unreadable::Newer(version)) => return Err(StoreError::Newer { path, version }),
+                Err(file::Unreadable::Garbage(problem)) => problem,
+            },
+            Err(disk::ReadError::TooLarge) => format!("is larger than {} bytes", disk::LARGEST),
+            Err(disk::ReadError::NotOurs(problem)) => return Err(StoreError::NotOurFile { path, problem }),
+            Err(disk::ReadError::Io(error)) => return Err(StoreError::Io { action: "read", path, error }),
+        };
+        let mut set_aside = || {
+            let names = disk.names()?;
+            let free = |number: &u64| !names.contains(&format!("{name}{CORRUPT}{number}"));
+            let number = (1..).find(free).expect("there are more numbers than files");
+            let kept_as = format!("{name}{CORRUPT}{number}");
+            disk.rename(&name, &kept_as)?;
+            disk.sync()?;
+            Ok(kept_as)
+        };
+        match set_aside() {
+            Ok(kept_as) => Err(StoreError::Corrupt { path, problem, kept_as }),
+            Err(error) => Err(StoreError::Io { action: "set aside the unreadable", path, error }),
+        }
+    }
+
+    fn path(&self, account: &AccountId) -> PathBuf {
+        self.folder.join(file_name(account))
+    }
+
+    fn disk(&self) -> std::sync::MutexGuard<'_, Box<dyn Disk>> {
+        // a panic between two steps is no worse than a crash there, which every step is prepared for
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a file that could not be read has in its new name, before a number.
+const CORRUPT: &str = ".corrupt-";
+
+// An account's name has no dot in it, so none of these names can meet another.
+
+fn file_name(account: &AccountId) -> String {
+    format!("{account}.json")
+}
+
+fn temporary_name(account: &AccountId) -> String {
+    format!(".{account}.json.tmp")
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".tmp")
+}
+
+fn io_error(action: &'static str, path: &Path, error: io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), error }
+}
+
+fn opened_to_others(path: &Path, found: u32, now: u32) -> String {
+    format!(
+        "{} was open to other users (mode {found:04o}) and is {now:04o} now: if somebody may have read it, sign in again",
+        path.display()
+    )
+}
+
+/// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
+fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
+    let failed = |error: io::Error| io_error("lock", &folder.path().join(LOCK), error);
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
+    };
+    let opened = match open(OFlags::RDWR | OFlags::CREATE) {
+        Err(Errno::ROFS) => open(OFlags::RDONLY), // what is stored there can still be used
+        opened => opened,
+    };
+    let mut file = File::from(opened.map_err(|error| failed(error.into()))?);
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut words = String::new();
+            let _ = file.take(100).read_to_string(&mut words); // a help for people; the lock itself is what counts
+            let pid = words.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            return Err(StoreError::Held { folder: folder.path().to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let words = format!("pid {} started {}\n", std::process::id(), jiff::Timestamp::now().strftime("%FT%TZ"));
+    let write = |file: &mut File| {
+        file.set_permissions(PermissionsExt::from_mode(0o600))?;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(words.as_bytes())
+    };
+    match write(&mut file).map_err(|error| (error.kind(), error)) {
+        // a lock without words is still a lock
+        Ok(()) | Err((io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem, _)) => Ok(file),
+        Err((_, error)) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! A disk for tests: it forgets what was not synced, tears writes, fails, and stops at any step that a test names.
+//!
+//! It is as unkind as POSIX allows: after a power cut each change of a name since the last sync of the folder has
+//! happened or not, independently of the others, and a file that was not synced holds what it last held for sure, half
+//! of what was written, zeros in its place, or all of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use zeroize::Zeroizing;
+
+use super::disk::{Disk, ReadError};
+
+/// A handle to the disk: the test keeps one, the store has the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FaultyDisk(Arc<Mutex<Machine>>);
+
+/// What happens instead of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// The process dies; nothing it does from here on has any effect.
+    Crash,
+    /// The step fails with this number, once.
+    Error(i32),
+}
+
+/// A lie that the disk tells, to see that the tests would notice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Lie {
+    #[default]
+    None,
+    /// Says that a file's content is on the disk when it is not.
+    Content,
+    /// Says that the names are on the disk when they are not.
+    Names,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Machine {
+    files: Vec<Content>,
+    names: BTreeMap<String, usize>,
+    names_on_disk: BTreeMap<String, usize>,
+    /// Since the last sync of the folder, in order.
+    changes: Vec<Change>,
+    steps: usize,
+    fault: Option<(usize, Fault)>,
+    dead: bool,
+    lie: Lie,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    written: Vec<u8>,
+    on_disk: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Made(String, usize),
+    Renamed(String, String, usize),
+    Removed(String),
+}
+
+impl FaultyDisk {
+    pub(super) fn that_lies_about(lie: Lie) -> Self {
+        let disk = Self::default();
+        disk.machine().lie = lie;
+        disk
+    }
+
+    /// The step that is `after` steps from now goes wrong.
+    pub(super) fn plant(&self, after: usize, fault: Fault) {
+        let mut machine = self.machine();
+        machine.fault = Some((machine.steps + after, fault));
+    }
+
+    /// Whether the planted fault has happened; takes it away if not.
+    pub(super) fn fault_has_happened(&self) -> bool {
+        let mut machine = self.machine();
+        machine.fault.take().is_none_or(|(step, _)| machine.steps > step)
+    }
+
+    /// Puts a file there as if it had always been.
+    pub(super) fn put(&self, name: &str, bytes: &[u8]) {
+        let mut machine = self.machine();
+        let number = machine.files.len();
+        machine.files.push(Content { written: bytes.to_vec(), on_disk: bytes.to_vec() });
+        machine.names.insert(name.to_owned(), number);
+        machine.names_on_disk.insert(name.to_owned(), number);
+    }
+
+    /// All files with their content, as a process sees them.
+    pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let machine = self.machine();
+        machine.names.iter().map(|(name, number)| (name.clone(), machine.files[*number].written.clone())).collect()
+    }
+
+    /// Every disk that may be found when the power comes back. The last one is that of a process that was killed while
+    /// the machine went on.
+    pub(super) fn after_a_power_cut(&self) -> Vec<FaultyDisk> {
+        let machine = self.machine();
+        let mut worlds = Vec::new();
+        for chosen in 0..1usize << machine.changes.len() {
+            let mut names = machine.names_on_disk.clone();
+            for (_, change) in machine.changes.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1) {
+                match change {
+                    Change::Made(name, number) => drop(names.insert(name.clone(), *number)),
+                    Change::Removed(name) => drop(names.remove(name)),
+                    Change::Renamed(from, to, number) => {
+                        names.remove(from);
+                        names.insert(to.clone(), *number);
+                    }
+                }
+            }
+            for what_is_left in [on_disk, first_half, zeros, all] {
+                let files = machine.files.iter().map(|content| {
+                    let left = if content.written == content.on_disk {
+                        content.written.clone()
+                    } else {
+                        what_is_left(content)
+                    };
+                    Content { written: left.clone(), on_disk: left }
+                });
+                let names_on_disk = names.clone();
+                let world =
+                    Machine { files: files.collect(), names: names.clone(), names_on_disk, ..Machine::default() };
+                worlds.push(FaultyDisk(Arc::new(Mutex::new(world))));
+            }
+        }
+        worlds
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.0.lock().expect("no test panics inside the disk")
+    }
+}
+
+fn on_disk(content: &Content) -> Vec<u8> {
+    content.on_disk.clone()
+}
+
+fn first_half(content: &Content) -> Vec<u8> {
+    content.written[..content.written.len() / 2].to_vec()
+}
+
+fn zeros(content: &Content) -> Vec<u8> {
+    vec![0; content.written.len()]
+}
+
+fn all(content: &Content) -> Vec<u8> {
+    content.written.clone()
+}
+
+impl Machine {
+    fn step(&mut self) -> io::Result<()> {
+        let now = self.steps;
+        self.steps += 1;
+        match self.fault {
+            Some((step, Fault::Crash)) if step == now => self.dead = true,
+            Some((step, Fault::Error(number))) if step == now => return Err(io::Error::from_raw_os_error(number)),
+            _ => {}
+        }
+        if self.dead { Err(io::Error::other("this process is dead")) } else { Ok(()) }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn names(&mut self) -> io::Result<Vec<String>> {
+        let mut machine = self.machine();
+        machine.step()?;
+        Ok(machine.names.keys().cloned().collect())
+    }
+
+    fn read(&mut self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, ReadError> {
+        let mut machine = self.machine();
+        machine.step()?;
+        Ok(machine.names.get(name).map(|number| Zeroizing::new(machine.files[*number].written.clone())))
+    }
+
+    fn write_new(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut machine = self.machine();
+        machine.step()?;
+        if machine.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let number = machine.files.len();
+        machine.files.push(Content::default());
+        machine.names.insert(name.to_owned(), number);
+        machine.changes.push(Change::Made(name.to_owned(), number));
+        for part in [bytes.len() / 2, bytes.len()] {
+            machine.step()?;
+            machine.files[number].written = bytes[..part].to_vec();
+        }
+        machine.step()?;
+        if machine.lie != Lie::Content {
+            machine.files[number].on_disk = bytes.to_vec();
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let mut machine = self.machine();
+        machine.step()?;
+        let number = machine.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        machine.names.insert(to.to_owned(), number);
+        machine.changes.push(Change::Renamed(from.to_owned(), to.to_owned(), number));
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        let mut machine = self.machine();
+        machine.step()?;
+        if machine.names.remove(name).is_some() {
+            machine.changes.push(Change::Removed(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut machine = self.machine();
+        machine.step()?;
+        if machine.lie != Lie::Names {
+            machine.names_on_disk = machine.names.clone();
+            machine.changes.clear();
+        }
+        Ok(())
+    }
+}

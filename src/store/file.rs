@@ -1,0 +1,275 @@
+//! A record as it is written: JSON, with a version.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Credential, Record, SetAside};
+use crate::config::AccountId;
+use crate::secret::Secret;
+
+/// Grows when an older valetd would misunderstand the file or lose something by rewriting it.
+pub(super) const VERSION: u64 = 1;
+
+/// Why a file's content is not a record.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// Of a later version than [`VERSION`].
+    Newer(u64),
+    /// Not one of ours; how that shows, as a predicate. Never quotes the content, which may be half a secret.
+    Garbage(String),
+}
+
+/// The file, field by field. Borrowed when written, so that no secret is copied.
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u64,
+    account: &'a str,
+    generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<&'a str>,
+    received_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_expires_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<&'a str>,
+    redeeming: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_aside: Option<&'a SetAside>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    account: String,
+    generation: u64,
+    client_id: Option<String>,
+    refresh_token: Option<Secret>,
+    username: Option<String>,
+    password: Option<Secret>,
+    received_at: u64,
+    refresh_expires_at: Option<u64>,
+    identity: Option<String>,
+    redeeming: bool,
+    set_aside: Option<SetAside>,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u64,
+}
+
+pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
+    let Record {
+        account,
+        generation,
+        client_id,
+        credential: Credential { refresh_token, password },
+        received_at,
+        refresh_expires_at,
+        identity,
+        redeeming,
+        set_aside,
+    } = record;
+    let written = Written {
+        version: VERSION,
+        account: account.as_str(),
+        generation: *generation,
+        client_id: client_id.as_deref(),
+        refresh_token: refresh_token.as_ref().map(Secret::expose),
+        username: password.as_ref().map(|(username, _)| username.as_str()),
+        password: password.as_ref().map(|(_, password)| password.expose()),
+        received_at: *received_at,
+        refresh_expires_at: *refresh_expires_at,
+        identity: identity.as_deref(),
+        redeeming: *redeeming,
+        set_aside: set_aside.as_ref(),
+    };
+    // measured first: a buffer that grows leaves copies behind that nobody wipes
+    let mut length = Length(0);
+    serde_json::to_writer_pretty(&mut length, &written).expect("strings and numbers become JSON");
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0 + 1));
+    serde_json::to_writer_pretty(&mut *bytes, &written).expect("strings and numbers become JSON");
+    bytes.push(b'\n');
+    bytes
+}
+
+pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreadable> {
+    // serde_json's own words quote what they complain about
+    let place = |error: serde_json::Error| {
+        Unreadable::Garbage(match error.classify() {
+            serde_json::error::Category::Eof if bytes.is_empty() => "is empty".to_owned(),
+            serde_json::error::Category::Eof => "ends in the middle".to_owned(),
+            _ => format!("makes no sense at line {} column {}", error.line(), error.column()),
+        })
+    };
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(place)?;
+    if version > VERSION {
+        return Err(Unreadable::Newer(version));
+    }
+    if version < VERSION {
+        return Err(Unreadable::Garbage(format!("says that its format is {version}, which never was")));
+    }
+    let Read {
+        account,
+        generation,
+        client_id,
+        refresh_token,
+        username,
+        password,
+        received_at,
+        refresh_expires_at,
+        identity,
+        redeeming,
+        set_aside,
+    } = serde_json::from_slice(bytes).map_err(place)?;
+    if account != expected.as_str() {
+        return Err(Unreadable::Garbage("belongs to another account: it was copied or renamed".to_owned()));
+    }
+    let password = match (username, password) {
+        (Some(username), Some(password)) => Some((username, password)),
+        (None, None) => None,
+        _ => return Err(Unreadable::Garbage("has one of user name and password without the other".to_owned())),
+    };
+    Ok(Record {
+        account: expected.clone(),
+        generation,
+        client_id,
+        credential: Credential { refresh_token, password },
+        received_at,
+        refresh_expires_at,
+        identity,
+        redeeming,
+        set_aside,
+    })
+}
+
+/// Counts what would be written.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::renewal::Why;
+
+    fn record() -> Record {
+        Record {
+            account: AccountId::new("gbdx").unwrap(),
+            generation: 7,
+            client_id: Some("the-client".into()),
+            credential: Credential {
+                refresh_token: Some(Secret::new("r-\"quoted\"-\u{e9}\n")),
+                password: Some(("me@example.com".into(), Secret::new("p%w"))),
+            },
+            received_at: 1_700_000_000,
+            refresh_expires_at: Some(1_702_592_000),
+            identity: Some("me@example.com".into()),
+            redeeming: true,
+            set_aside: Some(SetAside {
+                why: Why::Revoked,
+                at: 1_700_000_001,
+                oauth_error: Some("invalid_grant".into()),
+            }),
+        }
+    }
+
+    fn problem(bytes: &[u8]) -> String {
+        match read(bytes, &record().account) {
+            Err(Unreadable::Garbage(problem)) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let full = record();
+        let bare = Record {
+            client_id: None,
+            credential: Credential::default(),
+            refresh_expires_at: None,
+            identity: None,
+            redeeming: false,
+            set_aside: None,
+            ..record()
+        };
+        for record in [full, bare] {
+            assert_eq!(read(&write(&record), &record.account).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn the_format_is_the_one_of_version_one() {
+        // a file of a released version: it must be readable for ever
+        let file = br#"{
+            "version": 1, "account": "gbdx", "generation": 3, "refresh_token": "rt", "received_at": 5,
+            "redeeming": false, "set_aside": {"why": "revoked", "at": 6, "oauth_error": "invalid_grant"}
+        }"#;
+        let found = read(file, &record().account).unwrap();
+        assert_eq!((found.generation, found.received_at, found.redeeming), (3, 5, false));
+        assert_eq!(found.credential.refresh_token.unwrap().expose(), "rt");
+        assert_eq!(found.set_aside.unwrap().why, Why::Revoked);
+    }
+
+    #[test]
+    fn a_later_version_is_known_whatever_else_it_holds() {
+        let file = br#"{"version": 2, "sealed": "AAAA", "account": ["new"]}"#;
+        assert!(matches!(read(file, &record().account), Err(Unreadable::Newer(2))));
+    }
+
+    #[test]
+    fn every_beginning_of_a_file_is_told_from_the_whole() {
+        let whole = write(&record());
+        for length in 0..whole.len() - 1 {
+            let expected = if length == 0 { "is empty" } else { "ends in the middle" };
+            assert_eq!(problem(&whole[..length]), expected, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn garbage_is_described_without_being_quoted() {
+        for (name, text, expected) in [
+            ("not JSON", "refresh-me-secret", "line 1 column"),
+            ("a bare string", "\"refresh-me-secret\"", "line 1 column"),
+            ("a wrong type", r#"{"version": 1, "refresh_token": {"refresh-me-secret": 1}}"#, "line 1 column"),
+            ("a wrong type in version", r#"{"version": "refresh-me-secret"}"#, "line 1 column"),
+            ("nothing but zeros", "\0\0\0\0\0\0", "line 1 column"),
+            ("a version that never was", r#"{"version": 0}"#, "format is 0"),
+            (
+                "another account's",
+                r#"{"version": 1, "account": "secret-one", "generation": 1, "received_at": 0, "redeeming": false}"#,
+                "another account",
+            ),
+            (
+                "half a password",
+                r#"{"version": 1, "account": "gbdx", "generation": 1, "received_at": 0, "redeeming": false, "password": "secret"}"#,
+                "without the other",
+            ),
+        ] {
+            let problem = problem(text.as_bytes());
+            assert!(problem.contains(expected) && !problem.contains("secret"), "{name}: {problem}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
+            let _ = read(&bytes, &record().account);
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! The store on a disk that fails (every step of every operation), then on the real one (permissions, links, the lock).
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::process::Command;
+use std::sync::Arc;
+
+use super::faulty_disk::{Fault, FaultyDisk, Lie};
+use super::*;
+use crate::platform::rerun;
+
+fn id(name: &str) -> AccountId {
+    AccountId::new(name).unwrap()
+}
+
+fn record(generation: u64) -> Record {
+    Record {
+        account: id("gbdx"),
+        generation,
+        client_id: None,
+        credential: Credential { refresh_token: Some(Secret::new(format!("token-{generation}"))), password: None },
+        received_at: 1_700_000_000,
+        refresh_expires_at: None,
+        identity: None,
+        redeeming: false,
+        set_aside: None,
+    }
+}
+
+fn on(disk: &FaultyDisk) -> Store {
+    Store::on(Box::new(disk.clone()), Path::new("/state"), None, Vec::new()).unwrap()
+}
+
+// --- a disk that fails ---
+
+/// Saves `new` over `old` with a crash before every step in turn and a power cut after it, and returns what went wrong.
+fn broken_promises(old: Option<&Record>, new: &Record, lie: Lie) -> Vec<String> {
+    let mut broken = Vec::new();
+    for crash in 0.. {
+        let disk = FaultyDisk::that_lies_about(lie);
+        if let Some(old) = old {
+            disk.put("gbdx.json", &file::write(old));
+        }
+        let store = on(&disk);
+        disk.plant(crash, Fault::Crash);
+        let saved = store.save(new).is_ok();
+        let crashed = disk.fault_has_happened();
+        assert_eq!(saved, !crashed, "a save that was cut off does not say that it succeeded");
+        for world in disk.after_a_power_cut() {
+            match on(&world).load(&new.account) {
+                Ok(found) if found.as_ref() == Some(new) => {}
+                Ok(found) if !saved && found.as_ref() == old => {}
+                other => broken.push(format!("crash before step {crash}, saved {saved}: {other:?}")),
+            }
+            let left_behind = world.files().into_keys().filter(|name| name != "gbdx.json").collect::<Vec<_>>();
+            if !left_behind.is_empty() {
+                broken.push(format!("crash before step {crash}: opening did not tidy up {left_behind:?}"));
+            }
+        }
+        if !crashed {
+            assert!(crash >= 7, "a save has more steps than {crash}");
+            break;
+        }
+    }
+    broken
+}
+
+#[test]
+fn a_save_cut_short_anywhere_leaves_the_old_record_or_the_new_one_whole() {
+    assert_eq!(broken_promises(None, &record(1), Lie::None), [""; 0]);
+    assert_eq!(broken_promises(Some(&record(1)), &record(2), Lie::None), [""; 0]);
+    let redeeming = Record { redeeming: true, ..record(1) };
+    assert_eq!(broken_promises(Some(&record(1)), &redeeming, Lie::None), [""; 0]);
+}
+
+#[test]
+fn a_sync_left_out_would_be_noticed() {
+    for lie in [Lie::Content, Lie::Names] {
+        let broken = broken_promises(Some(&record(1)), &record(2), lie);
+        assert!(!broken.is_empty(), "{lie:?}");
+    }
+}
+
+#[test]
+fn whatever_step_of_a_save_fails_the_file_is_whole_and_saving_again_succeeds() {
+    for (number, words) in [
+        (libc::ENOSPC, "make room"),
+        (libc::EDQUOT, "make room"),
+        (libc::EROFS, "read-only"),
+        (libc::EACCES, "check who owns the folder"),
+        (libc::EIO, "(os error 5)"),
+    ] {
+        for step in 0.. {
+            let disk = FaultyDisk::default();
+            disk.put("gbdx.json", &file::write(&record(1)));
+            let store = on(&disk);
+            disk.plant(step, Fault::Error(number));
+            let saved = store.save(&record(2));
+            if !disk.fault_has_happened() {
+                assert!(saved.is_ok());
+                break;
+            }
+            let error = saved.unwrap_err().to_string();
+            assert!(error.contains("/state/gbdx.json") && error.contains(words), "{error}");
+            let found = store.load(&id("gbdx")).unwrap().unwrap();
+            assert!(found == record(1) || found == record(2), "step {step}: {found:?}");
+            assert_eq!(disk.files().len(), 1, "step {step}: nothing is left beside it");
+            store.save(&record(2)).unwrap();
+            assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(2)));
+        }
+    }
+}
+
+#[test]
+fn setting_garbage_aside_never_loses_it_whenever_it_is_cut_short() {
+    let garbage = b"{\"version\": 1, \"refresh_tok";
+    for crash in 0.. {
+        let disk = FaultyDisk::default();
+        disk.put("gbdx.json", garbage);
+        disk.put("gbdx.json.corrupt-1", b"an earlier one");
+        let store = on(&disk);
+        disk.plant(crash, Fault::Crash);
+        let error = store.load(&id("gbdx")).unwrap_err();
+        let crashed = disk.fault_has_happened();
+        for world in disk.after_a_power_cut() {
+            let kept: Vec<String> =
+                world.files().into_iter().filter(|(_, bytes)| bytes == garbage).map(|(name, _)| name).collect();
+            let expected: &[&str] =
+                if crashed { &["gbdx.json", "gbdx.json.corrupt-2"] } else { &["gbdx.json.corrupt-2"] };
+            assert!(kept.len() == 1 && expected.contains(&&*kept[0]), "crash before step {crash}: {kept:?}");
+            assert_eq!(world.files()["gbdx.json.corrupt-1"], b"an earlier one");
+        }
+        if !crashed {
+            assert_eq!(
+                error.to_string(),
+                "/state/gbdx.json ends in the middle; it is kept as gbdx.json.corrupt-2: sign in again"
+            );
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_removal_that_was_confirmed_stays_one() {
+    let disk = FaultyDisk::default();
+    disk.put("gbdx.json", &file::write(&record(1)));
+    on(&disk).remove(&id("gbdx")).unwrap();
+    for world in disk.after_a_power_cut() {
+        assert_eq!(on(&world).load(&id("gbdx")).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_full_disk_is_known_before_a_token_is_spent() {
+    let disk = FaultyDisk::default();
+    let store = on(&disk);
+    for step in 0.. {
+        disk.plant(step, Fault::Error(libc::ENOSPC));
+        let writable = store.writable();
+        if !disk.fault_has_happened() {
+            writable.unwrap();
+            break;
+        }
+        let error = writable.unwrap_err().to_string();
+        assert!(error.contains("cannot save anything in /state") && error.contains("make room"), "{error}");
+    }
+    store.writable().unwrap();
+    assert!(disk.files().is_empty());
+}
+
+#[test]
+fn an_unreadable_disk_is_an_error_and_not_a_missing_record() {
+    let disk = FaultyDisk::default();
+    disk.put("gbdx.json", &file::write(&record(1)));
+    let store = on(&disk);
+    disk.plant(0, Fault::Error(libc::EIO));
+    assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Io { action: "read", .. })));
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(1)));
+}
+
+// --- the real disk ---
+
+/// A state folder in a temporary one.
+fn state() -> (tempfile::TempDir, PathBuf) {
+    let base = tempfile::tempdir().unwrap();
+    let dir = base.path().join("state");
+    (base, dir)
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_is_saved_is_loaded_by_the_next_process() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), None);
+    store.save(&record(1)).unwrap();
+    store.save(&Record { account: id("alpha"), ..record(4) }).unwrap();
+    store.writable().unwrap();
+    drop(store);
+    let store = Store::open(&dir).unwrap();
+    assert_eq!(store.warnings(), [""; 0]);
+    assert_eq!(store.accounts().unwrap(), [id("alpha"), id("gbdx")]);
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(1)));
+    store.remove(&id("gbdx")).unwrap();
+    store.remove(&id("gbdx")).unwrap();
+    assert_eq!(store.accounts().unwrap(), [id("alpha")]);
+}
+
+#[test]
+fn modes_are_exact_whatever_the_umask() {
+    let Some(parent) = rerun::parent("store::tests::modes_are_exact_whatever_the_umask") else {
+        for umask in [0o000, 0o002, 0o077, 0o277] {
+            let (_base, dir) = state();
+            rustix::process::umask(Mode::from_raw_mode(umask));
+            let store = Store::open(&dir).unwrap();
+            store.save(&record(1)).unwrap();
+            rustix::process::umask(Mode::from_raw_mode(0o022));
+            let modes = [&dir, &dir.join("gbdx.json"), &dir.join(LOCK)].map(|path| mode(path));
+            assert_eq!(modes, [0o700, 0o600, 0o600], "umask {umask:03o}");
+        }
+        return;
+    };
+    parent.passes(&mut parent.command());
+}
+
+#[test]
+fn modes_that_are_too_wide_are_repaired_and_said() {
+    let (_base, dir) = state();
+    Store::open(&dir).unwrap().save(&record(1)).unwrap();
+    set_mode(&dir, 0o755);
+    set_mode(&dir.join("gbdx.json"), 0o644);
+    let store = Store::open(&dir).unwrap();
+    assert_eq!((mode(&dir), mode(&dir.join("gbdx.json"))), (0o700, 0o600));
+    let [folder, file] = store.warnings() else { panic!("{:?}", store.warnings()) };
+    assert!(folder.contains("state was open to other users (mode 0755) and is 0700 now"), "{folder}");
+    assert!(file.contains("gbdx.json was open to other users (mode 0644) and is 0600 now"), "{file}");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_told_who_is_first() {
+    let (_base, dir) = state();
+    let first = Store::open(&dir).unwrap();
+    let error = Store::open(&dir).unwrap_err().to_string();
+    let expected = format!("another valetd (pid {}) holds {}", std::process::id(), dir.display());
+    assert!(error.starts_with(&expected), "{error}");
+    drop(first);
+    let words = fs::read_to_string(dir.join(LOCK)).unwrap();
+    assert!(words.starts_with(&format!("pid {} started 2", std::process::id())) && words.ends_with("Z\n"), "{words}");
+    Store::open(&dir).unwrap();
+}
+
+#[test]
+fn a_folder_that_is_not_ours_is_refused() {
+    let (base, dir) = state();
+    fs::create_dir(&dir).unwrap();
+    let link = base.path().join("link");
+    symlink(&dir, &link).unwrap();
+    let error = Store::open(&link).unwrap_err().to_string();
+    assert!(error.contains("is a symbolic link"), "{error}");
+    if chown(&dir, Some(65533), None).is_err() {
+        eprintln!("skipped the foreign owner: only root can give a folder away");
+        return;
+    }
+    let error = Store::open(&dir).unwrap_err().to_string();
+    assert!(error.contains("belongs to another user (uid 65533)"), "{error}");
+}
+
+#[test]
+fn nothing_is_read_or_written_through_a_link() {
+    let (base, dir) = state();
+    Store::open(&dir).unwrap();
+    let victim = base.path().join("victim");
+    fs::write(&victim, &*file::write(&record(1))).unwrap();
+    set_mode(&victim, 0o644);
+    let before = fs::read(&victim).unwrap();
+    for name in ["gbdx.json", ".gbdx.json.tmp", ".probe.tmp", LOCK] {
+        let link = dir.join(name);
+        let _ = fs::remove_file(&link);
+        symlink(&victim, &link).unwrap();
+        match Store::open(&dir) {
+            Ok(store) => {
+                let links_to_records = [store.load(&id("gbdx")).map(drop), store.save(&record(2))];
+                for outcome in links_to_records {
+                    assert_eq!(name == "gbdx.json", matches!(outcome, Err(StoreError::NotOurFile { .. })), "{name}");
+                }
+                store.writable().unwrap();
+            }
+            Err(error) => assert!(name == LOCK && error.to_string().contains("cannot lock"), "{name}: {error}"),
+        }
+        assert_eq!((fs::read(&victim).unwrap(), mode(&victim)), (before.clone(), 0o644), "{name}");
+        let _ = fs::remove_file(&link);
+    }
+}
+
+#[test]
+fn what_is_not_a_file_of_ours_is_left_alone() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    let path = dir.join("gbdx.json");
+    let refused = |what: &str, words: &str| {
+        for error in [store.load(&id("gbdx")).map(drop).unwrap_err(), store.save(&record(1)).unwrap_err()] {
+            assert!(matches!(error, StoreError::NotOurFile { .. }), "{what}: {error}");
+            assert!(error.to_string().contains(words), "{what}: {error}");
+        }
+    };
+    fs::create_dir(&path).unwrap();
+    refused("a folder", "is not a plain file");
+    fs::remove_dir(&path).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    refused("a pipe", "is not a plain file");
+    fs::remove_file(&path).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    refused("a socket", "is not a plain file");
+    fs::remove_file(&path).unwrap();
+    store.save(&record(1)).unwrap();
+    if chown(&path, Some(65533), None).is_ok() {
+        refused("somebody else's", "belongs to another user (uid 65533)");
+    } else {
+        eprintln!("skipped the foreign owner: only root can give a file away");
+    }
+}
+
+#[test]
+fn on_a_file_system_that_is_full_or_read_only_the_old_record_stays_and_the_remedy_is_said() {
+    let Some(parent) = rerun::parent(
+        "store::tests::on_a_file_system_that_is_full_or_read_only_the_old_record_stays_and_the_remedy_is_said",
+    ) else {
+        let mount = PathBuf::from(std::env::var_os("MOUNT").unwrap());
+        let open = || Store::open(&mount.join("state")).unwrap();
+        let fails_with = |store: &Store, words: &str| {
+            for outcome in [store.writable(), store.save(&record(2))] {
+                let error = outcome.unwrap_err().to_string();
+                assert!(error.contains(words), "{error}");
+            }
+            assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(1)));
+        };
+        let store = open();
+        store.save(&record(1)).unwrap();
+        let ballast = mount.join("ballast");
+        assert!(fs::write(&ballast, vec![0; 1024 * 1024]).is_err(), "the file system was to be too small for that");
+        fails_with(&store, "make room on its file system");
+        drop(store);
+        fails_with(&open(), "make room on its file system");
+        fs::remove_file(&ballast).unwrap();
+
+        let remount = |how| assert!(Command::new("mount").args(["-o", how]).arg(&mount).status().unwrap().success());
+        remount("remount,ro");
+        let store = open(); // so that a valid refresh token can still be used
+        fails_with(&store, "its file system is read-only");
+        assert!(matches!(Store::open(store.folder()), Err(StoreError::Held { .. })));
+        remount("remount,rw");
+        store.writable().unwrap();
+        store.save(&record(2)).unwrap();
+        assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(2)));
+        return;
+    };
+    // a mount that nobody else sees, and that ends with the child
+    let (base, _) = state();
+    let in_a_small_mount = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", r#"mount -t tmpfs -o size=256k none "$MOUNT" && exec "$0" "$@""#]);
+        unshare.env("MOUNT", base.path());
+        unshare
+    };
+    if !in_a_small_mount().arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: only root can mount a small file system");
+        return;
+    }
+    let child = parent.command();
+    let mut mounted = in_a_small_mount();
+    mounted.arg(child.get_program()).args(child.get_args());
+    mounted.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    parent.passes(&mut mounted);
+}
+
+#[test]
+fn a_file_that_makes_no_sense_is_set_aside_with_a_number_and_said_until_it_is_gone() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    let huge = vec![b' '; disk::LARGEST + 1];
+    for (number, content) in [&b""[..], b"half a fi", b"\xff\xfe", &huge].into_iter().enumerate() {
+        fs::write(dir.join("gbdx.json"), content).unwrap();
+        let error = store.load(&id("gbdx")).unwrap_err();
+        let name = format!("gbdx.json.corrupt-{}", number + 1);
+        assert!(matches!(&error, StoreError::Corrupt { kept_as, .. } if *kept_as == name), "{error}");
+        assert_eq!(fs::read(dir.join(&name)).unwrap(), content);
+        assert_eq!(store.load(&id("gbdx")).unwrap(), None);
+    }
+    // a save does not wait for somebody to look first
+    fs::write(dir.join("gbdx.json"), "garbage").unwrap();
+    store.save(&record(1)).unwrap();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(1)));
+    assert_eq!(store.accounts().unwrap(), [id("gbdx")]);
+    drop(store);
+    let store = Store::open(&dir).unwrap();
+    let said = store.warnings().iter().filter(|warning| warning.contains("was set aside")).count();
+    assert_eq!(said, 5, "{:?}", store.warnings());
+}
+
+#[test]
+fn a_file_of_a_later_version_is_left_alone() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    let later = r#"{"version": 2, "sealed": "AAAA"}"#;
+    fs::write(dir.join("gbdx.json"), later).unwrap();
+    for error in [store.load(&id("gbdx")).map(drop).unwrap_err(), store.save(&record(9)).unwrap_err()] {
+        assert!(error.to_string().contains("was written by a later valetd (format 2, this one knows 1)"), "{error}");
+    }
+    assert_eq!(fs::read_to_string(dir.join("gbdx.json")).unwrap(), later);
+}
+
+#[test]
+fn a_later_generation_is_never_replaced_by_an_earlier_one() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    store.save(&record(5)).unwrap();
+    let error = store.save(&record(4)).unwrap_err();
+    assert!(matches!(error, StoreError::Stale { found: 5, offered: 4, .. }), "{error}");
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(5)));
+    let same = Record { redeeming: true, ..record(5) };
+    store.save(&same).unwrap();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(same));
+}
+
+#[test]
+fn of_threads_that_save_at_once_the_latest_generation_wins() {
+    let (_base, dir) = state();
+    let store = Arc::new(Store::open(&dir).unwrap());
+    let threads: Vec<_> = (1..=4)
+        .map(|lane| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                for generation in (lane..=40).step_by(4) {
+                    match store.save(&record(generation)) {
+                        Ok(()) | Err(StoreError::Stale { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(40)));
+}
+
+#[test]
+fn what_a_cut_off_save_left_behind_is_removed_at_the_next_start() {
+    let (_base, dir) = state();
+    Store::open(&dir).unwrap().save(&record(1)).unwrap();
+    fs::write(dir.join(".gbdx.json.tmp"), "half a").unwrap();
+    fs::write(dir.join("notes.txt"), "the user's own").unwrap();
+    let store = Store::open(&dir).unwrap();
+    assert!(!dir.join(".gbdx.json.tmp").exists());
+    assert!(dir.join("notes.txt").exists());
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(1)));
+}
+
+#[test]
+fn no_error_and_no_debug_output_shows_a_secret() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    store.save(&record(3)).unwrap();
+    let half = fs::read(dir.join("gbdx.json")).unwrap();
+    let stale = store.save(&record(2)).unwrap_err();
+    fs::write(dir.join("gbdx.json"), &half[..half.len() - 20]).unwrap();
+    let corrupt = store.load(&id("gbdx")).unwrap_err();
+    let said = format!("{stale} {stale:?} {corrupt} {corrupt:?} {store:?} {:?}", record(3));
+    assert!(!said.contains("token-3") && !said.contains("token-2"), "{said}");
+}
