@@ -2,6 +2,10 @@
 //!
 //! A `Config` refers only to things that exist: a [`Route`] holds an [`AccountId`] that is in
 //! [`Config::accounts`], a [`ListenAddress`] is used once, an [`Endpoint`] is https or on loopback.
+//!
+//! * [`Config::parse`] reads a file on top of provider presets and reports every [`Problem`] at once;
+//! * [`presets`] lists the providers that come with the binary;
+//! * `read` is TOML with places, `value` what one string means, `parse` what the tables mean together.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -13,6 +17,16 @@ use std::time::Duration;
 
 use crate::oauth::{ClientAuth, Grant};
 use crate::renewal::Policy;
+use crate::secret::Secret;
+
+mod parse;
+mod problem;
+mod provider;
+mod read;
+mod value;
+
+pub use problem::{Problem, Problems, Severity, Source};
+pub use provider::{Preset, presets};
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
@@ -62,6 +76,26 @@ name_type! {
 name_type! {
     /// The name of a route: the first segment of its local path and the first label of its local host name.
     RouteName
+}
+
+/// What the meaning of a configuration depends on besides its text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The configuration's folder, absolute: relative paths start here.
+    pub folder: PathBuf,
+    /// The home folder, absolute: what `~/` means.
+    pub home: PathBuf,
+    /// The processor's cores that we may use.
+    pub cores: usize,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Parsed {
+    /// What it means.
+    pub config: Config,
+    /// What is strange about it, in the order of the file.
+    pub warnings: Vec<Problem>,
 }
 
 /// Everything the user asked for.
@@ -124,7 +158,7 @@ pub struct Account {
     pub client_secret: Option<SecretSource>,
     /// Asked for where the grant has a scope; may be empty.
     pub scopes: Vec<String>,
-    /// Further parameters of every token request (`audience`, `resource`, ...).
+    /// Further parameters of every token request (`audience`, `resource`, ...), in the order of their names.
     pub parameters: Vec<(String, String)>,
     /// What goes into each request.
     pub header: HeaderTemplate,
@@ -142,7 +176,8 @@ pub struct Account {
 pub struct SignIn {
     /// The ways, in the order in which they are offered; empty means: import or standard input only.
     pub methods: Vec<SignInMethod>,
-    /// The page that shows or hands back a one-time code; the client's id and redirect URI are added to it.
+    /// The page that shows or hands back a one-time code: a URL, with `response_type=code` in its query where the page
+    /// wants it; the client's id and redirect URI are added to it.
     pub login_page: Option<String>,
     /// The redirect URI registered for the client, sent with the code.
     pub redirect_uri: Option<String>,
@@ -166,9 +201,9 @@ pub enum SignInMethod {
 pub enum ImportSource {
     /// An environment variable that holds the refresh token itself.
     Environment(String),
-    /// A JSON file below the home folder with a `refresh_token` member (`~/.gdh/authentication`).
+    /// The absolute path of a JSON file with a `refresh_token` member (`~/.gdh/authentication`).
     JsonFile(String),
-    /// gbdx-auth's INI file below the home folder (`~/.gbdx-config`).
+    /// The absolute path of gbdx-auth's INI file (`~/.gbdx-config`).
     GbdxConfig(String),
 }
 
@@ -212,7 +247,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where a client secret comes from. Never inline in a file that others can read.
+/// Where a client secret comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SecretSource {
     /// The first line of a file; relative to the configuration's folder.
@@ -221,6 +256,8 @@ pub enum SecretSource {
     Command(Vec<String>),
     /// A systemd credential's name.
     Credential(String),
+    /// The configuration itself, which nobody but its owner can read.
+    Inline(Secret),
 }
 
 /// Which token goes into which header field, and how: `Authorization: Bearer {access_token}`.
@@ -260,7 +297,8 @@ pub struct Route {
     pub replay: Replay,
     /// Bytes of a request's body that are kept for the replay.
     pub replay_limit: usize,
-    /// Paths of the upstream (and everything below them) that are never proxied: token services on an API's host.
+    /// Paths of the upstream (and everything below them) that are never proxied: token services on an API's host. They
+    /// begin with `/`, do not end with it, and the account's own endpoints are among them if they are on this host.
     pub refuse: Vec<String>,
     /// How long a request waits for a usable token.
     pub wait: Duration,
@@ -298,4 +336,26 @@ pub enum Replay {
     Idempotent,
     /// None.
     Never,
+}
+
+#[cfg(test)]
+mod tests_support {
+    use super::*;
+
+    /// A machine like any other.
+    pub(super) fn facts() -> Facts {
+        Facts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 }
+    }
+
+    /// A file that only its owner can read.
+    pub(super) fn source(text: &str) -> Source {
+        Source { name: "config.toml".into(), text: text.into(), readable_by_others: false }
+    }
+
+    /// Reads a configuration that has neither errors nor warnings.
+    pub(super) fn parse_with(text: &str, providers: &[(String, Source)]) -> Parsed {
+        let parsed = Config::parse(&source(text), providers, &facts()).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(parsed.warnings, []);
+        parsed
+    }
 }
