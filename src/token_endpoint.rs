@@ -1,1 +1,421 @@
-//! TODO
+//! Sends a grant request to the authorization server and says what came of it. `oauth` decides what is sent and what an
+//! answer means; here is what it means that there is none.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, StatusCode};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use zeroize::Zeroizing;
+
+use crate::config::{Account, Endpoint, SecretSource};
+use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
+use crate::oauth::answer::{self, Answer, Refusal};
+use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
+use crate::oauth::{Client, Tokens};
+use crate::renewal::{Failure, Why};
+use crate::secret::Secret;
+
+/// Where grants are redeemed and revoked: any account's authorization server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct TokenEndpoint {
+    http: HttpClient,
+}
+
+/// Why there are no tokens. Holds no secret.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct GrantFailure {
+    /// What it means for the renewal.
+    pub failure: Failure,
+    /// The server's code, if it gave one.
+    pub oauth_error: Option<String>,
+    /// The status, if there was an answer.
+    pub http_status: Option<u16>,
+    /// For people: "auth.example answered 400 invalid_grant: Token is not active".
+    pub detail: String,
+}
+
+/// What became of a revocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Revocation {
+    /// The refresh token is dead, and whatever the server hangs on it.
+    Done,
+    /// The account has no revocation endpoint: the refresh token lives on at the server until it expires.
+    NoEndpoint,
+}
+
+impl TokenEndpoint {
+    /// Sends through `http`.
+    pub fn new(http: HttpClient) -> Self {
+        Self { http }
+    }
+
+    /// Redeems a grant: one request, at most as long as the client's limits. Not to be dropped half-way by somebody
+    /// who cares for a rotating refresh token.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantFailure`]. It is [`Failure::Ambiguous`] if and only if the request spends a refresh token, had left, and
+    /// no whole answer came back. An answer that is none (5xx, a web page) is [`Failure::Transient`]: some server has
+    /// refused the request, and those that rotate before they fail are rare. What cannot even be asked with this
+    /// configuration is permanent.
+    pub async fn redeem(
+        &self,
+        account: &Account,
+        client: &Client,
+        request: GrantRequest<'_>,
+    ) -> Result<Tokens, GrantFailure> {
+        let outgoing = request.request(client, &account.scopes, &account.parameters).map_err(cannot_be_asked)?;
+        let endpoint = match outgoing.endpoint {
+            EndpointKind::Token => Some(&account.token_endpoint),
+            EndpointKind::Cognito => account.cognito_endpoint.as_ref(),
+            EndpointKind::Revocation => account.revocation_endpoint.as_ref(),
+        };
+        let endpoint = endpoint.ok_or_else(|| cannot_be_asked("no cognito_endpoint is configured".to_owned()))?;
+        let answer = self.send(account, endpoint, outgoing).await.map_err(|error| match error {
+            HttpError::AnswerLost(detail) if request.spends_refresh_token() => unanswered(Failure::Ambiguous, detail),
+            HttpError::AnswerLost(detail) | HttpError::NotSent(detail) => {
+                unanswered(Failure::Transient { retry_after: None }, detail)
+            }
+        })?;
+        answer::read(&as_read(&answer), &request, client, SystemTime::now())
+            .map_err(|refusal| refused(endpoint, answer.status, refusal))
+    }
+
+    /// Revokes a refresh token (RFC 7009), where the account has an endpoint for it. Safe to call again: a token that
+    /// is dead already counts as revoked.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantFailure`], never ambiguous: the token may live on, and it may be tried again.
+    pub async fn revoke(
+        &self,
+        account: &Account,
+        client: &Client,
+        refresh_token: &Secret,
+    ) -> Result<Revocation, GrantFailure> {
+        let Some(endpoint) = &account.revocation_endpoint else { return Ok(Revocation::NoEndpoint) };
+        let outgoing = grant::revocation(refresh_token, client).map_err(cannot_be_asked)?;
+        let answer = self
+            .send(account, endpoint, outgoing)
+            .await
+            .map_err(|error| unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
+        answer::read_revocation(&as_read(&answer), refresh_token, client, SystemTime::now())
+            .map(|()| Revocation::Done)
+            .map_err(|refusal| refused(endpoint, answer.status, refusal))
+    }
+
+    async fn send(
+        &self,
+        account: &Account,
+        endpoint: &Endpoint,
+        request: TokenRequest,
+    ) -> Result<http_client::Answer, HttpError> {
+        let TokenRequest { endpoint: _, content_type, fields, body } = request;
+        let mut header = HeaderMap::new();
+        header.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        header.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, value) in fields {
+            let mut value = HeaderValue::from_str(value.expose())
+                .map_err(|_| HttpError::NotSent(format!("the {name} field would hold forbidden characters")))?;
+            value.set_sensitive(true);
+            header.insert(HeaderName::from_static(name), value);
+        }
+        let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
+        self.http.send(endpoint, account.extra_ca.as_deref(), outgoing).await
+    }
+}
+
+fn as_read(answer: &http_client::Answer) -> Answer<'_> {
+    let text = |name| answer.fields.get(name).and_then(|value| value.to_str().ok());
+    Answer {
+        status: answer.status.as_u16(),
+        retry_after: text(RETRY_AFTER),
+        date: text(DATE),
+        content_type: text(CONTENT_TYPE),
+        body: &answer.body,
+    }
+}
+
+fn refused(endpoint: &Endpoint, status: StatusCode, refusal: Refusal) -> GrantFailure {
+    let Refusal { failure, oauth_error, detail } = refusal;
+    let detail = format!("{} {detail}", endpoint.origin.authority());
+    GrantFailure { failure, oauth_error, http_status: Some(status.as_u16()), detail }
+}
+
+fn unanswered(failure: Failure, detail: String) -> GrantFailure {
+    GrantFailure { failure, oauth_error: None, http_status: None, detail }
+}
+
+/// The configuration contradicts itself: only a person can mend that.
+fn cannot_be_asked(detail: String) -> GrantFailure {
+    unanswered(Failure::Permanent(Why::ClientRefused), detail)
+}
+
+/// A command may ask its user something, or a password store may have to be unlocked; it must not hang for ever.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// More than any secret; what a wrong path may lead to can be endless.
+const LONGEST_SECRET: u64 = 64 * 1024;
+
+/// Says who asks for an account: the client's id and its secret, read or asked for now from where the configuration
+/// says. The secret is the first line, without its end.
+///
+/// # Errors
+///
+/// A sentence for people that names the file, command or credential, and never what was in it.
+pub async fn client_secret(account: &Account) -> Result<Client, String> {
+    let secret = match &account.client_secret {
+        None => None,
+        Some(SecretSource::File(path)) => Some(from_file(path.clone()).await?),
+        Some(SecretSource::Command(command)) => Some(from_command(command).await?),
+        Some(SecretSource::Credential(name)) => {
+            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
+                .ok_or_else(|| format!("client_secret: credential {name}: $CREDENTIALS_DIRECTORY is not set"))?;
+            if name.contains('/') || name == ".." {
+                return Err(format!("client_secret: credential {name}: a credential's name is no path"));
+            }
+            Some(from_file(PathBuf::from(folder).join(name)).await?)
+        }
+    };
+    Ok(Client { id: account.client_id.clone(), auth: account.client_auth, secret })
+}
+
+async fn from_file(path: PathBuf) -> Result<Secret, String> {
+    let name = format!("client_secret: {}", path.display());
+    let file = tokio::fs::File::open(&path).await.map_err(|error| format!("{name}: {error}"))?;
+    first_line(file).await.map_err(|why| format!("{name}: {why}"))
+}
+
+async fn from_command(command: &[String]) -> Result<Secret, String> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err("client_secret: command: it is empty".to_owned());
+    };
+    let name = format!("client_secret: command {program}");
+    let run = async {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null()) // who knows what it prints there
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let stdout = child.stdout.take().expect("stdout was asked to be piped");
+        let secret = first_line(stdout).await;
+        let status = child.wait().await.map_err(|error| error.to_string())?;
+        if !status.success() { Err(status.to_string()) } else { secret }
+    };
+    let ended = tokio::time::timeout(COMMAND_PATIENCE, run).await;
+    ended
+        .unwrap_or_else(|_| Err(format!("did not end within {} s", COMMAND_PATIENCE.as_secs())))
+        .map_err(|why| format!("{name}: {why}"))
+}
+
+async fn first_line(source: impl tokio::io::AsyncRead + Unpin) -> Result<Secret, String> {
+    let mut text = Zeroizing::new(Vec::with_capacity(4096));
+    source.take(LONGEST_SECRET).read_to_end(&mut text).await.map_err(|error| error.to_string())?;
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    match std::str::from_utf8(line) {
+        Ok("") => Err("its first line is empty".to_owned()),
+        Ok(line) => Ok(Secret::new(line)),
+        Err(_) => Err("its first line is no UTF-8 text".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AccountId, HeaderTemplate, Origin, SignIn, TokenKind};
+    use crate::http_client::Limits;
+    use crate::oauth::{ClientAuth, Grant};
+    use crate::renewal::Policy;
+    use crate::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, StandIn, USERNAME};
+
+    fn endpoint(url: &str) -> Endpoint {
+        let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let (host, port) = authority.split_once(':').unwrap();
+        let origin = Origin { tls: false, host: host.to_owned(), port: port.parse().unwrap() };
+        Endpoint { origin, path_and_query: format!("/{path}") }
+    }
+
+    fn account(stand_in: &StandIn) -> Account {
+        Account {
+            id: AccountId::new("lab").unwrap(),
+            provider: None,
+            description: None,
+            grant: Grant::RefreshToken,
+            token_endpoint: endpoint(&stand_in.token_endpoint()),
+            cognito_endpoint: stand_in.cognito_endpoint().as_deref().map(endpoint),
+            revocation_endpoint: stand_in.revocation_endpoint().as_deref().map(endpoint),
+            client_id: Some("valetd".to_owned()),
+            client_auth: ClientAuth::None,
+            client_secret: None,
+            scopes: Vec::new(),
+            parameters: Vec::new(),
+            header: HeaderTemplate {
+                name: "authorization".to_owned(),
+                before: String::new(),
+                token: TokenKind::IdToken,
+                after: String::new(),
+            },
+            renew: Policy::default(),
+            sign_in: SignIn::default(),
+            extra_ca: None,
+        }
+    }
+
+    fn public() -> Client {
+        Client { id: Some("valetd".to_owned()), ..Client::default() }
+    }
+
+    fn hurried() -> TokenEndpoint {
+        let limits = Limits { exchange: Duration::from_millis(700), ..Limits::default() };
+        TokenEndpoint::new(HttpClient::direct().with_limits(limits))
+    }
+
+    async fn start(provider: Provider, rotation: Rotation) -> (StandIn, Account) {
+        let stand_in = StandIn::start(provider, Options { rotation, ..Options::default() }).await.unwrap();
+        let account = account(&stand_in);
+        (stand_in, account)
+    }
+
+    #[tokio::test]
+    async fn every_grant_brings_tokens_from_the_provider_that_knows_it() {
+        let http = TokenEndpoint::new(HttpClient::direct());
+        let (gdh, account) = start(Provider::Gdh, Rotation::Off).await;
+        let code = Secret::new(gdh.mint_code());
+        let request = GrantRequest::AuthorizationCode { code: &code, redirect_uri: Some("https://x.example/v") };
+        let tokens = http.redeem(&account, &public(), request).await.unwrap();
+        let refresh_token = tokens.refresh_token.expect("a code brings one");
+        for request in [
+            GrantRequest::RefreshToken { refresh_token: &refresh_token },
+            GrantRequest::CognitoInitiateAuth { refresh_token: &refresh_token },
+        ] {
+            let tokens = http.redeem(&account, &public(), request).await.unwrap();
+            assert!(tokens.id_token.is_some() && tokens.refresh_token.is_none(), "{request:?}");
+            assert_eq!(tokens.lifetime, Some(Duration::from_secs(3600)), "{request:?}");
+        }
+        gdh.change(|options| options.rotation = Rotation::Strict);
+        let request = GrantRequest::CognitoGetTokens { refresh_token: &refresh_token };
+        assert!(http.redeem(&account, &public(), request).await.unwrap().refresh_token.is_some());
+
+        let (_gbdx, account) = start(Provider::Gbdx, Rotation::Off).await;
+        let password = Secret::new(PASSWORD);
+        let request = GrantRequest::Password { username: USERNAME, password: &password };
+        let tokens = http.redeem(&account, &Client::default(), request).await.unwrap();
+        let refresh_token = tokens.refresh_token.unwrap();
+        let request = GrantRequest::RefreshToken { refresh_token: &refresh_token };
+        assert!(http.redeem(&account, &Client::default(), request).await.unwrap().access_token.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_ambiguous_where_a_refresh_token_may_be_spent_and_nothing_else_is() {
+        let transient = Failure::Transient { retry_after: None };
+        let busy = Behaviour::Status(429, "{}".to_owned(), vec![("Retry-After".to_owned(), "7".to_owned())]);
+        let in_7_s = Failure::Transient { retry_after: Some(Duration::from_secs(7)) };
+        let refused = Behaviour::Status(400, r#"{"error":"invalid_grant"}"#.to_owned(), Vec::new());
+        let table = [
+            ("reset before", Behaviour::ResetBefore, Failure::Ambiguous, None),
+            ("reset after", Behaviour::ResetAfter, Failure::Ambiguous, None),
+            ("silence", Behaviour::Hang(Duration::from_secs(60)), Failure::Ambiguous, None),
+            ("a byte at a time", Behaviour::SlowDrip(Duration::from_secs(60)), Failure::Ambiguous, None),
+            ("without end", Behaviour::Endless, Failure::Ambiguous, None),
+            ("a web page", Behaviour::Html, transient, Some(200)),
+            ("nonsense", Behaviour::Malformed("{".to_owned()), transient, Some(200)),
+            ("busy", busy, in_7_s, Some(429)),
+            ("down", Behaviour::Status(502, "<p>".to_owned(), Vec::new()), transient, Some(502)),
+            ("refused", refused, Failure::Permanent(Why::Revoked), Some(400)),
+        ];
+        let (gdh, account) = start(Provider::Gdh, Rotation::Grace(Duration::from_secs(600))).await;
+        let token = gdh.sign_in();
+        for (name, behaviour, expected, status) in table {
+            let hangs = matches!(behaviour, Behaviour::Hang(_) | Behaviour::SlowDrip(_));
+            let http = if hangs { hurried() } else { TokenEndpoint::new(HttpClient::direct()) };
+            gdh.behave(behaviour, Some(1));
+            let request = GrantRequest::RefreshToken { refresh_token: &token };
+            let failure = http.redeem(&account, &public(), request).await.expect_err(name);
+            assert_eq!((failure.failure, failure.http_status), (expected, status), "{name}: {failure}");
+            assert!(failure.detail.contains("127.0.0.1"), "{name}: {failure}");
+            assert!(!format!("{failure:?}").contains(token.expose()), "{name}: {failure}");
+        }
+        // this one never rotates, so that nothing is lost with its answer
+        let http = TokenEndpoint::new(HttpClient::direct());
+        gdh.behave(Behaviour::ResetAfter, Some(1));
+        let request = GrantRequest::CognitoInitiateAuth { refresh_token: &token };
+        assert_eq!(http.redeem(&account, &public(), request).await.unwrap_err().failure, transient);
+        gdh.stop().await;
+        let request = GrantRequest::RefreshToken { refresh_token: &token };
+        let failure = http.redeem(&account, &public(), request).await.unwrap_err();
+        assert_eq!(failure.failure, transient);
+        assert!(failure.detail.ends_with("connection refused"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_said_in_words() {
+        let (_gbdx, account) = start(Provider::Gbdx, Rotation::Off).await;
+        let password = Secret::new("wrong-password");
+        let request = GrantRequest::Password { username: USERNAME, password: &password };
+        let http = TokenEndpoint::new(HttpClient::direct());
+        let failure = http.redeem(&account, &Client::default(), request).await.unwrap_err();
+        assert_eq!(failure.failure, Failure::Permanent(Why::Revoked));
+        assert!(failure.detail.ends_with("answered 401: wrong user name or password"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_revoked_refresh_token_is_refused_from_then_on() {
+        let http = TokenEndpoint::new(HttpClient::direct());
+        let (gdh, mut account) = start(Provider::Gdh, Rotation::Off).await;
+        let token = gdh.sign_in();
+        for _ in 0..2 {
+            assert_eq!(http.revoke(&account, &public(), &token).await, Ok(Revocation::Done));
+        }
+        // spawned, as the renewer does with what must not be cut in half
+        let owner = (account.clone(), token.clone(), http.clone());
+        let redeeming = tokio::spawn(async move {
+            let (account, token, http) = owner;
+            http.redeem(&account, &public(), GrantRequest::RefreshToken { refresh_token: &token }).await
+        });
+        let failure = redeeming.await.unwrap().unwrap_err();
+        assert_eq!(failure.oauth_error.as_deref(), Some("invalid_grant"));
+        account.revocation_endpoint = None;
+        assert_eq!(http.revoke(&account, &public(), &token).await, Ok(Revocation::NoEndpoint));
+    }
+
+    #[tokio::test]
+    async fn a_client_secret_is_the_first_line_of_its_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            SecretSource::File(path)
+        };
+        let command = |words: &[&str]| SecretSource::Command(words.iter().map(|&word| word.to_owned()).collect());
+        let table = [
+            ("a file", file("a", "s3cret\r\nmore\n"), Ok("s3cret")),
+            ("without an end of line", file("b", "s3cret"), Ok("s3cret")),
+            ("an empty file", file("c", ""), Err("its first line is empty")),
+            ("no file", SecretSource::File(folder.path().join("d")), Err("No such file")),
+            ("a command", command(&["printf", "s3cret\nmore\n"]), Ok("s3cret")),
+            ("a command that fails", command(&["sh", "-c", "echo s3cret; exit 3"]), Err("command sh: exit status: 3")),
+            ("no command", command(&["/nonexistent/program"]), Err("No such file")),
+            ("a path as a credential", SecretSource::Credential("../x".to_owned()), Err("credential ../x")),
+        ];
+        let (gdh, mut account) = start(Provider::Gdh, Rotation::Off).await;
+        drop(gdh);
+        assert_eq!(client_secret(&account).await.unwrap().secret, None);
+        for (name, source, expected) in table {
+            account.client_secret = Some(source);
+            match (client_secret(&account).await, expected) {
+                (Ok(client), Ok(secret)) => assert_eq!(client.secret, Some(Secret::new(secret)), "{name}"),
+                (Err(text), Err(part)) => assert!(text.contains(part) && !text.contains("s3cret"), "{name}: {text}"),
+                (other, _) => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,1 +1,124 @@
+//! What a JSON Web Token (RFC 7519) says about its times and its subject, read without any trust.
+//!
+//! The token came straight from the token endpoint, and nothing is decided by it but when a timer goes off and which
+//! name a person is shown. Signatures are the API's business.
 
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What was found in a token's claims. Times are Unix seconds by the server's clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// `exp`: not to be used from then on.
+    pub exp: Option<i64>,
+    /// `iat`: issued then.
+    pub iat: Option<i64>,
+    /// Who it speaks of: `email`, a user name or `sub`, the first that is there; printable and at most 100 characters.
+    pub identity: Option<String>,
+}
+
+/// Reads the claims of `token`; `None` if it is no JWT with readable claims, as opaque and encrypted tokens are.
+/// Numbers may also be floats or texts; a claim of another type counts as absent.
+pub fn claims(token: &str) -> Option<Claims> {
+    let mut parts = token.split('.');
+    let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    let payload = LENIENT.decode(payload).ok()?;
+    if !payload.trim_ascii_start().starts_with(b"{") {
+        return None; // serde would take an array for a struct
+    }
+    let Payload { exp, iat, email, cognito_username, preferred_username, username, sub } =
+        serde_json::from_slice(&payload).ok()?;
+    let names = [email, cognito_username, preferred_username, username, sub];
+    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), identity: names.iter().find_map(identity) })
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Payload {
+    exp: Value,
+    iat: Value,
+    email: Value,
+    #[serde(rename = "cognito:username")]
+    cognito_username: Value,
+    preferred_username: Value,
+    username: Value,
+    sub: Value,
+}
+
+/// RFC 7515 says base64url without padding; some issuers pad.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// A NumericDate (RFC 7519 section 2), leniently: the fraction is dropped.
+fn seconds(value: &Value) -> Option<i64> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    seconds.is_finite().then_some(seconds as i64) // `as` saturates
+}
+
+fn identity(value: &Value) -> Option<String> {
+    let name: String = value.as_str()?.chars().filter(|c| !c.is_control()).take(100).collect();
+    (!name.trim().is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
+    use proptest::prelude::*;
+
+    fn jwt(payload: &str) -> String {
+        format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    #[test]
+    fn times_and_names_are_read_in_every_spelling_that_occurs() {
+        let found = |exp, iat, identity: &str| {
+            Some(Claims { exp, iat, identity: (!identity.is_empty()).then(|| identity.to_owned()) })
+        };
+        let table = [
+            ("integers", r#"{"exp":1700003600,"iat":1700000000}"#, found(Some(1700003600), Some(1700000000), "")),
+            ("floats", r#"{"exp":1.7000036e9,"iat":1700000000.9}"#, found(Some(1700003600), Some(1700000000), "")),
+            ("texts", r#"{"exp":"1700003600","iat":" 17 "}"#, found(Some(1700003600), Some(17), "")),
+            ("other types", r#"{"exp":[1],"iat":null,"sub":7}"#, found(None, None, "")),
+            ("huge", r#"{"exp":1e300,"iat":"NaN"}"#, found(Some(i64::MAX), None, "")),
+            ("email first", r#"{"sub":"s","username":"u","email":"a@b"}"#, found(None, None, "a@b")),
+            ("Cognito's name", r#"{"sub":"s","cognito:username":"ada"}"#, found(None, None, "ada")),
+            ("sub at last", r#"{"sub":"0b-1c","email":""}"#, found(None, None, "0b-1c")),
+            ("control bytes go", r#"{"sub":"a\u001b[31m\nb"}"#, found(None, None, "a[31mb")),
+            ("an array", r#"[1700003600]"#, None),
+            ("no JSON", "nonsense", None),
+        ];
+        for (name, payload, expected) in table {
+            assert_eq!(claims(&jwt(payload)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn padding_is_forgiven_and_opaque_tokens_are_not_jwts() {
+        let padded = format!("e30.{}.x", BASE64_URL_SAFE.encode(r#"{"exp":17}"#));
+        assert!(padded.contains('='));
+        assert_eq!(claims(&padded).and_then(|claims| claims.exp), Some(17));
+        for opaque in ["", "abc", "a.b", "..", "a.!!.c"] {
+            assert_eq!(claims(opaque), None, "{opaque}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in ".*", payload in ".*") {
+            let _ = claims(&text);
+            let _ = claims(&jwt(&payload));
+        }
+    }
+}
