@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct Problem {
     /// Which kind of problem: `urn:valetd:problem:` and one of the words of [`kind`].
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Box<str>,
     /// The kind in words.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// What happened this time.
@@ -56,8 +56,8 @@ impl Problem {
     /// A problem of a kind, with what happened this time.
     pub fn new(status: u16, kind: &str, title: &str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("{TYPE_PREFIX}{kind}"),
-            title: title.to_owned(),
+            kind: format!("{TYPE_PREFIX}{kind}").into(),
+            title: title.into(),
             status,
             detail: detail.into(),
             remedy: None,

@@ -644,15 +644,15 @@ pub(crate) mod tests {
     fn urls_say_localhost_only_where_both_families_answer() {
         let (v4, v6) = (tcp("127.0.0.1:8253"), tcp("[::1]:8253"));
         let unix = ListenAddress::Unix("/run/v.sock".into());
-        let table: [(&str, &[ListenAddress], Option<&ListenAddress>, &[&str]); 5] = [
-            ("both", &[v4.clone(), v6.clone()], None, &["http://localhost:8253/lab/", "http://lab.localhost:8253/"]),
-            ("IPv4", &[v4.clone()], None, &["http://127.0.0.1:8253/lab/", "http://lab.localhost:8253/"]),
-            ("IPv6", &[v6], None, &["http://[::1]:8253/lab/", "http://lab.localhost:8253/"]),
-            ("unix", &[unix.clone()], Some(&unix), &["http://unix:/run/v.sock:/lab/", "http://unix:/run/v.sock:/"]),
-            ("own only", &[], Some(&v4), &["http://127.0.0.1:8253/"]),
+        let cases = [
+            ("both", vec![v4.clone(), v6.clone()], None, ["http://localhost:8253/lab/", "http://lab.localhost:8253/"]),
+            ("IPv4", vec![v4.clone()], None, ["http://127.0.0.1:8253/lab/", "http://lab.localhost:8253/"]),
+            ("IPv6", vec![v6], None, ["http://[::1]:8253/lab/", "http://lab.localhost:8253/"]),
+            ("unix", vec![unix.clone()], Some(&unix), ["http://unix:/run/v.sock:/lab/", "http://unix:/run/v.sock:/"]),
+            ("elsewhere", vec![tcp("127.0.0.2:80")], Some(&v4), ["http://127.0.0.2:80/lab/", "http://127.0.0.1:8253/"]),
         ];
-        for (case, listen, own, expected) in table {
-            assert_eq!(urls(&name("lab"), listen, own), expected, "{case}");
+        for (case, listen, own, expected) in cases {
+            assert_eq!(urls(&name("lab"), &listen, own), expected, "{case}");
         }
     }
 

@@ -5,25 +5,29 @@ use form_urlencoded::Serializer;
 use crate::config::Account;
 
 /// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1); `None` if the
-/// account has no such page. What the page's own query says stays as it is.
+/// account has no such page. What the page's own query says stays as it is and is not said again.
 pub fn login_url(account: &Account) -> Option<String> {
     let page = account.sign_in.login_page.as_deref()?;
+    let own_query = page.split_once('?').map(|(_, query)| query);
+    let scope = (!account.scopes.is_empty()).then(|| account.scopes.join(" "));
+    let wanted = [
+        ("response_type", Some("code")),
+        ("client_id", account.client_id.as_deref()),
+        ("redirect_uri", account.sign_in.redirect_uri.as_deref()),
+        ("scope", scope.as_deref()),
+    ];
     let mut parameters = Serializer::new(String::new());
-    parameters.append_pair("response_type", "code");
-    if let Some(client_id) = &account.client_id {
-        parameters.append_pair("client_id", client_id);
-    }
-    if let Some(redirect_uri) = &account.sign_in.redirect_uri {
-        parameters.append_pair("redirect_uri", redirect_uri);
-    }
-    if !account.scopes.is_empty() {
-        parameters.append_pair("scope", &account.scopes.join(" "));
+    for (name, value) in wanted {
+        let given = own_query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(own, _)| own == name));
+        if let Some(value) = value.filter(|_| !given) {
+            parameters.append_pair(name, value);
+        }
     }
     // a blank as %20: as right as `+`, and understood by those too who decode the query like a path
     let parameters = parameters.finish().replace('+', "%20");
-    let joint = match page.split_once('?') {
+    let joint = match own_query {
         None => "?",
-        Some((_, query)) if query.is_empty() || query.ends_with('&') => "",
+        Some(query) if query.is_empty() || query.ends_with('&') => "",
         Some(_) => "&",
     };
     Some(format!("{page}{joint}{parameters}"))
@@ -37,11 +41,17 @@ mod tests {
     #[test]
     fn the_page_gets_the_parameters_of_an_authorization_request() {
         let request = "response_type=code&client_id=client&redirect_uri=https%3A%2F%2Fwww.example%2Fvalidate.html";
-        let table: [(&str, &str, &[&str], String); 5] = [
+        let table: [(&str, &str, &[&str], String); 6] = [
             ("a plain page", "https://a.example/login", &[], format!("https://a.example/login?{request}")),
             ("a query of its own", "https://a.example/l?x=1", &[], format!("https://a.example/l?x=1&{request}")),
             ("an empty query", "https://a.example/l?", &[], format!("https://a.example/l?{request}")),
             ("an open query", "https://a.example/l?x=1&", &[], format!("https://a.example/l?x=1&{request}")),
+            (
+                "said already",
+                "https://a.example/l?response_type=token",
+                &[],
+                format!("https://a.example/l?response_type=token&{}", &request["response_type=code&".len()..]),
+            ),
             (
                 "scopes",
                 "https://a.example/l",
