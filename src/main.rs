@@ -1,2 +1,7 @@
-//! bin
-fn main() {}
+//! The program: one call to [`valetd::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    valetd::cli::main()
+}

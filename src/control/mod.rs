@@ -1,1 +1,170 @@
-//! TODO
+//! HTTP/1.1 and JSON on the unix socket: what the command line, scripts and `curl --unix-socket` talk to.
+//!
+//! Only the user whose daemon it is, and root, are heard. Answers are made from what is published already, so that a
+//! hung authorization server delays a status query by nothing; every connection is a task of its own, so that a client
+//! who stalls delays nobody else. Nothing here ever hands out a token.
+//!
+//! * [`api`]: the verbs;
+//! * [`report`]: the status document, and [`metrics`]: the same as numbers for Prometheus;
+//! * [`problem`]: what is answered when something cannot be done;
+//! * [`client`]: the other end, for the command line.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::accounts::Accounts;
+use crate::config::Config;
+use crate::platform::clock::Clock;
+use crate::shutdown::Shutdown;
+use crate::stats::Stats;
+
+pub mod api;
+pub mod client;
+pub mod metrics;
+pub mod problem;
+pub mod report;
+
+use report::{Facts, Readings, Sources, StatusReport};
+
+/// How long a client may take for a request's head, and stay idle between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The head of the largest sensible request is a few hundred bytes.
+const LARGEST_HEAD: usize = 16 * 1024;
+
+/// Nobody needs a connection for longer: the longest verb is a sign-out whose server is slow to revoke. It frees what
+/// a client holds who asks and never reads.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(5 * 60);
+
+/// More connections than any number of scripts and status bars needs, fewer than the process has descriptors.
+const MOST_CONNECTIONS: usize = 128;
+
+/// What answers under way are given when the daemon stops.
+const STOPPING_GRACE: Duration = Duration::from_secs(2);
+
+/// What to wait after a failed accept: it is mostly for want of descriptors, which come back in their own time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
+pub type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
+
+/// What the verbs read and whom they ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    /// The renewer.
+    pub accounts: Accounts,
+    /// The proxy's numbers.
+    pub stats: Arc<Stats>,
+    /// The time line.
+    pub clock: Arc<Clock>,
+    /// The configuration in force.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// What is wrong with the configuration file, if the one in force is an older one.
+    pub config_problems: watch::Receiver<Vec<String>>,
+    /// The process.
+    pub facts: watch::Receiver<Facts>,
+    /// The daemon's ear for reloads.
+    pub reload: mpsc::Sender<ReloadRequest>,
+}
+
+impl Desk {
+    /// One instant of both clocks.
+    pub fn readings(&self) -> Readings {
+        let now = self.clock.now();
+        Readings { now, wall: self.clock.calendar(now) }
+    }
+
+    /// The status document as of now. Waits for nothing.
+    pub fn report(&self) -> StatusReport {
+        StatusReport::new(&Sources {
+            readings: self.readings(),
+            facts: &self.facts.borrow(),
+            config: &self.config.borrow(),
+            config_problems: &self.config_problems.borrow(),
+            views: &self.accounts.views(),
+            stats: &self.stats,
+        })
+    }
+}
+
+/// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
+/// to whoever made it.
+pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
+    let mut stop = shutdown.clone();
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < MOST_CONNECTIONS;
+        tokio::select! {
+            () = stop.started() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if room => match accepted {
+                Ok((stream, _)) => match admit(&stream) {
+                    Ok(()) => drop(connections.spawn(connection(stream, desk.clone(), shutdown.clone()))),
+                    Err(error) => debug!(%error, "connection to the control socket refused"),
+                },
+                Err(error) => {
+                    warn!(%error, "cannot accept on the control socket");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let all_out = async { while connections.join_next().await.is_some() {} };
+    if timeout(STOPPING_GRACE, all_out).await.is_err() {
+        debug!("clients of the control socket were cut off by the stop");
+    }
+}
+
+/// Lets in this user and root. The folder and the socket have modes that say the same; this also holds where somebody
+/// has widened them.
+fn admit(stream: &UnixStream) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    if may_ask(peer, rustix::process::geteuid().as_raw()) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the peer is user {peer}")))
+}
+
+fn may_ask(peer: u32, ours: u32) -> bool {
+    peer == ours || peer == 0
+}
+
+async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) {
+    let service = service_fn(|request| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(api::answer(&desk, request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(LARGEST_HEAD);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let life = async {
+        tokio::select! {
+            result = serving.as_mut() => result,
+            () = shutdown.started() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        }
+    };
+    match timeout(LONGEST_CONNECTION, life).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "connection to the control socket broke"),
+        Err(_) => debug!("connection to the control socket was closed: it had been open for too long"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

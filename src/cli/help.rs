@@ -1,0 +1,40 @@
+//! The texts of `--help` that teach. At most 80 columns.
+
+/// What valetd is, and the first steps.
+pub(super) const ABOUT: &str = "\
+valetd holds your OAuth refresh tokens, renews access tokens before they run
+out, and proxies localhost requests to APIs with the right Authorization
+header. Scripts, notebooks and tools get a URL and never see a credential.
+
+First steps:
+
+  1. Sign in, once:          valetd login gbdx
+  2. Start it, for good:     systemctl --user enable --now valetd.socket
+                             (or, in this terminal: valetd run)
+  3. Use it, from anything:  curl http://localhost:8253/gbdx/catalog/v2/...
+
+What is going on:            valetd status";
+
+/// Files, environment and exit codes.
+pub(super) const AFTER: &str = "\
+Files:
+  $XDG_CONFIG_HOME/valetd/config.toml       the configuration  (--config)
+  $XDG_CONFIG_HOME/valetd/providers/*.toml  providers of your own
+  $XDG_STATE_HOME/valetd/                   credentials, 0600  (--state-dir)
+  $XDG_RUNTIME_DIR/valetd/valetd.sock       control socket     (--socket)
+  Unless set, these are ~/.config, ~/.local/state and /run/user/UID.
+
+Environment:
+  RUST_LOG              what the daemon logs, where --log does not say it
+  NO_COLOR              no colour, also on a terminal
+  HTTPS_PROXY, NO_PROXY the way to the authorization servers and APIs
+
+Exit codes:
+  0  done; for status and wait: every account is usable
+  1  not done; the daemon does not run or cannot be reached
+  2  the arguments make no sense
+  3  somebody must sign in
+  4  there is no usable token now; it is being worked on
+
+The control socket speaks HTTP:
+  curl --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/status";

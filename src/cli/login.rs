@@ -1,0 +1,295 @@
+//! `valetd login`
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use super::refresh::{self, Outcome};
+use super::text::{length, printable};
+use super::wait::{is_unknown_account, parse_account};
+use super::{
+    Exit, Failure, Loaded, Options, Places, block_on, exchange, import, load_config, places, preset_names, print,
+    remark, save,
+};
+use crate::accounts::NewCredential;
+use crate::config::{Account, AccountId, Config};
+use crate::control::client::{Client, ClientError};
+use crate::secret::Secret;
+use crate::sign_in::terminal::Unasked;
+use crate::sign_in::{self, Proof, SignInError, Wishes, pasted};
+
+/// Sign in to an account
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "\
+Sign in to an account. Without an option, you are asked in the account's own
+way: a page to open and a code to paste, or a user name and a password. The
+result goes to the running daemon; if none runs, it is saved for the next one.
+
+Without a configuration, 'valetd login gbdx' writes a first one for a provider
+that valetd knows.",
+    after_help = "\
+Examples:
+  valetd login gbdx                     asks for user name and password
+  valetd login gdh                      shows a page, asks for its code
+  valetd login gdh --import             takes over ~/.gdh/authentication
+  valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
+  valetd login gbdx --username me --password-stdin < password
+  valetd login lab --refresh-token-stdin < token
+
+Environment variables read by --import: those that the account's provider
+names, such as GDH_REFRESH_TOKEN. No secret is taken from the command line but
+a one-time code, which is spent at once."
+)]
+pub(super) struct Arguments {
+    /// The account
+    #[arg(value_parser = parse_account)]
+    account: AccountId,
+    /// The one-time code, or the whole address that the browser ended on
+    #[arg(long, value_name = "CODE", group = "way", conflicts_with = "username")]
+    code: Option<String>,
+    /// The user name, so that it is not asked for
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["refresh_token_stdin", "import"])]
+    username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, group = "way")]
+    password_stdin: bool,
+    /// Read a refresh token from standard input
+    #[arg(long, group = "way")]
+    refresh_token_stdin: bool,
+    /// Take over what another tool has left on this machine
+    #[arg(long, group = "way")]
+    import: bool,
+    /// Print the page's address only
+    #[arg(long)]
+    no_browser: bool,
+}
+
+/// How long the first renewal may take until we leave it to the daemon.
+const FIRST_RENEWAL: Duration = Duration::from_secs(20);
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let id = arguments.account.clone();
+    let doing = format!("signing in to {id}");
+    sign_in(options, arguments).map_err(|failure| failure.while_doing(doing))
+}
+
+fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let places = places(options)?;
+    let id = arguments.account.clone();
+    let is_new = make_config_if_missing(&places, &id)?;
+    let Loaded { config, warnings: _ } = load_config(&places).map_err(|problems| {
+        let file = places.config_file.display();
+        Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
+    })?;
+    let account = account_of(&config, &id)?;
+    let new = obtain(account, arguments)?;
+    deliver(options, &places, account, new, is_new)
+}
+
+/// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
+fn make_config_if_missing(places: &Places, id: &AccountId) -> Result<bool, Failure> {
+    let file = &places.config_file;
+    if file.exists() || !preset_names().contains(&id.as_str()) {
+        return Ok(false);
+    }
+    remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
+    let text = format!("# valetd's configuration; 'valetd check' checks it\n\n{}", config_lines(id));
+    write_new(file, &text).map_err(|error| Failure::new(error).while_doing(format!("writing {}", file.display())))?;
+    Ok(true)
+}
+
+/// What a configuration needs to say of a provider that valetd knows.
+fn config_lines(id: &AccountId) -> String {
+    format!("[account.{id}]\nprovider = \"{id}\"\n")
+}
+
+/// Writes a file that is not there yet, for us alone.
+fn write_new(file: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The account of this name.
+///
+/// # Errors
+///
+/// Names the accounts that there are, or the lines that add this one.
+pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a Account, Failure> {
+    if let Some(account) = config.accounts.get(id) {
+        return Ok(account);
+    }
+    let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
+    if preset_names().contains(&id.as_str()) {
+        let lines = config_lines(id).lines().map(str::to_owned).collect();
+        return Err(failure.with_problems(lines).with_remedy("add these two lines to it, and try again"));
+    }
+    let names: Vec<&str> = config.accounts.keys().map(AccountId::as_str).collect();
+    Err(match names.as_slice() {
+        [] => failure.with_remedy(format!("providers that valetd knows: {}", preset_names().join(", "))),
+        names => failure.with_remedy(format!("the accounts are: {}", names.join(", "))),
+    })
+}
+
+/// From what the command line says, or the person answers, to what is stored.
+fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Failure> {
+    if arguments.import {
+        let imported = import(account).map_err(|error| Failure::say(error).while_doing("importing"))?;
+        remark(&format!("{}: taken over from {}", account.id, imported.from));
+        return Ok(imported.new);
+    }
+    let proof = proof(account, arguments)?;
+    let redeemed = block_on(sign_in::redeem(account, proof, async |offer| exchange(account, offer).await))?;
+    redeemed.map_err(failure_of)
+}
+
+fn proof(account: &Account, arguments: Arguments) -> Result<Proof, Failure> {
+    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin, import: _, no_browser } =
+        arguments;
+    if let Some(code) = code {
+        let code = pasted::recognise(&code).map_err(|error| failure_of(error.into()))?;
+        return Ok(Proof::Code(code));
+    }
+    if refresh_token_stdin {
+        let token = secret_on_stdin("the refresh token")?;
+        return Ok(Proof::RefreshToken(Secret::new(token.expose().trim())));
+    }
+    if password_stdin {
+        let password = secret_on_stdin("the password")?;
+        let username = match username {
+            Some(username) => username,
+            None => sign_in::ask_username(account).map_err(failure_of)?,
+        };
+        return Ok(Proof::Password { username, password });
+    }
+    sign_in::ask(account, &Wishes { username, browser: !no_browser }).map_err(failure_of)
+}
+
+fn secret_on_stdin(what: &str) -> Result<Secret, Failure> {
+    let doing = format!("reading {what} from standard input");
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        // what is typed there would show
+        let failure = Failure::say("it is a terminal").with_remedy("send it through a pipe or from a file");
+        return Err(failure.while_doing(doing).with_exit(Exit::Usage));
+    }
+    sign_in::read_secret(stdin.lock()).map_err(|error| Failure::new(error).while_doing(doing))
+}
+
+fn failure_of(error: SignInError) -> Failure {
+    let remedy = error.remedy();
+    let exit = match &error {
+        SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
+        SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::NothingLasting => Exit::Failed,
+    };
+    let failure = Failure::new(error).with_exit(exit);
+    match remedy {
+        Some(remedy) => failure.with_remedy(remedy),
+        None => failure,
+    }
+}
+
+/// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
+fn deliver(
+    options: &Options,
+    places: &Places,
+    account: &Account,
+    new: NewCredential,
+    config_is_new: bool,
+) -> Result<Exit, Failure> {
+    let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
+    let id = &account.id;
+    match block_on(hand_in(places, id, &new, config_is_new))? {
+        Ok((Outcome::Renewed, now)) => {
+            let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
+            print(&format!("{id}: signed in{who}{}\n", life.unwrap_or_default()))?;
+            Ok(Exit::Fine)
+        }
+        Ok((outcome, now)) => {
+            remark(&format!("{id}: signed in{who}, and the credential is saved"));
+            refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
+        }
+        Err(ClientError::NotRunning(_)) => {
+            save(places, account, new).map_err(|error| Failure::say(error).while_doing("saving the credential"))?;
+            let start = match options.invocation() {
+                plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
+                elsewhere => format!("{elsewhere} run"),
+            };
+            print(&format!("{id}: signed in{who}; saved for when the daemon runs\n  {start}\n"))?;
+            Ok(Exit::Fine)
+        }
+        Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon")),
+    }
+}
+
+/// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
+/// again.
+async fn hand_in(
+    places: &Places,
+    id: &AccountId,
+    new: &NewCredential,
+    config_is_new: bool,
+) -> Result<(Outcome, crate::control::report::AccountReport), ClientError> {
+    let mut client = Client::connect(&places.socket).await?;
+    if config_is_new {
+        client.reload().await?;
+    }
+    let before = match client.account(id.as_str()).await {
+        Err(ClientError::Refused(problem)) if is_unknown_account(&problem) => {
+            client.reload().await?;
+            client.account(id.as_str()).await?
+        }
+        answer => answer?,
+    };
+    client.set_credential(id.as_str(), new).await?;
+    refresh::outcome(&mut client, &before, FIRST_RENEWAL).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::control::report::tests::config;
+
+    #[test]
+    fn a_first_configuration_is_written_once_and_for_us_alone() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let config_file = folder.path().join("valetd").join("config.toml");
+        let places = Places { config_file, state_dir: "/s".into(), socket: "/s/v".into() };
+        let gbdx = AccountId::new("gbdx").unwrap();
+        let lab = AccountId::new("lab").unwrap();
+        assert!(!make_config_if_missing(&places, &lab).unwrap(), "nobody knows a provider lab");
+        assert!(make_config_if_missing(&places, &gbdx).unwrap());
+        let text = std::fs::read_to_string(&places.config_file).unwrap();
+        assert!(text.ends_with("[account.gbdx]\nprovider = \"gbdx\"\n"), "{text}");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&places.config_file), 0o600);
+        assert_eq!(mode(places.config_file.parent().unwrap()), 0o700);
+        std::fs::write(&places.config_file, "listen = []\n").unwrap();
+        assert!(!make_config_if_missing(&places, &gbdx).unwrap());
+        assert_eq!(std::fs::read_to_string(&places.config_file).unwrap(), "listen = []\n");
+    }
+
+    #[test]
+    fn a_known_provider_that_is_not_configured_is_two_lines_away() {
+        let failure = account_of(&config(), &AccountId::new("gdh").unwrap()).unwrap_err();
+        let text = failure.to_string();
+        assert!(text.contains("  [account.gdh]\n  provider = \"gdh\"\n  add these two lines"), "{text}");
+        let failure = account_of(&config(), &AccountId::new("lab").unwrap()).unwrap_err();
+        assert!(failure.remedy.unwrap().starts_with("providers that valetd knows: "));
+    }
+
+    #[test]
+    fn leaving_a_question_is_told_apart_from_failing() {
+        assert_eq!(failure_of(SignInError::Unasked(Unasked::Interrupted)).exit, Exit::Interrupted);
+        assert_eq!(failure_of(SignInError::NothingLasting).exit, Exit::Failed);
+    }
+}

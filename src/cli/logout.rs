@@ -1,0 +1,45 @@
+//! `valetd logout`
+
+use super::login::account_of;
+use super::text::printable;
+use super::wait::parse_account;
+use super::{Exit, Failure, Options, block_on, forget, load_config, places, print};
+use crate::config::AccountId;
+use crate::control::client::{Client, ClientError};
+
+/// Sign out: revoke the refresh token at the server, then forget it
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "\
+Sign out: revoke the refresh token at the server where it can be done (RFC
+7009), then forget it. Access tokens that are out already live on until they
+expire, as far as the server lets them.",
+    after_help = "\
+Example:
+  valetd logout gbdx"
+)]
+pub(super) struct Arguments {
+    /// The account
+    #[arg(value_parser = parse_account)]
+    account: AccountId,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { account: id } = arguments;
+    let doing = format!("signing out of {id}");
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.remove_credential(id.as_str()).await })?;
+    let message = match asked {
+        Ok(message) => message,
+        Err(ClientError::NotRunning(_)) => {
+            let loaded = load_config(&places).map_err(|problems| {
+                Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
+            })?;
+            let account = account_of(&loaded.config, &id)?;
+            block_on(forget(&places, account))?.map_err(|error| Failure::say(error).while_doing(doing))?
+        }
+        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
+    };
+    print(&format!("{id}: {}\n", printable(&message)))?;
+    Ok(Exit::Fine)
+}

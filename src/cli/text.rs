@@ -1,0 +1,248 @@
+//! How times, tables and foreign texts look to a person. Pure.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anstyle::Style;
+
+/// How wide output may be.
+pub(super) const WIDTH: usize = 80;
+
+/// A length of time as people say it, in two units at the most: `41 min`, `3 d 4 h`.
+pub(super) fn length(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let two = |large: u64, name: &str, small: u64, small_name: &str| match small {
+        0 => format!("{large} {name}"),
+        small => format!("{large} {name} {small} {small_name}"),
+    };
+    match seconds {
+        0..MINUTE => format!("{seconds} s"),
+        // the last minutes before an end are worth their seconds
+        MINUTE..600 => two(seconds / MINUTE, "min", seconds % MINUTE, "s"),
+        600..HOUR => format!("{} min", seconds / MINUTE),
+        HOUR..DAY => two(seconds / HOUR, "h", seconds % HOUR / MINUTE, "min"),
+        DAY..864_000 => two(seconds / DAY, "d", seconds % DAY / HOUR, "h"),
+        _ => format!("{} d", seconds / DAY),
+    }
+}
+
+/// A point in time as people say it, from how many seconds it lies ahead: `in 41 min`, `3 d 4 h ago`, `now`.
+pub(super) fn relative(seconds_ahead: i64) -> String {
+    match seconds_ahead {
+        0 => "now".to_owned(),
+        1.. => format!("in {}", length(seconds_ahead.unsigned_abs())),
+        _ => format!("{} ago", length(seconds_ahead.unsigned_abs())),
+    }
+}
+
+/// Reads a length of time: `30s`, `500ms`, `5m`, `1h`, or a bare number of seconds.
+pub(super) fn parse_length(text: &str) -> Result<Duration, String> {
+    let wrong = || "write it like 30s, 5m, 1h or 500ms".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit.trim_start() {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1000),
+        "m" | "min" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(wrong()),
+    };
+    // a year: longer is a mistake, and far from every limit of the timers
+    let millis = millis.filter(|millis| *millis <= 365 * 86_400_000).ok_or("that is longer than a year")?;
+    Ok(Duration::from_millis(millis))
+}
+
+/// A text from elsewhere without what a terminal would take for an order.
+pub(super) fn printable(text: &str) -> String {
+    let harmless = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(harmless).collect()
+}
+
+/// At most `width` characters of a text; what is cut off shows as `…`.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}
+
+/// Breaks a text between words so that its lines, each after `indent` blanks, fit the width.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let margin = " ".repeat(indent);
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && indent + column + 1 + length > WIDTH {
+            out.push('\n');
+            column = 0;
+        }
+        if column == 0 {
+            out.push_str(&margin);
+        } else {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out.push('\n');
+    out
+}
+
+/// A text in a style; as it is where the style is plain.
+pub(super) fn styled(text: &str, style: Style) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Columns that are as wide as their widest cell.
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Vec<Vec<Cell>>,
+}
+
+/// One cell: what it says, how it looks, and which side it leans to.
+#[derive(Clone)]
+pub(super) struct Cell {
+    text: String,
+    style: Style,
+    right: bool,
+}
+
+impl Cell {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), style: Style::new(), right: false }
+    }
+
+    pub(super) fn number(number: u64) -> Self {
+        Self { text: number.to_string(), style: Style::new(), right: true }
+    }
+
+    pub(super) fn styled(self, style: Style) -> Self {
+        Self { style, ..self }
+    }
+
+    pub(super) fn leaning_right(self) -> Self {
+        Self { right: true, ..self }
+    }
+}
+
+impl Table {
+    pub(super) fn row(&mut self, cells: impl Into<Vec<Cell>>) {
+        self.rows.push(cells.into());
+    }
+
+    /// The lines, without line ends.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.text.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        self.rows.iter().map(|row| line(row, &widths)).collect()
+    }
+}
+
+fn line(row: &[Cell], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
+        let padding = " ".repeat(width - cell.text.chars().count());
+        let text = styled(&cell.text, cell.style);
+        let gap = if index == 0 { "" } else { "  " };
+        let last = index + 1 == row.len();
+        let written = match (cell.right, last) {
+            (true, _) => write!(line, "{gap}{padding}{text}"),
+            (false, true) => write!(line, "{gap}{text}"),
+            (false, false) => write!(line, "{gap}{text}{padding}"),
+        };
+        written.expect("a String takes everything");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_said_in_two_units_at_the_most() {
+        let table = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (70, "1 min 10 s"),
+            (599, "9 min 59 s"),
+            (600, "10 min"),
+            (2_499, "41 min"),
+            (3_600, "1 h"),
+            (3_900, "1 h 5 min"),
+            (86_399, "23 h 59 min"),
+            (86_400, "1 d"),
+            (273_600, "3 d 4 h"),
+            (604_800, "7 d"),
+            (2_332_800, "27 d"),
+        ];
+        for (seconds, expected) in table {
+            assert_eq!(length(seconds), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn times_are_said_from_now() {
+        for (ahead, expected) in
+            [(2460, "in 41 min"), (0, "now"), (-273_600, "3 d 4 h ago"), (i64::MIN, "106751991167300 d ago")]
+        {
+            assert_eq!(relative(ahead), expected);
+        }
+    }
+
+    #[test]
+    fn a_length_is_read_as_people_write_it() {
+        let table = [
+            ("30s", Some(30_000)),
+            ("30", Some(30_000)),
+            ("500ms", Some(500)),
+            ("5m", Some(300_000)),
+            ("5 min", Some(300_000)),
+            ("1h", Some(3_600_000)),
+            ("0", Some(0)),
+            ("", None),
+            ("s", None),
+            ("-1s", None),
+            ("1.5h", None),
+            ("9000h", None),
+            ("99999999999999999999s", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_length(text).ok(), expected.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_broken_or_cut_to_the_width() {
+        let long = "word ".repeat(40);
+        for line in wrapped(&long, 4).lines() {
+            assert!(line.chars().count() <= WIDTH && line.starts_with("    word"), "{line:?}");
+        }
+        assert_eq!(wrapped("a b", 2), "  a b\n");
+        assert_eq!((cut("abc", 3), cut("abcd", 3)), ("abc".to_owned(), "ab…".to_owned()));
+    }
+
+    #[test]
+    fn a_server_cannot_command_the_terminal() {
+        assert_eq!(printable("a\x1b[2J\nb\u{9b}c"), "a\u{fffd}[2J\u{fffd}b\u{fffd}c");
+    }
+
+    #[test]
+    fn columns_line_up_and_numbers_lean_right() {
+        let mut table = Table::default();
+        table.row([Cell::new("NAME"), Cell::new("N").leaning_right(), Cell::new("URL")]);
+        table.row([Cell::new("a"), Cell::number(120), Cell::new("x")]);
+        assert_eq!(table.lines(), ["NAME    N  URL", "a     120  x"]);
+    }
+}

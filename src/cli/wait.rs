@@ -1,0 +1,176 @@
+//! `valetd wait`
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::status::verdict;
+use super::text::{length, parse_length};
+use super::{Exit, Failure, Options, block_on, places};
+use crate::config::AccountId;
+use crate::control::client::{Client, ClientError};
+use crate::control::problem::{Problem, kind};
+use crate::control::report::{AccountReport, State, StatusReport};
+
+/// Wait until an account, or every account, is usable
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "\
+Wait until an account, or every account, is usable: the first thing in a
+script. A daemon that is not there yet is waited for as well. Returns at once
+if somebody has to sign in: waiting would not help.",
+    after_help = "\
+Examples:
+  valetd wait && ./nightly.sh
+  valetd wait gbdx --timeout 2m
+
+Exit codes: 0 usable, 1 the daemon does not run or cannot be reached,
+3 somebody must sign in, 4 not usable in time."
+)]
+pub(super) struct Arguments {
+    /// The account; without it, all of them
+    #[arg(value_parser = parse_account)]
+    account: Option<AccountId>,
+    /// How long to wait: 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_length)]
+    timeout: Duration,
+}
+
+/// Reads an account's name.
+pub(super) fn parse_account(name: &str) -> Result<AccountId, &'static str> {
+    AccountId::new(name).ok_or("a name is 1 to 63 of a-z 0-9 - _ and begins with a letter or a digit")
+}
+
+/// How often to look. There is no more to it than a read of what the daemon has at hand.
+pub(super) const GLANCE: Duration = Duration::from_millis(150);
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { account, timeout } = arguments;
+    let places = places(options)?;
+    block_on(async {
+        let deadline = Instant::now() + timeout;
+        let mut connection = None;
+        loop {
+            let outcome = match look(&mut connection, &places.socket).await {
+                Ok(report) => judge(&report, account.as_ref(), timeout),
+                Err(error) if error.is_unreachable() => Outlook::NotYet(Failure::of_call(error, options)),
+                Err(error) => Outlook::InVain(Failure::of_call(error, options)),
+            };
+            match outcome {
+                Outlook::Usable => return Ok(Exit::Fine),
+                Outlook::InVain(failure) => return Err(failure),
+                Outlook::NotYet(failure) if Instant::now() >= deadline => return Err(failure),
+                Outlook::NotYet(_) => sleep(GLANCE.min(deadline - Instant::now())).await,
+            }
+        }
+    })?
+}
+
+/// Looks once, over the connection that is open; a new daemon in the place of an old one is a reason to look again.
+async fn look(connection: &mut Option<Client>, socket: &std::path::Path) -> Result<StatusReport, ClientError> {
+    if let Some(client) = connection
+        && let Ok(report) = client.status().await
+    {
+        return Ok(report);
+    }
+    let client = connection.insert(Client::connect(socket).await?);
+    client.status().await
+}
+
+/// What a look says of the wait.
+#[derive(Debug)]
+enum Outlook {
+    Usable,
+    /// Why it ends with nothing if time is up now.
+    NotYet(Failure),
+    InVain(Failure),
+}
+
+fn judge(report: &StatusReport, account: Option<&AccountId>, timeout: Duration) -> Outlook {
+    let wanted: Vec<&AccountReport> = match account {
+        None => report.accounts.iter().collect(),
+        Some(id) => match report.account(id.as_str()) {
+            Some(found) => vec![found],
+            None => return Outlook::InVain(unknown(report, id)),
+        },
+    };
+    let unusable: Vec<&AccountReport> = wanted.into_iter().filter(|account| !account.usable).collect();
+    let Some(first) = unusable.iter().find(|account| account.state == State::SignInRequired).or(unusable.first())
+    else {
+        return Outlook::Usable; // a token in hand is good also where somebody has to sign in for the next one
+    };
+    let why = first.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    match verdict(unusable.iter().copied()) {
+        exit @ Exit::SignInRequired => {
+            let failure = Failure::say(format!("{}: somebody must sign in{why}", first.id)).with_exit(exit);
+            Outlook::InVain(match &first.next_action {
+                Some(command) => failure.with_remedy(command),
+                None => failure,
+            })
+        }
+        exit => {
+            let waited = length(timeout.as_secs());
+            let failure = Failure::say(format!("{}: no usable token after {waited}{why}", first.id));
+            Outlook::NotYet(failure.with_exit(exit))
+        }
+    }
+}
+
+fn unknown(report: &StatusReport, id: &AccountId) -> Failure {
+    let names: Vec<&str> = report.accounts.iter().map(|account| account.id.as_str()).collect();
+    let failure = Failure::say(format!("no account is named {id:?}"));
+    if names.is_empty() { failure } else { failure.with_remedy(format!("the accounts are: {}", names.join(", "))) }
+}
+
+/// Whether the daemon said that there is no such account.
+pub(super) fn is_unknown_account(problem: &Problem) -> bool {
+    problem.is(kind::NO_SUCH_ACCOUNT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::tests::report;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn id(name: &str) -> AccountId {
+        AccountId::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_usable_account_ends_the_wait_whatever_the_others_do() {
+        assert!(matches!(judge(&report(), Some(&id("gbdx")), LONG), Outlook::Usable));
+    }
+
+    #[test]
+    fn a_token_in_hand_counts_also_where_somebody_must_sign_in_for_the_next() {
+        let mut report = report();
+        report.accounts[1].usable = true;
+        assert!(matches!(judge(&report, None, LONG), Outlook::Usable));
+    }
+
+    #[test]
+    fn waiting_for_a_person_is_in_vain() {
+        let Outlook::InVain(failure) = judge(&report(), None, LONG) else { panic!("it goes on") };
+        assert_eq!(failure.exit, Exit::SignInRequired);
+        assert_eq!(failure.remedy.as_deref(), Some("valetd login gdh"));
+        assert!(failure.to_string().contains("gdh: somebody must sign in: the refresh token was refused"), "{failure}");
+    }
+
+    #[test]
+    fn a_renewal_under_way_is_worth_waiting_for() {
+        let mut report = report();
+        (report.accounts[0].usable, report.accounts[0].state) = (false, State::Renewing);
+        report.accounts[0].why = Some("connecting: refused".to_owned());
+        let Outlook::NotYet(failure) = judge(&report, Some(&id("gbdx")), LONG) else { panic!("it ends") };
+        assert_eq!(failure.exit, Exit::NotUsable);
+        assert_eq!(failure.to_string(), "valetd: gbdx: no usable token after 30 s: connecting: refused\n");
+    }
+
+    #[test]
+    fn an_account_that_is_not_there_is_not_waited_for() {
+        let Outlook::InVain(failure) = judge(&report(), Some(&id("gdbx")), LONG) else { panic!("it goes on") };
+        assert_eq!((failure.exit, failure.remedy.as_deref()), (Exit::Failed, Some("the accounts are: gbdx, gdh")));
+    }
+}

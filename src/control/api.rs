@@ -1,0 +1,366 @@
+//! The verbs of the control socket: which there are, and what each does.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::problem::{Problem, kind};
+use super::report::{AccountReport, State};
+use super::{Desk, metrics, problem};
+use crate::accounts::{AccountView, NewCredential, RequestError};
+use crate::config::AccountId;
+use crate::secret::Secret;
+use crate::store::Credential;
+
+/// The largest body that is read. A credential is a few kilobytes at the most.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// How long a body may take: it comes from the same machine.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verb<'a> {
+    Status,
+    Account(&'a str),
+    Health,
+    Ready,
+    Metrics,
+    Refresh(&'a str),
+    SetCredential(&'a str),
+    RemoveCredential(&'a str),
+    Reload,
+}
+
+/// Why a request is no verb.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum NoVerb {
+    NoSuchPath,
+    MethodNotAllowed { allow: String },
+}
+
+/// What `PUT /v1/accounts/{id}/credential` takes: what a sign-in has brought.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CredentialBody {
+    refresh_token: Option<Secret>,
+    password: Option<PasswordBody>,
+    client_id: Option<String>,
+    refresh_lifetime: Option<u64>,
+    identity: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PasswordBody {
+    username: String,
+    password: Secret,
+}
+
+/// What a verb answers that has done something and has nothing else to show.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Done {
+    /// What was done, for people.
+    pub(super) message: String,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request. Never fails: what cannot be done is answered with a [`Problem`].
+pub(super) async fn answer<B>(desk: &Desk, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let verb = match verb(&head.method, head.uri.path()) {
+        Ok(verb) => verb,
+        Err(NoVerb::NoSuchPath) => return refuse(&no_such_path(head.uri.path())),
+        Err(NoVerb::MethodNotAllowed { allow }) => return refuse_method(&head.method, head.uri.path(), &allow),
+    };
+    perform(desk, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
+}
+
+/// Reads method and path. `HEAD` is answered like `GET`; hyper leaves out the body.
+fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let offered = match segments.as_slice() {
+        ["v1", "status"] => vec![(Method::GET, Verb::Status)],
+        ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
+        ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
+        ["v1", "accounts", id, "credential"] => {
+            vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
+        }
+        ["v1", "reload"] => vec![(Method::POST, Verb::Reload)],
+        ["healthz"] => vec![(Method::GET, Verb::Health)],
+        ["readyz"] => vec![(Method::GET, Verb::Ready)],
+        ["metrics"] => vec![(Method::GET, Verb::Metrics)],
+        _ => return Err(NoVerb::NoSuchPath),
+    };
+    let asked = if method == Method::HEAD { &Method::GET } else { method };
+    if let Some((_, verb)) = offered.iter().find(|(offer, _)| offer == asked) {
+        return Ok(*verb);
+    }
+    let allow: Vec<&str> = offered.iter().map(|(offer, _)| offer.as_str()).collect();
+    Err(NoVerb::MethodNotAllowed { allow: allow.join(", ") })
+}
+
+async fn perform<B>(desk: &Desk, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match verb {
+        Verb::Status => Ok(json(StatusCode::OK, &desk.report())),
+        Verb::Account(id) => Ok(json(StatusCode::OK, &account_report(desk, id)?)),
+        Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
+        Verb::Ready => ready(desk),
+        Verb::Metrics => Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(&desk.report()))),
+        Verb::Refresh(id) => {
+            let account = known(desk, id)?;
+            info!(%account, "a renewal was asked for over the control socket");
+            desk.accounts.refresh(account).await.map_err(|error| not_done(desk, id, error))?;
+            Ok(json(StatusCode::ACCEPTED, &account_report(desk, id)?))
+        }
+        Verb::SetCredential(id) => {
+            let account = known(desk, id)?;
+            let new = read_credential(&collect(body).await?)?;
+            info!(%account, "a credential was handed in over the control socket");
+            desk.accounts.replace(account, new).await.map_err(|error| not_done(desk, id, error))?;
+            Ok(json(StatusCode::OK, &account_report(desk, id)?))
+        }
+        Verb::RemoveCredential(id) => {
+            let account = known(desk, id)?;
+            info!(%account, "a sign-out was asked for over the control socket");
+            let message = desk.accounts.remove(account).await.map_err(|error| not_done(desk, id, error))?;
+            Ok(json(StatusCode::OK, &Done { message }))
+        }
+        Verb::Reload => reload(desk).await,
+    }
+}
+
+fn ready(desk: &Desk) -> Result<Answer, Problem> {
+    let report = desk.report();
+    let unready: Vec<&AccountReport> = report.accounts.iter().filter(|account| !account.usable).collect();
+    if unready.is_empty() {
+        return Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".to_owned()));
+    }
+    let names: Vec<&str> = unready.iter().map(|account| account.id.as_str()).collect();
+    let detail = format!("no usable token for {}", names.join(", "));
+    let mut problem = Problem::new(503, kind::NOT_READY, "not every account has a usable token", detail);
+    problem.problems = unready.iter().map(|account| describe(account)).collect();
+    problem.remedy = unready.iter().find_map(|account| account.next_action.clone());
+    Err(problem)
+}
+
+fn describe(account: &AccountReport) -> String {
+    match &account.why {
+        Some(why) => format!("{}: {}: {why}", account.id, account.state),
+        None => format!("{}: {}", account.id, account.state),
+    }
+}
+
+async fn reload(desk: &Desk) -> Result<Answer, Problem> {
+    info!("a reload was asked for over the control socket");
+    let (reply, answer) = oneshot::channel();
+    desk.reload.send(reply).await.map_err(|_| stopping())?;
+    match answer.await.map_err(|_| stopping())? {
+        Ok(()) => Ok(json(StatusCode::OK, &Done { message: "the configuration was read again".to_owned() })),
+        Err(problems) => {
+            let file = desk.facts.borrow().config_file.display().to_string();
+            let detail = format!("{file} has problems; the configuration before it stays in force");
+            let problem = Problem::new(422, kind::BAD_CONFIG, "the configuration has problems", detail);
+            let remedy = format!("correct {file}, then: {} reload", desk.facts.borrow().invocation);
+            Err(problem.with_problems(problems).with_remedy(remedy))
+        }
+    }
+}
+
+fn known(desk: &Desk, id: &str) -> Result<AccountId, Problem> {
+    find(desk, id, |view| view.id.clone())
+}
+
+fn account_report(desk: &Desk, id: &str) -> Result<AccountReport, Problem> {
+    let invocation = desk.facts.borrow().invocation.clone();
+    find(desk, id, |view| AccountReport::new(view, desk.readings(), &invocation))
+}
+
+fn find<T>(desk: &Desk, id: &str, found: impl FnOnce(&AccountView) -> T) -> Result<T, Problem> {
+    let views = desk.accounts.views();
+    if let Some(view) = views.iter().find(|view| view.id.as_str() == id) {
+        return Ok(found(view));
+    }
+    let nearest = views.iter().max_by(|a, b| likeness(&a.id, id).total_cmp(&likeness(&b.id, id)));
+    let nearest = nearest.filter(|view| likeness(&view.id, id) > 0.7);
+    let hint = nearest.map(|view| format!(" (did you mean {:?}?)", view.id.as_str())).unwrap_or_default();
+    let names: Vec<&str> = views.iter().map(|view| view.id.as_str()).collect();
+    let remedy = match names.as_slice() {
+        [] => "add an account to the configuration".to_owned(),
+        names => format!("the accounts are: {}", names.join(", ")),
+    };
+    let detail = format!("no account is named {id:?}{hint}");
+    Err(Problem::new(404, kind::NO_SUCH_ACCOUNT, "no such account", detail).with_remedy(remedy))
+}
+
+fn likeness(id: &AccountId, asked: &str) -> f64 {
+    strsim::jaro_winkler(id.as_str(), asked)
+}
+
+/// Reads a whole body, within its limits of size and time.
+async fn collect<B>(body: B) -> Result<Bytes, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let collected = timeout(BODY_TIMEOUT, Limited::new(body, LARGEST_BODY).collect()).await;
+    let Ok(collected) = collected else {
+        return Err(Problem::new(408, kind::TOO_SLOW, "the body did not arrive in time", "the connection is closed"));
+    };
+    match collected {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("at most {LARGEST_BODY} bytes are read");
+            Err(Problem::new(413, kind::TOO_LARGE, "the body is too large", detail))
+        }
+        Err(_) => Err(bad_request("the body broke off")),
+    }
+}
+
+fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
+    let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
+        // the error's own text may quote what stands there, which may be the token: only the place is told
+        bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column()))
+            .with_remedy("members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity")
+    })?;
+    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity } = body;
+    let refresh_token = refresh_token.filter(|token| !token.is_empty());
+    if refresh_token.is_none() && password.is_none() {
+        return Err(bad_request("neither a refresh_token nor a password is in it"));
+    }
+    let password = password.map(|PasswordBody { username, password }| (username, password));
+    Ok(NewCredential { credential: Credential { refresh_token, password }, client_id, refresh_lifetime, identity })
+}
+
+fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(400, kind::BAD_REQUEST, "the body is not what this path wants", detail)
+}
+
+fn not_done(desk: &Desk, id: &str, error: RequestError) -> Problem {
+    match error {
+        RequestError::Stopping => stopping(),
+        RequestError::Refused(sentence) => {
+            let problem = Problem::new(409, kind::REFUSED, "that cannot be done now", sentence);
+            match account_report(desk, id).ok().filter(|account| account.state == State::SignInRequired) {
+                Some(AccountReport { next_action: Some(command), .. }) => problem.with_remedy(command),
+                _ => problem,
+            }
+        }
+    }
+}
+
+fn stopping() -> Problem {
+    let problem = Problem::new(503, kind::STOPPING, "the daemon is stopping", "it takes no more orders");
+    problem.with_remedy("ask again when it has been started anew")
+}
+
+fn no_such_path(path: &str) -> Problem {
+    let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
+    problem.with_remedy(
+        "GET /v1/status, /v1/accounts/{id}, /metrics, /healthz, /readyz; POST /v1/accounts/{id}/refresh, /v1/reload; \
+         PUT and DELETE /v1/accounts/{id}/credential",
+    )
+}
+
+fn refuse_method(method: &Method, path: &str, allow: &str) -> Answer {
+    let detail = format!("{path} does not know {method}");
+    let problem = Problem::new(405, kind::METHOD_NOT_ALLOWED, "method not allowed", detail);
+    let mut answer = refuse(&problem.with_remedy(format!("use {allow}")));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_str(allow).expect("it is made of methods and commas"));
+    answer
+}
+
+fn refuse(problem: &Problem) -> Answer {
+    let status = StatusCode::from_u16(problem.status).expect("problems are made with real statuses");
+    let mut answer = json(status, problem);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    answer
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+    let mut body = serde_json::to_string_pretty(document).expect("our documents have string keys and no failing parts");
+    body.push('\n');
+    text(status, "application/json", body)
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_methods_make_verbs() {
+        let allow = |allow: &str| Err(NoVerb::MethodNotAllowed { allow: allow.to_owned() });
+        let table = [
+            ("GET", "/v1/status", Ok(Verb::Status)),
+            ("HEAD", "/v1/status", Ok(Verb::Status)),
+            ("GET", "/v1/accounts/gbdx", Ok(Verb::Account("gbdx"))),
+            ("POST", "/v1/accounts/gbdx/refresh", Ok(Verb::Refresh("gbdx"))),
+            ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
+            ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
+            ("POST", "/v1/reload", Ok(Verb::Reload)),
+            ("GET", "/healthz", Ok(Verb::Health)),
+            ("GET", "/readyz", Ok(Verb::Ready)),
+            ("GET", "/metrics", Ok(Verb::Metrics)),
+            ("GET", "/v1/accounts/gbdx/credential", allow("PUT, DELETE")),
+            ("GET", "/v1/reload", allow("POST")),
+            ("POST", "/v1/status", allow("GET")),
+            ("GET", "/", Err(NoVerb::NoSuchPath)),
+            ("GET", "/v2/status", Err(NoVerb::NoSuchPath)),
+            ("GET", "/v1/status/", Err(NoVerb::NoSuchPath)),
+        ];
+        for (method, path, expected) in table {
+            assert_eq!(verb(&method.parse().unwrap(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_read_from_its_body() {
+        let new = read_credential(br#"{"refresh_token": "r", "identity": "me", "refresh_lifetime": 60}"#).unwrap();
+        assert_eq!(new.credential.refresh_token, Some(Secret::new("r")));
+        assert_eq!((new.identity.as_deref(), new.refresh_lifetime), (Some("me"), Some(60)));
+        let new = read_credential(br#"{"password": {"username": "me", "password": "p"}}"#).unwrap();
+        assert_eq!(new.credential.password, Some(("me".to_owned(), Secret::new("p"))));
+    }
+
+    #[test]
+    fn a_wrong_body_is_refused_without_being_quoted() {
+        let table: [(&str, &[u8]); 6] = [
+            ("no JSON", b"hunter2"),
+            ("a wrong type", br#"{"refresh_token": "r", "refresh_lifetime": "hunter2"}"#),
+            ("a token that is no text", br#"{"refresh_token": {"hunter2": 1}}"#),
+            ("an unknown member", br#"{"hunter2": 1}"#),
+            ("nothing in it", b"{}"),
+            ("an empty token", br#"{"refresh_token": ""}"#),
+        ];
+        for (case, body) in table {
+            let problem = read_credential(body).expect_err(case);
+            assert_eq!(problem.status, 400, "{case}");
+            assert!(!format!("{problem:?}").contains("hunter2"), "{case}: {problem:?}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The command line's end of the control socket: one connection, typed calls.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::api::Done;
+use super::problem::Problem;
+use super::report::{AccountReport, SCHEMA, StatusReport};
+use crate::accounts::NewCredential;
+use crate::secret::Secret;
+
+/// How long an answer may take that is made from what the daemon has at hand.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// How long an answer may take that waits for a disk, a whole reload, or a server that revokes.
+const AFTER_WORK: Duration = Duration::from_secs(90);
+
+/// The largest answer that is read: some thousand accounts and routes.
+const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
+
+/// A connection to a running daemon. Its calls need the runtime that it was made in.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no daemon listens on {}", .0.display())]
+    NotRunning(PathBuf),
+    /// Something is there, but it cannot be talked to.
+    #[error("cannot connect to {}: {error}", .socket.display())]
+    Unreachable {
+        /// Where.
+        socket: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The daemon took the call and did not answer in time.
+    #[error("the daemon on {} did not answer within {} s", .socket.display(), .after.as_secs())]
+    Silent {
+        /// Where.
+        socket: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The connection ended in the middle, or what came is not what a daemon of this version says.
+    #[error("the daemon on {} did not answer as expected: {detail}", .socket.display())]
+    Garbled {
+        /// Where.
+        socket: PathBuf,
+        /// What was wrong.
+        detail: String,
+    },
+    /// The daemon said no.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+}
+
+impl ClientError {
+    /// Whether there is no daemon to talk to now: one that is started may mend it.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            ClientError::NotRunning(_) | ClientError::Unreachable { .. } => true,
+            ClientError::Silent { .. } | ClientError::Garbled { .. } | ClientError::Refused(_) => false,
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the daemon that listens on `socket`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it.
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let socket = socket.to_owned();
+        let stream = match timeout(AT_ONCE, UnixStream::connect(&socket)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket),
+                    _ => ClientError::Unreachable { socket, error },
+                });
+            }
+            Err(_) => return Err(ClientError::Silent { socket, after: AT_ONCE }),
+        };
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ClientError::Garbled { socket: socket.clone(), detail: error.to_string() })?;
+        // what ends the connection is told by the call that it ends
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { socket, sender })
+    }
+
+    /// The status document.
+    pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema: u32,
+        }
+        let body = self.call(Method::GET, "/v1/status", None, AT_ONCE).await?;
+        let Versioned { schema } = self.read(&body)?;
+        if schema != SCHEMA {
+            let detail = format!("its status has version {schema}, this program reads {SCHEMA}: restart the daemon");
+            return Err(self.garbled(detail));
+        }
+        self.read(&body)
+    }
+
+    /// One account.
+    pub async fn account(&mut self, id: &str) -> Result<AccountReport, ClientError> {
+        let body = self.call(Method::GET, &format!("/v1/accounts/{id}"), None, AT_ONCE).await?;
+        self.read(&body)
+    }
+
+    /// Asks for a renewal now. Returns when it has been asked for, not when it has ended.
+    pub async fn refresh(&mut self, id: &str) -> Result<AccountReport, ClientError> {
+        let body = self.call(Method::POST, &format!("/v1/accounts/{id}/refresh"), None, AT_ONCE).await?;
+        self.read(&body)
+    }
+
+    /// Hands in what a sign-in has brought. Returns when it is saved.
+    pub async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
+        let path = format!("/v1/accounts/{id}/credential");
+        let body = self.call(Method::PUT, &path, Some(credential_body(new)), AFTER_WORK).await?;
+        self.read(&body)
+    }
+
+    /// Signs out. Returns what happened at the server, for people.
+    pub async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
+        let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;
+        self.read(&body).map(|Done { message }| message)
+    }
+
+    /// Has the configuration read again. Returns when the new one is in force; refused with the problems if it has any.
+    pub async fn reload(&mut self) -> Result<(), ClientError> {
+        self.call(Method::POST, "/v1/reload", None, AFTER_WORK).await.map(drop)
+    }
+
+    async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        patience: Duration,
+    ) -> Result<Bytes, ClientError> {
+        let mut request = Request::new(Full::new(Bytes::from(body.unwrap_or_default())));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| self.garbled(format!("{path:?} is no path")))?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, hyper::header::HeaderValue::from_static("valetd"));
+        headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+
+        let sender = &mut self.sender;
+        let exchange = async {
+            sender.ready().await.map_err(|error| error.to_string())?;
+            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+            Ok::<_, String>((status, body.map_err(|error| error.to_string())?.to_bytes()))
+        };
+        let (status, body) = match timeout(patience, exchange).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(detail)) => return Err(self.garbled(detail)),
+            Err(_) => return Err(ClientError::Silent { socket: self.socket.clone(), after: patience }),
+        };
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(self.refusal(status, &body))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => ClientError::Refused(Box::new(problem)),
+            Err(_) => self.garbled(format!("HTTP status {status}")),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.garbled(error.to_string()))
+    }
+
+    fn garbled(&self, detail: String) -> ClientError {
+        ClientError::Garbled { socket: self.socket.clone(), detail }
+    }
+}
+
+/// One of the places where a credential leaves: to the daemon that keeps it, over the user's own socket.
+fn credential_body(new: &NewCredential) -> String {
+    let NewCredential { credential, client_id, refresh_lifetime, identity } = new;
+    let password = credential.password.as_ref();
+    let body = json!({
+        "refresh_token": credential.refresh_token.as_ref().map(Secret::expose),
+        "password": password.map(|(username, password)| json!({"username": username, "password": password.expose()})),
+        "client_id": client_id,
+        "refresh_lifetime": refresh_lifetime,
+        "identity": identity,
+    });
+    body.to_string()
+}

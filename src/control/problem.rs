@@ -1,0 +1,109 @@
+//! What the control socket answers when it cannot do what was asked: a problem document (RFC 9457) with a remedy.
+
+use serde::{Deserialize, Serialize};
+
+/// A problem document. Says what is wrong and what a person can do about it; holds no secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which kind of problem: `urn:valetd:problem:` and one of the words of [`kind`].
+    #[serde(rename = "type")]
+    pub kind: Box<str>,
+    /// The kind in words.
+    pub title: Box<str>,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// What can be done about it: a command, or a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// The single problems where there are many: those of a configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// The media type of a problem document.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// What `type` begins with.
+pub const TYPE_PREFIX: &str = "urn:valetd:problem:";
+
+/// The kinds: what `type` ends in.
+pub mod kind {
+    /// 404: there is nothing at this path.
+    pub const NO_SUCH_PATH: &str = "no-such-path";
+    /// 404: there is no account of this name.
+    pub const NO_SUCH_ACCOUNT: &str = "no-such-account";
+    /// 405: the path knows other methods.
+    pub const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
+    /// 400: the body is not what the path wants.
+    pub const BAD_REQUEST: &str = "bad-request";
+    /// 408: the body did not arrive in time.
+    pub const TOO_SLOW: &str = "too-slow";
+    /// 413: the body is too large.
+    pub const TOO_LARGE: &str = "too-large";
+    /// 409: the daemon understood and said no.
+    pub const REFUSED: &str = "refused";
+    /// 422: the configuration has problems; the one before it stays in force.
+    pub const BAD_CONFIG: &str = "bad-config";
+    /// 503: an account has no usable token.
+    pub const NOT_READY: &str = "not-ready";
+    /// 503: the daemon is stopping.
+    pub const STOPPING: &str = "stopping";
+}
+
+impl Problem {
+    /// A problem of a kind, with what happened this time.
+    pub fn new(status: u16, kind: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("{TYPE_PREFIX}{kind}").into(),
+            title: title.into(),
+            status,
+            detail: detail.into(),
+            remedy: None,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Adds what can be done about it.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds the single problems.
+    #[must_use]
+    pub fn with_problems(mut self, problems: Vec<String>) -> Self {
+        self.problems = problems;
+        self
+    }
+
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind.strip_prefix(TYPE_PREFIX) == Some(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_document_has_the_members_of_rfc_9457_and_no_empty_ones() {
+        let problem = Problem::new(404, kind::NO_SUCH_ACCOUNT, "no such account", "no account is named \"gdbx\"");
+        assert_eq!(
+            serde_json::to_value(&problem).unwrap(),
+            serde_json::json!({
+                "type": "urn:valetd:problem:no-such-account",
+                "title": "no such account",
+                "status": 404,
+                "detail": "no account is named \"gdbx\"",
+            })
+        );
+        let problem = problem.with_remedy("valetd status").with_problems(vec!["a".to_owned()]);
+        let value = serde_json::to_value(&problem).unwrap();
+        assert_eq!((&value["remedy"], &value["problems"]), (&"valetd status".into(), &serde_json::json!(["a"])));
+        assert_eq!(serde_json::from_value::<Problem>(value).unwrap(), problem);
+    }
+}

@@ -1,0 +1,306 @@
+//! The verbs over a real socket, with a renewer's end that the test holds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::client::{Client, ClientError};
+use super::problem::{Problem, kind};
+use super::report::tests::{config, facts, refused_view, usable_view};
+use super::report::{State, StatusReport};
+use super::*;
+use crate::accounts::{AccountView, NewCredential, Request};
+use crate::secret::Secret;
+use crate::shutdown::{ShutdownTrigger, shutdown};
+use crate::store::Credential;
+
+#[tokio::test]
+async fn status_answers_while_the_renewer_is_busy() {
+    let house = House::open([usable_view(), refused_view()]); // nobody takes a request from the renewer's ear
+    let report = house.client().await.status().await.unwrap();
+    let states: Vec<_> = report.accounts.iter().map(|account| (account.id.as_str(), account.state)).collect();
+    assert_eq!(states, [("gbdx", State::Usable), ("gdh", State::SignInRequired)]);
+    assert_eq!(report.routes[0].urls[0], "http://localhost:8253/gbdx/");
+}
+
+#[tokio::test]
+async fn curl_reads_the_same_document() {
+    let house = House::open([usable_view()]);
+    let (head, body) = house.say("GET /v1/status HTTP/1.1\r\nHost: valetd\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("content-type: application/json") && head.contains("cache-control: no-store"), "{head}");
+    assert_eq!(serde_json::from_str::<StatusReport>(&body).unwrap().accounts.len(), 1);
+}
+
+#[tokio::test]
+async fn one_account_is_shown_and_an_unknown_one_is_a_problem_with_a_hint() {
+    let house = House::open([usable_view()]);
+    let mut client = house.client().await;
+    assert_eq!(client.account("gbdx").await.unwrap().renewals, 7);
+    let problem = refusal(client.account("gdbx").await);
+    assert!(problem.is(kind::NO_SUCH_ACCOUNT) && problem.status == 404);
+    assert_eq!(problem.detail, "no account is named \"gdbx\" (did you mean \"gbdx\"?)");
+    assert_eq!(problem.remedy.as_deref(), Some("the accounts are: gbdx"));
+}
+
+#[tokio::test]
+async fn problems_are_problem_documents_on_the_wire() {
+    let house = House::open([usable_view()]);
+    let (head, body) = house.say("GET /v1/reload HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: POST"), "{head}");
+    assert!(head.contains("content-type: application/problem+json"), "{head}");
+    assert!(serde_json::from_str::<Problem>(&body).unwrap().is(kind::METHOD_NOT_ALLOWED));
+    let (head, body) = house.say("GET /favicon.ico HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    assert!(serde_json::from_str::<Problem>(&body).unwrap().is(kind::NO_SUCH_PATH));
+}
+
+#[tokio::test]
+async fn live_is_not_ready_until_every_account_has_a_token() {
+    let house = House::open([usable_view(), refused_view()]);
+    let (head, body) = house.say("GET /healthz HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && body == "ok\n", "{head}");
+    let (head, body) = house.say("GET /readyz HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    let problem: Problem = serde_json::from_str(&body).unwrap();
+    assert_eq!(problem.detail, "no usable token for gdh");
+    assert_eq!(problem.remedy.as_deref(), Some("valetd login gdh"));
+    house.views.send_replace(Arc::new(vec![usable_view_now(&house)]));
+    let (head, _) = house.say("GET /readyz HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+#[tokio::test]
+async fn metrics_are_served_as_text() {
+    let house = House::open([usable_view()]);
+    let (head, body) = house.say("GET /metrics HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(body.contains("valetd_account_renewals_total{account=\"gbdx\"} 7\n"), "{body}");
+}
+
+#[tokio::test]
+async fn a_refresh_reaches_the_renewer() {
+    let mut house = House::open([usable_view()]);
+    let mut client = house.client().await;
+    let (answer, ()) = tokio::join!(client.refresh("gbdx"), async {
+        let Some(Request::Refresh(account, reply)) = house.requests.recv().await else { panic!("no refresh") };
+        assert_eq!(account.as_str(), "gbdx");
+        reply.send(Ok(())).unwrap();
+    });
+    assert_eq!(answer.unwrap().id, "gbdx");
+}
+
+#[tokio::test]
+async fn a_refused_refresh_says_why_and_what_to_do() {
+    let mut house = House::open([refused_view()]);
+    let mut client = house.client().await;
+    let (answer, ()) = tokio::join!(client.refresh("gdh"), async {
+        let Some(Request::Refresh(_, reply)) = house.requests.recv().await else { panic!("no refresh") };
+        reply.send(Err("somebody has to sign in first".to_owned())).unwrap();
+    });
+    let problem = refusal(answer);
+    assert_eq!((problem.status, problem.detail.as_str()), (409, "somebody has to sign in first"));
+    assert_eq!(problem.remedy.as_deref(), Some("valetd login gdh"));
+}
+
+#[tokio::test]
+async fn a_credential_arrives_whole_and_never_comes_back() {
+    let mut house = House::open([refused_view()]);
+    let new = NewCredential {
+        credential: Credential {
+            refresh_token: Some(Secret::new("hunter2\"\\\u{1F511}")),
+            password: Some(("me".to_owned(), Secret::new("p w"))),
+        },
+        client_id: Some("client".to_owned()),
+        refresh_lifetime: Some(86_400),
+        identity: Some("me@example.com".to_owned()),
+    };
+    let mut client = house.client().await;
+    let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
+        let Some(Request::Replace(account, received, reply)) = house.requests.recv().await else { panic!("none") };
+        assert_eq!(account.as_str(), "gdh");
+        assert_eq!(received.credential, new.credential);
+        assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
+        assert_eq!(received.identity, new.identity);
+        reply.send(Ok(())).unwrap();
+    });
+    assert!(!serde_json::to_string(&answer.unwrap()).unwrap().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_sign_out_tells_what_happened_at_the_server() {
+    let mut house = House::open([usable_view()]);
+    let mut client = house.client().await;
+    let (answer, ()) = tokio::join!(client.remove_credential("gbdx"), async {
+        let Some(Request::Remove(_, reply)) = house.requests.recv().await else { panic!("no sign-out") };
+        reply.send(Ok("revoked at the server".to_owned())).unwrap();
+    });
+    assert_eq!(answer.unwrap(), "revoked at the server");
+}
+
+#[tokio::test]
+async fn a_reload_answers_when_it_is_done_and_with_all_problems() {
+    let mut house = House::open([usable_view()]);
+    let mut client = house.client().await;
+    let (answer, ()) = tokio::join!(client.reload(), async {
+        house.reloads.recv().await.unwrap().send(Ok(())).unwrap();
+    });
+    answer.unwrap();
+    let problems = vec!["route.a: no account named \"b\"".to_owned(), "line 7: what?".to_owned()];
+    let (answer, ()) = tokio::join!(client.reload(), async {
+        house.reloads.recv().await.unwrap().send(Err(problems.clone())).unwrap();
+    });
+    let problem = refusal(answer);
+    assert!(problem.is(kind::BAD_CONFIG));
+    assert_eq!(problem.problems, problems);
+}
+
+#[tokio::test]
+async fn a_stopping_daemon_says_so() {
+    let mut house = House::open([usable_view()]);
+    house.requests.close();
+    let problem = refusal(house.client().await.refresh("gbdx").await);
+    assert!(problem.is(kind::STOPPING), "{problem:?}");
+}
+
+#[tokio::test]
+async fn too_large_a_body_is_refused_and_not_kept() {
+    let house = House::open([usable_view()]);
+    let token = "x".repeat(70_000);
+    let body = format!("{{\"refresh_token\": \"{token}\"}}");
+    let request = format!(
+        "PUT /v1/accounts/gbdx/credential HTTP/1.1\r\nHost: v\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (head, _) = house.say(&request).await;
+    assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+}
+
+#[tokio::test]
+async fn a_client_who_stalls_delays_nobody() {
+    let house = House::open([usable_view()]);
+    let mut stalled = Vec::new();
+    for beginning in ["", "GET /v1/st", "PUT /v1/accounts/gbdx/credential HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"] {
+        let mut stream = UnixStream::connect(&house.socket).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    assert!(timeout(Duration::from_secs(5), async { house.client().await.status().await }).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn stopping_ends_idle_connections_and_returns() {
+    let mut house = House::open([usable_view()]);
+    let mut client = house.client().await;
+    client.status().await.unwrap();
+    house.trigger.start();
+    timeout(Duration::from_secs(5), &mut house.serving).await.expect("serve returns").unwrap();
+    assert!(client.status().await.is_err());
+    assert!(matches!(Client::connect(&house.socket).await, Err(ClientError::NotRunning(_))));
+}
+
+#[tokio::test]
+async fn a_missing_socket_means_that_no_daemon_runs() {
+    let folder = TempDir::new().unwrap();
+    let error = Client::connect(&folder.path().join("none.sock")).await.unwrap_err();
+    assert!(error.is_unreachable() && matches!(error, ClientError::NotRunning(_)), "{error}");
+}
+
+#[test]
+fn only_this_user_and_root_may_ask() {
+    for (peer, ours, expected) in [(1000, 1000, true), (0, 1000, true), (1001, 1000, false), (1000, 0, false)] {
+        assert_eq!(may_ask(peer, ours), expected, "peer {peer}, ours {ours}");
+    }
+}
+
+/// A control socket in service, and every other end of it.
+struct House {
+    socket: PathBuf,
+    requests: mpsc::Receiver<Request>,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    views: watch::Sender<Arc<Vec<AccountView>>>,
+    clock: Arc<Clock>,
+    trigger: ShutdownTrigger,
+    serving: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+impl House {
+    fn open(views: impl Into<Vec<AccountView>>) -> Self {
+        let folder = TempDir::new().unwrap();
+        let socket = folder.path().join("valetd.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (ask, requests) = mpsc::channel(8);
+        let (reload, reloads) = mpsc::channel(1);
+        let (views, published) = watch::channel(Arc::new(views.into()));
+        let clock = Arc::new(Clock::start());
+        let (trigger, stop) = shutdown();
+        let desk = Desk {
+            accounts: Accounts::new(ask, published),
+            stats: Arc::default(),
+            clock: clock.clone(),
+            config: watch::channel(Arc::new(config())).1,
+            config_problems: watch::channel(Vec::new()).1,
+            facts: watch::channel(facts()).1,
+            reload,
+        };
+        let mut house = Self {
+            socket,
+            requests,
+            reloads,
+            views,
+            clock,
+            trigger,
+            serving: tokio::spawn(serve(listener, desk, stop)),
+            _folder: folder,
+        };
+        house.refresh_clocks();
+        house
+    }
+
+    /// The examples' times belong to a day long gone or far away: moves them to now.
+    fn refresh_clocks(&mut self) {
+        let now = self.clock.now();
+        self.views.send_modify(|views| {
+            for view in Arc::make_mut(views) {
+                view.snapshot.usable_until = view.snapshot.usable_until.map(|_| now + Duration::from_secs(600));
+            }
+        });
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(&self.socket).await.unwrap()
+    }
+
+    /// Sends a request as written; returns the answer's head and body.
+    async fn say(&self, request: &str) -> (String, String) {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // a server that closes without having read everything ends the answer with a reset, after all its bytes
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+}
+
+fn usable_view_now(house: &House) -> AccountView {
+    let mut view = usable_view();
+    view.snapshot.usable_until = Some(house.clock.now() + Duration::from_secs(600));
+    view
+}
+
+fn refusal<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Problem {
+    match answer {
+        Err(ClientError::Refused(problem)) => *problem,
+        other => panic!("not refused: {other:?}"),
+    }
+}

@@ -1,0 +1,76 @@
+//! The page that a person signs in on. Pure.
+
+use form_urlencoded::Serializer;
+
+use crate::config::Account;
+
+/// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1); `None` if the
+/// account has no such page. What the page's own query says stays as it is and is not said again.
+pub fn login_url(account: &Account) -> Option<String> {
+    let page = account.sign_in.login_page.as_deref()?;
+    let own_query = page.split_once('?').map(|(_, query)| query);
+    let scope = (!account.scopes.is_empty()).then(|| account.scopes.join(" "));
+    let wanted = [
+        ("response_type", Some("code")),
+        ("client_id", account.client_id.as_deref()),
+        ("redirect_uri", account.sign_in.redirect_uri.as_deref()),
+        ("scope", scope.as_deref()),
+    ];
+    let mut parameters = Serializer::new(String::new());
+    for (name, value) in wanted {
+        let given = own_query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(own, _)| own == name));
+        if let Some(value) = value.filter(|_| !given) {
+            parameters.append_pair(name, value);
+        }
+    }
+    // a blank as %20: as right as `+`, and understood by those too who decode the query like a path
+    let parameters = parameters.finish().replace('+', "%20");
+    let joint = match own_query {
+        None => "?",
+        Some(query) if query.is_empty() || query.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    Some(format!("{page}{joint}{parameters}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::account;
+    use super::*;
+
+    #[test]
+    fn the_page_gets_the_parameters_of_an_authorization_request() {
+        let request = "response_type=code&client_id=client&redirect_uri=https%3A%2F%2Fwww.example%2Fvalidate.html";
+        let table: [(&str, &str, &[&str], String); 6] = [
+            ("a plain page", "https://a.example/login", &[], format!("https://a.example/login?{request}")),
+            ("a query of its own", "https://a.example/l?x=1", &[], format!("https://a.example/l?x=1&{request}")),
+            ("an empty query", "https://a.example/l?", &[], format!("https://a.example/l?{request}")),
+            ("an open query", "https://a.example/l?x=1&", &[], format!("https://a.example/l?x=1&{request}")),
+            (
+                "said already",
+                "https://a.example/l?response_type=token",
+                &[],
+                format!("https://a.example/l?response_type=token&{}", &request["response_type=code&".len()..]),
+            ),
+            (
+                "scopes",
+                "https://a.example/l",
+                &["openid", "a+b/c"],
+                format!("https://a.example/l?{request}&scope=openid%20a%2Bb%2Fc"),
+            ),
+        ];
+        for (case, page, scopes, expected) in table {
+            let mut account = account();
+            account.sign_in.login_page = Some(page.to_owned());
+            account.scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+            assert_eq!(login_url(&account), Some(expected), "{case}");
+        }
+    }
+
+    #[test]
+    fn without_a_page_there_is_nothing_to_open() {
+        let mut account = account();
+        account.sign_in.login_page = None;
+        assert_eq!(login_url(&account), None);
+    }
+}

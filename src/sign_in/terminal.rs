@@ -1,0 +1,237 @@
+//! Questions to the person at the terminal, also where standard input and output lead elsewhere.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// More than any answer; an end to what is pasted by mistake.
+const LONGEST: usize = 32 * 1024;
+
+/// The terminal that this process was started from.
+#[derive(Debug)]
+pub struct Terminal(File);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Unasked {
+    /// Nobody to ask.
+    #[error("there is no terminal to ask on: {0}")]
+    NoTerminal(io::Error),
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+    /// Ctrl-D, or the terminal is gone.
+    #[error("no answer was given")]
+    NoAnswer,
+    /// The terminal failed.
+    #[error("cannot ask on the terminal: {0}")]
+    Broken(#[from] io::Error),
+}
+
+impl Terminal {
+    /// Opens the process's controlling terminal.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked::NoTerminal`] if it has none: under cron, in a service.
+    pub fn open() -> Result<Self, Unasked> {
+        File::options().read(true).write(true).open("/dev/tty").map(Self).map_err(Unasked::NoTerminal)
+    }
+
+    /// Shows a text, without what a terminal would take for an order.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked::Broken`] if the terminal fails.
+    pub fn say(&mut self, text: &str) -> Result<(), Unasked> {
+        let harmless: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
+        self.0.write_all(harmless.as_bytes())?;
+        Ok(self.0.flush()?)
+    }
+
+    /// Asks for a line that may be seen; asks again as long as the line is empty. What is pasted in one go counts as
+    /// one line, also with line ends in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked`] if there is no answer.
+    pub fn ask_line(&mut self, prompt: &str) -> Result<String, Unasked> {
+        loop {
+            self.say(prompt)?;
+            let line = {
+                let _raw = Raw::begin(&self.0)?;
+                let screen = self.0.try_clone()?;
+                read_line(&self.0, Some(screen), || follows_at_once(&self.0))
+            };
+            self.say("\n")?;
+            let line = line?;
+            let line = line.expose().trim();
+            if !line.is_empty() {
+                return Ok(line.to_owned());
+            }
+        }
+    }
+
+    /// Asks for a secret that is not shown.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked`] if there is no answer.
+    pub fn ask_hidden(&mut self, prompt: &str) -> Result<Secret, Unasked> {
+        self.say(prompt)?;
+        let answer = {
+            let _raw = Raw::begin(&self.0)?;
+            read_line(&self.0, None::<File>, || false)
+        };
+        self.say("\n")?;
+        match answer? {
+            secret if secret.is_empty() => Err(Unasked::NoAnswer),
+            secret => Ok(secret),
+        }
+    }
+}
+
+/// Keys come one by one, unseen, Ctrl-C among them, until this is dropped: so there is no moment at which a signal
+/// could end the process with a terminal that shows nothing. It also lifts the line's limit of 4096 bytes, which a
+/// redirected address may exceed.
+struct Raw<'a> {
+    terminal: &'a File,
+    before: Termios,
+}
+
+impl<'a> Raw<'a> {
+    fn begin(terminal: &'a File) -> io::Result<Self> {
+        let before = tcgetattr(terminal)?;
+        let mut raw = before.clone();
+        raw.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG | LocalModes::IEXTEN;
+        raw.special_codes[SpecialCodeIndex::VMIN] = 1;
+        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+        // what was typed before the question was there is no answer to it
+        tcsetattr(terminal, OptionalActions::Flush, &raw)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for Raw<'_> {
+    fn drop(&mut self) {
+        let _ = tcsetattr(self.terminal, OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Whether the next key is there already: no person types that fast, so it belongs to what was pasted.
+fn follows_at_once(terminal: &File) -> bool {
+    const FASTEST: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    let mut ready = [PollFd::new(terminal, PollFlags::IN)];
+    matches!(poll(&mut ready, Some(&FASTEST)), Ok(1..))
+}
+
+/// Reads keys up to the end of the line after which nothing `follows`, with the few keys that edit it; shows them on
+/// `screen`, if there is one.
+fn read_line(
+    mut keys: impl Read,
+    mut screen: Option<impl Write>,
+    mut follows: impl FnMut() -> bool,
+) -> Result<Secret, Unasked> {
+    const CTRL_C: u8 = 0x03;
+    const CTRL_D: u8 = 0x04;
+    const CTRL_U: u8 = 0x15;
+    const CTRL_W: u8 = 0x17;
+    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST)); // never moved: no copies are left behind
+    let mut show = |bytes: &[u8]| screen.as_mut().map_or(Ok(()), |screen| screen.write_all(bytes));
+    loop {
+        let mut key = [0];
+        match keys.read(&mut key) {
+            Ok(0) => return Err(Unasked::NoAnswer),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        }
+        match key[0] {
+            b'\n' | b'\r' if !follows() => break,
+            CTRL_C => return Err(Unasked::Interrupted),
+            CTRL_D if line.is_empty() => return Err(Unasked::NoAnswer),
+            CTRL_D => break,
+            0x7f | 0x08 => {
+                if forget_character(&mut line) {
+                    show(b"\x08 \x08")?;
+                }
+            }
+            CTRL_U | CTRL_W => {
+                while forget_character(&mut line) {
+                    show(b"\x08 \x08")?;
+                }
+            }
+            byte if byte < b' ' && !byte.is_ascii_whitespace() => {}
+            _ if line.len() == LONGEST => {}
+            byte => {
+                line.push(byte);
+                show(if byte < b' ' { b" " } else { std::slice::from_ref(&byte) })?;
+            }
+        }
+    }
+    let text = std::str::from_utf8(&line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
+    Ok(Secret::new(text))
+}
+
+/// Takes the last character away; `false` if there is none.
+fn forget_character(line: &mut Vec<u8>) -> bool {
+    while let Some(byte) = line.pop() {
+        let continues = byte & 0xc0 == 0x80; // UTF-8: the first byte of a character has another beginning
+        if !continues {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(keys: &[u8]) -> Result<String, Unasked> {
+        read_line(keys, None::<File>, || false).map(|secret| secret.expose().to_owned())
+    }
+
+    #[test]
+    fn keys_make_a_line() {
+        let table: [(&str, &[u8], &str); 8] = [
+            ("return", b"hunter2\r", "hunter2"),
+            ("line feed", b"hunter2\nmore", "hunter2"),
+            ("blanks belong to it", b" a b \n", " a b "),
+            ("backspace", b"hx\x7funter2\n", "hunter2"),
+            ("backspace over two bytes", "hé\x7funter2\n".as_bytes(), "hunter2"),
+            ("backspace over nothing", b"\x7f\x08hunter2\n", "hunter2"),
+            ("from the start", b"wrong\x15hunter2\n", "hunter2"),
+            ("other control keys are none", b"hun\x01\x1bter2\n", "hunter2"),
+        ];
+        for (case, keys, expected) in table {
+            assert_eq!(typed(keys).unwrap(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_person_can_leave() {
+        assert!(matches!(typed(b"hun\x03ter2\n"), Err(Unasked::Interrupted)));
+        assert!(matches!(typed(b"\x04"), Err(Unasked::NoAnswer)));
+        assert!(matches!(typed(b"hun"), Err(Unasked::NoAnswer)), "a terminal that is gone");
+    }
+
+    #[test]
+    fn what_is_pasted_in_one_go_is_one_line() {
+        let mut more = [true, true, false].into_iter();
+        let pasted = read_line(b"\r\nhunter2\n".as_slice(), None::<File>, || more.next().unwrap()).unwrap();
+        assert_eq!(pasted.expose(), "\r\nhunter2");
+    }
+
+    #[test]
+    fn a_seen_line_is_shown_as_it_is_edited() {
+        let mut screen = Vec::new();
+        let line = read_line(b"ab\x7fc\n".as_slice(), Some(&mut screen), || false).unwrap();
+        assert_eq!((line.expose(), screen.as_slice()), ("ac", b"ab\x08 \x08c".as_slice()));
+    }
+}
