@@ -1,0 +1,559 @@
+//! One client's connection: its bytes, its phases, its deadlines and its end.
+//!
+//! The deadlines cost nothing while all is well. Bytes that move only leave a mark ([`Pulse`]); a single timer looks
+//! for it now and then, and a deadline has passed when it has found none four times in a row, at quarters of the time
+//! allowed. Only what must not be stretched by a dripping client (a request's head) has a deadline of its own, which is
+//! set when the head does not arrive in one piece, that is, hardly ever.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep, sleep};
+use tracing::debug;
+
+use super::Peer;
+use super::error::{Advice, Fault, ProxyError};
+use super::guard::Door;
+use super::service;
+use super::worker::Worker;
+use crate::config::RouteName;
+
+/// For the whole head of a request, from its first byte on; long enough for a person with telnet.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For the next request; as long as common servers allow, so that clients' pools, which know them, rarely lose a race.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// After our last word, for the client to read it and to hang up: closing at once would reset the connection if the
+/// client is still sending, and the reset would overtake what we said (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Requests' heads, and the chunks of bodies, at most.
+const BUFFER: usize = 64 * 1024;
+
+/// Looks without a mark that make a deadline.
+const STRIKES: u8 = 4;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Phase {
+    /// Between requests.
+    Idle,
+    /// A head has begun.
+    Head,
+    /// A request is being carried out; nothing has been answered.
+    Waiting,
+    /// The answer is on its way.
+    Answering,
+    /// All is said; the client may read it.
+    Lingering,
+}
+
+/// What the parts of a connection tell each other. Written and read by one thread; atomics only because what hyper
+/// upgrades has to be `Send`, so no order is asked of them.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    /// Bytes have moved since somebody looked.
+    moved: AtomicBool,
+    phase: AtomicU8,
+    /// Numbers the requests.
+    serial: AtomicU32,
+    /// The running exchange's limit.
+    idle_timeout_millis: AtomicU32,
+    /// The running exchange has passed its limit.
+    timed_out: AtomicBool,
+    /// The client still owes a part of the request's body.
+    uploading: AtomicBool,
+    /// The client has closed its sending side.
+    half_closed: AtomicBool,
+}
+
+impl Pulse {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            moved: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Head as u8), // the first request is due, not just possible
+            serial: AtomicU32::new(0),
+            idle_timeout_millis: AtomicU32::new(u32::MAX),
+            timed_out: AtomicBool::new(false),
+            uploading: AtomicBool::new(false),
+            half_closed: AtomicBool::new(false),
+        })
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            2 => Phase::Waiting,
+            3 => Phase::Answering,
+            _ => Phase::Lingering,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// A request's head is whole.
+    pub(super) fn begin(&self) {
+        self.serial.store(self.serial.load(Relaxed).wrapping_add(1), Relaxed);
+        self.idle_timeout_millis.store(u32::MAX, Relaxed);
+        self.timed_out.store(false, Relaxed);
+        self.uploading.store(false, Relaxed);
+        self.enter(Phase::Waiting);
+    }
+
+    /// From here on, the exchange may be without a byte for at most `limit`.
+    pub(super) fn limit(&self, limit: Duration) {
+        self.idle_timeout_millis.store(limit.as_millis().try_into().unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// The answer's head is there.
+    pub(super) fn answer(&self) {
+        self.enter(Phase::Answering);
+    }
+
+    /// The answer is handed out to its end, or to nobody.
+    pub(super) fn end(&self) {
+        if matches!(self.phase(), Phase::Waiting | Phase::Answering) {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// Says whether the client still owes a part of the request's body.
+    pub(super) fn set_uploading(&self, uploading: bool) {
+        self.uploading.store(uploading, Relaxed);
+    }
+
+    fn exchange_runs(&self) -> bool {
+        matches!(self.phase(), Phase::Waiting | Phase::Answering)
+    }
+
+    /// What the timer should look for.
+    fn watch(&self) -> Watch {
+        let phase = self.phase();
+        let span = match phase {
+            Phase::Idle => KEEP_ALIVE / u32::from(STRIKES),
+            Phase::Head => HEAD_TIMEOUT,
+            Phase::Waiting | Phase::Answering => {
+                Duration::from_millis(self.idle_timeout_millis.load(Relaxed).into()) / u32::from(STRIKES)
+            }
+            Phase::Lingering => LINGER,
+        };
+        Watch { phase, serial: self.serial.load(Relaxed), span }
+    }
+}
+
+/// What a timer was set for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Watch {
+    phase: Phase,
+    serial: u32,
+    span: Duration,
+}
+
+impl Watch {
+    /// Whether moving bytes extend it.
+    fn can_be_extended(&self) -> bool {
+        match self.phase {
+            Phase::Idle | Phase::Waiting | Phase::Answering => true,
+            Phase::Head | Phase::Lingering => false,
+        }
+    }
+
+    fn is_same_wait(&self, other: &Watch) -> bool {
+        self.phase == other.phase && self.serial == other.serial
+    }
+}
+
+/// The one timer of a connection.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    watch: Watch,
+    strikes: u8,
+}
+
+impl Alarm {
+    fn new(watch: Watch) -> Self {
+        Self { sleep: Box::pin(sleep(watch.span)), watch, strikes: 0 }
+    }
+
+    fn set(&mut self, watch: Watch) {
+        let at = Instant::now() + watch.span;
+        self.sleep.as_mut().reset(at);
+        self.watch = watch;
+    }
+
+    /// Follows a change of phase, where the new one cannot wait for the next look. Not on a usual request's path.
+    fn follow(&mut self, pulse: &Pulse) {
+        let now = pulse.watch();
+        let is_new_deadline = !now.can_be_extended() && !now.is_same_wait(&self.watch);
+        if is_new_deadline || now.span < self.watch.span {
+            self.set(now);
+            self.strikes = 0;
+        }
+    }
+
+    /// Whether the deadline of what goes on has passed. Looks, and sets itself again.
+    fn poll_passed(&mut self, cx: &mut Context<'_>, pulse: &Pulse) -> Poll<Phase> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = pulse.watch();
+            let moved = pulse.moved.swap(false, Relaxed);
+            let same = now.is_same_wait(&self.watch);
+            if !same || (now.can_be_extended() && moved) {
+                self.strikes = 0;
+            } else if now.can_be_extended() && self.strikes + 1 < STRIKES {
+                self.strikes += 1;
+            } else {
+                self.strikes = 0;
+                self.set(now);
+                return Poll::Ready(now.phase);
+            }
+            self.set(now);
+        }
+    }
+}
+
+/// A client's connection, as its requests see it.
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) door: Door,
+    /// The route that the listener belongs to, if it has one.
+    pub(super) own_route: Option<RouteName>,
+    pub(super) pulse: Arc<Pulse>,
+    /// Both ends, on TCP: the client's, ours.
+    ends: Option<(SocketAddr, SocketAddr)>,
+    id: u64,
+    stopping: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        door: Door,
+        own_route: Option<RouteName>,
+        ends: Option<(SocketAddr, SocketAddr)>,
+    ) -> Rc<Self> {
+        let id = worker.next_id();
+        let connection = Rc::new(Self {
+            door,
+            own_route,
+            pulse: Pulse::new(),
+            ends,
+            id,
+            stopping: Cell::new(false),
+            waker: RefCell::new(None),
+            worker,
+        });
+        connection.worker.opened(id, &connection);
+        connection
+    }
+
+    /// Lets the running exchange end, and no other begin.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Waits for `answer`, unless the exchange passes its limit first.
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut answer = pin!(answer);
+        poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+            Poll::Pending if self.pulse.timed_out.load(Relaxed) => Poll::Ready(Err(Fault::AnswerTimeout)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// A client that has closed its sending side while an answer is due may only be done with asking, or be gone.
+    /// Where nobody can tell, it is taken to be gone, as most servers do.
+    fn client_is_gone(&self) -> bool {
+        match self.ends {
+            Some((client, server)) => !matches!(self.worker.look_up_peer(client, server), Some(Peer::Uid(_))),
+            None => true,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.worker.closed(self.id);
+    }
+}
+
+/// Serves a connection until either side ends it.
+pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
+    let pulse = connection.pulse.clone();
+    let is_unix = matches!(socket, Socket::Unix(_));
+    let io = ClientIo { socket, pulse: pulse.clone(), own_words: Bytes::new() };
+    let service = service_fn(|request| {
+        let connection = connection.clone();
+        async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
+    });
+    // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
+    let mut serving =
+        pin!(http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades());
+    let mut alarm = Alarm::new(pulse.watch());
+    let mut gone_was_asked = false;
+    let ended = poll_fn(|cx| {
+        if connection.waker.borrow().is_none() {
+            *connection.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        if connection.stopping.take() {
+            serving.as_mut().graceful_shutdown();
+        }
+        loop {
+            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if pulse.half_closed.load(Relaxed) && pulse.exchange_runs() && !gone_was_asked {
+                gone_was_asked = true;
+                if is_unix || connection.client_is_gone() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            alarm.follow(&pulse);
+            match ready!(alarm.poll_passed(cx, &pulse)) {
+                // the request says so itself, the next time it is asked
+                Phase::Waiting if !pulse.timed_out.swap(true, Relaxed) => {}
+                phase => {
+                    debug!(?phase, "a client's connection timed out");
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    })
+    .await;
+    if let Err(error) = ended {
+        if error.is_parse() {
+            connection.worker.stats.refused.add(1);
+        }
+        debug!(%error, "a client's connection ended");
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) enum Socket {
+    /// From a TCP listener.
+    Tcp(TcpStream),
+    /// From a unix listener.
+    Unix(UnixStream),
+}
+
+/// A client's bytes.
+struct ClientIo {
+    socket: Socket,
+    pulse: Arc<Pulse>,
+    /// What is left of a problem document that stands for hyper's own error message.
+    own_words: Bytes,
+}
+
+impl ClientIo {
+    fn poll_socket_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+
+    fn poll_socket_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Socket::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_own_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.own_words.is_empty() {
+            let words = self.own_words.clone();
+            let written = ready!(self.poll_socket_write(cx, &words)?);
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.own_words.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if !self.pulse.half_closed.load(Relaxed) {
+            ready!(self.poll_socket_read(cx, buf)?);
+        }
+        if buf.filled().len() > before {
+            self.pulse.moved.store(true, Relaxed);
+            if self.pulse.phase() == Phase::Idle {
+                self.pulse.enter(Phase::Head);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        self.pulse.half_closed.store(true, Relaxed);
+        // `serve` finds out whether anybody is left to answer
+        let may_still_listen = self.pulse.exchange_runs() && !self.pulse.uploading.load(Relaxed);
+        if may_still_listen { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.pulse.phase() == Phase::Head {
+            if self.own_words.is_empty()
+                && let Some(error) = hypers_own_error(buf)
+            {
+                self.own_words = spell_out(error);
+                ready!(self.poll_own_words(cx)?);
+                return Poll::Ready(Ok(buf.len()));
+            } else if !self.own_words.is_empty() {
+                ready!(self.poll_own_words(cx)?);
+                return Poll::Ready(Ok(buf.len()));
+            }
+        }
+        let written = ready!(self.poll_socket_write(cx, buf)?);
+        self.pulse.moved.store(true, Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.pulse.phase() == Phase::Head {
+            return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| &**buf));
+        }
+        let written = match &mut self.socket {
+            Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_write_vectored(cx, bufs)?),
+            Socket::Unix(unix) => ready!(Pin::new(unix).poll_write_vectored(cx, bufs)?),
+        };
+        self.pulse.moved.store(true, Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // sockets have no buffer of their own to flush
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.pulse.phase() != Phase::Lingering {
+            match &mut self.socket {
+                Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_shutdown(cx)?),
+                Socket::Unix(unix) => ready!(Pin::new(unix).poll_shutdown(cx)?),
+            }
+            self.pulse.enter(Phase::Lingering);
+        }
+        let mut rest = [0; 4096];
+        while !self.pulse.half_closed.load(Relaxed) {
+            let mut rest = ReadBuf::new(&mut rest);
+            if ready!(self.poll_socket_read(cx, &mut rest)).is_err() || rest.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What hyper says by itself, before any request came through, as an error of ours: a bare head with one of three
+/// statuses and no body.
+fn hypers_own_error(head: &[u8]) -> Option<ProxyError> {
+    let rest = head.strip_prefix(b"HTTP/1.1 ")?;
+    let has = |phrase: &[u8]| head.windows(phrase.len()).any(|part| part == phrase);
+    if head.len() > 200 || !head.ends_with(b"\r\n\r\n") || !has(b"\r\ncontent-length: 0\r\n") || has(b"\r\nvia: ") {
+        return None;
+    }
+    match rest.get(..3)? {
+        b"400" => Some(ProxyError::BadRequest("it is not well-formed HTTP/1.1")),
+        b"414" => Some(ProxyError::TargetTooLong),
+        b"431" => Some(ProxyError::HeadTooLarge),
+        _ => None,
+    }
+}
+
+/// An error as bytes: for the one kind that no request stands behind.
+fn spell_out(error: ProxyError) -> Bytes {
+    let (head, body) = error.into_response(&Advice::default()).into_parts();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body.text());
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_times_out_after_four_quarters_without_a_byte_and_not_before() {
+        let pulse = Pulse::new();
+        pulse.begin();
+        pulse.limit(Duration::from_secs(8));
+        let mut alarm = Alarm::new(pulse.watch());
+        let start = Instant::now();
+        for second in [1, 3, 5, 7, 9, 11] {
+            let until = start + Duration::from_secs(second);
+            let early = tokio::time::timeout_at(until, poll_fn(|cx| alarm.poll_passed(cx, &pulse))).await;
+            assert!(early.is_err(), "{second}");
+            pulse.moved.store(true, Relaxed);
+        }
+        assert_eq!(poll_fn(|cx| alarm.poll_passed(cx, &pulse)).await, Phase::Waiting);
+        assert_eq!(start.elapsed().as_secs(), 20); // the look at 12 s found a mark; 14, 16, 18, 20 did not
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dripping_head_is_not_extended_and_a_new_deadline_is_followed_at_once() {
+        let pulse = Pulse::new();
+        pulse.begin();
+        pulse.end();
+        let mut alarm = Alarm::new(pulse.watch());
+        let start = Instant::now();
+        pulse.enter(Phase::Head);
+        alarm.follow(&pulse);
+        pulse.moved.store(true, Relaxed);
+        assert_eq!(poll_fn(|cx| alarm.poll_passed(cx, &pulse)).await, Phase::Head);
+        assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+    }
+
+    #[test]
+    fn hypers_error_messages_are_told_from_answers() {
+        let own = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\
+                    date: Sat, 21 Nov 2026 12:00:00 GMT\r\n\r\n";
+        assert_eq!(hypers_own_error(own), Some(ProxyError::HeadTooLarge));
+        assert_eq!(hypers_own_error(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nvia: 1.1 valetd\r\n\r\n"), None);
+        assert_eq!(hypers_own_error(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno"), None);
+        assert_eq!(hypers_own_error(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), None);
+    }
+}

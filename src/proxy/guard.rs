@@ -1,0 +1,331 @@
+//! May this request be given a token? Pure.
+//!
+//! The port is open to every program that can reach loopback, so three walls stand before the token: whose process it
+//! is, which name it believes to talk to (the only wall against DNS rebinding: a rebound page's GET carries neither
+//! `Origin` nor `Sec-Fetch-*`), and whether a web page made it. What is malformed or ambiguous is refused before that,
+//! so that we and the upstream can never disagree about what was asked (RFC 9112 sections 3.2, 6.3 and 11.2).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING};
+use hyper::{Method, Uri, Version};
+
+use super::error::{Check, ProxyError};
+use super::headers::Survey;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The longest method we take: four times the longest registered one that anybody uses.
+const LONGEST_METHOD: usize = 32;
+
+/// The longest request target we take; what most servers take, too.
+const LONGEST_TARGET: usize = 8 * 1024;
+
+/// How a connection came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Door {
+    /// The listener's TCP port; `None` on a unix socket, where the file's permissions decide and any name is fine.
+    pub(super) port: Option<u16>,
+    /// Whether the process at the other end may come in, by [`admits_peer`].
+    pub(super) peer_admitted: bool,
+}
+
+/// Whether a process of `peer` may use the tokens of `own`: the user's own and root's, which can read them anyway.
+/// `None`, where nobody knows whose it is, is a no.
+pub(super) fn admits_peer(peer: Option<u32>, own: u32) -> bool {
+    peer.is_some_and(|peer| peer == own || peer == 0)
+}
+
+/// Decides about one request; on success, its host name without port (empty if an HTTP/1.0 client sent none).
+///
+/// `hosts` are the names allowed besides the loopback ones, with or without a port.
+pub(super) fn admit<'request>(
+    door: Door,
+    hosts: &[String],
+    method: &Method,
+    target: &'request Uri,
+    version: Version,
+    headers: &'request HeaderMap,
+    survey: &Survey,
+) -> Result<&'request str, ProxyError> {
+    if !door.peer_admitted {
+        return Err(ProxyError::NotAllowed(Check::Peer));
+    }
+    check_form(method, target, headers, survey)?;
+    let host = check_host(door, hosts, target, version, headers, survey)?;
+    if survey.origin && !is_our_origin(headers) {
+        return Err(ProxyError::NotAllowed(Check::Origin));
+    }
+    if survey.fetch_site && !headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin")
+    {
+        return Err(ProxyError::NotAllowed(Check::FetchSite));
+    }
+    Ok(host)
+}
+
+/// What cannot be a request to a reverse proxy, or could be read in two ways.
+fn check_form(method: &Method, target: &Uri, headers: &HeaderMap, survey: &Survey) -> Result<(), ProxyError> {
+    if method.as_str().len() > LONGEST_METHOD {
+        return Err(ProxyError::BadRequest("the method is longer than 32 bytes"));
+    }
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(ProxyError::MethodNotAllowed);
+    }
+    if survey.transfer_encoding {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let only_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !only_chunked || codings.next().is_some() {
+            return Err(ProxyError::BadRequest("Transfer-Encoding is not exactly one \"chunked\""));
+        }
+        if survey.content_length {
+            return Err(ProxyError::BadRequest("both Transfer-Encoding and Content-Length"));
+        }
+    }
+    if survey.content_length && headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        return Err(ProxyError::BadRequest("more than one Content-Length"));
+    }
+    let length = target.path_and_query().map_or(0, |target| target.as_str().len());
+    if length > LONGEST_TARGET {
+        return Err(ProxyError::TargetTooLong);
+    }
+    if !target.path().starts_with('/') {
+        return Err(ProxyError::BadRequest("the request target is not a path"));
+    }
+    Ok(())
+}
+
+fn check_host<'request>(
+    door: Door,
+    hosts: &[String],
+    target: &'request Uri,
+    version: Version,
+    headers: &'request HeaderMap,
+    survey: &Survey,
+) -> Result<&'request str, ProxyError> {
+    let authority = target.authority().map(|authority| authority.as_str());
+    let host = match (survey.hosts, version) {
+        (1, _) => headers[HOST].to_str().map_err(|_| ProxyError::BadRequest("Host is not a host name"))?,
+        (0, Version::HTTP_2) => authority.ok_or(ProxyError::BadRequest("no :authority and no Host"))?,
+        // HTTP/1.0 knows no Host; no browser, which is whom the check is for, speaks it
+        (0, Version::HTTP_10) => return if authority.is_none() { Ok("") } else { Err(ABSOLUTE_FORM) },
+        (0, _) => return Err(ProxyError::BadRequest("no Host")),
+        (2.., _) => return Err(ProxyError::BadRequest("more than one Host")),
+    };
+    if authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
+        return Err(ABSOLUTE_FORM);
+    }
+    if authority.is_some() && version < Version::HTTP_2 && target.scheme_str() != Some("http") {
+        return Err(ABSOLUTE_FORM);
+    }
+    let (name, port) = split_port(host).ok_or(ProxyError::BadRequest("Host is not a host name"))?;
+    let known = hosts.iter().any(|known| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(name));
+    let ours = known
+        || match door.port {
+            None => true,
+            Some(own) => is_loopback_name(name) && port.unwrap_or(80) == own,
+        };
+    if ours { Ok(name) } else { Err(ProxyError::NotAllowed(Check::Host)) }
+}
+
+const ABSOLUTE_FORM: ProxyError = ProxyError::BadRequest("the target's authority is not that of Host");
+
+/// Host name (brackets and all) and port of a `Host` field's value (RFC 9110 section 7.2).
+fn split_port(host: &str) -> Option<(&str, Option<u16>)> {
+    let end = match host.strip_prefix('[') {
+        Some(rest) => rest.find(']')? + 2,
+        None => host.find(':').unwrap_or(host.len()),
+    };
+    let (name, port) = host.split_at(end);
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => None,
+        None => return None,
+        Some(digits) => Some(digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())??),
+    };
+    let in_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    (!name.is_empty() && name.bytes().all(in_names)).then_some((name, port))
+}
+
+/// RFC 6761 section 6.3 names, and the loopback addresses as browsers and tools write them.
+fn is_loopback_name(name: &str) -> bool {
+    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback());
+    }
+    let tail = name.len().saturating_sub("localhost".len());
+    if name.as_bytes()[tail..].eq_ignore_ascii_case(b"localhost") {
+        let labels = &name[..tail];
+        return labels.is_empty() || (labels.ends_with('.') && !labels.starts_with('.') && !labels.contains(".."));
+    }
+    name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether the one `Origin` is that of pages that come from here: `http://` and what `Host` says.
+fn is_our_origin(headers: &HeaderMap) -> bool {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let (Some(origin), None, Some(host)) = (origins.next(), origins.next(), headers.get(HOST)) else { return false };
+    origin.as_bytes().strip_prefix(b"http://").is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    const HERE: Door = Door { port: Some(8253), peer_admitted: true };
+
+    fn admit_request(door: Door, method: &str, target: &str, fields: &[(&str, &str)]) -> Result<String, ProxyError> {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        let survey = Survey::of(request.headers());
+        let hosts = ["valet.lan".to_owned()];
+        admit(door, &hosts, request.method(), request.uri(), request.version(), request.headers(), &survey)
+            .map(str::to_owned)
+    }
+
+    #[test]
+    fn only_names_that_cannot_be_rebound_are_hosts() {
+        let good = [
+            ("localhost:8253", "localhost"),
+            ("LocalHost:8253", "LocalHost"),
+            ("gbdx.localhost:8253", "gbdx.localhost"),
+            ("a.b.localhost:8253", "a.b.localhost"),
+            ("127.0.0.1:8253", "127.0.0.1"),
+            ("127.8.9.10:8253", "127.8.9.10"),
+            ("[::1]:8253", "[::1]"),
+            ("[0:0:0:0:0:0:0:1]:8253", "[0:0:0:0:0:0:0:1]"),
+            ("valet.lan:9999", "valet.lan"),
+            ("valet.lan", "valet.lan"),
+        ];
+        for (host, name) in good {
+            assert_eq!(admit_request(HERE, "GET", "/", &[("host", host)]), Ok(name.to_owned()), "{host}");
+        }
+        let foreign = [
+            "evil.example:8253",
+            "localhost.evil.example:8253",
+            "evillocalhost:8253",
+            ".localhost:8253",
+            "a..localhost:8253",
+            "localhost.:8253",
+            "127.0.0.1.evil.example:8253",
+            "127.1:8253",
+            "2130706433:8253",
+            "0x7f.0.0.1:8253",
+            "0177.0.0.1:8253",
+            "0.0.0.0:8253",
+            "10.0.0.1:8253",
+            "[::]:8253",
+            "[::ffff:127.0.0.1]:8253",
+            "[fe80::1]:8253",
+            "localhost:80",
+            "localhost:8254",
+            "localhost",
+            "127.0.0.1",
+            "valet.lan.evil.example:8253",
+        ];
+        for host in foreign {
+            let answer = admit_request(HERE, "GET", "/", &[("host", host)]);
+            assert_eq!(answer, Err(ProxyError::NotAllowed(Check::Host)), "{host}");
+        }
+        let malformed = [
+            "",
+            "localhost:",
+            "localhost:8253.evil.example",
+            "localhost:8253@evil.example",
+            "user@localhost:8253",
+            "localhost:+8253",
+            "localhost:99999",
+            "localhost:8253, evil.example",
+            "localhost:8253/x",
+            "[::1",
+            "[::1]8253",
+            "::1:8253",
+            "local host:8253",
+        ];
+        for host in malformed {
+            let answer = admit_request(HERE, "GET", "/", &[("host", host)]);
+            assert!(matches!(answer, Err(ProxyError::BadRequest(_))), "{host:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_port_means_port_80_and_a_unix_socket_takes_any_name() {
+        let eighty = Door { port: Some(80), ..HERE };
+        assert_eq!(admit_request(eighty, "GET", "/", &[("host", "localhost")]), Ok("localhost".into()));
+        let unix = Door { port: None, ..HERE };
+        assert_eq!(admit_request(unix, "GET", "/", &[("host", "valetd")]), Ok("valetd".into()));
+    }
+
+    #[test]
+    fn requests_made_by_web_pages_of_others_are_refused() {
+        let host = ("host", "localhost:8253");
+        let origin = Err(ProxyError::NotAllowed(Check::Origin));
+        let site = Err(ProxyError::NotAllowed(Check::FetchSite));
+        let fine = Ok("localhost".to_owned());
+        let rows = [
+            ("own origin", ("origin", "http://localhost:8253"), &fine),
+            ("foreign", ("origin", "https://evil.example"), &origin),
+            ("opaque", ("origin", "null"), &origin),
+            ("other port", ("origin", "http://localhost:3000"), &origin),
+            ("https", ("origin", "https://localhost:8253"), &origin),
+            ("a longer name", ("origin", "http://localhost:82530"), &origin),
+            ("empty", ("origin", ""), &origin),
+            ("typed by a person", ("sec-fetch-site", "none"), &fine),
+            ("own page", ("sec-fetch-site", "same-origin"), &fine),
+            ("cross-site", ("sec-fetch-site", "cross-site"), &site),
+            ("same-site", ("sec-fetch-site", "same-site"), &site),
+            ("nonsense", ("sec-fetch-site", "x"), &site),
+        ];
+        for (case, field, expected) in rows {
+            assert_eq!(&admit_request(HERE, "GET", "/", &[host, field]), expected, "{case}");
+        }
+        let twice = [host, ("origin", "http://localhost:8253"), ("origin", "https://evil.example")];
+        assert_eq!(admit_request(HERE, "GET", "/", &twice), origin);
+        let twice = [host, ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
+        assert_eq!(admit_request(HERE, "GET", "/", &twice), site);
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let host = ("host", "localhost:8253");
+        let te = |value| ("transfer-encoding", value);
+        let rows: &[(&str, &str, &str, &[(&str, &str)])] = &[
+            ("no host", "GET", "/", &[]),
+            ("two hosts", "GET", "/", &[host, host]),
+            ("gzip, chunked", "POST", "/", &[host, te("gzip, chunked")]),
+            ("chunked twice in a line", "POST", "/", &[host, te("chunked, chunked")]),
+            ("chunked on two lines", "POST", "/", &[host, te("chunked"), te("chunked")]),
+            ("identity", "POST", "/", &[host, te("identity")]),
+            ("TE and CL", "POST", "/", &[host, te("chunked"), ("content-length", "3")]),
+            ("two lengths", "POST", "/", &[host, ("content-length", "3"), ("content-length", "3")]),
+            ("a long method", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG", "/", &[host]),
+            ("asterisk", "OPTIONS", "*", &[host]),
+            ("foreign authority", "GET", "http://evil.example/", &[host]),
+            ("userinfo", "GET", "http://x@localhost:8253/", &[host]),
+            ("https", "GET", "https://localhost:8253/", &[host]),
+        ];
+        for (case, method, target, fields) in rows {
+            let answer = admit_request(HERE, method, target, fields);
+            assert!(matches!(answer, Err(ProxyError::BadRequest(_))), "{case}: {answer:?}");
+        }
+        let long = format!("/{}", "x".repeat(8192));
+        assert_eq!(admit_request(HERE, "GET", &long, &[host]), Err(ProxyError::TargetTooLong));
+        assert_eq!(admit_request(HERE, "TRACE", "/", &[host]), Err(ProxyError::MethodNotAllowed));
+        assert_eq!(admit_request(HERE, "CONNECT", "localhost:8253", &[host]), Err(ProxyError::MethodNotAllowed));
+        assert!(admit_request(HERE, "GET", "http://localhost:8253/x", &[host]).is_ok());
+        assert!(admit_request(HERE, "POST", "/", &[host, te("Chunked")]).is_ok());
+    }
+
+    #[test]
+    fn only_our_own_processes_and_roots_are_admitted() {
+        assert!(admits_peer(Some(1000), 1000));
+        assert!(admits_peer(Some(0), 1000));
+        assert!(!admits_peer(Some(1001), 1000));
+        assert!(!admits_peer(None, 1000));
+        let stranger = Door { peer_admitted: false, ..HERE };
+        let host = ("host", "localhost:8253");
+        assert_eq!(admit_request(stranger, "GET", "/", &[host]), Err(ProxyError::NotAllowed(Check::Peer)));
+    }
+}

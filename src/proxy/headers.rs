@@ -1,0 +1,478 @@
+//! Header fields on their way through. Pure.
+//!
+//! Out first: hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1), the client's credentials in
+//! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
+//! Each head is looked over once ([`Survey`], [`clean_answer`]); only what was seen is then searched for.
+
+use hyper::HeaderMap;
+use hyper::header::{
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
+    HeaderValue, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    VIA,
+};
+
+use super::error::Fault;
+use super::rewrite::{self, Mapping};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What is in a request's head, as far as anybody has to act on it.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Survey {
+    pub(super) hosts: u8,
+    pub(super) origin: bool,
+    pub(super) fetch_site: bool,
+    pub(super) transfer_encoding: bool,
+    pub(super) content_length: bool,
+    pub(super) upgrade: bool,
+    pub(super) via: bool,
+    connection: bool,
+    te: bool,
+    expect: bool,
+    /// Fields that are dropped whenever they occur, which is rarely.
+    strays: bool,
+}
+
+impl Survey {
+    /// Looks once at every field.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut survey = Survey::default();
+        for name in headers.keys() {
+            match *name {
+                HOST => survey.hosts = headers.get_all(HOST).iter().take(2).count() as u8, // 1 or 2
+                CONTENT_LENGTH => survey.content_length = true,
+                CONNECTION => survey.connection = true,
+                ORIGIN => survey.origin = true,
+                TRANSFER_ENCODING => survey.transfer_encoding = true,
+                UPGRADE => survey.upgrade = true,
+                TE => survey.te = true,
+                EXPECT => survey.expect = true,
+                VIA => survey.via = true,
+                _ if *name == SEC_FETCH_SITE => survey.fetch_site = true,
+                _ => survey.strays |= is_stray(name),
+            }
+        }
+        survey
+    }
+}
+
+/// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
+/// all of these written with `_`, which some servers take for `-`.
+fn is_stray(name: &HeaderName) -> bool {
+    match *name {
+        AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
+        COOKIE => return false,
+        _ => {}
+    }
+    let name = name.as_str();
+    if !matches!(name.as_bytes()[0], b'a' | b'p' | b'k' | b'h' | b'x') {
+        return false;
+    }
+    let same = |other: &str| {
+        name.len() == other.len()
+            && name.bytes().zip(other.bytes()).all(|(ours, other)| ours == other || (ours == b'_' && other == b'-'))
+    };
+    matches!(name, "keep-alive" | "http2-settings")
+        || same("proxy-connection")
+        || same("authorization")
+        || same("proxy-authorization")
+        || name.starts_with("x-forwarded")
+        || name.starts_with("x_forwarded")
+}
+
+/// What goes into every request of a route.
+pub(super) struct Ours<'a> {
+    pub(super) host: &'a HeaderValue,
+    pub(super) via: Option<&'a HeaderValue>,
+    pub(super) token_name: &'a HeaderName,
+    pub(super) token: &'a HeaderValue,
+    /// The protocol asked for, if the request is to be upgraded.
+    pub(super) upgrade: Option<HeaderValue>,
+}
+
+/// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
+/// there is a body where the method would not.
+pub(super) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ours<'_>) {
+    if survey.connection {
+        remove_connection_options(headers);
+    }
+    let trailers = survey.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
+    if survey.te {
+        headers.remove(TE);
+    }
+    if survey.upgrade {
+        headers.remove(UPGRADE);
+    }
+    if survey.expect
+        && headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        headers.remove(EXPECT); // answered here, as soon as somebody wants the body
+    }
+    if survey.strays {
+        let strays: Vec<_> = headers.keys().filter(|name| is_stray(name)).cloned().collect();
+        for name in strays {
+            headers.remove(name);
+        }
+    }
+    if *ours.token_name != AUTHORIZATION {
+        remove_spellings(headers, ours.token_name);
+    }
+    match ours.upgrade {
+        Some(protocol) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol);
+        }
+        None if trailers => {
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        None => {}
+    }
+    if let Some(via) = ours.via {
+        headers.append(VIA, via.clone());
+    }
+    headers.insert(HOST, ours.host.clone());
+    headers.insert(ours.token_name.clone(), ours.token.clone());
+}
+
+/// Removes `Connection` and what it names. Three fields are not its business: without them the message could not be
+/// told from the next one, or would lose its addressee.
+fn remove_connection_options(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+        .filter(|name| !matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | HOST | TE | UPGRADE))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+/// Removes what a server that takes `_` for `-` would take for `name`.
+fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    let same = |other: &HeaderName| {
+        let (name, other) = (name.as_str(), other.as_str());
+        name.len() == other.len()
+            && name
+                .bytes()
+                .zip(other.bytes())
+                .all(|(a, b)| a == b || (a == b'-' && b == b'_') || (a == b'_' && b == b'-'))
+    };
+    let spellings: Vec<_> = headers.keys().filter(|other| same(other)).cloned().collect();
+    for spelling in spellings {
+        headers.remove(spelling);
+    }
+}
+
+/// Whether a list-valued field has `option`, without regard to case and parameters.
+pub(super) fn lists(value: &HeaderValue, option: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+}
+
+/// The one protocol that a request wants to switch to, if it does and if we go along: anything but HTTP/2, which we
+/// speak only from the first byte on.
+pub(super) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<HeaderValue> {
+    if !survey.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
+        return None;
+    }
+    let protocol = headers.get(UPGRADE)?;
+    let h2 = lists(protocol, "h2c") || lists(protocol, "h2") || lists(protocol, "HTTP/2.0");
+    (!h2).then(|| protocol.clone())
+}
+
+/// Whether a trailer field may not pass: credentials, framing and routing have no business there (RFC 9110 6.5.1).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) {
+    let bad: Vec<_> = trailers
+        .keys()
+        .filter(|name| {
+            is_stray(name)
+                || matches!(**name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE)
+                || *name == token_name
+        })
+        .cloned()
+        .collect();
+    for name in bad {
+        trailers.remove(name);
+    }
+    remove_spellings(trailers, token_name);
+}
+
+/// How an answer comes home.
+pub(super) struct Homeward<'a> {
+    /// Ours to append.
+    pub(super) via: Option<&'a HeaderValue>,
+    /// The field's value that was sent: not to be seen in an answer.
+    pub(super) token: &'a HeaderValue,
+    /// Where links lead.
+    pub(super) mapping: Mapping<'a>,
+    /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
+    pub(super) switching: bool,
+}
+
+/// Makes an upstream's head ours.
+///
+/// # Errors
+///
+/// If the head could be read in two ways (RFC 9112 section 6.3): it is handed on to nobody.
+pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
+    let mut connection = false;
+    let mut transfer_encoding = false;
+    let mut content_length = false;
+    let mut links = false;
+    let mut strays = false;
+    let needle = bare_token(homeward.token);
+    for (name, value) in headers.iter() {
+        match *name {
+            CONNECTION => connection = true,
+            TRANSFER_ENCODING => transfer_encoding = true,
+            CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
+            CONTENT_LENGTH => content_length = true,
+            LOCATION | CONTENT_LOCATION | SET_COOKIE => links = true,
+            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
+            _ => strays |= is_answer_stray(name),
+        }
+        strays |= reflects(value, needle);
+    }
+    if transfer_encoding {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let only_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !only_chunked || codings.next().is_some() {
+            return Err(broken("Transfer-Encoding is not exactly one \"chunked\""));
+        }
+        if content_length {
+            return Err(broken("both Transfer-Encoding and Content-Length"));
+        }
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if connection {
+        remove_connection_options(headers);
+    }
+    if strays {
+        let names: Vec<_> = headers
+            .keys()
+            .filter(|name| {
+                is_answer_stray(name)
+                    || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
+                    || (**name == UPGRADE && !homeward.switching)
+                    || headers.get_all(*name).iter().any(|value| reflects(value, needle))
+            })
+            .cloned()
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    if links {
+        rewrite::links(headers, &homeward.mapping);
+    }
+    if homeward.switching {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if let Some(via) = homeward.via {
+        headers.append(VIA, via.clone());
+    }
+    Ok(())
+}
+
+fn broken(detail: &str) -> Fault {
+    Fault::BrokenAnswer { error: "http_protocol_error", detail: detail.to_owned() }
+}
+
+/// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
+fn is_answer_stray(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes()[0] {
+        b'k' => *name == KEEP_ALIVE,
+        b'p' => *name == PROXY_CONNECTION,
+        b'h' => *name == HTTP2_SETTINGS,
+        b'a' => name.as_str().starts_with("access-control-"),
+        _ => false,
+    }
+}
+
+/// The token without its scheme; empty if it is too short to be told from an ordinary word.
+fn bare_token(value: &HeaderValue) -> &[u8] {
+    let value = value.as_bytes();
+    let bare = value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..]);
+    if bare.len() < 8 { &[] } else { bare }
+}
+
+fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
+    !needle.is_empty()
+        && value.len() >= needle.len()
+        && value.as_bytes().windows(needle.len()).any(|part| part == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn prepared(fields: &[(&str, &str)], token_name: &HeaderName) -> HeaderMap {
+        let mut headers = map(fields);
+        let survey = Survey::of(&headers);
+        let upgrade = upgrade_protocol(&headers, &survey);
+        let host = HeaderValue::from_static("api.example");
+        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
+        prepare_request(&mut headers, &survey, Ours { host: &host, via: None, token_name, token: &token, upgrade });
+        headers
+    }
+
+    #[test]
+    fn there_is_exactly_one_authorization_whatever_the_client_sends() {
+        let nasty: &[&[(&str, &str)]] = &[
+            &[],
+            &[("authorization", "Bearer theirs")],
+            &[("authorization", "a"), ("authorization", "b")],
+            &[("Authorization", "a"), ("AUTHORIZATION", "b"), ("aUthorization", "c")],
+            &[("connection", "authorization"), ("authorization", "theirs")],
+            &[("connection", "close, Authorization"), ("authorization", "theirs")],
+            &[("connection", "authorization"), ("connection", "host")],
+            &[("connection", "keep-alive,authorization,,;")],
+            &[("proxy-authorization", "Basic theirs")],
+            &[("proxy_authorization", "Basic theirs")],
+            &[("proxy-connection", "authorization"), ("keep-alive", "1")],
+            &[("authorization_", "x"), ("x-authorization", "fine")],
+            &[("connection", "content-length, host, transfer-encoding")],
+            &[("te", "trailers, authorization"), ("trailer", "authorization")],
+            &[("upgrade", "websocket"), ("connection", "upgrade, authorization")],
+            &[("upgrade", "h2c"), ("connection", "upgrade, http2-settings"), ("http2-settings", "x")],
+            &[("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "1.2.3.4"), ("forwarded", "for=x")],
+            &[("authorization", "")],
+            &[("expect", "100-continue"), ("connection", "expect")],
+            &[("host", "localhost"), ("connection", "Host")],
+            &[("proxy_authorization", "x"), ("proxy-authorization", "y"), ("connection", "proxy_authorization")],
+        ];
+        for fields in nasty {
+            let headers = prepared(fields, &AUTHORIZATION);
+            let ours: Vec<_> = headers.get_all(AUTHORIZATION).iter().collect();
+            assert_eq!(ours, ["Bearer ours-and-only-ours"], "{fields:?}");
+            assert_eq!(headers.get_all(HOST).iter().collect::<Vec<_>>(), ["api.example"], "{fields:?}");
+            for name in headers.keys().map(HeaderName::as_str) {
+                assert!(!name.starts_with("proxy"), "{fields:?}: {name}");
+                assert!(!name.contains("forwarded"), "{fields:?}: {name}");
+            }
+            for gone in ["keep-alive", "http2-settings", "expect"] {
+                assert!(!headers.contains_key(gone), "{fields:?}: {gone}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_routes_own_field_replaces_the_clients_in_any_spelling() {
+        let name = HeaderName::from_static("x-api-key");
+        let headers =
+            prepared(&[("x-api-key", "a"), ("x_api_key", "b"), ("x-api_key", "c"), ("authorization", "d")], &name);
+        assert_eq!(headers.get_all(&name).iter().collect::<Vec<_>>(), ["Bearer ours-and-only-ours"]);
+        assert_eq!(headers.len(), 2, "{headers:?}"); // it and Host
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_here_and_the_rest_passes() {
+        let headers = prepared(
+            &[
+                ("connection", "x-hop, keep-alive, te"),
+                ("x-hop", "1"),
+                ("keep-alive", "timeout=5"),
+                ("te", "gzip, trailers"),
+                ("content-length", "3"),
+                ("cookie", "a=b"),
+                ("accept", "a"),
+                ("accept", "b"),
+                ("x-end", "2"),
+            ],
+            &AUTHORIZATION,
+        );
+        assert!(!headers.contains_key("x-hop"));
+        assert_eq!(headers[TE], "trailers");
+        assert_eq!(headers[CONNECTION], "te");
+        assert_eq!(headers["content-length"], "3");
+        assert_eq!(headers["cookie"], "a=b");
+        assert_eq!(headers.get_all("accept").iter().count(), 2);
+        assert_eq!(headers["x-end"], "2");
+    }
+
+    #[test]
+    fn only_an_upgrade_that_connection_names_and_that_is_not_http2_is_one() {
+        let rows: &[(&str, &[(&str, &str)], bool)] = &[
+            ("websocket", &[("connection", "Upgrade"), ("upgrade", "websocket")], true),
+            ("in a list", &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")], true),
+            ("not named", &[("upgrade", "websocket")], false),
+            ("h2c", &[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")], false),
+            ("no upgrade", &[("connection", "upgrade")], false),
+        ];
+        for (case, fields, expected) in rows {
+            let headers = map(fields);
+            assert_eq!(upgrade_protocol(&headers, &Survey::of(&headers)).is_some(), *expected, "{case}");
+        }
+        let headers = prepared(&[("connection", "Upgrade"), ("upgrade", "websocket")], &AUTHORIZATION);
+        assert_eq!(
+            (&headers[CONNECTION], &headers[UPGRADE]),
+            (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
+    }
+
+    fn cleaned(fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        let mut headers = map(fields);
+        let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
+        let mapping = Mapping { origin: &origin, base_path: "", local_authority: "localhost:8253", prefix: "/lab" };
+        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
+        let homeward = Homeward { via: None, token: &token, mapping, switching: false };
+        clean_answer(&mut headers, &homeward).map(|()| headers)
+    }
+
+    #[test]
+    fn an_answer_loses_what_is_not_for_the_client() {
+        let headers = cleaned(&[
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("alt-svc", "h3=\":443\""),
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-private-network", "true"),
+            ("upgrade", "h2"),
+            ("transfer-encoding", "chunked"),
+            ("www-authenticate", "Bearer"),
+            ("x-echo", "you sent ours-and-only-ours, did you?"),
+            ("authorization", "Bearer ours-and-only-ours"),
+            ("x-fine", "ours"),
+        ]);
+        let headers = headers.unwrap();
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(headers.contains_key("www-authenticate") && headers.contains_key("x-fine"));
+    }
+
+    #[test]
+    fn an_answer_with_two_readings_is_refused() {
+        for fields in [
+            [("content-length", "3"), ("content-length", "3")],
+            [("content-length", "3"), ("transfer-encoding", "chunked")],
+            [("transfer-encoding", "gzip, chunked"), ("x", "")],
+            [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(matches!(cleaned(&fields), Err(Fault::BrokenAnswer { .. })), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_carry_no_credentials() {
+        let mut trailers = map(&[("authorization", "x"), ("x-api_key", "y"), ("host", "h"), ("grpc-status", "0")]);
+        clean_trailers(&mut trailers, &HeaderName::from_static("x-api-key"));
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+    }
+}

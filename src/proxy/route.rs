@@ -1,0 +1,359 @@
+//! Which upstream, and which path there. Pure.
+//!
+//! A route is found by the listener (an address of its own), by host name (`NAME.localhost`) or by the path's first
+//! segment (`/NAME/...`), in this order. The path is looked at, never rewritten: what could be read as a way out of the
+//! route is refused, every other byte of path and query goes through as it came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::Uri;
+use hyper::header::HeaderValue;
+use hyper::http::uri::PathAndQuery;
+
+use super::error::ProxyError;
+use super::upstream::UpstreamOrigin;
+use crate::config::{AccountId, Replay, RouteName};
+use crate::stats::RouteStats;
+use crate::token_source::TokenSource;
+
+/// One route, with everything prepared that a request will need.
+pub(super) struct RouteEntry {
+    pub(super) name: RouteName,
+    /// `/NAME`
+    pub(super) prefix: String,
+    pub(super) account: AccountId,
+    pub(super) tokens: Arc<TokenSource>,
+    pub(super) stats: Arc<RouteStats>,
+    pub(super) upstream: Arc<UpstreamOrigin>,
+    /// What `Host` says upstream.
+    pub(super) host: HeaderValue,
+    /// Empty, or beginning with `/` and not ending with it.
+    pub(super) base_path: String,
+    pub(super) replay: Replay,
+    pub(super) replay_limit: usize,
+    /// In the form that [`canonical`] gives.
+    pub(super) refuse: Vec<Vec<u8>>,
+    pub(super) wait: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) via: bool,
+}
+
+/// What [`find`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    /// Where in the table.
+    pub(super) index: usize,
+    /// Bytes of the path that are the route's prefix.
+    pub(super) prefix: usize,
+}
+
+/// Finds the route. `position` tells where a name is in the table; `own` is the route that the listener belongs to, if
+/// it has one.
+pub(super) fn find(
+    position: impl Fn(&str) -> Option<usize>,
+    own: Option<&RouteName>,
+    host: &str,
+    path: &str,
+) -> Option<Found> {
+    if let Some(own) = own {
+        return Some(Found { index: position(own.as_str())?, prefix: 0 });
+    }
+    if let Some((label, rest)) = host.split_once('.')
+        && rest.eq_ignore_ascii_case("localhost")
+    {
+        // route names are lower case; host names are compared without regard to case
+        let index = if label.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            position(&label.to_ascii_lowercase())?
+        } else {
+            position(label)?
+        };
+        return Some(Found { index, prefix: 0 });
+    }
+    let segment = path.strip_prefix('/')?;
+    let segment = segment.split_once('/').map_or(segment, |(first, _)| first);
+    Some(Found { index: position(segment)?, prefix: 1 + segment.len() })
+}
+
+/// The target upstream: base path, the path without its first `prefix` bytes, and the query, in one buffer. `None` if
+/// the target can stay as it is.
+pub(super) fn target(base_path: &str, prefix: usize, target: &Uri) -> Option<Uri> {
+    if base_path.is_empty() && prefix == 0 && target.authority().is_none() {
+        return None;
+    }
+    let rest = &target.path()[prefix..];
+    let rest = if rest.is_empty() && base_path.is_empty() { "/" } else { rest };
+    // the rest is a slice of what was a URI, and the base path came out of one
+    let uri = match target.query() {
+        None if base_path.is_empty() => path_and_query(Bytes::copy_from_slice(rest.as_bytes())),
+        query => {
+            let mut buffer = BytesMut::with_capacity(base_path.len() + rest.len() + query.map_or(0, |q| 1 + q.len()));
+            buffer.put_slice(base_path.as_bytes());
+            buffer.put_slice(rest.as_bytes());
+            if let Some(query) = query {
+                buffer.put_u8(b'?');
+                buffer.put_slice(query.as_bytes());
+            }
+            path_and_query(buffer.freeze())
+        }
+    };
+    Some(uri)
+}
+
+fn path_and_query(bytes: Bytes) -> Uri {
+    PathAndQuery::from_maybe_shared(bytes).expect("pieces of paths and queries that were parsed before").into()
+}
+
+/// Refuses paths that a server could read as leading out of the route, or that are not text.
+///
+/// Dot segments in any spelling: `%2e`, doubly encoded, before `;` (which some servers cut off), next to an encoded
+/// slash. Backslashes (some servers take them for slashes) and control bytes, also encoded. A `%2F` by itself is
+/// ordinary: it keeps a slash inside a segment.
+pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
+    let bytes = path.as_bytes();
+    // nothing to decode, no dot at a segment's start: nearly every path
+    if !bytes.iter().any(|byte| matches!(byte, b'%' | b'\\' | 0..=0x1f | 0x7f)) && !path.contains("/.") {
+        return Ok(());
+    }
+    let mut dots = 0; // of this segment, if it has nothing else
+    let mut only_dots = true;
+    let mut at = 0;
+    while at < bytes.len() {
+        let (byte, width) = decode(&bytes[at..]);
+        let deeply = width > 3;
+        match byte {
+            0..=0x1f | 0x7f if !deeply => return Err(ProxyError::BadRequest("a control byte in the path")),
+            b'\\' => return Err(ProxyError::BadRequest("a backslash in the path")),
+            b'/' | b';' => {
+                if only_dots && (dots == 1 || dots == 2) {
+                    return Err(DOT_SEGMENT);
+                }
+                dots = 0;
+                only_dots = byte == b'/';
+            }
+            b'.' => dots += 1,
+            _ => only_dots = false,
+        }
+        at += width;
+    }
+    if only_dots && (dots == 1 || dots == 2) { Err(DOT_SEGMENT) } else { Ok(()) }
+}
+
+const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
+
+/// The first byte that is meant, through any number of percent encodings, and how many bytes it is written with.
+fn decode(bytes: &[u8]) -> (u8, usize) {
+    if bytes[0] != b'%' {
+        return (bytes[0], 1);
+    }
+    let mut at = 1;
+    while bytes[at..].starts_with(b"25") {
+        at += 2;
+    }
+    let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+    match (digit(at), digit(at + 1)) {
+        (Some(high), Some(low)) => ((high * 16 + low) as u8, at + 2), // at most 255
+        _ => (b'%', at.max(1)),
+    }
+}
+
+/// Whether `base_path` and `rest` lead to one of the refused paths, or below it.
+pub(super) fn is_refused(refuse: &[Vec<u8>], base_path: &str, rest: &str) -> bool {
+    if refuse.is_empty() {
+        return false;
+    }
+    let path = canonical(&[base_path, rest].concat());
+    refuse
+        .iter()
+        .any(|refused| path.strip_prefix(refused.as_slice()).is_some_and(|below| below.is_empty() || below[0] == b'/'))
+}
+
+/// The form in which paths are compared with refused ones: decoded, runs of slashes as one, none at the end, path
+/// parameters (`;x=y`) cut off. Never sent anywhere.
+pub(super) fn canonical(path: &str) -> Vec<u8> {
+    let bytes = path.as_bytes();
+    let mut canonical = Vec::with_capacity(bytes.len());
+    let mut in_parameter = false;
+    let mut at = 0;
+    while at < bytes.len() {
+        let (byte, width) = decode(&bytes[at..]);
+        at += width;
+        match byte {
+            b'/' => {
+                in_parameter = false;
+                if canonical.last() != Some(&b'/') {
+                    canonical.push(b'/');
+                }
+            }
+            b';' => in_parameter = true,
+            _ if in_parameter => {}
+            _ => canonical.push(byte),
+        }
+    }
+    if canonical.last() == Some(&b'/') {
+        canonical.pop();
+    }
+    canonical
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_found_by_listener_host_or_first_segment() {
+        let own = RouteName::new("lab").unwrap();
+        let lab = |prefix| Some(Found { index: 1, prefix });
+        let rows = [
+            ("own listener", Some(&own), "localhost", "/gbdx/x", lab(0)),
+            ("own listener, any host", Some(&own), "gbdx.localhost", "/", lab(0)),
+            ("host name", None, "lab.localhost", "/gbdx/x", lab(0)),
+            ("host name, upper case", None, "LAB.LocalHost", "/", lab(0)),
+            ("unknown host name", None, "x.localhost", "/lab/", None),
+            ("prefix", None, "localhost", "/lab/x/y", lab(4)),
+            ("prefix alone", None, "127.0.0.1", "/lab", lab(4)),
+            ("prefix and slash", None, "", "/lab/", lab(4)),
+            ("a longer first segment", None, "localhost", "/labs/x", None),
+            ("upper case prefix", None, "localhost", "/LAB/x", None),
+            ("nothing", None, "localhost", "/", None),
+            ("double slash", None, "localhost", "//lab/x", None),
+        ];
+        for (case, own, host, path, expected) in rows {
+            assert_eq!(find(|name| ["gbdx", "lab"].binary_search(&name).ok(), own, host, path), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_target_keeps_every_byte_but_the_prefix() {
+        let rows = [
+            ("", 4, "/lab/x", Some("/x")),
+            ("", 4, "/lab", Some("/")),
+            ("", 4, "/lab/", Some("/")),
+            ("", 4, "/lab?q=1", Some("/?q=1")),
+            ("/v1", 4, "/lab", Some("/v1")),
+            ("/v1", 4, "/lab/", Some("/v1/")),
+            ("/v1", 4, "/lab?q", Some("/v1?q")),
+            ("/v1", 0, "/x", Some("/v1/x")),
+            ("", 0, "/x?y", None),
+            ("", 0, "http://localhost:1/x?y", Some("/x?y")),
+            ("", 4, "/lab//x", Some("//x")),
+            (
+                "",
+                4,
+                "/lab/a%2Fb%20c+d*e?u=http://h:1/p?q=[1]&w=%2F..%2f",
+                Some("/a%2Fb%20c+d*e?u=http://h:1/p?q=[1]&w=%2F..%2f"),
+            ),
+            ("", 4, "/lab/[x]|{y}\"^`~!$&'(),:@=", Some("/[x]|{y}\"^`~!$&'(),:@=")),
+            ("", 4, "/lab/é?ü=\"|{}[]^`\\", Some("/é?ü=\"|{}[]^`\\")),
+            ("", 4, "/lab/x?", Some("/x?")),
+        ];
+        for (base, prefix, given, expected) in rows {
+            let uri: Uri = given.parse().unwrap_or_else(|error| panic!("{given}: {error}"));
+            assert_eq!(target(base, prefix, &uri).map(|uri| uri.to_string()).as_deref(), expected, "{base} {given}");
+        }
+    }
+
+    #[test]
+    fn paths_that_could_leave_the_route_are_refused() {
+        let bad = [
+            "/..",
+            "/../x",
+            "/x/..",
+            "/x/../y",
+            "/.",
+            "/./x",
+            "/x/.",
+            "/%2e%2e/x",
+            "/%2E./x",
+            "/.%2e",
+            "/%2e",
+            "/..;/x",
+            "/.;x=1/y",
+            "/..%3b/x",
+            "/..%2fx",
+            "/x%2f..%2fy",
+            "/%2f..",
+            "/%252e%252e/x",
+            "/%25252e./x",
+            "/..%252fx",
+            "/x\\y",
+            "/x%5cy",
+            "/..%5cx",
+            "/%255c",
+            "/a%00b",
+            "/a%0d%0ab",
+            "/a%1fb",
+            "/a%7fb",
+            "/a\u{7f}b",
+        ];
+        for path in bad {
+            assert!(matches!(check_path(path), Err(ProxyError::BadRequest(_))), "{path:?}");
+        }
+        let good = [
+            "/",
+            "//",
+            "/x",
+            "/...",
+            "/x/.../y",
+            "/.well-known/x",
+            "/..x",
+            "/x..",
+            "/x../y",
+            "/a.b/c..d",
+            "/%2F",
+            "/a%2Fb",
+            "/a%2eb",
+            "/%2ehidden",
+            "/100%",
+            "/a%zz",
+            "/%",
+            "/a;b=c",
+            "/a;..",
+            "/;",
+            "/%41",
+            "/é",
+            "/a%250ab",
+            "/a%25",
+            "/[x]/\"y\"/|",
+            "/a:b@c",
+        ];
+        for path in good {
+            assert_eq!(check_path(path), Ok(()), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn refused_paths_are_refused_in_any_spelling() {
+        let refuse = ["/oauth/token", "/v1/auth"].map(canonical);
+        let yes = [
+            ("", "/oauth/token"),
+            ("", "/oauth/token/"),
+            ("", "/oauth/token/x"),
+            ("", "//oauth//token"),
+            ("", "/oauth%2ftoken"),
+            ("", "/o%61uth/token"),
+            ("", "/oauth/token;x=1"),
+            ("", "/oauth;x/token"),
+            ("", "/%256fauth/token"),
+            ("/v1", "/auth"),
+            ("/v1", "/auth/x"),
+            ("", "/v1/auth"),
+        ];
+        for (base, path) in yes {
+            assert!(is_refused(&refuse, base, path), "{base} {path}");
+        }
+        let no = [
+            ("", "/oauth"),
+            ("", "/oauth/tokens"),
+            ("", "/x/oauth/token"),
+            ("/v1", "/oauth/token"),
+            ("", "/OAuth/token"),
+        ];
+        for (base, path) in no {
+            assert!(!is_refused(&refuse, base, path), "{base} {path}");
+        }
+        assert!(!is_refused(&[], "", "/oauth/token"));
+    }
+}

@@ -1,0 +1,283 @@
+//! One request from start to end: guard, route, token, forward, answer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderMap, HeaderValue, VIA};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tracing::{Level, debug, enabled};
+
+use super::body::AnswerBody;
+use super::connection::Connection;
+use super::error::{Fault, ProxyError};
+use super::headers::{self, Homeward, Ours, Survey};
+use super::replay::{self, Kept};
+use super::rewrite::Mapping;
+use super::route::{self, RouteEntry};
+use super::upstream::{self, Lease, SendError};
+use super::worker::{LocalRoute, LocalTable};
+use super::{guard, upgrade};
+use crate::token_source::{Published, Unavailable};
+
+/// Answers one request, whatever comes of it.
+pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<AnswerBody> {
+    let table = connection.worker.table();
+    let mut exchange = Exchange::begin(&connection, request.method());
+    let answer = carry_out(&connection, &table, &mut exchange, request).await;
+    let response = answer.unwrap_or_else(|error| {
+        exchange.failed(&error);
+        error.into_response(&table.shared.advice)
+    });
+    exchange.answered(response.status());
+    response.map(|body| body.of(exchange))
+}
+
+async fn carry_out(
+    connection: &Rc<Connection>,
+    table: &LocalTable,
+    exchange: &mut Exchange,
+    mut request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, ProxyError> {
+    let survey = Survey::of(request.headers());
+    let (target, method) = (request.uri(), request.method());
+    let host = guard::admit(
+        connection.door,
+        &table.shared.hosts,
+        method,
+        target,
+        request.version(),
+        request.headers(),
+        &survey,
+    )?;
+    route::check_path(target.path())?;
+    let own = connection.own_route.as_ref();
+    let found = route::find(|name| table.position(name), own, host, target.path()).ok_or(ProxyError::NoRoute)?;
+    let local = table.routes[found.index].clone();
+    let route = &*local.entry;
+    exchange.reached(&local);
+    if route::is_refused(&route.refuse, &route.base_path, &target.path()[found.prefix..]) {
+        return Err(ProxyError::ForbiddenByRoute);
+    }
+    if survey.via && has_been_here(request.headers(), &table.shared.pseudonym) {
+        return Err(ProxyError::Loop);
+    }
+
+    let token = match route.tokens.usable() {
+        Some(token) => token,
+        None => route.tokens.token(route.wait).await.map_err(|why_not| no_token(route, why_not))?,
+    };
+
+    let protocol = headers::upgrade_protocol(request.headers(), &survey);
+    let home = Home {
+        authority: request.headers().get(HOST).cloned(),
+        prefix: if found.prefix > 0 { &route.prefix } else { "" },
+        via: route.via.then_some(&table.shared.via_home),
+    };
+    if let Some(target) = route::target(&route.base_path, found.prefix, request.uri()) {
+        *request.uri_mut() = target;
+    }
+    *request.version_mut() = Version::HTTP_11;
+    let ours = Ours {
+        host: &route.host,
+        via: route.via.then_some(&table.shared.via_out),
+        token_name: &token.name,
+        token: &token.value,
+        upgrade: protocol.clone(),
+    };
+    headers::prepare_request(request.headers_mut(), &survey, ours);
+
+    if protocol.is_some() {
+        return Box::pin(upgrade::forward(connection, &local, request, token, home)).await;
+    }
+    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let (response, lease) = match connection.in_time(local.pool.send(request, route.connect_timeout, false)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(SendError::NotConnected(fault))) | Err(fault) => return Err(upstream_error(route, fault)),
+        Ok(Err(SendError::Lost { reused, error })) => {
+            Box::pin(send_again_if_lost(connection, &local, kept.as_ref(), reused, error)).await?
+        }
+    };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        return Box::pin(after_401(connection, &local, token, kept, response, lease, home)).await;
+    }
+    hand_on(route, response, lease, &token, &home)
+}
+
+/// The upstream closed a connection that others had used before, without a byte of answer: most likely it had grown
+/// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2).
+async fn send_again_if_lost(
+    connection: &Rc<Connection>,
+    local: &LocalRoute,
+    kept: Option<&Kept>,
+    reused: bool,
+    error: hyper::Error,
+) -> Result<(Response<Incoming>, Lease), ProxyError> {
+    let route = &*local.entry;
+    let again = kept.filter(|kept| reused && !error.is_parse() && kept.survives_lost_connection());
+    let Some(request) = again.and_then(|kept| kept.again(None)) else {
+        return Err(upstream_error(route, upstream::lost(&error)));
+    };
+    debug!(%error, "an idle connection had closed; sending once more");
+    match connection.in_time(local.pool.send(request, route.connect_timeout, true)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(SendError::NotConnected(fault))) | Err(fault) => Err(upstream_error(route, fault)),
+        Ok(Err(SendError::Lost { error, .. })) => Err(upstream_error(route, upstream::lost(&error))),
+    }
+}
+
+/// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot
+/// be, the 401 is handed on.
+async fn after_401(
+    connection: &Rc<Connection>,
+    local: &LocalRoute,
+    token: Arc<Published>,
+    kept: Option<Kept>,
+    response: Response<Incoming>,
+    lease: Lease,
+    home: Home<'_>,
+) -> Result<Response<AnswerBody>, ProxyError> {
+    let route = &*local.entry;
+    let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await? else {
+        return hand_on(route, response, lease, &token, &home);
+    };
+    let Some(request) = kept.as_ref().and_then(|kept| kept.again(Some((&new.name, &new.value)))) else {
+        return hand_on(route, response, lease, &token, &home);
+    };
+    drop((response, lease)); // its body is not worth reading, so its connection goes, too
+    route.stats.replayed.add(1);
+    match connection.in_time(local.pool.send(request, route.connect_timeout, false)).await {
+        Ok(Ok((response, lease))) => hand_on(route, response, lease, &new, &home),
+        Ok(Err(SendError::NotConnected(fault))) | Err(fault) => Err(upstream_error(route, fault)),
+        Ok(Err(SendError::Lost { error, reused })) => {
+            let (response, lease) = send_again_if_lost(connection, local, kept.as_ref(), reused, error).await?;
+            hand_on(route, response, lease, &new, &home)
+        }
+    }
+}
+
+/// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
+pub(super) async fn renewed_token(
+    connection: &Connection,
+    route: &RouteEntry,
+    refused: &Published,
+    kept: Option<&Kept>,
+    answer: &HeaderMap,
+) -> Result<Option<Arc<Published>>, ProxyError> {
+    if replay::lacks_scope(answer) {
+        return Ok(None);
+    }
+    route.stats.rejected.add(1);
+    let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
+    let renewal = connection.in_time(route.tokens.token_after(refused.id, patience)).await;
+    Ok(renewal.unwrap_or(None).filter(|_| !patience.is_zero()))
+}
+
+/// What an answer needs to know of the request that it belongs to.
+pub(super) struct Home<'a> {
+    authority: Option<HeaderValue>,
+    prefix: &'a str,
+    via: Option<&'a HeaderValue>,
+}
+
+/// Makes the upstream's answer the client's.
+fn hand_on(
+    route: &RouteEntry,
+    response: Response<Incoming>,
+    lease: Lease,
+    token: &Published,
+    home: &Home<'_>,
+) -> Result<Response<AnswerBody>, ProxyError> {
+    let (head, incoming) = clean(route, response, token, home, false)?.into_parts();
+    Ok(Response::from_parts(head, AnswerBody::upstream(incoming, Some(lease), token.name.clone())))
+}
+
+/// An upstream's answer with its head as the client may see it.
+pub(super) fn clean(
+    route: &RouteEntry,
+    mut response: Response<Incoming>,
+    token: &Published,
+    home: &Home<'_>,
+    switching: bool,
+) -> Result<Response<Incoming>, ProxyError> {
+    let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let origin = &route.upstream.origin;
+    let mapping = Mapping { origin, base_path: &route.base_path, local_authority, prefix: home.prefix };
+    let homeward = Homeward { via: home.via, token: &token.value, mapping, switching };
+    headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
+    *response.version_mut() = Version::HTTP_11;
+    Ok(response)
+}
+
+pub(super) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
+    ProxyError::Upstream { upstream: route.upstream.label.clone(), fault }
+}
+
+fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
+    let account = route.account.clone();
+    match why_not {
+        Unavailable::SignInRequired { why } => ProxyError::SignInRequired { account, why },
+        Unavailable::NotNow { retry_after, because } => ProxyError::TokenUnavailable { account, retry_after, because },
+    }
+}
+
+/// Whether a `Via` field carries the comment that only this process adds.
+fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
+    let pseudonym = pseudonym.as_bytes();
+    headers.get_all(VIA).iter().any(|via| via.as_bytes().windows(pseudonym.len()).any(|part| part == pseudonym))
+}
+
+/// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
+pub(super) struct Exchange {
+    connection: Rc<Connection>,
+    /// The route and when it began, from the time on when it is known.
+    route: Option<Rc<LocalRoute>>,
+    /// For the log, and only if it is asked for.
+    log: Option<(Method, Instant)>,
+    status: StatusCode,
+}
+
+impl Exchange {
+    fn begin(connection: &Rc<Connection>, method: &Method) -> Self {
+        connection.pulse.begin();
+        let log = enabled!(Level::DEBUG).then(|| (method.clone(), Instant::now()));
+        Self { connection: connection.clone(), route: None, log, status: StatusCode::OK }
+    }
+
+    fn reached(&mut self, local: &Rc<LocalRoute>) {
+        let route = &local.entry;
+        self.connection.pulse.limit(route.idle_timeout);
+        route.stats.requests.add(1);
+        route.stats.open.add(1);
+        self.route = Some(local.clone());
+    }
+
+    fn failed(&self, error: &ProxyError) {
+        match &self.route {
+            Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
+            _ => self.connection.worker.stats.refused.add(1),
+        }
+        debug!(?error, "a request was not carried out");
+    }
+
+    fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+        self.connection.pulse.answer();
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.connection.pulse.end();
+        let route = self.route.as_ref().map(|local| &local.entry);
+        if let Some(route) = route {
+            route.stats.open.subtract(1);
+        }
+        if let Some((method, since)) = &self.log {
+            let name = route.map_or("-", |route| route.name.as_str());
+            let millis = since.elapsed().as_millis();
+            debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! WebSocket and other protocols that begin as HTTP/1.1 (RFC 9110 section 7.8).
+//!
+//! A tunnel has an upstream connection of its own, never one of the pool. The handshake is an ordinary exchange, so a
+//! 401 to it brings a renewal and a second try; from the 101 on, bytes go both ways until both ends are done. A tunnel
+//! has no idle limit: its protocol has its own heartbeat, and the sockets' keep-alive finds a vanished end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, on};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tracing::debug;
+
+use super::body::AnswerBody;
+use super::connection::Connection;
+use super::error::ProxyError;
+use super::replay::{self, RequestBody};
+use super::service::{self, Home, upstream_error};
+use super::upstream::{self, dial, handshake};
+use super::worker::LocalRoute;
+use crate::token_source::Published;
+
+/// Forwards a request to switch protocols, and switches if the upstream does.
+pub(super) async fn forward(
+    connection: &Rc<Connection>,
+    local: &LocalRoute,
+    mut request: Request<Incoming>,
+    token: Arc<Published>,
+    home: Home<'_>,
+) -> Result<Response<AnswerBody>, ProxyError> {
+    let route = &*local.entry;
+    // before anything is answered: hyper resolves it only after our 101 has gone out
+    let client = on(&mut request);
+    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let mut token = token;
+    let mut response = send(connection, local, request).await?;
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Some(new) = service::renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await?
+        && let Some(request) = kept.and_then(|kept| kept.again(Some((&new.name, &new.value))))
+    {
+        route.stats.replayed.add(1);
+        token = new;
+        response = send(connection, local, request).await?;
+    }
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upstream = switching.then(|| on(&mut response));
+    let (head, incoming) = service::clean(route, response, &token, &home, switching)?.into_parts();
+    let Some(upstream) = upstream else {
+        return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone())));
+    };
+    tokio::task::spawn_local(join(connection.clone(), client, upstream));
+    Ok(Response::from_parts(head, AnswerBody::empty()))
+}
+
+/// Sends a handshake on a connection of its own.
+async fn send(
+    connection: &Connection,
+    local: &LocalRoute,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, ProxyError> {
+    let route = &*local.entry;
+    let exchange = async {
+        let io = dial(&route.upstream, route.connect_timeout).await?;
+        let (mut sender, driver) = handshake(io).await?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = driver.with_upgrades().await {
+                debug!(%error, "an upstream connection ended");
+            }
+        });
+        sender.send_request(request).await.map_err(|error| upstream::lost(&error))
+    };
+    connection.in_time(exchange).await.and_then(|sent| sent).map_err(|fault| upstream_error(route, fault))
+}
+
+/// Carries bytes both ways until both ends have closed. Holds the client's connection, so that it counts as open.
+async fn join(connection: Rc<Connection>, client: OnUpgrade, upstream: OnUpgrade) {
+    match tokio::join!(client, upstream) {
+        (Ok(client), Ok(upstream)) => {
+            let ended = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await;
+            debug!(?ended, "a tunnel ended");
+        }
+        (Err(error), _) | (_, Err(error)) => debug!(%error, "a tunnel did not come about"),
+    }
+    drop(connection);
+}

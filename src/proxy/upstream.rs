@@ -1,0 +1,380 @@
+//! Connections to an upstream: opened when none is free, kept warm, one pool a worker.
+//!
+//! HTTP/1.1 carries one exchange at a time, so a connection is leased, and given back when its answer has been read to
+//! the end. One that ended otherwise is never used again: dropping its sender closes it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
+
+use super::error::Fault;
+use super::replay::RequestBody;
+use crate::config::Origin;
+
+/// A little below the 60 s after which many servers and load balancers close an idle connection: better that we do it.
+const LONGEST_IDLE: Duration = Duration::from_secs(55);
+
+/// More than that many idle connections to one upstream are not worth their memory.
+const MOST_IDLE: usize = 128;
+
+/// RFC 8305 section 5: the time after which the next address is tried as well.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// So that a tunnel whose other end vanished ends some day.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+
+/// Answers' heads and the chunks of bodies are read into buffers of at most this size.
+const BUFFER: usize = 64 * 1024;
+
+/// An upstream as all workers know it.
+pub(super) struct UpstreamOrigin {
+    /// Tells pools apart; never used twice in a process.
+    pub(super) id: u64,
+    pub(super) origin: Origin,
+    /// The origin as text, for people.
+    pub(super) label: Arc<str>,
+    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// The certificate authorities besides the system's, as they were when this was made.
+    pub(super) extra_ca: Option<Vec<u8>>,
+}
+
+impl UpstreamOrigin {
+    /// Numbers a new upstream.
+    ///
+    /// # Errors
+    ///
+    /// If TLS is to be spoken with something that is neither a host name nor an address.
+    pub(super) fn new(
+        origin: Origin,
+        tls: Option<Arc<ClientConfig>>,
+        extra_ca: Option<Vec<u8>>,
+    ) -> Result<Self, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let tls = tls.map(|config| {
+            let name = ServerName::try_from(origin.host.clone())
+                .map_err(|_| format!("upstream {origin}: \"{}\" is no host name", origin.host))?;
+            Ok::<_, String>((config, name))
+        });
+        Ok(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            label: origin.to_string().into(),
+            tls: tls.transpose()?,
+            origin,
+            extra_ca,
+        })
+    }
+
+    /// Whether connections to one serve the other as well.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.extra_ca == other.extra_ca
+    }
+}
+
+/// One worker's connections to one upstream.
+pub(super) struct Pool {
+    pub(super) upstream: Arc<UpstreamOrigin>,
+    /// The most recently used last.
+    idle: RefCell<Vec<Idle>>,
+    /// Whether a task is asleep that will close the idle ones.
+    reaper: Cell<bool>,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// A connection that somebody uses.
+pub(super) struct Lease {
+    pool: Rc<Pool>,
+    sender: SendRequest<RequestBody>,
+}
+
+/// Why there is no answer.
+pub(super) enum SendError {
+    /// Not sent: there is no connection.
+    NotConnected(Fault),
+    /// The connection failed before the answer's head was whole; the request may have been carried out.
+    Lost {
+        /// Whether others had used the connection before: then the upstream may just have closed it as idle.
+        reused: bool,
+        error: hyper::Error,
+    },
+}
+
+impl Pool {
+    pub(super) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
+        Rc::new(Self { upstream, idle: RefCell::default(), reaper: Cell::new(false) })
+    }
+
+    /// Sends a request on a free connection, or on a new one if there is none or `fresh` asks for it. A request that
+    /// provably was not sent, as its connection had closed under it, goes to the next connection.
+    pub(super) async fn send(
+        self: &Rc<Self>,
+        mut request: Request<RequestBody>,
+        connect_timeout: Duration,
+        fresh: bool,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        loop {
+            let free = if fresh { None } else { self.take_idle() };
+            let reused = free.is_some();
+            let mut sender = match free {
+                Some(sender) => sender,
+                None => self.connect(connect_timeout).await.map_err(SendError::NotConnected)?,
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Lease { pool: self.clone(), sender })),
+                Err(mut refused) => match refused.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(SendError::Lost { reused, error: refused.into_error() }),
+                },
+            }
+        }
+    }
+
+    /// The most recently used connection that is free; on the way, the closed ones are forgotten.
+    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            if idle[at].sender.is_closed() {
+                idle.remove(at);
+            } else if idle[at].sender.is_ready() {
+                return Some(idle.remove(at).sender);
+            }
+        }
+        None
+    }
+
+    fn put_idle(self: &Rc<Self>, sender: SendRequest<RequestBody>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= MOST_IDLE {
+            idle.remove(0);
+        }
+        idle.push(Idle { sender, since: Instant::now() });
+        if !self.reaper.replace(true) {
+            let pool = Rc::downgrade(self);
+            tokio::task::spawn_local(async move {
+                let mut wake_at = Instant::now() + LONGEST_IDLE;
+                loop {
+                    tokio::time::sleep_until(wake_at).await;
+                    let Some(pool) = pool.upgrade() else { return };
+                    match pool.reap(Instant::now()) {
+                        Some(next) => wake_at = next,
+                        None => return,
+                    }
+                }
+            });
+        }
+    }
+
+    /// Closes what has been idle for too long; tells when to look again, if anything is left.
+    fn reap(&self, now: Instant) -> Option<Instant> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|idle| !idle.sender.is_closed() && now < idle.since + LONGEST_IDLE);
+        let next = idle.iter().map(|idle| idle.since + LONGEST_IDLE).min();
+        self.reaper.set(next.is_some());
+        next
+    }
+
+    async fn connect(&self, timeout: Duration) -> Result<SendRequest<RequestBody>, Fault> {
+        let io = dial(&self.upstream, timeout).await?;
+        let (sender, connection) = handshake(io).await?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "an upstream connection ended");
+            }
+        });
+        Ok(sender)
+    }
+}
+
+impl Lease {
+    /// Makes the connection free for others, unless it is closed. Call it when its answer has been read to the end.
+    pub(super) fn give_back(self) {
+        self.pool.put_idle(self.sender);
+    }
+}
+
+/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half.
+pub(super) async fn handshake(
+    io: UpstreamIo,
+) -> Result<(SendRequest<RequestBody>, http1::Connection<TokioIo<UpstreamIo>, RequestBody>), Fault> {
+    http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| Fault::BrokenAnswer { error: "http_protocol_error", detail: error.to_string() })
+}
+
+/// Connects, TLS included, within `timeout`.
+pub(super) async fn dial(upstream: &UpstreamOrigin, timeout: Duration) -> Result<UpstreamIo, Fault> {
+    let connecting = async {
+        let tcp = connect_tcp(&upstream.origin.host, upstream.origin.port).await?;
+        let Some((config, name)) = &upstream.tls else { return Ok(UpstreamIo::Plain(tcp)) };
+        let connector = tokio_rustls::TlsConnector::from(config.clone());
+        match connector.connect(name.clone(), tcp).await {
+            Ok(tls) => Ok(UpstreamIo::Tls(Box::new(tls))),
+            Err(error) => Err(tls_fault(&error)),
+        }
+    };
+    tokio::time::timeout(timeout, connecting).await.unwrap_or(Err(Fault::ConnectTimeout))
+}
+
+async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Fault> {
+    let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        Ok(address) => vec![(address, port).into()],
+        Err(_) => tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|error| Fault::Unreachable { error: "dns_error", detail: error.to_string() })?
+            .collect(),
+    };
+    let tcp = connect_any(addresses).await.map_err(|error| {
+        let word = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "connection_refused",
+            io::ErrorKind::NotFound => "dns_error",
+            io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "destination_ip_unroutable",
+            _ => "destination_unavailable",
+        };
+        Fault::Unreachable { error: word, detail: error.to_string() }
+    })?;
+    // neither is worth failing for
+    let _ = tcp.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&tcp, true);
+    let _ = rustix::net::sockopt::set_tcp_keepidle(&tcp, KEEPALIVE_AFTER);
+    Ok(tcp)
+}
+
+/// RFC 8305: the families in turn, each further address a moment after the one before it or as soon as that has failed.
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut first, mut second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
+    (first, second) = (first.into_iter().rev().collect(), second.into_iter().rev().collect());
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = first.pop() {
+            attempts.spawn_local(TcpStream::connect(address));
+            std::mem::swap(&mut first, &mut second);
+        } else if let Some(address) = second.pop() {
+            attempts.spawn_local(TcpStream::connect(address));
+        }
+        let all_started = first.is_empty() && second.is_empty();
+        tokio::select! {
+            ended = attempts.join_next() => match ended {
+                Some(Ok(Ok(tcp))) => return Ok(tcp),
+                Some(Ok(Err(error))) => failure = error,
+                Some(Err(error)) => failure = io::Error::other(error),
+                None => return Err(failure),
+            },
+            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if !all_started => {}
+        }
+    }
+}
+
+fn tls_fault(error: &io::Error) -> Fault {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    let word = match cause {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => "tls_certificate_error",
+        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
+        _ => "tls_protocol_error",
+    };
+    Fault::Tls { error: word, detail: error.to_string() }
+}
+
+/// What a lost connection means for the one who waits for the answer.
+pub(super) fn lost(error: &hyper::Error) -> Fault {
+    let word = if error.is_parse() {
+        "http_protocol_error"
+    } else if error.is_incomplete_message() {
+        "http_response_incomplete"
+    } else {
+        "connection_terminated"
+    };
+    let mut detail = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        detail = format!("{detail}: {error}");
+        cause = error.source();
+    }
+    Fault::BrokenAnswer { error: word, detail }
+}
+
+/// A byte stream to an upstream.
+pub(super) enum UpstreamIo {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

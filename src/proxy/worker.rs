@@ -1,0 +1,264 @@
+//! One thread of the data plane: a current-thread runtime, its connections, and its own pools to the upstreams.
+//!
+//! Nothing here is shared with another worker but the listening sockets, the immutable table, the tokens and the
+//! counters, so that a usual request takes no lock and never leaves its thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::connection::{self, Connection, Socket};
+use super::guard::{Door, admits_peer};
+use super::route::RouteEntry;
+use super::upstream::Pool;
+use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table, TcpOrUnix};
+use crate::config::RouteName;
+use crate::stats::Stats;
+
+/// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// Serve by this table from here on.
+    Table(Arc<Table>),
+    /// Accept on these, and on no others.
+    Listen(Vec<ProxyListener>),
+    /// Accept no more, let running exchanges end within the time, and end.
+    Stop(Duration),
+}
+
+/// One worker, as its connections see it.
+pub(super) struct Worker {
+    table: RefCell<Rc<LocalTable>>,
+    pub(super) stats: Arc<Stats>,
+    connections: RefCell<HashMap<u64, Weak<Connection>>>,
+    last_id: Cell<u64>,
+    most_connections: usize,
+    /// Somebody has closed a connection.
+    one_less: Notify,
+    peers: Option<RefCell<PeerLookup>>,
+    own_uid: u32,
+}
+
+/// The table with this worker's pools.
+pub(super) struct LocalTable {
+    pub(super) shared: Arc<Table>,
+    /// In the order of the table.
+    pub(super) routes: Vec<Rc<LocalRoute>>,
+}
+
+/// A route with this worker's connections to its upstream.
+pub(super) struct LocalRoute {
+    pub(super) entry: Arc<RouteEntry>,
+    pub(super) pool: Rc<Pool>,
+}
+
+impl LocalTable {
+    /// Where a route is.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.routes.binary_search_by(|route| route.entry.name.as_str().cmp(name)).ok()
+    }
+
+    /// Joins a table with the pools of `before`, as far as their upstreams are still in it.
+    fn new(shared: Arc<Table>, before: &[Rc<LocalRoute>]) -> Rc<Self> {
+        let mut pools: HashMap<u64, Rc<Pool>> =
+            before.iter().map(|route| (route.pool.upstream.id, route.pool.clone())).collect();
+        let routes = shared.routes.iter().map(|entry| {
+            let upstream = &entry.upstream;
+            let pool = pools.entry(upstream.id).or_insert_with(|| Pool::new(upstream.clone())).clone();
+            Rc::new(LocalRoute { entry: entry.clone(), pool })
+        });
+        let routes = routes.collect();
+        Rc::new(Self { shared, routes })
+    }
+}
+
+impl Worker {
+    pub(super) fn new(table: Arc<Table>, stats: Arc<Stats>, peers: Option<&PeerLookups>, workers: usize) -> Rc<Self> {
+        Rc::new(Self {
+            table: RefCell::new(LocalTable::new(table, &[])),
+            stats,
+            connections: RefCell::default(),
+            last_id: Cell::new(0),
+            most_connections: most_connections(workers),
+            one_less: Notify::new(),
+            peers: peers.map(|peers| RefCell::new(peers())),
+            own_uid: rustix::process::geteuid().as_raw(),
+        })
+    }
+
+    /// The table as it is now.
+    pub(super) fn table(&self) -> Rc<LocalTable> {
+        self.table.borrow().clone()
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id.set(self.last_id.get() + 1);
+        self.last_id.get()
+    }
+
+    pub(super) fn opened(&self, id: u64, connection: &Rc<Connection>) {
+        self.stats.connections.add(1);
+        self.connections.borrow_mut().insert(id, Rc::downgrade(connection));
+    }
+
+    pub(super) fn closed(&self, id: u64) {
+        self.stats.connections.subtract(1);
+        self.connections.borrow_mut().remove(&id);
+        self.one_less.notify_waiters();
+    }
+
+    /// Who is at the client's end of a TCP connection; `None` if nobody looks.
+    pub(super) fn look_up_peer(&self, client: SocketAddr, server: SocketAddr) -> Option<Peer> {
+        self.peers.as_ref().map(|peers| peers.borrow_mut()(client, server))
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections.borrow().len() < self.most_connections
+    }
+
+    /// Does what it is told until it is told to stop, or nobody is left to tell.
+    pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut accepting: Vec<AbortHandle> = Vec::new();
+        let drain = loop {
+            match commands.recv().await {
+                Some(Command::Table(shared)) => {
+                    let table = LocalTable::new(shared, &self.table().routes);
+                    self.table.replace(table);
+                }
+                Some(Command::Listen(listeners)) => {
+                    accepting.drain(..).for_each(|task| task.abort());
+                    for listener in listeners {
+                        let task = tokio::task::spawn_local(self.clone().accept(listener));
+                        accepting.push(task.abort_handle());
+                    }
+                }
+                Some(Command::Stop(drain)) => break drain,
+                None => break Duration::ZERO,
+            }
+        };
+        accepting.drain(..).for_each(|task| task.abort());
+        self.drain(Instant::now() + drain).await;
+    }
+
+    async fn drain(&self, deadline: Instant) {
+        let running: Vec<_> = self.connections.borrow().values().filter_map(Weak::upgrade).collect();
+        running.iter().for_each(|connection| connection.stop());
+        drop(running);
+        loop {
+            let one_less = self.one_less.notified();
+            if self.connections.borrow().is_empty() || tokio::time::timeout_at(deadline, one_less).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: ProxyListener) {
+        let ProxyListener { socket, route } = listener;
+        let listener = match Listener::new(socket) {
+            Ok(listener) => listener,
+            Err(error) => return warn!(%error, "cannot accept connections"),
+        };
+        loop {
+            while !self.has_room() {
+                self.one_less.notified().await;
+            }
+            match listener.accept().await {
+                Ok((socket, door, ends)) => {
+                    let door = Door { peer_admitted: self.admits(&socket, ends), ..door };
+                    let connection = Connection::new(self.clone(), door, route.clone(), ends);
+                    tokio::task::spawn_local(connection::serve(connection, socket));
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    debug!(%error, "cannot accept a connection just now");
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
+        }
+    }
+
+    fn admits(&self, socket: &Socket, ends: Option<(SocketAddr, SocketAddr)>) -> bool {
+        let peer = match (socket, ends) {
+            (Socket::Unix(unix), _) => unix.peer_cred().ok().map(|cred| cred.uid()),
+            (Socket::Tcp(_), Some((client, server))) => match self.look_up_peer(client, server) {
+                None => return true, // nobody looks
+                Some(Peer::Uid(uid)) => Some(uid),
+                Some(Peer::Gone | Peer::Unknown) => None,
+            },
+            (Socket::Tcp(_), None) => return self.peers.is_none(),
+        };
+        admits_peer(peer, self.own_uid)
+    }
+}
+
+/// Half of the descriptors we may have: each connection needs another one upstream, and renewals need a few as well.
+fn most_connections(workers: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    let limit = usize::try_from(limit).unwrap_or(1 << 20);
+    (limit.saturating_sub(64) / 2 / workers.max(1)).max(16)
+}
+
+/// Errors of accept(2) that concern the connection which would have been accepted, not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted | PermissionDenied)
+}
+
+/// A listening socket of this worker's runtime.
+enum Listener {
+    Tcp(TcpListener, Door),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(socket: TcpOrUnix) -> io::Result<Self> {
+        match socket {
+            TcpOrUnix::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let door = Door { port: Some(listener.local_addr()?.port()), peer_admitted: false };
+                Ok(Self::Tcp(TcpListener::from_std(listener)?, door))
+            }
+            TcpOrUnix::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(UnixListener::from_std(listener)?))
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Door, Option<(SocketAddr, SocketAddr)>)> {
+        match self {
+            Self::Tcp(listener, door) => {
+                let (tcp, client) = listener.accept().await?;
+                let _ = tcp.set_nodelay(true); // not worth failing for
+                let ends = tcp.local_addr().ok().map(|server| (client, server));
+                Ok((Socket::Tcp(tcp), *door, ends))
+            }
+            Self::Unix(listener) => {
+                let (unix, _) = listener.accept().await?;
+                Ok((Socket::Unix(unix), Door { port: None, peer_admitted: false }, None))
+            }
+        }
+    }
+}
+
+/// Makes another descriptor of the same listening socket.
+pub(super) fn duplicate(listener: &ProxyListener) -> io::Result<ProxyListener> {
+    let socket = match &listener.socket {
+        TcpOrUnix::Tcp(listener) => TcpOrUnix::Tcp(listener.try_clone()?),
+        TcpOrUnix::Unix(listener) => TcpOrUnix::Unix(listener.try_clone()?),
+    };
+    let route: Option<RouteName> = listener.route.clone();
+    Ok(ProxyListener { socket, route })
+}
