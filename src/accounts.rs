@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::AccountId;
 use crate::renewal::{AccountSnapshot, RenewalId};
-use crate::store::Credential;
+pub use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
 
 /// One account as it stands. No field of it could carry a token.
@@ -62,19 +62,6 @@ pub struct LastFailure {
     pub detail: String,
     /// How many attempts in a row have failed.
     pub attempt: u32,
-}
-
-/// What a sign-in hands in.
-#[derive(Clone, Debug)]
-pub struct NewCredential {
-    /// What signs in from now on.
-    pub credential: Credential,
-    /// The client that the refresh token was issued to, where it is not the configured one.
-    pub client_id: Option<String>,
-    /// The refresh token's life from now on, in seconds, if the server told it.
-    pub refresh_lifetime: Option<u64>,
-    /// Who signed in, as far as the server told.
-    pub identity: Option<String>,
 }
 
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.

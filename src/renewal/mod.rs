@@ -50,6 +50,9 @@ pub enum Why {
     Ambiguous,
     /// The server refused the client itself (`invalid_client`, `unauthorized_client`, ...): the configuration is wrong.
     ClientRefused,
+    /// The stored credential was issued by another server, or to another client, than the configuration now names: it
+    /// must not be sent there.
+    IssuedElsewhere,
 }
 
 impl fmt::Display for Why {
@@ -59,6 +62,7 @@ impl fmt::Display for Why {
             Why::Revoked => "the refresh token was refused: it was revoked or has expired",
             Why::Ambiguous => "the answer to a renewal was lost and the refresh token is now refused (ambiguous)",
             Why::ClientRefused => "the authorization server refused this client: check client_id and client_auth",
+            Why::IssuedElsewhere => "the configuration names another server or client than the one signed in to",
         })
     }
 }

@@ -27,6 +27,7 @@ struct Written<'a> {
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<&'a str>,
+    issued_by: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +49,7 @@ struct Read {
     account: String,
     generation: u64,
     client_id: Option<String>,
+    issued_by: String,
     refresh_token: Option<Secret>,
     username: Option<String>,
     password: Option<Secret>,
@@ -69,6 +71,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         account,
         generation,
         client_id,
+        issued_by,
         credential: Credential { refresh_token, password },
         received_at,
         refresh_expires_at,
@@ -81,6 +84,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         account: account.as_str(),
         generation: *generation,
         client_id: client_id.as_deref(),
+        issued_by,
         refresh_token: refresh_token.as_ref().map(Secret::expose),
         username: password.as_ref().map(|(username, _)| username.as_str()),
         password: password.as_ref().map(|(_, password)| password.expose()),
@@ -119,6 +123,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         account,
         generation,
         client_id,
+        issued_by,
         refresh_token,
         username,
         password,
@@ -140,6 +145,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         account: expected.clone(),
         generation,
         client_id,
+        issued_by,
         credential: Credential { refresh_token, password },
         received_at,
         refresh_expires_at,
@@ -173,6 +179,7 @@ mod tests {
             account: AccountId::new("gbdx").unwrap(),
             generation: 7,
             client_id: Some("the-client".into()),
+            issued_by: "https://auth.example".into(),
             credential: Credential {
                 refresh_token: Some(Secret::new("r-\"quoted\"-\u{e9}\n")),
                 password: Some(("me@example.com".into(), Secret::new("p%w"))),
@@ -218,6 +225,7 @@ mod tests {
         // a file of a released version: it must be readable for ever
         let file = br#"{
             "version": 1, "account": "gbdx", "generation": 3, "refresh_token": "rt", "received_at": 5,
+            "issued_by": "https://auth.example",
             "redeeming": false, "set_aside": {"why": "revoked", "at": 6, "oauth_error": "invalid_grant"}
         }"#;
         let found = read(file, &record().account).unwrap();
@@ -252,12 +260,12 @@ mod tests {
             ("a version that never was", r#"{"version": 0}"#, "format is 0"),
             (
                 "another account's",
-                r#"{"version": 1, "account": "secret-one", "generation": 1, "received_at": 0, "redeeming": false}"#,
+                r#"{"version": 1, "account": "secret-one", "generation": 1, "issued_by": "x", "received_at": 0, "redeeming": false}"#,
                 "another account",
             ),
             (
                 "half a password",
-                r#"{"version": 1, "account": "gbdx", "generation": 1, "received_at": 0, "redeeming": false, "password": "secret"}"#,
+                r#"{"version": 1, "account": "gbdx", "generation": 1, "issued_by": "x", "received_at": 0, "redeeming": false, "password": "secret"}"#,
                 "without the other",
             ),
         ] {

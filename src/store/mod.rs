@@ -21,7 +21,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::config::AccountId;
+use crate::config::{Account, AccountId};
 use crate::platform::paths::{FolderError, OwnFolder};
 use crate::renewal::Why;
 use crate::secret::Secret;
@@ -43,6 +43,8 @@ pub struct Record {
     pub generation: u64,
     /// The client that the refresh token was issued to: another one cannot use it.
     pub client_id: Option<String>,
+    /// The origin of the token endpoint that issued it: it is never sent to another one.
+    pub issued_by: String,
     /// What signs in without a person.
     pub credential: Credential,
     /// When this credential was received.
@@ -67,6 +69,19 @@ pub struct Credential {
     pub password: Option<(String, Secret)>,
 }
 
+/// What a sign-in hands in.
+#[derive(Clone, Debug)]
+pub struct NewCredential {
+    /// What signs in from now on.
+    pub credential: Credential,
+    /// The client that the refresh token was issued to, where it is not the configured one.
+    pub client_id: Option<String>,
+    /// The refresh token's life from now on, in seconds, if the server told it.
+    pub refresh_lifetime: Option<u64>,
+    /// Who signed in, as far as the server told.
+    pub identity: Option<String>,
+}
+
 /// A refusal that only a new sign-in can mend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAside {
@@ -76,6 +91,30 @@ pub struct SetAside {
     pub at: u64,
     /// The server's code, if it gave one.
     pub oauth_error: Option<String>,
+}
+
+impl Record {
+    /// The record of a sign-in. `today` is in Unix seconds.
+    pub fn new(account: &Account, generation: u64, new: NewCredential, today: u64) -> Self {
+        let NewCredential { credential, client_id, refresh_lifetime, identity } = new;
+        Self {
+            account: account.id.clone(),
+            generation,
+            client_id: client_id.or_else(|| account.client_id.clone()),
+            issued_by: account.token_endpoint.origin.to_string(),
+            credential,
+            received_at: today,
+            refresh_expires_at: refresh_lifetime.map(|life| today.saturating_add(life)),
+            identity,
+            redeeming: false,
+            set_aside: None,
+        }
+    }
+
+    /// Whether the account, as it is configured now, is the one that this was issued to.
+    pub fn was_issued_to(&self, account: &Account) -> bool {
+        self.issued_by == account.token_endpoint.origin.to_string() && self.client_id == account.client_id
+    }
 }
 
 /// The folder of records. While it lives, no other process can open the same folder. Its calls wait for the disk.

@@ -18,6 +18,7 @@ fn record(generation: u64) -> Record {
         account: id("gbdx"),
         generation,
         client_id: None,
+        issued_by: "https://auth.example".into(),
         credential: Credential { refresh_token: Some(Secret::new(format!("token-{generation}"))), password: None },
         received_at: 1_700_000_000,
         refresh_expires_at: None,
