@@ -109,6 +109,23 @@ impl TokenEndpoint {
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
 
+    /// [`TokenEndpoint::revoke`] for a credential that is forgotten here whatever the server says. Returns what came of
+    /// it, in a sentence for people.
+    pub async fn revoke_in_words(&self, account: &Account, refresh_token: &Secret) -> String {
+        let revoked = match client_secret(account).await {
+            Ok(client) => self.revoke(account, &client, refresh_token).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        match revoked {
+            Ok(Revocation::Done) => "revoked at the server and forgotten here".to_owned(),
+            Ok(Revocation::NoEndpoint) => {
+                "forgotten here; the server knows no revocation, so the refresh token lives on there until it expires"
+                    .to_owned()
+            }
+            Err(error) => format!("forgotten here, but not revoked at the server: {error}"),
+        }
+    }
+
     async fn send(
         &self,
         account: &Account,
@@ -171,6 +188,7 @@ const LONGEST_SECRET: u64 = 64 * 1024;
 pub async fn client_secret(account: &Account) -> Result<Client, String> {
     let secret = match &account.client_secret {
         None => None,
+        Some(SecretSource::Inline(secret)) => Some(secret.clone()),
         Some(SecretSource::File(path)) => Some(from_file(path.clone()).await?),
         Some(SecretSource::Command(command)) => Some(from_command(command).await?),
         Some(SecretSource::Credential(name)) => {

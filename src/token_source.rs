@@ -89,6 +89,12 @@ pub struct TokenSource {
     orders: mpsc::UnboundedSender<Order>,
 }
 
+impl std::fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenSource({})", self.account)
+    }
+}
+
 /// `Retry-After` where nothing better is known.
 const SOON: Duration = Duration::from_secs(1);
 

@@ -339,7 +339,7 @@ pub enum Replay {
 }
 
 #[cfg(test)]
-mod tests_support {
+pub(crate) mod tests_support {
     use super::*;
 
     /// A machine like any other.
@@ -353,7 +353,7 @@ mod tests_support {
     }
 
     /// Reads a configuration that has neither errors nor warnings.
-    pub(super) fn parse_with(text: &str, providers: &[(String, Source)]) -> Parsed {
+    pub(crate) fn parse_with(text: &str, providers: &[(String, Source)]) -> Parsed {
         let parsed = Config::parse(&source(text), providers, &facts()).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(parsed.warnings, []);
         parsed

@@ -97,6 +97,15 @@ impl Problem {
         Self { severity, file: source.name.clone(), line, column, key: key.clone(), message, remedy, excerpt }
     }
 
+    /// A file that is there and cannot be read.
+    pub fn unreadable(name: impl Into<String>, error: &std::io::Error) -> Self {
+        let source = Source { name: name.into(), text: String::new(), readable_by_others: false };
+        let place = Place { source: &source, span: 0..0, key: String::new() };
+        let remedy = "make it readable for the user that valetd runs as";
+        let complaint = Complaint::new(format!("cannot be read: {error}"), remedy);
+        Self { excerpt: None, ..Self::new(Severity::Error, &place, complaint) }
+    }
+
     /// The problem and, where it can hold no secret, the line in question: several lines, for a terminal.
     pub fn rendered(&self) -> String {
         let Some(Excerpt { text, marks }) = &self.excerpt else { return self.to_string() };

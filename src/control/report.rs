@@ -394,7 +394,9 @@ fn state(phase: Phase, usable: bool) -> State {
 /// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
 fn next_action(why: Why, account: &str, invocation: &str) -> String {
     match why {
-        Why::NotSignedIn | Why::Revoked | Why::Ambiguous => format!("{invocation} login {account}"),
+        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere => {
+            format!("{invocation} login {account}")
+        }
         Why::ClientRefused => format!("{invocation} reload"),
     }
 }

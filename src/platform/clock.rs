@@ -23,13 +23,22 @@ pub struct Clock {
 impl Clock {
     /// Starts a time line at the wall clock's time.
     pub fn start() -> Self {
-        Self { ahead: AtomicI64::new(wall_millis() - boot_millis()) }
+        Self::start_at(boot_millis(), wall_millis())
+    }
+
+    /// The same from given readings, in milliseconds.
+    pub(crate) fn start_at(boot: i64, wall: i64) -> Self {
+        Self { ahead: AtomicI64::new(wall - boot) }
     }
 
     /// Reads the time line: two clock readings and an atomic load, no system call on Linux.
     pub fn now(&self) -> Timestamp {
-        let boot = boot_millis();
-        let ahead = wall_millis() - boot;
+        self.at(boot_millis(), wall_millis())
+    }
+
+    /// The same from given readings, in milliseconds.
+    pub(crate) fn at(&self, boot: i64, wall: i64) -> Timestamp {
+        let ahead = wall - boot;
         // Relaxed: the value only ever grows, and no other memory hangs on it.
         let mut greatest = self.ahead.load(Ordering::Relaxed);
         if ahead > greatest {

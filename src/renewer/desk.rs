@@ -1,0 +1,843 @@
+//! What the renewer does, told apart from how: every account's machine, its credential and the order of things.
+//!
+//! [`Renewer`] owns the machines and the secrets, so there is no lock. It reaches the disk, the authorization servers
+//! and the waiting requests through a [`World`] alone; the daemon's is real, the simulation's is not. Nothing in here
+//! waits.
+//!
+//! The order on a rotation: note that generation N is being redeemed; redeem; save generation N + 1; publish. A process
+//! that dies in between comes back with the newest credential whose answer had reached it, and knows whether an answer
+//! may have been lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::header::{HeaderName, HeaderValue};
+use tracing::{error, info, warn};
+
+use crate::accounts::{AccountView, LastFailure, NewCredential, Stored};
+use crate::config::{Account, AccountId, Config, TokenKind};
+use crate::oauth::{Grant, Tokens, jwt};
+use crate::renewal::{Action, Event, Failure, Phase, Renewal, RenewalId, Why};
+use crate::secret::Secret;
+use crate::store::{Credential, Record, SetAside};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::GrantFailure;
+use crate::token_source::{Availability, Order, Published};
+
+/// What signs in at the authorization server for one renewal, taken out of the credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presented {
+    /// The refresh token, in the dialect of the account's grant.
+    RefreshToken(Secret),
+    /// A kept password.
+    Password(String, Secret),
+    /// Nothing but the client itself.
+    Client,
+}
+
+/// What the renewer reaches the rest of the world by. No method waits for the network.
+pub trait World {
+    /// Makes a record durable, replacing the account's last one.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for people: what could not be done, to what, and why.
+    fn save(&mut self, record: &Record) -> Result<(), String>;
+
+    /// Forgets an account's record.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    fn remove(&mut self, account: &AccountId) -> Result<(), String>;
+
+    /// Sends a grant. Owes exactly one [`Renewer::answered`] with this account and id, also when the server never
+    /// replies.
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented);
+
+    /// Tells the server that a refresh token is not wanted any more. What comes of it is told to whoever waits.
+    fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>);
+
+    /// Replaces what requests see of an account, and wakes those who wait.
+    fn publish(&mut self, account: &AccountId, availability: Availability);
+
+    /// The calendar at a point of the time line.
+    fn calendar(&self, at: Timestamp) -> SystemTime;
+
+    /// The point of the time line at a calendar's time.
+    fn timestamp_of(&self, wall: SystemTime) -> Timestamp;
+}
+
+/// Where the outcome of a sign-out goes: a sentence for people.
+pub type RevokeReply = tokio::sync::oneshot::Sender<Result<String, String>>;
+
+/// Room on the disk is looked for this often after a save has failed.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// At a start, one account's first renewal follows another's at this distance, unless a request wants it sooner.
+const STAGGER: Duration = Duration::from_millis(100);
+
+/// All accounts' machines and credentials.
+pub struct Renewer<W> {
+    /// The way out.
+    pub world: W,
+    desks: BTreeMap<AccountId, Desk>,
+    seed: u64,
+    is_stopping: bool,
+}
+
+/// One account.
+struct Desk {
+    account: Arc<Account>,
+    machine: Renewal,
+    record: Option<Record>,
+    /// Whether the disk has `record` as it stands here; if not, when to try again.
+    unsaved: Option<Timestamp>,
+    published: Option<Arc<Published>>,
+    /// The header field of the answer at hand, between taking it and publishing it.
+    at_hand: Option<(HeaderName, HeaderValue)>,
+    /// What requests were told last, so that they are not woken for nothing.
+    told: Option<Told>,
+    last_success: Option<Timestamp>,
+    last_failure: Option<LastFailure>,
+    renewals: u64,
+    token_requests: u64,
+    /// The configuration no longer has it; it stays only until the answer that is owed has come.
+    is_leaving: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Told {
+    published: Option<RenewalId>,
+    is_renewing: bool,
+    phase: Phase,
+}
+
+impl<W: World> Renewer<W> {
+    /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
+    pub fn new(world: W, seed: u64) -> Self {
+        Self { world, desks: BTreeMap::new(), seed, is_stopping: false }
+    }
+
+    /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
+    /// for new accounts only. An account keeps its token unless something changed that its safety hangs on.
+    pub fn configure(
+        &mut self,
+        config: &Config,
+        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, String>,
+        now: Timestamp,
+    ) {
+        self.desks.retain(|id, desk| {
+            desk.is_leaving = !config.accounts.contains_key(id);
+            // an answer that is owed may hold the only refresh token that still works: it is waited for, and saved
+            !desk.is_leaving || desk.owes_an_answer()
+        });
+        let mut stagger = Duration::ZERO;
+        for (id, account) in &config.accounts {
+            if let Some(desk) = self.desks.get_mut(id) {
+                let has_changed = Config::security_relevant_change(&desk.account, account);
+                desk.account = Arc::new(account.clone());
+                desk.machine.set_policy(account.renew);
+                if !has_changed && !desk.is_client_refused() {
+                    continue;
+                }
+                info!(account = %id, "the account's server or client may have changed: starting over");
+            } else {
+                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let record = load(id).unwrap_or_else(|error| {
+                    error!(account = %id, %error, "the stored credential cannot be used");
+                    None
+                });
+                self.desks.insert(id.clone(), Desk::new(account.clone(), record, self.seed));
+            }
+            let Some(event) = self.first_event(id, stagger, now) else { continue };
+            stagger += STAGGER;
+            self.handle(id, event, now);
+        }
+    }
+
+    /// What an account's record means for its machine.
+    fn first_event(&self, id: &AccountId, patience: Duration, now: Timestamp) -> Option<Event> {
+        let desk = self.desks.get(id)?;
+        let Some(record) = &desk.record else {
+            let needs_nobody = desk.account.grant == Grant::ClientCredentials;
+            return Some(match needs_nobody {
+                true => Event::CredentialReplaced { patience, answer_lost: false, refresh_expires_at: None },
+                false => Event::CredentialRemoved,
+            });
+        };
+        if !record.was_issued_to(&desk.account) {
+            return Some(Event::CredentialRefused(Why::IssuedElsewhere));
+        }
+        match &record.set_aside {
+            // the configuration may have been mended since: worth one question
+            None | Some(SetAside { why: Why::ClientRefused, .. }) => {}
+            Some(set_aside) => return Some(Event::CredentialRefused(set_aside.why)),
+        }
+        let refresh_expires_at = record.refresh_expires_at.map(|at| self.world.timestamp_of(from_unix(at)).max(now));
+        Some(Event::CredentialReplaced { patience, answer_lost: record.redeeming, refresh_expires_at })
+    }
+
+    /// Takes note of what requests say. All that came since the last call are handed over together, so that a thousand
+    /// wishes for one token are one.
+    pub fn orders(&mut self, orders: impl IntoIterator<Item = Order>, now: Timestamp) {
+        let mut asked: Vec<AccountId> = Vec::new();
+        for order in orders {
+            let (account, event) = match order {
+                Order::Wanted(account) => (account, Event::Wanted),
+                Order::Rejected(account, id) => (account, Event::Rejected(id)),
+            };
+            self.handle(&account, event, now);
+            if !asked.contains(&account) {
+                asked.push(account);
+            }
+        }
+        for account in asked {
+            self.tell(&account, now, true);
+        }
+    }
+
+    /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.to_all(Event::Tick, now);
+        for desk in self.desks.values_mut() {
+            if desk.unsaved.is_some_and(|again| now >= again) {
+                let _ = desk.save(&mut self.world, now);
+            }
+        }
+    }
+
+    /// The machine has slept.
+    pub fn resumed(&mut self, now: Timestamp) {
+        self.to_all(Event::Resumed, now);
+    }
+
+    /// The network has changed.
+    pub fn network_changed(&mut self, now: Timestamp) {
+        self.to_all(Event::NetworkChanged, now);
+    }
+
+    fn to_all(&mut self, event: Event, now: Timestamp) {
+        let ids: Vec<AccountId> = self.desks.keys().cloned().collect();
+        for id in ids {
+            self.handle(&id, event, now);
+        }
+    }
+
+    /// A person asks for a renewal.
+    ///
+    /// # Errors
+    ///
+    /// Why there will be none, for people.
+    pub fn refresh(&mut self, id: &AccountId, now: Timestamp) -> Result<(), String> {
+        let desk = self.desks.get(id).ok_or_else(|| no_account(id))?;
+        if let Phase::SignInRequired { why } = desk.machine.snapshot().phase {
+            return Err(format!("{why}; run `valetd login {id}`"));
+        }
+        self.handle(id, Event::Asked, now);
+        Ok(())
+    }
+
+    /// A person has signed in: saves the credential, then starts its first renewal.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for people if it could not be saved; it is used all the same.
+    pub fn replace(&mut self, id: &AccountId, new: NewCredential, now: Timestamp) -> Result<(), String> {
+        let desk = self.desks.get_mut(id).ok_or_else(|| no_account(id))?;
+        let today = unix(self.world.calendar(now));
+        let generation = desk.record.as_ref().map_or(0, |record| record.generation) + 1;
+        desk.record = Some(Record::new(&desk.account, generation, new, today));
+        let saved = desk.save(&mut self.world, now);
+        info!(account = %id, generation, "signed in");
+        if let Some(event) = self.first_event(id, Duration::ZERO, now) {
+            self.handle(id, event, now);
+        }
+        saved
+    }
+
+    /// A person signs out: forgets at once, and tells the server. The reply comes when the server has answered.
+    pub fn remove(&mut self, id: &AccountId, reply: RevokeReply, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id) else {
+            let _ = reply.send(Err(no_account(id)));
+            return;
+        };
+        let record = desk.record.take();
+        desk.unsaved = None;
+        let account = desk.account.clone();
+        self.handle(id, Event::CredentialRemoved, now);
+        if let Err(error) = self.world.remove(id) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        info!(account = %id, "signed out");
+        match record.and_then(|record| record.credential.refresh_token) {
+            Some(refresh_token) => self.world.revoke(account, refresh_token, Some(reply)),
+            None => {
+                let _ = reply.send(Ok("there was no refresh token to revoke".into()));
+            }
+        }
+    }
+
+    /// The one answer that [`World::redeem`] owes.
+    pub fn answered(
+        &mut self,
+        id: &AccountId,
+        renewal: RenewalId,
+        answer: Result<Tokens, GrantFailure>,
+        now: Timestamp,
+    ) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        desk.token_requests += 1;
+        if desk.machine.snapshot().phase != (Phase::InFlight { id: renewal }) {
+            // somebody signed out while it was under way: what it brought must not live on unknown
+            if let (Ok(Tokens { refresh_token: Some(refresh_token), .. }), None) = (answer, &desk.record) {
+                self.world.revoke(desk.account.clone(), refresh_token, None);
+            }
+            return;
+        }
+        match answer {
+            Ok(tokens) => self.renewed(id, renewal, tokens, now),
+            Err(failure) => self.failed(id, renewal, failure, now),
+        }
+        if self.desks.get(id).is_some_and(|desk| desk.is_leaving && !desk.owes_an_answer()) {
+            self.desks.remove(id);
+        }
+    }
+
+    fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
+        let header = desk.header(&tokens);
+        if let Err(detail) = &header {
+            // what it rotated must be saved all the same: to the machine it is a token without life
+            lifetime = Some(Duration::ZERO);
+            desk.note_failure(renewal, "transient", None, None, detail.clone(), now);
+            warn!(account = %id, error = %detail, "the answer to the renewal cannot be used");
+        }
+        let rotated = desk.take_credential(tokens, self.world.calendar(now));
+        desk.at_hand = header.ok();
+        let is_usable = desk.at_hand.is_some();
+        self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime }, now);
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        desk.at_hand = None;
+        if is_usable {
+            desk.renewals += 1;
+            desk.last_success = Some(now);
+        }
+        let expected_death = desk.machine.snapshot().refresh_expires_at;
+        if let Some(record) = &mut desk.record {
+            record.refresh_expires_at = expected_death.map(|at| unix(self.world.calendar(at)));
+            if !rotated {
+                let _ = desk.save(&mut self.world, now); // the note that it was being redeemed is done with
+            }
+        }
+    }
+
+    fn failed(&mut self, id: &AccountId, renewal: RenewalId, failure: GrantFailure, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        let GrantFailure { failure: verdict, oauth_error, http_status, detail } = failure;
+        let class = match verdict {
+            Failure::Transient { .. } => "transient",
+            Failure::Ambiguous => "ambiguous",
+            Failure::Permanent(_) => "permanent",
+        };
+        desk.note_failure(renewal, class, oauth_error.clone(), http_status, detail.clone(), now);
+        let has_password = desk.record.as_ref().is_some_and(|record| record.credential.password.is_some());
+        if verdict == Failure::Permanent(Why::Revoked) && has_password && desk.drop_refresh_token() {
+            // the kept password signs in again, within the same renewal
+            info!(account = %id, "the refresh token was refused; signing in again with the kept password");
+            self.redeem(id, renewal, now);
+            return;
+        }
+        if let Some(record) = &mut desk.record {
+            record.redeeming = verdict == Failure::Ambiguous;
+            if let Failure::Permanent(why) = verdict {
+                record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
+            }
+        }
+        self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        if desk.record.is_some() && !matches!(verdict, Failure::Permanent(_)) {
+            let _ = desk.save(&mut self.world, now);
+        }
+        let snapshot = desk.machine.snapshot();
+        match snapshot.phase {
+            Phase::SignInRequired { why } => {
+                error!(account = %id, error = %detail, %why, "a person must sign in: run `valetd login {id}`");
+            }
+            _ if snapshot.published.is_some() => {
+                warn!(account = %id, error = %detail, "renewal failed; the current token is still usable");
+            }
+            _ => warn!(account = %id, error = %detail, "renewal failed; no usable token"),
+        }
+    }
+
+    /// Hands an event to a machine and does what it says, in order.
+    fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        if self.is_stopping && !matches!(event, Event::Renewed { .. } | Event::Failed { .. }) {
+            return;
+        }
+        let actions = desk.machine.handle(event, now);
+        for action in actions {
+            let Some(desk) = self.desks.get_mut(id) else { return };
+            match action {
+                Action::Renew(renewal) => self.redeem(id, renewal, now),
+                Action::SaveRefreshToken => {
+                    let _ = desk.save(&mut self.world, now);
+                }
+                Action::SetAside(why) => {
+                    if let Some(set_aside) = desk.record.as_mut().and_then(|record| record.set_aside.as_mut()) {
+                        set_aside.why = why; // the machine knows better: an answer may have been lost
+                    }
+                    let _ = desk.save(&mut self.world, now);
+                }
+                Action::Publish { id: renewal, usable_until } => {
+                    let header = desk.at_hand.take();
+                    desk.published = header.map(|(name, value)| {
+                        info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
+                        Arc::new(Published { id: renewal, name, value, usable_until })
+                    });
+                }
+                Action::Withdraw => desk.published = None,
+            }
+        }
+        self.tell(id, now, false);
+    }
+
+    /// Notes that the credential is about to be spent, and spends it.
+    fn redeem(&mut self, id: &AccountId, renewal: RenewalId, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        if self.is_stopping || desk.is_leaving {
+            return;
+        }
+        let presented = desk.presented();
+        if matches!(presented, Presented::RefreshToken(_))
+            && let Some(record) = &mut desk.record
+        {
+            record.redeeming = true;
+            let _ = desk.save(&mut self.world, now);
+        }
+        self.world.redeem(desk.account.clone(), renewal, presented);
+    }
+
+    /// Tells requests how the account stands, if that has changed or somebody has asked.
+    fn tell(&mut self, id: &AccountId, now: Timestamp, is_asked: bool) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        let snapshot = desk.machine.snapshot();
+        let is_renewing = desk.machine.is_renewing(now);
+        let published = desk.published.as_ref().map(|token| token.id);
+        let told = Told { published, is_renewing, phase: snapshot.phase };
+        if desk.told == Some(told) && !is_asked {
+            return;
+        }
+        desk.told = Some(told);
+        let availability = match (&desk.published, snapshot.phase) {
+            (Some(token), _) => Availability::Usable { token: token.clone(), renewing: is_renewing },
+            (None, Phase::SignInRequired { why }) => Availability::SignInRequired { why },
+            (None, phase) => {
+                let retry_at = match phase {
+                    Phase::Scheduled { at } => Some(at),
+                    Phase::InFlight { .. } | Phase::SignInRequired { .. } => None,
+                };
+                let because = desk.last_failure.as_ref().map(|failure| failure.detail.as_str().into());
+                Availability::Waiting { retry_at, because }
+            }
+        };
+        self.world.publish(id, availability);
+    }
+
+    /// Starts nothing any more; answers that are owed are still taken.
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+    }
+
+    /// When [`Renewer::tick`] should be called next.
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        let machines = self.desks.values().filter_map(|desk| desk.machine.next_wakeup()).map(|(at, _)| at);
+        let saves = self.desks.values().filter_map(|desk| desk.unsaved);
+        machines.chain(saves).min()
+    }
+
+    /// All accounts as they stand, in the order of their names.
+    pub fn views(&self) -> Vec<AccountView> {
+        self.desks.values().filter(|desk| !desk.is_leaving).map(Desk::view).collect()
+    }
+}
+
+impl Desk {
+    fn new(account: Account, record: Option<Record>, seed: u64) -> Self {
+        Self {
+            machine: Renewal::new(account.renew, seed),
+            account: Arc::new(account),
+            record,
+            unsaved: None,
+            published: None,
+            at_hand: None,
+            told: None,
+            last_success: None,
+            last_failure: None,
+            renewals: 0,
+            token_requests: 0,
+            is_leaving: false,
+        }
+    }
+
+    fn is_client_refused(&self) -> bool {
+        self.machine.snapshot().phase == Phase::SignInRequired { why: Why::ClientRefused }
+    }
+
+    fn owes_an_answer(&self) -> bool {
+        matches!(self.machine.snapshot().phase, Phase::InFlight { .. })
+    }
+
+    /// What signs in this time.
+    fn presented(&self) -> Presented {
+        let credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
+        match (self.account.grant, credential) {
+            (Grant::ClientCredentials, _) => Presented::Client,
+            (Grant::Password, Credential { password: Some((name, password)), .. }) => {
+                Presented::Password(name, password)
+            }
+            (_, Credential { refresh_token: Some(refresh_token), .. }) => Presented::RefreshToken(refresh_token),
+            (_, Credential { password: Some((name, password)), .. }) => Presented::Password(name, password),
+            (_, Credential { refresh_token: None, password: None }) => Presented::Client,
+        }
+    }
+
+    /// The header field for the token that the account's template names.
+    fn header(&self, tokens: &Tokens) -> Result<(HeaderName, HeaderValue), String> {
+        let template = &self.account.header;
+        let (token, name) = match template.token {
+            TokenKind::AccessToken => (&tokens.access_token, "access_token"),
+            TokenKind::IdToken => (&tokens.id_token, "id_token"),
+        };
+        let token = token.as_ref().ok_or_else(|| format!("the answer holds no {name}, which `header` asks for"))?;
+        let text = format!("{}{}{}", template.before, token.expose(), template.after);
+        let mut value =
+            HeaderValue::try_from(text).map_err(|_| format!("the {name} cannot stand in a header field"))?;
+        value.set_sensitive(true);
+        let field = HeaderName::try_from(template.name.as_str()).map_err(|_| "`header` has no valid field name")?;
+        Ok((field, value))
+    }
+
+    /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
+    fn take_credential(&mut self, tokens: Tokens, today: SystemTime) -> bool {
+        let identity =
+            tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).and_then(|claims| claims.identity);
+        let Some(record) = &mut self.record else { return false };
+        record.redeeming = false;
+        record.set_aside = None;
+        if record.identity.is_some() && identity.is_some() && record.identity != identity {
+            warn!(account = %record.account, "the server now answers for another identity than the one that signed in");
+        }
+        record.identity = record.identity.take().or(identity);
+        match tokens.refresh_token {
+            Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
+                record.credential.refresh_token = Some(new);
+                record.generation += 1;
+                record.received_at = unix(today);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Gives up the refresh token for the kept password. Returns whether there was one to give up.
+    fn drop_refresh_token(&mut self) -> bool {
+        self.record.as_mut().is_some_and(|record| record.credential.refresh_token.take().is_some())
+    }
+
+    fn save(&mut self, world: &mut impl World, now: Timestamp) -> Result<(), String> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let saved = world.save(record);
+        match &saved {
+            Ok(()) if self.unsaved.take().is_some() => info!(account = %record.account, "saved at last"),
+            Ok(()) => {}
+            Err(error) => {
+                if self.unsaved.is_none() {
+                    error!(account = %record.account, %error, "the credential is not saved; signed in until the daemon ends");
+                }
+                self.unsaved = Some(now + SAVE_AGAIN);
+            }
+        }
+        saved
+    }
+
+    fn note_failure(
+        &mut self,
+        id: RenewalId,
+        class: &'static str,
+        oauth_error: Option<String>,
+        http_status: Option<u16>,
+        detail: String,
+        at: Timestamp,
+    ) {
+        let attempt = self.machine.snapshot().failures + 1;
+        self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });
+    }
+
+    fn view(&self) -> AccountView {
+        AccountView {
+            id: self.account.id.clone(),
+            provider: self.account.provider.clone(),
+            description: self.account.description.clone(),
+            snapshot: self.machine.snapshot(),
+            stored: self.record.as_ref().map(|record| Stored {
+                generation: record.generation,
+                fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
+                saved: self.unsaved.is_none(),
+                identity: record.identity.clone(),
+            }),
+            last_success: self.last_success,
+            last_failure: self.last_failure.clone(),
+            renewals: self.renewals,
+            token_requests: self.token_requests,
+        }
+    }
+}
+
+fn no_account(id: &AccountId) -> String {
+    format!("there is no account named \"{id}\" in the configuration")
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn from_unix(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A world that writes down what it is told.
+    #[derive(Default)]
+    struct Diary {
+        lines: Vec<String>,
+        is_disk_full: bool,
+        replies: Vec<RevokeReply>,
+    }
+
+    impl World for Diary {
+        fn save(&mut self, record: &Record) -> Result<(), String> {
+            let token = record.credential.refresh_token.as_ref().map_or("none", Secret::expose);
+            let note = if record.redeeming { " being redeemed" } else { "" };
+            let verdict = record.set_aside.as_ref().map(|s| format!(" set aside: {:?}", s.why)).unwrap_or_default();
+            self.lines.push(format!("save {} {token}{note}{verdict}", record.generation));
+            if self.is_disk_full { Err("no space left on device".into()) } else { Ok(()) }
+        }
+
+        fn remove(&mut self, _: &AccountId) -> Result<(), String> {
+            self.lines.push("remove".into());
+            Ok(())
+        }
+
+        fn redeem(&mut self, _: Arc<Account>, id: RenewalId, presented: Presented) {
+            let what = match &presented {
+                Presented::RefreshToken(token) => token.expose().to_owned(),
+                Presented::Password(name, _) => format!("the password of {name}"),
+                Presented::Client => "nothing".to_owned(),
+            };
+            self.lines.push(format!("redeem {} {what}", id.0));
+        }
+
+        fn revoke(&mut self, _: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
+            self.lines.push(format!("revoke {}", refresh_token.expose()));
+            self.replies.extend(reply);
+        }
+
+        fn publish(&mut self, _: &AccountId, availability: Availability) {
+            self.lines.push(match availability {
+                Availability::Usable { token, renewing } => {
+                    let value = token.value.to_str().expect("visible").to_owned();
+                    assert!(token.value.is_sensitive());
+                    format!("publish {value}{}", if renewing { " (renewing)" } else { "" })
+                }
+                Availability::Waiting { retry_at: None, .. } => "publish wait".into(),
+                Availability::Waiting { retry_at: Some(_), .. } => "publish wait for a retry".into(),
+                Availability::SignInRequired { why } => format!("publish {why:?}"),
+            });
+        }
+
+        fn calendar(&self, at: Timestamp) -> SystemTime {
+            UNIX_EPOCH + Duration::from_millis(at.as_millis())
+        }
+
+        fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
+            Timestamp::from_millis(wall.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64)
+        }
+    }
+
+    const T0: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn lab() -> AccountId {
+        AccountId::new("lab").expect("a name")
+    }
+
+    fn parsed(text: &str) -> Config {
+        crate::config::tests_support::parse_with(text, &[]).config
+    }
+
+    fn config() -> Config {
+        parsed(
+            "[account.lab]\ntoken_endpoint = \"https://auth.lab.example/token\"\nclient_id = \"valetd\"\n\
+             grant = \"refresh_token\"\nheader = \"Authorization: Bearer {access_token}\"\nupstream = \"https://api.lab.example\"\n",
+        )
+    }
+
+    fn signed_in(token: &str) -> NewCredential {
+        NewCredential {
+            credential: Credential { refresh_token: Some(Secret::new(token)), password: None },
+            client_id: None,
+            refresh_lifetime: None,
+            identity: None,
+        }
+    }
+
+    /// A renewer whose first renewal, with refresh token `r1`, is under way.
+    fn started() -> Renewer<Diary> {
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(None), T0);
+        renewer.replace(&lab(), signed_in("r1"), T0).expect("saved");
+        let lines = std::mem::take(&mut renewer.world.lines);
+        let expected = ["publish NotSignedIn", "save 1 r1", "save 1 r1 being redeemed", "redeem 1 r1", "publish wait"];
+        assert_eq!(lines, expected);
+        renewer
+    }
+
+    fn tokens(access: &str, refresh: Option<&str>) -> Result<Tokens, GrantFailure> {
+        Ok(Tokens {
+            access_token: Some(Secret::new(access)),
+            refresh_token: refresh.map(Secret::new),
+            lifetime: Some(HOUR),
+            ..Tokens::default()
+        })
+    }
+
+    fn refused() -> Result<Tokens, GrantFailure> {
+        Err(GrantFailure {
+            failure: Failure::Permanent(Why::Revoked),
+            oauth_error: Some("invalid_grant".into()),
+            http_status: Some(400),
+            detail: "auth.lab.example answered 400 invalid_grant".into(),
+        })
+    }
+
+    fn lost() -> Result<Tokens, GrantFailure> {
+        let detail = "the connection was reset".to_owned();
+        Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+    }
+
+    #[test]
+    fn a_rotated_refresh_token_is_on_the_disk_before_its_grant_is_published() {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        assert_eq!(renewer.world.lines, ["save 2 r2", "publish Bearer a1"]);
+    }
+
+    #[test]
+    fn a_full_disk_costs_no_request_and_is_tried_again() {
+        let mut renewer = started();
+        renewer.world.is_disk_full = true;
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        assert_eq!(renewer.world.lines, ["save 2 r2", "publish Bearer a1"]);
+        assert!(!renewer.views()[0].stored.as_ref().expect("stored").saved);
+        assert_eq!(renewer.next_wakeup(), Some(T0 + SAVE_AGAIN));
+        renewer.world.is_disk_full = false;
+        renewer.tick(T0 + SAVE_AGAIN);
+        assert_eq!(renewer.world.lines[2..], ["save 2 r2"]);
+        assert!(renewer.views()[0].stored.as_ref().expect("stored").saved);
+    }
+
+    #[test]
+    fn a_refusal_after_a_lost_answer_is_kept_as_ambiguous() {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), lost(), T0);
+        renewer.tick(T0 + Duration::from_secs(1));
+        renewer.world.lines.clear();
+        renewer.answered(&lab(), RenewalId(2), refused(), T0 + Duration::from_secs(2));
+        assert_eq!(renewer.world.lines, ["save 1 r1 set aside: Ambiguous", "publish Ambiguous"]);
+    }
+
+    #[test]
+    fn a_restart_in_the_middle_of_a_renewal_knows_that_an_answer_may_be_lost() {
+        let mut record = Record::new(&config().accounts[&lab()], 1, signed_in("r1"), 0);
+        record.redeeming = true;
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
+        renewer.answered(&lab(), RenewalId(1), refused(), T0);
+        assert_eq!(renewer.world.lines.last().expect("a line"), "publish Ambiguous");
+    }
+
+    #[test]
+    fn a_credential_is_never_sent_to_another_server_than_the_one_that_issued_it() {
+        let mut record = Record::new(&config().accounts[&lab()], 1, signed_in("r1"), 0);
+        record.issued_by = "https://evil.example".into();
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
+        renewer.orders([Order::Wanted(lab())], T0);
+        renewer.tick(T0 + HOUR);
+        assert!(renewer.world.lines.iter().all(|line| line == "publish IssuedElsewhere"), "{:?}", renewer.world.lines);
+    }
+
+    #[test]
+    fn signing_out_during_a_renewal_forgets_at_once_and_revokes_what_comes_back() {
+        let mut renewer = started();
+        let (reply, _answer) = tokio::sync::oneshot::channel();
+        renewer.remove(&lab(), reply, T0);
+        assert_eq!(renewer.world.lines, ["publish NotSignedIn", "remove", "revoke r1"]);
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        assert_eq!(renewer.world.lines[3..], ["revoke r2"]);
+    }
+
+    #[test]
+    fn a_sign_in_during_a_renewal_wins_over_the_answer_that_is_still_owed() {
+        let mut renewer = started();
+        renewer.replace(&lab(), signed_in("n1"), T0).expect("saved");
+        renewer.world.lines.clear();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        assert_eq!(renewer.world.lines, [] as [&str; 0]);
+        renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("n2")), T0);
+        assert_eq!(renewer.world.lines, ["save 3 n2", "publish Bearer a2"]);
+    }
+
+    #[test]
+    fn an_account_that_leaves_the_configuration_waits_for_the_answer_that_is_owed() {
+        let mut renewer = started();
+        renewer.configure(&parsed(""), |_| Ok(None), T0);
+        assert!(renewer.views().is_empty());
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        assert_eq!(renewer.world.lines[0], "save 2 r2");
+        assert_eq!(renewer.next_wakeup(), None);
+    }
+
+    #[test]
+    fn a_thousand_wishes_are_one_renewal() {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+        renewer.world.lines.clear();
+        let later = T0 + 2 * HOUR;
+        renewer.orders((0..1000).map(|_| Order::Wanted(lab())), later);
+        let expected = ["save 1 r1 being redeemed", "redeem 2 r1", "publish wait", "publish wait"];
+        assert_eq!(renewer.world.lines, expected);
+    }
+
+    #[test]
+    fn a_kept_password_signs_in_again_when_the_refresh_token_is_refused() {
+        let mut renewer = started();
+        let mut new = signed_in("r1");
+        new.credential.password = Some(("me".into(), Secret::new("pw")));
+        renewer.replace(&lab(), new, T0).expect("saved");
+        renewer.world.lines.clear();
+        renewer.answered(&lab(), RenewalId(2), refused(), T0);
+        assert_eq!(renewer.world.lines, ["redeem 2 the password of me"]);
+        renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r5")), T0);
+        assert_eq!(renewer.world.lines[1..], ["save 3 r5", "publish Bearer a2"]);
+    }
+}

@@ -1,0 +1,262 @@
+//! One loop a process: drives the accounts' machines, performs their actions, holds the secrets.
+//!
+//! [`desk`] decides what is done and in which order; this file is its real [`World`] and the loop around it. The loop
+//! takes the next of: a finished renewal, what requests and people say, a new configuration, the soonest wakeup, the
+//! stop. It starts nothing after the stop, but waits for the answers that are owed: a rotated refresh token that is on
+//! its way is saved.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::accounts::{AccountView, Accounts, Request};
+use crate::config::{Account, AccountId, Config};
+use crate::oauth::grant::GrantRequest;
+use crate::oauth::{Grant, Tokens};
+use crate::platform::clock::Clock;
+use crate::platform::timer::WakeTimer;
+use crate::renewal::{Failure, RenewalId};
+use crate::secret::Secret;
+use crate::shutdown::Shutdown;
+use crate::store::{Record, Store};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
+use crate::token_source::{Availability, Order, TokenSource};
+
+pub mod desk;
+
+use desk::{Presented, Renewer, RevokeReply, World};
+
+/// What others tell the loop besides orders and requests.
+#[derive(Debug)]
+pub enum Notice {
+    /// There is a new configuration, with the token sources of its accounts.
+    Configure(Arc<Config>, Sources, oneshot::Sender<()>),
+    /// The machine has slept.
+    Resumed,
+    /// The network has changed.
+    NetworkChanged,
+}
+
+/// Each account's token source.
+pub type Sources = BTreeMap<AccountId, Arc<TokenSource>>;
+
+/// What the loop needs.
+pub struct Parts {
+    /// The time line.
+    pub clock: Arc<Clock>,
+    /// Credentials at rest, locked.
+    pub store: Store,
+    /// The way to the authorization servers.
+    pub endpoint: TokenEndpoint,
+    /// The configuration to start with.
+    pub config: Arc<Config>,
+    /// The token sources of its accounts.
+    pub sources: Sources,
+    /// What requests say.
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// What others tell.
+    pub notices: mpsc::Receiver<Notice>,
+    /// Spreads renewals over machines.
+    pub seed: u64,
+}
+
+/// The loop, ready to run, and the handle that others hold.
+pub struct RenewerLoop {
+    renewer: Renewer<Real>,
+    clock: Arc<Clock>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    requests: mpsc::Receiver<Request>,
+    notices: mpsc::Receiver<Notice>,
+    views: watch::Sender<Arc<Vec<AccountView>>>,
+}
+
+impl RenewerLoop {
+    /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
+    pub fn new(parts: Parts) -> (Self, Accounts) {
+        let Parts { clock, store, endpoint, config, sources, orders, notices, seed } = parts;
+        let world = Real { clock: clock.clone(), store, endpoint, sources, answers: JoinSet::new(), later: Vec::new() };
+        let mut renewer = Renewer::new(world, seed);
+        configure(&mut renewer, &config, clock.now());
+        let (views, seen) = watch::channel(Arc::new(renewer.views()));
+        let (requests, requested) = mpsc::channel(32);
+        let this = Self { renewer, clock, orders, requests: requested, notices, views };
+        (this, Accounts::new(requests, seen))
+    }
+
+    /// Runs until the stop has started and no answer is owed any more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel gives no timer.
+    pub async fn run(mut self, mut shutdown: Shutdown) -> std::io::Result<()> {
+        let mut timer = WakeTimer::new()?;
+        let mut orders = Vec::new();
+        let mut is_stopping = false;
+        loop {
+            self.renewer.world.send_what_is_due();
+            self.views.send_replace(Arc::new(self.renewer.views()));
+            if is_stopping && self.renewer.world.answers.is_empty() {
+                return Ok(());
+            }
+            let wakeup = if is_stopping { None } else { self.renewer.next_wakeup() };
+            tokio::select! {
+                Some(answer) = self.renewer.world.answers.join_next() => match answer {
+                    Ok(Some((account, id, answer))) => self.renewer.answered(&account, id, answer, self.clock.now()),
+                    Ok(None) => {}
+                    Err(error) => warn!(%error, "a task of the renewer ended badly"),
+                },
+                received = self.orders.recv_many(&mut orders, 4096), if !is_stopping => {
+                    if received > 0 {
+                        self.renewer.orders(orders.drain(..), self.clock.now());
+                    }
+                }
+                Some(request) = self.requests.recv() => self.request(request),
+                Some(notice) = self.notices.recv() => self.notice(notice),
+                _ = timer.wait(&self.clock, wakeup) => self.renewer.tick(self.clock.now()),
+                () = shutdown.started(), if !is_stopping => {
+                    debug!("the renewer stops; answers that are owed are waited for");
+                    is_stopping = true;
+                    self.renewer.stop();
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        let now = self.clock.now();
+        match request {
+            Request::Refresh(account, reply) => {
+                let _ = reply.send(self.renewer.refresh(&account, now));
+            }
+            Request::Replace(account, new, reply) => {
+                let _ = reply.send(self.renewer.replace(&account, *new, now));
+            }
+            Request::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        let now = self.clock.now();
+        match notice {
+            Notice::Configure(config, sources, done) => {
+                self.renewer.world.sources = sources;
+                configure(&mut self.renewer, &config, now);
+                let _ = done.send(());
+            }
+            Notice::Resumed => self.renewer.resumed(now),
+            Notice::NetworkChanged => self.renewer.network_changed(now),
+        }
+    }
+}
+
+fn configure(renewer: &mut Renewer<Real>, config: &Config, now: Timestamp) {
+    let mut records: BTreeMap<AccountId, Result<Option<Record>, String>> = config
+        .accounts
+        .keys()
+        .map(|id| (id.clone(), renewer.world.store.load(id).map_err(|error| error.to_string())))
+        .collect();
+    renewer.configure(config, |id| records.remove(id).unwrap_or(Ok(None)), now);
+}
+
+/// An answer on its way back, or a piece of work that brings none.
+type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
+
+/// The real world: the disk, the network and the requests that wait.
+struct Real {
+    clock: Arc<Clock>,
+    store: Store,
+    endpoint: TokenEndpoint,
+    sources: Sources,
+    answers: JoinSet<Answer>,
+    /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
+    later: Vec<(Arc<Account>, RenewalId, Presented)>,
+}
+
+impl Real {
+    fn send_what_is_due(&mut self) {
+        for (account, id, presented) in self.later.drain(..) {
+            let endpoint = self.endpoint.clone();
+            let name = account.id.clone();
+            let work = tokio::spawn(async move { redeem(&endpoint, &account, presented).await });
+            self.answers.spawn(async move {
+                // a panic in there must not leave the machine waiting for ever
+                let answer = work.await.unwrap_or_else(|error| {
+                    let detail = format!("the renewal's task ended badly: {error}");
+                    Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+                });
+                Some((name, id, answer))
+            });
+        }
+    }
+}
+
+/// Sends the grant that the account's dialect makes of what is presented.
+async fn redeem(endpoint: &TokenEndpoint, account: &Account, presented: Presented) -> Result<Tokens, GrantFailure> {
+    let client = client_secret(account).await.map_err(|detail| GrantFailure {
+        failure: Failure::Transient { retry_after: None },
+        oauth_error: None,
+        http_status: None,
+        detail,
+    })?;
+    let request = match (&presented, account.grant) {
+        (Presented::RefreshToken(refresh_token), Grant::CognitoInitiateAuth) => {
+            GrantRequest::CognitoInitiateAuth { refresh_token }
+        }
+        (Presented::RefreshToken(refresh_token), Grant::CognitoGetTokens) => {
+            GrantRequest::CognitoGetTokens { refresh_token }
+        }
+        (Presented::RefreshToken(refresh_token), Grant::RefreshToken | Grant::Password | Grant::ClientCredentials) => {
+            GrantRequest::RefreshToken { refresh_token }
+        }
+        (Presented::Password(username, password), _) => GrantRequest::Password { username, password },
+        (Presented::Client, _) => GrantRequest::ClientCredentials,
+    };
+    endpoint.redeem(account, &client, request).await
+}
+
+impl World for Real {
+    fn save(&mut self, record: &Record) -> Result<(), String> {
+        self.store.save(record).map_err(|error| error.to_string())
+    }
+
+    fn remove(&mut self, account: &AccountId) -> Result<(), String> {
+        self.store.remove(account).map_err(|error| error.to_string())
+    }
+
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented) {
+        self.later.push((account, id, presented));
+    }
+
+    fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
+        let endpoint = self.endpoint.clone();
+        self.answers.spawn(async move {
+            let outcome = endpoint.revoke_in_words(&account, &refresh_token).await;
+            match reply {
+                Some(reply) => {
+                    let _ = reply.send(Ok(outcome));
+                }
+                None => debug!(account = %account.id, outcome, "revoked what nobody wants any more"),
+            }
+            None
+        });
+    }
+
+    fn publish(&mut self, account: &AccountId, availability: Availability) {
+        if let Some(source) = self.sources.get(account) {
+            source.publish(availability);
+        }
+    }
+
+    fn calendar(&self, at: Timestamp) -> SystemTime {
+        self.clock.calendar(at)
+    }
+
+    fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
+        self.clock.timestamp_of(wall)
+    }
+}
