@@ -48,7 +48,8 @@ impl PeerLookup {
     /// its `local_addr()`. To be asked right after `accept`.
     ///
     /// `None` if there is no live owner, or none to be found: a client that has closed is nobody. (The kernel reports
-    /// its socket as root's, so only an established one with an inode is believed.)
+    /// its socket as root's, so only one with an inode is believed, which some process still has open.) A client that
+    /// has only shut down its sending side is alive.
     pub fn tcp_uid(&mut self, client: SocketAddr, server: SocketAddr) -> Option<u32> {
         // an IPv6 socket that talks to ::ffff:127.0.0.1 is found among those of IPv4
         let [client, server] =
@@ -67,8 +68,9 @@ impl Default for PeerLookup {
     }
 }
 
-/// The state of a connection whose ends are both open (`TCP_ESTABLISHED` in the kernel's tcp_states.h).
-const ESTABLISHED: u8 = 1;
+/// The states of a client's socket that can still receive: both ends open, or its sending side shut down
+/// (`TCP_ESTABLISHED`, `TCP_FIN_WAIT1` and `TCP_FIN_WAIT2` in the kernel's tcp_states.h).
+const RECEIVING: [u8; 3] = [1, 4, 5];
 
 /// How long the kernel may take. It answers at once; this is so that a surprise cannot stop a worker.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -153,7 +155,7 @@ fn answer(message: &[u8], sequence: u32) -> Option<io::Result<Option<u32>>> {
         },
         SOCK_DIAG_BY_FAMILY if message.len() >= ANSWER => {
             let (state, uid, inode) = (message[HEADER + 1], four(HEADER + 64)?, four(HEADER + 68)?);
-            Some(Ok((state == ESTABLISHED && inode != 0).then_some(uid)))
+            Some(Ok((RECEIVING.contains(&state) && inode != 0).then_some(uid)))
         }
         _ => Some(Err(io::Error::other("the kernel answered something else"))),
     }
@@ -198,7 +200,7 @@ fn owner_in_table(table: &str, client: &str, server: &str) -> Option<u32> {
         let state = u8::from_str_radix(columns.next()?, 16).ok()?;
         let uid = columns.nth(3)?.parse().ok()?; // after queues, timer and retransmissions
         let inode = columns.nth(1)?; // after the timeout
-        (state == ESTABLISHED && inode != "0").then_some(uid)
+        (RECEIVING.contains(&state) && inode != "0").then_some(uid)
     })
 }
 
@@ -253,7 +255,7 @@ mod tests {
                 let Some((client, accepted)) = connection(listen, connect) else { continue };
                 let (from, to) = (accepted.peer_addr().unwrap(), accepted.local_addr().unwrap());
                 client.shutdown(Shutdown::Write).unwrap();
-                assert_eq!(lookup.tcp_uid(from, to), None, "{way}: half closed");
+                assert_eq!(lookup.tcp_uid(from, to), Some(own_uid()), "{way}: half closed, and reading");
                 drop(client);
                 assert_eq!(lookup.tcp_uid(from, to), None, "{way}: closed, which the kernel calls uid 0");
                 drop(accepted);
@@ -322,7 +324,8 @@ mod tests {
             ("established", message(20, 7, 1, 1000, 5), Some(Some(1000))),
             ("FIN_WAIT2 without an inode", message(20, 7, 5, 0, 0), Some(None)),
             ("established without an inode", message(20, 7, 1, 0, 0), Some(None)),
-            ("half closed", message(20, 7, 4, 1000, 5), Some(None)),
+            ("half closed", message(20, 7, 4, 1000, 5), Some(Some(1000))),
+            ("half closed and abandoned", message(20, 7, 5, 0, 0), Some(None)),
             ("late", message(20, 6, 1, 1000, 5), None),
         ] {
             assert_eq!(answer(&message, 7).map(Result::unwrap), expected, "{name}");

@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{AccountId, Config, Route, RouteName};
-use crate::platform::tls;
+use crate::platform::{socket, tls};
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
@@ -52,18 +52,9 @@ mod worker;
 #[derive(Debug)]
 pub struct ProxyListener {
     /// Bound and listening.
-    pub socket: TcpOrUnix,
+    pub socket: socket::Listener,
     /// The route that the address belongs to.
     pub route: Option<RouteName>,
-}
-
-/// A listening socket of either kind.
-#[derive(Debug)]
-pub enum TcpOrUnix {
-    /// TCP; on loopback.
-    Tcp(std::net::TcpListener),
-    /// A unix socket, whose file's mode decides who may connect.
-    Unix(std::os::unix::net::UnixListener),
 }
 
 /// What is known of the process at the client's end of a TCP connection.

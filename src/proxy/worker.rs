@@ -21,8 +21,8 @@ use super::connection::{self, Connection, Socket};
 use super::guard::{Door, admits_peer};
 use super::route::RouteEntry;
 use super::upstream::Pool;
-use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table, TcpOrUnix};
-use crate::config::RouteName;
+use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
+use crate::platform::socket;
 use crate::stats::Stats;
 
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
@@ -223,14 +223,14 @@ enum Listener {
 }
 
 impl Listener {
-    fn new(socket: TcpOrUnix) -> io::Result<Self> {
+    fn new(socket: socket::Listener) -> io::Result<Self> {
         match socket {
-            TcpOrUnix::Tcp(listener) => {
+            socket::Listener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
                 let door = Door { port: Some(listener.local_addr()?.port()), peer_admitted: false };
                 Ok(Self::Tcp(TcpListener::from_std(listener)?, door))
             }
-            TcpOrUnix::Unix(listener) => {
+            socket::Listener::Unix(listener) => {
                 listener.set_nonblocking(true)?;
                 Ok(Self::Unix(UnixListener::from_std(listener)?))
             }
@@ -255,10 +255,5 @@ impl Listener {
 
 /// Makes another descriptor of the same listening socket.
 pub(super) fn duplicate(listener: &ProxyListener) -> io::Result<ProxyListener> {
-    let socket = match &listener.socket {
-        TcpOrUnix::Tcp(listener) => TcpOrUnix::Tcp(listener.try_clone()?),
-        TcpOrUnix::Unix(listener) => TcpOrUnix::Unix(listener.try_clone()?),
-    };
-    let route: Option<RouteName> = listener.route.clone();
-    Ok(ProxyListener { socket, route })
+    Ok(ProxyListener { socket: listener.socket.try_clone()?, route: listener.route.clone() })
 }
