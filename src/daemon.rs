@@ -1,1 +1,540 @@
-//! TODO
+//! Builds, wires, starts, reloads, drains and stops the daemon.
+//!
+//! Three kinds of threads: this one (signals, the configuration, the control socket), the renewer's (so that a slow
+//! disk delays no status query), and the data plane's workers. Everything that comes from the world (places, clock,
+//! seed) comes in at the top, as [`Surroundings`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::accounts::Accounts;
+use crate::config::{
+    AccountId, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems, RouteName, Source,
+};
+use crate::control::report::{Facts, State};
+use crate::control::{self, Desk, ReloadRequest};
+use crate::http_client::HttpClient;
+use crate::platform::clock::Clock;
+use crate::platform::paths::Paths;
+use crate::platform::peer::PeerLookup;
+use crate::platform::socket::{self, Bound, Listener, SocketFile};
+use crate::platform::systemd::Notifier;
+use crate::platform::watch::ConfigWatch;
+use crate::proxy::{Peer, PeerLookups, Proxy, ProxyListener, Table};
+use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
+use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
+use crate::stats::Stats;
+use crate::store::Store;
+use crate::token_endpoint::TokenEndpoint;
+use crate::token_source::{Order, TokenSource};
+
+/// What a daemon finds around it.
+pub struct Surroundings {
+    /// Where it finds and leaves things.
+    pub paths: Paths,
+    /// How a person calls the program so that it finds this daemon: `valetd`, and options for other places.
+    pub invocation: String,
+    /// Sockets that the service manager has opened, by name.
+    pub inherited: Vec<(String, Listener)>,
+    /// What a person should know about the process, in sentences.
+    pub warnings: Vec<String>,
+    /// Spreads renewals over machines; nothing secret hangs on it.
+    pub seed: u64,
+}
+
+/// The name of inherited sockets on which all routes are served.
+const HTTP: &str = "http";
+
+/// The name of the inherited control socket.
+const CONTROL: &str = "control";
+
+/// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners.
+///
+/// # Errors
+///
+/// Every problem at once.
+pub fn load_config(paths: &Paths) -> Result<Parsed, Problems> {
+    let facts = config_facts(paths);
+    let Some(file) = read_source(&paths.config_file)? else {
+        return Ok(Parsed { config: Config::empty(&facts), warnings: Vec::new() });
+    };
+    let mut providers = Vec::new();
+    for path in provider_files(&paths.providers_dir) {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+        if let Some(source) = read_source(&path)? {
+            providers.push((name, source));
+        }
+    }
+    Config::parse(&file, &providers, &facts)
+}
+
+fn config_facts(paths: &Paths) -> ConfigFacts {
+    let folder = paths.config_file.parent().unwrap_or(Path::new("/")).to_owned();
+    let home = paths.home.clone().unwrap_or_else(|| folder.clone());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    ConfigFacts { folder, home, cores }
+}
+
+/// The user's provider files, in the order of their names. A folder that is not there has none.
+fn provider_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| is_provider_file(path)).collect();
+    files.sort();
+    files
+}
+
+/// `NAME.toml`, not hidden: what the watch looks for as well.
+fn is_provider_file(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|end| end == "toml")
+}
+
+fn read_source(path: &Path) -> Result<Option<Source>, Problems> {
+    use std::os::unix::fs::MetadataExt;
+    let name = path.display().to_string();
+    let read = || -> io::Result<(Vec<u8>, u32)> { Ok((std::fs::read(path)?, std::fs::metadata(path)?.mode())) };
+    match read() {
+        Ok((bytes, mode)) => Source::from_bytes(name, &bytes, mode & 0o077 != 0).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Problems(vec![Problem::unreadable(name, &error)])),
+    }
+}
+
+/// Runs a daemon until SIGTERM or SIGINT, on this thread and those that it starts.
+///
+/// # Errors
+///
+/// Those of [`Daemon::build`] and [`Daemon::serve`].
+pub fn run(surroundings: Surroundings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
+        let (stop, stopped) = shutdown();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let daemon = Daemon::build(surroundings)?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.start();
+        });
+        daemon.serve(stopped).await
+    })
+}
+
+/// A daemon that is bound and wired, and runs from here on.
+pub struct Daemon {
+    paths: Paths,
+    clock: Arc<Clock>,
+    stats: Arc<Stats>,
+    notifier: Notifier,
+    config: watch::Sender<Arc<Config>>,
+    problems: watch::Sender<Vec<String>>,
+    facts: watch::Sender<Facts>,
+    sources: Sources,
+    orders: mpsc::UnboundedSender<Order>,
+    notices: mpsc::Sender<Notice>,
+    accounts: Accounts,
+    proxy: Proxy,
+    listening: Vec<Listening>,
+    control: Option<(UnixListener, Option<SocketFile>)>,
+    reload_requests: (mpsc::Sender<ReloadRequest>, mpsc::Receiver<ReloadRequest>),
+    renewer: JoinHandle<io::Result<()>>,
+    renewer_stop: ShutdownTrigger,
+    standing_warnings: Vec<String>,
+}
+
+/// One socket that the proxy accepts on.
+struct Listening {
+    /// As the configuration has it; `None` for one that the service manager opened, which is never closed.
+    address: Option<ListenAddress>,
+    /// The route that it belongs to, if it is not for all.
+    route: Option<RouteName>,
+    listener: Listener,
+    _file: Option<SocketFile>,
+}
+
+impl Daemon {
+    /// Takes the lock, binds the sockets, loads the credentials and starts the threads. Must be called on a tokio
+    /// runtime. A configuration that cannot be used does not keep it from starting: it serves its status, says what is
+    /// wrong, and waits for a better one.
+    ///
+    /// # Errors
+    ///
+    /// What it cannot do without: the state folder and its lock, the control socket, one listener.
+    pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
+        let Surroundings { paths, invocation, inherited, mut warnings, seed } = surroundings;
+        let clock = Arc::new(Clock::start());
+        let stats = Arc::new(Stats::default());
+        let store = Store::open(&paths.state_dir)?;
+        warnings.extend(store.warnings().iter().cloned());
+        warnings.extend(paths.notes.iter().cloned());
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+
+        let (config, problems) = match load_config(&paths) {
+            Ok(parsed) => (parsed.config, said(parsed.warnings)),
+            Err(problems) => {
+                let problems = said(problems.0);
+                error!("the configuration cannot be used; starting without accounts until it is mended");
+                (Config::empty(&config_facts(&paths)), problems)
+            }
+        };
+        let config = Arc::new(config);
+
+        let (mut http, mut control) = (Vec::new(), None);
+        for (name, listener) in inherited {
+            match (name.as_str(), listener) {
+                (HTTP, listener) => http.push(listener),
+                (CONTROL, Listener::Unix(listener)) => control = Some((listener, None)),
+                (_, listener) => warn!(name, ?listener, "an inherited socket has a name that means nothing to us"),
+            }
+        }
+        let control = match control {
+            Some(control) => control,
+            None => bind_control(&paths.socket)?,
+        };
+        control.0.set_nonblocking(true)?;
+        let control = (UnixListener::from_std(control.0)?, control.1);
+
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let (notices, noticed) = mpsc::channel(8);
+        let sources = sources(&config, &Sources::new(), &clock, &orders);
+        let parts = Parts {
+            clock: clock.clone(),
+            store,
+            endpoint: TokenEndpoint::new(HttpClient::from_environment()),
+            config: config.clone(),
+            sources: sources.clone(),
+            orders: ordered,
+            notices: noticed,
+            seed,
+        };
+        let (renewer, accounts) = RenewerLoop::new(parts);
+
+        let table = table(&config, &sources, &stats).map_err(|error| anyhow!(error))?;
+        let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(peer_lookups()))?;
+        let started_at = clock.now();
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started_at,
+            config_file: paths.config_file.clone(),
+            state_dir: paths.state_dir.clone(),
+            listen: Vec::new(),
+            route_listen: BTreeMap::new(),
+            warnings: Vec::new(),
+            invocation,
+        };
+        let (renewer_stop, renewer_shutdown) = shutdown();
+        let renewer = std::thread::Builder::new()
+            .name("renewer".into())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(renewer.run(renewer_shutdown))
+            })
+            .context("starting the renewer's thread")?;
+
+        let mut daemon = Self {
+            paths,
+            clock,
+            stats,
+            notifier: Notifier::from_environment(),
+            config: watch::Sender::new(config.clone()),
+            problems: watch::Sender::new(problems),
+            facts: watch::Sender::new(facts),
+            sources,
+            orders,
+            notices,
+            accounts,
+            proxy,
+            listening: Vec::new(),
+            control: Some(control),
+            reload_requests: mpsc::channel(8),
+            renewer,
+            renewer_stop,
+            standing_warnings: warnings,
+        };
+        let inherited =
+            http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None });
+        daemon.listening.extend(inherited);
+        let failures = daemon.listen(&config);
+        if daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
+            return Err(anyhow!(failures.join("; ")));
+        }
+        Ok(daemon)
+    }
+
+    /// The control socket's view of it, for the status.
+    pub fn desk(&self) -> Desk {
+        Desk {
+            accounts: self.accounts.clone(),
+            stats: self.stats.clone(),
+            clock: self.clock.clone(),
+            config: self.config.subscribe(),
+            config_problems: self.problems.subscribe(),
+            facts: self.facts.subscribe(),
+            reload: self.reload_requests.0.clone(),
+        }
+    }
+
+    /// Serves until the stop has started; then drains: running requests end, renewals in flight are waited for.
+    ///
+    /// # Errors
+    ///
+    /// If the renewer ends on its own, or the kernel refuses what cannot be done without.
+    pub async fn serve(mut self, mut shutdown: Shutdown) -> anyhow::Result<()> {
+        let (control_stop, control_shutdown) = crate::shutdown::shutdown();
+        let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
+        let desk = self.desk();
+        let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let mut files = ConfigWatch::new(self.watched());
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut watchdog = self.notifier.watchdog_interval().map(|interval| tokio::time::interval(interval / 2));
+        let mut accounts = self.accounts.clone();
+        let mut told = String::new();
+        for address in &self.facts.borrow().listen {
+            info!(%address, "listening");
+        }
+        self.notifier.ready();
+        loop {
+            let words = status_line(&desk);
+            if words != told {
+                self.notifier.status(&words);
+                told = words;
+            }
+            tokio::select! {
+                () = shutdown.started() => break,
+                _ = accounts.changed() => {
+                    if self.renewer.is_finished() {
+                        break;
+                    }
+                }
+                _ = hangup.recv() => {
+                    let _ = self.reload().await;
+                }
+                () = files.changed() => {
+                    info!("the configuration has changed");
+                    let _ = self.reload().await;
+                }
+                Some(reply) = self.reload_requests.1.recv() => {
+                    let outcome = self.reload().await;
+                    let _ = reply.send(outcome);
+                }
+                () = tick(&mut watchdog) => self.notifier.watchdog(),
+            }
+        }
+        self.notifier.stopping();
+        info!("stopping");
+        let drain = self.config.borrow().drain;
+        self.renewer_stop.start();
+        self.proxy.stop(drain).await;
+        let renewer = self.renewer;
+        let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;
+        control_stop.start();
+        let _ = control.await;
+        match ended {
+            Ok(Ok(())) if shutdown.has_started() => Ok(()),
+            Ok(Ok(())) => Err(anyhow!("the renewer ended on its own")),
+            Ok(Err(error)) => Err(anyhow!(error).context("the renewer ended")),
+            Err(_) => Err(anyhow!("the renewer ended badly")),
+        }
+    }
+
+    fn watched(&self) -> Vec<PathBuf> {
+        vec![self.paths.config_file.clone(), self.paths.providers_dir.clone()]
+    }
+
+    /// Takes over a new configuration whole, or keeps the one in force and says why.
+    async fn reload(&mut self) -> Result<(), Vec<String>> {
+        self.notifier.reloading();
+        let outcome = self.take_over().await;
+        match &outcome {
+            Ok(()) => info!("the configuration is in force"),
+            Err(problems) => {
+                error!(problems = problems.len(), "the configuration cannot be used; the last good one stays in force");
+                for problem in problems {
+                    error!("{problem}");
+                }
+                self.problems.send_replace(problems.clone());
+            }
+        }
+        self.notifier.ready();
+        outcome
+    }
+
+    async fn take_over(&mut self) -> Result<(), Vec<String>> {
+        let parsed = load_config(&self.paths).map_err(|Problems(problems)| texts(&problems))?;
+        let config = Arc::new(parsed.config);
+        let sources = sources(&config, &self.sources, &self.clock, &self.orders);
+        let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
+        // the renewer first: a token that must not be used any more is withdrawn before a route could take it elsewhere
+        let (done, configured) = oneshot::channel();
+        let _ = self.notices.send(Notice::Configure(config.clone(), sources.clone(), done)).await;
+        let _ = configured.await;
+        self.sources = sources;
+        self.proxy.replace(table);
+        self.config.send_replace(config.clone());
+        self.problems.send_replace(said(parsed.warnings));
+        let failures = self.listen(&config);
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    /// Binds what the configuration lists and we do not listen on yet, and closes what it no longer lists. Returns what
+    /// could not be done; the rest is.
+    fn listen(&mut self, config: &Config) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut wanted: Vec<(ListenAddress, Option<RouteName>)> = Vec::new();
+        if self.listening.iter().all(|listening| listening.address.is_some()) {
+            wanted.extend(config.listen.iter().map(|address| (address.clone(), None)));
+        }
+        for route in &config.routes {
+            wanted.extend(route.listen.iter().map(|address| (address.clone(), Some(route.name.clone()))));
+        }
+        self.listening.retain_mut(|listening| {
+            let Some(address) = &listening.address else { return true };
+            let Some((_, route)) = wanted.iter().find(|(wanted, _)| wanted == address) else { return false };
+            listening.route.clone_from(route);
+            true
+        });
+        for (address, route) in wanted {
+            if self.listening.iter().any(|listening| listening.address.as_ref() == Some(&address)) {
+                continue;
+            }
+            match socket::bind(&address) {
+                Ok(Bound { listener, file }) => {
+                    self.listening.push(Listening { address: Some(address), route, listener, _file: file });
+                }
+                Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
+                Err(error) => {
+                    error!("{error}");
+                    failures.push(error.to_string());
+                }
+            }
+        }
+        let copies = self.listening.iter().map(|listening| {
+            let route = listening.route.clone();
+            listening.listener.try_clone().map(|listener| ProxyListener { socket: listener, route })
+        });
+        if let Err(error) = copies.collect::<io::Result<Vec<_>>>().and_then(|listeners| self.proxy.listen(listeners)) {
+            failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
+        }
+        let mut warnings = self.standing_warnings.clone();
+        warnings.extend(failures.iter().cloned());
+        self.facts.send_modify(|facts| {
+            facts.warnings = warnings;
+            facts.listen.clear();
+            facts.route_listen.clear();
+            for Listening { route, listener, .. } in &self.listening {
+                let Ok(address) = listener.local_addr() else { continue };
+                match route {
+                    Some(route) => {
+                        facts.route_listen.insert(route.clone(), address);
+                    }
+                    None => facts.listen.push(address),
+                }
+            }
+        });
+        failures
+    }
+}
+
+/// IPv6's loopback is listed by default, and not every machine has it.
+fn is_optional(address: &ListenAddress, error: &io::Error) -> bool {
+    let unavailable = matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+    matches!(address, ListenAddress::Tcp(tcp) if tcp.is_ipv6()) && unavailable
+}
+
+fn bind_control(path: &Path) -> anyhow::Result<(std::os::unix::net::UnixListener, Option<SocketFile>)> {
+    let bound = socket::bind(&ListenAddress::Unix(path.to_owned())).context("the control socket")?;
+    match bound.listener {
+        Listener::Unix(listener) => Ok((listener, bound.file)),
+        Listener::Tcp(_) => unreachable!("a path is bound as a unix socket"),
+    }
+}
+
+/// Asks the kernel who is at the other end of each connection; every worker has a way of its own.
+fn peer_lookups() -> PeerLookups {
+    Arc::new(|| {
+        let mut lookup = PeerLookup::new();
+        Box::new(move |client, server| lookup.tcp_uid(client, server).map_or(Peer::Gone, Peer::Uid))
+    })
+}
+
+/// A source for each account; accounts that stay keep theirs.
+fn sources(config: &Config, last: &Sources, clock: &Arc<Clock>, orders: &mpsc::UnboundedSender<Order>) -> Sources {
+    let source = |id: &AccountId| {
+        last.get(id).cloned().unwrap_or_else(|| TokenSource::new(id.clone(), clock.clone(), orders.clone()))
+    };
+    config.accounts.keys().map(|id| (id.clone(), source(id))).collect()
+}
+
+fn table(config: &Config, sources: &Sources, stats: &Stats) -> Result<Table, String> {
+    let source = |id: &_| sources.get(id).cloned().expect("Config::parse saw to it that routes name accounts");
+    Table::build(config, &source, stats)
+}
+
+fn texts(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// Logs problems and returns them as texts.
+fn said(problems: Vec<Problem>) -> Vec<String> {
+    for problem in &problems {
+        warn!("{problem}");
+    }
+    texts(&problems)
+}
+
+/// One line for `systemctl --user status`.
+fn status_line(desk: &Desk) -> String {
+    let report = desk.report();
+    let needs_person = report.accounts.iter().filter(|account| account.state == State::SignInRequired).count();
+    let next = report.accounts.iter().filter_map(|a| a.next_wakeup.as_ref().map(|next| (next.in_seconds, &a.id))).min();
+    let accounts = match report.accounts.len() {
+        0 => "no accounts".to_owned(),
+        1 => "1 account".to_owned(),
+        many => format!("{many} accounts"),
+    };
+    let mut words = vec![accounts];
+    if !desk.config_problems.borrow().is_empty() {
+        words.insert(0, "the configuration has problems (see valetd status)".to_owned());
+    }
+    if needs_person > 0 {
+        words.push(format!("{needs_person} must be signed in to (see valetd status)"));
+    }
+    if let Some((seconds, id)) = next {
+        words.push(format!("next renewal {id} in {}", coarse(seconds)));
+    }
+    words.join(", ")
+}
+
+fn coarse(seconds: u64) -> String {
+    match seconds {
+        ..90 => format!("{seconds} s"),
+        90..5400 => format!("{} min", seconds / 60),
+        5400..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -10,7 +10,7 @@ use super::refresh::{self, Outcome};
 use super::text::{length, printable};
 use super::wait::{is_unknown_account, parse_account};
 use super::{
-    Exit, Failure, Loaded, Options, Places, block_on, exchange, import, load_config, places, preset_names, print,
+    Exit, Failure, Loaded, Options, Paths, block_on, exchange, import, load_config, places, preset_names, print,
     remark, save,
 };
 use crate::accounts::NewCredential;
@@ -90,7 +90,7 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
-fn make_config_if_missing(places: &Places, id: &AccountId) -> Result<bool, Failure> {
+fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failure> {
     let file = &places.config_file;
     if file.exists() || !preset_names().contains(&id.as_str()) {
         return Ok(false);
@@ -199,7 +199,7 @@ fn failure_of(error: SignInError) -> Failure {
 /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
 fn deliver(
     options: &Options,
-    places: &Places,
+    places: &Paths,
     account: &Account,
     new: NewCredential,
     config_is_new: bool,
@@ -232,7 +232,7 @@ fn deliver(
 /// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
 /// again.
 async fn hand_in(
-    places: &Places,
+    places: &Paths,
     id: &AccountId,
     new: &NewCredential,
     config_is_new: bool,
@@ -263,7 +263,14 @@ mod tests {
     fn a_first_configuration_is_written_once_and_for_us_alone() {
         let folder = tempfile::TempDir::new().unwrap();
         let config_file = folder.path().join("valetd").join("config.toml");
-        let places = Places { config_file, state_dir: "/s".into(), socket: "/s/v".into() };
+        let places = Paths {
+            providers_dir: "/c/providers".into(),
+            config_file,
+            state_dir: "/s".into(),
+            socket: "/s/v".into(),
+            home: None,
+            notes: Vec::new(),
+        };
         let gbdx = AccountId::new("gbdx").unwrap();
         let lab = AccountId::new("lab").unwrap();
         assert!(!make_config_if_missing(&places, &lab).unwrap(), "nobody knows a provider lab");

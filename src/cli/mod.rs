@@ -6,15 +6,23 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::accounts::NewCredential;
-use crate::config::{Account, Config};
+use crate::config::{self, Account, Config, ImportSource, Problem};
 use crate::control::client::ClientError;
+use crate::daemon;
+use crate::http_client::HttpClient;
+use crate::oauth::grant::GrantRequest;
+use crate::oauth::jwt;
+use crate::platform::paths::{Overrides, Paths};
 use crate::sign_in::{Exchanged, Offer};
+use crate::store::{Credential, Record, Store, import};
+use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 mod check;
 mod completions;
@@ -298,14 +306,6 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
 // -------------------------------------------------------------------------------------------------------------------
 // What the verbs need of the lower floors, each behind one small function.
 
-/// Where this process finds and leaves things.
-#[derive(Clone, Debug)]
-struct Places {
-    config_file: PathBuf,
-    state_dir: PathBuf,
-    socket: PathBuf,
-}
-
 /// A configuration that can be used, and what is strange about it.
 struct Loaded {
     config: Config,
@@ -319,59 +319,89 @@ struct Imported {
     from: String,
 }
 
-/// SEAM: `platform::paths::Paths::find`.
-fn places(options: &Options) -> Result<Places, Failure> {
-    let base = directories::BaseDirs::new()
-        .ok_or_else(|| Failure::say("this user has no home folder").with_remedy("set HOME"))?;
-    let state_dir = match (&options.state_dir, base.state_dir()) {
-        (Some(folder), _) => folder.clone(),
-        (None, Some(folder)) => folder.join("valetd"),
-        (None, None) => base.data_local_dir().join("valetd"),
-    };
-    let socket = match (&options.socket, base.runtime_dir()) {
-        (Some(socket), _) => socket.clone(),
-        (None, Some(folder)) => folder.join("valetd").join("valetd.sock"),
-        (None, None) => state_dir.join("run").join("valetd.sock"),
-    };
-    let config_file = options.config.clone().unwrap_or_else(|| base.config_dir().join("valetd").join("config.toml"));
-    Ok(Places { config_file, state_dir, socket })
+/// Where this process finds and leaves things.
+fn places(options: &Options) -> Result<Paths, Failure> {
+    let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
+    Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
 }
 
-/// SEAM: `daemon::load_config`. An error is every problem, each rendered for a terminal.
-fn load_config(places: &Places) -> Result<Loaded, Vec<String>> {
-    Err(vec![format!("{}: this build cannot read a configuration yet", places.config_file.display())])
+/// A configuration that can be used, and what is strange about it. An error is every problem, for a terminal.
+fn load_config(places: &Paths) -> Result<Loaded, Vec<String>> {
+    let rendered = |problems: &[Problem]| problems.iter().map(Problem::rendered).collect();
+    match daemon::load_config(places) {
+        Ok(parsed) => Ok(Loaded { config: parsed.config, warnings: rendered(&parsed.warnings) }),
+        Err(problems) => Err(rendered(&problems.0)),
+    }
 }
 
-/// SEAM: `config::presets`, by name.
+/// The presets, by name.
 fn preset_names() -> Vec<&'static str> {
-    vec!["gbdx", "gdh"]
+    config::presets().map(|preset| preset.name).collect()
 }
 
-/// SEAM: `daemon::run`. Returns when the daemon has stopped.
-fn run_daemon(options: &Options) -> Result<Exit, Failure> {
-    Err(Failure::say(format!("{} run: this build has no daemon yet", options.invocation())))
-}
-
-/// SEAM: `token_endpoint::client_secret`, `TokenEndpoint::redeem`, and `oauth::jwt::claims` for the identity.
+/// Sends what a person has to offer to the account's token endpoint.
 async fn exchange(account: &Account, offer: Offer<'_>) -> Result<Exchanged, String> {
-    let _ = offer;
-    Err(format!("this build cannot ask {} yet", account.token_endpoint))
+    let client = client_secret(account).await?;
+    let request = match offer {
+        Offer::Code { code, redirect_uri } => GrantRequest::AuthorizationCode { code, redirect_uri },
+        Offer::Password { username, password } => GrantRequest::Password { username, password },
+    };
+    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+    let tokens = endpoint.redeem(account, &client, request).await.map_err(|failure| failure.detail)?;
+    let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
+    let identity = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
+    Ok(Exchanged { tokens, identity })
 }
 
-/// SEAM: `store`: saves a credential under the store's lock while no daemon runs.
-fn save(places: &Places, account: &Account, new: NewCredential) -> Result<(), String> {
-    drop(new);
-    Err(format!("this build cannot save {} in {} yet", account.id, places.state_dir.display()))
+/// Saves a credential under the store's lock, while no daemon runs.
+fn save(places: &Paths, account: &Account, new: NewCredential) -> Result<(), String> {
+    let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
+    // what cannot be read is set aside by the store, and replaced
+    let generation = store.load(&account.id).ok().flatten().map_or(0, |record| record.generation) + 1;
+    let today = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    store.save(&Record::new(account, generation, new, today)).map_err(|error| error.to_string())
 }
 
-/// SEAM: `store`, `TokenEndpoint::revoke`: signs out while no daemon runs. Returns what happened, for people.
-async fn forget(places: &Places, account: &Account) -> Result<String, String> {
-    Err(format!("this build cannot forget {} in {} yet", account.id, places.state_dir.display()))
+/// Signs out while no daemon runs. Returns what happened at the server, for people.
+async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
+    let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
+    let record = store.load(&account.id).map_err(|error| error.to_string())?;
+    let refresh_token = record.and_then(|record| record.credential.refresh_token);
+    let outcome = match &refresh_token {
+        Some(refresh_token) => {
+            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+            endpoint.revoke_in_words(account, refresh_token).await
+        }
+        None => "there was no refresh token to revoke".to_owned(),
+    };
+    store.remove(&account.id).map_err(|error| error.to_string())?;
+    Ok(outcome)
 }
 
-/// SEAM: `store::import`: what another tool has left, from the first of `account.sign_in.import` that has something.
+/// What another tool has left, from the first of the account's places that has something.
 fn import(account: &Account) -> Result<Imported, String> {
-    Err(format!("this build cannot import {} yet", account.id))
+    let home = directories::BaseDirs::new().map(|base| base.home_dir().to_owned()).unwrap_or_default();
+    let variable = |name: &str| std::env::var(name).ok();
+    for source in &account.sign_in.import {
+        let found = import::import(source, &home, variable).map_err(|error| error.to_string())?;
+        let Some(import::Imported { mut credential, access_expires_at: _, warnings }) = found else { continue };
+        for warning in warnings {
+            remark(&warning);
+        }
+        if !account.sign_in.keep_password {
+            credential.password = None;
+        }
+        if credential == Credential::default() {
+            continue;
+        }
+        let from = match source {
+            ImportSource::Environment(name) => format!("${name}"),
+            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.clone(),
+        };
+        let new = NewCredential { credential, client_id: None, refresh_lifetime: None, identity: None };
+        return Ok(Imported { new, from });
+    }
+    Err("no other tool has left a refresh token in the places that its preset names".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! `valetd run`
 
-use super::{Exit, Failure, Options, run_daemon};
+use super::{Exit, Failure, LogFormat, Options, places};
+use crate::daemon::{self, Surroundings};
+use crate::platform::log::{self, Color, Format};
+use crate::platform::{harden, socket};
 
 /// Run the daemon in this terminal, or under a service manager
 #[derive(clap::Args, Debug)]
@@ -13,5 +16,18 @@ Examples:
 pub(super) struct Arguments {}
 
 pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> {
-    run_daemon(options)
+    // first, while there is one thread and nobody has opened a descriptor
+    let inherited = socket::inherited().map_err(|error| Failure::new(error).while_doing("taking over sockets"))?;
+    let paths = places(options)?;
+    let format = match options.log_format {
+        Some(LogFormat::Json) => Format::Json,
+        Some(LogFormat::Text) | None => Format::Text,
+    };
+    log::init(log::Options { filter: options.log.clone(), format, color: Color::Auto })
+        .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
+    let invocation = options.invocation();
+    let seed = std::process::id().into();
+    let warnings = harden::harden();
+    daemon::run(Surroundings { paths, invocation, inherited, warnings, seed }).map_err(Failure::new)?;
+    Ok(Exit::Fine)
 }
