@@ -1,1 +1,3 @@
-fn main() {}
+//! Stories a user could tell, on the built daemon with stand-ins of both providers on loopback.
+
+mod support;
