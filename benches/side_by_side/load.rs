@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use crate::origin::{BULK, EVENT_END};
 
 /// Lets caches, pools and the branch predictor settle before anything counts.
-const WARM_UP: Duration = Duration::from_millis(150);
+const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Enough for every head here; bodies are read through it in pieces.
 const SMALL_BUFFER: usize = 4096;

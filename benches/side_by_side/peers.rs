@@ -348,7 +348,7 @@ fn haproxy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<
             }
         };
         proxies += &format!(
-            "listen {name}\n  bind {listen} backlog 4096\n  http-request set-header Authorization \"Bearer {token}\"\n  server origin {upstream} {tls}\n"
+            "listen {name}\n  bind {listen} backlog 4096\n  http-request set-header Authorization \"Bearer {token}\"\n  server origin {upstream} pool-purge-delay 600s {tls}\n"
         );
     }
     let config = format!(

@@ -71,7 +71,7 @@ impl Results {
         for (workload, peers) in self.workloads() {
             let Some(lead) = lead(&peers) else { continue };
             let cells = kinds.iter().map(|kind| match value(&peers, *kind, lead.name) {
-                Some(found) => format!("{}{}", short(found), ratio(&peers, *kind, lead.name)),
+                Some(found) => format!("{}{}{}", short(found), ratio(&peers, *kind, lead.name), failed(&peers, *kind)),
                 None => "–".into(),
             });
             rows.push([workload.title(), label(lead)].into_iter().chain(cells).collect());
@@ -222,6 +222,14 @@ fn label(figure: &Median) -> String {
 fn ratio(peers: &[Medians], kind: Kind, name: &str) -> String {
     match (value(peers, kind, name), value(peers, YARDSTICK, name)) {
         (Some(ours), Some(theirs)) if kind != YARDSTICK && theirs > 0.0 => format!(" ({:.2}×)", ours / theirs),
+        _ => String::new(),
+    }
+}
+
+/// A figure of work that was not all done must not pass for a figure.
+fn failed(peers: &[Medians], kind: Kind) -> String {
+    match value(peers, kind, "errors") {
+        Some(errors) if errors > 0.0 => format!(" !! {errors} errors"),
         _ => String::new(),
     }
 }

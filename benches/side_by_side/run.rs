@@ -19,8 +19,8 @@ use crate::workloads::{Pace, Stage, Workload, idle};
 /// The load generator's and the origin's core; see [`crate::peers::PROXY_CORE`].
 const OUR_CORE: &str = "1";
 
-/// No single measurement takes a tenth of this unless something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// No single measurement takes half of this unless something hangs.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// After this, no further measurement is begun, and what there is so far is reported.
 const LONGEST_RUN: Duration = Duration::from_secs(15 * 60);

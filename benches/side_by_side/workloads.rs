@@ -18,14 +18,17 @@ const USUAL: usize = 50;
 const RECONNECTING: usize = 8;
 
 const STREAMS: usize = 1000;
-const HELD: [(usize, &str); 2] = [(1000, "at 1,000"), (10_000, "at 10,000")];
+const HELD: (usize, &str) = (1000, "at 1,000");
+const HELD_AT_MOST: (usize, &str) = (10_000, "at 10,000");
+
+/// Proxies keep a descriptor in reserve for the upstream side of every connection, so that where the hard limit is 20,000, as
+/// it often is, they accept a few less than 10,000.
+const FILES_FOR_ALL: u64 = 21_100;
+const HELD_WITH_FEWER_FILES: (usize, &str) = (9500, "at 9,500");
 
 /// `expires_in` under rotation: a third of a lifetime before its end is when a token is renewed, so every 2 s.
 const ROTATING_LIFETIME: u64 = 3;
 const STEADY_LIFETIME: u64 = 3600;
-
-/// Between two moments at which the origin turns against every token that it has issued.
-const REFUSAL_SPACING: Duration = Duration::from_millis(500);
 
 /// Until start-up work and the first requests' echoes (timers, garbage collections) are over.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -50,7 +53,7 @@ pub(crate) enum Workload {
     Memory,
     /// Doing nothing; all peers at the same time.
     Idle,
-    /// The origin refuses every token now and then: valetd renews and replays.
+    /// The origin turns against every token that there is: valetd renews and replays.
     Replay,
     /// Tokens that live 3 s, under load.
     Rotation,
@@ -126,9 +129,9 @@ impl Workload {
             Workload::WebSocket => "WebSocket echo, 50 connections".into(),
             Workload::Distant => format!("one-shot GET, TLS, {} ms away", ROUND_TRIP.as_millis()),
             Workload::Start => "start to first proxied byte".into(),
-            Workload::Memory => "10,000 idle connections".into(),
+            Workload::Memory => "idle connections".into(),
             Workload::Idle => "idle".into(),
-            Workload::Replay => "every token refused twice a second".into(),
+            Workload::Replay => "every token revoked, under load".into(),
             Workload::Rotation => "token rotation every 2 s".into(),
             Workload::Status => "status queries while proxying".into(),
             Workload::Size => "program file".into(),
@@ -163,7 +166,7 @@ impl Workload {
             Workload::Distant => distant(peer, pace.one_shots).await,
             Workload::Start => start(program, origin, pace.starts).await,
             Workload::Memory => held_connections(program, stage).await,
-            Workload::Replay => replay(program, origin, pace.rotation).await.map(Some),
+            Workload::Replay => replay(program, origin, pace.window).await.map(Some),
             Workload::Rotation => rotation(peer, program, origin, pace.rotation).await.map(Some),
             Workload::Status => status_queries(peer, pace.window).await.map(Some),
             Workload::Size => match &program.path {
@@ -195,7 +198,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// About three minutes a round with all peers.
+    /// A second for most things, so that a round over all peers and workloads takes minutes and not an hour.
     pub(crate) const FULL: Pace = Pace {
         window: Duration::from_millis(1000),
         rotation: Duration::from_millis(6000),
@@ -206,7 +209,7 @@ impl Pace {
 
     /// Shows that everything works; the figures are rough.
     pub(crate) const QUICK: Pace = Pace {
-        window: Duration::from_millis(150),
+        window: Duration::from_millis(100),
         rotation: Duration::from_millis(2500),
         idle: Duration::from_secs(3),
         one_shots: 2,
@@ -301,7 +304,7 @@ async fn events(peer: &Peer, window: Duration) -> anyhow::Result<Option<Sample>>
     let Some(target) = peer.target(Via::Plain) else { return Ok(None) };
     let mut streams = EventStreams::open(target, "/events", STREAMS).await?;
     // whole periods, so that the number of events to expect is a whole one too
-    let window = EVENT_SPACING * (window.as_millis() / EVENT_SPACING.as_millis()).max(2) as u32;
+    let window = EVENT_SPACING * (window.as_millis() / EVENT_SPACING.as_millis()).max(5) as u32;
     let (before, received, begun) = (usage_of(peer)?, streams.received(), Instant::now());
     tokio::time::sleep(window).await;
     let (after, received, elapsed) = (usage_of(peer)?, streams.received() - received, begun.elapsed());
@@ -316,19 +319,22 @@ async fn events(peer: &Peer, window: Duration) -> anyhow::Result<Option<Sample>>
     Ok(Some(cpu.into_iter().chain(rest.into_iter().flatten()).collect()))
 }
 
-/// The proxy is warm, as it is after the day's first call; the client is new each time, as curl and scripts are.
+/// The client is new each time, as curl and scripts are. The first one comes after the pause since the last round (or since
+/// the peer was set up), the others find the proxy as warm as it will be.
 async fn distant(peer: &Peer, one_shots: usize) -> anyhow::Result<Option<Sample>> {
     let Some(target) = peer.target(Via::Distant) else { return Ok(None) };
     let request = target.get("/small", "");
     let mut spent = Vec::new();
-    for _ in 0..one_shots {
+    for _ in 0..=one_shots {
         let begun = Instant::now();
         let status = Connection::open(target).await?.exchange(&request).await?;
         ensure!(status == 200, "status {status}");
         spent.push(begun.elapsed().as_secs_f64() * 1e3);
     }
+    let first = spent.remove(0);
     let slowest = spent.iter().copied().fold(0.0, f64::max);
-    Ok(Some(vec![figure("one-shot", "ms", median(spent)), figure("slowest", "ms", slowest)]))
+    let rest = [figure("slowest", "ms", slowest), figure("after a pause", "ms", first)];
+    Ok(Some([figure("one-shot", "ms", median(spent))].into_iter().chain(rest).collect()))
 }
 
 /// Includes what setpriv and taskset take before they have become the proxy; the relay's figure shows how much that is.
@@ -357,11 +363,11 @@ async fn held_connections(program: &Program, stage: &Stage<'_>) -> anyhow::Resul
         anyhow::Ok(figure(name, "MiB", mebibytes(memory.proportional.unwrap_or(memory.resident))))
     };
     let mut sample = vec![weigh("fresh")?];
+    let most = if stage.open_files >= FILES_FOR_ALL { HELD_AT_MOST } else { HELD_WITH_FEWER_FILES };
     let mut held = Vec::new();
-    for (connections, name) in HELD {
-        // the relay needs a connection to the origin for each one, and the origin's files are ours
-        let files = connections as u64 * if program.kind == Kind::Relay { 2 } else { 1 };
-        if files + 1000 > stage.open_files {
+    for (connections, name) in [HELD, most] {
+        // the relay needs a connection to the origin for each one, and the origin's descriptors are ours
+        if program.kind == Kind::Relay && connections > HELD.0 {
             continue;
         }
         held.extend(hold(target, "/small", connections - held.len()).await?);
@@ -393,6 +399,7 @@ pub(crate) async fn idle(programs: &[&Program], stage: &Stage<'_>) -> Vec<(Kind,
     peers.into_iter().zip(before).map(|((kind, peer), before)| (kind, figures(peer, before))).collect()
 }
 
+/// On an instance of its own: after a token that was refused, valetd distrusts the upstream's 401s for a while.
 async fn replay(program: &Program, origin: &Origin, window: Duration) -> anyhow::Result<Sample> {
     let peer = Peer::start(program, origin).await?;
     let target = peer.target(Via::Plain).context("every peer has a plain route")?;
@@ -400,22 +407,18 @@ async fn replay(program: &Program, origin: &Origin, window: Duration) -> anyhow:
     knobs.oldest_accepted.store(0, Relaxed);
     let mut load = Load::start(target, "/guarded", Step::Request, USUAL).await?;
     let (issued, refused) = (knobs.issued.load(Relaxed), knobs.refused.load(Relaxed));
-    let before = usage_of(&peer)?;
     load.begin();
-    let mut left = window;
-    while left >= REFUSAL_SPACING {
-        knobs.refuse_all_issued();
-        tokio::time::sleep(REFUSAL_SPACING).await;
-        left -= REFUSAL_SPACING;
-    }
-    let after = usage_of(&peer)?;
+    tokio::time::sleep(window / 2).await;
+    knobs.refuse_all_issued();
+    tokio::time::sleep(window / 2).await;
     let outcome = load.finish().await;
-    let cpu = cpu_each(before, after, outcome.requests as f64, "µs/request", 1e6);
-    let rest = [
-        figure("renewals", "", (knobs.issued.load(Relaxed) - issued) as f64),
+    let slowest = outcome.latencies.last().copied().unwrap_or(0);
+    let first = [
+        figure("slowest", "ms", f64::from(slowest) / 1e6),
         figure("refused", "", (knobs.refused.load(Relaxed) - refused) as f64),
+        figure("renewals", "", (knobs.issued.load(Relaxed) - issued) as f64),
     ];
-    Ok(cpu.into_iter().chain(describe(&outcome)).chain(rest).collect())
+    Ok(first.into_iter().chain(describe(&outcome)).collect())
 }
 
 /// The same load on the instance whose token lives an hour and on one whose tokens live 3 s, one after the other.
