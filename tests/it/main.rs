@@ -4,4 +4,5 @@
 
 mod journeys;
 mod providers;
+mod readme;
 mod support;
