@@ -535,6 +535,52 @@ async fn an_upstream_that_is_away_or_silent_is_named() {
 }
 
 #[tokio::test]
+async fn a_token_goes_only_to_an_upstream_that_proves_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca.pem");
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&authority, certified.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let settings = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(settings));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, client) = listener.accept().await.unwrap();
+            let Ok(tls) = acceptor.accept(tcp).await else { continue };
+            let mut wire = Wire::new(tls, client);
+            if wire.raw_head().await.contains("Bearer token-1") {
+                wire.send(&ok("for your eyes only")).await;
+            }
+        }
+    });
+    let known = Running::start_at(address, |config| {
+        config.routes[0].upstream.origin.tls = true;
+        config.routes[0].extra_ca = Some(authority.clone());
+    })
+    .await;
+    let mut client = known.connect().await;
+    client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert_eq!(client.answer().await.text(), "for your eyes only");
+    known.stop().await;
+
+    let unknown = Running::start_at(address, |config| config.routes[0].upstream.origin.tls = true).await;
+    let mut client = unknown.connect().await;
+    client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert!(answer.field("proxy-status").unwrap().contains("tls_certificate_error"), "{answer:?}");
+    unknown.stop().await;
+}
+
+#[tokio::test]
 async fn what_comes_back_to_us_is_a_loop() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
