@@ -11,12 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Peer, PeerLookups, Proxy, ProxyListener, Table, TcpOrUnix};
+use super::{Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::config::{
     Account, AccountId, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn, TokenKind, Upstream,
 };
 use crate::oauth::{ClientAuth, Grant};
 use crate::platform::clock::Clock;
+use crate::platform::socket;
 use crate::renewal::{Policy, RenewalId, Why};
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
@@ -754,8 +755,8 @@ impl Running {
         let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, own_address) = (listener.local_addr().unwrap(), own.local_addr().unwrap());
         let listeners = vec![
-            ProxyListener { socket: TcpOrUnix::Tcp(listener), route: None },
-            ProxyListener { socket: TcpOrUnix::Tcp(own), route: Some(config.routes[0].name.clone()) },
+            ProxyListener { socket: socket::Listener::Tcp(listener), route: None },
+            ProxyListener { socket: socket::Listener::Tcp(own), route: Some(config.routes[0].name.clone()) },
         ];
         let proxy = Proxy::start(listeners, table, stats.clone(), peers).unwrap();
         let running = Self { proxy, address, own_address, config, source, orders, stats };
