@@ -26,6 +26,11 @@ use crate::token_source::{Availability, Order, Published, TokenSource};
 /// Longer than anything here takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What is said of the first token when the upstream did not like it.
+fn rejected() -> Order {
+    Order::Rejected { account: AccountId::new("lab").unwrap(), id: RenewalId(1), worked: false }
+}
+
 #[tokio::test]
 async fn a_request_goes_up_with_one_token_and_the_answer_comes_back() {
     let origin = Upright::answering(|_| ok("hello")).await;
@@ -168,7 +173,7 @@ async fn a_401_brings_one_renewal_and_one_replay_with_the_whole_body() {
     let mut chunked = proxy.connect().await;
     chunked.send("PUT /lab/x HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nparts\r\n").await;
     for _ in 0..3 {
-        assert_eq!(proxy.order().await, Order::Rejected(AccountId::new("lab").unwrap(), RenewalId(1)));
+        assert_eq!(proxy.order().await, rejected());
     }
     proxy.publish(2);
     for (client, body) in &mut clients {
@@ -207,7 +212,7 @@ async fn a_401_that_no_renewal_helps_or_whose_request_is_gone_is_handed_on() {
     ] {
         client.send(request).await;
         assert_eq!(client.answer().await.status, 401, "{request}");
-        assert_eq!(proxy.order().await, Order::Rejected(AccountId::new("lab").unwrap(), RenewalId(1)), "{request}");
+        assert_eq!(proxy.order().await, rejected(), "{request}");
     }
     assert_eq!(origin.seen().len(), 4, "nothing was sent twice");
     // the new token is refused, too: its 401 is the answer
@@ -768,7 +773,13 @@ impl Running {
         let mut value = HeaderValue::from_str(&format!("Bearer token-{id}")).unwrap();
         value.set_sensitive(true);
         let name = HeaderName::from_static("authorization");
-        let token = Arc::new(Published { id: RenewalId(id), name, value, usable_until: Timestamp::FAR });
+        let token = Arc::new(Published {
+            id: RenewalId(id),
+            name,
+            value,
+            usable_until: Timestamp::FAR,
+            has_worked: Default::default(),
+        });
         self.source.publish(Availability::Usable { token, renewing: false });
     }
 
