@@ -694,6 +694,7 @@ pub(crate) mod tests {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
             via: true,
+            http2: false,
             extra_ca: None,
         };
         Config {

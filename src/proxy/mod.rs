@@ -38,6 +38,8 @@ mod connection;
 mod error;
 mod guard;
 mod headers;
+mod http2;
+mod multiplexed;
 mod replay;
 mod rewrite;
 mod route;
@@ -189,7 +191,10 @@ impl Origins {
             Some(path) => Some(std::fs::read(path).map_err(|error| format!("extra_ca: {}: {error}", path.display()))?),
             None => None,
         };
-        let known = self.upstreams.iter().find(|known| known.origin == *origin && known.extra_ca == authorities);
+        let known = self
+            .upstreams
+            .iter()
+            .find(|known| known.origin == *origin && known.extra_ca == authorities && known.http2 == route.http2);
         if let Some(known) = known {
             return Ok(known.clone());
         }
@@ -202,7 +207,7 @@ impl Origins {
                 Some(settings)
             }
         };
-        let upstream = Arc::new(UpstreamOrigin::new(origin.clone(), tls, authorities)?);
+        let upstream = Arc::new(UpstreamOrigin::new(origin.clone(), tls, authorities, route.http2)?);
         self.upstreams.push(upstream.clone());
         Ok(upstream)
     }

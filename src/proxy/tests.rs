@@ -709,6 +709,7 @@ fn config(upstream: SocketAddr) -> Config {
         connect_timeout: PATIENCE,
         idle_timeout: PATIENCE,
         via: true,
+        http2: false,
         extra_ca: None,
     };
     Config {

@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub)] // a test program has no outside
 
+mod corpus_h1;
+mod corpus_h2;
+mod fidelity;
 mod journeys;
 mod providers;
 mod readme;
