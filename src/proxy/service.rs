@@ -210,6 +210,10 @@ pub(super) fn clean(
     home: &Home<'_>,
     switching: bool,
 ) -> Result<Response<Incoming>, ProxyError> {
+    if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let detail = "101 without having been asked to switch".to_owned();
+        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
+    }
     let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let origin = &route.upstream.origin;
     let mapping = Mapping { origin, base_path: &route.base_path, local_authority, prefix: home.prefix };
