@@ -339,6 +339,7 @@ impl Daemon {
         info!("stopping");
         let drain = self.config.borrow().drain;
         self.renewer_stop.start();
+        self.listening.clear(); // or clients would still connect, and wait for nobody; systemd's sockets queue for the next
         self.proxy.stop(drain).await;
         let renewer = self.renewer;
         let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;

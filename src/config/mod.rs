@@ -310,8 +310,23 @@ pub struct Route {
     pub via: bool,
     /// Whether requests that come in HTTP/2 go on in it: where TLS agrees on it (RFC 7301), or, in the clear, always.
     pub http2: bool,
+    /// What becomes of requests' header fields besides the token's.
+    pub request_headers: HeaderEdits,
+    /// The query parameter that carries the token, where the upstream wants it there and in no field.
+    pub token_query: Option<String>,
+    /// Whether the token, should it come back in an answer's body, is blotted out.
+    pub scrub: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,
+}
+
+/// What a route changes in requests' header fields. Names are in lower case.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HeaderEdits {
+    /// Taken out.
+    pub remove: Vec<String>,
+    /// Put in, in place of the client's own. Values may be keys, so they are treated as secrets.
+    pub add: Vec<(String, SecretSource)>,
 }
 
 /// Where a route leads.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
-    Account, AccountId, ClientAuth, Config, Endpoint, Facts, Grant, HeaderTemplate, ImportSource, ListenAddress,
-    Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream, provider, value,
+    Account, AccountId, ClientAuth, Config, Endpoint, Facts, Grant, HeaderEdits, HeaderTemplate, ImportSource,
+    ListenAddress, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
+    provider, value,
 };
 use crate::secret::Secret;
 
@@ -72,6 +73,9 @@ const ROUTE_KEYS: &[&str] = &[
     "idle_timeout",
     "via",
     "http2",
+    "request_headers",
+    "token_query",
+    "scrub",
     "extra_ca",
 ];
 
@@ -636,6 +640,9 @@ impl<'a> Reader<'a> {
             idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
             via: table.boolean("via").unwrap_or(true),
             http2: true,
+            request_headers: self.header_edits(&table),
+            token_query: table.parsed("token_query", query_parameter).map(|found| found.value),
+            scrub: table.boolean("scrub").unwrap_or(false),
             extra_ca: self.path(&table, "extra_ca"),
             name: route_name,
             account: account?,
@@ -647,6 +654,43 @@ impl<'a> Reader<'a> {
             refuse_token_service(&mut route.refuse, account, &route.upstream);
         }
         Some(route)
+    }
+
+    /// `request_headers = { remove = ["cookie"], add = { X-Api-Key = { file = "key" } } }`
+    fn header_edits(&self, table: &Table<'a>) -> HeaderEdits {
+        let Some(table) = table.table("request_headers") else { return HeaderEdits::default() };
+        table.only(&["add", "remove"]);
+        let remove = table.array("remove", edited_field).unwrap_or_default();
+        let mut edits = HeaderEdits { remove: remove.into_iter().map(|name| name.value).collect(), add: Vec::new() };
+        let Some(add) = table.table("add") else { return edits };
+        for key in add.keys() {
+            let place = add.place_of(&key);
+            let name = match edited_field(&key) {
+                Ok(name) => name,
+                Err(complaint) => {
+                    self.sink.error(&place, complaint);
+                    continue;
+                }
+            };
+            let value = match add.string_or_table(&key) {
+                Some(Ok(Located { value, .. }))
+                    if value.bytes().all(|byte| byte == b'\t' || byte >= b' ' && byte != 0x7f) =>
+                {
+                    Some(SecretSource::Inline(Secret::new(value)))
+                }
+                Some(Ok(Located { place, .. })) => {
+                    self.sink.error(&place, "has a control character");
+                    None
+                }
+                Some(Err(table)) => self.secret_source(&table),
+                None => None,
+            };
+            if matches!(value, Some(SecretSource::Command(_))) {
+                self.sink.error(&place, Complaint::new("cannot be asked of a command", "write { file = \"/path\" }"));
+            }
+            edits.add.extend(value.map(|value| (name, value)));
+        }
+        edits
     }
 
     fn check_addresses(&self, found: &Found<'_>) {
@@ -700,6 +744,35 @@ fn read_preset<'s>(source: &'s Source, sink: &Sink) -> Document<'s> {
         Table::new([layer], sink).only(&of_a_route);
     }
     document
+}
+
+/// The name of a field that a route may change: not those that say whose message it is, and where it ends.
+fn edited_field(text: &str) -> Result<String, Complaint> {
+    const OURS: &[&str] = &[
+        "authorization",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let name = text.to_ascii_lowercase();
+    let is_name =
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    match name {
+        _ if !is_name => Err("is not the name of a header field".into()),
+        name if OURS.contains(&name.as_str()) => Err("is a field that valetd itself is answerable for".into()),
+        name => Ok(name),
+    }
+}
+
+fn query_parameter(text: &str) -> Result<String, Complaint> {
+    let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+    if is_name { Ok(text.to_owned()) } else { Err("is not a parameter's name: letters, digits and -._~".into()) }
 }
 
 /// Adds the account's endpoints to what a route refuses, where they are on the upstream's host: through the proxy
@@ -886,6 +959,32 @@ mod tests {
         assert_eq!(work.cognito_endpoint, None, "not for this grant");
         assert_eq!(home.grant, Grant::CognitoInitiateAuth);
         assert_eq!(config.routes.len(), 2);
+    }
+
+    #[test]
+    fn a_route_edits_fields_but_not_those_that_valetd_answers_for() {
+        let route = "[route.lab]\naccount = \"lab\"\nupstream = \"https://api.lab.example/v1\"\n";
+        let edits = "request_headers = { add = { User-Agent = \"lab/1\", X-Key = { file = \"key\" } }, remove = [\"Cookie\"] }\n\
+                     token_query = \"access_token\"\nscrub = true\nhttp2 = false\n";
+        let config = parse(&format!("{LAB}{route}{edits}"));
+        let lab = config.routes.iter().find(|route| route.name.as_str() == "lab").unwrap();
+        assert_eq!(lab.request_headers.remove, ["cookie"]);
+        let added: Vec<_> = lab.request_headers.add.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(added, ["user-agent", "x-key"]);
+        assert!(matches!(&lab.request_headers.add[1].1, SecretSource::File(path) if path.ends_with("key")));
+        assert_eq!((lab.token_query.as_deref(), lab.scrub, lab.http2), (Some("access_token"), true, false));
+        for (wrong, complaint) in [
+            ("request_headers = { add = { Host = \"x\" } }", "is a field that valetd itself is answerable for"),
+            ("request_headers = { remove = [\"Authorization\"] }", "is a field that valetd itself is answerable for"),
+            ("request_headers = { add = { \"a b\" = \"x\" } }", "is not the name of a header field"),
+            ("request_headers = { add = { A = \"x\\r\\ny\" } }", "has a control character"),
+            ("request_headers = { add = { A = { command = [\"x\"] } } }", "cannot be asked of a command"),
+            ("request_headers = { set = { } }", "is no key that is known here"),
+            ("token_query = \"a&b\"", "is not a parameter's name"),
+        ] {
+            let found = problems(&format!("{LAB}{route}{wrong}"));
+            assert!(found.contains(complaint), "{wrong}: {found}");
+        }
     }
 
     #[test]

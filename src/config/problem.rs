@@ -287,8 +287,10 @@ const SHOWN: &[&str] = &[
     "replay_limit",
     "revocation_endpoint",
     "scopes",
+    "scrub",
     "sign_in",
     "token_endpoint",
+    "token_query",
     "upstream",
     "via",
     "wait",
@@ -296,8 +298,17 @@ const SHOWN: &[&str] = &[
 ];
 
 /// Keys of which no more than the name is shown.
-const NAMED: &[&str] =
-    &["client_id", "client_secret", "command", "credential", "description", "header", "import", "parameters"];
+const NAMED: &[&str] = &[
+    "client_id",
+    "client_secret",
+    "command",
+    "credential",
+    "description",
+    "header",
+    "import",
+    "parameters",
+    "request_headers",
+];
 
 /// What may be shown of a line.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -280,10 +280,16 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// All keys with string values, in the order of their names.
-    pub(super) fn pairs(&self) -> Vec<(String, Located<'a, String>)> {
+    /// All keys, in the order of their names.
+    pub(super) fn keys(&self) -> Vec<String> {
         let names = self.layers.iter().flat_map(|layer| layer.table.keys());
         let names: std::collections::BTreeSet<String> = names.map(|name| name.get_ref().to_string()).collect();
+        names.into_iter().collect()
+    }
+
+    /// All keys with string values, in the order of their names.
+    pub(super) fn pairs(&self) -> Vec<(String, Located<'a, String>)> {
+        let names = self.keys();
         let value = |name: &str| self.parsed(name, |text| Ok::<_, Complaint>(text.to_owned()));
         names.into_iter().filter_map(|name| value(&name).map(|value| (name, value))).collect()
     }

@@ -695,6 +695,9 @@ pub(crate) mod tests {
             idle_timeout: Duration::from_secs(300),
             via: true,
             http2: false,
+            request_headers: Default::default(),
+            token_query: None,
+            scrub: false,
             extra_ca: None,
         };
         Config {

@@ -36,6 +36,16 @@ struct Upstream {
     /// The connection it comes on, given back at its end and only then.
     lease: Option<Lease>,
     token_name: HeaderName,
+    scrubber: Option<Box<Scrubber>>,
+}
+
+/// Blots out every occurrence of a token, byte for byte, so that lengths and ranges stay true. Holds back only what may
+/// be the beginning of one.
+struct Scrubber {
+    token: Box<[u8]>,
+    held: Vec<u8>,
+    /// What comes after the data that is held.
+    then: Option<Frame<Bytes>>,
 }
 
 impl AnswerBody {
@@ -49,15 +59,21 @@ impl AnswerBody {
         Self { content: Content::Full(text), _exchange: None }
     }
 
-    /// What the upstream sends. Trailers lose their credentials and the field `token_name`.
-    pub(super) fn upstream(incoming: Incoming, lease: Option<Lease>, token_name: HeaderName) -> Self {
+    /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `scrub`.
+    pub(super) fn upstream(
+        incoming: Incoming,
+        lease: Option<Lease>,
+        token_name: HeaderName,
+        scrub: Option<&[u8]>,
+    ) -> Self {
         if incoming.is_end_stream() {
             if let Some(lease) = lease {
                 lease.give_back();
             }
             return Self::empty();
         }
-        Self { content: Content::Upstream(Upstream { incoming, lease, token_name }), _exchange: None }
+        let scrubber = scrub.map(|token| Box::new(Scrubber::of(token)));
+        Self { content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber }), _exchange: None }
     }
 
     /// Ties the exchange's end to this body's.
@@ -75,6 +91,84 @@ impl AnswerBody {
     }
 }
 
+impl Upstream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let ended = match &frame {
+            None => true,
+            Some(Err(_)) => false, // the connection goes with the lease
+            Some(Ok(_)) => self.incoming.is_end_stream(),
+        };
+        if ended && let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|mut frame| {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers, &self.token_name);
+                }
+                frame
+            })
+        }))
+    }
+
+    fn poll_scrubbed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            if let Some(then) = self.scrubber.as_mut().and_then(|scrubber| scrubber.then.take()) {
+                return Poll::Ready(Some(Ok(then)));
+            }
+            let frame = ready!(self.poll_frame(cx)?);
+            let Some(scrubber) = &mut self.scrubber else { return Poll::Ready(frame.map(Ok)) };
+            match frame.map(Frame::into_data) {
+                Some(Ok(data)) => {
+                    let clean = scrubber.scrub(&data);
+                    if !clean.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(clean))));
+                    }
+                }
+                // the end: what is held was no token
+                other => {
+                    let held = mem::take(&mut scrubber.held);
+                    let then = other.and_then(Result::err);
+                    if held.is_empty() {
+                        return Poll::Ready(then.map(Ok));
+                    }
+                    scrubber.then = then;
+                    return Poll::Ready(Some(Ok(Frame::data(held.into()))));
+                }
+            }
+        }
+    }
+}
+
+impl Scrubber {
+    fn of(token: &[u8]) -> Self {
+        Self { token: token.into(), held: Vec::new(), then: None }
+    }
+
+    fn is_done(&self) -> bool {
+        self.held.is_empty() && self.then.is_none()
+    }
+
+    /// What can be handed on after `data` has come.
+    fn scrub(&mut self, data: &[u8]) -> Bytes {
+        let mut bytes = mem::take(&mut self.held);
+        bytes.extend_from_slice(data);
+        let mut at = 0;
+        while at + self.token.len() <= bytes.len() {
+            if bytes[at..].starts_with(&self.token) {
+                bytes[at..at + self.token.len()].fill(b'*');
+                at += self.token.len();
+            } else {
+                at += 1;
+            }
+        }
+        let tail = (at..bytes.len()).find(|from| self.token.starts_with(&bytes[*from..])).unwrap_or(bytes.len());
+        self.held = bytes.split_off(tail);
+        bytes.into()
+    }
+}
+
 impl Body for AnswerBody {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -89,30 +183,17 @@ impl Body for AnswerBody {
             }
             Content::Upstream(upstream) => upstream,
         };
-        let frame = ready!(Pin::new(&mut upstream.incoming).poll_frame(cx));
-        let ended = match &frame {
-            None => true,
-            Some(Err(_)) => false, // the connection goes with the lease
-            Some(Ok(_)) => upstream.incoming.is_end_stream(),
-        };
-        if ended && let Some(lease) = upstream.lease.take() {
-            lease.give_back();
-        }
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|mut frame| {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::clean_trailers(trailers, &upstream.token_name);
-                }
-                frame
-            })
-        }))
+        if upstream.scrubber.is_some() { upstream.poll_scrubbed(cx) } else { upstream.poll_frame(cx) }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Empty => true,
             Content::Full(text) => text.is_empty(),
-            Content::Upstream(upstream) => upstream.incoming.is_end_stream(),
+            Content::Upstream(upstream) => {
+                upstream.incoming.is_end_stream()
+                    && upstream.scrubber.as_ref().is_none_or(|scrubber| scrubber.is_done())
+            }
         }
     }
 
@@ -121,6 +202,28 @@ impl Body for AnswerBody {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(text) => SizeHint::with_exact(text.len() as u64),
             Content::Upstream(upstream) => upstream.incoming.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_blotted_out_wherever_it_is_cut() {
+        let text = b"a toto token tokentoken toke tok";
+        for cut in 0..=text.len() {
+            for other in cut..=text.len() {
+                let mut scrubber = Scrubber::of(b"token");
+                let mut clean = Vec::new();
+                for part in [&text[..cut], &text[cut..other], &text[other..]] {
+                    clean.extend_from_slice(&scrubber.scrub(part));
+                    assert!(scrubber.held.len() < 5);
+                }
+                clean.extend_from_slice(&scrubber.held);
+                assert_eq!(String::from_utf8_lossy(&clean), "a toto ***** ********** toke tok", "{cut} {other}");
+            }
         }
     }
 }

@@ -7,8 +7,8 @@
 use hyper::HeaderMap;
 use hyper::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    HeaderValue, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
-    VIA,
+    HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
 
 use super::error::Fault;
@@ -81,12 +81,21 @@ fn is_stray(name: &HeaderName) -> bool {
         || name.starts_with("x_forwarded")
 }
 
+/// What a route changes besides.
+#[derive(Default)]
+pub(super) struct Edits {
+    pub(super) remove: Vec<HeaderName>,
+    /// In place of the client's own.
+    pub(super) add: Vec<(HeaderName, HeaderValue)>,
+}
+
 /// What goes into every request of a route.
 pub(super) struct Ours<'a> {
     pub(super) host: &'a HeaderValue,
     pub(super) via: Option<&'a HeaderValue>,
     pub(super) token_name: &'a HeaderName,
     pub(super) token: &'a HeaderValue,
+    pub(super) edits: &'a Edits,
     /// The protocol asked for, if the request is to be upgraded.
     pub(super) upgrade: Option<HeaderValue>,
 }
@@ -120,6 +129,13 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ou
     }
     if *ours.token_name != AUTHORIZATION {
         remove_spellings(headers, ours.token_name);
+    }
+    for name in &ours.edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &ours.edits.add {
+        remove_spellings(headers, name);
+        headers.insert(name.clone(), value.clone());
     }
     match ours.upgrade {
         Some(protocol) => {
@@ -227,14 +243,14 @@ pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
     let mut content_length = false;
     let mut links = false;
     let mut strays = false;
-    let needle = bare_token(homeward.token);
+    let needle = telltale(homeward.token);
     for (name, value) in headers.iter() {
         match *name {
             CONNECTION => connection = true,
             TRANSFER_ENCODING => transfer_encoding = true,
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => content_length = true,
-            LOCATION | CONTENT_LOCATION | SET_COOKIE => links = true,
+            LOCATION | CONTENT_LOCATION | LINK | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
             _ => strays |= is_answer_stray(name),
         }
@@ -296,10 +312,15 @@ fn is_answer_stray(name: &HeaderName) -> bool {
     }
 }
 
-/// The token without its scheme; empty if it is too short to be told from an ordinary word.
-fn bare_token(value: &HeaderValue) -> &[u8] {
+/// The token without its scheme.
+pub(super) fn bare_token(value: &HeaderValue) -> &[u8] {
     let value = value.as_bytes();
-    let bare = value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..]);
+    value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..])
+}
+
+/// What of the token nobody may see again; empty if it is too short to be told from an ordinary word.
+pub(super) fn telltale(value: &HeaderValue) -> &[u8] {
+    let bare = bare_token(value);
     if bare.len() < 8 { &[] } else { bare }
 }
 
@@ -325,12 +346,20 @@ mod tests {
     }
 
     fn prepared(fields: &[(&str, &str)], token_name: &HeaderName) -> HeaderMap {
+        edited(fields, token_name, &Edits::default())
+    }
+
+    fn edited(fields: &[(&str, &str)], token_name: &HeaderName, edits: &Edits) -> HeaderMap {
         let mut headers = map(fields);
         let survey = Survey::of(&headers);
         let upgrade = upgrade_protocol(&headers, &survey);
         let host = HeaderValue::from_static("api.example");
         let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        prepare_request(&mut headers, &survey, Ours { host: &host, via: None, token_name, token: &token, upgrade });
+        prepare_request(
+            &mut headers,
+            &survey,
+            Ours { host: &host, via: None, token_name, token: &token, edits, upgrade },
+        );
         headers
     }
 
@@ -381,6 +410,24 @@ mod tests {
             prepared(&[("x-api-key", "a"), ("x_api_key", "b"), ("x-api_key", "c"), ("authorization", "d")], &name);
         assert_eq!(headers.get_all(&name).iter().collect::<Vec<_>>(), ["Bearer ours-and-only-ours"]);
         assert_eq!(headers.len(), 2, "{headers:?}"); // it and Host
+    }
+
+    #[test]
+    fn a_routes_edits_replace_and_remove_but_never_the_token() {
+        let edits = Edits {
+            remove: vec![COOKIE],
+            add: vec![
+                (HeaderName::from_static("user-agent"), HeaderValue::from_static("lab/1")),
+                (HeaderName::from_static("x-api-key"), HeaderValue::from_static("key")),
+            ],
+        };
+        let client =
+            [("user-agent", "curl"), ("user-agent", "b"), ("x_api_key", "theirs"), ("cookie", "a"), ("accept", "x")];
+        let headers = edited(&client, &AUTHORIZATION, &edits);
+        assert_eq!(headers.get_all("user-agent").iter().collect::<Vec<_>>(), ["lab/1"]);
+        assert_eq!(headers["x-api-key"], "key");
+        assert_eq!(headers[AUTHORIZATION], "Bearer ours-and-only-ours");
+        assert_eq!(headers.len(), 5, "{headers:?}"); // these, Accept and Host
     }
 
     #[test]

@@ -13,22 +13,24 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc as blocking_mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use rustls::ClientConfig;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{AccountId, Config, Route, RouteName};
+use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
 use crate::platform::{socket, tls};
+use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
 use error::Advice;
+use headers::Edits;
 use route::RouteEntry;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
@@ -150,7 +152,8 @@ fn entry(
     stats: &Stats,
 ) -> Result<RouteEntry, String> {
     let Route { name, account, upstream: target, listen: _, replay, replay_limit, refuse, .. } = route;
-    let Route { wait, connect_timeout, idle_timeout, via, extra_ca: _, .. } = route;
+    let Route { wait, connect_timeout, idle_timeout, via, http2: _, extra_ca: _, .. } = route;
+    let Route { request_headers, token_query, scrub, .. } = route;
     let host = HeaderValue::try_from(target.origin.authority())
         .map_err(|_| format!("route {name}: \"{}\" is no host name", target.origin.host))?;
     if hyper::http::uri::PathAndQuery::try_from(format!("{}/", target.base_path)).is_err() {
@@ -172,7 +175,37 @@ fn entry(
         connect_timeout: *connect_timeout,
         idle_timeout: *idle_timeout,
         via: *via,
+        edits: edits(request_headers).map_err(|problem| format!("route {name}: request_headers: {problem}"))?,
+        token_query: token_query.as_deref().map(Arc::from),
+        scrub: *scrub,
     })
+}
+
+/// Reads the values of the fields that a route adds.
+fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
+    let name = |name: &String| HeaderName::try_from(name).map_err(|_| format!("\"{name}\" is no field's name"));
+    let remove = edits.remove.iter().map(name).collect::<Result<_, _>>()?;
+    let mut add = Vec::with_capacity(edits.add.len());
+    for (field, source) in &edits.add {
+        let text = match source {
+            SecretSource::Inline(value) => value.clone(),
+            SecretSource::File(path) => first_line(path)?,
+            SecretSource::Credential(credential) => {
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?;
+                first_line(&PathBuf::from(folder).join(credential))?
+            }
+            SecretSource::Command(_) => return Err(format!("{field}: cannot be asked of a command")),
+        };
+        let mut value = HeaderValue::try_from(text.expose()).map_err(|_| format!("{field}: the value is no text"))?;
+        value.set_sensitive(true);
+        add.push((name(field)?, value));
+    }
+    Ok(Edits { remove, add })
+}
+
+fn first_line(path: &Path) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Secret::new(text.lines().next().unwrap_or_default().trim_end().to_owned()))
 }
 
 /// The upstreams of one table: routes to the same origin share theirs, and TLS settings are made once for each set of

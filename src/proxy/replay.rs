@@ -18,6 +18,7 @@ use hyper::{Method, Request, Uri, Version};
 
 use super::connection::Pulse;
 use super::headers;
+use super::rewrite;
 use super::route::RouteEntry;
 use crate::config::Replay;
 
@@ -89,6 +90,8 @@ pub(super) struct Kept {
     method: Method,
     target: Uri,
     version: Version,
+    /// The parameter that carries the token in place of a field.
+    token_query: Option<Arc<str>>,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: KeptBody,
     /// Whether the route lets it be sent again after a 401.
@@ -134,6 +137,7 @@ pub(super) fn keep(
         method: parts.method.clone(),
         target: parts.uri.clone(),
         version: parts.version,
+        token_query: route.token_query.clone(),
         // a list, as a clone of the map would hash and allocate twice
         fields: parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         body: kept_body,
@@ -190,8 +194,10 @@ impl Kept {
         for (name, value) in &self.fields {
             headers.append(name.clone(), value.clone());
         }
-        if let Some((name, value)) = token {
-            headers.insert(name.clone(), value.clone());
+        match (token, &self.token_query) {
+            (Some((name, value)), None) => drop(headers.insert(name.clone(), value.clone())),
+            (Some((_, value)), Some(name)) => *request.uri_mut() = rewrite::with_token(&self.target, name, value),
+            (None, _) => {}
         }
         Some(request)
     }

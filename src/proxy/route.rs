@@ -13,6 +13,7 @@ use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
 
 use super::error::ProxyError;
+use super::headers::Edits;
 use super::upstream::UpstreamOrigin;
 use crate::config::{AccountId, Replay, RouteName};
 use crate::stats::RouteStats;
@@ -39,6 +40,10 @@ pub(super) struct RouteEntry {
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) via: bool,
+    pub(super) edits: Edits,
+    /// The parameter that carries the token in place of a field.
+    pub(super) token_query: Option<Arc<str>>,
+    pub(super) scrub: bool,
 }
 
 /// What [`find`] found.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{HOST, HeaderMap, HeaderValue, VIA};
+use hyper::header::{ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, VIA};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Level, debug, enabled};
 
@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::error::{Fault, ProxyError};
 use super::headers::{self, Homeward, Ours, Survey};
 use super::replay::{self, Kept};
-use super::rewrite::Mapping;
+use super::rewrite::{self, Mapping};
 use super::route::{self, RouteEntry};
 use super::upstream::{self, Lease, SendError};
 use super::worker::{LocalRoute, LocalTable};
@@ -87,9 +87,18 @@ async fn carry_out(
         via: route.via.then_some(&table.shared.via_out),
         token_name: &token.name,
         token: &token.value,
+        edits: &route.edits,
         upgrade: protocol.clone(),
     };
     headers::prepare_request(request.headers_mut(), &survey, ours);
+
+    if let Some(name) = &route.token_query {
+        request.headers_mut().remove(&token.name); // one place is enough (RFC 6750 section 2)
+        *request.uri_mut() = rewrite::with_token(request.uri(), name, &token.value);
+    }
+    if route.scrub {
+        request.headers_mut().remove(ACCEPT_ENCODING);
+    }
 
     if protocol.is_some() {
         return Box::pin(upgrade::forward(connection, &local, request, token, home)).await;
@@ -199,7 +208,8 @@ fn hand_on(
     home: &Home<'_>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
     let (head, incoming) = clean(route, response, token, home, false)?.into_parts();
-    Ok(Response::from_parts(head, AnswerBody::upstream(incoming, Some(lease), token.name.clone())))
+    let scrub = route.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
+    Ok(Response::from_parts(head, AnswerBody::upstream(incoming, Some(lease), token.name.clone(), scrub)))
 }
 
 /// An upstream's answer with its head as the client may see it.

@@ -710,6 +710,9 @@ fn config(upstream: SocketAddr) -> Config {
         idle_timeout: PATIENCE,
         via: true,
         http2: false,
+        request_headers: Default::default(),
+        token_query: None,
+        scrub: false,
         extra_ca: None,
     };
     Config {

@@ -48,7 +48,7 @@ pub(super) async fn forward(
     let upstream = switching.then(|| on(&mut response));
     let (head, incoming) = service::clean(route, response, &token, &home, switching)?.into_parts();
     let Some(upstream) = upstream else {
-        return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone())));
+        return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone(), None)));
     };
     connection.pulse.switch();
     tokio::task::spawn_local(join(connection.clone(), client, upstream));
