@@ -33,8 +33,9 @@ use crate::config::Origin;
 /// A little below the 60 s after which many servers and load balancers close an idle connection: better that we do it.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
 
-/// More than that many idle connections to one upstream are not worth their memory.
-const MOST_IDLE: usize = 128;
+/// More idle connections to one upstream than that are not worth their memory. As many as a crowd of clients uses at
+/// once: with fewer, every request of a crowd would close one connection and open another.
+const MOST_IDLE: usize = 1024;
 
 /// RFC 8305 section 5: the time after which the next address is tried as well.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -139,7 +140,8 @@ impl Pool {
             let reused = free.is_some();
             let mut sender = match free {
                 Some(sender) => sender,
-                None => self.connect(connect_timeout).await.map_err(SendError::NotConnected)?,
+                // boxed, as its state is large and hardly ever needed: a request's own is moved about
+                None => Box::pin(self.connect(connect_timeout)).await.map_err(SendError::NotConnected)?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Lease { pool: self.clone(), sender })),

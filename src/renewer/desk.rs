@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderName, HeaderValue};
@@ -191,7 +192,7 @@ impl<W: World> Renewer<W> {
         for order in orders {
             let (account, event) = match order {
                 Order::Wanted(account) => (account, Event::Wanted),
-                Order::Rejected(account, id) => (account, Event::Rejected(id)),
+                Order::Rejected { account, id, worked } => (account, Event::Rejected { id, worked }),
             };
             self.handle(&account, event, now);
             if !asked.contains(&account) {
@@ -403,7 +404,13 @@ impl<W: World> Renewer<W> {
                     let header = desk.at_hand.take();
                     desk.published = header.map(|(name, value)| {
                         info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
-                        Arc::new(Published { id: renewal, name, value, usable_until })
+                        Arc::new(Published {
+                            id: renewal,
+                            name,
+                            value,
+                            usable_until,
+                            has_worked: AtomicBool::new(false),
+                        })
                     });
                 }
                 Action::Withdraw => desk.published = None,
