@@ -23,7 +23,9 @@ use crate::config::{
 use crate::control::report::{Facts, State};
 use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
+use crate::notices;
 use crate::platform::clock::Clock;
+use crate::platform::hints::NetworkWatch;
 use crate::platform::paths::Paths;
 use crate::platform::peer::PeerLookup;
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -299,6 +301,15 @@ impl Daemon {
         let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
         let desk = self.desk();
         let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let notices = notices::Parts {
+            accounts: self.accounts.clone(),
+            config: self.config.subscribe(),
+            clock: self.clock.clone(),
+            state_dir: self.paths.state_dir.clone(),
+            invocation: self.facts.borrow().invocation.clone(),
+        };
+        let noticing = tokio::spawn(notices::watch(notices, shutdown.clone()));
+        let mut network = NetworkWatch::new();
         let mut files = ConfigWatch::new(self.watched());
         let mut hangup = signal(SignalKind::hangup())?;
         let mut watchdog = self.notifier.watchdog_interval().map(|interval| tokio::time::interval(interval / 2));
@@ -324,6 +335,10 @@ impl Daemon {
                 _ = hangup.recv() => {
                     let _ = self.reload().await;
                 }
+                () = network.changed() => {
+                    debug!("the network has changed");
+                    let _ = self.notices.send(Notice::NetworkChanged).await;
+                }
                 () = files.changed() => {
                     info!("the configuration has changed");
                     let _ = self.reload().await;
@@ -344,6 +359,7 @@ impl Daemon {
         let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;
         control_stop.start();
         let _ = control.await;
+        let _ = noticing.await;
         match ended {
             Ok(Ok(())) if shutdown.has_started() => Ok(()),
             Ok(Ok(())) => Err(anyhow!("the renewer ended on its own")),
