@@ -747,6 +747,7 @@ fn config(upstream: SocketAddr) -> Config {
         listen: Vec::new(),
         hosts: Vec::new(),
         workers: 1,
+        notice: crate::config::NoticeSettings { command: Vec::new(), before: Duration::ZERO },
         drain: PATIENCE,
         accounts: BTreeMap::from([(id, account)]),
         routes: vec![route],
