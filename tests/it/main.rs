@@ -2,9 +2,14 @@
 
 #![allow(unreachable_pub)] // a test program has no outside
 
+mod faults;
 mod journeys;
 mod kills;
 mod lab;
+mod laptop;
+mod notices;
+mod owner;
 mod providers;
 mod readme;
+mod storms;
 mod support;
