@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)] // a test program has no outside
 
+mod canary;
 mod faults;
 mod journeys;
 mod kills;
