@@ -315,6 +315,8 @@ pub struct Route {
     pub wait: Duration,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
+    /// For how long after its last use one connection to the upstream is kept ready; zero for not at all.
+    pub warm: Duration,
     /// How long an exchange may stay without a byte in either direction.
     pub idle_timeout: Duration,
     /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).

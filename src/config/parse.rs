@@ -28,6 +28,9 @@ const NOTICE_BEFORE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 const WAIT: Duration = Duration::from_secs(10);
 /// DNS, TCP and TLS to a distant host, with one lost packet each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A person who works with an API now and then comes back within this.
+const WARM: Duration = Duration::from_secs(15 * 60);
 /// Long polls and event streams stay silent for a minute or two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// The JSON of a search or an order; uploads are not replayed.
@@ -73,6 +76,7 @@ const ROUTE_KEYS: &[&str] = &[
     "wait",
     "connect_timeout",
     "idle_timeout",
+    "warm",
     "via",
     "extra_ca",
 ];
@@ -643,6 +647,7 @@ impl<'a> Reader<'a> {
             wait: self.duration(&table, "wait", Duration::ZERO, WAIT),
             connect_timeout: self.duration(&table, "connect_timeout", a_moment, CONNECT_TIMEOUT),
             idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
+            warm: self.duration(&table, "warm", Duration::ZERO, WARM),
             via: table.boolean("via").unwrap_or(true),
             extra_ca: self.path(&table, "extra_ca"),
             name: route_name,

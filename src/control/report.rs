@@ -696,6 +696,7 @@ pub(crate) mod tests {
             refuse: Vec::new(),
             wait: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            warm: Duration::from_secs(900),
             idle_timeout: Duration::from_secs(300),
             via: true,
             extra_ca: None,

@@ -260,6 +260,37 @@ async fn a_connection_that_closed_while_idle_costs_a_get_nothing_and_a_post_is_n
 }
 
 #[tokio::test]
+async fn an_upstream_in_use_is_kept_one_connection_warm_and_one_that_closes_it_at_once_is_not_stormed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy =
+        Running::start_at(listener.local_addr().unwrap(), |config| config.routes[0].warm = Duration::from_secs(900))
+            .await;
+    let mut client = proxy.connect().await;
+    client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    let mut origin = Wire::accept(&listener).await;
+    origin.raw_head().await;
+    origin.send(&ok("first")).await;
+    assert_eq!(client.answer().await.text(), "first");
+    drop(origin); // as a server that is tired of waiting
+    let mut warm = Wire::accept(&listener).await; // nobody has asked for anything
+    for _ in 0..3 {
+        // the kernel has accepted it before the worker knows: a few turns of the worker's loop
+        client.send("GET /nowhere HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 404);
+    }
+    client.send("GET /lab/y HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert!(warm.raw_head().await.starts_with("GET /y "));
+    warm.send(&ok("second")).await;
+    assert_eq!(client.answer().await.text(), "second");
+    // closed again and again: one more at once, as the last was good for something, and then none for five seconds
+    drop(warm);
+    drop(Wire::accept(&listener).await);
+    let early = timeout(Duration::from_secs(2), listener.accept()).await;
+    assert!(early.is_err(), "a connection is opened as soon as the last is closed");
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_never_looks_whole() {
     for head in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
         let body = if head.starts_with('C') { "half" } else { "4\r\nhalf\r\n" };
@@ -707,6 +738,7 @@ fn config(upstream: SocketAddr) -> Config {
         refuse: Vec::new(),
         wait: PATIENCE,
         connect_timeout: PATIENCE,
+        warm: Duration::ZERO,
         idle_timeout: PATIENCE,
         via: true,
         extra_ca: None,
@@ -715,6 +747,7 @@ fn config(upstream: SocketAddr) -> Config {
         listen: Vec::new(),
         hosts: Vec::new(),
         workers: 1,
+        notice: crate::config::NoticeSettings { command: Vec::new(), before: Duration::ZERO },
         drain: PATIENCE,
         accounts: BTreeMap::from([(id, account)]),
         routes: vec![route],
