@@ -206,6 +206,31 @@ fn a_refresh_token_is_kept_where_none_comes_and_replaced_where_one_does() {
 }
 
 #[test]
+fn an_answer_that_is_lost_after_a_rotation_is_asked_for_again_and_reported_apart_from_a_revocation() {
+    for (name, rotation, expected) in [
+        ("with grace", Rotation::Grace(Duration::from_secs(60)), "usable"),
+        ("without grace", Rotation::Strict, "sign-in-required"),
+    ] {
+        let server = Server::start(Provider::Gdh, lab::rotating(rotation));
+        let home = lab::home(&server, lab::EAGER, "", "");
+        let mut daemon = home.start();
+        daemon.until("lab", "usable");
+        server.behave(Behaviour::ResetAfter, Some(1));
+        assert!(ask_for_renewal(&daemon));
+        let account = eventually("both answers have come", || {
+            Some(daemon.account("lab")).filter(|account| account["token_requests"].as_u64() >= Some(3))
+        });
+        assert_eq!(account["state"], expected, "{name}: {account:#}");
+        if rotation == Rotation::Strict {
+            assert_eq!(account["why_code"], "ambiguous", "{name}: {account:#}");
+            assert_eq!(account["usable"], true, "the token in hand is valid while it is valid");
+            assert_eq!(ping(&address(&daemon)).status, 200);
+        }
+        daemon.signal("KILL");
+    }
+}
+
+#[test]
 fn an_answer_for_another_identity_is_noticed() {
     let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({"sub": "eve", "email": "eve@example.org", "exp": 4_000_000_000_u64});

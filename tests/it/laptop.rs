@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use valetd::stand_in::{Options, Provider};
+use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::lab::{self, Server, address, ping};
 use crate::support::{Daemon, eventually};
@@ -52,11 +52,36 @@ fn an_idle_daemon_does_not_wake_up() {
         std::thread::sleep(Duration::from_secs(1));
         (wakeups(&daemon) == before).then_some(())
     });
-    let (start, before) = (Instant::now(), wakeups(&daemon));
-    std::thread::sleep(Duration::from_secs(5));
-    let woke = wakeups(&daemon) - before;
-    eprintln!("{woke} wakeups in {:?}", start.elapsed());
-    assert!(woke <= 2, "{woke} wakeups in {:?}", start.elapsed());
+    // the machine's network may change meanwhile, which is news to it; three times in a row it does not
+    let in_five_seconds = || {
+        let before = wakeups(&daemon);
+        std::thread::sleep(Duration::from_secs(5));
+        wakeups(&daemon) - before
+    };
+    let fewest = (0..3).map(|_| in_five_seconds()).find(|woke| *woke <= 1);
+    assert!(fewest.is_some(), "it wakes up all the time");
+}
+
+#[test]
+fn a_change_of_the_network_ends_a_wait_for_a_server_that_could_not_be_reached() {
+    let ip = |verb: &str| {
+        let changed = Command::new("ip").args(["addr", verb, "127.83.7.1/32", "dev", "lo"]).output();
+        changed.is_ok_and(|output| output.status.success())
+    };
+    if !ip("add") {
+        eprintln!("skipped: this user cannot change the network");
+        return;
+    }
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let later = vec![("retry-after".to_owned(), "300".to_owned())];
+    server.behave(Behaviour::Status(503, String::new(), later), Some(1));
+    let account = lab::renew(&daemon);
+    assert!(account["next_wakeup"]["in_seconds"].as_u64() > Some(200), "{account:#}");
+    assert!(ip("del"));
+    eventually("it has asked again", || (daemon.account("lab")["failures"] == 0).then_some(()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::lab::{self, Server, address, ping};
-use crate::support::{Answer, PATIENCE, eventually, read_answer};
+use crate::support::{Answer, Home, PATIENCE, eventually, read_answer, words};
 
 /// Sends so many requests on connections of their own, all before any answer is read. Returns the answers.
 fn at_once(address: &str, count: usize) -> Vec<Answer> {
@@ -66,6 +66,38 @@ fn twelve_clients_after_a_revocation_are_one_renewal_and_twelve_good_answers() {
     assert_eq!(statuses, [200; 12]);
     assert_eq!(server.issued(), 2, "the first, and one for all twelve");
     assert!(server.log().refused() <= 12);
+}
+
+#[test]
+fn fifty_accounts_at_one_server_are_asked_for_one_after_the_other() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let account = |number: u32| {
+        format!(
+            "[account.a{number}]\ntoken_endpoint = \"{}\"\nclient_id = \"lab\"\nheader = \"Authorization: {{id_token}}\"\n\
+             upstream = \"{}\"\n",
+            server.token_endpoint(),
+            server.url()
+        )
+    };
+    let accounts: String = (0..50).map(account).collect();
+    let home = Home::with(&format!("listen = [\"127.0.0.1:0\"]\n{accounts}"));
+    for number in 0..50 {
+        let login =
+            home.run_with_input(&["login", &format!("a{number}"), "--refresh-token-stdin"], server.sign_in().expose());
+        assert!(login.status.success(), "{}", words(&login));
+    }
+    let daemon = home.start();
+    let log = eventually("all have their token", || Some(server.log()).filter(|log| log.outcomes("issued") == 50));
+    let times = lab::times(&log);
+    let spread = times[49].duration_since(times[0]).expect("in order");
+    assert!(spread >= Duration::from_secs(4), "{spread:?}");
+    assert!(log.most_token_calls_at_once <= 10, "{}", log.most_token_calls_at_once);
+    // and the next time they come by themselves they are not in step either
+    let status = daemon.status();
+    let accounts = status["accounts"].as_array().expect("accounts");
+    let next: Vec<u64> = accounts.iter().filter_map(|account| account["next_wakeup"]["in_seconds"].as_u64()).collect();
+    let (first, last) = (next.iter().min().expect("one"), next.iter().max().expect("one"));
+    assert!(next.len() == 50 && last - first >= 30, "{first} to {last}");
 }
 
 #[test]
