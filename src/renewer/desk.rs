@@ -136,7 +136,8 @@ impl<W: World> Renewer<W> {
         });
         let mut stagger = Duration::ZERO;
         for (id, account) in &config.accounts {
-            if let Some(desk) = self.desks.get_mut(id) {
+            // what could not be read may have been mended since, so it is read again
+            if let Some(desk) = self.desks.get_mut(id).filter(|desk| !desk.is_unreadable()) {
                 let has_changed = Config::security_relevant_change(&desk.account, account);
                 desk.account = Arc::new(account.clone());
                 desk.machine.set_policy(account.renew);
@@ -206,7 +207,7 @@ impl<W: World> Renewer<W> {
 
     /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
     pub fn tick(&mut self, now: Timestamp) {
-        self.to_all(Event::Tick, now);
+        self.handle_all(Event::Tick, now);
         for desk in self.desks.values_mut() {
             if desk.unsaved.is_some_and(|again| now >= again) {
                 let _ = desk.save(&mut self.world, now);
@@ -216,15 +217,15 @@ impl<W: World> Renewer<W> {
 
     /// The machine has slept.
     pub fn resumed(&mut self, now: Timestamp) {
-        self.to_all(Event::Resumed, now);
+        self.handle_all(Event::Resumed, now);
     }
 
     /// The network has changed.
     pub fn network_changed(&mut self, now: Timestamp) {
-        self.to_all(Event::NetworkChanged, now);
+        self.handle_all(Event::NetworkChanged, now);
     }
 
-    fn to_all(&mut self, event: Event, now: Timestamp) {
+    fn handle_all(&mut self, event: Event, now: Timestamp) {
         let ids: Vec<AccountId> = self.desks.keys().cloned().collect();
         for id in ids {
             self.handle(&id, event, now);
@@ -273,12 +274,21 @@ impl<W: World> Renewer<W> {
         desk.unsaved = None;
         let account = desk.account.clone();
         self.handle(id, Event::CredentialRemoved, now);
+        let refresh_token = record.and_then(|record| record.credential.refresh_token);
         if let Err(error) = self.world.remove(id) {
-            let _ = reply.send(Err(error));
+            // dead at the server, it is no harm on the disk
+            let words = match refresh_token {
+                Some(refresh_token) => {
+                    self.world.revoke(account, refresh_token, None);
+                    format!("{error}; the server is told to revoke it all the same")
+                }
+                None => error,
+            };
+            let _ = reply.send(Err(words));
             return;
         }
         info!(account = %id, "signed out");
-        match record.and_then(|record| record.credential.refresh_token) {
+        match refresh_token {
             Some(refresh_token) => self.world.revoke(account, refresh_token, Some(reply)),
             None => {
                 let _ = reply.send(Ok("there was no refresh token to revoke".into()));
@@ -499,6 +509,11 @@ impl Desk {
 
     fn is_client_refused(&self) -> bool {
         self.machine.snapshot().phase == Phase::SignInRequired { why: Why::ClientRefused }
+    }
+
+    /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
+    fn is_unreadable(&self) -> bool {
+        self.record.is_none() && self.last_failure.as_ref().is_some_and(|failure| failure.class == UNREADABLE)
     }
 
     fn owes_an_answer(&self) -> bool {
