@@ -80,6 +80,6 @@ upstream = "{api.url}"
         same(ask(valetd.url("gdh", "datasets"))[0], 503, "the answer")
 
 
-with check("moto is here"):
+with check("moto is here, and the topic comes to its end"):
     need_python("moto")
     main()

@@ -159,6 +159,6 @@ upstream = "{api.url}"
         same((status, headers["Retry-After"] is not None), (503, True), "the answer to a request")
 
 
-with check("glewlwyd is here"):
+with check("glewlwyd is here, and the topic comes to its end"):
     need("glewlwyd")
     main()

@@ -36,4 +36,5 @@ def main():
         same([route["errors"] for route in valetd.status()["routes"] if route["name"] == "node"], [0], "errors")
 
 
-main()
+with check("Node is here, and the topic comes to its end"):
+    main()

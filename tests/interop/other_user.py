@@ -99,5 +99,5 @@ upstream = "{api.url}"
         run(["userdel", USER])
 
 
-with check("another user can be made"):
+with check("there is another user, and the topic comes to its end"):
     main()
