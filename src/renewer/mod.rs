@@ -40,6 +40,8 @@ pub enum Notice {
     Resumed,
     /// The network has changed.
     NetworkChanged,
+    /// A sign of life is wanted.
+    Ping(oneshot::Sender<()>),
 }
 
 /// Each account's token source.
@@ -150,6 +152,7 @@ impl RenewerLoop {
             }
             Notice::Resumed => self.renewer.resumed(now),
             Notice::NetworkChanged => self.renewer.network_changed(now),
+            Notice::Ping(reply) => drop(reply.send(())),
         }
     }
 }
