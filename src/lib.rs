@@ -1,5 +1,56 @@
 //! valetd holds a person's OAuth refresh tokens, renews access tokens before they run out, and reverse-proxies
-//! localhost requests to APIs with the right `Authorization` header.
+//! localhost requests to APIs with the right `Authorization` header. This page is the map of the house.
+//!
+//! # Four promises
+//!
+//! When in doubt, these decide.
+//!
+//! 1. **Never lose a login.** A rotated refresh token is on the disk before its grant is used; a refusal is believed only
+//!    when it is well-formed; a refused credential is set aside, not erased.
+//! 2. **Never storm a server.** One renewal in flight for each credential, a distance between two starts, back-off with
+//!    jitter for ever, `Retry-After` obeyed.
+//! 3. **Valid while valid, never after.** A failed renewal takes no valid token away, and an expired one never leaves.
+//! 4. **Never an unauthenticated request, never a token to the wrong place.** Upstreams come from the configuration
+//!    alone; the client's own credentials are dropped; ours go in last, exactly once.
+//!
+//! # Floors
+//!
+//! Imports go down only; neighbours on a floor do not import each other. Floors 0 to 2 are pure: no clock, no async, no
+//! file, no socket, no randomness.
+//!
+//! ```text
+//! 7  cli                                      the person at the keyboard: one file a verb
+//! 6  daemon                                   builds, wires, starts, reloads, drains, stops
+//! 5  renewer    proxy    control    sign_in   the services, each on its own
+//! 4  token_source  accounts  token_endpoint  store   where tokens pass: out to requests, in from servers, to rest
+//! 3  platform   http_client  shutdown  stats  stand_in   one door to each part of the world
+//! 2  config                                   what the user asked for, valid by construction       (pure)
+//! 1  renewal    oauth                         when to renew; what to send, what an answer means    (pure)
+//! 0  secret     timestamp                     words that everyone uses                             (pure)
+//! ```
+//!
+//! # Journeys
+//!
+//! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; `proxy/service.rs` reads from
+//! top to bottom: guard, route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published
+//! token: no lock, no await, no allocation. Without one the request says that it is wanted, and waits up to its patience;
+//! a client that hangs up cancels its own wait, never a renewal. A 401 from the upstream renews once for all who got
+//! it, and the request is sent once more.
+//!
+//! **A renewal.** [`renewal::Renewal`] decides, [`renewer`] does: it alone owns the machines and the secrets. On a
+//! rotation: note that generation N is being redeemed → redeem ([`token_endpoint`], with what [`oauth`] says) → save
+//! ([`store`]: temporary file, fsync, rename, fsync of the folder) → publish.
+//!
+//! **A status query.** [`control`] answers from what the renewer has published, and waits for nobody.
+//!
+//! **A sign-in** runs in the person's own process ([`sign_in`]); its result is handed to the daemon over the control
+//! socket, or saved under the store's lock if none runs.
+//!
+//! # Where the invariants are
+//!
+//! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
+//! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
+//! `proxy/headers.rs`. The time line: [`platform::clock`].
 
 pub mod accounts;
 pub mod cli;

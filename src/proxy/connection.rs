@@ -63,6 +63,8 @@ enum Phase {
     Answering,
     /// All is said; the client may read it.
     Lingering,
+    /// What passes is another protocol's.
+    Tunnel,
 }
 
 /// What the parts of a connection tell each other. Written and read by one thread; atomics only because what hyper
@@ -103,7 +105,8 @@ impl Pulse {
             1 => Phase::Head,
             2 => Phase::Waiting,
             3 => Phase::Answering,
-            _ => Phase::Lingering,
+            4 => Phase::Lingering,
+            _ => Phase::Tunnel,
         }
     }
 
@@ -111,12 +114,12 @@ impl Pulse {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// A request's head is whole.
-    pub(super) fn begin(&self) {
+    /// A request's head is whole; `uploading` says whether it has a body.
+    pub(super) fn begin(&self, uploading: bool) {
         self.serial.store(self.serial.load(Relaxed).wrapping_add(1), Relaxed);
         self.idle_timeout_millis.store(u32::MAX, Relaxed);
         self.timed_out.store(false, Relaxed);
-        self.uploading.store(false, Relaxed);
+        self.uploading.store(uploading, Relaxed);
         self.enter(Phase::Waiting);
     }
 
@@ -127,7 +130,14 @@ impl Pulse {
 
     /// The answer's head is there.
     pub(super) fn answer(&self) {
-        self.enter(Phase::Answering);
+        if self.phase() == Phase::Waiting {
+            self.enter(Phase::Answering);
+        }
+    }
+
+    /// The answer is a switch to another protocol.
+    pub(super) fn switch(&self) {
+        self.enter(Phase::Tunnel);
     }
 
     /// The answer is handed out to its end, or to nobody.
@@ -137,9 +147,9 @@ impl Pulse {
         }
     }
 
-    /// Says whether the client still owes a part of the request's body.
-    pub(super) fn set_uploading(&self, uploading: bool) {
-        self.uploading.store(uploading, Relaxed);
+    /// The request's body has been read to its end.
+    pub(super) fn uploaded(&self) {
+        self.uploading.store(false, Relaxed);
     }
 
     fn exchange_runs(&self) -> bool {
@@ -150,7 +160,7 @@ impl Pulse {
     fn watch(&self) -> Watch {
         let phase = self.phase();
         let span = match phase {
-            Phase::Idle => KEEP_ALIVE / u32::from(STRIKES),
+            Phase::Idle | Phase::Tunnel => KEEP_ALIVE / u32::from(STRIKES),
             Phase::Head => HEAD_TIMEOUT,
             Phase::Waiting | Phase::Answering => {
                 Duration::from_millis(self.idle_timeout_millis.load(Relaxed).into()) / u32::from(STRIKES)
@@ -173,7 +183,7 @@ impl Watch {
     /// Whether moving bytes extend it.
     fn can_be_extended(&self) -> bool {
         match self.phase {
-            Phase::Idle | Phase::Waiting | Phase::Answering => true,
+            Phase::Idle | Phase::Waiting | Phase::Answering | Phase::Tunnel => true,
             Phase::Head | Phase::Lingering => false,
         }
     }
@@ -307,7 +317,7 @@ impl Drop for Connection {
 pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
     let pulse = connection.pulse.clone();
     let is_unix = matches!(socket, Socket::Unix(_));
-    let io = ClientIo { socket, pulse: pulse.clone(), own_words: Bytes::new() };
+    let io = ClientIo::new(socket, pulse.clone());
     let service = service_fn(|request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
@@ -369,9 +379,34 @@ struct ClientIo {
     pulse: Arc<Pulse>,
     /// What is left of a problem document that stands for hyper's own error message.
     own_words: Bytes,
+    line: Line,
+    /// What the last read brought, if escaping made it longer than the buffer.
+    surplus: Bytes,
+}
+
+/// How far a request line has been read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Line {
+    Method,
+    Target,
+    Over,
 }
 
 impl ClientIo {
+    fn new(socket: Socket, pulse: Arc<Pulse>) -> Self {
+        Self { socket, pulse, own_words: Bytes::new(), line: Line::Method, surplus: Bytes::new() }
+    }
+
+    /// Escapes, in what a read brought from `before` on, the bytes of a request target that hyper refuses.
+    fn escape_target(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        if let Some(escaped) = escape_target(&mut self.line, &buf.filled()[before..]) {
+            buf.set_filled(before);
+            let (now, later) = escaped.split_at(escaped.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.surplus = Bytes::copy_from_slice(later);
+        }
+    }
+
     fn poll_socket_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
@@ -401,6 +436,11 @@ impl ClientIo {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.surplus.is_empty() {
+            let fits = self.surplus.len().min(buf.remaining());
+            buf.put_slice(&self.surplus.split_to(fits));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         if !self.pulse.half_closed.load(Relaxed) {
             ready!(self.poll_socket_read(cx, buf)?);
@@ -409,6 +449,10 @@ impl AsyncRead for ClientIo {
             self.pulse.moved.store(true, Relaxed);
             if self.pulse.phase() == Phase::Idle {
                 self.pulse.enter(Phase::Head);
+                self.line = Line::Method;
+            }
+            if self.line != Line::Over {
+                self.escape_target(buf, before);
             }
             return Poll::Ready(Ok(()));
         }
@@ -463,10 +507,15 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.pulse.phase() != Phase::Lingering {
+        let phase = self.pulse.phase();
+        if phase != Phase::Lingering {
             match &mut self.socket {
                 Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_shutdown(cx)?),
                 Socket::Unix(unix) => ready!(Pin::new(unix).poll_shutdown(cx)?),
+            }
+            // only where the client may still be sending; in a tunnel, what it sends is for the other end
+            if phase == Phase::Tunnel || (phase != Phase::Head && !self.pulse.uploading.load(Relaxed)) {
+                return Poll::Ready(Ok(()));
             }
             self.pulse.enter(Phase::Lingering);
         }
@@ -479,6 +528,34 @@ impl AsyncWrite for ClientIo {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Percent-encodes what RFC 3986 forbids in a target but tools that send what was typed (curl) do not encode: quotation
+/// marks of JSON, the comparisons of a filter. hyper would answer 400. `None` if there is nothing to do, as usual.
+fn escape_target(line: &mut Line, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut escaped: Option<Vec<u8>> = None;
+    for (at, byte) in bytes.iter().enumerate() {
+        match (*line, byte) {
+            (_, b'\n') => {
+                *line = Line::Over;
+                if let Some(escaped) = &mut escaped {
+                    escaped.extend_from_slice(&bytes[at..]);
+                }
+                return escaped;
+            }
+            (Line::Method, b' ') => *line = Line::Target,
+            (Line::Target, b'"' | b'<' | b'>' | b'`') => {
+                let escaped = escaped.get_or_insert_with(|| bytes[..at].to_vec());
+                escaped.extend_from_slice(format!("%{byte:02X}").as_bytes());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(escaped) = &mut escaped {
+            escaped.push(*byte);
+        }
+    }
+    escaped
 }
 
 /// What hyper says by itself, before any request came through, as an error of ours: a bare head with one of three
@@ -519,7 +596,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_exchange_times_out_after_four_quarters_without_a_byte_and_not_before() {
         let pulse = Pulse::new();
-        pulse.begin();
+        pulse.begin(false);
         pulse.limit(Duration::from_secs(8));
         let mut alarm = Alarm::new(pulse.watch());
         let start = Instant::now();
@@ -536,7 +613,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dripping_head_is_not_extended_and_a_new_deadline_is_followed_at_once() {
         let pulse = Pulse::new();
-        pulse.begin();
+        pulse.begin(false);
         pulse.end();
         let mut alarm = Alarm::new(pulse.watch());
         let start = Instant::now();
@@ -545,6 +622,28 @@ mod tests {
         pulse.moved.store(true, Relaxed);
         assert_eq!(poll_fn(|cx| alarm.poll_passed(cx, &pulse)).await, Phase::Head);
         assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+    }
+
+    #[test]
+    fn quotation_marks_and_comparisons_in_a_target_are_escaped_and_nothing_else() {
+        let rows = [
+            ("GET /x?y=[1] HTTP/1.1\r\nA: \"<>`\r\n\r\n\"", None, Line::Over),
+            (
+                "GET /`?{\"a\":1}&b<2&c>3 HTTP/1.1\r\nA: \"\r\n\r\n<",
+                Some("GET /%60?{%22a%22:1}&b%3C2&c%3E3 HTTP/1.1\r\nA: \"\r\n\r\n<"),
+                Line::Over,
+            ),
+            ("G<T", None, Line::Method),
+            ("GET /<", Some("GET /%3C"), Line::Target),
+        ];
+        for (given, expected, then) in rows {
+            let mut line = Line::Method;
+            let escaped = escape_target(&mut line, given.as_bytes());
+            assert_eq!(escaped.as_deref(), expected.map(str::as_bytes), "{given}");
+            assert_eq!(line, then, "{given}");
+        }
+        let mut line = Line::Target;
+        assert_eq!(escape_target(&mut line, b"> HTTP/1.1\r\n>").as_deref(), Some(&b"%3E HTTP/1.1\r\n>"[..]));
     }
 
     #[test]

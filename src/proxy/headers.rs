@@ -26,7 +26,6 @@ pub(super) struct Survey {
     pub(super) origin: bool,
     pub(super) fetch_site: bool,
     pub(super) transfer_encoding: bool,
-    pub(super) content_length: bool,
     pub(super) upgrade: bool,
     pub(super) via: bool,
     connection: bool,
@@ -43,7 +42,6 @@ impl Survey {
         for name in headers.keys() {
             match *name {
                 HOST => survey.hosts = headers.get_all(HOST).iter().take(2).count() as u8, // 1 or 2
-                CONTENT_LENGTH => survey.content_length = true,
                 CONNECTION => survey.connection = true,
                 ORIGIN => survey.origin = true,
                 TRANSFER_ENCODING => survey.transfer_encoding = true,
@@ -313,6 +311,8 @@ mod tests {
     use super::*;
     use crate::config::Origin;
 
+    type Fields<'a> = &'a [(&'a str, &'a str)];
+
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn only_an_upgrade_that_connection_names_and_that_is_not_http2_is_one() {
-        let rows: &[(&str, &[(&str, &str)], bool)] = &[
+        let rows: &[(&str, Fields<'_>, bool)] = &[
             ("websocket", &[("connection", "Upgrade"), ("upgrade", "websocket")], true),
             ("in a list", &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")], true),
             ("not named", &[("upgrade", "websocket")], false),

@@ -114,7 +114,6 @@ pub(super) fn keep(
         Replay::Never => false,
     };
     let bodyless = incoming.is_end_stream();
-    pulse.set_uploading(!bodyless);
     let (body, kept_body) = if bodyless {
         (RequestBody::Empty, KeptBody::Empty)
     } else {
@@ -264,7 +263,7 @@ impl Source {
             headers::clean_trailers(trailers, &self.token_name);
         }
         if frame.is_none() || self.incoming.is_end_stream() {
-            self.pulse.set_uploading(false);
+            self.pulse.uploaded();
         }
         Poll::Ready(frame.map(Ok))
     }

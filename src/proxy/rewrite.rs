@@ -59,7 +59,9 @@ fn location(link: &str, mapping: &Mapping<'_>) -> Option<String> {
     let below = path
         .strip_prefix(base_path)
         .filter(|below| base_path.is_empty() || below.is_empty() || below.starts_with(['/', '?', '#']));
-    let slash = if path.is_empty() || (prefix.is_empty() && !below?.starts_with('/')) { "/" } else { "" };
+    // a path must not begin with what followed the authority or the base path, such as `?`
+    let bare = below.is_some_and(|below| !below.starts_with('/'));
+    let slash = if path.is_empty() || (prefix.is_empty() && bare) { "/" } else { "" };
     match below {
         Some(below) if absolute => Some(format!("http://{local_authority}{prefix}{slash}{below}")),
         Some(_) if prefix.is_empty() && base_path.is_empty() => None,

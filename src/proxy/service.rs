@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, HeaderMap, HeaderValue, VIA};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Level, debug, enabled};
@@ -24,7 +24,7 @@ use crate::token_source::{Published, Unavailable};
 /// Answers one request, whatever comes of it.
 pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<AnswerBody> {
     let table = connection.worker.table();
-    let mut exchange = Exchange::begin(&connection, request.method());
+    let mut exchange = Exchange::begin(&connection, &request);
     let answer = carry_out(&connection, &table, &mut exchange, request).await;
     let response = answer.unwrap_or_else(|error| {
         exchange.failed(&error);
@@ -66,7 +66,7 @@ async fn carry_out(
 
     let token = match route.tokens.usable() {
         Some(token) => token,
-        None => route.tokens.token(route.wait).await.map_err(|why_not| no_token(route, why_not))?,
+        None => Box::pin(route.tokens.token(route.wait)).await.map_err(|why_not| no_token(route, why_not))?,
     };
 
     let protocol = headers::upgrade_protocol(request.headers(), &survey);
@@ -139,7 +139,7 @@ async fn after_401(
     home: Home<'_>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
     let route = &*local.entry;
-    let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await? else {
+    let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await else {
         return hand_on(route, response, lease, &token, &home);
     };
     let Some(request) = kept.as_ref().and_then(|kept| kept.again(Some((&new.name, &new.value)))) else {
@@ -164,14 +164,14 @@ pub(super) async fn renewed_token(
     refused: &Published,
     kept: Option<&Kept>,
     answer: &HeaderMap,
-) -> Result<Option<Arc<Published>>, ProxyError> {
+) -> Option<Arc<Published>> {
     if replay::lacks_scope(answer) {
-        return Ok(None);
+        return None;
     }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
     let renewal = connection.in_time(route.tokens.token_after(refused.id, patience)).await;
-    Ok(renewal.unwrap_or(None).filter(|_| !patience.is_zero()))
+    renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
 /// What an answer needs to know of the request that it belongs to.
@@ -240,9 +240,9 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    fn begin(connection: &Rc<Connection>, method: &Method) -> Self {
-        connection.pulse.begin();
-        let log = enabled!(Level::DEBUG).then(|| method.clone());
+    fn begin(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+        connection.pulse.begin(!request.body().is_end_stream());
+        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
         Self { connection: connection.clone(), route: None, began: Instant::now(), log, status: StatusCode::OK }
     }
 

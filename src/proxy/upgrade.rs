@@ -37,7 +37,7 @@ pub(super) async fn forward(
     let mut token = token;
     let mut response = send(connection, local, request).await?;
     if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = service::renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await?
+        && let Some(new) = service::renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await
         && let Some(request) = kept.and_then(|kept| kept.again(Some((&new.name, &new.value))))
     {
         route.stats.replayed.add(1);
@@ -50,6 +50,7 @@ pub(super) async fn forward(
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone())));
     };
+    connection.pulse.switch();
     tokio::task::spawn_local(join(connection.clone(), client, upstream));
     Ok(Response::from_parts(head, AnswerBody::empty()))
 }

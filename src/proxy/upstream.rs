@@ -139,7 +139,8 @@ impl Pool {
             let reused = free.is_some();
             let mut sender = match free {
                 Some(sender) => sender,
-                None => self.connect(connect_timeout).await.map_err(SendError::NotConnected)?,
+                // boxed, as its state is large and hardly ever needed: a request's own is moved about
+                None => Box::pin(self.connect(connect_timeout)).await.map_err(SendError::NotConnected)?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Lease { pool: self.clone(), sender })),

@@ -1,0 +1,468 @@
+//! The proxies: how each is set up to do the same work, started, asked whether it does it, and ended.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+
+use crate::load::{Address, Connection, Target};
+use crate::origin::{ACCESS_TOKEN_LENGTH, Origin, access_token};
+
+/// The proxies' core; the load generator and the origin have the other one.
+pub(crate) const PROXY_CORE: &str = "0";
+
+/// The slowest of them needs a second to start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Above the 10,000 connections that it is asked to hold, with room for those to the origin.
+const MOST_CONNECTIONS: usize = 10_500;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Kind {
+    Direct,
+    Relay,
+    Nginx,
+    Haproxy,
+    Caddy,
+    Envoy,
+    Valetd,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 7] =
+        [Kind::Direct, Kind::Relay, Kind::Nginx, Kind::Haproxy, Kind::Caddy, Kind::Envoy, Kind::Valetd];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Direct => "direct",
+            Kind::Relay => "relay",
+            Kind::Nginx => "nginx",
+            Kind::Haproxy => "haproxy",
+            Kind::Caddy => "caddy",
+            Kind::Envoy => "envoy",
+            Kind::Valetd => "valetd",
+        }
+    }
+
+    /// How it names its own version.
+    pub(crate) fn version_argument(self) -> Option<&'static str> {
+        match self {
+            Kind::Direct | Kind::Relay => None,
+            Kind::Nginx | Kind::Haproxy => Some("-v"),
+            Kind::Caddy => Some("version"),
+            Kind::Envoy | Kind::Valetd => Some("--version"),
+        }
+    }
+}
+
+/// The way to the origin, which is one route of the proxy.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Via {
+    Plain,
+    Tls,
+    /// TLS, with a round trip of [`crate::origin::ROUND_TRIP`].
+    Distant,
+}
+
+impl Via {
+    const ALL: [Via; 3] = [Via::Plain, Via::Tls, Via::Distant];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Via::Plain => "plain",
+            Via::Tls => "tls",
+            Via::Distant => "distant",
+        }
+    }
+
+    fn upstream(self, origin: &Origin) -> SocketAddr {
+        match self {
+            Via::Plain => origin.plain,
+            Via::Tls => origin.tls,
+            Via::Distant => origin.distant,
+        }
+    }
+}
+
+/// A peer that is installed, and how to start it.
+#[derive(Clone)]
+pub(crate) struct Program {
+    pub(crate) kind: Kind,
+    /// None for [`Kind::Direct`].
+    pub(crate) path: Option<PathBuf>,
+}
+
+impl Program {
+    /// Finds a peer's program: valetd where `valetd` says, the relay in this very program, the others in `PATH` and the
+    /// folders for system programs.
+    pub(crate) fn find(kind: Kind, valetd: Option<&Path>) -> anyhow::Result<Self> {
+        let path = match kind {
+            Kind::Direct => None,
+            Kind::Relay => Some(std::env::current_exe()?),
+            Kind::Valetd => Some(valetd.context("not built")?.to_owned()),
+            Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Envoy => {
+                let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
+                let found =
+                    std::env::split_paths(&path).map(|folder| folder.join(kind.name())).find(|file| file.is_file());
+                Some(found.context("not installed")?)
+            }
+        };
+        Ok(Self { kind, path })
+    }
+
+    pub(crate) fn version(&self) -> Option<String> {
+        let told = Command::new(self.path.as_ref()?).arg(self.kind.version_argument()?).output().ok()?;
+        let text = [told.stdout, told.stderr].concat();
+        Some(String::from_utf8_lossy(&text).lines().find(|line| !line.trim().is_empty())?.trim().to_owned())
+    }
+}
+
+/// A running peer. Dropping it ends its process and removes its files.
+pub(crate) struct Peer {
+    pub(crate) kind: Kind,
+    process: Option<Process>,
+    targets: BTreeMap<Via, Target>,
+    /// valetd's status socket.
+    pub(crate) control: Option<Target>,
+    _folder: TempDir,
+}
+
+impl Peer {
+    /// Starts a peer and waits until it has answered a request.
+    pub(crate) async fn start(program: &Program, origin: &Origin) -> anyhow::Result<Self> {
+        let mut peer = Self::launch(program, origin)?;
+        peer.first_answer().await?;
+        Ok(peer)
+    }
+
+    /// Starts a peer's process, which is not yet ready.
+    pub(crate) fn launch(program: &Program, origin: &Origin) -> anyhow::Result<Self> {
+        let kind = program.kind;
+        let folder = tempfile::Builder::new().prefix("side-by-side-").tempdir()?;
+        let ports = Ports::free()?;
+        let setup = match kind {
+            Kind::Direct => None,
+            Kind::Relay => Some(vec!["--relay".into(), ports.of(Via::Plain).to_string(), origin.plain.to_string()]),
+            Kind::Nginx => Some(nginx(folder.path(), &ports, origin)?),
+            Kind::Haproxy => Some(haproxy(folder.path(), &ports, origin)?),
+            Kind::Caddy => Some(caddy(folder.path(), &ports, origin)?),
+            Kind::Envoy => Some(envoy(folder.path(), &ports, origin)?),
+            Kind::Valetd => Some(valetd(folder.path(), &ports, origin)?),
+        };
+        let process = match (&program.path, setup) {
+            (Some(path), Some(arguments)) => Some(Process::spawn(path, &arguments, folder.path())?),
+            _ => None,
+        };
+
+        let mut targets = BTreeMap::new();
+        for via in Via::ALL {
+            // a relay of TLS bytes would do none of the work that the others do there
+            if kind == Kind::Relay && via != Via::Plain {
+                continue;
+            }
+            let direct = kind == Kind::Direct;
+            let target = Target {
+                address: Address::Tcp(match kind {
+                    Kind::Direct => via.upstream(origin),
+                    Kind::Valetd => ports.of(Via::Plain),
+                    Kind::Relay | Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Envoy => ports.of(via),
+                }),
+                tls: (direct && via != Via::Plain).then(|| origin.trusting.clone()),
+                prefix: if kind == Kind::Valetd { format!("/{}", via.name()) } else { String::new() },
+                access_token: (direct || kind == Kind::Relay).then(|| access_token(0)),
+            };
+            targets.insert(via, target);
+        }
+        let control = (kind == Kind::Valetd).then(|| Target {
+            address: Address::Unix(folder.path().join("valetd.sock")),
+            tls: None,
+            prefix: String::new(),
+            access_token: None,
+        });
+        Ok(Self { kind, process, targets, control, _folder: folder })
+    }
+
+    /// Waits for the first proxied answer.
+    pub(crate) async fn first_answer(&mut self) -> anyhow::Result<()> {
+        let target = self.targets[&Via::Plain].clone();
+        let begun = Instant::now();
+        loop {
+            let asked = async { Connection::open(&target).await?.exchange(&target.get("/small", "")).await };
+            let tried = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|late| Err(late.into()));
+            if let Ok(200) = tried {
+                return Ok(());
+            }
+            if let Some(process) = &mut self.process {
+                if let Some(status) = process.child.try_wait()? {
+                    bail!("ended at once ({status}): {}", process.last_words());
+                }
+                ensure!(begun.elapsed() < PATIENCE, "no answer ({tried:?}): {}", process.last_words());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "no answer: {tried:?}");
+            // finer than the runtime's timer, whose millisecond would show in the time that a start takes
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Checks on every route that the origin sees exactly one `Authorization` with a whole access token.
+    pub(crate) async fn adds_the_token(&self) -> anyhow::Result<()> {
+        let expected = format!(r#"{{"fields":1,"length":{}}}"#, "Bearer ".len() + ACCESS_TOKEN_LENGTH);
+        for (via, target) in &self.targets {
+            let ask = async { Connection::open(target).await?.ask(&target.get("/authorization", "")).await };
+            let (status, body) = tokio::time::timeout(PATIENCE, ask).await?.with_context(|| via.name())?;
+            ensure!(status == 200 && body == expected, "{}: the origin saw {body} (status {status})", via.name());
+        }
+        Ok(())
+    }
+
+    /// Where to send requests for this route; None if the peer has no such route.
+    pub(crate) fn target(&self, via: Via) -> Option<&Target> {
+        self.targets.get(&via)
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        Some(self.process.as_ref()?.child.id())
+    }
+}
+
+/// A child that does not outlive us: dropped, it is killed; and if we die without dropping anything, the kernel does it.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn spawn(program: &Path, arguments: &[String], folder: &Path) -> anyhow::Result<Self> {
+        let log = folder.join("log");
+        let file = fs::File::create(&log)?;
+        // each of these replaces itself by the next one, so that the child is the proxy itself
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "taskset", "-c", PROXY_CORE])
+            .arg(program)
+            .args(arguments)
+            .current_dir(folder)
+            .envs(
+                ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"]
+                    .map(|name| (name, folder)),
+            )
+            .env("GOMAXPROCS", "1")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .context("setpriv and taskset (util-linux) are needed to start a peer")?;
+        Ok(Self { child, log })
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A free port for each route. Another program could take one before the peer does; on loopback and within milliseconds,
+/// that has not been seen.
+struct Ports(BTreeMap<Via, SocketAddr>);
+
+impl Ports {
+    fn free() -> anyhow::Result<Self> {
+        let listeners: Vec<_> = Via::ALL
+            .into_iter()
+            .map(|via| Ok((via, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)))
+            .collect::<std::io::Result<_>>()?;
+        Ok(Self(
+            listeners
+                .iter()
+                .map(|(via, listener)| Ok((*via, listener.local_addr()?)))
+                .collect::<std::io::Result<_>>()?,
+        ))
+    }
+
+    fn of(&self, via: Via) -> SocketAddr {
+        self.0[&via]
+    }
+}
+
+fn write(folder: &Path, name: &str, content: &str) -> anyhow::Result<String> {
+    let path = folder.join(name);
+    fs::write(&path, content)?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// One process, buffers as they come; bodies are streamed, not spooled, since that is what all the others do.
+fn nginx(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+    let authority = write(folder, "authority.pem", &origin.authority)?;
+    let token = access_token(0);
+    let mut servers = String::new();
+    for via in Via::ALL {
+        let (name, listen, upstream) = (via.name(), ports.of(via), via.upstream(origin));
+        let scheme = if via == Via::Plain { "http" } else { "https" };
+        servers += &format!(
+            "upstream {name} {{ server {upstream}; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 600s; }}
+             server {{ listen {listen} backlog=4096; location / {{ proxy_pass {scheme}://{name}; }} }}\n"
+        );
+    }
+    let config = format!(
+        r#"
+daemon off; master_process off; pid nginx.pid; error_log stderr crit;
+events {{ worker_connections {connections}; }}
+http {{
+  access_log off; server_tokens off; keepalive_requests 1000000000; keepalive_timeout 600s; client_max_body_size 0;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  map $http_upgrade $upgrade {{ default upgrade; "" ""; }}
+  proxy_http_version 1.1; proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_read_timeout 600s;
+  proxy_set_header Host $http_host; proxy_set_header Connection $upgrade; proxy_set_header Upgrade $http_upgrade;
+  proxy_set_header Authorization "Bearer {token}";
+  proxy_ssl_verify on; proxy_ssl_trusted_certificate {authority}; proxy_ssl_server_name on; proxy_ssl_name localhost;
+  {servers}
+}}
+"#,
+        connections = 2 * MOST_CONNECTIONS
+    );
+    Ok(vec!["-p".into(), folder.to_string_lossy().into_owned(), "-c".into(), write(folder, "nginx.conf", &config)?])
+}
+
+fn haproxy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+    let authority = write(folder, "authority.pem", &origin.authority)?;
+    let token = access_token(0);
+    let mut proxies = String::new();
+    for via in Via::ALL {
+        let (name, listen, upstream) = (via.name(), ports.of(via), via.upstream(origin));
+        let tls = match via {
+            Via::Plain => String::new(),
+            Via::Tls | Via::Distant => {
+                format!("ssl verify required ca-file {authority} sni str(localhost) verifyhost localhost")
+            }
+        };
+        proxies += &format!(
+            "listen {name}\n  bind {listen} backlog 4096\n  http-request set-header Authorization \"Bearer {token}\"\n  server origin {upstream} pool-purge-delay 600s {tls}\n"
+        );
+    }
+    let config = format!(
+        "global\n  nbthread 1\n  maxconn {MOST_CONNECTIONS}\n  no strict-limits\n\
+         defaults\n  mode http\n  maxconn {MOST_CONNECTIONS}\n  http-reuse always\n  timeout connect 5s\n  timeout client 600s\n  \
+         timeout server 600s\n  timeout tunnel 600s\n  timeout http-keep-alive 600s\n  timeout http-request 60s\n{proxies}"
+    );
+    Ok(vec!["-db".into(), "-f".into(), write(folder, "haproxy.cfg", &config)?])
+}
+
+fn caddy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+    let authority = write(folder, "authority.pem", &origin.authority)?;
+    let token = access_token(0);
+    let mut sites = String::new();
+    for via in Via::ALL {
+        let (port, upstream) = (ports.of(via).port(), via.upstream(origin));
+        let tls = match via {
+            Via::Plain => String::new(),
+            Via::Tls | Via::Distant => format!("tls\n tls_trusted_ca_certs {authority}\n tls_server_name localhost"),
+        };
+        sites += &format!(
+            ":{port} {{\n bind 127.0.0.1\n reverse_proxy {upstream} {{\n  header_up Authorization \"Bearer {token}\"\n  \
+             transport http {{\n versions 1.1\n compression off\n keepalive 600s\n keepalive_idle_conns 1024\n \
+             keepalive_idle_conns_per_host 512\n {tls}\n }}\n }}\n}}\n"
+        );
+    }
+    let config = format!("{{\n admin off\n auto_https off\n log {{\n level ERROR\n }}\n}}\n{sites}");
+    Ok(["run", "--adapter", "caddyfile", "--config"]
+        .map(String::from)
+        .into_iter()
+        .chain([write(folder, "Caddyfile", &config)?])
+        .collect())
+}
+
+fn envoy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+    let authority = write(folder, "authority.pem", &origin.authority)?;
+    let token = access_token(0);
+    let (mut listeners, mut clusters) = (String::new(), String::new());
+    for via in Via::ALL {
+        let (name, port, upstream) = (via.name(), ports.of(via).port(), via.upstream(origin).port());
+        let tls = match via {
+            Via::Plain => String::new(),
+            Via::Tls | Via::Distant => format!(
+                r#", transport_socket: {{name: tls, typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
+  sni: localhost, common_tls_context: {{validation_context: {{trusted_ca: {{filename: "{authority}"}}}}}}}}}}"#
+            ),
+        };
+        listeners += &format!(
+            r#"
+  - name: {name}
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: {name}
+          generate_request_id: false
+          upgrade_configs: [{{upgrade_type: websocket}}]
+          http_filters: [{{name: router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              request_headers_to_add: [{{header: {{key: Authorization, value: "Bearer {token}"}}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}}]
+              routes: [{{match: {{prefix: "/"}}, route: {{cluster: {name}, timeout: 0s}}}}]"#
+        );
+        clusters += &format!(
+            r#"
+  - {{name: {name}, connect_timeout: 5s, type: STATIC, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}}}]}}]}},
+     circuit_breakers: {{thresholds: [{{max_connections: 20000, max_pending_requests: 20000, max_requests: 20000}}]}}{tls}}}"#
+        );
+    }
+    let config = format!("static_resources:\n  listeners:{listeners}\n  clusters:{clusters}\n");
+    let path = write(folder, "envoy.yaml", &config)?;
+    Ok(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]
+        .map(String::from)
+        .into_iter()
+        .chain([path])
+        .collect())
+}
+
+fn valetd(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+    use std::io::Write;
+
+    let authority = write(folder, "authority.pem", &origin.authority)?;
+    let secret = folder.join("client-secret");
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret)?.write_all(b"not a secret")?;
+    let (listen, token_endpoint) = (ports.of(Via::Plain), origin.plain);
+    let mut config = format!(
+        r#"
+listen = ["{listen}"]
+workers = 1
+[account.bench]
+token_endpoint = "http://{token_endpoint}/token"
+client_id = "bench"
+client_auth = "post"
+client_secret = {{ file = "{secret}" }}
+grant = "client_credentials"
+header = "Authorization: Bearer {{access_token}}"
+renew = {{ minimum_spacing = "100ms" }}
+extra_ca = "{authority}"
+"#,
+        secret = secret.display()
+    );
+    for via in Via::ALL {
+        let (name, upstream) = (via.name(), via.upstream(origin));
+        let upstream = match via {
+            Via::Plain => format!("http://{upstream}"),
+            Via::Tls | Via::Distant => format!("https://localhost:{}", upstream.port()),
+        };
+        config += &format!("[route.{name}]\naccount = \"bench\"\nupstream = \"{upstream}\"\n");
+    }
+    let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    let (config, state, socket) = (write(folder, "valetd.toml", &config)?, path("state"), path("valetd.sock"));
+    Ok(["run", "--config", &config, "--state-dir", &state, "--socket", &socket].map(String::from).to_vec())
+}

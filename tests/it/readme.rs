@@ -1,0 +1,101 @@
+//! Every command in the README is run.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output, Stdio};
+
+use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
+
+use crate::providers::start;
+use crate::support::{Home, free_address, words};
+
+const README: &str = include_str!("../../README.md");
+
+/// The lines of the README's shell blocks.
+fn commands() -> Vec<&'static str> {
+    let mut is_inside = false;
+    let mut lines = Vec::new();
+    for line in README.lines() {
+        match line {
+            "```sh" => is_inside = true,
+            "```" => is_inside = false,
+            line if is_inside => lines.push(line),
+            _ => {}
+        }
+    }
+    lines
+}
+
+/// Runs a line in a shell that finds the built binary as `valetd`, at a terminal, with somebody typing.
+fn at_a_terminal(home: &Home, line: &str, typed: &str) -> Output {
+    let mut child = Command::new("script")
+        .args(["-qefc", line, "/dev/null"])
+        .envs(home.valetd(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", path(home))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("script, of util-linux, is installed");
+    child.stdin.take().expect("piped").write_all(typed.as_bytes()).expect("typed");
+    child.wait_with_output().expect("it ends")
+}
+
+fn path(home: &Home) -> String {
+    format!("{}:{}", home.path("bin").display(), std::env::var("PATH").expect("a PATH"))
+}
+
+#[test]
+fn every_command_in_the_readme_works() {
+    let gbdx = start(Provider::Gbdx, Options::default());
+    let home = Home::empty();
+    fs::create_dir_all(home.path("bin")).expect("a folder");
+    symlink(env!("CARGO_BIN_EXE_valetd"), home.path("bin/valetd")).expect("linked");
+    // the preset as it is, but for where it leads
+    fs::create_dir_all(home.path("config/valetd/providers")).expect("a folder");
+    let preset = include_str!("../../config/providers/gbdx.toml").replace("https://geobigdata.io", gbdx.url());
+    fs::write(home.path("config/valetd/providers/gbdx.toml"), preset).expect("written");
+    let address = free_address();
+    let port = address.rsplit(':').next().expect("a port").to_owned();
+
+    let mut daemon = None;
+    for line in commands() {
+        let here = line.replace("8253", &port);
+        match line {
+            "cargo test" => {}             // which is running this
+            "cargo install --path ." => {} // the binary it would install is the one that all of this runs
+            "valetd run" => daemon = Some(home.start()),
+            line if line.starts_with("cargo run --release -- ") => {
+                let arguments: Vec<&str> = line.split(' ').skip(4).collect();
+                let output = home.run(&arguments);
+                assert!(output.status.success(), "{line}\n{}", words(&output));
+            }
+            // these need a service manager: tests/systemd follows them to the letter
+            line if line.contains("systemd") || line.contains("systemctl") => {
+                let story = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/story"));
+                assert!(story.expect("the story").contains(line), "tests/systemd/story does not run: {line}");
+            }
+            "valetd login gbdx" => {
+                let output = at_a_terminal(&home, line, &format!("{USERNAME}\n{PASSWORD}\n"));
+                assert!(output.status.success(), "{line}\n{}", words(&output));
+                assert!(!words(&output).contains(PASSWORD), "the password shows");
+                let file = home.path("config/valetd/config.toml");
+                let written = fs::read_to_string(&file).expect("login writes a configuration");
+                fs::write(file, format!("listen = [\"{address}\"]\n{written}")).expect("written");
+            }
+            _ => {
+                assert!(daemon.is_some(), "{line} comes after valetd run");
+                daemon.as_ref().expect("running").until("gbdx", "usable");
+                let output = Command::new("bash")
+                    .args(["-ec", &here.replace("curl ", "curl --fail --silent --show-error ")])
+                    .envs(home.valetd(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
+                    .env("PATH", path(&home))
+                    .output()
+                    .expect("bash runs");
+                assert!(output.status.success(), "{here}\n{}", words(&output));
+            }
+        }
+    }
+    assert_eq!(gbdx.log().refused(), 0);
+}
