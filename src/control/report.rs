@@ -490,7 +490,7 @@ pub(crate) mod tests {
     /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
     const NOW: Timestamp = Timestamp::from_millis(1_790_003_600_500);
 
-    fn readings() -> Readings {
+    pub(crate) fn readings() -> Readings {
         Readings { now: NOW, wall: UNIX_EPOCH + Duration::from_secs(1_790_000_000) }
     }
 

@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod harden;
+mod journal;
+pub mod listeners;
 pub mod log;
 pub mod paths;
 pub mod peer;

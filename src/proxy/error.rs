@@ -417,7 +417,11 @@ mod tests {
         assert_eq!(response.headers()[RETRY_AFTER], "3");
         assert!(said["detail"].as_str().unwrap().contains("HTTP 503"), "{said}");
 
-        let advice = Advice { routes: vec!["/lab/".into()], first_steps: Some("Run: valetd login NAME".into()), config_problem: None };
+        let advice = Advice {
+            routes: vec!["/lab/".into()],
+            first_steps: Some("Run: valetd login NAME".into()),
+            config_problem: None,
+        };
         let (_, said) = document(ProxyError::NoRoute, &advice);
         assert_eq!(said["routes"], json!(["/lab/"]));
         assert!(said["detail"].as_str().unwrap().ends_with("Run: valetd login NAME"), "{said}");

@@ -272,7 +272,7 @@ impl Proxy {
 
     /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
     /// never, as long as one of them is stuck.
-    pub fn ping(&self) -> impl Future<Output = bool> + Send + 'static {
+    pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
         let ask = |worker: &Running| {
             let (reply, answer) = oneshot::channel();
             let _ = worker.commands.send(Command::Ping(reply));

@@ -5,4 +5,5 @@
 mod journeys;
 mod providers;
 mod readme;
+mod service;
 mod support;
