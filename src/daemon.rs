@@ -24,7 +24,9 @@ use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
 use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
+use crate::notices;
 use crate::platform::clock::Clock;
+use crate::platform::hints::NetworkWatch;
 use crate::platform::log::LogHandle;
 use crate::platform::paths::Paths;
 use crate::platform::peer::PeerLookup;
@@ -315,6 +317,15 @@ impl Daemon {
         let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
         let desk = self.desk();
         let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let notices = notices::Parts {
+            accounts: self.accounts.clone(),
+            config: self.config.subscribe(),
+            clock: self.clock.clone(),
+            state_dir: self.paths.state_dir.clone(),
+            invocation: self.facts.borrow().invocation.clone(),
+        };
+        let noticing = tokio::spawn(notices::watch(notices, shutdown.clone()));
+        let mut network = NetworkWatch::new();
         let mut files = ConfigWatch::new(self.watched());
         let mut hangup = signal(SignalKind::hangup())?;
         let mut watchdog = self.notifier.watchdog_interval().map(tokio::time::interval);
@@ -344,6 +355,10 @@ impl Daemon {
                 _ = hangup.recv() => {
                     let _ = self.reload().await;
                 }
+                () = network.changed() => {
+                    debug!("the network has changed");
+                    let _ = self.notices.send(Notice::NetworkChanged).await;
+                }
                 () = files.changed() => {
                     info!("the configuration has changed");
                     let _ = self.reload().await;
@@ -372,6 +387,7 @@ impl Daemon {
         let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;
         control_stop.start();
         let _ = control.await;
+        let _ = noticing.await;
         match ended {
             Ok(Ok(())) if shutdown.has_started() => Ok(()),
             Ok(Ok(())) => Err(anyhow!("the renewer ended on its own")),

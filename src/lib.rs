@@ -58,6 +58,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod http_client;
+pub mod notices;
 pub mod oauth;
 pub mod platform;
 pub mod proxy;

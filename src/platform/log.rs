@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
@@ -52,7 +52,7 @@ pub enum Color {
 
 /// Changes the running log.
 #[derive(Clone, Debug)]
-pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
+pub struct LogHandle(reload::Handle<Targets, Registry>);
 
 /// A filter that cannot be read, or a log that has been started already; one sentence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -102,19 +102,21 @@ pub fn init(options: Options) -> Result<LogHandle, LogError> {
     Ok(LogHandle(handle))
 }
 
-fn read_filter(filter: &str) -> Result<EnvFilter, LogError> {
+fn read_filter(filter: &str) -> Result<Targets, LogError> {
     let already_quiet = filter.trim().parse().is_ok_and(|level: LevelFilter| level <= LevelFilter::WARN);
     // the last directive for a target wins
     let directives = if already_quiet { filter.to_owned() } else { format!("{QUIET},{filter}") };
-    EnvFilter::builder().with_default_directive(LevelFilter::ERROR.into()).parse(directives).map_err(|error| {
+    let targets: Targets = directives.parse().map_err(|error| {
         LogError(format!(
             "the log filter {filter:?}: {error}; try a level (error, warn, info, debug, trace), \
              or levels by module: info,valetd::proxy=debug"
         ))
-    })
+    })?;
+    let is_silent_elsewhere = targets.default_level().is_none();
+    Ok(if is_silent_elsewhere { targets.with_default(LevelFilter::ERROR) } else { targets })
 }
 
-pub(super) type Filtered = tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+pub(super) type Filtered = tracing_subscriber::layer::Layered<reload::Layer<Targets, Registry>, Registry>;
 
 fn lines<W>(format: Format, style: Style, writer: W) -> Box<dyn Layer<Filtered> + Send + Sync>
 where

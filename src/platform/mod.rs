@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod harden;
+pub mod hints;
 mod journal;
 pub mod listeners;
 pub mod log;

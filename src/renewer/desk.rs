@@ -10,12 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::{error, info, warn};
 
-use crate::accounts::{AccountView, LastFailure, NewCredential, Stored};
+use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, AccountId, Config, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{Action, Event, Failure, Phase, Renewal, RenewalId, Why};
@@ -145,11 +146,16 @@ impl<W: World> Renewer<W> {
                 info!(account = %id, "the account's server or client may have changed: starting over");
             } else {
                 self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let record = load(id).unwrap_or_else(|error| {
+                let (record, error) = match load(id) {
+                    Ok(record) => (record, None),
+                    Err(error) => (None, Some(error)),
+                };
+                let mut desk = Desk::new(account.clone(), record, self.seed);
+                if let Some(error) = error {
                     error!(account = %id, %error, "the stored credential cannot be used");
-                    None
-                });
-                self.desks.insert(id.clone(), Desk::new(account.clone(), record, self.seed));
+                    desk.note_failure(RenewalId(0), UNREADABLE, None, None, error, now);
+                }
+                self.desks.insert(id.clone(), desk);
             }
             let Some(event) = self.first_event(id, stagger, now) else { continue };
             stagger += STAGGER;
@@ -186,7 +192,7 @@ impl<W: World> Renewer<W> {
         for order in orders {
             let (account, event) = match order {
                 Order::Wanted(account) => (account, Event::Wanted),
-                Order::Rejected(account, id) => (account, Event::Rejected(id)),
+                Order::Rejected { account, id, worked } => (account, Event::Rejected { id, worked }),
             };
             self.handle(&account, event, now);
             if !asked.contains(&account) {
@@ -398,7 +404,13 @@ impl<W: World> Renewer<W> {
                     let header = desk.at_hand.take();
                     desk.published = header.map(|(name, value)| {
                         info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
-                        Arc::new(Published { id: renewal, name, value, usable_until })
+                        Arc::new(Published {
+                            id: renewal,
+                            name,
+                            value,
+                            usable_until,
+                            has_worked: AtomicBool::new(false),
+                        })
                     });
                 }
                 Action::Withdraw => desk.published = None,
@@ -531,9 +543,12 @@ impl Desk {
         record.redeeming = false;
         record.set_aside = None;
         if record.identity.is_some() && identity.is_some() && record.identity != identity {
-            warn!(account = %record.account, "the server now answers for another identity than the one that signed in");
+            // The server says whose token this is. It was given for our refresh token, so requests go on; that it is
+            // somebody else's now must not go unnoticed.
+            let [was, is] = [&record.identity, &identity].map(|who| who.as_deref().unwrap_or_default());
+            warn!(account = %record.account, was, is, "the server now answers for another identity");
         }
-        record.identity = record.identity.take().or(identity);
+        record.identity = identity.or(record.identity.take());
         match tokens.refresh_token {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);

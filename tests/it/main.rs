@@ -3,6 +3,8 @@
 #![allow(unreachable_pub)] // a test program has no outside
 
 mod journeys;
+mod kills;
+mod lab;
 mod providers;
 mod readme;
 mod service;
