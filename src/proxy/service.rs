@@ -235,18 +235,19 @@ fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
 /// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
 pub(super) struct Exchange {
     connection: Rc<Connection>,
-    /// The route and when it began, from the time on when it is known.
+    /// From the time on when it is known.
     route: Option<Rc<LocalRoute>>,
+    began: Instant,
     /// For the log, and only if it is asked for.
-    log: Option<(Method, Instant)>,
+    log: Option<Method>,
     status: StatusCode,
 }
 
 impl Exchange {
     fn begin(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
         connection.pulse.begin(!request.body().is_end_stream());
-        let log = enabled!(Level::DEBUG).then(|| (request.method().clone(), Instant::now()));
-        Self { connection: connection.clone(), route: None, log, status: StatusCode::OK }
+        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
+        Self { connection: connection.clone(), route: None, began: Instant::now(), log, status: StatusCode::OK }
     }
 
     fn reached(&mut self, local: &Rc<LocalRoute>) {
@@ -268,6 +269,9 @@ impl Exchange {
     fn answered(&mut self, status: StatusCode) {
         self.status = status;
         self.connection.pulse.answer();
+        if let Some(local) = &self.route {
+            local.entry.stats.answered(status.as_u16(), self.began.elapsed());
+        }
     }
 }
 
@@ -278,9 +282,9 @@ impl Drop for Exchange {
         if let Some(route) = route {
             route.stats.open.subtract(1);
         }
-        if let Some((method, since)) = &self.log {
+        if let Some(method) = &self.log {
             let name = route.map_or("-", |route| route.name.as_str());
-            let millis = since.elapsed().as_millis();
+            let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }
     }

@@ -12,5 +12,6 @@ mod notices;
 mod owner;
 mod providers;
 mod readme;
+mod service;
 mod storms;
 mod support;
