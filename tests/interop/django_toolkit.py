@@ -82,6 +82,6 @@ upstream = "{url}/api"
             raise AssertionError("it signs in")
 
 
-with check("django-oauth-toolkit is here"):
+with check("django-oauth-toolkit is here, and the topic comes to its end"):
     need_python("oauth2_provider")
     main()
