@@ -49,6 +49,9 @@ pub enum Event {
     CredentialRefused(Why),
     /// Somebody has signed out.
     CredentialRemoved,
+    /// What the safety of the token in hand hangs on has changed: it must not be used any more. An answer that is owed
+    /// is still waited for.
+    SettingsChanged,
     /// A hint: the network has changed; look again now.
     NetworkChanged,
     /// A hint: the machine has slept; look again now.
@@ -96,7 +99,7 @@ pub struct Renewal {
     distrust: Option<(Timestamp, Duration)>,
     random: Random,
     #[cfg(test)]
-    pub(super) fault: Option<super::tests::Fault>,
+    pub(crate) fault: Option<super::tests::Fault>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +185,7 @@ impl Renewal {
                 self.forget_credential(&mut actions);
                 self.phase = Phase::SignInRequired { why: Why::NotSignedIn };
             }
+            Event::SettingsChanged => self.withdraw(&mut actions),
         }
         self.start_if_due(now, &mut actions);
         actions
@@ -218,6 +222,11 @@ impl Renewal {
             Phase::Scheduled { at } => self.reason == Reason::Asked && at <= self.spaced(now),
             Phase::SignInRequired { .. } => false,
         }
+    }
+
+    /// Whether an answer to this credential's renewal was lost, and none has come since: a refusal is ambiguous then.
+    pub fn may_have_lost_an_answer(&self) -> bool {
+        self.answer_lost
     }
 
     fn owes(&self, id: RenewalId) -> bool {
