@@ -177,6 +177,10 @@ struct Login {
     access: Option<usize>,
     ended: Option<End>,
     has_password: bool,
+    /// The observer's note: an answer may have been lost since the last one that arrived.
+    may_be_lost: bool,
+    /// Likewise: the disk may know less of it than a process that died.
+    may_be_stale: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -270,10 +274,6 @@ struct Known {
     durable: Option<usize>,
     /// The last save failed, and said so.
     is_loud: bool,
-    /// An answer may have been lost since the last one that arrived.
-    may_be_lost: bool,
-    /// What the disk knows may be older than the last save that failed.
-    may_be_stale: bool,
     /// The server has refused the client.
     client_refused: bool,
     /// The configuration names another client than the one signed in to.
@@ -513,7 +513,14 @@ impl Outside {
         let login = self.logins;
         let refresh = self.new_refresh_token(login);
         let has_password = self.chance(6);
-        let at_server = Login { current: refresh, access: None, ended: None, has_password };
+        let at_server = Login {
+            current: refresh,
+            access: None,
+            ended: None,
+            has_password,
+            may_be_lost: false,
+            may_be_stale: false,
+        };
         self.servers[account].logins.insert(login, at_server);
         self.ledger.sign_ins += 1;
         (login, Secret::new(format!("r{refresh}")))
@@ -679,10 +686,10 @@ impl Outside {
         let life = Duration::from_millis(self.servers[account].life);
         let hands_back = self.servers[account].hands_back;
         let known = &mut self.known[account];
+        let state = self.servers[account].logins.get_mut(&login).expect("it was signed in to");
         match (answer, brought) {
             (Ok(_), Some((_, refresh))) => {
-                known.may_be_lost = false;
-                known.may_be_stale = false;
+                (state.may_be_lost, state.may_be_stale) = (false, false);
                 if let Some(refresh) = refresh {
                     known.newest = Some(refresh);
                     self.refresh[refresh].arrived_in = Some(process);
@@ -694,7 +701,7 @@ impl Outside {
                     pace.earliest = (is_usable && !hands_back).then_some(pace.started + end);
                 }
             }
-            (Err(GrantFailure { failure: Failure::Ambiguous, .. }), _) => known.may_be_lost = true,
+            (Err(GrantFailure { failure: Failure::Ambiguous, .. }), _) => state.may_be_lost = true,
             (Err(GrantFailure { failure: Failure::Transient { retry_after: Some(patience) }, .. }), _) => {
                 if let Some(pace) = &mut known.pace {
                     pace.earliest = Some(now + *patience);
@@ -741,10 +748,10 @@ impl Outside {
             (Why::ClientRefused, _) => Some((lost, "the client was not refused")),
             (Why::Revoked | Why::Ambiguous, _) if state.has_password => Some((lost, "its password was never refused")),
             (Why::Revoked | Why::Ambiguous, None) => Some((lost, "the server never ended it")),
-            (Why::Revoked, Some(End::Reused)) if known.may_be_stale => None,
+            (Why::Revoked, Some(End::Reused)) if state.may_be_stale => None,
             (Why::Revoked, Some(End::Reused)) => Some((verdict, "a lost answer is told as a revocation")),
             (Why::Revoked, Some(End::Revoked | End::SignedOut)) => None,
-            (Why::Ambiguous, Some(_)) if known.may_be_lost => None,
+            (Why::Ambiguous, Some(_)) if state.may_be_lost => None,
             (Why::Ambiguous, Some(_)) => Some((verdict, "a revocation is told as a lost answer")),
         };
         let is_loss = why == Why::Ambiguous && state.ended == Some(End::Reused);
@@ -773,8 +780,8 @@ impl Outside {
             self.ledger.answers_lost += 1;
         }
         for (_, account, login, _) in std::mem::take(&mut self.owed) {
-            if self.known[account].login == Some(login) {
-                self.known[account].may_be_lost = true;
+            if let Some(state) = self.servers[account].logins.get_mut(&login) {
+                state.may_be_lost = true;
             }
         }
         self.is_dead = false;
@@ -789,8 +796,10 @@ impl Outside {
             let known = &mut self.known[account];
             known.usable = None;
             known.pace = None;
-            known.may_be_stale |= known.is_loud;
-            known.is_loud = false;
+            let is_loud = std::mem::take(&mut known.is_loud);
+            if is_loud && let Some(state) = known.login.and_then(|login| self.servers[account].logins.get_mut(&login)) {
+                state.may_be_stale = true;
+            }
             known.client_refused |= found.as_ref().is_some_and(|record| {
                 record.set_aside.as_ref().is_some_and(|set_aside| set_aside.why == Why::ClientRefused)
             });
@@ -810,8 +819,9 @@ impl Outside {
                 (Some(_), None) => known.newest = None, // a password is left
                 (None, None) => (known.login, known.newest) = (None, None),
             }
-            if let Some(record) = &found {
-                known.may_be_lost |= record.redeeming;
+            if let Some(state) = known.login.and_then(|login| self.servers[account].logins.get_mut(&login)) {
+                state.may_be_lost |= found.as_ref().is_some_and(|record| record.redeeming);
+                state.may_be_stale |= is_loud;
             }
             if is_older {
                 let how = format!("a{account}: {dead} had saved r{durable:?}, its successor finds r{token:?}");
@@ -1326,8 +1336,6 @@ impl History {
             known.login = Some(login);
             known.newest = Some(token);
             known.durable = None;
-            known.may_be_lost = false;
-            known.may_be_stale = false;
             known.client_refused = false;
             known.pace = None;
             let password = has_password.then(|| ("me".to_owned(), Secret::new("pw")));
