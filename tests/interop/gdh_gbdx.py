@@ -42,7 +42,8 @@ while time.monotonic() < end:
     found = connection.searchDataset({{"a": "b c", "d": [1, 2]}})
     assert len(found) == 1, found
     assert connection.getDataset("0007") is not None
-    assert connection._auth_headers["Authorization"] == "x", "it has met an error: " + connection._auth_headers["Authorization"]
+    # what it sends after it has met an error
+    assert "***" not in connection._auth_headers["Authorization"]
     count += 4
 print(json.dumps(count))
 """
