@@ -3,13 +3,14 @@ own. No request fails, and no upstream ever sees a request without a good token.
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import threading
 import time
 import zipfile
 
-from harness import (Handler, Missing, Server, StandIns, Valetd, bearer_is_good, check, environment, folder,
+from harness import (Handler, Missing, Server, StandIns, Valetd, bearer_is_good, check, environment, folder, free_port,
                      must, need, need_node, need_python, run, same, spawn)
 
 RENEWALS = 10
@@ -178,6 +179,7 @@ def main():
     index.wheel = wheel()
     index.digest = hashlib.sha256(index.wheel).hexdigest()
     git.folder = folder("git")
+    v6_port = free_port()
     valetd = Valetd(stand_ins.config() + f"""
 [route.git]
 account = "gbdx"
@@ -186,7 +188,7 @@ upstream = "{git.url}"
 [route.packages]
 account = "gbdx"
 upstream = "{index.url}"
-""").start()
+""", listen=["unix:HOME/run/http.sock", f"[::1]:{v6_port}"]).start()
     with check("both accounts sign in, with a code and with a password"):
         stand_ins.sign_in(valetd)
     urls = [valetd.url("gdh", "datasets"), valetd.url("gbdx", "auth/v1/validate_token")]
@@ -293,6 +295,11 @@ upstream = "{index.url}"
     with check("no request was answered by the daemon itself, and none with 401"):
         for route in valetd.status()["routes"]:
             same((route["errors"], route["rejected"]), (0, 0), route["name"])
+    with check("curl is served on a unix socket and over IPv6, too, and by the control socket"):
+        for words in (["--unix-socket", valetd.home / "run" / "http.sock", "http://localhost/gdh/datasets"],
+                      ["-g", f"http://[::1]:{v6_port}/gdh/datasets"],
+                      ["--unix-socket", valetd.socket, "http://valetd/v1/status"]):
+            json.loads(must([need("curl"), "-sS", "--fail-with-body", *words]))
     with check("the twin: asked directly, the APIs refuse"):
         for provider, path in (("gdh", "datasets"), ("gbdx", "auth/v1/validate_token")):
             done = run([need("curl"), "-s", "-o", "/dev/null", "-w", "%{http_code}",

@@ -45,7 +45,7 @@ def check(claim):
     try:
         yield
     except Missing as missing:
-        print(f"skip {claim}: {missing}", flush=True)
+        print(f"skipped: {missing}: {claim}", flush=True)
     except Exception as error:  # whatever went wrong, the claim was not seen to hold
         where = error.__traceback__
         while where.tb_next and where.tb_next.tb_frame.f_code.co_filename.startswith(str(HERE)):
@@ -201,7 +201,9 @@ def ask(url, method="GET", body=None, headers=None, timeout=PATIENCE):
 class Valetd:
     """The built binary in a home of its own."""
 
-    def __init__(self, config, name="valetd"):
+    def __init__(self, config, name="valetd", listen=()):
+        """`listen`: further addresses; `HOME` in them is its home."""
+        self.listen = listen
         self.home = Path(tempfile.mkdtemp(prefix=name + "-", dir=_folder))
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
@@ -216,7 +218,8 @@ class Valetd:
         self.configure(config)
 
     def configure(self, config):
-        text = f'listen = ["127.0.0.1:{self.port}"]\n{config}'
+        listen = [f"127.0.0.1:{self.port}", *(address.replace("HOME", str(self.home)) for address in self.listen)]
+        text = f"listen = {json.dumps(listen)}\n{config}"
         path = self.home / "config" / "valetd" / "config.toml"
         path.write_text(text)
         path.chmod(0o600)
