@@ -670,6 +670,24 @@ async fn a_client_that_goes_away_ends_its_request_and_one_that_only_stops_talkin
 }
 
 #[tokio::test]
+async fn who_has_just_connected_when_the_stop_begins_is_answered_and_who_says_nothing_delays_it_a_little() {
+    let origin = Upright::answering(|_| ok("hello")).await;
+    let proxy = Running::start(&origin, |_| {}).await;
+    let mut client = proxy.connect().await;
+    let _silent = proxy.connect().await;
+    // both are accepted: a third connection is answered
+    let mut third = proxy.connect().await;
+    third.send("GET /lab/ HTTP/1.1\r\nHost: HERE\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(third.answer().await.status, 200);
+    let stopping = tokio::spawn(proxy.proxy.stop(PATIENCE));
+    tokio::task::yield_now().await;
+    client.send("GET /lab/ HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+    timeout(PATIENCE / 2, stopping).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_lets_running_requests_end_and_takes_no_new_ones() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
