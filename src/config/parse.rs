@@ -11,7 +11,8 @@ use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
     Account, AccountId, ClientAuth, Config, Endpoint, Facts, Grant, HeaderTemplate, ImportSource, ListenAddress,
-    Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream, provider, value,
+    NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
+    provider, value,
 };
 use crate::secret::Secret;
 
@@ -21,10 +22,15 @@ const LISTEN: [&str; 2] = ["127.0.0.1:8253", "[::1]:8253"];
 const MOST_WORKERS: u64 = 256;
 /// Long enough for an ordinary answer, short enough that a logout is not held up.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A weekend and a day.
+const NOTICE_BEFORE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// A renewal takes a second or two; after ten a client does better to be told.
 const WAIT: Duration = Duration::from_secs(10);
 /// DNS, TCP and TLS to a distant host, with one lost packet each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A person who works with an API now and then comes back within this.
+const WARM: Duration = Duration::from_secs(15 * 60);
 /// Long polls and event streams stay silent for a minute or two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// The JSON of a search or an order; uploads are not replayed.
@@ -34,7 +40,7 @@ const MOST_REPLAY: u64 = 1 << 30;
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
 const LEAST_SPACING: Duration = Duration::from_millis(10);
 
-const TOP_KEYS: &[&str] = &["listen", "hosts", "workers", "drain", "account", "route"];
+const TOP_KEYS: &[&str] = &["listen", "hosts", "workers", "drain", "notice", "account", "route"];
 
 const ACCOUNT_KEYS: &[&str] = &[
     "provider",
@@ -70,6 +76,7 @@ const ROUTE_KEYS: &[&str] = &[
     "wait",
     "connect_timeout",
     "idle_timeout",
+    "warm",
     "via",
     "extra_ca",
 ];
@@ -114,6 +121,7 @@ impl Config {
             hosts: Vec::new(),
             workers: facts.cores.clamp(1, 2),
             drain: DRAIN,
+            notice: NoticeSettings { command: Vec::new(), before: NOTICE_BEFORE },
             accounts: BTreeMap::new(),
             routes: Vec::new(),
         }
@@ -217,6 +225,12 @@ impl<'a> Reader<'a> {
         }
         if let Some(drain) = root.parsed("drain", value::duration) {
             config.drain = drain.value;
+        }
+        if let Some(notice) = root.table("notice") {
+            notice.only(&["command", "before"]);
+            let command = notice.array("command", not_empty).unwrap_or_default();
+            config.notice.command = command.into_iter().map(|word| word.value).collect();
+            config.notice.before = self.duration(&notice, "before", Duration::ZERO, NOTICE_BEFORE);
         }
 
         let own =
@@ -633,6 +647,7 @@ impl<'a> Reader<'a> {
             wait: self.duration(&table, "wait", Duration::ZERO, WAIT),
             connect_timeout: self.duration(&table, "connect_timeout", a_moment, CONNECT_TIMEOUT),
             idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
+            warm: self.duration(&table, "warm", Duration::ZERO, WARM),
             via: table.boolean("via").unwrap_or(true),
             extra_ca: self.path(&table, "extra_ca"),
             name: route_name,

@@ -291,6 +291,7 @@ const SHOWN: &[&str] = &[
     "upstream",
     "via",
     "wait",
+    "warm",
     "workers",
 ];
 

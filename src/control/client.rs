@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -16,7 +17,8 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::api::Done;
+use super::api::{Done, LogFilter};
+use super::events::Event;
 use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
 use crate::accounts::NewCredential;
@@ -154,6 +156,40 @@ impl Client {
         self.call(Method::POST, "/v1/reload", None, AFTER_WORK).await.map(drop)
     }
 
+    /// What the daemon logs.
+    pub async fn log_filter(&mut self) -> Result<String, ClientError> {
+        let body = self.call(Method::GET, "/v1/log", None, AT_ONCE).await?;
+        self.read(&body).map(|LogFilter { filter }| filter)
+    }
+
+    /// Has the daemon log otherwise from now on, until it is started anew.
+    pub async fn set_log_filter(&mut self, filter: &str) -> Result<(), ClientError> {
+        let body = json!({ "filter": filter }).to_string();
+        self.call(Method::PUT, "/v1/log", Some(body), AT_ONCE).await.map(drop)
+    }
+
+    /// Listens to what changes: from now on, and since the event `last_id`, if one is named. Takes the connection.
+    pub async fn events(mut self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = "/v1/events".parse().expect("a path");
+        request.headers_mut().insert(HOST, HeaderValue::from_static("valetd"));
+        if let Some(last_id) = last_id {
+            request.headers_mut().insert("last-event-id", HeaderValue::from(last_id));
+        }
+        match timeout(AT_ONCE, self.sender.send_request(request)).await {
+            Ok(Ok(answer)) if answer.status().is_success() => {
+                Ok(EventStream { client: self, body: answer.into_body(), text: String::new() })
+            }
+            Ok(Ok(answer)) => {
+                let status = answer.status();
+                let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+                Err(self.refusal(status, &body.map(|body| body.to_bytes()).unwrap_or_default()))
+            }
+            Ok(Err(error)) => Err(self.garbled(error.to_string())),
+            Err(_) => Err(ClientError::Silent { socket: self.socket.clone(), after: AT_ONCE }),
+        }
+    }
+
     async fn call(
         &mut self,
         method: Method,
@@ -165,8 +201,8 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| self.garbled(format!("{path:?} is no path")))?;
         let headers = request.headers_mut();
-        headers.insert(HOST, hyper::header::HeaderValue::from_static("valetd"));
-        headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+        headers.insert(HOST, HeaderValue::from_static("valetd"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
 
         let sender = &mut self.sender;
         let exchange = async {
@@ -200,6 +236,47 @@ impl Client {
 
     fn garbled(&self, detail: String) -> ClientError {
         ClientError::Garbled { socket: self.socket.clone(), detail }
+    }
+}
+
+/// What changes, as it changes. The daemon says something every 15 s.
+#[derive(Debug)]
+pub struct EventStream {
+    client: Client,
+    body: Incoming,
+    /// What has come and is no whole event yet.
+    text: String,
+}
+
+/// Twice the daemon's heartbeat, and some: whoever is silent for longer is gone.
+const LONGEST_SILENCE: Duration = Duration::from_secs(40);
+
+impl EventStream {
+    /// The next event; `None` when the daemon has ended. Safe to drop and to call again.
+    ///
+    /// # Errors
+    ///
+    /// If the daemon falls silent or says what is no event.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            while let Some(end) = self.text.find("\n\n") {
+                let block: String = self.text.drain(..end + 2).collect();
+                if let Some(data) = block.lines().find_map(|line| line.strip_prefix("data: ")) {
+                    return self.client.read(data.as_bytes()).map(Some);
+                }
+            }
+            let socket = || self.client.socket.clone();
+            match timeout(LONGEST_SILENCE, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    let Ok(piece) = frame.into_data() else { continue };
+                    // ASCII line ends cut no character in two, but a piece may: what is odd becomes U+FFFD
+                    self.text.push_str(&String::from_utf8_lossy(&piece));
+                }
+                // a daemon that is killed leaves no end
+                Ok(None | Some(Err(_))) => return Ok(None),
+                Err(_) => return Err(ClientError::Silent { socket: socket(), after: LONGEST_SILENCE }),
+            }
+        }
     }
 }
 

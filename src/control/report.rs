@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::accounts::{AccountView, LastFailure};
+use crate::accounts::{AccountView, LastFailure, UNREADABLE};
 use crate::config::{Config, ListenAddress, Route, RouteName};
 use crate::renewal::{AccountSnapshot, Phase, Reason, Why};
 use crate::stats::Stats;
@@ -140,7 +140,7 @@ pub struct Wakeup {
 pub struct FailureReport {
     /// When.
     pub at: Moment,
-    /// `transient`, `ambiguous` or `permanent`.
+    /// `transient`, `ambiguous` or `permanent`; or `unreadable`, when the stored credential could not be used.
     pub class: String,
     /// The server's OAuth code (RFC 6749 section 5.2), if it gave one.
     pub oauth_error: Option<String>,
@@ -190,6 +190,12 @@ pub struct RouteReport {
     pub rejected: u64,
     /// Requests sent again after a 401.
     pub replayed: u64,
+    /// Half of the answers began within so many milliseconds; an upper bound, from buckets that double.
+    #[serde(default)]
+    pub median_ms: Option<f64>,
+    /// The same for 99 of 100.
+    #[serde(default)]
+    pub p99_ms: Option<f64>,
 }
 
 /// A point of the calendar; whole seconds, in UTC, as RFC 3339 writes it.
@@ -341,7 +347,11 @@ impl AccountReport {
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
-            State::SignInRequired => why_code.map(|why| why.to_string()),
+            // what is stored cannot be used: that says more than that nobody is signed in
+            State::SignInRequired => match (why_code, last_failure) {
+                (Some(Why::NotSignedIn), Some(failure)) if failure.class == UNREADABLE => Some(failure.detail.clone()),
+                (why, _) => why.map(|why| why.to_string()),
+            },
             // a failure before the last success says nothing about now
             State::Usable | State::Waiting | State::Renewing if failures > 0 => {
                 last_failure.as_ref().map(|failure| failure.detail.clone())
@@ -416,6 +426,7 @@ fn failure_report(failure: &LastFailure, readings: Readings) -> FailureReport {
 fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
+    let millis = |share| numbers.latency.quantile(share).map(|bound| bound.as_secs_f64() * 1000.0);
     RouteReport {
         name: route.name.to_string(),
         urls: urls(&route.name, &facts.listen, own),
@@ -426,6 +437,8 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         errors: numbers.errors.get(),
         rejected: numbers.rejected.get(),
         replayed: numbers.replayed.get(),
+        median_ms: millis(0.5),
+        p99_ms: millis(0.99),
     }
 }
 
@@ -475,13 +488,13 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::accounts::Stored;
-    use crate::config::{AccountId, Origin, Replay, Upstream};
+    use crate::config::{AccountId, NoticeSettings, Origin, Replay, Upstream};
     use crate::renewal::RenewalId;
 
     /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
     const NOW: Timestamp = Timestamp::from_millis(1_790_003_600_500);
 
-    fn readings() -> Readings {
+    pub(crate) fn readings() -> Readings {
         Readings { now: NOW, wall: UNIX_EPOCH + Duration::from_secs(1_790_000_000) }
     }
 
@@ -495,6 +508,7 @@ pub(crate) mod tests {
         gbdx.open.add(1);
         gbdx.rejected.add(2);
         gbdx.replayed.add(2);
+        gbdx.answered(200, Duration::from_millis(3));
         let problems = ["route.x: no account named \"x\"".to_owned()];
         let views = [usable_view(), refused_view()];
         let sources = Sources {
@@ -586,6 +600,8 @@ pub(crate) mod tests {
                 "errors": 0,
                 "rejected": 2,
                 "replayed": 2,
+                "median_ms": 4.0,
+                "p99_ms": 4.0,
             }],
         });
         assert_eq!(serde_json::to_value(&report).unwrap(), golden);
@@ -692,6 +708,7 @@ pub(crate) mod tests {
             refuse: Vec::new(),
             wait: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            warm: Duration::from_secs(900),
             idle_timeout: Duration::from_secs(300),
             via: true,
             extra_ca: None,
@@ -701,6 +718,7 @@ pub(crate) mod tests {
             hosts: Vec::new(),
             workers: 1,
             drain: Duration::from_secs(10),
+            notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
             accounts: BTreeMap::new(),
             routes: vec![route],
         }

@@ -2,6 +2,9 @@
 
 pub mod clock;
 pub mod harden;
+pub mod hints;
+mod journal;
+pub mod listeners;
 pub mod log;
 pub mod paths;
 pub mod peer;

@@ -152,6 +152,11 @@ impl Pulse {
         self.uploading.store(false, Relaxed);
     }
 
+    /// Whether nothing has come yet.
+    fn is_fresh(&self) -> bool {
+        self.phase() == Phase::Idle && self.serial.load(Relaxed) == 0
+    }
+
     fn exchange_runs(&self) -> bool {
         matches!(self.phase(), Phase::Waiting | Phase::Answering)
     }
@@ -252,8 +257,19 @@ pub(super) struct Connection {
     /// Both ends, on TCP: the client's, ours.
     ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
-    stopping: Cell<bool>,
+    stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stopping {
+    No,
+    /// As soon as it has been used: who has only just connected is about to ask, and is answered.
+    Used,
+    /// Whatever it is at, once the running exchange has ended.
+    Now,
+    Told,
 }
 
 impl Connection {
@@ -270,7 +286,7 @@ impl Connection {
             pulse: Pulse::new(),
             ends,
             id,
-            stopping: Cell::new(false),
+            stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             worker,
         });
@@ -278,9 +294,21 @@ impl Connection {
         connection
     }
 
-    /// Lets the running exchange end, and no other begin.
+    /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
+    /// [`Connection::stop_waiting`].
     pub(super) fn stop(&self) {
-        self.stopping.set(true);
+        self.stop_at(Stopping::Used);
+    }
+
+    /// Waits no longer for a first exchange.
+    pub(super) fn stop_waiting(&self) {
+        self.stop_at(Stopping::Now);
+    }
+
+    fn stop_at(&self, stopping: Stopping) {
+        if self.stopping.get() != Stopping::Told {
+            self.stopping.set(stopping);
+        }
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -331,12 +359,20 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
         if connection.waker.borrow().is_none() {
             *connection.waker.borrow_mut() = Some(cx.waker().clone());
         }
-        if connection.stopping.take() {
-            serving.as_mut().graceful_shutdown();
-        }
         loop {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended);
+            }
+            // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
+            let stops = match connection.stopping.get() {
+                Stopping::No | Stopping::Told => false,
+                Stopping::Used => !pulse.is_fresh(),
+                Stopping::Now => true,
+            };
+            if stops {
+                connection.stopping.set(Stopping::Told);
+                serving.as_mut().graceful_shutdown();
+                continue;
             }
             if pulse.half_closed.load(Relaxed) && pulse.exchange_runs() && !gone_was_asked {
                 gone_was_asked = true;
@@ -490,9 +526,13 @@ impl AsyncWrite for ClientIo {
         if self.pulse.phase() == Phase::Head {
             return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| &**buf));
         }
-        let written = match &mut self.socket {
-            Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_write_vectored(cx, bufs)?),
-            Socket::Unix(unix) => ready!(Pin::new(unix).poll_write_vectored(cx, bufs)?),
+        let mut small = [0; SMALL_WRITE];
+        let written = match joined(bufs, &mut small) {
+            Some(bytes) => ready!(self.poll_socket_write(cx, bytes)?),
+            None => match &mut self.socket {
+                Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_write_vectored(cx, bufs)?),
+                Socket::Unix(unix) => ready!(Pin::new(unix).poll_write_vectored(cx, bufs)?),
+            },
         };
         self.pulse.moved.store(true, Relaxed);
         Poll::Ready(Ok(written))
@@ -528,6 +568,23 @@ impl AsyncWrite for ClientIo {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// What is shorter is copied together and sent as one piece: send(2) costs less than writev(2), which imports a list of
+/// pieces and goes through the file layer.
+pub(super) const SMALL_WRITE: usize = 2048;
+
+/// The pieces as one, if they are short enough or only one.
+pub(super) fn joined<'a>(bufs: &'a [io::IoSlice<'_>], small: &'a mut [u8; SMALL_WRITE]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for buf in bufs {
+        if bufs.len() == 1 {
+            return Some(buf);
+        }
+        small.get_mut(length..length + buf.len())?.copy_from_slice(buf);
+        length += buf.len();
+    }
+    Some(&small[..length])
 }
 
 /// Percent-encodes what RFC 3986 forbids in a target but tools that send what was typed (curl) do not encode: quotation

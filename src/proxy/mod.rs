@@ -78,6 +78,7 @@ pub type PeerLookup = Box<dyn FnMut(SocketAddr, SocketAddr) -> Peer>;
 pub type PeerLookups = Arc<dyn Fn() -> PeerLookup + Send + Sync>;
 
 /// What the workers have been told: immutable, replaced as a whole.
+#[derive(Clone)]
 pub struct Table {
     /// In the order of their names.
     routes: Vec<Arc<RouteEntry>>,
@@ -116,7 +117,8 @@ impl Table {
             .accounts
             .is_empty()
             .then(|| "No account is set up yet: name one in the configuration, then run: valetd login NAME".to_owned());
-        let advice = Advice { routes: routes.iter().map(|route| format!("{}/", route.prefix)).collect(), first_steps };
+        let routes_by_prefix = routes.iter().map(|route| format!("{}/", route.prefix)).collect();
+        let advice = Advice { routes: routes_by_prefix, first_steps, config_problem: None };
         let pseudonym: Arc<str> = pseudonym()?.into();
         Ok(Table {
             routes,
@@ -150,7 +152,7 @@ fn entry(
     stats: &Stats,
 ) -> Result<RouteEntry, String> {
     let Route { name, account, upstream: target, listen: _, replay, replay_limit, refuse, .. } = route;
-    let Route { wait, connect_timeout, idle_timeout, via, extra_ca: _, .. } = route;
+    let Route { wait, connect_timeout, idle_timeout, warm, via, extra_ca: _, .. } = route;
     let host = HeaderValue::try_from(target.origin.authority())
         .map_err(|_| format!("route {name}: \"{}\" is no host name", target.origin.host))?;
     if hyper::http::uri::PathAndQuery::try_from(format!("{}/", target.base_path)).is_err() {
@@ -170,6 +172,7 @@ fn entry(
         refuse: refuse.iter().map(|path| route::canonical(path)).collect(),
         wait: *wait,
         connect_timeout: *connect_timeout,
+        warm: *warm,
         idle_timeout: *idle_timeout,
         via: *via,
     })
@@ -257,6 +260,35 @@ impl Proxy {
         table.adopt(&self.table);
         self.table = Arc::new(table);
         self.tell(|| Command::Table(self.table.clone()));
+    }
+
+    /// Has the answers that valetd makes itself say so, or no longer: what is wrong with the configuration.
+    pub fn advise(&mut self, config_problem: Option<String>) {
+        if self.table.advice.config_problem == config_problem {
+            return;
+        }
+        let mut table = Table::clone(&self.table);
+        table.advice.config_problem = config_problem;
+        self.table = Arc::new(table);
+        self.tell(|| Command::Table(self.table.clone()));
+    }
+
+    /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
+    /// never, as long as one of them is stuck.
+    pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |worker: &Running| {
+            let (reply, answer) = oneshot::channel();
+            let _ = worker.commands.send(Command::Ping(reply));
+            answer
+        };
+        let answers: Vec<_> = self.workers.iter().map(ask).collect();
+        async move {
+            let mut all = true;
+            for answer in answers {
+                all &= answer.await.is_ok();
+            }
+            all
+        }
     }
 
     /// Accepts on `listeners` from here on, and on no others. Accepted connections go on. To keep a socket's queue of

@@ -37,6 +37,7 @@ pub(super) struct RouteEntry {
     pub(super) refuse: Vec<Vec<u8>>,
     pub(super) wait: Duration,
     pub(super) connect_timeout: Duration,
+    pub(super) warm: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) via: bool,
 }
@@ -378,6 +379,7 @@ mod tests {
             ("", "/oauth/token;x=1"),
             ("", "/oauth;x/token"),
             ("", "/%256fauth/token"),
+            ("", "/%%36fauth/token"),
             ("/v1", "/auth"),
             ("/v1", "/auth/x"),
             ("", "/v1/auth"),

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Incoming};
@@ -102,6 +103,9 @@ async fn carry_out(
     if response.status() == StatusCode::UNAUTHORIZED {
         return Box::pin(after_401(connection, &local, token, kept, response, lease, home)).await;
     }
+    if response.status().is_success() && !token.has_worked.load(Ordering::Relaxed) {
+        token.has_worked.store(true, Ordering::Relaxed);
+    }
     hand_on(route, response, lease, &token, &home)
 }
 
@@ -170,7 +174,7 @@ pub(super) async fn renewed_token(
     }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
-    let renewal = connection.in_time(route.tokens.token_after(refused.id, patience)).await;
+    let renewal = connection.in_time(route.tokens.token_after(refused, patience)).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
@@ -231,18 +235,19 @@ fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
 /// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
 pub(super) struct Exchange {
     connection: Rc<Connection>,
-    /// The route and when it began, from the time on when it is known.
+    /// From the time on when it is known.
     route: Option<Rc<LocalRoute>>,
+    began: Instant,
     /// For the log, and only if it is asked for.
-    log: Option<(Method, Instant)>,
+    log: Option<Method>,
     status: StatusCode,
 }
 
 impl Exchange {
     fn begin(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
         connection.pulse.begin(!request.body().is_end_stream());
-        let log = enabled!(Level::DEBUG).then(|| (request.method().clone(), Instant::now()));
-        Self { connection: connection.clone(), route: None, log, status: StatusCode::OK }
+        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
+        Self { connection: connection.clone(), route: None, began: Instant::now(), log, status: StatusCode::OK }
     }
 
     fn reached(&mut self, local: &Rc<LocalRoute>) {
@@ -264,6 +269,9 @@ impl Exchange {
     fn answered(&mut self, status: StatusCode) {
         self.status = status;
         self.connection.pulse.answer();
+        if let Some(local) = &self.route {
+            local.entry.stats.answered(status.as_u16(), self.began.elapsed());
+        }
     }
 }
 
@@ -274,9 +282,9 @@ impl Drop for Exchange {
         if let Some(route) = route {
             route.stats.open.subtract(1);
         }
-        if let Some((method, since)) = &self.log {
+        if let Some(method) = &self.log {
             let name = route.map_or("-", |route| route.name.as_str());
-            let millis = since.elapsed().as_millis();
+            let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::connection::{self, Connection, Socket};
 use super::guard::{Door, admits_peer};
 use super::route::RouteEntry;
-use super::upstream::Pool;
+use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::platform::socket;
 use crate::stats::Stats;
@@ -28,12 +28,18 @@ use crate::stats::Stats;
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// Who has connected when a stop begins is given so long to ask: the bytes are on their way. Those who connect in
+/// advance and say nothing delay the stop by no more.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+
 /// What a worker is told.
 pub(super) enum Command {
     /// Serve by this table from here on.
     Table(Arc<Table>),
     /// Accept on these, and on no others.
     Listen(Vec<ProxyListener>),
+    /// Say that you are there.
+    Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
     Stop(Duration),
 }
@@ -79,7 +85,16 @@ impl LocalTable {
             let pool = pools.entry(upstream.id).or_insert_with(|| Pool::new(upstream.clone())).clone();
             Rc::new(LocalRoute { entry: entry.clone(), pool })
         });
-        let routes = routes.collect();
+        let routes: Vec<Rc<LocalRoute>> = routes.collect();
+        for route in &routes {
+            route.pool.warmth.set(Warmth::default());
+        }
+        for route in &routes {
+            let (pool, RouteEntry { warm, connect_timeout, .. }) = (&route.pool, &*route.entry);
+            if *warm > pool.warmth.get().span {
+                pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
+            }
+        }
         Rc::new(Self { shared, routes })
     }
 }
@@ -144,6 +159,7 @@ impl Worker {
                         accepting.push(task.abort_handle());
                     }
                 }
+                Some(Command::Ping(reply)) => drop(reply.send(())),
                 Some(Command::Stop(drain)) => break drain,
                 None => break Duration::ZERO,
             }
@@ -153,9 +169,19 @@ impl Worker {
     }
 
     async fn drain(&self, deadline: Instant) {
+        self.to_all(Connection::stop);
+        self.emptied(deadline.min(Instant::now() + FIRST_WORDS)).await;
+        self.to_all(Connection::stop_waiting);
+        self.emptied(deadline).await;
+    }
+
+    fn to_all(&self, order: impl Fn(&Connection)) {
         let running: Vec<_> = self.connections.borrow().values().filter_map(Weak::upgrade).collect();
-        running.iter().for_each(|connection| connection.stop());
-        drop(running);
+        running.iter().for_each(|connection| order(connection));
+    }
+
+    /// Returns when there is no connection any more, at the deadline at the latest.
+    async fn emptied(&self, deadline: Instant) {
         loop {
             let one_less = self.one_less.notified();
             if self.connections.borrow().is_empty() || tokio::time::timeout_at(deadline, one_less).await.is_err() {

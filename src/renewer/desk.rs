@@ -10,12 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::{error, info, warn};
 
-use crate::accounts::{AccountView, LastFailure, NewCredential, Stored};
+use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, AccountId, Config, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{Action, Event, Failure, Phase, Renewal, RenewalId, Why};
@@ -163,7 +164,8 @@ impl<W: World> Renewer<W> {
         self.part();
         let mut stagger = Duration::ZERO;
         for (id, account) in &config.accounts {
-            if let Some(desk) = self.desks.get_mut(id) {
+            // what could not be read may have been mended since, so it is read again
+            if let Some(desk) = self.desks.get_mut(id).filter(|desk| !desk.is_unreadable()) {
                 desk.told = None; // it may have left and come back: whoever asks now knows nothing yet
                 let has_changed = Config::security_relevant_change(&desk.account, account);
                 desk.account = Arc::new(account.clone());
@@ -181,11 +183,23 @@ impl<W: World> Renewer<W> {
                 }
             } else {
                 self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let record = load(id).unwrap_or_else(|error| {
+                let (record, error) = match load(id) {
+                    Ok(record) => (record, None),
+                    Err(error) => (None, Some(error)),
+                };
+                let mut desk = Desk::new(account.clone(), record, self.seed);
+                if let Some(error) = error {
                     error!(account = %id, %error, "the stored credential cannot be used");
-                    None
-                });
-                let desk = Desk::new(account.clone(), record, self.seed);
+                    desk.last_failure = Some(LastFailure {
+                        at: now,
+                        id: RenewalId(0),
+                        class: UNREADABLE,
+                        oauth_error: None,
+                        http_status: None,
+                        detail: error,
+                        attempt: 1,
+                    });
+                }
                 #[cfg(test)]
                 let desk = desk.with_fault(self.off);
                 self.desks.insert(id.clone(), desk);
@@ -231,7 +245,7 @@ impl<W: World> Renewer<W> {
         for order in orders {
             let (account, event) = match order {
                 Order::Wanted(account) => (account, Event::Wanted),
-                Order::Rejected(account, id) => (account, Event::Rejected(id)),
+                Order::Rejected { account, id, worked } => (account, Event::Rejected { id, worked }),
             };
             self.handle(&account, event, now);
             if !asked.contains(&account) {
@@ -322,10 +336,15 @@ impl<W: World> Renewer<W> {
             if let Some(desk) = self.desks.get_mut(id) {
                 desk.unsaved = Some(now + SAVE_AGAIN);
             }
-            if let Some(refresh_token) = refresh_token {
-                self.world.revoke(account, refresh_token, None); // so that what is left there is worth nothing
-            }
-            let _ = reply.send(Err(error));
+            let words = match refresh_token {
+                // dead at the server, it is no harm on the disk
+                Some(refresh_token) => {
+                    self.world.revoke(account, refresh_token, None);
+                    format!("{error}; the server is told to revoke it all the same")
+                }
+                None => error,
+            };
+            let _ = reply.send(Err(words));
             return;
         }
         info!(account = %id, "signed out");
@@ -484,7 +503,13 @@ impl<W: World> Renewer<W> {
                     let header = desk.at_hand.take();
                     desk.published = header.map(|(name, value)| {
                         info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
-                        Arc::new(Published { id: renewal, name, value, usable_until })
+                        Arc::new(Published {
+                            id: renewal,
+                            name,
+                            value,
+                            usable_until,
+                            has_worked: AtomicBool::new(false),
+                        })
                     });
                 }
                 Action::Withdraw => desk.published = None,
@@ -595,6 +620,11 @@ impl Desk {
         self.machine.snapshot().phase == Phase::SignInRequired { why: Why::ClientRefused }
     }
 
+    /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
+    fn is_unreadable(&self) -> bool {
+        self.record.is_none() && self.last_failure.as_ref().is_some_and(|failure| failure.class == UNREADABLE)
+    }
+
     /// Whether the answer to the machine's renewal is under way.
     fn awaits_an_answer(&self) -> bool {
         matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.contains(&id))
@@ -644,9 +674,12 @@ impl Desk {
         record.redeeming = false;
         record.set_aside = None;
         if record.identity.is_some() && identity.is_some() && record.identity != identity {
-            warn!(account = %record.account, "the server now answers for another identity than the one that signed in");
+            // The server says whose token this is. It was given for our refresh token, so requests go on; that it is
+            // somebody else's now must not go unnoticed.
+            let [was, is] = [&record.identity, &identity].map(|who| who.as_deref().unwrap_or_default());
+            warn!(account = %record.account, was, is, "the server now answers for another identity");
         }
-        record.identity = record.identity.take().or(identity);
+        record.identity = identity.or(record.identity.take());
         match tokens.refresh_token {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);

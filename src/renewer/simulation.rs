@@ -1251,7 +1251,8 @@ impl History {
                 let usable = self.outside().known[account].usable;
                 if let Some((_, renewal, _)) = usable {
                     self.outside().tell(|| format!("a{account}: an upstream says 401"));
-                    self.renewer.orders([Order::Rejected(id, renewal)], now);
+                    let worked = self.outside().roll(2) == 0;
+                    self.renewer.orders([Order::Rejected { account: id, id: renewal, worked }], now);
                 }
             }
             30..=32 => {
