@@ -36,6 +36,8 @@ use worker::{Command, Worker};
 mod body;
 mod connection;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod headers;
 mod replay;
