@@ -21,7 +21,7 @@
 //! ```text
 //! 7  cli                                      the person at the keyboard: one file a verb
 //! 6  daemon                                   builds, wires, starts, reloads, drains, stops
-//! 5  renewer    proxy    control    sign_in   the services, each on its own
+//! 5  renewer  proxy  control  sign_in  notices  the services, each on its own
 //! 4  token_source  accounts  token_endpoint  store   where tokens pass: out to requests, in from servers, to rest
 //! 3  platform   http_client  shutdown  stats  stand_in   one door to each part of the world
 //! 2  config                                   what the user asked for, valid by construction       (pure)

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use super::connection::{SMALL_WRITE, joined};
 use super::error::Fault;
 use super::replay::RequestBody;
 use crate::config::Origin;
@@ -454,7 +455,13 @@ impl AsyncWrite for UpstreamIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Plain(tcp) => {
+                let mut small = [0; SMALL_WRITE];
+                match joined(bufs, &mut small) {
+                    Some(bytes) => Pin::new(tcp).poll_write(cx, bytes),
+                    None => Pin::new(tcp).poll_write_vectored(cx, bufs),
+                }
+            }
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }

@@ -33,6 +33,8 @@ mod file;
 pub mod import;
 
 use disk::{Disk, FolderDisk};
+#[cfg(test)]
+pub(crate) use faulty_disk::FaultyDisk;
 
 /// What is stored of one account. Times are Unix seconds by the wall clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,6 +237,12 @@ impl Store {
             warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
         }
         Self::on(Box::new(disk), dir, Some(lock), warnings)
+    }
+
+    /// A store for the simulation.
+    #[cfg(test)]
+    pub(crate) fn on_faulty_disk(disk: FaultyDisk) -> Self {
+        Self::on(Box::new(disk), Path::new("/simulated"), None, Vec::new()).expect("no fault is planted yet")
     }
 
     /// A store on any disk.

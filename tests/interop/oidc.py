@@ -116,6 +116,6 @@ upstream = "{places['api']}"
         same(account["why_code"], "revoked", "why")
 
 
-with check("oidc-provider is here"):
+with check("oidc-provider is here, and the topic comes to its end"):
     need_node("oidc-provider")
     main()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use valetd::stand_in::{Provider, Rotation};
+use valetd::stand_in::{Behaviour, Provider, Rotation};
 
 use crate::lab::{self, Server, address, ask_for_renewal, ping};
 use crate::support::{Daemon, Home, PATIENCE, eventually, mode, words};
@@ -322,6 +322,22 @@ fn soak_a_thousand_rotations_with_kills() {
     }
 }
 
+#[test]
+fn a_daemon_that_is_told_to_stop_saves_the_rotation_that_is_under_way() {
+    let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    server.behave(Behaviour::SlowDrip(Duration::from_millis(1)), Some(1));
+    let before = server.issued();
+    assert!(ask_for_renewal(&daemon));
+    eventually("the server has rotated", || (server.issued() == before + 1).then_some(()));
+    let status = daemon.signal("TERM");
+    assert!(status.success(), "{status}");
+    assert_eq!(read(&home)["refresh_token"], server.newest_refresh_token());
+    assert_eq!(read(&home)["redeeming"], false);
+}
+
 // ---- disks and folders ------------------------------------------------------------------------------------------
 
 fn file(home: &Home) -> PathBuf {
@@ -403,6 +419,10 @@ fn a_read_only_state_folder_still_signs_in_and_says_that_it_saves_nothing() {
     assert_eq!(account["credential"]["saved"], false);
     assert!(daemon.log().contains("its file system is read-only"), "{}", daemon.log());
     assert_eq!(ping(&address(&daemon)).status, 200);
+    let logout = home.run(&["logout", "lab"]);
+    assert_eq!(logout.status.code(), Some(1), "what cannot be forgotten is no success: {}", words(&logout));
+    assert!(words(&logout).contains("told to revoke it all the same"), "{}", words(&logout));
+    eventually("it is revoked", || (server.log().outcomes("revoked") == 1).then_some(()));
 }
 
 #[test]
@@ -472,6 +492,23 @@ fn half_a_file_is_kept_aside_and_a_new_sign_in_takes_its_place() {
     assert_eq!(fs::read(home.path("state/valetd/lab.json.corrupt-1")).expect("kept"), &whole[..whole.len() / 2]);
     lab::sign_in(&home, &server.sign_in());
     home.start().until("lab", "usable");
+}
+
+#[test]
+fn a_file_that_is_mended_is_read_again_by_a_reload() {
+    let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Off));
+    let home = lab::home(&server, "", "", "");
+    let aside = home.path("aside.json");
+    fs::rename(file(&home), &aside).expect("moved");
+    fs::create_dir(file(&home)).expect("a folder in its place");
+    let daemon = home.start();
+    let why = daemon.until("lab", "sign-in-required")["why"].to_string();
+    assert!(why.contains("is not a plain file"), "{why}");
+    fs::remove_dir(file(&home)).expect("removed");
+    fs::rename(&aside, file(&home)).expect("moved back");
+    let reload = home.run(&["reload"]);
+    assert!(reload.status.success(), "{}", words(&reload));
+    daemon.until("lab", "usable");
 }
 
 #[test]

@@ -1,37 +1,21 @@
-//! The account `lab`: a stand-in of an authorization server and API on a thread of its own, and a home whose
-//! configuration points at it.
+//! The account `lab`: a stand-in of an authorization server and API, and a home whose configuration points at it.
 
 use std::ops::Deref;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
+use serde_json::Value;
 use valetd::secret::Secret;
 use valetd::stand_in::{Log, Options, Provider, Rotation, StandIn};
 
-use crate::support::{Answer, Daemon, Home, get, words};
+use crate::providers::{Running, start};
+use crate::support::{Answer, Daemon, Home, eventually, get, words};
 
 /// A stand-in that runs until it is dropped.
-pub(crate) struct Server {
-    stand_in: Arc<StandIn>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub(crate) struct Server(Running);
 
 impl Server {
     pub(crate) fn start(provider: Provider, options: Options) -> Self {
-        let (tell, told) = std::sync::mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let stand_in = Arc::new(StandIn::start(provider, options).await.expect("a port"));
-                tell.send(stand_in).expect("the story waits for it");
-                let _ = stopped.await;
-            });
-        });
-        Self { stand_in: told.recv().expect("a stand-in"), stop: Some(stop), thread: Some(thread) }
+        Self(start(provider, options))
     }
 
     /// Tokens were issued so often.
@@ -50,16 +34,7 @@ impl Deref for Server {
     type Target = StandIn;
 
     fn deref(&self) -> &StandIn {
-        &self.stand_in
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        &self.0
     }
 }
 
@@ -109,6 +84,15 @@ pub(crate) fn address(daemon: &Daemon<'_>) -> String {
 /// A request with lab's token.
 pub(crate) fn ping(address: &str) -> Answer {
     get(address, "/lab/ping").expect("an answer")
+}
+
+/// Asks for a renewal and waits until the server's answer, or its lack, has been taken in.
+pub(crate) fn renew(daemon: &Daemon<'_>) -> Value {
+    let before = daemon.account("lab")["token_requests"].as_u64();
+    assert!(ask_for_renewal(daemon));
+    eventually("the renewal has ended", || {
+        Some(daemon.account("lab")).filter(|account| account["token_requests"].as_u64() > before)
+    })
 }
 
 /// Asks for a renewal now. Returns whether the daemon took it.

@@ -2,10 +2,16 @@
 
 #![allow(unreachable_pub)] // a test program has no outside
 
+mod canary;
+mod faults;
 mod journeys;
 mod kills;
 mod lab;
+mod laptop;
+mod notices;
+mod owner;
 mod providers;
 mod readme;
 mod service;
+mod storms;
 mod support;
