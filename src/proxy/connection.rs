@@ -152,9 +152,9 @@ impl Pulse {
         self.uploading.store(false, Relaxed);
     }
 
-    /// Whether nothing has come yet.
+    /// Whether no whole request has come yet.
     fn is_fresh(&self) -> bool {
-        self.phase() == Phase::Idle && self.serial.load(Relaxed) == 0
+        self.serial.load(Relaxed) == 0
     }
 
     fn exchange_runs(&self) -> bool {
