@@ -759,6 +759,7 @@ fn config(upstream: SocketAddr) -> Config {
         warm: Duration::ZERO,
         idle_timeout: PATIENCE,
         via: true,
+        http2: false,
         extra_ca: None,
     };
     Config {
