@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::Peer;
+use super::audit;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
 use super::service;
@@ -80,6 +81,8 @@ pub(super) struct Pulse {
     idle_timeout_millis: AtomicU32,
     /// The running exchange has passed its limit.
     timed_out: AtomicBool,
+    /// Bytes of the request's body that have been read.
+    received: AtomicU64,
     /// The client still owes a part of the request's body.
     uploading: AtomicBool,
     /// The client has closed its sending side.
@@ -94,6 +97,7 @@ impl Pulse {
             serial: AtomicU32::new(0),
             idle_timeout_millis: AtomicU32::new(u32::MAX),
             timed_out: AtomicBool::new(false),
+            received: AtomicU64::new(0),
             uploading: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
         })
@@ -119,6 +123,7 @@ impl Pulse {
         self.serial.store(self.serial.load(Relaxed).wrapping_add(1), Relaxed);
         self.idle_timeout_millis.store(u32::MAX, Relaxed);
         self.timed_out.store(false, Relaxed);
+        self.received.store(0, Relaxed);
         self.uploading.store(uploading, Relaxed);
         self.enter(Phase::Waiting);
     }
@@ -145,6 +150,16 @@ impl Pulse {
         if matches!(self.phase(), Phase::Waiting | Phase::Answering) {
             self.enter(Phase::Idle);
         }
+    }
+
+    /// A part of the request's body has been read.
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
+    }
+
+    /// Bytes of the request's body so far.
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.received.load(Relaxed)
     }
 
     /// The request's body has been read to its end.
@@ -249,8 +264,10 @@ pub(super) struct Connection {
     /// The route that the listener belongs to, if it has one.
     pub(super) own_route: Option<RouteName>,
     pub(super) pulse: Arc<Pulse>,
+    /// Its place in the audit, from its first noted request on.
+    pub(super) seat: RefCell<Option<audit::Seat>>,
     /// Both ends, on TCP: the client's, ours.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
     stopping: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -268,6 +285,7 @@ impl Connection {
             door,
             own_route,
             pulse: Pulse::new(),
+            seat: RefCell::new(None),
             ends,
             id,
             stopping: Cell::new(false),

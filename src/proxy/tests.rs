@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Peer, PeerLookups, Proxy, ProxyListener, Table};
+use crate::config::path::PathRules;
 use crate::config::{
-    Account, AccountId, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn, TokenKind, Upstream,
+    Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn, TokenKind, Upstream,
 };
 use crate::oauth::{ClientAuth, Grant};
 use crate::platform::clock::Clock;
@@ -705,12 +706,18 @@ fn config(upstream: SocketAddr) -> Config {
         idle_timeout: PATIENCE,
         via: true,
         extra_ca: None,
+        require_key: false,
+        rules: PathRules::default(),
     };
     Config {
         listen: Vec::new(),
         hosts: Vec::new(),
         workers: 1,
         drain: PATIENCE,
+        clients: vec![Client::Own],
+        require_key: false,
+        audit: Audit::Off,
+        sandbox: false,
         accounts: BTreeMap::from([(id, account)]),
         routes: vec![route],
     }
