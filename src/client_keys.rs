@@ -299,7 +299,9 @@ impl KeyRing {
         let mut keys = Vec::clone(&self.keys.load());
         let name = match name {
             Some(name) => name,
-            None if ephemeral => KeyName::new(&format!("ephemeral-{}", hex(random::<4>()?.as_slice()))).expect("a name"),
+            None if ephemeral => {
+                KeyName::new(&format!("ephemeral-{}", hex(random::<4>()?.as_slice()))).expect("a name")
+            }
             None => return Err(KeyError::Nameless),
         };
         if rights.routes.is_empty() {

@@ -19,7 +19,8 @@ use tracing::{debug, error, info, warn};
 use crate::accounts::Accounts;
 use crate::client_keys::KeyRing;
 use crate::config::{
-    AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems, RouteName, Source,
+    AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
+    RouteName, Source,
 };
 use crate::control::report::{Facts, State};
 use crate::control::{self, Desk, ReloadRequest};
@@ -494,7 +495,8 @@ impl Daemon {
                 }
             }
         }
-        let others = config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|r| r.require_key);
+        let others =
+            config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|r| r.require_key);
         for listening in &self.listening {
             if let Some(ListenAddress::Unix(path)) = &listening.address {
                 open_to_others(path, others);
@@ -543,8 +545,7 @@ fn access(config: &Config, keys: &Arc<KeyRing>, audit: Option<&Audit>) -> (Acces
     for problem in &problems {
         warn!("{problem}");
     }
-    let access =
-        Access { uids: uids.into_iter().collect(), keys: keys.clone(), audit: audit.map(Audit::log) };
+    let access = Access { uids: uids.into_iter().collect(), keys: keys.clone(), audit: audit.map(Audit::log) };
     (access, problems)
 }
 
@@ -555,10 +556,14 @@ fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: boo
         return Measure::waived(NAME, "switched off (sandbox = false)");
     }
     if !problems.is_empty() && config.accounts.is_empty() {
-        return Measure::waived(NAME, "not drawn, since the configuration could not be used at the start: restart valetd");
+        return Measure::waived(
+            NAME,
+            "not drawn, since the configuration could not be used at the start: restart valetd",
+        );
     }
     if let Some(account) = config.starts_programs() {
-        let why = format!("not drawn, since the client secret of {account} comes from a command, which would inherit it");
+        let why =
+            format!("not drawn, since the client secret of {account} comes from a command, which would inherit it");
         return Measure::waived(NAME, why);
     }
     let own = config.routes.iter().filter_map(|route| route.listen.as_ref());

@@ -80,7 +80,8 @@ async fn demonstrate(folder: &Path, arguments: &Arguments) -> Result<Exit, Failu
     let config = daemon::load_config(&paths).map_err(Failure::new)?.config;
     let socket = paths.socket.clone();
     let invocation = options.invocation();
-    let surroundings = Surroundings { paths, invocation, inherited: Vec::new(), warnings: Vec::new(), seed: 1, hardening: None };
+    let surroundings =
+        Surroundings { paths, invocation, inherited: Vec::new(), warnings: Vec::new(), seed: 1, hardening: None };
     let daemon = Daemon::build(surroundings).map_err(Failure::new)?;
     let desk = daemon.desk();
     let (stop, stopped) = shutdown();

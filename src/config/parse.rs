@@ -11,8 +11,9 @@ use super::path::{PathRules, Rule};
 use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
-    Account, AccountId, Audit, Client, ClientAuth, Config, Endpoint, Facts, Grant, HeaderTemplate, ImportSource, ListenAddress,
-    Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream, provider, value,
+    Account, AccountId, Audit, Client, ClientAuth, Config, Endpoint, Facts, Grant, HeaderTemplate, ImportSource,
+    ListenAddress, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
+    provider, value,
 };
 use crate::secret::Secret;
 
@@ -984,7 +985,12 @@ mod tests {
             ("string for array", "listen = \"127.0.0.1:1\"", "must be an array of strings", ""),
             ("number in array", "hosts = [5]", "1:10: hosts[0]: must be a string", ""),
             ("bad host", "hosts = [\"a b\"]", "hosts[0]: has a bad host name", ""),
-            ("open listener", "listen = [\"0.0.0.0:80\"]", "reached from other machines", "require_key = true, at the top"),
+            (
+                "open listener",
+                "listen = [\"0.0.0.0:80\"]",
+                "reached from other machines",
+                "require_key = true, at the top",
+            ),
             (
                 "open listener of a route",
                 "[account.a]\nprovider = \"gdh\"\n[route.a]\nlisten = \"192.0.2.1:80\"",
@@ -1210,7 +1216,9 @@ mod tests {
         assert_eq!((rules.allow.len(), rules.deny.len()), (1, 1));
         assert_eq!(parse("audit = true").audit, Audit::StateFolder);
         assert_eq!(config.starts_programs(), None);
-        let command = format!("{LAB}upstream = \"https://a.example\"\nclient_id = \"i\"\nclient_auth = \"post\"\nclient_secret = {{ command = [\"x\"] }}\n");
+        let command = format!(
+            "{LAB}upstream = \"https://a.example\"\nclient_id = \"i\"\nclient_auth = \"post\"\nclient_secret = {{ command = [\"x\"] }}\n"
+        );
         assert_eq!(parse(&command).starts_programs().map(AccountId::as_str), Some("lab"));
     }
 

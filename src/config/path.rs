@@ -451,7 +451,8 @@ mod tests {
     }
 
     fn patterns() -> impl Strategy<Value = String> {
-        let segment = prop_oneof![3 => "[abc]{1,2}", 1 => Just("*".to_owned()), 1 => Just("**".to_owned()), 1 => "[abc]\\*"];
+        let segment =
+            prop_oneof![3 => "[abc]{1,2}", 1 => Just("*".to_owned()), 1 => Just("**".to_owned()), 1 => "[abc]\\*"];
         proptest::collection::vec(segment, 1..4).prop_map(|segments| format!("/{}", segments.join("/")))
     }
 

@@ -58,8 +58,10 @@ fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet
             },
             Client::Group(wanted) => {
                 let number = wanted.parse::<u32>().ok();
-                let Some((_, gid, listed)) =
-                    groups.iter().find(|(name, ..)| name == wanted).or_else(|| groups.iter().find(|g| Some(g.1) == number))
+                let Some((_, gid, listed)) = groups
+                    .iter()
+                    .find(|(name, ..)| name == wanted)
+                    .or_else(|| groups.iter().find(|g| Some(g.1) == number))
                 else {
                     unknown.push(format!("clients: no group is named \"{wanted}\" in /etc/group; nobody is let in"));
                     continue;

@@ -410,7 +410,8 @@ mod tests {
     #[test]
     fn a_renamed_file_is_made_anew_and_a_reload_may_name_another() {
         let folder = tempfile::tempdir().unwrap();
-        let [first, moved, second] = ["audit.jsonl", "audit.jsonl.1", "other.jsonl"].map(|name| folder.path().join(name));
+        let [first, moved, second] =
+            ["audit.jsonl", "audit.jsonl.1", "other.jsonl"].map(|name| folder.path().join(name));
         let mut audit = Audit::start(first.clone(), Arc::default()).unwrap();
         let seat = audit.log().seat(Ends::Unix(Some(std::process::id())));
         seat.note(entry(seat.id(), "/1"));

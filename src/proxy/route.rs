@@ -14,8 +14,8 @@ use hyper::{Method, Uri};
 
 use super::error::{Check, ProxyError};
 use super::upstream::UpstreamOrigin;
-pub(super) use crate::config::path::canonical;
 use crate::client_keys::ClientKey;
+pub(super) use crate::config::path::canonical;
 use crate::config::path::{PathRules, Reading, decode};
 use crate::config::{AccountId, Replay, RouteName};
 use crate::stats::RouteStats;

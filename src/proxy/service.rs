@@ -141,11 +141,7 @@ fn take_key(request: &mut Request<Incoming>) -> Result<Option<Presented>, ProxyE
 }
 
 /// The key that was presented, if it is one that is valid now.
-fn valid_key(
-    table: &LocalTable,
-    exchange: &mut Exchange,
-    presented: &Presented,
-) -> Result<Arc<ClientKey>, ProxyError> {
+fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented) -> Result<Arc<ClientKey>, ProxyError> {
     let found = table.shared.access.keys.find(&presented.key, client_keys::today());
     let key = found.map_err(|refusal| {
         ProxyError::NotAllowed(match refusal {

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use super::{Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::config::path::PathRules;
 use crate::config::{
-    Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn, TokenKind, Upstream,
+    Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn,
+    TokenKind, Upstream,
 };
 use crate::oauth::{ClientAuth, Grant};
 use crate::platform::clock::Clock;
