@@ -25,8 +25,10 @@ use crate::config::{
 use crate::control::report::{Facts, State};
 use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
+use crate::notices;
 use crate::platform::clock::Clock;
 use crate::platform::harden::{self, Measure};
+use crate::platform::hints::NetworkWatch;
 use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::PeerLookup;
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -331,6 +333,15 @@ impl Daemon {
         let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
         let desk = self.desk();
         let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let notices = notices::Parts {
+            accounts: self.accounts.clone(),
+            config: self.config.subscribe(),
+            clock: self.clock.clone(),
+            state_dir: self.paths.state_dir.clone(),
+            invocation: self.facts.borrow().invocation.clone(),
+        };
+        let noticing = tokio::spawn(notices::watch(notices, shutdown.clone()));
+        let mut network = NetworkWatch::new();
         let mut files = ConfigWatch::new(self.watched());
         let mut hangup = signal(SignalKind::hangup())?;
         let mut watchdog = self.notifier.watchdog_interval().map(|interval| tokio::time::interval(interval / 2));
@@ -356,6 +367,10 @@ impl Daemon {
                 _ = hangup.recv() => {
                     let _ = self.reload().await;
                 }
+                () = network.changed() => {
+                    debug!("the network has changed");
+                    let _ = self.notices.send(Notice::NetworkChanged).await;
+                }
                 () = files.changed() => {
                     info!("the configuration has changed");
                     let _ = self.reload().await;
@@ -376,6 +391,7 @@ impl Daemon {
         let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;
         control_stop.start();
         let _ = control.await;
+        let _ = noticing.await;
         match ended {
             Ok(Ok(())) if shutdown.has_started() => Ok(()),
             Ok(Ok(())) => Err(anyhow!("the renewer ended on its own")),
@@ -452,8 +468,10 @@ impl Daemon {
     /// What the configuration asks for that the walls drawn at the start do not let through.
     fn beyond_the_walls(&self, config: &Config) -> Vec<String> {
         let confined = self.facts.borrow().hardening.iter().any(|m| m.name == "landlock" && m.in_force);
-        let program = config.starts_programs().filter(|_| confined).map(|account| {
-            format!("account {account}: its client secret comes from a command, which may not be started since the sandbox was drawn without one: restart valetd")
+        let program = config.starts_programs().filter(|_| confined).map(|setting| {
+            format!(
+                "{setting} is a command, and the sandbox was drawn at the start without one: restart valetd, or it cannot run"
+            )
         });
         program.inspect(|warning| warn!("{warning}")).into_iter().collect()
     }
@@ -561,10 +579,8 @@ fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: boo
             "not drawn, since the configuration could not be used at the start: restart valetd",
         );
     }
-    if let Some(account) = config.starts_programs() {
-        let why =
-            format!("not drawn, since the client secret of {account} comes from a command, which would inherit it");
-        return Measure::waived(NAME, why);
+    if let Some(setting) = config.starts_programs() {
+        return Measure::waived(NAME, format!("not drawn, since {setting} is a command, which would inherit it"));
     }
     let own = config.routes.iter().filter_map(|route| route.listen.as_ref());
     let sockets = config.listen.iter().chain(own).filter_map(|address| match address {

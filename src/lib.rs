@@ -21,7 +21,7 @@
 //! ```text
 //! 7  cli                                      the person at the keyboard: one file a verb
 //! 6  daemon                                   builds, wires, starts, reloads, drains, stops
-//! 5  renewer    proxy    control    sign_in   the services, each on its own
+//! 5  renewer  proxy  control  sign_in  notices  the services, each on its own
 //! 4  token_source  accounts  token_endpoint  store   where tokens pass: out to requests, in from servers, to rest
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 3  platform   http_client  shutdown  stats  stand_in   one door to each part of the world
@@ -60,6 +60,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod http_client;
+pub mod notices;
 pub mod oauth;
 pub mod platform;
 pub mod proxy;

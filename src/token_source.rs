@@ -5,6 +5,7 @@
 //! long as its own patience; that it gives up cancels nothing but its own wait.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +28,9 @@ pub struct Published {
     pub value: HeaderValue,
     /// Not to be handed out from here on.
     pub usable_until: Timestamp,
+    /// An upstream has taken it: a 401 after that means that it was revoked, not that it was never any good. Set by
+    /// whoever sees a good answer, read for a 401.
+    pub has_worked: AtomicBool,
 }
 
 /// What is known of an account's token.
@@ -75,8 +79,15 @@ pub enum Unavailable {
 pub enum Order {
     /// A request found no usable token.
     Wanted(AccountId),
-    /// The upstream answered 401 to this renewal's token.
-    Rejected(AccountId, RenewalId),
+    /// The upstream answered 401 to a token.
+    Rejected {
+        /// Whose token.
+        account: AccountId,
+        /// The renewal that it came from.
+        id: RenewalId,
+        /// Whether an upstream had taken it before.
+        worked: bool,
+    },
 }
 
 /// One account's token, as requests see it.
@@ -158,24 +169,24 @@ impl TokenSource {
 
     /// Says that the upstream answered 401 to the token of `refused`, and waits up to `patience` for that of another
     /// renewal: what a replay needs. `None` as soon as it is plain that none will come in time.
-    pub async fn token_after(&self, refused: RenewalId, patience: Duration) -> Option<Arc<Published>> {
+    pub async fn token_after(&self, refused: &Published, patience: Duration) -> Option<Arc<Published>> {
+        let (refused, worked) = (refused.id, refused.has_worked.load(Ordering::Relaxed));
         let deadline = self.clock.now() + patience;
         if let Some(token) = self.usable().filter(|token| token.id > refused) {
             return Some(token); // somebody else's 401 has brought it already
         }
-        let found =
-            self.ask(
-                Order::Rejected(self.account.clone(), refused),
-                deadline,
-                |availability, now| match availability {
-                    Availability::Usable { token, .. } if token.id > refused && now < token.usable_until => {
-                        Some(Some(token.clone()))
-                    }
-                    Availability::Usable { renewing: true, .. } => None,
-                    Availability::Usable { renewing: false, .. } | Availability::SignInRequired { .. } => Some(None),
-                    Availability::Waiting { retry_at, .. } => retry_at.is_some_and(|at| at >= deadline).then_some(None),
-                },
-            );
+        let found = self.ask(
+            Order::Rejected { account: self.account.clone(), id: refused, worked },
+            deadline,
+            |availability, now| match availability {
+                Availability::Usable { token, .. } if token.id > refused && now < token.usable_until => {
+                    Some(Some(token.clone()))
+                }
+                Availability::Usable { renewing: true, .. } => None,
+                Availability::Usable { renewing: false, .. } | Availability::SignInRequired { .. } => Some(None),
+                Availability::Waiting { retry_at, .. } => retry_at.is_some_and(|at| at >= deadline).then_some(None),
+            },
+        );
         found.await.flatten()
     }
 

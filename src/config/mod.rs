@@ -122,6 +122,8 @@ pub struct Config {
     pub audit: Audit,
     /// Whether the daemon gives up what it does not need of the system.
     pub sandbox: bool,
+    /// How a person is told that an account needs them.
+    pub notice: NoticeSettings,
     /// By name.
     pub accounts: BTreeMap<AccountId, Account>,
     /// In the order of their names.
@@ -148,6 +150,15 @@ pub enum Audit {
     StateFolder,
     /// In this file; absolute.
     File(PathBuf),
+}
+
+/// How a person is told, besides the log, that an account needs them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoticeSettings {
+    /// Program and arguments, run without a shell; empty for none.
+    pub command: Vec<String>,
+    /// How long before the expected death of a refresh token.
+    pub before: Duration,
 }
 
 /// One address to accept connections on.
@@ -339,6 +350,8 @@ pub struct Route {
     pub wait: Duration,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
+    /// For how long after its last use one connection to the upstream is kept ready; zero for not at all.
+    pub warm: Duration,
     /// How long an exchange may stay without a byte in either direction.
     pub idle_timeout: Duration,
     /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).

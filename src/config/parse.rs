@@ -12,7 +12,7 @@ use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
     Account, AccountId, Audit, Client, ClientAuth, Config, Endpoint, Facts, Grant, HeaderTemplate, ImportSource,
-    ListenAddress, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
+    ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
     provider, value,
 };
 use crate::secret::Secret;
@@ -23,10 +23,15 @@ const LISTEN: [&str; 2] = ["127.0.0.1:8253", "[::1]:8253"];
 const MOST_WORKERS: u64 = 256;
 /// Long enough for an ordinary answer, short enough that a logout is not held up.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A weekend and a day.
+const NOTICE_BEFORE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// A renewal takes a second or two; after ten a client does better to be told.
 const WAIT: Duration = Duration::from_secs(10);
 /// DNS, TCP and TLS to a distant host, with one lost packet each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A person who works with an API now and then comes back within this.
+const WARM: Duration = Duration::from_secs(15 * 60);
 /// Long polls and event streams stay silent for a minute or two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// The JSON of a search or an order; uploads are not replayed.
@@ -37,7 +42,7 @@ const MOST_REPLAY: u64 = 1 << 30;
 const LEAST_SPACING: Duration = Duration::from_millis(10);
 
 const TOP_KEYS: &[&str] =
-    &["listen", "hosts", "workers", "drain", "clients", "require_key", "audit", "sandbox", "account", "route"];
+    &["listen", "hosts", "workers", "drain", "clients", "require_key", "audit", "sandbox", "notice", "account", "route"];
 
 const ACCOUNT_KEYS: &[&str] = &[
     "provider",
@@ -73,6 +78,7 @@ const ROUTE_KEYS: &[&str] = &[
     "wait",
     "connect_timeout",
     "idle_timeout",
+    "warm",
     "via",
     "extra_ca",
     "require_key",
@@ -124,6 +130,7 @@ impl Config {
             require_key: false,
             audit: Audit::Off,
             sandbox: true,
+            notice: NoticeSettings { command: Vec::new(), before: NOTICE_BEFORE },
             accounts: BTreeMap::new(),
             routes: Vec::new(),
         }
@@ -145,10 +152,11 @@ impl Config {
         Ok(Parsed { config, warnings: problems })
     }
 
-    /// The account, if there is one, whose settings have the daemon start other programs.
-    pub fn starts_programs(&self) -> Option<&AccountId> {
+    /// The setting, if there is one, that has the daemon start other programs.
+    pub fn starts_programs(&self) -> Option<String> {
         let command = |account: &&Account| matches!(account.client_secret, Some(SecretSource::Command(_)));
-        self.accounts.values().find(command).map(|account| &account.id)
+        let account = self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
+        account.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
     }
 
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
@@ -246,6 +254,12 @@ impl<'a> Reader<'a> {
         };
         for listener in &found.listeners {
             self.check_reach(listener, config.require_key, "require_key = true, at the top");
+        }
+        if let Some(notice) = root.table("notice") {
+            notice.only(&["command", "before"]);
+            let command = notice.array("command", not_empty).unwrap_or_default();
+            config.notice.command = command.into_iter().map(|word| word.value).collect();
+            config.notice.before = self.duration(&notice, "before", Duration::ZERO, NOTICE_BEFORE);
         }
 
         let own =
@@ -670,6 +684,7 @@ impl<'a> Reader<'a> {
             wait: self.duration(&table, "wait", Duration::ZERO, WAIT),
             connect_timeout: self.duration(&table, "connect_timeout", a_moment, CONNECT_TIMEOUT),
             idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
+            warm: self.duration(&table, "warm", Duration::ZERO, WARM),
             via: table.boolean("via").unwrap_or(true),
             extra_ca: self.path(&table, "extra_ca"),
             require_key,
@@ -1219,7 +1234,8 @@ mod tests {
         let command = format!(
             "{LAB}upstream = \"https://a.example\"\nclient_id = \"i\"\nclient_auth = \"post\"\nclient_secret = {{ command = [\"x\"] }}\n"
         );
-        assert_eq!(parse(&command).starts_programs().map(AccountId::as_str), Some("lab"));
+        assert_eq!(parse(&command).starts_programs().as_deref(), Some("account.lab.client_secret"));
+        assert_eq!(parse("notice = { command = [\"x\"] }").starts_programs().as_deref(), Some("notice"));
     }
 
     #[test]

@@ -296,6 +296,7 @@ const SHOWN: &[&str] = &[
     "upstream",
     "via",
     "wait",
+    "warm",
     "workers",
 ];
 

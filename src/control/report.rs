@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::accounts::{AccountView, LastFailure};
+use crate::accounts::{AccountView, LastFailure, UNREADABLE};
 use crate::config::{Config, ListenAddress, Route, RouteName};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, Why};
@@ -169,7 +169,7 @@ pub struct Wakeup {
 pub struct FailureReport {
     /// When.
     pub at: Moment,
-    /// `transient`, `ambiguous` or `permanent`.
+    /// `transient`, `ambiguous` or `permanent`; or `unreadable`, when the stored credential could not be used.
     pub class: String,
     /// The server's OAuth code (RFC 6749 section 5.2), if it gave one.
     pub oauth_error: Option<String>,
@@ -380,7 +380,11 @@ impl AccountReport {
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
-            State::SignInRequired => why_code.map(|why| why.to_string()),
+            // what is stored cannot be used: that says more than that nobody is signed in
+            State::SignInRequired => match (why_code, last_failure) {
+                (Some(Why::NotSignedIn), Some(failure)) if failure.class == UNREADABLE => Some(failure.detail.clone()),
+                (why, _) => why.map(|why| why.to_string()),
+            },
             // a failure before the last success says nothing about now
             State::Usable | State::Waiting | State::Renewing if failures > 0 => {
                 last_failure.as_ref().map(|failure| failure.detail.clone())
@@ -519,7 +523,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::accounts::Stored;
-    use crate::config::{AccountId, Audit, Client, Origin, Replay, Upstream};
+    use crate::config::{AccountId, Audit, Client, NoticeSettings, Origin, Replay, Upstream};
     use crate::renewal::RenewalId;
 
     /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
@@ -742,6 +746,7 @@ pub(crate) mod tests {
             refuse: Vec::new(),
             wait: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            warm: Duration::from_secs(900),
             idle_timeout: Duration::from_secs(300),
             via: true,
             extra_ca: None,
@@ -757,6 +762,7 @@ pub(crate) mod tests {
             require_key: false,
             audit: Audit::Off,
             sandbox: true,
+            notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
             accounts: BTreeMap::new(),
             routes: vec![route],
         }

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod harden;
+pub mod hints;
 pub mod log;
 pub mod paths;
 pub mod peer;

@@ -181,7 +181,7 @@ fn entry(
     stats: &Stats,
 ) -> Result<RouteEntry, String> {
     let Route { name, account, upstream: target, listen: _, replay, replay_limit, refuse, .. } = route;
-    let Route { wait, connect_timeout, idle_timeout, via, extra_ca: _, require_key, rules, .. } = route;
+    let Route { wait, connect_timeout, idle_timeout, warm, via, extra_ca: _, require_key, rules, .. } = route;
     let host = HeaderValue::try_from(target.origin.authority())
         .map_err(|_| format!("route {name}: \"{}\" is no host name", target.origin.host))?;
     if hyper::http::uri::PathAndQuery::try_from(format!("{}/", target.base_path)).is_err() {
@@ -201,6 +201,7 @@ fn entry(
         refuse: refuse.iter().map(|path| route::canonical(path)).collect(),
         wait: *wait,
         connect_timeout: *connect_timeout,
+        warm: *warm,
         idle_timeout: *idle_timeout,
         via: *via,
         require_key: *require_key,

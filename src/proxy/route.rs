@@ -40,6 +40,7 @@ pub(super) struct RouteEntry {
     pub(super) refuse: Vec<Vec<u8>>,
     pub(super) wait: Duration,
     pub(super) connect_timeout: Duration,
+    pub(super) warm: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) via: bool,
     /// Whether nobody is let in without a client key.

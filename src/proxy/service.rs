@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Body, Incoming};
@@ -129,6 +130,9 @@ async fn carry_out(
     if response.status() == StatusCode::UNAUTHORIZED {
         return Box::pin(after_401(connection, &local, token, kept, response, lease, home)).await;
     }
+    if response.status().is_success() && !token.has_worked.load(Ordering::Relaxed) {
+        token.has_worked.store(true, Ordering::Relaxed);
+    }
     hand_on(route, response, lease, &token, &home)
 }
 
@@ -218,7 +222,7 @@ pub(super) async fn renewed_token(
     }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
-    let renewal = connection.in_time(route.tokens.token_after(refused.id, patience)).await;
+    let renewal = connection.in_time(route.tokens.token_after(refused, patience)).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 

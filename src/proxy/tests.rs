@@ -28,6 +28,11 @@ use crate::token_source::{Availability, Order, Published, TokenSource};
 /// Longer than anything here takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What is said of the first token when the upstream did not like it.
+fn rejected() -> Order {
+    Order::Rejected { account: AccountId::new("lab").unwrap(), id: RenewalId(1), worked: false }
+}
+
 #[tokio::test]
 async fn a_request_goes_up_with_one_token_and_the_answer_comes_back() {
     let origin = Upright::answering(|_| ok("hello")).await;
@@ -170,7 +175,7 @@ async fn a_401_brings_one_renewal_and_one_replay_with_the_whole_body() {
     let mut chunked = proxy.connect().await;
     chunked.send("PUT /lab/x HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nparts\r\n").await;
     for _ in 0..3 {
-        assert_eq!(proxy.order().await, Order::Rejected(AccountId::new("lab").unwrap(), RenewalId(1)));
+        assert_eq!(proxy.order().await, rejected());
     }
     proxy.publish(2);
     for (client, body) in &mut clients {
@@ -209,7 +214,7 @@ async fn a_401_that_no_renewal_helps_or_whose_request_is_gone_is_handed_on() {
     ] {
         client.send(request).await;
         assert_eq!(client.answer().await.status, 401, "{request}");
-        assert_eq!(proxy.order().await, Order::Rejected(AccountId::new("lab").unwrap(), RenewalId(1)), "{request}");
+        assert_eq!(proxy.order().await, rejected(), "{request}");
     }
     assert_eq!(origin.seen().len(), 4, "nothing was sent twice");
     // the new token is refused, too: its 401 is the answer
@@ -253,6 +258,37 @@ async fn a_connection_that_closed_while_idle_costs_a_get_nothing_and_a_post_is_n
     assert!(answer.field("proxy-status").unwrap().contains("http_response_incomplete"), "{answer:?}");
     let posts = heads.lock().unwrap().iter().filter(|head| head.starts_with("POST")).count();
     assert_eq!(posts, 1);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn an_upstream_in_use_is_kept_one_connection_warm_and_one_that_closes_it_at_once_is_not_stormed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy =
+        Running::start_at(listener.local_addr().unwrap(), |config| config.routes[0].warm = Duration::from_secs(900))
+            .await;
+    let mut client = proxy.connect().await;
+    client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    let mut origin = Wire::accept(&listener).await;
+    origin.raw_head().await;
+    origin.send(&ok("first")).await;
+    assert_eq!(client.answer().await.text(), "first");
+    drop(origin); // as a server that is tired of waiting
+    let mut warm = Wire::accept(&listener).await; // nobody has asked for anything
+    for _ in 0..3 {
+        // the kernel has accepted it before the worker knows: a few turns of the worker's loop
+        client.send("GET /nowhere HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 404);
+    }
+    client.send("GET /lab/y HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert!(warm.raw_head().await.starts_with("GET /y "));
+    warm.send(&ok("second")).await;
+    assert_eq!(client.answer().await.text(), "second");
+    // closed again and again: one more at once, as the last was good for something, and then none for five seconds
+    drop(warm);
+    drop(Wire::accept(&listener).await);
+    let early = timeout(Duration::from_secs(2), listener.accept()).await;
+    assert!(early.is_err(), "a connection is opened as soon as the last is closed");
     proxy.stop().await;
 }
 
@@ -704,6 +740,7 @@ fn config(upstream: SocketAddr) -> Config {
         refuse: Vec::new(),
         wait: PATIENCE,
         connect_timeout: PATIENCE,
+        warm: Duration::ZERO,
         idle_timeout: PATIENCE,
         via: true,
         extra_ca: None,
@@ -714,6 +751,7 @@ fn config(upstream: SocketAddr) -> Config {
         listen: Vec::new(),
         hosts: Vec::new(),
         workers: 1,
+        notice: crate::config::NoticeSettings { command: Vec::new(), before: Duration::ZERO },
         drain: PATIENCE,
         clients: vec![Client::Own],
         require_key: false,
@@ -776,7 +814,13 @@ impl Running {
         let mut value = HeaderValue::from_str(&format!("Bearer token-{id}")).unwrap();
         value.set_sensitive(true);
         let name = HeaderName::from_static("authorization");
-        let token = Arc::new(Published { id: RenewalId(id), name, value, usable_until: Timestamp::FAR });
+        let token = Arc::new(Published {
+            id: RenewalId(id),
+            name,
+            value,
+            usable_until: Timestamp::FAR,
+            has_worked: Default::default(),
+        });
         self.source.publish(Availability::Usable { token, renewing: false });
     }
 

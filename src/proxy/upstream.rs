@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -21,11 +21,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use super::connection::{SMALL_WRITE, joined};
 use super::error::Fault;
 use super::replay::RequestBody;
 use crate::config::Origin;
@@ -33,8 +35,9 @@ use crate::config::Origin;
 /// A little below the 60 s after which many servers and load balancers close an idle connection: better that we do it.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
 
-/// More than that many idle connections to one upstream are not worth their memory.
-const MOST_IDLE: usize = 128;
+/// More idle connections to one upstream than that are not worth their memory. As many as a crowd of clients uses at
+/// once: with fewer, every request of a crowd would close one connection and open another.
+const MOST_IDLE: usize = 1024;
 
 /// RFC 8305 section 5: the time after which the next address is tried as well.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -96,6 +99,22 @@ pub(super) struct Pool {
     idle: RefCell<Vec<Idle>>,
     /// Whether a task is asleep that will close the idle ones.
     reaper: Cell<bool>,
+    /// What its routes want kept warm.
+    pub(super) warmth: Cell<Warmth>,
+    /// Whether a task keeps a connection warm.
+    warming: Cell<bool>,
+    last_used: Cell<Instant>,
+    /// Rung when a connection has ended.
+    ended: Rc<Notify>,
+}
+
+/// For how long after its last use an upstream is kept one connection ready, so that a request that comes out of the
+/// blue spares itself DNS, TCP and TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Warmth {
+    /// Zero for not at all.
+    pub(super) span: Duration,
+    pub(super) connect_timeout: Duration,
 }
 
 struct Idle {
@@ -123,7 +142,15 @@ pub(super) enum SendError {
 
 impl Pool {
     pub(super) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
-        Rc::new(Self { upstream, idle: RefCell::default(), reaper: Cell::new(false) })
+        Rc::new(Self {
+            upstream,
+            idle: RefCell::default(),
+            reaper: Cell::new(false),
+            warmth: Cell::default(),
+            warming: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+            ended: Rc::default(),
+        })
     }
 
     /// Sends a request on a free connection, or on a new one if there is none or `fresh` asks for it. A request that
@@ -171,15 +198,28 @@ impl Pool {
         if sender.is_closed() {
             return;
         }
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() >= MOST_IDLE {
-            idle.remove(0);
+        let now = Instant::now();
+        {
+            let mut idle = self.idle.borrow_mut();
+            if idle.len() >= MOST_IDLE {
+                idle.remove(0);
+            }
+            idle.push(Idle { sender, since: now });
         }
-        idle.push(Idle { sender, since: Instant::now() });
+        self.last_used.set(now);
+        self.reap_from(now);
+        if !self.warming.get() && !self.warmth.get().span.is_zero() {
+            self.warming.set(true);
+            tokio::task::spawn_local(keep_warm(Rc::downgrade(self)));
+        }
+    }
+
+    /// Sees to it that what has been put among the idle ones at `now` is closed some day.
+    fn reap_from(self: &Rc<Self>, now: Instant) {
         if !self.reaper.replace(true) {
             let pool = Rc::downgrade(self);
             tokio::task::spawn_local(async move {
-                let mut wake_at = Instant::now() + LONGEST_IDLE;
+                let mut wake_at = now + LONGEST_IDLE;
                 loop {
                     tokio::time::sleep_until(wake_at).await;
                     let Some(pool) = pool.upgrade() else { return };
@@ -201,15 +241,77 @@ impl Pool {
         next
     }
 
-    async fn connect(&self, timeout: Duration) -> Result<SendRequest<RequestBody>, Fault> {
+    async fn connect(self: &Rc<Self>, timeout: Duration) -> Result<SendRequest<RequestBody>, Fault> {
         let io = dial(&self.upstream, timeout).await?;
         let (sender, connection) = handshake(io).await?;
+        let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "an upstream connection ended");
             }
+            if let Some(pool) = pool.upgrade() {
+                pool.ended.notify_waiters();
+            }
         });
         Ok(sender)
+    }
+
+    /// When the youngest idle connection will have been idle for too long; `None` if there is none.
+    fn warm_until(&self) -> Option<Instant> {
+        let idle = self.idle.borrow();
+        idle.iter().filter(|idle| !idle.sender.is_closed()).map(|idle| idle.since + LONGEST_IDLE - HEAD_START).max()
+    }
+}
+
+/// A warm connection's successor is opened so long before it is closed as idle.
+const HEAD_START: Duration = Duration::from_secs(5);
+
+/// After a warm connection has ended unused, the next is opened no sooner than this, and twice as long after each
+/// further one: some servers close what is idle at once.
+const WARM_AGAIN: Duration = Duration::from_secs(5);
+
+/// Keeps one connection ready while the upstream was in use lately. Sleeps until one is due, and holds nothing of the
+/// pool meanwhile.
+async fn keep_warm(pool: Weak<Pool>) {
+    let mut distance = WARM_AGAIN;
+    let mut opened: Option<Instant> = None;
+    loop {
+        let Some(this) = pool.upgrade() else { return };
+        let (now, warmth) = (Instant::now(), this.warmth.get());
+        let end = this.last_used.get() + warmth.span;
+        if warmth.span.is_zero() || now >= end {
+            this.warming.set(false);
+            return;
+        }
+        if opened.is_some_and(|opened| this.last_used.get() > opened) {
+            distance = WARM_AGAIN; // it was good for something
+        }
+        let due = match this.warm_until() {
+            Some(until) => until,
+            None => opened.map_or(now, |opened| opened + distance),
+        };
+        if now >= due {
+            if opened.is_some() && this.warm_until().is_none() {
+                distance = (distance * 2).min(LONGEST_IDLE);
+            }
+            opened = Some(now);
+            match this.connect(warmth.connect_timeout).await {
+                // behind those in use: it is for the one who finds no other
+                Ok(sender) => {
+                    let since = Instant::now();
+                    this.idle.borrow_mut().insert(0, Idle { sender, since });
+                    this.reap_from(since);
+                }
+                Err(fault) => debug!(upstream = %this.upstream.label, ?fault, "no warm connection to be had"),
+            }
+            continue;
+        }
+        let bell = this.ended.clone();
+        drop(this); // the pool may go meanwhile
+        tokio::select! {
+            () = tokio::time::sleep_until(due.min(end)) => {}
+            () = bell.notified() => {}
+        }
     }
 }
 
@@ -353,7 +455,13 @@ impl AsyncWrite for UpstreamIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Plain(tcp) => {
+                let mut small = [0; SMALL_WRITE];
+                match joined(bufs, &mut small) {
+                    Some(bytes) => Pin::new(tcp).poll_write(cx, bytes),
+                    None => Pin::new(tcp).poll_write_vectored(cx, bufs),
+                }
+            }
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }

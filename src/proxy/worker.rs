@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::connection::{self, Connection, Socket};
 use super::guard::{Caller, Door};
 use super::route::RouteEntry;
-use super::upstream::Pool;
+use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::platform::socket;
 use crate::stats::Stats;
@@ -78,7 +78,16 @@ impl LocalTable {
             let pool = pools.entry(upstream.id).or_insert_with(|| Pool::new(upstream.clone())).clone();
             Rc::new(LocalRoute { entry: entry.clone(), pool })
         });
-        let routes = routes.collect();
+        let routes: Vec<Rc<LocalRoute>> = routes.collect();
+        for route in &routes {
+            route.pool.warmth.set(Warmth::default());
+        }
+        for route in &routes {
+            let (pool, RouteEntry { warm, connect_timeout, .. }) = (&route.pool, &*route.entry);
+            if *warm > pool.warmth.get().span {
+                pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
+            }
+        }
         Rc::new(Self { shared, routes })
     }
 }

@@ -16,8 +16,13 @@ pub enum Event {
     Wanted,
     /// A person asked for a renewal now.
     Asked,
-    /// The upstream answered 401 to this one.
-    Rejected(RenewalId),
+    /// The upstream answered 401 to a token.
+    Rejected {
+        /// The renewal that it came from.
+        id: RenewalId,
+        /// Whether an upstream had taken it before: then it was revoked.
+        worked: bool,
+    },
     /// The server has answered with tokens.
     Renewed {
         /// Which renewal this answers.
@@ -92,7 +97,7 @@ pub struct Renewal {
     /// An answer to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
     answer_lost: bool,
     refresh_expires_at: Option<Timestamp>,
-    /// Until when 401s are passed on, and for how long that was set.
+    /// When a 401 last brought a renewal about, and how long the next one has to wait for that (see `policy`).
     distrust: Option<(Timestamp, Duration)>,
     random: Random,
     #[cfg(test)]
@@ -155,7 +160,7 @@ impl Renewal {
                     self.bring_forward(self.spaced(now));
                 }
             }
-            Event::Rejected(id) => self.rejected(id, now),
+            Event::Rejected { id, worked } => self.rejected(id, worked, now),
             Event::Renewed { id, lifetime, rotated, refresh_lifetime } => {
                 if self.owes(id) {
                     self.renewed(id, lifetime, rotated, refresh_lifetime, now, &mut actions);
@@ -278,22 +283,17 @@ impl Renewal {
     }
 
     /// A 401 from the upstream brings the next renewal forward, once for each rejected token. If the token that it
-    /// brings is rejected too, 401s are the upstream's business for a while.
-    fn rejected(&mut self, id: RenewalId, now: Timestamp) {
+    /// brings is rejected too, 401s are the upstream's business for a while; for a short while only where that token
+    /// had been good for something.
+    fn rejected(&mut self, id: RenewalId, worked: bool, now: Timestamp) {
         let is_current = self.published.is_some_and(|token| token.id == id);
-        let is_distrusted = self.distrust.is_some_and(|(until, _)| now < until);
+        let is_distrusted = self.distrust.is_some_and(|(since, step)| now < since + policy::patience(step, worked));
         if !is_current || is_distrusted || !matches!(self.phase, Phase::Scheduled { .. }) {
             return;
         }
         // long ago counts as never
-        let last = self.distrust.map_or(
-            Duration::ZERO,
-            |(until, length)| {
-                if now < until + length { length } else { Duration::ZERO }
-            },
-        );
-        let length = policy::distrust(last);
-        self.distrust = Some((now + length, length));
+        let recent = self.distrust.filter(|(since, step)| now < *since + 2 * policy::patience(*step, false));
+        self.distrust = Some((now, policy::next_distrust(recent.map(|(_, step)| step))));
         self.bring_forward(self.earliest.max(self.spaced(now)));
     }
 

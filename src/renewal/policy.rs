@@ -47,12 +47,15 @@ const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
 /// A server may ask for more patience than its outage will take; nobody should wait a day for a typing error.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// After a renewal that a 401 has brought about, the next 401 brings one about no sooner than this; twice as long after
-/// each further one.
+/// After a renewal that a 401 has brought about, the next 401 brings one about no sooner than this, and twice as long after
+/// each further one: an upstream that always says 401 must not become a storm at the authorization server.
 const FIRST_DISTRUST: Duration = Duration::from_secs(10 * 60);
 
-/// See [`FIRST_DISTRUST`].
+/// A 401 is passed on at the most so long without a question to the authorization server.
 const LONGEST_DISTRUST: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// A token that was good before its 401 was revoked, most likely, and its successor is asked for so much sooner.
+const TRUST_IF_WORKED: u32 = 120;
 
 /// When a token is renewed: `min(early, lifetime / 3)` before its end, spread over a tenth of that to each side by
 /// `spread`, which is in 0..=1.
@@ -84,10 +87,15 @@ pub fn retry_times(now: Timestamp, backoff: Duration, retry_after: Option<Durati
     }
 }
 
-/// How long 401s are passed on after a renewal that a 401 has brought about, given how long it was last time (zero for
-/// never).
-pub fn distrust(last: Duration) -> Duration {
-    (last * 2).clamp(FIRST_DISTRUST, LONGEST_DISTRUST)
+/// The step that follows `last`, the one before it, in the distance between renewals that 401s bring about.
+pub fn next_distrust(last: Option<Duration>) -> Duration {
+    let longest = LONGEST_DISTRUST * TRUST_IF_WORKED;
+    last.map_or(FIRST_DISTRUST, |last| (last * 2).min(longest))
+}
+
+/// How long after such a renewal 401s are passed on, given the step, and whether the token had worked before.
+pub fn patience(step: Duration, worked: bool) -> Duration {
+    if worked { step / TRUST_IF_WORKED } else { step }.min(LONGEST_DISTRUST)
 }
 
 #[cfg(test)]
@@ -140,9 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn distrust_doubles_from_ten_minutes_to_six_hours() {
-        assert_eq!(distrust(Duration::ZERO), secs(600));
-        assert_eq!(distrust(secs(600)), secs(1200));
-        assert_eq!(distrust(secs(20_000)), secs(21_600));
+    fn distrust_doubles_from_ten_minutes_to_six_hours_or_from_five_seconds_where_the_token_had_worked() {
+        let steps = std::iter::successors(Some(next_distrust(None)), |last| Some(next_distrust(Some(*last))));
+        let waits: Vec<(u64, u64)> =
+            steps.map(|step| (patience(step, false).as_secs(), patience(step, true).as_secs())).take(15).collect();
+        assert_eq!(waits[..4], [(600, 5), (1200, 10), (2400, 20), (4800, 40)]);
+        assert_eq!(waits[14], (21_600, 21_600));
     }
 }

@@ -175,18 +175,41 @@ fn a_request_without_a_token_shortens_the_back_off_but_not_the_servers_retry_aft
     assert_eq!(work.after(SECOND, Event::Asked), [renew(id.0 + 1)]);
 }
 
+fn rejected(id: u64, worked: bool) -> Event {
+    Event::Rejected { id: RenewalId(id), worked }
+}
+
 #[test]
 fn a_401_renews_once_and_an_upstream_that_always_says_401_costs_two_calls_a_lifetime() {
     let mut work = Story::signed_in().with_token_for(HOUR);
-    assert_eq!(work.after(MINUTE, Event::Rejected(RenewalId(1))), [renew(2)]);
+    assert_eq!(work.after(MINUTE, rejected(1, false)), [renew(2)]);
     let _ = work.renewed(2, HOUR);
     for _ in 0..50 {
-        assert_eq!(work.after(SECOND, Event::Rejected(RenewalId(2))), []);
-        assert_eq!(work.event(Event::Rejected(RenewalId(1))), [], "of a token that is no longer in hand");
+        assert_eq!(work.after(SECOND, rejected(2, false)), []);
+        assert_eq!(work.event(rejected(1, false)), [], "of a token that is no longer in hand");
     }
     assert!(!work.machine.is_renewing(work.now));
-    // but a token that is revoked much later is renewed again
-    assert_eq!(work.after(20 * MINUTE, Event::Rejected(RenewalId(2))), [renew(3)]);
+    // but a token that is rejected much later is renewed again
+    assert_eq!(work.after(10 * MINUTE, rejected(2, false)), [renew(3)]);
+}
+
+#[test]
+fn a_token_that_had_worked_and_is_revoked_again_is_renewed_within_seconds() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.after(MINUTE, rejected(1, true)), [renew(2)]);
+    let _ = work.renewed(2, HOUR);
+    assert_eq!(work.after(SECOND, rejected(2, true)), []);
+    assert_eq!(work.after(4 * SECOND, rejected(2, true)), [renew(3)]);
+    // a route that always says 401 beside one that does not: fewer and fewer calls, not one every few seconds
+    let mut calls = 0;
+    for _ in 0..24 * 3600 / 5 {
+        if let Phase::InFlight { id } = work.machine.snapshot().phase {
+            let _ = work.renewed(id.0, 24 * HOUR);
+        }
+        let published = work.machine.snapshot().published.expect("a token").0;
+        calls += work.after(5 * SECOND, rejected(published, true)).len();
+    }
+    assert!((5..=16).contains(&calls), "{calls} calls in a day");
 }
 
 #[test]
@@ -378,7 +401,10 @@ impl History {
             0..=5 => Event::Tick,
             6 | 7 => Event::Wanted,
             8 => Event::Asked,
-            9 => Event::Rejected(RenewalId(self.roll(1 + self.answered.len() as u64 + self.owed.len() as u64))),
+            9 => {
+                let id = RenewalId(self.roll(1 + self.answered.len() as u64 + self.owed.len() as u64));
+                Event::Rejected { id, worked: self.roll(2) == 0 }
+            }
             10 => Event::NetworkChanged,
             11 => Event::Resumed,
             12 if self.roll(8) == 0 => Event::CredentialRemoved,

@@ -10,12 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::{error, info, warn};
 
-use crate::accounts::{AccountView, LastFailure, NewCredential, Stored};
+use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, AccountId, Config, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{Action, Event, Failure, Phase, Renewal, RenewalId, Why};
@@ -135,7 +136,8 @@ impl<W: World> Renewer<W> {
         });
         let mut stagger = Duration::ZERO;
         for (id, account) in &config.accounts {
-            if let Some(desk) = self.desks.get_mut(id) {
+            // what could not be read may have been mended since, so it is read again
+            if let Some(desk) = self.desks.get_mut(id).filter(|desk| !desk.is_unreadable()) {
                 let has_changed = Config::security_relevant_change(&desk.account, account);
                 desk.account = Arc::new(account.clone());
                 desk.machine.set_policy(account.renew);
@@ -145,11 +147,16 @@ impl<W: World> Renewer<W> {
                 info!(account = %id, "the account's server or client may have changed: starting over");
             } else {
                 self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let record = load(id).unwrap_or_else(|error| {
+                let (record, error) = match load(id) {
+                    Ok(record) => (record, None),
+                    Err(error) => (None, Some(error)),
+                };
+                let mut desk = Desk::new(account.clone(), record, self.seed);
+                if let Some(error) = error {
                     error!(account = %id, %error, "the stored credential cannot be used");
-                    None
-                });
-                self.desks.insert(id.clone(), Desk::new(account.clone(), record, self.seed));
+                    desk.note_failure(RenewalId(0), UNREADABLE, None, None, error, now);
+                }
+                self.desks.insert(id.clone(), desk);
             }
             let Some(event) = self.first_event(id, stagger, now) else { continue };
             stagger += STAGGER;
@@ -186,7 +193,7 @@ impl<W: World> Renewer<W> {
         for order in orders {
             let (account, event) = match order {
                 Order::Wanted(account) => (account, Event::Wanted),
-                Order::Rejected(account, id) => (account, Event::Rejected(id)),
+                Order::Rejected { account, id, worked } => (account, Event::Rejected { id, worked }),
             };
             self.handle(&account, event, now);
             if !asked.contains(&account) {
@@ -200,7 +207,7 @@ impl<W: World> Renewer<W> {
 
     /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
     pub fn tick(&mut self, now: Timestamp) {
-        self.to_all(Event::Tick, now);
+        self.handle_all(Event::Tick, now);
         for desk in self.desks.values_mut() {
             if desk.unsaved.is_some_and(|again| now >= again) {
                 let _ = desk.save(&mut self.world, now);
@@ -210,15 +217,15 @@ impl<W: World> Renewer<W> {
 
     /// The machine has slept.
     pub fn resumed(&mut self, now: Timestamp) {
-        self.to_all(Event::Resumed, now);
+        self.handle_all(Event::Resumed, now);
     }
 
     /// The network has changed.
     pub fn network_changed(&mut self, now: Timestamp) {
-        self.to_all(Event::NetworkChanged, now);
+        self.handle_all(Event::NetworkChanged, now);
     }
 
-    fn to_all(&mut self, event: Event, now: Timestamp) {
+    fn handle_all(&mut self, event: Event, now: Timestamp) {
         let ids: Vec<AccountId> = self.desks.keys().cloned().collect();
         for id in ids {
             self.handle(&id, event, now);
@@ -267,12 +274,21 @@ impl<W: World> Renewer<W> {
         desk.unsaved = None;
         let account = desk.account.clone();
         self.handle(id, Event::CredentialRemoved, now);
+        let refresh_token = record.and_then(|record| record.credential.refresh_token);
         if let Err(error) = self.world.remove(id) {
-            let _ = reply.send(Err(error));
+            // dead at the server, it is no harm on the disk
+            let words = match refresh_token {
+                Some(refresh_token) => {
+                    self.world.revoke(account, refresh_token, None);
+                    format!("{error}; the server is told to revoke it all the same")
+                }
+                None => error,
+            };
+            let _ = reply.send(Err(words));
             return;
         }
         info!(account = %id, "signed out");
-        match record.and_then(|record| record.credential.refresh_token) {
+        match refresh_token {
             Some(refresh_token) => self.world.revoke(account, refresh_token, Some(reply)),
             None => {
                 let _ = reply.send(Ok("there was no refresh token to revoke".into()));
@@ -398,7 +414,13 @@ impl<W: World> Renewer<W> {
                     let header = desk.at_hand.take();
                     desk.published = header.map(|(name, value)| {
                         info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
-                        Arc::new(Published { id: renewal, name, value, usable_until })
+                        Arc::new(Published {
+                            id: renewal,
+                            name,
+                            value,
+                            usable_until,
+                            has_worked: AtomicBool::new(false),
+                        })
                     });
                 }
                 Action::Withdraw => desk.published = None,
@@ -489,6 +511,11 @@ impl Desk {
         self.machine.snapshot().phase == Phase::SignInRequired { why: Why::ClientRefused }
     }
 
+    /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
+    fn is_unreadable(&self) -> bool {
+        self.record.is_none() && self.last_failure.as_ref().is_some_and(|failure| failure.class == UNREADABLE)
+    }
+
     fn owes_an_answer(&self) -> bool {
         matches!(self.machine.snapshot().phase, Phase::InFlight { .. })
     }
@@ -531,9 +558,12 @@ impl Desk {
         record.redeeming = false;
         record.set_aside = None;
         if record.identity.is_some() && identity.is_some() && record.identity != identity {
-            warn!(account = %record.account, "the server now answers for another identity than the one that signed in");
+            // The server says whose token this is. It was given for our refresh token, so requests go on; that it is
+            // somebody else's now must not go unnoticed.
+            let [was, is] = [&record.identity, &identity].map(|who| who.as_deref().unwrap_or_default());
+            warn!(account = %record.account, was, is, "the server now answers for another identity");
         }
-        record.identity = record.identity.take().or(identity);
+        record.identity = identity.or(record.identity.take());
         match tokens.refresh_token {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);

@@ -11,13 +11,14 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::accounts::{AccountView, Accounts, Request};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
+use crate::platform::hints::SleepMeter;
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Failure, RenewalId};
 use crate::secret::Secret;
@@ -36,8 +37,6 @@ use desk::{Presented, Renewer, RevokeReply, World};
 pub enum Notice {
     /// There is a new configuration, with the token sources of its accounts.
     Configure(Arc<Config>, Sources, oneshot::Sender<()>),
-    /// The machine has slept.
-    Resumed,
     /// The network has changed.
     NetworkChanged,
 }
@@ -95,9 +94,14 @@ impl RenewerLoop {
     /// If the kernel gives no timer.
     pub async fn run(mut self, mut shutdown: Shutdown) -> std::io::Result<()> {
         let mut timer = WakeTimer::new()?;
+        let mut sleep = SleepMeter::start();
         let mut orders = Vec::new();
         let mut is_stopping = false;
         loop {
+            if let Some(slept) = sleep.slept() {
+                info!(?slept, "the machine has slept");
+                self.renewer.resumed(self.clock.now());
+            }
             self.renewer.world.send_what_is_due();
             self.views.send_replace(Arc::new(self.renewer.views()));
             if is_stopping && self.renewer.world.answers.is_empty() {
@@ -148,7 +152,6 @@ impl RenewerLoop {
                 configure(&mut self.renewer, &config, now);
                 let _ = done.send(());
             }
-            Notice::Resumed => self.renewer.resumed(now),
             Notice::NetworkChanged => self.renewer.network_changed(now),
         }
     }
