@@ -22,13 +22,15 @@ use crate::config::{
     AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
     RouteName, Source,
 };
-use crate::control::report::{Facts, State};
+use crate::control::events::Events;
+use crate::control::report::{Facts, State, StatusReport};
 use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
 use crate::platform::harden::{self, Measure};
 use crate::platform::hints::NetworkWatch;
+use crate::platform::log::LogHandle;
 use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::PeerLookup;
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -59,6 +61,8 @@ pub struct Surroundings {
     /// What the process has given up already; then it is the daemon's own and can be confined, too. `None` if others use
     /// it as well.
     pub hardening: Option<Vec<Measure>>,
+    /// The process's log, if its filter may be changed over the control socket.
+    pub log: Option<LogHandle>,
 }
 
 /// The name of inherited sockets on which all routes are served.
@@ -166,6 +170,10 @@ pub struct Daemon {
     audit: Option<Audit>,
     /// What is strange about who may call, and about what a reload asked for that only a restart can bring.
     access_warnings: Vec<String>,
+    /// What is strange about the configuration in force.
+    config_warnings: Vec<String>,
+    events: Arc<Events>,
+    log: Option<LogHandle>,
 }
 
 /// One socket that the proxy accepts on.
@@ -187,7 +195,7 @@ impl Daemon {
     ///
     /// What it cannot do without: the state folder and its lock, the control socket, one listener.
     pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
-        let Surroundings { paths, invocation, inherited, mut warnings, seed, hardening } = surroundings;
+        let Surroundings { paths, invocation, inherited, mut warnings, seed, hardening, log } = surroundings;
         let clock = Arc::new(Clock::start());
         let stats = Arc::new(Stats::default());
         let store = Arc::new(Store::open(&paths.state_dir)?);
@@ -197,12 +205,12 @@ impl Daemon {
             warn!("{warning}");
         }
 
-        let (config, problems) = match load_config(&paths) {
-            Ok(parsed) => (parsed.config, said(parsed.warnings)),
+        let (config, config_warnings, problems) = match load_config(&paths) {
+            Ok(parsed) => (parsed.config, said(parsed.warnings), Vec::new()),
             Err(problems) => {
                 let problems = said(problems.0);
                 error!("the configuration cannot be used; starting without accounts until it is mended");
-                (Config::empty(&config_facts(&paths)), problems)
+                (Config::empty(&config_facts(&paths)), Vec::new(), problems)
             }
         };
         let config = Arc::new(config);
@@ -253,7 +261,8 @@ impl Daemon {
         let (renewer, accounts) = RenewerLoop::new(parts);
 
         let table = table(&config, &sources, &stats).map_err(|error| anyhow!(error))?.with_access(access);
-        let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(peer_lookups()))?;
+        let mut proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(peer_lookups()))?;
+        proxy.advise(advice(&problems, &paths, &invocation));
         let started_at = clock.now();
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
@@ -299,12 +308,17 @@ impl Daemon {
             keys,
             audit,
             access_warnings,
+            config_warnings,
+            events: Arc::new(Events::starting_after(started_at.as_millis())),
+            log,
         };
         let inherited =
             http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None });
         daemon.listening.extend(inherited);
         let failures = daemon.listen(&config);
-        if daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
+        // where the configuration is unknown, so are its addresses: the control socket is enough to mend it
+        let is_configured = daemon.problems.borrow().is_empty();
+        if is_configured && daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
             return Err(anyhow!(failures.join("; ")));
         }
         Ok(daemon)
@@ -320,6 +334,9 @@ impl Daemon {
             config_problems: self.problems.subscribe(),
             facts: self.facts.subscribe(),
             reload: self.reload_requests.0.clone(),
+            keys: self.keys.clone(),
+            events: self.events.clone(),
+            log: self.log.clone(),
         }
     }
 
@@ -344,7 +361,8 @@ impl Daemon {
         let mut network = NetworkWatch::new();
         let mut files = ConfigWatch::new(self.watched());
         let mut hangup = signal(SignalKind::hangup())?;
-        let mut watchdog = self.notifier.watchdog_interval().map(|interval| tokio::time::interval(interval / 2));
+        let mut watchdog = self.notifier.watchdog_interval().map(tokio::time::interval);
+        let mut all_alive = None;
         let mut accounts = self.accounts.clone();
         let mut told = String::new();
         for address in &self.facts.borrow().listen {
@@ -352,10 +370,13 @@ impl Daemon {
         }
         self.notifier.ready();
         loop {
-            let words = status_line(&desk);
-            if words != told {
-                self.notifier.status(&words);
-                told = words;
+            // the watchdog's beat keeps it true while nothing else happens
+            if self.notifier.has_manager() {
+                let words = status_line(&desk.report());
+                if words != told {
+                    self.notifier.status(&words);
+                    told = words;
+                }
             }
             tokio::select! {
                 () = shutdown.started() => break,
@@ -379,7 +400,15 @@ impl Daemon {
                     let outcome = self.reload().await;
                     let _ = reply.send(outcome);
                 }
-                () = tick(&mut watchdog) => self.notifier.watchdog(),
+                // the manager hears of us only when the other threads have answered, too
+                () = tick(&mut watchdog), if all_alive.is_none() => all_alive = Some(Box::pin(self.signs_of_life())),
+                alive = answered(&mut all_alive) => {
+                    all_alive = None;
+                    match alive {
+                        true => self.notifier.watchdog(),
+                        false => error!("a thread has ended badly; the service manager is left to start us anew"),
+                    }
+                }
             }
         }
         self.notifier.stopping();
@@ -400,6 +429,18 @@ impl Daemon {
         }
     }
 
+    /// Ends when the renewer and every worker of the proxy have answered, with whether all are there; never, as long as
+    /// one of them is stuck.
+    fn signs_of_life(&self) -> impl Future<Output = bool> + use<> {
+        let (reply, renewer) = oneshot::channel();
+        let notices = self.notices.clone();
+        let workers = self.proxy.ping();
+        async move {
+            let asked = notices.send(Notice::Ping(reply)).await.is_ok();
+            asked && renewer.await.is_ok() && workers.await
+        }
+    }
+
     fn watched(&self) -> Vec<PathBuf> {
         vec![self.paths.config_file.clone(), self.paths.providers_dir.clone()]
     }
@@ -416,6 +457,8 @@ impl Daemon {
                     error!("{problem}");
                 }
                 self.problems.send_replace(problems.clone());
+                let invocation = self.facts.borrow().invocation.clone();
+                self.proxy.advise(advice(problems, &self.paths, &invocation));
             }
         }
         self.notifier.ready();
@@ -440,7 +483,8 @@ impl Daemon {
         self.proxy.replace(table);
         drop(ended_audit);
         self.config.send_replace(config.clone());
-        self.problems.send_replace(said(parsed.warnings));
+        self.problems.send_replace(Vec::new());
+        self.config_warnings = said(parsed.warnings);
         let failures = self.listen(&config);
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
@@ -527,7 +571,7 @@ impl Daemon {
         if let Err(error) = copies.collect::<io::Result<Vec<_>>>().and_then(|listeners| self.proxy.listen(listeners)) {
             failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
         }
-        let mut warnings = self.standing_warnings.clone();
+        let mut warnings = [self.standing_warnings.clone(), self.config_warnings.clone()].concat();
         warnings.extend(failures.iter().cloned());
         warnings.extend(self.access_warnings.iter().cloned());
         self.facts.send_modify(|facts| {
@@ -656,9 +700,15 @@ fn said(problems: Vec<Problem>) -> Vec<String> {
     texts(&problems)
 }
 
+/// What answers of our own say while the configuration file cannot be used.
+fn advice(problems: &[String], paths: &Paths, invocation: &str) -> Option<String> {
+    let first = problems.first()?.lines().next().unwrap_or_default();
+    let file = paths.config_file.display();
+    Some(format!("The configuration {file} cannot be used: {first}. For all of it, run: {invocation} check"))
+}
+
 /// One line for `systemctl --user status`.
-fn status_line(desk: &Desk) -> String {
-    let report = desk.report();
+fn status_line(report: &StatusReport) -> String {
     let needs_person = report.accounts.iter().filter(|account| account.state == State::SignInRequired).count();
     let next = report.accounts.iter().filter_map(|a| a.next_wakeup.as_ref().map(|next| (next.in_seconds, &a.id))).min();
     let accounts = match report.accounts.len() {
@@ -667,24 +717,36 @@ fn status_line(desk: &Desk) -> String {
         many => format!("{many} accounts"),
     };
     let mut words = vec![accounts];
-    if !desk.config_problems.borrow().is_empty() {
+    if !report.daemon.config_problems.is_empty() {
         words.insert(0, "the configuration has problems (see valetd status)".to_owned());
     }
     if needs_person > 0 {
         words.push(format!("{needs_person} must be signed in to (see valetd status)"));
     }
+    if report.accounts.iter().any(|account| account.credential.as_ref().is_some_and(|credential| !credential.saved)) {
+        words.push("a refresh token is not saved".to_owned());
+    }
     if let Some((seconds, id)) = next {
-        words.push(format!("next renewal {id} in {}", coarse(seconds)));
+        words.push(format!("next renewal {id} {}", coarse(seconds)));
     }
     words.join(", ")
 }
 
+/// So coarse that the line need not be said anew all the time.
 fn coarse(seconds: u64) -> String {
     match seconds {
-        ..90 => format!("{seconds} s"),
-        90..5400 => format!("{} min", seconds / 60),
-        5400..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        ..60 => "in less than a minute".to_owned(),
+        60..5400 => format!("in {} min", seconds / 60),
+        5400..172_800 => format!("in {} h", seconds / 3600),
+        _ => format!("in {} days", seconds / 86_400),
+    }
+}
+
+/// What a future says, once there is one.
+async fn answered<F: Future + Unpin>(question: &mut Option<F>) -> F::Output {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
     }
 }
 

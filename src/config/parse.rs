@@ -12,8 +12,8 @@ use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
     Account, AccountId, Audit, Client, ClientAuth, Config, Endpoint, Facts, Grant, HeaderTemplate, ImportSource,
-    ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
-    provider, value,
+    ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod,
+    TokenKind, Upstream, provider, value,
 };
 use crate::secret::Secret;
 
@@ -41,8 +41,19 @@ const MOST_REPLAY: u64 = 1 << 30;
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
 const LEAST_SPACING: Duration = Duration::from_millis(10);
 
-const TOP_KEYS: &[&str] =
-    &["listen", "hosts", "workers", "drain", "clients", "require_key", "audit", "sandbox", "notice", "account", "route"];
+const TOP_KEYS: &[&str] = &[
+    "listen",
+    "hosts",
+    "workers",
+    "drain",
+    "clients",
+    "require_key",
+    "audit",
+    "sandbox",
+    "notice",
+    "account",
+    "route",
+];
 
 const ACCOUNT_KEYS: &[&str] = &[
     "provider",
@@ -155,7 +166,8 @@ impl Config {
     /// The setting, if there is one, that has the daemon start other programs.
     pub fn starts_programs(&self) -> Option<String> {
         let command = |account: &&Account| matches!(account.client_secret, Some(SecretSource::Command(_)));
-        let account = self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
+        let account =
+            self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
         account.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
     }
 

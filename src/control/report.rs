@@ -219,6 +219,12 @@ pub struct RouteReport {
     pub rejected: u64,
     /// Requests sent again after a 401.
     pub replayed: u64,
+    /// Half of the answers began within so many milliseconds; an upper bound, from buckets that double.
+    #[serde(default)]
+    pub median_ms: Option<f64>,
+    /// The same for 99 of 100.
+    #[serde(default)]
+    pub p99_ms: Option<f64>,
 }
 
 /// A point of the calendar; whole seconds, in UTC, as RFC 3339 writes it.
@@ -229,6 +235,12 @@ impl Moment {
     /// Seconds from `earlier` to this; negative if this comes first.
     pub fn seconds_since(self, earlier: Moment) -> i64 {
         self.0.as_second() - earlier.0.as_second()
+    }
+
+    /// A number of seconds since 1970; the end of the calendar, if it lies beyond that.
+    pub fn of_unix(seconds: u64) -> Self {
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX).min(jiff::Timestamp::MAX.as_second());
+        Self(jiff::Timestamp::from_second(seconds).expect("it was clamped to jiff's range"))
     }
 
     /// Seconds since 1970.
@@ -464,6 +476,7 @@ fn measure_report(measure: &Measure) -> MeasureReport {
 fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
+    let millis = |share| numbers.latency.quantile(share).map(|bound| bound.as_secs_f64() * 1000.0);
     RouteReport {
         name: route.name.to_string(),
         urls: urls(&route.name, &facts.listen, own),
@@ -474,6 +487,8 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         errors: numbers.errors.get(),
         rejected: numbers.rejected.get(),
         replayed: numbers.replayed.get(),
+        median_ms: millis(0.5),
+        p99_ms: millis(0.99),
     }
 }
 
@@ -529,7 +544,7 @@ pub(crate) mod tests {
     /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
     const NOW: Timestamp = Timestamp::from_millis(1_790_003_600_500);
 
-    fn readings() -> Readings {
+    pub(crate) fn readings() -> Readings {
         Readings { now: NOW, wall: UNIX_EPOCH + Duration::from_secs(1_790_000_000) }
     }
 
@@ -545,6 +560,7 @@ pub(crate) mod tests {
         gbdx.open.add(1);
         gbdx.rejected.add(2);
         gbdx.replayed.add(2);
+        gbdx.answered(200, Duration::from_millis(3));
         let problems = ["route.x: no account named \"x\"".to_owned()];
         let views = [usable_view(), refused_view()];
         let sources = Sources {
@@ -638,6 +654,8 @@ pub(crate) mod tests {
                 "errors": 0,
                 "rejected": 2,
                 "replayed": 2,
+                "median_ms": 4.0,
+                "p99_ms": 4.0,
             }],
         });
         assert_eq!(serde_json::to_value(&report).unwrap(), golden);

@@ -86,6 +86,61 @@ async fn metrics_are_served_as_text() {
 }
 
 #[tokio::test]
+async fn what_changes_is_told_as_it_changes_and_again_to_who_comes_back() {
+    let house = House::open([usable_view()]);
+    let mut events = house.client().await.events(None).await.unwrap();
+    let mut renewed = usable_view_now(&house);
+    renewed.renewals += 1;
+    house.views.send_replace(Arc::new(vec![renewed, refused_view()]));
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let event = timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
+        told.push((event.id, event.event.name(), event.account.unwrap()));
+    }
+    let expected = [(101, "renewed", "gbdx"), (102, "failed", "gdh"), (103, "sign-in-required", "gdh")];
+    assert_eq!(told, expected.map(|(id, kind, account)| (id, kind, account.to_owned())));
+    drop(events);
+    let mut again = house.client().await.events(Some(102)).await.unwrap();
+    assert_eq!(again.next().await.unwrap().unwrap().id, 103);
+}
+
+#[tokio::test]
+async fn a_reader_of_events_ends_with_the_daemon() {
+    let mut house = House::open([usable_view()]);
+    let mut events = house.client().await.events(None).await.unwrap();
+    house.trigger.start();
+    assert_eq!(timeout(Duration::from_secs(5), events.next()).await.unwrap().unwrap(), None);
+    timeout(Duration::from_secs(5), &mut house.serving).await.expect("serve returns").unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_nothing_is_dropped_and_delays_nobody() {
+    let house = House::open([usable_view()]);
+    let mut deaf = UnixStream::connect(&house.socket).await.unwrap();
+    deaf.write_all(b"GET /v1/events HTTP/1.1\r\nHost: v\r\n\r\n").await.unwrap();
+    let mut listening = [0; 1];
+    deaf.read_exact(&mut listening).await.unwrap();
+    let mut view = usable_view_now(&house);
+    // more than sockets and channels hold, and only then somebody looks
+    for _ in 0..20_000 {
+        view.renewals += 1;
+        house.views.send_replace(Arc::new(vec![view.clone()]));
+        tokio::task::yield_now().await;
+    }
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(30), deaf.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "it still hangs on");
+    assert!(house.client().await.status().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_process_without_a_log_of_its_own_says_so() {
+    let house = House::open([usable_view()]);
+    let problem = refusal(house.client().await.set_log_filter("debug").await);
+    assert_eq!((problem.status, problem.detail.as_str()), (409, "this process has no log of its own"));
+}
+
+#[tokio::test]
 async fn a_refresh_reaches_the_renewer() {
     let mut house = House::open([usable_view()]);
     let mut client = house.client().await;
@@ -250,6 +305,9 @@ impl House {
             config_problems: watch::channel(Vec::new()).1,
             facts: watch::channel(facts()).1,
             reload,
+            keys: Arc::default(),
+            events: Arc::new(Events::starting_after(100)),
+            log: None,
         };
         let mut house = Self {
             socket,

@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod harden;
 pub mod hints;
+mod journal;
+pub mod listeners;
 pub mod log;
 pub mod paths;
 pub mod peer;

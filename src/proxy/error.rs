@@ -92,6 +92,8 @@ pub(super) struct Advice {
     pub(super) routes: Vec<String>,
     /// What to do first, if there is not a single account.
     pub(super) first_steps: Option<String>,
+    /// What is wrong with the configuration, in a sentence. Not for those whom the guard turns away.
+    pub(super) config_problem: Option<String>,
 }
 
 struct Problem {
@@ -135,8 +137,14 @@ impl ProxyError {
         document.insert("type".into(), format!("urn:valetd:problem:{}", problem.kind).into());
         document.insert("title".into(), problem.title.into());
         document.insert("status".into(), problem.status.as_u16().into());
-        if let Some(first_steps) = &advice.first_steps {
-            let _ = write!(detail, " {first_steps}");
+        match (&advice.config_problem, &advice.first_steps) {
+            (Some(problem), _) if !matches!(self, Self::NotAllowed(_)) => {
+                let _ = write!(detail, " {problem}");
+            }
+            (None, Some(first_steps)) => {
+                let _ = write!(detail, " {first_steps}");
+            }
+            (Some(_), _) | (None, None) => {}
         }
         document.insert("detail".into(), detail.into());
         self.add_members(&mut document, advice);
@@ -480,7 +488,11 @@ mod tests {
         assert_eq!(response.headers()[RETRY_AFTER], "3");
         assert!(said["detail"].as_str().unwrap().contains("HTTP 503"), "{said}");
 
-        let advice = Advice { routes: vec!["/lab/".into()], first_steps: Some("Run: valetd login NAME".into()) };
+        let advice = Advice {
+            routes: vec!["/lab/".into()],
+            first_steps: Some("Run: valetd login NAME".into()),
+            config_problem: None,
+        };
         let (_, said) = document(ProxyError::NoRoute, &advice);
         assert_eq!(said["routes"], json!(["/lab/"]));
         assert!(said["detail"].as_str().unwrap().ends_with("Run: valetd login NAME"), "{said}");

@@ -101,6 +101,7 @@ impl Default for Access {
 }
 
 /// What the workers have been told: immutable, replaced as a whole.
+#[derive(Clone)]
 pub struct Table {
     /// In the order of their names.
     routes: Vec<Arc<RouteEntry>>,
@@ -140,7 +141,8 @@ impl Table {
             .accounts
             .is_empty()
             .then(|| "No account is set up yet: name one in the configuration, then run: valetd login NAME".to_owned());
-        let advice = Advice { routes: routes.iter().map(|route| format!("{}/", route.prefix)).collect(), first_steps };
+        let routes_by_prefix = routes.iter().map(|route| format!("{}/", route.prefix)).collect();
+        let advice = Advice { routes: routes_by_prefix, first_steps, config_problem: None };
         let pseudonym: Arc<str> = pseudonym()?.into();
         Ok(Table {
             routes,
@@ -291,6 +293,35 @@ impl Proxy {
         table.adopt(&self.table);
         self.table = Arc::new(table);
         self.tell(|| Command::Table(self.table.clone()));
+    }
+
+    /// Has the answers that valetd makes itself say so, or no longer: what is wrong with the configuration.
+    pub fn advise(&mut self, config_problem: Option<String>) {
+        if self.table.advice.config_problem == config_problem {
+            return;
+        }
+        let mut table = Table::clone(&self.table);
+        table.advice.config_problem = config_problem;
+        self.table = Arc::new(table);
+        self.tell(|| Command::Table(self.table.clone()));
+    }
+
+    /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
+    /// never, as long as one of them is stuck.
+    pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |worker: &Running| {
+            let (reply, answer) = oneshot::channel();
+            let _ = worker.commands.send(Command::Ping(reply));
+            answer
+        };
+        let answers: Vec<_> = self.workers.iter().map(ask).collect();
+        async move {
+            let mut all = true;
+            for answer in answers {
+                all &= answer.await.is_ok();
+            }
+            all
+        }
     }
 
     /// Accepts on `listeners` from here on, and on no others. Accepted connections go on. To keep a socket's queue of

@@ -283,10 +283,11 @@ fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
 /// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
 pub(super) struct Exchange {
     connection: Rc<Connection>,
-    /// The route and when it began, from the time on when it is known.
+    /// From the time on when it is known.
     route: Option<Rc<LocalRoute>>,
+    began: Instant,
     /// For the log, and only if it is asked for.
-    log: Option<(Method, Instant)>,
+    log: Option<Method>,
     /// For the audit, and only if there is one.
     note: Option<Box<Note>>,
     status: StatusCode,
@@ -295,7 +296,6 @@ pub(super) struct Exchange {
 /// What the audit will be told.
 struct Note {
     at: SystemTime,
-    began: Instant,
     method: String,
     path: String,
     key: Option<KeyName>,
@@ -308,8 +308,9 @@ impl Exchange {
     fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
         connection.pulse.begin(!request.body().is_end_stream());
         let note = table.shared.access.audit.as_ref().map(|log| Note::begin(connection, log, request));
-        let log = enabled!(Level::DEBUG).then(|| (request.method().clone(), Instant::now()));
-        Self { connection: connection.clone(), route: None, log, note, status: StatusCode::OK }
+        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
+        let began = Instant::now();
+        Self { connection: connection.clone(), route: None, began, log, note, status: StatusCode::OK }
     }
 
     fn is_keyed(&mut self, key: &KeyName) {
@@ -353,6 +354,9 @@ impl Exchange {
     fn answered(&mut self, status: StatusCode) {
         self.status = status;
         self.connection.pulse.answer();
+        if let Some(local) = &self.route {
+            local.entry.stats.answered(status.as_u16(), self.began.elapsed());
+        }
     }
 }
 
@@ -360,15 +364,16 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.pulse.end();
         if let Some(note) = self.note.take() {
-            note.end(&self.connection, self.route.as_ref().map(|local| local.entry.name.clone()), self.status);
+            let route = self.route.as_ref().map(|local| local.entry.name.clone());
+            note.end(&self.connection, route, self.status, self.began.elapsed());
         }
         let route = self.route.as_ref().map(|local| &local.entry);
         if let Some(route) = route {
             route.stats.open.subtract(1);
         }
-        if let Some((method, since)) = &self.log {
+        if let Some(method) = &self.log {
             let name = route.map_or("-", |route| route.name.as_str());
-            let millis = since.elapsed().as_millis();
+            let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }
     }
@@ -387,7 +392,6 @@ impl Note {
         let path = route::canonical(client_key::redacted(request.uri().path()));
         Box::new(Self {
             at: SystemTime::now(),
-            began: Instant::now(),
             method: request.method().to_string(),
             path: match path.as_slice() {
                 [] => "/".to_owned(),
@@ -400,8 +404,8 @@ impl Note {
         })
     }
 
-    fn end(self, connection: &Connection, route: Option<RouteName>, status: StatusCode) {
-        let Note { at, began, method, path, key, bytes_out, renewal, verdict } = self;
+    fn end(self, connection: &Connection, route: Option<RouteName>, status: StatusCode, took: Duration) {
+        let Note { at, method, path, key, bytes_out, renewal, verdict } = self;
         let Some(seat) = &*connection.seat.borrow() else { return };
         seat.note(Box::new(audit::Entry {
             at,
@@ -414,7 +418,7 @@ impl Note {
             status: status.as_u16(),
             bytes_in: connection.pulse.bytes_received(),
             bytes_out,
-            took: began.elapsed(),
+            took,
             renewal,
             verdict,
         }));

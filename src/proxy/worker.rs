@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -34,6 +34,8 @@ pub(super) enum Command {
     Table(Arc<Table>),
     /// Accept on these, and on no others.
     Listen(Vec<ProxyListener>),
+    /// Say that you are there.
+    Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
     Stop(Duration),
 }
@@ -151,6 +153,7 @@ impl Worker {
                         accepting.push(task.abort_handle());
                     }
                 }
+                Some(Command::Ping(reply)) => drop(reply.send(())),
                 Some(Command::Stop(drain)) => break drain,
                 None => break Duration::ZERO,
             }

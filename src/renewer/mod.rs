@@ -39,6 +39,8 @@ pub enum Notice {
     Configure(Arc<Config>, Sources, oneshot::Sender<()>),
     /// The network has changed.
     NetworkChanged,
+    /// A sign of life is wanted.
+    Ping(oneshot::Sender<()>),
 }
 
 /// Each account's token source.
@@ -153,6 +155,7 @@ impl RenewerLoop {
                 let _ = done.send(());
             }
             Notice::NetworkChanged => self.renewer.network_changed(now),
+            Notice::Ping(reply) => drop(reply.send(())),
         }
     }
 }

@@ -2,15 +2,19 @@
 
 #![allow(unreachable_pub)] // a test program has no outside
 
+mod audit;
 mod canary;
 mod faults;
 mod journeys;
+mod keys;
 mod kills;
 mod lab;
 mod laptop;
 mod notices;
 mod owner;
+mod peers;
 mod providers;
 mod readme;
+mod service;
 mod storms;
 mod support;
