@@ -15,6 +15,7 @@ mod owner;
 mod peers;
 mod providers;
 mod readme;
+mod sandbox;
 mod service;
 mod storms;
 mod support;
