@@ -232,7 +232,7 @@ impl KeyRing {
     /// Reads the keys of a store. What cannot be understood is set aside by the store, and then there are none: the second
     /// value says so.
     pub fn load(store: Arc<Store>) -> (Self, Option<String>) {
-        let read = store.read_file(FILE, |bytes| read(bytes)).map(Option::unwrap_or_default);
+        let read = store.read_file(FILE, read).map(Option::unwrap_or_default);
         let (keys, problem) = match read {
             Ok(keys) => (keys, None),
             Err(error) => (Vec::new(), Some(format!("the client keys cannot be read, so none is valid: {error}"))),

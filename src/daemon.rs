@@ -28,7 +28,7 @@ use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
-use crate::platform::harden::{self, Measure};
+use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::log::LogHandle;
 use crate::platform::paths::{OwnFolder, Paths};
@@ -509,10 +509,13 @@ impl Daemon {
         Ok(ended)
     }
 
+    fn is_confined(&self) -> bool {
+        self.facts.borrow().hardening.iter().any(|measure| measure.name == LANDLOCK && measure.in_force)
+    }
+
     /// What the configuration asks for that the walls drawn at the start do not let through.
     fn beyond_the_walls(&self, config: &Config) -> Vec<String> {
-        let confined = self.facts.borrow().hardening.iter().any(|m| m.name == "landlock" && m.in_force);
-        let program = config.starts_programs().filter(|_| confined).map(|setting| {
+        let program = config.starts_programs().filter(|_| self.is_confined()).map(|setting| {
             format!(
                 "{setting} is a command, and the sandbox was drawn at the start without one: restart valetd, or it cannot run"
             )
@@ -548,8 +551,7 @@ impl Daemon {
                 Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
                 Err(error) => {
                     let mut words = error.to_string();
-                    let confined = self.facts.borrow().hardening.iter().any(|m| m.name == "landlock" && m.in_force);
-                    if confined && error.kind() == io::ErrorKind::PermissionDenied {
+                    if self.is_confined() && error.kind() == io::ErrorKind::PermissionDenied {
                         words += " (or restart valetd: its sandbox was drawn without this folder)";
                     }
                     error!("{words}");
@@ -613,18 +615,17 @@ fn access(config: &Config, keys: &Arc<KeyRing>, audit: Option<&Audit>) -> (Acces
 
 /// Gives up what the daemon does not need of the system, unless that would break what the configuration asks for.
 fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: bool) -> Measure {
-    const NAME: &str = "landlock";
     if !config.sandbox {
-        return Measure::waived(NAME, "switched off (sandbox = false)");
+        return Measure::waived(LANDLOCK, "switched off (sandbox = false)");
     }
     if !problems.is_empty() && config.accounts.is_empty() {
         return Measure::waived(
-            NAME,
+            LANDLOCK,
             "not drawn, since the configuration could not be used at the start: restart valetd",
         );
     }
     if let Some(setting) = config.starts_programs() {
-        return Measure::waived(NAME, format!("not drawn, since {setting} is a command, which would inherit it"));
+        return Measure::waived(LANDLOCK, format!("not drawn, since {setting} is a command, which would inherit it"));
     }
     let own = config.routes.iter().filter_map(|route| route.listen.as_ref());
     let sockets = config.listen.iter().chain(own).filter_map(|address| match address {

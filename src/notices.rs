@@ -38,6 +38,9 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
 /// Lives are told in whole seconds and counted from two different moments: less than this is no move.
 const SAME_END: Duration = Duration::from_secs(5);
 
+/// A network that is away for a moment is nobody's business: so many failures in a row are.
+const LASTING: u32 = 3;
+
 /// What a person is told of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cause {
@@ -89,10 +92,10 @@ impl Forecast {
     /// From when on the death is worth a notice; `None` if it is none that a person has to prevent.
     fn notable_from(&self, view: &AccountView, before: Duration) -> Option<Timestamp> {
         let end = view.snapshot.refresh_expires_at?;
-        let is_failing = view.snapshot.failures > 0;
+        let is_failing = view.snapshot.failures >= LASTING;
         match (self.moves, view.last_success) {
             (Some(false), _) => Some(end - before),
-            // then it dies only because renewals fail: not at the first failure, if its life is short anyway
+            // it dies only because renewals fail; a short life is near its end all the time
             (Some(true), Some(last)) if is_failing => Some(end - before.min(end.since(last) / 3)),
             (None, _) if is_failing => Some(end - before.min(A_DAY)),
             (Some(true) | None, _) => None,
@@ -377,7 +380,9 @@ mod tests {
             assert_eq!(cause(&view, &forecast, THREE_DAYS, now).0, None, "half an hour is its whole life");
             view.snapshot.failures = 1;
             assert_eq!(cause(&view, &forecast, THREE_DAYS, now + MINUTE).0, None, "one failure is none yet");
+            view.snapshot.failures = LASTING;
             if renewal > 0 {
+                assert_eq!(cause(&view, &forecast, THREE_DAYS, now + MINUTE).0, None, "there is time left");
                 let end = now + 30 * MINUTE;
                 assert_eq!(cause(&view, &forecast, THREE_DAYS, now + 25 * MINUTE).0, Some(Cause::Dies(end)));
             }

@@ -61,9 +61,10 @@ fn line(event: &Event) -> String {
         Kind::SignInRequired | Kind::ConfigRefused => AnsiColor::Red.on_default(),
         Kind::SignedOut | Kind::ConfigChanged => Style::new(),
     };
-    let mut line = format!("{at}  {}", styled(&format!("{:<16}", kind.name()), style));
+    let mut line = format!("{at}  {}", styled(kind.name(), style));
     if let Some(account) = account {
-        line.push_str(&format!("  {account}"));
+        let width = 16 - kind.name().len(); // of the longest
+        line.push_str(&format!("{:width$}  {account}", ""));
     }
     if let Some(until) = usable_until {
         line.push_str(&format!("  usable until {until}"));
@@ -74,7 +75,7 @@ fn line(event: &Event) -> String {
     if let Some(command) = next_action {
         line.push_str(&format!("  -> {}", printable(command)));
     }
-    let mut out = line.trim_end().to_owned();
+    let mut out = line;
     for problem in problems {
         out.push_str(&format!("\n  {}", printable(problem)));
     }

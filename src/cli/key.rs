@@ -193,7 +193,6 @@ fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
         let any = |words: &[String]| if words.is_empty() { "*".to_owned() } else { words.join(",") };
         let good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
         let expires = match (&key.expires_at, key.ephemeral) {
-            (Some(at), _) if key.expired => relative(at.unix() - now.cast_signed()),
             (Some(at), _) => relative(at.unix() - now.cast_signed()),
             (None, true) => "with its holder".to_owned(),
             (None, false) => "never".to_owned(),

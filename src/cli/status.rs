@@ -518,7 +518,7 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
     async fn the_live_view_runs_down_by_itself_and_fits_80_columns() {
         let seen = Seen { report: aged(&report(), 60), at: Instant::now() };
         let text = plain(&page(&seen, false, 80, "valetd"));
-        assert!(text.contains("████·  40 min left, renews in 35 min\n"), "{text}");
+        assert!(text.contains("██▌·  40 min left, renews in 35 min\n"), "{text}");
         assert!(text.contains("gdh   ··········") && text.contains("sign in\n  the refresh token was"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let late = aged(&report(), 4000);

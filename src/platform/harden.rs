@@ -46,6 +46,9 @@ impl Measure {
     }
 }
 
+/// The [`Measure`] that [`confine`] takes.
+pub const LANDLOCK: &str = "landlock";
+
 /// The one warning for everything that is missed; `None` if nothing is.
 pub fn warning(measures: &[Measure]) -> Option<String> {
     let missed: Vec<&str> =
@@ -93,7 +96,7 @@ pub fn harden() -> Vec<Measure> {
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/tty"];
 
 /// The oldest kernel that has a part of it is 5.13; what an older one does not know is left out.
-const LANDLOCK: ABI = ABI::V6;
+const NEWEST: ABI = ABI::V6;
 
 /// From here on this thread, and those that it starts later, can write only below `folders` (and to what is open
 /// already), start no programs, and signal no process but their own. For good: there is no way back, so a folder that is
@@ -103,12 +106,12 @@ const LANDLOCK: ABI = ABI::V6;
 pub fn confine(folders: &[PathBuf]) -> Measure {
     let gain = "we can write only in our own folders and those of our sockets, and start no program";
     let loss = "we can write to all files of this user and start programs (Landlock)";
-    Measure::new("landlock", restrict(folders), gain, loss)
+    Measure::new(LANDLOCK, restrict(folders), gain, loss)
 }
 
 fn restrict(folders: &[PathBuf]) -> Result<(), String> {
     let said = |error: landlock::RulesetError| error.to_string();
-    let writing = AccessFs::from_write(LANDLOCK);
+    let writing = AccessFs::from_write(NEWEST);
     let handled: BitFlags<AccessFs> = writing | AccessFs::Execute;
     let ruleset = Ruleset::default().handle_access(handled).map_err(said)?;
     let ruleset = ruleset.scope(Scope::Signal).map_err(said)?;

@@ -171,7 +171,7 @@ mod tests {
     fn no_value_can_begin_a_field_of_its_own() {
         let heard = heard(|| info!(detail = "x\nPRIORITY=0\nMESSAGE=forged", "{}", "y\n_UID=0"));
         let text = String::from_utf8_lossy(&heard[0]).into_owned();
-        assert!(text.starts_with("MESSAGE=y\\n_UID=0 detail=\"x\\\\nPRIORITY=0"), "{text}");
+        assert!(text.starts_with("MESSAGE=y\\n_UID=0 detail=\"x\\nPRIORITY=0"), "{text}");
         let at = text.find("VALETD_DETAIL\n").unwrap() + "VALETD_DETAIL\n".len();
         assert_eq!(heard[0][at..at + 8], 27u64.to_le_bytes());
         assert_eq!(heard.len(), 1);

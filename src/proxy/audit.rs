@@ -212,7 +212,7 @@ struct Process {
 
 impl Writer {
     fn run(mut self, messages: &Receiver<Message>) {
-        let mut lookup = None;
+        let mut lookup = PeerLookup::new(); // now, since it takes longer than some clients live
         let mut lines = Vec::new();
         loop {
             let first = match messages.recv_timeout(if self.trouble { RETRY } else { Duration::MAX }) {
@@ -307,13 +307,10 @@ impl Writer {
     }
 }
 
-fn process(lookup: &mut Option<PeerLookup>, ends: Ends) -> Process {
+fn process(lookup: &mut PeerLookup, ends: Ends) -> Process {
     let pid = match ends {
         Ends::Unix(pid) => pid,
-        Ends::Tcp(client, server) => {
-            let owner = lookup.get_or_insert_with(PeerLookup::new).tcp_owner(client, server);
-            owner.and_then(peer::process_with_socket)
-        }
+        Ends::Tcp(client, server) => lookup.tcp_owner(client, server).and_then(peer::process_with_socket),
     };
     Process { pid, executable: pid.and_then(peer::executable) }
 }

@@ -118,7 +118,11 @@ mod tests {
     const KEY: &str = "vk_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
     const OTHER: &str = "vk_GFEDCBAzyxwvutsrqponmlkjihgfedcba9876543210";
 
-    fn taken(target: &str, fields: &[(&str, &str)]) -> (Result<Option<(String, bool)>, ProxyError>, String, HeaderMap) {
+    /// The key, and whether it was in the path.
+    type Found = Result<Option<(String, bool)>, ProxyError>;
+    type Fields<'a> = Vec<(&'a str, &'a str)>;
+
+    fn taken(target: &str, fields: &[(&str, &str)]) -> (Found, String, HeaderMap) {
         let mut request = Request::builder().uri(target);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -136,7 +140,7 @@ mod tests {
         let (bearer, in_path, alone) = (format!("Bearer {KEY}"), format!("/{KEY}/gbdx/x?q=1"), format!("/{KEY}"));
         let absolute = format!("http://localhost:8253/{KEY}/gbdx");
         let found = |in_path| Ok(Some((KEY.to_owned(), in_path)));
-        let rows: [(&str, &str, Vec<(&str, &str)>, _, &str); 12] = [
+        let rows: Vec<(&str, &str, Fields<'_>, Found, &str)> = vec![
             ("none", "/gbdx/x", vec![("authorization", "Basic bWU6cHc=")], Ok(None), "/gbdx/x"),
             ("field", "/gbdx/x", vec![("X-Valetd-Key", KEY)], found(false), "/gbdx/x"),
             ("field, other spelling", "/gbdx/x", vec![("X_Valetd_Key", KEY)], found(false), "/gbdx/x"),

@@ -167,6 +167,11 @@ impl Pulse {
         self.uploading.store(false, Relaxed);
     }
 
+    /// Whether nothing has come yet.
+    fn is_fresh(&self) -> bool {
+        self.phase() == Phase::Idle && self.serial.load(Relaxed) == 0
+    }
+
     fn exchange_runs(&self) -> bool {
         matches!(self.phase(), Phase::Waiting | Phase::Answering)
     }
@@ -269,8 +274,19 @@ pub(super) struct Connection {
     /// Both ends, on TCP: the client's, ours.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
-    stopping: Cell<bool>,
+    stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stopping {
+    No,
+    /// As soon as it has been used: who has only just connected is about to ask, and is answered.
+    Used,
+    /// Whatever it is at, once the running exchange has ended.
+    Now,
+    Told,
 }
 
 impl Connection {
@@ -288,7 +304,7 @@ impl Connection {
             seat: RefCell::new(None),
             ends,
             id,
-            stopping: Cell::new(false),
+            stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             worker,
         });
@@ -296,9 +312,21 @@ impl Connection {
         connection
     }
 
-    /// Lets the running exchange end, and no other begin.
+    /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
+    /// [`Connection::stop_waiting`].
     pub(super) fn stop(&self) {
-        self.stopping.set(true);
+        self.stop_at(Stopping::Used);
+    }
+
+    /// Waits no longer for a first exchange.
+    pub(super) fn stop_waiting(&self) {
+        self.stop_at(Stopping::Now);
+    }
+
+    fn stop_at(&self, stopping: Stopping) {
+        if self.stopping.get() != Stopping::Told {
+            self.stopping.set(stopping);
+        }
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -349,12 +377,20 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
         if connection.waker.borrow().is_none() {
             *connection.waker.borrow_mut() = Some(cx.waker().clone());
         }
-        if connection.stopping.take() {
-            serving.as_mut().graceful_shutdown();
-        }
         loop {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended);
+            }
+            // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
+            let stops = match connection.stopping.get() {
+                Stopping::No | Stopping::Told => false,
+                Stopping::Used => !pulse.is_fresh(),
+                Stopping::Now => true,
+            };
+            if stops {
+                connection.stopping.set(Stopping::Told);
+                serving.as_mut().graceful_shutdown();
+                continue;
             }
             if pulse.half_closed.load(Relaxed) && pulse.exchange_runs() && !gone_was_asked {
                 gone_was_asked = true;

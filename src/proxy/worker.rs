@@ -28,6 +28,10 @@ use crate::stats::Stats;
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// Who has connected when a stop begins is given so long to ask: the bytes are on their way. Those who connect in
+/// advance and say nothing delay the stop by no more.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+
 /// What a worker is told.
 pub(super) enum Command {
     /// Serve by this table from here on.
@@ -163,9 +167,19 @@ impl Worker {
     }
 
     async fn drain(&self, deadline: Instant) {
+        self.to_all(Connection::stop);
+        self.emptied(deadline.min(Instant::now() + FIRST_WORDS)).await;
+        self.to_all(Connection::stop_waiting);
+        self.emptied(deadline).await;
+    }
+
+    fn to_all(&self, order: impl Fn(&Connection)) {
         let running: Vec<_> = self.connections.borrow().values().filter_map(Weak::upgrade).collect();
-        running.iter().for_each(|connection| connection.stop());
-        drop(running);
+        running.iter().for_each(|connection| order(connection));
+    }
+
+    /// Returns when there is no connection any more, at the deadline at the latest.
+    async fn emptied(&self, deadline: Instant) {
         loop {
             let one_less = self.one_less.notified();
             if self.connections.borrow().is_empty() || tokio::time::timeout_at(deadline, one_less).await.is_err() {
