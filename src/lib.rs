@@ -23,6 +23,7 @@
 //! 6  daemon                                   builds, wires, starts, reloads, drains, stops
 //! 5  renewer  proxy  control  sign_in  notices  the services, each on its own
 //! 4  token_source  accounts  token_endpoint  store   where tokens pass: out to requests, in from servers, to rest
+//!    client_keys                              who may call, and for what; kept in the store's folder
 //! 3  platform   http_client  shutdown  stats  stand_in   one door to each part of the world
 //! 2  config                                   what the user asked for, valid by construction       (pure)
 //! 1  renewal    oauth                         when to renew; what to send, what an answer means    (pure)
@@ -54,6 +55,7 @@
 
 pub mod accounts;
 pub mod cli;
+pub mod client_keys;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -172,6 +172,17 @@ pub struct Stats {
     pub connections: Counter,
     /// Requests refused by the guard, for want of a route, or as malformed.
     pub refused: Counter,
+    /// Lines of the audit.
+    pub audit: AuditCounts,
+}
+
+/// What the audit has done so far.
+#[derive(Debug, Default)]
+pub struct AuditCounts {
+    /// Lines written.
+    pub written: Counter,
+    /// Lines lost: too many were waiting, or the file could not be written.
+    pub dropped: Counter,
 }
 
 impl Stats {

@@ -81,7 +81,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let socket = paths.socket.clone();
     let invocation = options.invocation();
     let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log));
-    let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, log };
+    let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
     let daemon = Daemon::build(surroundings).map_err(Failure::new)?;
     let desk = daemon.desk();
     let (stop, stopped) = shutdown();

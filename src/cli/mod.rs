@@ -31,6 +31,7 @@ mod doctor;
 mod events;
 mod exec;
 mod help;
+mod key;
 mod log;
 mod login;
 mod logout;
@@ -137,6 +138,7 @@ enum Verb {
     Refresh(refresh::Arguments),
     Wait(wait::Arguments),
     Exec(exec::Arguments),
+    Key(key::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
@@ -157,6 +159,7 @@ impl Program {
             Verb::Status(arguments) => status::perform(options, arguments),
             Verb::Events(arguments) => events::perform(options, arguments),
             Verb::Exec(arguments) => exec::perform(options, arguments),
+            Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),
             Verb::Service(arguments) => service::perform(options, arguments),

@@ -27,7 +27,9 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
         .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let invocation = options.invocation();
     let seed = std::process::id().into();
-    let warnings = harden::harden();
-    daemon::run(Surroundings { paths, invocation, inherited, warnings, seed, log: Some(log) }).map_err(Failure::new)?;
+    let hardening = Some(harden::harden());
+    let warnings = Vec::new();
+    let log = Some(log);
+    daemon::run(Surroundings { paths, invocation, inherited, warnings, seed, hardening, log }).map_err(Failure::new)?;
     Ok(Exit::Fine)
 }

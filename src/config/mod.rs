@@ -20,6 +20,7 @@ use crate::renewal::Policy;
 use crate::secret::Secret;
 
 mod parse;
+pub mod path;
 mod problem;
 mod provider;
 mod read;
@@ -77,6 +78,10 @@ name_type! {
     /// The name of a route: the first segment of its local path and the first label of its local host name.
     RouteName
 }
+name_type! {
+    /// The name of a client key: what it is for.
+    KeyName
+}
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,12 +114,42 @@ pub struct Config {
     pub workers: usize,
     /// How long running requests may go on after a stop.
     pub drain: Duration,
+    /// Whose processes are given tokens without a client key.
+    pub clients: Vec<Client>,
+    /// Whether every request needs a client key, whoever sends it.
+    pub require_key: bool,
+    /// Where requests are noted.
+    pub audit: Audit,
+    /// Whether the daemon gives up what it does not need of the system.
+    pub sandbox: bool,
     /// How a person is told that an account needs them.
     pub notice: NoticeSettings,
     /// By name.
     pub accounts: BTreeMap<AccountId, Account>,
     /// In the order of their names.
     pub routes: Vec<Route>,
+}
+
+/// Whose processes may call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Client {
+    /// `self`: the user that valetd runs as, and root, who can read its tokens anyway.
+    Own,
+    /// `user:NAME` or `user:UID`.
+    User(String),
+    /// `group:NAME` or `group:GID`: all its members.
+    Group(String),
+}
+
+/// Where requests are noted, one line each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Audit {
+    /// Nowhere.
+    Off,
+    /// In `audit.jsonl` in the state folder.
+    StateFolder,
+    /// In this file; absolute.
+    File(PathBuf),
 }
 
 /// How a person is told, besides the log, that an account needs them.
@@ -129,7 +164,7 @@ pub struct NoticeSettings {
 /// One address to accept connections on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ListenAddress {
-    /// A TCP address; on loopback.
+    /// A TCP address; on loopback, unless whoever comes in there needs a client key.
     Tcp(SocketAddr),
     /// The path of a unix socket, absolute.
     Unix(PathBuf),
@@ -325,6 +360,10 @@ pub struct Route {
     pub http2: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,
+    /// Whether every request needs a client key, whoever sends it.
+    pub require_key: bool,
+    /// Which methods and paths go through.
+    pub rules: path::PathRules,
 }
 
 /// Where a route leads.

@@ -19,7 +19,7 @@ use tracing::info;
 use super::events::{self, Kind, News};
 use super::problem::{Problem, kind};
 use super::report::{AccountReport, State};
-use super::{Desk, Line, metrics, problem};
+use super::{Desk, Line, keys, metrics, problem};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::secret::Secret;
@@ -39,6 +39,9 @@ enum Verb<'a> {
     Events,
     Log,
     SetLog,
+    Keys,
+    AddKey,
+    RevokeKey(&'a str),
     Health,
     Ready,
     Metrics,
@@ -87,10 +90,16 @@ pub(super) struct Done {
     pub(super) message: String,
 }
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+pub(super) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 /// A body that goes on as long as somebody feeds it.
-struct Fed(mpsc::Receiver<Bytes>);
+pub(super) struct Fed(mpsc::Receiver<Bytes>);
+
+impl Fed {
+    pub(super) fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self(pieces)
+    }
+}
 
 impl Body for Fed {
     type Data = Bytes;
@@ -120,7 +129,7 @@ where
         let last_id = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
         return stream(desk, line, last_id);
     }
-    perform(desk, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
+    perform(desk, line, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
 }
 
 /// What is said of a method and path that are no verb.
@@ -140,6 +149,8 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "status"] => vec![(Method::GET, Verb::Status)],
         ["v1", "events"] => vec![(Method::GET, Verb::Events)],
         ["v1", "log"] => vec![(Method::GET, Verb::Log), (Method::PUT, Verb::SetLog)],
+        ["v1", "keys"] => vec![(Method::GET, Verb::Keys), (Method::POST, Verb::AddKey)],
+        ["v1", "keys", name] => vec![(Method::DELETE, Verb::RevokeKey(name))],
         ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
         ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
         ["v1", "accounts", id, "credential"] => {
@@ -159,7 +170,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
     Err(NoVerb::MethodNotAllowed { allow: allow.join(", ") })
 }
 
-async fn perform<B>(desk: &Desk, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
+async fn perform<B>(desk: &Desk, line: &Line, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -180,6 +191,9 @@ where
             info!(filter, "the log's filter was changed over the control socket");
             Ok(json(StatusCode::OK, &LogFilter { filter }))
         }
+        Verb::Keys => Ok(keys::list(desk)),
+        Verb::AddKey => keys::add(desk, line, &collect(body).await?).await,
+        Verb::RevokeKey(name) => keys::revoke(desk, name).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(desk),
         Verb::Metrics => Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(&desk.report(), &desk.stats))),
@@ -330,7 +344,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     Ok(NewCredential { credential: Credential { refresh_token, password }, client_id, refresh_lifetime, identity })
 }
 
-fn bad_request(detail: impl Into<String>) -> Problem {
+pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(400, kind::BAD_REQUEST, "the body is not what this path wants", detail)
 }
 
@@ -355,8 +369,9 @@ fn stopping() -> Problem {
 fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
-        "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /metrics, /healthz, /readyz; PUT /v1/log; POST /v1/accounts/{id}/refresh, /v1/reload; \
-         PUT and DELETE /v1/accounts/{id}/credential",
+        "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; POST \
+         /v1/accounts/{id}/refresh, /v1/reload, /v1/keys; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+         /v1/keys/{name}",
     )
 }
 
@@ -375,7 +390,7 @@ fn refuse(problem: &Problem) -> Answer {
     answer
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Answer {
     let mut body = serde_json::to_string_pretty(document).expect("our documents have string keys and no failing parts");
     body.push('\n');
     text(status, "application/json", body)
@@ -408,6 +423,10 @@ mod tests {
             ("GET", "/v1/log", Ok(Verb::Log)),
             ("PUT", "/v1/log", Ok(Verb::SetLog)),
             ("DELETE", "/v1/log", allow("GET, PUT")),
+            ("GET", "/v1/keys", Ok(Verb::Keys)),
+            ("POST", "/v1/keys", Ok(Verb::AddKey)),
+            ("DELETE", "/v1/keys/agent", Ok(Verb::RevokeKey("agent"))),
+            ("GET", "/v1/keys/agent", allow("DELETE")),
             ("GET", "/healthz", Ok(Verb::Health)),
             ("GET", "/readyz", Ok(Verb::Ready)),
             ("GET", "/metrics", Ok(Verb::Metrics)),

@@ -7,6 +7,7 @@
 //! * [`api`]: the verbs;
 //! * [`report`]: the status document, and [`metrics`]: the same as numbers for Prometheus;
 //! * [`events`]: what changes, as it changes;
+//! * [`keys`]: client keys;
 //! * [`problem`]: what is answered when something cannot be done;
 //! * [`client`]: the other end, for the command line.
 
@@ -27,6 +28,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::accounts::Accounts;
+use crate::client_keys::KeyRing;
 use crate::config::Config;
 use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
@@ -38,6 +40,7 @@ pub mod client;
 pub mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod keys;
 pub mod metrics;
 pub mod problem;
 pub mod report;
@@ -84,6 +87,8 @@ pub struct Desk {
     pub facts: watch::Receiver<Facts>,
     /// The daemon's ear for reloads.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// The client keys.
+    pub keys: Arc<KeyRing>,
     /// Where changes are told.
     pub events: Arc<Events>,
     /// The running log; `None` if this process has none of its own.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::accounts::{AccountView, LastFailure, UNREADABLE};
 use crate::config::{Config, ListenAddress, Route, RouteName};
+use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, Why};
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
@@ -58,6 +59,34 @@ pub struct DaemonReport {
     pub connections: u64,
     /// Requests refused before they reached a route.
     pub refused: u64,
+    /// The audit; `null` if there is none.
+    #[serde(default)]
+    pub audit: Option<AuditReport>,
+    /// What the process has given up, or should have.
+    #[serde(default)]
+    pub hardening: Vec<MeasureReport>,
+}
+
+/// The audit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Its file.
+    pub file: PathBuf,
+    /// Lines written since the daemon started.
+    pub written: u64,
+    /// Lines lost: too many were waiting, or the file could not be written.
+    pub dropped: u64,
+}
+
+/// One thing that the process has given up, or should have.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MeasureReport {
+    /// In one word: `no-trace`, `no-core`, `no-new-privileges`, `landlock`.
+    pub name: String,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// What that means.
+    pub detail: String,
 }
 
 /// One account.
@@ -208,6 +237,12 @@ impl Moment {
         self.0.as_second() - earlier.0.as_second()
     }
 
+    /// A number of seconds since 1970; the end of the calendar, if it lies beyond that.
+    pub fn of_unix(seconds: u64) -> Self {
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX).min(jiff::Timestamp::MAX.as_second());
+        Self(jiff::Timestamp::from_second(seconds).expect("it was clamped to jiff's range"))
+    }
+
     /// Seconds since 1970.
     pub fn unix(self) -> i64 {
         self.0.as_second()
@@ -251,6 +286,10 @@ pub struct Facts {
     pub route_listen: BTreeMap<RouteName, ListenAddress>,
     /// What a person should look at some day.
     pub warnings: Vec<String>,
+    /// The audit's file, if there is an audit.
+    pub audit: Option<PathBuf>,
+    /// What the process has given up, or should have.
+    pub hardening: Vec<Measure>,
     /// How a person calls the program so that it finds this daemon: `valetd`, and the options for folders other
     /// than the usual ones.
     pub invocation: String,
@@ -308,6 +347,12 @@ impl StatusReport {
             warnings: facts.warnings.clone(),
             connections: stats.connections.get(),
             refused: stats.refused.get(),
+            audit: facts.audit.as_ref().map(|file| AuditReport {
+                file: file.clone(),
+                written: stats.audit.written.get(),
+                dropped: stats.audit.dropped.get(),
+            }),
+            hardening: facts.hardening.iter().map(measure_report).collect(),
         };
         Self {
             schema: SCHEMA,
@@ -423,6 +468,11 @@ fn failure_report(failure: &LastFailure, readings: Readings) -> FailureReport {
     }
 }
 
+fn measure_report(measure: &Measure) -> MeasureReport {
+    let Measure { name, in_force, detail, is_missed: _ } = measure;
+    MeasureReport { name: (*name).to_owned(), in_force: *in_force, detail: detail.clone() }
+}
+
 fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
@@ -488,7 +538,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::accounts::Stored;
-    use crate::config::{AccountId, NoticeSettings, Origin, Replay, Upstream};
+    use crate::config::{AccountId, Audit, Client, NoticeSettings, Origin, Replay, Upstream};
     use crate::renewal::RenewalId;
 
     /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
@@ -503,6 +553,8 @@ pub(crate) mod tests {
         let (facts, config, stats) = (facts(), config(), Stats::default());
         stats.connections.add(2);
         stats.refused.add(3);
+        stats.audit.written.add(5);
+        stats.audit.dropped.add(1);
         let gbdx = stats.route(&name("gbdx"));
         gbdx.requests.add(120);
         gbdx.open.add(1);
@@ -534,6 +586,8 @@ pub(crate) mod tests {
                 "warnings": ["lingering is off"],
                 "connections": 2,
                 "refused": 3,
+                "audit": { "file": "/var/log/audit.jsonl", "written": 5, "dropped": 1 },
+                "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
             },
             "accounts": [{
                 "id": "gbdx",
@@ -692,6 +746,8 @@ pub(crate) mod tests {
             listen: vec![tcp("127.0.0.1:8253"), tcp("[::1]:8253")],
             route_listen: BTreeMap::from([(name("gbdx"), tcp("127.0.0.1:8300"))]),
             warnings: vec!["lingering is off".to_owned()],
+            audit: Some("/var/log/audit.jsonl".into()),
+            hardening: vec![Measure::waived("landlock", "switched off")],
             invocation: "valetd".to_owned(),
         }
     }
@@ -713,12 +769,18 @@ pub(crate) mod tests {
             via: true,
             http2: false,
             extra_ca: None,
+            require_key: false,
+            rules: Default::default(),
         };
         Config {
             listen: vec![tcp("127.0.0.1:8253"), tcp("[::1]:8253")],
             hosts: Vec::new(),
             workers: 1,
             drain: Duration::from_secs(10),
+            clients: vec![Client::Own],
+            require_key: false,
+            audit: Audit::Off,
+            sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
             accounts: BTreeMap::new(),
             routes: vec![route],

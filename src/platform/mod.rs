@@ -12,6 +12,7 @@ pub mod socket;
 pub mod systemd;
 pub mod timer;
 pub mod tls;
+pub mod users;
 pub mod watch;
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::upstream::Lease;
 pub(super) struct AnswerBody {
     content: Content,
     /// Ends when this is dropped: sent, broken off, or nobody left to send it to.
-    _exchange: Option<Exchange>,
+    exchange: Option<Exchange>,
 }
 
 enum Content {
@@ -41,12 +41,12 @@ struct Upstream {
 impl AnswerBody {
     /// Nothing at all.
     pub(super) fn empty() -> Self {
-        Self { content: Content::Empty, _exchange: None }
+        Self { content: Content::Empty, exchange: None }
     }
 
     /// A text of our own.
     pub(super) fn full(text: Bytes) -> Self {
-        Self { content: Content::Full(text), _exchange: None }
+        Self { content: Content::Full(text), exchange: None }
     }
 
     /// What the upstream sends. Trailers lose their credentials and the field `token_name`.
@@ -57,12 +57,12 @@ impl AnswerBody {
             }
             return Self::empty();
         }
-        Self { content: Content::Upstream(Upstream { incoming, lease, token_name }), _exchange: None }
+        Self { content: Content::Upstream(Upstream { incoming, lease, token_name }), exchange: None }
     }
 
     /// Ties the exchange's end to this body's.
     pub(super) fn of(mut self, exchange: Exchange) -> Self {
-        self._exchange = Some(exchange);
+        self.exchange = Some(exchange);
         self
     }
 
@@ -80,11 +80,18 @@ impl Body for AnswerBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let upstream = match &mut self.content {
+        let AnswerBody { content, exchange } = &mut *self;
+        let mut sends = |data: &Bytes| {
+            if let Some(exchange) = exchange {
+                exchange.sends(data.len());
+            }
+        };
+        let upstream = match content {
             Content::Empty => return Poll::Ready(None),
             Content::Full(text) => {
                 let text = mem::take(text);
-                self.content = Content::Empty;
+                *content = Content::Empty;
+                sends(&text);
                 return Poll::Ready(Some(Ok(Frame::data(text))));
             }
             Content::Upstream(upstream) => upstream,
@@ -102,6 +109,9 @@ impl Body for AnswerBody {
             frame.map(|mut frame| {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers, &upstream.token_name);
+                }
+                if let Some(data) = frame.data_ref() {
+                    sends(data);
                 }
                 frame
             })

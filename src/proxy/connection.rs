@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::Peer;
+use super::audit;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
 use super::worker::Worker;
@@ -89,6 +90,8 @@ pub(super) struct Pulse {
     idle_timeout_millis: AtomicU32,
     /// The running exchange has passed its limit.
     timed_out: AtomicBool,
+    /// Bytes of the request's body that have been read.
+    received: AtomicU64,
     /// The client still owes a part of the request's body.
     uploading: AtomicBool,
     /// The client has closed its sending side.
@@ -103,6 +106,7 @@ impl Pulse {
             serial: AtomicU32::new(0),
             idle_timeout_millis: AtomicU32::new(u32::MAX),
             timed_out: AtomicBool::new(false),
+            received: AtomicU64::new(0),
             uploading: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
         })
@@ -143,6 +147,7 @@ impl Pulse {
         self.renew();
         self.idle_timeout_millis.store(u32::MAX, Relaxed);
         self.timed_out.store(false, Relaxed);
+        self.received.store(0, Relaxed);
         self.uploading.store(uploading, Relaxed);
         self.enter(Phase::Waiting);
     }
@@ -169,6 +174,16 @@ impl Pulse {
         if matches!(self.phase(), Phase::Waiting | Phase::Answering) {
             self.enter(Phase::Idle);
         }
+    }
+
+    /// A part of the request's body has been read.
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
+    }
+
+    /// Bytes of the request's body so far.
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.received.load(Relaxed)
     }
 
     /// The request's body has been read to its end.
@@ -278,8 +293,10 @@ pub(super) struct Connection {
     /// The route that the listener belongs to, if it has one.
     pub(super) own_route: Option<RouteName>,
     pub(super) pulse: Arc<Pulse>,
+    /// Its place in the audit, from its first noted request on.
+    seat: RefCell<Option<audit::Seat>>,
     /// Both ends, on TCP: the client's, ours.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
     stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
@@ -312,6 +329,7 @@ impl Connection {
             door,
             own_route,
             pulse: Pulse::new(),
+            seat: RefCell::new(None),
             ends,
             id,
             stopping: Cell::new(Stopping::No),
@@ -337,8 +355,14 @@ impl Connection {
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             carrier: Some(self.clone()),
+            seat: RefCell::new(None),
             streams: Cell::new(0),
         })
+    }
+
+    /// Where the audit knows this connection's process from; the streams of one connection share it.
+    pub(super) fn seat(&self) -> &RefCell<Option<audit::Seat>> {
+        &self.carrier.as_deref().unwrap_or(self).seat
     }
 
     pub(super) fn has_streams(&self) -> bool {

@@ -3,7 +3,7 @@
 use hyper::header::{CONTENT_LOCATION, HeaderMap, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::{Method, Uri, Version};
 
-use super::guard::{self, Door};
+use super::guard::{self, Admission, Caller, Door};
 use super::headers::Survey;
 use super::{rewrite, route};
 use crate::config::Origin;
@@ -15,8 +15,9 @@ pub fn request_path(data: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("localhost:8253"));
     let survey = Survey::of(&headers);
-    let door = Door { port: Some(8253), peer_admitted: true };
-    let admitted = guard::admit(door, &[], &Method::GET, &target, Version::HTTP_11, &headers, &survey);
+    let door = Door { port: Some(8253), key_required: false, caller: Caller::NotAsked };
+    let anybody = Admission { uids: &[], hosts: &[], keyed: false };
+    let admitted = guard::admit(door, anybody, &Method::GET, &target, Version::HTTP_11, &headers, &survey);
     if admitted.is_err() || route::check_path(target.path()).is_err() {
         return;
     }

@@ -5,9 +5,10 @@
 //! as little as possible. Where to read on:
 //!
 //! * `service`: one request from start to end;
-//! * `guard`, `route`, `headers`, `rewrite`: what is decided about it (pure);
+//! * `guard`, `client_key`, `route`, `headers`, `rewrite`: what is decided about it (pure);
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `connection`, `worker`, `upstream`, `upgrade`, `body`: what is done with bytes;
+//! * [`audit`]: one line for each request, if somebody wants that;
 //! * `error`: what a tool sees when something is wrong.
 
 use std::collections::HashMap;
@@ -23,17 +24,21 @@ use rustls::ClientConfig;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::client_keys::KeyRing;
 use crate::config::{AccountId, Config, Route, RouteName};
 use crate::platform::{socket, tls};
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
+use audit::AuditLog;
 use error::Advice;
 use route::RouteEntry;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
+pub mod audit;
 mod body;
+mod client_key;
 mod connection;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -79,12 +84,33 @@ pub type PeerLookup = Box<dyn FnMut(SocketAddr, SocketAddr) -> Peer>;
 /// Makes a [`PeerLookup`] for each worker, on the worker's thread.
 pub type PeerLookups = Arc<dyn Fn() -> PeerLookup + Send + Sync>;
 
+/// Who may call, and who is told of it.
+#[derive(Clone)]
+pub struct Access {
+    /// Users whose processes need no client key, in order.
+    pub uids: Vec<u32>,
+    /// The client keys.
+    pub keys: Arc<KeyRing>,
+    /// Where requests are noted, if they are.
+    pub audit: Option<AuditLog>,
+}
+
+/// Our own processes and root's, no keys, no audit.
+impl Default for Access {
+    fn default() -> Self {
+        let mut uids = vec![0, rustix::process::geteuid().as_raw()];
+        uids.dedup();
+        Self { uids, keys: Arc::default(), audit: None }
+    }
+}
+
 /// What the workers have been told: immutable, replaced as a whole.
 #[derive(Clone)]
 pub struct Table {
     /// In the order of their names.
     routes: Vec<Arc<RouteEntry>>,
     hosts: Vec<String>,
+    access: Access,
     workers: usize,
     advice: Advice,
     /// Known to this process alone; in our `Via`, so that we recognise what comes back (RFC 9110 section 7.6.3).
@@ -125,12 +151,19 @@ impl Table {
         Ok(Table {
             routes,
             hosts: config.hosts.clone(),
+            access: Access::default(),
             workers: config.workers.max(1),
             advice,
             via_out: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})")).expect("hex digits are visible ASCII"),
             via_home: HeaderValue::from_static("1.1 valetd"),
             pseudonym,
         })
+    }
+
+    /// The same table for these callers.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// Takes over what must outlive a reload: upstreams that have not changed, so that their connections are kept, and
@@ -154,7 +187,7 @@ fn entry(
     stats: &Stats,
 ) -> Result<RouteEntry, String> {
     let Route { name, account, upstream: target, listen: _, replay, replay_limit, refuse, .. } = route;
-    let Route { wait, connect_timeout, idle_timeout, warm, via, extra_ca: _, .. } = route;
+    let Route { wait, connect_timeout, idle_timeout, warm, via, extra_ca: _, require_key, rules, .. } = route;
     let host = HeaderValue::try_from(target.origin.authority())
         .map_err(|_| format!("route {name}: \"{}\" is no host name", target.origin.host))?;
     if hyper::http::uri::PathAndQuery::try_from(format!("{}/", target.base_path)).is_err() {
@@ -177,6 +210,8 @@ fn entry(
         warm: *warm,
         idle_timeout: *idle_timeout,
         via: *via,
+        require_key: *require_key,
+        rules: rules.clone(),
     })
 }
 

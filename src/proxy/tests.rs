@@ -11,9 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Peer, PeerLookups, Proxy, ProxyListener, Table};
+use super::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
+use crate::client_keys::{KeyRing, NewKey, Rights};
+use crate::config::path::PathRules;
 use crate::config::{
-    Account, AccountId, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn, TokenKind, Upstream,
+    Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, KeyName, Origin, Replay, Route, RouteName,
+    SignIn, TokenKind, Upstream,
 };
 use crate::oauth::{ClientAuth, Grant};
 use crate::platform::clock::Clock;
@@ -148,6 +151,41 @@ async fn redirects_lead_back_here() {
     client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
     let expected = format!("http://{}/lab/next?x", proxy.address);
     assert_eq!(client.answer().await.field("location"), Some(&*expected));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn redirects_keep_the_key_that_came_in_the_path_and_the_upstream_never_sees_it() {
+    let origin = Upright::answering(|seen| {
+        let host = seen.all("host")[0].clone();
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/next?x\r\nContent-Length: 0\r\n\r\n")
+    })
+    .await;
+    let mut proxy = Running::start(&origin, |_| {}).await;
+    let keys = Arc::new(KeyRing::default());
+    let rights = Rights { routes: vec![RouteName::new("lab").unwrap()], methods: Vec::new(), paths: Vec::new() };
+    let new = NewKey { name: KeyName::new("agent"), rights, lifetime: None, rate: None, ephemeral: true };
+    let (key, held) = keys.add(new).unwrap();
+    let key = key.expose();
+    let table = Table::build(&proxy.config, &|_| proxy.source.clone(), &proxy.stats).unwrap();
+    proxy.proxy.replace(table.with_access(Access { keys: keys.clone(), ..Access::default() }));
+    let mut client = proxy.connect().await;
+    let page = format!("http://localhost/{key}/lab/");
+    client.send(&format!("GET /{key}/lab/x?q HTTP/1.1\r\nHost: HERE\r\nReferer: {page}\r\n\r\n")).await;
+    let expected = format!("http://{}/{key}/lab/next?x", proxy.address);
+    assert_eq!(client.answer().await.field("location"), Some(&*expected));
+    client
+        .send(&format!("POST /lab/y HTTP/1.1\r\nHost: HERE\r\nX-Valetd-Key: {key}\r\nContent-Length: 0\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer().await.status, 302);
+    let seen = origin.seen();
+    assert_eq!((seen[0].path(), seen[1].path()), ("/x?q", "/y"));
+    assert!(seen.iter().all(|seen| !seen.head.contains("vk_") && !seen.head.contains("valetd-key")), "{seen:?}");
+    // on a connection that is open already, too
+    keys.forget(&held);
+    client.send(&format!("GET /lab/z HTTP/1.1\r\nHost: HERE\r\nX-Valetd-Key: {key}\r\n\r\n")).await;
+    assert_eq!(client.answer().await.status, 403);
+    assert_eq!(origin.seen().len(), 2);
     proxy.stop().await;
 }
 
@@ -761,6 +799,8 @@ fn config(upstream: SocketAddr) -> Config {
         via: true,
         http2: false,
         extra_ca: None,
+        require_key: false,
+        rules: PathRules::default(),
     };
     Config {
         listen: Vec::new(),
@@ -768,6 +808,10 @@ fn config(upstream: SocketAddr) -> Config {
         workers: 1,
         notice: crate::config::NoticeSettings { command: Vec::new(), before: Duration::ZERO },
         drain: PATIENCE,
+        clients: vec![Client::Own],
+        require_key: false,
+        audit: Audit::Off,
+        sandbox: false,
         accounts: BTreeMap::from([(id, account)]),
         routes: vec![route],
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::connection::{self, Connection, Socket};
-use super::guard::{Door, admits_peer};
+use super::guard::{Caller, Door};
 use super::route::RouteEntry;
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
@@ -54,7 +54,6 @@ pub(super) struct Worker {
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
-    own_uid: u32,
 }
 
 /// The table with this worker's pools.
@@ -109,7 +108,6 @@ impl Worker {
             most_connections: most_connections(workers),
             one_less: Notify::new(),
             peers: peers.map(|peers| RefCell::new(peers())),
-            own_uid: rustix::process::geteuid().as_raw(),
         })
     }
 
@@ -202,7 +200,7 @@ impl Worker {
             }
             match listener.accept().await {
                 Ok((socket, door, ends)) => {
-                    let door = Door { peer_admitted: self.admits(&socket, ends), ..door };
+                    let door = Door { caller: self.caller(&socket, ends), ..door };
                     let connection = Connection::new(self.clone(), door, route.clone(), ends);
                     tokio::task::spawn_local(connection::serve(connection, socket));
                 }
@@ -215,17 +213,20 @@ impl Worker {
         }
     }
 
-    fn admits(&self, socket: &Socket, ends: Option<(SocketAddr, SocketAddr)>) -> bool {
-        let peer = match (socket, ends) {
-            (Socket::Unix(unix), _) => unix.peer_cred().ok().map(|cred| cred.uid()),
+    fn caller(&self, socket: &Socket, ends: Option<(SocketAddr, SocketAddr)>) -> Caller {
+        match (socket, ends) {
+            (Socket::Unix(unix), _) => unix.peer_cred().map_or(Caller::Unknown, |peer| {
+                let pid = peer.pid().and_then(|pid| pid.try_into().ok());
+                Caller::Of { uid: peer.uid(), pid }
+            }),
             (Socket::Tcp(_), Some((client, server))) => match self.look_up_peer(client, server) {
-                None => return true, // nobody looks
-                Some(Peer::Uid(uid)) => Some(uid),
-                Some(Peer::Gone | Peer::Unknown) => None,
+                None => Caller::NotAsked,
+                Some(Peer::Uid(uid)) => Caller::Of { uid, pid: None },
+                Some(Peer::Gone | Peer::Unknown) => Caller::Unknown,
             },
-            (Socket::Tcp(_), None) => return self.peers.is_none(),
-        };
-        admits_peer(peer, self.own_uid)
+            (Socket::Tcp(_), None) if self.peers.is_none() => Caller::NotAsked,
+            (Socket::Tcp(_), None) => Caller::Unknown,
+        }
     }
 }
 
@@ -253,7 +254,10 @@ impl Listener {
         match socket {
             socket::Listener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                let door = Door { port: Some(listener.local_addr()?.port()), peer_admitted: false };
+                let address = listener.local_addr()?;
+                let key_required = !address.ip().is_loopback();
+                let port = (!key_required).then_some(address.port());
+                let door = Door { port, key_required, caller: Caller::Unknown };
                 Ok(Self::Tcp(TcpListener::from_std(listener)?, door))
             }
             socket::Listener::Unix(listener) => {
@@ -273,7 +277,8 @@ impl Listener {
             }
             Self::Unix(listener) => {
                 let (unix, _) = listener.accept().await?;
-                Ok((Socket::Unix(unix), Door { port: None, peer_admitted: false }, None))
+                let door = Door { port: None, key_required: false, caller: Caller::Unknown };
+                Ok((Socket::Unix(unix), door, None))
             }
         }
     }

@@ -53,7 +53,7 @@ pub struct Parts {
     /// The time line.
     pub clock: Arc<Clock>,
     /// Credentials at rest, locked.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// The way to the authorization servers.
     pub endpoint: TokenEndpoint,
     /// The configuration to start with.
@@ -177,7 +177,7 @@ type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
 /// The real world: the disk, the network and the requests that wait.
 struct Real {
     clock: Arc<Clock>,
-    store: Store,
+    store: Arc<Store>,
     endpoint: TokenEndpoint,
     sources: Sources,
     answers: JoinSet<Answer>,
