@@ -52,7 +52,7 @@ pub struct LastFailure {
     pub at: Timestamp,
     /// The renewal that failed.
     pub id: RenewalId,
-    /// `transient`, `ambiguous` or `permanent`.
+    /// `transient`, `ambiguous` or `permanent`; or [`UNREADABLE`].
     pub class: &'static str,
     /// The server's OAuth code, if it gave one.
     pub oauth_error: Option<String>,
@@ -63,6 +63,9 @@ pub struct LastFailure {
     /// How many attempts in a row have failed.
     pub attempt: u32,
 }
+
+/// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
+pub const UNREADABLE: &str = "unreadable";
 
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]

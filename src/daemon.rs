@@ -17,19 +17,28 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::accounts::Accounts;
+use crate::client_keys::KeyRing;
 use crate::config::{
-    AccountId, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems, RouteName, Source,
+    AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
+    RouteName, Source,
 };
-use crate::control::report::{Facts, State};
+use crate::control::events::Events;
+use crate::control::report::{Facts, State, StatusReport};
 use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
+use crate::notices;
 use crate::platform::clock::Clock;
-use crate::platform::paths::Paths;
+use crate::platform::harden::{self, LANDLOCK, Measure};
+use crate::platform::hints::NetworkWatch;
+use crate::platform::log::LogHandle;
+use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::PeerLookup;
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
+use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
-use crate::proxy::{Peer, PeerLookups, Proxy, ProxyListener, Table};
+use crate::proxy::audit::Audit;
+use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::stats::Stats;
@@ -49,6 +58,11 @@ pub struct Surroundings {
     pub warnings: Vec<String>,
     /// Spreads renewals over machines; nothing secret hangs on it.
     pub seed: u64,
+    /// What the process has given up already; then it is the daemon's own and can be confined, too. `None` if others use
+    /// it as well.
+    pub hardening: Option<Vec<Measure>>,
+    /// The process's log, if its filter may be changed over the control socket.
+    pub log: Option<LogHandle>,
 }
 
 /// The name of inherited sockets on which all routes are served.
@@ -152,6 +166,14 @@ pub struct Daemon {
     renewer: JoinHandle<io::Result<()>>,
     renewer_stop: ShutdownTrigger,
     standing_warnings: Vec<String>,
+    keys: Arc<KeyRing>,
+    audit: Option<Audit>,
+    /// What is strange about who may call, and about what a reload asked for that only a restart can bring.
+    access_warnings: Vec<String>,
+    /// What is strange about the configuration in force.
+    config_warnings: Vec<String>,
+    events: Arc<Events>,
+    log: Option<LogHandle>,
 }
 
 /// One socket that the proxy accepts on.
@@ -173,22 +195,22 @@ impl Daemon {
     ///
     /// What it cannot do without: the state folder and its lock, the control socket, one listener.
     pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
-        let Surroundings { paths, invocation, inherited, mut warnings, seed } = surroundings;
+        let Surroundings { paths, invocation, inherited, mut warnings, seed, hardening, log } = surroundings;
         let clock = Arc::new(Clock::start());
         let stats = Arc::new(Stats::default());
-        let store = Store::open(&paths.state_dir)?;
+        let store = Arc::new(Store::open(&paths.state_dir)?);
         warnings.extend(store.warnings().iter().cloned());
         warnings.extend(paths.notes.iter().cloned());
         for warning in &warnings {
             warn!("{warning}");
         }
 
-        let (config, problems) = match load_config(&paths) {
-            Ok(parsed) => (parsed.config, said(parsed.warnings)),
+        let (config, config_warnings, problems) = match load_config(&paths) {
+            Ok(parsed) => (parsed.config, said(parsed.warnings), Vec::new()),
             Err(problems) => {
                 let problems = said(problems.0);
                 error!("the configuration cannot be used; starting without accounts until it is mended");
-                (Config::empty(&config_facts(&paths)), problems)
+                (Config::empty(&config_facts(&paths)), Vec::new(), problems)
             }
         };
         let config = Arc::new(config);
@@ -208,6 +230,21 @@ impl Daemon {
         control.0.set_nonblocking(true)?;
         let control = (UnixListener::from_std(control.0)?, control.1);
 
+        let (keys, keys_problem) = KeyRing::load(store.clone());
+        let keys = Arc::new(keys);
+        warnings.extend(keys_problem.inspect(|problem| warn!("{problem}")));
+        // its thread first: what it looks for, the processes of clients, the walls would hide from it
+        let audit = match audit_file(&config, &paths) {
+            Some(file) => Some(Audit::start(file, stats.clone()).context("starting the audit's thread")?),
+            None => None,
+        };
+        let mut hardening = hardening;
+        if let Some(measures) = &mut hardening {
+            measures.push(confinement(&config, &problems, &paths, audit.is_some()));
+            warnings.extend(harden::warning(measures).inspect(|warning| warn!("{warning}")));
+        }
+        let (access, access_warnings) = access(&config, &keys, audit.as_ref());
+
         let (orders, ordered) = mpsc::unbounded_channel();
         let (notices, noticed) = mpsc::channel(8);
         let sources = sources(&config, &Sources::new(), &clock, &orders);
@@ -223,8 +260,9 @@ impl Daemon {
         };
         let (renewer, accounts) = RenewerLoop::new(parts);
 
-        let table = table(&config, &sources, &stats).map_err(|error| anyhow!(error))?;
-        let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(peer_lookups()))?;
+        let table = table(&config, &sources, &stats).map_err(|error| anyhow!(error))?.with_access(access);
+        let mut proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(peer_lookups()))?;
+        proxy.advise(advice(&problems, &paths, &invocation));
         let started_at = clock.now();
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
@@ -235,6 +273,8 @@ impl Daemon {
             listen: Vec::new(),
             route_listen: BTreeMap::new(),
             warnings: Vec::new(),
+            audit: audit.as_ref().map(|audit| audit.path().to_owned()),
+            hardening: hardening.unwrap_or_default(),
             invocation,
         };
         let (renewer_stop, renewer_shutdown) = shutdown();
@@ -265,12 +305,20 @@ impl Daemon {
             renewer,
             renewer_stop,
             standing_warnings: warnings,
+            keys,
+            audit,
+            access_warnings,
+            config_warnings,
+            events: Arc::new(Events::starting_after(started_at.as_millis())),
+            log,
         };
         let inherited =
             http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None });
         daemon.listening.extend(inherited);
         let failures = daemon.listen(&config);
-        if daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
+        // where the configuration is unknown, so are its addresses: the control socket is enough to mend it
+        let is_configured = daemon.problems.borrow().is_empty();
+        if is_configured && daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
             return Err(anyhow!(failures.join("; ")));
         }
         Ok(daemon)
@@ -286,6 +334,9 @@ impl Daemon {
             config_problems: self.problems.subscribe(),
             facts: self.facts.subscribe(),
             reload: self.reload_requests.0.clone(),
+            keys: self.keys.clone(),
+            events: self.events.clone(),
+            log: self.log.clone(),
         }
     }
 
@@ -299,9 +350,19 @@ impl Daemon {
         let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
         let desk = self.desk();
         let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let notices = notices::Parts {
+            accounts: self.accounts.clone(),
+            config: self.config.subscribe(),
+            clock: self.clock.clone(),
+            state_dir: self.paths.state_dir.clone(),
+            invocation: self.facts.borrow().invocation.clone(),
+        };
+        let noticing = tokio::spawn(notices::watch(notices, shutdown.clone()));
+        let mut network = NetworkWatch::new();
         let mut files = ConfigWatch::new(self.watched());
         let mut hangup = signal(SignalKind::hangup())?;
-        let mut watchdog = self.notifier.watchdog_interval().map(|interval| tokio::time::interval(interval / 2));
+        let mut watchdog = self.notifier.watchdog_interval().map(tokio::time::interval);
+        let mut all_alive = None;
         let mut accounts = self.accounts.clone();
         let mut told = String::new();
         for address in &self.facts.borrow().listen {
@@ -309,10 +370,13 @@ impl Daemon {
         }
         self.notifier.ready();
         loop {
-            let words = status_line(&desk);
-            if words != told {
-                self.notifier.status(&words);
-                told = words;
+            // the watchdog's beat keeps it true while nothing else happens
+            if self.notifier.has_manager() {
+                let words = status_line(&desk.report());
+                if words != told {
+                    self.notifier.status(&words);
+                    told = words;
+                }
             }
             tokio::select! {
                 () = shutdown.started() => break,
@@ -322,34 +386,62 @@ impl Daemon {
                     }
                 }
                 _ = hangup.recv() => {
+                    files = ConfigWatch::new(self.watched()); // what is read now is no change later
                     let _ = self.reload().await;
+                }
+                () = network.changed() => {
+                    debug!("the network has changed");
+                    let _ = self.notices.send(Notice::NetworkChanged).await;
                 }
                 () = files.changed() => {
                     info!("the configuration has changed");
                     let _ = self.reload().await;
                 }
                 Some(reply) = self.reload_requests.1.recv() => {
+                    files = ConfigWatch::new(self.watched());
                     let outcome = self.reload().await;
                     let _ = reply.send(outcome);
                 }
-                () = tick(&mut watchdog) => self.notifier.watchdog(),
+                // the manager hears of us only when the other threads have answered, too
+                () = tick(&mut watchdog), if all_alive.is_none() => all_alive = Some(Box::pin(self.signs_of_life())),
+                alive = answered(&mut all_alive) => {
+                    all_alive = None;
+                    match alive {
+                        true => self.notifier.watchdog(),
+                        false => error!("a thread has ended badly; the service manager is left to start us anew"),
+                    }
+                }
             }
         }
         self.notifier.stopping();
         info!("stopping");
         let drain = self.config.borrow().drain;
-        self.renewer_stop.start();
         self.listening.clear(); // or clients would still connect, and wait for nobody; systemd's sockets queue for the next
+        // the renewer last: a running request may still wait for the token that it brings
         self.proxy.stop(drain).await;
+        self.renewer_stop.start();
         let renewer = self.renewer;
         let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;
         control_stop.start();
         let _ = control.await;
+        let _ = noticing.await;
         match ended {
             Ok(Ok(())) if shutdown.has_started() => Ok(()),
             Ok(Ok(())) => Err(anyhow!("the renewer ended on its own")),
             Ok(Err(error)) => Err(anyhow!(error).context("the renewer ended")),
             Err(_) => Err(anyhow!("the renewer ended badly")),
+        }
+    }
+
+    /// Ends when the renewer and every worker of the proxy have answered, with whether all are there; never, as long as
+    /// one of them is stuck.
+    fn signs_of_life(&self) -> impl Future<Output = bool> + use<> {
+        let (reply, renewer) = oneshot::channel();
+        let notices = self.notices.clone();
+        let workers = self.proxy.ping();
+        async move {
+            let asked = notices.send(Notice::Ping(reply)).await.is_ok();
+            asked && renewer.await.is_ok() && workers.await
         }
     }
 
@@ -369,6 +461,8 @@ impl Daemon {
                     error!("{problem}");
                 }
                 self.problems.send_replace(problems.clone());
+                let invocation = self.facts.borrow().invocation.clone();
+                self.proxy.advise(advice(problems, &self.paths, &invocation));
             }
         }
         self.notifier.ready();
@@ -380,16 +474,57 @@ impl Daemon {
         let config = Arc::new(parsed.config);
         let sources = sources(&config, &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
+        let ended_audit = self.follow_audit(&config).map_err(|error| vec![error])?;
+        let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref());
+        access_warnings.extend(self.beyond_the_walls(&config));
+        self.access_warnings = access_warnings;
+        let table = table.with_access(access);
         // the renewer first: a token that must not be used any more is withdrawn before a route could take it elsewhere
         let (done, configured) = oneshot::channel();
         let _ = self.notices.send(Notice::Configure(config.clone(), sources.clone(), done)).await;
         let _ = configured.await;
         self.sources = sources;
         self.proxy.replace(table);
+        drop(ended_audit);
         self.config.send_replace(config.clone());
-        self.problems.send_replace(said(parsed.warnings));
+        self.problems.send_replace(Vec::new());
+        self.config_warnings = said(parsed.warnings);
         let failures = self.listen(&config);
         if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    /// Starts, moves or stops the audit as the configuration says; in any case its file is opened anew. Returns the one
+    /// that is to end when nobody writes to it any more.
+    fn follow_audit(&mut self, config: &Config) -> Result<Option<Audit>, String> {
+        let ended = match (audit_file(config, &self.paths), &mut self.audit) {
+            (Some(file), Some(audit)) => {
+                audit.reopen(file);
+                None
+            }
+            (Some(file), none) => {
+                let started = Audit::start(file, self.stats.clone());
+                *none = Some(started.map_err(|error| format!("cannot start the audit's thread: {error}"))?);
+                None
+            }
+            (None, running) => running.take(),
+        };
+        let file = self.audit.as_ref().map(|audit| audit.path().to_owned());
+        self.facts.send_modify(|facts| facts.audit = file);
+        Ok(ended)
+    }
+
+    fn is_confined(&self) -> bool {
+        self.facts.borrow().hardening.iter().any(|measure| measure.name == LANDLOCK && measure.in_force)
+    }
+
+    /// What the configuration asks for that the walls drawn at the start do not let through.
+    fn beyond_the_walls(&self, config: &Config) -> Vec<String> {
+        let program = config.starts_programs().filter(|_| self.is_confined()).map(|setting| {
+            format!(
+                "{setting} is a command, and the sandbox was drawn at the start without one: restart valetd, or it cannot run"
+            )
+        });
+        program.inspect(|warning| warn!("{warning}")).into_iter().collect()
     }
 
     /// Binds what the configuration lists and we do not listen on yet, and closes what it no longer lists. Returns what
@@ -419,9 +554,20 @@ impl Daemon {
                 }
                 Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
                 Err(error) => {
-                    error!("{error}");
-                    failures.push(error.to_string());
+                    let mut words = error.to_string();
+                    if self.is_confined() && error.kind() == io::ErrorKind::PermissionDenied {
+                        words += " (or restart valetd: its sandbox was drawn without this folder)";
+                    }
+                    error!("{words}");
+                    failures.push(words);
                 }
+            }
+        }
+        let others =
+            config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|r| r.require_key);
+        for listening in &self.listening {
+            if let Some(ListenAddress::Unix(path)) = &listening.address {
+                open_to_others(path, others);
             }
         }
         let copies = self.listening.iter().map(|listening| {
@@ -431,8 +577,9 @@ impl Daemon {
         if let Err(error) = copies.collect::<io::Result<Vec<_>>>().and_then(|listeners| self.proxy.listen(listeners)) {
             failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
         }
-        let mut warnings = self.standing_warnings.clone();
+        let mut warnings = [self.standing_warnings.clone(), self.config_warnings.clone()].concat();
         warnings.extend(failures.iter().cloned());
+        warnings.extend(self.access_warnings.iter().cloned());
         self.facts.send_modify(|facts| {
             facts.warnings = warnings;
             facts.listen.clear();
@@ -448,6 +595,65 @@ impl Daemon {
             }
         });
         failures
+    }
+}
+
+/// Where the audit goes, if there is to be one.
+fn audit_file(config: &Config, paths: &Paths) -> Option<PathBuf> {
+    match &config.audit {
+        AuditSetting::Off => None,
+        AuditSetting::StateFolder => Some(paths.state_dir.join("audit.jsonl")),
+        AuditSetting::File(file) => Some(file.clone()),
+    }
+}
+
+/// Who may call, and what could not be found out about that, in sentences.
+fn access(config: &Config, keys: &Arc<KeyRing>, audit: Option<&Audit>) -> (Access, Vec<String>) {
+    let (uids, problems) = users::resolve(&config.clients);
+    for problem in &problems {
+        warn!("{problem}");
+    }
+    let access = Access { uids: uids.into_iter().collect(), keys: keys.clone(), audit: audit.map(Audit::log) };
+    (access, problems)
+}
+
+/// Gives up what the daemon does not need of the system, unless that would break what the configuration asks for.
+fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: bool) -> Measure {
+    if !config.sandbox {
+        return Measure::waived(LANDLOCK, "switched off (sandbox = false)");
+    }
+    if !problems.is_empty() && config.accounts.is_empty() {
+        return Measure::waived(
+            LANDLOCK,
+            "not drawn, since the configuration could not be used at the start: restart valetd",
+        );
+    }
+    if let Some(setting) = config.starts_programs() {
+        return Measure::waived(LANDLOCK, format!("not drawn, since {setting} is a command, which would inherit it"));
+    }
+    let own = config.routes.iter().filter_map(|route| route.listen.as_ref());
+    let sockets = config.listen.iter().chain(own).filter_map(|address| match address {
+        ListenAddress::Unix(path) => Some(path.as_path()),
+        ListenAddress::Tcp(_) => None,
+    });
+    let sockets = sockets.chain([paths.socket.as_path()]);
+    let mut folders: Vec<PathBuf> = sockets.filter_map(Path::parent).map(Path::to_owned).collect();
+    for folder in &folders {
+        let _ = OwnFolder::open_or_make(folder); // binding will say what is wrong with it
+    }
+    folders.push(paths.state_dir.clone());
+    let mut measure = harden::confine(&folders);
+    if audited && measure.in_force {
+        measure.detail += "; but for the audit's thread, which looks for the processes of clients";
+    }
+    measure
+}
+
+/// Lets other users connect to a socket, who are then asked who they are; or nobody else.
+fn open_to_others(path: &Path, others: bool) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(if others { 0o666 } else { 0o600 });
+    if let Err(error) = std::fs::set_permissions(path, mode) {
+        warn!(path = %path.display(), %error, "cannot change the mode of a socket");
     }
 }
 
@@ -499,9 +705,15 @@ fn said(problems: Vec<Problem>) -> Vec<String> {
     texts(&problems)
 }
 
+/// What answers of our own say while the configuration file cannot be used.
+fn advice(problems: &[String], paths: &Paths, invocation: &str) -> Option<String> {
+    let first = problems.first()?.lines().next().unwrap_or_default();
+    let file = paths.config_file.display();
+    Some(format!("The configuration {file} cannot be used: {first}. For all of it, run: {invocation} check"))
+}
+
 /// One line for `systemctl --user status`.
-fn status_line(desk: &Desk) -> String {
-    let report = desk.report();
+fn status_line(report: &StatusReport) -> String {
     let needs_person = report.accounts.iter().filter(|account| account.state == State::SignInRequired).count();
     let next = report.accounts.iter().filter_map(|a| a.next_wakeup.as_ref().map(|next| (next.in_seconds, &a.id))).min();
     let accounts = match report.accounts.len() {
@@ -510,24 +722,36 @@ fn status_line(desk: &Desk) -> String {
         many => format!("{many} accounts"),
     };
     let mut words = vec![accounts];
-    if !desk.config_problems.borrow().is_empty() {
+    if !report.daemon.config_problems.is_empty() {
         words.insert(0, "the configuration has problems (see valetd status)".to_owned());
     }
     if needs_person > 0 {
         words.push(format!("{needs_person} must be signed in to (see valetd status)"));
     }
+    if report.accounts.iter().any(|account| account.credential.as_ref().is_some_and(|credential| !credential.saved)) {
+        words.push("a refresh token is not saved".to_owned());
+    }
     if let Some((seconds, id)) = next {
-        words.push(format!("next renewal {id} in {}", coarse(seconds)));
+        words.push(format!("next renewal {id} {}", coarse(seconds)));
     }
     words.join(", ")
 }
 
+/// So coarse that the line need not be said anew all the time.
 fn coarse(seconds: u64) -> String {
     match seconds {
-        ..90 => format!("{seconds} s"),
-        90..5400 => format!("{} min", seconds / 60),
-        5400..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        ..60 => "in less than a minute".to_owned(),
+        60..5400 => format!("in {} min", seconds / 60),
+        5400..172_800 => format!("in {} h", seconds / 3600),
+        _ => format!("in {} days", seconds / 86_400),
+    }
+}
+
+/// What a future says, once there is one.
+async fn answered<F: Future + Unpin>(question: &mut Option<F>) -> F::Output {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
     }
 }
 

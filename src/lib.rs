@@ -21,8 +21,9 @@
 //! ```text
 //! 7  cli                                      the person at the keyboard: one file a verb
 //! 6  daemon                                   builds, wires, starts, reloads, drains, stops
-//! 5  renewer    proxy    control    sign_in   the services, each on its own
+//! 5  renewer  proxy  control  sign_in  notices  the services, each on its own
 //! 4  token_source  accounts  token_endpoint  store   where tokens pass: out to requests, in from servers, to rest
+//!    client_keys                              who may call, and for what; kept in the store's folder
 //! 3  platform   http_client  shutdown  stats  stand_in   one door to each part of the world
 //! 2  config                                   what the user asked for, valid by construction       (pure)
 //! 1  renewal    oauth                         when to renew; what to send, what an answer means    (pure)
@@ -54,10 +55,15 @@
 
 pub mod accounts;
 pub mod cli;
+pub mod client_keys;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http_client;
+pub mod notices;
 pub mod oauth;
 pub mod platform;
 pub mod proxy;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::config::RouteName;
 
@@ -40,6 +41,127 @@ pub struct RouteStats {
     pub rejected: Counter,
     /// Requests sent again after a 401.
     pub replayed: Counter,
+    /// How long answers took.
+    pub latency: Latency,
+}
+
+impl RouteStats {
+    /// Counts an answer by its status and the time from the request's head to the answer's.
+    pub fn answered(&self, status: u16, took: Duration) {
+        self.latency.add(StatusClass::of(status), took);
+    }
+}
+
+/// The first digit of an HTTP status.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum StatusClass {
+    /// 1xx: a switch to another protocol.
+    Informational,
+    /// 2xx
+    Success,
+    /// 3xx
+    Redirection,
+    /// 4xx
+    ClientError,
+    /// 5xx, and whatever a server may make up.
+    ServerError,
+}
+
+impl StatusClass {
+    /// All of them, in order.
+    pub const ALL: [StatusClass; 5] =
+        [Self::Informational, Self::Success, Self::Redirection, Self::ClientError, Self::ServerError];
+
+    /// The class of a status.
+    pub fn of(status: u16) -> Self {
+        match status / 100 {
+            1 => Self::Informational,
+            2 => Self::Success,
+            3 => Self::Redirection,
+            4 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+
+    /// `2xx`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Informational => "1xx",
+            Self::Success => "2xx",
+            Self::Redirection => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+        }
+    }
+}
+
+/// The upper bound of a histogram's first bucket; each further one is twice the one before.
+const SMALLEST: Duration = Duration::from_micros(250);
+
+/// Bounded buckets: 250 us to 65.5 s. One more takes what is longer.
+const BOUNDED: usize = 19;
+
+/// Times in buckets that double, for each class of status. An answer costs two relaxed additions and takes no lock.
+#[derive(Debug, Default)]
+pub struct Latency([ClassLatency; 5]);
+
+#[derive(Debug, Default)]
+struct ClassLatency {
+    buckets: [Counter; BOUNDED + 1],
+    micros: Counter,
+}
+
+/// A class's times as they stand.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Histogram {
+    /// How many took at most so long and longer than the bucket before, in the order of the bounds; `None` is "longer".
+    pub buckets: Vec<(Option<Duration>, u64)>,
+    /// All times together.
+    pub sum: Duration,
+}
+
+impl Histogram {
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl Latency {
+    fn add(&self, class: StatusClass, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let ClassLatency { buckets, micros: sum } = &self.0[class as usize];
+        buckets[bucket(micros)].add(1);
+        sum.add(micros);
+    }
+
+    /// The times of one class. The numbers are read one by one: an answer in between may be in some of them only.
+    pub fn of(&self, class: StatusClass) -> Histogram {
+        let ClassLatency { buckets, micros } = &self.0[class as usize];
+        let bound = |index: usize| (index < BOUNDED).then(|| SMALLEST * (1 << index));
+        let buckets = buckets.iter().enumerate().map(|(index, count)| (bound(index), count.get())).collect();
+        Histogram { buckets, sum: Duration::from_micros(micros.get()) }
+    }
+
+    /// The bound that `share` (0 to 1) of all answers stayed below; `None` without answers, or where it is unbounded.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let all: Vec<Histogram> = StatusClass::ALL.iter().map(|class| self.of(*class)).collect();
+        let total: u64 = all.iter().map(Histogram::count).sum();
+        let rank = (share * total as f64).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bounds = (0..=BOUNDED).map(|index| {
+            seen += all.iter().map(|histogram| histogram.buckets[index].1).sum::<u64>();
+            (all[0].buckets[index].0, seen)
+        });
+        bounds.into_iter().find(|(_, seen)| *seen >= rank).and_then(|(bound, _)| bound)
+    }
+}
+
+/// The first bucket whose bound is not below so many microseconds.
+fn bucket(micros: u64) -> usize {
+    let firsts = micros.div_ceil(250).max(1); // how many times the first bucket's width
+    let index = u64::BITS - (firsts - 1).leading_zeros();
+    (index as usize).min(BOUNDED)
 }
 
 /// All routes' numbers. Survives a reload: a route that keeps its name keeps its numbers.
@@ -50,6 +172,17 @@ pub struct Stats {
     pub connections: Counter,
     /// Requests refused by the guard, for want of a route, or as malformed.
     pub refused: Counter,
+    /// Lines of the audit.
+    pub audit: AuditCounts,
+}
+
+/// What the audit has done so far.
+#[derive(Debug, Default)]
+pub struct AuditCounts {
+    /// Lines written.
+    pub written: Counter,
+    /// Lines lost: too many were waiting, or the file could not be written.
+    pub dropped: Counter,
 }
 
 impl Stats {
@@ -57,5 +190,53 @@ impl Stats {
     pub fn route(&self, name: &RouteName) -> Arc<RouteStats> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         routes.entry(name.clone()).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_falls_into_the_first_bucket_that_it_does_not_exceed() {
+        let table = [
+            ("nothing", 0, 0),
+            ("the first bound", 250, 0),
+            ("just above it", 251, 1),
+            ("the second bound", 500, 1),
+            ("a millisecond", 1_000, 2),
+            ("just above that", 1_001, 3),
+            ("the last bound", 65_536_000, 18),
+            ("longer than all", 65_536_001, 19),
+            ("for ever", u64::MAX, 19),
+        ];
+        for (case, micros, expected) in table {
+            assert_eq!(bucket(micros), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn answers_are_kept_apart_by_class_and_their_bounds_double() {
+        let stats = RouteStats::default();
+        for (status, millis) in [(200, 1), (204, 3), (404, 1), (999, 100_000)] {
+            stats.answered(status, Duration::from_millis(millis));
+        }
+        let success = stats.latency.of(StatusClass::Success);
+        assert_eq!((success.count(), success.sum), (2, Duration::from_millis(4)));
+        assert_eq!(success.buckets[2], (Some(Duration::from_millis(1)), 1));
+        assert_eq!(success.buckets[4], (Some(Duration::from_millis(4)), 1));
+        assert_eq!(stats.latency.of(StatusClass::ServerError).buckets.last(), Some(&(None, 1)));
+        assert_eq!(stats.latency.of(StatusClass::Redirection).count(), 0);
+    }
+
+    #[test]
+    fn a_quantile_is_the_bound_below_which_so_many_stayed() {
+        let stats = RouteStats::default();
+        assert_eq!(stats.latency.quantile(0.5), None);
+        for millis in [1, 1, 1, 1, 1, 1, 1, 1, 1, 60] {
+            stats.answered(200, Duration::from_millis(millis));
+        }
+        assert_eq!(stats.latency.quantile(0.5), Some(Duration::from_millis(1)));
+        assert_eq!(stats.latency.quantile(0.99), Some(Duration::from_millis(64)));
     }
 }

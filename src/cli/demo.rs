@@ -22,7 +22,7 @@ use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::daemon::{self, Daemon, Surroundings};
 use crate::http_client::{HttpClient, Outgoing};
-use crate::platform::log::{self, Color, Format};
+use crate::platform::log::{self, Color, Format, LogHandle};
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
 use crate::sign_in::{self, Proof};
@@ -52,17 +52,17 @@ const REQUESTS: [&str; 4] =
     ["/gdh/datasets", "/gbdx/auth/v1/validate_token", "/gbdx/catalog/v2/record/1030010045539700", "/gdh/ping"];
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    log::init(log::Options {
+    let log = log::init(log::Options {
         filter: Some(options.log.clone().unwrap_or_else(|| "error".to_owned())),
         format: Format::Text,
         color: Color::Auto,
     })
     .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let folder = TemporaryFolder::new().map_err(|error| Failure::new(error).while_doing("making a folder"))?;
-    block_on(demonstrate(&folder.0, &arguments))?
+    block_on(demonstrate(&folder.0, log, &arguments))?
 }
 
-async fn demonstrate(folder: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
+async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Result<Exit, Failure> {
     let lives = stand_in::Options { access_lifetime: arguments.tokens, ..stand_in::Options::default() };
     let start = |provider| async move {
         StandIn::start(provider, lives).await.map_err(|error| Failure::new(error).while_doing("starting a stand-in"))
@@ -80,7 +80,8 @@ async fn demonstrate(folder: &Path, arguments: &Arguments) -> Result<Exit, Failu
     let config = daemon::load_config(&paths).map_err(Failure::new)?.config;
     let socket = paths.socket.clone();
     let invocation = options.invocation();
-    let surroundings = Surroundings { paths, invocation, inherited: Vec::new(), warnings: Vec::new(), seed: 1 };
+    let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log));
+    let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
     let daemon = Daemon::build(surroundings).map_err(Failure::new)?;
     let desk = daemon.desk();
     let (stop, stopped) = shutdown();

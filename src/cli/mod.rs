@@ -27,13 +27,20 @@ use crate::token_endpoint::{TokenEndpoint, client_secret};
 mod check;
 mod completions;
 mod demo;
+mod doctor;
+mod events;
+mod exec;
 mod help;
+mod key;
+mod log;
 mod login;
 mod logout;
 mod man;
 mod refresh;
 mod reload;
 mod run;
+mod screen;
+mod service;
 mod status;
 mod text;
 mod wait;
@@ -127,10 +134,16 @@ enum Verb {
     Login(login::Arguments),
     Logout(logout::Arguments),
     Status(status::Arguments),
+    Events(events::Arguments),
     Refresh(refresh::Arguments),
     Wait(wait::Arguments),
+    Exec(exec::Arguments),
+    Key(key::Arguments),
+    Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
+    Log(log::Arguments),
+    Service(service::Arguments),
     Demo(demo::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -144,6 +157,12 @@ impl Program {
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
             Verb::Status(arguments) => status::perform(options, arguments),
+            Verb::Events(arguments) => events::perform(options, arguments),
+            Verb::Exec(arguments) => exec::perform(options, arguments),
+            Verb::Key(arguments) => key::perform(options, arguments),
+            Verb::Doctor(arguments) => doctor::perform(options, arguments),
+            Verb::Log(arguments) => log::perform(options, arguments),
+            Verb::Service(arguments) => service::perform(options, arguments),
             Verb::Refresh(arguments) => refresh::perform(options, arguments),
             Verb::Wait(arguments) => wait::perform(options, arguments),
             Verb::Check(arguments) => check::perform(options, arguments),
@@ -190,6 +209,10 @@ enum Exit {
     SignInRequired = 3,
     /// There is no usable token now; nobody needs to do anything.
     NotUsable = 4,
+    /// For `exec`: the command cannot be run, as a shell has it.
+    NotExecutable = 126,
+    /// For `exec`: there is no such command.
+    NoSuchCommand = 127,
     /// Ctrl-C at a question.
     Interrupted = 130,
 }

@@ -23,11 +23,13 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
         Some(LogFormat::Json) => Format::Json,
         Some(LogFormat::Text) | None => Format::Text,
     };
-    log::init(log::Options { filter: options.log.clone(), format, color: Color::Auto })
+    let log = log::init(log::Options { filter: options.log.clone(), format, color: Color::Auto })
         .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let invocation = options.invocation();
     let seed = std::process::id().into();
-    let warnings = harden::harden();
-    daemon::run(Surroundings { paths, invocation, inherited, warnings, seed }).map_err(Failure::new)?;
+    let hardening = Some(harden::harden());
+    let warnings = Vec::new();
+    let log = Some(log);
+    daemon::run(Surroundings { paths, invocation, inherited, warnings, seed, hardening, log }).map_err(Failure::new)?;
     Ok(Exit::Fine)
 }

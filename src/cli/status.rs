@@ -1,31 +1,67 @@
 //! `valetd status`
 
-use anstyle::{AnsiColor, Style};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::screen::{Input, Screen};
 use super::text::{Cell, Table, WIDTH, cut, length, printable, relative, styled, wrapped};
 use super::{Exit, Failure, Options, block_on, places, print};
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError, EventStream};
 use crate::control::report::{AccountReport, DaemonReport, State, StatusReport, Wakeup};
 use crate::renewal::Reason;
 
 /// Show accounts, routes and what to do next
 #[derive(clap::Args, Debug)]
-#[command(after_help = "\
+#[command(
+    long_about = "\
+Show accounts, routes and what to do next.
+
+With --json, the status document. Its member 'schema' is 1 and grows when a
+member changes its meaning or goes away; new members may appear at any time.
+Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
+
+  schema, at
+  daemon     version pid uptime_seconds listen[] config_file state_dir
+             config_problems[] warnings[] connections refused
+  accounts[] id provider description usable usable_until seconds_left
+             state (usable, waiting, renewing, sign-in-required) why
+             why_code (not-signed-in, revoked, ambiguous, client-refused,
+             issued-elsewhere)
+             next_wakeup { at in_seconds reason }
+             last_success last_failure { at class oauth_error http_status
+             detail attempt } failures renewals token_requests next_action
+             credential { generation fingerprint saved sealed identity
+             refresh_expires_at }
+  routes[]   name urls[] upstream account requests open errors rejected
+             replayed median_ms p99_ms",
+    after_help = "\
 Examples:
   valetd status
+  valetd status --watch
   valetd status --json | jq -r '.accounts[] | [.id, .state] | @tsv'
   valetd status >/dev/null || echo 'valetd wants a look'
 
 Exit codes: 0 every account is usable, 1 the daemon does not run or cannot be
-reached, 3 somebody must sign in, 4 some token is not usable now.")]
+reached, 3 somebody must sign in, 4 some token is not usable now."
+)]
 pub(super) struct Arguments {
     /// Print the status document (schema 1) for scripts
     #[arg(long)]
     json: bool,
+    /// Keep it on the screen, up to date, until q or Ctrl-C
+    #[arg(long, short, conflicts_with = "json")]
+    watch: bool,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let places = places(options)?;
+    if arguments.watch {
+        return block_on(watch(options, &places.socket))?;
+    }
     let report = block_on(async { Client::connect(&places.socket).await?.status().await })?;
     let report = report.map_err(|error| Failure::of_call(error, options).while_doing("asking for the status"))?;
     if arguments.json {
@@ -35,6 +71,164 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         print(&render(&report, &options.invocation()))?;
     }
     Ok(verdict(&report.accounts))
+}
+
+/// The counters of the routes make no events, and are looked at so often.
+const COUNTERS: Duration = Duration::from_secs(5);
+
+/// A daemon that is gone is looked for so often.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Keeps the status on the screen. Events say when to ask anew; in between, the times run down by our own clock.
+async fn watch(options: &Options, socket: &Path) -> Result<Exit, Failure> {
+    let no_terminal = |error| Failure::new(error).while_doing("opening the terminal");
+    if !std::io::stdout().is_terminal() {
+        let failure = Failure::say("--watch needs a terminal").with_exit(Exit::Usage);
+        return Err(failure.with_remedy("for scripts: valetd events --json"));
+    }
+    let color = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+    // before the screen is taken: who has no daemon is told so like everybody else
+    let mut seen = Seen::now(socket).await.map_err(|error| Failure::of_call(error, options))?;
+    let mut events = listen(socket).await.ok();
+    let mut screen = Screen::open(color).map_err(no_terminal)?;
+    let mut lost = false;
+    loop {
+        let (width, _) = screen.size();
+        screen.show(&page(&seen, lost, width, &options.invocation())).map_err(no_terminal)?;
+        let asked_again = seen.at + COUNTERS;
+        tokio::select! {
+            input = screen.input() => match input {
+                Input::Quit => return Ok(verdict(&seen.report.accounts)),
+                Input::Resized => {
+                    screen.clear().map_err(no_terminal)?;
+                    continue;
+                }
+            },
+            changed = change(&mut events) => {
+                if !changed {
+                    events = None;
+                }
+            }
+            () = sleep_until(asked_again) => {}
+            () = sleep(next_second(&seen)), if !lost => continue,
+            () = sleep(AGAIN), if lost => {}
+        }
+        match Seen::now(socket).await {
+            Ok(now) => {
+                (seen, lost) = (now, false);
+                if events.is_none() {
+                    events = listen(socket).await.ok();
+                }
+            }
+            Err(_) => lost = true,
+        }
+    }
+}
+
+/// A status document and when it came.
+struct Seen {
+    report: StatusReport,
+    at: Instant,
+}
+
+impl Seen {
+    async fn now(socket: &Path) -> Result<Self, ClientError> {
+        let report = Client::connect(socket).await?.status().await?;
+        Ok(Self { report, at: Instant::now() })
+    }
+}
+
+async fn listen(socket: &Path) -> Result<EventStream, ClientError> {
+    Client::connect(socket).await?.events(None).await
+}
+
+/// Waits for an event. `false` when there will be none any more.
+async fn change(events: &mut Option<EventStream>) -> bool {
+    match events {
+        Some(events) => matches!(events.next().await, Ok(Some(_))),
+        None => std::future::pending().await,
+    }
+}
+
+/// Until the times on the screen show another second.
+fn next_second(seen: &Seen) -> Duration {
+    Duration::from_millis(1000 - u64::from(seen.at.elapsed().subsec_millis()))
+}
+
+/// The live view: what `status` shows, with a bar of each token's life.
+fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
+    let report = aged(&seen.report, seen.at.elapsed().as_secs());
+    let mut out = match lost {
+        true => format!("{}\n", styled("the daemon does not answer; this is the last that it said", BAD)),
+        false => String::new(),
+    };
+    out.push_str(&header(&report.daemon));
+    out.push('\n');
+    if report.accounts.is_empty() {
+        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+    }
+    let name_width = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0).min(20);
+    let words_width = 40;
+    let bar_width = width.saturating_sub(name_width + words_width + 4).clamp(10, 60);
+    for account in &report.accounts {
+        let life = life(account);
+        let color = match (account.state, account.usable) {
+            (State::SignInRequired, _) => BAD,
+            (_, true) if account.failures == 0 => GOOD,
+            _ => SOON,
+        };
+        let words = match (account.state, account.usable, account.seconds_left) {
+            (State::SignInRequired, false, _) => "sign in".to_owned(),
+            (_, true, Some(left)) => format!("{} left, {}", length(left), next(account)),
+            _ => format!("no token, {}", next(account)),
+        };
+        let id = cut(&account.id, name_width);
+        out.push_str(&format!("{id:<name_width$}  {}  {words}\n", styled(&bar(life, bar_width), color)));
+        for remark in remarks(account, &report) {
+            out.push_str(&remark);
+            out.push('\n');
+        }
+    }
+    if !report.routes.is_empty() {
+        out.push('\n');
+        out.push_str(&routes(&report));
+    }
+    out.push_str(&styled("\nq ends\n", DIM));
+    out
+}
+
+/// The document as it would be so many seconds later if nothing happened.
+fn aged(report: &StatusReport, seconds: u64) -> StatusReport {
+    let mut report = report.clone();
+    report.daemon.uptime_seconds += seconds;
+    for account in &mut report.accounts {
+        if let Some(left) = &mut account.seconds_left {
+            *left = left.saturating_sub(seconds);
+            account.usable &= *left > 0;
+        }
+        if let Some(next) = &mut account.next_wakeup {
+            next.in_seconds = next.in_seconds.saturating_sub(seconds);
+        }
+    }
+    report
+}
+
+/// The share of a token's life that is left, from its last renewal to its end.
+fn life(account: &AccountReport) -> f64 {
+    let (Some(until), Some(left), true) = (account.usable_until, account.seconds_left, account.usable) else {
+        return 0.0;
+    };
+    let whole = account.last_success.map_or(0, |since| until.seconds_since(since)).max(1);
+    (left as f64 / whole as f64).clamp(0.0, 1.0)
+}
+
+/// A bar in eighths of a column.
+fn bar(share: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (share * (width * 8) as f64).round() as usize;
+    let part = EIGHTHS[eighths % 8];
+    let rest = width - eighths / 8 - usize::from(!part.is_empty());
+    format!("{}{part}{}", "█".repeat(eighths / 8), "·".repeat(rest))
 }
 
 /// The exit status that tells how accounts stand: the most demanding one counts.
@@ -81,8 +275,7 @@ fn header(daemon: &DaemonReport) -> String {
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
     if !config_problems.is_empty() {
-        let line =
-            format!("{} has problems; the configuration before it stays in force:", daemon.config_file.display());
+        let line = format!("{} has problems; what was in force before it stays so:", daemon.config_file.display());
         out.push_str(&styled(wrapped(&printable(&line), 0).trim_end(), BAD));
         out.push('\n');
         for problem in config_problems {
@@ -185,12 +378,13 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
 
 fn routes(report: &StatusReport) -> String {
     let mut table = Table::default();
-    let titles = ["ROUTE", "REQUESTS", "OPEN", "ERRORS", "401S", "URL"];
+    let titles = ["ROUTE", "REQS", "OPEN", "ERR", "401", "P99", "URL"];
     table.row(titles.map(|title| {
         let cell = Cell::new(title).styled(BOLD);
         if matches!(title, "ROUTE" | "URL") { cell } else { cell.leaning_right() }
     }));
     for route in &report.routes {
+        let millis = |millis: Option<f64>| Cell::new(millis.map_or("-".to_owned(), brief_millis)).leaning_right();
         let errors = Cell::number(route.errors).styled(if route.errors > 0 { SOON } else { Style::new() });
         let rejected = Cell::number(route.rejected).styled(if route.rejected > 0 { SOON } else { Style::new() });
         let url = route.urls.first().map_or("-", String::as_str);
@@ -200,10 +394,20 @@ fn routes(report: &StatusReport) -> String {
             Cell::number(route.open),
             errors,
             rejected,
+            millis(route.p99_ms),
             Cell::new(url),
         ]);
     }
     table.lines().iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// `<4 ms`: the numbers are upper bounds.
+fn brief_millis(millis: f64) -> String {
+    match millis {
+        ..1.0 => "<1ms".to_owned(),
+        1.0..1000.0 => format!("<{}ms", millis.round()),
+        _ => format!("<{}s", (millis / 1000.0).round()),
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +420,7 @@ mod tests {
         let mut report = report();
         report.routes[0].requests = 120;
         report.routes[0].rejected = 2;
+        report.routes[0].p99_ms = Some(1024.0);
         assert_eq!(
             plain(&render(&report, "valetd")),
             "\
@@ -229,8 +434,8 @@ gdh      sign-in-required  none         -                 -
   last failure 12 s ago (permanent, HTTP 400, invalid_grant), attempt 1
   -> valetd login gdh
 
-ROUTE  REQUESTS  OPEN  ERRORS  401S  URL
-gbdx        120     0       0     2  http://localhost:8253/gbdx/
+ROUTE  REQS  OPEN  ERR  401  P99  URL
+gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
 "
         );
     }
@@ -245,7 +450,7 @@ gbdx        120     0       0     2  http://localhost:8253/gbdx/
         credential.refresh_expires_at = Some(report.at);
         let text = plain(&render(&report, "valetd"));
         for expected in [
-            "has problems; the configuration before it\nstays in force:\n",
+            "has problems; what was in force before it\nstays so:\n",
             "  config.toml:3:1: route.x: no account named \"x\"\u{fffd}[2J\n",
             "  the newest refresh token is not saved: it is lost when the daemon ends\n",
             "  the refresh token is expected to die now\n",
@@ -293,6 +498,32 @@ gbdx        120     0       0     2  http://localhost:8253/gbdx/
         assert_eq!(at(60, Reason::Withdraw), "ends in 1 min");
         account.next_wakeup = None;
         assert_eq!(next(&account), "renewing");
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_the_life_that_is_left() {
+        let table = [
+            ("all", 1.0, "████"),
+            ("none", 0.0, "····"),
+            ("half", 0.5, "██··"),
+            ("an eighth of a column more", 0.5 + 1.0 / 32.0, "██▏·"),
+            ("almost nothing", 1.0 / 32.0, "▏···"),
+        ];
+        for (case, share, expected) in table {
+            assert_eq!(bar(share, 4), expected, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_live_view_runs_down_by_itself_and_fits_80_columns() {
+        let seen = Seen { report: aged(&report(), 60), at: Instant::now() };
+        let text = plain(&page(&seen, false, 80, "valetd"));
+        assert!(text.contains("██▌·  40 min left, renews in 35 min\n"), "{text}");
+        assert!(text.contains("gdh   ··········") && text.contains("sign in\n  the refresh token was"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let late = aged(&report(), 4000);
+        assert!(!late.accounts[0].usable, "a token is not shown as usable after its end");
+        assert!(plain(&page(&seen, true, 80, "valetd")).starts_with("the daemon does not answer"));
     }
 
     /// The text as it is written where there is no colour.

@@ -47,23 +47,35 @@ pub(super) const GLANCE: Duration = Duration::from_millis(150);
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { account, timeout } = arguments;
     let places = places(options)?;
-    block_on(async {
-        let deadline = Instant::now() + timeout;
-        let mut connection = None;
-        loop {
-            let outcome = match look(&mut connection, &places.socket).await {
-                Ok(report) => judge(&report, account.as_ref(), timeout),
-                Err(error) if error.is_unreachable() => Outlook::NotYet(Failure::of_call(error, options)),
-                Err(error) => Outlook::InVain(Failure::of_call(error, options)),
-            };
-            match outcome {
-                Outlook::Usable => return Ok(Exit::Fine),
-                Outlook::InVain(failure) => return Err(failure),
-                Outlook::NotYet(failure) if Instant::now() >= deadline => return Err(failure),
-                Outlook::NotYet(_) => sleep(GLANCE.min(deadline - Instant::now())).await,
-            }
+    let wanted: Vec<AccountId> = account.into_iter().collect();
+    block_on(until_usable(options, &places.socket, &wanted, timeout))?.map(|_| Exit::Fine)
+}
+
+/// Waits until these accounts are usable (all of them, if none is named), also for a daemon that is not there yet.
+/// Returns the status that says so.
+pub(super) async fn until_usable(
+    options: &Options,
+    socket: &std::path::Path,
+    accounts: &[AccountId],
+    timeout: Duration,
+) -> Result<StatusReport, Failure> {
+    let deadline = Instant::now() + timeout;
+    let mut connection = None;
+    loop {
+        let outcome = match look(&mut connection, socket).await {
+            Ok(report) => match judge(&report, accounts, timeout) {
+                Outlook::Usable => return Ok(report),
+                outlook => outlook,
+            },
+            Err(error) if error.is_unreachable() => Outlook::NotYet(Failure::of_call(error, options)),
+            Err(error) => Outlook::InVain(Failure::of_call(error, options)),
+        };
+        match outcome {
+            Outlook::NotYet(_) if Instant::now() < deadline => sleep(GLANCE.min(deadline - Instant::now())).await,
+            Outlook::NotYet(failure) | Outlook::InVain(failure) => return Err(failure),
+            Outlook::Usable => {}
         }
-    })?
+    }
 }
 
 /// Looks once, over the connection that is open; a new daemon in the place of an old one is a reason to look again.
@@ -86,14 +98,17 @@ enum Outlook {
     InVain(Failure),
 }
 
-fn judge(report: &StatusReport, account: Option<&AccountId>, timeout: Duration) -> Outlook {
-    let wanted: Vec<&AccountReport> = match account {
-        None => report.accounts.iter().collect(),
-        Some(id) => match report.account(id.as_str()) {
-            Some(found) => vec![found],
+fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Outlook {
+    let mut wanted: Vec<&AccountReport> = Vec::new();
+    for id in accounts {
+        match report.account(id.as_str()) {
+            Some(found) => wanted.push(found),
             None => return Outlook::InVain(unknown(report, id)),
-        },
-    };
+        }
+    }
+    if accounts.is_empty() {
+        wanted.extend(&report.accounts);
+    }
     let unusable: Vec<&AccountReport> = wanted.into_iter().filter(|account| !account.usable).collect();
     let Some(first) = unusable.iter().find(|account| account.state == State::SignInRequired).or(unusable.first())
     else {
@@ -140,19 +155,19 @@ mod tests {
 
     #[test]
     fn a_usable_account_ends_the_wait_whatever_the_others_do() {
-        assert!(matches!(judge(&report(), Some(&id("gbdx")), LONG), Outlook::Usable));
+        assert!(matches!(judge(&report(), &[id("gbdx")], LONG), Outlook::Usable));
     }
 
     #[test]
     fn a_token_in_hand_counts_also_where_somebody_must_sign_in_for_the_next() {
         let mut report = report();
         report.accounts[1].usable = true;
-        assert!(matches!(judge(&report, None, LONG), Outlook::Usable));
+        assert!(matches!(judge(&report, &[], LONG), Outlook::Usable));
     }
 
     #[test]
     fn waiting_for_a_person_is_in_vain() {
-        let Outlook::InVain(failure) = judge(&report(), None, LONG) else { panic!("it goes on") };
+        let Outlook::InVain(failure) = judge(&report(), &[], LONG) else { panic!("it goes on") };
         assert_eq!(failure.exit, Exit::SignInRequired);
         assert_eq!(failure.remedy.as_deref(), Some("valetd login gdh"));
         assert!(failure.to_string().contains("gdh: somebody must sign in: the refresh token was refused"), "{failure}");
@@ -163,14 +178,14 @@ mod tests {
         let mut report = report();
         (report.accounts[0].usable, report.accounts[0].state) = (false, State::Renewing);
         report.accounts[0].why = Some("connecting: refused".to_owned());
-        let Outlook::NotYet(failure) = judge(&report, Some(&id("gbdx")), LONG) else { panic!("it ends") };
+        let Outlook::NotYet(failure) = judge(&report, &[id("gbdx")], LONG) else { panic!("it ends") };
         assert_eq!(failure.exit, Exit::NotUsable);
         assert_eq!(failure.to_string(), "valetd: gbdx: no usable token after 30 s: connecting: refused\n");
     }
 
     #[test]
     fn an_account_that_is_not_there_is_not_waited_for() {
-        let Outlook::InVain(failure) = judge(&report(), Some(&id("gdbx")), LONG) else { panic!("it goes on") };
+        let Outlook::InVain(failure) = judge(&report(), &[id("gdbx")], LONG) else { panic!("it goes on") };
         assert_eq!((failure.exit, failure.remedy.as_deref()), (Exit::Failed, Some("the accounts are: gbdx, gdh")));
     }
 }

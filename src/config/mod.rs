@@ -20,6 +20,7 @@ use crate::renewal::Policy;
 use crate::secret::Secret;
 
 mod parse;
+pub mod path;
 mod problem;
 mod provider;
 mod read;
@@ -77,6 +78,10 @@ name_type! {
     /// The name of a route: the first segment of its local path and the first label of its local host name.
     RouteName
 }
+name_type! {
+    /// The name of a client key: what it is for.
+    KeyName
+}
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,16 +114,57 @@ pub struct Config {
     pub workers: usize,
     /// How long running requests may go on after a stop.
     pub drain: Duration,
+    /// Whose processes are given tokens without a client key.
+    pub clients: Vec<Client>,
+    /// Whether every request needs a client key, whoever sends it.
+    pub require_key: bool,
+    /// Where requests are noted.
+    pub audit: Audit,
+    /// Whether the daemon gives up what it does not need of the system.
+    pub sandbox: bool,
+    /// How a person is told that an account needs them.
+    pub notice: NoticeSettings,
     /// By name.
     pub accounts: BTreeMap<AccountId, Account>,
     /// In the order of their names.
     pub routes: Vec<Route>,
 }
 
+/// Whose processes may call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Client {
+    /// `self`: the user that valetd runs as, and root, who can read its tokens anyway.
+    Own,
+    /// `user:NAME` or `user:UID`.
+    User(String),
+    /// `group:NAME` or `group:GID`: all its members.
+    Group(String),
+}
+
+/// Where requests are noted, one line each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Audit {
+    /// Nowhere.
+    Off,
+    /// In `audit.jsonl` in the state folder.
+    StateFolder,
+    /// In this file; absolute.
+    File(PathBuf),
+}
+
+/// How a person is told, besides the log, that an account needs them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoticeSettings {
+    /// Program and arguments, run without a shell; empty for none.
+    pub command: Vec<String>,
+    /// How long before the expected death of a refresh token.
+    pub before: Duration,
+}
+
 /// One address to accept connections on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ListenAddress {
-    /// A TCP address; on loopback.
+    /// A TCP address; on loopback, unless whoever comes in there needs a client key.
     Tcp(SocketAddr),
     /// The path of a unix socket, absolute.
     Unix(PathBuf),
@@ -304,6 +350,8 @@ pub struct Route {
     pub wait: Duration,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
+    /// For how long after its last use one connection to the upstream is kept ready; zero for not at all.
+    pub warm: Duration,
     /// How long an exchange may stay without a byte in either direction.
     pub idle_timeout: Duration,
     /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).
@@ -318,6 +366,10 @@ pub struct Route {
     pub scrub: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,
+    /// Whether every request needs a client key, whoever sends it.
+    pub require_key: bool,
+    /// Which methods and paths go through.
+    pub rules: path::PathRules,
 }
 
 /// What a route changes in requests' header fields. Names are in lower case.

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::path::{PathRules, Rule};
 use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
-    Account, AccountId, ClientAuth, Config, Endpoint, Facts, Grant, HeaderEdits, HeaderTemplate, ImportSource,
-    ListenAddress, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn, SignInMethod, TokenKind, Upstream,
-    provider, value,
+    Account, AccountId, Audit, Client, ClientAuth, Config, Endpoint, Facts, Grant, HeaderEdits, HeaderTemplate,
+    ImportSource, ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn,
+    SignInMethod, TokenKind, Upstream, provider, value,
 };
 use crate::secret::Secret;
 
@@ -22,10 +23,15 @@ const LISTEN: [&str; 2] = ["127.0.0.1:8253", "[::1]:8253"];
 const MOST_WORKERS: u64 = 256;
 /// Long enough for an ordinary answer, short enough that a logout is not held up.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A weekend and a day.
+const NOTICE_BEFORE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// A renewal takes a second or two; after ten a client does better to be told.
 const WAIT: Duration = Duration::from_secs(10);
 /// DNS, TCP and TLS to a distant host, with one lost packet each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A person who works with an API now and then comes back within this.
+const WARM: Duration = Duration::from_secs(15 * 60);
 /// Long polls and event streams stay silent for a minute or two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// The JSON of a search or an order; uploads are not replayed.
@@ -35,7 +41,19 @@ const MOST_REPLAY: u64 = 1 << 30;
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
 const LEAST_SPACING: Duration = Duration::from_millis(10);
 
-const TOP_KEYS: &[&str] = &["listen", "hosts", "workers", "drain", "account", "route"];
+const TOP_KEYS: &[&str] = &[
+    "listen",
+    "hosts",
+    "workers",
+    "drain",
+    "clients",
+    "require_key",
+    "audit",
+    "sandbox",
+    "notice",
+    "account",
+    "route",
+];
 
 const ACCOUNT_KEYS: &[&str] = &[
     "provider",
@@ -71,12 +89,16 @@ const ROUTE_KEYS: &[&str] = &[
     "wait",
     "connect_timeout",
     "idle_timeout",
+    "warm",
     "via",
     "http2",
     "request_headers",
     "token_query",
     "scrub",
     "extra_ca",
+    "require_key",
+    "allow",
+    "deny",
 ];
 
 const GRANTS: &[(&str, Grant)] = &[
@@ -119,6 +141,11 @@ impl Config {
             hosts: Vec::new(),
             workers: facts.cores.clamp(1, 2),
             drain: DRAIN,
+            clients: vec![Client::Own],
+            require_key: false,
+            audit: Audit::Off,
+            sandbox: true,
+            notice: NoticeSettings { command: Vec::new(), before: NOTICE_BEFORE },
             accounts: BTreeMap::new(),
             routes: Vec::new(),
         }
@@ -138,6 +165,14 @@ impl Config {
             return Err(Problems(problems));
         }
         Ok(Parsed { config, warnings: problems })
+    }
+
+    /// The setting, if there is one, that has the daemon start other programs.
+    pub fn starts_programs(&self) -> Option<String> {
+        let command = |account: &&Account| matches!(account.client_secret, Some(SecretSource::Command(_)));
+        let account =
+            self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
+        account.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
     }
 
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
@@ -222,6 +257,25 @@ impl<'a> Reader<'a> {
         }
         if let Some(drain) = root.parsed("drain", value::duration) {
             config.drain = drain.value;
+        }
+        if let Some(clients) = root.array("clients", value::client) {
+            config.clients = clients.into_iter().map(|client| client.value).collect();
+        }
+        config.require_key = root.boolean("require_key").unwrap_or(false);
+        config.sandbox = root.boolean("sandbox").unwrap_or(true);
+        config.audit = match root.boolean_or_string("audit") {
+            None | Some(Ok(false)) => Audit::Off,
+            Some(Ok(true)) => Audit::StateFolder,
+            Some(Err(file)) => Audit::File(value::path(&file.value, &self.facts.folder, &self.facts.home)),
+        };
+        for listener in &found.listeners {
+            self.check_reach(listener, config.require_key, "require_key = true, at the top");
+        }
+        if let Some(notice) = root.table("notice") {
+            notice.only(&["command", "before"]);
+            let command = notice.array("command", not_empty).unwrap_or_default();
+            config.notice.command = command.into_iter().map(|word| word.value).collect();
+            config.notice.before = self.duration(&notice, "before", Duration::ZERO, NOTICE_BEFORE);
         }
 
         let own =
@@ -622,6 +676,14 @@ impl<'a> Reader<'a> {
         }
         let listen = table.parsed("listen", |text| self.listen_address(text));
         found.listeners.extend(listen.clone());
+        let require_key = table.boolean("require_key").unwrap_or(config.require_key);
+        if let Some(listener) = &listen {
+            self.check_reach(listener, require_key, "require_key = true, here");
+        }
+        let rules = |key: &str| {
+            let rules = table.array(key, Rule::parse).unwrap_or_default();
+            rules.into_iter().map(|rule| rule.value).collect()
+        };
         let replay_limit = table.size("replay_limit", value::bytes).map_or(REPLAY_LIMIT, |limit| {
             if limit.value > MOST_REPLAY {
                 self.sink.error(&limit.place, "is more than 1GiB, of which each running request would keep a copy");
@@ -638,12 +700,15 @@ impl<'a> Reader<'a> {
             wait: self.duration(&table, "wait", Duration::ZERO, WAIT),
             connect_timeout: self.duration(&table, "connect_timeout", a_moment, CONNECT_TIMEOUT),
             idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
+            warm: self.duration(&table, "warm", Duration::ZERO, WARM),
             via: table.boolean("via").unwrap_or(true),
             http2: true,
             request_headers: self.header_edits(&table),
             token_query: table.parsed("token_query", query_parameter).map(|found| found.value),
             scrub: table.boolean("scrub").unwrap_or(false),
             extra_ca: self.path(&table, "extra_ca"),
+            require_key,
+            rules: PathRules { allow: rules("allow"), deny: rules("deny") },
             name: route_name,
             account: account?,
             upstream: upstream?.value,
@@ -691,6 +756,18 @@ impl<'a> Reader<'a> {
             edits.add.extend(value.map(|value| (name, value)));
         }
         edits
+    }
+
+    /// What can be reached from other machines lets in nobody without a client key: there, nobody can say whose process
+    /// it is.
+    fn check_reach(&self, listener: &Located<'_, ListenAddress>, require_key: bool, remedy: &str) {
+        if let Located { value: ListenAddress::Tcp(address), place } = listener
+            && !address.ip().is_loopback()
+            && !require_key
+        {
+            let remedy = format!("say {remedy}; or listen on loopback: \"127.0.0.1:{}\"", address.port());
+            self.sink.error(place, Complaint::new("can be reached from other machines", remedy));
+        }
     }
 
     fn check_addresses(&self, found: &Found<'_>) {
@@ -1036,7 +1113,26 @@ mod tests {
             ("string for array", "listen = \"127.0.0.1:1\"", "must be an array of strings", ""),
             ("number in array", "hosts = [5]", "1:10: hosts[0]: must be a string", ""),
             ("bad host", "hosts = [\"a b\"]", "hosts[0]: has a bad host name", ""),
-            ("open listener", "listen = [\"0.0.0.0:80\"]", "client keys", "listen on loopback"),
+            (
+                "open listener",
+                "listen = [\"0.0.0.0:80\"]",
+                "reached from other machines",
+                "require_key = true, at the top",
+            ),
+            (
+                "open listener of a route",
+                "[account.a]\nprovider = \"gdh\"\n[route.a]\nlisten = \"192.0.2.1:80\"",
+                "4:10: route.a.listen: can be reached",
+                "require_key = true, here",
+            ),
+            ("clients", "clients = [\"alice\"]", "clients[0]: names no clients", "user:alice"),
+            ("audit", "audit = 1", "audit: must be true or false", ""),
+            (
+                "a rule without path",
+                "[account.a]\nprovider = \"gdh\"\n[route.a]\ndeny = [\"DELETE\"]",
+                "deny[0]: is not a path",
+                "GET /catalog/**",
+            ),
             (
                 "listener twice",
                 "listen = [\"[::1]:1\", \"[::1]:1\"]",
@@ -1217,6 +1313,42 @@ mod tests {
             assert!(found.contains(message) && found.contains(remedy), "{name}: {found}");
             assert!(!found.contains("hunter2"), "{name}: {found}");
         }
+    }
+
+    #[test]
+    fn with_client_keys_alone_other_machines_may_call() {
+        let config = parse("listen = [\"0.0.0.0:8253\"]\nrequire_key = true\n[account.a]\nprovider = \"gdh\"\n");
+        assert!(config.require_key && config.routes[0].require_key);
+        let own = "[account.a]\nprovider = \"gdh\"\n[route.a]\nlisten = \"192.0.2.1:80\"\nrequire_key = true\n";
+        assert!(parse(own).routes[0].require_key);
+    }
+
+    #[test]
+    fn clients_audit_and_rules_mean_what_they_say() {
+        let text = r#"
+            clients = ["self", "user:alice", "group:1001"]
+            audit = "log/audit.jsonl"
+            sandbox = false
+            [account.a]
+            provider = "gdh"
+            [route.a]
+            allow = ["GET /catalog/**"]
+            deny = ["/admin/**"]
+        "#;
+        let config = parse(text);
+        let expected = [Client::Own, Client::User("alice".into()), Client::Group("1001".into())];
+        assert_eq!(config.clients, expected);
+        assert_eq!(config.audit, Audit::File("/home/me/.config/valetd/log/audit.jsonl".into()));
+        assert!(!config.sandbox);
+        let rules = &config.routes[0].rules;
+        assert_eq!((rules.allow.len(), rules.deny.len()), (1, 1));
+        assert_eq!(parse("audit = true").audit, Audit::StateFolder);
+        assert_eq!(config.starts_programs(), None);
+        let command = format!(
+            "{LAB}upstream = \"https://a.example\"\nclient_id = \"i\"\nclient_auth = \"post\"\nclient_secret = {{ command = [\"x\"] }}\n"
+        );
+        assert_eq!(parse(&command).starts_programs().as_deref(), Some("account.lab.client_secret"));
+        assert_eq!(parse("notice = { command = [\"x\"] }").starts_programs().as_deref(), Some("notice"));
     }
 
     #[test]

@@ -265,9 +265,12 @@ impl Sink {
 /// (`client_secret`, `parameters`, `header`), and what is free text.
 const SHOWN: &[&str] = &[
     "account",
+    "allow",
     "client_auth",
+    "clients",
     "cognito_endpoint",
     "connect_timeout",
+    "deny",
     "drain",
     "early",
     "extra_ca",
@@ -285,7 +288,9 @@ const SHOWN: &[&str] = &[
     "refuse",
     "replay",
     "replay_limit",
+    "require_key",
     "revocation_endpoint",
+    "sandbox",
     "scopes",
     "scrub",
     "sign_in",
@@ -294,6 +299,7 @@ const SHOWN: &[&str] = &[
     "upstream",
     "via",
     "wait",
+    "warm",
     "workers",
 ];
 

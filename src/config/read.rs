@@ -186,6 +186,14 @@ impl<'a> Table<'a> {
         Some(*value)
     }
 
+    /// `true`, `false`, or a string.
+    pub(super) fn boolean_or_string(&self, key: &str) -> Option<Result<bool, Located<'a, String>>> {
+        match self.find(key)?.value {
+            DeValue::String(_) => self.string(key).map(Err),
+            _ => self.boolean(key).map(Ok),
+        }
+    }
+
     /// A whole number from `range`.
     pub(super) fn integer(&self, key: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let entry = self.find(key)?;

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::problem::Complaint;
-use super::{Endpoint, HeaderTemplate, ListenAddress, Origin, TokenKind, Upstream};
+use super::{Client, Endpoint, HeaderTemplate, ListenAddress, Origin, TokenKind, Upstream};
 
 /// Longer waits are slips of the pen; also keeps every sum of durations far from overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -165,8 +165,9 @@ impl Origin {
     /// Returns whether a connection to it would arrive at a listener on `address`.
     pub fn leads_to(&self, address: SocketAddr) -> bool {
         let same_host = match self.host.parse::<IpAddr>() {
+            Ok(ip) if address.ip().is_unspecified() => ip.to_canonical().is_loopback() || ip.is_unspecified(),
             Ok(ip) => ip.to_canonical() == address.ip().to_canonical(),
-            Err(_) => self.is_loopback() && address.ip().is_loopback(),
+            Err(_) => self.is_loopback() && (address.ip().is_loopback() || address.ip().is_unspecified()),
         };
         same_host && self.port == address.port()
     }
@@ -244,13 +245,22 @@ pub(super) fn listen_address(text: &str, folder: &Path, home: &Path) -> Result<L
         };
         return Err(Complaint::new("is not an address", example));
     };
-    if !address.ip().is_loopback() {
-        return Err(Complaint::new(
-            "can be reached from other machines, which needs client keys, and those are not supported yet",
-            format!("listen on loopback: \"127.0.0.1:{}\"", address.port()),
-        ));
-    }
     Ok(ListenAddress::Tcp(address))
+}
+
+/// Whose processes may call: `self`, `user:alice`, `group:gis`.
+pub(super) fn client(text: &str) -> Result<Client, Complaint> {
+    let name = |name: &str| {
+        let good = |c: char| c.is_alphanumeric() || "._-@$".contains(c);
+        (!name.is_empty() && name.chars().all(good)).then(|| name.to_owned())
+    };
+    let client = match text.split_once(':') {
+        None => (text == "self").then_some(Client::Own),
+        Some(("user", user)) => name(user).map(Client::User),
+        Some(("group", group)) => name(group).map(Client::Group),
+        Some(_) => None,
+    };
+    client.ok_or_else(|| Complaint::new("names no clients", "write \"self\", \"user:alice\" or \"group:gis\""))
 }
 
 /// Fields that are not ours to set: of one hop (RFC 9110 section 7.6.1), or set by the proxy from other sources.
@@ -469,7 +479,7 @@ mod tests {
         assert_eq!(read("unix:/run/v.sock").unwrap(), "unix:/run/v.sock");
         assert_eq!(read("unix:~/v.sock").unwrap(), "unix:/home/me/v.sock");
         assert_eq!(read("unix:v.sock").unwrap(), "unix:/etc/v/v.sock");
-        for bad in ["0.0.0.0:80", "192.0.2.1:80", "[::]:80", "localhost:80", "8253", "unix:", "127.0.0.1"] {
+        for bad in ["localhost:80", "8253", "unix:", "127.0.0.1"] {
             assert!(read(bad).is_err(), "{bad}");
         }
         assert!(read(&format!("unix:/{}", "x".repeat(107))).is_err());

@@ -1,20 +1,25 @@
 //! The verbs of the control socket: which there are, and what each does.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Body;
+use hyper::body::{Body, Frame};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
+use super::events::{self, Kind, News};
 use super::problem::{Problem, kind};
 use super::report::{AccountReport, State};
-use super::{Desk, metrics, problem};
+use super::{Desk, Line, keys, metrics, problem};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::secret::Secret;
@@ -31,6 +36,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 enum Verb<'a> {
     Status,
     Account(&'a str),
+    Events,
+    Log,
+    SetLog,
+    Keys,
+    AddKey,
+    RevokeKey(&'a str),
     Health,
     Ready,
     Metrics,
@@ -65,6 +76,13 @@ struct PasswordBody {
     password: Secret,
 }
 
+/// What `GET /v1/log` shows and `PUT /v1/log` takes: what is logged, in the words of `--log`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogFilter {
+    pub(super) filter: String,
+}
+
 /// What a verb answers that has done something and has nothing else to show.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Done {
@@ -72,10 +90,31 @@ pub(super) struct Done {
     pub(super) message: String,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+/// A body that goes on as long as somebody feeds it.
+pub(super) struct Fed(mpsc::Receiver<Bytes>);
+
+impl Fed {
+    pub(super) fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self(pieces)
+    }
+}
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// Pieces that may wait in a stream's body: the reader's own buffers hold much more.
+const STREAM_BUFFER: usize = 16;
 
 /// Answers one request. Never fails: what cannot be done is answered with a [`Problem`].
-pub(super) async fn answer<B>(desk: &Desk, request: Request<B>) -> Answer
+pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -86,7 +125,21 @@ where
         Err(NoVerb::NoSuchPath) => return refuse(&no_such_path(head.uri.path())),
         Err(NoVerb::MethodNotAllowed { allow }) => return refuse_method(&head.method, head.uri.path(), &allow),
     };
-    perform(desk, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
+    if verb == Verb::Events {
+        let last_id = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+        return stream(desk, line, last_id);
+    }
+    perform(desk, line, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
+}
+
+/// What is said of a method and path that are no verb.
+#[cfg(any(test, fuzzing))]
+pub(super) fn refusal(method: &Method, path: &str) -> Option<Answer> {
+    match verb(method, path) {
+        Ok(_) => None,
+        Err(NoVerb::NoSuchPath) => Some(refuse(&no_such_path(path))),
+        Err(NoVerb::MethodNotAllowed { allow }) => Some(refuse_method(method, path, &allow)),
+    }
 }
 
 /// Reads method and path. `HEAD` is answered like `GET`; hyper leaves out the body.
@@ -94,6 +147,10 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let offered = match segments.as_slice() {
         ["v1", "status"] => vec![(Method::GET, Verb::Status)],
+        ["v1", "events"] => vec![(Method::GET, Verb::Events)],
+        ["v1", "log"] => vec![(Method::GET, Verb::Log), (Method::PUT, Verb::SetLog)],
+        ["v1", "keys"] => vec![(Method::GET, Verb::Keys), (Method::POST, Verb::AddKey)],
+        ["v1", "keys", name] => vec![(Method::DELETE, Verb::RevokeKey(name))],
         ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
         ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
         ["v1", "accounts", id, "credential"] => {
@@ -113,7 +170,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
     Err(NoVerb::MethodNotAllowed { allow: allow.join(", ") })
 }
 
-async fn perform<B>(desk: &Desk, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
+async fn perform<B>(desk: &Desk, line: &Line, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -121,9 +178,25 @@ where
     match verb {
         Verb::Status => Ok(json(StatusCode::OK, &desk.report())),
         Verb::Account(id) => Ok(json(StatusCode::OK, &account_report(desk, id)?)),
+        Verb::Events => unreachable!("answered as a stream"),
+        Verb::Log => {
+            let filter = desk.log.as_ref().ok_or_else(no_log)?.filter();
+            Ok(json(StatusCode::OK, &LogFilter { filter }))
+        }
+        Verb::SetLog => {
+            let LogFilter { filter } = serde_json::from_slice(&collect(body).await?)
+                .map_err(|_| bad_request("not the expected JSON").with_remedy(r#"{"filter": "info"}"#))?;
+            let log = desk.log.as_ref().ok_or_else(no_log)?;
+            log.set_filter(&filter).map_err(|error| bad_request(error.to_string()))?;
+            info!(filter, "the log's filter was changed over the control socket");
+            Ok(json(StatusCode::OK, &LogFilter { filter }))
+        }
+        Verb::Keys => Ok(keys::list(desk)),
+        Verb::AddKey => keys::add(desk, line, &collect(body).await?).await,
+        Verb::RevokeKey(name) => keys::revoke(desk, name).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(desk),
-        Verb::Metrics => Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(&desk.report()))),
+        Verb::Metrics => Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(&desk.report(), &desk.stats))),
         Verb::Refresh(id) => {
             let account = known(desk, id)?;
             info!(%account, "a renewal was asked for over the control socket");
@@ -135,16 +208,38 @@ where
             let new = read_credential(&collect(body).await?)?;
             info!(%account, "a credential was handed in over the control socket");
             desk.accounts.replace(account, new).await.map_err(|error| not_done(desk, id, error))?;
+            tell(desk, Kind::SignedIn, id);
             Ok(json(StatusCode::OK, &account_report(desk, id)?))
         }
         Verb::RemoveCredential(id) => {
             let account = known(desk, id)?;
             info!(%account, "a sign-out was asked for over the control socket");
             let message = desk.accounts.remove(account).await.map_err(|error| not_done(desk, id, error))?;
+            tell(desk, Kind::SignedOut, id);
             Ok(json(StatusCode::OK, &Done { message }))
         }
         Verb::Reload => reload(desk).await,
     }
+}
+
+/// Answers with what changes from now on, and since `last_id`.
+fn stream(desk: &Desk, line: &Line, last_id: Option<u64>) -> Answer {
+    line.stream();
+    let (reader, pieces) = mpsc::channel(STREAM_BUFFER);
+    tokio::spawn(events::feed(desk.clone(), last_id, reader, line.clone()));
+    let mut answer = Response::new(Fed(pieces).boxed());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn tell(desk: &Desk, kind: Kind, account: &str) {
+    let readings = desk.readings();
+    desk.events.tell(News::of_account(kind, account), readings.moment(readings.now));
+}
+
+fn no_log() -> Problem {
+    Problem::new(409, kind::REFUSED, "that cannot be done now", "this process has no log of its own")
 }
 
 fn ready(desk: &Desk) -> Result<Answer, Problem> {
@@ -234,7 +329,7 @@ where
     }
 }
 
-fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
+pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column()))
@@ -249,7 +344,7 @@ fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     Ok(NewCredential { credential: Credential { refresh_token, password }, client_id, refresh_lifetime, identity })
 }
 
-fn bad_request(detail: impl Into<String>) -> Problem {
+pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(400, kind::BAD_REQUEST, "the body is not what this path wants", detail)
 }
 
@@ -274,8 +369,9 @@ fn stopping() -> Problem {
 fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
-        "GET /v1/status, /v1/accounts/{id}, /metrics, /healthz, /readyz; POST /v1/accounts/{id}/refresh, /v1/reload; \
-         PUT and DELETE /v1/accounts/{id}/credential",
+        "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; POST \
+         /v1/accounts/{id}/refresh, /v1/reload, /v1/keys; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+         /v1/keys/{name}",
     )
 }
 
@@ -294,14 +390,14 @@ fn refuse(problem: &Problem) -> Answer {
     answer
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Answer {
     let mut body = serde_json::to_string_pretty(document).expect("our documents have string keys and no failing parts");
     body.push('\n');
     text(status, "application/json", body)
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Full::new(Bytes::from(body)).boxed());
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -323,6 +419,14 @@ mod tests {
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),
+            ("GET", "/v1/events", Ok(Verb::Events)),
+            ("GET", "/v1/log", Ok(Verb::Log)),
+            ("PUT", "/v1/log", Ok(Verb::SetLog)),
+            ("DELETE", "/v1/log", allow("GET, PUT")),
+            ("GET", "/v1/keys", Ok(Verb::Keys)),
+            ("POST", "/v1/keys", Ok(Verb::AddKey)),
+            ("DELETE", "/v1/keys/agent", Ok(Verb::RevokeKey("agent"))),
+            ("GET", "/v1/keys/agent", allow("DELETE")),
             ("GET", "/healthz", Ok(Verb::Health)),
             ("GET", "/readyz", Ok(Verb::Ready)),
             ("GET", "/metrics", Ok(Verb::Metrics)),

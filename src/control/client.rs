@@ -1,13 +1,15 @@
 //! The command line's end of the control socket: one connection, typed calls.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -16,10 +18,14 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::api::Done;
+use super::api::{Done, LogFilter};
+use super::events::Event;
+use super::keys::{self, KeyList, KeyOrder, KeyReport};
 use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
 use crate::accounts::NewCredential;
+use crate::client_keys::NewKey;
+use crate::config::KeyName;
 use crate::secret::Secret;
 
 /// How long an answer may take that is made from what the daemon has at hand.
@@ -90,17 +96,8 @@ impl Client {
     ///
     /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = connect(socket).await?;
         let socket = socket.to_owned();
-        let stream = match timeout(AT_ONCE, UnixStream::connect(&socket)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                return Err(match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket),
-                    _ => ClientError::Unreachable { socket, error },
-                });
-            }
-            Err(_) => return Err(ClientError::Silent { socket, after: AT_ONCE }),
-        };
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ClientError::Garbled { socket: socket.clone(), detail: error.to_string() })?;
@@ -154,6 +151,103 @@ impl Client {
         self.call(Method::POST, "/v1/reload", None, AFTER_WORK).await.map(drop)
     }
 
+    /// What the daemon logs.
+    pub async fn log_filter(&mut self) -> Result<String, ClientError> {
+        let body = self.call(Method::GET, "/v1/log", None, AT_ONCE).await?;
+        self.read(&body).map(|LogFilter { filter }| filter)
+    }
+
+    /// Has the daemon log otherwise from now on, until it is started anew.
+    pub async fn set_log_filter(&mut self, filter: &str) -> Result<(), ClientError> {
+        let body = json!({ "filter": filter }).to_string();
+        self.call(Method::PUT, "/v1/log", Some(body), AT_ONCE).await.map(drop)
+    }
+
+    /// The client keys, without the keys themselves.
+    pub async fn keys(&mut self) -> Result<Vec<KeyReport>, ClientError> {
+        let body = self.call(Method::GET, "/v1/keys", None, AT_ONCE).await?;
+        self.read(&body).map(|KeyList { keys }| keys)
+    }
+
+    /// Makes a client key that is kept: see [`Client::hold_key`] for one that is not. Returns the key, this once.
+    pub async fn add_key(&mut self, new: &NewKey) -> Result<(Secret, KeyReport), ClientError> {
+        let order = serde_json::to_string(&KeyOrder::of(new)).expect("texts and numbers");
+        let body = self.call(Method::POST, "/v1/keys", Some(order), AFTER_WORK).await?;
+        keys::read_made(&body).map_err(|detail| self.garbled(detail))
+    }
+
+    /// Revokes a client key.
+    pub async fn revoke_key(&mut self, name: &KeyName) -> Result<String, ClientError> {
+        let body = self.call(Method::DELETE, &format!("/v1/keys/{name}"), None, AFTER_WORK).await?;
+        self.read(&body).map(|Done { message }| message)
+    }
+
+    /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed.
+    pub async fn hold_key(socket: &Path, new: NewKey) -> Result<HeldKey, ClientError> {
+        let stream = connect(socket).await?;
+        let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
+        let stream = stream.into_std().map_err(unreachable)?;
+        let line = OwnedFd::from(stream.try_clone().map_err(unreachable)?);
+        let (sender, connection) = http1::handshake(TokioIo::new(UnixStream::from_std(stream).map_err(unreachable)?))
+            .await
+            .map_err(|error| ClientError::Garbled { socket: socket.to_owned(), detail: error.to_string() })?;
+        let serving = tokio::spawn(async move { drop(connection.await) });
+        let mut client = Self { socket: socket.to_owned(), sender };
+        let order = KeyOrder::of(&NewKey { ephemeral: true, ..new });
+        let mut request =
+            Request::new(Full::new(Bytes::from(serde_json::to_string(&order).expect("texts and numbers"))));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = "/v1/keys".parse().expect("a path");
+        request.headers_mut().insert(HOST, HeaderValue::from_static("valetd"));
+        let exchange = async {
+            let answer = client.sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let (status, mut body) = (answer.status(), answer.into_body());
+            let mut text = Vec::new();
+            // one line; the body does not end before the key does
+            while !text.ends_with(b"\n") && text.len() < LARGEST_ANSWER {
+                let Some(frame) = body.frame().await else { break };
+                text.extend_from_slice(&frame.map_err(|error| error.to_string())?.into_data().unwrap_or_default());
+            }
+            Ok::<_, String>((status, text))
+        };
+        let answered = timeout(AT_ONCE, exchange).await;
+        // ended where it stands: its orderly end would shut the line down for all who hold it
+        serving.abort();
+        let _ = serving.await;
+        let (status, text) = match answered {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(detail)) => return Err(client.garbled(detail)),
+            Err(_) => return Err(ClientError::Silent { socket: socket.to_owned(), after: AT_ONCE }),
+        };
+        if !status.is_success() {
+            return Err(client.refusal(status, &text));
+        }
+        let (key, report) = keys::read_made(&text).map_err(|detail| client.garbled(detail))?;
+        Ok(HeldKey { key, report, line })
+    }
+
+    /// Listens to what changes: from now on, and since the event `last_id`, if one is named. Takes the connection.
+    pub async fn events(mut self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = "/v1/events".parse().expect("a path");
+        request.headers_mut().insert(HOST, HeaderValue::from_static("valetd"));
+        if let Some(last_id) = last_id {
+            request.headers_mut().insert("last-event-id", HeaderValue::from(last_id));
+        }
+        match timeout(AT_ONCE, self.sender.send_request(request)).await {
+            Ok(Ok(answer)) if answer.status().is_success() => {
+                Ok(EventStream { client: self, body: answer.into_body(), text: String::new() })
+            }
+            Ok(Ok(answer)) => {
+                let status = answer.status();
+                let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+                Err(self.refusal(status, &body.map(|body| body.to_bytes()).unwrap_or_default()))
+            }
+            Ok(Err(error)) => Err(self.garbled(error.to_string())),
+            Err(_) => Err(ClientError::Silent { socket: self.socket.clone(), after: AT_ONCE }),
+        }
+    }
+
     async fn call(
         &mut self,
         method: Method,
@@ -165,8 +259,8 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| self.garbled(format!("{path:?} is no path")))?;
         let headers = request.headers_mut();
-        headers.insert(HOST, hyper::header::HeaderValue::from_static("valetd"));
-        headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+        headers.insert(HOST, HeaderValue::from_static("valetd"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
 
         let sender = &mut self.sender;
         let exchange = async {
@@ -200,6 +294,84 @@ impl Client {
 
     fn garbled(&self, detail: String) -> ClientError {
         ClientError::Garbled { socket: self.socket.clone(), detail }
+    }
+}
+
+async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
+    let socket = socket.to_owned();
+    match timeout(AT_ONCE, UnixStream::connect(&socket)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket),
+            _ => ClientError::Unreachable { socket, error },
+        }),
+        Err(_) => Err(ClientError::Silent { socket, after: AT_ONCE }),
+    }
+}
+
+/// An ephemeral client key and the connection that it lives on.
+#[derive(Debug)]
+pub struct HeldKey {
+    /// The key.
+    pub key: Secret,
+    /// What it is good for.
+    pub report: KeyReport,
+    line: OwnedFd,
+}
+
+impl HeldKey {
+    /// Hands the connection on to the program that this process becomes by `exec`, and to its children: the key then
+    /// dies with the last of them.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn survive_exec(self) -> io::Result<Secret> {
+        rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?;
+        // closed by the end of the program alone
+        let _ = std::os::fd::IntoRawFd::into_raw_fd(self.line);
+        Ok(self.key)
+    }
+}
+
+/// What changes, as it changes. The daemon says something every 15 s.
+#[derive(Debug)]
+pub struct EventStream {
+    client: Client,
+    body: Incoming,
+    /// What has come and is no whole event yet.
+    text: String,
+}
+
+/// Twice the daemon's heartbeat, and some: whoever is silent for longer is gone.
+const LONGEST_SILENCE: Duration = Duration::from_secs(40);
+
+impl EventStream {
+    /// The next event; `None` when the daemon has ended. Safe to drop and to call again.
+    ///
+    /// # Errors
+    ///
+    /// If the daemon falls silent or says what is no event.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            while let Some(end) = self.text.find("\n\n") {
+                let block: String = self.text.drain(..end + 2).collect();
+                if let Some(data) = block.lines().find_map(|line| line.strip_prefix("data: ")) {
+                    return self.client.read(data.as_bytes()).map(Some);
+                }
+            }
+            let socket = || self.client.socket.clone();
+            match timeout(LONGEST_SILENCE, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    let Ok(piece) = frame.into_data() else { continue };
+                    // ASCII line ends cut no character in two, but a piece may: what is odd becomes U+FFFD
+                    self.text.push_str(&String::from_utf8_lossy(&piece));
+                }
+                // a daemon that is killed leaves no end
+                Ok(None | Some(Err(_))) => return Ok(None),
+                Err(_) => return Err(ClientError::Silent { socket: socket(), after: LONGEST_SILENCE }),
+            }
+        }
     }
 }
 

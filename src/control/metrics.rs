@@ -3,12 +3,14 @@
 use std::fmt::{self, Write};
 
 use super::report::{State, StatusReport};
+use crate::config::RouteName;
+use crate::stats::{Histogram, Stats, StatusClass};
 
 /// What `Content-Type` says of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Writes the document as metrics.
-pub fn encode(report: &StatusReport) -> String {
+/// Writes the document as metrics, and with it the routes' latency histograms.
+pub fn encode(report: &StatusReport, stats: &Stats) -> String {
     let mut text = Text(String::new());
     let daemon = &report.daemon;
     text.family("valetd_build_info", "gauge", "Always 1; the label says which version runs.");
@@ -86,6 +88,22 @@ pub fn encode(report: &StatusReport) -> String {
     for route in &report.routes {
         text.sample("valetd_route_replayed_total", &[("route", &route.name)], route.replayed);
     }
+    text.family("valetd_route_answer_seconds", "histogram", "From a request's head to its answer's, by status class.");
+    for route in &report.routes {
+        let Some(name) = RouteName::new(&route.name) else { continue };
+        let numbers = stats.route(&name);
+        for class in StatusClass::ALL {
+            let histogram = numbers.latency.of(class);
+            // an empty class says nothing but its name
+            if histogram.count() > 0 {
+                text.histogram(
+                    "valetd_route_answer_seconds",
+                    &[("route", &route.name), ("class", class.name())],
+                    &histogram,
+                );
+            }
+        }
+    }
     text.0
 }
 
@@ -108,16 +126,32 @@ impl Text {
         }
         writeln!(self.0, " {value}").expect("a String takes everything");
     }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let mut below = 0;
+        for (bound, count) in &histogram.buckets {
+            below += count;
+            let bound = bound.map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
+            let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", &*bound)]).collect();
+            self.sample(&format!("{name}_bucket"), &labels, below);
+        }
+        self.sample(&format!("{name}_sum"), labels, histogram.sum.as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, below);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::report::tests::report;
     use super::*;
 
     #[test]
     fn every_sample_follows_the_type_of_its_family() {
-        let text = encode(&report());
+        let stats = Stats::default();
+        stats.route(&RouteName::new("gbdx").unwrap()).answered(200, Duration::from_millis(3));
+        let text = encode(&report(), &stats);
         let mut family = "";
         for line in text.lines() {
             match line.strip_prefix("# TYPE ") {
@@ -125,7 +159,9 @@ mod tests {
                 None if line.starts_with("# HELP ") => {}
                 None => {
                     let (sample, value) = line.rsplit_once(' ').unwrap();
-                    assert_eq!(sample.split('{').next().unwrap(), family, "{line}");
+                    let name = sample.split('{').next().unwrap();
+                    let part = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+                    assert!(name == family || part == Some(family), "{line}");
                     assert!(value.parse::<f64>().is_ok(), "{line}");
                 }
             }
@@ -136,6 +172,11 @@ mod tests {
             "valetd_account_sign_in_required{account=\"gdh\"} 1\n",
             "valetd_account_usable_until_seconds{account=\"gbdx\"} 1790002460\n",
             "valetd_route_requests_total{route=\"gbdx\"} 0\n",
+            "valetd_route_answer_seconds_bucket{route=\"gbdx\",class=\"2xx\",le=\"0.002\"} 0\n",
+            "valetd_route_answer_seconds_bucket{route=\"gbdx\",class=\"2xx\",le=\"0.004\"} 1\n",
+            "valetd_route_answer_seconds_bucket{route=\"gbdx\",class=\"2xx\",le=\"+Inf\"} 1\n",
+            "valetd_route_answer_seconds_sum{route=\"gbdx\",class=\"2xx\"} 0.003\n",
+            "valetd_route_answer_seconds_count{route=\"gbdx\",class=\"2xx\"} 1\n",
         ] {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }

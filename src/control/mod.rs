@@ -6,6 +6,8 @@
 //!
 //! * [`api`]: the verbs;
 //! * [`report`]: the status document, and [`metrics`]: the same as numbers for Prometheus;
+//! * [`events`]: what changes, as it changes;
+//! * [`keys`]: client keys;
 //! * [`problem`]: what is answered when something cannot be done;
 //! * [`client`]: the other end, for the command line.
 
@@ -13,29 +15,37 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::accounts::Accounts;
+use crate::client_keys::KeyRing;
 use crate::config::Config;
 use crate::platform::clock::Clock;
+use crate::platform::log::LogHandle;
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
 pub mod api;
 pub mod client;
+pub mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+pub mod keys;
 pub mod metrics;
 pub mod problem;
 pub mod report;
 
+use events::Events;
 use report::{Facts, Readings, Sources, StatusReport};
 
 /// How long a client may take for a request's head, and stay idle between two requests.
@@ -44,7 +54,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of the largest sensible request is a few hundred bytes.
 const LARGEST_HEAD: usize = 16 * 1024;
 
-/// Nobody needs a connection for longer: the longest verb is a sign-out whose server is slow to revoke. It frees what
+/// Nobody needs a connection for longer, but who listens to events: the longest other verb is a sign-out whose server is slow to revoke. It frees what
 /// a client holds who asks and never reads.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5 * 60);
 
@@ -77,6 +87,12 @@ pub struct Desk {
     pub facts: watch::Receiver<Facts>,
     /// The daemon's ear for reloads.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// The client keys.
+    pub keys: Arc<KeyRing>,
+    /// Where changes are told.
+    pub events: Arc<Events>,
+    /// The running log; `None` if this process has none of its own.
+    pub log: Option<LogHandle>,
 }
 
 impl Desk {
@@ -99,11 +115,34 @@ impl Desk {
     }
 }
 
+/// What a verb may do with the connection that it came on. Cheap to clone.
+#[derive(Clone)]
+struct Line {
+    /// Says when the daemon stops.
+    stopping: Shutdown,
+    /// Whether it carries a stream, and may live as long as that.
+    streams: Arc<AtomicBool>,
+    hung_up: Arc<Notify>,
+}
+
+impl Line {
+    /// From here on the connection lives as long as its reader keeps up.
+    fn stream(&self) {
+        self.streams.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes the connection whatever the client does.
+    fn hang_up(&self) {
+        self.hung_up.notify_one();
+    }
+}
+
 /// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
 pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
     let mut connections = JoinSet::new();
+    let telling = tokio::spawn(events::watch(desk.clone()));
     loop {
         let room = connections.len() < MOST_CONNECTIONS;
         tokio::select! {
@@ -122,6 +161,7 @@ pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
         }
     }
     drop(listener);
+    telling.abort();
     let all_out = async { while connections.join_next().await.is_some() {} };
     if timeout(STOPPING_GRACE, all_out).await.is_err() {
         debug!("clients of the control socket were cut off by the stop");
@@ -143,9 +183,10 @@ fn may_ask(peer: u32, ours: u32) -> bool {
 }
 
 async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) {
+    let line = Line { stopping: shutdown.clone(), streams: Arc::default(), hung_up: Arc::default() };
     let service = service_fn(|request| {
-        let desk = desk.clone();
-        async move { Ok::<_, Infallible>(api::answer(&desk, request).await) }
+        let (desk, line) = (desk.clone(), line.clone());
+        async move { Ok::<_, Infallible>(api::answer(&desk, &line, request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(LARGEST_HEAD);
@@ -159,10 +200,19 @@ async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) {
             }
         }
     };
-    match timeout(LONGEST_CONNECTION, life).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "connection to the control socket broke"),
-        Err(_) => debug!("connection to the control socket was closed: it had been open for too long"),
+    let too_long = async {
+        sleep(LONGEST_CONNECTION).await;
+        if line.streams.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = life => match ended {
+            Ok(()) => {}
+            Err(error) => debug!(%error, "connection to the control socket broke"),
+        },
+        () = too_long => debug!("connection to the control socket was closed: it had been open for too long"),
+        () = line.hung_up.notified() => {}
     }
 }
 

@@ -34,6 +34,8 @@ pub mod kind {
     pub const NO_SUCH_PATH: &str = "no-such-path";
     /// 404: there is no account of this name.
     pub const NO_SUCH_ACCOUNT: &str = "no-such-account";
+    /// 404: there is no client key of this name.
+    pub const NO_SUCH_KEY: &str = "no-such-key";
     /// 405: the path knows other methods.
     pub const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
     /// 400: the body is not what the path wants.

@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::accounts::{AccountView, LastFailure};
+use crate::accounts::{AccountView, LastFailure, UNREADABLE};
 use crate::config::{Config, ListenAddress, Route, RouteName};
+use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, Why};
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
@@ -58,6 +59,34 @@ pub struct DaemonReport {
     pub connections: u64,
     /// Requests refused before they reached a route.
     pub refused: u64,
+    /// The audit; `null` if there is none.
+    #[serde(default)]
+    pub audit: Option<AuditReport>,
+    /// What the process has given up, or should have.
+    #[serde(default)]
+    pub hardening: Vec<MeasureReport>,
+}
+
+/// The audit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Its file.
+    pub file: PathBuf,
+    /// Lines written since the daemon started.
+    pub written: u64,
+    /// Lines lost: too many were waiting, or the file could not be written.
+    pub dropped: u64,
+}
+
+/// One thing that the process has given up, or should have.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MeasureReport {
+    /// In one word: `no-trace`, `no-core`, `no-new-privileges`, `landlock`.
+    pub name: String,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// What that means.
+    pub detail: String,
 }
 
 /// One account.
@@ -140,7 +169,7 @@ pub struct Wakeup {
 pub struct FailureReport {
     /// When.
     pub at: Moment,
-    /// `transient`, `ambiguous` or `permanent`.
+    /// `transient`, `ambiguous` or `permanent`; or `unreadable`, when the stored credential could not be used.
     pub class: String,
     /// The server's OAuth code (RFC 6749 section 5.2), if it gave one.
     pub oauth_error: Option<String>,
@@ -190,6 +219,12 @@ pub struct RouteReport {
     pub rejected: u64,
     /// Requests sent again after a 401.
     pub replayed: u64,
+    /// Half of the answers began within so many milliseconds; an upper bound, from buckets that double.
+    #[serde(default)]
+    pub median_ms: Option<f64>,
+    /// The same for 99 of 100.
+    #[serde(default)]
+    pub p99_ms: Option<f64>,
 }
 
 /// A point of the calendar; whole seconds, in UTC, as RFC 3339 writes it.
@@ -200,6 +235,12 @@ impl Moment {
     /// Seconds from `earlier` to this; negative if this comes first.
     pub fn seconds_since(self, earlier: Moment) -> i64 {
         self.0.as_second() - earlier.0.as_second()
+    }
+
+    /// A number of seconds since 1970; the end of the calendar, if it lies beyond that.
+    pub fn of_unix(seconds: u64) -> Self {
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX).min(jiff::Timestamp::MAX.as_second());
+        Self(jiff::Timestamp::from_second(seconds).expect("it was clamped to jiff's range"))
     }
 
     /// Seconds since 1970.
@@ -245,6 +286,10 @@ pub struct Facts {
     pub route_listen: BTreeMap<RouteName, ListenAddress>,
     /// What a person should look at some day.
     pub warnings: Vec<String>,
+    /// The audit's file, if there is an audit.
+    pub audit: Option<PathBuf>,
+    /// What the process has given up, or should have.
+    pub hardening: Vec<Measure>,
     /// How a person calls the program so that it finds this daemon: `valetd`, and the options for folders other
     /// than the usual ones.
     pub invocation: String,
@@ -302,6 +347,12 @@ impl StatusReport {
             warnings: facts.warnings.clone(),
             connections: stats.connections.get(),
             refused: stats.refused.get(),
+            audit: facts.audit.as_ref().map(|file| AuditReport {
+                file: file.clone(),
+                written: stats.audit.written.get(),
+                dropped: stats.audit.dropped.get(),
+            }),
+            hardening: facts.hardening.iter().map(measure_report).collect(),
         };
         Self {
             schema: SCHEMA,
@@ -341,7 +392,11 @@ impl AccountReport {
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
-            State::SignInRequired => why_code.map(|why| why.to_string()),
+            // what is stored cannot be used: that says more than that nobody is signed in
+            State::SignInRequired => match (why_code, last_failure) {
+                (Some(Why::NotSignedIn), Some(failure)) if failure.class == UNREADABLE => Some(failure.detail.clone()),
+                (why, _) => why.map(|why| why.to_string()),
+            },
             // a failure before the last success says nothing about now
             State::Usable | State::Waiting | State::Renewing if failures > 0 => {
                 last_failure.as_ref().map(|failure| failure.detail.clone())
@@ -413,9 +468,15 @@ fn failure_report(failure: &LastFailure, readings: Readings) -> FailureReport {
     }
 }
 
+fn measure_report(measure: &Measure) -> MeasureReport {
+    let Measure { name, in_force, detail, is_missed: _ } = measure;
+    MeasureReport { name: (*name).to_owned(), in_force: *in_force, detail: detail.clone() }
+}
+
 fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
+    let millis = |share| numbers.latency.quantile(share).map(|bound| bound.as_secs_f64() * 1000.0);
     RouteReport {
         name: route.name.to_string(),
         urls: urls(&route.name, &facts.listen, own),
@@ -426,6 +487,8 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         errors: numbers.errors.get(),
         rejected: numbers.rejected.get(),
         replayed: numbers.replayed.get(),
+        median_ms: millis(0.5),
+        p99_ms: millis(0.99),
     }
 }
 
@@ -475,13 +538,13 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::accounts::Stored;
-    use crate::config::{AccountId, Origin, Replay, Upstream};
+    use crate::config::{AccountId, Audit, Client, NoticeSettings, Origin, Replay, Upstream};
     use crate::renewal::RenewalId;
 
     /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
     const NOW: Timestamp = Timestamp::from_millis(1_790_003_600_500);
 
-    fn readings() -> Readings {
+    pub(crate) fn readings() -> Readings {
         Readings { now: NOW, wall: UNIX_EPOCH + Duration::from_secs(1_790_000_000) }
     }
 
@@ -490,11 +553,14 @@ pub(crate) mod tests {
         let (facts, config, stats) = (facts(), config(), Stats::default());
         stats.connections.add(2);
         stats.refused.add(3);
+        stats.audit.written.add(5);
+        stats.audit.dropped.add(1);
         let gbdx = stats.route(&name("gbdx"));
         gbdx.requests.add(120);
         gbdx.open.add(1);
         gbdx.rejected.add(2);
         gbdx.replayed.add(2);
+        gbdx.answered(200, Duration::from_millis(3));
         let problems = ["route.x: no account named \"x\"".to_owned()];
         let views = [usable_view(), refused_view()];
         let sources = Sources {
@@ -520,6 +586,8 @@ pub(crate) mod tests {
                 "warnings": ["lingering is off"],
                 "connections": 2,
                 "refused": 3,
+                "audit": { "file": "/var/log/audit.jsonl", "written": 5, "dropped": 1 },
+                "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
             },
             "accounts": [{
                 "id": "gbdx",
@@ -586,6 +654,8 @@ pub(crate) mod tests {
                 "errors": 0,
                 "rejected": 2,
                 "replayed": 2,
+                "median_ms": 4.0,
+                "p99_ms": 4.0,
             }],
         });
         assert_eq!(serde_json::to_value(&report).unwrap(), golden);
@@ -676,6 +746,8 @@ pub(crate) mod tests {
             listen: vec![tcp("127.0.0.1:8253"), tcp("[::1]:8253")],
             route_listen: BTreeMap::from([(name("gbdx"), tcp("127.0.0.1:8300"))]),
             warnings: vec!["lingering is off".to_owned()],
+            audit: Some("/var/log/audit.jsonl".into()),
+            hardening: vec![Measure::waived("landlock", "switched off")],
             invocation: "valetd".to_owned(),
         }
     }
@@ -692,6 +764,7 @@ pub(crate) mod tests {
             refuse: Vec::new(),
             wait: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            warm: Duration::from_secs(900),
             idle_timeout: Duration::from_secs(300),
             via: true,
             http2: false,
@@ -699,12 +772,19 @@ pub(crate) mod tests {
             token_query: None,
             scrub: false,
             extra_ca: None,
+            require_key: false,
+            rules: Default::default(),
         };
         Config {
             listen: vec![tcp("127.0.0.1:8253"), tcp("[::1]:8253")],
             hosts: Vec::new(),
             workers: 1,
             drain: Duration::from_secs(10),
+            clients: vec![Client::Own],
+            require_key: false,
+            audit: Audit::Off,
+            sandbox: true,
+            notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
             accounts: BTreeMap::new(),
             routes: vec![route],
         }

@@ -17,6 +17,8 @@ use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
 use super::*;
 use crate::accounts::{AccountView, NewCredential, Request};
+use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key, today};
+use crate::config::{KeyName, RouteName};
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
 use crate::store::Credential;
@@ -83,6 +85,113 @@ async fn metrics_are_served_as_text() {
     let (head, body) = house.say("GET /metrics HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").await;
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert!(body.contains("valetd_account_renewals_total{account=\"gbdx\"} 7\n"), "{body}");
+}
+
+#[tokio::test]
+async fn what_changes_is_told_as_it_changes_and_again_to_who_comes_back() {
+    let house = House::open([usable_view()]);
+    let mut events = house.client().await.events(None).await.unwrap();
+    let mut renewed = usable_view_now(&house);
+    renewed.renewals += 1;
+    house.views.send_replace(Arc::new(vec![renewed, refused_view()]));
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let event = timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
+        told.push((event.id, event.event.name(), event.account.unwrap()));
+    }
+    let expected = [(101, "renewed", "gbdx"), (102, "failed", "gdh"), (103, "sign-in-required", "gdh")];
+    assert_eq!(told, expected.map(|(id, kind, account)| (id, kind, account.to_owned())));
+    drop(events);
+    let mut again = house.client().await.events(Some(102)).await.unwrap();
+    assert_eq!(again.next().await.unwrap().unwrap().id, 103);
+}
+
+#[tokio::test]
+async fn a_reader_of_events_ends_with_the_daemon() {
+    let mut house = House::open([usable_view()]);
+    let mut events = house.client().await.events(None).await.unwrap();
+    house.trigger.start();
+    assert_eq!(timeout(Duration::from_secs(5), events.next()).await.unwrap().unwrap(), None);
+    timeout(Duration::from_secs(5), &mut house.serving).await.expect("serve returns").unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_nothing_is_dropped_and_delays_nobody() {
+    let house = House::open([usable_view()]);
+    let mut deaf = UnixStream::connect(&house.socket).await.unwrap();
+    deaf.write_all(b"GET /v1/events HTTP/1.1\r\nHost: v\r\n\r\n").await.unwrap();
+    let mut listening = [0; 1];
+    deaf.read_exact(&mut listening).await.unwrap();
+    let mut view = usable_view_now(&house);
+    // more than sockets and channels hold, and only then somebody looks
+    for _ in 0..20_000 {
+        view.renewals += 1;
+        house.views.send_replace(Arc::new(vec![view.clone()]));
+        tokio::task::yield_now().await;
+    }
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(30), deaf.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "it still hangs on");
+    assert!(house.client().await.status().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_process_without_a_log_of_its_own_says_so() {
+    let house = House::open([usable_view()]);
+    let problem = refusal(house.client().await.set_log_filter("debug").await);
+    assert_eq!((problem.status, problem.detail.as_str()), (409, "this process has no log of its own"));
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_listed_without_itself_and_revoked() {
+    let house = House::open([usable_view()]);
+    let mut client = house.client().await;
+    let (key, made) = client.add_key(&new_key("agent")).await.unwrap();
+    assert!(looks_like_key(key.expose()) && made.name == "agent");
+    let listed = client.keys().await.unwrap();
+    assert_eq!(listed, [made]);
+    assert!(house.keys.find(key.expose(), today()).is_ok());
+    let problem = refusal(client.add_key(&new_key("agent")).await);
+    assert!(problem.status == 409 && problem.detail.contains("already"), "{problem:?}");
+    let nowhere = NewKey { rights: Rights { routes: vec![RouteName::new("x").unwrap()], ..rights() }, ..new_key("b") };
+    let problem = refusal(client.add_key(&nowhere).await);
+    assert_eq!((problem.status, problem.remedy.as_deref()), (400, Some("the routes are: gbdx")));
+    client.revoke_key(&KeyName::new("agent").unwrap()).await.unwrap();
+    assert_eq!(house.keys.find(key.expose(), today()).err(), Some(Refusal::Unknown));
+    assert!(refusal(client.revoke_key(&KeyName::new("agent").unwrap()).await).is(kind::NO_SUCH_KEY));
+}
+
+#[tokio::test]
+async fn a_held_key_lives_until_the_last_descriptor_is_closed_and_not_longer_than_the_daemon() {
+    let mut house = House::open([usable_view()]);
+    let new = || NewKey { name: None, ..new_key("x") };
+    let held = Client::hold_key(&house.socket, new()).await.unwrap();
+    let other = Client::hold_key(&house.socket, new()).await.unwrap();
+    let (key, other_key) = (held.key.clone(), other.key.clone());
+    assert!(house.keys.find(key.expose(), today()).is_ok() && held.report.ephemeral);
+    drop(held);
+    let gone = async {
+        while house.keys.find(key.expose(), today()).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), gone).await.expect("it is forgotten");
+    assert!(house.keys.find(other_key.expose(), today()).is_ok());
+    let problem =
+        Client::hold_key(&house.socket, NewKey { rights: Rights { routes: Vec::new(), ..rights() }, ..new() });
+    assert_eq!(refusal(problem.await).detail, "a key needs at least one route");
+    house.trigger.start();
+    timeout(Duration::from_secs(5), &mut house.serving).await.expect("serve returns").unwrap();
+    assert!(house.keys.keys().is_empty());
+    drop(other);
+}
+
+fn rights() -> Rights {
+    Rights { routes: vec![RouteName::new("gbdx").unwrap()], methods: vec!["GET".into()], paths: Vec::new() }
+}
+
+fn new_key(name: &str) -> NewKey {
+    NewKey { name: KeyName::new(name), rights: rights(), lifetime: None, rate: None, ephemeral: false }
 }
 
 #[tokio::test]
@@ -227,6 +336,7 @@ struct House {
     reloads: mpsc::Receiver<ReloadRequest>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
     clock: Arc<Clock>,
+    keys: Arc<KeyRing>,
     trigger: ShutdownTrigger,
     serving: JoinHandle<()>,
     _folder: TempDir,
@@ -242,6 +352,7 @@ impl House {
         let (views, published) = watch::channel(Arc::new(views.into()));
         let clock = Arc::new(Clock::start());
         let (trigger, stop) = shutdown();
+        let keys = Arc::<KeyRing>::default();
         let desk = Desk {
             accounts: Accounts::new(ask, published),
             stats: Arc::default(),
@@ -250,6 +361,9 @@ impl House {
             config_problems: watch::channel(Vec::new()).1,
             facts: watch::channel(facts()).1,
             reload,
+            keys: keys.clone(),
+            events: Arc::new(Events::starting_after(100)),
+            log: None,
         };
         let mut house = Self {
             socket,
@@ -257,6 +371,7 @@ impl House {
             reloads,
             views,
             clock,
+            keys,
             trigger,
             serving: tokio::spawn(serve(listener, desk, stop)),
             _folder: folder,

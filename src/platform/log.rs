@@ -1,4 +1,5 @@
-//! The log: one calm line an event on standard error, for a person, for the journal, or as JSON for a machine.
+//! The log: one calm line an event, on standard error for a person or as JSON for a machine; to the journal with its
+//! fields ([`super::journal`]) where the service manager has connected us to it.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -13,6 +14,8 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
+
+use super::journal::Journal;
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
@@ -60,6 +63,14 @@ pub struct LogError(String);
 const QUIET: &str = "hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tokio_rustls=warn,notify=warn";
 
 impl LogHandle {
+    /// The filter, as it was written.
+    pub fn filter(&self) -> String {
+        let shown = self.0.with_current(|filter| filter.to_string()).unwrap_or_default();
+        let quiet: Vec<&str> = QUIET.split(',').collect();
+        let told: Vec<&str> = shown.split(',').filter(|part| !quiet.contains(part)).collect();
+        told.join(",")
+    }
+
     /// Replaces the filter from the next event on.
     ///
     /// # Errors
@@ -80,7 +91,12 @@ pub fn init(options: Options) -> Result<LogHandle, LogError> {
     let environment = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
     let (filter, handle) = reload::Layer::new(read_filter(&filter)?);
-    let lines = lines(options.format, Style::of_standard_error(options.color), io::stderr);
+    let style = Style::of_standard_error(options.color);
+    let lines = match (style, options.format, Journal::connect()) {
+        (Style::Journal, Format::Text, Ok(journal)) => journal.boxed(),
+        // a journal that cannot be reached directly still takes lines
+        (_, format, _) => lines(format, style, io::stderr),
+    };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))
         .map_err(|_| LogError("this process has a log already".to_owned()))?;
     Ok(LogHandle(handle))
@@ -100,7 +116,7 @@ fn read_filter(filter: &str) -> Result<Targets, LogError> {
     Ok(if is_silent_elsewhere { targets.with_default(LevelFilter::ERROR) } else { targets })
 }
 
-type Filtered = tracing_subscriber::layer::Layered<reload::Layer<Targets, Registry>, Registry>;
+pub(super) type Filtered = tracing_subscriber::layer::Layered<reload::Layer<Targets, Registry>, Registry>;
 
 fn lines<W>(format: Format, style: Style, writer: W) -> Box<dyn Layer<Filtered> + Send + Sync>
 where
@@ -181,7 +197,7 @@ where
 }
 
 /// syslog(3)'s numbers.
-fn priority(level: Level) -> u8 {
+pub(super) fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
         Level::WARN => 4,
@@ -248,7 +264,7 @@ impl Visit for FieldWriter<'_> {
 }
 
 /// A control character as its escape, any other as it is.
-fn tame(letter: char) -> impl Iterator<Item = char> {
+pub(super) fn tame(letter: char) -> impl Iterator<Item = char> {
     let (escaped, plain) =
         if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
     escaped.into_iter().flatten().chain(plain)

@@ -2,6 +2,9 @@
 
 pub mod clock;
 pub mod harden;
+pub mod hints;
+mod journal;
+pub mod listeners;
 pub mod log;
 pub mod paths;
 pub mod peer;
@@ -9,6 +12,7 @@ pub mod socket;
 pub mod systemd;
 pub mod timer;
 pub mod tls;
+pub mod users;
 pub mod watch;
 
 #[cfg(test)]

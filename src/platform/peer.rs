@@ -22,6 +22,43 @@ pub fn unix_peer(stream: &tokio::net::UnixStream) -> Option<u32> {
     stream.peer_cred().map(|peer| peer.uid()).inspect_err(|error| debug!(%error, "no peer credentials")).ok()
 }
 
+/// Who owns a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The socket's number in the kernel; `None` where only the user is known.
+    pub inode: Option<u64>,
+}
+
+/// A process that has a socket of this number open, and belongs to this user. Reads what all the user's processes have
+/// open: milliseconds. `None` if there is none, or if we may not look.
+pub fn process_with_socket(owner: Owner) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let wanted = format!("socket:[{}]", owner.inode?);
+    let mut processes: Vec<u32> = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| *pid != std::process::id())
+        .collect();
+    // who has just connected is mostly young
+    processes.sort_unstable_by(|one, other| other.cmp(one));
+    processes.into_iter().find(|pid| {
+        let folder = format!("/proc/{pid}/fd");
+        let is_owners = std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == owner.uid);
+        let mut open = is_owners.then(|| std::fs::read_dir(folder).ok()).flatten().into_iter().flatten();
+        open.any(|entry| {
+            let link = entry.and_then(|entry| std::fs::read_link(entry.path()));
+            link.is_ok_and(|link| link.as_os_str() == wanted.as_str())
+        })
+    })
+}
+
+/// The program that a process runs, if we may see it.
+pub fn executable(pid: u32) -> Option<String> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned())
+}
+
 /// Answers who owns the client's end of a TCP connection on loopback. Each worker thread has one of its own.
 #[derive(Debug)]
 pub struct PeerLookup {
@@ -51,12 +88,17 @@ impl PeerLookup {
     /// its socket as root's, so only one with an inode is believed, which some process still has open.) A client that
     /// has only shut down its sending side is alive.
     pub fn tcp_uid(&mut self, client: SocketAddr, server: SocketAddr) -> Option<u32> {
+        self.tcp_owner(client, server).map(|owner| owner.uid)
+    }
+
+    /// The same with the socket's inode, by which the process can be found.
+    pub fn tcp_owner(&mut self, client: SocketAddr, server: SocketAddr) -> Option<Owner> {
         // an IPv6 socket that talks to ::ffff:127.0.0.1 is found among those of IPv4
         let [client, server] =
             [client, server].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
         let owner = match &mut self.netlink {
             Some(netlink) => netlink.live_owner(client, server),
-            None => owner_by_proc(client, server),
+            None => owner_by_proc(client, server).map(|uid| uid.map(|uid| Owner { uid, inode: None })),
         };
         owner.inspect_err(|error| warn!(%error, "the owner of a connection cannot be found out")).ok().flatten()
     }
@@ -101,7 +143,7 @@ impl SockDiag {
         Ok(Self { socket, sequence: 0 })
     }
 
-    fn live_owner(&mut self, client: SocketAddr, server: SocketAddr) -> io::Result<Option<u32>> {
+    fn live_owner(&mut self, client: SocketAddr, server: SocketAddr) -> io::Result<Option<Owner>> {
         self.sequence = self.sequence.wrapping_add(1);
         rustix::net::send(&self.socket, &question(client, server, self.sequence), SendFlags::empty())?;
         let mut buffer = [0; 512];
@@ -142,7 +184,7 @@ fn question(client: SocketAddr, server: SocketAddr, sequence: u32) -> [u8; REQUE
 }
 
 /// What the kernel says to the question `sequence`; `None` if this is no answer to it.
-fn answer(message: &[u8], sequence: u32) -> Option<io::Result<Option<u32>>> {
+fn answer(message: &[u8], sequence: u32) -> Option<io::Result<Option<Owner>>> {
     let four =
         |at: usize| message.get(at..at + 4).map(|bytes| u32::from_ne_bytes(bytes.try_into().expect("four bytes")));
     if four(8)? != sequence {
@@ -155,7 +197,8 @@ fn answer(message: &[u8], sequence: u32) -> Option<io::Result<Option<u32>>> {
         },
         SOCK_DIAG_BY_FAMILY if message.len() >= ANSWER => {
             let (state, uid, inode) = (message[HEADER + 1], four(HEADER + 64)?, four(HEADER + 68)?);
-            Some(Ok((RECEIVING.contains(&state) && inode != 0).then_some(uid)))
+            let live = RECEIVING.contains(&state) && inode != 0;
+            Some(Ok(live.then_some(Owner { uid, inode: Some(inode.into()) })))
         }
         _ => Some(Err(io::Error::other("the kernel answered something else"))),
     }
@@ -249,6 +292,46 @@ mod tests {
     }
 
     #[test]
+    fn the_process_behind_a_connection_is_found_by_its_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{} && read -r line <&3", address.port());
+        let Ok(mut shell) = std::process::Command::new("bash").args(["-c", &script]).spawn() else {
+            eprintln!("skipped: there is no bash");
+            return;
+        };
+        let (accepted, client) = listener.accept().unwrap();
+        let owner = PeerLookup::new().tcp_owner(client, address).unwrap();
+        assert_eq!(owner.uid, own_uid());
+        let pid = process_with_socket(owner);
+        drop(accepted);
+        shell.wait().unwrap();
+        assert_eq!(pid, Some(shell.id()));
+        assert!(executable(std::process::id()).is_some());
+    }
+
+    /// `cargo test --release --lib measure_the_look_up -- --ignored --nocapture`
+    #[test]
+    #[ignore = "it prints how long a look-up takes"]
+    fn measure_the_look_up() {
+        for (way, mut lookup) in lookups() {
+            let (_client, accepted) = connection("127.0.0.1:0", "127.0.0.1").unwrap();
+            let (from, to) = (accepted.peer_addr().unwrap(), accepted.local_addr().unwrap());
+            let rounds = if way == "netlink" { 20_000 } else { 200 };
+            let mut times: Vec<Duration> = (0..rounds)
+                .map(|_| {
+                    let since = std::time::Instant::now();
+                    assert_eq!(lookup.tcp_uid(from, to), Some(own_uid()));
+                    since.elapsed()
+                })
+                .collect();
+            times.sort();
+            let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1000.0;
+            println!("{way}: median {:.1} us, p99 {:.1} us of {rounds}", at(0.5), at(0.99));
+        }
+    }
+
+    #[test]
     fn a_client_that_has_closed_is_nobody() {
         for (way, mut lookup) in lookups() {
             for (listen, connect) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")] {
@@ -328,7 +411,8 @@ mod tests {
             ("half closed and abandoned", message(20, 7, 5, 0, 0), Some(None)),
             ("late", message(20, 6, 1, 1000, 5), None),
         ] {
-            assert_eq!(answer(&message, 7).map(Result::unwrap), expected, "{name}");
+            let found = answer(&message, 7).map(|answer| answer.unwrap().map(|owner| owner.uid));
+            assert_eq!(found, expected, "{name}");
         }
         for cut in [0, 8, 11, 12, 15, 20, ANSWER - 1] {
             let whole = message(20, 7, 1, 1000, 5);

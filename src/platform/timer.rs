@@ -95,8 +95,13 @@ async fn expired(timer: &AsyncFd<OwnedFd>) -> Result<(), Errno> {
     }
 }
 
+/// Has the runtime say when a descriptor is readable.
+///
+/// # Errors
+///
+/// The system's: nothing that epoll(7) takes, no descriptors left.
 #[allow(unsafe_code)]
-fn register(timer: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register(timer: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the AsyncFd owns the descriptor from here on; nothing else closes or replaces it.
     Ok(unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?)
 }

@@ -19,7 +19,7 @@ use super::upstream::Lease;
 pub(super) struct AnswerBody {
     content: Content,
     /// Ends when this is dropped: sent, broken off, or nobody left to send it to.
-    _exchange: Option<Exchange>,
+    exchange: Option<Exchange>,
 }
 
 enum Content {
@@ -51,12 +51,12 @@ struct Scrubber {
 impl AnswerBody {
     /// Nothing at all.
     pub(super) fn empty() -> Self {
-        Self { content: Content::Empty, _exchange: None }
+        Self { content: Content::Empty, exchange: None }
     }
 
     /// A text of our own.
     pub(super) fn full(text: Bytes) -> Self {
-        Self { content: Content::Full(text), _exchange: None }
+        Self { content: Content::Full(text), exchange: None }
     }
 
     /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `scrub`.
@@ -73,12 +73,12 @@ impl AnswerBody {
             return Self::empty();
         }
         let scrubber = scrub.map(|token| Box::new(Scrubber::of(token)));
-        Self { content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber }), _exchange: None }
+        Self { content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber }), exchange: None }
     }
 
     /// Ties the exchange's end to this body's.
     pub(super) fn of(mut self, exchange: Exchange) -> Self {
-        self._exchange = Some(exchange);
+        self.exchange = Some(exchange);
         self
     }
 
@@ -174,16 +174,30 @@ impl Body for AnswerBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let upstream = match &mut self.content {
+        let AnswerBody { content, exchange } = &mut *self;
+        let mut sends = |data: &Bytes| {
+            if let Some(exchange) = exchange {
+                exchange.sends(data.len());
+            }
+        };
+        let upstream = match content {
             Content::Empty => return Poll::Ready(None),
             Content::Full(text) => {
                 let text = mem::take(text);
-                self.content = Content::Empty;
+                *content = Content::Empty;
+                sends(&text);
                 return Poll::Ready(Some(Ok(Frame::data(text))));
             }
             Content::Upstream(upstream) => upstream,
         };
-        if upstream.scrubber.is_some() { upstream.poll_scrubbed(cx) } else { upstream.poll_frame(cx) }
+        let frame =
+            ready!(if upstream.scrubber.is_some() { upstream.poll_scrubbed(cx) } else { upstream.poll_frame(cx) });
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            sends(data);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::Peer;
+use super::audit;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
 use super::worker::Worker;
@@ -89,6 +90,8 @@ pub(super) struct Pulse {
     idle_timeout_millis: AtomicU32,
     /// The running exchange has passed its limit.
     timed_out: AtomicBool,
+    /// Bytes of the request's body that have been read.
+    received: AtomicU64,
     /// The client still owes a part of the request's body.
     uploading: AtomicBool,
     /// The client has closed its sending side.
@@ -103,6 +106,7 @@ impl Pulse {
             serial: AtomicU32::new(0),
             idle_timeout_millis: AtomicU32::new(u32::MAX),
             timed_out: AtomicBool::new(false),
+            received: AtomicU64::new(0),
             uploading: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
         })
@@ -143,6 +147,7 @@ impl Pulse {
         self.renew();
         self.idle_timeout_millis.store(u32::MAX, Relaxed);
         self.timed_out.store(false, Relaxed);
+        self.received.store(0, Relaxed);
         self.uploading.store(uploading, Relaxed);
         self.enter(Phase::Waiting);
     }
@@ -171,9 +176,24 @@ impl Pulse {
         }
     }
 
+    /// A part of the request's body has been read.
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
+    }
+
+    /// Bytes of the request's body so far.
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
     /// The request's body has been read to its end.
     pub(super) fn uploaded(&self) {
         self.uploading.store(false, Relaxed);
+    }
+
+    /// Whether no whole request has come yet.
+    fn is_fresh(&self) -> bool {
+        self.serial.load(Relaxed) == 0
     }
 
     fn exchange_runs(&self) -> bool {
@@ -273,15 +293,28 @@ pub(super) struct Connection {
     /// The route that the listener belongs to, if it has one.
     pub(super) own_route: Option<RouteName>,
     pub(super) pulse: Arc<Pulse>,
+    /// Its place in the audit, from its first noted request on.
+    seat: RefCell<Option<audit::Seat>>,
     /// Both ends, on TCP: the client's, ours.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
-    stopping: Cell<bool>,
+    stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
     /// The connection that this is a stream of.
     carrier: Option<Rc<Connection>>,
     /// How many streams are open.
     streams: Cell<usize>,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stopping {
+    No,
+    /// As soon as it has been used: who has only just connected is about to ask, and is answered.
+    Used,
+    /// Whatever it is at, once the running exchange has ended.
+    Now,
+    Told,
 }
 
 impl Connection {
@@ -296,9 +329,10 @@ impl Connection {
             door,
             own_route,
             pulse: Pulse::new(),
+            seat: RefCell::new(None),
             ends,
             id,
-            stopping: Cell::new(false),
+            stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             carrier: None,
             streams: Cell::new(0),
@@ -318,28 +352,55 @@ impl Connection {
             pulse: Pulse::new(),
             ends: self.ends,
             id: self.id,
-            stopping: Cell::new(false),
+            stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             carrier: Some(self.clone()),
+            seat: RefCell::new(None),
             streams: Cell::new(0),
         })
+    }
+
+    /// Where the audit knows this connection's process from; the streams of one connection share it.
+    pub(super) fn seat(&self) -> &RefCell<Option<audit::Seat>> {
+        &self.carrier.as_deref().unwrap_or(self).seat
     }
 
     pub(super) fn has_streams(&self) -> bool {
         self.streams.get() > 0
     }
 
-    /// Whether it has been told to stop since it was last asked. Wakes the asking task when it is told.
-    pub(super) fn is_told_to_stop(&self, cx: &Context<'_>) -> bool {
+    /// Whether it is to end now, which is said once. `is_fresh` is whether a first exchange may still come. Wakes the
+    /// asking task when there is anything new.
+    pub(super) fn is_told_to_stop(&self, cx: &Context<'_>, is_fresh: bool) -> bool {
         if self.waker.borrow().is_none() {
             *self.waker.borrow_mut() = Some(cx.waker().clone());
         }
-        self.stopping.take()
+        let stops = match self.stopping.get() {
+            Stopping::No | Stopping::Told => false,
+            Stopping::Used => !is_fresh,
+            Stopping::Now => true,
+        };
+        if stops {
+            self.stopping.set(Stopping::Told);
+        }
+        stops
     }
 
-    /// Lets the running exchange end, and no other begin.
+    /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
+    /// [`Connection::stop_waiting`].
     pub(super) fn stop(&self) {
-        self.stopping.set(true);
+        self.stop_at(Stopping::Used);
+    }
+
+    /// Waits no longer for a first exchange.
+    pub(super) fn stop_waiting(&self) {
+        self.stop_at(Stopping::Now);
+    }
+
+    fn stop_at(&self, stopping: Stopping) {
+        if self.stopping.get() != Stopping::Told {
+            self.stopping.set(stopping);
+        }
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -380,7 +441,7 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
     let mut io = ClientIo::new(socket, connection.pulse.clone());
     let mut alarm = Alarm::new(connection.pulse.watch());
     let protocol = poll_fn(|cx| {
-        if connection.is_told_to_stop(cx) {
+        if connection.is_told_to_stop(cx, true) {
             return Poll::Ready(None);
         }
         if let Poll::Ready(protocol) = io.poll_protocol(cx) {
@@ -406,12 +467,14 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo, mut alarm: Alarm,
         pin!(http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades());
     let mut gone_was_asked = false;
     let ended = poll_fn(|cx| {
-        if connection.is_told_to_stop(cx) {
-            serving.as_mut().graceful_shutdown();
-        }
         loop {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended);
+            }
+            // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
+            if connection.is_told_to_stop(cx, pulse.is_fresh()) {
+                serving.as_mut().graceful_shutdown();
+                continue;
             }
             if pulse.half_closed.load(Relaxed) && pulse.exchange_runs() && !gone_was_asked {
                 gone_was_asked = true;
@@ -608,9 +671,13 @@ impl AsyncWrite for ClientIo {
         if self.pulse.phase() == Phase::Head {
             return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| &**buf));
         }
-        let written = match &mut self.socket {
-            Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_write_vectored(cx, bufs)?),
-            Socket::Unix(unix) => ready!(Pin::new(unix).poll_write_vectored(cx, bufs)?),
+        let mut small = [0; SMALL_WRITE];
+        let written = match joined(bufs, &mut small) {
+            Some(bytes) => ready!(self.poll_socket_write(cx, bytes)?),
+            None => match &mut self.socket {
+                Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_write_vectored(cx, bufs)?),
+                Socket::Unix(unix) => ready!(Pin::new(unix).poll_write_vectored(cx, bufs)?),
+            },
         };
         self.pulse.moved.store(true, Relaxed);
         Poll::Ready(Ok(written))
@@ -646,6 +713,23 @@ impl AsyncWrite for ClientIo {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// What is shorter is copied together and sent as one piece: send(2) costs less than writev(2), which imports a list of
+/// pieces and goes through the file layer.
+pub(super) const SMALL_WRITE: usize = 2048;
+
+/// The pieces as one, if they are short enough or only one.
+pub(super) fn joined<'a>(bufs: &'a [io::IoSlice<'_>], small: &'a mut [u8; SMALL_WRITE]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for buf in bufs {
+        if bufs.len() == 1 {
+            return Some(buf);
+        }
+        small.get_mut(length..length + buf.len())?.copy_from_slice(buf);
+        length += buf.len();
+    }
+    Some(&small[..length])
 }
 
 /// Percent-encodes what RFC 3986 forbids in a target but tools that send what was typed (curl) do not encode: quotation

@@ -27,6 +27,10 @@ pub(super) enum ProxyError {
     NotAllowed(Check),
     /// The route does not forward this path.
     ForbiddenByRoute,
+    /// The route's rules do not let this method and path through.
+    ForbiddenByRules,
+    /// The client key has been used too often.
+    TooManyRequests { retry_after: Duration },
     /// We are no forward proxy, and TRACE would show the token (RFC 9110 section 9.3.8).
     MethodNotAllowed,
     /// Malformed or ambiguous; the connection is closed.
@@ -56,6 +60,14 @@ pub(super) enum Check {
     Origin,
     /// The browser says that another site sent it.
     FetchSite,
+    /// The client key is wrong, revoked, or another one than the one presented beside it.
+    Key,
+    /// The client key has expired.
+    KeyExpired,
+    /// Without a client key, nobody is let in here.
+    KeyRequired,
+    /// The client key is good, but not for this.
+    KeyRights,
 }
 
 /// What an upstream did, or did not do.
@@ -80,6 +92,8 @@ pub(super) struct Advice {
     pub(super) routes: Vec<String>,
     /// What to do first, if there is not a single account.
     pub(super) first_steps: Option<String>,
+    /// What is wrong with the configuration, in a sentence. Not for those whom the guard turns away.
+    pub(super) config_problem: Option<String>,
 }
 
 struct Problem {
@@ -96,8 +110,17 @@ impl ProxyError {
     pub(super) fn is_refusal(&self) -> bool {
         match self {
             Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
+            Self::ForbiddenByRules | Self::TooManyRequests { .. } => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
+        }
+    }
+
+    /// In one word: what the problem's `type` ends in, and for what is not allowed the check.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::NotAllowed(check) => check.name(),
+            _ => self.problem().kind,
         }
     }
 
@@ -114,8 +137,14 @@ impl ProxyError {
         document.insert("type".into(), format!("urn:valetd:problem:{}", problem.kind).into());
         document.insert("title".into(), problem.title.into());
         document.insert("status".into(), problem.status.as_u16().into());
-        if let Some(first_steps) = &advice.first_steps {
-            let _ = write!(detail, " {first_steps}");
+        match (&advice.config_problem, &advice.first_steps) {
+            (Some(problem), _) if !matches!(self, Self::NotAllowed(_)) => {
+                let _ = write!(detail, " {problem}");
+            }
+            (None, Some(first_steps)) => {
+                let _ = write!(detail, " {first_steps}");
+            }
+            (Some(_), _) | (None, None) => {}
         }
         document.insert("detail".into(), detail.into());
         self.add_members(&mut document, advice);
@@ -130,7 +159,7 @@ impl ProxyError {
         headers.insert(CONTENT_LENGTH, length);
         headers.insert(PROXY_STATUS, proxy_status(problem.proxy_error, problem.title));
         match &self {
-            Self::TokenUnavailable { retry_after, .. } => {
+            Self::TokenUnavailable { retry_after, .. } | Self::TooManyRequests { retry_after } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
@@ -167,6 +196,23 @@ impl ProxyError {
                 "The route does not forward this path",
                 "http_request_denied",
                 "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            ),
+            Self::ForbiddenByRules => (
+                StatusCode::FORBIDDEN,
+                "forbidden-by-route",
+                "The route does not let this through",
+                "http_request_denied",
+                "The route's settings `allow` and `deny` do not let this method and path through, or it names another \
+                 method in a field of its own."
+                    .to_owned(),
+            ),
+            Self::TooManyRequests { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "The client key has been used too often",
+                "http_request_denied",
+                "The rate that the client key was made with (valetd key list) is exhausted; the upstream was not asked."
+                    .to_owned(),
             ),
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -248,7 +294,10 @@ impl ProxyError {
             Self::Upstream { upstream, .. } => {
                 document.insert("upstream".into(), upstream.as_ref().into());
             }
-            Self::ForbiddenByRoute | Self::MethodNotAllowed | Self::BadRequest(_) => {}
+            Self::TooManyRequests { retry_after } => {
+                document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
+            }
+            Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::MethodNotAllowed | Self::BadRequest(_) => {}
             Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => {}
         }
     }
@@ -261,6 +310,10 @@ impl Check {
             Check::Host => "host",
             Check::Origin => "origin",
             Check::FetchSite => "sec-fetch-site",
+            Check::Key => "key",
+            Check::KeyExpired => "key-expired",
+            Check::KeyRequired => "key-required",
+            Check::KeyRights => "key-rights",
         }
     }
 
@@ -270,14 +323,19 @@ impl Check {
             Check::Host => "Not allowed: unknown host name",
             Check::Origin => "Not allowed: the request comes from another origin",
             Check::FetchSite => "Not allowed: the request comes from another site",
+            Check::Key => "Not allowed: no such client key",
+            Check::KeyExpired => "Not allowed: the client key has expired",
+            Check::KeyRequired => "Not allowed: a client key is required",
+            Check::KeyRights => "Not allowed: the client key is not for this",
         }
     }
 
     fn explanation(self) -> &'static str {
         match self {
             Check::Peer => {
-                "Check: peer. Only processes of the user that valetd runs as, and of root, are served; who the client \
-                 is could not be told, or it is somebody else."
+                "Check: peer. Only processes of the users in the setting `clients` (by default the one that valetd runs \
+                 as, and root) are served without a client key; who the client is could not be told, or it is somebody \
+                 else."
             }
             Check::Host => {
                 "Check: Host. It must be localhost, a name below localhost, or a loopback address, with the port of \
@@ -286,6 +344,19 @@ impl Check {
             Check::Origin => "Check: Origin. Requests that web pages of another origin make are not given a token.",
             Check::FetchSite => {
                 "Check: Sec-Fetch-Site. Requests that web pages of another site make are not given a token."
+            }
+            Check::Key => {
+                "Check: client key. The one presented is wrong or was revoked, or two different ones were presented. \
+                 To see those that are valid: valetd key list"
+            }
+            Check::KeyExpired => "Check: client key. The one presented has expired. To make one: valetd key add",
+            Check::KeyRequired => {
+                "Check: client key. Here nobody is served without one: as X-Valetd-Key, as Basic user name, or as the \
+                 path's first segment. To make one: valetd key add"
+            }
+            Check::KeyRights => {
+                "Check: client key. The one presented is valid, but not for this route, method or path; valetd key list \
+                 shows what it is for."
             }
         }
     }
@@ -367,6 +438,14 @@ mod tests {
             (ProxyError::NoRoute, 404, "no-route", "destination_not_found"),
             (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::NotAllowed(Check::KeyRights), 403, "not-allowed", "http_request_denied"),
+            (
+                ProxyError::TooManyRequests { retry_after: Duration::from_millis(1) },
+                429,
+                "too-many-requests",
+                "http_request_denied",
+            ),
             (ProxyError::MethodNotAllowed, 405, "forbidden-by-route", "http_request_denied"),
             (ProxyError::BadRequest("x"), 400, "bad-request", "http_request_error"),
             (ProxyError::TargetTooLong, 414, "bad-request", "http_request_error"),
@@ -409,7 +488,11 @@ mod tests {
         assert_eq!(response.headers()[RETRY_AFTER], "3");
         assert!(said["detail"].as_str().unwrap().contains("HTTP 503"), "{said}");
 
-        let advice = Advice { routes: vec!["/lab/".into()], first_steps: Some("Run: valetd login NAME".into()) };
+        let advice = Advice {
+            routes: vec!["/lab/".into()],
+            first_steps: Some("Run: valetd login NAME".into()),
+            config_problem: None,
+        };
         let (_, said) = document(ProxyError::NoRoute, &advice);
         assert_eq!(said["routes"], json!(["/lab/"]));
         assert!(said["detail"].as_str().unwrap().ends_with("Run: valetd login NAME"), "{said}");

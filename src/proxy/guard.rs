@@ -1,7 +1,7 @@
 //! May this request be given a token? Pure.
 //!
 //! The port is open to every program that can reach loopback, so three walls stand before the token: whose process it
-//! is, which name it believes to talk to (the only wall against DNS rebinding: a rebound page's GET carries neither
+//! is (or which client key it presents), which name it believes to talk to (the only wall against DNS rebinding: a rebound page's GET carries neither
 //! `Origin` nor `Sec-Fetch-*`), and whether a web page made it. What is malformed or ambiguous is refused before that,
 //! so that we and the upstream can never disagree about what was asked (RFC 9112 sections 3.2, 6.3 and 11.2).
 
@@ -24,31 +24,70 @@ const LONGEST_TARGET: usize = 8 * 1024;
 /// How a connection came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Door {
-    /// The listener's TCP port; `None` on a unix socket, where the file's permissions decide and any name is fine.
+    /// The TCP port that loopback names must be followed by; `None` where any name is fine: on a unix socket, where the
+    /// file's permissions decide, and where nobody comes in without a client key, which a web page does not know.
     pub(super) port: Option<u16>,
-    /// Whether the process at the other end may come in, by [`admits_peer`].
-    pub(super) peer_admitted: bool,
+    /// Whether nobody comes in without a client key: other machines can reach it.
+    pub(super) key_required: bool,
+    pub(super) caller: Caller,
 }
 
-/// Whether a process of `peer` may use the tokens of `own`: the user's own and root's, which can read them anyway.
-/// `None`, where nobody knows whose it is, is a no.
-pub(super) fn admits_peer(peer: Option<u32>, own: u32) -> bool {
-    peer.is_some_and(|peer| peer == own || peer == 0)
+/// What is known of the process at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Caller {
+    /// Nobody asks.
+    NotAsked,
+    /// It belongs to this user; on a unix socket the process is known as well.
+    Of { uid: u32, pid: Option<u32> },
+    /// Nobody knows whose it is.
+    Unknown,
+}
+
+impl Caller {
+    /// The user, if known.
+    pub(super) fn uid(self) -> Option<u32> {
+        match self {
+            Caller::Of { uid, .. } => Some(uid),
+            Caller::NotAsked | Caller::Unknown => None,
+        }
+    }
+
+    /// Whether it may come in without a client key; `uids` are those of the setting `clients`, in order.
+    fn is_one_of(self, uids: &[u32]) -> bool {
+        match self {
+            Caller::NotAsked => true,
+            Caller::Of { uid, .. } => uids.binary_search(&uid).is_ok(),
+            Caller::Unknown => false,
+        }
+    }
+}
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admission<'a> {
+    /// Users whose processes need no client key, in order.
+    pub(super) uids: &'a [u32],
+    /// Names allowed besides the loopback ones, with or without a port.
+    pub(super) hosts: &'a [String],
+    /// Whether the request presents a valid client key.
+    pub(super) keyed: bool,
 }
 
 /// Decides about one request; on success, its host name without port (empty if an HTTP/1.0 client sent none).
-///
-/// `hosts` are the names allowed besides the loopback ones, with or without a port.
 pub(super) fn admit<'request>(
     door: Door,
-    hosts: &[String],
+    admission: Admission<'_>,
     method: &Method,
     target: &'request Uri,
     version: Version,
     headers: &'request HeaderMap,
     survey: &Survey,
 ) -> Result<&'request str, ProxyError> {
-    if !door.peer_admitted {
+    let Admission { uids, hosts, keyed } = admission;
+    if !keyed && door.key_required {
+        return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    if !keyed && !door.caller.is_one_of(uids) {
         return Err(ProxyError::NotAllowed(Check::Peer));
     }
     check_form(method, target, headers, survey)?;
@@ -170,9 +209,20 @@ mod tests {
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
-    const HERE: Door = Door { port: Some(8253), peer_admitted: true };
+    const OWN: u32 = 1000;
+    const HERE: Door = Door { port: Some(8253), key_required: false, caller: Caller::Of { uid: OWN, pid: None } };
 
     fn admit_request(door: Door, method: &str, target: &str, fields: &[(&str, &str)]) -> Result<String, ProxyError> {
+        admit_with(door, false, method, target, fields)
+    }
+
+    fn admit_with(
+        door: Door,
+        keyed: bool,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<String, ProxyError> {
         let mut request = Request::builder().method(method).uri(target);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -180,7 +230,8 @@ mod tests {
         let request = request.body(()).unwrap();
         let survey = Survey::of(request.headers());
         let hosts = ["valet.lan".to_owned()];
-        admit(door, &hosts, request.method(), request.uri(), request.version(), request.headers(), &survey)
+        let admission = Admission { uids: &[0, OWN], hosts: &hosts, keyed };
+        admit(door, admission, request.method(), request.uri(), request.version(), request.headers(), &survey)
             .map(str::to_owned)
     }
 
@@ -316,13 +367,32 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_processes_and_roots_are_admitted() {
-        assert!(admits_peer(Some(1000), 1000));
-        assert!(admits_peer(Some(0), 1000));
-        assert!(!admits_peer(Some(1001), 1000));
-        assert!(!admits_peer(None, 1000));
-        let stranger = Door { peer_admitted: false, ..HERE };
-        let host = ("host", "localhost:8253");
-        assert_eq!(admit_request(stranger, "GET", "/", &[host]), Err(ProxyError::NotAllowed(Check::Peer)));
+    fn without_a_key_only_the_clients_of_the_setting_are_admitted_and_nobody_from_elsewhere() {
+        let of = |uid| Caller::Of { uid, pid: None };
+        let at_home = |caller| Door { caller, ..HERE };
+        let open = |caller| Door { port: None, key_required: true, caller };
+        let (peer, key) = (Some(Check::Peer), Some(Check::KeyRequired));
+        let rows = [
+            ("our own", at_home(of(OWN)), false, None),
+            ("root's", at_home(of(0)), false, None),
+            ("another user's", at_home(of(1001)), false, peer),
+            ("nobody knows whose", at_home(Caller::Unknown), false, peer),
+            ("nobody asks", at_home(Caller::NotAsked), false, None),
+            ("another user's, with a key", at_home(of(1001)), true, None),
+            ("nobody knows whose, with a key", at_home(Caller::Unknown), true, None),
+            ("from elsewhere", open(Caller::Unknown), false, key),
+            ("our own, where others can come in", open(of(OWN)), false, key),
+            ("from elsewhere, with a key", open(Caller::Unknown), true, None),
+        ];
+        for (case, door, keyed, refused) in rows {
+            let host = ("host", "localhost:8253");
+            let expected = refused.map_or(Ok("localhost".to_owned()), |check| Err(ProxyError::NotAllowed(check)));
+            assert_eq!(admit_with(door, keyed, "GET", "/", &[host]), expected, "{case}");
+        }
+        // a key opens no way around the other walls
+        let page = [("host", "localhost:8253"), ("origin", "https://evil.example")];
+        assert_eq!(admit_with(HERE, true, "GET", "/", &page), Err(ProxyError::NotAllowed(Check::Origin)));
+        let rebound = [("host", "evil.example:8253")];
+        assert_eq!(admit_with(HERE, true, "GET", "/", &rebound), Err(ProxyError::NotAllowed(Check::Host)));
     }
 }

@@ -77,6 +77,7 @@ fn is_stray(name: &HeaderName) -> bool {
         || same("proxy-connection")
         || same("authorization")
         || same("proxy-authorization")
+        || same("x-valetd-key")
         || name.starts_with("x-forwarded")
         || name.starts_with("x_forwarded")
 }

@@ -68,7 +68,7 @@ pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
     let mut alarm = Alarm::new(pulse.watch());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
-        if connection.is_told_to_stop(cx) {
+        if connection.is_told_to_stop(cx, false) {
             serving.as_mut().graceful_shutdown();
         }
         loop {

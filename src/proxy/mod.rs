@@ -5,9 +5,10 @@
 //! as little as possible. Where to read on:
 //!
 //! * `service`: one request from start to end;
-//! * `guard`, `route`, `headers`, `rewrite`: what is decided about it (pure);
+//! * `guard`, `client_key`, `route`, `headers`, `rewrite`: what is decided about it (pure);
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `connection`, `worker`, `upstream`, `upgrade`, `body`: what is done with bytes;
+//! * [`audit`]: one line for each request, if somebody wants that;
 //! * `error`: what a tool sees when something is wrong.
 
 use std::collections::HashMap;
@@ -23,21 +24,27 @@ use rustls::ClientConfig;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::client_keys::KeyRing;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
 use crate::platform::{socket, tls};
 use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
+use audit::AuditLog;
 use error::Advice;
 use headers::Edits;
 use route::RouteEntry;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
+pub mod audit;
 mod body;
+mod client_key;
 mod connection;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod headers;
 mod http2;
@@ -79,11 +86,33 @@ pub type PeerLookup = Box<dyn FnMut(SocketAddr, SocketAddr) -> Peer>;
 /// Makes a [`PeerLookup`] for each worker, on the worker's thread.
 pub type PeerLookups = Arc<dyn Fn() -> PeerLookup + Send + Sync>;
 
+/// Who may call, and who is told of it.
+#[derive(Clone)]
+pub struct Access {
+    /// Users whose processes need no client key, in order.
+    pub uids: Vec<u32>,
+    /// The client keys.
+    pub keys: Arc<KeyRing>,
+    /// Where requests are noted, if they are.
+    pub audit: Option<AuditLog>,
+}
+
+/// Our own processes and root's, no keys, no audit.
+impl Default for Access {
+    fn default() -> Self {
+        let mut uids = vec![0, rustix::process::geteuid().as_raw()];
+        uids.dedup();
+        Self { uids, keys: Arc::default(), audit: None }
+    }
+}
+
 /// What the workers have been told: immutable, replaced as a whole.
+#[derive(Clone)]
 pub struct Table {
     /// In the order of their names.
     routes: Vec<Arc<RouteEntry>>,
     hosts: Vec<String>,
+    access: Access,
     workers: usize,
     advice: Advice,
     /// Known to this process alone; in our `Via`, so that we recognise what comes back (RFC 9110 section 7.6.3).
@@ -118,17 +147,25 @@ impl Table {
             .accounts
             .is_empty()
             .then(|| "No account is set up yet: name one in the configuration, then run: valetd login NAME".to_owned());
-        let advice = Advice { routes: routes.iter().map(|route| format!("{}/", route.prefix)).collect(), first_steps };
+        let routes_by_prefix = routes.iter().map(|route| format!("{}/", route.prefix)).collect();
+        let advice = Advice { routes: routes_by_prefix, first_steps, config_problem: None };
         let pseudonym: Arc<str> = pseudonym()?.into();
         Ok(Table {
             routes,
             hosts: config.hosts.clone(),
+            access: Access::default(),
             workers: config.workers.max(1),
             advice,
             via_out: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})")).expect("hex digits are visible ASCII"),
             via_home: HeaderValue::from_static("1.1 valetd"),
             pseudonym,
         })
+    }
+
+    /// The same table for these callers.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// Takes over what must outlive a reload: upstreams that have not changed, so that their connections are kept, and
@@ -152,8 +189,8 @@ fn entry(
     stats: &Stats,
 ) -> Result<RouteEntry, String> {
     let Route { name, account, upstream: target, listen: _, replay, replay_limit, refuse, .. } = route;
-    let Route { wait, connect_timeout, idle_timeout, via, http2: _, extra_ca: _, .. } = route;
-    let Route { request_headers, token_query, scrub, .. } = route;
+    let Route { wait, connect_timeout, idle_timeout, warm, via, extra_ca: _, require_key, rules, .. } = route;
+    let Route { request_headers, token_query, scrub, http2: _, .. } = route;
     let host = HeaderValue::try_from(target.origin.authority())
         .map_err(|_| format!("route {name}: \"{}\" is no host name", target.origin.host))?;
     if hyper::http::uri::PathAndQuery::try_from(format!("{}/", target.base_path)).is_err() {
@@ -173,11 +210,14 @@ fn entry(
         refuse: refuse.iter().map(|path| route::canonical(path)).collect(),
         wait: *wait,
         connect_timeout: *connect_timeout,
+        warm: *warm,
         idle_timeout: *idle_timeout,
         via: *via,
         edits: edits(request_headers).map_err(|problem| format!("route {name}: request_headers: {problem}"))?,
         token_query: token_query.as_deref().map(Arc::from),
         scrub: *scrub,
+        require_key: *require_key,
+        rules: rules.clone(),
     })
 }
 
@@ -293,6 +333,35 @@ impl Proxy {
         table.adopt(&self.table);
         self.table = Arc::new(table);
         self.tell(|| Command::Table(self.table.clone()));
+    }
+
+    /// Has the answers that valetd makes itself say so, or no longer: what is wrong with the configuration.
+    pub fn advise(&mut self, config_problem: Option<String>) {
+        if self.table.advice.config_problem == config_problem {
+            return;
+        }
+        let mut table = Table::clone(&self.table);
+        table.advice.config_problem = config_problem;
+        self.table = Arc::new(table);
+        self.tell(|| Command::Table(self.table.clone()));
+    }
+
+    /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
+    /// never, as long as one of them is stuck.
+    pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |worker: &Running| {
+            let (reply, answer) = oneshot::channel();
+            let _ = worker.commands.send(Command::Ping(reply));
+            answer
+        };
+        let answers: Vec<_> = self.workers.iter().map(ask).collect();
+        async move {
+            let mut all = true;
+            for answer in answers {
+                all &= answer.await.is_ok();
+            }
+            all
+        }
     }
 
     /// Accepts on `listeners` from here on, and on no others. Accepted connections go on. To keep a socket's queue of

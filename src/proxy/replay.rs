@@ -272,6 +272,9 @@ impl Source {
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
         }
+        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+            self.pulse.received(data.len());
+        }
         if frame.is_none() || self.incoming.is_end_stream() {
             self.pulse.uploaded();
         }

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::Uri;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Uri};
 
-use super::error::ProxyError;
+use super::error::{Check, ProxyError};
 use super::headers::Edits;
 use super::upstream::UpstreamOrigin;
+use crate::client_keys::ClientKey;
+pub(super) use crate::config::path::canonical;
+use crate::config::path::{PathRules, Reading, decode};
 use crate::config::{AccountId, Replay, RouteName};
 use crate::stats::RouteStats;
 use crate::token_source::TokenSource;
@@ -38,12 +41,17 @@ pub(super) struct RouteEntry {
     pub(super) refuse: Vec<Vec<u8>>,
     pub(super) wait: Duration,
     pub(super) connect_timeout: Duration,
+    pub(super) warm: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) via: bool,
     pub(super) edits: Edits,
     /// The parameter that carries the token in place of a field.
     pub(super) token_query: Option<Arc<str>>,
     pub(super) scrub: bool,
+    /// Whether nobody is let in without a client key.
+    pub(super) require_key: bool,
+    /// Which methods and paths go through.
+    pub(super) rules: PathRules,
 }
 
 /// What [`find`] found.
@@ -124,6 +132,7 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
     }
     let mut dots = 0; // of this segment, if it has nothing else
     let mut only_dots = true;
+    let mut is_encoded_again = false;
     let mut at = 0;
     while at < bytes.len() {
         let (byte, width) = decode(&bytes[at..]);
@@ -139,30 +148,39 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
                 only_dots = byte == b'/';
             }
             b'.' => dots += 1,
-            _ => only_dots = false,
+            _ => {
+                is_encoded_again |= byte == b'%';
+                only_dots = false;
+            }
         }
         at += width;
     }
-    if only_dots && (dots == 1 || dots == 2) { Err(DOT_SEGMENT) } else { Ok(()) }
+    if only_dots && (dots == 1 || dots == 2) {
+        return Err(DOT_SEGMENT);
+    }
+    if !is_encoded_again {
+        return Ok(());
+    }
+    // what stands side by side now can be an encoding itself: `%%32e` is `%2e` is a dot. Nobody means that.
+    let decoded = decoded(bytes);
+    if decoded == self::decoded(&decoded) {
+        return Ok(());
+    }
+    Err(ProxyError::BadRequest("a path that is encoded over and over"))
+}
+
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        let (byte, width) = decode(&path[at..]);
+        decoded.push(byte);
+        at += width;
+    }
+    decoded
 }
 
 const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
-
-/// The first byte that is meant, through any number of percent encodings, and how many bytes it is written with.
-fn decode(bytes: &[u8]) -> (u8, usize) {
-    if bytes[0] != b'%' {
-        return (bytes[0], 1);
-    }
-    let mut at = 1;
-    while bytes[at..].starts_with(b"25") {
-        at += 2;
-    }
-    let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-    match (digit(at), digit(at + 1)) {
-        (Some(high), Some(low)) => ((high * 16 + low) as u8, at + 2), // at most 255
-        _ => (b'%', at.max(1)),
-    }
-}
 
 /// Whether `base_path` and `rest` lead to one of the refused paths, or below it.
 pub(super) fn is_refused(refuse: &[Vec<u8>], base_path: &str, rest: &str) -> bool {
@@ -175,32 +193,38 @@ pub(super) fn is_refused(refuse: &[Vec<u8>], base_path: &str, rest: &str) -> boo
         .any(|refused| path.strip_prefix(refused.as_slice()).is_some_and(|below| below.is_empty() || below[0] == b'/'))
 }
 
-/// The form in which paths are compared with refused ones: decoded, runs of slashes as one, none at the end, path
-/// parameters (`;x=y`) cut off. Never sent anywhere.
-pub(super) fn canonical(path: &str) -> Vec<u8> {
-    let bytes = path.as_bytes();
-    let mut canonical = Vec::with_capacity(bytes.len());
-    let mut in_parameter = false;
-    let mut at = 0;
-    while at < bytes.len() {
-        let (byte, width) = decode(&bytes[at..]);
-        at += width;
-        match byte {
-            b'/' => {
-                in_parameter = false;
-                if canonical.last() != Some(&b'/') {
-                    canonical.push(b'/');
-                }
-            }
-            b';' => in_parameter = true,
-            _ if in_parameter => {}
-            _ => canonical.push(byte),
+/// Fields by which some frameworks are told another method than the one in the request line.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// Whether a request, whose path is `rest` behind the route's name, is within the route's rules and the client key's
+/// rights.
+pub(super) fn check_rules(
+    route: &RouteEntry,
+    key: Option<&ClientKey>,
+    method: &Method,
+    rest: &str,
+    headers: &HeaderMap,
+) -> Result<(), ProxyError> {
+    if let Some(key) = key
+        && !key.rights.routes.contains(&route.name)
+    {
+        return Err(ProxyError::NotAllowed(Check::KeyRights));
+    }
+    let narrow_key = key.filter(|key| !key.rights.is_whole_route());
+    if route.rules.is_empty() && narrow_key.is_none() {
+        return Ok(());
+    }
+    let reading = Reading::of(rest);
+    if !route.rules.permit(method.as_str(), &reading) || METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name))
+    {
+        return Err(ProxyError::ForbiddenByRules);
+    }
+    match narrow_key {
+        Some(key) if !key.rights.permit(&route.name, method.as_str(), &reading) => {
+            Err(ProxyError::NotAllowed(Check::KeyRights))
         }
+        _ => Ok(()),
     }
-    if canonical.last() == Some(&b'/') {
-        canonical.pop();
-    }
-    canonical
 }
 
 #[cfg(test)]
@@ -282,6 +306,9 @@ mod tests {
             "/%2f..",
             "/%252e%252e/x",
             "/%25252e./x",
+            "/%%32e%%32e/x",
+            "/.%%32%65/x",
+            "/%%36fauth/token",
             "/..%252fx",
             "/x\\y",
             "/x%5cy",

@@ -1,31 +1,37 @@
 //! One request from start to end: guard, route, token, forward, answer.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, VIA};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Level, debug, enabled};
 
+use super::audit;
 use super::body::AnswerBody;
+use super::client_key::{self, Presented};
 use super::connection::Connection;
-use super::error::{Fault, ProxyError};
+use super::error::{Check, Fault, ProxyError};
+use super::guard::{Admission, Caller};
 use super::headers::{self, Homeward, Ours, Survey};
 use super::replay::{self, Kept};
 use super::rewrite::{self, Mapping};
 use super::route::{self, RouteEntry};
 use super::upstream::{self, Lease, SendError};
 use super::worker::{LocalRoute, LocalTable};
-use super::{guard, upgrade};
+use super::{Table, guard, upgrade};
+use crate::client_keys::{self, ClientKey, Refusal};
+use crate::config::{KeyName, RouteName};
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
 pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<AnswerBody> {
     let table = connection.worker.table();
-    let mut exchange = Exchange::begin(&connection, &request);
+    let mut exchange = Exchange::begin(&connection, &table, &request);
     let answer = carry_out(&connection, &table, &mut exchange, request).await;
     let response = answer.unwrap_or_else(|error| {
         exchange.failed(&error);
@@ -41,11 +47,17 @@ async fn carry_out(
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
+    let presented = take_key(&mut request)?;
+    let key = match &presented {
+        Some(presented) => Some(valid_key(table, exchange, presented)?),
+        None => None,
+    };
     let survey = Survey::of(request.headers());
     let (target, method) = (request.uri(), request.method());
+    let Table { hosts, access, .. } = &*table.shared;
     let host = guard::admit(
         connection.door,
-        &table.shared.hosts,
+        Admission { uids: &access.uids, hosts, keyed: key.is_some() },
         method,
         target,
         request.version(),
@@ -61,6 +73,14 @@ async fn carry_out(
     if route::is_refused(&route.refuse, &route.base_path, &target.path()[found.prefix..]) {
         return Err(ProxyError::ForbiddenByRoute);
     }
+    if route.require_key && key.is_none() {
+        return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    route::check_rules(route, key.as_deref(), method, &target.path()[found.prefix..], request.headers())?;
+    if let Some(key) = &key {
+        let admitted = access.keys.admit(key, client_keys::today());
+        admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
+    }
     if survey.via && has_been_here(request.headers(), &table.shared.pseudonym) {
         return Err(ProxyError::Loop);
     }
@@ -70,10 +90,17 @@ async fn carry_out(
         None => Box::pin(route.tokens.token(route.wait)).await.map_err(|why_not| no_token(route, why_not))?,
     };
 
+    exchange.goes_up_with(&token);
+
     let protocol = headers::upgrade_protocol(request.headers(), &survey);
+    let prefix = if found.prefix > 0 { route.prefix.as_str() } else { "" };
+    let prefix = match &presented {
+        Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
+        Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
+    };
     let home = Home {
         authority: request.headers().get(HOST).cloned(),
-        prefix: if found.prefix > 0 { &route.prefix } else { "" },
+        prefix: &prefix,
         via: route.via.then_some(&table.shared.via_home),
     };
     if let Some(target) = route::target(&route.base_path, found.prefix, request.uri()) {
@@ -118,6 +145,27 @@ async fn carry_out(
         token.has_worked.store(true, Ordering::Relaxed);
     }
     hand_on(route, response, lease, &token, &home)
+}
+
+/// Takes the client key off a request, if it presents one.
+fn take_key(request: &mut Request<Incoming>) -> Result<Option<Presented>, ProxyError> {
+    let mut target = std::mem::take(request.uri_mut());
+    let taken = client_key::take(&mut target, request.headers_mut());
+    *request.uri_mut() = target;
+    taken
+}
+
+/// The key that was presented, if it is one that is valid now.
+fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented) -> Result<Arc<ClientKey>, ProxyError> {
+    let found = table.shared.access.keys.find(&presented.key, client_keys::today());
+    let key = found.map_err(|refusal| {
+        ProxyError::NotAllowed(match refusal {
+            Refusal::Unknown => Check::Key,
+            Refusal::Expired => Check::KeyExpired,
+        })
+    })?;
+    exchange.is_keyed(&key.name);
+    Ok(key)
 }
 
 /// The upstream closed a connection that others had used before, without a byte of answer: most likely it had grown
@@ -254,18 +302,53 @@ fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
 /// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
 pub(super) struct Exchange {
     connection: Rc<Connection>,
-    /// The route and when it began, from the time on when it is known.
+    /// From the time on when it is known.
     route: Option<Rc<LocalRoute>>,
+    began: Instant,
     /// For the log, and only if it is asked for.
-    log: Option<(Method, Instant)>,
+    log: Option<Method>,
+    /// For the audit, and only if there is one.
+    note: Option<Box<Note>>,
     status: StatusCode,
 }
 
+/// What the audit will be told.
+struct Note {
+    at: SystemTime,
+    method: String,
+    path: String,
+    key: Option<KeyName>,
+    bytes_out: u64,
+    renewal: Option<u64>,
+    verdict: &'static str,
+}
+
 impl Exchange {
-    fn begin(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+    fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
         connection.pulse.begin(!request.body().is_end_stream());
-        let log = enabled!(Level::DEBUG).then(|| (request.method().clone(), Instant::now()));
-        Self { connection: connection.clone(), route: None, log, status: StatusCode::OK }
+        let note = table.shared.access.audit.as_ref().map(|log| Note::begin(connection, log, request));
+        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
+        let began = Instant::now();
+        Self { connection: connection.clone(), route: None, began, log, note, status: StatusCode::OK }
+    }
+
+    fn is_keyed(&mut self, key: &KeyName) {
+        if let Some(note) = &mut self.note {
+            note.key = Some(key.clone());
+        }
+    }
+
+    fn goes_up_with(&mut self, token: &Published) {
+        if let Some(note) = &mut self.note {
+            (note.renewal, note.verdict) = (Some(token.id.0), "forwarded");
+        }
+    }
+
+    /// A part of the answer's body is on its way to the client.
+    pub(super) fn sends(&mut self, bytes: usize) {
+        if let Some(note) = &mut self.note {
+            note.bytes_out += bytes as u64;
+        }
     }
 
     fn reached(&mut self, local: &Rc<LocalRoute>) {
@@ -276,7 +359,10 @@ impl Exchange {
         self.route = Some(local.clone());
     }
 
-    fn failed(&self, error: &ProxyError) {
+    fn failed(&mut self, error: &ProxyError) {
+        if let Some(note) = &mut self.note {
+            note.verdict = error.word();
+        }
         match &self.route {
             Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
             _ => self.connection.worker.stats.refused.add(1),
@@ -287,20 +373,73 @@ impl Exchange {
     fn answered(&mut self, status: StatusCode) {
         self.status = status;
         self.connection.pulse.answer();
+        if let Some(local) = &self.route {
+            local.entry.stats.answered(status.as_u16(), self.began.elapsed());
+        }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.pulse.end();
+        if let Some(note) = self.note.take() {
+            let route = self.route.as_ref().map(|local| local.entry.name.clone());
+            note.end(&self.connection, route, self.status, self.began.elapsed());
+        }
         let route = self.route.as_ref().map(|local| &local.entry);
         if let Some(route) = route {
             route.stats.open.subtract(1);
         }
-        if let Some((method, since)) = &self.log {
+        if let Some(method) = &self.log {
             let name = route.map_or("-", |route| route.name.as_str());
-            let millis = since.elapsed().as_millis();
+            let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }
+    }
+}
+
+impl Note {
+    fn begin(connection: &Connection, log: &audit::AuditLog, request: &Request<Incoming>) -> Box<Self> {
+        let mut seat = connection.seat().borrow_mut();
+        if !seat.as_ref().is_some_and(|seat| seat.is_of(log)) {
+            *seat = Some(log.seat(match (connection.ends, connection.door.caller) {
+                (Some((client, server)), _) => audit::Ends::Tcp(client, server),
+                (None, Caller::Of { pid, .. }) => audit::Ends::Unix(pid),
+                (None, Caller::NotAsked | Caller::Unknown) => audit::Ends::Unix(None),
+            }));
+        }
+        let path = route::canonical(client_key::redacted(request.uri().path()));
+        Box::new(Self {
+            at: SystemTime::now(),
+            method: request.method().to_string(),
+            path: match path.as_slice() {
+                [] => "/".to_owned(),
+                path => String::from_utf8_lossy(path).into_owned(),
+            },
+            key: None,
+            bytes_out: 0,
+            renewal: None,
+            verdict: "abandoned", // by the client, before anything was decided
+        })
+    }
+
+    fn end(self, connection: &Connection, route: Option<RouteName>, status: StatusCode, took: Duration) {
+        let Note { at, method, path, key, bytes_out, renewal, verdict } = self;
+        let Some(seat) = &*connection.seat().borrow() else { return };
+        seat.note(Box::new(audit::Entry {
+            at,
+            seat: seat.id(),
+            uid: connection.door.caller.uid(),
+            key,
+            route,
+            method,
+            path,
+            status: status.as_u16(),
+            bytes_in: connection.pulse.bytes_received(),
+            bytes_out,
+            took,
+            renewal,
+            verdict,
+        }));
     }
 }

@@ -11,9 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Peer, PeerLookups, Proxy, ProxyListener, Table};
+use super::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
+use crate::client_keys::{KeyRing, NewKey, Rights};
+use crate::config::path::PathRules;
 use crate::config::{
-    Account, AccountId, Config, Endpoint, HeaderTemplate, Origin, Replay, Route, RouteName, SignIn, TokenKind, Upstream,
+    Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, KeyName, Origin, Replay, Route, RouteName,
+    SignIn, TokenKind, Upstream,
 };
 use crate::oauth::{ClientAuth, Grant};
 use crate::platform::clock::Clock;
@@ -152,6 +155,41 @@ async fn redirects_lead_back_here() {
 }
 
 #[tokio::test]
+async fn redirects_keep_the_key_that_came_in_the_path_and_the_upstream_never_sees_it() {
+    let origin = Upright::answering(|seen| {
+        let host = seen.all("host")[0].clone();
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/next?x\r\nContent-Length: 0\r\n\r\n")
+    })
+    .await;
+    let mut proxy = Running::start(&origin, |_| {}).await;
+    let keys = Arc::new(KeyRing::default());
+    let rights = Rights { routes: vec![RouteName::new("lab").unwrap()], methods: Vec::new(), paths: Vec::new() };
+    let new = NewKey { name: KeyName::new("agent"), rights, lifetime: None, rate: None, ephemeral: true };
+    let (key, held) = keys.add(new).unwrap();
+    let key = key.expose();
+    let table = Table::build(&proxy.config, &|_| proxy.source.clone(), &proxy.stats).unwrap();
+    proxy.proxy.replace(table.with_access(Access { keys: keys.clone(), ..Access::default() }));
+    let mut client = proxy.connect().await;
+    let page = format!("http://localhost/{key}/lab/");
+    client.send(&format!("GET /{key}/lab/x?q HTTP/1.1\r\nHost: HERE\r\nReferer: {page}\r\n\r\n")).await;
+    let expected = format!("http://{}/{key}/lab/next?x", proxy.address);
+    assert_eq!(client.answer().await.field("location"), Some(&*expected));
+    client
+        .send(&format!("POST /lab/y HTTP/1.1\r\nHost: HERE\r\nX-Valetd-Key: {key}\r\nContent-Length: 0\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer().await.status, 302);
+    let seen = origin.seen();
+    assert_eq!((seen[0].path(), seen[1].path()), ("/x?q", "/y"));
+    assert!(seen.iter().all(|seen| !seen.head.contains("vk_") && !seen.head.contains("valetd-key")), "{seen:?}");
+    // on a connection that is open already, too
+    keys.forget(&held);
+    client.send(&format!("GET /lab/z HTTP/1.1\r\nHost: HERE\r\nX-Valetd-Key: {key}\r\n\r\n")).await;
+    assert_eq!(client.answer().await.status, 403);
+    assert_eq!(origin.seen().len(), 2);
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_401_brings_one_renewal_and_one_replay_with_the_whole_body() {
     let origin = Upright::answering(|seen| {
         if seen.all("authorization") == ["Bearer token-2"] {
@@ -256,6 +294,37 @@ async fn a_connection_that_closed_while_idle_costs_a_get_nothing_and_a_post_is_n
     assert!(answer.field("proxy-status").unwrap().contains("http_response_incomplete"), "{answer:?}");
     let posts = heads.lock().unwrap().iter().filter(|head| head.starts_with("POST")).count();
     assert_eq!(posts, 1);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn an_upstream_in_use_is_kept_one_connection_warm_and_one_that_closes_it_at_once_is_not_stormed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy =
+        Running::start_at(listener.local_addr().unwrap(), |config| config.routes[0].warm = Duration::from_secs(900))
+            .await;
+    let mut client = proxy.connect().await;
+    client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    let mut origin = Wire::accept(&listener).await;
+    origin.raw_head().await;
+    origin.send(&ok("first")).await;
+    assert_eq!(client.answer().await.text(), "first");
+    drop(origin); // as a server that is tired of waiting
+    let mut warm = Wire::accept(&listener).await; // nobody has asked for anything
+    for _ in 0..3 {
+        // the kernel has accepted it before the worker knows: a few turns of the worker's loop
+        client.send("GET /nowhere HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 404);
+    }
+    client.send("GET /lab/y HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert!(warm.raw_head().await.starts_with("GET /y "));
+    warm.send(&ok("second")).await;
+    assert_eq!(client.answer().await.text(), "second");
+    // closed again and again: one more at once, as the last was good for something, and then none for five seconds
+    drop(warm);
+    drop(Wire::accept(&listener).await);
+    let early = timeout(Duration::from_secs(2), listener.accept()).await;
+    assert!(early.is_err(), "a connection is opened as soon as the last is closed");
     proxy.stop().await;
 }
 
@@ -639,6 +708,24 @@ async fn a_client_that_goes_away_ends_its_request_and_one_that_only_stops_talkin
 }
 
 #[tokio::test]
+async fn who_has_just_connected_when_the_stop_begins_is_answered_and_who_says_nothing_delays_it_a_little() {
+    let origin = Upright::answering(|_| ok("hello")).await;
+    let proxy = Running::start(&origin, |_| {}).await;
+    let mut client = proxy.connect().await;
+    let _silent = proxy.connect().await;
+    // both are accepted: a later connection is answered
+    let mut used = proxy.connect().await;
+    used.send("GET /lab/ HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert_eq!(used.answer().await.status, 200);
+    let stopping = tokio::spawn(proxy.proxy.stop(PATIENCE));
+    assert_eq!(used.until_closed().await, "");
+    client.send("GET /lab/ HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+    timeout(PATIENCE / 2, stopping).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_lets_running_requests_end_and_takes_no_new_ones() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -707,6 +794,7 @@ fn config(upstream: SocketAddr) -> Config {
         refuse: Vec::new(),
         wait: PATIENCE,
         connect_timeout: PATIENCE,
+        warm: Duration::ZERO,
         idle_timeout: PATIENCE,
         via: true,
         http2: false,
@@ -714,12 +802,19 @@ fn config(upstream: SocketAddr) -> Config {
         token_query: None,
         scrub: false,
         extra_ca: None,
+        require_key: false,
+        rules: PathRules::default(),
     };
     Config {
         listen: Vec::new(),
         hosts: Vec::new(),
         workers: 1,
+        notice: crate::config::NoticeSettings { command: Vec::new(), before: Duration::ZERO },
         drain: PATIENCE,
+        clients: vec![Client::Own],
+        require_key: false,
+        audit: Audit::Off,
+        sandbox: false,
         accounts: BTreeMap::from([(id, account)]),
         routes: vec![route],
     }

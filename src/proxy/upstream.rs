@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -22,11 +22,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use super::connection::{SMALL_WRITE, joined};
 use super::error::Fault;
 use super::multiplexed::{self, Multiplexed, Sent};
 use super::replay::RequestBody;
@@ -119,6 +121,22 @@ pub(super) struct Pool {
     pub(super) multiplexed: Multiplexed,
     /// Whether a task is asleep that will close the idle ones.
     reaper: Cell<bool>,
+    /// What its routes want kept warm.
+    pub(super) warmth: Cell<Warmth>,
+    /// Whether a task keeps a connection warm.
+    warming: Cell<bool>,
+    last_used: Cell<Instant>,
+    /// Rung when a connection has ended.
+    ended: Rc<Notify>,
+}
+
+/// For how long after its last use an upstream is kept one connection ready, so that a request that comes out of the
+/// blue spares itself DNS, TCP and TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Warmth {
+    /// Zero for not at all.
+    pub(super) span: Duration,
+    pub(super) connect_timeout: Duration,
 }
 
 struct Idle {
@@ -154,8 +172,16 @@ pub(super) enum SendError {
 
 impl Pool {
     pub(super) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
-        let (idle, multiplexed) = (RefCell::default(), Multiplexed::default());
-        Rc::new(Self { upstream, idle, multiplexed, reaper: Cell::new(false) })
+        Rc::new(Self {
+            upstream,
+            idle: RefCell::default(),
+            multiplexed: Multiplexed::default(),
+            reaper: Cell::new(false),
+            warmth: Cell::default(),
+            warming: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+            ended: Rc::default(),
+        })
     }
 
     /// Sends a request on a free connection, or on a new one if there is none or `fresh` asks for it. A request that
@@ -169,7 +195,7 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         if request.version() == Version::HTTP_2 {
             if self.upstream.http2 {
-                self.watch_idle();
+                self.watch_idle(Instant::now());
                 match Box::pin(multiplexed::send(self, request, connect_timeout)).await? {
                     Sent::Answered(response, lease) => return Ok((response, lease)),
                     Sent::NotSpoken(unsent) => request = unsent,
@@ -214,20 +240,28 @@ impl Pool {
         if sender.is_closed() {
             return;
         }
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() >= MOST_IDLE {
-            idle.remove(0);
+        let now = Instant::now();
+        {
+            let mut idle = self.idle.borrow_mut();
+            if idle.len() >= MOST_IDLE {
+                idle.remove(0);
+            }
+            idle.push(Idle { sender, since: now });
         }
-        idle.push(Idle { sender, since: Instant::now() });
-        self.watch_idle();
+        self.last_used.set(now);
+        self.watch_idle(now);
+        if !self.warming.get() && !self.warmth.get().span.is_zero() {
+            self.warming.set(true);
+            tokio::task::spawn_local(keep_warm(Rc::downgrade(self)));
+        }
     }
 
-    /// Sees to it that idle connections are closed some day.
-    fn watch_idle(self: &Rc<Self>) {
+    /// Sees to it that connections which are idle from `now` on are closed some day.
+    fn watch_idle(self: &Rc<Self>, now: Instant) {
         if !self.reaper.replace(true) {
             let pool = Rc::downgrade(self);
             tokio::task::spawn_local(async move {
-                let mut wake_at = Instant::now() + LONGEST_IDLE;
+                let mut wake_at = now + LONGEST_IDLE;
                 loop {
                     tokio::time::sleep_until(wake_at).await;
                     let Some(pool) = pool.upgrade() else { return };
@@ -251,15 +285,77 @@ impl Pool {
         next
     }
 
-    async fn connect(&self, timeout: Duration) -> Result<SendRequest<RequestBody>, Fault> {
+    async fn connect(self: &Rc<Self>, timeout: Duration) -> Result<SendRequest<RequestBody>, Fault> {
         let io = dial(&self.upstream, timeout).await?;
         let (sender, connection) = handshake(io).await?;
+        let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "an upstream connection ended");
             }
+            if let Some(pool) = pool.upgrade() {
+                pool.ended.notify_waiters();
+            }
         });
         Ok(sender)
+    }
+
+    /// When the youngest idle connection will have been idle for too long; `None` if there is none.
+    fn warm_until(&self) -> Option<Instant> {
+        let idle = self.idle.borrow();
+        idle.iter().filter(|idle| !idle.sender.is_closed()).map(|idle| idle.since + LONGEST_IDLE - HEAD_START).max()
+    }
+}
+
+/// A warm connection's successor is opened so long before it is closed as idle.
+const HEAD_START: Duration = Duration::from_secs(5);
+
+/// After a warm connection has ended unused, the next is opened no sooner than this, and twice as long after each
+/// further one: some servers close what is idle at once.
+const WARM_AGAIN: Duration = Duration::from_secs(5);
+
+/// Keeps one connection ready while the upstream was in use lately. Sleeps until one is due, and holds nothing of the
+/// pool meanwhile.
+async fn keep_warm(pool: Weak<Pool>) {
+    let mut distance = WARM_AGAIN;
+    let mut opened: Option<Instant> = None;
+    loop {
+        let Some(this) = pool.upgrade() else { return };
+        let (now, warmth) = (Instant::now(), this.warmth.get());
+        let end = this.last_used.get() + warmth.span;
+        if warmth.span.is_zero() || now >= end {
+            this.warming.set(false);
+            return;
+        }
+        if opened.is_some_and(|opened| this.last_used.get() > opened) {
+            distance = WARM_AGAIN; // it was good for something
+        }
+        let due = match this.warm_until() {
+            Some(until) => until,
+            None => opened.map_or(now, |opened| opened + distance),
+        };
+        if now >= due {
+            if opened.is_some() && this.warm_until().is_none() {
+                distance = (distance * 2).min(LONGEST_IDLE);
+            }
+            opened = Some(now);
+            match this.connect(warmth.connect_timeout).await {
+                // behind those in use: it is for the one who finds no other
+                Ok(sender) => {
+                    let since = Instant::now();
+                    this.idle.borrow_mut().insert(0, Idle { sender, since });
+                    this.watch_idle(since);
+                }
+                Err(fault) => debug!(upstream = %this.upstream.label, ?fault, "no warm connection to be had"),
+            }
+            continue;
+        }
+        let bell = this.ended.clone();
+        drop(this); // the pool may go meanwhile
+        tokio::select! {
+            () = tokio::time::sleep_until(due.min(end)) => {}
+            () = bell.notified() => {}
+        }
     }
 }
 
@@ -447,7 +543,13 @@ impl AsyncWrite for UpstreamIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Plain(tcp) => {
+                let mut small = [0; SMALL_WRITE];
+                match joined(bufs, &mut small) {
+                    Some(bytes) => Pin::new(tcp).poll_write(cx, bytes),
+                    None => Pin::new(tcp).poll_write_vectored(cx, bufs),
+                }
+            }
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }

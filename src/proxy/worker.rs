@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::connection::{self, Connection, Socket};
-use super::guard::{Door, admits_peer};
+use super::guard::{Caller, Door};
 use super::route::RouteEntry;
-use super::upstream::Pool;
+use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::platform::socket;
 use crate::stats::Stats;
@@ -28,12 +28,18 @@ use crate::stats::Stats;
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// Who has connected when a stop begins is given so long to ask: the bytes are on their way. Those who connect in
+/// advance and say nothing delay the stop by no more.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+
 /// What a worker is told.
 pub(super) enum Command {
     /// Serve by this table from here on.
     Table(Arc<Table>),
     /// Accept on these, and on no others.
     Listen(Vec<ProxyListener>),
+    /// Say that you are there.
+    Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
     Stop(Duration),
 }
@@ -48,7 +54,6 @@ pub(super) struct Worker {
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
-    own_uid: u32,
 }
 
 /// The table with this worker's pools.
@@ -79,7 +84,16 @@ impl LocalTable {
             let pool = pools.entry(upstream.id).or_insert_with(|| Pool::new(upstream.clone())).clone();
             Rc::new(LocalRoute { entry: entry.clone(), pool })
         });
-        let routes = routes.collect();
+        let routes: Vec<Rc<LocalRoute>> = routes.collect();
+        for route in &routes {
+            route.pool.warmth.set(Warmth::default());
+        }
+        for route in &routes {
+            let (pool, RouteEntry { warm, connect_timeout, .. }) = (&route.pool, &*route.entry);
+            if *warm > pool.warmth.get().span {
+                pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
+            }
+        }
         Rc::new(Self { shared, routes })
     }
 }
@@ -94,7 +108,6 @@ impl Worker {
             most_connections: most_connections(workers),
             one_less: Notify::new(),
             peers: peers.map(|peers| RefCell::new(peers())),
-            own_uid: rustix::process::geteuid().as_raw(),
         })
     }
 
@@ -144,6 +157,7 @@ impl Worker {
                         accepting.push(task.abort_handle());
                     }
                 }
+                Some(Command::Ping(reply)) => drop(reply.send(())),
                 Some(Command::Stop(drain)) => break drain,
                 None => break Duration::ZERO,
             }
@@ -153,9 +167,19 @@ impl Worker {
     }
 
     async fn drain(&self, deadline: Instant) {
+        self.to_all(Connection::stop);
+        self.emptied(deadline.min(Instant::now() + FIRST_WORDS)).await;
+        self.to_all(Connection::stop_waiting);
+        self.emptied(deadline).await;
+    }
+
+    fn to_all(&self, order: impl Fn(&Connection)) {
         let running: Vec<_> = self.connections.borrow().values().filter_map(Weak::upgrade).collect();
-        running.iter().for_each(|connection| connection.stop());
-        drop(running);
+        running.iter().for_each(|connection| order(connection));
+    }
+
+    /// Returns when there is no connection any more, at the deadline at the latest.
+    async fn emptied(&self, deadline: Instant) {
         loop {
             let one_less = self.one_less.notified();
             if self.connections.borrow().is_empty() || tokio::time::timeout_at(deadline, one_less).await.is_err() {
@@ -176,7 +200,7 @@ impl Worker {
             }
             match listener.accept().await {
                 Ok((socket, door, ends)) => {
-                    let door = Door { peer_admitted: self.admits(&socket, ends), ..door };
+                    let door = Door { caller: self.caller(&socket, ends), ..door };
                     let connection = Connection::new(self.clone(), door, route.clone(), ends);
                     tokio::task::spawn_local(connection::serve(connection, socket));
                 }
@@ -189,17 +213,20 @@ impl Worker {
         }
     }
 
-    fn admits(&self, socket: &Socket, ends: Option<(SocketAddr, SocketAddr)>) -> bool {
-        let peer = match (socket, ends) {
-            (Socket::Unix(unix), _) => unix.peer_cred().ok().map(|cred| cred.uid()),
+    fn caller(&self, socket: &Socket, ends: Option<(SocketAddr, SocketAddr)>) -> Caller {
+        match (socket, ends) {
+            (Socket::Unix(unix), _) => unix.peer_cred().map_or(Caller::Unknown, |peer| {
+                let pid = peer.pid().and_then(|pid| pid.try_into().ok());
+                Caller::Of { uid: peer.uid(), pid }
+            }),
             (Socket::Tcp(_), Some((client, server))) => match self.look_up_peer(client, server) {
-                None => return true, // nobody looks
-                Some(Peer::Uid(uid)) => Some(uid),
-                Some(Peer::Gone | Peer::Unknown) => None,
+                None => Caller::NotAsked,
+                Some(Peer::Uid(uid)) => Caller::Of { uid, pid: None },
+                Some(Peer::Gone | Peer::Unknown) => Caller::Unknown,
             },
-            (Socket::Tcp(_), None) => return self.peers.is_none(),
-        };
-        admits_peer(peer, self.own_uid)
+            (Socket::Tcp(_), None) if self.peers.is_none() => Caller::NotAsked,
+            (Socket::Tcp(_), None) => Caller::Unknown,
+        }
     }
 }
 
@@ -227,7 +254,10 @@ impl Listener {
         match socket {
             socket::Listener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                let door = Door { port: Some(listener.local_addr()?.port()), peer_admitted: false };
+                let address = listener.local_addr()?;
+                let key_required = !address.ip().is_loopback();
+                let port = (!key_required).then_some(address.port());
+                let door = Door { port, key_required, caller: Caller::Unknown };
                 Ok(Self::Tcp(TcpListener::from_std(listener)?, door))
             }
             socket::Listener::Unix(listener) => {
@@ -247,7 +277,8 @@ impl Listener {
             }
             Self::Unix(listener) => {
                 let (unix, _) = listener.accept().await?;
-                Ok((Socket::Unix(unix), Door { port: None, peer_admitted: false }, None))
+                let door = Door { port: None, key_required: false, caller: Caller::Unknown };
+                Ok((Socket::Unix(unix), door, None))
             }
         }
     }

@@ -11,13 +11,14 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::accounts::{AccountView, Accounts, Request};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
+use crate::platform::hints::SleepMeter;
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Failure, RenewalId};
 use crate::secret::Secret;
@@ -28,6 +29,8 @@ use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
 use crate::token_source::{Availability, Order, TokenSource};
 
 pub mod desk;
+#[cfg(test)]
+mod simulation;
 
 use desk::{Presented, Renewer, RevokeReply, World};
 
@@ -36,10 +39,10 @@ use desk::{Presented, Renewer, RevokeReply, World};
 pub enum Notice {
     /// There is a new configuration, with the token sources of its accounts.
     Configure(Arc<Config>, Sources, oneshot::Sender<()>),
-    /// The machine has slept.
-    Resumed,
     /// The network has changed.
     NetworkChanged,
+    /// A sign of life is wanted.
+    Ping(oneshot::Sender<()>),
 }
 
 /// Each account's token source.
@@ -50,7 +53,7 @@ pub struct Parts {
     /// The time line.
     pub clock: Arc<Clock>,
     /// Credentials at rest, locked.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// The way to the authorization servers.
     pub endpoint: TokenEndpoint,
     /// The configuration to start with.
@@ -95,9 +98,14 @@ impl RenewerLoop {
     /// If the kernel gives no timer.
     pub async fn run(mut self, mut shutdown: Shutdown) -> std::io::Result<()> {
         let mut timer = WakeTimer::new()?;
+        let mut sleep = SleepMeter::start();
         let mut orders = Vec::new();
         let mut is_stopping = false;
         loop {
+            if let Some(slept) = sleep.slept() {
+                info!(?slept, "the machine has slept");
+                self.renewer.resumed(self.clock.now());
+            }
             self.renewer.world.send_what_is_due();
             self.views.send_replace(Arc::new(self.renewer.views()));
             if is_stopping && self.renewer.world.answers.is_empty() {
@@ -121,7 +129,7 @@ impl RenewerLoop {
                 () = shutdown.started(), if !is_stopping => {
                     debug!("the renewer stops; answers that are owed are waited for");
                     is_stopping = true;
-                    self.renewer.stop();
+                    self.renewer.stop(self.clock.now());
                 }
             }
         }
@@ -148,8 +156,8 @@ impl RenewerLoop {
                 configure(&mut self.renewer, &config, now);
                 let _ = done.send(());
             }
-            Notice::Resumed => self.renewer.resumed(now),
             Notice::NetworkChanged => self.renewer.network_changed(now),
+            Notice::Ping(reply) => drop(reply.send(())),
         }
     }
 }
@@ -169,7 +177,7 @@ type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
 /// The real world: the disk, the network and the requests that wait.
 struct Real {
     clock: Arc<Clock>,
-    store: Store,
+    store: Arc<Store>,
     endpoint: TokenEndpoint,
     sources: Sources,
     answers: JoinSet<Answer>,
@@ -226,6 +234,10 @@ impl World for Real {
 
     fn remove(&mut self, account: &AccountId) -> Result<(), String> {
         self.store.remove(account).map_err(|error| error.to_string())
+    }
+
+    fn saved_generation(&self, account: &AccountId) -> u64 {
+        self.store.load(account).ok().flatten().map_or(0, |record| record.generation)
     }
 
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented) {

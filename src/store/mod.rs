@@ -4,6 +4,7 @@
 //! $XDG_STATE_HOME/valetd/      0700, ours, held by a kernel lock on `lock`
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
+//!     client.keys.json         0600, the client keys' hashes and rights
 //!     gbdx.json.corrupt-1      set aside because it could not be read; never deleted by us
 //! ```
 //!
@@ -30,9 +31,13 @@ mod disk;
 #[cfg(test)]
 mod faulty_disk;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod import;
 
 use disk::{Disk, FolderDisk};
+#[cfg(test)]
+pub(crate) use faulty_disk::FaultyDisk;
 
 /// What is stored of one account. Times are Unix seconds by the wall clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,6 +242,12 @@ impl Store {
         Self::on(Box::new(disk), dir, Some(lock), warnings)
     }
 
+    /// A store for the simulation.
+    #[cfg(test)]
+    pub(crate) fn on_faulty_disk(disk: FaultyDisk) -> Self {
+        Self::on(Box::new(disk), Path::new("/simulated"), None, Vec::new()).expect("no fault is planted yet")
+    }
+
     /// A store on any disk.
     fn on(
         mut disk: Box<dyn Disk>,
@@ -312,18 +323,9 @@ impl Store {
             Ok(_) | Err(StoreError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        let (name, temporary) = (file_name(&record.account), temporary_name(&record.account));
+        let name = file_name(&record.account);
         let bytes = file::write(record);
-        let replace = |disk: &mut dyn Disk| {
-            disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
-            disk.write_new(&temporary, &bytes)?;
-            disk.rename(&temporary, &name)?;
-            disk.sync()
-        };
-        replace(&mut **disk).map_err(|error| {
-            let _ = disk.remove(&temporary);
-            StoreError::Io { action: "save", path, error }
-        })
+        replace(&mut **disk, &name, &bytes).map_err(|error| StoreError::Io { action: "save", path, error })
     }
 
     /// Forgets an account's record; done if there is none.
@@ -335,6 +337,29 @@ impl Store {
         let mut disk = self.disk();
         let removed = disk.remove(&file_name(account)).and_then(|()| disk.sync());
         removed.map_err(|error| io_error("remove", &self.path(account), error))
+    }
+
+    /// Reads a file that is no account's; `None` if there is none. Its name has a dot before the last one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::load`]; [`StoreError::Corrupt`] with what `understand` says.
+    pub fn read_file<T>(
+        &self,
+        name: &str,
+        understand: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Result<Option<T>, StoreError> {
+        let understand = |bytes: &[u8]| understand(bytes).map_err(file::Unreadable::Garbage);
+        self.read_as(&mut **self.disk(), name, understand)
+    }
+
+    /// Replaces a file that is no account's. When this has returned, the new one survives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`]; the old file is still there, whole, as with [`Store::save`].
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        replace(&mut **self.disk(), name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
     }
 
     /// Finds out whether a save would succeed, by writing and removing a file as big as a record. To be asked before a
@@ -352,11 +377,20 @@ impl Store {
     }
 
     fn read(&self, disk: &mut dyn Disk, account: &AccountId) -> Result<Option<Record>, StoreError> {
-        let (name, path) = (file_name(account), self.path(account));
-        let problem = match disk.read(&name) {
+        self.read_as(disk, &file_name(account), |bytes| file::read(bytes, account))
+    }
+
+    fn read_as<T>(
+        &self,
+        disk: &mut dyn Disk,
+        name: &str,
+        understand: impl FnOnce(&[u8]) -> Result<T, file::Unreadable>,
+    ) -> Result<Option<T>, StoreError> {
+        let path = self.folder.join(name);
+        let problem = match disk.read(name) {
             Ok(None) => return Ok(None),
-            Ok(Some(bytes)) => match file::read(&bytes, account) {
-                Ok(record) => return Ok(Some(record)),
+            Ok(Some(bytes)) => match understand(&bytes) {
+                Ok(found) => return Ok(Some(found)),
                 Err(file::Unreadable::Newer(version)) => return Err(StoreError::Newer { path, version }),
                 Err(file::Unreadable::Garbage(problem)) => problem,
             },
@@ -369,7 +403,7 @@ impl Store {
             let free = |number: &u64| !names.contains(&format!("{name}{CORRUPT}{number}"));
             let number = (1..).find(free).expect("there are more numbers than files");
             let kept_as = format!("{name}{CORRUPT}{number}");
-            disk.rename(&name, &kept_as)?;
+            disk.rename(name, &kept_as)?;
             disk.sync()?;
             Ok(kept_as)
         };
@@ -398,8 +432,24 @@ fn file_name(account: &AccountId) -> String {
     format!("{account}.json")
 }
 
-fn temporary_name(account: &AccountId) -> String {
-    format!(".{account}.json.tmp")
+fn temporary_name(name: &str) -> String {
+    format!(".{name}.tmp")
+}
+
+/// Writes beside, reaches the disk, and only then takes the name.
+fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(name);
+    let mut steps = || {
+        disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
+        disk.write_new(&temporary, bytes)?;
+        disk.rename(&temporary, name)?;
+        disk.sync()
+    };
+    let replaced = steps();
+    if replaced.is_err() {
+        let _ = disk.remove(&temporary);
+    }
+    replaced
 }
 
 fn is_temporary(name: &str) -> bool {

@@ -2,10 +2,23 @@
 
 #![allow(unreachable_pub)] // a test program has no outside
 
+mod audit;
+mod canary;
 mod corpus_h1;
 mod corpus_h2;
+mod faults;
 mod fidelity;
 mod journeys;
+mod keys;
+mod kills;
+mod lab;
+mod laptop;
+mod notices;
+mod owner;
+mod peers;
 mod providers;
 mod readme;
+mod sandbox;
+mod service;
+mod storms;
 mod support;

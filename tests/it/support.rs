@@ -104,14 +104,14 @@ impl Home {
 
     /// Starts the daemon and waits until its socket answers.
     pub fn start(&self) -> Daemon<'_> {
+        self.start_as(self.valetd(&["run", "--log", "debug"]))
+    }
+
+    /// The same with a command of one's own.
+    pub fn start_as(&self, mut command: Command) -> Daemon<'_> {
         let log_path = self.path("daemon.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log");
-        let child = self
-            .valetd(&["run", "--log", "debug"])
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("valetd runs");
+        let child = command.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("valetd runs");
         let mut daemon = Daemon { home: self, child };
         eventually("the daemon's socket answers", || {
             if let Some(status) = daemon.child.try_wait().expect("waited") {

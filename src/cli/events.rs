@@ -1,0 +1,116 @@
+//! `valetd events`
+
+use anstyle::{AnsiColor, Style};
+
+use super::text::{printable, styled};
+use super::{Exit, Failure, Options, block_on, places, print};
+use crate::control::client::Client;
+use crate::control::events::{Event, Kind};
+
+/// Show what changes, as it changes: renewals, failures, sign-ins
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "\
+Show what changes, as it changes, a line each: renewed, failed, withdrawn,
+sign-in-required, signed-in, signed-out, config-changed, config-refused. Ends
+with the daemon. The same as a stream of server-sent events:
+
+  curl -N --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/events
+
+Members of an event in JSON: id (grows), at, event, and where they apply
+account, detail, usable_until, next_action, problems. No secret is in any.",
+    after_help = "\
+Examples:
+  valetd events
+  valetd events --json | jq -r 'select(.event == \"sign-in-required\").account'
+
+Exit codes: 1 the daemon has ended or cannot be reached."
+)]
+pub(super) struct Arguments {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// First show what has happened since the event of this id
+    #[arg(long, value_name = "ID")]
+    after: Option<u64>,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let places = places(options)?;
+    let failed = |error| Failure::of_call(error, options).while_doing("listening to events");
+    block_on(async {
+        let client = Client::connect(&places.socket).await.map_err(failed)?;
+        let mut events = client.events(arguments.after).await.map_err(failed)?;
+        while let Some(event) = events.next().await.map_err(failed)? {
+            if arguments.json {
+                let text = serde_json::to_string(&event).expect("an event has string keys and no failing parts");
+                print(&format!("{text}\n"))?;
+            } else {
+                print(&line(&event))?;
+            }
+        }
+        Err(Failure::say("the daemon has ended"))
+    })?
+}
+
+fn line(event: &Event) -> String {
+    let Event { id: _, at, event: kind, account, detail, usable_until, next_action, problems } = event;
+    let style = match kind {
+        Kind::Renewed | Kind::SignedIn => AnsiColor::Green.on_default(),
+        Kind::Failed | Kind::Withdrawn => AnsiColor::Yellow.on_default(),
+        Kind::SignInRequired | Kind::ConfigRefused => AnsiColor::Red.on_default(),
+        Kind::SignedOut | Kind::ConfigChanged => Style::new(),
+    };
+    let mut line = format!("{at}  {}", styled(kind.name(), style));
+    if let Some(account) = account {
+        let width = 16 - kind.name().len(); // of the longest
+        line.push_str(&format!("{:width$}  {account}", ""));
+    }
+    if let Some(until) = usable_until {
+        line.push_str(&format!("  usable until {until}"));
+    }
+    if let Some(detail) = detail {
+        line.push_str(&format!("  {}", printable(detail)));
+    }
+    if let Some(command) = next_action {
+        line.push_str(&format!("  -> {}", printable(command)));
+    }
+    let mut out = line;
+    for problem in problems {
+        out.push_str(&format!("\n  {}", printable(problem)));
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> String {
+        anstream::adapter::strip_str(&line(&serde_json::from_str(json).unwrap())).to_string()
+    }
+
+    #[test]
+    fn an_event_is_a_line_and_its_problems_are_lines_below() {
+        let table = [
+            (
+                r#"{"id":1,"at":"2026-09-21T14:13:20Z","event":"renewed","account":"gbdx",
+                    "usable_until":"2026-09-21T15:13:20Z"}"#,
+                "2026-09-21T14:13:20Z  renewed           gbdx  usable until 2026-09-21T15:13:20Z\n",
+            ),
+            (
+                r#"{"id":2,"at":"2026-09-21T14:13:20Z","event":"sign-in-required","account":"gdh",
+                    "detail":"revoked\u001b","next_action":"valetd login gdh"}"#,
+                "2026-09-21T14:13:20Z  sign-in-required  gdh  revoked\u{fffd}  -> valetd login gdh\n",
+            ),
+            (
+                r#"{"id":3,"at":"2026-09-21T14:13:20Z","event":"config-refused","problems":["a","b"]}"#,
+                "2026-09-21T14:13:20Z  config-refused\n  a\n  b\n",
+            ),
+        ];
+        for (json, expected) in table {
+            assert_eq!(read(json), expected);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! `valetd key`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::text::{Cell, Table, parse_length, printable, relative};
+use super::{Exit, Failure, Options, block_on, load_config, places, print, remark};
+use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights, today};
+use crate::config::path::{self, PathPattern};
+use crate::config::{KeyName, RouteName};
+use crate::control::client::{Client, ClientError};
+use crate::control::keys::{KeyList, KeyReport};
+use crate::platform::paths::Paths;
+use crate::secret::Secret;
+use crate::store::Store;
+
+/// Make, list and revoke keys for clients that are not you: sandboxes, agents
+#[derive(Args, Debug)]
+#[command(
+    long_about = "\
+Make, list and revoke client keys. Your own processes need none; a sandbox, an
+agent, another user or (with require_key) another machine presents one, and can
+then do what the key allows and nothing else.
+
+A key is presented in one of three ways, whichever a tool can be told:
+
+  X-Valetd-Key: vk_...
+  http://vk_...@localhost:8253/gbdx/...     as the user name (Basic)
+  http://localhost:8253/vk_.../gbdx/...     as the path's first segment
+
+It never goes upstream, and of a key only its hash is kept.",
+    after_help = "\
+Examples:
+  valetd key add agent --route gbdx --method GET --path '/catalog/**'
+  valetd key add ci --route gbdx --route gdh --expires 2h --rate 10/s
+  valetd key list
+  valetd key revoke agent"
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Add(Add),
+    List(List),
+    Revoke(Revoke),
+}
+
+/// Make a key, and show it this once
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  valetd key add agent --route gbdx --method GET --path '/catalog/**'
+
+Standard output has the key alone: KEY=$(valetd key add ...)")]
+struct Add {
+    /// What it is for: a-z, 0-9, - and _
+    #[arg(value_parser = parse_key)]
+    name: KeyName,
+    /// A route that it is good for; can be repeated
+    #[arg(long = "route", value_name = "ROUTE", required = true, value_parser = parse_route)]
+    routes: Vec<RouteName>,
+    /// A method (GET is HEAD, too); can be repeated; all, if none is named
+    #[arg(long = "method", value_name = "METHOD", value_parser = parse_method)]
+    methods: Vec<String>,
+    /// A path behind the route's name; * stays in its segment, ** goes across;
+    /// can be repeated; all, if none is named
+    #[arg(long = "path", value_name = "PATTERN", value_parser = PathPattern::parse)]
+    paths: Vec<PathPattern>,
+    /// How long it lives: 30m, 2h, 720h
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    expires: Option<Duration>,
+    /// How often it may be used: 10/s, 100/m, 1000/h
+    #[arg(long, value_name = "RATE", value_parser = Rate::parse)]
+    rate: Option<Rate>,
+}
+
+/// Show which keys there are, and what each is good for
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  valetd key list --json")]
+struct List {
+    /// As JSON, as the control socket has it
+    #[arg(long)]
+    json: bool,
+}
+
+/// Revoke a key: no request is let in with it from here on
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  valetd key revoke agent")]
+struct Revoke {
+    /// The key's name
+    #[arg(value_parser = parse_key)]
+    name: KeyName,
+}
+
+fn parse_key(text: &str) -> Result<KeyName, String> {
+    KeyName::new(text).ok_or_else(|| "a key's name has 1 to 63 of a-z, 0-9, - and _".to_owned())
+}
+
+fn parse_route(text: &str) -> Result<RouteName, String> {
+    RouteName::new(text).ok_or_else(|| "a route's name has 1 to 63 of a-z, 0-9, - and _".to_owned())
+}
+
+fn parse_method(text: &str) -> Result<String, String> {
+    path::method(&text.to_ascii_uppercase())
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    match arguments.verb {
+        Verb::Add(arguments) => add(options, arguments),
+        Verb::List(arguments) => list(options, &arguments),
+        Verb::Revoke(arguments) => revoke(options, &arguments),
+    }
+}
+
+fn add(options: &Options, arguments: Add) -> Result<Exit, Failure> {
+    let Add { name, routes, methods, paths, expires, rate } = arguments;
+    let doing = format!("making the key {name}");
+    let new = NewKey {
+        name: Some(name.clone()),
+        rights: Rights { routes, methods, paths },
+        lifetime: expires,
+        rate,
+        ephemeral: false,
+    };
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.add_key(&new).await })?;
+    let key = match asked {
+        Ok((key, _)) => key,
+        Err(ClientError::NotRunning(_)) => add_here(&places, new).map_err(|failure| failure.while_doing(doing))?,
+        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
+    };
+    remark(&format!("{name}: this is the only time that the key is shown; to revoke it: valetd key revoke {name}"));
+    print(&format!("{}\n", key.expose()))?;
+    Ok(Exit::Fine)
+}
+
+/// Makes a key while no daemon runs.
+fn add_here(places: &Paths, new: NewKey) -> Result<Secret, Failure> {
+    let loaded = load_config(places)
+        .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
+    let known = |name: &RouteName| loaded.config.routes.iter().any(|route| route.name == *name);
+    if let Some(unknown) = new.rights.routes.iter().find(|name| !known(name)) {
+        let routes: Vec<&str> = loaded.config.routes.iter().map(|route| route.name.as_str()).collect();
+        let failure = Failure::say(format!("no route is named \"{unknown}\""));
+        return Err(failure.with_remedy(format!("the routes are: {}", routes.join(", "))));
+    }
+    Ok(ring(places)?.add(new).map_err(Failure::new)?.0)
+}
+
+/// The keys, while no daemon runs. A file that cannot be read is not written over.
+fn ring(places: &Paths) -> Result<KeyRing, Failure> {
+    let store = Store::open(&places.state_dir).map_err(Failure::new)?;
+    match KeyRing::load(Arc::new(store)) {
+        (ring, None) => Ok(ring),
+        (_, Some(problem)) => Err(Failure::say(problem)),
+    }
+}
+
+fn list(options: &Options, arguments: &List) -> Result<Exit, Failure> {
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.keys().await })?;
+    let keys = match asked {
+        Ok(keys) => keys,
+        Err(ClientError::NotRunning(_)) => KeyReport::all(&ring(&places)?),
+        Err(error) => return Err(Failure::of_call(error, options).while_doing("listing the keys")),
+    };
+    if arguments.json {
+        let document = serde_json::to_string_pretty(&KeyList { keys }).expect("texts and numbers");
+        print(&format!("{document}\n"))?;
+        return Ok(Exit::Fine);
+    }
+    if keys.is_empty() {
+        print("There is no client key. To make one: valetd key add NAME --route ROUTE\n")?;
+        return Ok(Exit::Fine);
+    }
+    print(&(table(&keys, today()).join("\n") + "\n"))?;
+    Ok(Exit::Fine)
+}
+
+fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
+    let mut table = Table::default();
+    table.row(["NAME", "GOOD FOR", "EXPIRES", "RATE", "REQUESTS"].map(Cell::new));
+    for key in keys {
+        let any = |words: &[String]| if words.is_empty() { "*".to_owned() } else { words.join(",") };
+        let good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
+        let expires = match (&key.expires_at, key.ephemeral) {
+            (Some(at), _) => relative(at.unix() - now.cast_signed()),
+            (None, true) => "with its holder".to_owned(),
+            (None, false) => "never".to_owned(),
+        };
+        table.row([
+            Cell::new(printable(&key.name)),
+            Cell::new(printable(&good_for)),
+            Cell::new(expires),
+            Cell::new(key.rate.clone().unwrap_or_else(|| "-".to_owned())),
+            Cell::number(key.requests),
+        ]);
+    }
+    table.lines()
+}
+
+fn revoke(options: &Options, arguments: &Revoke) -> Result<Exit, Failure> {
+    let name = &arguments.name;
+    let doing = format!("revoking the key {name}");
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.revoke_key(name).await })?;
+    let message = match asked {
+        Ok(message) => message,
+        Err(ClientError::NotRunning(_)) => {
+            let ring = ring(&places).map_err(|failure| failure.while_doing(doing.clone()))?;
+            ring.revoke(name).map_err(|error| match error {
+                KeyError::Unknown(_) => Failure::new(error).with_remedy("valetd key list").while_doing(doing),
+                error => Failure::new(error).while_doing(doing),
+            })?;
+            "revoked".to_owned()
+        }
+        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
+    };
+    print(&format!("{name}: {}\n", printable(&message)))?;
+    Ok(Exit::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::Moment;
+
+    #[test]
+    fn the_table_says_what_a_key_is_good_for_and_for_how_long() {
+        let key = KeyReport {
+            name: "agent".into(),
+            routes: vec!["gbdx".into(), "gdh".into()],
+            methods: vec!["GET".into()],
+            paths: vec!["/catalog/**".into()],
+            rate: Some("10/s".into()),
+            ephemeral: false,
+            created_at: Moment::of_unix(1000),
+            expires_at: Some(Moment::of_unix(1000 + 7200)),
+            expired: false,
+            requests: 12,
+            last_used_at: None,
+        };
+        let whole = KeyReport {
+            name: "ephemeral-00".into(),
+            routes: vec!["gdh".into()],
+            methods: Vec::new(),
+            paths: Vec::new(),
+            rate: None,
+            ephemeral: true,
+            expires_at: None,
+            requests: 0,
+            ..key.clone()
+        };
+        let expected = [
+            "NAME          GOOD FOR                  EXPIRES          RATE  REQUESTS",
+            "agent         gbdx,gdh GET /catalog/**  in 2 h           10/s        12",
+            "ephemeral-00  gdh * *                   with its holder  -            0",
+        ];
+        assert_eq!(table(&[key, whole], 1000), expected);
+    }
+}

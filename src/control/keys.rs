@@ -1,0 +1,264 @@
+//! The verbs of client keys: to make one, to see which there are, to revoke one.
+//!
+//! A key is shown in the answer to the request that made it and never again. An ephemeral one lives exactly as long as
+//! that answer, whose body does not end: the connection closes, and the key is gone, however its holder ended.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::api::{Answer, Done, Fed, bad_request, json};
+use super::problem::{Problem, kind};
+use super::report::Moment;
+use super::{Desk, Line};
+use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, Rate, Rights, today};
+use crate::config::path::{self, PathPattern};
+use crate::config::{KeyName, RouteName};
+use crate::secret::Secret;
+
+/// What `POST /v1/keys` takes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyOrder {
+    /// What it is for; an ephemeral one may go without.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Which routes; at least one.
+    pub routes: Vec<String>,
+    /// Which methods; all, if there are none.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Which paths behind the route's name, as patterns; all, if there are none.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// How long it lives, in seconds.
+    #[serde(default)]
+    pub expires_in: Option<u64>,
+    /// How often it may be used: `10/s`.
+    #[serde(default)]
+    pub rate: Option<String>,
+    /// Whether it lives in memory alone, and no longer than the answer's body.
+    #[serde(default)]
+    pub ephemeral: bool,
+}
+
+/// A key without the key: what `GET /v1/keys` shows.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KeyReport {
+    /// What it is for.
+    pub name: String,
+    /// Which routes.
+    pub routes: Vec<String>,
+    /// Which methods; all, if there are none.
+    pub methods: Vec<String>,
+    /// Which paths behind the route's name; all, if there are none.
+    pub paths: Vec<String>,
+    /// How often it may be used.
+    pub rate: Option<String>,
+    /// Whether it lives in memory alone.
+    pub ephemeral: bool,
+    /// When it was made.
+    pub created_at: Moment,
+    /// From when on it is refused.
+    pub expires_at: Option<Moment>,
+    /// Whether that is now.
+    pub expired: bool,
+    /// Requests that it was good for since the daemon started.
+    pub requests: u64,
+    /// When the last of them was.
+    pub last_used_at: Option<Moment>,
+}
+
+/// All keys.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KeyList {
+    /// In the order of their names.
+    pub keys: Vec<KeyReport>,
+}
+
+/// A key that has just been made: the one time that it is shown.
+#[derive(Serialize, Deserialize)]
+pub(super) struct MadeKey {
+    pub(super) key: String,
+    #[serde(flatten)]
+    pub(super) report: KeyReport,
+}
+
+impl KeyOrder {
+    /// The order for a key.
+    pub fn of(new: &NewKey) -> Self {
+        let NewKey { name, rights: Rights { routes, methods, paths }, lifetime, rate, ephemeral } = new;
+        Self {
+            name: name.as_ref().map(ToString::to_string),
+            routes: routes.iter().map(ToString::to_string).collect(),
+            methods: methods.clone(),
+            paths: paths.iter().map(ToString::to_string).collect(),
+            expires_in: lifetime.map(|lifetime| lifetime.as_secs()),
+            rate: rate.map(|rate| rate.to_string()),
+            ephemeral: *ephemeral,
+        }
+    }
+
+    /// What it asks for, if it makes sense.
+    fn read(self) -> Result<NewKey, String> {
+        let no_name = |what: &str, name: &str| format!("{name:?} is not the name of a {what}");
+        let name = |name: String| KeyName::new(&name).ok_or_else(|| no_name("key", &name));
+        let route = |name: &String| RouteName::new(name).ok_or_else(|| no_name("route", name));
+        let routes: Result<Vec<RouteName>, String> = self.routes.iter().map(route).collect();
+        let methods: Result<_, String> =
+            self.methods.iter().map(|text| path::method(text).map_err(|wrong| format!("{text:?} {wrong}"))).collect();
+        let paths: Result<_, String> = self
+            .paths
+            .iter()
+            .map(|text| PathPattern::parse(text).map_err(|wrong| format!("{text:?} {wrong}")))
+            .collect();
+        Ok(NewKey {
+            name: self.name.map(name).transpose()?,
+            rights: Rights { routes: routes?, methods: methods?, paths: paths? },
+            lifetime: self.expires_in.map(std::time::Duration::from_secs),
+            rate: self.rate.as_deref().map(Rate::parse).transpose().map_err(|wrong| format!("rate: {wrong}"))?,
+            ephemeral: self.ephemeral,
+        })
+    }
+}
+
+impl KeyReport {
+    /// A key as of `now`, in Unix seconds.
+    pub fn new(key: &ClientKey, now: u64) -> Self {
+        let (requests, last_used) = key.uses();
+        Self {
+            name: key.name.to_string(),
+            routes: key.rights.routes.iter().map(ToString::to_string).collect(),
+            methods: key.rights.methods.clone(),
+            paths: key.rights.paths.iter().map(ToString::to_string).collect(),
+            rate: key.rate.map(|rate| rate.to_string()),
+            ephemeral: key.ephemeral,
+            created_at: Moment::of_unix(key.created_at),
+            expires_at: key.expires_at.map(Moment::of_unix),
+            expired: key.is_expired(now),
+            requests,
+            last_used_at: last_used.map(Moment::of_unix),
+        }
+    }
+
+    /// All keys of a ring.
+    pub fn all(ring: &KeyRing) -> Vec<KeyReport> {
+        let now = today();
+        ring.keys().iter().map(|key| Self::new(key, now)).collect()
+    }
+}
+
+pub(super) fn list(desk: &Desk) -> Answer {
+    json(StatusCode::OK, &KeyList { keys: KeyReport::all(&desk.keys) })
+}
+
+pub(super) async fn add(desk: &Desk, line: &Line, body: &[u8]) -> Result<Answer, Problem> {
+    let example = r#"{"name": "agent", "routes": ["gbdx"], "methods": ["GET"], "paths": ["/catalog/**"]}"#;
+    let order: KeyOrder = serde_json::from_slice(body)
+        .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
+    let new = order.read().map_err(bad_request)?;
+    let config = desk.config.borrow().clone();
+    if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))
+    {
+        let routes: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
+        let problem = bad_request(format!("no route is named \"{unknown}\""));
+        return Err(problem.with_remedy(format!("the routes are: {}", routes.join(", "))));
+    }
+    let ring = desk.keys.clone();
+    // waits for the disk, which others need not
+    let made = tokio::task::spawn_blocking(move || ring.add(new)).await.map_err(|_| bad_request("it was not made"))?;
+    let (secret, key) = made.map_err(not_changed)?;
+    info!(key = %key.name, ephemeral = key.ephemeral, "a client key was made over the control socket");
+    let report = KeyReport::new(&key, today());
+    let made = MadeKey { key: secret.expose().to_owned(), report };
+    if !key.ephemeral {
+        return Ok(json(StatusCode::CREATED, &made));
+    }
+    line.stream();
+    let (reader, pieces) = mpsc::channel(1);
+    let mut first = serde_json::to_vec(&made).expect("texts and numbers");
+    first.push(b'\n');
+    let _ = reader.try_send(Bytes::from(first)); // there is room for one
+    let (held, mut stopping) = (Held { ring: desk.keys.clone(), key }, line.stopping.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = reader.closed() => {}
+            () = stopping.started() => {}
+        }
+        drop(held);
+    });
+    let mut answer = Response::new(Fed::new(pieces).boxed());
+    *answer.status_mut() = StatusCode::CREATED;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
+}
+
+pub(super) async fn revoke(desk: &Desk, name: &str) -> Result<Answer, Problem> {
+    let unknown = || not_changed_unknown(desk, name);
+    let key = KeyName::new(name).ok_or_else(unknown)?;
+    let ring = desk.keys.clone();
+    let revoked = {
+        let key = key.clone();
+        tokio::task::spawn_blocking(move || ring.revoke(&key)).await.map_err(|_| bad_request("it was not revoked"))?
+    };
+    match revoked {
+        Ok(()) => {
+            info!(%key, "a client key was revoked over the control socket");
+            Ok(json(StatusCode::OK, &Done { message: "revoked: no request is let in with it any more".to_owned() }))
+        }
+        Err(KeyError::Unknown(_)) => Err(unknown()),
+        Err(error) => {
+            warn!(%key, %error, "a client key is revoked until the next start: its file could not be written");
+            let detail = format!("it is revoked, but only until the next start: {error}");
+            Err(Problem::new(409, kind::REFUSED, "that cannot be done now", detail))
+        }
+    }
+}
+
+/// An ephemeral key, as long as somebody is there who holds it.
+struct Held {
+    ring: Arc<KeyRing>,
+    key: Arc<ClientKey>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.ring.forget(&self.key);
+        info!(key = %self.key.name, "an ephemeral client key has ended");
+    }
+}
+
+fn not_changed(error: KeyError) -> Problem {
+    match error {
+        KeyError::Nameless | KeyError::NoRoute => bad_request(error.to_string()),
+        KeyError::Taken(_) | KeyError::Unknown(_) | KeyError::TooMany => refused(&error),
+        KeyError::NoRandomness | KeyError::Store(_) => refused(&error),
+    }
+}
+
+fn refused(error: &KeyError) -> Problem {
+    Problem::new(409, kind::REFUSED, "that cannot be done now", error.to_string())
+}
+
+fn not_changed_unknown(desk: &Desk, name: &str) -> Problem {
+    let keys = desk.keys.keys();
+    let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+    let remedy = match names.as_slice() {
+        [] => "there is none".to_owned(),
+        names => format!("the keys are: {}", names.join(", ")),
+    };
+    Problem::new(404, kind::NO_SUCH_KEY, "no such key", format!("no key is named {name:?}")).with_remedy(remedy)
+}
+
+/// Reads what the daemon answers to a made key.
+pub(super) fn read_made(body: &[u8]) -> Result<(Secret, KeyReport), String> {
+    let MadeKey { key, report } = serde_json::from_slice(body).map_err(|_| "its key cannot be read".to_owned())?;
+    Ok((Secret::new(key), report))
+}

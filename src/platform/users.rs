@@ -1,0 +1,105 @@
+//! Which user ids the configuration's `clients` stand for.
+//!
+//! Names are looked up in `/etc/passwd` and `/etc/group` alone, at every reload: asking the name service instead would
+//! load its modules into the process that holds the tokens, and wait for directories over the network. Users of such
+//! a directory are named by number: `user:12345`.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::config::Client;
+
+/// The user ids of all these clients, and what could not be found, in sentences.
+pub fn resolve(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
+    if clients.iter().all(|client| *client == Client::Own) {
+        return members(clients, super::peer::own_uid(), "", "");
+    }
+    let mut problems = Vec::new();
+    let mut read = |path: &str| {
+        let unreadable = |error: io::Error| problems.push(format!("clients: {path} cannot be read: {error}"));
+        std::fs::read(path).map_err(unreadable).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let (passwd, group) = (read("/etc/passwd").unwrap_or_default(), read("/etc/group").unwrap_or_default());
+    let (uids, unknown) = members(clients, super::peer::own_uid(), &passwd, &group);
+    problems.extend(unknown);
+    (uids, problems)
+}
+
+/// The same from the two files' texts (passwd(5), group(5)).
+fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
+    // name, uid and gid of each user; lines that make no sense are nobody's
+    let users: Vec<(&str, u32, u32)> = passwd
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next().filter(|name| !name.is_empty())?;
+            Some((name, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+        })
+        .collect();
+    let groups: Vec<(&str, u32, &str)> = group
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next().filter(|name| !name.is_empty())?;
+            Some((name, fields.nth(1)?.parse().ok()?, fields.next()?))
+        })
+        .collect();
+    let uid_of = |user: &str| {
+        let named = users.iter().find(|(name, ..)| *name == user).map(|(_, uid, _)| *uid);
+        named.or_else(|| user.parse().ok())
+    };
+    let (mut uids, mut unknown) = (BTreeSet::new(), Vec::new());
+    for client in clients {
+        match client {
+            Client::Own => uids.extend([own, 0]),
+            Client::User(user) => match uid_of(user) {
+                Some(uid) => drop(uids.insert(uid)),
+                None => unknown.push(format!("clients: no user is named \"{user}\" in /etc/passwd; nobody is let in")),
+            },
+            Client::Group(wanted) => {
+                let number = wanted.parse::<u32>().ok();
+                let Some((_, gid, listed)) = groups
+                    .iter()
+                    .find(|(name, ..)| name == wanted)
+                    .or_else(|| groups.iter().find(|g| Some(g.1) == number))
+                else {
+                    unknown.push(format!("clients: no group is named \"{wanted}\" in /etc/group; nobody is let in"));
+                    continue;
+                };
+                uids.extend(listed.split(',').filter(|user| !user.is_empty()).filter_map(uid_of));
+                uids.extend(users.iter().filter(|(.., primary)| primary == gid).map(|(_, uid, _)| *uid));
+            }
+        }
+    }
+    (uids, unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\nalice:x:1001:1001::/:/bin/sh\n\
+                          bob:x:1002:2000::/:/bin/sh\ngarbage\n:x:7:7\nodd:x:many:1:\n1003:x:1004:1004::/:\n";
+    const GROUP: &str = "root:x:0:\ngis:x:2000:alice,carol\nempty:x:2001:\nbroken:x:\n";
+
+    #[test]
+    fn names_numbers_and_groups_become_user_ids() {
+        let user = |name: &str| Client::User(name.to_owned());
+        let group = |name: &str| Client::Group(name.to_owned());
+        let rows: [(&str, Vec<Client>, &[u32], usize); 9] = [
+            ("nobody", vec![], &[], 0),
+            ("self", vec![Client::Own], &[0, 1000], 0),
+            ("a user", vec![user("alice")], &[1001], 0),
+            ("a number", vec![user("4711")], &[4711], 0),
+            ("a name of digits is a name first", vec![user("1003")], &[1004], 0),
+            ("a group: those listed and those whose own it is", vec![group("gis")], &[1001, 1002], 0),
+            ("a group's number", vec![group("2000")], &[1001, 1002], 0),
+            ("a group without members", vec![group("empty")], &[], 0),
+            ("unknown ones let nobody in", vec![user("zoe"), group("zoo"), user("odd"), group("broken")], &[], 4),
+        ];
+        for (case, clients, expected, unknown) in rows {
+            let (uids, problems) = members(&clients, 1000, PASSWD, GROUP);
+            assert_eq!((uids.into_iter().collect::<Vec<_>>(), problems.len()), (expected.to_vec(), unknown), "{case}");
+        }
+    }
+}

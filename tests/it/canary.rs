@@ -1,0 +1,273 @@
+//! Planted secrets are looked for wherever a person, another user or another process could look: logs at the noisiest
+//! level, what commands print, answers, status, metrics, arguments, environment, files. In no writing may they be found.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+use serde_json::json;
+use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
+
+use crate::lab::Server;
+use crate::support::{Daemon, Home, eventually, get, send, words};
+
+const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
+/// Libraries too, which are quiet unless they are named.
+const NOISIEST: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,tokio_rustls=trace,notify=trace";
+const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
+
+/// A text in the ways in which it could have been written by accident.
+fn writings(secret: &str) -> Vec<(&'static str, String)> {
+    let bytes = secret.as_bytes();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let percent: String = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
+    let numbers = bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    let form: String = form_urlencoded::byte_serialize(bytes).collect();
+    let mut writings = vec![
+        ("as it is", secret.to_owned()),
+        ("reversed", secret.chars().rev().collect()),
+        ("in capitals", secret.to_uppercase()),
+        ("in hex", hex.clone()),
+        ("in capital hex", hex.to_uppercase()),
+        ("percent-encoded", percent),
+        ("as a form's value", form),
+        ("as a list of numbers", numbers),
+    ];
+    for skipped in 0..3 {
+        // wherever it stood in what was encoded, two of three bytes' borders can be told
+        let whole = &bytes[skipped..];
+        let whole = &whole[..whole.len() / 3 * 3];
+        writings.push(("in base64", BASE64_STANDARD_NO_PAD.encode(whole)));
+        writings.push(("in base64url", BASE64_URL_SAFE_NO_PAD.encode(whole)));
+    }
+    writings
+}
+
+/// The part of a secret that is like no other: a JWT begins as all do, and any half of a secret is too much.
+fn tell_tale(secret: &str) -> Vec<&str> {
+    if secret.len() <= 48 {
+        return vec![secret];
+    }
+    let middle = secret.len() / 2;
+    vec![&secret[secret.len() - 24..], &secret[middle - 12..middle + 12]]
+}
+
+/// What was heard, and where.
+#[derive(Default)]
+struct Heard(Vec<(String, String)>);
+
+impl Heard {
+    fn note(&mut self, place: impl Into<String>, text: impl Into<String>) {
+        self.0.push((place.into(), text.into()));
+    }
+
+    fn command(&mut self, home: &Home, arguments: &[&str], input: &str) {
+        let mut command = home.valetd(arguments);
+        command.env("RUST_LOG", NOISIEST);
+        let file = home.path("input");
+        fs::write(&file, input).expect("written");
+        let output = command.stdin(fs::File::open(&file).expect("opened")).output().expect("valetd runs");
+        fs::remove_file(file).expect("removed");
+        self.note(format!("valetd {arguments:?}"), words(&output));
+    }
+
+    fn daemon(&mut self, daemon: &Daemon<'_>) {
+        for path in ["/v1/status", "/metrics", "/healthz", "/readyz", "/v1/accounts/pw", "/nonsense"] {
+            if let Ok(answer) = daemon.control("GET", path) {
+                self.note(path, format!("{:?}{}", answer.headers, answer.text()));
+            }
+        }
+        for file in ["cmdline", "environ"] {
+            let path = format!("/proc/{}/{file}", daemon.child.id());
+            // another process of this user may not even read the latter
+            self.note(
+                &path,
+                fs::read(&path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default(),
+            );
+        }
+    }
+
+    /// Everything below a folder but the store's own records.
+    fn files(&mut self, folder: &Path) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let is_record = path.extension().is_some_and(|end| end == "json") && folder.ends_with("state/valetd");
+            if path.is_dir() {
+                self.files(&path);
+            } else if path.is_file() && !is_record && !path.ends_with("secret-of-the-client") {
+                let text = fs::read(&path).expect("a file of ours");
+                self.note(path.display().to_string(), String::from_utf8_lossy(&text).into_owned());
+            }
+        }
+    }
+
+    /// Where one of these stands, in words that do not repeat it.
+    fn search(&self, secrets: &[String]) -> Option<String> {
+        for secret in secrets {
+            for part in tell_tale(secret) {
+                for (how, writing) in writings(part) {
+                    for (place, text) in &self.0 {
+                        if let Some(at) = text.find(&writing) {
+                            let line = text[..at].lines().last().unwrap_or_default();
+                            let kind = &secret[..secret.len().min(6)];
+                            return Some(format!("a secret ({kind}...) stands {how} in {place}, after: {line}"));
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+fn config(gdh: &Server, gbdx: &Server) -> String {
+    format!(
+        "listen = [\"127.0.0.1:0\"]\n\
+         [account.id]\ntoken_endpoint = \"{}\"\nrevocation_endpoint = \"{}\"\nclient_id = \"lab\"\n\
+         client_auth = \"post\"\nclient_secret = {{ file = \"../../secret-of-the-client\" }}\n\
+         header = \"Authorization: {{id_token}}\"\nupstream = \"{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n\
+         sign_in = [\"paste\"]\nlogin_page = \"{}/login?response_type=code\"\n\
+         redirect_uri = \"https://lab.example/code\"\n\
+         [account.basic]\ntoken_endpoint = \"{}\"\nclient_id = \"lab\"\nclient_auth = \"basic\"\n\
+         client_secret = {{ command = [\"cat\", \"{{SECRET}}\"] }}\nupstream = \"{}\"\n\
+         renew = {{ minimum_spacing = \"10ms\" }}\n\
+         [account.pw]\ntoken_endpoint = \"{}\"\nkeep_password = true\nsign_in = [\"password\"]\nupstream = \"{}\"\n\
+         renew = {{ minimum_spacing = \"10ms\" }}\n",
+        gdh.token_endpoint(),
+        gdh.revocation_endpoint().expect("it has one"),
+        gdh.url(),
+        gdh.url(),
+        gbdx.token_endpoint(),
+        gbdx.url(),
+        gbdx.token_endpoint(),
+        gbdx.url(),
+    )
+}
+
+/// A server that says in its error what it was sent.
+fn tell_tales(server: &Server) -> Vec<Behaviour> {
+    let secret = server.newest_refresh_token();
+    let token = server.secrets().iter().rfind(|secret| secret.contains('.')).expect("a token was issued").clone();
+    let (encoded, status) =
+        (BASE64_URL_SAFE_NO_PAD.encode(&secret), |status, body| Behaviour::Status(status, body, vec![]));
+    let error = |description: &str| json!({"error": "invalid_request", "error_description": description}).to_string();
+    vec![
+        status(400, error(&format!("unknown token {secret}"))),
+        status(400, error(&format!("unknown token {encoded}, client {CLIENT_SECRET}"))),
+        status(400, json!({"error": secret}).to_string()),
+        status(500, format!("<html>{secret} {CLIENT_SECRET}</html>")),
+        Behaviour::Malformed(format!("{{\"access_token\":\"{token}\",\"error\":\"{secret}\"}}")),
+        Behaviour::Malformed(json!({"access_token": format!("{token}\r\nX: y"), "token_type": "Bearer"}).to_string()),
+        Behaviour::Malformed(json!({"access_token": token, "token_type": secret}).to_string()),
+        Behaviour::Malformed(json!({"access_token": [token]}).to_string()),
+        Behaviour::Malformed(format!("{{\"access_token\": \"{token}")),
+        Behaviour::ResetAfter,
+        Behaviour::Status(302, String::new(), vec![("location".into(), format!("http://evil.example/?t={secret}"))]),
+        Behaviour::Status(429, String::new(), vec![("retry-after".into(), secret.clone())]),
+    ]
+}
+
+#[test]
+fn no_secret_is_found_in_anything_that_can_be_seen() {
+    let rotating = Options { rotation: Rotation::Grace(std::time::Duration::from_secs(60)), ..Options::default() };
+    let (gdh, gbdx) = (Server::start(Provider::Gdh, rotating), Server::start(Provider::Gbdx, rotating));
+    let home = Home::empty();
+    let secret_file = home.path("secret-of-the-client");
+    fs::write(&secret_file, CLIENT_SECRET).expect("written");
+    home.write_config(&config(&gdh, &gbdx).replace("{SECRET}", &secret_file.display().to_string()));
+    let mut heard = Heard::default();
+
+    // the shell lets it leave a core, which it must not take
+    let plain = home.valetd(&["run", "--log", NOISIEST]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(home.path(""));
+    let mut daemon = home.start_as(command);
+    let address = daemon.status()["daemon"]["listen"][0].as_str().expect("one").to_owned();
+
+    // sign in, in every way, also wrongly
+    heard.command(&home, &["login", "id", "--code", "not-a-code-at-all"], "");
+    heard.command(&home, &["login", "pw", "--username", USERNAME, "--password-stdin"], "wrong password of mine");
+    heard.command(&home, &["login", "id", "--code", &gdh.mint_code()], "");
+    heard.command(&home, &["login", "pw", "--username", USERNAME, "--password-stdin"], PASSWORD);
+    heard.command(&home, &["login", "basic", "--refresh-token-stdin"], gbdx.sign_in().expose());
+    for account in ["id", "pw", "basic"] {
+        daemon.until(account, "usable");
+    }
+
+    // requests, with credentials of their own, good and bad
+    let own = format!("Bearer {CLIENTS_OWN}");
+    for path in ["/id/ping", "/id/echo?q=1", "/pw/auth/v1/validate_token", "/basic/echo", "/nowhere/x", "/id/missing"] {
+        for headers in [vec![], vec![("Authorization", own.as_str()), ("Proxy-Authorization", own.as_str())]] {
+            let answer = send(&address, "GET", path, &headers, b"").expect("an answer");
+            assert!(answer.status < 500, "{path}: {}", answer.text());
+            heard.note(path, format!("{:?}{}", answer.headers, answer.text()));
+        }
+    }
+    let foreign = send(&address, "GET", "/id/ping", &[("Host", "evil.example"), ("Authorization", &own)], b"");
+    heard.note("a refusal", foreign.expect("an answer").text());
+
+    // revoked access tokens, then everything that a token endpoint can do wrong
+    for server in [&gdh, &gbdx] {
+        server.revoke_access_tokens();
+    }
+    assert_eq!(get(&address, "/id/ping").expect("an answer").status, 200);
+    for (account, server) in [("id", &gdh), ("pw", &gbdx)] {
+        for behaviour in tell_tales(server) {
+            server.behave(behaviour, Some(1));
+            let requests = daemon.account(account)["token_requests"].as_u64();
+            let _ = daemon.control("POST", &format!("/v1/accounts/{account}/refresh"));
+            eventually("it has been asked", || {
+                (daemon.account(account)["token_requests"].as_u64() > requests).then_some(())
+            });
+            heard.daemon(&daemon);
+            heard.command(&home, &["status"], "");
+        }
+        server.behave(Behaviour::Normal, None);
+        let _ = daemon.control("POST", &format!("/v1/accounts/{account}/refresh"));
+        daemon.until(account, "usable");
+    }
+    heard.command(&home, &["refresh", "pw"], "");
+    heard.command(&home, &["check"], "");
+    heard.command(&home, &["status", "--json"], "");
+
+    // a sign-in that the server has ended; a sign-out
+    gdh.revoke_refresh_tokens();
+    let _ = daemon.control("POST", "/v1/accounts/id/refresh");
+    daemon.until("id", "sign-in-required");
+    heard.command(&home, &["refresh", "id"], "");
+    heard.command(&home, &["logout", "id"], "");
+    heard.command(&home, &["logout", "pw"], "");
+    let answer = get(&address, "/pw/x").expect("an answer");
+    assert_eq!(answer.status, 503);
+    heard.note("503", answer.text());
+    heard.daemon(&daemon);
+
+    let status = daemon.signal("ABRT");
+    assert!(status.signal().is_some() && !status.core_dumped(), "{status}");
+    heard.files(&home.path(""));
+    let log = heard.0.iter().find(|(place, _)| place.ends_with("daemon.log")).expect("the log was heard");
+    assert!(log.1.contains(" debug ") && log.1.len() > 5_000, "the log has {} bytes", log.1.len());
+
+    let mut secrets = gdh.secrets();
+    secrets.extend(gbdx.secrets());
+    secrets.extend([PASSWORD, CLIENT_SECRET, CLIENTS_OWN, "wrong password of mine"].map(str::to_owned));
+    let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
+    eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
+    assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");
+    assert_eq!(heard.search(&secrets), None);
+}
+
+#[test]
+fn the_search_finds_what_is_there() {
+    let secret = "a-planted-secret-0123456789abcdef";
+    for (how, writing) in writings(secret) {
+        let mut heard = Heard::default();
+        heard.note("here", format!("level=trace body=\"{writing}\""));
+        assert!(heard.search(&[secret.to_owned()]).is_some(), "{how}");
+    }
+}

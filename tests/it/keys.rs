@@ -1,0 +1,266 @@
+//! Client keys, as a sandbox, an agent or another machine uses them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use valetd::stand_in::{Options, Provider};
+
+use crate::lab::{self, Server, address};
+use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, mode, read_answer, send, words};
+
+#[test]
+fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", &format!("upstream = \"http://{}\"", mirror()), "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let rights = ["--route", "lab", "--method", "GET", "--path", "/catalog/**"];
+    let key = add(&home, "agent", &rights);
+    let basic = format!("Basic {}", STANDARD.encode(format!("{key}:")));
+    let forms: [(&str, String, Vec<(&str, &str)>); 3] = [
+        ("field", "/lab/catalog/x?q=1".into(), vec![("X-Valetd-Key", &key)]),
+        ("Basic", "/lab/catalog/x?q=1".into(), vec![("Authorization", &basic)]),
+        ("path", format!("/{key}/lab/catalog/x?q=1"), vec![("Referer", "http://localhost/page")]),
+    ];
+    for (form, target, headers) in &forms {
+        let answer = send(&address, "GET", target, headers, b"").expect("an answer");
+        let seen = answer.text();
+        assert_eq!(answer.status, 200, "{form}: {seen}");
+        assert!(seen.starts_with("GET /catalog/x?q=1 HTTP/1.1\r\n"), "{form}: {seen}");
+        assert!(!seen.contains("vk_") && !seen.to_ascii_lowercase().contains("x-valetd"), "{form}: {seen}");
+    }
+    let with = |key: &str, method: &str, path: &str| {
+        let answer = send(&address, method, path, &[("X-Valetd-Key", key)], b"").expect("an answer");
+        (answer.status, check(&answer))
+    };
+    let other = key.replace("vk_", "vk_A")[..key.len()].to_owned();
+    let rows = [
+        ("a HEAD is a GET", &key, "HEAD", "/lab/catalog", (200, None)),
+        ("another path", &key, "GET", "/lab/orders", (403, Some("key-rights"))),
+        ("another path by way of the first", &key, "GET", "/lab/catalog%2f..%2forders", (400, None)),
+        ("another method", &key, "POST", "/lab/catalog/x", (403, Some("key-rights"))),
+        ("a wrong key, though we need none", &other, "GET", "/lab/catalog/x", (403, Some("key"))),
+        ("no such route", &key, "GET", "/gbdx/catalog/x", (404, None)),
+    ];
+    for (case, key, method, path, (status, expected)) in rows {
+        assert_eq!(with(key, method, path), (status, expected.map(str::to_owned)), "{case}");
+    }
+    assert_eq!(send(&address, "POST", "/lab/orders", &[], b"x").expect("an answer").status, 200, "we need no key");
+
+    let list = home.run(&["key", "list", "--json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    let shown = &list["keys"][0];
+    assert_eq!((&shown["name"], &shown["paths"]), (&json!("agent"), &json!(["/catalog/**"])));
+    assert_eq!(shown["requests"], 4, "{shown:#}");
+    assert!(words(&home.run(&["key", "list"])).contains("lab GET /catalog/**"));
+    let output = home.run(&["key", "revoke", "agent"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(with(&key, "GET", "/lab/catalog/x"), (403, Some("key".into())), "revoked at once");
+    assert!(!home.run(&["key", "revoke", "agent"]).status.success());
+    // neither the key nor a piece of it that is worth anything
+    let secret = &key["vk_".len()..][..12];
+    assert!(!daemon.log().contains(secret) && !daemon.status().to_string().contains(secret));
+}
+
+#[test]
+fn keys_are_made_without_a_daemon_outlive_a_restart_and_expire() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let key = add(&home, "agent", &["--route", "lab"]);
+    let brief = add(&home, "brief", &["--route", "lab", "--expires", "1s"]);
+    assert!(words(&home.run(&["key", "add", "agent", "--route", "lab"])).contains("already"));
+    assert!(words(&home.run(&["key", "add", "other", "--route", "nowhere"])).contains("the routes are: lab"));
+    let file = home.path("state/valetd/client.keys.json");
+    assert_eq!(mode(&file), 0o600);
+    assert!(!std::fs::read_to_string(&file).expect("the file").contains("vk_"));
+    for _ in 0..2 {
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        assert_eq!(keyed(&address(&daemon), &key).status, 200);
+        let refused = eventually("the brief one expires", || {
+            Some(keyed(&address(&daemon), &brief)).filter(|answer| answer.status == 403)
+        });
+        assert_eq!(check(&refused).as_deref(), Some("key-expired"));
+    }
+    assert!(home.run(&["key", "revoke", "agent"]).status.success());
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(check(&keyed(&address(&daemon), &key)).as_deref(), Some("key"));
+}
+
+#[test]
+fn a_key_that_is_used_too_often_has_to_wait() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let key = add(&home, "slow", &["--route", "lab", "--rate", "3/h"]);
+    let statuses: Vec<u16> = (0..5).map(|_| keyed(&address(&daemon), &key).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    let answer = keyed(&address(&daemon), &key);
+    let wait: u64 = answer.header("retry-after").and_then(|wait| wait.parse().ok()).expect("Retry-After");
+    assert!((1..=1200).contains(&wait), "{wait}");
+    assert!(answer.json()["type"].as_str().is_some_and(|kind| kind.ends_with("too-many-requests")));
+}
+
+#[test]
+fn where_a_key_is_required_nobody_is_served_without_one() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "require_key = true", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let key = add(&home, "agent", &["--route", "lab"]);
+    let address = address(&daemon);
+    let ours = send(&address, "GET", "/lab/datasets", &[], b"").expect("an answer");
+    assert_eq!(check(&ours).as_deref(), Some("key-required"));
+    assert_eq!(keyed(&address, &key).status, 200);
+
+    // and on an address that other machines can reach, by whatever name they know us
+    let open = free_address().replace("127.0.0.1", "0.0.0.0");
+    let config = lab::config(&server, "", "", "require_key = true");
+    home.write_config(&config.replace("127.0.0.1:0", &open));
+    assert!(home.run(&["reload"]).status.success(), "{}", daemon.log());
+    let from_here = open.replace("0.0.0.0", "127.0.0.1");
+    let named = |headers: &[(&str, &str)]| {
+        let headers = [&[("Host", "valet.example:80")], headers].concat();
+        send(&from_here, "GET", "/lab/datasets", &headers, b"").expect("an answer")
+    };
+    assert_eq!(check(&named(&[])).as_deref(), Some("key-required"));
+    assert_eq!(named(&[("X-Valetd-Key", &key)]).status, 200);
+    home.write_config(&lab::config(&server, "", "", "").replace("127.0.0.1:0", &open));
+    let refused = home.run(&["reload"]);
+    assert!(words(&refused).contains("require_key = true"), "{}", words(&refused));
+}
+
+#[test]
+fn an_ephemeral_key_dies_with_the_connection_that_made_it() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let (line, key) = hold(&daemon);
+    assert_eq!(keyed(&address, &key).status, 200);
+    let (other_line, other) = hold(&daemon);
+    drop(line);
+    eventually("the key dies", || (keyed(&address, &key).status == 403).then_some(()));
+    assert_eq!(keyed(&address, &other).status, 200, "the other one lives");
+
+    let list = home.run(&["key", "list", "--json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    let name = list["keys"][0]["name"].as_str().expect("a name");
+    assert_eq!((list["keys"].as_array().map(Vec::len), &list["keys"][0]["ephemeral"]), (Some(1), &json!(true)));
+    assert!(home.run(&["key", "revoke", name]).status.success());
+    assert_eq!(keyed(&address, &other).status, 403);
+    drop(other_line);
+    assert!(!home.path("state/valetd/client.keys.json").exists(), "nothing of it was on the disk");
+}
+
+#[test]
+fn a_routes_rules_hold_for_everybody_and_whatever_the_spelling() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let rules = "allow = [\"GET /**\", \"POST /catalog/search\"]\ndeny = [\"/admin/**\"]";
+    let home = lab::home(&server, "", &format!("upstream = \"http://{}\"\n{rules}", mirror()), "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let rows = [
+        ("GET", "/lab/catalog", 200),
+        ("HEAD", "/lab/catalog", 200),
+        ("POST", "/lab/catalog/search", 200),
+        ("POST", "/lab/catalog", 403),
+        ("DELETE", "/lab/catalog", 403),
+        ("GET", "/lab/admin", 403),
+        ("GET", "/lab/admin/users", 403),
+        ("GET", "/lab//admin/users", 403),
+        ("GET", "/lab/%61dmin/users", 403),
+        ("GET", "/lab/%2561dmin/users", 403),
+        ("GET", "/lab/admin%2fusers", 403),
+        ("GET", "/lab/admin;x=1/users", 403),
+        ("GET", "/lab/./admin", 400),
+        ("GET", "/lab/administration", 200),
+        ("GET", "/lab/a%2fb", 200),
+    ];
+    for (method, target, expected) in rows {
+        let answer = send(&address, method, target, &[], b"").expect("an answer");
+        assert_eq!(answer.status, expected, "{method} {target}: {}", answer.text());
+        if expected == 200 && method == "GET" {
+            let sent = target.strip_prefix("/lab").expect("the route");
+            assert!(answer.text().starts_with(&format!("GET {sent} HTTP/1.1\r\n")), "byte for byte: {target}");
+        }
+    }
+    let smuggled = send(&address, "GET", "/lab/x", &[("X-HTTP-Method-Override", "DELETE")], b"").expect("an answer");
+    assert_eq!(smuggled.status, 403);
+}
+
+// --- the stage -------------------------------------------------------------------------------------------------------
+
+/// Makes a key by the command line.
+pub(crate) fn add(home: &Home, name: &str, rights: &[&str]) -> String {
+    let output = home.run(&[&["key", "add", name], rights].concat());
+    assert!(output.status.success(), "{}", words(&output));
+    let key = String::from_utf8(output.stdout).expect("text").trim().to_owned();
+    assert!(key.starts_with("vk_") && key.len() == 46, "{} characters", key.len());
+    key
+}
+
+/// A request with a key in its field.
+fn keyed(address: &str, key: &str) -> Answer {
+    send(address, "GET", "/lab/datasets", &[("X-Valetd-Key", key)], b"").expect("an answer")
+}
+
+/// Which check refused a request.
+pub(crate) fn check(answer: &Answer) -> Option<String> {
+    let problem: Value = serde_json::from_slice(&answer.body).ok()?;
+    Some(problem["check"].as_str()?.to_owned())
+}
+
+/// Makes an ephemeral key by hand, and keeps the connection that it lives on.
+fn hold(daemon: &Daemon<'_>) -> (UnixStream, String) {
+    let mut line = UnixStream::connect(daemon.home.socket()).expect("the control socket");
+    line.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    let body = r#"{"routes": ["lab"], "ephemeral": true}"#;
+    let head = format!("POST /v1/keys HTTP/1.1\r\nHost: v\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    line.write_all(head.as_bytes()).expect("sent");
+    let mut answer = BufReader::new(line.try_clone().expect("a copy"));
+    let made = answer.by_ref().lines().map(|line| line.expect("a line")).find(|line| line.starts_with('{'));
+    let made: Value = serde_json::from_str(&made.expect("the key")).expect("JSON");
+    (line, made["key"].as_str().expect("a key").to_owned())
+}
+
+/// An upstream that answers every request with the request's head.
+pub(crate) fn mirror() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone()?);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+                let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", head.len());
+                let body = if head.starts_with("HEAD ") { "" } else { &head };
+                stream.write_all(format!("{length}{body}").as_bytes())
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn the_mirror_shows_what_it_was_sent() {
+    let address = mirror();
+    let stream = std::net::TcpStream::connect(address).expect("the mirror");
+    (&stream).write_all(b"GET /x HTTP/1.1\r\nA: b\r\n\r\n").expect("sent");
+    assert_eq!(
+        read_answer(&mut BufReader::new(stream), true).expect("an answer").text(),
+        "GET /x HTTP/1.1\r\nA: b\r\n\r\n"
+    );
+}

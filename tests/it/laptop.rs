@@ -1,0 +1,100 @@
+//! Time as laptops have it: processes that stand still, hours without a request, tokens that die meanwhile.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use valetd::stand_in::{Behaviour, Options, Provider};
+
+use crate::lab::{self, Server, address, ping};
+use crate::support::{Daemon, eventually};
+
+#[test]
+fn the_first_request_after_standing_still_past_expiry_is_answered_well() {
+    let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(2)));
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    assert_eq!(ping(&address).status, 200);
+    let send = |signal: &str| {
+        let sent = Command::new("kill").args([signal, &daemon.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    };
+    send("-STOP");
+    std::thread::sleep(Duration::from_secs(3)); // the story's night
+    send("-CONT");
+    assert_eq!(ping(&address).status, 200);
+    assert_eq!(server.log().refused(), 0, "the upstream saw no token of yesterday");
+}
+
+/// How often the threads of a daemon have gone to sleep so far.
+fn wakeups(daemon: &Daemon<'_>) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.child.id())).expect("its threads");
+    let of_task = |task: std::io::Result<fs::DirEntry>| {
+        let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    tasks.filter_map(of_task).sum()
+}
+
+#[test]
+fn an_idle_daemon_does_not_wake_up() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(ping(&address(&daemon)).status, 200);
+    // what the start and our questions have set in motion comes to rest
+    eventually("it is at rest", || {
+        let before = wakeups(&daemon);
+        std::thread::sleep(Duration::from_secs(1));
+        (wakeups(&daemon) == before).then_some(())
+    });
+    // the machine's network may change meanwhile, which is news to it; three times in a row it does not
+    let in_five_seconds = || {
+        let before = wakeups(&daemon);
+        std::thread::sleep(Duration::from_secs(5));
+        wakeups(&daemon) - before
+    };
+    let fewest = (0..3).map(|_| in_five_seconds()).find(|woke| *woke <= 1);
+    assert!(fewest.is_some(), "it wakes up all the time");
+}
+
+#[test]
+fn a_change_of_the_network_ends_a_wait_for_a_server_that_could_not_be_reached() {
+    let ip = |verb: &str| {
+        let changed = Command::new("ip").args(["addr", verb, "127.83.7.1/32", "dev", "lo"]).output();
+        changed.is_ok_and(|output| output.status.success())
+    };
+    if !ip("add") {
+        eprintln!("skipped: this user cannot change the network");
+        return;
+    }
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let later = vec![("retry-after".to_owned(), "300".to_owned())];
+    server.behave(Behaviour::Status(503, String::new(), later), Some(1));
+    let account = lab::renew(&daemon);
+    assert!(account["next_wakeup"]["in_seconds"].as_u64() > Some(200), "{account:#}");
+    assert!(ip("del"));
+    eventually("it has asked again", || (daemon.account("lab")["failures"] == 0).then_some(()));
+}
+
+#[test]
+fn an_idle_account_is_renewed_before_its_refresh_token_dies() {
+    let options =
+        Options { refresh_lifetime: Some(Duration::from_secs(12)), tell_refresh_lifetime: true, ..Options::default() };
+    let server = Server::start(Provider::Gdh, options);
+    let home = lab::home(&server, "", "", "");
+    let signed_in = SystemTime::now();
+    let daemon = home.start();
+    let account = daemon.until("lab", "usable");
+    assert_eq!(account["next_wakeup"]["reason"], "before-refresh-token-dies", "{account:#}");
+    let times = eventually("it is renewed", || Some(lab::times(&server.log())).filter(|times| times.len() >= 2));
+    let after = times[1].duration_since(signed_in).expect("in order");
+    assert!(after < Duration::from_secs(12), "{after:?}");
+}

@@ -1,0 +1,190 @@
+//! However many ask, and however short tokens live, the authorization server is asked seldom.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use valetd::stand_in::{Behaviour, Options, Provider};
+
+use crate::lab::{self, Server, address, ping};
+use crate::support::{Answer, Home, PATIENCE, eventually, read_answer, words};
+
+/// Sends so many requests on connections of their own, all before any answer is read. Returns the answers.
+fn at_once(address: &str, count: usize) -> Vec<Answer> {
+    let connections: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let head = format!("GET /lab/ping HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).expect("written");
+            stream
+        })
+        .collect();
+    connections.into_iter().map(|stream| read_answer(&mut BufReader::new(stream), true).expect("an answer")).collect()
+}
+
+/// Room for a crowd of sockets at both ends. Returns how many may come.
+fn crowd() -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if maximum.is_none_or(|most| most > 4_500) { 1_000 } else { 100 }
+}
+
+#[test]
+fn a_thousand_requests_at_expiry_are_one_token_call() {
+    let count = crowd();
+    let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(2)));
+    let home = lab::home(&server, "", "wait = \"30s\"", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    server.change(|options| options.access_lifetime = Duration::from_secs(3600));
+    // the renewal begins by itself before the end of the token in hand, and does not end before all are there
+    server.behave(Behaviour::Hang(Duration::from_secs(6)), Some(1));
+    eventually("the token has expired", || (daemon.account("lab")["usable"] == false).then_some(()));
+    let answers = at_once(&address, count);
+    let good = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(good, count, "{:?}", answers.iter().find(|answer| answer.status != 200).map(Answer::text));
+    assert_eq!(server.log().token_calls.len(), 2, "the first, and one for all");
+    assert_eq!(server.log().refused(), 0);
+}
+
+#[test]
+fn twelve_clients_after_a_revocation_are_one_renewal_and_twelve_good_answers() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    assert_eq!(ping(&address).status, 200);
+    server.revoke_access_tokens();
+    let statuses: Vec<u16> = at_once(&address, 12).iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200; 12]);
+    assert_eq!(server.issued(), 2, "the first, and one for all twelve");
+    assert!(server.log().refused() <= 12);
+}
+
+#[test]
+fn fifty_accounts_at_one_server_are_asked_for_one_after_the_other() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let account = |number: u32| {
+        format!(
+            "[account.a{number}]\ntoken_endpoint = \"{}\"\nclient_id = \"lab\"\nheader = \"Authorization: {{id_token}}\"\n\
+             upstream = \"{}\"\n",
+            server.token_endpoint(),
+            server.url()
+        )
+    };
+    let accounts: String = (0..50).map(account).collect();
+    let home = Home::with(&format!("listen = [\"127.0.0.1:0\"]\n{accounts}"));
+    for number in 0..50 {
+        let login =
+            home.run_with_input(&["login", &format!("a{number}"), "--refresh-token-stdin"], server.sign_in().expose());
+        assert!(login.status.success(), "{}", words(&login));
+    }
+    let daemon = home.start();
+    let log = eventually("all have their token", || Some(server.log()).filter(|log| log.outcomes("issued") == 50));
+    let times = lab::times(&log);
+    let spread = times[49].duration_since(times[0]).expect("in order");
+    assert!(spread >= Duration::from_secs(4), "{spread:?}");
+    assert!(log.most_token_calls_at_once <= 10, "{}", log.most_token_calls_at_once);
+    // and the next time they come by themselves they are not in step either
+    let next: Vec<u64> = eventually("all answers are taken in", || {
+        let status = daemon.status();
+        let next = |account: &Value| account["next_wakeup"]["in_seconds"].as_u64();
+        Some(status["accounts"].as_array()?.iter().filter_map(next).collect())
+            .filter(|next: &Vec<u64>| next.len() == 50)
+    });
+    let (first, last) = (next.iter().min().expect("one"), next.iter().max().expect("one"));
+    assert!(last - first >= 30, "{first} to {last}");
+}
+
+#[test]
+fn an_upstream_that_always_says_401_costs_one_more_request_each_and_hardly_a_token_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = listener.local_addr().expect("an address");
+    let hits = Arc::new(AtomicU32::new(0));
+    let counted = hits.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let counted = counted.clone();
+            std::thread::spawn(move || {
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                    head.push(byte[0]);
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+                    }
+                }
+            });
+        }
+    });
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, lab::EAGER, &format!("upstream = \"http://{upstream}\""), "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    const REQUESTS: u32 = 40;
+    for _ in 0..REQUESTS {
+        assert_eq!(ping(&address).status, 401, "the API's own word");
+    }
+    let (hits, calls) = (hits.load(Ordering::Relaxed), server.log().token_calls.len());
+    assert!(hits <= 2 * REQUESTS, "{hits}");
+    assert!(calls <= 3, "{calls}");
+    eprintln!("{REQUESTS} requests: {hits} upstream requests, {calls} token calls");
+}
+
+#[test]
+fn a_token_of_one_second_serves_all_the_time_and_is_asked_for_once_a_second_at_the_most() {
+    let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(1)));
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let (start, mut requests) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(4) {
+        assert_eq!(ping(&address).status, 200);
+        requests += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (elapsed, log) = (start.elapsed(), server.log());
+    assert!(log.token_calls.len() as u64 <= elapsed.as_secs() + 3, "{} in {elapsed:?}", log.token_calls.len());
+    assert_eq!(log.refused(), 0, "no request was given a token past its time");
+    eprintln!("{requests} requests in {elapsed:?}: {} token calls", log.token_calls.len());
+}
+
+#[test]
+fn a_token_of_one_second_that_nobody_wants_is_asked_for_every_five_seconds() {
+    let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(1)));
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let times = eventually("the next renewal", || Some(lab::times(&server.log())).filter(|times| times.len() >= 2));
+    let apart = times[1].duration_since(times[0]).expect("in order");
+    assert!(apart >= Duration::from_millis(4_900), "{apart:?}");
+}
+
+#[test]
+fn each_life_has_its_time_of_renewal() {
+    for (life, earliest, latest) in [(Some(10), 5, 7), (Some(30), 17, 21), (Some(60), 36, 42), (None, 3_250, 3_330)] {
+        let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(life.unwrap_or(3600))));
+        if life.is_none() {
+            let silent = json!({"access_token": "a", "id_token": "b", "token_type": "Bearer"});
+            server.behave(Behaviour::Malformed(silent.to_string()), None);
+        }
+        let home = lab::home(&server, "", "", "");
+        let mut daemon = home.start();
+        let account = daemon.until("lab", "usable");
+        let next = account["next_wakeup"]["in_seconds"].as_u64().expect("a wakeup");
+        assert!((earliest..=latest).contains(&next), "{life:?}: {next}");
+        assert_eq!(account["next_wakeup"]["reason"], "before-expiry");
+        daemon.signal("KILL");
+    }
+}
