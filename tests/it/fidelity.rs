@@ -774,6 +774,10 @@ async fn a_stop_lets_streams_and_tunnels_end_in_the_time_of_grace() {
     let mut daemon = stage.start();
     let (mut reader, mut writer) = open_stream(&stage, &origin).await;
     let (mut client, mut up) = open_tunnel(&stage, &origin).await;
+    let mut http2 = Http2Client::connect(&stage.address).await;
+    let (answer, _) = http2.send("GET", "/api/h2", true).await;
+    let mut answering = origin.accept().await;
+    answering.head().await;
     let start = Instant::now();
     tell(&daemon, "TERM");
     while TcpStream::connect(&stage.address).await.is_ok() {
@@ -787,6 +791,8 @@ async fn a_stop_lets_streams_and_tunnels_end_in_the_time_of_grace() {
     assert_eq!(up.until("ping").await, "ping");
     up.send("pong").await;
     assert_eq!(client.until("pong").await, "pong");
+    answering.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(rest(soon(answer).await.expect("an answer").body_mut()).await.expect("whole").0, b"ok");
     drop((client, up, reader, writer));
     assert!(ended(&mut daemon).await.success());
     assert!(start.elapsed() < Duration::from_secs(20), "it waited for nobody");
@@ -989,7 +995,7 @@ async fn carry(size: u64, most_kib: u64) {
 
 #[tokio::test]
 async fn large_bodies_pass_at_flat_memory() {
-    carry(64 << 20, 16 << 10).await;
+    carry(512 << 20, 16 << 10).await;
 }
 
 #[tokio::test]
