@@ -36,6 +36,8 @@ use crate::stats::Stats;
 pub mod api;
 pub mod client;
 pub mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod metrics;
 pub mod problem;
 pub mod report;

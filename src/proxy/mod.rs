@@ -36,8 +36,12 @@ use worker::{Command, Worker};
 mod body;
 mod connection;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod headers;
+mod http2;
+mod multiplexed;
 mod replay;
 mod rewrite;
 mod route;
@@ -192,7 +196,10 @@ impl Origins {
             Some(path) => Some(std::fs::read(path).map_err(|error| format!("extra_ca: {}: {error}", path.display()))?),
             None => None,
         };
-        let known = self.upstreams.iter().find(|known| known.origin == *origin && known.extra_ca == authorities);
+        let known = self
+            .upstreams
+            .iter()
+            .find(|known| known.origin == *origin && known.extra_ca == authorities && known.http2 == route.http2);
         if let Some(known) = known {
             return Ok(known.clone());
         }
@@ -205,7 +212,7 @@ impl Origins {
                 Some(settings)
             }
         };
-        let upstream = Arc::new(UpstreamOrigin::new(origin.clone(), tls, authorities)?);
+        let upstream = Arc::new(UpstreamOrigin::new(origin.clone(), tls, authorities, route.http2)?);
         self.upstreams.push(upstream.clone());
         Ok(upstream)
     }

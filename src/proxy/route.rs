@@ -120,6 +120,7 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
     }
     let mut dots = 0; // of this segment, if it has nothing else
     let mut only_dots = true;
+    let mut is_encoded_again = false;
     let mut at = 0;
     while at < bytes.len() {
         let (byte, width) = decode(&bytes[at..]);
@@ -135,11 +136,47 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
                 only_dots = byte == b'/';
             }
             b'.' => dots += 1,
-            _ => only_dots = false,
+            _ => {
+                is_encoded_again |= byte == b'%';
+                only_dots = false;
+            }
         }
         at += width;
     }
-    if only_dots && (dots == 1 || dots == 2) { Err(DOT_SEGMENT) } else { Ok(()) }
+    if only_dots && (dots == 1 || dots == 2) {
+        return Err(DOT_SEGMENT);
+    }
+    if !is_encoded_again {
+        return Ok(());
+    }
+    // what stands side by side now can be an encoding itself: `%%32e` is `%2e` is a dot
+    let found = decode_to_the_end(bytes).ok_or(ProxyError::BadRequest("a path that is encoded over and over"))?;
+    match found.split(|byte| matches!(byte, b'/' | b';' | b'\\')).any(|segment| matches!(segment, b"." | b"..")) {
+        true => Err(DOT_SEGMENT),
+        false => Ok(()),
+    }
+}
+
+/// Nobody means a path that is encoded more often than this.
+const MOST_DECODINGS: usize = 8;
+
+/// Decodes until nothing changes any more; `None` if that takes too long.
+fn decode_to_the_end(path: &[u8]) -> Option<Vec<u8>> {
+    let mut path = path.to_vec();
+    for _ in 0..MOST_DECODINGS {
+        let mut decoded = Vec::with_capacity(path.len());
+        let mut at = 0;
+        while at < path.len() {
+            let (byte, width) = decode(&path[at..]);
+            decoded.push(byte);
+            at += width;
+        }
+        if decoded == path {
+            return Some(path);
+        }
+        path = decoded;
+    }
+    None
 }
 
 const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
@@ -174,7 +211,9 @@ pub(super) fn is_refused(refuse: &[Vec<u8>], base_path: &str, rest: &str) -> boo
 /// The form in which paths are compared with refused ones: decoded, runs of slashes as one, none at the end, path
 /// parameters (`;x=y`) cut off. Never sent anywhere.
 pub(super) fn canonical(path: &str) -> Vec<u8> {
-    let bytes = path.as_bytes();
+    // what takes too long was refused before
+    let decoded = if path.contains("%") { decode_to_the_end(path.as_bytes()) } else { None };
+    let bytes = decoded.as_deref().unwrap_or(path.as_bytes());
     let mut canonical = Vec::with_capacity(bytes.len());
     let mut in_parameter = false;
     let mut at = 0;
@@ -278,6 +317,8 @@ mod tests {
             "/%2f..",
             "/%252e%252e/x",
             "/%25252e./x",
+            "/%%32e%%32e/x",
+            "/.%%32%65/x",
             "/..%252fx",
             "/x\\y",
             "/x%5cy",
@@ -338,6 +379,7 @@ mod tests {
             ("", "/oauth/token;x=1"),
             ("", "/oauth;x/token"),
             ("", "/%256fauth/token"),
+            ("", "/%%36fauth/token"),
             ("/v1", "/auth"),
             ("/v1", "/auth/x"),
             ("", "/v1/auth"),

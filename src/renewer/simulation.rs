@@ -816,7 +816,10 @@ impl Outside {
                     known.durable = Some(token);
                     self.refresh[token].is_saved = true;
                 }
-                (Some(_), None) => known.newest = None, // a password is left
+                (Some(record), None) => {
+                    known.login = record.credential.password.as_ref().map(|(user, _)| number(user) as u64);
+                    known.newest = None;
+                }
                 (None, None) => (known.login, known.newest) = (None, None),
             }
             if let Some(state) = known.login.and_then(|login| self.servers[account].logins.get_mut(&login)) {
@@ -925,10 +928,11 @@ impl World for Way {
         let now = outside.now();
         let login = match &presented {
             Presented::RefreshToken(token) => outside.refresh[number(token.expose())].login,
-            Presented::Password(..) | Presented::Client => {
+            Presented::Password(user, _) => {
                 outside.known[account].newest = None; // it was refused
-                outside.known[account].login.unwrap_or_default()
+                number(user) as u64
             }
+            Presented::Client => unreachable!("no account is its client's alone"),
         };
         outside.tell(|| format!("a{account}: renewal {} of login {login} starts", id.0));
         if outside.known[account].login != Some(login) {
@@ -997,7 +1001,8 @@ impl World for Way {
                 let access = number(value.strip_prefix("Bearer ").expect("the header's template"));
                 outside.tell(|| format!("a{account}: t{access} is usable until {:?}", token.usable_until));
                 let refresh = outside.access[access].refresh;
-                if !outside.refresh[refresh].is_saved && !outside.known[account].is_loud {
+                let is_new = outside.known[account].usable.is_none_or(|(_, id, _)| id != token.id);
+                if is_new && !outside.refresh[refresh].is_saved && !outside.known[account].is_loud {
                     let how = format!("a{account}: t{access} is published and r{refresh} is not on the disk");
                     outside.breaks(Promise::SavedBeforePublished, how);
                 }
@@ -1339,7 +1344,7 @@ impl History {
             known.durable = None;
             known.client_refused = false;
             known.pace = None;
-            let password = has_password.then(|| ("me".to_owned(), Secret::new("pw")));
+            let password = has_password.then(|| (format!("u{login}"), Secret::new("pw")));
             let credential = Credential { refresh_token: Some(refresh_token), password };
             NewCredential { credential, client_id: Some("valetd".into()), refresh_lifetime: None, identity: None }
         };

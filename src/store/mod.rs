@@ -30,6 +30,8 @@ mod disk;
 #[cfg(test)]
 mod faulty_disk;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod import;
 
 use disk::{Disk, FolderDisk};
