@@ -3,7 +3,10 @@
 #![allow(unreachable_pub)] // a test program has no outside
 
 mod canary;
+mod corpus_h1;
+mod corpus_h2;
 mod faults;
+mod fidelity;
 mod journeys;
 mod kills;
 mod lab;
