@@ -386,6 +386,7 @@ impl Daemon {
                     }
                 }
                 _ = hangup.recv() => {
+                    files.taken_over();
                     let _ = self.reload().await;
                 }
                 () = network.changed() => {
@@ -397,6 +398,7 @@ impl Daemon {
                     let _ = self.reload().await;
                 }
                 Some(reply) = self.reload_requests.1.recv() => {
+                    files.taken_over();
                     let outcome = self.reload().await;
                     let _ = reply.send(outcome);
                 }
