@@ -386,7 +386,7 @@ impl Daemon {
                     }
                 }
                 _ = hangup.recv() => {
-                    files.taken_over();
+                    files = ConfigWatch::new(self.watched()); // what is read now is no change later
                     let _ = self.reload().await;
                 }
                 () = network.changed() => {
@@ -398,7 +398,7 @@ impl Daemon {
                     let _ = self.reload().await;
                 }
                 Some(reply) = self.reload_requests.1.recv() => {
-                    files.taken_over();
+                    files = ConfigWatch::new(self.watched());
                     let outcome = self.reload().await;
                     let _ = reply.send(outcome);
                 }
@@ -416,8 +416,9 @@ impl Daemon {
         self.notifier.stopping();
         info!("stopping");
         let drain = self.config.borrow().drain;
-        self.renewer_stop.start();
+        // the renewer last: a running request may still wait for the token that it brings
         self.proxy.stop(drain).await;
+        self.renewer_stop.start();
         let renewer = self.renewer;
         let ended = tokio::task::spawn_blocking(move || renewer.join()).await?;
         control_stop.start();

@@ -59,6 +59,9 @@ pub mod client_keys;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http_client;
 pub mod notices;
 pub mod oauth;

@@ -356,6 +356,8 @@ pub struct Route {
     pub idle_timeout: Duration,
     /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).
     pub via: bool,
+    /// Whether requests that come in HTTP/2 go on in it: where TLS agrees on it (RFC 7301), or, in the clear, always.
+    pub http2: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,
     /// Whether every request needs a client key, whoever sends it.

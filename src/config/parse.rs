@@ -91,6 +91,7 @@ const ROUTE_KEYS: &[&str] = &[
     "idle_timeout",
     "warm",
     "via",
+    "http2",
     "extra_ca",
     "require_key",
     "allow",
@@ -698,6 +699,7 @@ impl<'a> Reader<'a> {
             idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
             warm: self.duration(&table, "warm", Duration::ZERO, WARM),
             via: table.boolean("via").unwrap_or(true),
+            http2: true,
             extra_ca: self.path(&table, "extra_ca"),
             require_key,
             rules: PathRules { allow: rules("allow"), deny: rules("deny") },
@@ -705,6 +707,7 @@ impl<'a> Reader<'a> {
             account: account?,
             upstream: upstream?.value,
         };
+        route.http2 = table.boolean("http2").unwrap_or(route.upstream.origin.tls);
         if let Some(account) = config.accounts.get(&route.account) {
             route.extra_ca = route.extra_ca.or_else(|| account.extra_ca.clone());
             refuse_token_service(&mut route.refuse, account, &route.upstream);

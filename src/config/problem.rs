@@ -276,6 +276,7 @@ const SHOWN: &[&str] = &[
     "extra_ca",
     "grant",
     "hosts",
+    "http2",
     "idle_timeout",
     "keep_password",
     "listen",

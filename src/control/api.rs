@@ -132,6 +132,16 @@ where
     perform(desk, line, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
 }
 
+/// What is said of a method and path that are no verb.
+#[cfg(any(test, fuzzing))]
+pub(super) fn refusal(method: &Method, path: &str) -> Option<Answer> {
+    match verb(method, path) {
+        Ok(_) => None,
+        Err(NoVerb::NoSuchPath) => Some(refuse(&no_such_path(path))),
+        Err(NoVerb::MethodNotAllowed { allow }) => Some(refuse_method(method, path, &allow)),
+    }
+}
+
 /// Reads method and path. `HEAD` is answered like `GET`; hyper leaves out the body.
 fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -319,7 +329,7 @@ where
     }
 }
 
-fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
+pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column()))

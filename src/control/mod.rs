@@ -38,6 +38,8 @@ use crate::stats::Stats;
 pub mod api;
 pub mod client;
 pub mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod keys;
 pub mod metrics;
 pub mod problem;

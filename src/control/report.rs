@@ -767,6 +767,7 @@ pub(crate) mod tests {
             warm: Duration::from_secs(900),
             idle_timeout: Duration::from_secs(300),
             via: true,
+            http2: false,
             extra_ca: None,
             require_key: false,
             rules: Default::default(),

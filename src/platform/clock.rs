@@ -7,6 +7,7 @@
 //! which costs one early renewal.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -16,9 +17,17 @@ use crate::timestamp::Timestamp;
 /// Reads the time line. One for each process; shared by reference count.
 #[derive(Debug)]
 pub struct Clock {
-    /// The greatest difference seen so far, in milliseconds, of the wall clock to the boot clock.
+    /// The time line's difference to the boot clock, in milliseconds: only ever grows.
     ahead: AtomicI64,
+    /// How much of the wall clock's difference to the boot clock is in `ahead` already.
+    seen: AtomicI64,
+    /// Held while the two change.
+    changing: Mutex<()>,
 }
+
+/// The wall clock is slewed, and read a moment after the boot clock: what it falls behind by less than this, it has not
+/// been set back. If it has, in milliseconds, the next step forward counts from there.
+const SLEW: i64 = 1000;
 
 impl Clock {
     /// Starts a time line at the wall clock's time.
@@ -28,7 +37,8 @@ impl Clock {
 
     /// The same from given readings, in milliseconds.
     pub(crate) fn start_at(boot: i64, wall: i64) -> Self {
-        Self { ahead: AtomicI64::new(wall - boot) }
+        let lead = wall - boot;
+        Self { ahead: AtomicI64::new(lead), seen: AtomicI64::new(lead), changing: Mutex::new(()) }
     }
 
     /// Reads the time line: two clock readings and an atomic load, no system call on Linux.
@@ -38,13 +48,27 @@ impl Clock {
 
     /// The same from given readings, in milliseconds.
     pub(crate) fn at(&self, boot: i64, wall: i64) -> Timestamp {
-        let ahead = wall - boot;
-        // Relaxed: the value only ever grows, and no other memory hangs on it.
-        let mut greatest = self.ahead.load(Ordering::Relaxed);
-        if ahead > greatest {
-            greatest = self.ahead.fetch_max(ahead, Ordering::Relaxed).max(ahead);
+        let lead = wall - boot;
+        // Acquire, and `ahead` is written first: who sees a step in `seen` sees it in `ahead`
+        let seen = self.seen.load(Ordering::Acquire);
+        if lead > seen || lead < seen - SLEW {
+            self.step(lead);
         }
-        Timestamp::from_millis((boot + greatest).max(0).cast_unsigned())
+        Timestamp::from_millis((boot + self.ahead.load(Ordering::Acquire)).max(0).cast_unsigned())
+    }
+
+    /// The wall clock has gone forward, which the time line follows, or back, which it does not: but a sleep that the
+    /// boot clock does not see must be noticed afterwards too.
+    #[cold]
+    fn step(&self, lead: i64) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.load(Ordering::Acquire);
+        if lead > seen {
+            self.ahead.fetch_add(lead - seen, Ordering::Release);
+            self.seen.store(lead, Ordering::Release);
+        } else if lead < seen - SLEW {
+            self.seen.store(lead, Ordering::Release);
+        }
     }
 
     /// The reading of `CLOCK_BOOTTIME` at which the time line reaches `at`, unless the wall clock is set forward first.
@@ -99,6 +123,21 @@ mod tests {
         let later = clock.now();
         assert!(later.since(start) >= Duration::from_secs(3600));
         assert!(clock.now() >= later);
+    }
+
+    #[test]
+    fn a_pause_that_only_the_wall_clock_sees_counts_also_after_it_was_set_back() {
+        const HOUR: i64 = 3_600_000;
+        let clock = Clock::start_at(0, 10 * HOUR);
+        assert_eq!(clock.at(1000, 9 * HOUR + 1000).as_millis(), 10 * 3_600_000 + 1000, "set back by an hour");
+        // a virtual machine is paused for half an hour
+        assert_eq!(clock.at(2000, 9 * HOUR + 2000 + HOUR / 2).as_millis(), 10 * 3_600_000 + 2000 + 1_800_000);
+        // and slewing there and back adds nothing up
+        let now = clock.at(3000, 9 * HOUR + 3000 + HOUR / 2);
+        for round in 0..1000 {
+            clock.at(3000, 9 * HOUR + 3000 + HOUR / 2 - round % 2 * 400);
+        }
+        assert_eq!(clock.at(3000, 9 * HOUR + 3000 + HOUR / 2), now);
     }
 
     #[test]

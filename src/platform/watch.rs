@@ -113,14 +113,6 @@ impl ConfigWatch {
         while !self.look_after_a_hint().await {}
     }
 
-    /// To be called before the files are read for another reason: what they hold now is no change any more, and what they
-    /// held before would be one.
-    pub fn taken_over(&mut self) {
-        for (path, seen) in self.paths.iter().zip(&mut self.seen) {
-            *seen = content(path).or(*seen);
-        }
-    }
-
     /// Waits for a hint and then for quiet, watches anew and returns whether the contents differ.
     async fn look_after_a_hint(&mut self) -> bool {
         if !self.pending {

@@ -1,5 +1,8 @@
 //! One client's connection: its bytes, its phases, its deadlines and its end.
 //!
+//! The first bytes tell HTTP/2 from HTTP/1.1 (RFC 9113 section 3.3: prior knowledge). What follows here is HTTP/1.1;
+//! HTTP/2 is in `http2`, where each stream has the pulse and the alarm that a whole connection has here.
+//!
 //! The deadlines cost nothing while all is well. Bytes that move only leave a mark ([`Pulse`]); a single timer looks
 //! for it now and then, and a deadline has passed when it has found none four times in a row, at quarters of the time
 //! allowed. Only what must not be stretched by a dripping client (a request's head) has a deadline of its own, which is
@@ -30,8 +33,8 @@ use super::Peer;
 use super::audit;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
-use super::service;
 use super::worker::Worker;
+use super::{http2, service};
 use crate::config::RouteName;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
@@ -50,10 +53,16 @@ const BUFFER: usize = 64 * 1024;
 /// Looks without a mark that make a deadline.
 const STRIKES: u8 = 4;
 
+/// How an HTTP/2 client begins (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Enough for most requests' heads, and little enough for the stack.
+const FIRST_READ: usize = 2048;
+
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-enum Phase {
+pub(super) enum Phase {
     /// Between requests.
     Idle,
     /// A head has begun.
@@ -114,13 +123,28 @@ impl Pulse {
         }
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// Bytes have moved.
+    pub(super) fn mark(&self) {
+        self.moved.store(true, Relaxed);
+    }
+
+    /// The exchange has passed its limit, and hears of it the next time it is asked; false if it has been told before.
+    pub(super) fn time_out(&self) -> bool {
+        !self.timed_out.swap(true, Relaxed)
+    }
+
+    /// Begins the present phase anew.
+    pub(super) fn renew(&self) {
+        self.serial.store(self.serial.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// A request's head is whole; `uploading` says whether it has a body.
     pub(super) fn begin(&self, uploading: bool) {
-        self.serial.store(self.serial.load(Relaxed).wrapping_add(1), Relaxed);
+        self.renew();
         self.idle_timeout_millis.store(u32::MAX, Relaxed);
         self.timed_out.store(false, Relaxed);
         self.received.store(0, Relaxed);
@@ -167,9 +191,9 @@ impl Pulse {
         self.uploading.store(false, Relaxed);
     }
 
-    /// Whether nothing has come yet.
+    /// Whether no whole request has come yet.
     fn is_fresh(&self) -> bool {
-        self.phase() == Phase::Idle && self.serial.load(Relaxed) == 0
+        self.serial.load(Relaxed) == 0
     }
 
     fn exchange_runs(&self) -> bool {
@@ -177,7 +201,7 @@ impl Pulse {
     }
 
     /// What the timer should look for.
-    fn watch(&self) -> Watch {
+    pub(super) fn watch(&self) -> Watch {
         let phase = self.phase();
         let span = match phase {
             Phase::Idle | Phase::Tunnel => KEEP_ALIVE / u32::from(STRIKES),
@@ -193,7 +217,7 @@ impl Pulse {
 
 /// What a timer was set for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Watch {
+pub(super) struct Watch {
     phase: Phase,
     serial: u32,
     span: Duration,
@@ -214,14 +238,14 @@ impl Watch {
 }
 
 /// The one timer of a connection.
-struct Alarm {
+pub(super) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     watch: Watch,
     strikes: u8,
 }
 
 impl Alarm {
-    fn new(watch: Watch) -> Self {
+    pub(super) fn new(watch: Watch) -> Self {
         Self { sleep: Box::pin(sleep(watch.span)), watch, strikes: 0 }
     }
 
@@ -232,7 +256,7 @@ impl Alarm {
     }
 
     /// Follows a change of phase, where the new one cannot wait for the next look. Not on a usual request's path.
-    fn follow(&mut self, pulse: &Pulse) {
+    pub(super) fn follow(&mut self, pulse: &Pulse) {
         let now = pulse.watch();
         let is_new_deadline = !now.can_be_extended() && !now.is_same_wait(&self.watch);
         if is_new_deadline || now.span < self.watch.span {
@@ -242,7 +266,7 @@ impl Alarm {
     }
 
     /// Whether the deadline of what goes on has passed. Looks, and sets itself again.
-    fn poll_passed(&mut self, cx: &mut Context<'_>, pulse: &Pulse) -> Poll<Phase> {
+    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>, pulse: &Pulse) -> Poll<Phase> {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = pulse.watch();
@@ -262,7 +286,7 @@ impl Alarm {
     }
 }
 
-/// A client's connection, as its requests see it.
+/// A client's connection, or one stream of it, as its requests see it.
 pub(super) struct Connection {
     pub(super) worker: Rc<Worker>,
     pub(super) door: Door,
@@ -270,12 +294,16 @@ pub(super) struct Connection {
     pub(super) own_route: Option<RouteName>,
     pub(super) pulse: Arc<Pulse>,
     /// Its place in the audit, from its first noted request on.
-    pub(super) seat: RefCell<Option<audit::Seat>>,
+    pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
     /// Both ends, on TCP: the client's, ours.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
     stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
+    /// The connection that this is a stream of.
+    carrier: Option<Rc<Connection>>,
+    /// How many streams are open.
+    streams: Cell<usize>,
 }
 
 /// How far the end of a connection has come.
@@ -301,15 +329,56 @@ impl Connection {
             door,
             own_route,
             pulse: Pulse::new(),
-            seat: RefCell::new(None),
+            seat: Rc::default(),
             ends,
             id,
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
+            carrier: None,
+            streams: Cell::new(0),
             worker,
         });
         connection.worker.opened(id, &connection);
         connection
+    }
+
+    /// Opens a stream: to its request, a connection like any other.
+    pub(super) fn stream(self: &Rc<Self>) -> Rc<Self> {
+        self.streams.set(self.streams.get() + 1);
+        Rc::new(Self {
+            worker: self.worker.clone(),
+            door: self.door,
+            own_route: self.own_route.clone(),
+            pulse: Pulse::new(),
+            seat: self.seat.clone(),
+            ends: self.ends,
+            id: self.id,
+            stopping: Cell::new(Stopping::No),
+            waker: RefCell::new(None),
+            carrier: Some(self.clone()),
+            streams: Cell::new(0),
+        })
+    }
+
+    pub(super) fn has_streams(&self) -> bool {
+        self.streams.get() > 0
+    }
+
+    /// Whether it is to end now, which is said once. `is_fresh` is whether a first exchange may still come. Wakes the
+    /// asking task when there is anything new.
+    pub(super) fn is_told_to_stop(&self, cx: &Context<'_>, is_fresh: bool) -> bool {
+        if self.waker.borrow().is_none() {
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        let stops = match self.stopping.get() {
+            Stopping::No | Stopping::Told => false,
+            Stopping::Used => !is_fresh,
+            Stopping::Now => true,
+        };
+        if stops {
+            self.stopping.set(Stopping::Told);
+        }
+        stops
     }
 
     /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
@@ -355,15 +424,35 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.worker.closed(self.id);
+        let Some(carrier) = &self.carrier else { return self.worker.closed(self.id) };
+        carrier.streams.set(carrier.streams.get() - 1);
+        carrier.pulse.renew();
     }
 }
 
 /// Serves a connection until either side ends it.
 pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
-    let pulse = connection.pulse.clone();
     let is_unix = matches!(socket, Socket::Unix(_));
-    let io = ClientIo::new(socket, pulse.clone());
+    let mut io = ClientIo::new(socket, connection.pulse.clone());
+    let mut alarm = Alarm::new(connection.pulse.watch());
+    let protocol = poll_fn(|cx| {
+        if connection.is_told_to_stop(cx, true) {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(protocol) = io.poll_protocol(cx) {
+            return Poll::Ready(protocol.ok());
+        }
+        alarm.poll_passed(cx, &connection.pulse).map(|_| None)
+    });
+    match protocol.await {
+        Some(Protocol::Http1) => serve_http1(connection, io, alarm, is_unix).await,
+        Some(Protocol::Http2) => Box::pin(http2::serve(connection, io)).await,
+        None => {}
+    }
+}
+
+async fn serve_http1(connection: Rc<Connection>, io: ClientIo, mut alarm: Alarm, is_unix: bool) {
+    let pulse = connection.pulse.clone();
     let service = service_fn(|request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
@@ -371,24 +460,14 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
     // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
     let mut serving =
         pin!(http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut alarm = Alarm::new(pulse.watch());
     let mut gone_was_asked = false;
     let ended = poll_fn(|cx| {
-        if connection.waker.borrow().is_none() {
-            *connection.waker.borrow_mut() = Some(cx.waker().clone());
-        }
         loop {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
             // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
-            let stops = match connection.stopping.get() {
-                Stopping::No | Stopping::Told => false,
-                Stopping::Used => !pulse.is_fresh(),
-                Stopping::Now => true,
-            };
-            if stops {
-                connection.stopping.set(Stopping::Told);
+            if connection.is_told_to_stop(cx, pulse.is_fresh()) {
                 serving.as_mut().graceful_shutdown();
                 continue;
             }
@@ -401,7 +480,7 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
             alarm.follow(&pulse);
             match ready!(alarm.poll_passed(cx, &pulse)) {
                 // the request says so itself, the next time it is asked
-                Phase::Waiting if !pulse.timed_out.swap(true, Relaxed) => {}
+                Phase::Waiting if pulse.time_out() => {}
                 phase => {
                     debug!(?phase, "a client's connection timed out");
                     return Poll::Ready(Ok(()));
@@ -418,6 +497,13 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
     }
 }
 
+/// What a client speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -428,13 +514,13 @@ pub(super) enum Socket {
 }
 
 /// A client's bytes.
-struct ClientIo {
+pub(super) struct ClientIo {
     socket: Socket,
     pulse: Arc<Pulse>,
     /// What is left of a problem document that stands for hyper's own error message.
     own_words: Bytes,
     line: Line,
-    /// What the last read brought, if escaping made it longer than the buffer.
+    /// What was read and not yet handed on: the first bytes, or what escaping made longer than the buffer.
     surplus: Bytes,
 }
 
@@ -449,6 +535,42 @@ enum Line {
 impl ClientIo {
     fn new(socket: Socket, pulse: Arc<Pulse>) -> Self {
         Self { socket, pulse, own_words: Bytes::new(), line: Line::Method, surplus: Bytes::new() }
+    }
+
+    /// Reads what comes first, until it can only be one protocol's.
+    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Protocol>> {
+        let mut bytes = [0; FIRST_READ];
+        let protocol = loop {
+            let mut buf = ReadBuf::new(&mut bytes);
+            ready!(self.poll_socket_read(cx, &mut buf)?);
+            let read = buf.filled();
+            if read.is_empty() {
+                self.pulse.half_closed.store(true, Relaxed);
+                break Protocol::Http1;
+            }
+            self.surplus = match self.surplus.is_empty() {
+                true => Bytes::copy_from_slice(read),
+                false => [&self.surplus, read].concat().into(),
+            };
+            if self.surplus.starts_with(PREFACE) {
+                return Poll::Ready(Ok(Protocol::Http2));
+            }
+            if !PREFACE.starts_with(&self.surplus) {
+                break Protocol::Http1;
+            }
+        };
+        if let Some(escaped) = escape_target(&mut self.line, &self.surplus) {
+            self.surplus = escaped.into();
+        }
+        Poll::Ready(Ok(protocol))
+    }
+
+    /// Leaves the connection's deadlines to others: bytes come and go without a mark, as they are.
+    pub(super) fn unobserved(mut self) -> Self {
+        self.pulse = Pulse::new();
+        self.pulse.enter(Phase::Tunnel);
+        self.line = Line::Over;
+        self
     }
 
     /// Escapes, in what a read brought from `before` on, the bytes of a request target that hyper refuses.

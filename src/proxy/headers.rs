@@ -99,6 +99,9 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ou
         remove_connection_options(headers);
     }
     let trailers = survey.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
+    if survey.transfer_encoding {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")); // in one spelling
+    }
     if survey.te {
         headers.remove(TE);
     }

@@ -41,8 +41,12 @@ mod body;
 mod client_key;
 mod connection;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod headers;
+mod http2;
+mod multiplexed;
 mod replay;
 mod rewrite;
 mod route;
@@ -227,7 +231,10 @@ impl Origins {
             Some(path) => Some(std::fs::read(path).map_err(|error| format!("extra_ca: {}: {error}", path.display()))?),
             None => None,
         };
-        let known = self.upstreams.iter().find(|known| known.origin == *origin && known.extra_ca == authorities);
+        let known = self
+            .upstreams
+            .iter()
+            .find(|known| known.origin == *origin && known.extra_ca == authorities && known.http2 == route.http2);
         if let Some(known) = known {
             return Ok(known.clone());
         }
@@ -240,7 +247,7 @@ impl Origins {
                 Some(settings)
             }
         };
-        let upstream = Arc::new(UpstreamOrigin::new(origin.clone(), tls, authorities)?);
+        let upstream = Arc::new(UpstreamOrigin::new(origin.clone(), tls, authorities, route.http2)?);
         self.upstreams.push(upstream.clone());
         Ok(upstream)
     }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, Uri, Version};
 
 use super::connection::Pulse;
 use super::headers;
@@ -88,6 +88,7 @@ pub(super) enum BodyError {
 pub(super) struct Kept {
     method: Method,
     target: Uri,
+    version: Version,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: KeptBody,
     /// Whether the route lets it be sent again after a 401.
@@ -132,6 +133,7 @@ pub(super) fn keep(
     let kept = wanted.then(|| Kept {
         method: parts.method.clone(),
         target: parts.uri.clone(),
+        version: parts.version,
         // a list, as a clone of the map would hash and allocate twice
         fields: parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         body: kept_body,
@@ -182,6 +184,7 @@ impl Kept {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
+        *request.version_mut() = self.version;
         let headers = request.headers_mut();
         headers.reserve(self.fields.len());
         for (name, value) in &self.fields {
@@ -259,6 +262,7 @@ impl Copy {
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx)?);
+        self.pulse.mark();
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
         }

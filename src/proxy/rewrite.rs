@@ -65,9 +65,11 @@ fn location(link: &str, mapping: &Mapping<'_>) -> Option<String> {
     match below {
         Some(below) if absolute => Some(format!("http://{local_authority}{prefix}{slash}{below}")),
         Some(_) if prefix.is_empty() && base_path.is_empty() => None,
+        // by itself it would be read as another host's (RFC 3986 section 4.2)
+        Some(below) if prefix.is_empty() && below.starts_with("//") => Some(format!("http://{local_authority}{below}")),
         Some(below) => Some(format!("{prefix}{slash}{below}")),
         // outside the base path: no local address leads there
-        None if absolute => None,
+        None if absolute => link.starts_with("//").then(|| format!("{scheme}{link}")),
         None => Some(format!("{origin}{path}")),
     }
 }
@@ -143,6 +145,7 @@ mod tests {
             ("empty", prefixed, "", None),
             ("no scheme", prefixed, "//api.example/v1/x", Some("http://localhost:8253/lab/x")),
             ("no scheme, foreign", prefixed, "//cdn.example/x", Some("https://cdn.example/x")),
+            ("no scheme, outside", prefixed, "//api.example/login", Some("https://api.example/login")),
             ("no base", bare, "https://api.example/x", Some("http://localhost:8253/lab/x")),
             ("no base, no path", bare, "https://api.example", Some("http://localhost:8253/lab/")),
             ("no base, query", bare, "https://api.example?q", Some("http://localhost:8253/lab?q")),
@@ -156,6 +159,8 @@ mod tests {
         }
         let named_base = Mapping { base_path: "/v1", ..named };
         assert_eq!(location("/v1/x", &named_base).as_deref(), Some("/x"));
+        let two_slashes = Some("http://lab.localhost:8253//evil.example/x");
+        assert_eq!(location("/v1//evil.example/x", &named_base).as_deref(), two_slashes, "no other host's");
         assert_eq!(location("/login", &named_base).as_deref(), Some("https://api.example/login"));
     }
 

@@ -16,7 +16,7 @@ use super::error::{Check, ProxyError};
 use super::upstream::UpstreamOrigin;
 use crate::client_keys::ClientKey;
 pub(super) use crate::config::path::canonical;
-use crate::config::path::{PathRules, Reading, decode};
+use crate::config::path::{PathRules, Reading, decode, decode_to_the_end};
 use crate::config::{AccountId, Replay, RouteName};
 use crate::stats::RouteStats;
 use crate::token_source::TokenSource;
@@ -127,6 +127,7 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
     }
     let mut dots = 0; // of this segment, if it has nothing else
     let mut only_dots = true;
+    let mut is_encoded_again = false;
     let mut at = 0;
     while at < bytes.len() {
         let (byte, width) = decode(&bytes[at..]);
@@ -142,11 +143,25 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
                 only_dots = byte == b'/';
             }
             b'.' => dots += 1,
-            _ => only_dots = false,
+            _ => {
+                is_encoded_again |= byte == b'%';
+                only_dots = false;
+            }
         }
         at += width;
     }
-    if only_dots && (dots == 1 || dots == 2) { Err(DOT_SEGMENT) } else { Ok(()) }
+    if only_dots && (dots == 1 || dots == 2) {
+        return Err(DOT_SEGMENT);
+    }
+    if !is_encoded_again {
+        return Ok(());
+    }
+    // what stands side by side now can be an encoding itself: `%%32e` is `%2e` is a dot
+    let found = decode_to_the_end(bytes).ok_or(ProxyError::BadRequest("a path that is encoded over and over"))?;
+    match found.split(|byte| matches!(byte, b'/' | b';' | b'\\')).any(|segment| matches!(segment, b"." | b"..")) {
+        true => Err(DOT_SEGMENT),
+        false => Ok(()),
+    }
 }
 
 const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
@@ -275,6 +290,8 @@ mod tests {
             "/%2f..",
             "/%252e%252e/x",
             "/%25252e./x",
+            "/%%32e%%32e/x",
+            "/.%%32%65/x",
             "/..%252fx",
             "/x\\y",
             "/x%5cy",
@@ -335,6 +352,7 @@ mod tests {
             ("", "/oauth/token;x=1"),
             ("", "/oauth;x/token"),
             ("", "/%256fauth/token"),
+            ("", "/%%36fauth/token"),
             ("/v1", "/auth"),
             ("/v1", "/auth/x"),
             ("", "/v1/auth"),

@@ -106,7 +106,9 @@ async fn carry_out(
     if let Some(target) = route::target(&route.base_path, found.prefix, request.uri()) {
         *request.uri_mut() = target;
     }
-    *request.version_mut() = Version::HTTP_11;
+    if request.version() != Version::HTTP_2 {
+        *request.version_mut() = Version::HTTP_11;
+    }
     let ours = Ours {
         host: &route.host,
         via: route.via.then_some(&table.shared.via_out),
@@ -158,7 +160,8 @@ fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented)
 }
 
 /// The upstream closed a connection that others had used before, without a byte of answer: most likely it had grown
-/// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2).
+/// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what
+/// the upstream says it has not begun with.
 async fn send_again_if_lost(
     connection: &Rc<Connection>,
     local: &LocalRoute,
@@ -167,7 +170,9 @@ async fn send_again_if_lost(
     error: hyper::Error,
 ) -> Result<(Response<Incoming>, Lease), ProxyError> {
     let route = &*local.entry;
-    let again = kept.filter(|kept| reused && !error.is_parse() && kept.survives_lost_connection());
+    let again = kept.filter(|kept| {
+        (reused && !error.is_parse() && kept.survives_lost_connection()) || upstream::was_not_begun(&error)
+    });
     let Some(request) = again.and_then(|kept| kept.again(None)) else {
         return Err(upstream_error(route, upstream::lost(&error)));
     };
@@ -253,6 +258,10 @@ pub(super) fn clean(
     home: &Home<'_>,
     switching: bool,
 ) -> Result<Response<Incoming>, ProxyError> {
+    if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let detail = "101 without having been asked to switch".to_owned();
+        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
+    }
     let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let origin = &route.upstream.origin;
     let mapping = Mapping { origin, base_path: &route.base_path, local_authority, prefix: home.prefix };

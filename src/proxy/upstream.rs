@@ -1,7 +1,7 @@
 //! Connections to an upstream: opened when none is free, kept warm, one pool a worker.
 //!
 //! HTTP/1.1 carries one exchange at a time, so a connection is leased, and given back when its answer has been read to
-//! the end. One that ended otherwise is never used again: dropping its sender closes it.
+//! the end. One that ended otherwise is never used again: dropping its sender closes it. HTTP/2's are in `multiplexed`.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Request, Response};
+use hyper::http::uri::Authority;
+use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -29,6 +30,7 @@ use tracing::debug;
 
 use super::connection::{SMALL_WRITE, joined};
 use super::error::Fault;
+use super::multiplexed::{self, Multiplexed, Sent};
 use super::replay::RequestBody;
 use crate::config::Origin;
 
@@ -55,9 +57,22 @@ pub(super) struct UpstreamOrigin {
     pub(super) origin: Origin,
     /// The origin as text, for people.
     pub(super) label: Arc<str>,
-    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(super) tls: Option<Tls>,
+    /// What `:authority` says.
+    pub(super) authority: Authority,
+    /// Whether requests that come in HTTP/2 may go on in it: asked by ALPN over TLS, known beforehand in the clear.
+    pub(super) http2: bool,
     /// The certificate authorities besides the system's, as they were when this was made.
     pub(super) extra_ca: Option<Vec<u8>>,
+}
+
+/// How TLS is spoken with an upstream.
+pub(super) struct Tls {
+    name: ServerName<'static>,
+    /// Offers HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
+    /// Offers HTTP/2, too.
+    http2: Arc<ClientConfig>,
 }
 
 impl UpstreamOrigin {
@@ -70,25 +85,31 @@ impl UpstreamOrigin {
         origin: Origin,
         tls: Option<Arc<ClientConfig>>,
         extra_ca: Option<Vec<u8>>,
+        http2: bool,
     ) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let tls = tls.map(|config| {
             let name = ServerName::try_from(origin.host.clone())
                 .map_err(|_| format!("upstream {origin}: \"{}\" is no host name", origin.host))?;
-            Ok::<_, String>((config, name))
+            let mut both = (*config).clone();
+            both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            Ok::<_, String>(Tls { name, http1: config, http2: Arc::new(both) })
         });
+        let authority = origin.authority().parse().map_err(|_| format!("\"{}\" is no host name", origin.host))?;
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             label: origin.to_string().into(),
             tls: tls.transpose()?,
+            authority,
             origin,
             extra_ca,
+            http2,
         })
     }
 
     /// Whether connections to one serve the other as well.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.origin == other.origin && self.extra_ca == other.extra_ca
+        self.origin == other.origin && self.extra_ca == other.extra_ca && self.http2 == other.http2
     }
 }
 
@@ -97,6 +118,7 @@ pub(super) struct Pool {
     pub(super) upstream: Arc<UpstreamOrigin>,
     /// The most recently used last.
     idle: RefCell<Vec<Idle>>,
+    pub(super) multiplexed: Multiplexed,
     /// Whether a task is asleep that will close the idle ones.
     reaper: Cell<bool>,
     /// What its routes want kept warm.
@@ -122,10 +144,18 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection that somebody uses.
-pub(super) struct Lease {
-    pool: Rc<Pool>,
-    sender: SendRequest<RequestBody>,
+/// A connection that somebody uses, or a share of one.
+pub(super) struct Lease(Held);
+
+enum Held {
+    Alone {
+        pool: Rc<Pool>,
+        sender: SendRequest<RequestBody>,
+    },
+    Shared {
+        /// Ends with the lease.
+        _stream: multiplexed::Stream,
+    },
 }
 
 /// Why there is no answer.
@@ -145,6 +175,7 @@ impl Pool {
         Rc::new(Self {
             upstream,
             idle: RefCell::default(),
+            multiplexed: Multiplexed::default(),
             reaper: Cell::new(false),
             warmth: Cell::default(),
             warming: Cell::new(false),
@@ -154,13 +185,24 @@ impl Pool {
     }
 
     /// Sends a request on a free connection, or on a new one if there is none or `fresh` asks for it. A request that
-    /// provably was not sent, as its connection had closed under it, goes to the next connection.
+    /// provably was not sent, as its connection had closed under it, goes to the next connection. What came in HTTP/2 goes
+    /// on in it, if the upstream speaks it.
     pub(super) async fn send(
         self: &Rc<Self>,
         mut request: Request<RequestBody>,
         connect_timeout: Duration,
         fresh: bool,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
+        if request.version() == Version::HTTP_2 {
+            if self.upstream.http2 {
+                self.watch_idle(Instant::now());
+                match Box::pin(multiplexed::send(self, request, connect_timeout)).await? {
+                    Sent::Answered(response, lease) => return Ok((response, lease)),
+                    Sent::NotSpoken(unsent) => request = unsent,
+                }
+            }
+            *request.version_mut() = Version::HTTP_11;
+        }
         loop {
             let free = if fresh { None } else { self.take_idle() };
             let reused = free.is_some();
@@ -170,7 +212,7 @@ impl Pool {
                 None => Box::pin(self.connect(connect_timeout)).await.map_err(SendError::NotConnected)?,
             };
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Lease { pool: self.clone(), sender })),
+                Ok(response) => return Ok((response, Lease(Held::Alone { pool: self.clone(), sender }))),
                 Err(mut refused) => match refused.take_message() {
                     Some(unsent) if reused => request = unsent,
                     _ => return Err(SendError::Lost { reused, error: refused.into_error() }),
@@ -207,15 +249,15 @@ impl Pool {
             idle.push(Idle { sender, since: now });
         }
         self.last_used.set(now);
-        self.reap_from(now);
+        self.watch_idle(now);
         if !self.warming.get() && !self.warmth.get().span.is_zero() {
             self.warming.set(true);
             tokio::task::spawn_local(keep_warm(Rc::downgrade(self)));
         }
     }
 
-    /// Sees to it that what has been put among the idle ones at `now` is closed some day.
-    fn reap_from(self: &Rc<Self>, now: Instant) {
+    /// Sees to it that connections which are idle from `now` on are closed some day.
+    fn watch_idle(self: &Rc<Self>, now: Instant) {
         if !self.reaper.replace(true) {
             let pool = Rc::downgrade(self);
             tokio::task::spawn_local(async move {
@@ -236,7 +278,9 @@ impl Pool {
     fn reap(&self, now: Instant) -> Option<Instant> {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|idle| !idle.sender.is_closed() && now < idle.since + LONGEST_IDLE);
+        let multiplexed = self.multiplexed.reap(now, LONGEST_IDLE);
         let next = idle.iter().map(|idle| idle.since + LONGEST_IDLE).min();
+        let next = multiplexed.into_iter().chain(next).min();
         self.reaper.set(next.is_some());
         next
     }
@@ -300,7 +344,7 @@ async fn keep_warm(pool: Weak<Pool>) {
                 Ok(sender) => {
                     let since = Instant::now();
                     this.idle.borrow_mut().insert(0, Idle { sender, since });
-                    this.reap_from(since);
+                    this.watch_idle(since);
                 }
                 Err(fault) => debug!(upstream = %this.upstream.label, ?fault, "no warm connection to be had"),
             }
@@ -316,9 +360,17 @@ async fn keep_warm(pool: Weak<Pool>) {
 }
 
 impl Lease {
+    /// A share of a connection, until this is dropped.
+    pub(super) fn shared(stream: multiplexed::Stream) -> Self {
+        Self(Held::Shared { _stream: stream })
+    }
+
     /// Makes the connection free for others, unless it is closed. Call it when its answer has been read to the end.
     pub(super) fn give_back(self) {
-        self.pool.put_idle(self.sender);
+        match self.0 {
+            Held::Alone { pool, sender } => pool.put_idle(sender),
+            Held::Shared { _stream } => {}
+        }
     }
 }
 
@@ -337,14 +389,31 @@ pub(super) async fn handshake(
 pub(super) async fn dial(upstream: &UpstreamOrigin, timeout: Duration) -> Result<UpstreamIo, Fault> {
     let connecting = async {
         let tcp = connect_tcp(&upstream.origin.host, upstream.origin.port).await?;
-        let Some((config, name)) = &upstream.tls else { return Ok(UpstreamIo::Plain(tcp)) };
-        let connector = tokio_rustls::TlsConnector::from(config.clone());
-        match connector.connect(name.clone(), tcp).await {
-            Ok(tls) => Ok(UpstreamIo::Tls(Box::new(tls))),
-            Err(error) => Err(tls_fault(&error)),
-        }
+        let Some(tls) = &upstream.tls else { return Ok(UpstreamIo::Plain(tcp)) };
+        Ok(UpstreamIo::Tls(Box::new(open_tls(&tls.http1, &tls.name, tcp).await?)))
     };
     tokio::time::timeout(timeout, connecting).await.unwrap_or(Err(Fault::ConnectTimeout))
+}
+
+/// Like [`dial`], for HTTP/2; `None` if the upstream chose HTTP/1.1.
+pub(super) async fn dial_http2(upstream: &UpstreamOrigin, timeout: Duration) -> Result<Option<UpstreamIo>, Fault> {
+    let connecting = async {
+        let tcp = connect_tcp(&upstream.origin.host, upstream.origin.port).await?;
+        let Some(tls) = &upstream.tls else { return Ok(Some(UpstreamIo::Plain(tcp))) };
+        let tls = open_tls(&tls.http2, &tls.name, tcp).await?;
+        let chosen = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(chosen.then(|| UpstreamIo::Tls(Box::new(tls))))
+    };
+    tokio::time::timeout(timeout, connecting).await.unwrap_or(Err(Fault::ConnectTimeout))
+}
+
+async fn open_tls(
+    config: &Arc<ClientConfig>,
+    name: &ServerName<'static>,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>, Fault> {
+    let connector = tokio_rustls::TlsConnector::from(config.clone());
+    connector.connect(name.clone(), tcp).await.map_err(|error| tls_fault(&error))
 }
 
 async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Fault> {
@@ -406,6 +475,25 @@ fn tls_fault(error: &io::Error) -> Fault {
         _ => "tls_protocol_error",
     };
     Fault::Tls { error: word, detail: error.to_string() }
+}
+
+/// Whether the upstream ended the request's stream alone, on a connection that goes on.
+pub(super) fn is_reset(error: &hyper::Error) -> bool {
+    http2_error(error).is_some_and(h2::Error::is_reset)
+}
+
+/// Whether the upstream says that it has not begun with the request, so that it can be sent again whatever it is (RFC 9113
+/// section 8.7).
+pub(super) fn was_not_begun(error: &hyper::Error) -> bool {
+    http2_error(error).is_some_and(|error| {
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let went_away = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        error.is_remote() && (refused || went_away)
+    })
+}
+
+fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error).and_then(|cause| cause.downcast_ref())
 }
 
 /// What a lost connection means for the one who waits for the answer.

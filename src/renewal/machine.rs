@@ -54,6 +54,9 @@ pub enum Event {
     CredentialRefused(Why),
     /// Somebody has signed out.
     CredentialRemoved,
+    /// What the safety of the token in hand hangs on has changed: it must not be used any more. An answer that is owed
+    /// is still waited for.
+    SettingsChanged,
     /// A hint: the network has changed; look again now.
     NetworkChanged,
     /// A hint: the machine has slept; look again now.
@@ -101,7 +104,7 @@ pub struct Renewal {
     distrust: Option<(Timestamp, Duration)>,
     random: Random,
     #[cfg(test)]
-    pub(super) fault: Option<super::tests::Fault>,
+    pub(crate) fault: Option<super::tests::Fault>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +190,7 @@ impl Renewal {
                 self.forget_credential(&mut actions);
                 self.phase = Phase::SignInRequired { why: Why::NotSignedIn };
             }
+            Event::SettingsChanged => self.withdraw(&mut actions),
         }
         self.start_if_due(now, &mut actions);
         actions
@@ -223,6 +227,11 @@ impl Renewal {
             Phase::Scheduled { at } => self.reason == Reason::Asked && at <= self.spaced(now),
             Phase::SignInRequired { .. } => false,
         }
+    }
+
+    /// Whether an answer to this credential's renewal was lost, and none has come since: a refusal is ambiguous then.
+    pub fn may_have_lost_an_answer(&self) -> bool {
+        self.answer_lost
     }
 
     fn owes(&self, id: RenewalId) -> bool {

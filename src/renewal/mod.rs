@@ -32,6 +32,8 @@ mod tests;
 
 pub use machine::{Action, Event, Renewal};
 pub use policy::Policy;
+#[cfg(test)]
+pub(crate) use tests::Fault;
 
 /// Numbers one renewal of one account: unique in a process's life, growing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use super::*;
 
 /// A mistake that can be switched on, to see that the histories notice it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     StartsWhileInFlight,
     NeverWithdraws,
     GivesUp,

@@ -53,6 +53,10 @@ pub trait World {
     /// Likewise.
     fn remove(&mut self, account: &AccountId) -> Result<(), String>;
 
+    /// The generation of the record that the disk has of an account; 0 if none can be read. A lower one is never saved
+    /// in its place.
+    fn saved_generation(&self, account: &AccountId) -> u64;
+
     /// Sends a grant. Owes exactly one [`Renewer::answered`] with this account and id, also when the server never
     /// replies.
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented);
@@ -79,6 +83,17 @@ const SAVE_AGAIN: Duration = Duration::from_secs(5);
 /// At a start, one account's first renewal follows another's at this distance, unless a request wants it sooner.
 const STAGGER: Duration = Duration::from_millis(100);
 
+/// Whether the simulation has switched a protective measure off; never in the daemon.
+macro_rules! off {
+    ($renewer:expr, $measure:ident) => {{
+        #[cfg(test)]
+        let off = $renewer.off == Some(super::simulation::Measure::$measure);
+        #[cfg(not(test))]
+        let off = false;
+        off
+    }};
+}
+
 /// All accounts' machines and credentials.
 pub struct Renewer<W> {
     /// The way out.
@@ -86,6 +101,9 @@ pub struct Renewer<W> {
     desks: BTreeMap<AccountId, Desk>,
     seed: u64,
     is_stopping: bool,
+    /// A measure that the simulation has switched off.
+    #[cfg(test)]
+    pub(super) off: Option<super::simulation::Measure>,
 }
 
 /// One account.
@@ -104,7 +122,11 @@ struct Desk {
     last_failure: Option<LastFailure>,
     renewals: u64,
     token_requests: u64,
-    /// The configuration no longer has it; it stays only until the answer that is owed has come.
+    /// Renewals whose answers are still under way, also those that nobody waits for any more.
+    owed: Vec<RenewalId>,
+    /// The settings have changed while an answer is owed: when it has come, everything starts over with them.
+    starts_over: bool,
+    /// The configuration no longer has it; it stays only until the answers that are owed have come.
     is_leaving: bool,
 }
 
@@ -118,7 +140,14 @@ struct Told {
 impl<W: World> Renewer<W> {
     /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
     pub fn new(world: W, seed: u64) -> Self {
-        Self { world, desks: BTreeMap::new(), seed, is_stopping: false }
+        Self {
+            world,
+            desks: BTreeMap::new(),
+            seed,
+            is_stopping: false,
+            #[cfg(test)]
+            off: None,
+        }
     }
 
     /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
@@ -129,22 +158,29 @@ impl<W: World> Renewer<W> {
         mut load: impl FnMut(&AccountId) -> Result<Option<Record>, String>,
         now: Timestamp,
     ) {
-        self.desks.retain(|id, desk| {
+        for (id, desk) in &mut self.desks {
             desk.is_leaving = !config.accounts.contains_key(id);
-            // an answer that is owed may hold the only refresh token that still works: it is waited for, and saved
-            !desk.is_leaving || desk.owes_an_answer()
-        });
+        }
+        self.part();
         let mut stagger = Duration::ZERO;
         for (id, account) in &config.accounts {
             // what could not be read may have been mended since, so it is read again
             if let Some(desk) = self.desks.get_mut(id).filter(|desk| !desk.is_unreadable()) {
+                desk.told = None; // it may have left and come back: whoever asks now knows nothing yet
                 let has_changed = Config::security_relevant_change(&desk.account, account);
                 desk.account = Arc::new(account.clone());
                 desk.machine.set_policy(account.renew);
-                if !has_changed && !desk.is_client_refused() {
+                if !has_changed && !desk.is_client_refused() && !desk.is_stranded() {
+                    self.tell(id, now, true);
                     continue;
                 }
                 info!(account = %id, "the account's server or client may have changed: starting over");
+                if desk.awaits_an_answer() && !off!(self, OneGrant) {
+                    // spent once more now, a refresh token that rotates would look stolen
+                    desk.starts_over = true;
+                    self.handle(id, Event::SettingsChanged, now);
+                    continue;
+                }
             } else {
                 self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let (record, error) = match load(id) {
@@ -154,14 +190,30 @@ impl<W: World> Renewer<W> {
                 let mut desk = Desk::new(account.clone(), record, self.seed);
                 if let Some(error) = error {
                     error!(account = %id, %error, "the stored credential cannot be used");
-                    desk.note_failure(RenewalId(0), UNREADABLE, None, None, error, now);
+                    desk.last_failure = Some(LastFailure {
+                        at: now,
+                        id: RenewalId(0),
+                        class: UNREADABLE,
+                        oauth_error: None,
+                        http_status: None,
+                        detail: error,
+                        attempt: 1,
+                    });
                 }
+                #[cfg(test)]
+                let desk = desk.with_fault(self.off);
                 self.desks.insert(id.clone(), desk);
             }
             let Some(event) = self.first_event(id, stagger, now) else { continue };
             stagger += STAGGER;
             self.handle(id, event, now);
         }
+    }
+
+    /// Lets go of the accounts that the configuration no longer has, but of none too early: an answer that is owed may
+    /// hold the only refresh token that still works, and so may a record that a full disk did not take.
+    fn part(&mut self) {
+        self.desks.retain(|_, desk| !desk.is_leaving || !desk.owed.is_empty() || desk.unsaved.is_some());
     }
 
     /// What an account's record means for its machine.
@@ -207,25 +259,26 @@ impl<W: World> Renewer<W> {
 
     /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
     pub fn tick(&mut self, now: Timestamp) {
-        self.handle_all(Event::Tick, now);
+        self.each(Event::Tick, now);
         for desk in self.desks.values_mut() {
             if desk.unsaved.is_some_and(|again| now >= again) {
-                let _ = desk.save(&mut self.world, now);
+                desk.catch_up(&mut self.world, now);
             }
         }
+        self.part();
     }
 
     /// The machine has slept.
     pub fn resumed(&mut self, now: Timestamp) {
-        self.handle_all(Event::Resumed, now);
+        self.each(Event::Resumed, now);
     }
 
     /// The network has changed.
     pub fn network_changed(&mut self, now: Timestamp) {
-        self.handle_all(Event::NetworkChanged, now);
+        self.each(Event::NetworkChanged, now);
     }
 
-    fn handle_all(&mut self, event: Event, now: Timestamp) {
+    fn each(&mut self, event: Event, now: Timestamp) {
         let ids: Vec<AccountId> = self.desks.keys().cloned().collect();
         for id in ids {
             self.handle(&id, event, now);
@@ -254,7 +307,9 @@ impl<W: World> Renewer<W> {
     pub fn replace(&mut self, id: &AccountId, new: NewCredential, now: Timestamp) -> Result<(), String> {
         let desk = self.desks.get_mut(id).ok_or_else(|| no_account(id))?;
         let today = unix(self.world.calendar(now));
-        let generation = desk.record.as_ref().map_or(0, |record| record.generation) + 1;
+        let generation = desk.record.as_ref().map_or(0, |record| record.generation);
+        let generation = generation.max(self.world.saved_generation(id)) + 1;
+        desk.starts_over = false;
         desk.record = Some(Record::new(&desk.account, generation, new, today));
         let saved = desk.save(&mut self.world, now);
         info!(account = %id, generation, "signed in");
@@ -272,12 +327,17 @@ impl<W: World> Renewer<W> {
         };
         let record = desk.record.take();
         desk.unsaved = None;
+        desk.starts_over = false;
         let account = desk.account.clone();
         self.handle(id, Event::CredentialRemoved, now);
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
         if let Err(error) = self.world.remove(id) {
-            // dead at the server, it is no harm on the disk
+            warn!(account = %id, %error, "signed out, but the credential is still on the disk; removing it is tried again");
+            if let Some(desk) = self.desks.get_mut(id) {
+                desk.unsaved = Some(now + SAVE_AGAIN);
+            }
             let words = match refresh_token {
+                // dead at the server, it is no harm on the disk
                 Some(refresh_token) => {
                     self.world.revoke(account, refresh_token, None);
                     format!("{error}; the server is told to revoke it all the same")
@@ -305,20 +365,47 @@ impl<W: World> Renewer<W> {
         now: Timestamp,
     ) {
         let Some(desk) = self.desks.get_mut(id) else { return };
+        let is_owed = desk.owed.iter().position(|owed| *owed == renewal);
+        let is_awaited = desk.machine.snapshot().phase == (Phase::InFlight { id: renewal }) || off!(self, IdCheck);
+        match is_owed {
+            Some(position) => drop(desk.owed.swap_remove(position)),
+            None if off!(self, IdCheck) => {}
+            None => return,
+        }
         desk.token_requests += 1;
-        if desk.machine.snapshot().phase != (Phase::InFlight { id: renewal }) {
+        match answer {
+            answer if is_awaited && desk.starts_over => self.start_over(id, renewal, answer, now),
+            Ok(tokens) if is_awaited => self.renewed(id, renewal, tokens, now),
+            Err(failure) if is_awaited => self.failed(id, renewal, failure, now),
             // somebody signed out while it was under way: what it brought must not live on unknown
-            if let (Ok(Tokens { refresh_token: Some(refresh_token), .. }), None) = (answer, &desk.record) {
+            Ok(Tokens { refresh_token: Some(refresh_token), .. }) if desk.record.is_none() => {
                 self.world.revoke(desk.account.clone(), refresh_token, None);
             }
-            return;
+            Ok(_) | Err(_) => {}
         }
+        self.part();
+    }
+
+    /// The settings changed while this answer was under way: what it says of the credential is kept, and the next token
+    /// is asked for with the new ones.
+    fn start_over(&mut self, id: &AccountId, renewal: RenewalId, answer: Result<Tokens, GrantFailure>, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id) else { return };
+        desk.starts_over = false;
         match answer {
-            Ok(tokens) => self.renewed(id, renewal, tokens, now),
-            Err(failure) => self.failed(id, renewal, failure, now),
+            Ok(tokens) => {
+                desk.take_credential(tokens, self.world.calendar(now));
+            }
+            Err(failure) => {
+                let may_be_lost = failure.failure == Failure::Ambiguous || desk.machine.may_have_lost_an_answer();
+                desk.note_failure(renewal, failure, now);
+                if let Some(record) = &mut desk.record {
+                    record.redeeming = may_be_lost;
+                }
+            }
         }
-        if self.desks.get(id).is_some_and(|desk| desk.is_leaving && !desk.owes_an_answer()) {
-            self.desks.remove(id);
+        let _ = desk.save(&mut self.world, now);
+        if let Some(event) = self.first_event(id, Duration::ZERO, now) {
+            self.handle(id, event, now);
         }
     }
 
@@ -329,7 +416,9 @@ impl<W: World> Renewer<W> {
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
             lifetime = Some(Duration::ZERO);
-            desk.note_failure(renewal, "transient", None, None, detail.clone(), now);
+            let failure = Failure::Transient { retry_after: None };
+            let failure = GrantFailure { failure, oauth_error: None, http_status: None, detail: detail.clone() };
+            desk.note_failure(renewal, failure, now);
             warn!(account = %id, error = %detail, "the answer to the renewal cannot be used");
         }
         let rotated = desk.take_credential(tokens, self.world.calendar(now));
@@ -353,13 +442,8 @@ impl<W: World> Renewer<W> {
 
     fn failed(&mut self, id: &AccountId, renewal: RenewalId, failure: GrantFailure, now: Timestamp) {
         let Some(desk) = self.desks.get_mut(id) else { return };
-        let GrantFailure { failure: verdict, oauth_error, http_status, detail } = failure;
-        let class = match verdict {
-            Failure::Transient { .. } => "transient",
-            Failure::Ambiguous => "ambiguous",
-            Failure::Permanent(_) => "permanent",
-        };
-        desk.note_failure(renewal, class, oauth_error.clone(), http_status, detail.clone(), now);
+        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
+        desk.note_failure(renewal, failure, now);
         let has_password = desk.record.as_ref().is_some_and(|record| record.credential.password.is_some());
         if verdict == Failure::Permanent(Why::Revoked) && has_password && desk.drop_refresh_token() {
             // the kept password signs in again, within the same renewal
@@ -368,7 +452,8 @@ impl<W: World> Renewer<W> {
             return;
         }
         if let Some(record) = &mut desk.record {
-            record.redeeming = verdict == Failure::Ambiguous;
+            // a later answer that is no verdict does not bring the lost one back
+            record.redeeming = verdict == Failure::Ambiguous || desk.machine.may_have_lost_an_answer();
             if let Failure::Permanent(why) = verdict {
                 record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
             }
@@ -402,6 +487,10 @@ impl<W: World> Renewer<W> {
             match action {
                 Action::Renew(renewal) => self.redeem(id, renewal, now),
                 Action::SaveRefreshToken => {
+                    if off!(self, SaveBeforePublish) {
+                        self.tell(id, now, false);
+                    }
+                    let Some(desk) = self.desks.get_mut(id) else { return };
                     let _ = desk.save(&mut self.world, now);
                 }
                 Action::SetAside(why) => {
@@ -437,11 +526,13 @@ impl<W: World> Renewer<W> {
         }
         let presented = desk.presented();
         if matches!(presented, Presented::RefreshToken(_))
+            && !off!(self, NoteBeforeUse)
             && let Some(record) = &mut desk.record
         {
             record.redeeming = true;
             let _ = desk.save(&mut self.world, now);
         }
+        desk.owed.push(renewal);
         self.world.redeem(desk.account.clone(), renewal, presented);
     }
 
@@ -471,9 +562,19 @@ impl<W: World> Renewer<W> {
         self.world.publish(id, availability);
     }
 
-    /// Starts nothing any more; answers that are owed are still taken.
-    pub fn stop(&mut self) {
+    /// Starts nothing any more; answers that are owed are still taken. What a full disk did not take is offered to it
+    /// once more.
+    pub fn stop(&mut self, now: Timestamp) {
         self.is_stopping = true;
+        for desk in self.desks.values_mut().filter(|desk| desk.unsaved.is_some()) {
+            desk.catch_up(&mut self.world, now);
+        }
+    }
+
+    /// What the simulation's observer sees of an account: the machine, and whether the disk is said to have it all.
+    #[cfg(test)]
+    pub(super) fn observed(&self, id: &AccountId) -> Option<(crate::renewal::AccountSnapshot, bool)> {
+        self.desks.get(id).map(|desk| (desk.machine.snapshot(), desk.unsaved.is_none()))
     }
 
     /// When [`Renewer::tick`] should be called next.
@@ -503,8 +604,16 @@ impl Desk {
             last_failure: None,
             renewals: 0,
             token_requests: 0,
+            owed: Vec::new(),
+            starts_over: false,
             is_leaving: false,
         }
+    }
+
+    #[cfg(test)]
+    fn with_fault(mut self, off: Option<super::simulation::Measure>) -> Self {
+        self.machine.fault = off.and_then(super::simulation::Measure::fault);
+        self
     }
 
     fn is_client_refused(&self) -> bool {
@@ -516,8 +625,15 @@ impl Desk {
         self.record.is_none() && self.last_failure.as_ref().is_some_and(|failure| failure.class == UNREADABLE)
     }
 
-    fn owes_an_answer(&self) -> bool {
-        matches!(self.machine.snapshot().phase, Phase::InFlight { .. })
+    /// Whether the answer to the machine's renewal is under way.
+    fn awaits_an_answer(&self) -> bool {
+        matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.contains(&id))
+    }
+
+    /// Whether the machine waits for an answer that nobody owes: its renewal began while the account was leaving the
+    /// configuration, and was not sent.
+    fn is_stranded(&self) -> bool {
+        matches!(self.machine.snapshot().phase, Phase::InFlight { .. }) && !self.awaits_an_answer()
     }
 
     /// What signs in this time.
@@ -580,6 +696,16 @@ impl Desk {
         self.record.as_mut().is_some_and(|record| record.credential.refresh_token.take().is_some())
     }
 
+    /// Brings the disk to what is at hand, after that has failed.
+    fn catch_up(&mut self, world: &mut impl World, now: Timestamp) {
+        if self.record.is_some() {
+            let _ = self.save(world, now);
+        } else {
+            let removed = world.remove(&self.account.id);
+            self.unsaved = removed.is_err().then_some(now + SAVE_AGAIN);
+        }
+    }
+
     fn save(&mut self, world: &mut impl World, now: Timestamp) -> Result<(), String> {
         let Some(record) = &self.record else { return Ok(()) };
         let saved = world.save(record);
@@ -596,15 +722,13 @@ impl Desk {
         saved
     }
 
-    fn note_failure(
-        &mut self,
-        id: RenewalId,
-        class: &'static str,
-        oauth_error: Option<String>,
-        http_status: Option<u16>,
-        detail: String,
-        at: Timestamp,
-    ) {
+    fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
+        let GrantFailure { failure, oauth_error, http_status, detail } = failure;
+        let class = match failure {
+            Failure::Transient { .. } => "transient",
+            Failure::Ambiguous => "ambiguous",
+            Failure::Permanent(_) => "permanent",
+        };
         let attempt = self.machine.snapshot().failures + 1;
         self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });
     }
@@ -650,6 +774,7 @@ mod tests {
     struct Diary {
         lines: Vec<String>,
         is_disk_full: bool,
+        generation: u64,
         replies: Vec<RevokeReply>,
     }
 
@@ -659,12 +784,24 @@ mod tests {
             let note = if record.redeeming { " being redeemed" } else { "" };
             let verdict = record.set_aside.as_ref().map(|s| format!(" set aside: {:?}", s.why)).unwrap_or_default();
             self.lines.push(format!("save {} {token}{note}{verdict}", record.generation));
-            if self.is_disk_full { Err("no space left on device".into()) } else { Ok(()) }
+            if self.is_disk_full {
+                return Err("no space left on device".into());
+            }
+            self.generation = record.generation;
+            Ok(())
         }
 
         fn remove(&mut self, _: &AccountId) -> Result<(), String> {
             self.lines.push("remove".into());
+            if self.is_disk_full {
+                return Err("input/output error".into());
+            }
+            self.generation = 0;
             Ok(())
+        }
+
+        fn saved_generation(&self, _: &AccountId) -> u64 {
+            self.generation
         }
 
         fn redeem(&mut self, _: Arc<Account>, id: RenewalId, presented: Presented) {
@@ -792,7 +929,7 @@ mod tests {
         renewer.tick(T0 + Duration::from_secs(1));
         renewer.world.lines.clear();
         renewer.answered(&lab(), RenewalId(2), refused(), T0 + Duration::from_secs(2));
-        assert_eq!(renewer.world.lines, ["save 1 r1 set aside: Ambiguous", "publish Ambiguous"]);
+        assert_eq!(renewer.world.lines, ["save 1 r1 being redeemed set aside: Ambiguous", "publish Ambiguous"]);
     }
 
     #[test]
@@ -845,6 +982,107 @@ mod tests {
         renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
         assert_eq!(renewer.world.lines[0], "save 2 r2");
         assert_eq!(renewer.next_wakeup(), None);
+    }
+
+    #[test]
+    fn a_reload_during_a_renewal_does_not_spend_the_refresh_token_twice() {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.tick(T0 + HOUR - Duration::from_secs(200));
+        renewer.world.lines.clear();
+        let mut changed = config();
+        changed.accounts.get_mut(&lab()).expect("it is there").scopes.push("more".into());
+        let later = T0 + HOUR - Duration::from_secs(199);
+        renewer.configure(&changed, |_| Ok(None), later);
+        assert_eq!(renewer.world.lines, ["publish wait"], "the old scopes' token is not used any more");
+        renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r3")), later);
+        let expected = ["save 3 r3", "save 3 r3 being redeemed", "redeem 3 r3", "publish wait"];
+        assert_eq!(renewer.world.lines[1..], expected, "and the answer's is not either");
+        renewer.answered(&lab(), RenewalId(3), tokens("a3", Some("r4")), later);
+        assert_eq!(renewer.world.lines[5..], ["save 4 r4", "publish Bearer a3"]);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_verdict_does_not_make_a_lost_one_forgotten() {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), lost(), T0);
+        renewer.tick(T0 + Duration::from_secs(1));
+        renewer.world.lines.clear();
+        let failure = Failure::Transient { retry_after: None };
+        let busy = GrantFailure { failure, oauth_error: None, http_status: Some(503), detail: "busy".into() };
+        renewer.answered(&lab(), RenewalId(2), Err(busy), T0 + Duration::from_secs(2));
+        assert_eq!(renewer.world.lines.last().expect("a line"), "save 1 r1 being redeemed");
+    }
+
+    #[test]
+    fn an_account_that_leaves_with_an_unsaved_credential_and_comes_back_still_has_it() {
+        let mut renewer = started();
+        renewer.world.is_disk_full = true;
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.configure(&parsed(""), |_| Ok(None), T0);
+        renewer.world.is_disk_full = false;
+        renewer.world.lines.clear();
+        renewer.configure(&config(), |_| panic!("it is still at hand"), T0);
+        assert_eq!(renewer.world.lines, ["publish Bearer a1"], "the new listener is told at once");
+        renewer.tick(T0 + SAVE_AGAIN);
+        assert_eq!(renewer.world.lines[1..], ["save 2 r2"]);
+        renewer.configure(&parsed(""), |_| Ok(None), T0);
+        assert_eq!(renewer.next_wakeup(), None, "what is saved may go");
+    }
+
+    #[test]
+    fn an_account_that_comes_back_never_waits_for_an_answer_that_nobody_owes() {
+        let mut renewer = started();
+        renewer.replace(&lab(), signed_in("n1"), T0).expect("saved"); // renewal 2; the answer to 1 is still under way
+        renewer.configure(&parsed(""), |_| Ok(None), T0);
+        renewer.answered(&lab(), RenewalId(2), lost(), T0);
+        renewer.tick(T0 + HOUR); // would be tried again now, but the account is leaving
+        renewer.world.lines.clear();
+        renewer.configure(&config(), |_| Ok(None), T0 + HOUR);
+        assert!(renewer.world.lines.iter().any(|line| line.starts_with("redeem")), "{:?}", renewer.world.lines);
+    }
+
+    #[test]
+    fn an_answer_to_a_forgotten_sign_in_is_not_taken_for_one_of_its_successor() {
+        let mut renewer = started();
+        let (reply, _answer) = tokio::sync::oneshot::channel();
+        renewer.remove(&lab(), reply, T0);
+        renewer.configure(&parsed(""), |_| Ok(None), T0);
+        renewer.configure(&config(), |_| Ok(None), T0);
+        renewer.replace(&lab(), signed_in("n1"), T0).expect("saved");
+        renewer.world.lines.clear();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+        assert_eq!(renewer.world.lines, [] as [&str; 0]);
+        renewer.answered(&lab(), RenewalId(2), tokens("a2", None), T0);
+        assert_eq!(renewer.world.lines[0], "publish Bearer a2");
+    }
+
+    #[test]
+    fn a_sign_out_that_the_disk_refuses_revokes_is_tried_again_and_blocks_no_sign_in() {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.world.is_disk_full = true;
+        renewer.world.lines.clear();
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        renewer.remove(&lab(), reply, T0);
+        assert_eq!(renewer.world.lines, ["publish NotSignedIn", "remove", "revoke r2"]);
+        assert!(answer.try_recv().expect("answered").is_err());
+        renewer.tick(T0 + SAVE_AGAIN);
+        assert_eq!(renewer.world.lines[3..], ["remove"]);
+        renewer.world.is_disk_full = false;
+        renewer.replace(&lab(), signed_in("n1"), T0 + SAVE_AGAIN).expect("saved");
+        assert_eq!(renewer.world.lines[4], "save 3 n1", "above what is still on the disk");
+    }
+
+    #[test]
+    fn a_stop_offers_a_full_disk_the_credential_once_more() {
+        let mut renewer = started();
+        renewer.world.is_disk_full = true;
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.world.is_disk_full = false;
+        renewer.world.lines.clear();
+        renewer.stop(T0);
+        assert_eq!(renewer.world.lines, ["save 2 r2"]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
 use crate::token_source::{Availability, Order, TokenSource};
 
 pub mod desk;
+#[cfg(test)]
+mod simulation;
 
 use desk::{Presented, Renewer, RevokeReply, World};
 
@@ -127,7 +129,7 @@ impl RenewerLoop {
                 () = shutdown.started(), if !is_stopping => {
                     debug!("the renewer stops; answers that are owed are waited for");
                     is_stopping = true;
-                    self.renewer.stop();
+                    self.renewer.stop(self.clock.now());
                 }
             }
         }
@@ -232,6 +234,10 @@ impl World for Real {
 
     fn remove(&mut self, account: &AccountId) -> Result<(), String> {
         self.store.remove(account).map_err(|error| error.to_string())
+    }
+
+    fn saved_generation(&self, account: &AccountId) -> u64 {
+        self.store.load(account).ok().flatten().map_or(0, |record| record.generation)
     }
 
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented) {

@@ -14,7 +14,7 @@ use super::disk::{Disk, ReadError};
 
 /// A handle to the disk: the test keeps one, the store has the other.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FaultyDisk(Arc<Mutex<Machine>>);
+pub(crate) struct FaultyDisk(Arc<Mutex<Machine>>);
 
 /// What happens instead of a step.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +75,23 @@ impl FaultyDisk {
         machine.fault = Some((machine.steps + after, fault));
     }
 
+    /// The process dies at the step that is `after` steps from now.
+    pub(crate) fn kill_at(&self, after: usize) {
+        self.plant(after, Fault::Crash);
+    }
+
+    /// The step that is `after` steps from now fails, once.
+    pub(crate) fn fail_at(&self, after: usize, error: i32) {
+        self.plant(after, Fault::Error(error));
+    }
+
+    /// Whether the process has died.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.machine().dead
+    }
+
     /// Whether the planted fault has happened; takes it away if not.
-    pub(super) fn fault_has_happened(&self) -> bool {
+    pub(crate) fn fault_has_happened(&self) -> bool {
         let mut machine = self.machine();
         machine.fault.take().is_none_or(|(step, _)| machine.steps > step)
     }
@@ -99,42 +114,55 @@ impl FaultyDisk {
     /// Every disk that may be found when the power comes back. The last one is that of a process that was killed while
     /// the machine went on.
     pub(super) fn after_a_power_cut(&self) -> Vec<FaultyDisk> {
+        let changes = self.machine().changes.len();
+        let outcomes = (0..1usize << changes).flat_map(|chosen| LEFT.map(|left| (chosen, left)));
+        outcomes.map(|(chosen, left)| self.found(|change| chosen >> change & 1 == 1, left)).collect()
+    }
+
+    /// One of those disks, by chance.
+    pub(crate) fn after_some_power_cut(&self, mut dice: impl FnMut(u64) -> u64) -> FaultyDisk {
+        let left = LEFT[dice(LEFT.len() as u64) as usize];
+        self.found(|_| dice(2) == 0, left)
+    }
+
+    /// The last one of those disks.
+    pub(crate) fn after_a_kill(&self) -> FaultyDisk {
+        self.found(|_| true, all)
+    }
+
+    fn found(&self, mut has_happened: impl FnMut(usize) -> bool, what_is_left: WhatIsLeft) -> FaultyDisk {
         let machine = self.machine();
-        let mut worlds = Vec::new();
-        for chosen in 0..1usize << machine.changes.len() {
-            let mut names = machine.names_on_disk.clone();
-            for (_, change) in machine.changes.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1) {
-                match change {
-                    Change::Made(name, number) => drop(names.insert(name.clone(), *number)),
-                    Change::Removed(name) => drop(names.remove(name)),
-                    Change::Renamed(from, to, number) => {
-                        names.remove(from);
-                        names.insert(to.clone(), *number);
-                    }
+        let mut names = machine.names_on_disk.clone();
+        for (_, change) in machine.changes.iter().enumerate().filter(|(index, _)| has_happened(*index)) {
+            match change {
+                Change::Made(name, number) => drop(names.insert(name.clone(), *number)),
+                Change::Removed(name) => drop(names.remove(name)),
+                Change::Renamed(from, to, number) => {
+                    names.remove(from);
+                    names.insert(to.clone(), *number);
                 }
             }
-            for what_is_left in [on_disk, first_half, zeros, all] {
-                let files = machine.files.iter().map(|content| {
-                    let left = if content.written == content.on_disk {
-                        content.written.clone()
-                    } else {
-                        what_is_left(content)
-                    };
-                    Content { written: left.clone(), on_disk: left }
-                });
-                let names_on_disk = names.clone();
-                let world =
-                    Machine { files: files.collect(), names: names.clone(), names_on_disk, ..Machine::default() };
-                worlds.push(FaultyDisk(Arc::new(Mutex::new(world))));
-            }
         }
-        worlds
+        let mut files = Vec::new();
+        for number in names.values_mut() {
+            let content = &machine.files[*number];
+            let left = if content.written == content.on_disk { all(content) } else { what_is_left(content) };
+            *number = files.len();
+            files.push(Content { written: left.clone(), on_disk: left });
+        }
+        let names_on_disk = names.clone();
+        FaultyDisk(Arc::new(Mutex::new(Machine { files, names, names_on_disk, ..Machine::default() })))
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.0.lock().expect("no test panics inside the disk")
     }
 }
+
+/// What a power cut leaves of a file that was not synced.
+type WhatIsLeft = fn(&Content) -> Vec<u8>;
+
+const LEFT: [WhatIsLeft; 4] = [on_disk, first_half, zeros, all];
 
 fn on_disk(content: &Content) -> Vec<u8> {
     content.on_disk.clone()

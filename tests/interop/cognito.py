@@ -4,8 +4,8 @@ stays good, and the raw ID token to the API."""
 import base64
 import json
 
-from harness import (VALETD, VENV_PYTHON, Handler, Server, Valetd, ask, check, folder, free_port, must, need_python, run,
-                     same, spawn, until_listening)
+from harness import (VALETD, VENV_PYTHON, Handler, Server, Valetd, ask, check, folder, free_port, must, need_python,
+                     run, same, spawn, until_listening)
 
 SET_UP = """
 import boto3, json, sys

@@ -1,5 +1,6 @@
-"""django-oauth-toolkit with rotation, reuse protection and a grace period in which a spent refresh token is answered with
-the same new pair; and an API that asks it about every token. Prints one line of JSON when it listens.
+"""`django_server.py FOLDER GRACE`: django-oauth-toolkit with rotation, reuse protection and a grace period of so many
+seconds, in which a spent refresh token is answered with the same new pair; and an API that asks it about every token.
+Prints one line of JSON when it listens.
 
 `/hold/on` keeps back the answers of the token endpoint once they are made, `/hold/off` no longer; `/log` tells."""
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import django
 from django.conf import settings
 
-FOLDER = Path(sys.argv[1])
+FOLDER, GRACE = Path(sys.argv[1]), int(sys.argv[2])
 LIFETIME = 8
 
 settings.configure(
@@ -24,7 +25,7 @@ settings.configure(
     MIDDLEWARE=[__name__ + ".hold_back"], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     OAUTH2_PROVIDER={"ACCESS_TOKEN_EXPIRE_SECONDS": LIFETIME, "ROTATE_REFRESH_TOKEN": True,
-                     "REFRESH_TOKEN_REUSE_PROTECTION": True, "REFRESH_TOKEN_GRACE_PERIOD_SECONDS": 60,
+                     "REFRESH_TOKEN_REUSE_PROTECTION": True, "REFRESH_TOKEN_GRACE_PERIOD_SECONDS": GRACE,
                      "PKCE_REQUIRED": False},
 )
 django.setup()

@@ -4,7 +4,7 @@ they work through the daemon with made-up tokens, over renewals."""
 import base64
 import json
 
-from harness import StandIns, Valetd, check, need_python, run, same
+from harness import StandIns, Valetd, check, free_port, need_python, run, same
 
 LIFETIME = 3
 
@@ -42,7 +42,8 @@ while time.monotonic() < end:
     found = connection.searchDataset({{"a": "b c", "d": [1, 2]}})
     assert len(found) == 1, found
     assert connection.getDataset("0007") is not None
-    assert connection._auth_headers["Authorization"] == "x", "it has met an error: " + connection._auth_headers["Authorization"]
+    # what it sends after it has met an error
+    assert "***" not in connection._auth_headers["Authorization"]
     count += 4
 print(json.dumps(count))
 """
@@ -83,7 +84,8 @@ def main():
     gdh, gbdx = stand_ins.places["gdh"], stand_ins.places["gbdx"]
     # a refresh token belongs to the client id that got it: here, the one of the stand-in's login settings
     config = stand_ins.config().replace('provider = "gdh"', 'provider = "gdh"\nclient_id = "stand-in-client"')
-    valetd = Valetd(config).start()
+    own_port = free_port()
+    valetd = Valetd(config + f'[route.gdh]\nlisten = "127.0.0.1:{own_port}"\n').start()
 
     def python(package, text, **more):
         done = run([need_python(package), "-c", text],
@@ -118,17 +120,19 @@ def main():
     (valetd.home / ".gbdx-config").unlink(missing_ok=True)
 
     clients = (
-        ("gdh", "geodatahub", GDH_WORK.format(url=gdh["url"], base=valetd.url("gdh"), seconds=10), {}),
-        ("gbdx", "gbdx_auth", GBDX_WORK.format(base=valetd.url("gbdx"), seconds=10),
+        ("gdh", "geodatahub", GDH_WORK.format(url=gdh["url"], base=valetd.url("gdh"), seconds=10), 10, {}),
+        # it joins its paths to the base as browsers do, so that a prefix without a last slash is lost: a port is not
+        ("gdh", "geodatahub", GDH_WORK.format(url=gdh["url"], base=f"http://127.0.0.1:{own_port}", seconds=5), 5, {}),
+        ("gbdx", "gbdx_auth", GBDX_WORK.format(base=valetd.url("gbdx"), seconds=10), 10,
          {"GBDX_ACCESS_TOKEN": unsigned_jwt()}),
     )
-    for account, package, program, more in clients:
-        with check(f"{package} works through the daemon with a made-up token, over renewals"):
+    for account, package, program, seconds, more in clients:
+        with check(f"{package} works through the daemon with a made-up token for {seconds} s, over renewals"):
             need_python(package)
             before = valetd.account(account)["renewals"]
             count = json.loads(python(package, program, **more).splitlines()[-1])
             assert count >= 12, f"only {count} requests"
-            assert valetd.account(account)["renewals"] >= before + 2, "no renewal went by"
+            assert valetd.account(account)["renewals"] > before, "no renewal went by"
             refused = stand_ins.say("log")[account]["without_good_token"]
             # the client asks for its login settings at the API itself; they need no token
             same([call for call in refused if call != "GET /login"], [], "requests without a good token")

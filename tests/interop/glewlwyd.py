@@ -11,8 +11,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from harness import (VALETD, Handler, Missing, Server, Valetd, ask, check, eventually, folder, free_port, need, run, same,
-                     spawn, until_listening)
+from harness import (VALETD, Handler, Missing, Server, Valetd, ask, check, eventually, folder, free_port, need, run,
+                     same, spawn, until_listening)
 
 LIFETIME = 8  # cut to whole seconds by the server, so up to one less
 ROTATIONS = 3
@@ -63,7 +63,8 @@ database = {{ type = "sqlite3"; path = "{place}/db"; }};
 
     def make(path, what):
         body = json.dumps(what).encode()
-        session.open(urllib.request.Request(f"{url}/api/{path}/", body, {"Content-Type": "application/json"}), timeout=20)
+        request = urllib.request.Request(f"{url}/api/{path}/", body, {"Content-Type": "application/json"})
+        session.open(request, timeout=20)
 
     make("auth", {"username": "admin", "password": "password"})
     make("mod/plugin", {"module": "oidc", "name": "oidc", "display_name": "oidc", "order_rank": 0, "parameters": {

@@ -1,5 +1,5 @@
-"""What the topics share: saying what was claimed and seen, starting programs that end with us, a daemon in a home of its
-own, and upstreams that write down what reached them. Standard library only."""
+"""What the topics share: saying what was claimed and seen, starting programs that end with us, a daemon in a home of
+its own, and upstreams that write down what reached them. Standard library only."""
 
 import atexit
 import base64
@@ -45,13 +45,15 @@ def check(claim):
     try:
         yield
     except Missing as missing:
-        print(f"skip {claim}: {missing}", flush=True)
+        print(f"skipped: {missing}: {claim}", flush=True)
     except Exception as error:  # whatever went wrong, the claim was not seen to hold
         where = error.__traceback__
         while where.tb_next and where.tb_next.tb_frame.f_code.co_filename.startswith(str(HERE)):
             where = where.tb_next
         place = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}"
         print(f"FAIL {claim}: {place}: {type(error).__name__}: {error}", flush=True)
+        for daemon in _daemons:
+            daemon.say_if_dead()
     else:
         print(f"ok   {claim} ({time.monotonic() - began:.1f} s)", flush=True)
 
@@ -102,6 +104,7 @@ def eventually(what, probe, patience=PATIENCE):
 # ---- programs ------------------------------------------------------------------------------------------------------
 
 _children = []
+_daemons = []
 _folder = Path(tempfile.mkdtemp(prefix="valetd-interop-"))
 _folder.chmod(0o711)  # another user may pass, to what is meant for them
 
@@ -198,20 +201,25 @@ def ask(url, method="GET", body=None, headers=None, timeout=PATIENCE):
 class Valetd:
     """The built binary in a home of its own."""
 
-    def __init__(self, config, name="valetd"):
+    def __init__(self, config, name="valetd", listen=()):
+        """`listen`: further addresses; `HOME` in them is its home."""
+        self.listen = listen
         self.home = Path(tempfile.mkdtemp(prefix=name + "-", dir=_folder))
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.socket = self.home / "run" / "valetd" / "valetd.sock"
         self.log_file = self.home / "daemon.log"
         self.child = None
+        self.stopped = False
+        _daemons.append(self)
         for below in ("run", "config/valetd", "state"):
             (self.home / below).mkdir(parents=True, mode=0o700)
         (self.home / "run").chmod(0o700)
         self.configure(config)
 
     def configure(self, config):
-        text = f'listen = ["127.0.0.1:{self.port}"]\n{config}'
+        listen = [f"127.0.0.1:{self.port}", *(address.replace("HOME", str(self.home)) for address in self.listen)]
+        text = f"listen = {json.dumps(listen)}\n{config}"
         path = self.home / "config" / "valetd" / "config.toml"
         path.write_text(text)
         path.chmod(0o600)
@@ -223,12 +231,20 @@ class Valetd:
 
     def start(self):
         assert VALETD.exists(), f"{VALETD} is not there"
+        self.stopped = False
         self.child = spawn([VALETD, "run", "--log", "debug"], log=self.log_file, env=self.environment())
         until_listening(self.port, self.child)
         eventually("the control socket answers", self.socket.exists)
         return self
 
+    def say_if_dead(self):
+        """Nobody but `stop` should end it."""
+        if self.child and not self.stopped and self.child.poll() is not None:
+            tail = self.log_file.read_text(errors="replace").splitlines()[-5:]
+            print(f"     the daemon has ended with {self.child.returncode}:", *tail, sep="\n     ", flush=True)
+
     def stop(self, how=signal.SIGTERM):
+        self.stopped = True
         self.child.send_signal(how)
         self.child.wait(PATIENCE)
 

@@ -1,5 +1,5 @@
-"""Another user of the same machine gets nothing: not on the TCP port, not on the control socket, not from the files. And
-the daemon of that user serves that user."""
+"""Another user of the same machine gets nothing: not on the TCP port, not on the control socket, not from the files.
+The daemon's own user is served by all three."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-// An API in Node's own HTTP server: what upstreams.py asks of each server. Prints its URL; `POST /tick` sends an event to
+// An API in Node's own HTTP server: what upstreams.py asks of each server. Prints its URL; `/tick` sends an event to
 // everybody who listens at /events.
 
 import { createHash } from 'node:crypto';

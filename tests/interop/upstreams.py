@@ -8,8 +8,8 @@ import re
 import subprocess
 import time
 
-from harness import (HERE, Handler, Server, StandIns, Valetd, ask, check, eventually, folder, must, need, need_node, run,
-                     same, spawn, free_port, until_listening)
+from harness import (HERE, Handler, Server, StandIns, Valetd, ask, check, eventually, folder, free_port, must, need,
+                     need_node, run, same, spawn, until_listening)
 
 BIG = 100 * 1000 * 1000
 BLOCK = (b"valetd " * (1 << 18))[: 1 << 20]
@@ -204,7 +204,8 @@ def main():
             same(curl(base + "chunked"), words, "the body")
             if name != "nginx":
                 # only to a client that says it can use them (RFC 9110 section 6.5.1)
-                head = curl("-H", "TE: trailers", "-H", "Connection: TE", "-D", "-", "-o", "/dev/null", base + "chunked")
+                wanted = ["-H", "TE: trailers", "-H", "Connection: TE"]
+                head = curl(*wanted, "-D", "-", "-o", "/dev/null", base + "chunked")
                 assert "x-after: all" in head.lower(), f"no trailer in {head!r}"
 
         with check(f"{name}: gzip passes unpacked by nobody but the client"):
@@ -254,15 +255,16 @@ def main():
 
         with check(f"{name}: {BIG // 10**6} MB up, with Expect: 100-continue"):
             before = memory()
-            words = run(["curl", "-sSv", "-H", "Expect: 100-continue", "--expect100-timeout", "20", "-T", place / "down",
-                         base + "upload"])
+            words = run([need("curl"), "-sSv", "-H", "Expect: 100-continue", "--expect100-timeout", "20",
+                         "-T", place / "down", base + "upload"])
             same(words.stdout, expected, "the hash")
             assert "HTTP/1.1 100 Continue" in words.stderr, words.stderr[-500:]
             assert memory() - before < MEMORY, f"memory grew by {memory() - before} kB"
 
         with check(f"{name}: a chunked upload"):
+            command = [need("curl"), "-sS", "-H", "Transfer-Encoding: chunked", "-T", "-", base + "upload"]
             with open(place / "down", "rb") as file:
-                words = run(["curl", "-sS", "-H", "Transfer-Encoding: chunked", "-T", "-", base + "upload"], stdin=file)
+                words = run(command, stdin=file)
             same(words.stdout, expected, "the hash")
 
         with check(f"{name}: server-sent events arrive one by one"):

@@ -140,7 +140,6 @@ except InvalidStatus as refusal:
     print(refusal.response.status_code)
 """
 
-
 def main():
     stand_ins = StandIns()
     sources = folder("websocket")
@@ -192,8 +191,6 @@ def main():
             same(handshake(url, "http://evil.example"), "403")
             same(handshake(url, valetd.base), "101")
     with check("nothing is left open"):
-
         eventually("no open requests", lambda: not any(route["open"] for route in valetd.status()["routes"]))
-
 
 main()

@@ -4,7 +4,10 @@
 
 mod audit;
 mod canary;
+mod corpus_h1;
+mod corpus_h2;
 mod faults;
+mod fidelity;
 mod journeys;
 mod keys;
 mod kills;

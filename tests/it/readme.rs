@@ -89,7 +89,7 @@ fn every_command_in_the_readme_works() {
                 assert!(output.status.success(), "{line}\n{}", words(&output));
             }
             // these need a service manager: tests/systemd follows them to the letter
-            line if line.contains("systemd") || line.contains("systemctl") => {
+            line if line.contains("systemd") || line.contains("systemctl") || line.starts_with("valetd service") => {
                 let story = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/story"));
                 assert!(story.expect("the story").contains(line), "tests/systemd/story does not run: {line}");
             }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::Duration;
 
-use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
+use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, USERNAME};
 
 use crate::providers::{Running, gbdx_account, start};
 use crate::support::{Home, PATIENCE, eventually, free_address, get, words};
@@ -157,4 +157,22 @@ fn a_service_manager_hears_that_it_is_ready_how_it_stands_and_that_it_lives() {
     }
     let _ = child.kill();
     let _ = child.wait();
+}
+
+#[test]
+fn a_request_that_waits_for_a_token_when_the_stop_begins_is_answered_all_the_same() {
+    let (gbdx, home, address) = gbdx_home();
+    let mut daemon = home.start();
+    login(&home);
+    assert!(daemon.signal("TERM").success());
+    gbdx.behave(Behaviour::Status(500, "{}".to_owned(), Vec::new()), Some(2));
+    let before = gbdx.log().token_calls.len();
+    let mut daemon = home.start();
+    let asked = std::thread::spawn(move || get(&address, "/gbdx/auth/v1/validate_token"));
+    eventually("a renewal has failed while the request waits", || {
+        let waits = daemon.status()["routes"].as_array()?.iter().any(|route| route["open"] == 1);
+        (waits && gbdx.log().token_calls.len() > before).then_some(())
+    });
+    assert!(daemon.signal("TERM").success());
+    assert_eq!(asked.join().expect("asked").expect("an answer").status, 200, "{}", daemon.log());
 }

@@ -1,0 +1,284 @@
+//! HTTP/2 to an upstream: few connections, each shared by many exchanges, for the requests that came in HTTP/2.
+//!
+//! The client's version decides, so that what needs HTTP/2 from end to end (gRPC) has it, and what upgrades (WebSocket)
+//! finds HTTP/1.1. Over TLS the upstream is asked by ALPN; in the clear it has to be known, by the route's setting.
+//! Whoever needs a connection while one is being opened waits for that one and shares its fate, so that a burst of
+//! requests costs one handshake. A connection that the upstream wants to be rid of (GOAWAY) is used no more; what runs on
+//! it ends in peace, and what had not left yet goes to the next.
+//!
+//! No pings: gRPC's servers take those of an idle client for an attack. A vanished upstream is found by the routes'
+//! limits and by TCP's keep-alive.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use hyper::http::uri::{Authority, Scheme};
+use hyper::rt::Executor;
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::error::Fault;
+use super::replay::RequestBody;
+use super::upstream::{self, Lease, Pool, SendError};
+
+/// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Half of this is what h2 lets a peer spend on frames so small that their bookkeeping outweighs them. With a small window
+/// here, one stalled reader of a stream of small frames would get the connection of all others closed.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
+/// What is kept of a request for an upstream that does not read it.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Answers' heads, at most; as in HTTP/1.1.
+const LONGEST_HEAD: u32 = 64 * 1024;
+
+/// Where an upstream allows more at once, further ones still go to a connection of their own: more than that suffer
+/// together when one packet is lost.
+const MOST_STREAMS: usize = 100;
+
+/// After that time an upstream that spoke only HTTP/1.1 is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// How often a request is handed to yet another connection, as the one before closed under it.
+const MOST_TRIES: usize = 4;
+
+/// One worker's HTTP/2 connections to one upstream.
+#[derive(Default)]
+pub(super) struct Multiplexed {
+    connections: RefCell<Vec<Rc<Shared>>>,
+    /// How the opening of the next one ends.
+    opening: RefCell<Option<watch::Receiver<Opening>>>,
+    /// When the upstream last chose HTTP/1.1.
+    declined: Cell<Option<Instant>>,
+}
+
+/// A connection that many share.
+struct Shared {
+    sender: SendRequest<RequestBody>,
+    streams: Cell<usize>,
+    /// What the upstream allows.
+    most_streams: Cell<usize>,
+    /// Since when there has been no stream.
+    idle_since: Cell<Instant>,
+    has_worked: Cell<bool>,
+}
+
+/// A stream that somebody uses.
+pub(super) struct Stream {
+    connection: Rc<Shared>,
+}
+
+/// How the opening of a connection goes.
+#[derive(Clone)]
+enum Opening {
+    Begun,
+    Done,
+    Failed(Fault),
+}
+
+/// What came of a request.
+pub(super) enum Sent {
+    Answered(Response<Incoming>, Lease),
+    /// The upstream speaks only HTTP/1.1; here it is back, untouched.
+    NotSpoken(Request<RequestBody>),
+}
+
+/// Sends a request on a connection that is open, or opens one.
+pub(super) async fn send(
+    pool: &Rc<Pool>,
+    mut request: Request<RequestBody>,
+    connect_timeout: Duration,
+) -> Result<Sent, SendError> {
+    for attempt in 0..MOST_TRIES {
+        let Some(connection) = connection(pool, connect_timeout).await.map_err(SendError::NotConnected)? else {
+            if attempt == 0 {
+                return Ok(Sent::NotSpoken(request));
+            }
+            break;
+        };
+        if attempt == 0 {
+            in_http2_terms(&mut request, pool.upstream.tls.is_some(), &pool.upstream.authority);
+        }
+        let reused = connection.has_worked.get();
+        let stream = Stream::on(connection);
+        let mut sender = stream.connection.sender.clone();
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                stream.connection.has_worked.set(true);
+                return Ok(Sent::Answered(response, Lease::shared(stream)));
+            }
+            Err(mut refused) => {
+                let unsent = refused.take_message();
+                let error = refused.into_error();
+                let Some(unsent) = unsent else {
+                    return Err(SendError::Lost { reused: reused && !upstream::is_reset(&error), error });
+                };
+                debug!(%error, "an upstream connection takes no more requests");
+                pool.multiplexed.forget(&stream.connection);
+                request = unsent;
+            }
+        }
+    }
+    let detail = "it closes every HTTP/2 connection at once".to_owned();
+    Err(SendError::NotConnected(Fault::Unreachable { error: "connection_terminated", detail }))
+}
+
+/// A connection with room for one more stream; `None` if the upstream speaks only HTTP/1.1.
+async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shared>>, Fault> {
+    let multiplexed = &pool.multiplexed;
+    loop {
+        if let Some(free) = multiplexed.free() {
+            return Ok(Some(free));
+        }
+        if multiplexed.declined.get().is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER) {
+            return Ok(None);
+        }
+        let running = multiplexed.opening.borrow().clone();
+        let mut opening = running.unwrap_or_else(|| {
+            let (say, opening) = watch::channel(Opening::Begun);
+            multiplexed.opening.replace(Some(opening.clone()));
+            let pool = pool.clone();
+            // a task of its own: it is for everyone, also when the one who asked has left
+            tokio::task::spawn_local(async move {
+                let end = match open(&pool, timeout).await {
+                    Ok(()) => Opening::Done,
+                    Err(fault) => Opening::Failed(fault),
+                };
+                pool.multiplexed.opening.take();
+                say.send_replace(end);
+            });
+            opening
+        });
+        let end = opening.wait_for(|opening| !matches!(opening, Opening::Begun)).await;
+        if let Ok(Opening::Failed(fault)) = end.as_deref() {
+            return Err(fault.clone());
+        }
+    }
+}
+
+async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
+    let Some(io) = upstream::dial_http2(&pool.upstream, timeout).await? else {
+        pool.multiplexed.declined.set(Some(Instant::now()));
+        return Ok(());
+    };
+    let (sender, connection) = Builder::new(LocalTasks)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(LONGEST_HEAD)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| upstream::lost(&error))?;
+    let shared = Rc::new(Shared {
+        sender,
+        streams: Cell::new(0),
+        most_streams: Cell::new(MOST_STREAMS),
+        idle_since: Cell::new(Instant::now()),
+        has_worked: Cell::new(false),
+    });
+    pool.multiplexed.connections.borrow_mut().push(shared.clone());
+    // weakly, so that a connection that is forgotten ends with its last stream
+    let (shared, pool) = (Rc::downgrade(&shared), Rc::downgrade(pool));
+    tokio::task::spawn_local(async move {
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|cx| {
+            let ended = connection.as_mut().poll(cx);
+            if let Some(shared) = shared.upgrade() {
+                shared.most_streams.set(connection.current_max_send_streams().clamp(1, MOST_STREAMS));
+            }
+            ended
+        });
+        if let Err(error) = ended.await {
+            debug!(%error, "an upstream connection ended");
+        }
+        if let (Some(pool), Some(shared)) = (pool.upgrade(), shared.upgrade()) {
+            pool.multiplexed.forget(&shared);
+        }
+    });
+    Ok(())
+}
+
+impl Multiplexed {
+    fn free(&self) -> Option<Rc<Shared>> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|shared| !shared.sender.is_closed());
+        connections.iter().find(|shared| shared.streams.get() < shared.most_streams.get()).cloned()
+    }
+
+    fn forget(&self, gone: &Rc<Shared>) {
+        self.connections.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, gone));
+    }
+
+    /// Forgets what has been idle for longer than `longest`, which closes it; tells when to look again, if anything is left.
+    pub(super) fn reap(&self, now: Instant, longest: Duration) -> Option<Instant> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|shared| shared.streams.get() > 0 || now < shared.idle_since.get() + longest);
+        let since = |shared: &Rc<Shared>| if shared.streams.get() > 0 { now } else { shared.idle_since.get() };
+        connections.iter().map(|shared| since(shared) + longest).min()
+    }
+}
+
+impl Stream {
+    fn on(connection: Rc<Shared>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self { connection }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Shared { streams, idle_since, .. } = &*self.connection;
+        streams.set(streams.get() - 1);
+        if streams.get() == 0 {
+            idle_since.set(Instant::now());
+        }
+    }
+}
+
+/// Says in HTTP/2's terms what HTTP/1.1 says otherwise: to whom, and that there is a body.
+fn in_http2_terms<B>(request: &mut Request<B>, tls: bool, authority: &Authority) {
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    target.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    target.authority = Some(authority.clone());
+    *request.uri_mut() = Uri::from_parts(target).expect("scheme, authority and path, each a parsed one");
+    for field in [HOST, CONNECTION, TRANSFER_ENCODING] {
+        request.headers_mut().remove(field);
+    }
+}
+
+/// hyper's tasks stay on this thread.
+#[derive(Clone, Copy)]
+struct LocalTasks;
+
+impl<T: Future + 'static> Executor<T> for LocalTasks {
+    fn execute(&self, task: T) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_says_the_same_in_http2_terms() {
+        let fields = ["host", "connection", "transfer-encoding", "te", "content-length"];
+        let request = fields.iter().fold(Request::builder().uri("/x?y"), |request, name| request.header(*name, "1"));
+        let mut request = request.body(()).unwrap();
+        in_http2_terms(&mut request, true, &Authority::from_static("api.example"));
+        assert_eq!(request.uri().to_string(), "https://api.example/x?y");
+        let kept = ["te", "content-length"].map(|name| request.headers().contains_key(name));
+        assert_eq!((request.headers().len(), kept), (2, [true; 2]));
+    }
+}
