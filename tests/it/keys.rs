@@ -23,7 +23,8 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     let rights = ["--route", "lab", "--method", "GET", "--path", "/catalog/**"];
     let key = add(&home, "agent", &rights);
     let basic = format!("Basic {}", STANDARD.encode(format!("{key}:")));
-    let forms: [(&str, String, Vec<(&str, &str)>); 3] = [
+    type Fields<'a> = Vec<(&'a str, &'a str)>;
+    let forms: [(&str, String, Fields<'_>); 3] = [
         ("field", "/lab/catalog/x?q=1".into(), vec![("X-Valetd-Key", &key)]),
         ("Basic", "/lab/catalog/x?q=1".into(), vec![("Authorization", &basic)]),
         ("path", format!("/{key}/lab/catalog/x?q=1"), vec![("Referer", "http://localhost/page")]),
