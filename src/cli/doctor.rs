@@ -115,7 +115,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
     findings.extend(daemon(places, &status, &invocation));
     let status = status.ok();
     findings.extend(addresses(config.as_ref(), status.as_ref()));
-    findings.extend(unit(status.is_some(), &invocation));
+    findings.extend(unit(status.is_some()));
     if let Some(status) = &status {
         findings.extend(guard(status).await);
     }
@@ -199,7 +199,10 @@ fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>, invocation
                     format!("{error}, and another daemon{pid} holds {}", places.state_dir.display()),
                     "it was started with other options, or is on its way up or down: stop it, or use its --socket",
                 ),
-                None => fail(CHECK, error.to_string(), format!("{invocation} service install, or: {invocation} run")),
+                None if invocation == "valetd" => {
+                    fail(CHECK, error.to_string(), "valetd service install, or, in a terminal: valetd run")
+                }
+                None => fail(CHECK, error.to_string(), format!("{invocation} run")),
             }];
         }
     };
@@ -218,12 +221,7 @@ fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>, invocation
         let says = format!("it does not use the configuration file: {problem}");
         findings.push(fail(CHECK, says, format!("{invocation} check; it takes the file over when it is mended")));
     }
-    findings.extend(daemon.warnings.iter().map(|warning| warn(CHECK, warning, "see above")));
-    for finding in &mut findings {
-        if finding.remedy.as_deref() == Some("see above") {
-            finding.remedy = None;
-        }
-    }
+    findings.extend(daemon.warnings.iter().map(|warning| Finding { remedy: None, ..warn(CHECK, warning, "") }));
     findings
 }
 
@@ -260,9 +258,9 @@ fn addresses(config: Option<&Config>, status: Option<&StatusReport>) -> Vec<Find
                     Some((pid, name)) => format!("process {pid} ({})", printable(&name)),
                     None => "a process that we may not look at".to_owned(),
                 };
-                let is_manager = process_is_manager(&who);
                 let says = format!("{address} is taken by {who} of user {uid}");
-                match is_manager {
+                // which hands the socket over at the first connection
+                match who.ends_with("(systemd)") {
                     true => findings.push(ok(CHECK, format!("{address} is held by the service manager"))),
                     false => findings.push(fail(CHECK, says, "stop it, or name another address: listen = [...]")),
                 }
@@ -272,11 +270,7 @@ fn addresses(config: Option<&Config>, status: Option<&StatusReport>) -> Vec<Find
     findings
 }
 
-fn process_is_manager(who: &str) -> bool {
-    who.ends_with("(systemd)")
-}
-
-fn unit(runs: bool, invocation: &str) -> Vec<Finding> {
+fn unit(runs: bool) -> Vec<Finding> {
     const CHECK: &str = "service";
     if let Err(why) = service::manager() {
         return vec![ok(CHECK, format!("{why}; valetd run works under any supervisor"))];
@@ -287,7 +281,7 @@ fn unit(runs: bool, invocation: &str) -> Vec<Finding> {
         let says = "it is not installed as a service";
         return vec![match runs {
             true => ok(CHECK, format!("{says}; the daemon was started by hand")),
-            false => warn(CHECK, says, format!("{invocation} service install")),
+            false => warn(CHECK, says, "valetd service install"),
         }];
     }
     let mut findings = Vec::new();
@@ -477,8 +471,13 @@ fn remedy(words: &str) -> &'static str {
         () if has("NotValidForName") || has("not valid for name") => {
             "its certificate is somebody else's: a captive portal, or a proxy that is not named in HTTPS_PROXY"
         }
+        () if has("certificate") => {
+            "this machine does not trust it: if the server or a company's proxy signs for itself, name the authority: \
+             extra_ca = \"/path/ca.pem\""
+        }
         () if has("looking up") => "no such name here: is there a network? behind a company's proxy, set HTTPS_PROXY",
         () if has("proxy") => "look at HTTPS_PROXY and NO_PROXY",
+        () if has("refused") => "nothing listens there: look at the address in the configuration",
         () if has("timed out") => "a firewall swallows it: behind a company's proxy, set HTTPS_PROXY",
         () => "look at the address in the configuration, and at the network",
     }
@@ -602,6 +601,8 @@ mod tests {
             ("TLS with a:443: invalid peer certificate: UnknownIssuer", "extra_ca"),
             ("looking up a: no such name", "no such name here"),
             ("proxy: connecting to p:3128: connection refused", "HTTPS_PROXY"),
+            ("TLS with a:443: invalid peer certificate: Other(CaUsedAsEndEntity)", "extra_ca"),
+            ("connecting to a:443: connection refused", "nothing listens"),
             ("connecting to a:443: timed out", "firewall"),
         ];
         for (words, expected) in table {

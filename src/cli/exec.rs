@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::text::parse_length;
 use super::wait::until_usable;
 use super::{Exit, Failure, Options, block_on, places};
+use crate::client_keys::{NewKey, Rights};
 use crate::config::{AccountId, RouteName};
 use crate::control::client::Client;
 use crate::control::report::{RouteReport, StatusReport};
+use crate::secret::Secret;
 
 /// Run a command that finds valetd in its environment
 #[derive(clap::Args, Debug)]
@@ -22,11 +24,14 @@ exit code and its signals are its own.
 
   VALETD_URL     where all routes are: http://localhost:8253
   GBDX_URL       the route gbdx: http://localhost:8253/gbdx
-  GBDX_RDA_URL   the route gbdx-rda, and so on: upper case, - becomes _",
+  GBDX_RDA_URL   the route gbdx-rda, and so on: upper case, - becomes _
+  VALETD_KEY     a client key for the routes of -r (all, without), which is
+                 good for as long as the command and its children run",
     after_help = "\
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
   valetd exec --timeout 2m -- python3 nightly.py
+  valetd exec -r gbdx --key-in-url -- sudo -u sandbox agent
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
 it runs: 1 the daemon does not run or has no such route, 3 somebody must sign
@@ -39,6 +44,9 @@ pub(super) struct Arguments {
     /// How long to wait for usable tokens: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_length)]
     timeout: Duration,
+    /// Put the key into the addresses, for what runs as another user
+    #[arg(long)]
+    key_in_url: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<String>,
@@ -49,25 +57,37 @@ fn parse_route(name: &str) -> Result<RouteName, &'static str> {
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { routes, timeout, command } = arguments;
+    let Arguments { routes, timeout, key_in_url, command } = arguments;
     let places = places(options)?;
-    let report = block_on(async {
+    let (report, key) = block_on(async {
         let report = match Client::connect(&places.socket).await {
             Ok(mut client) => client.status().await.map_err(|error| Failure::of_call(error, options))?,
             // it may be on its way up
             Err(_) => until_usable(options, &places.socket, &[], timeout).await?,
         };
         let mut accounts: Vec<AccountId> = Vec::new();
+        let mut rights = Rights { routes: Vec::new(), methods: Vec::new(), paths: Vec::new() };
         for route in wanted(&report, &routes)? {
+            rights.routes.extend(RouteName::new(&route.name));
             accounts.extend(AccountId::new(&route.account).filter(|account| !accounts.contains(account)));
         }
-        match accounts.is_empty() {
-            true => Ok(report),
-            false => until_usable(options, &places.socket, &accounts, timeout).await,
-        }
+        let report = match accounts.is_empty() {
+            true => report,
+            false => until_usable(options, &places.socket, &accounts, timeout).await?,
+        };
+        let new = NewKey { name: None, rights, lifetime: None, rate: None, ephemeral: true };
+        let key = match new.rights.routes.is_empty() {
+            true => None,
+            false => {
+                let held = Client::hold_key(&places.socket, new).await;
+                let held = held.map_err(|error| Failure::of_call(error, options))?;
+                Some(held.survive_exec().map_err(Failure::new)?)
+            }
+        };
+        Ok::<_, Failure>((report, key))
     })??;
     let (program, rest) = command.split_first().expect("clap requires a command");
-    let error = Command::new(program).args(rest).envs(variables(&report)).exec();
+    let error = Command::new(program).args(rest).envs(variables(&report, key.as_ref(), key_in_url)).exec();
     let exit = match error.kind() {
         io::ErrorKind::NotFound => Exit::NoSuchCommand,
         _ => Exit::NotExecutable,
@@ -91,18 +111,22 @@ fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a R
 }
 
 /// What the command finds in its environment: of all routes, since it may know more of them than were waited for.
-fn variables(report: &StatusReport) -> Vec<(String, String)> {
+fn variables(report: &StatusReport, key: Option<&Secret>, key_in_url: bool) -> Vec<(String, String)> {
     let mut variables = Vec::new();
+    let in_url = key.filter(|_| key_in_url).map(|key| format!("/{}", key.expose())).unwrap_or_default();
     for route in &report.routes {
         let Some(url) = route.urls.first() else { continue };
         if variables.is_empty()
             && let Some(base) = url.strip_suffix(&format!("/{}/", route.name))
         {
-            variables.push(("VALETD_URL".to_owned(), base.to_owned()));
+            variables.push(("VALETD_URL".to_owned(), format!("{base}{in_url}")));
         }
+        let own = format!("/{}/", route.name);
+        let url = url.replacen(&own, &format!("{in_url}{own}"), 1);
         let name = format!("{}_URL", route.name.to_ascii_uppercase().replace('-', "_"));
         variables.push((name, url.trim_end_matches('/').to_owned()));
     }
+    variables.extend(key.map(|key| ("VALETD_KEY".to_owned(), key.expose().to_owned())));
     variables
 }
 
@@ -122,7 +146,17 @@ mod tests {
             ("GBDX_URL", "http://localhost:8253/gbdx"),
             ("GBDX_RDA_URL", "http://localhost:8253/gbdx-rda"),
         ];
-        assert_eq!(variables(&report), expected.map(|(name, url)| (name.to_owned(), url.to_owned())));
+        let owned = |rows: &[(&str, &str)]| -> Vec<(String, String)> {
+            rows.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect()
+        };
+        assert_eq!(variables(&report, None, true), owned(&expected));
+        let with_key = [
+            ("VALETD_URL", "http://localhost:8253/vk_x"),
+            ("GBDX_URL", "http://localhost:8253/vk_x/gbdx"),
+            ("GBDX_RDA_URL", "http://localhost:8253/vk_x/gbdx-rda"),
+            ("VALETD_KEY", "vk_x"),
+        ];
+        assert_eq!(variables(&report, Some(&Secret::new("vk_x")), true), owned(&with_key));
     }
 
     #[test]

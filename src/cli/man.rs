@@ -40,7 +40,8 @@ fn pages() -> io::Result<Vec<(String, String)>> {
     let mut program = command();
     program.build(); // hands the global options and the program's name down
     let mut pages = Vec::new();
-    for page in std::iter::once(&program).chain(program.get_subcommands()) {
+    let verbs = program.get_subcommands().flat_map(|verb| std::iter::once(verb).chain(verb.get_subcommands()));
+    for page in std::iter::once(&program).chain(verbs) {
         let man = Man::new(page.clone()).source(concat!("valetd ", env!("CARGO_PKG_VERSION")));
         let mut text = Vec::new();
         man.render(&mut text)?;
@@ -79,7 +80,12 @@ mod tests {
         let pages = pages().unwrap();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[..3], ["valetd.1", "valetd-run.1", "valetd-login.1"]);
-        assert!(names.contains(&"valetd-wait.1") && !names.iter().any(|name| name.contains("help")), "{names:?}");
+        assert!(
+            names.contains(&"valetd-wait.1")
+                && names.contains(&"valetd-service-install.1")
+                && !names.iter().any(|name| name.contains("help")),
+            "{names:?}"
+        );
         for (name, text) in &pages {
             let title = name.trim_end_matches(".1");
             assert!(text.contains(&format!(".TH {title} 1")), "{name}:\n{text}");

@@ -12,6 +12,7 @@ use super::{Exit, Failure, Options, print};
 /// Install valetd as a service of this user, remove it, or look at it
 #[derive(clap::Args, Debug)]
 #[command(
+    disable_help_subcommand = true,
     long_about = "\
 Install valetd as a service of this user, remove it, or look at it. For a binary
 that no package has installed: 'install' writes systemd user units with the

@@ -26,16 +26,44 @@ pub(crate) fn decode(bytes: &[u8]) -> (u8, usize) {
     }
 }
 
+/// Nobody means a path that is encoded more often than this.
+const MOST_DECODINGS: usize = 8;
+
+/// Decodes until nothing changes any more, since what stands side by side after one decoding can be an encoding itself:
+/// `%%32e` is `%2e` is a dot. `None` if that takes too long.
+pub(crate) fn decode_to_the_end(path: &[u8]) -> Option<Vec<u8>> {
+    decoded(path).map(|(bytes, _)| bytes)
+}
+
+/// The same, with whether each byte was written in another way than as itself.
+fn decoded(path: &[u8]) -> Option<(Vec<u8>, Vec<bool>)> {
+    let (mut path, mut is_encoded) = (path.to_vec(), vec![false; path.len()]);
+    for _ in 0..MOST_DECODINGS {
+        let (mut next, mut next_encoded) = (Vec::with_capacity(path.len()), Vec::with_capacity(path.len()));
+        let mut at = 0;
+        while at < path.len() {
+            let (byte, width) = decode(&path[at..]);
+            next.push(byte);
+            next_encoded.push(width > 1 || is_encoded[at]);
+            at += width;
+        }
+        if next.len() == path.len() {
+            return Some((path, is_encoded));
+        }
+        (path, is_encoded) = (next, next_encoded);
+    }
+    None
+}
+
 /// The form in which paths are compared with refused ones and shown in the audit: decoded, runs of slashes as one, none
 /// at the end, path parameters (`;x=y`) cut off. Never sent anywhere.
 pub(crate) fn canonical(path: &str) -> Vec<u8> {
-    let bytes = path.as_bytes();
+    // what takes too long to decode is refused before
+    let decoded = if path.contains('%') { decode_to_the_end(path.as_bytes()) } else { None };
+    let bytes = decoded.as_deref().unwrap_or(path.as_bytes());
     let mut canonical = Vec::with_capacity(bytes.len());
     let mut in_parameter = false;
-    let mut at = 0;
-    while at < bytes.len() {
-        let (byte, width) = decode(&bytes[at..]);
-        at += width;
+    for byte in bytes.iter().copied() {
         match byte {
             b'/' => {
                 in_parameter = false;
@@ -94,17 +122,15 @@ impl Reading {
 }
 
 fn symbols(path: &str, keep_parameters: bool) -> Vec<Symbol> {
-    let bytes = path.as_bytes();
+    let whole = || (path.as_bytes().to_vec(), vec![false; path.len()]);
+    let (bytes, is_encoded) = decoded(path.as_bytes()).unwrap_or_else(whole); // which is refused before
     let mut symbols = Vec::with_capacity(bytes.len());
     let mut in_parameter = false;
-    let mut at = 0;
-    while at < bytes.len() {
-        let (byte, width) = decode(&bytes[at..]);
-        at += width;
+    for (byte, is_encoded) in bytes.into_iter().zip(is_encoded) {
         match byte {
             b'/' => {
                 in_parameter = false;
-                let plain = width == 1 && !matches!(symbols.last(), Some(Symbol::Slash | Symbol::Doubtful));
+                let plain = !is_encoded && !matches!(symbols.last(), Some(Symbol::Slash | Symbol::Doubtful));
                 symbols.push(if plain { Symbol::Slash } else { Symbol::Doubtful });
             }
             b';' if !keep_parameters => in_parameter = true,
@@ -395,6 +421,7 @@ mod tests {
             ("a parameter cut off", "/users/me", "/users/me;x=1", true, false),
             ("a parameter as a name", "/a/*/c", "/a/;x/c", true, false),
             ("a parameter in a name that is open", "/users/*", "/users/me;x=1", true, true),
+            ("digits of an encoding encoded", "/users/me", "/users/%%36%64e", true, true),
             ("letters encoded", "/users/me", "/us%65rs/%256de", true, true),
             ("elsewhere", "/users/me", "/users/you", false, false),
         ];
@@ -468,6 +495,11 @@ mod tests {
                 (b'/', 2) if at > 0 => spelled.push_str(";v=1/"),
                 (b'/', 3 | 4) if at > 0 => spelled.push_str(&encoded(choice - 3)),
                 (_, 5..=7) if byte != b'/' => spelled.push_str(&encoded(choice - 5)),
+                // the digits of the encoding encoded
+                (_, 8) if byte != b'/' || at > 0 => {
+                    spelled.push('%');
+                    format!("{byte:02x}").bytes().for_each(|digit| spelled.push_str(&format!("%{digit:02x}")));
+                }
                 _ => spelled.push(char::from(byte)),
             }
         }
@@ -482,7 +514,7 @@ mod tests {
 
         #[test]
         fn whatever_the_spelling_a_denied_path_never_passes(
-            text in patterns(), segments in segments(), choices in proptest::collection::vec(0..9_u8, 12)
+            text in patterns(), segments in segments(), choices in proptest::collection::vec(0..10_u8, 12)
         ) {
             let plain = format!("/{}", segments.join("/"));
             let spelled = spelled(&plain, &choices);

@@ -294,7 +294,7 @@ pub(super) struct Connection {
     pub(super) own_route: Option<RouteName>,
     pub(super) pulse: Arc<Pulse>,
     /// Its place in the audit, from its first noted request on.
-    seat: RefCell<Option<audit::Seat>>,
+    pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
     /// Both ends, on TCP: the client's, ours.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
@@ -329,7 +329,7 @@ impl Connection {
             door,
             own_route,
             pulse: Pulse::new(),
-            seat: RefCell::new(None),
+            seat: Rc::default(),
             ends,
             id,
             stopping: Cell::new(Stopping::No),
@@ -350,19 +350,14 @@ impl Connection {
             door: self.door,
             own_route: self.own_route.clone(),
             pulse: Pulse::new(),
+            seat: self.seat.clone(),
             ends: self.ends,
             id: self.id,
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             carrier: Some(self.clone()),
-            seat: RefCell::new(None),
             streams: Cell::new(0),
         })
-    }
-
-    /// Where the audit knows this connection's process from; the streams of one connection share it.
-    pub(super) fn seat(&self) -> &RefCell<Option<audit::Seat>> {
-        &self.carrier.as_deref().unwrap_or(self).seat
     }
 
     pub(super) fn has_streams(&self) -> bool {

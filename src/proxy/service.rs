@@ -400,7 +400,7 @@ impl Drop for Exchange {
 
 impl Note {
     fn begin(connection: &Connection, log: &audit::AuditLog, request: &Request<Incoming>) -> Box<Self> {
-        let mut seat = connection.seat().borrow_mut();
+        let mut seat = connection.seat.borrow_mut();
         if !seat.as_ref().is_some_and(|seat| seat.is_of(log)) {
             *seat = Some(log.seat(match (connection.ends, connection.door.caller) {
                 (Some((client, server)), _) => audit::Ends::Tcp(client, server),
@@ -425,7 +425,7 @@ impl Note {
 
     fn end(self, connection: &Connection, route: Option<RouteName>, status: StatusCode, took: Duration) {
         let Note { at, method, path, key, bytes_out, renewal, verdict } = self;
-        let Some(seat) = &*connection.seat().borrow() else { return };
+        let Some(seat) = &*connection.seat.borrow() else { return };
         seat.note(Box::new(audit::Entry {
             at,
             seat: seat.id(),

@@ -1086,6 +1086,20 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_for_another_identity_is_used_and_says_whose_it_is() {
+        let mut renewer = started();
+        for (id, payload, who) in [(1, "eyJzdWIiOiJtZSJ9", "me"), (2, "eyJzdWIiOiJ5b3UifQ", "you")] {
+            let mut tokens = tokens(&format!("a{id}"), None).expect("tokens");
+            tokens.id_token = Some(Secret::new(format!("e30.{payload}.x")));
+            renewer.answered(&lab(), RenewalId(id), Ok(tokens), T0);
+            let seen = renewer.views()[0].stored.clone().expect("stored").identity;
+            assert_eq!(seen.as_deref(), Some(who), "after renewal {id}");
+            renewer.tick(T0 + HOUR);
+        }
+        assert!(renewer.world.lines.contains(&"publish Bearer a2".to_owned()), "{:?}", renewer.world.lines);
+    }
+
+    #[test]
     fn a_thousand_wishes_are_one_renewal() {
         let mut renewer = started();
         renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);

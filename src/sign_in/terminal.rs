@@ -48,10 +48,11 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked::Broken`] if the terminal fails.
-    pub fn say(&mut self, text: &str) -> Result<(), Unasked> {
+    pub fn say(&self, text: &str) -> Result<(), Unasked> {
         let harmless: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
-        self.0.write_all(harmless.as_bytes())?;
-        Ok(self.0.flush()?)
+        let mut screen = &self.0;
+        screen.write_all(harmless.as_bytes())?;
+        Ok(screen.flush()?)
     }
 
     /// Asks for a line that may be seen; asks again as long as the line is empty. What is pasted in one go counts as
@@ -62,9 +63,10 @@ impl Terminal {
     /// [`Unasked`] if there is no answer.
     pub fn ask_line(&mut self, prompt: &str) -> Result<String, Unasked> {
         loop {
-            self.say(prompt)?;
             let line = {
+                // before the question is seen: from then on, what is typed is the answer
                 let _raw = Raw::begin(&self.0)?;
+                self.say(prompt)?;
                 let screen = self.0.try_clone()?;
                 read_line(&self.0, Some(screen), || follows_at_once(&self.0))
             };
@@ -83,9 +85,9 @@ impl Terminal {
     ///
     /// [`Unasked`] if there is no answer.
     pub fn ask_hidden(&mut self, prompt: &str) -> Result<Secret, Unasked> {
-        self.say(prompt)?;
         let answer = {
             let _raw = Raw::begin(&self.0)?;
+            self.say(prompt)?;
             read_line(&self.0, None::<File>, || false)
         };
         self.say("\n")?;

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
 use crate::lab::{self, Server, address};
-use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, mode, read_answer, send, words};
+use crate::providers::{gbdx_account, start};
+use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, get, mode, read_answer, send, words};
 
 #[test]
 fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream() {
@@ -23,7 +24,8 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     let rights = ["--route", "lab", "--method", "GET", "--path", "/catalog/**"];
     let key = add(&home, "agent", &rights);
     let basic = format!("Basic {}", STANDARD.encode(format!("{key}:")));
-    let forms: [(&str, String, Vec<(&str, &str)>); 3] = [
+    type Fields<'a> = Vec<(&'a str, &'a str)>;
+    let forms: [(&str, String, Fields<'_>); 3] = [
         ("field", "/lab/catalog/x?q=1".into(), vec![("X-Valetd-Key", &key)]),
         ("Basic", "/lab/catalog/x?q=1".into(), vec![("Authorization", &basic)]),
         ("path", format!("/{key}/lab/catalog/x?q=1"), vec![("Referer", "http://localhost/page")]),
@@ -262,5 +264,31 @@ fn the_mirror_shows_what_it_was_sent() {
     assert_eq!(
         read_answer(&mut BufReader::new(stream), true).expect("an answer").text(),
         "GET /x HTTP/1.1\r\nA: b\r\n\r\n"
+    );
+}
+
+#[test]
+fn a_command_gets_a_key_that_dies_with_it() {
+    let gbdx = start(Provider::Gbdx, Options::default());
+    let address = free_address();
+    let home = Home::with(&format!("listen = [\"{address}\"]\n{}", gbdx_account(&gbdx)));
+    home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], gbdx.sign_in().expose());
+    let daemon = home.start();
+    daemon.until("gbdx", "usable");
+    let script = "curl -s -o /dev/null -w '%{http_code} ' $GBDX_URL/auth/v1/validate_token; \
+                  curl -s -o /dev/null -w '%{http_code} ' $GBDX_RDA_URL/auth/v1/validate_token; echo $VALETD_KEY";
+    let output = home.run(&["exec", "-r", "gbdx", "--key-in-url", "--", "sh", "-c", script]);
+    assert!(output.status.success(), "{}", words(&output));
+    let said = String::from_utf8(output.stdout).expect("text");
+    let [own, other, key] = said.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert_eq!((own, other), ("200", "403"), "the key is good for the route that was asked for, and for no other");
+    eventually("the key has died with the command", || {
+        let answer = send(&address, "GET", "/gbdx/auth/v1/validate_token", &[("X-Valetd-Key", key)], b"").ok()?;
+        (answer.status == 403).then_some(())
+    });
+    assert_eq!(
+        get(&address, "/gbdx/auth/v1/validate_token").expect("an answer").status,
+        200,
+        "without a key: the peer"
     );
 }
