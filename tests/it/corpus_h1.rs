@@ -617,7 +617,7 @@ fn requests() -> Vec<Row> {
     c.row("malformed, and one more", [with("A : b\r\n"), get("/api/hidden")].concat(), Refused(&[400]));
     c.row(
         "a refused body that hides one",
-        [format!("POST /api/../x HTTP/1.1\r\nHost: HERE\r\nContent-Length: 80\r\n\r\n"), get("/api/hidden")].concat(),
+        ["POST /api/../x HTTP/1.1\r\nHost: HERE\r\nContent-Length: 80\r\n\r\n".to_owned(), get("/api/hidden")].concat(),
         Refused(&[400]),
     );
     corpus.0
