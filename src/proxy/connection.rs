@@ -454,8 +454,8 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
 async fn serve_http1(connection: Rc<Connection>, io: ClientIo, mut alarm: Alarm, is_unix: bool) {
     let pulse = connection.pulse.clone();
     let service = service_fn(|request| {
-        let connection = connection.clone();
-        async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
+        let answer = service::answer(connection.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
     let mut serving =

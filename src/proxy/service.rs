@@ -29,16 +29,24 @@ use crate::config::{KeyName, RouteName};
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
-pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<AnswerBody> {
+///
+/// The exchange has begun when this returns, before the future is asked: hyper looks first whether the client has more
+/// to say, and one that has closed its sending side right behind its request must not be taken for one that is gone.
+pub(super) fn answer(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<AnswerBody>> {
     let table = connection.worker.table();
     let mut exchange = Exchange::begin(&connection, &table, &request);
-    let answer = carry_out(&connection, &table, &mut exchange, request).await;
-    let response = answer.unwrap_or_else(|error| {
-        exchange.failed(&error);
-        error.into_response(&table.shared.advice)
-    });
-    exchange.answered(response.status());
-    response.map(|body| body.of(exchange))
+    async move {
+        let answer = carry_out(&connection, &table, &mut exchange, request).await;
+        let response = answer.unwrap_or_else(|error| {
+            exchange.failed(&error);
+            error.into_response(&table.shared.advice)
+        });
+        exchange.answered(response.status());
+        response.map(|body| body.of(exchange))
+    }
 }
 
 async fn carry_out(
