@@ -11,7 +11,8 @@ pub struct Policy {
     pub early: Duration,
     /// The least time between two starts, after a success too.
     pub minimum_spacing: Duration,
-    /// How long before its end a token is no longer handed out, at the most; a tenth of its life where that is shorter.
+    /// How long before its end a token is no longer handed out, at the most; a tenth of its life where that is shorter,
+    /// but about a second at the least.
     pub margin: Duration,
     /// The life of an access token whose answer did not tell one.
     pub assumed_lifetime: Duration,
@@ -64,9 +65,14 @@ pub fn renew_at(policy: &Policy, start: Timestamp, lifetime: Duration, spread: f
     start + (lifetime - lead.mul_f64(0.9 + 0.2 * spread.clamp(0.0, 1.0)).min(lifetime))
 }
 
-/// Until when a token is handed out: `min(margin, lifetime / 10)` before its end.
+/// Servers that count in whole seconds end a token up to this much earlier than they said.
+const WHOLE_SECONDS: Duration = Duration::from_secs(1);
+
+/// Until when a token is handed out: `min(margin, lifetime / 10)` before its end, but a second, or a third of its life if
+/// that is shorter, at the least.
 pub fn usable_until(policy: &Policy, start: Timestamp, lifetime: Duration) -> Timestamp {
-    start + (lifetime - policy.margin.min(lifetime / 10))
+    let margin = policy.margin.min(lifetime / 10);
+    start + (lifetime - margin.max(WHOLE_SECONDS.min(lifetime / 3)))
 }
 
 /// How long to wait after the `failures`-th failure in a row (from 1): exponential with full jitter, from one second to
@@ -129,6 +135,7 @@ mod tests {
         let policy = Policy::default();
         assert_eq!(usable_until(&policy, T0, secs(3600)), T0 + secs(3590));
         assert_eq!(usable_until(&policy, T0, secs(30)), T0 + secs(27));
+        assert_eq!(usable_until(&policy, T0, secs(4)), T0 + secs(3), "a server may cut a second off");
         assert_eq!(usable_until(&policy, T0, secs(0)), T0);
     }
 
