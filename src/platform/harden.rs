@@ -4,8 +4,8 @@
 //! [`harden`] closes the process; [`confine`] takes from its threads the right to write outside their own folders and to
 //! start programs (Landlock). Reading stays free: certificate files, configurations behind links and secrets in files
 //! may be anywhere, and a reload may name others. Connecting and binding stay free, since upstreams and listeners come
-//! from a configuration that can be reloaded. There is no filter of system calls (seccomp) here: the service unit has
-//! one that the distribution keeps in step with its C library, which a list in this program could not be.
+//! from a configuration that can be reloaded. The filter of system calls (seccomp) is the service unit's, which the
+//! distribution keeps in step with its C library, as a list in this program could not be; here it is only reported.
 //!
 //! Nor is memory locked. Every token passes through buffers of HTTP, TLS and the kernel's sockets, which nobody locks;
 //! locking one copy would promise what it does not keep. Against swap helps an encrypted one, or `MemorySwapMax=0` in
@@ -22,7 +22,7 @@ use rustix::thread::set_no_new_privs;
 /// One thing that is given up, or should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Measure {
-    /// In one word, for scripts: `no-trace`, `no-core`, `no-new-privileges`, `landlock`.
+    /// In one word, for scripts: `no-trace`, `no-core`, `no-new-privileges`, `seccomp`, `landlock`.
     pub name: &'static str,
     /// Whether it is in force.
     pub in_force: bool,
@@ -89,7 +89,18 @@ pub fn harden() -> Vec<Measure> {
             "programs that we start can gain no privileges",
             "programs that we start can gain privileges (PR_SET_NO_NEW_PRIVS)",
         ),
+        filter_of_system_calls(),
     ]
+}
+
+/// Whether somebody, mostly the service manager, filters our system calls (proc_pid_status(5), `Seccomp`).
+fn filter_of_system_calls() -> Measure {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+    match mode {
+        Some("2") => Measure::new("seccomp", Ok(()), "system calls that we do not need are refused to us", ""),
+        _ => Measure::waived("seccomp", "nobody filters our system calls; the service unit does"),
+    }
 }
 
 /// What a library may open for writing without meaning harm.
