@@ -158,7 +158,9 @@ mod tests {
             "platform::harden::tests::a_hardened_process_leaves_no_core_is_not_traceable_and_gains_nothing",
         ) else {
             let measures = harden();
-            assert!(measures.iter().all(|measure| measure.in_force), "{measures:?}");
+            // whether system calls are filtered is the service manager's affair
+            let ours = measures.iter().filter(|measure| measure.name != "seccomp");
+            assert!(ours.clone().count() == 3 && ours.clone().all(|measure| measure.in_force), "{measures:?}");
             assert_eq!(warning(&measures), None);
             assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
             let core = getrlimit(Resource::Core);
