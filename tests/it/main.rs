@@ -6,6 +6,7 @@ mod audit;
 mod canary;
 mod corpus_h1;
 mod corpus_h2;
+mod crowd;
 mod faults;
 mod fidelity;
 mod journeys;
