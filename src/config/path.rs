@@ -31,7 +31,7 @@ const MOST_DECODINGS: usize = 8;
 
 /// Decodes until nothing changes any more, since what stands side by side after one decoding can be an encoding itself:
 /// `%%32e` is `%2e` is a dot. `None` if that takes too long.
-pub(crate) fn decode_to_the_end(path: &[u8]) -> Option<Vec<u8>> {
+fn decode_to_the_end(path: &[u8]) -> Option<Vec<u8>> {
     decoded(path).map(|(bytes, _)| bytes)
 }
 
@@ -40,12 +40,9 @@ fn decoded(path: &[u8]) -> Option<(Vec<u8>, Vec<bool>)> {
     let (mut path, mut is_encoded) = (path.to_vec(), vec![false; path.len()]);
     for _ in 0..MOST_DECODINGS {
         let (mut next, mut next_encoded) = (Vec::with_capacity(path.len()), Vec::with_capacity(path.len()));
-        let mut at = 0;
-        while at < path.len() {
-            let (byte, width) = decode(&path[at..]);
+        for (at, byte, width) in decode_once(&path) {
             next.push(byte);
             next_encoded.push(width > 1 || is_encoded[at]);
-            at += width;
         }
         if next.len() == path.len() {
             return Some((path, is_encoded));
@@ -53,6 +50,23 @@ fn decoded(path: &[u8]) -> Option<(Vec<u8>, Vec<bool>)> {
         (path, is_encoded) = (next, next_encoded);
     }
     None
+}
+
+/// One round of decoding: where each byte that is meant stands, the byte, and how many bytes it is written with.
+fn decode_once(path: &[u8]) -> impl Iterator<Item = (usize, u8, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (byte, width) = decode(path.get(at..).filter(|rest| !rest.is_empty())?);
+        let start = at;
+        at += width;
+        Some((start, byte, width))
+    })
+}
+
+/// Whether what one round of decoding leaves could be decoded again, as in `%%32e`. Nobody means that.
+pub(crate) fn is_encoded_over_and_over(path: &[u8]) -> bool {
+    let decoded: Vec<u8> = decode_once(path).map(|(_, byte, _)| byte).collect();
+    decode_once(&decoded).any(|(_, _, width)| width > 1)
 }
 
 /// The form in which paths are compared with refused ones and shown in the audit: decoded, runs of slashes as one, none
