@@ -6,6 +6,7 @@
 //! denied is denied if *any* way of reading the path leads there; what is allowed is allowed only if *every* way does.
 //! The path itself goes upstream as it came.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::problem::Complaint;
@@ -71,7 +72,11 @@ pub(crate) fn is_encoded_over_and_over(path: &[u8]) -> bool {
 
 /// The form in which paths are compared with refused ones and shown in the audit: decoded, runs of slashes as one, none
 /// at the end, path parameters (`;x=y`) cut off. Never sent anywhere.
-pub(crate) fn canonical(path: &str) -> Vec<u8> {
+pub(crate) fn canonical(path: &str) -> Cow<'_, [u8]> {
+    let is_plain = !path.bytes().fold(false, |any, byte| any | matches!(byte, b'%' | b';')) && !path.contains("//");
+    if is_plain {
+        return Cow::Borrowed(path.strip_suffix('/').unwrap_or(path).as_bytes());
+    }
     // what takes too long to decode is refused before
     let decoded = if path.contains('%') { decode_to_the_end(path.as_bytes()) } else { None };
     let bytes = decoded.as_deref().unwrap_or(path.as_bytes());
@@ -93,7 +98,7 @@ pub(crate) fn canonical(path: &str) -> Vec<u8> {
     if canonical.last() == Some(&b'/') {
         canonical.pop();
     }
-    canonical
+    Cow::Owned(canonical)
 }
 
 /// A path in the form in which patterns are matched against it.

@@ -37,6 +37,8 @@ struct Upstream {
     lease: Option<Lease>,
     token_name: HeaderName,
     scrubber: Option<Box<Scrubber>>,
+    /// What the upstream has broken off with, until what came before is on its way.
+    broken: Option<hyper::Error>,
 }
 
 /// Blots out every occurrence of a token, byte for byte, so that lengths and ranges stay true. Holds back only what may
@@ -73,7 +75,10 @@ impl AnswerBody {
             return Self::empty();
         }
         let scrubber = scrub.map(|token| Box::new(Scrubber::of(token)));
-        Self { content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber }), exchange: None }
+        Self {
+            content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber, broken: None }),
+            exchange: None,
+        }
     }
 
     /// Ties the exchange's end to this body's.
@@ -93,10 +98,21 @@ impl AnswerBody {
 
 impl Upstream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        let ended = match &frame {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = ready!(match &mut self.lease {
+            Some(lease) => lease.poll_frame(cx, &mut self.incoming),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
+        });
+        let ended = match frame {
             None => true,
-            Some(Err(_)) => false, // the connection goes with the lease
+            Some(Err(error)) => {
+                // hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending; // the connection goes with the lease
+            }
             Some(Ok(_)) => self.incoming.is_end_stream(),
         };
         if ended && let Some(lease) = self.lease.take() {
@@ -206,6 +222,7 @@ impl Body for AnswerBody {
             Content::Full(text) => text.is_empty(),
             Content::Upstream(upstream) => {
                 upstream.incoming.is_end_stream()
+                    && upstream.broken.is_none()
                     && upstream.scrubber.as_ref().is_none_or(|scrubber| scrubber.is_done())
             }
         }

@@ -11,6 +11,7 @@ use hyper::http::uri::{PathAndQuery, Uri};
 use zeroize::Zeroizing;
 
 use super::error::{Check, ProxyError};
+use super::headers::Survey;
 use crate::client_keys::{self, LENGTH, PREFIX};
 
 /// The field's name as it should be written.
@@ -25,6 +26,11 @@ pub(super) struct Presented {
     pub(super) key: Zeroizing<String>,
     /// Whether it was the path's first segment, and so belongs into every address that we write for this client.
     pub(super) in_path: bool,
+}
+
+/// Whether a request could present a key: a field that may carry one is among those that never go upstream.
+pub(super) fn may_be_there(target: &Uri, survey: &Survey) -> bool {
+    survey.strays || has_key_segment(target.path())
 }
 
 /// Takes the key off a request. `None`, as for nearly all requests, if it presents none.

@@ -402,8 +402,7 @@ impl Connection {
     }
 
     /// Waits for `answer`, unless the exchange passes its limit first.
-    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Fault> {
-        let mut answer = pin!(answer);
+    pub(super) async fn in_time<T>(&self, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Ok(answer)),
             Poll::Pending if self.pulse.timed_out.load(Relaxed) => Poll::Ready(Err(Fault::AnswerTimeout)),
@@ -454,7 +453,8 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
 async fn serve_http1(connection: Rc<Connection>, io: ClientIo, mut alarm: Alarm, is_unix: bool) {
     let pulse = connection.pulse.clone();
     let service = service_fn(|request| {
-        let answer = service::answer(connection.clone(), request);
+        // boxed, as hyper would move its whole state about before it begins
+        let answer = Box::pin(service::answer(connection.clone(), request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
@@ -730,29 +730,33 @@ pub(super) fn joined<'a>(bufs: &'a [io::IoSlice<'_>], small: &'a mut [u8; SMALL_
 /// Percent-encodes what RFC 3986 forbids in a target but tools that send what was typed (curl) do not encode: quotation
 /// marks of JSON, the comparisons of a filter. hyper would answer 400. `None` if there is nothing to do, as usual.
 fn escape_target(line: &mut Line, bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut escaped: Option<Vec<u8>> = None;
-    for (at, byte) in bytes.iter().enumerate() {
-        match (*line, byte) {
-            (_, b'\n') => {
-                *line = Line::Over;
-                if let Some(escaped) = &mut escaped {
-                    escaped.extend_from_slice(&bytes[at..]);
-                }
-                return escaped;
-            }
-            (Line::Method, b' ') => *line = Line::Target,
-            (Line::Target, b'"' | b'<' | b'>' | b'`') => {
-                let escaped = escaped.get_or_insert_with(|| bytes[..at].to_vec());
-                escaped.extend_from_slice(format!("%{byte:02X}").as_bytes());
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(escaped) = &mut escaped {
-            escaped.push(*byte);
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (head, rest) = bytes.split_at(end);
+    let target = match (*line, head.iter().position(|byte| *byte == b' ')) {
+        (Line::Method, Some(space)) => space,
+        (Line::Method, None) => head.len(),
+        (Line::Target, _) => 0,
+        (Line::Over, _) => return None,
+    };
+    *line = match (rest.is_empty(), target < head.len()) {
+        (false, _) => Line::Over,
+        (true, true) => Line::Target,
+        (true, false) => *line,
+    };
+    let forbidden = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'`');
+    // one look at all of it, which the compiler can do many bytes at a time
+    if !head[target..].iter().fold(false, |any, byte| any | forbidden(byte)) {
+        return None;
+    }
+    let mut escaped = head[..target].to_vec();
+    for byte in &head[target..] {
+        match forbidden(byte) {
+            true => escaped.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            false => escaped.push(*byte),
         }
     }
-    escaped
+    escaped.extend_from_slice(rest);
+    Some(escaped)
 }
 
 /// What hyper says by itself, before any request came through, as an error of ours: a bare head with one of three

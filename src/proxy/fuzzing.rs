@@ -26,7 +26,7 @@ pub fn request_path(data: &[u8]) {
         return;
     };
     let rest = &target.path()[found.prefix..];
-    let refuse = vec![route::canonical("/base/oauth")];
+    let refuse = vec![route::canonical("/base/oauth").into_owned()];
     let is_refused = route::is_refused(&refuse, "/base", rest);
     let is_denied = PathPattern::parse("/oauth/**").expect("a pattern").matches_possibly(&Reading::of(rest));
     let sent = route::target("/base", found.prefix, &target).expect("there is a base path");

@@ -31,17 +31,17 @@ pub(super) struct Survey {
     connection: bool,
     te: bool,
     expect: bool,
-    /// Fields that are dropped whenever they occur, which is rarely.
-    strays: bool,
+    /// Fields that are dropped whenever they occur, which is rarely; among them all that can carry a client key.
+    pub(super) strays: bool,
 }
 
 impl Survey {
     /// Looks once at every field.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut survey = Survey::default();
-        for name in headers.keys() {
+        for (name, _) in headers {
             match *name {
-                HOST => survey.hosts = headers.get_all(HOST).iter().take(2).count() as u8, // 1 or 2
+                HOST => survey.hosts = survey.hosts.saturating_add(1),
                 CONNECTION => survey.connection = true,
                 ORIGIN => survey.origin = true,
                 TRANSFER_ENCODING => survey.transfer_encoding = true,
@@ -162,6 +162,7 @@ fn remove_connection_options(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
+        .filter(|value| !names_no_field(value))
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
         .filter(|name| !matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | HOST | TE | UPGRADE))
@@ -170,6 +171,12 @@ fn remove_connection_options(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove(CONNECTION);
+}
+
+/// The two usual values: `close` is not a field's name, and `Keep-Alive` goes in any case.
+fn names_no_field(connection: &HeaderValue) -> bool {
+    let value = connection.as_bytes();
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
 /// Removes what a server that takes `_` for `-` would take for `name`.

@@ -7,7 +7,7 @@
 //! * `service`: one request from start to end;
 //! * `guard`, `client_key`, `route`, `headers`, `rewrite`: what is decided about it (pure);
 //! * `replay`: the bounded copy of a body, and the second sending;
-//! * `connection`, `worker`, `upstream`, `upgrade`, `body`: what is done with bytes;
+//! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
 //! * [`audit`]: one line for each request, if somebody wants that;
 //! * `error`: what a tool sees when something is wrong.
 
@@ -48,6 +48,7 @@ pub(crate) mod fuzzing;
 mod guard;
 mod headers;
 mod http2;
+mod link;
 mod multiplexed;
 mod replay;
 mod rewrite;
@@ -207,7 +208,7 @@ fn entry(
         base_path: target.base_path.clone(),
         replay: *replay,
         replay_limit: *replay_limit,
-        refuse: refuse.iter().map(|path| route::canonical(path)).collect(),
+        refuse: refuse.iter().map(|path| route::canonical(path).into_owned()).collect(),
         wait: *wait,
         connect_timeout: *connect_timeout,
         warm: *warm,

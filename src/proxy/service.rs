@@ -1,6 +1,7 @@
 //! One request from start to end: guard, route, token, forward, answer.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,12 +56,12 @@ async fn carry_out(
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
-    let presented = take_key(&mut request)?;
+    let survey = Survey::of(request.headers());
+    let presented = take_key(&mut request, &survey)?;
     let key = match &presented {
         Some(presented) => Some(valid_key(table, exchange, presented)?),
         None => None,
     };
-    let survey = Survey::of(request.headers());
     let (target, method) = (request.uri(), request.method());
     let Table { hosts, access, .. } = &*table.shared;
     let host = guard::admit(
@@ -139,7 +140,8 @@ async fn carry_out(
         return Box::pin(upgrade::forward(connection, &local, request, token, home)).await;
     }
     let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
-    let (response, lease) = match connection.in_time(local.pool.send(request, route.connect_timeout, false)).await {
+    let sending = pin!(local.pool.send(request, route.connect_timeout, false));
+    let (response, lease) = match connection.in_time(sending).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(SendError::NotConnected(fault))) | Err(fault) => return Err(upstream_error(route, fault)),
         Ok(Err(SendError::Lost { reused, error })) => {
@@ -156,7 +158,10 @@ async fn carry_out(
 }
 
 /// Takes the client key off a request, if it presents one.
-fn take_key(request: &mut Request<Incoming>) -> Result<Option<Presented>, ProxyError> {
+fn take_key(request: &mut Request<Incoming>, survey: &Survey) -> Result<Option<Presented>, ProxyError> {
+    if !client_key::may_be_there(request.uri(), survey) {
+        return Ok(None);
+    }
     let mut target = std::mem::take(request.uri_mut());
     let taken = client_key::take(&mut target, request.headers_mut());
     *request.uri_mut() = target;
@@ -194,7 +199,7 @@ async fn send_again_if_lost(
         return Err(upstream_error(route, upstream::lost(&error)));
     };
     debug!(%error, "an idle connection had closed; sending once more");
-    match connection.in_time(local.pool.send(request, route.connect_timeout, true)).await {
+    match connection.in_time(pin!(local.pool.send(request, route.connect_timeout, true))).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(SendError::NotConnected(fault))) | Err(fault) => Err(upstream_error(route, fault)),
         Ok(Err(SendError::Lost { error, .. })) => Err(upstream_error(route, upstream::lost(&error))),
@@ -221,7 +226,7 @@ async fn after_401(
     };
     drop((response, lease)); // its body is not worth reading, so its connection goes, too
     route.stats.replayed.add(1);
-    match connection.in_time(local.pool.send(request, route.connect_timeout, false)).await {
+    match connection.in_time(pin!(local.pool.send(request, route.connect_timeout, false))).await {
         Ok(Ok((response, lease))) => hand_on(route, response, lease, &new, &home),
         Ok(Err(SendError::NotConnected(fault))) | Err(fault) => Err(upstream_error(route, fault)),
         Ok(Err(SendError::Lost { error, reused })) => {
@@ -244,7 +249,7 @@ pub(super) async fn renewed_token(
     }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
-    let renewal = connection.in_time(route.tokens.token_after(refused, patience)).await;
+    let renewal = connection.in_time(pin!(route.tokens.token_after(refused, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
@@ -420,7 +425,7 @@ impl Note {
         Box::new(Self {
             at: SystemTime::now(),
             method: request.method().to_string(),
-            path: match path.as_slice() {
+            path: match &*path {
                 [] => "/".to_owned(),
                 path => String::from_utf8_lossy(path).into_owned(),
             },

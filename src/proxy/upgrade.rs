@@ -4,6 +4,7 @@
 //! 401 to it brings a renewal and a second try; from the 101 on, bytes go both ways until both ends are done. A tunnel
 //! has no idle limit: its protocol has its own heartbeat, and the sockets' keep-alive finds a vanished end.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ use tracing::debug;
 use super::body::AnswerBody;
 use super::connection::Connection;
 use super::error::ProxyError;
+use super::link::handshake;
 use super::replay::{self, RequestBody};
 use super::service::{self, Home, upstream_error};
-use super::upstream::{self, dial, handshake};
+use super::upstream::{self, dial};
 use super::worker::LocalRoute;
 use crate::token_source::Published;
 
@@ -72,7 +74,7 @@ async fn send(
         });
         sender.send_request(request).await.map_err(|error| upstream::lost(&error))
     };
-    connection.in_time(exchange).await.and_then(|sent| sent).map_err(|fault| upstream_error(route, fault))
+    connection.in_time(pin!(exchange)).await.and_then(|sent| sent).map_err(|fault| upstream_error(route, fault))
 }
 
 /// Carries bytes both ways until both ends have closed. Holds the client's connection, so that it counts as open.

@@ -4,20 +4,20 @@
 //! the end. One that ended otherwise is never used again: dropping its sender closes it. HTTP/2's are in `multiplexed`.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, Version};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,6 +30,7 @@ use tracing::debug;
 
 use super::connection::{SMALL_WRITE, joined};
 use super::error::Fault;
+use super::link::Link;
 use super::multiplexed::{self, Multiplexed, Sent};
 use super::replay::RequestBody;
 use crate::config::Origin;
@@ -46,9 +47,6 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// So that a tunnel whose other end vanished ends some day.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-
-/// Answers' heads and the chunks of bodies are read into buffers of at most this size.
-const BUFFER: usize = 64 * 1024;
 
 /// An upstream as all workers know it.
 pub(super) struct UpstreamOrigin {
@@ -119,8 +117,12 @@ pub(super) struct Pool {
     /// The most recently used last.
     idle: RefCell<Vec<Idle>>,
     pub(super) multiplexed: Multiplexed,
-    /// Whether a task is asleep that will close the idle ones.
-    reaper: Cell<bool>,
+    /// Whether a task looks after the idle ones.
+    is_looked_after: Cell<bool>,
+    /// That task.
+    caretaker: RefCell<Option<Waker>>,
+    /// Whether some have become idle since it last looked.
+    has_new_idle: Cell<bool>,
     /// What its routes want kept warm.
     pub(super) warmth: Cell<Warmth>,
     /// Whether a task keeps a connection warm.
@@ -140,7 +142,7 @@ pub(super) struct Warmth {
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    link: Link,
     since: Instant,
 }
 
@@ -150,7 +152,7 @@ pub(super) struct Lease(Held);
 enum Held {
     Alone {
         pool: Rc<Pool>,
-        sender: SendRequest<RequestBody>,
+        link: Link,
     },
     Shared {
         /// Ends with the lease.
@@ -176,7 +178,9 @@ impl Pool {
             upstream,
             idle: RefCell::default(),
             multiplexed: Multiplexed::default(),
-            reaper: Cell::new(false),
+            is_looked_after: Cell::new(false),
+            caretaker: RefCell::default(),
+            has_new_idle: Cell::new(false),
             warmth: Cell::default(),
             warming: Cell::new(false),
             last_used: Cell::new(Instant::now()),
@@ -195,7 +199,7 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         if request.version() == Version::HTTP_2 {
             if self.upstream.http2 {
-                self.watch_idle(Instant::now());
+                self.look_after_idle();
                 match Box::pin(multiplexed::send(self, request, connect_timeout)).await? {
                     Sent::Answered(response, lease) => return Ok((response, lease)),
                     Sent::NotSpoken(unsent) => request = unsent,
@@ -206,13 +210,13 @@ impl Pool {
         loop {
             let free = if fresh { None } else { self.take_idle() };
             let reused = free.is_some();
-            let mut sender = match free {
-                Some(sender) => sender,
+            let mut link = match free {
+                Some(link) => link,
                 // boxed, as its state is large and hardly ever needed: a request's own is moved about
                 None => Box::pin(self.connect(connect_timeout)).await.map_err(SendError::NotConnected)?,
             };
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Lease(Held::Alone { pool: self.clone(), sender }))),
+            match link.send(request, &self.ended).await {
+                Ok(response) => return Ok((response, Lease(Held::Alone { pool: self.clone(), link }))),
                 Err(mut refused) => match refused.take_message() {
                     Some(unsent) if reused => request = unsent,
                     _ => return Err(SendError::Lost { reused, error: refused.into_error() }),
@@ -222,22 +226,23 @@ impl Pool {
     }
 
     /// The most recently used connection that is free; on the way, the closed ones are forgotten.
-    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
-            if idle[at].sender.is_closed() {
+            if idle[at].link.is_closed() {
                 idle.remove(at);
-            } else if idle[at].sender.is_ready() {
-                return Some(idle.remove(at).sender);
+            } else if idle[at].link.is_free() {
+                return Some(idle.remove(at).link);
             }
         }
         None
     }
 
-    fn put_idle(self: &Rc<Self>, sender: SendRequest<RequestBody>) {
-        if sender.is_closed() {
+    fn put_idle(self: &Rc<Self>, mut link: Link) {
+        link.rest(&self.ended);
+        if link.is_closed() {
             return;
         }
         let now = Instant::now();
@@ -246,65 +251,87 @@ impl Pool {
             if idle.len() >= MOST_IDLE {
                 idle.remove(0);
             }
-            idle.push(Idle { sender, since: now });
+            idle.push(Idle { link, since: now });
         }
         self.last_used.set(now);
-        self.watch_idle(now);
+        self.look_after_idle();
         if !self.warming.get() && !self.warmth.get().span.is_zero() {
             self.warming.set(true);
             tokio::task::spawn_local(keep_warm(Rc::downgrade(self)));
         }
     }
 
-    /// Sees to it that connections which are idle from `now` on are closed some day.
-    fn watch_idle(self: &Rc<Self>, now: Instant) {
-        if !self.reaper.replace(true) {
-            let pool = Rc::downgrade(self);
-            tokio::task::spawn_local(async move {
-                let mut wake_at = now + LONGEST_IDLE;
-                loop {
-                    tokio::time::sleep_until(wake_at).await;
-                    let Some(pool) = pool.upgrade() else { return };
-                    match pool.reap(Instant::now()) {
-                        Some(next) => wake_at = next,
-                        None => return,
-                    }
-                }
-            });
+    /// Sees to it that connections which have become idle are looked after.
+    fn look_after_idle(self: &Rc<Self>) {
+        if !self.is_looked_after.replace(true) {
+            tokio::task::spawn_local(look_after(Rc::downgrade(self)));
+        }
+        if !self.has_new_idle.replace(true)
+            && let Some(caretaker) = &*self.caretaker.borrow()
+        {
+            caretaker.wake_by_ref();
         }
     }
 
-    /// Closes what has been idle for too long; tells when to look again, if anything is left.
-    fn reap(&self, now: Instant) -> Option<Instant> {
+    /// Closes what has been idle for too long, forgets what has ended, and has the task woken when another one ends; tells
+    /// when to look again, if anything is left.
+    fn tend(&self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|idle| !idle.sender.is_closed() && now < idle.since + LONGEST_IDLE);
+        let before = idle.len();
+        idle.retain_mut(|idle| now < idle.since + LONGEST_IDLE && idle.link.poll_idle(cx).is_pending());
+        if idle.len() < before {
+            self.ended.notify_waiters();
+        }
         let multiplexed = self.multiplexed.reap(now, LONGEST_IDLE);
         let next = idle.iter().map(|idle| idle.since + LONGEST_IDLE).min();
-        let next = multiplexed.into_iter().chain(next).min();
-        self.reaper.set(next.is_some());
-        next
+        multiplexed.into_iter().chain(next).min()
     }
 
-    async fn connect(self: &Rc<Self>, timeout: Duration) -> Result<SendRequest<RequestBody>, Fault> {
-        let io = dial(&self.upstream, timeout).await?;
-        let (sender, connection) = handshake(io).await?;
-        let pool = Rc::downgrade(self);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "an upstream connection ended");
-            }
-            if let Some(pool) = pool.upgrade() {
-                pool.ended.notify_waiters();
-            }
-        });
-        Ok(sender)
+    async fn connect(self: &Rc<Self>, timeout: Duration) -> Result<Link, Fault> {
+        Link::open(dial(&self.upstream, timeout).await?).await
     }
 
     /// When the youngest idle connection will have been idle for too long; `None` if there is none.
     fn warm_until(&self) -> Option<Instant> {
         let idle = self.idle.borrow();
-        idle.iter().filter(|idle| !idle.sender.is_closed()).map(|idle| idle.since + LONGEST_IDLE - HEAD_START).max()
+        idle.iter().filter(|idle| !idle.link.is_closed()).map(|idle| idle.since + LONGEST_IDLE - HEAD_START).max()
     }
+}
+
+/// After a connection has become idle, for as long as it is likely to be used again at once: looking after it then would only
+/// cost something.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// Looks after a pool's idle connections as long as there are any: closes them when their time has come, and notices when
+/// the upstream closes one. Holds nothing of the pool meanwhile.
+async fn look_after(pool: Weak<Pool>) {
+    let mut timer = pin!(tokio::time::sleep(SETTLED_AFTER));
+    let mut settling = true;
+    poll_fn(|cx| {
+        let Some(pool) = pool.upgrade() else { return Poll::Ready(()) };
+        pool.caretaker.replace(Some(cx.waker().clone()));
+        let is_due = timer.as_mut().poll(cx).is_ready();
+        if !is_due && !settling && pool.has_new_idle.get() {
+            settling = true;
+            let settled = Instant::now() + SETTLED_AFTER;
+            let earlier = timer.deadline().min(settled);
+            timer.as_mut().reset(earlier);
+            return timer.as_mut().poll(cx);
+        }
+        if !is_due && settling {
+            return Poll::Pending; // if one has ended, it will be noticed then
+        }
+        // it is time, or one of those that are looked after has ended
+        settling = false;
+        pool.has_new_idle.set(false);
+        let Some(next) = pool.tend(cx, Instant::now()) else {
+            pool.is_looked_after.set(false);
+            return Poll::Ready(());
+        };
+        timer.as_mut().reset(next);
+        timer.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// A warm connection's successor is opened so long before it is closed as idle.
@@ -341,10 +368,9 @@ async fn keep_warm(pool: Weak<Pool>) {
             opened = Some(now);
             match this.connect(warmth.connect_timeout).await {
                 // behind those in use: it is for the one who finds no other
-                Ok(sender) => {
-                    let since = Instant::now();
-                    this.idle.borrow_mut().insert(0, Idle { sender, since });
-                    this.watch_idle(since);
+                Ok(link) => {
+                    this.idle.borrow_mut().insert(0, Idle { link, since: Instant::now() });
+                    this.look_after_idle();
                 }
                 Err(fault) => debug!(upstream = %this.upstream.label, ?fault, "no warm connection to be had"),
             }
@@ -365,24 +391,25 @@ impl Lease {
         Self(Held::Shared { _stream: stream })
     }
 
+    /// The next frame of the answer that comes on the connection.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Held::Alone { link, .. } => link.poll_frame(cx, incoming),
+            Held::Shared { .. } => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
     /// Makes the connection free for others, unless it is closed. Call it when its answer has been read to the end.
     pub(super) fn give_back(self) {
         match self.0 {
-            Held::Alone { pool, sender } => pool.put_idle(sender),
+            Held::Alone { pool, link } => pool.put_idle(link),
             Held::Shared { _stream } => {}
         }
     }
-}
-
-/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half.
-pub(super) async fn handshake(
-    io: UpstreamIo,
-) -> Result<(SendRequest<RequestBody>, http1::Connection<TokioIo<UpstreamIo>, RequestBody>), Fault> {
-    http1::Builder::new()
-        .max_buf_size(BUFFER)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|error| Fault::BrokenAnswer { error: "http_protocol_error", detail: error.to_string() })
 }
 
 /// Connects, TLS included, within `timeout`.
