@@ -240,18 +240,29 @@ const OVER: u8 = 2;
 impl Load {
     /// Opens the connections, lets each finish a step, and warms up.
     pub(crate) async fn start(target: &Target, path: &str, step: Step, connections: usize) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared::default());
         let request: Arc<[u8]> = match step {
             Step::Request | Step::Reconnect => target.get(path, "").into(),
             Step::Echo => target.get(path, WEBSOCKET).into(),
         };
-        let mut tasks = JoinSet::new();
+        let mut workers = Vec::new();
         for _ in 0..connections {
-            let connection = Connection::open(target).await.context("connecting")?;
-            tasks.spawn(work(connection, target.clone(), request.clone(), step, shared.clone()));
+            let connection = Some(Connection::open(target).await.context("connecting")?);
+            workers.push(Worker {
+                target: target.clone(),
+                request: request.clone(),
+                step,
+                connection,
+                switched: false,
+            });
         }
-        while shared.ready.load(Relaxed) < connections as u64 {
-            ensure!(!tasks.is_empty() && shared.errors.load(Relaxed) == 0, "the first {path} failed");
+        Self::warm_up(workers, path).await
+    }
+
+    async fn warm_up(workers: Vec<Worker>, path: &str) -> anyhow::Result<Self> {
+        let (shared, count) = (Arc::new(Shared::default()), workers.len() as u64);
+        let tasks: JoinSet<_> = workers.into_iter().map(|worker| work(worker, shared.clone())).collect();
+        while shared.ready.load(Relaxed) < count {
+            ensure!(shared.errors.load(Relaxed) == 0, "the first {path} failed");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         tokio::time::sleep(WARM_UP).await;
@@ -278,34 +289,53 @@ impl Load {
     }
 }
 
-/// One connection's work; the latencies of the steps that ended while it counted. After an error it begins anew.
-async fn work(connection: Connection, target: Target, request: Arc<[u8]>, step: Step, shared: Arc<Shared>) -> Vec<u32> {
-    let mut latencies = Vec::new();
-    let mut connection = Some(connection);
-    let (mut switched, mut ready) = (false, false);
-    loop {
-        let from = Instant::now();
-        let done = async {
-            let open = match connection.take() {
-                Some(open) => connection.insert(open),
-                None => {
-                    switched = false;
-                    connection.insert(Connection::open(&target).await?)
-                }
-            };
-            if step == Step::Echo && switched {
-                return open.echo().await;
+/// What one task of a [`Load`] does, again and again. After a step that failed it connects anew.
+struct Worker {
+    target: Target,
+    request: Arc<[u8]>,
+    step: Step,
+    connection: Option<Connection>,
+    /// Whether this connection speaks WebSocket by now.
+    switched: bool,
+}
+
+impl Worker {
+    async fn step(&mut self) -> io::Result<()> {
+        // taken out, so that a step that fails leaves no connection behind
+        let mut open = match self.connection.take() {
+            Some(open) => open,
+            None => {
+                self.switched = false;
+                Connection::open(&self.target).await?
             }
-            let expected = if step == Step::Echo { 101 } else { 200 };
-            match open.exchange(&request).await? {
-                status if status == expected => {
-                    switched = true;
-                    Ok(())
-                }
-                status => Err(io::Error::other(format!("status {status}"))),
+        };
+        if self.switched {
+            open.echo().await?;
+        } else {
+            let expected = if self.step == Step::Echo { 101 } else { 200 };
+            match open.exchange(&self.request).await? {
+                status if status == expected => self.switched = self.step == Step::Echo,
+                status => return Err(io::Error::other(format!("status {status}"))),
             }
         }
-        .await;
+        self.connection = Some(open);
+        Ok(())
+    }
+
+    fn end_step(&mut self) {
+        if self.step == Step::Reconnect {
+            self.connection = None;
+        }
+    }
+}
+
+/// The latencies of the steps that ended while it counted.
+async fn work(mut worker: Worker, shared: Arc<Shared>) -> Vec<u32> {
+    let mut latencies = Vec::new();
+    let mut ready = false;
+    loop {
+        let from = Instant::now();
+        let done = worker.step().await;
         let phase = shared.phase.load(Relaxed);
         match done {
             Ok(()) if phase == COUNTING => {
@@ -317,7 +347,6 @@ async fn work(connection: Connection, target: Target, request: Arc<[u8]>, step: 
             }
             Ok(()) => {}
             Err(_) => {
-                connection = None;
                 shared.errors.fetch_add(1, Relaxed);
                 // a peer that refuses everything must not turn this into a busy loop
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -326,9 +355,8 @@ async fn work(connection: Connection, target: Target, request: Arc<[u8]>, step: 
         if phase == OVER {
             return latencies;
         }
-        if step == Step::Reconnect {
-            connection = None;
-        }
+        // not part of the step, whose time is over with the answer
+        worker.end_step();
     }
 }
 
