@@ -1,6 +1,6 @@
 //! The load: connections that each send a request, wait for the whole answer and send the next (a closed loop). Requests are
 //! bytes made beforehand and answers are scanned for no more than their length, so that the generator costs less than what
-//! it measures.
+//! it measures. (Over HTTP/2 it costs more, since a library has both ends: rates there say less about the proxies.)
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use crate::http2::{self, Call};
 use crate::origin::{BULK, EVENT_END};
 
 /// Lets caches, pools and the branch predictor settle before anything counts.
@@ -67,18 +68,21 @@ impl Target {
     }
 
     fn request(&self, method: &str, path: &str, fields: &str) -> Vec<u8> {
-        let prefix = &self.prefix;
-        let host = match &self.address {
-            Address::Tcp(address) if self.tls.is_some() => format!("localhost:{}", address.port()),
-            Address::Tcp(address) => address.to_string(),
-            Address::Unix(_) => "valetd".into(),
-        };
+        let (prefix, host) = (&self.prefix, self.host());
         let authorization = match &self.access_token {
             Some(token) => format!("Authorization: Bearer {token}\r\n"),
             None => String::new(),
         };
         format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: side-by-side\r\nAccept: */*\r\n{authorization}{fields}\r\n")
             .into_bytes()
+    }
+
+    pub(crate) fn host(&self) -> String {
+        match &self.address {
+            Address::Tcp(address) if self.tls.is_some() => format!("localhost:{}", address.port()),
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(_) => "valetd".into(),
+        }
     }
 }
 
@@ -247,15 +251,28 @@ impl Load {
         let mut workers = Vec::new();
         for _ in 0..connections {
             let connection = Some(Connection::open(target).await.context("connecting")?);
-            workers.push(Worker {
-                target: target.clone(),
-                request: request.clone(),
-                step,
-                connection,
-                switched: false,
-            });
+            let (target, request) = (target.clone(), request.clone());
+            workers.push(Worker::Alone { target, request, step, connection, switched: false });
         }
         Self::warm_up(workers, path).await
+    }
+
+    /// The same over HTTP/2, with so many streams at a time on each connection.
+    pub(crate) async fn start_streams(
+        target: &Target,
+        call: Call,
+        connections: usize,
+        streams: usize,
+    ) -> anyhow::Result<Self> {
+        let (call, mut workers) = (Arc::new(call), Vec::new());
+        for _ in 0..connections {
+            let connection = http2::Connection::open(target).await.context("connecting")?;
+            for _ in 0..streams {
+                let (target, call, connection) = (target.clone(), call.clone(), Some(connection.clone()));
+                workers.push(Worker::Stream { target, call, connection });
+            }
+        }
+        Self::warm_up(workers, call.path()).await
     }
 
     async fn warm_up(workers: Vec<Worker>, path: &str) -> anyhow::Result<Self> {
@@ -290,41 +307,57 @@ impl Load {
 }
 
 /// What one task of a [`Load`] does, again and again. After a step that failed it connects anew.
-struct Worker {
-    target: Target,
-    request: Arc<[u8]>,
-    step: Step,
-    connection: Option<Connection>,
-    /// Whether this connection speaks WebSocket by now.
-    switched: bool,
+enum Worker {
+    /// On a connection of its own, over HTTP/1.1.
+    Alone {
+        target: Target,
+        request: Arc<[u8]>,
+        step: Step,
+        connection: Option<Connection>,
+        /// Whether this connection speaks WebSocket by now.
+        switched: bool,
+    },
+    /// On a connection that it shares. What it opens after a failure it does not share, but then the figure is none anyway.
+    Stream { target: Target, call: Arc<Call>, connection: Option<http2::Connection> },
 }
 
 impl Worker {
-    async fn step(&mut self) -> io::Result<()> {
-        // taken out, so that a step that fails leaves no connection behind
-        let mut open = match self.connection.take() {
-            Some(open) => open,
-            None => {
-                self.switched = false;
-                Connection::open(&self.target).await?
+    async fn step(&mut self) -> anyhow::Result<()> {
+        // taken out in both arms, so that a step that fails leaves no connection behind
+        match self {
+            Worker::Alone { target, request, step, connection, switched } => {
+                let mut open = match connection.take() {
+                    Some(open) => open,
+                    None => {
+                        *switched = false;
+                        Connection::open(target).await?
+                    }
+                };
+                if *switched {
+                    open.echo().await?;
+                } else {
+                    let expected = if *step == Step::Echo { 101 } else { 200 };
+                    let status = open.exchange(request).await?;
+                    ensure!(status == expected, "status {status}");
+                    *switched = *step == Step::Echo;
+                }
+                *connection = Some(open);
             }
-        };
-        if self.switched {
-            open.echo().await?;
-        } else {
-            let expected = if self.step == Step::Echo { 101 } else { 200 };
-            match open.exchange(&self.request).await? {
-                status if status == expected => self.switched = self.step == Step::Echo,
-                status => return Err(io::Error::other(format!("status {status}"))),
+            Worker::Stream { target, call, connection } => {
+                let mut open = match connection.take() {
+                    Some(open) => open,
+                    None => http2::Connection::open(target).await?,
+                };
+                open.exchange(call).await?;
+                *connection = Some(open);
             }
         }
-        self.connection = Some(open);
         Ok(())
     }
 
     fn end_step(&mut self) {
-        if self.step == Step::Reconnect {
-            self.connection = None;
+        if let Worker::Alone { step: Step::Reconnect, connection, .. } = self {
+            *connection = None;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::http2::Call;
 use crate::load::{Connection, Direction, EventStreams, Load, Outcome, Step, hold};
 use crate::measure::{Usage, median, memory, percentile, usage};
 use crate::origin::{BULK, EVENT_SPACING, Origin, ROUND_TRIP};
@@ -16,6 +17,9 @@ const USUAL: usize = 50;
 
 /// Clients that connect anew for each request; few, as each of them is a shell loop around curl.
 const RECONNECTING: usize = 8;
+
+/// Over HTTP/2 one connection carries many requests at a time: so many connections carry [`USUAL`].
+const SHARED: usize = 5;
 
 const STREAMS: usize = 1000;
 const HELD: (usize, &str) = (1000, "at 1,000");
@@ -39,6 +43,10 @@ pub(crate) enum Workload {
     Small { via: Via, connections: usize },
     /// A new connection for each small GET.
     Fresh,
+    /// Small GETs over HTTP/2.
+    H2c,
+    /// gRPC's unary calls.
+    Grpc,
     /// 64 MiB on one connection, again and again.
     Bulk { direction: Direction, via: Via },
     /// Server-sent events on 1,000 streams at once.
@@ -72,7 +80,7 @@ const fn bulk(direction: Direction, via: Via) -> Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 21] = [
+    pub(crate) const ALL: [Workload; 23] = [
         small(Via::Plain, 1),
         small(Via::Plain, 50),
         small(Via::Plain, 500),
@@ -80,6 +88,8 @@ impl Workload {
         small(Via::Tls, 50),
         small(Via::Tls, 500),
         Workload::Fresh,
+        Workload::H2c,
+        Workload::Grpc,
         bulk(Direction::Down, Via::Plain),
         bulk(Direction::Down, Via::Tls),
         bulk(Direction::Up, Via::Plain),
@@ -101,6 +111,8 @@ impl Workload {
         match self {
             Workload::Small { via, connections } => format!("small-{}-{connections}", via.name()),
             Workload::Fresh => "fresh".into(),
+            Workload::H2c => "h2c".into(),
+            Workload::Grpc => "grpc".into(),
             Workload::Bulk { direction: Direction::Down, via } => format!("down-{}", via.name()),
             Workload::Bulk { direction: Direction::Up, via } => format!("up-{}", via.name()),
             Workload::Events => "sse".into(),
@@ -123,6 +135,8 @@ impl Workload {
             Workload::Small { via, connections: 1 } => format!("small GET, {}, 1 connection", secured(via)),
             Workload::Small { via, connections } => format!("small GET, {}, {connections} connections", secured(via)),
             Workload::Fresh => "small GET, plain, a connection each".into(),
+            Workload::H2c => "small GET, HTTP/2 from the client, 50 streams".into(),
+            Workload::Grpc => "gRPC unary call, HTTP/2 on both sides, 50 streams".into(),
             Workload::Bulk { direction: Direction::Down, via } => format!("64 MiB down, {}", secured(via)),
             Workload::Bulk { direction: Direction::Up, via } => format!("64 MiB up, {}", secured(via)),
             Workload::Events => "1,000 event streams".into(),
@@ -160,6 +174,8 @@ impl Workload {
                 requests(peer, via, "/small", Step::Request, connections, pace.window).await
             }
             Workload::Fresh => requests(peer, Via::Plain, "/small", Step::Reconnect, RECONNECTING, pace.window).await,
+            Workload::H2c => streams(peer, Via::H2c, pace.window).await,
+            Workload::Grpc => streams(peer, Via::Grpc, pace.window).await,
             Workload::WebSocket => requests(peer, Via::Plain, "/echo", Step::Echo, USUAL, pace.window).await,
             Workload::Bulk { direction, via } => transfers(peer, via, direction, pace.window).await,
             Workload::Events => events(peer, pace.window).await,
@@ -260,16 +276,28 @@ async fn requests(
     window: Duration,
 ) -> anyhow::Result<Option<Sample>> {
     let Some(target) = peer.target(via) else { return Ok(None) };
-    let mut load = Load::start(target, path, step, connections).await?;
+    let load = Load::start(target, path, step, connections).await?;
+    let unit = if step == Step::Echo { "µs/frame" } else { "µs/request" };
+    count(peer, load, unit, window).await.map(Some)
+}
+
+async fn streams(peer: &Peer, via: Via, window: Duration) -> anyhow::Result<Option<Sample>> {
+    let Some(target) = peer.target(via) else { return Ok(None) };
+    peer.adds_the_token(via).await?;
+    let call = Call::new(target, via, "/small")?;
+    let load = Load::start_streams(target, call, SHARED, USUAL / SHARED).await?;
+    count(peer, load, "µs/request", window).await.map(Some)
+}
+
+async fn count(peer: &Peer, mut load: Load, unit: &'static str, window: Duration) -> anyhow::Result<Sample> {
     let before = usage_of(peer)?;
     load.begin();
     tokio::time::sleep(window).await;
     let after = usage_of(peer)?;
     let outcome = load.finish().await;
     ensure!(outcome.requests > 0, "not one request was answered");
-    let unit = if step == Step::Echo { "µs/frame" } else { "µs/request" };
     let cpu = cpu_each(before, after, outcome.requests as f64, unit, 1e6);
-    Ok(Some(cpu.into_iter().chain(describe(&outcome)).collect()))
+    Ok(cpu.into_iter().chain(describe(&outcome)).collect())
 }
 
 fn describe(outcome: &Outcome) -> Sample {
