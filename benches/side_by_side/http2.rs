@@ -52,8 +52,8 @@ impl Call {
 }
 
 fn head(target: &Target, method: Method, path: &str) -> Builder {
-    let uri = format!("http://{}{}{path}", target.host(), target.prefix);
-    let head = Request::builder().method(method).uri(uri).header(USER_AGENT, "side-by-side").header(ACCEPT, "*/*");
+    let head = Request::builder().method(method).uri(target.url(path));
+    let head = head.header(USER_AGENT, "side-by-side").header(ACCEPT, "*/*");
     match &target.access_token {
         Some(token) => head.header(AUTHORIZATION, format!("Bearer {token}")),
         None => head,

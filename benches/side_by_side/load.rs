@@ -1,6 +1,6 @@
 //! The load: connections that each send a request, wait for the whole answer and send the next (a closed loop). Requests are
 //! bytes made beforehand and answers are scanned for no more than their length, so that the generator costs less than what
-//! it measures. (Over HTTP/2 it costs more, since a library has both ends: rates there say less about the proxies.)
+//! it measures. (Over HTTP/2 a library has both ends; what it costs more, shared connections save.)
 
 use std::io;
 use std::net::SocketAddr;
@@ -77,7 +77,13 @@ impl Target {
             .into_bytes()
     }
 
-    pub(crate) fn host(&self) -> String {
+    /// For whoever makes the request from that.
+    pub(crate) fn url(&self, path: &str) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}{path}", self.host(), self.prefix)
+    }
+
+    fn host(&self) -> String {
         match &self.address {
             Address::Tcp(address) if self.tls.is_some() => format!("localhost:{}", address.port()),
             Address::Tcp(address) => address.to_string(),

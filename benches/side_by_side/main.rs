@@ -15,10 +15,12 @@
 //! **The figures.** CPU is what the kernel's scheduler charged to the proxy's process (`/proc/PID/task/*/schedstat`): it
 //! does not depend on what the load generator manages to do, as throughput does when it shares a machine. Each round visits
 //! every peer, starting with another one each time; a figure is the median of its rounds. Absolute values move with the
-//! machine's mood; the ratios within one run are what to look at. Peers that are not installed are skipped with a word.
+//! machine's mood; the ratios within one run are what to look at. Peers that are not installed are skipped with a word, and so
+//! is what needs Python where there is none.
 //!
 //! **To read the code**: [`workloads`] says what is measured, [`peers`] how each proxy is set up, [`origin`] and [`load`] are
-//! the two ends ([`http2`] is both), [`measure`] asks the kernel, [`report`] is pure and makes the table, the JSON and the plot.
+//! the two ends ([`http2`] is both, [`python`] a client of its own), [`measure`] asks the kernel, [`report`] is pure and makes
+//! the table, the JSON and the plot.
 
 #[cfg(target_os = "linux")]
 mod http2;
@@ -30,6 +32,8 @@ mod measure;
 mod origin;
 #[cfg(target_os = "linux")]
 mod peers;
+#[cfg(target_os = "linux")]
+mod python;
 #[cfg(target_os = "linux")]
 mod relay;
 #[cfg(target_os = "linux")]

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -144,11 +144,14 @@ fn certificates() -> anyhow::Result<(String, Arc<ServerConfig>, Arc<ClientConfig
     let authority_key = KeyPair::generate()?;
     let mut parameters = CertificateParams::new(Vec::new())?;
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // this and the identifier below are what newer Pythons insist on (VERIFY_X509_STRICT)
+    parameters.key_usages.push(KeyUsagePurpose::KeyCertSign);
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "side by side");
     let authority = parameters.self_signed(&authority_key)?;
     let issuer = Issuer::from_params(&parameters, &authority_key);
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()])?;
+    parameters.use_authority_key_identifier_extension = true;
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
     let certificate = parameters.signed_by(&key, &issuer)?;
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::measure::{machine, pin_to, raise_open_files};
 use crate::origin::Origin;
 use crate::peers::{Kind, Peer, Program, Via};
+use crate::python;
 use crate::relay::relay;
 use crate::report::Results;
 use crate::workloads::{Pace, Stage, Workload, idle};
@@ -68,7 +69,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
         return Ok(());
     }
 
-    let workloads = chosen_workloads(&arguments.workloads)?;
+    let mut workloads = chosen_workloads(&arguments.workloads)?;
     let kinds = chosen_peers(&arguments.peers)?;
     let mut results = Results::default();
     // before anything is pinned: the compiler may use every core
@@ -91,8 +92,17 @@ pub(crate) fn main() -> anyhow::Result<()> {
             Err(error) => results.notes.push(format!("{}: {error:#}", kind.name())),
         }
     }
-    let versions: serde_json::Map<_, _> =
+    let mut versions: serde_json::Map<_, _> =
         programs.iter().filter_map(|program| Some((program.kind.name().into(), program.version()?.into()))).collect();
+    if workloads.iter().any(|workload| workload.needs_python()) {
+        match python::version() {
+            Ok(version) => drop(versions.insert("python3".into(), version.into())),
+            Err(error) => {
+                workloads.retain(|workload| !workload.needs_python());
+                results.notes.push(format!("what Python is the client of: {error:#}"));
+            }
+        }
+    }
     let rounds = if arguments.quick { 1 } else { arguments.rounds };
     let about = json!({ "machine": about_machine, "versions": versions, "rounds": rounds, "quick": arguments.quick });
 

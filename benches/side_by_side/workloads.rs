@@ -11,6 +11,7 @@ use crate::load::{Connection, Direction, EventStreams, Load, Outcome, Step, hold
 use crate::measure::{Usage, median, memory, percentile, usage};
 use crate::origin::{BULK, EVENT_SPACING, Origin, ROUND_TRIP};
 use crate::peers::{Kind, Peer, Program, Via};
+use crate::python;
 
 /// Connections of the workloads that do not vary them: enough to keep one worker busy.
 const USUAL: usize = 50;
@@ -55,6 +56,11 @@ pub(crate) enum Workload {
     WebSocket,
     /// One-shot clients of an API that is far away.
     Distant,
+    /// The same from Python, which makes a new session for each call.
+    PythonSession,
+    /// What tools do that keep no token: each time they start they log in, and then make their call. With valetd there is
+    /// only the call. The others have a fixed token and no login to spare anyone.
+    LoginEachStart,
     /// From the start of the process to the first proxied byte.
     Start,
     /// Memory: fresh, and while it holds idle connections.
@@ -80,7 +86,7 @@ const fn bulk(direction: Direction, via: Via) -> Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 23] = [
+    pub(crate) const ALL: [Workload; 25] = [
         small(Via::Plain, 1),
         small(Via::Plain, 50),
         small(Via::Plain, 500),
@@ -97,6 +103,8 @@ impl Workload {
         Workload::Events,
         Workload::WebSocket,
         Workload::Distant,
+        Workload::PythonSession,
+        Workload::LoginEachStart,
         Workload::Start,
         Workload::Memory,
         Workload::Idle,
@@ -118,6 +126,8 @@ impl Workload {
             Workload::Events => "sse".into(),
             Workload::WebSocket => "websocket".into(),
             Workload::Distant => "distant".into(),
+            Workload::PythonSession => "python-session".into(),
+            Workload::LoginEachStart => "login-each-start".into(),
             Workload::Start => "start".into(),
             Workload::Memory => "memory".into(),
             Workload::Idle => "idle".into(),
@@ -130,6 +140,7 @@ impl Workload {
 
     /// For a table's first column and a plot's headings.
     pub(crate) fn title(self) -> String {
+        let away = ROUND_TRIP.as_millis();
         let secured = |via| if via == Via::Plain { "plain" } else { "TLS upstream" };
         match self {
             Workload::Small { via, connections: 1 } => format!("small GET, {}, 1 connection", secured(via)),
@@ -141,7 +152,9 @@ impl Workload {
             Workload::Bulk { direction: Direction::Up, via } => format!("64 MiB up, {}", secured(via)),
             Workload::Events => "1,000 event streams".into(),
             Workload::WebSocket => "WebSocket echo, 50 connections".into(),
-            Workload::Distant => format!("one-shot GET, TLS, {} ms away", ROUND_TRIP.as_millis()),
+            Workload::Distant => format!("one-shot GET, TLS, {away} ms away"),
+            Workload::PythonSession => format!("Python, a session each, TLS, {away} ms away"),
+            Workload::LoginEachStart => format!("Python, a login at each start, TLS, {away} ms away"),
             Workload::Start => "start to first proxied byte".into(),
             Workload::Memory => "idle connections".into(),
             Workload::Idle => "idle".into(),
@@ -155,6 +168,11 @@ impl Workload {
     /// Whether one round says all: the file does not change, and idleness is watched for long.
     pub(crate) fn once(self) -> bool {
         matches!(self, Workload::Idle | Workload::Size)
+    }
+
+    /// Whether its client is a Python program.
+    pub(crate) fn needs_python(self) -> bool {
+        matches!(self, Workload::PythonSession | Workload::LoginEachStart)
     }
 
     /// Drives one peer; None where the workload means nothing to it.
@@ -180,6 +198,12 @@ impl Workload {
             Workload::Bulk { direction, via } => transfers(peer, via, direction, pace.window).await,
             Workload::Events => events(peer, pace.window).await,
             Workload::Distant => distant(peer, pace.one_shots).await,
+            Workload::PythonSession => python_sessions(peer, None, stage).await,
+            Workload::LoginEachStart => match peer.kind {
+                Kind::Direct => python_sessions(peer, Some("/token"), stage).await,
+                Kind::Valetd => python_sessions(peer, None, stage).await,
+                Kind::Relay | Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Envoy => Ok(None),
+            },
             Workload::Start => start(program, origin, pace.starts).await,
             Workload::Memory => held_connections(program, stage).await,
             Workload::Replay => replay(program, origin, pace.window).await.map(Some),
@@ -219,7 +243,7 @@ impl Pace {
         window: Duration::from_millis(1000),
         rotation: Duration::from_millis(6000),
         idle: Duration::from_secs(20),
-        one_shots: 5,
+        one_shots: 10,
         starts: 3,
     };
 
@@ -359,10 +383,22 @@ async fn distant(peer: &Peer, one_shots: usize) -> anyhow::Result<Option<Sample>
         ensure!(status == 200, "status {status}");
         spent.push(begun.elapsed().as_secs_f64() * 1e3);
     }
+    Ok(Some(one_shots_that_took(spent)))
+}
+
+async fn python_sessions(peer: &Peer, login: Option<&str>, stage: &Stage<'_>) -> anyhow::Result<Option<Sample>> {
+    let Some(target) = peer.target(Via::Distant) else { return Ok(None) };
+    let login = login.map(|path| target.url(path));
+    let spent = python::sessions(target, login, 1 + stage.pace.one_shots, stage.origin).await?;
+    Ok(Some(one_shots_that_took(spent)))
+}
+
+/// In milliseconds; the first one came after a pause.
+fn one_shots_that_took(mut spent: Vec<f64>) -> Sample {
     let first = spent.remove(0);
     let slowest = spent.iter().copied().fold(0.0, f64::max);
     let rest = [figure("slowest", "ms", slowest), figure("after a pause", "ms", first)];
-    Ok(Some([figure("one-shot", "ms", median(spent))].into_iter().chain(rest).collect()))
+    [figure("one-shot", "ms", median(spent))].into_iter().chain(rest).collect()
 }
 
 /// Includes what setpriv and taskset take before they have become the proxy; the relay's figure shows how much that is.
