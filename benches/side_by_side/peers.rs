@@ -117,6 +117,10 @@ pub(crate) struct Program {
     pub(crate) kind: Kind,
     /// None for [`Kind::Direct`].
     pub(crate) path: Option<PathBuf>,
+    /// How many threads carry requests. Only valetd is ever given more than one.
+    pub(crate) workers: usize,
+    /// Where they may run, as `taskset` takes it.
+    pub(crate) cores: &'static str,
 }
 
 impl Program {
@@ -134,7 +138,7 @@ impl Program {
                 Some(found.context("not installed")?)
             }
         };
-        Ok(Self { kind, path })
+        Ok(Self { kind, path, workers: 1, cores: PROXY_CORE })
     }
 
     pub(crate) fn version(&self) -> Option<String> {
@@ -174,10 +178,10 @@ impl Peer {
             Kind::Haproxy => Some(haproxy(folder.path(), &ports, origin)?),
             Kind::Caddy => Some(caddy(folder.path(), &ports, origin)?),
             Kind::Envoy => Some(envoy(folder.path(), &ports, origin)?),
-            Kind::Valetd => Some(valetd(folder.path(), &ports, origin)?),
+            Kind::Valetd => Some(valetd(folder.path(), &ports, origin, program.workers)?),
         };
         let process = match (&program.path, setup) {
-            (Some(path), Some(arguments)) => Some(Process::spawn(path, &arguments, folder.path())?),
+            (Some(path), Some(arguments)) => Some(Process::spawn(path, &arguments, folder.path(), program.cores)?),
             _ => None,
         };
 
@@ -272,12 +276,12 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(program: &Path, arguments: &[String], folder: &Path) -> anyhow::Result<Self> {
+    fn spawn(program: &Path, arguments: &[String], folder: &Path, cores: &str) -> anyhow::Result<Self> {
         let log = folder.join("log");
         let file = fs::File::create(&log)?;
         // each of these replaces itself by the next one, so that the child is the proxy itself
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "taskset", "-c", PROXY_CORE])
+            .args(["--pdeathsig", "KILL", "taskset", "-c", cores])
             .arg(program)
             .args(arguments)
             .current_dir(folder)
@@ -477,7 +481,7 @@ fn envoy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<St
         .collect())
 }
 
-fn valetd(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+fn valetd(folder: &Path, ports: &Ports, origin: &Origin, workers: usize) -> anyhow::Result<Vec<String>> {
     use std::io::Write;
 
     let authority = write(folder, "authority.pem", &origin.authority)?;
@@ -487,7 +491,7 @@ fn valetd(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<S
     let mut config = format!(
         r#"
 listen = ["{listen}"]
-workers = 1
+workers = {workers}
 [account.bench]
 token_endpoint = "http://{token_endpoint}/token"
 client_id = "bench"

@@ -79,7 +79,9 @@ pub(crate) fn main() -> anyhow::Result<()> {
         (true, None) => Some(build_valetd()?),
     };
     let about_machine = machine();
-    if std::thread::available_parallelism().map_or(1, usize::from) >= 2 {
+    // pinned, we would be told of one
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if cores >= 2 {
         pin_to(OUR_CORE)?;
     } else {
         results.notes.push("anything worth believing: this machine has one core, so load and proxies share it".into());
@@ -109,7 +111,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
     let open_files = raise_open_files();
     let origin = Origin::start()?;
     let pace = if arguments.quick { &Pace::QUICK } else { &Pace::FULL };
-    let stage = Stage { origin: &origin, pace, open_files };
+    let stage = Stage { origin: &origin, pace, open_files, cores };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {

@@ -44,6 +44,8 @@ pub(crate) enum Workload {
     Small { via: Via, connections: usize },
     /// A new connection for each small GET.
     Fresh,
+    /// Small GETs through a valetd with so many workers.
+    Scaling { workers: usize },
     /// Small GETs over HTTP/2.
     H2c,
     /// gRPC's unary calls.
@@ -86,7 +88,7 @@ const fn bulk(direction: Direction, via: Via) -> Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 25] = [
+    pub(crate) const ALL: [Workload; 27] = [
         small(Via::Plain, 1),
         small(Via::Plain, 50),
         small(Via::Plain, 500),
@@ -94,6 +96,8 @@ impl Workload {
         small(Via::Tls, 50),
         small(Via::Tls, 500),
         Workload::Fresh,
+        Workload::Scaling { workers: 1 },
+        Workload::Scaling { workers: 2 },
         Workload::H2c,
         Workload::Grpc,
         bulk(Direction::Down, Via::Plain),
@@ -119,6 +123,7 @@ impl Workload {
         match self {
             Workload::Small { via, connections } => format!("small-{}-{connections}", via.name()),
             Workload::Fresh => "fresh".into(),
+            Workload::Scaling { workers } => format!("scaling-{workers}"),
             Workload::H2c => "h2c".into(),
             Workload::Grpc => "grpc".into(),
             Workload::Bulk { direction: Direction::Down, via } => format!("down-{}", via.name()),
@@ -146,6 +151,7 @@ impl Workload {
             Workload::Small { via, connections: 1 } => format!("small GET, {}, 1 connection", secured(via)),
             Workload::Small { via, connections } => format!("small GET, {}, {connections} connections", secured(via)),
             Workload::Fresh => "small GET, plain, a connection each".into(),
+            Workload::Scaling { workers } => format!("small GET, plain, 50 connections, workers: {workers}"),
             Workload::H2c => "small GET, HTTP/2 from the client, 50 streams".into(),
             Workload::Grpc => "gRPC unary call, HTTP/2 on both sides, 50 streams".into(),
             Workload::Bulk { direction: Direction::Down, via } => format!("64 MiB down, {}", secured(via)),
@@ -183,7 +189,8 @@ impl Workload {
         stage: &Stage<'_>,
     ) -> anyhow::Result<Option<Sample>> {
         let Stage { origin, pace, .. } = *stage;
-        let valetd_only = matches!(self, Workload::Replay | Workload::Rotation | Workload::Status);
+        let valetd_only =
+            matches!(self, Workload::Scaling { .. } | Workload::Replay | Workload::Rotation | Workload::Status);
         if valetd_only && peer.kind != Kind::Valetd {
             return Ok(None);
         }
@@ -192,6 +199,7 @@ impl Workload {
                 requests(peer, via, "/small", Step::Request, connections, pace.window).await
             }
             Workload::Fresh => requests(peer, Via::Plain, "/small", Step::Reconnect, RECONNECTING, pace.window).await,
+            Workload::Scaling { workers } => scaling(program, workers, stage).await,
             Workload::H2c => streams(peer, Via::H2c, pace.window).await,
             Workload::Grpc => streams(peer, Via::Grpc, pace.window).await,
             Workload::WebSocket => requests(peer, Via::Plain, "/echo", Step::Echo, USUAL, pace.window).await,
@@ -226,6 +234,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) pace: &'a Pace,
     /// Of this process and of each of its children.
     pub(crate) open_files: u64,
+    /// Of this machine.
+    pub(crate) cores: usize,
 }
 
 /// How long things are looked at.
@@ -303,6 +313,23 @@ async fn requests(
     let load = Load::start(target, path, step, connections).await?;
     let unit = if step == Step::Echo { "µs/frame" } else { "µs/request" };
     count(peer, load, unit, window).await.map(Some)
+}
+
+/// On an instance of its own, even with one worker, so that the two differ in nothing else. The second worker gets a third
+/// core. Where there is none it must share that of the load and the origin, and the rate goes by another name: it then says
+/// how they get along on two cores, not what two workers could do.
+async fn scaling(program: &Program, workers: usize, stage: &Stage<'_>) -> anyhow::Result<Option<Sample>> {
+    let (cores, shared) = match workers {
+        1 => (program.cores, false),
+        _ if stage.cores > 2 => ("0,2", false),
+        _ => ("0,1", true),
+    };
+    let peer = Peer::start(&Program { workers, cores, ..program.clone() }, stage.origin).await?;
+    let mut measured = requests(&peer, Via::Plain, "/small", Step::Request, USUAL, stage.pace.window).await?;
+    for figure in measured.iter_mut().flatten().filter(|figure| shared && figure.name == "rate") {
+        figure.name = "rate, load on the same core";
+    }
+    Ok(measured)
 }
 
 async fn streams(peer: &Peer, via: Via, window: Duration) -> anyhow::Result<Option<Sample>> {
