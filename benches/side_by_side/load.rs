@@ -1,6 +1,6 @@
 //! The load: connections that each send a request, wait for the whole answer and send the next (a closed loop). Requests are
 //! bytes made beforehand and answers are scanned for no more than their length, so that the generator costs less than what
-//! it measures.
+//! it measures. (Over HTTP/2 a library has both ends; what it costs more, shared connections save.)
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use crate::http2::{self, Call};
 use crate::origin::{BULK, EVENT_END};
 
 /// Lets caches, pools and the branch predictor settle before anything counts.
@@ -67,18 +68,27 @@ impl Target {
     }
 
     fn request(&self, method: &str, path: &str, fields: &str) -> Vec<u8> {
-        let prefix = &self.prefix;
-        let host = match &self.address {
-            Address::Tcp(address) if self.tls.is_some() => format!("localhost:{}", address.port()),
-            Address::Tcp(address) => address.to_string(),
-            Address::Unix(_) => "valetd".into(),
-        };
+        let (prefix, host) = (&self.prefix, self.host());
         let authorization = match &self.access_token {
             Some(token) => format!("Authorization: Bearer {token}\r\n"),
             None => String::new(),
         };
         format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: side-by-side\r\nAccept: */*\r\n{authorization}{fields}\r\n")
             .into_bytes()
+    }
+
+    /// For whoever makes the request from that.
+    pub(crate) fn url(&self, path: &str) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}{path}", self.host(), self.prefix)
+    }
+
+    fn host(&self) -> String {
+        match &self.address {
+            Address::Tcp(address) if self.tls.is_some() => format!("localhost:{}", address.port()),
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(_) => "valetd".into(),
+        }
     }
 }
 
@@ -240,18 +250,42 @@ const OVER: u8 = 2;
 impl Load {
     /// Opens the connections, lets each finish a step, and warms up.
     pub(crate) async fn start(target: &Target, path: &str, step: Step, connections: usize) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared::default());
         let request: Arc<[u8]> = match step {
             Step::Request | Step::Reconnect => target.get(path, "").into(),
             Step::Echo => target.get(path, WEBSOCKET).into(),
         };
-        let mut tasks = JoinSet::new();
+        let mut workers = Vec::new();
         for _ in 0..connections {
-            let connection = Connection::open(target).await.context("connecting")?;
-            tasks.spawn(work(connection, target.clone(), request.clone(), step, shared.clone()));
+            let connection = Some(Connection::open(target).await.context("connecting")?);
+            let (target, request) = (target.clone(), request.clone());
+            workers.push(Worker::Alone { target, request, step, connection, switched: false });
         }
-        while shared.ready.load(Relaxed) < connections as u64 {
-            ensure!(!tasks.is_empty() && shared.errors.load(Relaxed) == 0, "the first {path} failed");
+        Self::warm_up(workers, path).await
+    }
+
+    /// The same over HTTP/2, with so many streams at a time on each connection.
+    pub(crate) async fn start_streams(
+        target: &Target,
+        call: Call,
+        connections: usize,
+        streams: usize,
+    ) -> anyhow::Result<Self> {
+        let (call, mut workers) = (Arc::new(call), Vec::new());
+        for _ in 0..connections {
+            let connection = http2::Connection::open(target).await.context("connecting")?;
+            for _ in 0..streams {
+                let (target, call, connection) = (target.clone(), call.clone(), Some(connection.clone()));
+                workers.push(Worker::Stream { target, call, connection });
+            }
+        }
+        Self::warm_up(workers, call.path()).await
+    }
+
+    async fn warm_up(workers: Vec<Worker>, path: &str) -> anyhow::Result<Self> {
+        let (shared, count) = (Arc::new(Shared::default()), workers.len() as u64);
+        let tasks: JoinSet<_> = workers.into_iter().map(|worker| work(worker, shared.clone())).collect();
+        while shared.ready.load(Relaxed) < count {
+            ensure!(shared.errors.load(Relaxed) == 0, "the first {path} failed");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         tokio::time::sleep(WARM_UP).await;
@@ -278,34 +312,69 @@ impl Load {
     }
 }
 
-/// One connection's work; the latencies of the steps that ended while it counted. After an error it begins anew.
-async fn work(connection: Connection, target: Target, request: Arc<[u8]>, step: Step, shared: Arc<Shared>) -> Vec<u32> {
-    let mut latencies = Vec::new();
-    let mut connection = Some(connection);
-    let (mut switched, mut ready) = (false, false);
-    loop {
-        let from = Instant::now();
-        let done = async {
-            let open = match connection.take() {
-                Some(open) => connection.insert(open),
-                None => {
-                    switched = false;
-                    connection.insert(Connection::open(&target).await?)
+/// What one task of a [`Load`] does, again and again. After a step that failed it connects anew.
+enum Worker {
+    /// On a connection of its own, over HTTP/1.1.
+    Alone {
+        target: Target,
+        request: Arc<[u8]>,
+        step: Step,
+        connection: Option<Connection>,
+        /// Whether this connection speaks WebSocket by now.
+        switched: bool,
+    },
+    /// On a connection that it shares. What it opens after a failure it does not share, but then the figure is none anyway.
+    Stream { target: Target, call: Arc<Call>, connection: Option<http2::Connection> },
+}
+
+impl Worker {
+    async fn step(&mut self) -> anyhow::Result<()> {
+        // taken out in both arms, so that a step that fails leaves no connection behind
+        match self {
+            Worker::Alone { target, request, step, connection, switched } => {
+                let mut open = match connection.take() {
+                    Some(open) => open,
+                    None => {
+                        *switched = false;
+                        Connection::open(target).await?
+                    }
+                };
+                if *switched {
+                    open.echo().await?;
+                } else {
+                    let expected = if *step == Step::Echo { 101 } else { 200 };
+                    let status = open.exchange(request).await?;
+                    ensure!(status == expected, "status {status}");
+                    *switched = *step == Step::Echo;
                 }
-            };
-            if step == Step::Echo && switched {
-                return open.echo().await;
+                *connection = Some(open);
             }
-            let expected = if step == Step::Echo { 101 } else { 200 };
-            match open.exchange(&request).await? {
-                status if status == expected => {
-                    switched = true;
-                    Ok(())
-                }
-                status => Err(io::Error::other(format!("status {status}"))),
+            Worker::Stream { target, call, connection } => {
+                let mut open = match connection.take() {
+                    Some(open) => open,
+                    None => http2::Connection::open(target).await?,
+                };
+                open.exchange(call).await?;
+                *connection = Some(open);
             }
         }
-        .await;
+        Ok(())
+    }
+
+    fn end_step(&mut self) {
+        if let Worker::Alone { step: Step::Reconnect, connection, .. } = self {
+            *connection = None;
+        }
+    }
+}
+
+/// The latencies of the steps that ended while it counted.
+async fn work(mut worker: Worker, shared: Arc<Shared>) -> Vec<u32> {
+    let mut latencies = Vec::new();
+    let mut ready = false;
+    loop {
+        let from = Instant::now();
+        let done = worker.step().await;
         let phase = shared.phase.load(Relaxed);
         match done {
             Ok(()) if phase == COUNTING => {
@@ -317,7 +386,6 @@ async fn work(connection: Connection, target: Target, request: Arc<[u8]>, step: 
             }
             Ok(()) => {}
             Err(_) => {
-                connection = None;
                 shared.errors.fetch_add(1, Relaxed);
                 // a peer that refuses everything must not turn this into a busy loop
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -326,9 +394,8 @@ async fn work(connection: Connection, target: Target, request: Arc<[u8]>, step: 
         if phase == OVER {
             return latencies;
         }
-        if step == Step::Reconnect {
-            connection = None;
-        }
+        // not part of the step, whose time is over with the answer
+        worker.end_step();
     }
 }
 

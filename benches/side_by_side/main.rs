@@ -6,19 +6,24 @@
 //! ```
 //!
 //! **The stage.** Everything is on loopback. Each proxy has one worker and is pinned to core 0; the load generator and the
-//! origin are threads of this process and pinned to core 1. Every proxy adds `Authorization: Bearer <900 bytes>` to each
-//! request, keeps connections to the origin, and speaks HTTP/1.1 to both sides; what it adds is checked before anything is
-//! measured. The static proxies get one port for each route and rewrite no path, which is the cheapest that they can do;
-//! valetd is configured as a person would: one port, path prefixes, and all of its checks.
+//! origin are threads of this process and pinned to core 1. (Only `scaling-2` gives valetd a second worker, and a second core.)
+//! Every proxy adds `Authorization: Bearer <900 bytes>` to each request, keeps connections to the origin, and speaks HTTP/1.1
+//! to both sides, save where HTTP/2 is what is measured; what it adds is checked before anything is measured. The static
+//! proxies get one port for each route and rewrite no path, which is the cheapest that they can do; valetd is configured as a
+//! person would: one port, path prefixes (a port of its own for gRPC, whose clients know no prefix), and all of its checks.
 //!
 //! **The figures.** CPU is what the kernel's scheduler charged to the proxy's process (`/proc/PID/task/*/schedstat`): it
 //! does not depend on what the load generator manages to do, as throughput does when it shares a machine. Each round visits
 //! every peer, starting with another one each time; a figure is the median of its rounds. Absolute values move with the
-//! machine's mood; the ratios within one run are what to look at. Peers that are not installed are skipped with a word.
+//! machine's mood; the ratios within one run are what to look at. Peers that are not installed are skipped with a word, and so
+//! is what needs Python where there is none.
 //!
 //! **To read the code**: [`workloads`] says what is measured, [`peers`] how each proxy is set up, [`origin`] and [`load`] are
-//! the two ends, [`measure`] asks the kernel, [`report`] is pure and makes the table, the JSON and the plot.
+//! the two ends ([`http2`] is both, [`python`] a client of its own), [`measure`] asks the kernel, [`report`] is pure and makes
+//! the table, the JSON and the plot.
 
+#[cfg(target_os = "linux")]
+mod http2;
 #[cfg(target_os = "linux")]
 mod load;
 #[cfg(target_os = "linux")]
@@ -27,6 +32,8 @@ mod measure;
 mod origin;
 #[cfg(target_os = "linux")]
 mod peers;
+#[cfg(target_os = "linux")]
+mod python;
 #[cfg(target_os = "linux")]
 mod relay;
 #[cfg(target_os = "linux")]

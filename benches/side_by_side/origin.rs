@@ -1,5 +1,6 @@
 //! The API and the authorization server at the far end: a hand-written HTTP/1.1 server, because it shares a core with the
-//! load generator and must not be what the run waits for. It runs on a thread of its own until the process ends.
+//! load generator and must not be what the run waits for. It runs on a thread of its own until the process ends. `/small` and
+//! `/authorization` are there over HTTP/2 too, as [`http2`] serves them.
 //!
 //! | path | answer |
 //! |---|---|
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
+use crate::http2;
 use crate::load::{SWITCHING_PROTOCOLS, content_length, field, head_end};
 
 /// What `/down` answers and what is sent to `/up`: 64 MiB, as a scene of a satellite's might be.
@@ -49,7 +51,10 @@ const SMALL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCach
 {\"id\":\"1030010045539700-P0\",\"type\":\"Feature\",\"collection\":\"scenes\",\"cloud_cover\":0.07,\"sun_elevation\":41.25,\
 \"bbox\":[12.4,55.6,12.7,55.8],\"ready\":true}";
 
-const _: () = assert!(SMALL.len() == 97 + 150, "Content-Length says 150");
+/// [`SMALL`] without its head.
+pub(crate) const SMALL_BODY: &[u8] = SMALL.split_at(97).1;
+
+const _: () = assert!(SMALL_BODY.len() == 150, "Content-Length says 150");
 
 /// What a workload may turn while the origin runs, and what it can read there.
 #[derive(Default)]
@@ -79,6 +84,8 @@ pub(crate) struct Origin {
     pub(crate) tls: SocketAddr,
     /// The same over TLS, [`ROUND_TRIP`] away.
     pub(crate) distant: SocketAddr,
+    /// HTTP/2 in plain text, and nothing else.
+    pub(crate) h2c: SocketAddr,
     /// The certificate authority, PEM.
     pub(crate) authority: String,
     /// Trusts that authority; for a client that goes without a proxy.
@@ -102,6 +109,7 @@ impl Origin {
                         TcpListener::bind(any).await?,
                         TcpListener::bind(any).await?,
                         TcpListener::bind(any).await?,
+                        TcpListener::bind(any).await?,
                     ])
                 };
                 let listeners = match listeners.await {
@@ -111,17 +119,19 @@ impl Origin {
                 let addresses: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
                 let tls_address = addresses.as_ref().ok().map(|addresses| addresses[1]);
                 drop(tell.send(addresses));
-                let [plain, tls, distant] = listeners;
+                let [plain, tls, distant, h2c] = listeners;
                 let tls_address = tls_address.expect("a bound listener has an address");
                 tokio::join!(
                     accept_plain(plain, shared.clone()),
                     accept_tls(tls, server, shared),
-                    delay(distant, tls_address)
+                    delay(distant, tls_address),
+                    accept_h2c(h2c)
                 );
             });
         })?;
         let addresses = told.recv()??;
-        Ok(Self { plain: addresses[0], tls: addresses[1], distant: addresses[2], authority, trusting: client, knobs })
+        let [plain, tls, distant, h2c] = addresses[..] else { unreachable!("as many addresses as listeners") };
+        Ok(Self { plain, tls, distant, h2c, authority, trusting: client, knobs })
     }
 }
 
@@ -134,11 +144,14 @@ fn certificates() -> anyhow::Result<(String, Arc<ServerConfig>, Arc<ClientConfig
     let authority_key = KeyPair::generate()?;
     let mut parameters = CertificateParams::new(Vec::new())?;
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // this and the identifier below are what newer Pythons insist on (VERIFY_X509_STRICT)
+    parameters.key_usages.push(KeyUsagePurpose::KeyCertSign);
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "side by side");
     let authority = parameters.self_signed(&authority_key)?;
     let issuer = Issuer::from_params(&parameters, &authority_key);
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()])?;
+    parameters.use_authority_key_identifier_extension = true;
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
     let certificate = parameters.signed_by(&key, &issuer)?;
 
@@ -176,6 +189,13 @@ async fn accept_tls(listener: TcpListener, config: Arc<ServerConfig>, knobs: Arc
     }
 }
 
+async fn accept_h2c(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        drop(stream.set_nodelay(true));
+        tokio::spawn(http2::serve(stream));
+    }
+}
+
 /// Serves one connection until its client leaves.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, knobs: Arc<Knobs>) -> io::Result<()> {
     // most connections only ever see small requests, and there may be thousands of them
@@ -203,7 +223,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, knobs: Arc<Knob
                 let refusal = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\nContent-Length: 0\r\n\r\n";
                 Answer::Whole(refusal.to_vec())
             }
-            b"/authorization" => Answer::Whole(json(&describe_authorization(head))),
+            b"/authorization" => Answer::Whole(json(&describe_authorization(field(head, "authorization")))),
             b"/token" => Answer::Whole(json(&grant(&knobs))),
             b"/down" => Answer::Bulk,
             b"/events" => Answer::Events,
@@ -276,8 +296,9 @@ fn number_of(head: &[u8]) -> u64 {
     value.and_then(|value| value.strip_prefix("Bearer n")?.get(..8)?.parse().ok()).unwrap_or(0)
 }
 
-fn describe_authorization(head: &[u8]) -> String {
-    let fields: Vec<_> = field(head, "authorization").collect();
+/// The answer to `/authorization`, from the values of these fields.
+pub(crate) fn describe_authorization<'a>(values: impl Iterator<Item = &'a [u8]>) -> String {
+    let fields: Vec<_> = values.collect();
     format!(r#"{{"fields":{},"length":{}}}"#, fields.len(), fields.last().map_or(0, |value| value.len()))
 }
 

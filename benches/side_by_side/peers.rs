@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+use crate::http2::{self, Call};
 use crate::load::{Address, Connection, Target};
 use crate::origin::{ACCESS_TOKEN_LENGTH, Origin, access_token};
 
@@ -68,22 +69,42 @@ pub(crate) enum Via {
     Tls,
     /// TLS, with a round trip of [`crate::origin::ROUND_TRIP`].
     Distant,
+    /// HTTP/2 from the client, HTTP/1.1 to the origin: nginx has no other way, and all the others can go it.
+    H2c,
+    /// HTTP/2 on both sides.
+    Grpc,
 }
 
 impl Via {
-    const ALL: [Via; 3] = [Via::Plain, Via::Tls, Via::Distant];
+    const ALL: [Via; 5] = [Via::Plain, Via::Tls, Via::Distant, Via::H2c, Via::Grpc];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Via::Plain => "plain",
             Via::Tls => "tls",
             Via::Distant => "distant",
+            Via::H2c => "h2c",
+            Via::Grpc => "grpc",
         }
+    }
+
+    /// Of the origin's address.
+    fn scheme(self) -> &'static str {
+        match self {
+            Via::Plain | Via::H2c | Via::Grpc => "http",
+            Via::Tls | Via::Distant => "https",
+        }
+    }
+
+    /// Whether clients speak HTTP/2.
+    fn over_http2(self) -> bool {
+        matches!(self, Via::H2c | Via::Grpc)
     }
 
     fn upstream(self, origin: &Origin) -> SocketAddr {
         match self {
-            Via::Plain => origin.plain,
+            Via::Plain | Via::H2c => origin.plain,
+            Via::Grpc => origin.h2c,
             Via::Tls => origin.tls,
             Via::Distant => origin.distant,
         }
@@ -96,6 +117,10 @@ pub(crate) struct Program {
     pub(crate) kind: Kind,
     /// None for [`Kind::Direct`].
     pub(crate) path: Option<PathBuf>,
+    /// How many threads carry requests. Only valetd is ever given more than one.
+    pub(crate) workers: usize,
+    /// Where they may run, as `taskset` takes it.
+    pub(crate) cores: &'static str,
 }
 
 impl Program {
@@ -113,7 +138,7 @@ impl Program {
                 Some(found.context("not installed")?)
             }
         };
-        Ok(Self { kind, path })
+        Ok(Self { kind, path, workers: 1, cores: PROXY_CORE })
     }
 
     pub(crate) fn version(&self) -> Option<String> {
@@ -153,28 +178,33 @@ impl Peer {
             Kind::Haproxy => Some(haproxy(folder.path(), &ports, origin)?),
             Kind::Caddy => Some(caddy(folder.path(), &ports, origin)?),
             Kind::Envoy => Some(envoy(folder.path(), &ports, origin)?),
-            Kind::Valetd => Some(valetd(folder.path(), &ports, origin)?),
+            Kind::Valetd => Some(valetd(folder.path(), &ports, origin, program.workers)?),
         };
         let process = match (&program.path, setup) {
-            (Some(path), Some(arguments)) => Some(Process::spawn(path, &arguments, folder.path())?),
+            (Some(path), Some(arguments)) => Some(Process::spawn(path, &arguments, folder.path(), program.cores)?),
             _ => None,
         };
 
         let mut targets = BTreeMap::new();
         for via in Via::ALL {
-            // a relay of TLS bytes would do none of the work that the others do there
+            // a relay of TLS bytes or HTTP/2 frames would do none of the work that the others do there
             if kind == Kind::Relay && via != Via::Plain {
                 continue;
             }
             let direct = kind == Kind::Direct;
             let target = Target {
                 address: Address::Tcp(match kind {
+                    Kind::Direct if via.over_http2() => origin.h2c,
                     Kind::Direct => via.upstream(origin),
+                    Kind::Valetd if via == Via::Grpc => ports.of(via),
                     Kind::Valetd => ports.of(Via::Plain),
                     Kind::Relay | Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Envoy => ports.of(via),
                 }),
-                tls: (direct && via != Via::Plain).then(|| origin.trusting.clone()),
-                prefix: if kind == Kind::Valetd { format!("/{}", via.name()) } else { String::new() },
+                tls: (direct && via.scheme() == "https").then(|| origin.trusting.clone()),
+                prefix: match kind {
+                    Kind::Valetd if via != Via::Grpc => format!("/{}", via.name()),
+                    _ => String::new(),
+                },
                 access_token: (direct || kind == Kind::Relay).then(|| access_token(0)),
             };
             targets.insert(via, target);
@@ -210,14 +240,22 @@ impl Peer {
         }
     }
 
-    /// Checks on every route that the origin sees exactly one `Authorization` with a whole access token.
-    pub(crate) async fn adds_the_token(&self) -> anyhow::Result<()> {
+    /// Checks, on a route that the peer has, that the origin sees exactly one `Authorization` with a whole access token.
+    pub(crate) async fn adds_the_token(&self, via: Via) -> anyhow::Result<()> {
+        let Some(target) = self.target(via) else { return Ok(()) };
         let expected = format!(r#"{{"fields":1,"length":{}}}"#, "Bearer ".len() + ACCESS_TOKEN_LENGTH);
-        for (via, target) in &self.targets {
-            let ask = async { Connection::open(target).await?.ask(&target.get("/authorization", "")).await };
-            let (status, body) = tokio::time::timeout(PATIENCE, ask).await?.with_context(|| via.name())?;
-            ensure!(status == 200 && body == expected, "{}: the origin saw {body} (status {status})", via.name());
-        }
+        let ask = async {
+            if via.over_http2() {
+                let call = Call::new(target, via, "/authorization")?;
+                let answer = http2::Connection::open(target).await?.exchange(&call).await?;
+                return Ok(String::from_utf8_lossy(&answer).into_owned());
+            }
+            let (status, body) = Connection::open(target).await?.ask(&target.get("/authorization", "")).await?;
+            ensure!(status == 200, "status {status}: {body}");
+            Ok(body)
+        };
+        let seen = tokio::time::timeout(PATIENCE, ask).await?.with_context(|| via.name())?;
+        ensure!(seen == expected, "{}: the origin saw {seen}", via.name());
         Ok(())
     }
 
@@ -238,12 +276,12 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(program: &Path, arguments: &[String], folder: &Path) -> anyhow::Result<Self> {
+    fn spawn(program: &Path, arguments: &[String], folder: &Path, cores: &str) -> anyhow::Result<Self> {
         let log = folder.join("log");
         let file = fs::File::create(&log)?;
         // each of these replaces itself by the next one, so that the child is the proxy itself
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "taskset", "-c", PROXY_CORE])
+            .args(["--pdeathsig", "KILL", "taskset", "-c", cores])
             .arg(program)
             .args(arguments)
             .current_dir(folder)
@@ -309,10 +347,11 @@ fn nginx(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<St
     let mut servers = String::new();
     for via in Via::ALL {
         let (name, listen, upstream) = (via.name(), ports.of(via), via.upstream(origin));
-        let scheme = if via == Via::Plain { "http" } else { "https" };
+        let http2 = if via.over_http2() { "http2" } else { "" };
+        let (module, scheme) = if via == Via::Grpc { ("grpc", "grpc") } else { ("proxy", via.scheme()) };
         servers += &format!(
             "upstream {name} {{ server {upstream}; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 600s; }}
-             server {{ listen {listen} backlog=4096; location / {{ proxy_pass {scheme}://{name}; }} }}\n"
+             server {{ listen {listen} {http2} backlog=4096; location / {{ {module}_pass {scheme}://{name}; }} }}\n"
         );
     }
     let config = format!(
@@ -325,7 +364,7 @@ http {{
   map $http_upgrade $upgrade {{ default upgrade; "" ""; }}
   proxy_http_version 1.1; proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_read_timeout 600s;
   proxy_set_header Host $http_host; proxy_set_header Connection $upgrade; proxy_set_header Upgrade $http_upgrade;
-  proxy_set_header Authorization "Bearer {token}";
+  proxy_set_header Authorization "Bearer {token}"; grpc_set_header Authorization "Bearer {token}";
   proxy_ssl_verify on; proxy_ssl_trusted_certificate {authority}; proxy_ssl_server_name on; proxy_ssl_name localhost;
   {servers}
 }}
@@ -341,14 +380,16 @@ fn haproxy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<
     let mut proxies = String::new();
     for via in Via::ALL {
         let (name, listen, upstream) = (via.name(), ports.of(via), via.upstream(origin));
-        let tls = match via {
-            Via::Plain => String::new(),
+        let http2 = if via.over_http2() { "proto h2" } else { "" };
+        let onward = match via {
+            Via::Plain | Via::H2c => String::new(),
             Via::Tls | Via::Distant => {
                 format!("ssl verify required ca-file {authority} sni str(localhost) verifyhost localhost")
             }
+            Via::Grpc => "proto h2".into(),
         };
         proxies += &format!(
-            "listen {name}\n  bind {listen} backlog 4096\n  http-request set-header Authorization \"Bearer {token}\"\n  server origin {upstream} pool-purge-delay 600s {tls}\n"
+            "listen {name}\n  bind {listen} backlog 4096 {http2}\n  http-request set-header Authorization \"Bearer {token}\"\n  server origin {upstream} pool-purge-delay 600s {onward}\n"
         );
     }
     let config = format!(
@@ -362,20 +403,26 @@ fn haproxy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<
 fn caddy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
     let authority = write(folder, "authority.pem", &origin.authority)?;
     let token = access_token(0);
-    let mut sites = String::new();
+    let (mut servers, mut sites) = (String::new(), String::new());
     for via in Via::ALL {
         let (port, upstream) = (ports.of(via).port(), via.upstream(origin));
-        let tls = match via {
-            Via::Plain => String::new(),
-            Via::Tls | Via::Distant => format!("tls\n tls_trusted_ca_certs {authority}\n tls_server_name localhost"),
+        if via.over_http2() {
+            servers += &format!(" servers 127.0.0.1:{port} {{\n protocols h1 h2c\n }}\n");
+        }
+        let onward = match via {
+            Via::Plain | Via::H2c => "versions 1.1".into(),
+            Via::Grpc => "versions h2c".into(),
+            Via::Tls | Via::Distant => {
+                format!("versions 1.1\n tls\n tls_trusted_ca_certs {authority}\n tls_server_name localhost")
+            }
         };
         sites += &format!(
             ":{port} {{\n bind 127.0.0.1\n reverse_proxy {upstream} {{\n  header_up Authorization \"Bearer {token}\"\n  \
-             transport http {{\n versions 1.1\n compression off\n keepalive 600s\n keepalive_idle_conns 1024\n \
-             keepalive_idle_conns_per_host 512\n {tls}\n }}\n }}\n}}\n"
+             transport http {{\n compression off\n keepalive 600s\n keepalive_idle_conns 1024\n \
+             keepalive_idle_conns_per_host 512\n {onward}\n }}\n }}\n}}\n"
         );
     }
-    let config = format!("{{\n admin off\n auto_https off\n log {{\n level ERROR\n }}\n}}\n{sites}");
+    let config = format!("{{\n admin off\n auto_https off\n log {{\n level ERROR\n }}\n{servers}}}\n{sites}");
     Ok(["run", "--adapter", "caddyfile", "--config"]
         .map(String::from)
         .into_iter()
@@ -389,8 +436,11 @@ fn envoy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<St
     let (mut listeners, mut clusters) = (String::new(), String::new());
     for via in Via::ALL {
         let (name, port, upstream) = (via.name(), ports.of(via).port(), via.upstream(origin).port());
-        let tls = match via {
-            Via::Plain => String::new(),
+        let onward = match via {
+            Via::Plain | Via::H2c => String::new(),
+            Via::Grpc => r#", typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
+  "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}"#
+                .into(),
             Via::Tls | Via::Distant => format!(
                 r#", transport_socket: {{name: tls, typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
   sni: localhost, common_tls_context: {{validation_context: {{trusted_ca: {{filename: "{authority}"}}}}}}}}}}"#
@@ -419,7 +469,7 @@ fn envoy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<St
         clusters += &format!(
             r#"
   - {{name: {name}, connect_timeout: 5s, type: STATIC, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}}}]}}]}},
-     circuit_breakers: {{thresholds: [{{max_connections: 20000, max_pending_requests: 20000, max_requests: 20000}}]}}{tls}}}"#
+     circuit_breakers: {{thresholds: [{{max_connections: 20000, max_pending_requests: 20000, max_requests: 20000}}]}}{onward}}}"#
         );
     }
     let config = format!("static_resources:\n  listeners:{listeners}\n  clusters:{clusters}\n");
@@ -431,7 +481,7 @@ fn envoy(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<St
         .collect())
 }
 
-fn valetd(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<String>> {
+fn valetd(folder: &Path, ports: &Ports, origin: &Origin, workers: usize) -> anyhow::Result<Vec<String>> {
     use std::io::Write;
 
     let authority = write(folder, "authority.pem", &origin.authority)?;
@@ -441,7 +491,7 @@ fn valetd(folder: &Path, ports: &Ports, origin: &Origin) -> anyhow::Result<Vec<S
     let mut config = format!(
         r#"
 listen = ["{listen}"]
-workers = 1
+workers = {workers}
 [account.bench]
 token_endpoint = "http://{token_endpoint}/token"
 client_id = "bench"
@@ -457,10 +507,14 @@ extra_ca = "{authority}"
     for via in Via::ALL {
         let (name, upstream) = (via.name(), via.upstream(origin));
         let upstream = match via {
-            Via::Plain => format!("http://{upstream}"),
+            Via::Plain | Via::H2c | Via::Grpc => format!("http://{upstream}"),
             Via::Tls | Via::Distant => format!("https://localhost:{}", upstream.port()),
         };
         config += &format!("[route.{name}]\naccount = \"bench\"\nupstream = \"{upstream}\"\n");
+        if via == Via::Grpc {
+            // what gRPC's clients are given is a host: they have no place for a path's prefix
+            config += &format!("listen = \"{}\"\nhttp2 = true\n", ports.of(via));
+        }
     }
     let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let (config, state, socket) = (write(folder, "valetd.toml", &config)?, path("state"), path("valetd.sock"));

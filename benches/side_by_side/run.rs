@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::measure::{machine, pin_to, raise_open_files};
 use crate::origin::Origin;
-use crate::peers::{Kind, Peer, Program};
+use crate::peers::{Kind, Peer, Program, Via};
+use crate::python;
 use crate::relay::relay;
 use crate::report::Results;
 use crate::workloads::{Pace, Stage, Workload, idle};
@@ -68,7 +69,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
         return Ok(());
     }
 
-    let workloads = chosen_workloads(&arguments.workloads)?;
+    let mut workloads = chosen_workloads(&arguments.workloads)?;
     let kinds = chosen_peers(&arguments.peers)?;
     let mut results = Results::default();
     // before anything is pinned: the compiler may use every core
@@ -78,7 +79,9 @@ pub(crate) fn main() -> anyhow::Result<()> {
         (true, None) => Some(build_valetd()?),
     };
     let about_machine = machine();
-    if std::thread::available_parallelism().map_or(1, usize::from) >= 2 {
+    // pinned, we would be told of one
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if cores >= 2 {
         pin_to(OUR_CORE)?;
     } else {
         results.notes.push("anything worth believing: this machine has one core, so load and proxies share it".into());
@@ -91,15 +94,24 @@ pub(crate) fn main() -> anyhow::Result<()> {
             Err(error) => results.notes.push(format!("{}: {error:#}", kind.name())),
         }
     }
-    let versions: serde_json::Map<_, _> =
+    let mut versions: serde_json::Map<_, _> =
         programs.iter().filter_map(|program| Some((program.kind.name().into(), program.version()?.into()))).collect();
+    if workloads.iter().any(|workload| workload.needs_python()) {
+        match python::version() {
+            Ok(version) => drop(versions.insert("python3".into(), version.into())),
+            Err(error) => {
+                workloads.retain(|workload| !workload.needs_python());
+                results.notes.push(format!("what Python is the client of: {error:#}"));
+            }
+        }
+    }
     let rounds = if arguments.quick { 1 } else { arguments.rounds };
     let about = json!({ "machine": about_machine, "versions": versions, "rounds": rounds, "quick": arguments.quick });
 
     let open_files = raise_open_files();
     let origin = Origin::start()?;
     let pace = if arguments.quick { &Pace::QUICK } else { &Pace::FULL };
-    let stage = Stage { origin: &origin, pace, open_files };
+    let stage = Stage { origin: &origin, pace, open_files, cores };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
@@ -161,7 +173,10 @@ async fn perform(
     for program in programs {
         let started = async {
             let peer = Peer::start(program, stage.origin).await?;
-            peer.adds_the_token().await?;
+            // over HTTP/2 when that is measured: a peer that cannot do it is good for all the rest
+            for via in [Via::Plain, Via::Tls, Via::Distant] {
+                peer.adds_the_token(via).await?;
+            }
             anyhow::Ok(peer)
         };
         match started.await {
@@ -211,7 +226,13 @@ fn record(
     match outcome {
         Ok(Some(sample)) => results.add(workload, kind, sample),
         Ok(None) => {}
-        Err(error) => results.notes.push(format!("{} of {}: {error:#}", workload.name(), kind.name())),
+        Err(error) => {
+            let note = format!("{} of {}: {error:#}", workload.name(), kind.name());
+            // what a peer cannot do, it cannot do in any round
+            if !results.notes.contains(&note) {
+                results.notes.push(note);
+            }
+        }
     }
 }
 

@@ -6,16 +6,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::http2::Call;
 use crate::load::{Connection, Direction, EventStreams, Load, Outcome, Step, hold};
 use crate::measure::{Usage, median, memory, percentile, usage};
 use crate::origin::{BULK, EVENT_SPACING, Origin, ROUND_TRIP};
 use crate::peers::{Kind, Peer, Program, Via};
+use crate::python;
 
 /// Connections of the workloads that do not vary them: enough to keep one worker busy.
 const USUAL: usize = 50;
 
 /// Clients that connect anew for each request; few, as each of them is a shell loop around curl.
 const RECONNECTING: usize = 8;
+
+/// Over HTTP/2 one connection carries many requests at a time: so many connections carry [`USUAL`].
+const SHARED: usize = 5;
 
 const STREAMS: usize = 1000;
 const HELD: (usize, &str) = (1000, "at 1,000");
@@ -39,6 +44,12 @@ pub(crate) enum Workload {
     Small { via: Via, connections: usize },
     /// A new connection for each small GET.
     Fresh,
+    /// Small GETs through a valetd with so many workers.
+    Scaling { workers: usize },
+    /// Small GETs over HTTP/2.
+    H2c,
+    /// gRPC's unary calls.
+    Grpc,
     /// 64 MiB on one connection, again and again.
     Bulk { direction: Direction, via: Via },
     /// Server-sent events on 1,000 streams at once.
@@ -47,6 +58,11 @@ pub(crate) enum Workload {
     WebSocket,
     /// One-shot clients of an API that is far away.
     Distant,
+    /// The same from Python, which makes a new session for each call.
+    PythonSession,
+    /// What tools do that keep no token: each time they start they log in, and then make their call. With valetd there is
+    /// only the call. The others have a fixed token and no login to spare anyone.
+    LoginEachStart,
     /// From the start of the process to the first proxied byte.
     Start,
     /// Memory: fresh, and while it holds idle connections.
@@ -72,7 +88,7 @@ const fn bulk(direction: Direction, via: Via) -> Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 21] = [
+    pub(crate) const ALL: [Workload; 27] = [
         small(Via::Plain, 1),
         small(Via::Plain, 50),
         small(Via::Plain, 500),
@@ -80,6 +96,10 @@ impl Workload {
         small(Via::Tls, 50),
         small(Via::Tls, 500),
         Workload::Fresh,
+        Workload::Scaling { workers: 1 },
+        Workload::Scaling { workers: 2 },
+        Workload::H2c,
+        Workload::Grpc,
         bulk(Direction::Down, Via::Plain),
         bulk(Direction::Down, Via::Tls),
         bulk(Direction::Up, Via::Plain),
@@ -87,6 +107,8 @@ impl Workload {
         Workload::Events,
         Workload::WebSocket,
         Workload::Distant,
+        Workload::PythonSession,
+        Workload::LoginEachStart,
         Workload::Start,
         Workload::Memory,
         Workload::Idle,
@@ -101,11 +123,16 @@ impl Workload {
         match self {
             Workload::Small { via, connections } => format!("small-{}-{connections}", via.name()),
             Workload::Fresh => "fresh".into(),
+            Workload::Scaling { workers } => format!("scaling-{workers}"),
+            Workload::H2c => "h2c".into(),
+            Workload::Grpc => "grpc".into(),
             Workload::Bulk { direction: Direction::Down, via } => format!("down-{}", via.name()),
             Workload::Bulk { direction: Direction::Up, via } => format!("up-{}", via.name()),
             Workload::Events => "sse".into(),
             Workload::WebSocket => "websocket".into(),
             Workload::Distant => "distant".into(),
+            Workload::PythonSession => "python-session".into(),
+            Workload::LoginEachStart => "login-each-start".into(),
             Workload::Start => "start".into(),
             Workload::Memory => "memory".into(),
             Workload::Idle => "idle".into(),
@@ -118,16 +145,22 @@ impl Workload {
 
     /// For a table's first column and a plot's headings.
     pub(crate) fn title(self) -> String {
+        let away = ROUND_TRIP.as_millis();
         let secured = |via| if via == Via::Plain { "plain" } else { "TLS upstream" };
         match self {
             Workload::Small { via, connections: 1 } => format!("small GET, {}, 1 connection", secured(via)),
             Workload::Small { via, connections } => format!("small GET, {}, {connections} connections", secured(via)),
             Workload::Fresh => "small GET, plain, a connection each".into(),
+            Workload::Scaling { workers } => format!("small GET, plain, 50 connections, workers: {workers}"),
+            Workload::H2c => "small GET, HTTP/2 from the client, 50 streams".into(),
+            Workload::Grpc => "gRPC unary call, HTTP/2 on both sides, 50 streams".into(),
             Workload::Bulk { direction: Direction::Down, via } => format!("64 MiB down, {}", secured(via)),
             Workload::Bulk { direction: Direction::Up, via } => format!("64 MiB up, {}", secured(via)),
             Workload::Events => "1,000 event streams".into(),
             Workload::WebSocket => "WebSocket echo, 50 connections".into(),
-            Workload::Distant => format!("one-shot GET, TLS, {} ms away", ROUND_TRIP.as_millis()),
+            Workload::Distant => format!("one-shot GET, TLS, {away} ms away"),
+            Workload::PythonSession => format!("Python, a session each, TLS, {away} ms away"),
+            Workload::LoginEachStart => format!("Python, a login at each start, TLS, {away} ms away"),
             Workload::Start => "start to first proxied byte".into(),
             Workload::Memory => "idle connections".into(),
             Workload::Idle => "idle".into(),
@@ -143,6 +176,11 @@ impl Workload {
         matches!(self, Workload::Idle | Workload::Size)
     }
 
+    /// Whether its client is a Python program.
+    pub(crate) fn needs_python(self) -> bool {
+        matches!(self, Workload::PythonSession | Workload::LoginEachStart)
+    }
+
     /// Drives one peer; None where the workload means nothing to it.
     pub(crate) async fn measure(
         self,
@@ -151,7 +189,8 @@ impl Workload {
         stage: &Stage<'_>,
     ) -> anyhow::Result<Option<Sample>> {
         let Stage { origin, pace, .. } = *stage;
-        let valetd_only = matches!(self, Workload::Replay | Workload::Rotation | Workload::Status);
+        let valetd_only =
+            matches!(self, Workload::Scaling { .. } | Workload::Replay | Workload::Rotation | Workload::Status);
         if valetd_only && peer.kind != Kind::Valetd {
             return Ok(None);
         }
@@ -160,10 +199,19 @@ impl Workload {
                 requests(peer, via, "/small", Step::Request, connections, pace.window).await
             }
             Workload::Fresh => requests(peer, Via::Plain, "/small", Step::Reconnect, RECONNECTING, pace.window).await,
+            Workload::Scaling { workers } => scaling(program, workers, stage).await,
+            Workload::H2c => streams(peer, Via::H2c, pace.window).await,
+            Workload::Grpc => streams(peer, Via::Grpc, pace.window).await,
             Workload::WebSocket => requests(peer, Via::Plain, "/echo", Step::Echo, USUAL, pace.window).await,
             Workload::Bulk { direction, via } => transfers(peer, via, direction, pace.window).await,
             Workload::Events => events(peer, pace.window).await,
             Workload::Distant => distant(peer, pace.one_shots).await,
+            Workload::PythonSession => python_sessions(peer, None, stage).await,
+            Workload::LoginEachStart => match peer.kind {
+                Kind::Direct => python_sessions(peer, Some("/token"), stage).await,
+                Kind::Valetd => python_sessions(peer, None, stage).await,
+                Kind::Relay | Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Envoy => Ok(None),
+            },
             Workload::Start => start(program, origin, pace.starts).await,
             Workload::Memory => held_connections(program, stage).await,
             Workload::Replay => replay(program, origin, pace.window).await.map(Some),
@@ -186,6 +234,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) pace: &'a Pace,
     /// Of this process and of each of its children.
     pub(crate) open_files: u64,
+    /// Of this machine.
+    pub(crate) cores: usize,
 }
 
 /// How long things are looked at.
@@ -203,7 +253,7 @@ impl Pace {
         window: Duration::from_millis(1000),
         rotation: Duration::from_millis(6000),
         idle: Duration::from_secs(20),
-        one_shots: 5,
+        one_shots: 10,
         starts: 3,
     };
 
@@ -260,16 +310,45 @@ async fn requests(
     window: Duration,
 ) -> anyhow::Result<Option<Sample>> {
     let Some(target) = peer.target(via) else { return Ok(None) };
-    let mut load = Load::start(target, path, step, connections).await?;
+    let load = Load::start(target, path, step, connections).await?;
+    let unit = if step == Step::Echo { "µs/frame" } else { "µs/request" };
+    count(peer, load, unit, window).await.map(Some)
+}
+
+/// On an instance of its own, even with one worker, so that the two differ in nothing else. The second worker gets a third
+/// core. Where there is none it must share that of the load and the origin, and the rate goes by another name: it then says
+/// how they get along on two cores, not what two workers could do.
+async fn scaling(program: &Program, workers: usize, stage: &Stage<'_>) -> anyhow::Result<Option<Sample>> {
+    let (cores, shared) = match workers {
+        1 => (program.cores, false),
+        _ if stage.cores > 2 => ("0,2", false),
+        _ => ("0,1", true),
+    };
+    let peer = Peer::start(&Program { workers, cores, ..program.clone() }, stage.origin).await?;
+    let mut measured = requests(&peer, Via::Plain, "/small", Step::Request, USUAL, stage.pace.window).await?;
+    for figure in measured.iter_mut().flatten().filter(|figure| shared && figure.name == "rate") {
+        figure.name = "rate, load on the same core";
+    }
+    Ok(measured)
+}
+
+async fn streams(peer: &Peer, via: Via, window: Duration) -> anyhow::Result<Option<Sample>> {
+    let Some(target) = peer.target(via) else { return Ok(None) };
+    peer.adds_the_token(via).await?;
+    let call = Call::new(target, via, "/small")?;
+    let load = Load::start_streams(target, call, SHARED, USUAL / SHARED).await?;
+    count(peer, load, "µs/request", window).await.map(Some)
+}
+
+async fn count(peer: &Peer, mut load: Load, unit: &'static str, window: Duration) -> anyhow::Result<Sample> {
     let before = usage_of(peer)?;
     load.begin();
     tokio::time::sleep(window).await;
     let after = usage_of(peer)?;
     let outcome = load.finish().await;
     ensure!(outcome.requests > 0, "not one request was answered");
-    let unit = if step == Step::Echo { "µs/frame" } else { "µs/request" };
     let cpu = cpu_each(before, after, outcome.requests as f64, unit, 1e6);
-    Ok(Some(cpu.into_iter().chain(describe(&outcome)).collect()))
+    Ok(cpu.into_iter().chain(describe(&outcome)).collect())
 }
 
 fn describe(outcome: &Outcome) -> Sample {
@@ -331,10 +410,22 @@ async fn distant(peer: &Peer, one_shots: usize) -> anyhow::Result<Option<Sample>
         ensure!(status == 200, "status {status}");
         spent.push(begun.elapsed().as_secs_f64() * 1e3);
     }
+    Ok(Some(one_shots_that_took(spent)))
+}
+
+async fn python_sessions(peer: &Peer, login: Option<&str>, stage: &Stage<'_>) -> anyhow::Result<Option<Sample>> {
+    let Some(target) = peer.target(Via::Distant) else { return Ok(None) };
+    let login = login.map(|path| target.url(path));
+    let spent = python::sessions(target, login, 1 + stage.pace.one_shots, stage.origin).await?;
+    Ok(Some(one_shots_that_took(spent)))
+}
+
+/// In milliseconds; the first one came after a pause.
+fn one_shots_that_took(mut spent: Vec<f64>) -> Sample {
     let first = spent.remove(0);
     let slowest = spent.iter().copied().fold(0.0, f64::max);
     let rest = [figure("slowest", "ms", slowest), figure("after a pause", "ms", first)];
-    Ok(Some([figure("one-shot", "ms", median(spent))].into_iter().chain(rest).collect()))
+    [figure("one-shot", "ms", median(spent))].into_iter().chain(rest).collect()
 }
 
 /// Includes what setpriv and taskset take before they have become the proxy; the relay's figure shows how much that is.
