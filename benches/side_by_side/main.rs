@@ -18,6 +18,11 @@
 //! machine's mood; the ratios within one run are what to look at. Peers that are not installed are skipped with a word, and so
 //! is what needs Python where there is none.
 //!
+//! Instructions are the exception: callgrind counts those of the proxy itself, none of the kernel's, and their number stays
+//! within one per cent however busy the machine is. So they show a regression that the other figures hide in their noise; not
+//! what a request costs, as most of that is the kernel's. Under valgrind a reading of the clock is a system call, and the
+//! processor has no AVX-512: for TLS the count tells of another code path than the one that is in use elsewhere.
+//!
 //! **To read the code**: [`workloads`] says what is measured, [`peers`] how each proxy is set up, [`origin`] and [`load`] are
 //! the two ends ([`http2`] is both, [`python`] a client of its own), [`measure`] asks the kernel, [`report`] is pure and makes
 //! the table, the JSON and the plot.

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::http2::{self, Call};
@@ -20,6 +21,9 @@ pub(crate) const PROXY_CORE: &str = "0";
 
 /// The slowest of them needs a second to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longer than a peer that has heard us takes to end.
+const ASKING_AGAIN: Duration = Duration::from_secs(2);
 
 /// Above the 10,000 connections that it is asked to hold, with room for those to the origin.
 const MOST_CONNECTIONS: usize = 10_500;
@@ -111,6 +115,12 @@ impl Via {
     }
 }
 
+/// Counts the instructions of a program in user space. What it counted is in [`COUNTED`] once the program has ended; that is
+/// in the peer's folder, where valetd's sandbox lets it write, too.
+const CALLGRIND: [&str; 4] =
+    ["valgrind", "--tool=callgrind", "--trace-children=no", "--callgrind-out-file=instructions"];
+const COUNTED: &str = "instructions";
+
 /// A peer that is installed, and how to start it.
 #[derive(Clone)]
 pub(crate) struct Program {
@@ -121,6 +131,8 @@ pub(crate) struct Program {
     pub(crate) workers: usize,
     /// Where they may run, as `taskset` takes it.
     pub(crate) cores: &'static str,
+    /// What stands before the program on the command line.
+    pub(crate) wrapper: &'static [&'static str],
 }
 
 impl Program {
@@ -138,7 +150,14 @@ impl Program {
                 Some(found.context("not installed")?)
             }
         };
-        Ok(Self { kind, path, workers: 1, cores: PROXY_CORE })
+        Ok(Self { kind, path, workers: 1, cores: PROXY_CORE, wrapper: &[] })
+    }
+
+    /// The same program, with its instructions counted: some fifty times slower.
+    pub(crate) fn counted(&self) -> anyhow::Result<Self> {
+        let runs = Command::new(CALLGRIND[0]).arg("--version").stdout(Stdio::null()).status();
+        runs.with_context(|| format!("{} is not installed", CALLGRIND[0]))?;
+        Ok(Self { wrapper: &CALLGRIND, ..self.clone() })
     }
 
     pub(crate) fn version(&self) -> Option<String> {
@@ -155,7 +174,7 @@ pub(crate) struct Peer {
     targets: BTreeMap<Via, Target>,
     /// valetd's status socket.
     pub(crate) control: Option<Target>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Peer {
@@ -181,7 +200,7 @@ impl Peer {
             Kind::Valetd => Some(valetd(folder.path(), &ports, origin, program.workers)?),
         };
         let process = match (&program.path, setup) {
-            (Some(path), Some(arguments)) => Some(Process::spawn(path, &arguments, folder.path(), program.cores)?),
+            (Some(path), Some(arguments)) => Some(Process::spawn(program, path, &arguments, folder.path())?),
             _ => None,
         };
 
@@ -215,7 +234,7 @@ impl Peer {
             prefix: String::new(),
             access_token: None,
         });
-        Ok(Self { kind, process, targets, control, _folder: folder })
+        Ok(Self { kind, process, targets, control, folder })
     }
 
     /// Waits for the first proxied answer.
@@ -267,6 +286,27 @@ impl Peer {
     pub(crate) fn pid(&self) -> Option<u32> {
         Some(self.process.as_ref()?.child.id())
     }
+
+    /// Asks a peer that was [counted](Program::counted) to end, and reads how many instructions it took, from its start on
+    /// and on all threads.
+    pub(crate) fn instructions(mut self) -> anyhow::Result<u64> {
+        let process = self.process.as_mut().context("no process")?;
+        let begun = Instant::now();
+        let mut asked = 0;
+        while process.child.try_wait()?.is_none() {
+            ensure!(begun.elapsed() < PATIENCE, "does not end: {}", process.last_words());
+            // again: one that comes between nginx's look at its flag and its wait for events wakes nobody
+            if begun.elapsed() >= asked * ASKING_AGAIN {
+                kill_process(Pid::from_child(&process.child), Signal::TERM)?;
+                asked += 1;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let counted = fs::read_to_string(self.folder.path().join(COUNTED));
+        let counted = counted.with_context(|| format!("nothing was counted: {}", process.last_words()))?;
+        let total = counted.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+        total.with_context(|| format!("no totals in {COUNTED}"))
+    }
 }
 
 /// A child that does not outlive us: dropped, it is killed; and if we die without dropping anything, the kernel does it.
@@ -276,13 +316,14 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(program: &Path, arguments: &[String], folder: &Path, cores: &str) -> anyhow::Result<Self> {
+    fn spawn(program: &Program, path: &Path, arguments: &[String], folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join("log");
         let file = fs::File::create(&log)?;
         // each of these replaces itself by the next one, so that the child is the proxy itself
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "taskset", "-c", cores])
-            .arg(program)
+            .args(["--pdeathsig", "KILL", "taskset", "-c", program.cores])
+            .args(program.wrapper)
+            .arg(path)
             .args(arguments)
             .current_dir(folder)
             .envs(

@@ -35,6 +35,11 @@ const HELD_WITH_FEWER_FILES: (usize, &str) = (9500, "at 9,500");
 const ROTATING_LIFETIME: u64 = 3;
 const STEADY_LIFETIME: u64 = 3600;
 
+/// Requests of the two runs whose difference is counted: start and end are in both, and so is the filling of pools and caches.
+/// Many, as valetd's start takes now a million instructions more, now one less: its cryptography collects jitter.
+const FEW: u32 = 200;
+const MANY: u32 = 8200;
+
 /// Until start-up work and the first requests' echoes (timers, garbage collections) are over.
 const SETTLING: Duration = Duration::from_secs(3);
 
@@ -77,6 +82,8 @@ pub(crate) enum Workload {
     Status,
     /// The program's file.
     Size,
+    /// What a small GET costs in instructions: a figure that a busy machine does not spoil.
+    Instructions { via: Via },
 }
 
 const fn small(via: Via, connections: usize) -> Workload {
@@ -88,7 +95,7 @@ const fn bulk(direction: Direction, via: Via) -> Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 27] = [
+    pub(crate) const ALL: [Workload; 29] = [
         small(Via::Plain, 1),
         small(Via::Plain, 50),
         small(Via::Plain, 500),
@@ -116,6 +123,8 @@ impl Workload {
         Workload::Rotation,
         Workload::Status,
         Workload::Size,
+        Workload::Instructions { via: Via::Plain },
+        Workload::Instructions { via: Via::Tls },
     ];
 
     /// The name that `--workloads` takes, by its beginning.
@@ -140,6 +149,7 @@ impl Workload {
             Workload::Rotation => "rotation".into(),
             Workload::Status => "status".into(),
             Workload::Size => "size".into(),
+            Workload::Instructions { via } => format!("instructions-{}", via.name()),
         }
     }
 
@@ -168,12 +178,13 @@ impl Workload {
             Workload::Rotation => "token rotation every 2 s".into(),
             Workload::Status => "status queries while proxying".into(),
             Workload::Size => "program file".into(),
+            Workload::Instructions { via } => format!("instructions for a small GET (user space), {}", secured(via)),
         }
     }
 
-    /// Whether one round says all: the file does not change, and idleness is watched for long.
+    /// Whether one round says all: the file does not change, instructions hardly do, and idleness is watched for long.
     pub(crate) fn once(self) -> bool {
-        matches!(self, Workload::Idle | Workload::Size)
+        matches!(self, Workload::Idle | Workload::Size | Workload::Instructions { .. })
     }
 
     /// Whether its client is a Python program.
@@ -223,6 +234,7 @@ impl Workload {
                 }
                 _ => Ok(None),
             },
+            Workload::Instructions { via } => instructions(program, via, origin).await,
             Workload::Idle => bail!("idleness is measured of all peers together"),
         }
     }
@@ -553,4 +565,27 @@ async fn status_queries(peer: &Peer, window: Duration) -> anyhow::Result<Sample>
     sample[0].name = "queries";
     sample.push(figure("proxied", "/s", proxied.requests as f64 / proxied.elapsed.as_secs_f64()));
     Ok(sample)
+}
+
+/// Of the programs that callgrind runs: it comes to grief on Caddy's runtime, and has not been tried on Envoy.
+async fn instructions(program: &Program, via: Via, origin: &Origin) -> anyhow::Result<Option<Sample>> {
+    match program.kind {
+        Kind::Relay | Kind::Nginx | Kind::Haproxy | Kind::Valetd => {}
+        Kind::Direct | Kind::Caddy | Kind::Envoy => return Ok(None),
+    }
+    let program = program.counted()?;
+    let count = async |requests: u32| {
+        let peer = Peer::start(&program, origin).await?;
+        let Some(target) = peer.target(via) else { return Ok(None) };
+        let mut connection = Connection::open(target).await?;
+        let request = target.get("/small", "");
+        for _ in 0..requests {
+            let status = connection.exchange(&request).await?;
+            ensure!(status == 200, "status {status}");
+        }
+        drop(connection);
+        peer.instructions().map(Some)
+    };
+    let (Some(few), Some(many)) = (count(FEW).await?, count(MANY).await?) else { return Ok(None) };
+    Ok(Some(vec![figure("instructions", "", (many as f64 - few as f64) / f64::from(MANY - FEW))]))
 }

@@ -39,6 +39,8 @@ use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
 pub mod audit;
+#[cfg(feature = "benchmarks")]
+pub mod benchmarks;
 mod body;
 mod client_key;
 mod connection;

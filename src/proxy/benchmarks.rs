@@ -1,0 +1,207 @@
+//! A request's way through the proxy's pure parts, one step at a time, for `benches/parts.rs`.
+//!
+//! Each step does what `service.rs` does there, on what that has by then, and tells what came of it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use tokio::sync::mpsc;
+
+use super::guard::{self, Admission, Caller, Door};
+use super::headers::{self, Homeward, Ours, Survey};
+use super::rewrite::Mapping;
+use super::route::{self, Found, RouteEntry};
+use super::{Table, client_key};
+use crate::config::{Config, Facts, Source};
+use crate::platform::clock::Clock;
+use crate::renewal::RenewalId;
+use crate::stats::Stats;
+use crate::timestamp::Timestamp;
+use crate::token_source::{Availability, Published, TokenSource};
+
+/// The port that requests must name in `Host`.
+const PORT: u16 = 8253;
+
+/// Who calls, and is let in.
+const OWN: u32 = 1000;
+
+/// As long as the access tokens that Cognito and Keycloak hand out.
+const TOKEN_LENGTH: usize = 900;
+
+/// `lab` is a route as most are, `ruled` one that lets little through. The API and its token endpoint share a host, as GBDX's
+/// do, so that both routes refuse the way to the latter.
+const CONFIG: &str = r#"
+[account.work]
+token_endpoint = "https://api.example/v1/oauth/token"
+client_id = "bench"
+[route.cdse]
+account = "work"
+upstream = "https://cdse.example"
+[route.gdh]
+account = "work"
+upstream = "https://gdh.example"
+[route.lab]
+account = "work"
+upstream = "https://api.example/v1"
+[route.ruled]
+account = "work"
+upstream = "https://api.example/v1"
+allow = ["GET /catalog/**", "POST /catalog/search"]
+deny = ["/catalog/*/secret"]
+"#;
+
+/// What a worker knows: the routes, and a token that is usable.
+pub struct Stage {
+    table: Table,
+    tokens: Arc<TokenSource>,
+    token: Arc<Published>,
+}
+
+/// A request as hyper hands it over, ready for any of the steps.
+pub struct Request {
+    head: Parts,
+    survey: Survey,
+    found: Found,
+    authority: Option<HeaderValue>,
+}
+
+/// Four routes, and a token that is usable.
+impl Default for Stage {
+    fn default() -> Self {
+        let facts = Facts { folder: "/".into(), home: "/".into(), cores: 1 };
+        let source = Source::from_bytes("config.toml", CONFIG.as_bytes(), false);
+        let parsed = source.and_then(|source| Config::parse(&source, &[], &facts));
+        let config = parsed.unwrap_or_else(|problems| panic!("{problems}")).config;
+        let account = config.accounts.keys().next().expect("there is one").clone();
+        let tokens = TokenSource::new(account, Arc::new(Clock::start()), mpsc::unbounded_channel().0);
+        let mut value = HeaderValue::try_from(format!("Bearer {}", "x".repeat(TOKEN_LENGTH))).expect("it is text");
+        value.set_sensitive(true);
+        let token = Arc::new(Published {
+            id: RenewalId(1),
+            name: AUTHORIZATION,
+            value,
+            usable_until: Timestamp::from_millis(u64::MAX),
+            has_worked: AtomicBool::new(true),
+        });
+        tokens.publish(Availability::Usable { token: token.clone(), renewing: false });
+        let table = Table::build(&config, &|_| tokens.clone(), &Stats::default());
+        Self { table: table.unwrap_or_else(|problem| panic!("{problem}")), tokens, token }
+    }
+}
+
+impl Stage {
+    /// Gets a request ready.
+    pub fn request(&self, head: Parts) -> Request {
+        let (survey, authority) = (Survey::of(&head.headers), head.headers.get(HOST).cloned());
+        let mut request = Request { head, survey, found: Found { index: 0, prefix: 0 }, authority };
+        assert!(self.route(&mut request), "benchmarks call routes that exist");
+        request
+    }
+
+    /// Takes the client key off, if there is one.
+    pub fn key(&self, request: &mut Request) -> bool {
+        let taken = client_key::take(&mut request.head.uri, &mut request.head.headers);
+        taken.is_ok_and(|key| key.is_some())
+    }
+
+    /// Looks the head over and decides whether it may be given a token.
+    pub fn guard(&self, request: &mut Request) -> bool {
+        let Request { head, survey, .. } = request;
+        *survey = Survey::of(&head.headers);
+        let door = Door { port: Some(PORT), key_required: false, caller: Caller::Of { uid: OWN, pid: None } };
+        let admission = Admission { uids: &[0, OWN], hosts: &self.table.hosts, keyed: false };
+        guard::admit(door, admission, &head.method, &head.uri, head.version, &head.headers, survey).is_ok()
+    }
+
+    /// Looks for a way out of the route in the path.
+    pub fn path(&self, request: &Request) -> bool {
+        route::check_path(request.head.uri.path()).is_ok()
+    }
+
+    /// Finds the route.
+    pub fn route(&self, request: &mut Request) -> bool {
+        let position = |name: &str| self.table.routes.binary_search_by(|route| route.name.as_str().cmp(name)).ok();
+        let found = route::find(position, None, "localhost", request.head.uri.path());
+        found.map(|found| request.found = found).is_some()
+    }
+
+    /// Asks the route's rules.
+    pub fn rules(&self, request: &Request) -> bool {
+        let Parts { method, uri, headers, .. } = &request.head;
+        let (route, rest) = (self.route_of(request), &uri.path()[request.found.prefix..]);
+        !route::is_refused(&route.refuse, &route.base_path, rest)
+            && route::check_rules(route, None, method, rest, headers).is_ok()
+    }
+
+    /// Borrows the token.
+    pub fn token(&self) -> bool {
+        self.tokens.usable().is_some()
+    }
+
+    /// Makes the target the upstream's.
+    pub fn target(&self, request: &mut Request) {
+        let base_path = &self.route_of(request).base_path;
+        if let Some(target) = route::target(base_path, request.found.prefix, &request.head.uri) {
+            request.head.uri = target;
+        }
+    }
+
+    /// Makes the head ours.
+    pub fn headers(&self, request: &mut Request) {
+        request.authority = request.head.headers.get(HOST).cloned();
+        let route = self.route_of(request);
+        let ours = Ours {
+            host: &route.host,
+            via: route.via.then_some(&self.table.via_out),
+            token_name: &self.token.name,
+            token: &self.token.value,
+            edits: &route.edits,
+            upgrade: None,
+        };
+        headers::prepare_request(&mut request.head.headers, &request.survey, ours);
+    }
+
+    /// Makes the head of an answer ours.
+    pub fn answer(&self, request: &Request, answer: &mut HeaderMap) -> bool {
+        let route = self.route_of(request);
+        let mapping = Mapping {
+            origin: &route.upstream.origin,
+            base_path: &route.base_path,
+            local_authority: request.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
+            prefix: &route.prefix,
+        };
+        let via = route.via.then_some(&self.table.via_home);
+        headers::clean_answer(answer, &Homeward { via, token: &self.token.value, mapping, switching: false }).is_ok()
+    }
+
+    /// Counts a request and its answer.
+    pub fn count(&self, request: &Request, took: Duration) {
+        let stats = &self.route_of(request).stats;
+        stats.requests.add(1);
+        stats.open.add(1);
+        stats.answered(200, took);
+        stats.open.subtract(1);
+    }
+
+    /// All of it.
+    pub fn everything(&self, request: &mut Request, answer: &mut HeaderMap, took: Duration) -> bool {
+        let goes_up = !self.key(request)
+            && self.guard(request)
+            && self.path(request)
+            && self.route(request)
+            && self.rules(request)
+            && self.token();
+        self.target(request);
+        self.headers(request);
+        let comes_home = self.answer(request, answer);
+        self.count(request, took);
+        goes_up && comes_home
+    }
+
+    fn route_of(&self, request: &Request) -> &RouteEntry {
+        &self.table.routes[request.found.index]
+    }
+}
