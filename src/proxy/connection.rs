@@ -3,6 +3,9 @@
 //! The first bytes tell HTTP/2 from HTTP/1.1 (RFC 9113 section 3.3: prior knowledge). What follows here is HTTP/1.1;
 //! HTTP/2 is in `http2`, where each stream has the pulse and the alarm that a whole connection has here.
 //!
+//! A connection that has nothing to do is given no buffers: before its first byte and some time after its last one, there
+//! is the socket and nothing of hyper's, whose two buffers of 8 KiB would be most of what an idle client costs.
+//!
 //! The deadlines cost nothing while all is well. Bytes that move only leave a mark ([`Pulse`]); a single timer looks
 //! for it now and then, and a deadline has passed when it has found none four times in a row, at quarters of the time
 //! allowed. Only what must not be stretched by a dripping client (a request's head) has a deadline of its own, which is
@@ -13,7 +16,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -43,6 +46,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the next request; as long as common servers allow, so that clients' pools, which know them, rarely lose a race.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
+/// After this time without a byte between requests, hyper and its buffers are let go.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
 /// After our last word, for the client to read it and to hang up: closing at once would reset the connection if the
 /// client is still sending, and the reset would overtake what we said (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -65,6 +71,8 @@ const FIRST_READ: usize = 2048;
 pub(super) enum Phase {
     /// Between requests.
     Idle,
+    /// Between requests, for some time already.
+    Resting,
     /// A head has begun.
     Head,
     /// A request is being carried out; nothing has been answered.
@@ -96,6 +104,8 @@ pub(super) struct Pulse {
     uploading: AtomicBool,
     /// The client has closed its sending side.
     half_closed: AtomicBool,
+    /// The client takes no more just now of what is to be sent.
+    congested: AtomicBool,
 }
 
 impl Pulse {
@@ -109,16 +119,18 @@ impl Pulse {
             received: AtomicU64::new(0),
             uploading: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
+            congested: AtomicBool::new(false),
         })
     }
 
     fn phase(&self) -> Phase {
         match self.phase.load(Relaxed) {
             0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Waiting,
-            3 => Phase::Answering,
-            4 => Phase::Lingering,
+            1 => Phase::Resting,
+            2 => Phase::Head,
+            3 => Phase::Waiting,
+            4 => Phase::Answering,
+            5 => Phase::Lingering,
             _ => Phase::Tunnel,
         }
     }
@@ -196,6 +208,11 @@ impl Pulse {
         self.serial.load(Relaxed) == 0
     }
 
+    /// Whether nothing is left of the last exchange that hyper would have to send or to read.
+    fn is_all_done(&self) -> bool {
+        !self.congested.load(Relaxed) && !self.uploading.load(Relaxed)
+    }
+
     fn exchange_runs(&self) -> bool {
         matches!(self.phase(), Phase::Waiting | Phase::Answering)
     }
@@ -204,7 +221,8 @@ impl Pulse {
     pub(super) fn watch(&self) -> Watch {
         let phase = self.phase();
         let span = match phase {
-            Phase::Idle | Phase::Tunnel => KEEP_ALIVE / u32::from(STRIKES),
+            Phase::Idle => REST_AFTER / u32::from(STRIKES),
+            Phase::Resting | Phase::Tunnel => KEEP_ALIVE / u32::from(STRIKES),
             Phase::Head => HEAD_TIMEOUT,
             Phase::Waiting | Phase::Answering => {
                 Duration::from_millis(self.idle_timeout_millis.load(Relaxed).into()) / u32::from(STRIKES)
@@ -227,7 +245,7 @@ impl Watch {
     /// Whether moving bytes extend it.
     fn can_be_extended(&self) -> bool {
         match self.phase {
-            Phase::Idle | Phase::Waiting | Phase::Answering | Phase::Tunnel => true,
+            Phase::Idle | Phase::Resting | Phase::Waiting | Phase::Answering | Phase::Tunnel => true,
             Phase::Head | Phase::Lingering => false,
         }
     }
@@ -431,27 +449,35 @@ impl Drop for Connection {
 
 /// Serves a connection until either side ends it.
 pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
-    let is_unix = matches!(socket, Socket::Unix(_));
-    let mut io = ClientIo::new(socket, connection.pulse.clone());
-    let mut alarm = Alarm::new(connection.pulse.watch());
-    let protocol = poll_fn(|cx| {
-        if connection.is_told_to_stop(cx, true) {
-            return Poll::Ready(None);
+    let pulse = connection.pulse.clone();
+    let mut io = ClientIo::new(socket, pulse.clone());
+    let mut alarm = Alarm::new(pulse.watch());
+    loop {
+        let protocol = poll_fn(|cx| {
+            if connection.is_told_to_stop(cx, pulse.is_fresh()) {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(protocol) = io.poll_protocol(cx) {
+                return Poll::Ready(protocol.ok());
+            }
+            alarm.poll_passed(cx, &pulse).map(|_| None)
+        });
+        // boxed, so that a connection without them takes no room for them
+        match protocol.await {
+            Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut alarm)).await {
+                Some(at_rest) => io = at_rest,
+                None => return,
+            },
+            Some(Protocol::Http2) => return Box::pin(http2::serve(connection, io)).await,
+            None => return,
         }
-        if let Poll::Ready(protocol) = io.poll_protocol(cx) {
-            return Poll::Ready(protocol.ok());
-        }
-        alarm.poll_passed(cx, &connection.pulse).map(|_| None)
-    });
-    match protocol.await {
-        Some(Protocol::Http1) => serve_http1(connection, io, alarm, is_unix).await,
-        Some(Protocol::Http2) => Box::pin(http2::serve(connection, io)).await,
-        None => {}
     }
 }
 
-async fn serve_http1(connection: Rc<Connection>, io: ClientIo, mut alarm: Alarm, is_unix: bool) {
+/// Serves requests until the connection has come to an end, or to rest: then it gives back the client's bytes.
+async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, alarm: &mut Alarm) -> Option<ClientIo> {
     let pulse = connection.pulse.clone();
+    let is_unix = matches!(io.socket, Socket::Unix(_));
     let service = service_fn(|request| {
         // boxed, as hyper would move its whole state about before it begins
         let answer = Box::pin(service::answer(connection.clone(), request));
@@ -459,42 +485,62 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo, mut alarm: Alarm,
     });
     // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
     let mut serving =
-        pin!(http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades());
+        http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut gone_was_asked = false;
     let ended = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
-                return Poll::Ready(ended);
+            if let Poll::Ready(ended) = Pin::new(&mut serving).poll(cx) {
+                return Poll::Ready(Ended::Over(ended));
             }
             // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
             if connection.is_told_to_stop(cx, pulse.is_fresh()) {
-                serving.as_mut().graceful_shutdown();
+                Pin::new(&mut serving).graceful_shutdown();
                 continue;
             }
             if pulse.half_closed.load(Relaxed) && pulse.exchange_runs() && !gone_was_asked {
                 gone_was_asked = true;
                 if is_unix || connection.client_is_gone() {
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ended::Over(Ok(())));
                 }
             }
             alarm.follow(&pulse);
             match ready!(alarm.poll_passed(cx, &pulse)) {
                 // the request says so itself, the next time it is asked
                 Phase::Waiting if pulse.time_out() => {}
+                Phase::Idle => {
+                    pulse.enter(Phase::Resting);
+                    if pulse.is_all_done() {
+                        return Poll::Ready(Ended::AtRest);
+                    }
+                }
                 phase => {
                     debug!(?phase, "a client's connection timed out");
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ended::Over(Ok(())));
                 }
             }
         }
     })
     .await;
-    if let Err(error) = ended {
-        if error.is_parse() {
-            connection.worker.stats.refused.add(1);
+    match ended {
+        Ended::AtRest => {
+            let parts = serving.into_parts()?;
+            Some(parts.io.into_inner().with(parts.read_buf))
         }
-        debug!(%error, "a client's connection ended");
+        Ended::Over(Ok(())) => None,
+        Ended::Over(Err(error)) => {
+            if error.is_parse() {
+                connection.worker.stats.refused.add(1);
+            }
+            debug!(%error, "a client's connection ended");
+            None
+        }
     }
+}
+
+/// How serving a connection ended.
+enum Ended {
+    Over(hyper::Result<()>),
+    AtRest,
 }
 
 /// What a client speaks.
@@ -537,8 +583,21 @@ impl ClientIo {
         Self { socket, pulse, own_words: Bytes::new(), line: Line::Method, surplus: Bytes::new() }
     }
 
-    /// Reads what comes first, until it can only be one protocol's.
+    /// Puts back what was read and not used: what follows is the rest of a request's head.
+    fn with(mut self, unused: Bytes) -> Self {
+        if !unused.is_empty() {
+            self.pulse.enter(Phase::Head);
+            self.surplus = unused;
+        }
+        self
+    }
+
+    /// Reads what comes first, until it can only be one protocol's. After an HTTP/1.1 exchange, that is HTTP/1.1.
     fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Protocol>> {
+        let is_fresh = self.pulse.is_fresh();
+        if !is_fresh && !self.surplus.is_empty() {
+            return Poll::Ready(Ok(Protocol::Http1));
+        }
         let mut bytes = [0; FIRST_READ];
         let protocol = loop {
             let mut buf = ReadBuf::new(&mut bytes);
@@ -552,6 +611,10 @@ impl ClientIo {
                 true => Bytes::copy_from_slice(read),
                 false => [&self.surplus, read].concat().into(),
             };
+            if !is_fresh {
+                self.begin_head();
+                break Protocol::Http1;
+            }
             if self.surplus.starts_with(PREFACE) {
                 return Poll::Ready(Ok(Protocol::Http2));
             }
@@ -563,6 +626,12 @@ impl ClientIo {
             self.surplus = escaped.into();
         }
         Poll::Ready(Ok(protocol))
+    }
+
+    /// The first bytes of a request have come.
+    fn begin_head(&mut self) {
+        self.pulse.enter(Phase::Head);
+        self.line = Line::Method;
     }
 
     /// Leaves the connection's deadlines to others: bytes come and go without a mark, as they are.
@@ -590,17 +659,22 @@ impl ClientIo {
         }
     }
 
-    fn poll_socket_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.socket {
-            Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Socket::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
-        }
+    fn poll_socket_write(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut small = [0; SMALL_WRITE];
+        let written = match (&mut self.socket, joined(bufs, &mut small)) {
+            (Socket::Tcp(tcp), Some(bytes)) => Pin::new(tcp).poll_write(cx, bytes),
+            (Socket::Tcp(tcp), None) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            (Socket::Unix(unix), Some(bytes)) => Pin::new(unix).poll_write(cx, bytes),
+            (Socket::Unix(unix), None) => Pin::new(unix).poll_write_vectored(cx, bufs),
+        };
+        self.pulse.congested.store(written.is_pending(), Relaxed);
+        written
     }
 
     fn poll_own_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.own_words.is_empty() {
             let words = self.own_words.clone();
-            let written = ready!(self.poll_socket_write(cx, &words)?);
+            let written = ready!(self.poll_socket_write(cx, &[io::IoSlice::new(&words)])?);
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -623,9 +697,8 @@ impl AsyncRead for ClientIo {
         }
         if buf.filled().len() > before {
             self.pulse.moved.store(true, Relaxed);
-            if self.pulse.phase() == Phase::Idle {
-                self.pulse.enter(Phase::Head);
-                self.line = Line::Method;
+            if matches!(self.pulse.phase(), Phase::Idle | Phase::Resting) {
+                self.begin_head();
             }
             if self.line != Line::Over {
                 self.escape_target(buf, before);
@@ -653,7 +726,7 @@ impl AsyncWrite for ClientIo {
                 return Poll::Ready(Ok(buf.len()));
             }
         }
-        let written = ready!(self.poll_socket_write(cx, buf)?);
+        let written = ready!(self.poll_socket_write(cx, &[io::IoSlice::new(buf)])?);
         self.pulse.moved.store(true, Relaxed);
         Poll::Ready(Ok(written))
     }
@@ -666,14 +739,7 @@ impl AsyncWrite for ClientIo {
         if self.pulse.phase() == Phase::Head {
             return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| &**buf));
         }
-        let mut small = [0; SMALL_WRITE];
-        let written = match joined(bufs, &mut small) {
-            Some(bytes) => ready!(self.poll_socket_write(cx, bytes)?),
-            None => match &mut self.socket {
-                Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_write_vectored(cx, bufs)?),
-                Socket::Unix(unix) => ready!(Pin::new(unix).poll_write_vectored(cx, bufs)?),
-            },
-        };
+        let written = ready!(self.poll_socket_write(cx, bufs)?);
         self.pulse.moved.store(true, Relaxed);
         Poll::Ready(Ok(written))
     }

@@ -49,7 +49,7 @@ const LONGEST_HEAD: u32 = 64 * 1024;
 /// long as one that speaks HTTP/1.1 may be.
 pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
     let pulse = connection.pulse.clone();
-    pulse.enter(Phase::Idle);
+    pulse.enter(Phase::Resting);
     let streams = Streams::default();
     let service = service_fn(|request| {
         let stream = connection.stream();

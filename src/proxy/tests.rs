@@ -263,6 +263,60 @@ async fn a_401_that_no_renewal_helps_or_whose_request_is_gone_is_handed_on() {
 }
 
 #[tokio::test]
+async fn a_connection_that_has_come_to_rest_serves_on_and_loses_nothing() {
+    // longer than a connection keeps its buffers for
+    let pause = Duration::from_millis(3500);
+    // so that for some, all is handed over and not all has gone out
+    let sizes: Vec<usize> = (0..48).map(|step| (1 << 20) + step * 80_000).collect();
+    let origin = Upright::answering(|seen| {
+        let size = seen.path().trim_start_matches('/').parse().unwrap_or(0);
+        ok(&"x".repeat(size))
+    })
+    .await;
+    let proxy = Running::start(&origin, |_| {}).await;
+    let mut used = proxy.connect().await;
+    let mut cut = proxy.connect().await;
+    let mut cheat = proxy.connect().await;
+    let mut slow = Vec::new();
+    for size in &sizes {
+        let mut client = proxy.connect().await;
+        client.send(&format!("GET /lab/{size} HTTP/1.1\r\nHost: HERE\r\n\r\n")).await;
+        slow.push(client);
+    }
+    used.send("GET /lab/1 HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert_eq!(used.answer().await.text(), "x");
+    // the beginning of the next head comes with the first
+    cut.send("GET /lab/2 HTTP/1.1\r\nHost: HERE\r\n\r\nGET /lab").await;
+    assert_eq!(cut.answer().await.text(), "xx");
+    // answered before its body has come
+    cheat.send("POST /nowhere HTTP/1.1\r\nHost: HERE\r\nContent-Length: 200\r\n\r\n").await;
+    assert_eq!(cheat.answer().await.status, 404);
+    tokio::time::sleep(pause).await;
+
+    for request in ["GET /lab/3 HTTP/1.1\r\nHost: HERE\r\n\r\n", "GET /lab/3?q=\"<\" HTTP/1.1\r\nHost: HERE\r\n\r\n"] {
+        let (first, rest) = request.split_at(1);
+        used.send(first).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        used.send(rest).await;
+        assert_eq!(used.answer().await.status, 200, "{request}");
+    }
+    cut.send("/4 HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+    assert_eq!(cut.answer().await.text(), "xxxx");
+    cheat.send("GET /lab/5 HTTP/1.1\r\nHost: HERE\r\nX: ").await;
+    for (client, size) in slow.iter_mut().zip(&sizes) {
+        assert_eq!(client.answer().await.body.len(), *size);
+    }
+    let seen: Vec<String> = origin.seen().iter().map(|seen| seen.path().to_owned()).collect();
+    assert!(seen.contains(&"/3?q=%22%3C%22".to_owned()) && seen.contains(&"/4".to_owned()), "{seen:?}");
+    assert!(!seen.contains(&"/5".to_owned()), "a body was taken for a request: {seen:?}");
+    // and again, to the end
+    tokio::time::sleep(pause).await;
+    used.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(used.until_closed().await, "", "HTTP/2 is spoken from the first byte on or not at all");
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_closed_while_idle_costs_a_get_nothing_and_a_post_is_never_doubled() {
     // answers once on each connection, and closes when the second request arrives
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
