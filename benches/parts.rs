@@ -77,7 +77,7 @@ fn key(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn guard(bencher: Bencher<'_, '_>) {
-    step(bencher, USUAL, Stage::guard);
+    step(bencher, USUAL, |stage, request| stage.guard(request));
 }
 
 #[divan::bench]

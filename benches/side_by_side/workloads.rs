@@ -41,7 +41,7 @@ const FEW: u32 = 200;
 const MANY: u32 = 8200;
 
 /// Until start-up work and the first requests' echoes (timers, garbage collections) are over.
-const SETTLING: Duration = Duration::from_secs(3);
+const SETTLING: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
@@ -182,9 +182,9 @@ impl Workload {
         }
     }
 
-    /// Whether one round says all: the file does not change, instructions hardly do, and idleness is watched for long.
+    /// Whether one round says all: the file does not change, instructions and memory hardly do, and idleness is watched for long.
     pub(crate) fn once(self) -> bool {
-        matches!(self, Workload::Idle | Workload::Size | Workload::Instructions { .. })
+        matches!(self, Workload::Idle | Workload::Size | Workload::Memory | Workload::Instructions { .. })
     }
 
     /// Whether its client is a Python program.
@@ -474,7 +474,7 @@ async fn held_connections(program: &Program, stage: &Stage<'_>) -> anyhow::Resul
             continue;
         }
         held.extend(hold(target, "/small", connections - held.len()).await?);
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(SETTLING).await; // valetd frees the buffers of connections after two seconds
         sample.insert(0, weigh(name)?);
     }
     Ok(Some(sample))

@@ -256,10 +256,10 @@ impl PathPattern {
     /// Follows all ways through the pattern at once: no path, however made, takes more than its length times ours.
     fn leads_there(&self, symbols: &[Symbol], mode: Mode) -> bool {
         let end = self.steps.len();
-        let mut here = vec![false; end + 1];
+        let (mut here, mut next) = (vec![false; end + 1], vec![false; end + 1]);
         self.enter(&mut here, 0);
         for symbol in symbols {
-            let mut next = vec![false; end + 1];
+            next.fill(false);
             for at in (0..=end).filter(|at| here[*at]) {
                 let may_be_nothing = match symbol {
                     Symbol::Last => true,
@@ -280,7 +280,7 @@ impl PathPattern {
                     Step::Slash | Step::DeepSlash | Step::Byte(_) | Step::Star => {}
                 }
             }
-            here = next;
+            std::mem::swap(&mut here, &mut next);
         }
         here[end]
     }

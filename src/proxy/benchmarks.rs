@@ -101,16 +101,17 @@ impl Stage {
         request
     }
 
-    /// Takes the client key off, if there is one.
+    /// Looks the head over, and takes the client key off, if there is one.
     pub fn key(&self, request: &mut Request) -> bool {
-        let taken = client_key::take(&mut request.head.uri, &mut request.head.headers);
-        taken.is_ok_and(|key| key.is_some())
-    }
-
-    /// Looks the head over and decides whether it may be given a token.
-    pub fn guard(&self, request: &mut Request) -> bool {
         let Request { head, survey, .. } = request;
         *survey = Survey::of(&head.headers);
+        client_key::may_be_there(&head.uri, survey)
+            && client_key::take(&mut head.uri, &mut head.headers).is_ok_and(|key| key.is_some())
+    }
+
+    /// Decides whether it may be given a token.
+    pub fn guard(&self, request: &Request) -> bool {
+        let Request { head, survey, .. } = request;
         let door = Door { port: Some(PORT), key_required: false, caller: Caller::Of { uid: OWN, pid: None } };
         let admission = Admission { uids: &[0, OWN], hosts: &self.table.hosts, keyed: false };
         guard::admit(door, admission, &head.method, &head.uri, head.version, &head.headers, survey).is_ok()

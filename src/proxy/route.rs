@@ -128,7 +128,13 @@ fn path_and_query(bytes: Bytes) -> Uri {
 pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
     let bytes = path.as_bytes();
     // nothing to decode, no dot at a segment's start: nearly every path
-    if !bytes.iter().any(|byte| matches!(byte, b'%' | b'\\' | 0..=0x1f | 0x7f)) && !path.contains("/.") {
+    let mut is_odd = false;
+    let mut before = b'/';
+    for byte in bytes {
+        is_odd |= matches!(byte, b'%' | b'\\' | 0..=0x1f | 0x7f) || (before == b'/' && *byte == b'.');
+        before = *byte;
+    }
+    if !is_odd {
         return Ok(());
     }
     let mut dots = 0; // of this segment, if it has nothing else
