@@ -25,21 +25,24 @@ use crate::config::Replay;
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
 
-/// A request's body on its way upstream.
+/// A request's body on its way upstream. Little room for the most of them, which are empty: a request is moved often.
 pub(super) enum RequestBody {
     /// None.
     Empty,
     /// Straight through.
-    Streamed(Source),
+    Streamed(Box<Source>),
     /// Through, with a copy.
     Recorded(Rc<RefCell<Recording>>),
     /// The copy, then the rest.
-    Replayed {
-        /// What was copied.
-        copy: VecDeque<Bytes>,
-        /// What the client still sends, or sent last.
-        rest: Rest,
-    },
+    Replayed(Box<Replayed>),
+}
+
+/// A body that is sent a second time.
+pub(super) struct Replayed {
+    /// What was copied.
+    copy: VecDeque<Bytes>,
+    /// What the client still sends, or sent last.
+    rest: Rest,
 }
 
 /// The client's end of a body.
@@ -129,7 +132,7 @@ pub(super) fn keep(
             let recording = Rc::new(RefCell::new(recording));
             (RequestBody::Recorded(recording.clone()), KeptBody::Recorded(recording))
         } else {
-            (RequestBody::Streamed(source), KeptBody::Lost)
+            (RequestBody::Streamed(Box::new(source)), KeptBody::Lost)
         }
     };
     let wanted = after_401 || (bodyless && is_idempotent(&parts.method));
@@ -212,7 +215,7 @@ impl Recording {
             (false, _, Some(source)) => Rest::Source(source),
             (false, _, None) => return None,
         };
-        Some(RequestBody::Replayed { copy: copy.into_chunks(), rest })
+        Some(RequestBody::Replayed(Box::new(Replayed { copy: copy.into_chunks(), rest })))
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -291,7 +294,8 @@ impl Body for RequestBody {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Streamed(source) => source.poll_frame(cx),
             RequestBody::Recorded(recording) => recording.borrow_mut().poll_frame(cx),
-            RequestBody::Replayed { copy, rest } => {
+            RequestBody::Replayed(replayed) => {
+                let Replayed { copy, rest } = &mut **replayed;
                 if let Some(chunk) = copy.pop_front() {
                     return Poll::Ready(Some(Ok(Frame::data(chunk))));
                 }
@@ -316,9 +320,9 @@ impl Body for RequestBody {
                 let recording = recording.borrow();
                 recording.ended || recording.source.as_ref().is_some_and(|source| source.incoming.is_end_stream())
             }
-            RequestBody::Replayed { copy, rest } => {
-                copy.is_empty()
-                    && match rest {
+            RequestBody::Replayed(replayed) => {
+                replayed.copy.is_empty()
+                    && match &replayed.rest {
                         Rest::Source(source) => source.incoming.is_end_stream(),
                         Rest::Trailers(_) => false,
                         Rest::Nothing => true,
@@ -332,7 +336,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Streamed(source) => source.incoming.size_hint(),
-            RequestBody::Recorded(_) | RequestBody::Replayed { .. } => SizeHint::default(),
+            RequestBody::Recorded(_) | RequestBody::Replayed(_) => SizeHint::default(),
         }
     }
 }
