@@ -43,6 +43,10 @@ const MANY: u32 = 8200;
 /// Until start-up work and the first requests' echoes (timers, garbage collections) are over.
 const SETTLING: Duration = Duration::from_secs(4);
 
+/// Until idle connections cost what they will cost: valetd frees their buffers after two seconds, and its allocator gives the
+/// pages back some seconds later.
+const COMING_TO_REST: Duration = Duration::from_secs(8);
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
     /// Small GETs on connections that stay.
@@ -474,7 +478,7 @@ async fn held_connections(program: &Program, stage: &Stage<'_>) -> anyhow::Resul
             continue;
         }
         held.extend(hold(target, "/small", connections - held.len()).await?);
-        tokio::time::sleep(SETTLING).await; // valetd frees the buffers of connections after two seconds
+        tokio::time::sleep(COMING_TO_REST).await;
         sample.insert(0, weigh(name)?);
     }
     Ok(Some(sample))
