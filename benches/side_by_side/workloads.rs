@@ -36,7 +36,7 @@ const ROTATING_LIFETIME: u64 = 3;
 const STEADY_LIFETIME: u64 = 3600;
 
 /// Requests of the two runs whose difference is counted: start and end are in both, and so is the filling of pools and caches.
-/// Many, as valetd's start takes now a million instructions more, now one less: its cryptography collects jitter.
+/// Many, as no two starts are alike.
 const FEW: u32 = 200;
 const MANY: u32 = 8200;
 

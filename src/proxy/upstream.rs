@@ -1,7 +1,8 @@
 //! Connections to an upstream: opened when none is free, kept warm, one pool a worker.
 //!
 //! HTTP/1.1 carries one exchange at a time, so a connection is leased, and given back when its answer has been read to
-//! the end. One that ended otherwise is never used again: dropping its sender closes it. HTTP/2's are in `multiplexed`.
+//! the end. One that ended otherwise is never used again: dropping it closes it. One such connection is in `link`; HTTP/2's
+//! are in `multiplexed`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
