@@ -317,6 +317,39 @@ async fn a_connection_that_has_come_to_rest_serves_on_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_nobody_asked_for_is_nobodys_answer() {
+    const UNASKED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nunasked";
+    for later in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let mut wire = Wire::accept(&listener).await;
+                tokio::spawn(async move {
+                    while !wire.raw_head().await.is_empty() {
+                        if later {
+                            wire.send(&ok("asked")).await;
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            wire.send(UNASKED).await;
+                        } else {
+                            wire.send(&format!("{}{UNASKED}", ok("asked"))).await;
+                        }
+                    }
+                });
+            }
+        });
+        let proxy = Running::start_at(address, |_| {}).await;
+        let mut client = proxy.connect().await;
+        for _ in 0..3 {
+            client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+            assert_eq!(client.answer().await.text(), "asked", "later: {later}");
+            tokio::time::sleep(Duration::from_millis(if later { 120 } else { 0 })).await;
+        }
+        proxy.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_closed_while_idle_costs_a_get_nothing_and_a_post_is_never_doubled() {
     // answers once on each connection, and closes when the second request arrives
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
