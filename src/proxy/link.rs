@@ -70,11 +70,7 @@ impl Link {
             self.hand_over(ended.clone());
         }
         let mut answer = pin!(self.sender.try_send_request(request));
-        poll_fn(|cx| match &mut self.engine {
-            Some(_) => drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx)),
-            None => answer.as_mut().poll(cx),
-        })
-        .await
+        poll_fn(|cx| drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx))).await
     }
 
     /// The next frame of an answer that comes on this connection.
@@ -115,9 +111,7 @@ impl Link {
 
     /// Whether it has ended while it was idle. If not, the task is woken when it has.
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.engine.is_some() {
-            let _: Poll<()> = drive(&mut self.engine, cx, |_| Poll::Pending);
-        }
+        let _: Poll<()> = drive(&mut self.engine, cx, |_| Poll::Pending);
         if self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
@@ -133,7 +127,8 @@ struct Engine {
 /// Turns of [`drive`] before other tasks have theirs.
 const MOST_TURNS: usize = 4;
 
-/// Drives the connection and then asks for what may have come of it; both as often as there is something to do.
+/// Drives the connection, if it is for us to drive, and then asks for what may have come of it; both as often as there is
+/// something to do.
 fn drive<T>(
     engine: &mut Option<Engine>,
     cx: &mut Context<'_>,
