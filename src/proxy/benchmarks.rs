@@ -124,8 +124,7 @@ impl Stage {
 
     /// Finds the route.
     pub fn route(&self, request: &mut Request) -> bool {
-        let position = |name: &str| self.table.routes.binary_search_by(|route| route.name.as_str().cmp(name)).ok();
-        let found = route::find(position, None, "localhost", request.head.uri.path());
+        let found = route::find(|name| self.table.position(name), None, "localhost", request.head.uri.path());
         found.map(|found| request.found = found).is_some()
     }
 

@@ -165,6 +165,11 @@ impl Table {
         })
     }
 
+    /// Where a route is.
+    fn position(&self, name: &str) -> Option<usize> {
+        self.routes.binary_search_by(|route| route.name.as_str().cmp(name)).ok()
+    }
+
     /// The same table for these callers.
     #[must_use]
     pub fn with_access(self, access: Access) -> Self {

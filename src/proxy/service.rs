@@ -75,7 +75,7 @@ async fn carry_out(
     )?;
     route::check_path(target.path())?;
     let own = connection.own_route.as_ref();
-    let found = route::find(|name| table.position(name), own, host, target.path()).ok_or(ProxyError::NoRoute)?;
+    let found = route::find(|name| table.shared.position(name), own, host, target.path()).ok_or(ProxyError::NoRoute)?;
     let local = table.routes[found.index].clone();
     let route = &*local.entry;
     exchange.reached(&local);

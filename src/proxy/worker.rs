@@ -70,11 +70,6 @@ pub(super) struct LocalRoute {
 }
 
 impl LocalTable {
-    /// Where a route is.
-    pub(super) fn position(&self, name: &str) -> Option<usize> {
-        self.routes.binary_search_by(|route| route.entry.name.as_str().cmp(name)).ok()
-    }
-
     /// Joins a table with the pools of `before`, as far as their upstreams are still in it.
     fn new(shared: Arc<Table>, before: &[Rc<LocalRoute>]) -> Rc<Self> {
         let mut pools: HashMap<u64, Rc<Pool>> =
