@@ -30,7 +30,12 @@ A key is presented in one of three ways, whichever a tool can be told:
   http://vk_...@localhost:8253/gbdx/...     as the user name (Basic)
   http://localhost:8253/vk_.../gbdx/...     as the path's first segment
 
-It never goes upstream, and of a key only its hash is kept.",
+It never goes upstream, and of a key only its hash is kept.
+
+A key with --method or --path is for what the request line says: requests that
+tell some servers another method or path (X-HTTP-Method-Override,
+X-Original-URL, ?_method=) are refused with it. A form's body is not looked
+into: where a server takes _method from there, give no key for POST.",
     after_help = "\
 Examples:
   valetd key add agent --route gbdx --method GET --path '/catalog/**'

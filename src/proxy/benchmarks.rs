@@ -133,7 +133,7 @@ impl Stage {
         let Parts { method, uri, headers, .. } = &request.head;
         let (route, rest) = (self.route_of(request), &uri.path()[request.found.prefix..]);
         !route::is_refused(&route.refuse, &route.base_path, rest)
-            && route::check_rules(route, None, method, rest, headers).is_ok()
+            && route::check_rules(route, None, method, uri, rest, headers).is_ok()
     }
 
     /// Borrows the token.

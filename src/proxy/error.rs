@@ -202,8 +202,8 @@ impl ProxyError {
                 "forbidden-by-route",
                 "The route does not let this through",
                 "http_request_denied",
-                "The route's settings `allow` and `deny` do not let this method and path through, or it names another \
-                 method in a field of its own."
+                "The route's settings `allow` and `deny` do not let this method and path through, or the request tells \
+                 some servers another method or path than its first line, in a field or in the query."
                     .to_owned(),
             ),
             Self::TooManyRequests { .. } => (

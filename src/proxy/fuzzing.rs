@@ -7,7 +7,7 @@ use super::guard::{self, Admission, Caller, Door};
 use super::headers::Survey;
 use super::{rewrite, route};
 use crate::config::Origin;
-use crate::config::path::{PathPattern, Reading};
+use crate::config::path::{PathPattern, Reading, RefusedPath};
 
 /// A request's target: whatever the guard lets through leads nowhere but below the route, however often the upstream
 /// decodes it.
@@ -26,7 +26,7 @@ pub fn request_path(data: &[u8]) {
         return;
     };
     let rest = &target.path()[found.prefix..];
-    let refuse = vec![route::canonical("/base/oauth").into_owned()];
+    let refuse = vec![RefusedPath::new("/base/oauth")];
     let is_refused = route::is_refused(&refuse, "/base", rest);
     let is_denied = PathPattern::parse("/oauth/**").expect("a pattern").matches_possibly(&Reading::of(rest));
     let sent = route::target("/base", found.prefix, &target).expect("there is a base path");

@@ -12,6 +12,7 @@ use hyper::header::{
 };
 
 use super::error::Fault;
+use super::overrides::is_override;
 use super::rewrite::{self, Mapping};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -217,6 +218,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
         .keys()
         .filter(|name| {
             is_stray(name)
+                || is_override(name)
                 || matches!(**name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE)
                 || *name == token_name
         })
@@ -528,8 +530,15 @@ mod tests {
     }
 
     #[test]
-    fn trailers_carry_no_credentials() {
-        let mut trailers = map(&[("authorization", "x"), ("x-api_key", "y"), ("host", "h"), ("grpc-status", "0")]);
+    fn trailers_carry_no_credentials_and_no_overrides() {
+        let mut trailers = map(&[
+            ("authorization", "x"),
+            ("x-api_key", "y"),
+            ("host", "h"),
+            ("x_http_method_override", "DELETE"),
+            ("x-original-url", "/admin"),
+            ("grpc-status", "0"),
+        ]);
         clean_trailers(&mut trailers, &HeaderName::from_static("x-api-key"));
         assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
     }

@@ -25,6 +25,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client_keys::KeyRing;
+use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
 use crate::platform::{socket, tls};
 use crate::secret::Secret;
@@ -52,6 +53,7 @@ mod headers;
 mod http2;
 mod link;
 mod multiplexed;
+mod overrides;
 mod replay;
 mod rewrite;
 mod route;
@@ -215,7 +217,7 @@ fn entry(
         base_path: target.base_path.clone(),
         replay: *replay,
         replay_limit: *replay_limit,
-        refuse: refuse.iter().map(|path| route::canonical(path).into_owned()).collect(),
+        refuse: refuse.iter().map(|path| RefusedPath::new(path)).collect(),
         wait: *wait,
         connect_timeout: *connect_timeout,
         warm: *warm,

@@ -15,10 +15,11 @@ use hyper::{Method, Uri};
 
 use super::error::{Check, ProxyError};
 use super::headers::Edits;
+use super::overrides;
 use super::upstream::UpstreamOrigin;
 use crate::client_keys::ClientKey;
 pub(super) use crate::config::path::canonical;
-use crate::config::path::{PathRules, Reading, decode, is_encoded_over_and_over};
+use crate::config::path::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
 use crate::config::{AccountId, Replay, RouteName};
 use crate::stats::RouteStats;
 use crate::token_source::TokenSource;
@@ -38,8 +39,7 @@ pub(super) struct RouteEntry {
     pub(super) base_path: String,
     pub(super) replay: Replay,
     pub(super) replay_limit: usize,
-    /// In the form that [`canonical`] gives.
-    pub(super) refuse: Vec<Vec<u8>>,
+    pub(super) refuse: Vec<RefusedPath>,
     pub(super) wait: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) warm: Duration,
@@ -175,7 +175,7 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
 const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
 
 /// Whether `base_path` and `rest` lead to one of the refused paths, or below it.
-pub(super) fn is_refused(refuse: &[Vec<u8>], base_path: &str, rest: &str) -> bool {
+pub(super) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) -> bool {
     if refuse.is_empty() {
         return false;
     }
@@ -183,21 +183,16 @@ pub(super) fn is_refused(refuse: &[Vec<u8>], base_path: &str, rest: &str) -> boo
         "" => Cow::Borrowed(rest),
         _ => Cow::Owned([base_path, rest].concat()),
     };
-    let path = canonical(&path);
-    refuse
-        .iter()
-        .any(|refused| path.strip_prefix(refused.as_slice()).is_some_and(|below| below.is_empty() || below[0] == b'/'))
+    path::is_refused(refuse, &path)
 }
 
-/// Fields by which some frameworks are told another method than the one in the request line.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
-
 /// Whether a request, whose path is `rest` behind the route's name, is within the route's rules and the client key's
-/// rights.
+/// rights. Where there are any, what tells some servers another method or path than the request line is refused.
 pub(super) fn check_rules(
     route: &RouteEntry,
     key: Option<&ClientKey>,
     method: &Method,
+    target: &Uri,
     rest: &str,
     headers: &HeaderMap,
 ) -> Result<(), ProxyError> {
@@ -211,7 +206,9 @@ pub(super) fn check_rules(
         return Ok(());
     }
     let reading = Reading::of(rest);
-    if !route.rules.permit(method.as_str(), &reading) || METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name))
+    if !route.rules.permit(method.as_str(), &reading)
+        || headers.keys().any(overrides::is_override)
+        || target.query().is_some_and(overrides::query_overrides_method)
     {
         return Err(ProxyError::ForbiddenByRules);
     }
@@ -354,7 +351,7 @@ mod tests {
 
     #[test]
     fn refused_paths_are_refused_in_any_spelling() {
-        let refuse = ["/oauth/token", "/v1/auth"].map(|path| canonical(path).into_owned());
+        let refuse = ["/oauth/token", "/v1/auth"].map(RefusedPath::new);
         let yes = [
             ("", "/oauth/token"),
             ("", "/oauth/token/"),
@@ -368,6 +365,12 @@ mod tests {
             ("/v1", "/auth"),
             ("/v1", "/auth/x"),
             ("", "/v1/auth"),
+            ("", "/OAuth/TOKEN"),
+            ("", "/oauth/token%20"),
+            ("", "/oauth./token."),
+            ("", "/oauth/token%3Fx"),
+            ("", "/oauth%EF%BC%8Ftoken/x"),
+            ("/v1", "/Auth/x"),
         ];
         for (base, path) in yes {
             assert!(is_refused(&refuse, base, path), "{base} {path}");
@@ -377,7 +380,8 @@ mod tests {
             ("", "/oauth/tokens"),
             ("", "/x/oauth/token"),
             ("/v1", "/oauth/token"),
-            ("", "/OAuth/token"),
+            ("", "/oauth/token.json"),
+            ("", "/x%20/y."),
         ];
         for (base, path) in no {
             assert!(!is_refused(&refuse, base, path), "{base} {path}");

@@ -85,7 +85,8 @@ async fn carry_out(
     if route.require_key && key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
-    route::check_rules(route, key.as_deref(), method, &target.path()[found.prefix..], request.headers())?;
+    let rest = &target.path()[found.prefix..];
+    route::check_rules(route, key.as_deref(), method, target, rest, request.headers())?;
     if let Some(key) = &key {
         let admitted = access.keys.admit(key, client_keys::today());
         admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;

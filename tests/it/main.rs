@@ -19,6 +19,7 @@ mod owner;
 mod peers;
 mod providers;
 mod readme;
+mod rules;
 mod sandbox;
 mod service;
 mod storms;
