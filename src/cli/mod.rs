@@ -21,7 +21,7 @@ use crate::oauth::grant::GrantRequest;
 use crate::oauth::jwt;
 use crate::platform::paths::{Overrides, Paths};
 use crate::sign_in::{Exchanged, Offer};
-use crate::store::{Credential, Record, Store, import};
+use crate::store::{Credential, Record, Servers, Store, import};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 mod check;
@@ -389,13 +389,15 @@ fn save(places: &Paths, account: &Account, new: NewCredential) -> Result<(), Str
 async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
     let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
     let record = store.load(&account.id).map_err(|error| error.to_string())?;
+    let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));
     let refresh_token = record.and_then(|record| record.credential.refresh_token);
-    let outcome = match &refresh_token {
-        Some(refresh_token) => {
+    let outcome = match (&refresh_token, kept_from) {
+        (Some(_), Some(because)) => format!("forgotten here, but not revoked at the server: {because}"),
+        (Some(refresh_token), None) => {
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
             endpoint.revoke_in_words(account, refresh_token).await
         }
-        None => "there was no refresh token to revoke".to_owned(),
+        (None, _) => "there was no refresh token to revoke".to_owned(),
     };
     store.remove(&account.id).map_err(|error| error.to_string())?;
     Ok(outcome)
@@ -421,7 +423,8 @@ fn import(account: &Account) -> Result<Imported, String> {
             ImportSource::Environment(name) => format!("${name}"),
             ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.clone(),
         };
-        let new = NewCredential { credential, client_id: None, refresh_lifetime: None, identity: None };
+        let servers = Some(Servers::of(account));
+        let new = NewCredential { credential, client_id: None, refresh_lifetime: None, identity: None, servers };
         return Ok(Imported { new, from });
     }
     Err("no other tool has left a refresh token in the places that its preset names".to_owned())

@@ -22,7 +22,7 @@ use crate::secret::Secret;
 mod parse;
 pub mod path;
 mod problem;
-mod provider;
+pub(crate) mod provider;
 mod read;
 mod value;
 
@@ -215,6 +215,16 @@ pub struct Account {
     /// A PEM file with certificate authorities to trust besides the system's, for the endpoints above and as the
     /// routes' default.
     pub extra_ca: Option<PathBuf>,
+}
+
+impl Account {
+    /// Every endpoint that may be sent the refresh token or the password, by its key, the token endpoint first.
+    pub fn credential_endpoints(&self) -> impl Iterator<Item = (&'static str, &Endpoint)> {
+        let Account { token_endpoint, cognito_endpoint, revocation_endpoint, .. } = self;
+        let others = [("cognito_endpoint", cognito_endpoint), ("revocation_endpoint", revocation_endpoint)];
+        let others = others.into_iter().filter_map(|(key, endpoint)| endpoint.as_ref().map(|endpoint| (key, endpoint)));
+        std::iter::once(("token_endpoint", token_endpoint)).chain(others)
+    }
 }
 
 /// How a person signs in to an account.

@@ -1,5 +1,6 @@
 //! Providers as data: the presets that come with the binary. A user's file of the same name takes its place.
 
+use super::Endpoint;
 use super::problem::{Sink, Source};
 use super::read::{Document, Table};
 
@@ -34,6 +35,19 @@ pub fn presets() -> impl Iterator<Item = Preset> {
         let description = Table::new([document.layer()], &sink).string("description");
         Preset { name, description: description.map(|found| found.value).unwrap_or_default(), text }
     })
+}
+
+/// The origins of all endpoints of the presets that come with the binary and whose token endpoint is on this origin.
+pub(crate) fn shipped_origins(token_endpoint: &str) -> Vec<String> {
+    let origins = EMBEDDED.iter().map(|(name, text)| {
+        let (source, sink) = (embedded(name, text), Sink::default());
+        let document = Document::read(&source, &sink);
+        let table = Table::new([document.layer()], &sink);
+        let keys = ["token_endpoint", "cognito_endpoint", "revocation_endpoint"];
+        let endpoints = keys.into_iter().filter_map(|key| table.parsed(key, Endpoint::parse));
+        endpoints.map(|endpoint| endpoint.value.origin.to_string()).collect::<Vec<_>>()
+    });
+    origins.filter(|origins| origins.first().is_some_and(|first| first == token_endpoint)).flatten().collect()
 }
 
 /// The user's provider files and the embedded ones that they do not shadow.
@@ -118,6 +132,15 @@ mod tests {
         assert_eq!(routes, expected.map(|(name, upstream)| (name.to_owned(), upstream.to_owned())));
         assert_eq!(config.routes[0].refuse, ["/auth/v1/oauth/token"]);
         assert!(config.routes.iter().all(|route| route.account.as_str() == "gbdx"));
+    }
+
+    #[test]
+    fn what_a_preset_ships_with_is_known_by_its_token_endpoint() {
+        let gdh = shipped_origins("https://auth-dev.geodatahub.dk");
+        assert!(gdh.contains(&"https://cognito-idp.eu-west-1.amazonaws.com".to_owned()), "{gdh:?}");
+        for other in ["https://cognito-idp.eu-west-1.amazonaws.com", "http://auth-dev.geodatahub.dk", ""] {
+            assert_eq!(shipped_origins(other), [""; 0], "{other}");
+        }
     }
 
     #[test]

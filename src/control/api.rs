@@ -23,7 +23,7 @@ use super::{Desk, Line, keys, metrics, problem};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::secret::Secret;
-use crate::store::Credential;
+use crate::store::{Credential, Servers};
 
 /// The largest body that is read. A credential is a few kilobytes at the most.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -67,6 +67,7 @@ struct CredentialBody {
     client_id: Option<String>,
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
+    servers: Option<Servers>,
 }
 
 #[derive(Deserialize)]
@@ -332,16 +333,18 @@ where
 pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
-        bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column()))
-            .with_remedy("members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity")
+        bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
+            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers",
+        )
     })?;
-    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity } = body;
+    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
         return Err(bad_request("neither a refresh_token nor a password is in it"));
     }
     let password = password.map(|PasswordBody { username, password }| (username, password));
-    Ok(NewCredential { credential: Credential { refresh_token, password }, client_id, refresh_lifetime, identity })
+    let credential = Credential { refresh_token, password };
+    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers })
 }
 
 pub(super) fn bad_request(detail: impl Into<String>) -> Problem {

@@ -136,8 +136,15 @@ impl Client {
     /// Hands in what a sign-in has brought. Returns when it is saved.
     pub async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
         let path = format!("/v1/accounts/{id}/credential");
-        let body = self.call(Method::PUT, &path, Some(credential_body(new)), AFTER_WORK).await?;
-        self.read(&body)
+        let answer = match self.call(Method::PUT, &path, Some(credential_body(new)), AFTER_WORK).await {
+            // a daemon of before an update, which has not heard of servers: a sign-in must not be lost by that
+            Err(ClientError::Refused(problem)) if problem.status == 400 && new.servers.is_some() => {
+                let new = NewCredential { servers: None, ..new.clone() };
+                self.call(Method::PUT, &path, Some(credential_body(&new)), AFTER_WORK).await
+            }
+            answer => answer,
+        };
+        self.read(&answer?)
     }
 
     /// Signs out. Returns what happened at the server, for people.
@@ -377,14 +384,17 @@ impl EventStream {
 
 /// One of the places where a credential leaves: to the daemon that keeps it, over the user's own socket.
 fn credential_body(new: &NewCredential) -> String {
-    let NewCredential { credential, client_id, refresh_lifetime, identity } = new;
+    let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
     let password = credential.password.as_ref();
-    let body = json!({
+    let mut body = json!({
         "refresh_token": credential.refresh_token.as_ref().map(Secret::expose),
         "password": password.map(|(username, password)| json!({"username": username, "password": password.expose()})),
         "client_id": client_id,
         "refresh_lifetime": refresh_lifetime,
         "identity": identity,
     });
+    if let Some(servers) = servers {
+        body["servers"] = json!(servers);
+    }
     body.to_string()
 }

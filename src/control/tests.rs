@@ -21,7 +21,7 @@ use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key, today
 use crate::config::{KeyName, RouteName};
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
-use crate::store::Credential;
+use crate::store::{Credential, Servers};
 
 #[tokio::test]
 async fn status_answers_while_the_renewer_is_busy() {
@@ -230,6 +230,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         client_id: Some("client".to_owned()),
         refresh_lifetime: Some(86_400),
         identity: Some("me@example.com".to_owned()),
+        servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
     };
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
@@ -237,7 +238,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!(account.as_str(), "gdh");
         assert_eq!(received.credential, new.credential);
         assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
-        assert_eq!(received.identity, new.identity);
+        assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
         reply.send(Ok(())).unwrap();
     });
     assert!(!serde_json::to_string(&answer.unwrap()).unwrap().contains("hunter2"));

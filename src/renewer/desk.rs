@@ -123,7 +123,7 @@ struct Desk {
     renewals: u64,
     token_requests: u64,
     /// Renewals whose answers are still under way, also those that nobody waits for any more.
-    owed: Vec<RenewalId>,
+    owed: Vec<(RenewalId, Arc<Account>)>,
     /// The settings have changed while an answer is owed: when it has come, everything starts over with them.
     starts_over: bool,
     /// The configuration no longer has it; it stays only until the answers that are owed have come.
@@ -167,10 +167,14 @@ impl<W: World> Renewer<W> {
             // what could not be read may have been mended since, so it is read again
             if let Some(desk) = self.desks.get_mut(id).filter(|desk| !desk.is_unreadable()) {
                 desk.told = None; // it may have left and come back: whoever asks now knows nothing yet
-                let has_changed = Config::security_relevant_change(&desk.account, account);
+                let is_elsewhere = desk.record.as_ref().is_some_and(|record| !record.was_issued_to(account));
+                let has_changed = Config::security_relevant_change(&desk.account, account)
+                    || is_elsewhere
+                    || desk.is_refused_for(Why::IssuedElsewhere)
+                    || desk.is_refused_for(Why::ClientRefused);
                 desk.account = Arc::new(account.clone());
                 desk.machine.set_policy(account.renew);
-                if !has_changed && !desk.is_client_refused() && !desk.is_stranded() {
+                if !has_changed && !desk.is_stranded() {
                     self.tell(id, now, true);
                     continue;
                 }
@@ -227,6 +231,12 @@ impl<W: World> Renewer<W> {
             });
         };
         if !record.was_issued_to(&desk.account) {
+            let mut endpoints = desk.account.credential_endpoints();
+            if let Some((key, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
+                let (server, signed_in_to) = (&endpoint.origin, &record.issued_by);
+                warn!(account = %id, %server, signed_in_to, "{key} is on a server that the sign-in did not name: take \
+                    that back, or run `valetd login {id}`");
+            }
             return Some(Event::CredentialRefused(Why::IssuedElsewhere));
         }
         match &record.set_aside {
@@ -330,7 +340,9 @@ impl<W: World> Renewer<W> {
         desk.starts_over = false;
         let account = desk.account.clone();
         self.handle(id, Event::CredentialRemoved, now);
+        let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(&account));
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
+        let refresh_token = refresh_token.filter(|_| kept_from.is_none());
         if let Err(error) = self.world.remove(id) {
             warn!(account = %id, %error, "signed out, but the credential is still on the disk; removing it is tried again");
             if let Some(desk) = self.desks.get_mut(id) {
@@ -351,7 +363,11 @@ impl<W: World> Renewer<W> {
         match refresh_token {
             Some(refresh_token) => self.world.revoke(account, refresh_token, Some(reply)),
             None => {
-                let _ = reply.send(Ok("there was no refresh token to revoke".into()));
+                let words = match kept_from {
+                    Some(because) => format!("forgotten here, but not revoked at the server: {because}"),
+                    None => "there was no refresh token to revoke".to_owned(),
+                };
+                let _ = reply.send(Ok(words));
             }
         }
     }
@@ -365,21 +381,22 @@ impl<W: World> Renewer<W> {
         now: Timestamp,
     ) {
         let Some(desk) = self.desks.get_mut(id) else { return };
-        let is_owed = desk.owed.iter().position(|owed| *owed == renewal);
+        let is_owed = desk.owed.iter().position(|(id, _)| *id == renewal);
         let is_awaited = desk.machine.snapshot().phase == (Phase::InFlight { id: renewal }) || off!(self, IdCheck);
-        match is_owed {
-            Some(position) => drop(desk.owed.swap_remove(position)),
-            None if off!(self, IdCheck) => {}
+        let asked = match is_owed {
+            Some(position) => desk.owed.swap_remove(position).1,
+            None if off!(self, IdCheck) => desk.account.clone(),
             None => return,
-        }
+        };
         desk.token_requests += 1;
         match answer {
             answer if is_awaited && desk.starts_over => self.start_over(id, renewal, answer, now),
             Ok(tokens) if is_awaited => self.renewed(id, renewal, tokens, now),
             Err(failure) if is_awaited => self.failed(id, renewal, failure, now),
-            // somebody signed out while it was under way: what it brought must not live on unknown
+            // somebody signed out while it was under way: what it brought must not live on unknown, at the server that
+            // gave it, which may not be the configured one any more
             Ok(Tokens { refresh_token: Some(refresh_token), .. }) if desk.record.is_none() => {
-                self.world.revoke(desk.account.clone(), refresh_token, None);
+                self.world.revoke(asked, refresh_token, None);
             }
             Ok(_) | Err(_) => {}
         }
@@ -524,6 +541,9 @@ impl<W: World> Renewer<W> {
         if self.is_stopping || desk.is_leaving {
             return;
         }
+        if let Some(record) = &mut desk.record {
+            record.note_servers(&desk.account);
+        }
         let presented = desk.presented();
         if matches!(presented, Presented::RefreshToken(_))
             && !off!(self, NoteBeforeUse)
@@ -532,7 +552,7 @@ impl<W: World> Renewer<W> {
             record.redeeming = true;
             let _ = desk.save(&mut self.world, now);
         }
-        desk.owed.push(renewal);
+        desk.owed.push((renewal, desk.account.clone()));
         self.world.redeem(desk.account.clone(), renewal, presented);
     }
 
@@ -616,8 +636,9 @@ impl Desk {
         self
     }
 
-    fn is_client_refused(&self) -> bool {
-        self.machine.snapshot().phase == Phase::SignInRequired { why: Why::ClientRefused }
+    /// Whether nothing more is tried for this reason, which a change of the configuration may have mended.
+    fn is_refused_for(&self, reason: Why) -> bool {
+        self.machine.snapshot().phase == Phase::SignInRequired { why: reason }
     }
 
     /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
@@ -627,7 +648,7 @@ impl Desk {
 
     /// Whether the answer to the machine's renewal is under way.
     fn awaits_an_answer(&self) -> bool {
-        matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.contains(&id))
+        matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.iter().any(|(owed, _)| *owed == id))
     }
 
     /// Whether the machine waits for an answer that nobody owes: its renewal began while the account was leaving the
@@ -776,6 +797,7 @@ mod tests {
         is_disk_full: bool,
         generation: u64,
         replies: Vec<RevokeReply>,
+        revoked_at: Vec<Option<String>>,
     }
 
     impl World for Diary {
@@ -813,7 +835,8 @@ mod tests {
             self.lines.push(format!("redeem {} {what}", id.0));
         }
 
-        fn revoke(&mut self, _: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
+        fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
+            self.revoked_at.push(account.revocation_endpoint.as_ref().map(ToString::to_string));
             self.lines.push(format!("revoke {}", refresh_token.expose()));
             self.replies.extend(reply);
         }
@@ -864,6 +887,7 @@ mod tests {
             client_id: None,
             refresh_lifetime: None,
             identity: None,
+            servers: None,
         }
     }
 
@@ -951,6 +975,118 @@ mod tests {
         renewer.orders([Order::Wanted(lab())], T0);
         renewer.tick(T0 + HOUR);
         assert!(renewer.world.lines.iter().all(|line| line == "publish IssuedElsewhere"), "{:?}", renewer.world.lines);
+    }
+
+    fn with_endpoints(more: &str) -> Config {
+        let text = "[account.lab]\ntoken_endpoint = \"https://auth.lab.example/token\"\nclient_id = \"valetd\"\n\
+            upstream = \"https://api.lab.example\"\n";
+        parsed(&format!("{text}{more}"))
+    }
+
+    #[test]
+    fn an_endpoint_on_another_origin_gets_nothing_and_going_back_works_again() {
+        let cognito =
+            |at: &str| with_endpoints(&format!("grant = \"cognito_initiate_auth\"\ncognito_endpoint = \"{at}\"\n"));
+        let revocation = |at: &str| with_endpoints(&format!("revocation_endpoint = \"{at}\"\n"));
+        let (own, other) = ("https://auth.lab.example/cognito", "https://cognito.lab.example/");
+        let rows = [
+            ("another host", cognito(other), cognito("https://evil.example/"), true),
+            ("another port", cognito(other), cognito("https://cognito.lab.example:444/"), true),
+            ("a host that ends alike", cognito(other), cognito("https://cognito.lab.example.evil.example/"), true),
+            ("another path", cognito(other), cognito("https://cognito.lab.example/v2"), false),
+            ("the token endpoint's origin", cognito(other), cognito(own), false),
+            ("where there was none", config(), revocation("https://evil.example/revoke"), true),
+            ("where there was none, but on the same origin", config(), revocation("https://auth.lab.example/r"), false),
+            (
+                "the revocation elsewhere",
+                revocation("https://auth.lab.example/r"),
+                revocation("https://x.example/"),
+                true,
+            ),
+        ];
+        for (case, before, after, needs_sign_in) in rows {
+            let mut renewer = Renewer::new(Diary::default(), 7);
+            renewer.configure(&before, |_| Ok(None), T0);
+            renewer.replace(&lab(), signed_in("r1"), T0).expect("saved");
+            renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+            renewer.world.lines.clear();
+            renewer.configure(&after, |_| Ok(None), T0);
+            renewer.orders([Order::Wanted(lab())], T0);
+            renewer.tick(T0 + HOUR);
+            let lines = &renewer.world.lines;
+            let refused = lines.iter().all(|line| line == "publish IssuedElsewhere");
+            assert_eq!(refused, needs_sign_in, "{case}: {lines:?}");
+            if needs_sign_in {
+                renewer.configure(&before, |_| Ok(None), T0 + HOUR);
+                renewer.tick(T0 + 2 * HOUR);
+                let lines = &renewer.world.lines;
+                assert!(
+                    lines.iter().any(|line| line.starts_with("redeem") && line.ends_with("r2")),
+                    "{case}: {lines:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_renewal_under_way_while_an_endpoint_moves_is_the_last() {
+        let mut renewer = started();
+        let moved = with_endpoints("revocation_endpoint = \"https://evil.example/revoke\"\n");
+        renewer.configure(&moved, |_| Ok(None), T0);
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.tick(T0 + HOUR);
+        let lines = &renewer.world.lines;
+        assert!(lines.contains(&"save 2 r2".to_owned()), "what it brought is kept: {lines:?}");
+        assert_eq!(lines.last().expect("a line"), "publish IssuedElsewhere", "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("Bearer") || line.starts_with("redeem")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_sign_out_tells_a_server_of_before_and_no_other() {
+        let mut renewer = started();
+        let moved = with_endpoints("revocation_endpoint = \"https://evil.example/revoke\"\n");
+        renewer.configure(&moved, |_| Ok(None), T0);
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        renewer.remove(&lab(), reply, T0);
+        let words = answer.try_recv().expect("answered").expect("signed out");
+        assert!(words.contains("not revoked") && words.contains("https://evil.example"), "{words}");
+        renewer.world.revoked_at.clear();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        assert_eq!(renewer.world.revoked_at, [None], "where the account had nowhere to revoke");
+        assert!(!renewer.world.lines.contains(&"revoke r1".to_owned()));
+    }
+
+    #[test]
+    fn a_sign_in_that_was_made_at_another_server_is_kept_and_not_used() {
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&with_endpoints("revocation_endpoint = \"https://new.example/r\"\n"), |_| Ok(None), T0);
+        let servers = Some(crate::store::Servers::of(&config().accounts[&lab()]));
+        renewer.replace(&lab(), NewCredential { servers, ..signed_in("r1") }, T0).expect("saved");
+        assert_eq!(renewer.world.lines.last().expect("a line"), "publish IssuedElsewhere");
+        renewer.configure(&config(), |_| Ok(None), T0);
+        assert!(renewer.world.lines.contains(&"redeem 1 r1".to_owned()), "{:?}", renewer.world.lines);
+    }
+
+    #[test]
+    fn a_record_of_before_counts_as_bound_to_its_token_endpoint_and_to_what_its_preset_ships_with() {
+        let gdh = AccountId::new("gdh").expect("a name");
+        let preset = |more: &str| parsed(&format!("[account.gdh]\nprovider = \"gdh\"\n{more}"));
+        let mut record = Record::new(&preset("").accounts[&gdh], 1, signed_in("r1"), 0);
+        assert_eq!(record.others.as_deref(), Some(&["https://cognito-idp.eu-west-1.amazonaws.com".to_owned()][..]));
+        record.others = None;
+        assert!(record.was_issued_to(&preset("").accounts[&gdh]));
+        let moved = preset("cognito_endpoint = \"https://cognito-idp.us-east-1.amazonaws.com/\"\n");
+        assert!(!record.was_issued_to(&moved.accounts[&gdh]));
+        let own = with_endpoints(
+            "grant = \"cognito_initiate_auth\"\ncognito_endpoint = \"https://cognito-idp.eu-west-1.amazonaws.com/\"\n",
+        );
+        let mut record = Record::new(&own.accounts[&lab()], 1, signed_in("r1"), 0);
+        record.others = None;
+        assert!(!record.was_issued_to(&own.accounts[&lab()]), "no preset's token endpoint");
+        record.note_servers(&own.accounts[&lab()]);
+        assert_eq!(record.others, None, "what was not issued to an account is not bound to it");
+        record.note_servers(&config().accounts[&lab()]);
+        assert_eq!(record.others, Some(Vec::new()));
     }
 
     #[test]

@@ -1346,7 +1346,13 @@ impl History {
             known.pace = None;
             let password = has_password.then(|| (format!("u{login}"), Secret::new("pw")));
             let credential = Credential { refresh_token: Some(refresh_token), password };
-            NewCredential { credential, client_id: Some("valetd".into()), refresh_lifetime: None, identity: None }
+            NewCredential {
+                credential,
+                client_id: Some("valetd".into()),
+                refresh_lifetime: None,
+                identity: None,
+                servers: None,
+            }
         };
         let now = self.now();
         let _ = self.renewer.replace(&name(account), new, now);

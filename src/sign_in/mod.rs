@@ -13,7 +13,7 @@ use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
 use crate::oauth::{Grant, Tokens};
 use crate::secret::Secret;
-use crate::store::Credential;
+use crate::store::{Credential, Servers};
 
 pub mod login_url;
 pub mod pasted;
@@ -201,22 +201,27 @@ pub async fn redeem<E: fmt::Display>(
             client_id: None,
             refresh_lifetime: None,
             identity: None,
+            servers: Some(Servers::of(account)),
         }),
         Proof::Code(code) => {
             let redirect_uri = account.sign_in.redirect_uri.as_deref();
             let exchanged = exchange(Offer::Code { code: &code, redirect_uri }).await.map_err(failed)?;
-            kept(exchanged, None)
+            kept(account, exchanged, None)
         }
         Proof::Password { username, password } => {
             let offer = Offer::Password { username: &username, password: &password };
             let mut exchanged = exchange(offer).await.map_err(failed)?;
             exchanged.identity = exchanged.identity.or_else(|| Some(username.clone()));
-            kept(exchanged, account.sign_in.keep_password.then_some((username, password)))
+            kept(account, exchanged, account.sign_in.keep_password.then_some((username, password)))
         }
     }
 }
 
-fn kept(exchanged: Exchanged, password: Option<(String, Secret)>) -> Result<NewCredential, SignInError> {
+fn kept(
+    account: &Account,
+    exchanged: Exchanged,
+    password: Option<(String, Secret)>,
+) -> Result<NewCredential, SignInError> {
     let Exchanged { tokens, identity } = exchanged;
     let refresh_token = tokens.refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
@@ -227,6 +232,7 @@ fn kept(exchanged: Exchanged, password: Option<(String, Secret)>) -> Result<NewC
         client_id: None,
         refresh_lifetime: tokens.refresh_lifetime.map(|life| life.as_secs()),
         identity,
+        servers: Some(Servers::of(account)),
     })
 }
 

@@ -29,6 +29,8 @@ struct Written<'a> {
     client_id: Option<&'a str>,
     issued_by: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    others: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
@@ -50,6 +52,7 @@ struct Read {
     generation: u64,
     client_id: Option<String>,
     issued_by: String,
+    others: Option<Vec<String>>,
     refresh_token: Option<Secret>,
     username: Option<String>,
     password: Option<Secret>,
@@ -72,6 +75,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         generation,
         client_id,
         issued_by,
+        others,
         credential: Credential { refresh_token, password },
         received_at,
         refresh_expires_at,
@@ -85,6 +89,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         generation: *generation,
         client_id: client_id.as_deref(),
         issued_by,
+        others: others.as_deref(),
         refresh_token: refresh_token.as_ref().map(Secret::expose),
         username: password.as_ref().map(|(username, _)| username.as_str()),
         password: password.as_ref().map(|(_, password)| password.expose()),
@@ -124,6 +129,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         generation,
         client_id,
         issued_by,
+        others,
         refresh_token,
         username,
         password,
@@ -146,6 +152,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         generation,
         client_id,
         issued_by,
+        others,
         credential: Credential { refresh_token, password },
         received_at,
         refresh_expires_at,
@@ -180,6 +187,7 @@ mod tests {
             generation: 7,
             client_id: Some("the-client".into()),
             issued_by: "https://auth.example".into(),
+            others: Some(vec!["https://other.example".into()]),
             credential: Credential {
                 refresh_token: Some(Secret::new("r-\"quoted\"-\u{e9}\n")),
                 password: Some(("me@example.com".into(), Secret::new("p%w"))),

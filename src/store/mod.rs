@@ -12,6 +12,7 @@
 //! the next load finds the old record or the new one, whole. Nothing is truncated in place, and nothing is written or
 //! read through a symbolic link.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +23,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Account, AccountId};
+use crate::config::{Account, AccountId, Origin, provider};
 use crate::platform::paths::{FolderError, OwnFolder};
 use crate::renewal::Why;
 use crate::secret::Secret;
@@ -48,8 +49,10 @@ pub struct Record {
     pub generation: u64,
     /// The client that the refresh token was issued to: another one cannot use it.
     pub client_id: Option<String>,
-    /// The origin of the token endpoint that issued it: it is never sent to another one.
+    /// The origin of the token endpoint that issued it.
     pub issued_by: String,
+    /// The origins of the other endpoints that it may be sent to; `None` in a record of a valetd that did not note them.
+    pub others: Option<Vec<String>>,
     /// What signs in without a person.
     pub credential: Credential,
     /// When this credential was received.
@@ -85,6 +88,29 @@ pub struct NewCredential {
     pub refresh_lifetime: Option<u64>,
     /// Who signed in, as far as the server told.
     pub identity: Option<String>,
+    /// The servers that were configured where the person signed in, if that is known: the account as it is saved may
+    /// name others by now.
+    pub servers: Option<Servers>,
+}
+
+/// The servers that a credential may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Servers {
+    /// The token endpoint's origin.
+    pub issued_by: String,
+    /// The other endpoints' origins, each once, without that one.
+    pub others: Vec<String>,
+}
+
+impl Servers {
+    /// Those of an account as it is configured.
+    pub fn of(account: &Account) -> Self {
+        let mut origins = account.credential_endpoints().map(|(_, endpoint)| endpoint.origin.to_string());
+        let issued_by = origins.next().expect("a token endpoint comes first");
+        let others: BTreeSet<String> = origins.filter(|origin| *origin != issued_by).collect();
+        Self { issued_by, others: others.into_iter().collect() }
+    }
 }
 
 /// A refusal that only a new sign-in can mend.
@@ -101,12 +127,14 @@ pub struct SetAside {
 impl Record {
     /// The record of a sign-in. `today` is in Unix seconds.
     pub fn new(account: &Account, generation: u64, new: NewCredential, today: u64) -> Self {
-        let NewCredential { credential, client_id, refresh_lifetime, identity } = new;
+        let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
+        let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
             account: account.id.clone(),
             generation,
             client_id: client_id.or_else(|| account.client_id.clone()),
-            issued_by: account.token_endpoint.origin.to_string(),
+            issued_by,
+            others: Some(others),
             credential,
             received_at: today,
             refresh_expires_at: refresh_lifetime.map(|life| today.saturating_add(life)),
@@ -116,9 +144,44 @@ impl Record {
         }
     }
 
-    /// Whether the account, as it is configured now, is the one that this was issued to.
+    /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
+    /// endpoint's origin, and no endpoint that would be sent the credential on an origin that was not there then.
     pub fn was_issued_to(&self, account: &Account) -> bool {
-        self.issued_by == account.token_endpoint.origin.to_string() && self.client_id == account.client_id
+        self.issued_by == account.token_endpoint.origin.to_string()
+            && self.client_id == account.client_id
+            && account.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
+    }
+
+    /// Whether the credential may be sent to an origin. Where the others were not noted, those are taken that the presets
+    /// in the binary itself name beside this token endpoint: nobody's edits are among them.
+    pub fn may_be_sent_to(&self, origin: &Origin) -> bool {
+        let origin = origin.to_string();
+        self.issued_by == origin
+            || match &self.others {
+                Some(others) => others.contains(&origin),
+                None => provider::shipped_origins(&self.issued_by).contains(&origin),
+            }
+    }
+
+    /// Why the refresh token is not sent to where the account would revoke it, as the end of a sentence. `None` if it may
+    /// be, or if there is no such place.
+    pub fn not_to_be_revoked_at(&self, account: &Account) -> Option<String> {
+        let endpoint = account.revocation_endpoint.as_ref()?;
+        (!self.may_be_sent_to(&endpoint.origin)).then(|| {
+            let Self { issued_by, .. } = self;
+            let origin = &endpoint.origin;
+            format!(
+                "revocation_endpoint is now on {origin}, and the refresh token is of {issued_by}, where it lives on until \
+                 it expires"
+            )
+        })
+    }
+
+    /// Notes the servers of the account, if this was issued to it, where that was not done at the sign-in.
+    pub fn note_servers(&mut self, account: &Account) {
+        if self.others.is_none() && self.was_issued_to(account) {
+            self.others = Some(Servers::of(account).others);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ fn record(generation: u64) -> Record {
         generation,
         client_id: None,
         issued_by: "https://auth.example".into(),
+        others: None,
         credential: Credential { refresh_token: Some(Secret::new(format!("token-{generation}"))), password: None },
         received_at: 1_700_000_000,
         refresh_expires_at: None,

@@ -7,6 +7,7 @@ mod canary;
 mod corpus_h1;
 mod corpus_h2;
 mod crowd;
+mod endpoints;
 mod faults;
 mod fidelity;
 mod journeys;
