@@ -4,8 +4,8 @@
 //! disk delays no status query), and the data plane's workers. Everything that comes from the world (places, clock,
 //! seed) comes in at the top, as [`Surroundings`].
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +20,7 @@ use crate::accounts::Accounts;
 use crate::client_keys::KeyRing;
 use crate::config::{
     AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
-    RouteName, Source,
+    RouteName, SecretSource, Source,
 };
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
@@ -31,6 +31,7 @@ use crate::platform::clock::Clock;
 use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::log::LogHandle;
+use crate::platform::ownership::{self, Fault};
 use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::PeerLookup;
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -71,24 +72,75 @@ const HTTP: &str = "http";
 /// The name of the inherited control socket.
 const CONTROL: &str = "control";
 
-/// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners.
+/// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
+/// others could change, of these and of the files that they name, is refused: see [`ownership`].
 ///
 /// # Errors
 ///
 /// Every problem at once.
 pub fn load_config(paths: &Paths) -> Result<Parsed, Problems> {
     let facts = config_facts(paths);
-    let Some(file) = read_source(&paths.config_file)? else {
-        return Ok(Parsed { config: Config::empty(&facts), warnings: Vec::new() });
+    let (mut problems, mut faults) = (Vec::new(), BTreeSet::new());
+    let mut read = |path: &Path| match read_source(path) {
+        Ok((source, found)) => {
+            faults.extend(found);
+            source
+        }
+        Err(Problems(found)) => {
+            problems.extend(found);
+            None
+        }
     };
+    let file = read(&paths.config_file);
     let mut providers = Vec::new();
-    for path in provider_files(&paths.providers_dir) {
+    for path in provider_files(&paths.providers_dir).into_iter().filter(|_| file.is_some()) {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-        if let Some(source) = read_source(&path)? {
+        if let Some(source) = read(&path) {
             providers.push((name, source));
         }
     }
-    Config::parse(&file, &providers, &facts)
+    if file.is_some() {
+        faults.extend(ownership::judge_folder(&paths.providers_dir)); // whoever adds a file there replaces a preset
+    }
+    let parsed = match &file {
+        Some(file) => Config::parse(file, &providers, &facts),
+        None => Ok(Parsed { config: Config::empty(&facts), warnings: Vec::new() }),
+    };
+    match &parsed {
+        Ok(parsed) => faults.extend(named_files(&parsed.config).iter().flat_map(|path| faults_of(path))),
+        Err(Problems(found)) => problems.extend(found.iter().cloned()),
+    }
+    let not_ours = faults
+        .into_iter()
+        .map(|Fault { path, problem, remedy }| Problem::not_ours_alone(path.display().to_string(), problem, remedy));
+    let problems: Vec<_> = not_ours.chain(problems).collect();
+    if problems.is_empty() { parsed } else { Err(Problems(problems)) }
+}
+
+/// The files that a configuration has us read: secrets and certificate authorities.
+fn named_files(config: &Config) -> BTreeSet<&Path> {
+    let mut files = BTreeSet::new();
+    for account in config.accounts.values() {
+        files.extend(account.extra_ca.as_deref());
+        files.extend(account.client_secret.as_ref().and_then(file_of));
+    }
+    for route in &config.routes {
+        files.extend(route.extra_ca.as_deref());
+        files.extend(route.request_headers.add.iter().filter_map(|(_, source)| file_of(source)));
+    }
+    files
+}
+
+fn file_of(source: &SecretSource) -> Option<&Path> {
+    match source {
+        SecretSource::File(path) => Some(path),
+        SecretSource::Command(_) | SecretSource::Credential(_) | SecretSource::Inline(_) => None,
+    }
+}
+
+/// Who else could change a file; nobody if it cannot be opened, which is told where it is needed.
+fn faults_of(path: &Path) -> BTreeSet<Fault> {
+    ownership::open_and_judge(path).map(|(_, faults)| faults).unwrap_or_default()
 }
 
 fn config_facts(paths: &Paths) -> ConfigFacts {
@@ -112,13 +164,21 @@ fn is_provider_file(path: &Path) -> bool {
     !is_hidden && path.extension().is_some_and(|end| end == "toml")
 }
 
-fn read_source(path: &Path) -> Result<Option<Source>, Problems> {
+/// A file's text and who else could have changed it.
+fn read_source(path: &Path) -> Result<(Option<Source>, BTreeSet<Fault>), Problems> {
     use std::os::unix::fs::MetadataExt;
     let name = path.display().to_string();
-    let read = || -> io::Result<(Vec<u8>, u32)> { Ok((std::fs::read(path)?, std::fs::metadata(path)?.mode())) };
+    let read = || -> io::Result<(Vec<u8>, u32, BTreeSet<Fault>)> {
+        let (mut file, faults) = ownership::open_and_judge(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok((bytes, file.metadata()?.mode(), faults))
+    };
     match read() {
-        Ok((bytes, mode)) => Source::from_bytes(name, &bytes, mode & 0o077 != 0).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok((bytes, mode, faults)) => {
+            Source::from_bytes(name, &bytes, mode & 0o077 != 0).map(|source| (Some(source), faults))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((None, BTreeSet::new())),
         Err(error) => Err(Problems(vec![Problem::unreadable(name, &error)])),
     }
 }

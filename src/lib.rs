@@ -51,7 +51,8 @@
 //!
 //! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
-//! `proxy/headers.rs`. The time line: [`platform::clock`].
+//! `proxy/headers.rs`; what a rule is compared with: [`config::path`], `proxy/overrides.rs`. Where a credential may be
+//! sent: [`store::Record`]. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 pub mod accounts;
 pub mod cli;

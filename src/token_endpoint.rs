@@ -16,6 +16,7 @@ use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
 use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
+use crate::platform::ownership;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -205,8 +206,9 @@ pub async fn client_secret(account: &Account) -> Result<Client, String> {
 
 async fn from_file(path: PathBuf) -> Result<Secret, String> {
     let name = format!("client_secret: {}", path.display());
-    let file = tokio::fs::File::open(&path).await.map_err(|error| format!("{name}: {error}"))?;
-    first_line(file).await.map_err(|why| format!("{name}: {why}"))
+    let opened = tokio::task::spawn_blocking(move || ownership::open(&path)).await;
+    let file = opened.map_err(|error| error.to_string())?.map_err(|why| format!("client_secret: {why}"))?;
+    first_line(tokio::fs::File::from_std(file)).await.map_err(|why| format!("{name}: {why}"))
 }
 
 async fn from_command(command: &[String]) -> Result<Secret, String> {

@@ -9,6 +9,9 @@ Examples:
   valetd check
   valetd check --config new.toml && mv new.toml ~/.config/valetd/config.toml
 
+Files that somebody else could change, and folders on the way to them, are
+problems, too: each is named with the command that mends it.
+
 Exit codes: 0 it can be used, 1 it has problems.")]
 pub(super) struct Arguments {}
 

@@ -139,7 +139,7 @@ fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Findi
         let remedy = format!("{invocation} login NAME writes a first one");
         return (None, vec![warn(CHECK, format!("there is none at {file}"), remedy)]);
     }
-    let (config, mut findings) = match load_config(places) {
+    match load_config(places) {
         Ok(Loaded { config, warnings }) => {
             let says = format!("{file}: {} accounts, {} routes", config.accounts.len(), config.routes.len());
             let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
@@ -151,15 +151,7 @@ fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Findi
             let says = format!("{file} cannot be used ({} problems): {first}", problems.len());
             (None, vec![fail(CHECK, says, format!("{invocation} check"))])
         }
-    };
-    for path in [Some(places.config_file.as_path()), places.config_file.parent()].into_iter().flatten() {
-        let Ok(found) = fs::metadata(path) else { continue };
-        if found.mode() & 0o022 != 0 {
-            let says = format!("{} can be changed by other users (mode {:04o})", path.display(), found.mode() & 0o7777);
-            findings.push(warn(CHECK, says, format!("chmod go-w {}", path.display())));
-        }
     }
-    (config, findings)
 }
 
 fn state_folder(places: &Paths) -> Vec<Finding> {

@@ -75,7 +75,7 @@ pub struct Problem {
     pub severity: Severity,
     /// The file, as its [`Source`] calls it.
     pub file: String,
-    /// From 1.
+    /// From 1; 0 if it is the file itself that is wrong, and no line of it.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
@@ -106,6 +106,12 @@ impl Problem {
         Self { excerpt: None, ..Self::new(Severity::Error, &place, complaint) }
     }
 
+    /// A file or folder that others could change, so that nothing it says is acted on.
+    pub fn not_ours_alone(path: impl Into<String>, problem: String, remedy: String) -> Self {
+        let (file, key, remedy) = (path.into(), String::new(), Some(remedy));
+        Self { severity: Severity::Error, file, line: 0, column: 0, key, message: problem, remedy, excerpt: None }
+    }
+
     /// The problem and, where it can hold no secret, the line in question: several lines, for a terminal.
     pub fn rendered(&self) -> String {
         let Some(Excerpt { text, marks }) = &self.excerpt else { return self.to_string() };
@@ -123,7 +129,10 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Problem { severity: _, file, line, column, key, message, remedy, excerpt: _ } = self;
-        write!(f, "{file}:{line}:{column}: ")?;
+        match line {
+            0 => write!(f, "{file}: ")?,
+            line => write!(f, "{file}:{line}:{column}: ")?,
+        }
         if !key.is_empty() {
             write!(f, "{key}: ")?;
         }

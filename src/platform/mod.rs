@@ -6,6 +6,7 @@ pub mod hints;
 mod journal;
 pub mod listeners;
 pub mod log;
+pub mod ownership;
 pub mod paths;
 pub mod peer;
 pub mod socket;

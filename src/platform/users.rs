@@ -25,25 +25,44 @@ pub fn resolve(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
     (uids, problems)
 }
 
+/// Name, uid and gid of each user (passwd(5)); lines that make no sense are nobody's.
+fn users_of(passwd: &str) -> Vec<(&str, u32, u32)> {
+    let user = |line| {
+        let mut fields = str::split(line, ':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        Some((name, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    passwd.lines().filter_map(user).collect()
+}
+
+/// Name, gid and listed members of each group (group(5)).
+fn groups_of(group: &str) -> Vec<(&str, u32, &str)> {
+    let group_of = |line| {
+        let mut fields = str::split(line, ':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        Some((name, fields.nth(1)?.parse().ok()?, fields.next()?))
+    };
+    group.lines().filter_map(group_of).collect()
+}
+
+/// The user ids of all who are in a group, whether it is listed or their primary one, from the texts of `/etc/passwd` and
+/// `/etc/group`. `None` if that cannot be told: no such group there, or a member that is no user there.
+pub(super) fn group_members(gid: u32, passwd: &str, group: &str) -> Option<BTreeSet<u32>> {
+    let (users, groups) = (users_of(passwd), groups_of(group));
+    let mut members: BTreeSet<u32> = users.iter().filter(|(.., own)| *own == gid).map(|(_, uid, _)| *uid).collect();
+    let mut is_known = false;
+    for (.., listed) in groups.iter().filter(|(_, number, _)| *number == gid) {
+        is_known = true;
+        for name in listed.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            members.insert(users.iter().find(|(user, ..)| *user == name)?.1);
+        }
+    }
+    is_known.then_some(members)
+}
+
 /// The same from the two files' texts (passwd(5), group(5)).
 fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
-    // name, uid and gid of each user; lines that make no sense are nobody's
-    let users: Vec<(&str, u32, u32)> = passwd
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next().filter(|name| !name.is_empty())?;
-            Some((name, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
-        })
-        .collect();
-    let groups: Vec<(&str, u32, &str)> = group
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next().filter(|name| !name.is_empty())?;
-            Some((name, fields.nth(1)?.parse().ok()?, fields.next()?))
-        })
-        .collect();
+    let (users, groups) = (users_of(passwd), groups_of(group));
     let uid_of = |user: &str| {
         let named = users.iter().find(|(name, ..)| *name == user).map(|(_, uid, _)| *uid);
         named.or_else(|| user.parse().ok())

@@ -12,7 +12,7 @@
 //! * `error`: what a tool sees when something is wrong.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc as blocking_mpsc};
@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client_keys::KeyRing;
 use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
-use crate::platform::{socket, tls};
+use crate::platform::{ownership, socket, tls};
 use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
@@ -254,7 +254,8 @@ fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
 }
 
 fn first_line(path: &Path) -> Result<Secret, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let file = ownership::open(path).map_err(|why| format!("{}: {why}", path.display()))?;
+    let text = std::io::read_to_string(file).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Secret::new(text.lines().next().unwrap_or_default().trim_end().to_owned()))
 }
 
@@ -271,7 +272,13 @@ impl Origins {
         let origin = &route.upstream.origin;
         let extra_ca = extra_ca.filter(|_| origin.tls);
         let authorities = match extra_ca {
-            Some(path) => Some(std::fs::read(path).map_err(|error| format!("extra_ca: {}: {error}", path.display()))?),
+            Some(path) => {
+                let unreadable = |why: &dyn std::fmt::Display| format!("extra_ca: {}: {why}", path.display());
+                let mut file = ownership::open(path).map_err(|why| unreadable(&why))?;
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+                Some(bytes)
+            }
             None => None,
         };
         let known = self

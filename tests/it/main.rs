@@ -17,6 +17,7 @@ mod lab;
 mod laptop;
 mod notices;
 mod owner;
+mod ownership;
 mod peers;
 mod providers;
 mod readme;
