@@ -50,6 +50,8 @@ pub(super) struct Source {
     incoming: Incoming,
     pulse: Arc<Pulse>,
     token_name: HeaderName,
+    /// The request's number on its connection.
+    serial: u32,
 }
 
 /// What comes after the copy.
@@ -125,7 +127,8 @@ pub(super) fn keep(
         (RequestBody::Empty, KeptBody::Empty)
     } else {
         let fits = incoming.size_hint().lower() <= route.replay_limit as u64;
-        let source = Source { incoming, pulse: pulse.clone(), token_name: token_name.clone() };
+        let source = Source { incoming, pulse: pulse.clone(), serial: pulse.serial(), token_name: token_name.clone() };
+        pulse.uploads();
         if after_401 && fits {
             let copy = Some(Copy { room: route.replay_limit, ..Copy::default() });
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
@@ -275,15 +278,20 @@ impl Source {
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
         }
-        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-            self.pulse.received(data.len());
-        }
+        let data = frame.as_ref().and_then(Frame::data_ref);
+        self.pulse.received(self.serial, data.map_or(0, Bytes::len));
         if frame.is_none() || self.incoming.is_end_stream() {
-            self.pulse.uploaded();
+            self.pulse.uploaded(self.serial, data);
         }
         Poll::Ready(frame.map(Ok))
     }
 }
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.pulse.abandoned(self.serial);
+    }
+}
+
 
 impl Body for RequestBody {
     type Data = Bytes;

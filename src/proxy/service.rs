@@ -409,6 +409,7 @@ impl Drop for Exchange {
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }
     }
+        self.connection.pulse.refused();
 }
 
 impl Note {

@@ -9,6 +9,7 @@ mod corpus_h2;
 mod crowd;
 mod faults;
 mod fidelity;
+mod framing;
 mod journeys;
 mod keys;
 mod kills;
