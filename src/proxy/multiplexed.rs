@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::authorization::Authorization;
 use super::error::Fault;
 use super::replay::RequestBody;
 use super::upstream::{self, Lease, Pool, SendError};
@@ -98,10 +99,17 @@ pub(super) enum Sent {
 pub(super) async fn send(
     pool: &Rc<Pool>,
     mut request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
     connect_timeout: Duration,
 ) -> Result<Sent, SendError> {
     for attempt in 0..MOST_TRIES {
-        let Some(connection) = connection(pool, connect_timeout).await.map_err(SendError::NotConnected)? else {
+        let free = pool.multiplexed.free();
+        let is_at_once = attempt == 0 && free.is_some();
+        let connection = match free {
+            Some(free) => Some(free),
+            None => connection(pool, connect_timeout).await.map_err(SendError::NotConnected)?,
+        };
+        let Some(connection) = connection else {
             if attempt == 0 {
                 return Ok(Sent::NotSpoken(request));
             }
@@ -112,6 +120,9 @@ pub(super) async fn send(
         }
         let reused = connection.has_worked.get();
         let stream = Stream::on(connection);
+        if !is_at_once {
+            authorization.renew(&mut request).await.map_err(SendError::NotAuthorized)?;
+        }
         let mut sender = stream.connection.sender.clone();
         match sender.try_send_request(request).await {
             Ok(response) => {

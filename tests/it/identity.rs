@@ -248,3 +248,111 @@ async fn a_401_of_a_server_from_before_a_reload_says_nothing_of_the_token_of_aft
         assert_eq!(daemon.account("lab")["usable"], true, "{what}");
     }
 }
+
+/// Longer than the tokens of the story below live.
+const AGE: Duration = Duration::from_secs(5);
+
+/// An origin whose TLS handshakes take until a token of before has expired. It tells the tokens that it is sent.
+async fn slow_origin(folder: &Path, protocol: &'static [u8]) -> (String, mpsc::UnboundedReceiver<String>) {
+    let acceptor = certified(folder, &[protocol]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://{}", listener.local_addr().expect("an address"));
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let Ok((tcp, _)) = listener.accept().await else { return };
+            let (acceptor, tell) = (acceptor.clone(), tell.clone());
+            tokio::spawn(async move {
+                sleep(AGE).await;
+                let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+                if protocol == b"h2" {
+                    let Ok(mut connection) = h2::server::handshake(tls).await else { return };
+                    while let Some(Ok((request, mut answer))) = connection.accept().await {
+                        let token = request.headers()["authorization"].to_str().expect("text").to_owned();
+                        let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
+                        let _ = answer.send_response(hyper::Response::new(()), true);
+                    }
+                    return;
+                }
+                let mut head = Vec::new();
+                while !head.windows(4).any(|part| part == b"\r\n\r\n") {
+                    if tls.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let _ = tell.send(authorization(&String::from_utf8_lossy(&head)));
+                let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+            });
+        }
+    });
+    (url, told)
+}
+
+#[tokio::test]
+async fn no_request_leaves_with_a_token_that_expired_while_it_waited_for_a_connection() {
+    let one = Issuer::start("one", 4).await;
+    for protocol in [&b"http/1.1"[..], b"h2"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (url, mut told) = slow_origin(folder.path(), protocol).await;
+        let is = As { issuer: &one.url, client: "c", upstream: &url, base: "", more: "" };
+        let address = free_address();
+        let authorities = format!("extra_ca = \"{}\"\n", folder.path().join("ca.pem").display());
+        let home = Home::with(&(config(&address, Some(is)) + &authorities));
+        let daemon = home.start();
+        let ways: &[&str] = if protocol == b"h2" { &["h2"] } else { &["GET", "POST", "upgrade"] };
+        let mut clients = Vec::new();
+        for way in ways {
+            match *way {
+                "h2" => {
+                    let tcp = TcpStream::connect(&address).await.expect("the daemon listens");
+                    let (mut sender, connection) = h2::client::handshake(tcp).await.expect("a handshake");
+                    tokio::spawn(async move { drop(connection.await) });
+                    let request = hyper::Request::get(format!("http://{address}/api/x")).body(()).expect("a head");
+                    let (answer, _) = sender.send_request(request, true).expect("sent");
+                    clients.push(tokio::spawn(async move {
+                        let _sender = sender;
+                        assert_eq!(answer.await.expect("an answer").status(), 200);
+                    }));
+                }
+                way => {
+                    let mut client = ask(&address, way).await;
+                    clients.push(tokio::spawn(async move {
+                        let head = client.head().await;
+                        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                    }));
+                }
+            }
+        }
+        for client in clients {
+            let token = soon(told.recv()).await.expect("a request");
+            assert!(one.age(&token) < Duration::from_secs(4), "{ways:?}: {token} after {:?}", one.age(&token));
+            soon(client).await.expect("an answer");
+        }
+        drop(daemon);
+    }
+}
+
+#[tokio::test]
+async fn no_second_sending_leaves_with_a_token_that_expired_during_the_first() {
+    let one = Issuer::start("one", 4).await;
+    let origin = RawOrigin::start().await;
+    let is = As { issuer: &one.url, client: "c", upstream: &origin.url, base: "", more: "" };
+    let address = free_address();
+    let home = Home::with(&config(&address, Some(is)));
+    let daemon = home.start();
+    let mut client = ask(&address, "GET").await;
+    let mut up = origin.accept().await;
+    up.head().await;
+    up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
+    client.send(format!("GET /api/x HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
+    let first = authorization(&up.head().await);
+    sleep(AGE).await;
+    drop(up); // as if it had been idle for too long
+    let mut up = origin.accept().await;
+    let second = authorization(&up.head().await);
+    assert!(one.age(&second) < Duration::from_secs(4), "{first}, then {second} after {:?}", one.age(&second));
+    up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
+    drop(daemon);
+}
