@@ -1012,6 +1012,51 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_read_after_the_next_request_has_begun_says_nothing_of_that_ones() {
+        let pulse = Pulse::new();
+        pulse.begin(true);
+        let first = pulse.serial();
+        pulse.uploads();
+        pulse.end();
+        pulse.begin(true);
+        pulse.uploads();
+        pulse.received(first, 5);
+        pulse.uploaded(first, None);
+        pulse.abandoned(first);
+        assert_eq!((pulse.upload(), pulse.bytes_received()), (Upload::Streaming, 0));
+        pulse.received(pulse.serial(), 5);
+        pulse.uploaded(pulse.serial(), None);
+        assert_eq!((pulse.upload(), pulse.bytes_received()), (Upload::Over, 5));
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_an_answer_is_not_taken_for_hypers_own_words() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const LIKE_HYPERS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let pulse = Pulse::new();
+        let mut io = ClientIo::new(Socket::Unix(ours), pulse.clone());
+        pulse.begin(false);
+        pulse.answer();
+        pulse.end();
+        // the next head has begun, and hyper has not yet written all of the last answer
+        theirs.write_all(b"GET /").await.unwrap();
+        let mut head = [0; 5];
+        io.read_exact(&mut head).await.unwrap();
+        assert_eq!(io.write(LIKE_HYPERS).await.unwrap(), LIKE_HYPERS.len());
+        let mut seen = vec![0; LIKE_HYPERS.len()];
+        theirs.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, LIKE_HYPERS);
+        // and now it has
+        io.flush().await.unwrap();
+        assert_eq!(io.write(LIKE_HYPERS).await.unwrap(), LIKE_HYPERS.len());
+        drop(io);
+        let mut rest = String::new();
+        theirs.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("application/problem+json"), "{rest}");
+    }
+
+    #[test]
     fn quotation_marks_and_comparisons_in_a_target_are_escaped_and_nothing_else() {
         let rows = [
             ("GET /x?y=[1] HTTP/1.1\r\nA: \"<>`\r\n\r\n\"", None, Line::Over),

@@ -10,6 +10,7 @@ mod crowd;
 mod faults;
 mod fidelity;
 mod framing;
+mod hostile;
 mod identity;
 mod journeys;
 mod keys;
