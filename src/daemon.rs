@@ -45,7 +45,7 @@ use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::token_endpoint::TokenEndpoint;
-use crate::token_source::{Order, TokenSource};
+use crate::token_source::{Said, TokenSource};
 
 /// What a daemon finds around it.
 pub struct Surroundings {
@@ -216,7 +216,7 @@ pub struct Daemon {
     problems: watch::Sender<Vec<String>>,
     facts: watch::Sender<Facts>,
     sources: Sources,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Said>,
     notices: mpsc::Sender<Notice>,
     accounts: Accounts,
     proxy: Proxy,
@@ -307,7 +307,7 @@ impl Daemon {
 
         let (orders, ordered) = mpsc::unbounded_channel();
         let (notices, noticed) = mpsc::channel(8);
-        let sources = sources(&config, &Sources::new(), &clock, &orders);
+        let sources = sources(&config, &config, &Sources::new(), &clock, &orders);
         let parts = Parts {
             clock: clock.clone(),
             store,
@@ -532,7 +532,7 @@ impl Daemon {
     async fn take_over(&mut self) -> Result<(), Vec<String>> {
         let parsed = load_config(&self.paths).map_err(|Problems(problems)| texts(&problems))?;
         let config = Arc::new(parsed.config);
-        let sources = sources(&config, &self.sources, &self.clock, &self.orders);
+        let sources = sources(&config, &self.config.borrow(), &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
         let ended_audit = self.follow_audit(&config).map_err(|error| vec![error])?;
         let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref());
@@ -543,7 +543,13 @@ impl Daemon {
         let (done, configured) = oneshot::channel();
         let _ = self.notices.send(Notice::Configure(config.clone(), sources.clone(), done)).await;
         let _ = configured.await;
-        self.sources = sources;
+        // what was asked before, and has no token yet, must not carry one of now to where it was going
+        let before = std::mem::replace(&mut self.sources, sources);
+        for (id, source) in &before {
+            if self.sources.get(id).is_none_or(|now| now.id() != source.id()) {
+                source.end();
+            }
+        }
         self.proxy.replace(table);
         drop(ended_audit);
         self.config.send_replace(config.clone());
@@ -740,10 +746,18 @@ fn peer_lookups() -> PeerLookups {
     })
 }
 
-/// A source for each account; accounts that stay keep theirs.
-fn sources(config: &Config, last: &Sources, clock: &Arc<Clock>, orders: &mpsc::UnboundedSender<Order>) -> Sources {
+/// A source for each account; accounts whose tokens are the same and go to the same places as in the configuration
+/// before keep theirs.
+fn sources(
+    config: &Config,
+    before: &Config,
+    last: &Sources,
+    clock: &Arc<Clock>,
+    orders: &mpsc::UnboundedSender<Said>,
+) -> Sources {
     let source = |id: &AccountId| {
-        last.get(id).cloned().unwrap_or_else(|| TokenSource::new(id.clone(), clock.clone(), orders.clone()))
+        let kept = last.get(id).filter(|_| before.leaves_in_place(config, id)).cloned();
+        kept.unwrap_or_else(|| TokenSource::new(id.clone(), clock.clone(), orders.clone()))
     };
     config.accounts.keys().map(|id| (id.clone(), source(id))).collect()
 }

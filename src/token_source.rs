@@ -3,9 +3,13 @@
 //! The renewer publishes; any number of requests read. Reading the token in hand takes no lock, no await and no
 //! allocation. A request that finds none says so ([`Order::Wanted`]) and waits for the next publication, at most as
 //! long as its own patience; that it gives up cancels nothing but its own wait.
+//!
+//! A source stands for an account as it was configured, not for a name: when a reload changes what the tokens are or where
+//! they may be sent, the account gets another source, and the old one ends ([`TokenSource::end`]). Whoever still holds
+//! that gets no token from it, and what it says of one is not heard.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -55,6 +59,8 @@ pub enum Availability {
         /// Why.
         why: Why,
     },
+    /// There will be none: the account is configured otherwise by now, or no more.
+    Ended,
 }
 
 /// Why a request gets no token.
@@ -74,6 +80,14 @@ pub enum Unavailable {
     },
 }
 
+/// Tells a source from those that an account had before or has later; never used twice in a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SourceId(u64);
+
+/// What requests tell the renewer, and through which source. What comes from another than the account's present one
+/// concerns other tokens.
+pub type Said = (SourceId, Order);
+
 /// What requests tell the renewer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
@@ -90,14 +104,24 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// Whose token it is about.
+    pub fn account(&self) -> &AccountId {
+        match self {
+            Order::Wanted(account) | Order::Rejected { account, .. } => account,
+        }
+    }
+}
+
 /// One account's token, as requests see it.
 pub struct TokenSource {
+    id: SourceId,
     account: AccountId,
     clock: Arc<Clock>,
     current: ArcSwap<Availability>,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Said>,
 }
 
 impl std::fmt::Debug for TokenSource {
@@ -111,9 +135,16 @@ const SOON: Duration = Duration::from_secs(1);
 
 impl TokenSource {
     /// A source without a token yet. What requests say goes to `orders`.
-    pub fn new(account: AccountId, clock: Arc<Clock>, orders: mpsc::UnboundedSender<Order>) -> Arc<Self> {
+    pub fn new(account: AccountId, clock: Arc<Clock>, orders: mpsc::UnboundedSender<Said>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = SourceId(NEXT.fetch_add(1, Ordering::Relaxed));
         let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });
-        Arc::new(Self { account, clock, current, changed: watch::Sender::new(()), orders })
+        Arc::new(Self { id, account, clock, current, changed: watch::Sender::new(()), orders })
+    }
+
+    /// Which source this is.
+    pub fn id(&self) -> SourceId {
+        self.id
     }
 
     /// The account whose token this is.
@@ -121,10 +152,15 @@ impl TokenSource {
         &self.account
     }
 
-    /// Replaces what is known, and wakes everyone who waits. For the renewer alone.
+    /// Replaces what is known, and wakes everyone who waits. For the renewer alone, and not after the end.
     pub fn publish(&self, availability: Availability) {
         self.current.store(Arc::new(availability));
         self.changed.send_replace(());
+    }
+
+    /// Hands out nothing from here on, and ends every wait: another source has taken its place, or none.
+    pub fn end(&self) {
+        self.publish(Availability::Ended);
     }
 
     /// The token in hand, if it is usable now.
@@ -151,6 +187,10 @@ impl TokenSource {
             // Withdrawn in a moment; the renewer has the same clock and the same wish before it.
             Availability::Usable { .. } => None,
             Availability::SignInRequired { why } => Some(Err(Unavailable::SignInRequired { why: *why })),
+            Availability::Ended => {
+                let because = Some("the account's settings have changed meanwhile".into());
+                Some(Err(Unavailable::NotNow { retry_after: SOON, because }))
+            }
             Availability::Waiting { retry_at, because } => {
                 let retry_after = retry_at.map_or(SOON, |at| at.since(now).max(SOON));
                 let not_now = Unavailable::NotNow { retry_after, because: because.clone() };
@@ -183,7 +223,9 @@ impl TokenSource {
                     Some(Some(token.clone()))
                 }
                 Availability::Usable { renewing: true, .. } => None,
-                Availability::Usable { renewing: false, .. } | Availability::SignInRequired { .. } => Some(None),
+                Availability::Usable { renewing: false, .. }
+                | Availability::SignInRequired { .. }
+                | Availability::Ended => Some(None),
                 Availability::Waiting { retry_at, .. } => retry_at.is_some_and(|at| at >= deadline).then_some(None),
             },
         );
@@ -199,7 +241,12 @@ impl TokenSource {
         mut decide: impl FnMut(&Availability, Timestamp) -> Option<T>,
     ) -> Option<T> {
         let mut changed = self.changed.subscribe();
-        let _ = self.orders.send(order);
+        let current = self.current.load();
+        if matches!(**current, Availability::Ended) {
+            return decide(&current, self.clock.now()); // nothing will be published any more
+        }
+        drop(current);
+        let _ = self.orders.send((self.id, order));
         loop {
             let left = deadline.since(self.clock.now());
             let in_time = tokio::time::timeout(left, changed.changed()).await.is_ok_and(|alive| alive.is_ok());

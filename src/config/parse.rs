@@ -175,6 +175,21 @@ impl Config {
         account.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
     }
 
+    /// Returns whether `new` has an account's tokens be what they are here, and lets them go wherever they go here; it may
+    /// let them go to further places.
+    pub fn leaves_in_place(&self, new: &Config, account: &AccountId) -> bool {
+        let (Some(was), Some(is)) = (self.accounts.get(account), new.accounts.get(account)) else { return false };
+        let is_kept = |route: &Route| {
+            let Route { name, account, upstream, extra_ca, .. } = route;
+            let is_same = |other: &Route| {
+                (name, account, upstream, extra_ca) == (&other.name, &other.account, &other.upstream, &other.extra_ca)
+            };
+            new.routes.iter().any(is_same)
+        };
+        let mut routes = self.routes.iter().filter(|route| route.account == *account);
+        !Config::security_relevant_change(was, is) && routes.all(is_kept)
+    }
+
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
     /// tokens of the old account are not those of the new one, and must not be sent where it says.
     pub fn security_relevant_change(old: &Account, new: &Account) -> bool {

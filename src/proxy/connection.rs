@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -85,6 +85,22 @@ pub(super) enum Phase {
     Tunnel,
 }
 
+/// How far the last request's body has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Upload {
+    /// It has been read to its end, or there was none.
+    Over,
+    /// Nobody has begun to read it.
+    Owed,
+    /// It is on its way upstream, maybe for longer than its answer.
+    Streaming,
+    /// Nobody reads the rest. hyper looks whether that has come already, and otherwise reads nothing more.
+    Abandoned,
+    /// hyper has read on since: it is done with the body.
+    Skipped,
+}
+
 /// What the parts of a connection tell each other. Written and read by one thread; atomics only because what hyper
 /// upgrades has to be `Send`, so no order is asked of them.
 #[derive(Debug)]
@@ -100,8 +116,9 @@ pub(super) struct Pulse {
     timed_out: AtomicBool,
     /// Bytes of the request's body that have been read.
     received: AtomicU64,
-    /// The client still owes a part of the request's body.
-    uploading: AtomicBool,
+    upload: AtomicU8,
+    /// Where in memory the last byte of the request's body ended, if that was a body of announced length.
+    body_end: AtomicUsize,
     /// The client has closed its sending side.
     half_closed: AtomicBool,
     /// The client takes no more just now of what is to be sent.
@@ -117,7 +134,8 @@ impl Pulse {
             idle_timeout_millis: AtomicU32::new(u32::MAX),
             timed_out: AtomicBool::new(false),
             received: AtomicU64::new(0),
-            uploading: AtomicBool::new(false),
+            upload: AtomicU8::new(Upload::Over as u8),
+            body_end: AtomicUsize::new(0),
             half_closed: AtomicBool::new(false),
             congested: AtomicBool::new(false),
         })
@@ -160,7 +178,8 @@ impl Pulse {
         self.idle_timeout_millis.store(u32::MAX, Relaxed);
         self.timed_out.store(false, Relaxed);
         self.received.store(0, Relaxed);
-        self.uploading.store(uploading, Relaxed);
+        self.set_upload(if uploading { Upload::Owed } else { Upload::Over });
+        self.body_end.store(0, Relaxed);
         self.enter(Phase::Waiting);
     }
 
@@ -188,9 +207,32 @@ impl Pulse {
         }
     }
 
-    /// A part of the request's body has been read.
-    pub(super) fn received(&self, bytes: usize) {
-        self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
+    /// Which request is the last one.
+    pub(super) fn serial(&self) -> u32 {
+        self.serial.load(Relaxed)
+    }
+
+    fn upload(&self) -> Upload {
+        match self.upload.load(Relaxed) {
+            0 => Upload::Over,
+            1 => Upload::Owed,
+            2 => Upload::Streaming,
+            3 => Upload::Abandoned,
+            _ => Upload::Skipped,
+        }
+    }
+
+    fn set_upload(&self, upload: Upload) {
+        self.upload.store(upload as u8, Relaxed);
+    }
+
+    /// A part of the body of request `serial` has been read. A body can be read after its answer has ended and the next
+    /// request has begun: that must not be told of the next one's.
+    pub(super) fn received(&self, serial: u32, bytes: usize) {
+        if serial == self.serial() {
+            self.mark();
+            self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
+        }
     }
 
     /// Bytes of the request's body so far.
@@ -198,9 +240,38 @@ impl Pulse {
         self.received.load(Relaxed)
     }
 
-    /// The request's body has been read to its end.
-    pub(super) fn uploaded(&self) {
-        self.uploading.store(false, Relaxed);
+    /// The body of the last request goes upstream from now on.
+    pub(super) fn uploads(&self) {
+        self.set_upload(Upload::Streaming);
+    }
+
+    /// The body of request `serial` has been read to its end; `last` was the last of it.
+    pub(super) fn uploaded(&self, serial: u32, last: Option<&Bytes>) {
+        if serial == self.serial() {
+            self.set_upload(Upload::Over);
+            self.body_end.store(last.map_or(0, |last| last.as_ptr_range().end.addr()), Relaxed);
+        }
+    }
+
+    /// Where the last request's body ended, said once: whatever is read later may lie at the same place.
+    fn take_body_end(&self) -> usize {
+        let end = self.body_end.load(Relaxed);
+        self.body_end.store(0, Relaxed);
+        end
+    }
+
+    /// Nobody will read what is left of the body of request `serial`, if anything is.
+    pub(super) fn abandoned(&self, serial: u32) {
+        if serial == self.serial() && self.upload() == Upload::Streaming {
+            self.set_upload(Upload::Abandoned);
+        }
+    }
+
+    /// The last request was answered without its body having been looked at, if it had one.
+    pub(super) fn refused(&self) {
+        if self.upload() == Upload::Owed {
+            self.set_upload(Upload::Abandoned);
+        }
     }
 
     /// Whether no whole request has come yet.
@@ -210,7 +281,12 @@ impl Pulse {
 
     /// Whether nothing is left of the last exchange that hyper would have to send or to read.
     fn is_all_done(&self) -> bool {
-        !self.congested.load(Relaxed) && !self.uploading.load(Relaxed)
+        !self.congested.load(Relaxed) && !self.is_uploading()
+    }
+
+    /// Whether the client may still owe a part of the request's body.
+    fn is_uploading(&self) -> bool {
+        self.upload() != Upload::Over
     }
 
     fn exchange_runs(&self) -> bool {
@@ -565,7 +641,11 @@ pub(super) struct ClientIo {
     pulse: Arc<Pulse>,
     /// What is left of a problem document that stands for hyper's own error message.
     own_words: Bytes,
+    /// The last request whose answer has gone out to its last byte.
+    answered: u32,
     line: Line,
+    /// The last four bytes that hyper was given, and where in its memory they ended.
+    handed: ([u8; 4], usize),
     /// What was read and not yet handed on: the first bytes, or what escaping made longer than the buffer.
     surplus: Bytes,
 }
@@ -575,18 +655,21 @@ pub(super) struct ClientIo {
 enum Line {
     Method,
     Target,
+    /// To its end; or nobody knows for certain that what is read belongs to one.
     Over,
 }
 
 impl ClientIo {
     fn new(socket: Socket, pulse: Arc<Pulse>) -> Self {
-        Self { socket, pulse, own_words: Bytes::new(), line: Line::Method, surplus: Bytes::new() }
+        let (own_words, surplus) = (Bytes::new(), Bytes::new());
+        Self { socket, pulse, own_words, answered: 0, line: Line::Method, handed: ([0; 4], 0), surplus }
     }
 
     /// Puts back what was read and not used: what follows is the rest of a request's head.
     fn with(mut self, unused: Bytes) -> Self {
         if !unused.is_empty() {
             self.pulse.enter(Phase::Head);
+            self.line = Line::Over;
             self.surplus = unused;
         }
         self
@@ -612,7 +695,8 @@ impl ClientIo {
                 false => [&self.surplus, read].concat().into(),
             };
             if !is_fresh {
-                self.begin_head();
+                self.pulse.enter(Phase::Head);
+                self.line = Line::Method; // hyper left nothing behind that could come before
                 break Protocol::Http1;
             }
             if self.surplus.starts_with(PREFACE) {
@@ -628,10 +712,43 @@ impl ClientIo {
         Poll::Ready(Ok(protocol))
     }
 
-    /// The first bytes of a request have come.
-    fn begin_head(&mut self) {
-        self.pulse.enter(Phase::Head);
-        self.line = Line::Method;
+    /// Tells what was read, outside of an exchange, from body and answer, which may both last longer than it.
+    ///
+    /// Only a head's deadline may run while a head is read, and only its first line may be escaped: one byte changed in a
+    /// body would change where that ends. So a head has begun if hyper has nothing left to read or to write of the last
+    /// exchange; and it begins with these very bytes only if nothing is left in hyper's buffer. That is so where the last
+    /// that it was given was the end of a body, or of a head: of what ends with an empty line, nothing but empty lines can
+    /// be left when hyper asks for more.
+    fn sort(&mut self) {
+        let (last, end) = self.handed;
+        let is_clean = match self.pulse.upload() {
+            Upload::Owed | Upload::Streaming => return,
+            Upload::Abandoned => return self.pulse.set_upload(Upload::Skipped),
+            Upload::Skipped => false,
+            Upload::Over => last == *b"\r\n\r\n" || end == self.pulse.take_body_end(),
+        };
+        if matches!(self.pulse.phase(), Phase::Idle | Phase::Resting) && self.has_answered() {
+            self.pulse.enter(Phase::Head);
+            self.line = if is_clean { Line::Method } else { Line::Over };
+        }
+    }
+
+    /// Whether nothing is to be written but what hyper has to say by itself.
+    fn has_answered(&self) -> bool {
+        self.answered == self.pulse.serial() && !self.pulse.exchange_runs() && self.pulse.phase() != Phase::Tunnel
+    }
+
+    /// Notes what hyper is given.
+    fn hand(&mut self, bytes: &[u8]) {
+        let (last, end) = &mut self.handed;
+        match bytes.last_chunk() {
+            Some(four) => *last = *four,
+            None => {
+                last.rotate_left(bytes.len());
+                last[4 - bytes.len()..].copy_from_slice(bytes);
+            }
+        }
+        *end = bytes.as_ptr_range().end.addr();
     }
 
     /// Leaves the connection's deadlines to others: bytes come and go without a mark, as they are.
@@ -687,8 +804,10 @@ impl ClientIo {
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.surplus.is_empty() {
+            let before = buf.filled().len();
             let fits = self.surplus.len().min(buf.remaining());
             buf.put_slice(&self.surplus.split_to(fits));
+            self.hand(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -697,34 +816,31 @@ impl AsyncRead for ClientIo {
         }
         if buf.filled().len() > before {
             self.pulse.moved.store(true, Relaxed);
-            if matches!(self.pulse.phase(), Phase::Idle | Phase::Resting) {
-                self.begin_head();
-            }
-            if self.line != Line::Over {
+            self.sort();
+            if self.line != Line::Over && self.pulse.phase() == Phase::Head {
                 self.escape_target(buf, before);
             }
+            self.hand(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
         self.pulse.half_closed.store(true, Relaxed);
         // `serve` finds out whether anybody is left to answer
-        let may_still_listen = self.pulse.exchange_runs() && !self.pulse.uploading.load(Relaxed);
+        let may_still_listen = self.pulse.exchange_runs() && !self.pulse.is_uploading();
         if may_still_listen { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 
 impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.pulse.phase() == Phase::Head {
-            if self.own_words.is_empty()
-                && let Some(error) = hypers_own_error(buf)
-            {
-                self.own_words = spell_out(error);
-                ready!(self.poll_own_words(cx)?);
-                return Poll::Ready(Ok(buf.len()));
-            } else if !self.own_words.is_empty() {
-                ready!(self.poll_own_words(cx)?);
-                return Poll::Ready(Ok(buf.len()));
-            }
+        if self.own_words.is_empty()
+            && self.has_answered()
+            && let Some(error) = hypers_own_error(buf)
+        {
+            self.own_words = spell_out(error);
+        }
+        if !self.own_words.is_empty() {
+            ready!(self.poll_own_words(cx)?);
+            return Poll::Ready(Ok(buf.len()));
         }
         let written = ready!(self.poll_socket_write(cx, &[io::IoSlice::new(buf)])?);
         self.pulse.moved.store(true, Relaxed);
@@ -736,7 +852,7 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.pulse.phase() == Phase::Head {
+        if self.has_answered() {
             return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| &**buf));
         }
         let written = ready!(self.poll_socket_write(cx, bufs)?);
@@ -748,8 +864,12 @@ impl AsyncWrite for ClientIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // sockets have no buffer of their own to flush
+    /// Sockets have no buffer of their own to flush; but hyper asks only when it has written all that it had.
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.pulse.exchange_runs() {
+            self.answered = self.pulse.serial();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -760,7 +880,7 @@ impl AsyncWrite for ClientIo {
                 Socket::Unix(unix) => ready!(Pin::new(unix).poll_shutdown(cx)?),
             }
             // only where the client may still be sending; in a tunnel, what it sends is for the other end
-            if phase == Phase::Tunnel || (phase != Phase::Head && !self.pulse.uploading.load(Relaxed)) {
+            if phase == Phase::Tunnel || (phase != Phase::Head && !self.pulse.is_uploading()) {
                 return Poll::Ready(Ok(()));
             }
             self.pulse.enter(Phase::Lingering);
@@ -889,6 +1009,51 @@ mod tests {
         pulse.moved.store(true, Relaxed);
         assert_eq!(poll_fn(|cx| alarm.poll_passed(cx, &pulse)).await, Phase::Head);
         assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+    }
+
+    #[test]
+    fn a_body_that_is_read_after_the_next_request_has_begun_says_nothing_of_that_ones() {
+        let pulse = Pulse::new();
+        pulse.begin(true);
+        let first = pulse.serial();
+        pulse.uploads();
+        pulse.end();
+        pulse.begin(true);
+        pulse.uploads();
+        pulse.received(first, 5);
+        pulse.uploaded(first, None);
+        pulse.abandoned(first);
+        assert_eq!((pulse.upload(), pulse.bytes_received()), (Upload::Streaming, 0));
+        pulse.received(pulse.serial(), 5);
+        pulse.uploaded(pulse.serial(), None);
+        assert_eq!((pulse.upload(), pulse.bytes_received()), (Upload::Over, 5));
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_an_answer_is_not_taken_for_hypers_own_words() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const LIKE_HYPERS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let pulse = Pulse::new();
+        let mut io = ClientIo::new(Socket::Unix(ours), pulse.clone());
+        pulse.begin(false);
+        pulse.answer();
+        pulse.end();
+        // the next head has begun, and hyper has not yet written all of the last answer
+        theirs.write_all(b"GET /").await.unwrap();
+        let mut head = [0; 5];
+        io.read_exact(&mut head).await.unwrap();
+        assert_eq!(io.write(LIKE_HYPERS).await.unwrap(), LIKE_HYPERS.len());
+        let mut seen = vec![0; LIKE_HYPERS.len()];
+        theirs.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, LIKE_HYPERS);
+        // and now it has
+        io.flush().await.unwrap();
+        assert_eq!(io.write(LIKE_HYPERS).await.unwrap(), LIKE_HYPERS.len());
+        drop(io);
+        let mut rest = String::new();
+        theirs.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("application/problem+json"), "{rest}");
     }
 
     #[test]

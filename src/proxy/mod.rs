@@ -6,6 +6,7 @@
 //!
 //! * `service`: one request from start to end;
 //! * `guard`, `client_key`, `route`, `headers`, `rewrite`: what is decided about it (pure);
+//! * `authorization`: which token a request leaves with;
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
 //! * [`audit`]: one line for each request, if somebody wants that;
@@ -40,6 +41,7 @@ use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
 pub mod audit;
+mod authorization;
 #[cfg(feature = "benchmarks")]
 pub mod benchmarks;
 mod body;

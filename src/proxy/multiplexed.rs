@@ -11,8 +11,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -22,13 +24,16 @@ use hyper::http::uri::{Authority, Scheme};
 use hyper::rt::Executor;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tokio::task::coop;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::authorization::Authorization;
 use super::error::Fault;
 use super::replay::RequestBody;
-use super::upstream::{self, Lease, Pool, SendError};
+use super::upstream::{self, Lease, Pool, SendError, UpstreamIo};
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -52,6 +57,13 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// How often a request is handed to yet another connection, as the one before closed under it.
 const MOST_TRIES: usize = 4;
+
+/// Reads of one connection before other tasks have their turn. What has come for a request is kept until that has its
+/// turn, and of interim answers, which no window holds back, a few bytes can be kilobytes of head.
+const READS_A_TURN: usize = 8;
+
+/// What tokio gives a task for one turn; a read costs one.
+const BUDGET: usize = 128;
 
 /// One worker's HTTP/2 connections to one upstream.
 #[derive(Default)]
@@ -98,10 +110,17 @@ pub(super) enum Sent {
 pub(super) async fn send(
     pool: &Rc<Pool>,
     mut request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
     connect_timeout: Duration,
 ) -> Result<Sent, SendError> {
     for attempt in 0..MOST_TRIES {
-        let Some(connection) = connection(pool, connect_timeout).await.map_err(SendError::NotConnected)? else {
+        let free = pool.multiplexed.free();
+        let is_at_once = attempt == 0 && free.is_some();
+        let connection = match free {
+            Some(free) => Some(free),
+            None => connection(pool, connect_timeout).await.map_err(SendError::NotConnected)?,
+        };
+        let Some(connection) = connection else {
             if attempt == 0 {
                 return Ok(Sent::NotSpoken(request));
             }
@@ -112,6 +131,9 @@ pub(super) async fn send(
         }
         let reused = connection.has_worked.get();
         let stream = Stream::on(connection);
+        if !is_at_once {
+            authorization.renew(&mut request).await.map_err(SendError::NotAuthorized)?;
+        }
         let mut sender = stream.connection.sender.clone();
         match sender.try_send_request(request).await {
             Ok(response) => {
@@ -177,7 +199,7 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(LONGEST_HEAD)
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(InTurns(io)))
         .await
         .map_err(|error| upstream::lost(&error))?;
     let shared = Rc::new(Shared {
@@ -254,6 +276,48 @@ fn in_http2_terms<B>(request: &mut Request<B>, tls: bool, authority: &Authority)
     *request.uri_mut() = Uri::from_parts(target).expect("scheme, authority and path, each a parsed one");
     for field in [HOST, CONNECTION, TRANSFER_ENCODING] {
         request.headers_mut().remove(field);
+    }
+}
+
+/// A byte stream that is read a few times a turn.
+struct InTurns(UpstreamIo);
+
+impl AsyncRead for InTurns {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.0).poll_read(cx, buf)?);
+        for _ in 1..BUDGET / READS_A_TURN {
+            match coop::poll_proceed(cx) {
+                Poll::Ready(proceed) => proceed.made_progress(),
+                Poll::Pending => break, // the next read finds nothing left
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for InTurns {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

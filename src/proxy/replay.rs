@@ -21,6 +21,7 @@ use super::headers;
 use super::rewrite;
 use super::route::RouteEntry;
 use crate::config::Replay;
+use crate::token_source::Published;
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
@@ -49,6 +50,8 @@ pub(super) struct Replayed {
 pub(super) struct Source {
     incoming: Incoming,
     pulse: Arc<Pulse>,
+    /// The request's number on its connection.
+    serial: u32,
     token_name: HeaderName,
 }
 
@@ -125,7 +128,8 @@ pub(super) fn keep(
         (RequestBody::Empty, KeptBody::Empty)
     } else {
         let fits = incoming.size_hint().lower() <= route.replay_limit as u64;
-        let source = Source { incoming, pulse: pulse.clone(), token_name: token_name.clone() };
+        let source = Source { incoming, pulse: pulse.clone(), serial: pulse.serial(), token_name: token_name.clone() };
+        pulse.uploads();
         if after_401 && fits {
             let copy = Some(Copy { room: route.replay_limit, ..Copy::default() });
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
@@ -180,9 +184,9 @@ impl Kept {
             }
     }
 
-    /// The request once more, with another token if there is one. The first sending, should it still be under way,
+    /// The request once more, with this token. The first sending, should it still be under way,
     /// breaks off. `None` if the body is not to be had any more.
-    pub(super) fn again(&self, token: Option<(&HeaderName, &HeaderValue)>) -> Option<Request<RequestBody>> {
+    pub(super) fn again(&self, token: &Published) -> Option<Request<RequestBody>> {
         let body = match &self.body {
             KeptBody::Empty => RequestBody::Empty,
             KeptBody::Recorded(recording) => recording.borrow_mut().rewind()?,
@@ -197,10 +201,9 @@ impl Kept {
         for (name, value) in &self.fields {
             headers.append(name.clone(), value.clone());
         }
-        match (token, &self.token_query) {
-            (Some((name, value)), None) => drop(headers.insert(name.clone(), value.clone())),
-            (Some((_, value)), Some(name)) => *request.uri_mut() = rewrite::with_token(&self.target, name, value),
-            (None, _) => {}
+        match &self.token_query {
+            None => drop(headers.insert(token.name.clone(), token.value.clone())),
+            Some(name) => *request.uri_mut() = rewrite::with_token(&self.target, name, &token.value),
         }
         Some(request)
     }
@@ -271,17 +274,21 @@ impl Copy {
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx)?);
-        self.pulse.mark();
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
         }
-        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-            self.pulse.received(data.len());
-        }
+        let data = frame.as_ref().and_then(Frame::data_ref);
+        self.pulse.received(self.serial, data.map_or(0, Bytes::len));
         if frame.is_none() || self.incoming.is_end_stream() {
-            self.pulse.uploaded();
+            self.pulse.uploaded(self.serial, data);
         }
         Poll::Ready(frame.map(Ok))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.pulse.abandoned(self.serial);
     }
 }
 

@@ -13,13 +13,14 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Level, debug, enabled};
 
 use super::audit;
+use super::authorization::Authorization;
 use super::body::AnswerBody;
 use super::client_key::{self, Presented};
 use super::connection::Connection;
 use super::error::{Check, Fault, ProxyError};
 use super::guard::{Admission, Caller};
 use super::headers::{self, Homeward, Ours, Survey};
-use super::replay::{self, Kept};
+use super::replay::{self, Kept, RequestBody};
 use super::rewrite::{self, Mapping};
 use super::route::{self, RouteEntry};
 use super::upstream::{self, Lease, SendError};
@@ -141,21 +142,25 @@ async fn carry_out(
         return Box::pin(upgrade::forward(connection, &local, request, token, home)).await;
     }
     let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
-    let sending = pin!(local.pool.send(request, route.connect_timeout, false));
-    let (response, lease) = match connection.in_time(sending).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(SendError::NotConnected(fault))) | Err(fault) => return Err(upstream_error(route, fault)),
-        Ok(Err(SendError::Lost { reused, error })) => {
-            Box::pin(send_again_if_lost(connection, &local, kept.as_ref(), reused, error)).await?
+    let mut authorization = Authorization::with(route, token);
+    let (response, lease) = match send(connection, &local, request, &mut authorization, false).await {
+        Ok(answer) => answer,
+        Err(SendError::Lost { reused, error }) => {
+            let again = send_again_if_lost(connection, &local, &mut authorization, kept.as_ref(), reused, error);
+            Box::pin(again).await?
         }
+        Err(error) => return Err(send_error(route, error)),
     };
+    let token = authorization.token();
+    exchange.goes_up_with(token); // it may be another one by now
     if response.status() == StatusCode::UNAUTHORIZED {
+        let token = token.clone();
         return Box::pin(after_401(connection, &local, token, kept, response, lease, home)).await;
     }
     if response.status().is_success() && !token.has_worked.load(Ordering::Relaxed) {
         token.has_worked.store(true, Ordering::Relaxed);
     }
-    hand_on(route, response, lease, &token, &home)
+    hand_on(route, response, lease, token, &home)
 }
 
 /// Takes the client key off a request, if it presents one.
@@ -188,6 +193,7 @@ fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented)
 async fn send_again_if_lost(
     connection: &Rc<Connection>,
     local: &LocalRoute,
+    authorization: &mut Authorization<'_>,
     kept: Option<&Kept>,
     reused: bool,
     error: hyper::Error,
@@ -196,15 +202,28 @@ async fn send_again_if_lost(
     let again = kept.filter(|kept| {
         (reused && !error.is_parse() && kept.survives_lost_connection()) || upstream::was_not_begun(&error)
     });
-    let Some(request) = again.and_then(|kept| kept.again(None)) else {
+    let token = authorization.token();
+    let Some(mut request) = again.and_then(|kept| kept.again(token)) else {
         return Err(upstream_error(route, upstream::lost(&error)));
     };
     debug!(%error, "an idle connection had closed; sending once more");
-    match connection.in_time(pin!(local.pool.send(request, route.connect_timeout, true))).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(SendError::NotConnected(fault))) | Err(fault) => Err(upstream_error(route, fault)),
-        Ok(Err(SendError::Lost { error, .. })) => Err(upstream_error(route, upstream::lost(&error))),
-    }
+    // also for what goes to a connection that is open: the first sending may have taken a while
+    let renewed = connection.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
+    let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;
+    renewed.map_err(|why_not| no_token(route, why_not))?;
+    send(connection, local, request, authorization, true).await.map_err(|error| send_error(route, error))
+}
+
+/// Sends a request in the exchange's time.
+async fn send(
+    connection: &Connection,
+    local: &LocalRoute,
+    request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
+    fresh: bool,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let sending = pin!(local.pool.send(request, authorization, local.entry.connect_timeout, fresh));
+    connection.in_time(sending).await.unwrap_or_else(|fault| Err(SendError::NotConnected(fault)))
 }
 
 /// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot
@@ -222,19 +241,20 @@ async fn after_401(
     let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await else {
         return hand_on(route, response, lease, &token, &home);
     };
-    let Some(request) = kept.as_ref().and_then(|kept| kept.again(Some((&new.name, &new.value)))) else {
+    let Some(request) = kept.as_ref().and_then(|kept| kept.again(&new)) else {
         return hand_on(route, response, lease, &token, &home);
     };
     drop((response, lease)); // its body is not worth reading, so its connection goes, too
     route.stats.replayed.add(1);
-    match connection.in_time(pin!(local.pool.send(request, route.connect_timeout, false))).await {
-        Ok(Ok((response, lease))) => hand_on(route, response, lease, &new, &home),
-        Ok(Err(SendError::NotConnected(fault))) | Err(fault) => Err(upstream_error(route, fault)),
-        Ok(Err(SendError::Lost { error, reused })) => {
-            let (response, lease) = send_again_if_lost(connection, local, kept.as_ref(), reused, error).await?;
-            hand_on(route, response, lease, &new, &home)
+    let mut authorization = Authorization::with(route, new);
+    let (response, lease) = match send(connection, local, request, &mut authorization, false).await {
+        Ok(answer) => answer,
+        Err(SendError::Lost { error, reused }) => {
+            send_again_if_lost(connection, local, &mut authorization, kept.as_ref(), reused, error).await?
         }
-    }
+        Err(error) => return Err(send_error(route, error)),
+    };
+    hand_on(route, response, lease, authorization.token(), &home)
 }
 
 /// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
@@ -297,6 +317,15 @@ pub(super) fn clean(
 
 pub(super) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
     ProxyError::Upstream { upstream: route.upstream.label.clone(), fault }
+}
+
+/// What it means for the client that a request was not answered.
+pub(super) fn send_error(route: &RouteEntry, error: SendError) -> ProxyError {
+    match error {
+        SendError::NotConnected(fault) => upstream_error(route, fault),
+        SendError::NotAuthorized(why_not) => no_token(route, why_not),
+        SendError::Lost { error, .. } => upstream_error(route, upstream::lost(&error)),
+    }
 }
 
 fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
@@ -381,6 +410,7 @@ impl Exchange {
             Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
             _ => self.connection.worker.stats.refused.add(1),
         }
+        self.connection.pulse.refused();
         debug!(?error, "a request was not carried out");
     }
 

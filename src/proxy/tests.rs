@@ -24,7 +24,7 @@ use crate::platform::socket;
 use crate::renewal::{Policy, RenewalId, Why};
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
-use crate::token_source::{Availability, Order, Published, TokenSource};
+use crate::token_source::{Availability, Order, Published, Said, TokenSource};
 
 /// Longer than anything here takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -915,7 +915,7 @@ struct Running {
     own_address: SocketAddr,
     config: Config,
     source: Arc<TokenSource>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<Said>,
     stats: Arc<Stats>,
 }
 
@@ -971,7 +971,7 @@ impl Running {
 
     /// What the proxy asks of the renewer next.
     async fn order(&mut self) -> Order {
-        timeout(PATIENCE, self.orders.recv()).await.unwrap().unwrap()
+        timeout(PATIENCE, self.orders.recv()).await.unwrap().unwrap().1
     }
 
     /// Answers, as the renewer would, a request that has asked for a token that nobody can bring.

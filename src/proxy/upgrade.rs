@@ -14,13 +14,14 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
+use super::authorization::Authorization;
 use super::body::AnswerBody;
 use super::connection::Connection;
 use super::error::ProxyError;
 use super::link::handshake;
 use super::replay::{self, RequestBody};
-use super::service::{self, Home, upstream_error};
-use super::upstream::{self, dial};
+use super::service::{self, Home, send_error};
+use super::upstream::{SendError, dial};
 use super::worker::LocalRoute;
 use crate::token_source::Published;
 
@@ -36,19 +37,21 @@ pub(super) async fn forward(
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
     let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
-    let mut token = token;
-    let mut response = send(connection, local, request).await?;
+    let mut authorization = Authorization::with(route, token);
+    let mut response = send(connection, local, request, &mut authorization).await?;
+    let refused = authorization.token();
     if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = service::renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await
-        && let Some(request) = kept.and_then(|kept| kept.again(Some((&new.name, &new.value))))
+        && let Some(new) = service::renewed_token(connection, route, refused, kept.as_ref(), response.headers()).await
+        && let Some(request) = kept.and_then(|kept| kept.again(&new))
     {
         route.stats.replayed.add(1);
-        token = new;
-        response = send(connection, local, request).await?;
+        authorization = Authorization::with(route, new);
+        response = send(connection, local, request, &mut authorization).await?;
     }
+    let token = authorization.token();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upstream = switching.then(|| on(&mut response));
-    let (head, incoming) = service::clean(route, response, &token, &home, switching)?.into_parts();
+    let (head, incoming) = service::clean(route, response, token, &home, switching)?.into_parts();
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone(), None)));
     };
@@ -61,20 +64,23 @@ pub(super) async fn forward(
 async fn send(
     connection: &Connection,
     local: &LocalRoute,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
 ) -> Result<Response<Incoming>, ProxyError> {
     let route = &*local.entry;
     let exchange = async {
-        let io = dial(&route.upstream, route.connect_timeout).await?;
-        let (mut sender, driver) = handshake(io).await?;
+        let io = dial(&route.upstream, route.connect_timeout).await.map_err(SendError::NotConnected)?;
+        let (mut sender, driver) = handshake(io).await.map_err(SendError::NotConnected)?;
         tokio::task::spawn_local(async move {
             if let Err(error) = driver.with_upgrades().await {
                 debug!(%error, "an upstream connection ended");
             }
         });
-        sender.send_request(request).await.map_err(|error| upstream::lost(&error))
+        authorization.renew(&mut request).await.map_err(SendError::NotAuthorized)?;
+        sender.send_request(request).await.map_err(|error| SendError::Lost { reused: false, error })
     };
-    connection.in_time(pin!(exchange)).await.and_then(|sent| sent).map_err(|fault| upstream_error(route, fault))
+    let sent = connection.in_time(pin!(exchange)).await.unwrap_or_else(|fault| Err(SendError::NotConnected(fault)));
+    sent.map_err(|error| send_error(route, error))
 }
 
 /// Carries bytes both ways until both ends have closed. Holds the client's connection, so that it counts as open.

@@ -29,12 +29,14 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use super::authorization::Authorization;
 use super::connection::{SMALL_WRITE, joined};
 use super::error::Fault;
 use super::link::Link;
 use super::multiplexed::{self, Multiplexed, Sent};
 use super::replay::RequestBody;
 use crate::config::Origin;
+use crate::token_source::Unavailable;
 
 /// A little below the 60 s after which many servers and load balancers close an idle connection: better that we do it.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
@@ -165,6 +167,8 @@ enum Held {
 pub(super) enum SendError {
     /// Not sent: there is no connection.
     NotConnected(Fault),
+    /// Not sent: when there was a connection, there was no usable token any more.
+    NotAuthorized(Unavailable),
     /// The connection failed before the answer's head was whole; the request may have been carried out.
     Lost {
         /// Whether others had used the connection before: then the upstream may just have closed it as idle.
@@ -191,17 +195,19 @@ impl Pool {
 
     /// Sends a request on a free connection, or on a new one if there is none or `fresh` asks for it. A request that
     /// provably was not sent, as its connection had closed under it, goes to the next connection. What came in HTTP/2 goes
-    /// on in it, if the upstream speaks it.
+    /// on in it, if the upstream speaks it. The token must be usable now; where it takes time to get a connection, it is
+    /// renewed.
     pub(super) async fn send(
         self: &Rc<Self>,
         mut request: Request<RequestBody>,
+        authorization: &mut Authorization<'_>,
         connect_timeout: Duration,
         fresh: bool,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         if request.version() == Version::HTTP_2 {
             if self.upstream.http2 {
                 self.look_after_idle();
-                match Box::pin(multiplexed::send(self, request, connect_timeout)).await? {
+                match Box::pin(multiplexed::send(self, request, authorization, connect_timeout)).await? {
                     Sent::Answered(response, lease) => return Ok((response, lease)),
                     Sent::NotSpoken(unsent) => request = unsent,
                 }
@@ -210,11 +216,10 @@ impl Pool {
         }
         loop {
             let free = if fresh { None } else { self.take_idle() };
-            let reused = free.is_some();
-            let mut link = match free {
-                Some(link) => link,
+            let (mut link, reused) = match free {
+                Some(link) => (link, true),
                 // boxed, as its state is large and hardly ever needed: a request's own is moved about
-                None => Box::pin(self.connect(connect_timeout)).await.map_err(SendError::NotConnected)?,
+                None => Box::pin(self.connect_for(&mut request, authorization, connect_timeout)).await?,
             };
             match link.send(request, &self.ended).await {
                 Ok(response) => return Ok((response, Lease(Held::Alone { pool: self.clone(), link }))),
@@ -224,6 +229,19 @@ impl Pool {
                 },
             }
         }
+    }
+
+    /// A new connection for a request, which leaves with a token that is usable then; and whether the connection has been
+    /// idle meanwhile, so that it may have closed.
+    async fn connect_for(
+        self: &Rc<Self>,
+        request: &mut Request<RequestBody>,
+        authorization: &mut Authorization<'_>,
+        timeout: Duration,
+    ) -> Result<(Link, bool), SendError> {
+        let link = self.connect(timeout).await.map_err(SendError::NotConnected)?;
+        let waited = authorization.renew(request).await.map_err(SendError::NotAuthorized)?;
+        Ok((link, waited))
     }
 
     /// The most recently used connection that is free; on the way, the closed ones are forgotten.

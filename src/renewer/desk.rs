@@ -851,6 +851,7 @@ mod tests {
                 Availability::Waiting { retry_at: None, .. } => "publish wait".into(),
                 Availability::Waiting { retry_at: Some(_), .. } => "publish wait for a retry".into(),
                 Availability::SignInRequired { why } => format!("publish {why:?}"),
+                Availability::Ended => unreachable!("only a reload ends a source"),
             });
         }
 

@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Record, Store};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
-use crate::token_source::{Availability, Order, TokenSource};
+use crate::token_source::{Availability, Said, TokenSource};
 
 pub mod desk;
 #[cfg(test)]
@@ -61,7 +61,7 @@ pub struct Parts {
     /// The token sources of its accounts.
     pub sources: Sources,
     /// What requests say.
-    pub orders: mpsc::UnboundedReceiver<Order>,
+    pub orders: mpsc::UnboundedReceiver<Said>,
     /// What others tell.
     pub notices: mpsc::Receiver<Notice>,
     /// Spreads renewals over machines.
@@ -72,7 +72,7 @@ pub struct Parts {
 pub struct RenewerLoop {
     renewer: Renewer<Real>,
     clock: Arc<Clock>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<Said>,
     requests: mpsc::Receiver<Request>,
     notices: mpsc::Receiver<Notice>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
@@ -120,7 +120,7 @@ impl RenewerLoop {
                 },
                 received = self.orders.recv_many(&mut orders, 4096), if !is_stopping => {
                     if received > 0 {
-                        self.renewer.orders(orders.drain(..), self.clock.now());
+                        self.hear(&mut orders);
                     }
                 }
                 Some(request) = self.requests.recv() => self.request(request),
@@ -133,6 +133,15 @@ impl RenewerLoop {
                 }
             }
         }
+    }
+
+    /// Hands on what was said through the accounts' present sources. The others' requests wait for nothing any more, and
+    /// the tokens that an upstream refused them may have the same numbers as ours.
+    fn hear(&mut self, said: &mut Vec<Said>) {
+        let sources = &self.renewer.world.sources;
+        let is_present = |(source, order): &Said| sources.get(order.account()).is_some_and(|now| now.id() == *source);
+        said.retain(is_present);
+        self.renewer.orders(said.drain(..).map(|(_, order)| order), self.clock.now());
     }
 
     fn request(&mut self, request: Request) {

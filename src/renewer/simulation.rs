@@ -1012,6 +1012,7 @@ impl World for Way {
                 outside.tell(|| format!("a{account}: wait until {retry_at:?}"));
                 outside.known[account].usable = None;
             }
+            Availability::Ended => unreachable!("only a reload ends a source"),
             Availability::SignInRequired { why } => {
                 outside.tell(|| format!("a{account}: a person must sign in: {why:?}"));
                 outside.judge(account, why);

@@ -491,7 +491,7 @@ async fn a_401_is_survived_in_http2_too() {
 // --- the versions meet -----------------------------------------------------------------------------------------------
 
 /// A certificate for 127.0.0.1, and an acceptor that offers these protocols.
-fn certified(folder: &Path, protocols: &[&[u8]]) -> tokio_rustls::TlsAcceptor {
+pub fn certified(folder: &Path, protocols: &[&[u8]]) -> tokio_rustls::TlsAcceptor {
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     std::fs::write(folder.join("ca.pem"), certified.cert.pem()).expect("written");
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());

@@ -1,0 +1,358 @@
+//! Which token goes out, when, and where to: only one that is usable at that moment, and only to where it was meant for when
+//! the request was made.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::fidelity::{RawOrigin, Wire, certified, soon};
+use crate::support::{Home, PATIENCE, free_address, words};
+
+/// A token endpoint by hand. Its tokens are its name and a number.
+struct Issuer {
+    url: String,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    lifetime: u64,
+    /// Requests wait until it says otherwise.
+    hangs: bool,
+    issued: Vec<Instant>,
+}
+
+impl Issuer {
+    async fn start(name: &'static str, lifetime: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/token", listener.local_addr().expect("an address"));
+        let state = Arc::new(Mutex::new(State { lifetime, hangs: false, issued: Vec::new() }));
+        let issuer = Self { url, state: state.clone() };
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let state = state.clone();
+                tokio::spawn(async move {
+                    let mut wire = Wire { stream, buffer: Vec::new() };
+                    if wire.head().await.is_empty() {
+                        return;
+                    }
+                    while state.lock().expect("no panic").hangs {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    let (number, lifetime) = {
+                        let mut state = state.lock().expect("no panic");
+                        state.issued.push(Instant::now());
+                        (state.issued.len(), state.lifetime)
+                    };
+                    let body = format!(
+                        "{{\"access_token\":\"{name}-{number}\",\"token_type\":\"Bearer\",\"expires_in\":{lifetime}}}"
+                    );
+                    let length = body.len();
+                    wire.send(format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+                         Connection: close\r\n\r\n{body}"
+                    ))
+                    .await;
+                });
+            }
+        });
+        issuer
+    }
+
+    fn hang(&self, hangs: bool) {
+        self.state.lock().expect("no panic").hangs = hangs;
+    }
+
+    fn issued(&self) -> usize {
+        self.state.lock().expect("no panic").issued.len()
+    }
+
+    /// How old a token is.
+    fn age(&self, token: &str) -> Duration {
+        let number: usize = token.rsplit('-').next().expect("a number").parse().expect("a number");
+        self.state.lock().expect("no panic").issued[number - 1].elapsed()
+    }
+}
+
+fn authorization(head: &str) -> String {
+    let field = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer "));
+    field.unwrap_or_else(|| panic!("no token in {head:?}")).to_owned()
+}
+
+/// What an account is configured as.
+#[derive(Clone, Copy)]
+struct As<'a> {
+    issuer: &'a str,
+    client: &'a str,
+    upstream: &'a str,
+    base: &'a str,
+    more: &'a str,
+}
+
+/// A file with a client's secret, which tells an account's server who asks.
+fn secret() -> &'static Path {
+    static FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(b"secret").expect("written");
+        file
+    });
+    FILE.path()
+}
+
+fn config(address: &str, account: Option<As<'_>>) -> String {
+    let Some(As { issuer, client, upstream, base, more }) = account else {
+        return format!("listen = [\"{address}\"]\n");
+    };
+    format!(
+        "listen = [\"{address}\"]\n[account.lab]\ngrant = \"client_credentials\"\ntoken_endpoint = \"{issuer}\"\n\
+         client_id = \"{client}\"\nclient_auth = \"post\"\nclient_secret = {{ file = \"{}\" }}\n\
+         renew = {{ minimum_spacing = \"10ms\" }}\n\
+         {more}\n[route.api]\naccount = \"lab\"\nupstream = \"{upstream}{base}\"\n",
+        secret().display()
+    )
+}
+
+fn reload(home: &Home, text: &str) {
+    home.write_config(text);
+    let output = home.run(&["reload"]);
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+/// A request on a connection of its own, in one of the ways that wait for a token.
+async fn ask(address: &str, way: &str) -> Wire {
+    let mut client = Wire::connect(address).await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let fields = if way == "upgrade" { upgrade } else { "" };
+    let (method, body) = if way == "POST" { ("POST", "Content-Length: 3\r\n\r\nabc") } else { ("GET", "\r\n") };
+    client.send(format!("{method} /api/x HTTP/1.1\r\nHost: {address}\r\n{fields}{body}")).await;
+    client
+}
+
+#[tokio::test]
+async fn a_request_from_before_a_reload_takes_no_token_of_after_it_anywhere() {
+    let (here, there) = (RawOrigin::start().await, RawOrigin::start().await);
+    let (one, other) = (Issuer::start("one", 3600).await, Issuer::start("other", 3600).await);
+    let ca = tempfile::NamedTempFile::new().expect("a file");
+    let pem = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate").cert.pem();
+    std::fs::write(ca.path(), pem).expect("written");
+    let extra_ca = format!("extra_ca = \"{}\"", ca.path().display());
+    let was = As { issuer: &one.url, client: "c", upstream: &here.url, base: "", more: "" };
+    let rows: [(&str, As<'_>); 8] = [
+        ("everything", As { issuer: &other.url, client: "d", upstream: &there.url, ..was }),
+        ("only the upstream", As { upstream: &there.url, ..was }),
+        ("only its path", As { base: "/v2", ..was }),
+        ("only the issuer", As { issuer: &other.url, ..was }),
+        ("only the client", As { client: "d", ..was }),
+        ("only the scopes", As { more: "scopes = [\"read\"]", ..was }),
+        ("only the authorities", As { more: &extra_ca, ..was }),
+        ("away and back", was),
+    ];
+    for (what, is) in rows {
+        for way in ["GET", "POST", "upgrade", "after a 401"] {
+            let address = free_address();
+            let home = Home::with(&config(&address, Some(was)));
+            one.hang(way != "after a 401");
+            other.hang(false);
+            let daemon = home.start();
+            let mut client = ask(&address, way).await;
+            if way == "after a 401" {
+                let mut up = here.accept().await;
+                assert!(authorization(&up.head().await).starts_with("one-"));
+                one.hang(true);
+                up.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+            }
+            let requests = || daemon.status()["routes"][0]["open"].as_u64();
+            let waits = Instant::now();
+            while requests() != Some(1) {
+                assert!(waits.elapsed() < PATIENCE, "{what}, {way}: {:#}", daemon.status());
+                sleep(Duration::from_millis(5)).await;
+            }
+            if what == "away and back" {
+                reload(&home, &config(&address, None));
+            }
+            reload(&home, &config(&address, Some(is)));
+            one.hang(false);
+            // nothing of it gets anywhere but home, and soon
+            let asked = Instant::now();
+            let status = client.head().await;
+            let expected = if way == "after a 401" { "HTTP/1.1 401" } else { "HTTP/1.1 503" };
+            assert!(status.starts_with(expected), "{what}, {way}: {status}");
+            assert!(asked.elapsed() < Duration::from_secs(8), "{what}, {way}: {:?}", asked.elapsed());
+            // and what is asked now, goes where it says now
+            let _client = ask(&address, "GET").await;
+            let (origin, elsewhere) = if is.upstream == here.url { (&here, &there) } else { (&there, &here) };
+            let head = tokio::select! {
+                mut up = origin.accept() => up.head().await,
+                mut up = elsewhere.accept() => panic!("{what}, {way}: {}", up.head().await),
+            };
+            let issuer = if is.issuer == one.url { "one-" } else { "other-" };
+            assert!(authorization(&head).starts_with(issuer), "{what}, {way}: {head}");
+            assert!(head.starts_with(&format!("GET {}/x ", is.base)), "{what}, {way}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_of_an_account_leaves_its_requests_waiting() {
+    let here = RawOrigin::start().await;
+    let one = Issuer::start("one", 3600).await;
+    let was = As { issuer: &one.url, client: "c", upstream: &here.url, base: "", more: "" };
+    let address = free_address();
+    let home = Home::with(&config(&address, Some(was)));
+    one.hang(true);
+    let daemon = home.start();
+    let mut client = ask(&address, "GET").await;
+    sleep(Duration::from_millis(100)).await;
+    let settings = "idle_timeout = \"30s\"\n[route.other]\naccount = \"lab\"\nupstream = \"http://127.0.0.1:9\"\n";
+    reload(&home, &(config(&address, Some(was)) + settings));
+    one.hang(false);
+    let mut up = here.accept().await;
+    assert_eq!(authorization(&up.head().await), "one-1");
+    up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn a_401_of_a_server_from_before_a_reload_says_nothing_of_the_token_of_after_it() {
+    let (here, there) = (RawOrigin::start().await, RawOrigin::start().await);
+    let (one, other) = (Issuer::start("one", 3600).await, Issuer::start("other", 3600).await);
+    let was = As { issuer: &one.url, client: "c", upstream: &here.url, base: "", more: "" };
+    let moved = As { issuer: &other.url, upstream: &there.url, ..was };
+    for (what, is, issuer) in [("moved", moved, &other), ("away and back", was, &one)] {
+        let address = free_address();
+        let home = Home::with(&config(&address, Some(was)));
+        let daemon = home.start();
+        let mut client = ask(&address, "GET").await;
+        let mut up = here.accept().await;
+        up.head().await;
+        reload(&home, &config(&address, None));
+        reload(&home, &config(&address, Some(is)));
+        let waits = Instant::now();
+        while daemon.account("lab")["state"] != "usable" {
+            assert!(waits.elapsed() < PATIENCE, "{what}: {:#}", daemon.account("lab"));
+            sleep(Duration::from_millis(5)).await;
+        }
+        let before = issuer.issued();
+        up.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 401"), "{what}");
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(issuer.issued(), before, "{what}: nobody renews for that");
+        assert_eq!(daemon.account("lab")["usable"], true, "{what}");
+    }
+}
+
+/// Longer than the tokens of the story below live.
+const AGE: Duration = Duration::from_secs(5);
+
+/// An origin whose TLS handshakes take until a token of before has expired. It tells the tokens that it is sent.
+async fn slow_origin(folder: &Path, protocol: &'static [u8]) -> (String, mpsc::UnboundedReceiver<String>) {
+    let acceptor = certified(folder, &[protocol]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://{}", listener.local_addr().expect("an address"));
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let Ok((tcp, _)) = listener.accept().await else { return };
+            let (acceptor, tell) = (acceptor.clone(), tell.clone());
+            tokio::spawn(async move {
+                sleep(AGE).await;
+                let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+                if protocol == b"h2" {
+                    let Ok(mut connection) = h2::server::handshake(tls).await else { return };
+                    while let Some(Ok((request, mut answer))) = connection.accept().await {
+                        let token = request.headers()["authorization"].to_str().expect("text").to_owned();
+                        let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
+                        let _ = answer.send_response(hyper::Response::new(()), true);
+                    }
+                    return;
+                }
+                let mut head = Vec::new();
+                while !head.windows(4).any(|part| part == b"\r\n\r\n") {
+                    if tls.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let _ = tell.send(authorization(&String::from_utf8_lossy(&head)));
+                let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+            });
+        }
+    });
+    (url, told)
+}
+
+#[tokio::test]
+async fn no_request_leaves_with_a_token_that_expired_while_it_waited_for_a_connection() {
+    let one = Issuer::start("one", 4).await;
+    for protocol in [&b"http/1.1"[..], b"h2"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (url, mut told) = slow_origin(folder.path(), protocol).await;
+        let is = As { issuer: &one.url, client: "c", upstream: &url, base: "", more: "" };
+        let address = free_address();
+        let authorities = format!("extra_ca = \"{}\"\n", folder.path().join("ca.pem").display());
+        let home = Home::with(&(config(&address, Some(is)) + &authorities));
+        let daemon = home.start();
+        let ways: &[&str] = if protocol == b"h2" { &["h2"] } else { &["GET", "POST", "upgrade"] };
+        let mut clients = Vec::new();
+        for way in ways {
+            match *way {
+                "h2" => {
+                    let tcp = TcpStream::connect(&address).await.expect("the daemon listens");
+                    let (mut sender, connection) = h2::client::handshake(tcp).await.expect("a handshake");
+                    tokio::spawn(async move { drop(connection.await) });
+                    let request = hyper::Request::get(format!("http://{address}/api/x")).body(()).expect("a head");
+                    let (answer, _) = sender.send_request(request, true).expect("sent");
+                    clients.push(tokio::spawn(async move {
+                        let _sender = sender;
+                        assert_eq!(answer.await.expect("an answer").status(), 200);
+                    }));
+                }
+                way => {
+                    let mut client = ask(&address, way).await;
+                    clients.push(tokio::spawn(async move {
+                        let head = client.head().await;
+                        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                    }));
+                }
+            }
+        }
+        for client in clients {
+            let token = soon(told.recv()).await.expect("a request");
+            assert!(one.age(&token) < Duration::from_secs(4), "{ways:?}: {token} after {:?}", one.age(&token));
+            soon(client).await.expect("an answer");
+        }
+        drop(daemon);
+    }
+}
+
+#[tokio::test]
+async fn no_second_sending_leaves_with_a_token_that_expired_during_the_first() {
+    let one = Issuer::start("one", 4).await;
+    let origin = RawOrigin::start().await;
+    let is = As { issuer: &one.url, client: "c", upstream: &origin.url, base: "", more: "" };
+    let address = free_address();
+    let home = Home::with(&config(&address, Some(is)));
+    let daemon = home.start();
+    let mut client = ask(&address, "GET").await;
+    let mut up = origin.accept().await;
+    up.head().await;
+    up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
+    client.send(format!("GET /api/x HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
+    let first = authorization(&up.head().await);
+    sleep(AGE).await;
+    drop(up); // as if it had been idle for too long
+    let mut up = origin.accept().await;
+    let second = authorization(&up.head().await);
+    assert!(one.age(&second) < Duration::from_secs(4), "{first}, then {second} after {:?}", one.age(&second));
+    up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
+    drop(daemon);
+}
