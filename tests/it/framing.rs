@@ -32,8 +32,9 @@ async fn the_end_of_a_body_is_no_request_though_its_answer_came_early() {
     let stage = Stage::leading_to(&origin.url, "");
     let daemon = stage.start();
     let body = poisoned(&stage.address);
-    for method in ["POST", "PUT"] {
-        for chunked in [false, true] {
+    let (method, chunked) = ("POST", false); // the others are the property test's
+    {
+        {
             let mut client = Wire::connect(&stage.address).await;
             let framing = match chunked {
                 true => "Transfer-Encoding: chunked".to_owned(),
