@@ -539,7 +539,6 @@ mod tests {
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o7777, 0o600);
 
         let store = Arc::new(Store::open(&state).unwrap());
-        assert_eq!(store.accounts().unwrap(), [], "it is no account's file");
         let (ring, _) = KeyRing::load(store);
         let key = ring.find(secret.expose(), today()).unwrap();
         assert_eq!((key.rights.clone(), key.rate), (new("agent").rights, new("agent").rate));

@@ -116,11 +116,6 @@ impl TokenSource {
         Arc::new(Self { account, clock, current, changed: watch::Sender::new(()), orders })
     }
 
-    /// The account whose token this is.
-    pub fn account(&self) -> &AccountId {
-        &self.account
-    }
-
     /// Replaces what is known, and wakes everyone who waits. For the renewer alone.
     pub fn publish(&self, availability: Availability) {
         self.current.store(Arc::new(availability));

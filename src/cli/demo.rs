@@ -22,7 +22,7 @@ use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::daemon::{self, Daemon, Surroundings};
 use crate::http_client::{HttpClient, Outgoing};
-use crate::platform::log::{self, Color, Format, LogHandle};
+use crate::platform::log::{self, Format, LogHandle};
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
 use crate::sign_in::{self, Proof};
@@ -55,7 +55,6 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let log = log::init(log::Options {
         filter: Some(options.log.clone().unwrap_or_else(|| "error".to_owned())),
         format: Format::Text,
-        color: Color::Auto,
     })
     .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let folder = TemporaryFolder::new().map_err(|error| Failure::new(error).while_doing("making a folder"))?;

@@ -407,7 +407,7 @@ fn import(account: &Account) -> Result<Imported, String> {
     let variable = |name: &str| std::env::var(name).ok();
     for source in &account.sign_in.import {
         let found = import::import(source, &home, variable).map_err(|error| error.to_string())?;
-        let Some(import::Imported { mut credential, access_expires_at: _, warnings }) = found else { continue };
+        let Some(import::Imported { mut credential, warnings }) = found else { continue };
         for warning in warnings {
             remark(&warning);
         }

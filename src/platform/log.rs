@@ -24,8 +24,6 @@ pub struct Options {
     pub filter: Option<String>,
     /// Lines for people or for machines.
     pub format: Format,
-    /// Whether levels are coloured.
-    pub color: Color,
 }
 
 /// What a line looks like.
@@ -36,18 +34,6 @@ pub enum Format {
     Text,
     /// One JSON object a line, with the time in UTC.
     Json,
-}
-
-/// When levels are coloured.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
 }
 
 /// Changes the running log.
@@ -91,7 +77,7 @@ pub fn init(options: Options) -> Result<LogHandle, LogError> {
     let environment = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
     let (filter, handle) = reload::Layer::new(read_filter(&filter)?);
-    let style = Style::of_standard_error(options.color);
+    let style = Style::of_standard_error();
     let lines = match (style, options.format, Journal::connect()) {
         (Style::Journal, Format::Text, Ok(journal)) => journal.boxed(),
         // a journal that cannot be reached directly still takes lines
@@ -141,14 +127,11 @@ enum Style {
 }
 
 impl Style {
-    fn of_standard_error(color: Color) -> Self {
+    /// Levels are coloured on a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
+    fn of_standard_error() -> Self {
         let terminal = io::stderr().is_terminal();
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let color = match color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
-        };
+        let color = terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         match terminal {
             _ if is_journal() => Self::Journal,
             true => Self::Terminal { color },
@@ -406,7 +389,7 @@ mod tests {
         else {
             assert_eq!(is_journal(), std::env::var("EXPECTED").unwrap() == "yes");
             let expected = if is_journal() { Style::Journal } else { Style::File { color: false } };
-            assert_eq!(Style::of_standard_error(Color::Auto), expected);
+            assert_eq!(Style::of_standard_error(), expected);
             let handle = init(Options::default()).unwrap();
             info!("to standard error");
             handle.set_filter("debug").unwrap();

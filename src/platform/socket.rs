@@ -297,11 +297,6 @@ fn take_up(number: RawFd, socket: OwnedFd, name: &str) -> io::Result<Listener> {
     })
 }
 
-/// Whether a process listens on the unix socket `path`; `false` where there is no such file.
-pub fn is_listening(path: &Path) -> bool {
-    is_answered(path).unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -355,7 +350,7 @@ mod tests {
         assert_eq!(bound.listener.local_addr().unwrap(), address);
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o7777, 0o700);
-        assert!(is_listening(&path));
+        assert!(is_answered(&path).unwrap_or(false));
         let Bound { listener, file } = bound;
         drop(listener);
         drop(file);
@@ -378,7 +373,7 @@ mod tests {
         rustix::net::listen(&listener, 0).unwrap();
         let _waiting = UnixStream::connect(&full).unwrap();
         assert!(refusal(&ListenAddress::Unix(full)).contains("a running process answers there"));
-        assert!(is_listening(&path));
+        assert!(is_answered(&path).unwrap_or(false));
         drop(bound);
     }
 
@@ -436,7 +431,7 @@ mod tests {
         std::fs::rename(&path, base.path().join("run/moved")).unwrap();
         let theirs = UnixListener::bind(&path).unwrap();
         drop(ours);
-        assert!(is_listening(&path));
+        assert!(is_answered(&path).unwrap_or(false));
         drop(theirs);
     }
 

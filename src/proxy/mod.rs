@@ -400,14 +400,6 @@ impl Proxy {
         }
     }
 
-    /// [`Proxy::stop`] for those who are not async. Must not be called on a runtime's thread.
-    pub fn stop_blocking(self, drain: Duration) {
-        self.tell(|| Command::Stop(drain));
-        for worker in self.workers {
-            let _ = worker.thread.join();
-        }
-    }
-
     fn tell(&self, command: impl Fn() -> Command) {
         for worker in &self.workers {
             let _ = worker.commands.send(command()); // an error means that it ended by a panic

@@ -19,8 +19,6 @@ use crate::secret::Secret;
 pub struct Imported {
     /// The refresh token, and user name and password where the place holds them.
     pub credential: Credential,
-    /// When the access token that lies beside it expires, in Unix seconds: how old all of it is.
-    pub access_expires_at: Option<u64>,
     /// What a person should know, in sentences.
     pub warnings: Vec<String>,
 }
@@ -57,7 +55,7 @@ pub fn from_json(text: &str) -> Result<Imported, String> {
     let token = read_token(text)?;
     let refresh_token = Some(token.refresh_token.filter(|token| !token.is_empty()).ok_or("holds no refresh_token")?);
     let credential = Credential { refresh_token, password: None };
-    Ok(Imported { credential, access_expires_at: token.expires_at.map(whole_seconds), warnings: Vec::new() })
+    Ok(Imported { credential, warnings: Vec::new() })
 }
 
 /// Reads gbdx-auth's INI file (`~/.gbdx-config`): the token in `[gbdx_token] json`, and `user_name` and `user_password`
@@ -69,12 +67,10 @@ pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
         sections.get_mut(section)?.remove(key).filter(|value| !value.is_empty())
     };
     let mut warnings = Vec::new();
-    let mut access_expires_at = None;
     let mut refresh_token = None;
     if let Some(json) = take("gbdx_token", "json") {
         match read_token(&json) {
             Ok(token) => {
-                access_expires_at = token.expires_at.map(whole_seconds);
                 refresh_token = token.refresh_token.filter(|token| !token.is_empty());
             }
             Err(problem) => warnings.push(format!("the value of [gbdx_token] json {problem}")),
@@ -88,7 +84,7 @@ pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
             "holds neither a refresh token in [gbdx_token] nor user_name and user_password in [gbdx]{because}"
         ));
     }
-    Ok(Imported { credential: Credential { refresh_token, password }, access_expires_at, warnings })
+    Ok(Imported { credential: Credential { refresh_token, password }, warnings })
 }
 
 /// Reads one place below `home`, or in the environment; `None` if there is no such file or variable. Symbolic links are
@@ -109,7 +105,6 @@ pub fn import(
             let token = variable(name).map(|token| Secret::new(token.trim())).filter(|token| !token.is_empty());
             return Ok(token.map(|token| Imported {
                 credential: Credential { refresh_token: Some(token), password: None },
-                access_expires_at: None,
                 warnings: vec![format!("{name} is in the environment, which every child process inherits: unset it")],
             }));
         }
@@ -148,18 +143,12 @@ fn read_file(path: &Path) -> io::Result<Option<(Zeroizing<String>, u32)>> {
 #[derive(Deserialize)]
 struct KeptToken {
     refresh_token: Option<Secret>,
-    expires_at: Option<f64>,
 }
 
 fn read_token(text: &str) -> Result<KeptToken, String> {
     // serde_json's own words quote what they complain about
     serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| format!("is not the JSON that it should be (line {} column {})", error.line(), error.column()))
-}
-
-/// Saturates at both ends.
-fn whole_seconds(seconds: f64) -> u64 {
-    seconds as u64
 }
 
 /// Reads an INI file as Python's `ConfigParser` does: sections of keys in lower case; `=` or `:` between key and value,
@@ -246,7 +235,6 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
         let imported = from_gbdx_config(GBDX).unwrap();
         assert_eq!(token(&imported), Some("rt%1"));
         assert_eq!(imported.credential.password, Some(("me@example.com".into(), Secret::new("p%w ; not a comment"))));
-        assert_eq!(imported.access_expires_at, Some(1_522_343_028));
         assert_eq!(imported.warnings, [""; 0]);
     }
 
@@ -271,14 +259,6 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
         ] {
             let problem = from_gbdx_config(text).unwrap_err();
             assert!(problem.contains("holds neither") && !problem.contains("secret"), "{name}: {problem}");
-        }
-    }
-
-    #[test]
-    fn odd_expiry_times_are_clamped() {
-        for (text, expected) in [("-5", 0), ("1e300", u64::MAX), ("1522343028.9", 1_522_343_028), ("7", 7)] {
-            let imported = from_json(&format!(r#"{{"refresh_token": "rt", "expires_at": {text}}}"#)).unwrap();
-            assert_eq!(imported.access_expires_at, Some(expected), "{text}");
         }
     }
 
