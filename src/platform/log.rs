@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use super::journal::Journal;
+use super::journal::{Journal, priority, tame};
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
@@ -179,16 +179,6 @@ where
     }
 }
 
-/// syslog(3)'s numbers.
-pub(super) fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
-    }
-}
-
 fn write_level(line: &mut Writer<'_>, level: Level, color: bool) -> fmt::Result {
     let (name, paint) = match level {
         Level::ERROR => ("error", "\x1b[31m"),
@@ -244,13 +234,6 @@ impl Visit for FieldWriter<'_> {
         };
         self.outcome = self.outcome.and(written);
     }
-}
-
-/// A control character as its escape, any other as it is.
-pub(super) fn tame(letter: char) -> impl Iterator<Item = char> {
-    let (escaped, plain) =
-        if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
-    escaped.into_iter().flatten().chain(plain)
 }
 
 #[cfg(test)]
