@@ -26,6 +26,7 @@ use crate::control::client::{Client, ClientError};
 use crate::control::report::{State, StatusReport};
 use crate::http_client::{HttpClient, Limits, Outgoing};
 use crate::platform::listeners;
+use crate::platform::paths::shell_word;
 
 /// Look for what is wrong: configuration, service, network, servers
 #[derive(clap::Args, Debug)]
@@ -156,7 +157,7 @@ fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Findi
         let Ok(found) = fs::metadata(path) else { continue };
         if found.mode() & 0o022 != 0 {
             let says = format!("{} can be changed by other users (mode {:04o})", path.display(), found.mode() & 0o7777);
-            findings.push(warn(CHECK, says, format!("chmod go-w {}", path.display())));
+            findings.push(warn(CHECK, says, format!("chmod go-w {}", shell_word(path))));
         }
     }
     (config, findings)
@@ -179,7 +180,7 @@ fn state_folder(places: &Paths) -> Vec<Finding> {
             findings.push(fail(CHECK, says, "a daemon was run as somebody else (sudo?): give it back with chown"));
         } else if mode & 0o077 != 0 && !found.file_type().is_symlink() {
             let says = format!("{} is open to other users (mode {mode:04o})", path.display());
-            findings.push(fail(CHECK, says, format!("chmod go= {}", path.display())));
+            findings.push(fail(CHECK, says, format!("chmod go= {}", shell_word(&path))));
         }
     }
     if findings.is_empty() {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ use crate::daemon;
 use crate::http_client::HttpClient;
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::jwt;
-use crate::platform::paths::{Overrides, Paths};
+use crate::platform::paths::{Overrides, Paths, shell_word};
 use crate::sign_in::{Exchanged, Offer};
 use crate::store::{Credential, Record, Store, import};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
@@ -182,18 +182,11 @@ impl Options {
         for (option, path) in [("--config", config), ("--state-dir", state_dir), ("--socket", socket)] {
             if let Some(path) = path {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                words.push_str(&format!(" {option} {}", quoted(&path)));
+                words.push_str(&format!(" {option} {}", shell_word(&path)));
             }
         }
         words
     }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// How a verb ended: the process's exit status.
@@ -403,10 +396,9 @@ async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
 
 /// What another tool has left, from the first of the account's places that has something.
 fn import(account: &Account) -> Result<Imported, String> {
-    let home = directories::BaseDirs::new().map(|base| base.home_dir().to_owned()).unwrap_or_default();
     let variable = |name: &str| std::env::var(name).ok();
     for source in &account.sign_in.import {
-        let found = import::import(source, &home, variable).map_err(|error| error.to_string())?;
+        let found = import::import(source, variable).map_err(|error| error.to_string())?;
         let Some(import::Imported { mut credential, warnings }) = found else { continue };
         for warning in warnings {
             remark(&warning);
@@ -419,7 +411,7 @@ fn import(account: &Account) -> Result<Imported, String> {
         }
         let from = match source {
             ImportSource::Environment(name) => format!("${name}"),
-            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.clone(),
+            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
         };
         let new = NewCredential { credential, client_id: None, refresh_lifetime: None, identity: None };
         return Ok(Imported { new, from });

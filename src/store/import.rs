@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Credential;
 use crate::config::ImportSource;
+use crate::platform::paths::shell_word;
 use crate::secret::Secret;
 
 /// What was found in one place.
@@ -87,15 +88,14 @@ pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
     Ok(Imported { credential: Credential { refresh_token, password }, warnings })
 }
 
-/// Reads one place below `home`, or in the environment; `None` if there is no such file or variable. Symbolic links are
-/// followed: the file belongs to another tool.
+/// Reads one place; `None` if there is no such file or variable. Symbolic links are followed: the file belongs to another
+/// tool.
 ///
 /// # Errors
 ///
 /// [`ImportError`] if it is there and holds nothing for us.
 pub fn import(
     source: &ImportSource,
-    home: &Path,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Imported>, ImportError> {
     let (file, parse) = match source {
@@ -109,16 +109,13 @@ pub fn import(
             }));
         }
     };
-    let place = format!("~/{file}");
-    let Some((text, mode)) =
-        read_file(&home.join(file)).map_err(|error| ImportError::Io { place: place.clone(), error })?
-    else {
-        return Ok(None);
-    };
+    let place = file.display().to_string();
+    let found = read_file(file).map_err(|error| ImportError::Io { place: place.clone(), error })?;
+    let Some((text, mode)) = found else { return Ok(None) };
     let mut imported = parse(&text).map_err(|problem| ImportError::Unusable { place: place.clone(), problem })?;
     if mode & 0o077 != 0 {
-        let warning = format!("{place} is readable by others (mode {mode:04o}): `chmod 600 {place}`, or delete it");
-        imported.warnings.push(warning);
+        let remedy = format!("chmod 600 {}", shell_word(file));
+        imported.warnings.push(format!("{place} is readable by others (mode {mode:04o}): `{remedy}`, or delete it"));
     }
     Ok(Some(imported))
 }
@@ -265,31 +262,34 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
     #[test]
     fn files_that_others_can_read_are_read_and_said_to_be() {
         let home = tempfile::tempdir().unwrap();
-        std::fs::create_dir(home.path().join(".gdh")).unwrap();
-        let path = home.path().join(".gdh/authentication");
+        std::fs::create_dir(home.path().join("my gdh")).unwrap();
+        let path = home.path().join("my gdh/authentication");
         std::fs::write(&path, r#"{"refresh_token": "rt"}"#).unwrap();
-        let source = ImportSource::JsonFile(".gdh/authentication".into());
+        let source = ImportSource::JsonFile(path.clone());
         let found = |mode| {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-            import(&source, home.path(), |_| None).unwrap().unwrap()
+            import(&source, |_| None).unwrap().unwrap()
         };
         assert_eq!(found(0o600).warnings, [""; 0]);
         let warnings = found(0o644).warnings;
-        assert!(warnings[0].starts_with("~/.gdh/authentication is readable by others (mode 0644)"), "{warnings:?}");
+        let place = path.display();
+        assert!(warnings[0].starts_with(&format!("{place} is readable by others (mode 0644)")), "{warnings:?}");
+        assert!(warnings[0].contains(&format!("`chmod 600 '{place}'`")), "a shell takes it as it is: {warnings:?}");
     }
 
     #[test]
     fn a_missing_place_is_nothing_and_a_broken_one_is_an_error_with_its_name() {
         let home = tempfile::tempdir().unwrap();
-        let source = ImportSource::GbdxConfig(".gbdx-config".into());
-        let imported = || import(&source, home.path(), |_| None);
+        let source = ImportSource::GbdxConfig(home.path().join(".gbdx-config"));
+        let imported = || import(&source, |_| None);
         assert_eq!(imported().unwrap(), None);
         std::fs::write(home.path().join(".gbdx-config"), b"[gbdx]\nuser_name = \xff").unwrap();
         let error = imported().unwrap_err().to_string();
-        assert!(error.starts_with("cannot read ~/.gbdx-config"), "{error}");
+        let place = home.path().join(".gbdx-config").display().to_string();
+        assert!(error.starts_with(&format!("cannot read {place}")), "{error}");
         std::fs::write(home.path().join(".gbdx-config"), "[gbdx]\n").unwrap();
         let error = imported().unwrap_err().to_string();
-        assert!(error.starts_with("~/.gbdx-config holds neither"), "{error}");
+        assert!(error.starts_with(&format!("{place} holds neither")), "{error}");
         std::fs::write(home.path().join(".gbdx-config"), GBDX).unwrap();
         assert_eq!(token(&imported().unwrap().unwrap()), Some("rt%1"));
     }
@@ -299,7 +299,7 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
         let source = ImportSource::Environment("GDH_REFRESH_TOKEN".into());
         let with = |value: Option<&str>| {
             let value = value.map(str::to_owned);
-            import(&source, Path::new("/"), |name| (name == "GDH_REFRESH_TOKEN").then(|| value.clone()).flatten())
+            import(&source, |name| (name == "GDH_REFRESH_TOKEN").then(|| value.clone()).flatten())
         };
         assert_eq!(with(None).unwrap(), None);
         assert_eq!(with(Some(" \n")).unwrap(), None);
