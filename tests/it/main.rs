@@ -21,5 +21,6 @@ mod providers;
 mod readme;
 mod sandbox;
 mod service;
+mod signing_in;
 mod storms;
 mod support;
