@@ -23,7 +23,7 @@ use tracing::{debug, error, warn};
 
 use crate::accounts::{AccountView, Accounts};
 use crate::config::{AccountId, Config};
-use crate::platform::clock::Clock;
+use crate::platform::clock::{Clock, wall};
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Phase, Why};
 use crate::shutdown::Shutdown;
@@ -244,7 +244,7 @@ pub async fn watch(parts: Parts, mut shutdown: Shutdown) {
     let mut commands = JoinSet::new();
     loop {
         let notice = config.borrow_and_update().notice.clone();
-        let (now, wall) = (clock.now(), SystemTime::now());
+        let (now, wall) = (clock.now(), wall());
         let views = accounts.views();
         forecasts.retain(|id, _| views.iter().any(|view| view.id == *id));
         let mut next: Option<Timestamp> = None;

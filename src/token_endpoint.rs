@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
@@ -16,6 +16,7 @@ use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
 use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
+use crate::platform::clock::wall;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -82,7 +83,7 @@ impl TokenEndpoint {
                 unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
-        answer::read(&as_read(&answer), &request, client, SystemTime::now())
+        answer::read(&as_read(&answer), &request, client, wall())
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
 
@@ -104,7 +105,7 @@ impl TokenEndpoint {
             .send(account, endpoint, outgoing)
             .await
             .map_err(|error| unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
-        answer::read_revocation(&as_read(&answer), refresh_token, client, SystemTime::now())
+        answer::read_revocation(&as_read(&answer), refresh_token, client, wall())
             .map(|()| Revocation::Done)
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }

@@ -25,6 +25,7 @@ use crate::config::{Config, Endpoint, ListenAddress};
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{State, StatusReport};
 use crate::http_client::{HttpClient, Limits, Outgoing};
+use crate::platform::clock::wall;
 use crate::platform::listeners;
 use crate::platform::paths::shell_word;
 
@@ -448,7 +449,7 @@ async fn ask(question: Question) -> (Finding, Option<i64>) {
     let outgoing = Outgoing { method: method.clone(), fields: HeaderMap::new(), body: Default::default() };
     match client.send(&endpoint, extra_ca.as_deref(), outgoing).await {
         Ok(answer) => {
-            let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, SystemTime::now()));
+            let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, wall()));
             let status = answer.status.as_u16();
             (ok(check, format!("{about} answers ({method}: {status})")), ahead)
         }

@@ -6,7 +6,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -19,6 +18,7 @@ use crate::daemon;
 use crate::http_client::HttpClient;
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::jwt;
+use crate::platform::clock::unix_seconds;
 use crate::platform::paths::{Overrides, Paths, shell_word};
 use crate::sign_in::{Exchanged, Offer};
 use crate::store::{Credential, Record, Store, import};
@@ -374,8 +374,7 @@ fn save(places: &Paths, account: &Account, new: NewCredential) -> Result<(), Str
     let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
     // what cannot be read is set aside by the store, and replaced
     let generation = store.load(&account.id).ok().flatten().map_or(0, |record| record.generation) + 1;
-    let today = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    store.save(&Record::new(account, generation, new, today)).map_err(|error| error.to_string())
+    store.save(&Record::new(account, generation, new, unix_seconds())).map_err(|error| error.to_string())
 }
 
 /// Signs out while no daemon runs. Returns what happened at the server, for people.

@@ -15,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::clock::wall;
 use super::journal::{Journal, priority, tame};
 
 /// What the command line says about the log.
@@ -157,11 +158,11 @@ where
         match self {
             Style::Journal => write!(line, "<{}>", priority(level))?,
             Style::Terminal { color } => {
-                write!(line, "{} ", jiff::Zoned::now().strftime("%H:%M:%S"))?;
+                write!(line, "{} ", local_time().strftime("%H:%M:%S"))?;
                 write_level(&mut line, level, *color)?;
             }
             Style::File { color } => {
-                write!(line, "{} ", jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))?;
+                write!(line, "{} ", local_time().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))?;
                 write_level(&mut line, level, *color)?;
             }
         }
@@ -177,6 +178,12 @@ where
         }
         writeln!(line)
     }
+}
+
+/// For people and for files; the journal has a clock of its own.
+fn local_time() -> jiff::Zoned {
+    let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    now.to_zoned(jiff::tz::TimeZone::system())
 }
 
 fn write_level(line: &mut Writer<'_>, level: Level, color: bool) -> fmt::Result {

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId};
+use crate::platform::clock::wall;
 use crate::platform::paths::{FolderError, OwnFolder};
 use crate::renewal::Why;
 use crate::secret::Secret;
@@ -454,7 +455,8 @@ fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    let words = format!("pid {} started {}\n", std::process::id(), jiff::Timestamp::now().strftime("%FT%TZ"));
+    let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let words = format!("pid {} started {}\n", std::process::id(), now.strftime("%FT%TZ"));
     let write = |file: &mut File| {
         file.set_permissions(PermissionsExt::from_mode(0o600))?;
         file.set_len(0)?;

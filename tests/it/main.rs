@@ -4,6 +4,7 @@
 
 mod audit;
 mod canary;
+mod clocks;
 mod corpus_h1;
 mod corpus_h2;
 mod crowd;
