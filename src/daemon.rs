@@ -652,6 +652,7 @@ fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: boo
 }
 
 /// Lets other users connect to a socket, who are then asked who they are; or nobody else.
+#[expect(clippy::disallowed_methods, reason = "the socket that was bound just now")]
 fn open_to_others(path: &Path, others: bool) {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(if others { 0o666 } else { 0o600 });
     if let Err(error) = std::fs::set_permissions(path, mode) {

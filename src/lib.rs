@@ -53,6 +53,8 @@
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
 //! `proxy/headers.rs`. The time line: [`platform::clock`].
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
+
 pub mod accounts;
 pub mod cli;
 pub mod client_keys;

@@ -202,6 +202,7 @@ impl Memory {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what was told: made for us alone, and lost without harm")]
     fn save(&self) -> io::Result<()> {
         let beside = self.file.with_file_name(format!(".{}.tmp", Self::FILE));
         let text: String = self.told.iter().map(|(name, at)| format!("{name} {at}\n")).collect();

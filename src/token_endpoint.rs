@@ -17,6 +17,7 @@ use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
 use crate::platform::clock::wall;
+use crate::platform::environment;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -193,7 +194,7 @@ pub async fn client_secret(account: &Account) -> Result<Client, String> {
         Some(SecretSource::File(path)) => Some(from_file(path.clone()).await?),
         Some(SecretSource::Command(command)) => Some(from_command(command).await?),
         Some(SecretSource::Credential(name)) => {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
+            let folder = environment::value("CREDENTIALS_DIRECTORY")
                 .ok_or_else(|| format!("client_secret: credential {name}: $CREDENTIALS_DIRECTORY is not set"))?;
             if name.contains('/') || name == ".." {
                 return Err(format!("client_secret: credential {name}: a credential's name is no path"));

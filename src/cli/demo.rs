@@ -61,6 +61,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     block_on(demonstrate(&folder.0, log, &arguments))?
 }
 
+#[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
 async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Result<Exit, Failure> {
     let lives = stand_in::Options { access_lifetime: arguments.tokens, ..stand_in::Options::default() };
     let start = |provider| async move {
@@ -322,6 +323,7 @@ fn token_in_words(account: &AccountReport) -> String {
 struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
+    #[expect(clippy::disallowed_methods, reason = "a new folder, for us alone")]
     fn new() -> io::Result<Self> {
         let mut random = [0; 6];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
@@ -333,6 +335,7 @@ impl TemporaryFolder {
 }
 
 impl Drop for TemporaryFolder {
+    #[expect(clippy::disallowed_methods, reason = "the folder that this made")]
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

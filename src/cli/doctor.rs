@@ -26,6 +26,7 @@ use crate::control::client::{Client, ClientError};
 use crate::control::report::{State, StatusReport};
 use crate::http_client::{HttpClient, Limits, Outgoing};
 use crate::platform::clock::wall;
+use crate::platform::environment;
 use crate::platform::listeners;
 use crate::platform::paths::shell_word;
 
@@ -122,7 +123,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
         findings.extend(guard(status).await);
     }
     findings.push(localhost_names().await);
-    findings.extend(proxy_variables(|name| std::env::var(name).ok()));
+    findings.extend(proxy_variables(environment::text));
     if let Some(config) = &config
         && !offline
     {

@@ -108,6 +108,7 @@ fn config_lines(id: &AccountId) -> String {
 }
 
 /// Writes a file that is not there yet, for us alone.
+#[expect(clippy::disallowed_methods, reason = "a first configuration: made once, for us alone")]
 fn write_new(file: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

@@ -19,6 +19,7 @@ use crate::http_client::HttpClient;
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::jwt;
 use crate::platform::clock::unix_seconds;
+use crate::platform::environment;
 use crate::platform::paths::{Overrides, Paths, shell_word};
 use crate::sign_in::{Exchanged, Offer};
 use crate::store::{Credential, Record, Store, import};
@@ -395,9 +396,8 @@ async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
 
 /// What another tool has left, from the first of the account's places that has something.
 fn import(account: &Account) -> Result<Imported, String> {
-    let variable = |name: &str| std::env::var(name).ok();
     for source in &account.sign_in.import {
-        let found = import::import(source, variable).map_err(|error| error.to_string())?;
+        let found = import::import(source, environment::text).map_err(|error| error.to_string())?;
         let Some(import::Imported { mut credential, warnings }) = found else { continue };
         for warning in warnings {
             remark(&warning);

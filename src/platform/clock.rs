@@ -129,6 +129,7 @@ fn boot_millis() -> i64 {
     millis(ClockId::Boottime)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one reader of the clocks")]
 fn millis(clock: ClockId) -> i64 {
     let time = clock_gettime(clock);
     time.tv_sec * 1000 + time.tv_nsec / 1_000_000

@@ -16,6 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::clock::wall;
+use super::environment;
 use super::journal::{Journal, priority, tame};
 
 /// What the command line says about the log.
@@ -75,7 +76,7 @@ impl LogHandle {
 ///
 /// If the filter cannot be read, or if there is a log already.
 pub fn init(options: Options) -> Result<LogHandle, LogError> {
-    let environment = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let environment = || environment::text("RUST_LOG").filter(|filter| !filter.is_empty());
     let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
     let (filter, handle) = reload::Layer::new(read_filter(&filter)?);
     let style = Style::of_standard_error();
@@ -131,8 +132,9 @@ impl Style {
     /// Levels are coloured on a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
     fn of_standard_error() -> Self {
         let terminal = io::stderr().is_terminal();
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let color = terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let color = terminal
+            && !environment::is_set("NO_COLOR")
+            && environment::value("TERM").is_none_or(|term| term != "dumb");
         match terminal {
             _ if is_journal() => Self::Journal,
             true => Self::Terminal { color },
@@ -143,7 +145,7 @@ impl Style {
 
 /// Whether standard error is the journal's: it may be redirected while the variable stays (systemd.exec(5)).
 fn is_journal() -> bool {
-    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let Some(stream) = environment::text("JOURNAL_STREAM") else { return false };
     let Ok(found) = std::fs::metadata("/proc/self/fd/2") else { return false };
     stream == format!("{}:{}", found.dev(), found.ino())
 }

@@ -182,6 +182,7 @@ impl OwnFolder {
     /// # Errors
     ///
     /// [`FolderError`] if it is no folder, a symbolic link, or somebody else's.
+    #[expect(clippy::disallowed_methods, reason = "the one maker of folders of ours")]
     pub fn open_or_make(path: &Path) -> Result<Self, FolderError> {
         let failed = |error: io::Error| FolderError::Io { path: path.to_owned(), error };
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| folder.symlink_metadata().is_err()).collect();

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::client_keys::KeyRing;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
-use crate::platform::{socket, tls};
+use crate::platform::{environment, socket, tls};
 use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
@@ -239,7 +239,7 @@ fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
             SecretSource::Inline(value) => value.clone(),
             SecretSource::File(path) => first_line(path)?,
             SecretSource::Credential(credential) => {
-                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?;
+                let folder = environment::value("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?;
                 first_line(&PathBuf::from(folder).join(credential))?
             }
             SecretSource::Command(_) => return Err(format!("{field}: cannot be asked of a command")),

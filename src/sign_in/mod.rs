@@ -12,6 +12,7 @@ use std::io;
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
 use crate::oauth::{Grant, Tokens};
+use crate::platform::environment;
 use crate::secret::Secret;
 use crate::store::Credential;
 
@@ -256,7 +257,7 @@ fn ask_for_code(account: &Account, wishes: &Wishes, terminal: &mut Terminal) -> 
          Then paste the one-time code that it shows here, or the whole address that it ends on.\n\n",
         Titled(account)
     ))?;
-    if wishes.browser && has_desktop(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
+    if wishes.browser && has_desktop(environment::is_set) {
         // an extra: the address is on the screen
         let _ = open::that_detached(&url);
     }
@@ -430,14 +431,16 @@ mod tests {
     fn the_ways_are_the_accounts_in_its_order_each_once_and_a_user_name_chooses_the_password() {
         use SignInMethod::{Password, Paste};
         let named = Wishes { username: Some("me".to_owned()), ..Wishes::default() };
-        let rows: [(&str, &[SignInMethod], &Wishes, Option<&[SignInMethod]>); 7] = [
-            ("one", &[Paste], &Wishes::default(), Some(&[Paste])),
-            ("two", &[Paste, Password], &Wishes::default(), Some(&[Paste, Password])),
-            ("the other way round", &[Password, Paste], &Wishes::default(), Some(&[Password, Paste])),
-            ("said twice", &[Password, Paste, Password], &Wishes::default(), Some(&[Password, Paste])),
+        type Row<'a> = (&'a str, &'a [SignInMethod], &'a Wishes, Option<&'a [SignInMethod]>);
+        let unnamed = Wishes::default();
+        let rows: [Row<'_>; 7] = [
+            ("one", &[Paste], &unnamed, Some(&[Paste])),
+            ("two", &[Paste, Password], &unnamed, Some(&[Paste, Password])),
+            ("the other way round", &[Password, Paste], &unnamed, Some(&[Password, Paste])),
+            ("said twice", &[Password, Paste, Password], &unnamed, Some(&[Password, Paste])),
             ("a user name", &[Paste, Password], &named, Some(&[Password])),
             ("a user name for nothing", &[Paste], &named, None),
-            ("none", &[], &Wishes::default(), None),
+            ("none", &[], &unnamed, None),
         ];
         for (case, methods, wishes, expected) in rows {
             let mut account = account();

@@ -39,6 +39,7 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked::NoTerminal`] if it has none: under cron, in a service.
+    #[expect(clippy::disallowed_methods, reason = "a terminal is no file")]
     pub fn open() -> Result<Self, Unasked> {
         File::options().read(true).write(true).open("/dev/tty").map(Self).map_err(Unasked::NoTerminal)
     }
