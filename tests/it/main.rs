@@ -3,6 +3,7 @@
 #![allow(unreachable_pub)] // a test program has no outside
 #![allow(clippy::disallowed_methods)] // a story sets its stage
 
+mod architecture;
 mod audit;
 mod canary;
 mod clocks;
