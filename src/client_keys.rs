@@ -217,7 +217,7 @@ pub enum KeyError {
     /// A key without a route is good for nothing.
     #[error("a key needs at least one route")]
     NoRoute,
-    /// There are [`MOST_KEYS`].
+    /// There are `MOST_KEYS`.
     #[error("there are {MOST_KEYS} keys: revoke some first")]
     TooMany,
     /// The system's random numbers cannot be had.

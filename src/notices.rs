@@ -1,7 +1,7 @@
 //! Tells a person in time: an account must be signed in to, or its refresh token is about to die.
 //!
 //! Each notice is a line in the log and, where the configuration says `notice`, one run of a command; at most once a day
-//! for each account and cause, also across restarts. A browser is never opened. [`Cause`] and [`Forecast`] decide; the
+//! for each account and cause, also across restarts. A browser is never opened. `Cause` and `Forecast` decide; the
 //! rest remembers, waits and runs.
 //!
 //! A refresh token's death is worth a notice only if renewing does not put it off. That is learnt by watching: an end

@@ -1,6 +1,6 @@
 //! The person at the keyboard: one file a verb, and what the verbs share.
 //!
-//! A verb returns an [`Exit`] or a [`Failure`]; [`main`] turns either into an exit status and prints one error chain.
+//! A verb returns an `Exit` or a `Failure`; [`main`] turns either into an exit status and prints one error chain.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
 //! The log: one calm line an event, on standard error for a person or as JSON for a machine; to the journal with its
-//! fields ([`super::journal`]) where the service manager has connected us to it.
+//! fields (`journal`) where the service manager has connected us to it.
 
 use std::fmt;
 use std::io::{self, IsTerminal};

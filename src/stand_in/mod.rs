@@ -1,7 +1,7 @@
 //! Stand-ins of both providers, on loopback: an authorization server and an API in one, with switches for everything
 //! that goes wrong in the world. For the demo and for tests; `run` never comes here.
 //!
-//! [`books`] decides who is issued what; [`gdh`] and [`gbdx`] speak the providers' dialects; here are the server, the
+//! `books` decides who is issued what; `gdh` and `gbdx` speak the providers' dialects; here are the server, the
 //! faults, the log, and what both APIs have in common. All that a stand-in knows is gone when it is dropped.
 //!
 //! Both APIs also answer, to a good token: `/echo` (what arrived, as JSON), `/download/N` (N bytes, chunked), `/gzip`,
