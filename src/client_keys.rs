@@ -7,22 +7,32 @@
 //! [`KeyRing`] is read by every worker of the proxy without a lock and changed by the control socket; a change holds from
 //! the next request on. Keys are in one file of the [`Store`], those of a running command (ephemeral ones) in memory
 //! alone.
+//!
+//! A key that has expired stays expired when the wall clock is set back: within a process as the [`Clock`]'s time line
+//! never runs backwards, across a restart as the file holds the latest time that its writer knew of. [`keep_time`] writes
+//! it when a key expires and when the daemon stops. What it cannot know is how long no daemon ran, if the clock was set
+//! back meanwhile.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tracing::{error, warn};
 use zeroize::Zeroizing;
 
 use crate::config::path::{self, PathPattern, Reading};
 use crate::config::{KeyName, RouteName};
+use crate::platform::clock::{self, Clock};
+use crate::platform::timer::WakeTimer;
 use crate::secret::Secret;
+use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 
 /// What every key begins with.
@@ -207,7 +217,7 @@ pub enum KeyError {
     /// A key without a route is good for nothing.
     #[error("a key needs at least one route")]
     NoRoute,
-    /// There are [`MOST_KEYS`].
+    /// There are `MOST_KEYS`.
     #[error("there are {MOST_KEYS} keys: revoke some first")]
     TooMany,
     /// The system's random numbers cannot be had.
@@ -226,20 +236,59 @@ pub struct KeyRing {
     /// Held while the keys are changed, the file included.
     changing: Mutex<()>,
     started: Instant,
+    clock: Arc<Clock>,
+    floor: Floor,
+    /// The latest time that is in the file, in Unix seconds.
+    noted: AtomicU64,
+    /// The keys that are kept have changed.
+    changed: Notify,
+}
+
+/// The latest time that an earlier process knew of, in Unix seconds, and the machine's age when that was read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Floor {
+    unix: u64,
+    read_at: Duration,
+}
+
+impl Floor {
+    /// What time it is at least, when the machine is so old. A wall clock that is put right does not count twice.
+    fn at(self, since_boot: Duration) -> u64 {
+        self.unix.saturating_add(since_boot.saturating_sub(self.read_at).as_secs())
+    }
 }
 
 impl KeyRing {
     /// Reads the keys of a store. What cannot be understood is set aside by the store, and then there are none: the second
     /// value says so.
-    pub fn load(store: Arc<Store>) -> (Self, Option<String>) {
+    pub fn load(store: Arc<Store>, clock: Arc<Clock>) -> (Self, Option<String>) {
         let read = store.read_file(FILE, read).map(Option::unwrap_or_default);
-        let (keys, problem) = match read {
-            Ok(keys) => (keys, None),
-            Err(error) => (Vec::new(), Some(format!("the client keys cannot be read, so none is valid: {error}"))),
+        let (Kept { keys, latest }, problem) = match read {
+            Ok(kept) => (kept, None),
+            Err(error) => (Kept::default(), Some(format!("the client keys cannot be read, so none is valid: {error}"))),
         };
-        let ring = Self { store: Some(store), ..Self::default() };
+        let floor = Floor { unix: latest, read_at: clock::since_boot() };
+        let ring = Self { store: Some(store), floor, noted: AtomicU64::new(latest), ..Self::with(clock) };
         ring.keys.store(Arc::new(keys));
         (ring, problem)
+    }
+
+    fn with(clock: Arc<Clock>) -> Self {
+        Self {
+            keys: ArcSwap::default(),
+            store: None,
+            changing: Mutex::new(()),
+            started: Instant::now(),
+            clock,
+            floor: Floor::default(),
+            noted: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The time by which keys are made and expire, in Unix seconds. It never runs backwards, not across a restart either.
+    pub fn now(&self) -> u64 {
+        (self.clock.now().as_millis() / 1000).max(self.floor.at(clock::since_boot()))
     }
 
     /// The keys, in the order of their names.
@@ -247,12 +296,12 @@ impl KeyRing {
         self.keys.load_full()
     }
 
-    /// Finds the key that a client presents, at `now` in Unix seconds. Takes as long for any key, there or not.
+    /// Finds the key that a client presents. Takes as long for any key, there or not.
     ///
     /// # Errors
     ///
     /// Why it is not taken.
-    pub fn find(&self, presented: &str, now: u64) -> Result<Arc<ClientKey>, Refusal> {
+    pub fn find(&self, presented: &str) -> Result<Arc<ClientKey>, Refusal> {
         let sha256 = digest::digest(&digest::SHA256, presented.as_bytes());
         let mut found = None;
         for key in self.keys.load().iter() {
@@ -261,15 +310,15 @@ impl KeyRing {
             }
         }
         let key = found.ok_or(Refusal::Unknown)?;
-        if key.is_expired(now) { Err(Refusal::Expired) } else { Ok(key) }
+        if key.is_expired(self.now()) { Err(Refusal::Expired) } else { Ok(key) }
     }
 
-    /// Counts a request that the key was good for, at `now` in Unix seconds.
+    /// Counts a request that the key was good for.
     ///
     /// # Errors
     ///
     /// How long to wait, if it comes too soon; then it is not counted.
-    pub fn admit(&self, key: &ClientKey, now: u64) -> Result<(), Duration> {
+    pub fn admit(&self, key: &ClientKey) -> Result<(), Duration> {
         if let Some(rate) = key.rate {
             let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let mut due = key.used.due.load(Ordering::Relaxed);
@@ -282,7 +331,7 @@ impl KeyRing {
             }
         }
         key.used.requests.fetch_add(1, Ordering::Relaxed);
-        key.used.last.store(now, Ordering::Relaxed);
+        key.used.last.store(self.now(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -295,7 +344,7 @@ impl KeyRing {
     pub fn add(&self, new: NewKey) -> Result<(Secret, Arc<ClientKey>), KeyError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let NewKey { name, rights, lifetime, rate, ephemeral } = new;
-        let now = today();
+        let now = self.now();
         let mut keys = Vec::clone(&self.keys.load());
         let name = match name {
             Some(name) => name,
@@ -335,6 +384,7 @@ impl KeyRing {
             self.save(&keys)?;
         }
         self.keys.store(Arc::new(keys));
+        self.changed.notify_one();
         Ok((secret, key))
     }
 
@@ -362,9 +412,25 @@ impl KeyRing {
     }
 
     fn save(&self, keys: &[Arc<ClientKey>]) -> Result<(), StoreError> {
-        match &self.store {
-            Some(store) => store.write_file(FILE, &write(keys)),
-            None => Ok(()),
+        let Some(store) = &self.store else { return Ok(()) };
+        let now = self.now();
+        self.noted.fetch_max(now, Ordering::Relaxed); // a disk that refuses is asked again at the next end, or at the stop
+        store.write_file(FILE, &write(keys, now))
+    }
+
+    /// When the next of the keys that are kept expires, of which the file does not know yet; in Unix seconds.
+    fn next_end(&self) -> Option<u64> {
+        let noted = self.noted.load(Ordering::Relaxed);
+        let keys = self.keys.load();
+        let ends = keys.iter().filter(|key| !key.ephemeral).filter_map(|key| key.expires_at);
+        ends.filter(|end| *end > noted).min()
+    }
+
+    /// Writes down what time it is. Waits for the disk.
+    fn note_time(&self) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.save(&self.keys.load()) {
+            warn!(%error, "the time could not be noted beside the client keys: a clock set back could revive one");
         }
     }
 }
@@ -372,13 +438,38 @@ impl KeyRing {
 /// A ring without keys and without a file.
 impl Default for KeyRing {
     fn default() -> Self {
-        Self { keys: ArcSwap::default(), store: None, changing: Mutex::new(()), started: Instant::now() }
+        Self::with(Arc::new(Clock::start()))
     }
 }
 
-/// The time of day, in Unix seconds.
-pub fn today() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Notes the time in the keys' file when one of them expires, and when the stop has started while one can still expire.
+/// It sleeps until then; without a key that expires, it writes nothing.
+pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
+    let note = || {
+        let ring = ring.clone();
+        tokio::task::spawn_blocking(move || ring.note_time())
+    };
+    let mut timer = match WakeTimer::new() {
+        Ok(timer) => timer,
+        Err(error) => return error!(%error, "the ends of client keys are not noted: the kernel gives no timer"),
+    };
+    loop {
+        let next = ring.next_end();
+        let now = ring.now();
+        if next.is_some_and(|end| end <= now) {
+            let _ = note().await; // an error means that it panicked
+            continue;
+        }
+        let due = next.map(|end| ring.clock.now() + Duration::from_secs(end - now));
+        tokio::select! {
+            () = shutdown.started() => break,
+            () = ring.changed.notified() => {}
+            _ = timer.wait(&ring.clock, due) => {}
+        }
+    }
+    if ring.next_end().is_some() {
+        let _ = note().await;
+    }
 }
 
 /// When the request after this one is due, if this one may come at `now`; all in nanoseconds.
@@ -409,7 +500,18 @@ fn hex(bytes: &[u8]) -> String {
 #[derive(Serialize, Deserialize)]
 struct File {
     version: u64,
+    /// The latest time that the writer knew of, in Unix seconds; earlier versions did not say.
+    #[serde(default)]
+    latest: u64,
     keys: Vec<FileKey>,
+}
+
+/// What the file holds.
+#[derive(Default)]
+struct Kept {
+    keys: Vec<Arc<ClientKey>>,
+    /// The latest time that it knows of.
+    latest: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -424,7 +526,7 @@ struct FileKey {
     rate: Option<String>,
 }
 
-fn write(keys: &[Arc<ClientKey>]) -> Vec<u8> {
+fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
     let entry = |key: &Arc<ClientKey>| FileKey {
         name: key.name.to_string(),
         sha256: hex(&key.sha256),
@@ -436,15 +538,16 @@ fn write(keys: &[Arc<ClientKey>]) -> Vec<u8> {
         rate: key.rate.map(|rate| rate.to_string()),
     };
     let kept = keys.iter().filter(|key| !key.ephemeral).map(entry).collect();
-    let mut bytes = serde_json::to_vec_pretty(&File { version: VERSION, keys: kept }).expect("texts and numbers");
+    let mut bytes =
+        serde_json::to_vec_pretty(&File { version: VERSION, latest, keys: kept }).expect("texts and numbers");
     bytes.push(b'\n');
     bytes
 }
 
 /// Reads the whole file or nothing: half a list of rights is no list of rights.
-fn read(bytes: &[u8]) -> Result<Vec<Arc<ClientKey>>, String> {
+fn read(bytes: &[u8]) -> Result<Kept, String> {
     let place = |error: serde_json::Error| format!("makes no sense at line {}", error.line());
-    let File { version, keys } = serde_json::from_slice(bytes).map_err(place)?;
+    let File { version, mut latest, keys } = serde_json::from_slice(bytes).map_err(place)?;
     if version != VERSION {
         return Err(format!("has the format {version}, this program reads {VERSION}"));
     }
@@ -462,6 +565,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Arc<ClientKey>>, String> {
             methods: methods.map_err(|_| wrong("method"))?,
             paths: paths.map_err(|_| wrong("path"))?,
         };
+        latest = latest.max(created_at);
         read.push(Arc::new(ClientKey {
             rights,
             created_at,
@@ -474,7 +578,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Arc<ClientKey>>, String> {
         }));
     }
     read.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(read)
+    Ok(Kept { keys: read, latest })
 }
 
 #[cfg(test)]
@@ -487,6 +591,10 @@ mod tests {
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
             paths: paths.iter().map(|path| PathPattern::parse(path).unwrap()).collect(),
         }
+    }
+
+    fn clock() -> Arc<Clock> {
+        Arc::new(Clock::start())
     }
 
     fn new(name: &str) -> NewKey {
@@ -523,12 +631,12 @@ mod tests {
     fn a_key_is_shown_once_kept_as_a_hash_and_found_again_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
-        let (ring, problem) = KeyRing::load(Arc::new(Store::open(&state).unwrap()));
+        let (ring, problem) = KeyRing::load(Arc::new(Store::open(&state).unwrap()), clock());
         assert_eq!(problem, None);
         let (secret, _) = ring.add(new("agent")).unwrap();
         assert!(looks_like_key(secret.expose()));
         let (ephemeral, _) = ring.add(NewKey { name: None, ephemeral: true, ..new("x") }).unwrap();
-        assert_eq!(ring.find(ephemeral.expose(), today()).unwrap().name.as_str().len(), "ephemeral-".len() + 8);
+        assert_eq!(ring.find(ephemeral.expose()).unwrap().name.as_str().len(), "ephemeral-".len() + 8);
         assert!(matches!(ring.add(new("agent")), Err(KeyError::Taken(_))));
         assert!(matches!(ring.add(NewKey { name: None, ..new("x") }), Err(KeyError::Nameless)));
         drop(ring);
@@ -539,16 +647,59 @@ mod tests {
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o7777, 0o600);
 
         let store = Arc::new(Store::open(&state).unwrap());
-        assert_eq!(store.accounts().unwrap(), [], "it is no account's file");
-        let (ring, _) = KeyRing::load(store);
-        let key = ring.find(secret.expose(), today()).unwrap();
+        let (ring, _) = KeyRing::load(store, clock());
+        let key = ring.find(secret.expose()).unwrap();
         assert_eq!((key.rights.clone(), key.rate), (new("agent").rights, new("agent").rate));
-        assert_eq!(ring.find(ephemeral.expose(), today()).err(), Some(Refusal::Unknown));
-        assert_eq!(ring.find(secret.expose(), today() + 3601).err(), Some(Refusal::Expired));
+        assert_eq!(ring.find(ephemeral.expose()).err(), Some(Refusal::Unknown));
         ring.revoke(&key.name).unwrap();
-        assert_eq!(ring.find(secret.expose(), today()).err(), Some(Refusal::Unknown));
+        assert_eq!(ring.find(secret.expose()).err(), Some(Refusal::Unknown));
         assert!(matches!(ring.revoke(&key.name), Err(KeyError::Unknown(_))));
         assert!(!std::fs::read_to_string(path).unwrap().contains("agent"));
+    }
+
+    #[test]
+    fn a_key_that_has_expired_stays_expired_when_the_clock_is_set_back_also_across_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |clock: &Arc<Clock>| KeyRing::load(Arc::new(Store::open(folder.path()).unwrap()), clock.clone()).0;
+        let clock = clock();
+        let ring = open(&clock);
+        let (secret, key) = ring.add(new("agent")).unwrap();
+        assert!(ring.find(secret.expose()).is_ok());
+        assert_eq!(ring.next_end(), key.expires_at);
+        // two hours pass, and the wall clock is where it was
+        clock.was_ahead_by(Duration::from_secs(7200));
+        assert_eq!(ring.find(secret.expose()).err(), Some(Refusal::Expired));
+        let (later, _) = ring.add(new("later")).unwrap();
+        assert_eq!(ring.next_end(), ring.find(later.expose()).unwrap().expires_at, "the first end is noted");
+        drop(ring);
+
+        let clock = self::clock();
+        let ring = open(&clock);
+        assert_eq!(ring.find(secret.expose()).err(), Some(Refusal::Expired), "the file knows better than the clock");
+        assert!(ring.find(later.expose()).is_ok());
+        // the clock is put right again: what passed by it is not counted twice
+        clock.was_ahead_by(Duration::from_secs(7200));
+        assert!(ring.find(later.expose()).is_ok());
+        clock.was_ahead_by(Duration::from_secs(3601));
+        assert_eq!(ring.find(later.expose()).err(), Some(Refusal::Expired));
+    }
+
+    #[test]
+    fn the_floor_goes_on_with_the_machine_and_counts_its_sleep() {
+        let floor = Floor { unix: 1000, read_at: Duration::from_secs(50) };
+        assert_eq!(floor.at(Duration::from_secs(50)), 1000);
+        assert_eq!(floor.at(Duration::from_secs(110)), 1060);
+        assert_eq!(floor.at(Duration::ZERO), 1000);
+    }
+
+    #[test]
+    fn a_file_without_the_latest_time_knows_it_from_its_keys() {
+        let hash = "0".repeat(64);
+        let rest = "\"methods\": [], \"paths\": [], \"created_at\": 1700000000, \"expires_at\": 1700000001";
+        let text = format!(
+            "{{\"version\": 1, \"keys\": [{{\"name\": \"a\", \"sha256\": \"{hash}\", \"routes\": [\"a\"], {rest}}}]}}"
+        );
+        assert_eq!(read(text.as_bytes()).unwrap().latest, 1_700_000_000);
     }
 
     #[test]
@@ -567,7 +718,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let store = Arc::new(Store::open(folder.path()).unwrap());
             std::fs::write(folder.path().join(FILE), text).unwrap();
-            let (ring, problem) = KeyRing::load(store);
+            let (ring, problem) = KeyRing::load(store, clock());
             assert!(problem.is_some_and(|problem| problem.contains("none is valid")), "{case}");
             assert!(ring.keys().is_empty(), "{case}");
             assert!(!folder.path().join(FILE).exists(), "{case}");

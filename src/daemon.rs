@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::accounts::Accounts;
-use crate::client_keys::KeyRing;
+use crate::client_keys::{self, KeyRing};
 use crate::config::{
     AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
     RouteName, SecretSource, Source,
@@ -290,7 +290,7 @@ impl Daemon {
         control.0.set_nonblocking(true)?;
         let control = (UnixListener::from_std(control.0)?, control.1);
 
-        let (keys, keys_problem) = KeyRing::load(store.clone());
+        let (keys, keys_problem) = KeyRing::load(store.clone(), clock.clone());
         let keys = Arc::new(keys);
         warnings.extend(keys_problem.inspect(|problem| warn!("{problem}")));
         // its thread first: what it looks for, the processes of clients, the walls would hide from it
@@ -418,6 +418,7 @@ impl Daemon {
             invocation: self.facts.borrow().invocation.clone(),
         };
         let noticing = tokio::spawn(notices::watch(notices, shutdown.clone()));
+        let keeping_time = tokio::spawn(client_keys::keep_time(self.keys.clone(), shutdown.clone()));
         let mut network = NetworkWatch::new();
         let mut files = ConfigWatch::new(self.watched());
         let mut hangup = signal(SignalKind::hangup())?;
@@ -485,6 +486,7 @@ impl Daemon {
         control_stop.start();
         let _ = control.await;
         let _ = noticing.await;
+        let _ = keeping_time.await;
         match ended {
             Ok(Ok(())) if shutdown.has_started() => Ok(()),
             Ok(Ok(())) => Err(anyhow!("the renewer ended on its own")),
@@ -716,6 +718,7 @@ fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: boo
 }
 
 /// Lets other users connect to a socket, who are then asked who they are; or nobody else.
+#[expect(clippy::disallowed_methods, reason = "the socket that was bound just now")]
 fn open_to_others(path: &Path, others: bool) {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(if others { 0o666 } else { 0o600 });
     if let Err(error) = std::fs::set_permissions(path, mode) {

@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use crate::config::{Endpoint, Origin};
-use crate::platform::tls;
+use crate::platform::{environment, tls};
 
 /// Makes requests. Cheap to clone; holds no connection.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +107,7 @@ pub enum HttpError {
 impl HttpClient {
     /// A client that honours `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` as they are now, in either case.
     pub fn from_environment() -> Self {
-        Self { proxies: Proxies::read(|name| std::env::var(name).ok()), limits: Limits::default() }
+        Self { proxies: Proxies::read(environment::text), limits: Limits::default() }
     }
 
     /// A client that uses no proxy.

@@ -1,7 +1,7 @@
 //! Tells a person in time: an account must be signed in to, or its refresh token is about to die.
 //!
 //! Each notice is a line in the log and, where the configuration says `notice`, one run of a command; at most once a day
-//! for each account and cause, also across restarts. A browser is never opened. [`Cause`] and [`Forecast`] decide; the
+//! for each account and cause, also across restarts. A browser is never opened. `Cause` and `Forecast` decide; the
 //! rest remembers, waits and runs.
 //!
 //! A refresh token's death is worth a notice only if renewing does not put it off. That is learnt by watching: an end
@@ -23,7 +23,7 @@ use tracing::{debug, error, warn};
 
 use crate::accounts::{AccountView, Accounts};
 use crate::config::{AccountId, Config};
-use crate::platform::clock::Clock;
+use crate::platform::clock::{Clock, wall};
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Phase, Why};
 use crate::shutdown::Shutdown;
@@ -202,6 +202,7 @@ impl Memory {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what was told: made for us alone, and lost without harm")]
     fn save(&self) -> io::Result<()> {
         let beside = self.file.with_file_name(format!(".{}.tmp", Self::FILE));
         let text: String = self.told.iter().map(|(name, at)| format!("{name} {at}\n")).collect();
@@ -244,7 +245,7 @@ pub async fn watch(parts: Parts, mut shutdown: Shutdown) {
     let mut commands = JoinSet::new();
     loop {
         let notice = config.borrow_and_update().notice.clone();
-        let (now, wall) = (clock.now(), SystemTime::now());
+        let (now, wall) = (clock.now(), wall());
         let views = accounts.views();
         forecasts.retain(|id, _| views.iter().any(|view| view.id == *id));
         let mut next: Option<Timestamp> = None;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
@@ -16,7 +16,8 @@ use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
 use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
-use crate::platform::ownership;
+use crate::platform::clock::wall;
+use crate::platform::{environment, ownership};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -83,7 +84,7 @@ impl TokenEndpoint {
                 unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
-        answer::read(&as_read(&answer), &request, client, SystemTime::now())
+        answer::read(&as_read(&answer), &request, client, wall())
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
 
@@ -105,7 +106,7 @@ impl TokenEndpoint {
             .send(account, endpoint, outgoing)
             .await
             .map_err(|error| unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
-        answer::read_revocation(&as_read(&answer), refresh_token, client, SystemTime::now())
+        answer::read_revocation(&as_read(&answer), refresh_token, client, wall())
             .map(|()| Revocation::Done)
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
@@ -193,7 +194,7 @@ pub async fn client_secret(account: &Account) -> Result<Client, String> {
         Some(SecretSource::File(path)) => Some(from_file(path.clone()).await?),
         Some(SecretSource::Command(command)) => Some(from_command(command).await?),
         Some(SecretSource::Credential(name)) => {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
+            let folder = environment::value("CREDENTIALS_DIRECTORY")
                 .ok_or_else(|| format!("client_secret: credential {name}: $CREDENTIALS_DIRECTORY is not set"))?;
             if name.contains('/') || name == ".." {
                 return Err(format!("client_secret: credential {name}: a credential's name is no path"));

@@ -147,11 +147,6 @@ impl TokenSource {
         self.id
     }
 
-    /// The account whose token this is.
-    pub fn account(&self) -> &AccountId {
-        &self.account
-    }
-
     /// Replaces what is known, and wakes everyone who waits. For the renewer alone, and not after the end.
     pub fn publish(&self, availability: Availability) {
         self.current.store(Arc::new(availability));

@@ -27,6 +27,8 @@
 //! the two ends ([`http2`] is both, [`python`] a client of its own), [`measure`] asks the kernel, [`report`] is pure and makes
 //! the table, the JSON and the plot.
 
+#![allow(clippy::disallowed_methods)] // a program of its own, which sets its stage
+
 #[cfg(target_os = "linux")]
 mod http2;
 #[cfg(target_os = "linux")]

@@ -22,7 +22,7 @@ use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::daemon::{self, Daemon, Surroundings};
 use crate::http_client::{HttpClient, Outgoing};
-use crate::platform::log::{self, Color, Format, LogHandle};
+use crate::platform::log::{self, Format, LogHandle};
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
 use crate::sign_in::{self, Proof};
@@ -55,13 +55,13 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let log = log::init(log::Options {
         filter: Some(options.log.clone().unwrap_or_else(|| "error".to_owned())),
         format: Format::Text,
-        color: Color::Auto,
     })
     .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let folder = TemporaryFolder::new().map_err(|error| Failure::new(error).while_doing("making a folder"))?;
     block_on(demonstrate(&folder.0, log, &arguments))?
 }
 
+#[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
 async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Result<Exit, Failure> {
     let lives = stand_in::Options { access_lifetime: arguments.tokens, ..stand_in::Options::default() };
     let start = |provider| async move {
@@ -323,6 +323,7 @@ fn token_in_words(account: &AccountReport) -> String {
 struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
+    #[expect(clippy::disallowed_methods, reason = "a new folder, for us alone")]
     fn new() -> io::Result<Self> {
         let mut random = [0; 6];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
@@ -334,6 +335,7 @@ impl TemporaryFolder {
 }
 
 impl Drop for TemporaryFolder {
+    #[expect(clippy::disallowed_methods, reason = "the folder that this made")]
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

@@ -25,7 +25,10 @@ use crate::config::{Config, Endpoint, ListenAddress};
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{State, StatusReport};
 use crate::http_client::{HttpClient, Limits, Outgoing};
+use crate::platform::clock::wall;
+use crate::platform::environment;
 use crate::platform::listeners;
+use crate::platform::paths::shell_word;
 
 /// Look for what is wrong: configuration, service, network, servers
 #[derive(clap::Args, Debug)]
@@ -120,7 +123,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
         findings.extend(guard(status).await);
     }
     findings.push(localhost_names().await);
-    findings.extend(proxy_variables(|name| std::env::var(name).ok()));
+    findings.extend(proxy_variables(environment::text));
     if let Some(config) = &config
         && !offline
     {
@@ -171,7 +174,7 @@ fn state_folder(places: &Paths) -> Vec<Finding> {
             findings.push(fail(CHECK, says, "a daemon was run as somebody else (sudo?): give it back with chown"));
         } else if mode & 0o077 != 0 && !found.file_type().is_symlink() {
             let says = format!("{} is open to other users (mode {mode:04o})", path.display());
-            findings.push(fail(CHECK, says, format!("chmod go= {}", path.display())));
+            findings.push(fail(CHECK, says, format!("chmod go= {}", shell_word(&path))));
         }
     }
     if findings.is_empty() {
@@ -439,7 +442,7 @@ async fn ask(question: Question) -> (Finding, Option<i64>) {
     let outgoing = Outgoing { method: method.clone(), fields: HeaderMap::new(), body: Default::default() };
     match client.send(&endpoint, extra_ca.as_deref(), outgoing).await {
         Ok(answer) => {
-            let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, SystemTime::now()));
+            let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, wall()));
             let status = answer.status.as_u16();
             (ok(check, format!("{about} answers ({method}: {status})")), ahead)
         }

@@ -7,11 +7,12 @@ use clap::{Args, Subcommand};
 
 use super::text::{Cell, Table, parse_length, printable, relative};
 use super::{Exit, Failure, Options, block_on, load_config, places, print, remark};
-use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights, today};
+use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights};
 use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::{KeyList, KeyReport};
+use crate::platform::clock::{Clock, unix_seconds};
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::store::Store;
@@ -164,7 +165,7 @@ fn add_here(places: &Paths, new: NewKey) -> Result<Secret, Failure> {
 /// The keys, while no daemon runs. A file that cannot be read is not written over.
 fn ring(places: &Paths) -> Result<KeyRing, Failure> {
     let store = Store::open(&places.state_dir).map_err(Failure::new)?;
-    match KeyRing::load(Arc::new(store)) {
+    match KeyRing::load(Arc::new(store), Arc::new(Clock::start())) {
         (ring, None) => Ok(ring),
         (_, Some(problem)) => Err(Failure::say(problem)),
     }
@@ -187,7 +188,7 @@ fn list(options: &Options, arguments: &List) -> Result<Exit, Failure> {
         print("There is no client key. To make one: valetd key add NAME --route ROUTE\n")?;
         return Ok(Exit::Fine);
     }
-    print(&(table(&keys, today()).join("\n") + "\n"))?;
+    print(&(table(&keys, unix_seconds()).join("\n") + "\n"))?;
     Ok(Exit::Fine)
 }
 
@@ -198,6 +199,8 @@ fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
         let any = |words: &[String]| if words.is_empty() { "*".to_owned() } else { words.join(",") };
         let good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
         let expires = match (&key.expires_at, key.ephemeral) {
+            // by the daemon's time, which is ahead of a clock that was set back
+            (Some(at), _) if key.expired => relative((at.unix() - now.cast_signed()).min(0)),
             (Some(at), _) => relative(at.unix() - now.cast_signed()),
             (None, true) => "with its holder".to_owned(),
             (None, false) => "never".to_owned(),

@@ -18,14 +18,15 @@ use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
 use crate::secret::Secret;
 use crate::sign_in::terminal::Unasked;
-use crate::sign_in::{self, Proof, SignInError, Wishes, pasted};
+use crate::sign_in::{self, Offer, Proof, SignInError, Wishes, pasted};
 
 /// Sign in to an account
 #[derive(clap::Args, Debug)]
 #[command(
     long_about = "\
 Sign in to an account. Without an option, you are asked in the account's own
-way: a page to open and a code to paste, or a user name and a password. The
+way: a page to open and a code to paste, or a user name and a password. Where
+an account has both, you choose; --code and --username choose theirs. The
 result goes to the running daemon; if none runs, it is saved for the next one.
 
 Without a configuration, 'valetd login gbdx' writes a first one for a provider
@@ -107,6 +108,7 @@ fn config_lines(id: &AccountId) -> String {
 }
 
 /// Writes a file that is not there yet, for us alone.
+#[expect(clippy::disallowed_methods, reason = "a first configuration: made once, for us alone")]
 fn write_new(file: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -144,31 +146,38 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
         remark(&format!("{}: taken over from {}", account.id, imported.from));
         return Ok(imported.new);
     }
-    let proof = proof(account, arguments)?;
-    let redeemed = block_on(sign_in::redeem(account, proof, async |offer| exchange(account, offer).await))?;
+    let exchange = async |offer: Offer<'_>| exchange(account, offer).await;
+    let redeemed = match proof(account, &arguments)? {
+        Some(proof) => block_on(sign_in::redeem(account, proof, exchange))?,
+        None => {
+            let wishes = Wishes { username: arguments.username, browser: !arguments.no_browser };
+            block_on(sign_in::in_person(account, &wishes, exchange))?
+        }
+    };
     redeemed.map_err(failure_of)
 }
 
-fn proof(account: &Account, arguments: Arguments) -> Result<Proof, Failure> {
-    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin, import: _, no_browser } =
+/// What the options bring; `None` if the person is to be asked.
+fn proof(account: &Account, arguments: &Arguments) -> Result<Option<Proof>, Failure> {
+    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin, import: _, no_browser: _ } =
         arguments;
     if let Some(code) = code {
-        let code = pasted::recognise(&code).map_err(|error| failure_of(error.into()))?;
-        return Ok(Proof::Code(code));
+        let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
+        return Ok(Some(Proof::Code(code)));
     }
-    if refresh_token_stdin {
+    if *refresh_token_stdin {
         let token = secret_on_stdin("the refresh token")?;
-        return Ok(Proof::RefreshToken(Secret::new(token.expose().trim())));
+        return Ok(Some(Proof::RefreshToken(Secret::new(token.expose().trim()))));
     }
-    if password_stdin {
+    if *password_stdin {
         let password = secret_on_stdin("the password")?;
         let username = match username {
-            Some(username) => username,
+            Some(username) => username.clone(),
             None => sign_in::ask_username(account).map_err(failure_of)?,
         };
-        return Ok(Proof::Password { username, password });
+        return Ok(Some(Proof::Password { username, password }));
     }
-    sign_in::ask(account, &Wishes { username, browser: !no_browser }).map_err(failure_of)
+    Ok(None)
 }
 
 fn secret_on_stdin(what: &str) -> Result<Secret, Failure> {

@@ -20,6 +20,7 @@ pub(super) struct Arguments {
     dir: Option<PathBuf>,
 }
 
+#[expect(clippy::disallowed_methods, reason = "a folder that the person named, with the umask's mode")]
 pub(super) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
     let pages = pages().map_err(|error| Failure::new(error).while_doing("writing the man pages"))?;
     let Some(dir) = arguments.dir else {

@@ -1,12 +1,11 @@
 //! The person at the keyboard: one file a verb, and what the verbs share.
 //!
-//! A verb returns an [`Exit`] or a [`Failure`]; [`main`] turns either into an exit status and prints one error chain.
+//! A verb returns an `Exit` or a `Failure`; [`main`] turns either into an exit status and prints one error chain.
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -19,7 +18,9 @@ use crate::daemon;
 use crate::http_client::HttpClient;
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::jwt;
-use crate::platform::paths::{Overrides, Paths};
+use crate::platform::clock::unix_seconds;
+use crate::platform::environment;
+use crate::platform::paths::{Overrides, Paths, shell_word};
 use crate::sign_in::{Exchanged, Offer};
 use crate::store::{Credential, Record, Servers, Store, import};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
@@ -182,18 +183,11 @@ impl Options {
         for (option, path) in [("--config", config), ("--state-dir", state_dir), ("--socket", socket)] {
             if let Some(path) = path {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                words.push_str(&format!(" {option} {}", quoted(&path)));
+                words.push_str(&format!(" {option} {}", shell_word(&path)));
             }
         }
         words
     }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// How a verb ended: the process's exit status.
@@ -381,8 +375,7 @@ fn save(places: &Paths, account: &Account, new: NewCredential) -> Result<(), Str
     let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
     // what cannot be read is set aside by the store, and replaced
     let generation = store.load(&account.id).ok().flatten().map_or(0, |record| record.generation) + 1;
-    let today = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    store.save(&Record::new(account, generation, new, today)).map_err(|error| error.to_string())
+    store.save(&Record::new(account, generation, new, unix_seconds())).map_err(|error| error.to_string())
 }
 
 /// Signs out while no daemon runs. Returns what happened at the server, for people.
@@ -405,11 +398,9 @@ async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
 
 /// What another tool has left, from the first of the account's places that has something.
 fn import(account: &Account) -> Result<Imported, String> {
-    let home = directories::BaseDirs::new().map(|base| base.home_dir().to_owned()).unwrap_or_default();
-    let variable = |name: &str| std::env::var(name).ok();
     for source in &account.sign_in.import {
-        let found = import::import(source, &home, variable).map_err(|error| error.to_string())?;
-        let Some(import::Imported { mut credential, access_expires_at: _, warnings }) = found else { continue };
+        let found = import::import(source, environment::text).map_err(|error| error.to_string())?;
+        let Some(import::Imported { mut credential, warnings }) = found else { continue };
         for warning in warnings {
             remark(&warning);
         }
@@ -421,7 +412,7 @@ fn import(account: &Account) -> Result<Imported, String> {
         }
         let from = match source {
             ImportSource::Environment(name) => format!("${name}"),
-            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.clone(),
+            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
         };
         let servers = Some(Servers::of(account));
         let new = NewCredential { credential, client_id: None, refresh_lifetime: None, identity: None, servers };

@@ -2,7 +2,7 @@
 
 use super::{Exit, Failure, LogFormat, Options, places};
 use crate::daemon::{self, Surroundings};
-use crate::platform::log::{self, Color, Format};
+use crate::platform::log::{self, Format};
 use crate::platform::{harden, socket};
 
 /// Run the daemon in this terminal, or under a service manager
@@ -23,7 +23,7 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
         Some(LogFormat::Json) => Format::Json,
         Some(LogFormat::Text) | None => Format::Text,
     };
-    let log = log::init(log::Options { filter: options.log.clone(), format, color: Color::Auto })
+    let log = log::init(log::Options { filter: options.log.clone(), format })
         .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let invocation = options.invocation();
     let seed = std::process::id().into();

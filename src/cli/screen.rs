@@ -45,6 +45,7 @@ impl Screen {
     /// # Errors
     ///
     /// If there is none, or it cannot be set.
+    #[expect(clippy::disallowed_methods, reason = "a terminal is no file")]
     pub(super) fn open(color: bool) -> io::Result<Self> {
         let terminal = File::options().read(true).write(true).open("/dev/tty")?;
         let before = tcgetattr(&terminal)?;

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::text::printable;
 use super::{Exit, Failure, Options, print};
+use crate::platform::environment;
 
 /// Install valetd as a service of this user, remove it, or look at it
 #[derive(clap::Args, Debug)]
@@ -137,6 +138,7 @@ fn install(linger: bool, strict: bool) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
+#[expect(clippy::disallowed_methods, reason = "units that this program has installed")]
 fn uninstall() -> Result<Exit, Failure> {
     let doing = |failure: Failure| failure.while_doing("removing the service");
     let mut said = Vec::new();
@@ -254,6 +256,7 @@ fn unit_folder() -> Result<PathBuf, Failure> {
     Ok(base.config_dir().join("systemd/user"))
 }
 
+#[expect(clippy::disallowed_methods, reason = "units are the person's, and readable by all")]
 fn write(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
@@ -265,7 +268,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 /// Why no units can be used here; `Ok` if they can.
 pub(super) fn manager() -> Result<(), &'static str> {
-    let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) else {
+    let Some(runtime) = environment::value("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) else {
         return Err("XDG_RUNTIME_DIR is not set: this is no login session of systemd");
     };
     if !Path::new(&runtime).join("systemd/private").exists() {
@@ -285,8 +288,8 @@ fn require_manager() -> Result<(), Failure> {
 /// Whether this user's manager runs without a login; `None` if nobody knows.
 pub(super) fn has_linger() -> Option<bool> {
     let folder = Path::new("/var/lib/systemd/linger");
-    let name =
-        directories::BaseDirs::new().and_then(|_| std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok())?;
+    directories::BaseDirs::new()?;
+    let name = environment::text("USER").or_else(|| environment::text("LOGNAME"))?;
     folder.parent()?.exists().then(|| folder.join(name).exists())
 }
 

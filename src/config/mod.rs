@@ -258,9 +258,9 @@ pub enum ImportSource {
     /// An environment variable that holds the refresh token itself.
     Environment(String),
     /// The absolute path of a JSON file with a `refresh_token` member (`~/.gdh/authentication`).
-    JsonFile(String),
+    JsonFile(PathBuf),
     /// The absolute path of gbdx-auth's INI file (`~/.gbdx-config`).
-    GbdxConfig(String),
+    GbdxConfig(PathBuf),
 }
 
 /// An absolute `https` URL, or an `http` one on loopback, without user name, password or fragment.

@@ -626,7 +626,6 @@ impl<'a> Reader<'a> {
         let source = |table: Table<'_>| {
             table.only(KEYS);
             self.exactly_one(&table, KEYS)?;
-            let file = |key: &str| self.path(&table, key).map(|path| path.to_string_lossy().into_owned());
             let variable = |text: &str| {
                 let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 let is_name = text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(good);
@@ -634,8 +633,8 @@ impl<'a> Reader<'a> {
             };
             let environment = table.parsed("environment", variable).map(|found| ImportSource::Environment(found.value));
             environment
-                .or_else(|| file("json_file").map(ImportSource::JsonFile))
-                .or_else(|| file("gbdx_config").map(ImportSource::GbdxConfig))
+                .or_else(|| self.path(&table, "json_file").map(ImportSource::JsonFile))
+                .or_else(|| self.path(&table, "gbdx_config").map(ImportSource::GbdxConfig))
         };
         table.array_of_tables("import").unwrap_or_default().into_iter().filter_map(source).collect()
     }

@@ -406,11 +406,6 @@ impl PathPattern {
         path.all(|symbols| self.leads_there(symbols, Mode::Every))
     }
 
-    /// The pattern as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// Follows all ways through the pattern at once: no path, however made, takes more than its length times ours.
     fn leads_there(&self, symbols: &[Symbol], mode: Mode) -> bool {
         let end = self.steps.len();

@@ -147,6 +147,7 @@ pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// All of them as [`Problem::rendered`], with a blank line between.
+    #[cfg(any(test, fuzzing))]
     pub fn rendered(&self) -> String {
         self.0.iter().map(Problem::rendered).collect::<Vec<_>>().join("\n\n")
     }

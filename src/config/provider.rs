@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(account.renew.refresh_lifetime, Some(Duration::from_secs(27 * 86_400)));
         assert_eq!(account.sign_in.methods, [SignInMethod::Paste]);
         assert_eq!(account.sign_in.redirect_uri.as_deref(), Some("https://www.geodatahub.dk/validate-code.html"));
-        let file = facts().home.join(".gdh/authentication").display().to_string();
+        let file = facts().home.join(".gdh/authentication");
         let import = [ImportSource::Environment("GDH_REFRESH_TOKEN".into()), ImportSource::JsonFile(file)];
         assert_eq!(account.sign_in.import, import);
         assert_eq!(config.routes[0].upstream.to_string(), "https://api.geodatahub.dk");
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(account.renew.assumed_lifetime, Duration::from_secs(7 * 86_400));
         assert_eq!(account.sign_in.methods, [SignInMethod::Password]);
         assert!(
-            matches!(&account.sign_in.import[..], [ImportSource::GbdxConfig(path)] if path.ends_with("/.gbdx-config"))
+            matches!(&account.sign_in.import[..], [ImportSource::GbdxConfig(path)] if path.ends_with(".gbdx-config"))
         );
         let routes: Vec<_> = config.routes.iter().map(|r| (r.name.to_string(), r.upstream.to_string())).collect();
         let expected = [

@@ -55,7 +55,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, Complaint> {
 /// A path as people write it: `~/` is the home folder, a relative one starts in `folder`.
 pub(super) fn path(text: &str, folder: &Path, home: &Path) -> PathBuf {
     match text.strip_prefix("~/") {
-        Some(below) => home.join(below),
+        // one that begins with a slash would take the place of the home folder
+        Some(below) => home.join(below.trim_start_matches('/')),
         None => folder.join(text),
     }
 }

@@ -1,6 +1,6 @@
 //! What changes, as it changes: `GET /v1/events` as server-sent events (text/event-stream, WHATWG HTML section 9.2).
 //!
-//! What a change is, is decided by comparing two views ([`changes`]); signing in and out is told by the verbs that do
+//! What a change is, is decided by comparing two views (`changes`); signing in and out is told by the verbs that do
 //! it. Every event has an id that grows, so that a reader who comes back with `Last-Event-ID` is told what it missed,
 //! as far as that is still remembered. A reader who does not keep up is dropped: it delays nobody. No member of an event
 //! could hold a token.

@@ -17,7 +17,7 @@ use super::api::{Answer, Done, Fed, bad_request, json};
 use super::problem::{Problem, kind};
 use super::report::Moment;
 use super::{Desk, Line};
-use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, Rate, Rights, today};
+use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, Rate, Rights};
 use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
 use crate::secret::Secret;
@@ -149,7 +149,7 @@ impl KeyReport {
 
     /// All keys of a ring.
     pub fn all(ring: &KeyRing) -> Vec<KeyReport> {
-        let now = today();
+        let now = ring.now();
         ring.keys().iter().map(|key| Self::new(key, now)).collect()
     }
 }
@@ -175,7 +175,7 @@ pub(super) async fn add(desk: &Desk, line: &Line, body: &[u8]) -> Result<Answer,
     let made = tokio::task::spawn_blocking(move || ring.add(new)).await.map_err(|_| bad_request("it was not made"))?;
     let (secret, key) = made.map_err(not_changed)?;
     info!(key = %key.name, ephemeral = key.ephemeral, "a client key was made over the control socket");
-    let report = KeyReport::new(&key, today());
+    let report = KeyReport::new(&key, desk.keys.now());
     let made = MadeKey { key: secret.expose().to_owned(), report };
     if !key.ephemeral {
         return Ok(json(StatusCode::CREATED, &made));

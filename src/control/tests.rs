@@ -17,7 +17,7 @@ use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
 use super::*;
 use crate::accounts::{AccountView, NewCredential, Request};
-use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key, today};
+use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
@@ -150,14 +150,14 @@ async fn a_key_is_shown_once_listed_without_itself_and_revoked() {
     assert!(looks_like_key(key.expose()) && made.name == "agent");
     let listed = client.keys().await.unwrap();
     assert_eq!(listed, [made]);
-    assert!(house.keys.find(key.expose(), today()).is_ok());
+    assert!(house.keys.find(key.expose()).is_ok());
     let problem = refusal(client.add_key(&new_key("agent")).await);
     assert!(problem.status == 409 && problem.detail.contains("already"), "{problem:?}");
     let nowhere = NewKey { rights: Rights { routes: vec![RouteName::new("x").unwrap()], ..rights() }, ..new_key("b") };
     let problem = refusal(client.add_key(&nowhere).await);
     assert_eq!((problem.status, problem.remedy.as_deref()), (400, Some("the routes are: gbdx")));
     client.revoke_key(&KeyName::new("agent").unwrap()).await.unwrap();
-    assert_eq!(house.keys.find(key.expose(), today()).err(), Some(Refusal::Unknown));
+    assert_eq!(house.keys.find(key.expose()).err(), Some(Refusal::Unknown));
     assert!(refusal(client.revoke_key(&KeyName::new("agent").unwrap()).await).is(kind::NO_SUCH_KEY));
 }
 
@@ -168,15 +168,15 @@ async fn a_held_key_lives_until_the_last_descriptor_is_closed_and_not_longer_tha
     let held = Client::hold_key(&house.socket, new()).await.unwrap();
     let other = Client::hold_key(&house.socket, new()).await.unwrap();
     let (key, other_key) = (held.key.clone(), other.key.clone());
-    assert!(house.keys.find(key.expose(), today()).is_ok() && held.report.ephemeral);
+    assert!(house.keys.find(key.expose()).is_ok() && held.report.ephemeral);
     drop(held);
     let gone = async {
-        while house.keys.find(key.expose(), today()).is_ok() {
+        while house.keys.find(key.expose()).is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(Duration::from_secs(10), gone).await.expect("it is forgotten");
-    assert!(house.keys.find(other_key.expose(), today()).is_ok());
+    assert!(house.keys.find(other_key.expose()).is_ok());
     let problem =
         Client::hold_key(&house.socket, NewKey { rights: Rights { routes: Vec::new(), ..rights() }, ..new() });
     assert_eq!(refusal(problem.await).detail, "a key needs at least one route");

@@ -234,7 +234,7 @@ impl Reader<'_> {
         let lifetime = seconds(&expires_in)
             .or_else(|| self.jwt_life(access_token.as_ref()?))
             .or_else(|| self.jwt_life(id_token.as_ref()?));
-        Ok(Tokens { access_token, id_token, refresh_token, lifetime, refresh_lifetime: None, token_type })
+        Ok(Tokens { access_token, id_token, refresh_token, lifetime, refresh_lifetime: None })
     }
 
     /// `exp - iat` is independent of any clock, but too long for a token that the server had kept and handed out again;

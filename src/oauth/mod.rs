@@ -63,6 +63,4 @@ pub struct Tokens {
     pub lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
-    /// As the server wrote it.
-    pub token_type: Option<String>,
 }

@@ -5,6 +5,9 @@
 //! `CLOCK_REALTIME`, which also knows of a sleep that the kernel itself did not see (a paused virtual machine). It
 //! never runs backwards. An error is on the safe side: a clock set forward makes tokens look older than they are,
 //! which costs one early renewal.
+//!
+//! What has an end is judged by the time line alone. The bare wall clock ([`wall`]) is for what is shown or noted, and for
+//! comparing with the dates of a server; nobody else reads it (clippy.toml sees to that).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -39,6 +42,12 @@ impl Clock {
     pub(crate) fn start_at(boot: i64, wall: i64) -> Self {
         let lead = wall - boot;
         Self { ahead: AtomicI64::new(lead), seen: AtomicI64::new(lead), changing: Mutex::new(()) }
+    }
+
+    /// As if the wall clock had been seen so far ahead, and were set back since.
+    #[cfg(test)]
+    pub(crate) fn was_ahead_by(&self, lead: Duration) {
+        self.ahead.fetch_add(i64::try_from(lead.as_millis()).expect("less than an age"), Ordering::Relaxed);
     }
 
     /// Reads the time line: two clock readings and an atomic load, no system call on Linux.
@@ -81,7 +90,7 @@ impl Clock {
     /// What a calendar shows at a point of the time line, as far as can be told now.
     pub fn calendar(&self, at: Timestamp) -> SystemTime {
         let now = self.now();
-        let wall = SystemTime::now();
+        let wall = wall();
         let after = wall.checked_add(at.since(now)).unwrap_or(wall);
         after.checked_sub(now.since(at)).unwrap_or(UNIX_EPOCH)
     }
@@ -89,11 +98,27 @@ impl Clock {
     /// The point of the time line at which a calendar shows `wall`, as far as can be told now.
     pub fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
         let now = self.now();
-        match wall.duration_since(SystemTime::now()) {
+        match wall.duration_since(self::wall()) {
             Ok(ahead) => now + ahead,
             Err(behind) => now - behind.duration(),
         }
     }
+}
+
+/// What the machine's calendar shows now: it may be set back or forward at any time.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The same in Unix seconds.
+pub fn unix_seconds() -> u64 {
+    wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How long ago the machine was started, with its sleep.
+pub fn since_boot() -> Duration {
+    Duration::from_millis(boot_millis().max(0).cast_unsigned())
 }
 
 fn wall_millis() -> i64 {
@@ -104,6 +129,7 @@ fn boot_millis() -> i64 {
     millis(ClockId::Boottime)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one reader of the clocks")]
 fn millis(clock: ClockId) -> i64 {
     let time = clock_gettime(clock);
     time.tv_sec * 1000 + time.tv_nsec / 1_000_000
@@ -119,7 +145,7 @@ mod tests {
         let start = clock.now();
         assert!(start.as_millis().abs_diff(wall_millis().cast_unsigned()) < 1000);
         // as if the wall clock had once been seen an hour ahead: the time line keeps that hour
-        clock.ahead.fetch_add(3_600_000, Ordering::Relaxed);
+        clock.was_ahead_by(Duration::from_secs(3600));
         let later = clock.now();
         assert!(later.since(start) >= Duration::from_secs(3600));
         assert!(clock.now() >= later);

@@ -6,12 +6,10 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber, span};
+use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
-
-use super::log::{priority, tame};
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -132,6 +130,23 @@ fn datagram(priority: u8, target: &str, fields: &Fields) -> Vec<u8> {
         put(name, value);
     }
     datagram
+}
+
+/// syslog(3)'s numbers.
+pub(super) fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// A control character as its escape, any other as it is.
+pub(super) fn tame(letter: char) -> impl Iterator<Item = char> {
+    let (escaped, plain) =
+        if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
+    escaped.into_iter().flatten().chain(plain)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The log: one calm line an event, on standard error for a person or as JSON for a machine; to the journal with its
-//! fields ([`super::journal`]) where the service manager has connected us to it.
+//! fields (`journal`) where the service manager has connected us to it.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -15,7 +15,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use super::journal::Journal;
+use super::clock::wall;
+use super::environment;
+use super::journal::{Journal, priority, tame};
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
@@ -24,8 +26,6 @@ pub struct Options {
     pub filter: Option<String>,
     /// Lines for people or for machines.
     pub format: Format,
-    /// Whether levels are coloured.
-    pub color: Color,
 }
 
 /// What a line looks like.
@@ -36,18 +36,6 @@ pub enum Format {
     Text,
     /// One JSON object a line, with the time in UTC.
     Json,
-}
-
-/// When levels are coloured.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
 }
 
 /// Changes the running log.
@@ -88,10 +76,10 @@ impl LogHandle {
 ///
 /// If the filter cannot be read, or if there is a log already.
 pub fn init(options: Options) -> Result<LogHandle, LogError> {
-    let environment = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let environment = || environment::text("RUST_LOG").filter(|filter| !filter.is_empty());
     let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
     let (filter, handle) = reload::Layer::new(read_filter(&filter)?);
-    let style = Style::of_standard_error(options.color);
+    let style = Style::of_standard_error();
     let lines = match (style, options.format, Journal::connect()) {
         (Style::Journal, Format::Text, Ok(journal)) => journal.boxed(),
         // a journal that cannot be reached directly still takes lines
@@ -141,14 +129,12 @@ enum Style {
 }
 
 impl Style {
-    fn of_standard_error(color: Color) -> Self {
+    /// Levels are coloured on a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
+    fn of_standard_error() -> Self {
         let terminal = io::stderr().is_terminal();
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let color = match color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
-        };
+        let color = terminal
+            && !environment::is_set("NO_COLOR")
+            && environment::value("TERM").is_none_or(|term| term != "dumb");
         match terminal {
             _ if is_journal() => Self::Journal,
             true => Self::Terminal { color },
@@ -159,7 +145,7 @@ impl Style {
 
 /// Whether standard error is the journal's: it may be redirected while the variable stays (systemd.exec(5)).
 fn is_journal() -> bool {
-    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let Some(stream) = environment::text("JOURNAL_STREAM") else { return false };
     let Ok(found) = std::fs::metadata("/proc/self/fd/2") else { return false };
     stream == format!("{}:{}", found.dev(), found.ino())
 }
@@ -174,11 +160,11 @@ where
         match self {
             Style::Journal => write!(line, "<{}>", priority(level))?,
             Style::Terminal { color } => {
-                write!(line, "{} ", jiff::Zoned::now().strftime("%H:%M:%S"))?;
+                write!(line, "{} ", local_time().strftime("%H:%M:%S"))?;
                 write_level(&mut line, level, *color)?;
             }
             Style::File { color } => {
-                write!(line, "{} ", jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))?;
+                write!(line, "{} ", local_time().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))?;
                 write_level(&mut line, level, *color)?;
             }
         }
@@ -196,14 +182,10 @@ where
     }
 }
 
-/// syslog(3)'s numbers.
-pub(super) fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
-    }
+/// For people and for files; the journal has a clock of its own.
+fn local_time() -> jiff::Zoned {
+    let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    now.to_zoned(jiff::tz::TimeZone::system())
 }
 
 fn write_level(line: &mut Writer<'_>, level: Level, color: bool) -> fmt::Result {
@@ -261,13 +243,6 @@ impl Visit for FieldWriter<'_> {
         };
         self.outcome = self.outcome.and(written);
     }
-}
-
-/// A control character as its escape, any other as it is.
-pub(super) fn tame(letter: char) -> impl Iterator<Item = char> {
-    let (escaped, plain) =
-        if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
-    escaped.into_iter().flatten().chain(plain)
 }
 
 #[cfg(test)]
@@ -406,7 +381,7 @@ mod tests {
         else {
             assert_eq!(is_journal(), std::env::var("EXPECTED").unwrap() == "yes");
             let expected = if is_journal() { Style::Journal } else { Style::File { color: false } };
-            assert_eq!(Style::of_standard_error(Color::Auto), expected);
+            assert_eq!(Style::of_standard_error(), expected);
             let handle = init(Options::default()).unwrap();
             info!("to standard error");
             handle.set_filter("debug").unwrap();

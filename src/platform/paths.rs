@@ -134,6 +134,13 @@ fn is_ours(folder: &Path) -> bool {
     folder.metadata().is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
 }
 
+/// A path as a shell takes it: quoted where it must be.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// A folder that belongs to us, held open: what it names cannot be exchanged under our hands.
 #[derive(Debug)]
 pub struct OwnFolder {
@@ -175,6 +182,7 @@ impl OwnFolder {
     /// # Errors
     ///
     /// [`FolderError`] if it is no folder, a symbolic link, or somebody else's.
+    #[expect(clippy::disallowed_methods, reason = "the one maker of folders of ours")]
     pub fn open_or_make(path: &Path) -> Result<Self, FolderError> {
         let failed = |error: io::Error| FolderError::Io { path: path.to_owned(), error };
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| folder.symlink_metadata().is_err()).collect();
@@ -238,6 +246,20 @@ mod tests {
             config: Some("/home/me/.config/valetd".into()),
             state: Some("/home/me/.local/state/valetd".into()),
             runtime: Runtime::Ours("/run/user/1000".into()),
+        }
+    }
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_would_read_something_else() {
+        let table = [
+            ("/home/me/.gdh/authentication", "/home/me/.gdh/authentication"),
+            ("/home/me/my file", "'/home/me/my file'"),
+            ("/home/me/$(reboot)", "'/home/me/$(reboot)'"),
+            ("/home/me/it's", "'/home/me/it'\\''s'"),
+            ("~/x", "'~/x'"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(shell_word(Path::new(path)), expected);
         }
     }
 

@@ -10,16 +10,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// The user id that this process acts with.
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
-}
-
-/// The user id of the process that connected to `stream`; `None` if the kernel does not tell.
-pub fn unix_peer(stream: &tokio::net::UnixStream) -> Option<u32> {
-    stream.peer_cred().map(|peer| peer.uid()).inspect_err(|error| debug!(%error, "no peer credentials")).ok()
 }
 
 /// Who owns a socket.
@@ -381,15 +376,6 @@ mod tests {
             (done == 0).then(|| TcpStream::connect(to).unwrap())
         };
         std::thread::spawn(connect).join().unwrap()
-    }
-
-    #[test]
-    fn a_unix_peer_is_known() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-        runtime.block_on(async {
-            let (one, _other) = tokio::net::UnixStream::pair().unwrap();
-            assert_eq!(unix_peer(&one), Some(own_uid()));
-        });
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tracing::{debug, warn};
 
+use super::environment;
 use super::paths::OwnFolder;
 use crate::config::ListenAddress;
 
@@ -121,6 +122,7 @@ fn explain(address: &ListenAddress, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{remedy}"))
 }
 
+#[expect(clippy::disallowed_methods, reason = "a socket that nobody listens on")]
 fn bind_unix(path: &Path) -> io::Result<Bound> {
     let in_words = |kind, words: &str| Err(io::Error::new(kind, words));
     let Some((parent, _)) = path.parent().zip(path.file_name()) else {
@@ -202,6 +204,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Drop for SocketFile {
+    #[expect(clippy::disallowed_methods, reason = "the socket that this bound")]
     fn drop(&mut self) {
         let removed = Turn::take(&self.folder).and_then(|_turn| match identity(&self.path) {
             Ok(found) if found == self.identity => std::fs::remove_file(&self.path),
@@ -227,9 +230,10 @@ const FIRST_PASSED: RawFd = 3;
 ///
 /// A sentence, if the variables make no sense or a descriptor is not a listening stream socket.
 #[allow(unsafe_code)]
+#[expect(clippy::disallowed_methods, reason = "no other thread runs yet, and a child must not take them for its own")]
 pub fn inherited() -> io::Result<Vec<(String, Listener)>> {
     let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-    let [pid, count, names] = variables.map(|name| std::env::var(name).ok());
+    let [pid, count, names] = variables.map(environment::text);
     for name in variables {
         // SAFETY: no other thread reads or writes the environment: the contract above says that there is none yet.
         unsafe { std::env::remove_var(name) };
@@ -297,11 +301,6 @@ fn take_up(number: RawFd, socket: OwnedFd, name: &str) -> io::Result<Listener> {
     })
 }
 
-/// Whether a process listens on the unix socket `path`; `false` where there is no such file.
-pub fn is_listening(path: &Path) -> bool {
-    is_answered(path).unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -355,7 +354,7 @@ mod tests {
         assert_eq!(bound.listener.local_addr().unwrap(), address);
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o7777, 0o700);
-        assert!(is_listening(&path));
+        assert!(is_answered(&path).unwrap_or(false));
         let Bound { listener, file } = bound;
         drop(listener);
         drop(file);
@@ -378,7 +377,7 @@ mod tests {
         rustix::net::listen(&listener, 0).unwrap();
         let _waiting = UnixStream::connect(&full).unwrap();
         assert!(refusal(&ListenAddress::Unix(full)).contains("a running process answers there"));
-        assert!(is_listening(&path));
+        assert!(is_answered(&path).unwrap_or(false));
         drop(bound);
     }
 
@@ -436,7 +435,7 @@ mod tests {
         std::fs::rename(&path, base.path().join("run/moved")).unwrap();
         let theirs = UnixListener::bind(&path).unwrap();
         drop(ours);
-        assert!(is_listening(&path));
+        assert!(is_answered(&path).unwrap_or(false));
         drop(theirs);
     }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::debug;
 
+use super::environment;
+
 /// Speaks to the service manager that started us, if one did.
 #[derive(Debug)]
 pub struct Notifier {
@@ -21,7 +23,7 @@ impl Notifier {
     /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. The variables stay: systemd believes our main process
     /// alone (`NotifyAccess=main`).
     pub fn from_environment() -> Self {
-        let address = std::env::var_os("NOTIFY_SOCKET");
+        let address = environment::value("NOTIFY_SOCKET");
         Self::new(address.as_deref(), sd_notify::watchdog_enabled())
     }
 

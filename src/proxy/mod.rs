@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client_keys::KeyRing;
 use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
-use crate::platform::{ownership, socket, tls};
+use crate::platform::{environment, ownership, socket, tls};
 use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
@@ -243,7 +243,7 @@ fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
             SecretSource::Inline(value) => value.clone(),
             SecretSource::File(path) => first_line(path)?,
             SecretSource::Credential(credential) => {
-                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?;
+                let folder = environment::value("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?;
                 first_line(&PathBuf::from(folder).join(credential))?
             }
             SecretSource::Command(_) => return Err(format!("{field}: cannot be asked of a command")),
@@ -408,14 +408,6 @@ impl Proxy {
         for worker in self.workers {
             let _ = worker.ended.await; // an error means that it ended by a panic
             let _ = worker.thread.join(); // has nothing left to do
-        }
-    }
-
-    /// [`Proxy::stop`] for those who are not async. Must not be called on a runtime's thread.
-    pub fn stop_blocking(self, drain: Duration) {
-        self.tell(|| Command::Stop(drain));
-        for worker in self.workers {
-            let _ = worker.thread.join();
         }
     }
 

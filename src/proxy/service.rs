@@ -26,8 +26,9 @@ use super::route::{self, RouteEntry};
 use super::upstream::{self, Lease, SendError};
 use super::worker::{LocalRoute, LocalTable};
 use super::{Table, guard, upgrade};
-use crate::client_keys::{self, ClientKey, Refusal};
+use crate::client_keys::{ClientKey, Refusal};
 use crate::config::{KeyName, RouteName};
+use crate::platform::clock::wall;
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
@@ -89,7 +90,7 @@ async fn carry_out(
     let rest = &target.path()[found.prefix..];
     route::check_rules(route, key.as_deref(), method, target, rest, request.headers())?;
     if let Some(key) = &key {
-        let admitted = access.keys.admit(key, client_keys::today());
+        let admitted = access.keys.admit(key);
         admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
     }
     if survey.via && has_been_here(request.headers(), &table.shared.pseudonym) {
@@ -176,7 +177,7 @@ fn take_key(request: &mut Request<Incoming>, survey: &Survey) -> Result<Option<P
 
 /// The key that was presented, if it is one that is valid now.
 fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented) -> Result<Arc<ClientKey>, ProxyError> {
-    let found = table.shared.access.keys.find(&presented.key, client_keys::today());
+    let found = table.shared.access.keys.find(&presented.key);
     let key = found.map_err(|refusal| {
         ProxyError::NotAllowed(match refusal {
             Refusal::Unknown => Check::Key,
@@ -454,7 +455,7 @@ impl Note {
         }
         let path = route::canonical(client_key::redacted(request.uri().path()));
         Box::new(Self {
-            at: SystemTime::now(),
+            at: wall(),
             method: request.method().to_string(),
             path: match &*path {
                 [] => "/".to_owned(),

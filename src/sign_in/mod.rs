@@ -1,8 +1,8 @@
 //! Signing in: from a person at a terminal, or a secret on standard input, to a credential that lasts.
 //!
-//! It runs in the command line's process; the daemon never asks anybody anything. [`ask`] brings what the person has
-//! to offer, [`redeem`] turns that into what is stored. Between the two, the caller's `exchange` sends the offer to
-//! the token endpoint.
+//! It runs in the command line's process; the daemon never asks anybody anything. [`in_person`] asks in the account's
+//! ways for what the person has to offer, [`redeem`] turns that into what is stored. Between the two, the caller's
+//! `exchange` sends the offer to the token endpoint.
 //!
 //! * [`login_url`]: the page to open; * [`pasted`]: what came back from it by hand; * [`terminal`]: questions.
 
@@ -12,6 +12,7 @@ use std::io;
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
 use crate::oauth::{Grant, Tokens};
+use crate::platform::environment;
 use crate::secret::Secret;
 use crate::store::{Credential, Servers};
 
@@ -72,7 +73,7 @@ pub struct Exchanged {
 /// What the command line says about asking.
 #[derive(Clone, Default, Debug)]
 pub struct Wishes {
-    /// The user name, so that it need not be asked for.
+    /// The user name, so that it need not be asked for; it chooses the password among an account's ways.
     pub username: Option<String>,
     /// Whether a browser may be opened.
     pub browser: bool,
@@ -112,27 +113,121 @@ impl SignInError {
             SignInError::Unasked(_) | SignInError::NotACode(_) | SignInError::NotExchanged(_) => None,
         }
     }
+
+    /// Whether the person is still there and another way may succeed.
+    fn leaves_other_ways(&self) -> bool {
+        match self {
+            SignInError::Unasked(_) | SignInError::NoWay(_) => false,
+            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting => true,
+        }
+    }
 }
 
-/// Asks the person at the terminal, in the first of the account's ways.
+/// Signs in with the person at the terminal. Where the account has several ways, they are offered in its order and one
+/// is chosen; after one that did not succeed they are offered again, with the next one first in line.
 ///
 /// # Errors
 ///
-/// [`SignInError`] if there is no terminal, no way, or no answer.
-pub fn ask(account: &Account, wishes: &Wishes) -> Result<Proof, SignInError> {
+/// [`SignInError`] if there is no terminal, no way or no answer, or if the only way does not succeed.
+pub async fn in_person<E: fmt::Display>(
+    account: &Account,
+    wishes: &Wishes,
+    exchange: impl AsyncFn(Offer<'_>) -> Result<Exchanged, E>,
+) -> Result<NewCredential, SignInError> {
+    let ways = ways(account, wishes)?;
+    let mut terminal = Terminal::open()?;
+    let mut suggested = 0;
+    loop {
+        let chosen = choose(account, &ways, suggested, &mut terminal)?;
+        let outcome = match ask(account, ways[chosen], wishes, &mut terminal) {
+            Ok(proof) => redeem(account, proof, async |offer| exchange(offer).await).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if ways.len() > 1 && error.leaves_other_ways() => {
+                terminal.say(&format!("That did not work: {error}.\n\n"))?;
+                suggested = (chosen + 1) % ways.len();
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The account's ways that can be taken, each once and in its order. Pure.
+fn ways(account: &Account, wishes: &Wishes) -> Result<Vec<SignInMethod>, SignInError> {
     if account.grant == Grant::ClientCredentials {
         return Err(SignInError::NoWay("this account needs no sign-in: the client's own secret is its credential"));
     }
-    let Some(method) = account.sign_in.methods.first() else {
-        return Err(SignInError::NoWay("this account has no way to sign in that asks a person"));
-    };
-    let mut terminal = Terminal::open()?;
-    match method {
-        SignInMethod::Paste => ask_for_code(account, wishes, &mut terminal),
+    let mut ways = Vec::new();
+    for method in &account.sign_in.methods {
+        let can_be_taken = match method {
+            SignInMethod::Paste => wishes.username.is_none() && account.sign_in.login_page.is_some(),
+            SignInMethod::Password => true,
+        };
+        if can_be_taken && !ways.contains(method) {
+            ways.push(*method);
+        }
+    }
+    match (ways.is_empty(), &wishes.username) {
+        (false, _) => Ok(ways),
+        (true, Some(_)) => Err(SignInError::NoWay("this account has no way to sign in that asks for a user name")),
+        (true, None) => Err(SignInError::NoWay("this account has no way to sign in that asks a person")),
+    }
+}
+
+/// Lets the person choose one of several ways, by its number or its name in the configuration; an empty line takes the
+/// suggested one.
+fn choose(
+    account: &Account,
+    ways: &[SignInMethod],
+    suggested: usize,
+    terminal: &mut Terminal,
+) -> Result<usize, SignInError> {
+    if ways.len() == 1 {
+        return Ok(0);
+    }
+    let mut question = format!("Sign in to {} with\n", Titled(account));
+    for (index, way) in ways.iter().enumerate() {
+        question.push_str(&format!("  {}  {}\n", index + 1, in_words(*way)));
+    }
+    terminal.say(&question)?;
+    loop {
+        let answer = terminal.ask_line_or_none(&format!("Which one? [{}] ", suggested + 1))?;
+        match answer.as_deref().map_or(Some(suggested), |answer| chosen(answer, ways)) {
+            Some(chosen) => return Ok(chosen),
+            None => terminal.say(&format!("Answer with a number from 1 to {}.\n", ways.len()))?,
+        }
+    }
+}
+
+fn chosen(answer: &str, ways: &[SignInMethod]) -> Option<usize> {
+    let by_name = ways.iter().position(|way| name(*way).eq_ignore_ascii_case(answer));
+    by_name.or_else(|| answer.parse::<usize>().ok()?.checked_sub(1).filter(|index| *index < ways.len()))
+}
+
+/// As in the configuration.
+fn name(way: SignInMethod) -> &'static str {
+    match way {
+        SignInMethod::Paste => "paste",
+        SignInMethod::Password => "password",
+    }
+}
+
+fn in_words(way: SignInMethod) -> &'static str {
+    match way {
+        SignInMethod::Paste => "a one-time code, from a page in a browser",
+        SignInMethod::Password => "user name and password",
+    }
+}
+
+/// Asks the person for what one way needs.
+fn ask(account: &Account, way: SignInMethod, wishes: &Wishes, terminal: &mut Terminal) -> Result<Proof, SignInError> {
+    match way {
+        SignInMethod::Paste => ask_for_code(account, wishes, terminal),
         SignInMethod::Password => {
             let username = match &wishes.username {
                 Some(username) => username.clone(),
-                None => ask_for_username(account, &mut terminal)?,
+                None => ask_for_username(account, terminal)?,
             };
             let password = terminal.ask_hidden(&format!("Password of {username}: "))?;
             Ok(Proof::Password { username, password })
@@ -162,7 +257,7 @@ fn ask_for_code(account: &Account, wishes: &Wishes, terminal: &mut Terminal) -> 
          Then paste the one-time code that it shows here, or the whole address that it ends on.\n\n",
         Titled(account)
     ))?;
-    if wishes.browser && has_desktop(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
+    if wishes.browser && has_desktop(environment::is_set) {
         // an extra: the address is on the screen
         let _ = open::that_detached(&url);
     }
@@ -332,10 +427,46 @@ mod tests {
     fn an_account_without_a_way_says_so_before_any_question() {
         let mut account = account();
         account.sign_in.methods.clear();
-        let error = ask(&account, &Wishes::default()).unwrap_err();
+        let error = ways(&account, &Wishes::default()).unwrap_err();
         assert!(matches!(error, SignInError::NoWay(_)) && error.remedy().is_some());
         account.grant = Grant::ClientCredentials;
-        assert!(ask(&account, &Wishes::default()).unwrap_err().to_string().contains("needs no sign-in"));
+        assert!(ways(&account, &Wishes::default()).unwrap_err().to_string().contains("needs no sign-in"));
+    }
+
+    #[test]
+    fn the_ways_are_the_accounts_in_its_order_each_once_and_a_user_name_chooses_the_password() {
+        use SignInMethod::{Password, Paste};
+        let named = Wishes { username: Some("me".to_owned()), ..Wishes::default() };
+        type Row<'a> = (&'a str, &'a [SignInMethod], &'a Wishes, Option<&'a [SignInMethod]>);
+        let unnamed = Wishes::default();
+        let rows: [Row<'_>; 7] = [
+            ("one", &[Paste], &unnamed, Some(&[Paste])),
+            ("two", &[Paste, Password], &unnamed, Some(&[Paste, Password])),
+            ("the other way round", &[Password, Paste], &unnamed, Some(&[Password, Paste])),
+            ("said twice", &[Password, Paste, Password], &unnamed, Some(&[Password, Paste])),
+            ("a user name", &[Paste, Password], &named, Some(&[Password])),
+            ("a user name for nothing", &[Paste], &named, None),
+            ("none", &[], &unnamed, None),
+        ];
+        for (case, methods, wishes, expected) in rows {
+            let mut account = account();
+            account.sign_in.methods = methods.to_vec();
+            assert_eq!(ways(&account, wishes).ok().as_deref(), expected, "{case}");
+        }
+        let mut account = account();
+        account.sign_in.methods = vec![Paste, Password];
+        account.sign_in.login_page = None;
+        assert_eq!(ways(&account, &Wishes::default()).unwrap(), [Password], "there is no page to open");
+    }
+
+    #[test]
+    fn a_way_is_chosen_by_its_number_or_its_name() {
+        let ways = [SignInMethod::Paste, SignInMethod::Password];
+        let rows =
+            [("1", Some(0)), ("2", Some(1)), ("Password", Some(1)), ("paste", Some(0)), ("0", None), ("3", None)];
+        for (answer, expected) in rows.into_iter().chain([("-1", None), ("code", None), ("hunter2", None)]) {
+            assert_eq!(chosen(answer, &ways), expected, "{answer}");
+        }
     }
 
     #[test]

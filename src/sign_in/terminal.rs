@@ -39,6 +39,7 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked::NoTerminal`] if it has none: under cron, in a service.
+    #[expect(clippy::disallowed_methods, reason = "a terminal is no file")]
     pub fn open() -> Result<Self, Unasked> {
         File::options().read(true).write(true).open("/dev/tty").map(Self).map_err(Unasked::NoTerminal)
     }
@@ -63,20 +64,29 @@ impl Terminal {
     /// [`Unasked`] if there is no answer.
     pub fn ask_line(&mut self, prompt: &str) -> Result<String, Unasked> {
         loop {
-            let line = {
-                // before the question is seen: from then on, what is typed is the answer
-                let _raw = Raw::begin(&self.0)?;
-                self.say(prompt)?;
-                let screen = self.0.try_clone()?;
-                read_line(&self.0, Some(screen), || follows_at_once(&self.0))
-            };
-            self.say("\n")?;
-            let line = line?;
-            let line = line.expose().trim();
-            if !line.is_empty() {
-                return Ok(line.to_owned());
+            if let Some(line) = self.ask_line_or_none(prompt)? {
+                return Ok(line);
             }
         }
+    }
+
+    /// The same once; `None` if the line is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked`] if there is no answer.
+    pub fn ask_line_or_none(&mut self, prompt: &str) -> Result<Option<String>, Unasked> {
+        let line = {
+            // before the question is seen: from then on, what is typed is the answer
+            let _raw = Raw::begin(&self.0)?;
+            self.say(prompt)?;
+            let screen = self.0.try_clone()?;
+            read_line(&self.0, Some(screen), || follows_at_once(&self.0))
+        };
+        self.say("\n")?;
+        let line = line?;
+        let line = line.expose().trim();
+        Ok((!line.is_empty()).then(|| line.to_owned()))
     }
 
     /// Asks for a secret that is not shown.

@@ -1,7 +1,7 @@
 //! Stand-ins of both providers, on loopback: an authorization server and an API in one, with switches for everything
 //! that goes wrong in the world. For the demo and for tests; `run` never comes here.
 //!
-//! [`books`] decides who is issued what; [`gdh`] and [`gbdx`] speak the providers' dialects; here are the server, the
+//! `books` decides who is issued what; `gdh` and `gbdx` speak the providers' dialects; here are the server, the
 //! faults, the log, and what both APIs have in common. All that a stand-in knows is gone when it is dropped.
 //!
 //! Both APIs also answer, to a good token: `/echo` (what arrived, as JSON), `/download/N` (N bytes, chunked), `/gzip`,
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
+use crate::platform::clock::wall;
 use crate::secret::Secret;
 
 mod books;
@@ -207,7 +208,7 @@ impl StandIn {
 
     /// A refresh token, as of a person who signed in earlier.
     pub fn sign_in(&self) -> Secret {
-        Secret::new(self.world.state().books.sign_in(None, SystemTime::now()))
+        Secret::new(self.world.state().books.sign_in(None, wall()))
     }
 
     /// A one-time code, as a person is shown it after signing in.
@@ -349,13 +350,13 @@ async fn token_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<
             let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
             let books = &mut world.state().books;
             match world.provider {
-                Provider::Gdh => gdh::redeem(books, parts, &body, SystemTime::now()),
-                Provider::Gbdx => gbdx::redeem(books, parts, &body, SystemTime::now()),
+                Provider::Gdh => gdh::redeem(books, parts, &body, wall()),
+                Provider::Gbdx => gbdx::redeem(books, parts, &body, wall()),
             }
         }
     };
     let TokenReply { grant, outcome, reply } = done;
-    note(&mut world.state().log.token_calls, TokenCall { at: SystemTime::now(), grant, outcome });
+    note(&mut world.state().log.token_calls, TokenCall { at: wall(), grant, outcome });
     match behaviour {
         Behaviour::ResetBefore | Behaviour::ResetAfter => Err(io::Error::other("reset, as asked")),
         Behaviour::SlowDrip(pause) => Ok(reply.map(|body| body.dripping(pause))),
@@ -383,7 +384,7 @@ async fn api_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Re
                 Provider::Gdh => gdh::token(field),
                 Provider::Gbdx => gbdx::token(field),
             };
-            token.is_some_and(|token| world.state().books.judge(token, SystemTime::now()) == Some(kind))
+            token.is_some_and(|token| world.state().books.judge(token, wall()) == Some(kind))
         }
         _ => false,
     };
@@ -398,7 +399,7 @@ async fn api_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Re
         (None, true, provider) => answer(provider, parts, body).await?,
     };
     let call = ApiCall {
-        at: SystemTime::now(),
+        at: wall(),
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
         authorization: fields.iter().map(|&field| Secret::new(field).fingerprint()).collect(),

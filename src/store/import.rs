@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Credential;
 use crate::config::ImportSource;
+use crate::platform::paths::shell_word;
 use crate::secret::Secret;
 
 /// What was found in one place.
@@ -19,8 +20,6 @@ use crate::secret::Secret;
 pub struct Imported {
     /// The refresh token, and user name and password where the place holds them.
     pub credential: Credential,
-    /// When the access token that lies beside it expires, in Unix seconds: how old all of it is.
-    pub access_expires_at: Option<u64>,
     /// What a person should know, in sentences.
     pub warnings: Vec<String>,
 }
@@ -57,7 +56,7 @@ pub fn from_json(text: &str) -> Result<Imported, String> {
     let token = read_token(text)?;
     let refresh_token = Some(token.refresh_token.filter(|token| !token.is_empty()).ok_or("holds no refresh_token")?);
     let credential = Credential { refresh_token, password: None };
-    Ok(Imported { credential, access_expires_at: token.expires_at.map(whole_seconds), warnings: Vec::new() })
+    Ok(Imported { credential, warnings: Vec::new() })
 }
 
 /// Reads gbdx-auth's INI file (`~/.gbdx-config`): the token in `[gbdx_token] json`, and `user_name` and `user_password`
@@ -69,12 +68,10 @@ pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
         sections.get_mut(section)?.remove(key).filter(|value| !value.is_empty())
     };
     let mut warnings = Vec::new();
-    let mut access_expires_at = None;
     let mut refresh_token = None;
     if let Some(json) = take("gbdx_token", "json") {
         match read_token(&json) {
             Ok(token) => {
-                access_expires_at = token.expires_at.map(whole_seconds);
                 refresh_token = token.refresh_token.filter(|token| !token.is_empty());
             }
             Err(problem) => warnings.push(format!("the value of [gbdx_token] json {problem}")),
@@ -88,18 +85,17 @@ pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
             "holds neither a refresh token in [gbdx_token] nor user_name and user_password in [gbdx]{because}"
         ));
     }
-    Ok(Imported { credential: Credential { refresh_token, password }, access_expires_at, warnings })
+    Ok(Imported { credential: Credential { refresh_token, password }, warnings })
 }
 
-/// Reads one place below `home`, or in the environment; `None` if there is no such file or variable. Symbolic links are
-/// followed: the file belongs to another tool.
+/// Reads one place; `None` if there is no such file or variable. Symbolic links are followed: the file belongs to another
+/// tool.
 ///
 /// # Errors
 ///
 /// [`ImportError`] if it is there and holds nothing for us.
 pub fn import(
     source: &ImportSource,
-    home: &Path,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Imported>, ImportError> {
     let (file, parse) = match source {
@@ -109,21 +105,17 @@ pub fn import(
             let token = variable(name).map(|token| Secret::new(token.trim())).filter(|token| !token.is_empty());
             return Ok(token.map(|token| Imported {
                 credential: Credential { refresh_token: Some(token), password: None },
-                access_expires_at: None,
                 warnings: vec![format!("{name} is in the environment, which every child process inherits: unset it")],
             }));
         }
     };
-    let place = format!("~/{file}");
-    let Some((text, mode)) =
-        read_file(&home.join(file)).map_err(|error| ImportError::Io { place: place.clone(), error })?
-    else {
-        return Ok(None);
-    };
+    let place = file.display().to_string();
+    let found = read_file(file).map_err(|error| ImportError::Io { place: place.clone(), error })?;
+    let Some((text, mode)) = found else { return Ok(None) };
     let mut imported = parse(&text).map_err(|problem| ImportError::Unusable { place: place.clone(), problem })?;
     if mode & 0o077 != 0 {
-        let warning = format!("{place} is readable by others (mode {mode:04o}): `chmod 600 {place}`, or delete it");
-        imported.warnings.push(warning);
+        let remedy = format!("chmod 600 {}", shell_word(file));
+        imported.warnings.push(format!("{place} is readable by others (mode {mode:04o}): `{remedy}`, or delete it"));
     }
     Ok(Some(imported))
 }
@@ -148,18 +140,12 @@ fn read_file(path: &Path) -> io::Result<Option<(Zeroizing<String>, u32)>> {
 #[derive(Deserialize)]
 struct KeptToken {
     refresh_token: Option<Secret>,
-    expires_at: Option<f64>,
 }
 
 fn read_token(text: &str) -> Result<KeptToken, String> {
     // serde_json's own words quote what they complain about
     serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| format!("is not the JSON that it should be (line {} column {})", error.line(), error.column()))
-}
-
-/// Saturates at both ends.
-fn whole_seconds(seconds: f64) -> u64 {
-    seconds as u64
 }
 
 /// Reads an INI file as Python's `ConfigParser` does: sections of keys in lower case; `=` or `:` between key and value,
@@ -246,7 +232,6 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
         let imported = from_gbdx_config(GBDX).unwrap();
         assert_eq!(token(&imported), Some("rt%1"));
         assert_eq!(imported.credential.password, Some(("me@example.com".into(), Secret::new("p%w ; not a comment"))));
-        assert_eq!(imported.access_expires_at, Some(1_522_343_028));
         assert_eq!(imported.warnings, [""; 0]);
     }
 
@@ -275,41 +260,36 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
     }
 
     #[test]
-    fn odd_expiry_times_are_clamped() {
-        for (text, expected) in [("-5", 0), ("1e300", u64::MAX), ("1522343028.9", 1_522_343_028), ("7", 7)] {
-            let imported = from_json(&format!(r#"{{"refresh_token": "rt", "expires_at": {text}}}"#)).unwrap();
-            assert_eq!(imported.access_expires_at, Some(expected), "{text}");
-        }
-    }
-
-    #[test]
     fn files_that_others_can_read_are_read_and_said_to_be() {
         let home = tempfile::tempdir().unwrap();
-        std::fs::create_dir(home.path().join(".gdh")).unwrap();
-        let path = home.path().join(".gdh/authentication");
+        std::fs::create_dir(home.path().join("my gdh")).unwrap();
+        let path = home.path().join("my gdh/authentication");
         std::fs::write(&path, r#"{"refresh_token": "rt"}"#).unwrap();
-        let source = ImportSource::JsonFile(".gdh/authentication".into());
+        let source = ImportSource::JsonFile(path.clone());
         let found = |mode| {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-            import(&source, home.path(), |_| None).unwrap().unwrap()
+            import(&source, |_| None).unwrap().unwrap()
         };
         assert_eq!(found(0o600).warnings, [""; 0]);
         let warnings = found(0o644).warnings;
-        assert!(warnings[0].starts_with("~/.gdh/authentication is readable by others (mode 0644)"), "{warnings:?}");
+        let place = path.display();
+        assert!(warnings[0].starts_with(&format!("{place} is readable by others (mode 0644)")), "{warnings:?}");
+        assert!(warnings[0].contains(&format!("`chmod 600 '{place}'`")), "a shell takes it as it is: {warnings:?}");
     }
 
     #[test]
     fn a_missing_place_is_nothing_and_a_broken_one_is_an_error_with_its_name() {
         let home = tempfile::tempdir().unwrap();
-        let source = ImportSource::GbdxConfig(".gbdx-config".into());
-        let imported = || import(&source, home.path(), |_| None);
+        let source = ImportSource::GbdxConfig(home.path().join(".gbdx-config"));
+        let imported = || import(&source, |_| None);
         assert_eq!(imported().unwrap(), None);
         std::fs::write(home.path().join(".gbdx-config"), b"[gbdx]\nuser_name = \xff").unwrap();
         let error = imported().unwrap_err().to_string();
-        assert!(error.starts_with("cannot read ~/.gbdx-config"), "{error}");
+        let place = home.path().join(".gbdx-config").display().to_string();
+        assert!(error.starts_with(&format!("cannot read {place}")), "{error}");
         std::fs::write(home.path().join(".gbdx-config"), "[gbdx]\n").unwrap();
         let error = imported().unwrap_err().to_string();
-        assert!(error.starts_with("~/.gbdx-config holds neither"), "{error}");
+        assert!(error.starts_with(&format!("{place} holds neither")), "{error}");
         std::fs::write(home.path().join(".gbdx-config"), GBDX).unwrap();
         assert_eq!(token(&imported().unwrap().unwrap()), Some("rt%1"));
     }
@@ -319,7 +299,7 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
         let source = ImportSource::Environment("GDH_REFRESH_TOKEN".into());
         let with = |value: Option<&str>| {
             let value = value.map(str::to_owned);
-            import(&source, Path::new("/"), |name| (name == "GDH_REFRESH_TOKEN").then(|| value.clone()).flatten())
+            import(&source, |name| (name == "GDH_REFRESH_TOKEN").then(|| value.clone()).flatten())
         };
         assert_eq!(with(None).unwrap(), None);
         assert_eq!(with(Some(" \n")).unwrap(), None);

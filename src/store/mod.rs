@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId, Origin, provider};
+use crate::platform::clock::wall;
 use crate::platform::paths::{FolderError, OwnFolder};
 use crate::renewal::Why;
 use crate::secret::Secret;
@@ -275,9 +276,6 @@ fn remedy(error: &io::Error) -> &'static str {
 /// Of the file under which the kernel lock is held.
 const LOCK: &str = "lock";
 
-/// The file that [`Store::writable`] writes, as big as any record will be: a full disk may still have room for a byte.
-const PROBE: (&str, [u8; 16 * 1024]) = (".probe.tmp", [0; 16 * 1024]);
-
 impl Store {
     /// Opens the folder, makes it if it is missing, and takes its lock. Repairs what others could read or write, removes
     /// what cut-off saves have left behind, and remembers in [`Store::warnings`] what a person should know of.
@@ -338,24 +336,6 @@ impl Store {
     /// What was found and repaired when the folder was opened, in sentences.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
-    }
-
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// The accounts that have a file, in the order of their names.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Io`].
-    pub fn accounts(&self) -> Result<Vec<AccountId>, StoreError> {
-        let names = self.disk().names().map_err(|error| io_error("read", &self.folder, error))?;
-        let mut accounts: Vec<AccountId> =
-            names.iter().filter_map(|name| name.strip_suffix(".json").and_then(AccountId::new)).collect();
-        accounts.sort();
-        Ok(accounts)
     }
 
     /// Reads an account's record; `None` if there is none.
@@ -423,20 +403,6 @@ impl Store {
     /// [`StoreError::Io`]; the old file is still there, whole, as with [`Store::save`].
     pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         replace(&mut **self.disk(), name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
-    }
-
-    /// Finds out whether a save would succeed, by writing and removing a file as big as a record. To be asked before a
-    /// refresh token is spent whose successor would have to be saved.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Io`] with what the save would have said.
-    pub fn writable(&self) -> Result<(), StoreError> {
-        let mut disk = self.disk();
-        let (name, bytes) = PROBE;
-        let written = disk.remove(name).and_then(|()| disk.write_new(name, &bytes));
-        let removed = disk.remove(name);
-        written.and(removed).map_err(|error| io_error("save anything in", &self.folder, error))
     }
 
     fn read(&self, disk: &mut dyn Disk, account: &AccountId) -> Result<Option<Record>, StoreError> {
@@ -552,7 +518,8 @@ fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    let words = format!("pid {} started {}\n", std::process::id(), jiff::Timestamp::now().strftime("%FT%TZ"));
+    let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let words = format!("pid {} started {}\n", std::process::id(), now.strftime("%FT%TZ"));
     let write = |file: &mut File| {
         file.set_permissions(PermissionsExt::from_mode(0o600))?;
         file.set_len(0)?;

@@ -213,7 +213,7 @@ pub(crate) fn add(home: &Home, name: &str, rights: &[&str]) -> String {
 }
 
 /// A request with a key in its field.
-fn keyed(address: &str, key: &str) -> Answer {
+pub(crate) fn keyed(address: &str, key: &str) -> Answer {
     send(address, "GET", "/lab/datasets", &[("X-Valetd-Key", key)], b"").expect("an answer")
 }
 

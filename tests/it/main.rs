@@ -1,9 +1,12 @@
 //! Stories a user could tell, on the built daemon with stand-ins of both providers on loopback.
 
 #![allow(unreachable_pub)] // a test program has no outside
+#![allow(clippy::disallowed_methods)] // a story sets its stage
 
+mod architecture;
 mod audit;
 mod canary;
+mod clocks;
 mod corpus_h1;
 mod corpus_h2;
 mod crowd;
@@ -27,5 +30,6 @@ mod readme;
 mod rules;
 mod sandbox;
 mod service;
+mod signing_in;
 mod storms;
 mod support;
