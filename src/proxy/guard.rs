@@ -32,6 +32,13 @@ pub(super) struct Door {
     pub(super) caller: Caller,
 }
 
+impl Door {
+    /// Whether it is on TCP; a browser reaches nothing else.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.port.is_some() || self.key_required
+    }
+}
+
 /// What is known of the process at the other end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Caller {

@@ -7,8 +7,8 @@
 use hyper::HeaderMap;
 use hyper::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SET_COOKIE, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 use super::error::Fault;
@@ -260,7 +260,7 @@ pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             TRANSFER_ENCODING => transfer_encoding = true,
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => content_length = true,
-            LOCATION | CONTENT_LOCATION | LINK | SET_COOKIE => links = true,
+            LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
             _ => strays |= is_answer_stray(name),
         }
@@ -344,6 +344,7 @@ fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::Origin;
+    use crate::proxy::rewrite::OwnAddresses;
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -488,7 +489,15 @@ mod tests {
     fn cleaned(fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
         let mut headers = map(fields);
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
-        let mapping = Mapping { origin: &origin, base_path: "", local_authority: "localhost:8253", prefix: "/lab" };
+        let own = OwnAddresses {
+            listeners: &[],
+            hosts: &[],
+            own_route: None,
+            by_unix_socket: false,
+            shares_account: &|name| (name == "lab").then_some(true),
+        };
+        let local_authority = "localhost:8253";
+        let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
         let token = HeaderValue::from_static("Bearer ours-and-only-ours");
         let homeward = Homeward { via: None, token: &token, mapping, switching: false };
         clean_answer(&mut headers, &homeward).map(|()| headers)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, VIA};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tracing::{Level, debug, enabled};
 
 use super::audit;
@@ -21,8 +21,8 @@ use super::error::{Check, Fault, ProxyError};
 use super::guard::{Admission, Caller};
 use super::headers::{self, Homeward, Ours, Survey};
 use super::replay::{self, Kept, RequestBody};
-use super::rewrite::{self, Mapping};
-use super::route::{self, RouteEntry};
+use super::rewrite::{self, Mapping, OwnAddresses};
+use super::route::{self, Found, RouteEntry};
 use super::upstream::{self, Lease, SendError};
 use super::worker::{LocalRoute, LocalTable};
 use super::{Table, guard, upgrade};
@@ -109,14 +109,19 @@ async fn carry_out(
         Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
         Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
     };
+    let target = match route::target(&route.base_path, found.prefix, request.uri()) {
+        Some(target) => std::mem::replace(request.uri_mut(), target),
+        None => request.uri().clone(),
+    };
     let home = Home {
+        connection,
+        table: &table.shared,
         authority: request.headers().get(HOST).cloned(),
+        target,
+        found,
         prefix: &prefix,
         via: route.via.then_some(&table.shared.via_home),
     };
-    if let Some(target) = route::target(&route.base_path, found.prefix, request.uri()) {
-        *request.uri_mut() = target;
-    }
     if request.version() != Version::HTTP_2 {
         *request.version_mut() = Version::HTTP_11;
     }
@@ -276,7 +281,12 @@ pub(super) async fn renewed_token(
 
 /// What an answer needs to know of the request that it belongs to.
 pub(super) struct Home<'a> {
+    connection: &'a Connection,
+    table: &'a Table,
     authority: Option<HeaderValue>,
+    /// As the client asked for it.
+    target: Uri,
+    found: Found,
     prefix: &'a str,
     via: Option<&'a HeaderValue>,
 }
@@ -308,7 +318,16 @@ pub(super) fn clean(
     }
     let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let origin = &route.upstream.origin;
-    let mapping = Mapping { origin, base_path: &route.base_path, local_authority, prefix: home.prefix };
+    let Home { connection, table, target, found, prefix, .. } = home;
+    let own = OwnAddresses {
+        listeners: &connection.worker.listeners.borrow(),
+        hosts: &table.hosts,
+        own_route: connection.own_route.as_ref(),
+        by_unix_socket: !connection.door.is_tcp(),
+        shares_account: &|name| table.position(name).map(|at| table.routes[at].account == route.account),
+    };
+    let asked = &target.path()[found.prefix..];
+    let mapping = Mapping { origin, base_path: &route.base_path, asked, local_authority, prefix, own };
     let homeward = Homeward { via: home.via, token: &token.value, mapping, switching };
     headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
     *response.version_mut() = Version::HTTP_11;
