@@ -182,8 +182,8 @@ impl Stage {
             },
         };
         let via = route.via.then_some(&self.table.via_home);
-        let homeward = Homeward { via, token: &self.token.value, mapping, switching: false };
-        headers::clean_answer(answer, &homeward).is_ok()
+        let homeward = Homeward { via, token: &self.token.value, mapping, shared: true, switching: false };
+        headers::clean_answer(answer, &homeward).is_ok() && !headers::may_become_document(answer)
     }
 
     /// Counts a request and its answer.

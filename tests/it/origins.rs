@@ -1,4 +1,4 @@
-//! What an API can do to its neighbours by where it leads a client.
+//! What an API can do to its neighbours by what it says: as a page in a browser, and by where it leads a client.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
@@ -8,6 +8,7 @@ use std::thread;
 
 use valetd::stand_in::{Options, Provider};
 
+use crate::keys::add;
 use crate::lab::{self, Server};
 use crate::providers::{Running, gbdx_account, start};
 use crate::support::{Answer, Daemon, Home, PATIENCE, free_address, request, send, words};
@@ -116,6 +117,161 @@ impl Stage {
         let fields = [&[("Host", host.as_str())], fields].concat();
         send(&self.address, method, path, &fields, b"").expect("an answer")
     }
+}
+
+const TYPED: [(&str, &str); 2] = [("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate")];
+
+#[test]
+fn a_browser_that_opens_a_shared_address_is_led_to_the_routes_own_origin_and_nothing_else_is() {
+    let stage = Stage::start();
+    let daemon = stage.daemon();
+    let (port, key) = (&stage.port, add(&stage.home, "agent", &["--route", "api"]));
+    stage.api.say("200 OK", "Content-Type: text/html\r\nService-Worker-Allowed: /\r\n");
+    for host in ["localhost", "LocalHost", "127.0.0.1", "127.8.9.10", "[::1]", "a.b.localhost"] {
+        for (path, expected) in [
+            ("/api/docs/", "/docs/"),
+            ("/api/docs?a=b&c=%2F..%2f", "/docs?a=b&c=%2F..%2f"),
+            ("/api", "/"),
+            ("/api/", "/"),
+            ("/api//x", "//x"),
+            ("/api?q", "/?q"),
+            (&*format!("/{key}/api/x?q"), "/x?q"),
+        ] {
+            let answer = stage.ask(host, "GET", path, &TYPED);
+            let location = format!("http://api.localhost:{port}{expected}");
+            assert_eq!((answer.status, answer.header("location")), (307, Some(&*location)), "{host} {path}");
+            assert_eq!(answer.header("cache-control"), Some("no-store"), "no tool may find it in a cache");
+            assert_eq!(answer.header("vary"), Some("Sec-Fetch-Mode, Sec-Fetch-Site"));
+            assert_eq!(answer.header("clear-site-data"), Some("\"storage\""));
+        }
+    }
+    assert_eq!(stage.api.seen(), [""; 0], "nothing has gone up");
+    // the guard and the routes come first
+    for (host, path, fields, status) in [
+        ("evil.example", "/api/x", vec![], 403),
+        ("localhost", "/nowhere/x", vec![], 404),
+        ("localhost", "/api/../x", vec![], 400),
+        ("localhost", "/api/x", vec![("Origin", "http://evil.example")], 403),
+        ("localhost", "/api/x", vec![("X-Valetd-Key", "vk_wrong")], 403),
+    ] {
+        let answer = stage.ask(host, "GET", path, &[&TYPED, &fields[..]].concat());
+        assert_eq!((answer.status, answer.header("location")), (status, None), "{host} {path} {fields:?}");
+    }
+    // at home, where the page may do what its API lets it
+    for (host, path) in [("api.localhost", "/docs/"), ("API.localhost", "/docs/")] {
+        let answer = stage.ask(host, "GET", path, &TYPED);
+        assert_eq!((answer.status, answer.header("content-security-policy")), (200, None), "{host}");
+        assert_eq!(answer.header("service-worker-allowed"), Some("/"), "{host}");
+        for site in ["same-origin", "none"] {
+            let own = format!("http://{host}:{port}");
+            let fields = [("Sec-Fetch-Site", site), ("Origin", &own), ("Sec-Fetch-Mode", "cors")];
+            assert_eq!(stage.ask(host, "POST", "/x", &fields).status, 200, "{host} {site}");
+        }
+    }
+    let alone = send(&stage.alone, "GET", "/x", &TYPED, b"").expect("an answer");
+    assert_eq!((alone.status, alone.header("content-security-policy")), (200, None), "a listener of its own");
+    // whoever does not navigate by a loopback name is not led away
+    for (host, method, fields) in [
+        ("localhost", "GET", vec![]),
+        ("localhost", "HEAD", TYPED.to_vec()),
+        ("localhost", "POST", TYPED.to_vec()),
+        ("localhost", "GET", vec![("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "no-cors")]),
+        ("valet.lan", "GET", TYPED.to_vec()),
+    ] {
+        let answer = stage.ask(host, method, "/api/x", &fields);
+        assert_eq!((answer.status, answer.header("location")), (200, None), "{host} {method} {fields:?}");
+    }
+    drop(daemon);
+}
+
+#[test]
+fn no_page_or_worker_at_a_shared_address_is_given_a_token() {
+    let stage = Stage::start();
+    let daemon = stage.daemon();
+    let own = format!("http://localhost:{}", stage.port);
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
+        for mode in ["cors", "no-cors", "same-origin", "navigate", "websocket"] {
+            for site in ["same-origin", "same-site", "cross-site", "none, same-origin"] {
+                for origin in [None, Some(&*own), Some("null")] {
+                    let mut fields = vec![("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode)];
+                    fields.extend(origin.map(|origin| ("Origin", origin)));
+                    let answer = stage.ask("localhost", method, "/two/secret", &fields);
+                    assert_eq!(answer.status, 403, "{method} {fields:?}");
+                }
+            }
+        }
+    }
+    // a sandboxed page, also where browsers send nothing else; a service worker; and a page that was typed has no Origin
+    for (case, fields) in [
+        ("sandboxed", vec![("Origin", "null")]),
+        ("a worker", vec![("Service-Worker", "script")]),
+        ("a worker, in disguise", vec![("Service-Worker", "script"), ("Sec-Fetch-Site", "none")]),
+        ("a page, in disguise", vec![("Origin", &*own), ("Sec-Fetch-Site", "none")]),
+    ] {
+        let answer = stage.ask("localhost", "GET", "/two/sw.js", &fields);
+        assert_eq!(answer.status, 403, "{case}");
+        let clears = answer.header("clear-site-data").is_some();
+        assert_eq!(clears, case.starts_with("a worker"), "{case}: one from before goes");
+    }
+    assert_eq!(stage.two.seen(), [""; 0], "nothing has gone up");
+    // tools, and websocket-client, which names us as browsers would, but nothing else
+    for fields in [vec![], vec![("Origin", &*own)], vec![("Sec-Fetch-Site", "none")], vec![("Sec-Fetch-Mode", "cors")]]
+    {
+        assert_eq!(stage.ask("localhost", "GET", "/two/x", &fields).status, 200, "{fields:?}");
+    }
+    drop(daemon);
+}
+
+#[test]
+fn what_could_become_a_document_at_a_shared_address_has_an_origin_of_its_own() {
+    const SANDBOX: &str = "sandbox allow-scripts allow-forms allow-popups allow-downloads";
+    let stage = Stage::start();
+    let daemon = stage.daemon();
+    let policies = |answer: &Answer| -> Vec<String> {
+        let policies = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-security-policy"));
+        policies.map(|(_, value)| value.clone()).collect()
+    };
+    let documents = [
+        "Content-Type: text/html\r\n",
+        "Content-Type: application/xhtml+xml\r\n",
+        "Content-Type: image/svg+xml\r\n",
+        "Content-Type: application/pdf\r\n",
+        "Content-Type: application/json, text/html\r\n",
+        "Content-Type: application/json\r\nContent-Type: text/html\r\n",
+        "Content-Type: what/ever\r\n",
+        "",
+    ];
+    for fields in documents {
+        for status in ["200 OK", "404 Not Found", "302 Found", "500 Oh"] {
+            stage.api.say(status, fields);
+            for host in ["localhost", "127.0.0.1", "valet.lan"] {
+                assert_eq!(policies(&stage.ask(host, "GET", "/api/x", &[])), [SANDBOX], "{host} {status} {fields}");
+            }
+            assert_eq!(policies(&stage.ask("api.localhost", "GET", "/x", &[])), [""; 0], "{status} {fields}");
+        }
+    }
+    stage.api.say("200 OK", "Content-Type: text/html\r\nContent-Security-Policy: default-src 'none'\r\n");
+    let both = ["default-src 'none'", SANDBOX];
+    assert_eq!(policies(&stage.ask("localhost", "GET", "/api/x", &[])), both, "policies are in force together");
+    for fields in ["Content-Type: application/json\r\n", "Content-Type: application/geo+json; charset=utf-8\r\n"] {
+        stage.api.say("200 OK", fields);
+        let answer = stage.ask("localhost", "GET", "/api/x", &[]);
+        assert_eq!(policies(&answer), [""; 0], "{fields}");
+    }
+    // what an API says for a whole origin is not for an address that it does not have alone
+    let speaks = "Service-Worker-Allowed: /\r\nClear-Site-Data: \"*\"\r\nNEL: {}\r\nReporting-Endpoints: x=\"/y\"\r\n";
+    stage.api.say("200 OK", &format!("Content-Type: application/json\r\n{speaks}"));
+    let (shared, own) = (stage.ask("localhost", "GET", "/api/x", &[]), stage.ask("api.localhost", "GET", "/x", &[]));
+    for name in ["service-worker-allowed", "clear-site-data", "nel", "reporting-endpoints"] {
+        assert_eq!((shared.header(name), own.header(name).is_some()), (None, true), "{name}");
+    }
+    // no browser comes by a unix socket
+    stage.api.say("200 OK", "Content-Type: text/html\r\n");
+    let socket = UnixStream::connect(stage.home.path("run/http.sock")).expect("it listens");
+    let answer =
+        request(socket, "GET /api/x HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n", b"").expect("an answer");
+    assert_eq!((answer.status, policies(&answer).len()), (200, 0));
+    drop(daemon);
 }
 
 // --- where an answer leads -------------------------------------------------------------------------------------------
