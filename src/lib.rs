@@ -57,7 +57,8 @@
 //! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
 //! `proxy/headers.rs`; what a rule is compared with: [`config::path`], `proxy/overrides.rs`. Where a credential may be
-//! sent: [`store::Record`]. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
+//! sent: [`store::Record`]; where an answer may lead: `proxy/rewrite.rs`. Whose a configuration must be:
+//! [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 

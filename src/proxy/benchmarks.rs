@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::guard::{self, Admission, Caller, Door};
 use super::headers::{self, Homeward, Ours, Survey};
-use super::rewrite::Mapping;
+use super::rewrite::{Mapping, OwnAddresses};
 use super::route::{self, Found, RouteEntry};
 use super::{Table, client_key};
 use crate::config::{Config, Facts, Source};
@@ -170,11 +170,20 @@ impl Stage {
         let mapping = Mapping {
             origin: &route.upstream.origin,
             base_path: &route.base_path,
+            asked: "/x",
             local_authority: request.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
             prefix: &route.prefix,
+            own: OwnAddresses {
+                listeners: &[],
+                hosts: &self.table.hosts,
+                own_route: None,
+                by_unix_socket: false,
+                shares_account: &|name| self.table.position(name).map(|_| true),
+            },
         };
         let via = route.via.then_some(&self.table.via_home);
-        headers::clean_answer(answer, &Homeward { via, token: &self.token.value, mapping, switching: false }).is_ok()
+        let homeward = Homeward { via, token: &self.token.value, mapping, shared: true, switching: false };
+        headers::clean_answer(answer, &homeward).is_ok() && !headers::may_become_document(answer)
     }
 
     /// Counts a request and its answer.

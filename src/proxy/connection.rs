@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -451,6 +451,14 @@ impl Connection {
             waker: RefCell::new(None),
             carrier: Some(self.clone()),
             streams: Cell::new(0),
+        })
+    }
+
+    /// Whether names below `localhost` lead to the same listener: clients take them for the usual addresses.
+    pub(super) fn is_where_localhost_is(&self) -> bool {
+        self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
+            IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
+            IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
         })
     }
 

@@ -1,7 +1,8 @@
 //! What went wrong with a request, and the only place where that becomes an answer.
 //!
-//! Every answer that valetd makes itself is a problem document (RFC 9457) with a `Proxy-Status` field (RFC 9209), so
-//! that a script can tell "valetd said so" from "the API said so". Never a bare 401: clients take it for the API's.
+//! Every answer that valetd makes itself, but for the redirect of a browser (`service.rs`), is a problem document (RFC
+//! 9457), and all have a `Proxy-Status` field (RFC 9209), so that a script can tell "valetd said so" from "the API said
+//! so". Never a bare 401: clients take it for the API's.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,7 +17,12 @@ use super::body::AnswerBody;
 use crate::config::AccountId;
 use crate::renewal::Why;
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// What a browser keeps for the one origin that the answer is from, service workers among it; not cookies, which all
+/// ports of a host share.
+pub(super) const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+pub(super) const STORAGE: &str = "\"storage\"";
 
 /// Why a request was not carried out, or its answer not handed on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +66,8 @@ pub(super) enum Check {
     Origin,
     /// The browser says that another site sent it.
     FetchSite,
+    /// A page wants to leave a service worker at an address that routes share.
+    ServiceWorker,
     /// The client key is wrong, revoked, or another one than the one presented beside it.
     Key,
     /// The client key has expired.
@@ -167,6 +175,10 @@ impl ProxyError {
                 headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
             }
             _ => {}
+        }
+        // one from before, which waits for its next version, goes with it
+        if self == Self::NotAllowed(Check::ServiceWorker) {
+            headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(STORAGE));
         }
         if self.closes_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -310,6 +322,7 @@ impl Check {
             Check::Host => "host",
             Check::Origin => "origin",
             Check::FetchSite => "sec-fetch-site",
+            Check::ServiceWorker => "service-worker",
             Check::Key => "key",
             Check::KeyExpired => "key-expired",
             Check::KeyRequired => "key-required",
@@ -322,7 +335,8 @@ impl Check {
             Check::Peer => "Not allowed: the client belongs to another user",
             Check::Host => "Not allowed: unknown host name",
             Check::Origin => "Not allowed: the request comes from another origin",
-            Check::FetchSite => "Not allowed: the request comes from another site",
+            Check::FetchSite => "Not allowed: the request comes from a web page",
+            Check::ServiceWorker => "Not allowed: a service worker for all routes",
             Check::Key => "Not allowed: no such client key",
             Check::KeyExpired => "Not allowed: the client key has expired",
             Check::KeyRequired => "Not allowed: a client key is required",
@@ -341,9 +355,18 @@ impl Check {
                 "Check: Host. It must be localhost, a name below localhost, or a loopback address, with the port of \
                  this listener; the setting `hosts` adds further names."
             }
-            Check::Origin => "Check: Origin. Requests that web pages of another origin make are not given a token.",
+            Check::Origin => {
+                "Check: Origin. Requests that web pages of another origin make are not given a token, nor are those of \
+                 pages at an address that routes share; for a browser, a route is at http://NAME.localhost:PORT/."
+            }
             Check::FetchSite => {
-                "Check: Sec-Fetch-Site. Requests that web pages of another site make are not given a token."
+                "Check: Sec-Fetch-Site. Requests that web pages of another site make are not given a token, nor are \
+                 those of pages at an address that routes share; for a browser, a route is at \
+                 http://NAME.localhost:PORT/, and to be typed, not linked to."
+            }
+            Check::ServiceWorker => {
+                "Check: Service-Worker. At an address that routes share it would see the requests to all of them; for a \
+                 browser, a route is at http://NAME.localhost:PORT/."
             }
             Check::Key => {
                 "Check: client key. The one presented is wrong or was revoked, or two different ones were presented. \

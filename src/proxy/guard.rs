@@ -1,9 +1,11 @@
 //! May this request be given a token? Pure.
 //!
 //! The port is open to every program that can reach loopback, so three walls stand before the token: whose process it
-//! is (or which client key it presents), which name it believes to talk to (the only wall against DNS rebinding: a rebound page's GET carries neither
-//! `Origin` nor `Sec-Fetch-*`), and whether a web page made it. What is malformed or ambiguous is refused before that,
-//! so that we and the upstream can never disagree about what was asked (RFC 9112 sections 3.2, 6.3 and 11.2).
+//! is (or which client key it presents), which name it believes to talk to (the only wall against DNS rebinding: a
+//! rebound page's GET carries neither `Origin` nor `Sec-Fetch-*`), and whether a web page made it: one of another
+//! origin, or one whose origin all routes share, and whose maker so could be any of their APIs. What is malformed or
+//! ambiguous is refused before that, so that we and the upstream can never disagree about what was asked (RFC 9112
+//! sections 3.2, 6.3 and 11.2).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,6 +16,8 @@ use super::error::{Check, ProxyError};
 use super::headers::Survey;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
 /// The longest method we take: four times the longest registered one that anybody uses.
 const LONGEST_METHOD: usize = 32;
@@ -30,6 +34,13 @@ pub(super) struct Door {
     /// Whether nobody comes in without a client key: other machines can reach it.
     pub(super) key_required: bool,
     pub(super) caller: Caller,
+}
+
+impl Door {
+    /// Whether it is on TCP; a browser reaches nothing else.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.port.is_some() || self.key_required
+    }
 }
 
 /// What is known of the process at the other end.
@@ -95,11 +106,56 @@ pub(super) fn admit<'request>(
     if survey.origin && !is_our_origin(headers) {
         return Err(ProxyError::NotAllowed(Check::Origin));
     }
-    if survey.fetch_site && !headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin")
-    {
+    if survey.browser && !headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin") {
         return Err(ProxyError::NotAllowed(Check::FetchSite));
     }
     Ok(host)
+}
+
+/// How a request is let in to an address that routes share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shared {
+    /// As a tool's.
+    Use,
+    /// As a browser's that opens a page, by a loopback name: there is a better address for it.
+    Navigation,
+}
+
+/// Decides about a request to an address that routes share, after [`admit`], which returned `host`.
+///
+/// Such an address is for tools. Whatever page or worker is at home there could have come from any of the APIs, so what
+/// it asks for is refused.
+pub(super) fn admit_to_shared(
+    method: &Method,
+    host: &str,
+    headers: &HeaderMap,
+    survey: &Survey,
+) -> Result<Shared, ProxyError> {
+    if !survey.browser {
+        return Ok(Shared::Use);
+    }
+    if headers.contains_key(SERVICE_WORKER) {
+        return Err(ProxyError::NotAllowed(Check::ServiceWorker));
+    }
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
+    // a person who types an address sends no `Origin`
+    if survey.origin && sites.peek().is_some() {
+        return Err(ProxyError::NotAllowed(Check::Origin));
+    }
+    if !sites.all(|site| site == "none") {
+        return Err(ProxyError::NotAllowed(Check::FetchSite));
+    }
+    let navigates = headers.get_all(SEC_FETCH_MODE).iter().any(|mode| mode == "navigate");
+    Ok(if navigates && *method == Method::GET && is_loopback_name(host) { Shared::Navigation } else { Shared::Use })
+}
+
+/// The address of a route's own origin, in the spelling of a client that named us in `host`, which [`admit`] let pass:
+/// `http://NAME.localhost:PORT`.
+pub(super) fn own_origin(route: &str, host: &str) -> String {
+    match split_port(host) {
+        Some((_, Some(port))) => format!("http://{route}.localhost:{port}"),
+        Some((_, None)) | None => format!("http://{route}.localhost"),
+    }
 }
 
 /// What cannot be a request to a reverse proxy, or could be read in two ways.
@@ -335,6 +391,44 @@ mod tests {
         assert_eq!(admit_request(HERE, "GET", "/", &twice), origin);
         let twice = [host, ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
         assert_eq!(admit_request(HERE, "GET", "/", &twice), site);
+    }
+
+    #[test]
+    fn an_address_that_routes_share_is_for_tools() {
+        let decide = |method: &str, host: &str, fields: Fields<'_>| {
+            let mut request = Request::builder().method(method).uri("/lab/x");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(()).unwrap();
+            admit_to_shared(request.method(), host, request.headers(), &Survey::of(request.headers()))
+        };
+        let (site, mode) = (|site| ("sec-fetch-site", site), |mode| ("sec-fetch-mode", mode));
+        let own = ("origin", "http://localhost:8253");
+        let refused = |check| Err(ProxyError::NotAllowed(check));
+        let rows: &[(&str, &str, &str, Fields<'_>, _)] = &[
+            ("a tool", "GET", "localhost", &[], Ok(Shared::Use)),
+            ("websocket-client", "GET", "localhost", &[own], Ok(Shared::Use)),
+            ("typed", "GET", "localhost", &[site("none"), mode("navigate")], Ok(Shared::Navigation)),
+            ("an address", "GET", "127.0.0.1", &[site("none"), mode("navigate")], Ok(Shared::Navigation)),
+            ("IPv6", "GET", "[::1]", &[site("none"), mode("navigate")], Ok(Shared::Navigation)),
+            ("mode alone", "GET", "localhost", &[mode("navigate")], Ok(Shared::Navigation)),
+            ("a name of the setting", "GET", "valet.lan", &[site("none"), mode("navigate")], Ok(Shared::Use)),
+            ("a form sent again", "POST", "localhost", &[site("none"), mode("navigate")], Ok(Shared::Use)),
+            ("downloaded", "GET", "localhost", &[site("none"), mode("no-cors")], Ok(Shared::Use)),
+            ("a page's own", "GET", "localhost", &[site("same-origin"), mode("cors")], refused(Check::FetchSite)),
+            ("its link", "GET", "localhost", &[site("same-origin"), mode("navigate")], refused(Check::FetchSite)),
+            ("twice", "GET", "localhost", &[site("none"), site("same-origin")], refused(Check::FetchSite)),
+            ("its POST", "POST", "localhost", &[own, site("same-origin")], refused(Check::Origin)),
+            ("its POST, as typed", "POST", "localhost", &[own, site("none")], refused(Check::Origin)),
+            ("a worker", "GET", "localhost", &[("service-worker", "script")], refused(Check::ServiceWorker)),
+        ];
+        for (case, method, host, fields, expected) in rows {
+            assert_eq!(&decide(method, host, fields), expected, "{case}");
+        }
+        assert_eq!(own_origin("lab", "127.0.0.1:8253"), "http://lab.localhost:8253");
+        assert_eq!(own_origin("lab", "[::1]:8253"), "http://lab.localhost:8253");
+        assert_eq!(own_origin("lab", "localhost"), "http://lab.localhost");
     }
 
     #[test]

@@ -6,9 +6,9 @@
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED,
+    HOST, HeaderName, HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH,
+    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 use super::error::Fault;
@@ -18,14 +18,18 @@ use super::rewrite::{self, Mapping};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Makes a document an origin of its own that shares nothing with any other: what it asks us for says `Origin: null`.
+pub(super) const SANDBOX: HeaderValue =
+    HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
 
 /// What is in a request's head, as far as anybody has to act on it.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Survey {
     pub(super) hosts: u8,
     pub(super) origin: bool,
-    pub(super) fetch_site: bool,
+    /// A field that only browsers send: `Sec-Fetch-...`, `Service-Worker`.
+    pub(super) browser: bool,
     pub(super) transfer_encoding: bool,
     pub(super) upgrade: bool,
     pub(super) via: bool,
@@ -50,12 +54,17 @@ impl Survey {
                 TE => survey.te = true,
                 EXPECT => survey.expect = true,
                 VIA => survey.via = true,
-                _ if *name == SEC_FETCH_SITE => survey.fetch_site = true,
+                _ if is_browsers(name) => survey.browser = true,
                 _ => survey.strays |= is_stray(name),
             }
         }
         survey
     }
+}
+
+fn is_browsers(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("sec-fetch-") || name == "service-worker"
 }
 
 /// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
@@ -238,6 +247,8 @@ pub(super) struct Homeward<'a> {
     pub(super) token: &'a HeaderValue,
     /// Where links lead.
     pub(super) mapping: Mapping<'a>,
+    /// Whether the address is one that routes share.
+    pub(super) shared: bool,
     /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
     pub(super) switching: bool,
 }
@@ -260,9 +271,9 @@ pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             TRANSFER_ENCODING => transfer_encoding = true,
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => content_length = true,
-            LOCATION | CONTENT_LOCATION | LINK | SET_COOKIE => links = true,
+            LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
-            _ => strays |= is_answer_stray(name),
+            _ => strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name)),
         }
         strays |= reflects(value, needle);
     }
@@ -285,6 +296,7 @@ pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             .keys()
             .filter(|name| {
                 is_answer_stray(name)
+                    || (homeward.shared && speaks_for_the_origin(name))
                     || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
                     || (**name == UPGRADE && !homeward.switching)
                     || headers.get_all(*name).iter().any(|value| reflects(value, needle))
@@ -322,6 +334,48 @@ fn is_answer_stray(name: &HeaderName) -> bool {
     }
 }
 
+/// What an API tells a browser about its whole origin, which is not its own where routes share one: the reach of its
+/// service workers, the end of everybody's storage, and where reports and rules for all addresses go and come from.
+fn speaks_for_the_origin(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "clear-site-data"
+            | "nel"
+            | "report-to"
+            | "reporting-endpoints"
+            | "service-worker-allowed"
+            | "speculation-rules"
+            | "use-as-dictionary"
+    )
+}
+
+/// Whether a browser could make a document of an answer, and of what is in it a program. It could of what has no type,
+/// two of them, or one that is not known here as harmless; none of those known is taken for another (MIME Sniffing
+/// section 7).
+pub(super) fn may_become_document(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(content_type), None) = (types.next(), types.next()) else { return true };
+    let content_type = content_type.as_bytes();
+    let end = content_type.iter().position(|byte| *byte == b';').unwrap_or(content_type.len());
+    let essence = content_type[..end].trim_ascii();
+    let is = |known: &[u8]| essence.eq_ignore_ascii_case(known);
+    let is_harmless = is(b"application/json")
+        || is(b"application/octet-stream")
+        || is(b"text/plain")
+        || is(b"text/csv")
+        || is(b"text/event-stream")
+        || is(b"application/x-ndjson")
+        || is(b"application/x-protobuf")
+        || is(b"application/grpc")
+        || is(b"application/zip")
+        || is(b"image/png")
+        || is(b"image/jpeg")
+        || is(b"image/tiff")
+        || (essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"));
+    // a list has two types, and browsers take the last
+    !is_harmless || content_type.contains(&b',')
+}
+
 /// The token without its scheme.
 pub(super) fn bare_token(value: &HeaderValue) -> &[u8] {
     let value = value.as_bytes();
@@ -344,6 +398,7 @@ fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::Origin;
+    use crate::proxy::rewrite::OwnAddresses;
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -486,11 +541,23 @@ mod tests {
     }
 
     fn cleaned(fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        cleaned_at(false, fields)
+    }
+
+    fn cleaned_at(shared: bool, fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
         let mut headers = map(fields);
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
-        let mapping = Mapping { origin: &origin, base_path: "", local_authority: "localhost:8253", prefix: "/lab" };
+        let own = OwnAddresses {
+            listeners: &[],
+            hosts: &[],
+            own_route: None,
+            by_unix_socket: false,
+            shares_account: &|name| (name == "lab").then_some(true),
+        };
+        let local_authority = "localhost:8253";
+        let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
         let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        let homeward = Homeward { via: None, token: &token, mapping, switching: false };
+        let homeward = Homeward { via: None, token: &token, mapping, shared, switching: false };
         clean_answer(&mut headers, &homeward).map(|()| headers)
     }
 
@@ -515,6 +582,54 @@ mod tests {
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left.len(), 2, "{left:?}");
         assert!(headers.contains_key("www-authenticate") && headers.contains_key("x-fine"));
+    }
+
+    #[test]
+    fn what_speaks_for_a_whole_origin_stays_with_a_route_that_has_one() {
+        let fields = [
+            ("service-worker-allowed", "/"),
+            ("clear-site-data", "\"*\""),
+            ("nel", "{}"),
+            ("report-to", "{}"),
+            ("reporting-endpoints", "x=\"/y\""),
+            ("speculation-rules", "\"/y\""),
+            ("use-as-dictionary", "match=\"/*\""),
+        ];
+        assert_eq!(cleaned_at(true, &fields).unwrap().len(), 0);
+        assert_eq!(cleaned_at(false, &fields).unwrap().len(), fields.len());
+    }
+
+    #[test]
+    fn only_what_is_known_never_to_become_a_document_is_taken_for_harmless() {
+        let harmless = [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/geo+json",
+            "text/plain;charset=utf-8",
+            "application/octet-stream",
+            "image/png",
+        ];
+        for content_type in harmless {
+            assert!(!may_become_document(&map(&[("content-type", content_type)])), "{content_type}");
+        }
+        let documents: [Fields<'_>; 13] = [
+            &[],
+            &[("content-type", "")],
+            &[("content-type", "text/html")],
+            &[("content-type", "TEXT/HTML;x=application/json")],
+            &[("content-type", "application/xhtml+xml")],
+            &[("content-type", "image/svg+xml")],
+            &[("content-type", "text/xml")],
+            &[("content-type", "application/pdf")],
+            &[("content-type", "multipart/x-mixed-replace; boundary=x")],
+            &[("content-type", "application/json, text/html")],
+            &[("content-type", "application/json;a=\", text/html\"")],
+            &[("content-type", "application/json"), ("content-type", "text/html")],
+            &[("content-type", "*/*")],
+        ];
+        for fields in documents {
+            assert!(may_become_document(&map(fields)), "{fields:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! as little as possible. Where to read on:
 //!
 //! * `service`: one request from start to end;
-//! * `guard`, `client_key`, `route`, `headers`, `rewrite`: what is decided about it (pure);
+//! * `guard`, `client_key`, `route`, `headers`, `rewrite`, `reference`: what is decided about it (pure);
 //! * `authorization`: which token a request leaves with;
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
@@ -56,6 +56,7 @@ mod http2;
 mod link;
 mod multiplexed;
 mod overrides;
+mod reference;
 mod replay;
 mod rewrite;
 mod route;

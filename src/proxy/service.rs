@@ -8,8 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, VIA};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, LOCATION,
+    VARY, VIA,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tracing::{Level, debug, enabled};
 
 use super::audit;
@@ -17,12 +20,12 @@ use super::authorization::Authorization;
 use super::body::AnswerBody;
 use super::client_key::{self, Presented};
 use super::connection::Connection;
-use super::error::{Check, Fault, ProxyError};
-use super::guard::{Admission, Caller};
+use super::error::{CLEAR_SITE_DATA, Check, Fault, PROXY_STATUS, ProxyError, STORAGE};
+use super::guard::{Admission, Caller, Shared};
 use super::headers::{self, Homeward, Ours, Survey};
 use super::replay::{self, Kept, RequestBody};
-use super::rewrite::{self, Mapping};
-use super::route::{self, RouteEntry};
+use super::rewrite::{self, Mapping, OwnAddresses};
+use super::route::{self, Found, RouteEntry};
 use super::upstream::{self, Lease, SendError};
 use super::worker::{LocalRoute, LocalTable};
 use super::{Table, guard, upgrade};
@@ -81,6 +84,8 @@ async fn carry_out(
     let local = table.routes[found.index].clone();
     let route = &*local.entry;
     exchange.reached(&local);
+    let shared = found.prefix > 0 && connection.door.is_tcp();
+    let way_in = if shared { guard::admit_to_shared(method, host, request.headers(), &survey)? } else { Shared::Use };
     if route::is_refused(&route.refuse, &route.base_path, &target.path()[found.prefix..]) {
         return Err(ProxyError::ForbiddenByRoute);
     }
@@ -96,6 +101,10 @@ async fn carry_out(
     if survey.via && has_been_here(request.headers(), &table.shared.pseudonym) {
         return Err(ProxyError::Loop);
     }
+    if way_in == Shared::Navigation && connection.is_where_localhost_is() {
+        exchange.led_away();
+        return Ok(to_own_origin(route, &target.path()[found.prefix..], &request));
+    }
 
     let token = match route.tokens.usable() {
         Some(token) => token,
@@ -110,14 +119,20 @@ async fn carry_out(
         Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
         Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
     };
+    let target = match route::target(&route.base_path, found.prefix, request.uri()) {
+        Some(target) => std::mem::replace(request.uri_mut(), target),
+        None => request.uri().clone(),
+    };
     let home = Home {
+        connection,
+        table: &table.shared,
         authority: request.headers().get(HOST).cloned(),
+        target,
+        found,
         prefix: &prefix,
+        shared,
         via: route.via.then_some(&table.shared.via_home),
     };
-    if let Some(target) = route::target(&route.base_path, found.prefix, request.uri()) {
-        *request.uri_mut() = target;
-    }
     if request.version() != Version::HTTP_2 {
         *request.version_mut() = Version::HTTP_11;
     }
@@ -162,6 +177,31 @@ async fn carry_out(
         token.has_worked.store(true, Ordering::Relaxed);
     }
     hand_on(route, response, lease, token, &home)
+}
+
+/// Leads a browser from an address that routes share to the route's own origin, where it can do no harm to another
+/// route. Without the key that may have been in the path: the page's programs can read their own address.
+fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) -> Response<AnswerBody> {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let mut location = guard::own_origin(route.name.as_str(), host);
+    location.push_str(if path.is_empty() { "/" } else { path });
+    if let Some(query) = request.uri().query() {
+        location.extend(["?", query]);
+    }
+    let mut response = Response::new(AnswerBody::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, HeaderValue::try_from(location).expect("pieces of a target and of a Host"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(VARY, HeaderValue::from_static("Sec-Fetch-Mode, Sec-Fetch-Site"));
+    // what pages have left here when they still could, service workers among it
+    headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(STORAGE));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    headers.insert(
+        PROXY_STATUS,
+        HeaderValue::from_static("valetd; details=\"a browser is led to the route's own origin\""),
+    );
+    response
 }
 
 /// Takes the client key off a request, if it presents one.
@@ -277,8 +317,15 @@ pub(super) async fn renewed_token(
 
 /// What an answer needs to know of the request that it belongs to.
 pub(super) struct Home<'a> {
+    connection: &'a Connection,
+    table: &'a Table,
     authority: Option<HeaderValue>,
+    /// As the client asked for it.
+    target: Uri,
+    found: Found,
     prefix: &'a str,
+    /// Whether the address is one that routes share.
+    shared: bool,
     via: Option<&'a HeaderValue>,
 }
 
@@ -309,9 +356,23 @@ pub(super) fn clean(
     }
     let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let origin = &route.upstream.origin;
-    let mapping = Mapping { origin, base_path: &route.base_path, local_authority, prefix: home.prefix };
-    let homeward = Homeward { via: home.via, token: &token.value, mapping, switching };
+    let Home { connection, table, target, found, prefix, shared, .. } = home;
+    let own = OwnAddresses {
+        listeners: &connection.worker.listeners.borrow(),
+        hosts: &table.hosts,
+        own_route: connection.own_route.as_ref(),
+        by_unix_socket: !connection.door.is_tcp(),
+        shares_account: &|name| table.position(name).map(|at| table.routes[at].account == route.account),
+    };
+    let asked = &target.path()[found.prefix..];
+    let mapping = Mapping { origin, base_path: &route.base_path, asked, local_authority, prefix, own };
+    let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
     headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
+    let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
+    if *shared && has_content && headers::may_become_document(response.headers()) {
+        // beside the upstream's own, and so in force together with it
+        response.headers_mut().append(CONTENT_SECURITY_POLICY, headers::SANDBOX);
+    }
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }
@@ -385,6 +446,12 @@ impl Exchange {
     fn goes_up_with(&mut self, token: &Published) {
         if let Some(note) = &mut self.note {
             (note.renewal, note.verdict) = (Some(token.id.0), "forwarded");
+        }
+    }
+
+    fn led_away(&mut self) {
+        if let Some(note) = &mut self.note {
+            note.verdict = "redirected";
         }
     }
 

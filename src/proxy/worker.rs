@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::connection::{self, Connection, Socket};
 use super::guard::{Caller, Door};
+use super::rewrite::OwnListener;
 use super::route::RouteEntry;
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
@@ -48,6 +49,8 @@ pub(super) enum Command {
 pub(super) struct Worker {
     table: RefCell<Rc<LocalTable>>,
     pub(super) stats: Arc<Stats>,
+    /// Where clients connect to on TCP, so that no upstream leads them to another route.
+    pub(super) listeners: RefCell<Vec<OwnListener>>,
     connections: RefCell<HashMap<u64, Weak<Connection>>>,
     last_id: Cell<u64>,
     most_connections: usize,
@@ -98,6 +101,7 @@ impl Worker {
         Rc::new(Self {
             table: RefCell::new(LocalTable::new(table, &[])),
             stats,
+            listeners: RefCell::default(),
             connections: RefCell::default(),
             last_id: Cell::new(0),
             most_connections: most_connections(workers),
@@ -147,6 +151,7 @@ impl Worker {
                 }
                 Some(Command::Listen(listeners)) => {
                     accepting.drain(..).for_each(|task| task.abort());
+                    self.listeners.replace(listeners.iter().filter_map(own_listener).collect());
                     for listener in listeners {
                         let task = tokio::task::spawn_local(self.clone().accept(listener));
                         accepting.push(task.abort_handle());
@@ -277,6 +282,13 @@ impl Listener {
             }
         }
     }
+}
+
+/// What the upstreams' references are compared with; `None` on a unix socket, which no reference leads to.
+fn own_listener(listener: &ProxyListener) -> Option<OwnListener> {
+    let socket::Listener::Tcp(tcp) = &listener.socket else { return None };
+    let address = tcp.local_addr().ok()?;
+    Some(OwnListener { port: address.port(), route: listener.route.clone(), is_open: !address.ip().is_loopback() })
 }
 
 /// Makes another descriptor of the same listening socket.

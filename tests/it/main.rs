@@ -22,6 +22,7 @@ mod kills;
 mod lab;
 mod laptop;
 mod notices;
+mod origins;
 mod owner;
 mod ownership;
 mod peers;
