@@ -16,7 +16,7 @@ use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
 use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
-use crate::platform::ownership;
+use crate::platform::{descriptors, ownership};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -225,6 +225,7 @@ async fn from_command(command: &[String]) -> Result<Secret, String> {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| error.to_string())?;
+        descriptors::restore(child.id());
         let stdout = child.stdout.take().expect("stdout was asked to be piped");
         let secret = first_line(stdout).await;
         let status = child.wait().await.map_err(|error| error.to_string())?;

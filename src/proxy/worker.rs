@@ -22,7 +22,7 @@ use super::guard::{Caller, Door};
 use super::route::RouteEntry;
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
-use crate::platform::socket;
+use crate::platform::{descriptors, socket};
 use crate::stats::Stats;
 
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
@@ -227,9 +227,7 @@ impl Worker {
 
 /// Half of the descriptors we may have: each connection needs another one upstream, and renewals need a few as well.
 fn most_connections(workers: usize) -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    let limit = usize::try_from(limit).unwrap_or(1 << 20);
-    (limit.saturating_sub(64) / 2 / workers.max(1)).max(16)
+    (descriptors::limit().saturating_sub(64) / 2 / workers.max(1)).max(16)
 }
 
 /// Errors of accept(2) that concern the connection which would have been accepted, not the listener.
