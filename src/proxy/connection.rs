@@ -43,6 +43,9 @@ use crate::config::RouteName;
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Without a byte, for an exchange that has reached no route, which would set its own limit: a refusal, that is.
+const BEFORE_ROUTE: Duration = Duration::from_secs(10);
+
 /// For the next request; as long as common servers allow, so that clients' pools, which know them, rarely lose a race.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
@@ -131,7 +134,7 @@ impl Pulse {
             moved: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Head as u8), // the first request is due, not just possible
             serial: AtomicU32::new(0),
-            idle_timeout_millis: AtomicU32::new(u32::MAX),
+            idle_timeout_millis: AtomicU32::new(BEFORE_ROUTE.as_millis() as u32),
             timed_out: AtomicBool::new(false),
             received: AtomicU64::new(0),
             upload: AtomicU8::new(Upload::Over as u8),
@@ -175,7 +178,7 @@ impl Pulse {
     /// A request's head is whole; `uploading` says whether it has a body.
     pub(super) fn begin(&self, uploading: bool) {
         self.renew();
-        self.idle_timeout_millis.store(u32::MAX, Relaxed);
+        self.limit(BEFORE_ROUTE);
         self.timed_out.store(false, Relaxed);
         self.received.store(0, Relaxed);
         self.set_upload(if uploading { Upload::Owed } else { Upload::Over });
