@@ -23,8 +23,9 @@ use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use super::body::AnswerBody;
-use super::connection::{Alarm, ClientIo, Connection, Phase, Pulse};
+use super::connection::{Alarm, ClientIo, Connection, Phase, Pulse, Standing};
 use super::error::ProxyError;
+use super::gate::GatedIo;
 use super::service;
 
 /// Requests that one connection may have open; browsers' and gRPC's clients ask for about a hundred.
@@ -64,11 +65,15 @@ pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(LONGEST_HEAD);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(io.unobserved()), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(GatedIo::new(io.unobserved(), &connection)), service));
     let mut alarm = Alarm::new(pulse.watch());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
         if connection.is_told_to_stop(cx, false) {
+            serving.as_mut().graceful_shutdown();
+        }
+        if connection.standing() == Standing::TurnedAway && !asked_to_go {
+            asked_to_go = true;
             serving.as_mut().graceful_shutdown();
         }
         loop {
@@ -96,6 +101,9 @@ async fn answer(stream: Rc<Connection>, mut request: Request<Incoming>) -> Respo
     let pulse = stream.pulse.clone();
     let mut response = if request.headers().len() > MOST_FIELDS {
         stream.worker.stats.refused.add(1);
+        if stream.standing() != Standing::Client {
+            stream.turn_away();
+        }
         ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice)
     } else {
         in_http1_terms(&mut request);
@@ -200,6 +208,18 @@ mod tests {
     use http_body_util::{Empty, Full};
 
     use super::*;
+
+    #[test]
+    fn however_many_connections_there_are_each_has_its_least_and_all_have_no_more_than_there_is() {
+        let mut used = 0;
+        for connection in 0..1000 {
+            let streams = share(used);
+            used += i64::from(streams);
+            assert!((LEAST_STREAMS..=MOST_STREAMS).contains(&streams));
+            assert!(used <= ALL_STREAMS + i64::from(LEAST_STREAMS) * connection, "{connection}");
+        }
+        assert_eq!((share(0), share(256)), (256, 192));
+    }
 
     #[test]
     fn a_head_says_the_same_in_http1_terms() {

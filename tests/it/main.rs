@@ -28,4 +28,5 @@ mod rules;
 mod sandbox;
 mod service;
 mod storms;
+mod strangers;
 mod support;
