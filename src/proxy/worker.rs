@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::connection::{self, Connection, Socket, Standing};
 use super::error::Check;
 use super::guard::{self, Caller, Door};
+use super::http2::Shares;
 use super::route::RouteEntry;
 use super::stranger::{ReadyMade, Strangers, Turnstile};
 use super::upstream::{Pool, Warmth};
@@ -67,6 +68,7 @@ pub(super) struct Worker {
     most_clients: usize,
     pub(super) strangers: Strangers,
     turnstile: Rc<Turnstile>,
+    pub(super) shares: Shares,
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
@@ -132,6 +134,7 @@ impl Worker {
             most_clients: places.clients,
             strangers: Strangers::new(places.strangers),
             turnstile: Turnstile::new(places.strangers, stats.clone()),
+            shares: Shares::default(),
             stats,
             one_less: Notify::new(),
             peers: peers.map(|peers| RefCell::new(peers())),
