@@ -296,6 +296,11 @@ impl KeyRing {
         self.keys.load_full()
     }
 
+    /// Whether there is no key at all, so that none that is presented can be valid.
+    pub fn is_empty(&self) -> bool {
+        self.keys.load().is_empty()
+    }
+
     /// Finds the key that a client presents. Takes as long for any key, there or not.
     ///
     /// # Errors

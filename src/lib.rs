@@ -36,12 +36,13 @@
 //!
 //! # Journeys
 //!
-//! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; `proxy/service.rs` reads from
-//! top to bottom: guard, route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published
-//! token: no lock, no await, no allocation. Without one the request says that it is wanted, and waits up to its patience;
-//! a client that hangs up cancels its own wait, never a renewal. Where it had to wait for a connection, it leaves with the
-//! token that is usable then. A reload that changes what an account is, or where its tokens go, ends the waits for them. A 401 from the upstream renews once for all who got
-//! it, and the request is sent once more.
+//! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; whoever would need a client key
+//! gets little until a request has shown one (`proxy/stranger.rs`). `proxy/service.rs` reads from top to bottom: guard,
+//! route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published token: no lock, no await, no
+//! allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
+//! cancels its own wait, never a renewal. Where it had to wait for a connection, it leaves with the token that is usable
+//! then. A reload that changes what an account is, or where its tokens go, ends the waits for them. A 401 from the
+//! upstream renews once for all who got it, and the request is sent once more.
 //!
 //! **A renewal.** [`renewal::Renewal`] decides, [`renewer`] does: it alone owns the machines and the secrets. On a
 //! rotation: note that generation N is being redeemed → redeem ([`token_endpoint`], with what [`oauth`] says) → save

@@ -24,6 +24,7 @@ use tracing::{debug, error, warn};
 use crate::accounts::{AccountView, Accounts};
 use crate::config::{AccountId, Config};
 use crate::platform::clock::{Clock, wall};
+use crate::platform::descriptors;
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Phase, Why};
 use crate::shutdown::Shutdown;
@@ -302,6 +303,7 @@ async fn run(command: &[String], message: &Message) {
         Ok(child) => child,
         Err(error) => return warn!(account = message.account, program, %error, "the notice's command cannot be run"),
     };
+    descriptors::restore(child.id());
     match tokio::time::timeout(COMMAND_PATIENCE, child.wait()).await {
         Ok(Ok(status)) if status.success() => debug!(account = message.account, program, "notice given"),
         Ok(Ok(status)) => warn!(account = message.account, program, %status, "the notice's command has failed"),

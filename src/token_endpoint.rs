@@ -17,7 +17,7 @@ use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
 use crate::platform::clock::wall;
-use crate::platform::{environment, ownership};
+use crate::platform::{descriptors, environment, ownership};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -226,6 +226,7 @@ async fn from_command(command: &[String]) -> Result<Secret, String> {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| error.to_string())?;
+        descriptors::restore(child.id());
         let stdout = child.stdout.take().expect("stdout was asked to be piped");
         let secret = first_line(stdout).await;
         let status = child.wait().await.map_err(|error| error.to_string())?;

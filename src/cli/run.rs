@@ -3,7 +3,7 @@
 use super::{Exit, Failure, LogFormat, Options, places};
 use crate::daemon::{self, Surroundings};
 use crate::platform::log::{self, Format};
-use crate::platform::{harden, socket};
+use crate::platform::{descriptors, harden, socket};
 
 /// Run the daemon in this terminal, or under a service manager
 #[derive(clap::Args, Debug)]
@@ -28,6 +28,7 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
     let invocation = options.invocation();
     let seed = std::process::id().into();
     let hardening = Some(harden::harden());
+    descriptors::raise();
     let warnings = Vec::new();
     let log = Some(log);
     daemon::run(Surroundings { paths, invocation, inherited, warnings, seed, hardening, log }).map_err(Failure::new)?;

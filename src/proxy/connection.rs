@@ -16,7 +16,8 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -24,6 +25,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use hyper::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -34,14 +36,18 @@ use tracing::debug;
 
 use super::Peer;
 use super::audit;
+use super::body::AnswerBody;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
 use super::worker::Worker;
-use super::{http2, service};
+use super::{http2, service, stranger};
 use crate::config::RouteName;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Without a byte, for an exchange that has reached no route, which would set its own limit: a refusal, that is.
+const BEFORE_ROUTE: Duration = Duration::from_secs(10);
 
 /// For the next request; as long as common servers allow, so that clients' pools, which know them, rarely lose a race.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -60,7 +66,7 @@ const BUFFER: usize = 64 * 1024;
 const STRIKES: u8 = 4;
 
 /// How an HTTP/2 client begins (RFC 9113 section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Enough for most requests' heads, and little enough for the stack.
 const FIRST_READ: usize = 2048;
@@ -131,7 +137,7 @@ impl Pulse {
             moved: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Head as u8), // the first request is due, not just possible
             serial: AtomicU32::new(0),
-            idle_timeout_millis: AtomicU32::new(u32::MAX),
+            idle_timeout_millis: AtomicU32::new(BEFORE_ROUTE.as_millis() as u32),
             timed_out: AtomicBool::new(false),
             received: AtomicU64::new(0),
             upload: AtomicU8::new(Upload::Over as u8),
@@ -175,7 +181,7 @@ impl Pulse {
     /// A request's head is whole; `uploading` says whether it has a body.
     pub(super) fn begin(&self, uploading: bool) {
         self.renew();
-        self.idle_timeout_millis.store(u32::MAX, Relaxed);
+        self.limit(BEFORE_ROUTE);
         self.timed_out.store(false, Relaxed);
         self.received.store(0, Relaxed);
         self.set_upload(if uploading { Upload::Owed } else { Upload::Over });
@@ -392,12 +398,27 @@ pub(super) struct Connection {
     /// Both ends, on TCP: the client's, ours.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     id: u64,
+    /// A stream's is its connection's.
+    standing: Cell<Standing>,
     stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
     /// The connection that this is a stream of.
     carrier: Option<Rc<Connection>>,
     /// How many streams are open.
     streams: Cell<usize>,
+}
+
+/// What is known of a connection's client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It may come in, or has shown a client key.
+    Client,
+    /// It has yet to show a client key.
+    Stranger,
+    /// It was told no, and may read so.
+    TurnedAway,
+    /// Others need its place.
+    Closed,
 }
 
 /// How far the end of a connection has come.
@@ -417,6 +438,7 @@ impl Connection {
         door: Door,
         own_route: Option<RouteName>,
         ends: Option<(SocketAddr, SocketAddr)>,
+        standing: Standing,
     ) -> Rc<Self> {
         let id = worker.next_id();
         let connection = Rc::new(Self {
@@ -426,6 +448,7 @@ impl Connection {
             seat: Rc::default(),
             ends,
             id,
+            standing: Cell::new(standing),
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             carrier: None,
@@ -447,6 +470,7 @@ impl Connection {
             seat: self.seat.clone(),
             ends: self.ends,
             id: self.id,
+            standing: self.standing.clone(),
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
             carrier: Some(self.clone()),
@@ -460,6 +484,49 @@ impl Connection {
             IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
             IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
         })
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The connection that this is, or is a stream of.
+    fn whole(&self) -> &Self {
+        self.carrier.as_deref().unwrap_or(self)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.whole().standing.get()
+    }
+
+    /// A request may come in, or has shown a valid client key: from here on it is a client's connection.
+    pub(super) fn vouch(&self) {
+        let whole = self.whole();
+        if whole.standing.get() == Standing::Stranger {
+            whole.worker.strangers.leave(whole.id);
+            whole.stands(Standing::Client);
+        }
+    }
+
+    /// Its client was told no: the connection ends when that has been read.
+    pub(super) fn turn_away(&self) {
+        self.whole().stands(Standing::TurnedAway);
+    }
+
+    /// Ends a stranger's connection at once.
+    pub(super) fn close(&self) {
+        self.whole().stands(Standing::Closed);
+    }
+
+    fn stands(&self, standing: Standing) {
+        self.standing.set(standing);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     pub(super) fn has_streams(&self) -> bool {
@@ -498,9 +565,7 @@ impl Connection {
         if self.stopping.get() != Stopping::Told {
             self.stopping.set(stopping);
         }
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     /// Waits for `answer`, unless the exchange passes its limit first.
@@ -528,7 +593,27 @@ impl Drop for Connection {
         let Some(carrier) = &self.carrier else { return self.worker.closed(self.id) };
         carrier.streams.set(carrier.streams.get() - 1);
         carrier.pulse.renew();
+        if carrier.standing.get() == Standing::TurnedAway {
+            carrier.wake();
+        }
     }
+}
+
+/// Serves a stranger's connection, which ends with [`stranger::PATIENCE`] unless a request has shown a client key.
+pub(super) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
+    let mut patience = pin!(sleep(stranger::PATIENCE));
+    let mut serving = pin!(serve(connection.clone(), socket));
+    poll_fn(|cx| {
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match connection.standing() {
+            Standing::Client => Poll::Pending,
+            Standing::Stranger | Standing::TurnedAway => patience.as_mut().poll(cx),
+            Standing::Closed => Poll::Ready(()),
+        }
+    })
+    .await;
 }
 
 /// Serves a connection until either side ends it.
@@ -548,6 +633,13 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
         });
         // boxed, so that a connection without them takes no room for them
         match protocol.await {
+            Some(Protocol::Http1)
+                if connection.standing() == Standing::Stranger
+                    && stranger::shows_no_key(&io.surplus)
+                    && let Some(check) = connection.worker.bar(connection.door) =>
+            {
+                return connection.worker.turn_away(io.socket, check, &io.surplus);
+            }
             Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut alarm)).await {
                 Some(at_rest) => io = at_rest,
                 None => return,
@@ -641,6 +733,16 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     /// From a unix listener.
     Unix(UnixStream),
+}
+
+impl Socket {
+    /// Takes it from the runtime.
+    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(tcp) => Ok(tcp.into_std()?.into()),
+            Self::Unix(unix) => Ok(unix.into_std()?.into()),
+        }
+    }
 }
 
 /// A client's bytes.
@@ -844,7 +946,7 @@ impl AsyncWrite for ClientIo {
             && self.has_answered()
             && let Some(error) = hypers_own_error(buf)
         {
-            self.own_words = spell_out(error);
+            self.own_words = spell_out(error.into_response(&Advice::default()));
         }
         if !self.own_words.is_empty() {
             ready!(self.poll_own_words(cx)?);
@@ -969,9 +1071,9 @@ fn hypers_own_error(head: &[u8]) -> Option<ProxyError> {
     }
 }
 
-/// An error as bytes: for the one kind that no request stands behind.
-fn spell_out(error: ProxyError) -> Bytes {
-    let (head, body) = error.into_response(&Advice::default()).into_parts();
+/// An answer of our own as bytes: for those that no request stands behind, and those that none is looked at for.
+pub(super) fn spell_out(response: Response<AnswerBody>) -> Bytes {
+    let (head, body) = response.into_parts();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
     for (name, value) in &head.headers {
         bytes.extend_from_slice(name.as_str().as_bytes());

@@ -132,8 +132,8 @@ impl ProxyError {
         }
     }
 
-    /// Whether what follows on the connection cannot be trusted to be a request.
-    fn closes_connection(&self) -> bool {
+    /// Whether the connection ends with it: what follows cannot be trusted to be a request, or comes from nobody's client.
+    pub(super) fn closes_connection(&self) -> bool {
         matches!(self, Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::NotAllowed(Check::Peer))
     }
 

@@ -84,6 +84,14 @@ pub(super) struct Admission<'a> {
     pub(super) keyed: bool,
 }
 
+/// Why nobody is served without a client key who comes in like this; `None` if they are.
+pub(super) fn bar(door: Door, uids: &[u32]) -> Option<Check> {
+    if door.key_required {
+        return Some(Check::KeyRequired);
+    }
+    (!door.caller.is_one_of(uids)).then_some(Check::Peer)
+}
+
 /// Decides about one request; on success, its host name without port (empty if an HTTP/1.0 client sent none).
 pub(super) fn admit<'request>(
     door: Door,
@@ -95,11 +103,8 @@ pub(super) fn admit<'request>(
     survey: &Survey,
 ) -> Result<&'request str, ProxyError> {
     let Admission { uids, hosts, keyed } = admission;
-    if !keyed && door.key_required {
-        return Err(ProxyError::NotAllowed(Check::KeyRequired));
-    }
-    if !keyed && !door.caller.is_one_of(uids) {
-        return Err(ProxyError::NotAllowed(Check::Peer));
+    if !keyed && let Some(check) = bar(door, uids) {
+        return Err(ProxyError::NotAllowed(check));
     }
     check_form(method, target, headers, survey)?;
     let host = check_host(door, hosts, target, version, headers, survey)?;

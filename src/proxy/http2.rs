@@ -4,7 +4,7 @@
 //! connection of its own, with a pulse, a limit and an end. A stream that ends early is reset, and takes its exchange with
 //! the upstream along; an answer that breaks off upstream resets its stream with the upstream's own reason.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -23,21 +23,33 @@ use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use super::body::AnswerBody;
-use super::connection::{Alarm, ClientIo, Connection, Phase, Pulse};
+use super::connection::{Alarm, ClientIo, Connection, Phase, Pulse, Standing};
 use super::error::ProxyError;
+use super::gate::GatedIo;
 use super::service;
+use super::worker::Worker;
 
 /// Requests that one connection may have open; browsers' and gRPC's clients ask for about a hundred.
 const MOST_STREAMS: u32 = 256;
 
+/// Streams that all connections of a worker may have open together, as far as each keeps its least.
+const ALL_STREAMS: i64 = 1024;
+
+/// Streams that a connection may have open however many others there are.
+const LEAST_STREAMS: u32 = 8;
+
+/// Streams that a stranger is told it may have open once it has shown a client key.
+const STRANGERS_STREAMS: u32 = 100;
+
 /// What a client may send on one stream before we have passed it on: memory that a stalled upstream costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// What it may send on all streams: enough that stalled ones leave room for the others.
-const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
+/// What it may send on all streams, for each that it may open: 16 MiB for the first connection, so that sixty stalled
+/// uploads leave room for the others, and 64 MiB for all.
+const WINDOW_SHARE: u32 = 64 * 1024;
 
 /// What is kept of an answer for a client that does not read it.
-const SEND_BUFFER: usize = 128 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// As many as HTTP/1.1's reader takes.
 const MOST_FIELDS: usize = 100;
@@ -56,20 +68,29 @@ pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
         streams.opened.replace(Some(stream.clone()));
         async move { Ok::<_, Infallible>(answer(stream, request).await) }
     });
+    let mut share = Share::new(&connection);
     // what a flood of resets or of broken frames may cost is limited by hyper's defaults
     let mut builder = http2::Builder::new(streams.clone());
     builder
-        .max_concurrent_streams(MOST_STREAMS)
+        .max_concurrent_streams(share.streams)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(share.streams * WINDOW_SHARE)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(LONGEST_HEAD);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(io.unobserved()), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(GatedIo::new(io.unobserved(), &connection)), service));
     let mut alarm = Alarm::new(pulse.watch());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
         if connection.is_told_to_stop(cx, false) {
             serving.as_mut().graceful_shutdown();
+        }
+        match connection.standing() {
+            Standing::Client => share.is_used(),
+            Standing::TurnedAway if !asked_to_go => {
+                asked_to_go = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            Standing::Stranger | Standing::TurnedAway | Standing::Closed => {}
         }
         loop {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
@@ -92,10 +113,59 @@ pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
     }
 }
 
+/// What the HTTP/2 connections of one worker hold together, in streams: memory is bounded by what they may open.
+#[derive(Default)]
+pub(super) struct Shares {
+    used: Cell<i64>,
+}
+
+/// One connection's share: a quarter of what the others have left, within bounds. A stranger has one as well, but it counts
+/// only from a valid client key on, so that strangers make nobody else's smaller.
+struct Share {
+    worker: Rc<Worker>,
+    streams: u32,
+    is_used: bool,
+}
+
+impl Share {
+    fn new(connection: &Connection) -> Self {
+        let worker = connection.worker.clone();
+        let most = if connection.standing() == Standing::Client { MOST_STREAMS } else { STRANGERS_STREAMS };
+        let streams = share(worker.shares.used.get()).min(most);
+        Self { worker, streams, is_used: false }
+    }
+
+    /// From here on it is not there for others.
+    fn is_used(&mut self) {
+        if !self.is_used {
+            self.is_used = true;
+            let used = &self.worker.shares.used;
+            used.set(used.get() + i64::from(self.streams));
+        }
+    }
+}
+
+/// The streams of one more connection, when so many are used.
+fn share(used: i64) -> u32 {
+    u32::try_from((ALL_STREAMS - used) / 4).unwrap_or_default().clamp(LEAST_STREAMS, MOST_STREAMS)
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.is_used {
+            let used = &self.worker.shares.used;
+            used.set(used.get() - i64::from(self.streams));
+        }
+    }
+}
+
 async fn answer(stream: Rc<Connection>, mut request: Request<Incoming>) -> Response<StreamBody> {
     let pulse = stream.pulse.clone();
     let mut response = if request.headers().len() > MOST_FIELDS {
         stream.worker.stats.refused.add(1);
+        if stream.standing() != Standing::Client {
+            stream.turn_away();
+        }
         ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice)
     } else {
         in_http1_terms(&mut request);
@@ -200,6 +270,18 @@ mod tests {
     use http_body_util::{Empty, Full};
 
     use super::*;
+
+    #[test]
+    fn however_many_connections_there_are_each_has_its_least_and_all_have_no_more_than_there_is() {
+        let mut used = 0;
+        for connection in 0..1000 {
+            let streams = share(used);
+            used += i64::from(streams);
+            assert!((LEAST_STREAMS..=MOST_STREAMS).contains(&streams));
+            assert!(used <= ALL_STREAMS + i64::from(LEAST_STREAMS) * connection, "{connection}");
+        }
+        assert_eq!((share(0), share(256)), (256, 192));
+    }
 
     #[test]
     fn a_head_says_the_same_in_http1_terms() {

@@ -8,6 +8,7 @@
 //! * `guard`, `client_key`, `route`, `headers`, `rewrite`, `reference`: what is decided about it (pure);
 //! * `authorization`: which token a request leaves with;
 //! * `replay`: the bounded copy of a body, and the second sending;
+//! * `stranger`, `gate`: what somebody costs who has yet to show a client key;
 //! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
 //! * [`audit`]: one line for each request, if somebody wants that;
 //! * `error`: what a tool sees when something is wrong.
@@ -50,6 +51,7 @@ mod connection;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod gate;
 mod guard;
 mod headers;
 mod http2;
@@ -61,6 +63,7 @@ mod replay;
 mod rewrite;
 mod route;
 mod service;
+mod stranger;
 #[cfg(test)]
 mod tests;
 mod upgrade;

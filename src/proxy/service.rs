@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, LOCATION,
-    VARY, VIA,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue,
+    LOCATION, VARY, VIA,
 };
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tracing::{Level, debug, enabled};
@@ -19,7 +19,7 @@ use super::audit;
 use super::authorization::Authorization;
 use super::body::AnswerBody;
 use super::client_key::{self, Presented};
-use super::connection::Connection;
+use super::connection::{Connection, Standing};
 use super::error::{CLEAR_SITE_DATA, Check, Fault, PROXY_STATUS, ProxyError, STORAGE};
 use super::guard::{Admission, Caller, Shared};
 use super::headers::{self, Homeward, Ours, Survey};
@@ -48,7 +48,14 @@ pub(super) fn answer(
         let answer = carry_out(&connection, &table, &mut exchange, request).await;
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
-            error.into_response(&table.shared.advice)
+            let is_turned_away =
+                connection.standing() != Standing::Client || error == ProxyError::NotAllowed(Check::Peer);
+            let mut response = error.into_response(&table.shared.advice);
+            if is_turned_away {
+                connection.turn_away();
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         });
         exchange.answered(response.status());
         response.map(|body| body.of(exchange))
@@ -78,6 +85,7 @@ async fn carry_out(
         request.headers(),
         &survey,
     )?;
+    connection.vouch();
     route::check_path(target.path())?;
     let own = connection.own_route.as_ref();
     let found = route::find(|name| table.shared.position(name), own, host, target.path()).ok_or(ProxyError::NoRoute)?;
@@ -438,6 +446,7 @@ impl Exchange {
     }
 
     fn is_keyed(&mut self, key: &KeyName) {
+        self.connection.vouch();
         if let Some(note) = &mut self.note {
             note.key = Some(key.clone());
         }

@@ -17,13 +17,17 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::connection::{self, Connection, Socket};
-use super::guard::{Caller, Door};
+use super::connection::{self, Connection, Socket, Standing};
+use super::error::Check;
+use super::guard::{self, Caller, Door};
+use super::http2::Shares;
 use super::rewrite::OwnListener;
 use super::route::RouteEntry;
+use super::stranger::{ReadyMade, Strangers, Turnstile};
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
-use crate::platform::socket;
+use crate::config::RouteName;
+use crate::platform::{descriptors, socket};
 use crate::stats::Stats;
 
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
@@ -32,6 +36,13 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Who has connected when a stop begins is given so long to ask: the bytes are on their way. Those who connect in
 /// advance and say nothing delay the stop by no more.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections that are accepted before those that run have their turn: connecting costs a flood less than us accepting.
+const ACCEPTED_AT_ONCE: usize = 8;
+
+/// Strangers' connections at once; and as many that are being turned away. A request with a valid client key makes an
+/// ordinary connection of a stranger's.
+const STRANGERS: usize = 64;
 
 /// What a worker is told.
 pub(super) enum Command {
@@ -45,6 +56,9 @@ pub(super) enum Command {
     Stop(Duration),
 }
 
+/// Both ends of a TCP connection: the client's, ours.
+pub(super) type Ends = (SocketAddr, SocketAddr);
+
 /// One worker, as its connections see it.
 pub(super) struct Worker {
     table: RefCell<Rc<LocalTable>>,
@@ -53,7 +67,11 @@ pub(super) struct Worker {
     pub(super) listeners: RefCell<Vec<OwnListener>>,
     connections: RefCell<HashMap<u64, Weak<Connection>>>,
     last_id: Cell<u64>,
-    most_connections: usize,
+    /// Clients' connections, at most.
+    most_clients: usize,
+    pub(super) strangers: Strangers,
+    turnstile: Rc<Turnstile>,
+    pub(super) shares: Shares,
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
@@ -64,6 +82,8 @@ pub(super) struct LocalTable {
     pub(super) shared: Arc<Table>,
     /// In the order of the table.
     pub(super) routes: Vec<Rc<LocalRoute>>,
+    /// What strangers are told, as far as there has been one.
+    refusals: RefCell<Vec<(Check, Rc<ReadyMade>)>>,
 }
 
 /// A route with this worker's connections to its upstream.
@@ -92,19 +112,34 @@ impl LocalTable {
                 pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
             }
         }
-        Rc::new(Self { shared, routes })
+        Rc::new(Self { shared, routes, refusals: RefCell::default() })
+    }
+
+    /// The refusal for this reason, made when it is first wanted.
+    fn refusal(&self, check: Check) -> Rc<ReadyMade> {
+        let mut refusals = self.refusals.borrow_mut();
+        if let Some((_, refusal)) = refusals.iter().find(|(of, _)| *of == check) {
+            return refusal.clone();
+        }
+        let refusal = ReadyMade::new(check, &self.shared.advice);
+        refusals.push((check, refusal.clone()));
+        refusal
     }
 }
 
 impl Worker {
     pub(super) fn new(table: Arc<Table>, stats: Arc<Stats>, peers: Option<&PeerLookups>, workers: usize) -> Rc<Self> {
+        let places = Places::of(descriptors::limit(), workers);
         Rc::new(Self {
             table: RefCell::new(LocalTable::new(table, &[])),
-            stats,
             listeners: RefCell::default(),
             connections: RefCell::default(),
             last_id: Cell::new(0),
-            most_connections: most_connections(workers),
+            most_clients: places.clients,
+            strangers: Strangers::new(places.strangers),
+            turnstile: Turnstile::new(places.strangers, stats.clone()),
+            shares: Shares::default(),
+            stats,
             one_less: Notify::new(),
             peers: peers.map(|peers| RefCell::new(peers())),
         })
@@ -128,6 +163,7 @@ impl Worker {
     pub(super) fn closed(&self, id: u64) {
         self.stats.connections.subtract(1);
         self.connections.borrow_mut().remove(&id);
+        self.strangers.leave(id);
         self.one_less.notify_waiters();
     }
 
@@ -137,7 +173,7 @@ impl Worker {
     }
 
     fn has_room(&self) -> bool {
-        self.connections.borrow().len() < self.most_connections
+        self.connections.borrow().len() - self.strangers.count() < self.most_clients
     }
 
     /// Does what it is told until it is told to stop, or nobody is left to tell.
@@ -194,15 +230,20 @@ impl Worker {
             Ok(listener) => listener,
             Err(error) => return warn!(%error, "cannot accept connections"),
         };
+        let mut at_once = 0;
         loop {
             while !self.has_room() {
                 self.one_less.notified().await;
             }
+            at_once += 1;
+            if at_once > ACCEPTED_AT_ONCE {
+                at_once = 0;
+                tokio::task::yield_now().await;
+            }
             match listener.accept().await {
                 Ok((socket, door, ends)) => {
                     let door = Door { caller: self.caller(&socket, ends), ..door };
-                    let connection = Connection::new(self.clone(), door, route.clone(), ends);
-                    tokio::task::spawn_local(connection::serve(connection, socket));
+                    self.receive(socket, door, route.as_ref(), ends);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -213,7 +254,33 @@ impl Worker {
         }
     }
 
-    fn caller(&self, socket: &Socket, ends: Option<(SocketAddr, SocketAddr)>) -> Caller {
+    /// Judges by how a connection has come in what it is given: a task like any client's, a stranger's, or an answer.
+    fn receive(self: &Rc<Self>, socket: Socket, door: Door, route: Option<&RouteName>, ends: Option<Ends>) {
+        let connection = |standing| Connection::new(self.clone(), door, route.cloned(), ends, standing);
+        match self.bar(door) {
+            None => drop(tokio::task::spawn_local(connection::serve(connection(Standing::Client), socket))),
+            Some(check) if self.table().shared.access.keys.is_empty() => self.turn_away(socket, check, &[]),
+            Some(_) => {
+                let stranger = connection(Standing::Stranger);
+                self.strangers.enter(stranger.id(), door, ends.map(|(client, _)| client.ip()), &stranger);
+                tokio::task::spawn_local(connection::serve_stranger(stranger, socket));
+            }
+        }
+    }
+
+    /// Why nobody is served without a client key who comes in like this; `None` if they are.
+    pub(super) fn bar(&self, door: Door) -> Option<Check> {
+        guard::bar(door, &self.table.borrow().shared.access.uids)
+    }
+
+    /// Refuses what comes on a connection without looking closer; `read` is what has come already.
+    pub(super) fn turn_away(&self, socket: Socket, check: Check, read: &[u8]) {
+        if let Ok(socket) = socket.into_descriptor() {
+            self.turnstile.turn_away(socket, self.table().refusal(check), read);
+        }
+    }
+
+    fn caller(&self, socket: &Socket, ends: Option<Ends>) -> Caller {
         match (socket, ends) {
             (Socket::Unix(unix), _) => unix.peer_cred().map_or(Caller::Unknown, |peer| {
                 let pid = peer.pid().and_then(|pid| pid.try_into().ok());
@@ -230,11 +297,22 @@ impl Worker {
     }
 }
 
-/// Half of the descriptors we may have: each connection needs another one upstream, and renewals need a few as well.
-fn most_connections(workers: usize) -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    let limit = usize::try_from(limit).unwrap_or(1 << 20);
-    (limit.saturating_sub(64) / 2 / workers.max(1)).max(16)
+/// How many connections a worker may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Places {
+    clients: usize,
+    strangers: usize,
+}
+
+impl Places {
+    /// Of the descriptors we may have, half of what is left to each worker is for clients: each connection needs another
+    /// one upstream, and renewals need a few as well. Strangers have a small part of their own.
+    fn of(descriptors: usize, workers: usize) -> Self {
+        let workers = workers.max(1);
+        let strangers = (descriptors / 32 / workers).clamp(2, STRANGERS);
+        let rest = descriptors.saturating_sub(64 + 2 * strangers * workers);
+        Self { clients: (rest / 2 / workers).max(16), strangers }
+    }
 }
 
 /// Errors of accept(2) that concern the connection which would have been accepted, not the listener.
@@ -267,7 +345,7 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Door, Option<(SocketAddr, SocketAddr)>)> {
+    async fn accept(&self) -> io::Result<(Socket, Door, Option<Ends>)> {
         match self {
             Self::Tcp(listener, door) => {
                 let (tcp, client) = listener.accept().await?;
@@ -294,4 +372,22 @@ fn own_listener(listener: &ProxyListener) -> Option<OwnListener> {
 /// Makes another descriptor of the same listening socket.
 pub(super) fn duplicate(listener: &ProxyListener) -> io::Result<ProxyListener> {
     Ok(ProxyListener { socket: listener.socket.try_clone()?, route: listener.route.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_take_no_place_of_a_client_and_all_places_together_fit() {
+        for descriptors in [128, 256, 1024, 4096, 20_000, 65_536] {
+            for workers in [1, 2, 8] {
+                let Places { clients, strangers } = Places::of(descriptors, workers);
+                let used = workers * (2 * clients + 2 * strangers);
+                assert!(used <= descriptors || clients == 16, "{descriptors}, {workers}: {clients}, {strangers}");
+                assert!(clients >= 16 && (2..=STRANGERS).contains(&strangers), "{descriptors}, {workers}");
+            }
+        }
+        assert_eq!(Places::of(1024, 1), Places { clients: 448, strangers: 32 });
+    }
 }

@@ -33,4 +33,5 @@ mod sandbox;
 mod service;
 mod signing_in;
 mod storms;
+mod strangers;
 mod support;
