@@ -360,7 +360,7 @@ fn not_done(desk: &Desk, id: &str, error: RequestError) -> Problem {
     }
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     let problem = Problem::new(503, kind::STOPPING, "the daemon is stopping", "it takes no more orders");
     problem.with_remedy("ask again when it has been started anew")
 }

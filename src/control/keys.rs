@@ -15,14 +15,15 @@ use rustix::net::Shutdown as Direction;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::api::{Answer, Done, bad_request, json};
+use super::api::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::report::Moment;
-use super::{Desk, Line};
-use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, Rate, Rights, today};
+use super::{Desk, LendRequest, Line};
+use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, OwnAddress, Rate, Rights, today};
 use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
 use crate::secret::Secret;
@@ -30,6 +31,9 @@ use crate::shutdown::Shutdown;
 
 /// For the one answer on a lifeline: its reader is on the same machine, and waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is said of an order that cannot be read, and so of one with a member that a newer version knows.
+pub const UNKNOWN_JSON: &str = "not the expected JSON";
 
 /// What `POST /v1/keys` takes.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -55,6 +59,9 @@ pub struct KeyOrder {
     /// Whether it lives in memory alone, and no longer than the answer's body.
     #[serde(default)]
     pub ephemeral: bool,
+    /// Whether an ephemeral key comes with an address of its own, where its routes exist and no others.
+    #[serde(default)]
+    pub address: bool,
 }
 
 /// A key without the key: what `GET /v1/keys` shows.
@@ -82,6 +89,9 @@ pub struct KeyReport {
     pub requests: u64,
     /// When the last of them was.
     pub last_used_at: Option<Moment>,
+    /// The address that ends with the key, where its routes exist and no others.
+    #[serde(default)]
+    pub address: Option<String>,
 }
 
 /// All keys.
@@ -111,11 +121,15 @@ impl KeyOrder {
             expires_in: lifetime.map(|lifetime| lifetime.as_secs()),
             rate: rate.map(|rate| rate.to_string()),
             ephemeral: *ephemeral,
+            address: false,
         }
     }
 
     /// What it asks for, if it makes sense.
     fn read(self) -> Result<NewKey, String> {
+        if self.address && (!self.ephemeral || self.expires_in.is_some()) {
+            return Err("an address is for an ephemeral key without expires_in: it ends with the connection".to_owned());
+        }
         let no_name = |what: &str, name: &str| format!("{name:?} is not the name of a {what}");
         let name = |name: String| KeyName::new(&name).ok_or_else(|| no_name("key", &name));
         let route = |name: &String| RouteName::new(name).ok_or_else(|| no_name("route", name));
@@ -153,6 +167,7 @@ impl KeyReport {
             expired: key.is_expired(now),
             requests,
             last_used_at: last_used.map(Moment::of_unix),
+            address: key.own_address().map(ToString::to_string),
         }
     }
 
@@ -169,8 +184,9 @@ pub(super) fn list(desk: &Desk) -> Answer {
 
 pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8]) -> Result<Answer, Problem> {
     let example = r#"{"name": "agent", "routes": ["gbdx"], "methods": ["GET"], "paths": ["/catalog/**"]}"#;
-    let order: KeyOrder = serde_json::from_slice(body)
-        .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
+    let order: KeyOrder =
+        serde_json::from_slice(body).map_err(|_| bad_request(UNKNOWN_JSON).with_remedy(format!("send {example}")))?;
+    let wants_address = order.address;
     let new = order.read().map_err(bad_request)?;
     let config = desk.config.borrow().clone();
     if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))
@@ -179,10 +195,14 @@ pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8])
         let problem = bad_request(format!("no route is named \"{unknown}\""));
         return Err(problem.with_remedy(format!("the routes are: {}", routes.join(", "))));
     }
+    let own = match wants_address {
+        true => Some(lend(desk, new.rights.routes.clone()).await?),
+        false => None,
+    };
     let ring = desk.keys.clone();
     // waits for the disk, which others need not; an ephemeral key is held from its making on, as who asked may leave
     let made = tokio::task::spawn_blocking(move || {
-        let (secret, key) = ring.add(new)?;
+        let (secret, key) = ring.add_with(new, own)?;
         let held = key.ephemeral.then(|| Held { ring, key: key.clone() });
         Ok((secret, key, held))
     });
@@ -194,6 +214,14 @@ pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8])
         None => Ok(json(StatusCode::CREATED, &made)),
         Some(held) => Ok(line.hand_over(Lifeline::new(held, version, &made)).await),
     }
+}
+
+/// Has an address opened where these routes exist.
+async fn lend(desk: &Desk, routes: Vec<RouteName>) -> Result<OwnAddress, Problem> {
+    let (reply, answer) = oneshot::channel();
+    desk.lend.send(LendRequest { routes, reply }).await.map_err(|_| stopping())?;
+    let lent = answer.await.map_err(|_| stopping())?;
+    lent.map_err(|why| Problem::new(409, kind::REFUSED, "that cannot be done now", format!("no address: {why}")))
 }
 
 /// The connection that an ephemeral key lives on, once the order for the key has been read from it.
@@ -297,7 +325,7 @@ impl Drop for Held {
 fn not_changed(error: KeyError) -> Problem {
     match error {
         KeyError::Nameless | KeyError::NoRoute => bad_request(error.to_string()),
-        KeyError::Taken(_) | KeyError::Unknown(_) | KeyError::TooMany => refused(&error),
+        KeyError::Taken(_) | KeyError::Unknown(_) | KeyError::TooMany | KeyError::TooManyEphemeral => refused(&error),
         KeyError::NoRandomness | KeyError::Store(_) => refused(&error),
     }
 }

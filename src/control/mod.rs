@@ -28,8 +28,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::accounts::Accounts;
-use crate::client_keys::KeyRing;
-use crate::config::Config;
+use crate::client_keys::{KeyRing, OwnAddress};
+use crate::config::{Config, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
 use crate::shutdown::Shutdown;
@@ -72,6 +72,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
 pub type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
 
+/// Asks for an address where some routes exist and no others, for a command that runs with a key of its own.
+pub struct LendRequest {
+    /// The routes.
+    pub routes: Vec<RouteName>,
+    /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
+    pub reply: oneshot::Sender<Result<OwnAddress, String>>,
+}
+
 /// What the verbs read and whom they ask. Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
@@ -89,6 +97,8 @@ pub struct Desk {
     pub facts: watch::Receiver<Facts>,
     /// The daemon's ear for reloads.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// The daemon's ear for those who want an address of their own.
+    pub lend: mpsc::Sender<LendRequest>,
     /// The client keys.
     pub keys: Arc<KeyRing>,
     /// Where changes are told.
@@ -113,6 +123,7 @@ impl Desk {
             config_problems: &self.config_problems.borrow(),
             views: &self.accounts.views(),
             stats: &self.stats,
+            keys: &self.keys,
         })
     }
 }

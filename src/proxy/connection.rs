@@ -36,9 +36,9 @@ use super::Peer;
 use super::audit;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
+use super::scope::Scope;
 use super::worker::Worker;
 use super::{http2, service};
-use crate::config::RouteName;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -384,8 +384,8 @@ impl Alarm {
 pub(super) struct Connection {
     pub(super) worker: Rc<Worker>,
     pub(super) door: Door,
-    /// The route that the listener belongs to, if it has one.
-    pub(super) own_route: Option<RouteName>,
+    /// The routes of the listener.
+    pub(super) scope: Scope,
     pub(super) pulse: Arc<Pulse>,
     /// Its place in the audit, from its first noted request on.
     pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
@@ -415,13 +415,13 @@ impl Connection {
     pub(super) fn new(
         worker: Rc<Worker>,
         door: Door,
-        own_route: Option<RouteName>,
+        scope: Scope,
         ends: Option<(SocketAddr, SocketAddr)>,
     ) -> Rc<Self> {
         let id = worker.next_id();
         let connection = Rc::new(Self {
             door,
-            own_route,
+            scope,
             pulse: Pulse::new(),
             seat: Rc::default(),
             ends,
@@ -442,7 +442,7 @@ impl Connection {
         Rc::new(Self {
             worker: self.worker.clone(),
             door: self.door,
-            own_route: self.own_route.clone(),
+            scope: self.scope.clone(),
             pulse: Pulse::new(),
             seat: self.seat.clone(),
             ends: self.ends,

@@ -44,7 +44,7 @@ pub(super) fn answer(
         let answer = carry_out(&connection, &table, &mut exchange, request).await;
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
-            error.into_response(&table.shared.advice)
+            error.into_response(&connection.scope.advice(&table.shared.advice))
         });
         exchange.answered(response.status());
         response.map(|body| body.of(exchange))
@@ -75,8 +75,9 @@ async fn carry_out(
         &survey,
     )?;
     route::check_path(target.path())?;
-    let own = connection.own_route.as_ref();
-    let found = route::find(|name| table.shared.position(name), own, host, target.path()).ok_or(ProxyError::NoRoute)?;
+    let scope = &connection.scope;
+    let position = |name: &str| if scope.has(name) { table.shared.position(name) } else { None };
+    let found = route::find(position, scope.own(), host, target.path()).ok_or(ProxyError::NoRoute)?;
     let local = table.routes[found.index].clone();
     let route = &*local.entry;
     exchange.reached(&local);

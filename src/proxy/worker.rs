@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::connection::{self, Connection, Socket};
 use super::guard::{Caller, Door};
 use super::route::RouteEntry;
+use super::scope::{Lent, Scope};
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::platform::socket;
@@ -36,8 +37,10 @@ const FIRST_WORDS: Duration = Duration::from_secs(1);
 pub(super) enum Command {
     /// Serve by this table from here on.
     Table(Arc<Table>),
-    /// Accept on these, and on no others.
+    /// Accept on these, and on no others but those that are lent.
     Listen(Vec<ProxyListener>),
+    /// Accept on this one as well, until what is lent has ended.
+    Lend(socket::Listener, Lent),
     /// Say that you are there.
     Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
@@ -139,6 +142,7 @@ impl Worker {
     /// Does what it is told until it is told to stop, or nobody is left to tell.
     pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut accepting: Vec<AbortHandle> = Vec::new();
+        let mut lending: Vec<AbortHandle> = Vec::new();
         let drain = loop {
             match commands.recv().await {
                 Some(Command::Table(shared)) => {
@@ -147,17 +151,29 @@ impl Worker {
                 }
                 Some(Command::Listen(listeners)) => {
                     accepting.drain(..).for_each(|task| task.abort());
-                    for listener in listeners {
-                        let task = tokio::task::spawn_local(self.clone().accept(listener));
+                    for ProxyListener { socket, route } in listeners {
+                        let scope = route.map_or(Scope::All, Scope::Own);
+                        let task = tokio::task::spawn_local(self.clone().accept(socket, scope));
                         accepting.push(task.abort_handle());
                     }
+                }
+                Some(Command::Lend(socket, lent)) => {
+                    let (scope, worker) = (Scope::Lent(Arc::new(lent)), self.clone());
+                    let task = tokio::task::spawn_local(async move {
+                        tokio::select! {
+                            () = scope.ended() => {}
+                            () = worker.accept(socket, scope.clone()) => {}
+                        }
+                    });
+                    lending.retain(|task| !task.is_finished());
+                    lending.push(task.abort_handle());
                 }
                 Some(Command::Ping(reply)) => drop(reply.send(())),
                 Some(Command::Stop(drain)) => break drain,
                 None => break Duration::ZERO,
             }
         };
-        accepting.drain(..).for_each(|task| task.abort());
+        accepting.into_iter().chain(lending).for_each(|task| task.abort());
         self.drain(Instant::now() + drain).await;
     }
 
@@ -183,8 +199,7 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: ProxyListener) {
-        let ProxyListener { socket, route } = listener;
+    async fn accept(self: Rc<Self>, socket: socket::Listener, scope: Scope) {
         let listener = match Listener::new(socket) {
             Ok(listener) => listener,
             Err(error) => return warn!(%error, "cannot accept connections"),
@@ -196,8 +211,8 @@ impl Worker {
             match listener.accept().await {
                 Ok((socket, door, ends)) => {
                     let door = Door { caller: self.caller(&socket, ends), ..door };
-                    let connection = Connection::new(self.clone(), door, route.clone(), ends);
-                    tokio::task::spawn_local(connection::serve(connection, socket));
+                    let connection = Connection::new(self.clone(), door, scope.clone(), ends);
+                    serve(connection, socket);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -222,6 +237,19 @@ impl Worker {
             (Socket::Tcp(_), None) if self.peers.is_none() => Caller::NotAsked,
             (Socket::Tcp(_), None) => Caller::Unknown,
         }
+    }
+}
+
+/// Serves a connection, no longer than its listener's scope lasts.
+fn serve(connection: Rc<Connection>, socket: Socket) {
+    match connection.scope.clone() {
+        Scope::All | Scope::Own(_) => drop(tokio::task::spawn_local(connection::serve(connection, socket))),
+        scope @ Scope::Lent(_) => drop(tokio::task::spawn_local(async move {
+            tokio::select! {
+                () = scope.ended() => {}
+                () = connection::serve(connection, socket) => {}
+            }
+        })),
     }
 }
 
