@@ -35,7 +35,8 @@ presented, and the other routes have no variable. They end with the command and
 its children, and when the daemon stops; a restarted daemon has others.
 
 A process of yours still reaches every route on the common addresses without a
-key, a command of exec -r too, unless the configuration says require_key = true.",
+key, a command of exec -r too, unless the configuration says require_key = true;
+with strict_exec = true, exec runs nothing until it does.",
     after_help = "\
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
@@ -43,8 +44,8 @@ Examples:
   valetd exec -r gbdx --key-in-url -- sudo -u sandbox agent
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
-it runs: 1 the daemon does not run or has no such route, 3 somebody must sign
-in, 4 not usable in time."
+it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
+3 somebody must sign in, 4 not usable in time."
 )]
 pub(super) struct Arguments {
     /// The route that is needed, at an address of the command's own; may be
@@ -77,6 +78,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             // it may be on its way up
             Err(_) => until_usable(options, &places.socket, &[], timeout).await?,
         };
+        refuse_if_strict(&report)?;
         let mut accounts: Vec<AccountId> = Vec::new();
         let mut rights = Rights { routes: Vec::new(), methods: Vec::new(), paths: Vec::new() };
         for route in wanted(&report, &routes)? {
@@ -145,6 +147,15 @@ fn refused(error: ClientError, options: &Options) -> Failure {
         }
         _ => Failure::of_call(error, options),
     }
+}
+
+/// The setting `strict_exec`: no command runs while it could use a route without its key.
+fn refuse_if_strict(report: &StatusReport) -> Result<(), Failure> {
+    let open = report.routes.iter().find(|route| report.daemon.strict_exec && !route.require_key);
+    open.map_or(Ok(()), |route| {
+        let says = format!("strict_exec = true, and the route {} can be used without a key", route.name);
+        Err(Failure::say(says).with_remedy("set require_key = true at the top of the configuration"))
+    })
 }
 
 /// The URL of an address that the daemon has named.
@@ -238,6 +249,17 @@ mod tests {
         assert_eq!(shown, expected);
         let rows = variables(&report, Some((&base_url("unix:/run/x.sock"), &names)), Some(&key), true);
         assert_eq!(rows[1].1.as_deref(), Some("http://unix:/run/x.sock:/vk_x/gbdx"));
+    }
+
+    #[test]
+    fn strict_exec_is_content_when_no_route_can_be_used_without_a_key() {
+        let mut report = report();
+        assert!(refuse_if_strict(&report).is_ok(), "it is not set");
+        report.daemon.strict_exec = true;
+        let failure = refuse_if_strict(&report).unwrap_err();
+        assert_eq!(failure.remedy.as_deref(), Some("set require_key = true at the top of the configuration"));
+        report.routes.iter_mut().for_each(|route| route.require_key = true);
+        assert!(refuse_if_strict(&report).is_ok());
     }
 
     #[test]

@@ -26,7 +26,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
 
   schema, at
   daemon     version pid uptime_seconds listen[] config_file state_dir
-             config_problems[] warnings[] connections refused
+             config_problems[] warnings[] connections refused strict_exec
              own_addresses[] { address key routes[] } (of exec -r)
   accounts[] id provider description usable usable_until seconds_left
              state (usable, waiting, renewing, sign-in-required) why

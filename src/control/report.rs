@@ -70,6 +70,9 @@ pub struct DaemonReport {
     /// The addresses of commands that run under `valetd exec -r`.
     #[serde(default)]
     pub own_addresses: Vec<OwnAddressReport>,
+    /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
+    #[serde(default)]
+    pub strict_exec: bool,
 }
 
 /// An address that is lent to a command.
@@ -375,6 +378,7 @@ impl StatusReport {
             }),
             hardening: facts.hardening.iter().map(measure_report).collect(),
             own_addresses: own_addresses(keys),
+            strict_exec: config.strict_exec,
         };
         Self {
             schema: SCHEMA,
@@ -624,6 +628,7 @@ pub(crate) mod tests {
                 "audit": { "file": "/var/log/audit.jsonl", "written": 5, "dropped": 1 },
                 "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
                 "own_addresses": [],
+                "strict_exec": false,
             },
             "accounts": [{
                 "id": "gbdx",
@@ -819,6 +824,7 @@ pub(crate) mod tests {
             drain: Duration::from_secs(10),
             clients: vec![Client::Own],
             require_key: false,
+            strict_exec: false,
             audit: Audit::Off,
             sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },

@@ -516,6 +516,32 @@ fn commands_with_addresses_of_their_own_are_bounded_and_none_is_left_behind() {
     }
 }
 
+#[test]
+fn with_strict_exec_no_command_runs_while_a_route_can_be_used_without_a_key() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = Home::with(&two_routes(&server, "", "strict_exec = true"));
+    lab::sign_in(&home, &server.sign_in());
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    for arguments in [&["exec", "-r", "lab", "--", "echo", "ran"][..], &["exec", "--", "echo", "ran"]] {
+        let refused = home.run(arguments);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.stdout.is_empty() && words(&refused).contains("require_key = true"), "{}", words(&refused));
+    }
+    // for one route is not enough: the other can be reached by the same process
+    let open =
+        two_routes(&server, "", "strict_exec = true").replace("[route.other]", "[route.other]\nrequire_key = true");
+    home.write_config(&open);
+    assert!(home.run(&["reload"]).status.success());
+    assert!(!home.run(&["exec", "-r", "other", "--", "true"]).status.success());
+    home.write_config(&two_routes(&server, "", "strict_exec = true\nrequire_key = true"));
+    assert!(home.run(&["reload"]).status.success());
+    let script = "curl -s -o /dev/null -w '%{http_code} ' $LAB_URL/x; \
+                  curl -s -o /dev/null -w '%{http_code}' -H \"X-Valetd-Key: $VALETD_KEY\" $LAB_URL/x";
+    let output = home.run(&["exec", "-r", "lab", "--", "sh", "-c", script]);
+    assert_eq!(words(&output), "403 200", "and nothing on standard error");
+}
+
 /// An upstream that never comes to an end: it does not answer, drips, or tunnels in silence, by the path.
 fn stuck() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
