@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
 
 use super::api::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
@@ -227,7 +228,7 @@ async fn lend(desk: &Desk, routes: Vec<RouteName>) -> Result<OwnAddress, Problem
 /// The connection that an ephemeral key lives on, once the order for the key has been read from it.
 pub(super) struct Lifeline {
     held: Held,
-    answer: Vec<u8>,
+    answer: Zeroizing<Vec<u8>>,
     /// What ends the answer in good order.
     end: &'static [u8],
 }
@@ -252,7 +253,7 @@ impl Lifeline {
             body = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat();
         }
         answer.append(&mut body);
-        Self { held, answer, end: if is_chunked { b"0\r\n\r\n" } else { b"" } }
+        Self { held, answer: Zeroizing::new(answer), end: if is_chunked { b"0\r\n\r\n" } else { b"" } }
     }
 
     /// Answers, and keeps the key until the other end is closed by the last process that has it, or the daemon stops.
@@ -265,6 +266,7 @@ impl Lifeline {
             }
             Err(error) => Err(error.into()),
         };
+        drop(answer);
         if let Err(error) = answered {
             return debug!(%error, "an ephemeral client key was not handed over");
         }
