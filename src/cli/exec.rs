@@ -32,7 +32,8 @@ exit code and its signals are its own.
 With -r, these are addresses of the command's own, such as
 http://127.0.0.1:40311/gbdx: only the routes of -r exist there, whichever key is
 presented, and the other routes have no variable. They end with the command and
-its children, and when the daemon stops; a restarted daemon has others.
+its children, and when the daemon stops; a restarted daemon has others. Where
+the environment names a proxy, 127.0.0.1 is added to NO_PROXY.
 
 A process of yours still reaches every route on the common addresses without a
 key, a command of exec -r too, unless the configuration says require_key = true;
@@ -109,7 +110,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
     let mut child = Command::new(program);
     child.args(rest);
-    for (name, value) in variables(&report, names, key.as_ref(), key_in_url) {
+    let past_proxies = names.map(|_| past_proxies(|name| std::env::var(name).ok())).unwrap_or_default();
+    for (name, value) in variables(&report, names, key.as_ref(), key_in_url).into_iter().chain(past_proxies) {
         match value {
             Some(value) => child.env(name, value),
             None => child.env_remove(name),
@@ -199,6 +201,26 @@ fn variables(
     variables
 }
 
+/// Keeps tools that are told of a proxy from sending it what is for the command's own address, the key included: they
+/// know `localhost` for what it is, but not all of them 127.0.0.1.
+fn past_proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, Option<String>)> {
+    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    if !["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(is_set) {
+        return Vec::new();
+    }
+    let with_ours = |(name, other): (&str, &str)| {
+        let before = variable(name).or_else(|| variable(other)).filter(|hosts| !hosts.trim().is_empty());
+        let hosts = match before {
+            None => "127.0.0.1".to_owned(),
+            Some(hosts) if hosts.split(',').any(|host| matches!(host.trim(), "127.0.0.1" | "*")) => hosts,
+            Some(hosts) => format!("{hosts},127.0.0.1"),
+        };
+        (name.to_owned(), Some(hosts))
+    };
+    // tools look for either, most of them for the lower case first
+    [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")].map(with_ours).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,6 +271,36 @@ mod tests {
         assert_eq!(shown, expected);
         let rows = variables(&report, Some((&base_url("unix:/run/x.sock"), &names)), Some(&key), true);
         assert_eq!(rows[1].1.as_deref(), Some("http://unix:/run/x.sock:/vk_x/gbdx"));
+    }
+
+    #[test]
+    fn no_proxy_is_shown_what_is_for_the_commands_own_address() {
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<(&'a str, &'a str)>);
+        let rows: [Row<'_>; 6] = [
+            (&[("NO_PROXY", "x.example")], None),
+            (&[("http_proxy", "")], None),
+            (&[("http_proxy", "http://p:1")], Some(("127.0.0.1", "127.0.0.1"))),
+            (
+                &[("ALL_PROXY", "http://p:1"), ("NO_PROXY", "localhost")],
+                Some(("localhost,127.0.0.1", "localhost,127.0.0.1")),
+            ),
+            (
+                &[("HTTP_PROXY", "http://p:1"), ("no_proxy", "*"), ("NO_PROXY", "a, 127.0.0.1")],
+                Some(("*", "a, 127.0.0.1")),
+            ),
+            (
+                &[("http_proxy", "http://p:1"), ("no_proxy", "127.0.0.11")],
+                Some(("127.0.0.11,127.0.0.1", "127.0.0.11,127.0.0.1")),
+            ),
+        ];
+        for (set, expected) in rows {
+            let found =
+                past_proxies(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()));
+            let expected = expected.map(|(lower, upper)| [("no_proxy", lower), ("NO_PROXY", upper)]);
+            let expected =
+                expected.into_iter().flatten().map(|(name, value)| (name.to_owned(), Some(value.to_owned())));
+            assert_eq!(found, expected.collect::<Vec<_>>(), "{set:?}");
+        }
     }
 
     #[test]
