@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -125,7 +125,7 @@ fn a_command_cannot_make_the_line_of_its_key_speak_as_whichever_user_it_runs() {
 fn what_is_sent_behind_a_request_for_events_is_no_request_when_they_end() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");
-    for round in 0..6 {
+    for round in 0..16 {
         let mut daemon = home.start();
         let mut line = UnixStream::connect(home.socket()).expect("the control socket");
         line.set_read_timeout(Some(PATIENCE)).expect("a time limit");
@@ -540,6 +540,25 @@ fn with_strict_exec_no_command_runs_while_a_route_can_be_used_without_a_key() {
                   curl -s -o /dev/null -w '%{http_code}' -H \"X-Valetd-Key: $VALETD_KEY\" $LAB_URL/x";
     let output = home.run(&["exec", "-r", "lab", "--", "sh", "-c", script]);
     assert_eq!(words(&output), "403 200", "and nothing on standard error");
+}
+
+#[test]
+fn help_and_doctor_say_what_a_key_does_not_keep_a_process_of_the_same_user_from() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home_of_two(&server);
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let one_line = |output: &Output| words(output).split_whitespace().collect::<Vec<_>>().join(" ");
+    for arguments in [&["exec", "--help"][..], &["key", "add", "--help"], &["key", "--help"], &["doctor", "--offline"]]
+    {
+        let said = one_line(&home.run(arguments));
+        assert!(said.contains("on the common addresses") && said.contains("unless"), "{arguments:?}: {said}");
+        assert!(said.contains("require_key = true"), "{arguments:?}: {said}");
+    }
+    home.write_config(&two_routes(&server, "", "require_key = true"));
+    assert!(home.run(&["reload"]).status.success());
+    assert!(one_line(&home.run(&["doctor", "--offline"])).contains("every request needs one"));
+    assert!(home.run(&["exec", "-r", "lab", "--", "true"]).stderr.is_empty(), "cron sends no mail");
 }
 
 /// An upstream that never comes to an end: it does not answer, drips, or tunnels in silence, by the path.
