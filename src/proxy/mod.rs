@@ -386,8 +386,8 @@ impl Proxy {
         }
     }
 
-    /// Accepts on `listeners` from here on, and on no others but those that are lent. Accepted connections go on. To keep a socket's queue of
-    /// connections that wait to be accepted, hand in another descriptor of the same socket.
+    /// Accepts on `listeners` from here on, and on no others but those that are lent. Accepted connections go on. To
+    /// keep a socket's queue of connections that wait to be accepted, hand in another descriptor of the same socket.
     ///
     /// # Errors
     ///
