@@ -28,11 +28,12 @@ use tracing::{error, warn};
 use zeroize::Zeroizing;
 
 use crate::config::path::{self, PathPattern, Reading};
-use crate::config::{KeyName, RouteName};
+use crate::config::{KeyName, ListenAddress, RouteName};
 use crate::platform::clock::{self, Clock};
+use crate::platform::socket::SocketFile;
 use crate::platform::timer::WakeTimer;
 use crate::secret::Secret;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, ShutdownTrigger};
 use crate::store::{Store, StoreError};
 
 /// What every key begins with.
@@ -49,6 +50,10 @@ const VERSION: u64 = 1;
 
 /// A thousand keys is more than anybody keeps an eye on; each costs a comparison for every request that presents one.
 const MOST_KEYS: usize = 1000;
+
+/// Commands that run with a key of their own at the same time: each costs the daemon a descriptor, and with an address
+/// of its own one more for each worker.
+const MOST_EPHEMERAL: usize = 128;
 
 /// Whether a text looks like a key.
 pub fn looks_like_key(text: &str) -> bool {
@@ -166,9 +171,23 @@ pub struct ClientKey {
     pub rate: Option<Rate>,
     /// Whether it is in memory alone.
     pub ephemeral: bool,
+    /// The address that lives as long as the key.
+    own: Option<OwnAddress>,
     /// Of the key as it is presented.
     sha256: [u8; 32],
     used: Used,
+}
+
+/// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
+/// once this is dropped.
+#[derive(Debug)]
+pub struct OwnAddress {
+    /// Where it is.
+    pub address: ListenAddress,
+    /// Ends the listener and its connections.
+    pub serving: ShutdownTrigger,
+    /// The file of a unix socket.
+    pub file: Option<SocketFile>,
 }
 
 /// What changes with every use.
@@ -184,6 +203,18 @@ impl ClientKey {
     /// Whether it has expired by `now`, in Unix seconds.
     pub fn is_expired(&self, now: u64) -> bool {
         self.expires_at.is_some_and(|end| now >= end)
+    }
+
+    /// The address that lives as long as the key, if it has one.
+    pub fn own_address(&self) -> Option<&ListenAddress> {
+        self.own.as_ref().map(|own| &own.address)
+    }
+
+    /// Ends what lives no longer than the key, though a request that it was good for may still have it in hand.
+    fn end(&self) {
+        if let Some(own) = &self.own {
+            own.serving.start();
+        }
     }
 
     /// Requests that it was used for since the daemon started, and when the last one was, in Unix seconds.
@@ -220,6 +251,9 @@ pub enum KeyError {
     /// There are `MOST_KEYS`.
     #[error("there are {MOST_KEYS} keys: revoke some first")]
     TooMany,
+    /// There are [`MOST_EPHEMERAL`].
+    #[error("{MOST_EPHEMERAL} commands run with a key of their own: let one of them end first")]
+    TooManyEphemeral,
     /// The system's random numbers cannot be had.
     #[error("the system's random numbers cannot be had")]
     NoRandomness,
@@ -347,6 +381,15 @@ impl KeyRing {
     ///
     /// [`KeyError`]; then nothing has changed.
     pub fn add(&self, new: NewKey) -> Result<(Secret, Arc<ClientKey>), KeyError> {
+        self.add_with(new, None)
+    }
+
+    /// [`KeyRing::add`] with an address that ends with the key, or now if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`]; then nothing has changed.
+    pub fn add_with(&self, new: NewKey, own: Option<OwnAddress>) -> Result<(Secret, Arc<ClientKey>), KeyError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let NewKey { name, rights, lifetime, rate, ephemeral } = new;
         let now = self.now();
@@ -370,6 +413,9 @@ impl KeyRing {
         if keys.len() >= MOST_KEYS {
             return Err(KeyError::TooMany);
         }
+        if ephemeral && keys.iter().filter(|key| key.ephemeral).count() >= MOST_EPHEMERAL {
+            return Err(KeyError::TooManyEphemeral);
+        }
         let bytes = random::<32>()?;
         let secret = Secret::new(format!("{PREFIX}{}", *Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()))));
         let sha256 = digest::digest(&digest::SHA256, secret.expose().as_bytes());
@@ -380,6 +426,7 @@ impl KeyRing {
             expires_at: lifetime.map(|lifetime| now.saturating_add(lifetime.as_secs().max(1))),
             rate,
             ephemeral,
+            own,
             sha256: sha256.as_ref().try_into().expect("SHA-256 has 32 bytes"),
             used: Used::default(),
         });
@@ -405,6 +452,7 @@ impl KeyRing {
             return Err(KeyError::Unknown(name.clone()));
         };
         let revoked = keys.remove(at);
+        revoked.end();
         self.keys.store(Arc::new(keys.clone()));
         if revoked.ephemeral { Ok(()) } else { Ok(self.save(&keys)?) }
     }
@@ -414,6 +462,7 @@ impl KeyRing {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = self.keys.load().iter().filter(|key| !Arc::ptr_eq(key, ephemeral)).cloned().collect();
         self.keys.store(Arc::new(keys));
+        ephemeral.end();
     }
 
     fn save(&self, keys: &[Arc<ClientKey>]) -> Result<(), StoreError> {
@@ -577,6 +626,7 @@ fn read(bytes: &[u8]) -> Result<Kept, String> {
             expires_at,
             rate: rate.as_deref().map(Rate::parse).transpose().map_err(|_| wrong("rate"))?,
             ephemeral: false,
+            own: None,
             sha256: bytes.try_into().expect("32 bytes were read"),
             used: Used::default(),
             name: KeyName::new(&name).ok_or_else(|| wrong("name"))?,

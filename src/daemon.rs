@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,14 +18,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::accounts::Accounts;
-use crate::client_keys::{self, KeyRing};
+use crate::client_keys::{self, KeyRing, OwnAddress};
 use crate::config::{
     AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
     RouteName, SecretSource, Source,
 };
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
-use crate::control::{self, Desk, ReloadRequest};
+use crate::control::{self, Desk, LendRequest, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
@@ -223,6 +224,7 @@ pub struct Daemon {
     listening: Vec<Listening>,
     control: Option<(UnixListener, Option<SocketFile>)>,
     reload_requests: (mpsc::Sender<ReloadRequest>, mpsc::Receiver<ReloadRequest>),
+    lend_requests: (mpsc::Sender<LendRequest>, mpsc::Receiver<LendRequest>),
     renewer: JoinHandle<io::Result<()>>,
     renewer_stop: ShutdownTrigger,
     standing_warnings: Vec<String>,
@@ -288,6 +290,7 @@ impl Daemon {
             None => bind_control(&paths.socket)?,
         };
         control.0.set_nonblocking(true)?;
+        remove_lent_sockets(&paths.socket);
         let control = (UnixListener::from_std(control.0)?, control.1);
 
         let (keys, keys_problem) = KeyRing::load(store.clone(), clock.clone());
@@ -362,6 +365,7 @@ impl Daemon {
             listening: Vec::new(),
             control: Some(control),
             reload_requests: mpsc::channel(8),
+            lend_requests: mpsc::channel(8),
             renewer,
             renewer_stop,
             standing_warnings: warnings,
@@ -394,6 +398,7 @@ impl Daemon {
             config_problems: self.problems.subscribe(),
             facts: self.facts.subscribe(),
             reload: self.reload_requests.0.clone(),
+            lend: self.lend_requests.0.clone(),
             keys: self.keys.clone(),
             events: self.events.clone(),
             log: self.log.clone(),
@@ -463,6 +468,9 @@ impl Daemon {
                     let outcome = self.reload().await;
                     let _ = reply.send(outcome);
                 }
+                Some(LendRequest { routes, reply }) = self.lend_requests.1.recv() => {
+                    let _ = reply.send(self.lend(&routes)); // what nobody waits for any more is closed by its drop
+                }
                 // the manager hears of us only when the other threads have answered, too
                 () = tick(&mut watchdog), if all_alive.is_none() => all_alive = Some(Box::pin(self.signs_of_life())),
                 alive = answered(&mut all_alive) => {
@@ -476,6 +484,7 @@ impl Daemon {
         }
         self.notifier.stopping();
         info!("stopping");
+        self.lend_requests.1.close();
         let drain = self.config.borrow().drain;
         self.listening.clear(); // or clients would still connect, and wait for nobody; systemd's sockets queue for the next
         // the renewer last: a running request may still wait for the token that it brings
@@ -595,6 +604,27 @@ impl Daemon {
         program.inspect(|warning| warn!("{warning}")).into_iter().collect()
     }
 
+    /// Opens an address for a command, where `routes` exist and no others: on 127.0.0.1, or, where no TCP address is
+    /// served, a unix socket.
+    fn lend(&self, routes: &[RouteName]) -> Result<OwnAddress, String> {
+        let is_unix = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
+        let listen = &self.facts.borrow().listen;
+        let address = match !listen.is_empty() && listen.iter().all(is_unix) {
+            true => ListenAddress::Unix(lent_socket(&self.paths.socket)?),
+            false => ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
+        };
+        let Bound { listener, file } = socket::bind(&address).map_err(|error| error.to_string())?;
+        if let ListenAddress::Unix(path) = &address {
+            open_to_others(path, serves_others(&self.config.borrow()));
+        }
+        let (serving, ended) = shutdown();
+        let lent = listener.local_addr().and_then(|address| {
+            self.proxy.lend(&listener, routes, &ended)?;
+            Ok(OwnAddress { address, serving, file })
+        });
+        lent.map_err(|error| error.to_string())
+    }
+
     /// Binds what the configuration lists and we do not listen on yet, and closes what it no longer lists. Returns what
     /// could not be done; the rest is.
     fn listen(&mut self, config: &Config) -> Vec<String> {
@@ -631,8 +661,7 @@ impl Daemon {
                 }
             }
         }
-        let others =
-            config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|r| r.require_key);
+        let others = serves_others(config);
         for listening in &self.listening {
             if let Some(ListenAddress::Unix(path)) = &listening.address {
                 open_to_others(path, others);
@@ -663,6 +692,38 @@ impl Daemon {
             }
         });
         failures
+    }
+}
+
+/// Whether processes of other users may be served on a unix socket: the file's mode is not to keep them out.
+fn serves_others(config: &Config) -> bool {
+    config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|route| route.require_key)
+}
+
+/// What follows the name of the control socket in those of the sockets that commands are lent.
+const LENT: &str = ".exec-";
+
+/// A unix socket for a command, beside the control socket. Its name does not come back: who still knows it after a
+/// restart must not find another command's routes.
+fn lent_socket(control: &Path) -> Result<PathBuf, String> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system's random numbers cannot be had".to_owned())?;
+    let mut name = control.file_name().unwrap_or_default().to_owned();
+    name.push(LENT);
+    name.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    Ok(control.with_file_name(name))
+}
+
+/// Removes the sockets that a daemon had lent to commands when it was killed.
+fn remove_lent_sockets(control: &Path) {
+    let Some(prefix) = control.file_name().and_then(|name| name.to_str()).map(|name| format!("{name}{LENT}")) else {
+        return;
+    };
+    let entries = control.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 use tokio::sync::watch;
 
 /// Says when to stop. Cheap to clone; every loop has an arm for it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
 /// Starts the stop. Dropping it starts the stop as well.
+#[derive(Debug)]
 pub struct ShutdownTrigger(watch::Sender<bool>);
 
 /// A trigger and what it triggers.

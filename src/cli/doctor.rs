@@ -121,6 +121,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
     findings.extend(unit(status.is_some()));
     if let Some(status) = &status {
         findings.extend(guard(status).await);
+        findings.extend(keyless(status));
     }
     findings.push(localhost_names().await);
     findings.extend(proxy_variables(environment::text));
@@ -306,6 +307,25 @@ fn unit(runs: bool) -> Vec<Finding> {
         None => {}
     }
     findings
+}
+
+/// What a client key, and `valetd exec -r`, do not keep a process of this user from.
+fn keyless(status: &StatusReport) -> Option<Finding> {
+    const CHECK: &str = "client keys";
+    if status.routes.is_empty() {
+        return None;
+    }
+    Some(match status.routes.iter().find(|route| !route.require_key) {
+        None => ok(CHECK, "every request needs one"),
+        Some(route) => ok(
+            CHECK,
+            format!(
+                "a process of yours that leaves its key out, under exec -r too, still reaches {} on the common \
+                 addresses, unless require_key = true",
+                route.name
+            ),
+        ),
+    })
 }
 
 /// A request as a page that has rebound its name would send it.

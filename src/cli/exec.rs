@@ -10,7 +10,8 @@ use super::wait::until_usable;
 use super::{Exit, Failure, Options, block_on, places};
 use crate::client_keys::{NewKey, Rights};
 use crate::config::{AccountId, RouteName};
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError};
+use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
 use crate::secret::Secret;
 
@@ -22,11 +23,21 @@ Run a command with the routes' addresses in its environment, as soon as their
 accounts have a usable token. valetd is replaced by the command, so that its
 exit code and its signals are its own.
 
-  VALETD_URL     where all routes are: http://localhost:8253
+  VALETD_URL     where the routes are: http://localhost:8253
   GBDX_URL       the route gbdx: http://localhost:8253/gbdx
   GBDX_RDA_URL   the route gbdx-rda, and so on: upper case, - becomes _
   VALETD_KEY     a client key for the routes of -r (all, without), which is
-                 good for as long as the command and its children run",
+                 good for as long as the command and its children run
+
+With -r, these are addresses of the command's own, such as
+http://127.0.0.1:40311/gbdx: only the routes of -r exist there, whichever key is
+presented, and the other routes have no variable. They end with the command and
+its children, and when the daemon stops; a restarted daemon has others. Where
+the environment names a proxy, 127.0.0.1 is added to NO_PROXY.
+
+A process of yours still reaches every route on the common addresses without a
+key, a command of exec -r too, unless the configuration says require_key = true;
+with strict_exec = true, exec runs nothing until it does.",
     after_help = "\
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
@@ -34,11 +45,12 @@ Examples:
   valetd exec -r gbdx --key-in-url -- sudo -u sandbox agent
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
-it runs: 1 the daemon does not run or has no such route, 3 somebody must sign
-in, 4 not usable in time."
+it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
+3 somebody must sign in, 4 not usable in time."
 )]
 pub(super) struct Arguments {
-    /// The route that is needed; may be given again. Without it, all of them
+    /// The route that is needed, at an address of the command's own; may be
+    /// given again. Without it, all of them, at the common addresses
     #[arg(short, long = "route", value_name = "ROUTE", value_parser = parse_route)]
     routes: Vec<RouteName>,
     /// How long to wait for usable tokens: 30s, 5m, 1h
@@ -57,7 +69,9 @@ fn parse_route(name: &str) -> Result<RouteName, &'static str> {
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { routes, timeout, key_in_url, command } = arguments;
+    let Arguments { mut routes, timeout, key_in_url, command } = arguments;
+    routes.sort();
+    routes.dedup();
     let places = places(options)?;
     let (report, key) = block_on(async {
         let report = match Client::connect(&places.socket).await {
@@ -65,6 +79,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             // it may be on its way up
             Err(_) => until_usable(options, &places.socket, &[], timeout).await?,
         };
+        refuse_if_strict(&report)?;
         let mut accounts: Vec<AccountId> = Vec::new();
         let mut rights = Rights { routes: Vec::new(), methods: Vec::new(), paths: Vec::new() };
         for route in wanted(&report, &routes)? {
@@ -79,15 +94,30 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let key = match new.rights.routes.is_empty() {
             true => None,
             false => {
-                let held = Client::hold_key(&places.socket, new).await;
-                let held = held.map_err(|error| Failure::of_call(error, options))?;
-                Some(held.survive_exec().map_err(Failure::new)?)
+                let held = Client::hold_key(&places.socket, new, !routes.is_empty()).await;
+                let held = held.map_err(|error| refused(error, options))?;
+                let base = held.report.address.as_deref().map(base_url);
+                if base.is_none() && !routes.is_empty() {
+                    return Err(Failure::say("the daemon gave the command no address of its own"));
+                }
+                Some((held.survive_exec().map_err(Failure::new)?, base))
             }
         };
         Ok::<_, Failure>((report, key))
     })??;
     let (program, rest) = command.split_first().expect("clap requires a command");
-    let error = Command::new(program).args(rest).envs(variables(&report, key.as_ref(), key_in_url)).exec();
+    let (key, own) = key.map_or((None, None), |(key, own)| (Some(key), own));
+    let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
+    let mut child = Command::new(program);
+    child.args(rest);
+    let past_proxies = names.map(|_| past_proxies(|name| std::env::var(name).ok())).unwrap_or_default();
+    for (name, value) in variables(&report, names, key.as_ref(), key_in_url).into_iter().chain(past_proxies) {
+        match value {
+            Some(value) => child.env(name, value),
+            None => child.env_remove(name),
+        };
+    }
+    let error = child.exec();
     let exit = match error.kind() {
         io::ErrorKind::NotFound => Exit::NoSuchCommand,
         _ => Exit::NotExecutable,
@@ -110,24 +140,85 @@ fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a R
     names.iter().map(find).collect()
 }
 
-/// What the command finds in its environment: of all routes, since it may know more of them than were waited for.
-fn variables(report: &StatusReport, key: Option<&Secret>, key_in_url: bool) -> Vec<(String, String)> {
+/// Why there is no key. A daemon that knows no addresses of commands was started before the program was replaced.
+fn refused(error: ClientError, options: &Options) -> Failure {
+    match &error {
+        ClientError::Refused(problem) if problem.detail == UNKNOWN_JSON => {
+            Failure::say("the daemon that runs is older than this program")
+                .with_remedy("systemctl --user restart valetd")
+        }
+        _ => Failure::of_call(error, options),
+    }
+}
+
+/// The setting `strict_exec`: no command runs while it could use a route without its key.
+fn refuse_if_strict(report: &StatusReport) -> Result<(), Failure> {
+    let open = report.routes.iter().find(|route| report.daemon.strict_exec && !route.require_key);
+    open.map_or(Ok(()), |route| {
+        let says = format!("strict_exec = true, and the route {} can be used without a key", route.name);
+        Err(Failure::say(says).with_remedy("set require_key = true at the top of the configuration"))
+    })
+}
+
+/// The URL of an address that the daemon has named.
+fn base_url(address: &str) -> String {
+    match address.strip_prefix("unix:") {
+        // as nginx writes it, like the status
+        Some(path) => format!("http://unix:{path}:"),
+        None => format!("http://{address}"),
+    }
+}
+
+/// What the command finds in its environment, and what it finds there no more. `own` is an address of its own, and the
+/// routes there. Without one, all routes have a variable, since the command may know more of them than were waited for.
+fn variables(
+    report: &StatusReport,
+    own: Option<(&str, &[RouteName])>,
+    key: Option<&Secret>,
+    key_in_url: bool,
+) -> Vec<(String, Option<String>)> {
     let mut variables = Vec::new();
     let in_url = key.filter(|_| key_in_url).map(|key| format!("/{}", key.expose())).unwrap_or_default();
+    variables.extend(own.map(|(base, _)| ("VALETD_URL".to_owned(), Some(format!("{base}{in_url}")))));
     for route in &report.routes {
+        let variable = format!("{}_URL", route.name.to_ascii_uppercase().replace('-', "_"));
+        if let Some((base, names)) = own {
+            let is_there = names.iter().any(|name| name.as_str() == route.name);
+            variables.push((variable, is_there.then(|| format!("{base}{in_url}/{}", route.name))));
+            continue;
+        }
         let Some(url) = route.urls.first() else { continue };
         if variables.is_empty()
             && let Some(base) = url.strip_suffix(&format!("/{}/", route.name))
         {
-            variables.push(("VALETD_URL".to_owned(), format!("{base}{in_url}")));
+            variables.push(("VALETD_URL".to_owned(), Some(format!("{base}{in_url}"))));
         }
-        let own = format!("/{}/", route.name);
-        let url = url.replacen(&own, &format!("{in_url}{own}"), 1);
-        let name = format!("{}_URL", route.name.to_ascii_uppercase().replace('-', "_"));
-        variables.push((name, url.trim_end_matches('/').to_owned()));
+        let prefix = format!("/{}/", route.name);
+        let url = url.replacen(&prefix, &format!("{in_url}{prefix}"), 1);
+        variables.push((variable, Some(url.trim_end_matches('/').to_owned())));
     }
-    variables.extend(key.map(|key| ("VALETD_KEY".to_owned(), key.expose().to_owned())));
+    variables.extend(key.map(|key| ("VALETD_KEY".to_owned(), Some(key.expose().to_owned()))));
     variables
+}
+
+/// Keeps tools that are told of a proxy from sending it what is for the command's own address, the key included: they
+/// know `localhost` for what it is, but not all of them 127.0.0.1.
+fn past_proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, Option<String>)> {
+    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    if !["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(is_set) {
+        return Vec::new();
+    }
+    let with_ours = |(name, other): (&str, &str)| {
+        let before = variable(name).or_else(|| variable(other)).filter(|hosts| !hosts.trim().is_empty());
+        let hosts = match before {
+            None => "127.0.0.1".to_owned(),
+            Some(hosts) if hosts.split(',').any(|host| matches!(host.trim(), "127.0.0.1" | "*")) => hosts,
+            Some(hosts) => format!("{hosts},127.0.0.1"),
+        };
+        (name.to_owned(), Some(hosts))
+    };
+    // tools look for either, most of them for the lower case first
+    [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")].map(with_ours).into()
 }
 
 #[cfg(test)]
@@ -146,17 +237,81 @@ mod tests {
             ("GBDX_URL", "http://localhost:8253/gbdx"),
             ("GBDX_RDA_URL", "http://localhost:8253/gbdx-rda"),
         ];
-        let owned = |rows: &[(&str, &str)]| -> Vec<(String, String)> {
-            rows.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect()
+        type Rows = Vec<(String, Option<String>)>;
+        let owned = |rows: &[(&str, &str)]| -> Rows {
+            rows.iter().map(|(name, url)| ((*name).to_owned(), Some((*url).to_owned()))).collect()
         };
-        assert_eq!(variables(&report, None, true), owned(&expected));
+        assert_eq!(variables(&report, None, None, true), owned(&expected));
         let with_key = [
             ("VALETD_URL", "http://localhost:8253/vk_x"),
             ("GBDX_URL", "http://localhost:8253/vk_x/gbdx"),
             ("GBDX_RDA_URL", "http://localhost:8253/vk_x/gbdx-rda"),
             ("VALETD_KEY", "vk_x"),
         ];
-        assert_eq!(variables(&report, Some(&Secret::new("vk_x")), true), owned(&with_key));
+        let key = Secret::new("vk_x");
+        assert_eq!(variables(&report, None, Some(&key), true), owned(&with_key));
+    }
+
+    #[test]
+    fn at_an_address_of_its_own_the_routes_that_were_named_have_a_variable_and_no_others() {
+        let mut report = report();
+        let mut rda = report.routes[0].clone();
+        rda.name = "gbdx-rda".to_owned();
+        report.routes.push(rda);
+        let key = Secret::new("vk_x");
+        let names = [RouteName::new("gbdx").unwrap()];
+        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), Some(&key), false);
+        let shown: Vec<_> = rows.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        let expected = [
+            ("VALETD_URL", Some("http://127.0.0.1:40311")),
+            ("GBDX_URL", Some("http://127.0.0.1:40311/gbdx")),
+            ("GBDX_RDA_URL", None),
+            ("VALETD_KEY", Some("vk_x")),
+        ];
+        assert_eq!(shown, expected);
+        let rows = variables(&report, Some((&base_url("unix:/run/x.sock"), &names)), Some(&key), true);
+        assert_eq!(rows[1].1.as_deref(), Some("http://unix:/run/x.sock:/vk_x/gbdx"));
+    }
+
+    #[test]
+    fn no_proxy_is_shown_what_is_for_the_commands_own_address() {
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<(&'a str, &'a str)>);
+        let rows: [Row<'_>; 6] = [
+            (&[("NO_PROXY", "x.example")], None),
+            (&[("http_proxy", "")], None),
+            (&[("http_proxy", "http://p:1")], Some(("127.0.0.1", "127.0.0.1"))),
+            (
+                &[("ALL_PROXY", "http://p:1"), ("NO_PROXY", "localhost")],
+                Some(("localhost,127.0.0.1", "localhost,127.0.0.1")),
+            ),
+            (
+                &[("HTTP_PROXY", "http://p:1"), ("no_proxy", "*"), ("NO_PROXY", "a, 127.0.0.1")],
+                Some(("*", "a, 127.0.0.1")),
+            ),
+            (
+                &[("http_proxy", "http://p:1"), ("no_proxy", "127.0.0.11")],
+                Some(("127.0.0.11,127.0.0.1", "127.0.0.11,127.0.0.1")),
+            ),
+        ];
+        for (set, expected) in rows {
+            let found =
+                past_proxies(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()));
+            let expected = expected.map(|(lower, upper)| [("no_proxy", lower), ("NO_PROXY", upper)]);
+            let expected =
+                expected.into_iter().flatten().map(|(name, value)| (name.to_owned(), Some(value.to_owned())));
+            assert_eq!(found, expected.collect::<Vec<_>>(), "{set:?}");
+        }
+    }
+
+    #[test]
+    fn strict_exec_is_content_when_no_route_can_be_used_without_a_key() {
+        let mut report = report();
+        assert!(refuse_if_strict(&report).is_ok(), "it is not set");
+        report.daemon.strict_exec = true;
+        let failure = refuse_if_strict(&report).unwrap_err();
+        assert_eq!(failure.remedy.as_deref(), Some("set require_key = true at the top of the configuration"));
+        report.routes.iter_mut().for_each(|route| route.require_key = true);
+        assert!(refuse_if_strict(&report).is_ok());
     }
 
     #[test]

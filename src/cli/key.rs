@@ -31,7 +31,9 @@ A key is presented in one of three ways, whichever a tool can be told:
   http://vk_...@localhost:8253/gbdx/...     as the user name (Basic)
   http://localhost:8253/vk_.../gbdx/...     as the path's first segment
 
-It never goes upstream, and of a key only its hash is kept.
+It never goes upstream, and of a key only its hash is kept. A process of yours
+that leaves its key out still reaches every route on the common addresses,
+unless the configuration says require_key = true.
 
 A key with --method or --path is for what the request line says: requests that
 tell some servers another method or path (X-HTTP-Method-Override,
@@ -62,7 +64,10 @@ enum Verb {
 Example:
   valetd key add agent --route gbdx --method GET --path '/catalog/**'
 
-Standard output has the key alone: KEY=$(valetd key add ...)")]
+Standard output has the key alone: KEY=$(valetd key add ...)
+
+A process of yours that leaves its key out still reaches every route on the
+common addresses, unless the configuration says require_key = true.")]
 struct Add {
     /// What it is for: a-z, 0-9, - and _
     #[arg(value_parser = parse_key)]
@@ -256,6 +261,7 @@ mod tests {
             expired: false,
             requests: 12,
             last_used_at: None,
+            address: None,
         };
         let whole = KeyReport {
             name: "ephemeral-00".into(),

@@ -11,7 +11,7 @@ use super::screen::{Input, Screen};
 use super::text::{Cell, Table, WIDTH, cut, length, printable, relative, styled, wrapped};
 use super::{Exit, Failure, Options, block_on, places, print};
 use crate::control::client::{Client, ClientError, EventStream};
-use crate::control::report::{AccountReport, DaemonReport, State, StatusReport, Wakeup};
+use crate::control::report::{AccountReport, DaemonReport, OwnAddressReport, State, StatusReport, Wakeup};
 use crate::renewal::Reason;
 
 /// Show accounts, routes and what to do next
@@ -26,7 +26,8 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
 
   schema, at
   daemon     version pid uptime_seconds listen[] config_file state_dir
-             config_problems[] warnings[] connections refused
+             config_problems[] warnings[] connections refused strict_exec
+             own_addresses[] { address key routes[] } (of exec -r)
   accounts[] id provider description usable usable_until seconds_left
              state (usable, waiting, renewing, sign-in-required) why
              why_code (not-signed-in, revoked, ambiguous, client-refused,
@@ -36,8 +37,8 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              detail attempt } failures renewals token_requests next_action
              credential { generation fingerprint saved sealed identity
              refresh_expires_at }
-  routes[]   name urls[] upstream account requests open errors rejected
-             replayed median_ms p99_ms",
+  routes[]   name urls[] upstream account require_key requests open errors
+             rejected replayed median_ms p99_ms",
     after_help = "\
 Examples:
   valetd status
@@ -250,6 +251,9 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const SOON: Style = AnsiColor::Yellow.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
+/// Addresses of commands that have a line each.
+const MOST_OWN_ADDRESSES: usize = 4;
+
 /// A refresh token whose end is nearer than this is worth a line, in seconds.
 const WORTH_A_WARNING: i64 = 7 * 86_400;
 
@@ -270,7 +274,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
 }
 
 fn header(daemon: &DaemonReport) -> String {
-    let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, .. } = daemon;
+    let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, own_addresses, .. } = daemon;
     let listen = if listen.is_empty() { "no address".to_owned() } else { listen.join(", ") };
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
@@ -281,6 +285,13 @@ fn header(daemon: &DaemonReport) -> String {
         for problem in config_problems {
             out.push_str(&wrapped(&printable(problem), 2));
         }
+    }
+    let (shown, more) = own_addresses.split_at(own_addresses.len().min(MOST_OWN_ADDRESSES));
+    for OwnAddressReport { address, key: _, routes } in shown {
+        out.push_str(&wrapped(&format!("for a command: {} on {address}", routes.join(", ")), 0));
+    }
+    if !more.is_empty() {
+        out.push_str(&format!("for {} more commands: see --json\n", more.len()));
     }
     for warning in warnings {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));

@@ -118,6 +118,8 @@ pub struct Config {
     pub clients: Vec<Client>,
     /// Whether every request needs a client key, whoever sends it.
     pub require_key: bool,
+    /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
+    pub strict_exec: bool,
     /// Where requests are noted.
     pub audit: Audit,
     /// Whether the daemon gives up what it does not need of the system.

@@ -48,6 +48,7 @@ const TOP_KEYS: &[&str] = &[
     "drain",
     "clients",
     "require_key",
+    "strict_exec",
     "audit",
     "sandbox",
     "notice",
@@ -143,6 +144,7 @@ impl Config {
             drain: DRAIN,
             clients: vec![Client::Own],
             require_key: false,
+            strict_exec: false,
             audit: Audit::Off,
             sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: NOTICE_BEFORE },
@@ -277,6 +279,7 @@ impl<'a> Reader<'a> {
             config.clients = clients.into_iter().map(|client| client.value).collect();
         }
         config.require_key = root.boolean("require_key").unwrap_or(false);
+        config.strict_exec = root.boolean("strict_exec").unwrap_or(false);
         config.sandbox = root.boolean("sandbox").unwrap_or(true);
         config.audit = match root.boolean_or_string("audit") {
             None | Some(Ok(false)) => Audit::Off,
@@ -1343,6 +1346,7 @@ mod tests {
             clients = ["self", "user:alice", "group:1001"]
             audit = "log/audit.jsonl"
             sandbox = false
+            strict_exec = true
             [account.a]
             provider = "gdh"
             [route.a]
@@ -1353,7 +1357,7 @@ mod tests {
         let expected = [Client::Own, Client::User("alice".into()), Client::Group("1001".into())];
         assert_eq!(config.clients, expected);
         assert_eq!(config.audit, Audit::File("/home/me/.config/valetd/log/audit.jsonl".into()));
-        assert!(!config.sandbox);
+        assert!(!config.sandbox && config.strict_exec);
         let rules = &config.routes[0].rules;
         assert_eq!((rules.allow.len(), rules.deny.len()), (1, 1));
         assert_eq!(parse("audit = true").audit, Audit::StateFolder);

@@ -304,6 +304,7 @@ const SHOWN: &[&str] = &[
     "scopes",
     "scrub",
     "sign_in",
+    "strict_exec",
     "token_endpoint",
     "token_query",
     "upstream",

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Frame};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -94,13 +94,7 @@ pub(super) struct Done {
 pub(super) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 /// A body that goes on as long as somebody feeds it.
-pub(super) struct Fed(mpsc::Receiver<Bytes>);
-
-impl Fed {
-    pub(super) fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
-        Self(pieces)
-    }
-}
+struct Fed(mpsc::Receiver<Bytes>);
 
 impl Body for Fed {
     type Data = Bytes;
@@ -130,7 +124,7 @@ where
         let last_id = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
         return stream(desk, line, last_id);
     }
-    perform(desk, line, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
+    perform(desk, line, head.version, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
 }
 
 /// What is said of a method and path that are no verb.
@@ -171,7 +165,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
     Err(NoVerb::MethodNotAllowed { allow: allow.join(", ") })
 }
 
-async fn perform<B>(desk: &Desk, line: &Line, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
+async fn perform<B>(desk: &Desk, line: &Line, version: Version, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -193,7 +187,7 @@ where
             Ok(json(StatusCode::OK, &LogFilter { filter }))
         }
         Verb::Keys => Ok(keys::list(desk)),
-        Verb::AddKey => keys::add(desk, line, &collect(body).await?).await,
+        Verb::AddKey => keys::add(desk, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => keys::revoke(desk, name).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(desk),
@@ -231,6 +225,8 @@ fn stream(desk: &Desk, line: &Line, last_id: Option<u64>) -> Answer {
     let mut answer = Response::new(Fed(pieces).boxed());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // a stream is the connection's last answer: what is sent while it lasts is no request when it ends
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 
@@ -364,7 +360,7 @@ fn not_done(desk: &Desk, id: &str, error: RequestError) -> Problem {
     }
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     let problem = Problem::new(503, kind::STOPPING, "the daemon is stopping", "it takes no more orders");
     problem.with_remedy("ask again when it has been started anew")
 }

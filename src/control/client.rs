@@ -189,8 +189,9 @@ impl Client {
         self.read(&body).map(|Done { message }| message)
     }
 
-    /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed.
-    pub async fn hold_key(socket: &Path, new: NewKey) -> Result<HeldKey, ClientError> {
+    /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed;
+    /// `with_address`, its report names an address that ends with it, where its routes exist and no others.
+    pub async fn hold_key(socket: &Path, new: NewKey, with_address: bool) -> Result<HeldKey, ClientError> {
         let stream = connect(socket).await?;
         let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
         let stream = stream.into_std().map_err(unreachable)?;
@@ -200,7 +201,7 @@ impl Client {
             .map_err(|error| ClientError::Garbled { socket: socket.to_owned(), detail: error.to_string() })?;
         let serving = tokio::spawn(async move { drop(connection.await) });
         let mut client = Self { socket: socket.to_owned(), sender };
-        let order = KeyOrder::of(&NewKey { ephemeral: true, ..new });
+        let order = KeyOrder { address: with_address, ..KeyOrder::of(&NewKey { ephemeral: true, ..new }) };
         let mut request =
             Request::new(Full::new(Bytes::from(serde_json::to_string(&order).expect("texts and numbers"))));
         *request.method_mut() = Method::POST;

@@ -2,25 +2,39 @@
 //!
 //! A key is shown in the answer to the request that made it and never again. An ephemeral one lives exactly as long as
 //! that answer, whose body does not end: the connection closes, and the key is gone, however its holder ended.
+//!
+//! That connection is a [`Lifeline`]: it is inherited by programs that may do less than its maker, so it carries no
+//! authority. Nothing is read from it any more, what was sent behind the request included.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{StatusCode, Version};
+use rustix::net::Shutdown as Direction;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
 
-use super::api::{Answer, Done, Fed, bad_request, json};
+use super::api::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::report::Moment;
-use super::{Desk, Line};
-use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, Rate, Rights};
+use super::{Desk, LendRequest, Line};
+use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, OwnAddress, Rate, Rights};
 use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
 use crate::secret::Secret;
+use crate::shutdown::Shutdown;
+
+/// For the one answer on a lifeline: its reader is on the same machine, and waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is said of an order that cannot be read, and so of one with a member that a newer version knows.
+pub const UNKNOWN_JSON: &str = "not the expected JSON";
 
 /// What `POST /v1/keys` takes.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -46,6 +60,9 @@ pub struct KeyOrder {
     /// Whether it lives in memory alone, and no longer than the answer's body.
     #[serde(default)]
     pub ephemeral: bool,
+    /// Whether an ephemeral key comes with an address of its own, where its routes exist and no others.
+    #[serde(default)]
+    pub address: bool,
 }
 
 /// A key without the key: what `GET /v1/keys` shows.
@@ -73,6 +90,9 @@ pub struct KeyReport {
     pub requests: u64,
     /// When the last of them was.
     pub last_used_at: Option<Moment>,
+    /// The address that ends with the key, where its routes exist and no others.
+    #[serde(default)]
+    pub address: Option<String>,
 }
 
 /// All keys.
@@ -102,11 +122,15 @@ impl KeyOrder {
             expires_in: lifetime.map(|lifetime| lifetime.as_secs()),
             rate: rate.map(|rate| rate.to_string()),
             ephemeral: *ephemeral,
+            address: false,
         }
     }
 
     /// What it asks for, if it makes sense.
     fn read(self) -> Result<NewKey, String> {
+        if self.address && (!self.ephemeral || self.expires_in.is_some()) {
+            return Err("an address is for an ephemeral key without expires_in: it ends with the connection".to_owned());
+        }
         let no_name = |what: &str, name: &str| format!("{name:?} is not the name of a {what}");
         let name = |name: String| KeyName::new(&name).ok_or_else(|| no_name("key", &name));
         let route = |name: &String| RouteName::new(name).ok_or_else(|| no_name("route", name));
@@ -144,6 +168,7 @@ impl KeyReport {
             expired: key.is_expired(now),
             requests,
             last_used_at: last_used.map(Moment::of_unix),
+            address: key.own_address().map(ToString::to_string),
         }
     }
 
@@ -158,10 +183,11 @@ pub(super) fn list(desk: &Desk) -> Answer {
     json(StatusCode::OK, &KeyList { keys: KeyReport::all(&desk.keys) })
 }
 
-pub(super) async fn add(desk: &Desk, line: &Line, body: &[u8]) -> Result<Answer, Problem> {
+pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8]) -> Result<Answer, Problem> {
     let example = r#"{"name": "agent", "routes": ["gbdx"], "methods": ["GET"], "paths": ["/catalog/**"]}"#;
-    let order: KeyOrder = serde_json::from_slice(body)
-        .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
+    let order: KeyOrder =
+        serde_json::from_slice(body).map_err(|_| bad_request(UNKNOWN_JSON).with_remedy(format!("send {example}")))?;
+    let wants_address = order.address;
     let new = order.read().map_err(bad_request)?;
     let config = desk.config.borrow().clone();
     if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))
@@ -170,34 +196,97 @@ pub(super) async fn add(desk: &Desk, line: &Line, body: &[u8]) -> Result<Answer,
         let problem = bad_request(format!("no route is named \"{unknown}\""));
         return Err(problem.with_remedy(format!("the routes are: {}", routes.join(", "))));
     }
+    let own = match wants_address {
+        true => Some(lend(desk, new.rights.routes.clone()).await?),
+        false => None,
+    };
     let ring = desk.keys.clone();
-    // waits for the disk, which others need not
-    let made = tokio::task::spawn_blocking(move || ring.add(new)).await.map_err(|_| bad_request("it was not made"))?;
-    let (secret, key) = made.map_err(not_changed)?;
+    // waits for the disk, which others need not; an ephemeral key is held from its making on, as who asked may leave
+    let made = tokio::task::spawn_blocking(move || {
+        let (secret, key) = ring.add_with(new, own)?;
+        let held = key.ephemeral.then(|| Held { ring, key: key.clone() });
+        Ok((secret, key, held))
+    });
+    let (secret, key, held) = made.await.map_err(|_| bad_request("it was not made"))?.map_err(not_changed)?;
     info!(key = %key.name, ephemeral = key.ephemeral, "a client key was made over the control socket");
     let report = KeyReport::new(&key, desk.keys.now());
     let made = MadeKey { key: secret.expose().to_owned(), report };
-    if !key.ephemeral {
-        return Ok(json(StatusCode::CREATED, &made));
+    match held {
+        None => Ok(json(StatusCode::CREATED, &made)),
+        Some(held) => Ok(line.hand_over(Lifeline::new(held, version, &made)).await),
     }
-    line.stream();
-    let (reader, pieces) = mpsc::channel(1);
-    let mut first = serde_json::to_vec(&made).expect("texts and numbers");
-    first.push(b'\n');
-    let _ = reader.try_send(Bytes::from(first)); // there is room for one
-    let (held, mut stopping) = (Held { ring: desk.keys.clone(), key }, line.stopping.clone());
-    tokio::spawn(async move {
+}
+
+/// Has an address opened where these routes exist.
+async fn lend(desk: &Desk, routes: Vec<RouteName>) -> Result<OwnAddress, Problem> {
+    let (reply, answer) = oneshot::channel();
+    desk.lend.send(LendRequest { routes, reply }).await.map_err(|_| stopping())?;
+    let lent = answer.await.map_err(|_| stopping())?;
+    lent.map_err(|why| Problem::new(409, kind::REFUSED, "that cannot be done now", format!("no address: {why}")))
+}
+
+/// The connection that an ephemeral key lives on, once the order for the key has been read from it.
+pub(super) struct Lifeline {
+    held: Held,
+    answer: Zeroizing<Vec<u8>>,
+    /// What ends the answer in good order.
+    end: &'static [u8],
+}
+
+impl Lifeline {
+    /// Writes the answer's head by hand, since no HTTP library may hold the connection any longer. HTTP/1.0 knows no
+    /// chunks (RFC 9112 section 7.1): there the body ends with the connection.
+    fn new(held: Held, version: Version, made: &MadeKey) -> Self {
+        let is_chunked = version >= Version::HTTP_11;
+        let protocol = if is_chunked { "HTTP/1.1" } else { "HTTP/1.0" };
+        let coding = if is_chunked { "transfer-encoding: chunked\r\n" } else { "" };
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+        let date = date.map(|date| format!("date: {date}\r\n")).unwrap_or_default();
+        let mut answer = format!(
+            "{protocol} 201 Created\r\ncontent-type: application/x-ndjson\r\ncache-control: no-store\r\n\
+             connection: close\r\n{coding}{date}\r\n"
+        )
+        .into_bytes();
+        let mut body = serde_json::to_vec(made).expect("texts and numbers");
+        body.push(b'\n');
+        if is_chunked {
+            body = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat();
+        }
+        answer.append(&mut body);
+        Self { held, answer: Zeroizing::new(answer), end: if is_chunked { b"0\r\n\r\n" } else { b"" } }
+    }
+
+    /// Answers, and keeps the key until the other end is closed by the last process that has it, or the daemon stops.
+    pub(super) async fn live(self, mut stream: UnixStream, mut stopping: Shutdown) {
+        let Self { held, answer, end } = self;
+        // before the key is told: whoever learns it finds that the connection takes nothing
+        let answered = match rustix::net::shutdown(&stream, Direction::Read) {
+            Ok(()) => {
+                timeout(ANSWER_TIMEOUT, stream.write_all(&answer)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Err(error) => Err(error.into()),
+        };
+        drop(answer);
+        if let Err(error) = answered {
+            return debug!(%error, "an ephemeral client key was not handed over");
+        }
         tokio::select! {
-            () = reader.closed() => {}
-            () = stopping.started() => {}
+            () = closed(&stream) => {}
+            // not by way of the runtime, which was told to forget that it is writable; who has not read so far needs no end
+            () = stopping.started() => drop(rustix::io::write(&stream, end)),
         }
         drop(held);
-    });
-    let mut answer = Response::new(Fed::new(pieces).boxed());
-    *answer.status_mut() = StatusCode::CREATED;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(answer)
+    }
+}
+
+/// Returns when the other end of a connection that is shut down for reading has been closed (unix(7): EPOLLHUP).
+async fn closed(stream: &UnixStream) {
+    while let Ok(ready) = stream.ready(Interest::WRITABLE).await
+        && !ready.is_write_closed()
+    {
+        // forgets that it is writable, or the next wait would end at once
+        let _ = stream.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
 }
 
 pub(super) async fn revoke(desk: &Desk, name: &str) -> Result<Answer, Problem> {
@@ -238,7 +327,7 @@ impl Drop for Held {
 fn not_changed(error: KeyError) -> Problem {
     match error {
         KeyError::Nameless | KeyError::NoRoute => bad_request(error.to_string()),
-        KeyError::Taken(_) | KeyError::Unknown(_) | KeyError::TooMany => refused(&error),
+        KeyError::Taken(_) | KeyError::Unknown(_) | KeyError::TooMany | KeyError::TooManyEphemeral => refused(&error),
         KeyError::NoRandomness | KeyError::Store(_) => refused(&error),
     }
 }

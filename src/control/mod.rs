@@ -28,8 +28,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::accounts::Accounts;
-use crate::client_keys::KeyRing;
-use crate::config::Config;
+use crate::client_keys::{KeyRing, OwnAddress};
+use crate::config::{Config, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
 use crate::shutdown::Shutdown;
@@ -45,7 +45,9 @@ pub mod metrics;
 pub mod problem;
 pub mod report;
 
+use api::Answer;
 use events::Events;
+use keys::Lifeline;
 use report::{Facts, Readings, Sources, StatusReport};
 
 /// How long a client may take for a request's head, and stay idle between two requests.
@@ -70,6 +72,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
 pub type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
 
+/// Asks for an address where some routes exist and no others, for a command that runs with a key of its own.
+pub struct LendRequest {
+    /// The routes.
+    pub routes: Vec<RouteName>,
+    /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
+    pub reply: oneshot::Sender<Result<OwnAddress, String>>,
+}
+
 /// What the verbs read and whom they ask. Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
@@ -87,6 +97,8 @@ pub struct Desk {
     pub facts: watch::Receiver<Facts>,
     /// The daemon's ear for reloads.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// The daemon's ear for those who want an address of their own.
+    pub lend: mpsc::Sender<LendRequest>,
     /// The client keys.
     pub keys: Arc<KeyRing>,
     /// Where changes are told.
@@ -111,6 +123,7 @@ impl Desk {
             config_problems: &self.config_problems.borrow(),
             views: &self.accounts.views(),
             stats: &self.stats,
+            keys: &self.keys,
         })
     }
 }
@@ -123,9 +136,18 @@ struct Line {
     /// Whether it carries a stream, and may live as long as that.
     streams: Arc<AtomicBool>,
     hung_up: Arc<Notify>,
+    lifelines: mpsc::Sender<Lifeline>,
 }
 
 impl Line {
+    /// Makes the connection a lifeline: HTTP is over on it, and the request that this is called for is answered there.
+    /// Never returns.
+    async fn hand_over(&self, lifeline: Lifeline) -> Answer {
+        // there is room for one, and no second request is read; if the connection has ended, so has the lifeline
+        let _ = self.lifelines.try_send(lifeline);
+        std::future::pending().await
+    }
+
     /// From here on the connection lives as long as its reader keeps up.
     fn stream(&self) {
         self.streams.store(true, Ordering::Relaxed);
@@ -141,13 +163,19 @@ impl Line {
 /// to whoever made it.
 pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
-    let mut connections = JoinSet::new();
+    let mut connections: JoinSet<Option<(Lifeline, UnixStream)>> = JoinSet::new();
+    let mut lifelines = JoinSet::new();
     let telling = tokio::spawn(events::watch(desk.clone()));
     loop {
         let room = connections.len() < MOST_CONNECTIONS;
         tokio::select! {
             () = stop.started() => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Ok(Some((lifeline, stream))) = ended {
+                    lifelines.spawn(lifeline.live(stream, shutdown.clone()));
+                }
+            }
+            Some(_) = lifelines.join_next() => {}
             accepted = listener.accept(), if room => match accepted {
                 Ok((stream, _)) => match admit(&stream) {
                     Ok(()) => drop(connections.spawn(connection(stream, desk.clone(), shutdown.clone()))),
@@ -162,7 +190,10 @@ pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
     }
     drop(listener);
     telling.abort();
-    let all_out = async { while connections.join_next().await.is_some() {} };
+    let all_out = async {
+        while connections.join_next().await.is_some() {}
+        while lifelines.join_next().await.is_some() {}
+    };
     if timeout(STOPPING_GRACE, all_out).await.is_err() {
         debug!("clients of the control socket were cut off by the stop");
     }
@@ -182,37 +213,48 @@ fn may_ask(peer: u32, ours: u32) -> bool {
     peer == ours || peer == 0
 }
 
-async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) {
-    let line = Line { stopping: shutdown.clone(), streams: Arc::default(), hung_up: Arc::default() };
+/// Serves requests until the connection ends, or becomes the line that an ephemeral client key lives on.
+async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) -> Option<(Lifeline, UnixStream)> {
+    let (handed_over, mut lifelines) = mpsc::channel(1);
+    let line =
+        Line { stopping: shutdown.clone(), streams: Arc::default(), hung_up: Arc::default(), lifelines: handed_over };
     let service = service_fn(|request| {
         let (desk, line) = (desk.clone(), line.clone());
         async move { Ok::<_, Infallible>(api::answer(&desk, &line, request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(LARGEST_HEAD);
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let life = async {
-        tokio::select! {
-            result = serving.as_mut() => result,
-            () = shutdown.started() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-        }
-    };
-    let too_long = async {
+    let mut serving = http.serve_connection(TokioIo::new(stream), service);
+    let mut is_stopping = false;
+    let mut too_long = pin!(async {
         sleep(LONGEST_CONNECTION).await;
         if line.streams.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-    };
-    tokio::select! {
-        ended = life => match ended {
-            Ok(()) => {}
-            Err(error) => debug!(%error, "connection to the control socket broke"),
-        },
-        () = too_long => debug!("connection to the control socket was closed: it had been open for too long"),
-        () = line.hung_up.notified() => {}
+    });
+    loop {
+        tokio::select! {
+            Some(lifeline) = lifelines.recv() => {
+                // the bytes that were read behind the request go with the rest
+                let http1::Parts { io, .. } = serving.into_parts();
+                return Some((lifeline, io.into_inner()));
+            }
+            () = shutdown.started(), if !is_stopping => {
+                is_stopping = true;
+                std::pin::Pin::new(&mut serving).graceful_shutdown();
+            }
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    debug!(%error, "connection to the control socket broke");
+                }
+                return None;
+            }
+            () = too_long.as_mut() => {
+                debug!("connection to the control socket was closed: it had been open for too long");
+                return None;
+            }
+            () = line.hung_up.notified() => return None,
+        }
     }
 }
 

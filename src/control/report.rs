@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::accounts::{AccountView, LastFailure, UNREADABLE};
+use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Route, RouteName};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, Why};
@@ -65,6 +67,23 @@ pub struct DaemonReport {
     /// What the process has given up, or should have.
     #[serde(default)]
     pub hardening: Vec<MeasureReport>,
+    /// The addresses of commands that run under `valetd exec -r`.
+    #[serde(default)]
+    pub own_addresses: Vec<OwnAddressReport>,
+    /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
+    #[serde(default)]
+    pub strict_exec: bool,
+}
+
+/// An address that is lent to a command.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OwnAddressReport {
+    /// Where it is.
+    pub address: String,
+    /// The command's client key, with which it ends.
+    pub key: String,
+    /// The routes that exist there.
+    pub routes: Vec<String>,
 }
 
 /// The audit.
@@ -209,6 +228,9 @@ pub struct RouteReport {
     pub upstream: String,
     /// Whose token is sent.
     pub account: String,
+    /// Whether every request needs a client key, whoever sends it.
+    #[serde(default)]
+    pub require_key: bool,
     /// Requests that reached it since the daemon started.
     pub requests: u64,
     /// Requests under way now.
@@ -330,12 +352,14 @@ pub struct Sources<'a> {
     pub views: &'a [AccountView],
     /// The proxy's numbers.
     pub stats: &'a Stats,
+    /// The client keys.
+    pub keys: &'a KeyRing,
 }
 
 impl StatusReport {
     /// Makes the document.
     pub fn new(sources: &Sources<'_>) -> Self {
-        let Sources { readings, facts, config, config_problems, views, stats } = *sources;
+        let Sources { readings, facts, config, config_problems, views, stats, keys } = *sources;
         let daemon = DaemonReport {
             version: facts.version.to_owned(),
             pid: facts.pid,
@@ -353,6 +377,8 @@ impl StatusReport {
                 dropped: stats.audit.dropped.get(),
             }),
             hardening: facts.hardening.iter().map(measure_report).collect(),
+            own_addresses: own_addresses(keys),
+            strict_exec: config.strict_exec,
         };
         Self {
             schema: SCHEMA,
@@ -473,6 +499,17 @@ fn measure_report(measure: &Measure) -> MeasureReport {
     MeasureReport { name: (*name).to_owned(), in_force: *in_force, detail: detail.clone() }
 }
 
+fn own_addresses(keys: &KeyRing) -> Vec<OwnAddressReport> {
+    let lent = |key: &Arc<ClientKey>| {
+        Some(OwnAddressReport {
+            address: key.own_address()?.to_string(),
+            key: key.name.to_string(),
+            routes: key.rights.routes.iter().map(ToString::to_string).collect(),
+        })
+    };
+    keys.keys().iter().filter_map(lent).collect()
+}
+
 fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
@@ -482,6 +519,7 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         urls: urls(&route.name, &facts.listen, own),
         upstream: route.upstream.to_string(),
         account: route.account.to_string(),
+        require_key: route.require_key,
         requests: numbers.requests.get(),
         open: numbers.open.get(),
         errors: numbers.errors.get(),
@@ -570,6 +608,7 @@ pub(crate) mod tests {
             config_problems: &problems,
             views: &views,
             stats: &stats,
+            keys: &KeyRing::default(),
         };
         let report = StatusReport::new(&sources);
         let golden = json!({
@@ -588,6 +627,8 @@ pub(crate) mod tests {
                 "refused": 3,
                 "audit": { "file": "/var/log/audit.jsonl", "written": 5, "dropped": 1 },
                 "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
+                "own_addresses": [],
+                "strict_exec": false,
             },
             "accounts": [{
                 "id": "gbdx",
@@ -649,6 +690,7 @@ pub(crate) mod tests {
                 ],
                 "upstream": "https://geobigdata.io",
                 "account": "gbdx",
+                "require_key": false,
                 "requests": 120,
                 "open": 1,
                 "errors": 0,
@@ -782,6 +824,7 @@ pub(crate) mod tests {
             drain: Duration::from_secs(10),
             clients: vec![Client::Own],
             require_key: false,
+            strict_exec: false,
             audit: Audit::Off,
             sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
@@ -849,8 +892,15 @@ pub(crate) mod tests {
         let (facts, config, stats) = (facts(), config(), Stats::default());
         let views = [usable_view(), refused_view()];
         let readings = readings();
-        let sources =
-            Sources { readings, facts: &facts, config: &config, config_problems: &[], views: &views, stats: &stats };
+        let sources = Sources {
+            readings,
+            facts: &facts,
+            config: &config,
+            config_problems: &[],
+            views: &views,
+            stats: &stats,
+            keys: &KeyRing::default(),
+        };
         StatusReport::new(&sources)
     }
 

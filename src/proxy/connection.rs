@@ -39,9 +39,9 @@ use super::audit;
 use super::body::AnswerBody;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::Door;
+use super::scope::Scope;
 use super::worker::Worker;
 use super::{http2, service, stranger};
-use crate::config::RouteName;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -390,8 +390,8 @@ impl Alarm {
 pub(super) struct Connection {
     pub(super) worker: Rc<Worker>,
     pub(super) door: Door,
-    /// The route that the listener belongs to, if it has one.
-    pub(super) own_route: Option<RouteName>,
+    /// The routes of the listener.
+    pub(super) scope: Scope,
     pub(super) pulse: Arc<Pulse>,
     /// Its place in the audit, from its first noted request on.
     pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
@@ -436,14 +436,14 @@ impl Connection {
     pub(super) fn new(
         worker: Rc<Worker>,
         door: Door,
-        own_route: Option<RouteName>,
+        scope: Scope,
         ends: Option<(SocketAddr, SocketAddr)>,
         standing: Standing,
     ) -> Rc<Self> {
         let id = worker.next_id();
         let connection = Rc::new(Self {
             door,
-            own_route,
+            scope,
             pulse: Pulse::new(),
             seat: Rc::default(),
             ends,
@@ -465,7 +465,7 @@ impl Connection {
         Rc::new(Self {
             worker: self.worker.clone(),
             door: self.door,
-            own_route: self.own_route.clone(),
+            scope: self.scope.clone(),
             pulse: Pulse::new(),
             seat: self.seat.clone(),
             ends: self.ends,
@@ -478,9 +478,10 @@ impl Connection {
         })
     }
 
-    /// Whether names below `localhost` lead to the same listener: clients take them for the usual addresses.
+    /// Whether names below `localhost` lead to the same listener: clients take them for the usual addresses. What a command
+    /// is lent is on one of the two only, and anybody may have the other.
     pub(super) fn is_where_localhost_is(&self) -> bool {
-        self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
+        !matches!(self.scope, Scope::Lent(_)) && self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
             IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
             IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
         })

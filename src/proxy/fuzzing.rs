@@ -70,7 +70,7 @@ pub fn links(data: &[u8]) {
         local_authority: "localhost:8253",
         prefix,
         own: rewrite::OwnAddresses {
-            listeners: &[OwnListener { port: 8253, route: own_route.clone(), is_open: false }],
+            listeners: &[OwnListener { port: 8253, route: own_route.clone(), is_open: false, is_lent: false }],
             hosts: &[],
             own_route: own_route.as_ref(),
             by_unix_socket: false,

@@ -5,7 +5,7 @@
 //! as little as possible. Where to read on:
 //!
 //! * `service`: one request from start to end;
-//! * `guard`, `client_key`, `route`, `headers`, `rewrite`, `reference`: what is decided about it (pure);
+//! * `guard`, `client_key`, `scope`, `route`, `headers`, `rewrite`, `reference`: what is decided about it (pure);
 //! * `authorization`: which token a request leaves with;
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `stranger`, `gate`: what somebody costs who has yet to show a client key;
@@ -31,6 +31,7 @@ use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
 use crate::platform::{environment, ownership, socket, tls};
 use crate::secret::Secret;
+use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
@@ -38,6 +39,7 @@ use audit::AuditLog;
 use error::Advice;
 use headers::Edits;
 use route::RouteEntry;
+use scope::Lent;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
@@ -62,6 +64,7 @@ mod reference;
 mod replay;
 mod rewrite;
 mod route;
+mod scope;
 mod service;
 mod stranger;
 #[cfg(test)]
@@ -387,8 +390,8 @@ impl Proxy {
         }
     }
 
-    /// Accepts on `listeners` from here on, and on no others. Accepted connections go on. To keep a socket's queue of
-    /// connections that wait to be accepted, hand in another descriptor of the same socket.
+    /// Accepts on `listeners` from here on, and on no others but those that are lent. Accepted connections go on. To
+    /// keep a socket's queue of connections that wait to be accepted, hand in another descriptor of the same socket.
     ///
     /// # Errors
     ///
@@ -401,6 +404,21 @@ impl Proxy {
             .collect::<io::Result<_>>()?;
         for (worker, listeners) in self.workers.iter().zip(copies) {
             let _ = worker.commands.send(Command::Listen(listeners));
+        }
+        Ok(())
+    }
+
+    /// Accepts on one more listener, whatever [`Proxy::listen`] is told, until `ended`; then its connections are closed,
+    /// wherever their requests are. Only `routes` exist there, by prefix and by host name.
+    ///
+    /// # Errors
+    ///
+    /// If another descriptor of the listener cannot be had; then nothing has changed.
+    pub fn lend(&self, listener: &socket::Listener, routes: &[RouteName], ended: &Shutdown) -> io::Result<()> {
+        let copies: Vec<_> = self.workers.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
+        for (worker, listener) in self.workers.iter().zip(copies) {
+            let lent = Lent { routes: routes.to_vec(), ended: ended.clone() };
+            let _ = worker.commands.send(Command::Lend(listener, lent));
         }
         Ok(())
     }

@@ -62,6 +62,8 @@ pub(super) struct OwnListener {
     pub(super) route: Option<RouteName>,
     /// Whether other machines can reach it, by names that nobody here knows.
     pub(super) is_open: bool,
+    /// Whether it ends with a command that runs, and not with the configuration.
+    pub(super) is_lent: bool,
 }
 
 /// What becomes of a field's value.
@@ -506,6 +508,7 @@ mod tests {
                 port,
                 route: route.and_then(RouteName::new),
                 is_open,
+                is_lent: false,
             };
             vec![
                 at(8253, None, false),

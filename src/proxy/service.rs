@@ -50,7 +50,7 @@ pub(super) fn answer(
             exchange.failed(&error);
             let is_turned_away =
                 connection.standing() != Standing::Client || error == ProxyError::NotAllowed(Check::Peer);
-            let mut response = error.into_response(&table.shared.advice);
+            let mut response = error.into_response(&connection.scope.advice(&table.shared.advice));
             if is_turned_away {
                 connection.turn_away();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -87,8 +87,9 @@ async fn carry_out(
     )?;
     connection.vouch();
     route::check_path(target.path())?;
-    let own = connection.own_route.as_ref();
-    let found = route::find(|name| table.shared.position(name), own, host, target.path()).ok_or(ProxyError::NoRoute)?;
+    let scope = &connection.scope;
+    let position = |name: &str| if scope.has(name) { table.shared.position(name) } else { None };
+    let found = route::find(position, scope.own(), host, target.path()).ok_or(ProxyError::NoRoute)?;
     let local = table.routes[found.index].clone();
     let route = &*local.entry;
     exchange.reached(&local);
@@ -368,7 +369,7 @@ pub(super) fn clean(
     let own = OwnAddresses {
         listeners: &connection.worker.listeners.borrow(),
         hosts: &table.hosts,
-        own_route: connection.own_route.as_ref(),
+        own_route: connection.scope.own(),
         by_unix_socket: !connection.door.is_tcp(),
         shares_account: &|name| table.position(name).map(|at| table.routes[at].account == route.account),
     };

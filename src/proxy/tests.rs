@@ -900,6 +900,7 @@ fn config(upstream: SocketAddr) -> Config {
         drain: PATIENCE,
         clients: vec![Client::Own],
         require_key: false,
+        strict_exec: false,
         audit: Audit::Off,
         sandbox: false,
         accounts: BTreeMap::from([(id, account)]),

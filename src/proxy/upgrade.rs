@@ -83,12 +83,15 @@ async fn send(
     sent.map_err(|error| send_error(route, error))
 }
 
-/// Carries bytes both ways until both ends have closed. Holds the client's connection, so that it counts as open.
+/// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's connection, so that it counts as open.
 async fn join(connection: Rc<Connection>, client: OnUpgrade, upstream: OnUpgrade) {
     match tokio::join!(client, upstream) {
         (Ok(client), Ok(upstream)) => {
-            let ended = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await;
-            debug!(?ended, "a tunnel ended");
+            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            tokio::select! {
+                ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
+                () = connection.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),
+            }
         }
         (Err(error), _) | (_, Err(error)) => debug!(%error, "a tunnel did not come about"),
     }

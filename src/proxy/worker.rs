@@ -23,6 +23,7 @@ use super::guard::{self, Caller, Door};
 use super::http2::Shares;
 use super::rewrite::OwnListener;
 use super::route::RouteEntry;
+use super::scope::{Lent, Scope};
 use super::stranger::{ReadyMade, Strangers, Turnstile};
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
@@ -48,8 +49,10 @@ const STRANGERS: usize = 64;
 pub(super) enum Command {
     /// Serve by this table from here on.
     Table(Arc<Table>),
-    /// Accept on these, and on no others.
+    /// Accept on these, and on no others but those that are lent.
     Listen(Vec<ProxyListener>),
+    /// Accept on this one as well, until what is lent has ended.
+    Lend(socket::Listener, Lent),
     /// Say that you are there.
     Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
@@ -179,6 +182,7 @@ impl Worker {
     /// Does what it is told until it is told to stop, or nobody is left to tell.
     pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut accepting: Vec<AbortHandle> = Vec::new();
+        let mut lending: Vec<AbortHandle> = Vec::new();
         let drain = loop {
             match commands.recv().await {
                 Some(Command::Table(shared)) => {
@@ -187,18 +191,35 @@ impl Worker {
                 }
                 Some(Command::Listen(listeners)) => {
                     accepting.drain(..).for_each(|task| task.abort());
-                    self.listeners.replace(listeners.iter().filter_map(own_listener).collect());
-                    for listener in listeners {
-                        let task = tokio::task::spawn_local(self.clone().accept(listener));
+                    let mut own = self.listeners.borrow_mut();
+                    own.retain(|listener| listener.is_lent);
+                    for ProxyListener { socket, route } in listeners {
+                        own.extend(own_listener(&socket, route.clone(), false));
+                        let scope = route.map_or(Scope::All, Scope::Own);
+                        let task = tokio::task::spawn_local(self.clone().accept(socket, scope));
                         accepting.push(task.abort_handle());
                     }
+                }
+                Some(Command::Lend(socket, lent)) => {
+                    let (scope, worker) = (Scope::Lent(Arc::new(lent)), self.clone());
+                    let own = own_listener(&socket, None, true);
+                    self.listeners.borrow_mut().extend(own.clone());
+                    let task = tokio::task::spawn_local(async move {
+                        tokio::select! {
+                            () = scope.ended() => {}
+                            () = worker.clone().accept(socket, scope.clone()) => {}
+                        }
+                        worker.listeners.borrow_mut().retain(|listener| Some(listener) != own.as_ref());
+                    });
+                    lending.retain(|task| !task.is_finished());
+                    lending.push(task.abort_handle());
                 }
                 Some(Command::Ping(reply)) => drop(reply.send(())),
                 Some(Command::Stop(drain)) => break drain,
                 None => break Duration::ZERO,
             }
         };
-        accepting.drain(..).for_each(|task| task.abort());
+        accepting.into_iter().chain(lending).for_each(|task| task.abort());
         self.drain(Instant::now() + drain).await;
     }
 
@@ -224,8 +245,7 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: ProxyListener) {
-        let ProxyListener { socket, route } = listener;
+    async fn accept(self: Rc<Self>, socket: socket::Listener, scope: Scope) {
         let listener = match Listener::new(socket) {
             Ok(listener) => listener,
             Err(error) => return warn!(%error, "cannot accept connections"),
@@ -243,7 +263,7 @@ impl Worker {
             match listener.accept().await {
                 Ok((socket, door, ends)) => {
                     let door = Door { caller: self.caller(&socket, ends), ..door };
-                    self.receive(socket, door, route.as_ref(), ends);
+                    self.receive(socket, door, &scope, ends);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -255,15 +275,15 @@ impl Worker {
     }
 
     /// Judges by how a connection has come in what it is given: a task like any client's, a stranger's, or an answer.
-    fn receive(self: &Rc<Self>, socket: Socket, door: Door, route: Option<&RouteName>, ends: Option<Ends>) {
-        let connection = |standing| Connection::new(self.clone(), door, route.cloned(), ends, standing);
+    fn receive(self: &Rc<Self>, socket: Socket, door: Door, scope: &Scope, ends: Option<Ends>) {
+        let connection = |standing| Connection::new(self.clone(), door, scope.clone(), ends, standing);
         match self.bar(door) {
-            None => drop(tokio::task::spawn_local(connection::serve(connection(Standing::Client), socket))),
+            None => spawn(scope, connection::serve(connection(Standing::Client), socket)),
             Some(check) if self.table().shared.access.keys.is_empty() => self.turn_away(socket, check, &[]),
             Some(_) => {
                 let stranger = connection(Standing::Stranger);
                 self.strangers.enter(stranger.id(), door, ends.map(|(client, _)| client.ip()), &stranger);
-                tokio::task::spawn_local(connection::serve_stranger(stranger, socket));
+                spawn(scope, connection::serve_stranger(stranger, socket));
             }
         }
     }
@@ -315,6 +335,19 @@ impl Places {
     }
 }
 
+/// Runs what serves a connection, no longer than its listener's scope lasts.
+fn spawn(scope: &Scope, serving: impl Future<Output = ()> + 'static) {
+    match scope.clone() {
+        Scope::All | Scope::Own(_) => drop(tokio::task::spawn_local(serving)),
+        scope @ Scope::Lent(_) => drop(tokio::task::spawn_local(async move {
+            tokio::select! {
+                () = scope.ended() => {}
+                () = serving => {}
+            }
+        })),
+    }
+}
+
 /// Errors of accept(2) that concern the connection which would have been accepted, not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
@@ -363,10 +396,10 @@ impl Listener {
 }
 
 /// What the upstreams' references are compared with; `None` on a unix socket, which no reference leads to.
-fn own_listener(listener: &ProxyListener) -> Option<OwnListener> {
-    let socket::Listener::Tcp(tcp) = &listener.socket else { return None };
+fn own_listener(socket: &socket::Listener, route: Option<RouteName>, is_lent: bool) -> Option<OwnListener> {
+    let socket::Listener::Tcp(tcp) = socket else { return None };
     let address = tcp.local_addr().ok()?;
-    Some(OwnListener { port: address.port(), route: listener.route.clone(), is_open: !address.ip().is_loopback() })
+    Some(OwnListener { port: address.port(), route, is_open: !address.ip().is_loopback(), is_lent })
 }
 
 /// Makes another descriptor of the same listening socket.

@@ -275,13 +275,17 @@ fn a_command_gets_a_key_that_dies_with_it() {
     home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], gbdx.sign_in().expose());
     let daemon = home.start();
     daemon.until("gbdx", "usable");
-    let script = "curl -s -o /dev/null -w '%{http_code} ' $GBDX_URL/auth/v1/validate_token; \
-                  curl -s -o /dev/null -w '%{http_code} ' $GBDX_RDA_URL/auth/v1/validate_token; echo $VALETD_KEY";
-    let output = home.run(&["exec", "-r", "gbdx", "--key-in-url", "--", "sh", "-c", script]);
+    let ask = "curl -s -o /dev/null -w '%{http_code} '";
+    let script = format!(
+        "{ask} $GBDX_URL/auth/v1/validate_token; {ask} $VALETD_URL/gbdx-rda/x; \
+         {ask} http://{address}/$VALETD_KEY/gbdx-rda/x; echo $VALETD_KEY"
+    );
+    let output = home.run(&["exec", "-r", "gbdx", "--key-in-url", "--", "sh", "-c", &script]);
     assert!(output.status.success(), "{}", words(&output));
     let said = String::from_utf8(output.stdout).expect("text");
-    let [own, other, key] = said.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{said}") };
-    assert_eq!((own, other), ("200", "403"), "the key is good for the route that was asked for, and for no other");
+    let [own, other, elsewhere, key] = said.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert_eq!((own, other), ("200", "404"), "at its own address is the route that was asked for, and no other");
+    assert_eq!(elsewhere, "403", "nor is the key good for another");
     eventually("the key has died with the command", || {
         let answer = send(&address, "GET", "/gbdx/auth/v1/validate_token", &[("X-Valetd-Key", key)], b"").ok()?;
         (answer.status == 403).then_some(())

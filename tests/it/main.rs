@@ -11,6 +11,7 @@ mod corpus_h1;
 mod corpus_h2;
 mod crowd;
 mod endpoints;
+mod exec;
 mod faults;
 mod fidelity;
 mod framing;

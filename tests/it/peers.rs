@@ -63,14 +63,14 @@ fn another_user_is_refused_on_tcp_and_on_the_sockets_until_named_or_given_a_key(
     assert!(words(&home.run(&["status"])).contains("no user is named"), "{}", words(&home.run(&["status"])));
 }
 
-fn can_play_nobody() -> bool {
+pub(crate) fn can_play_nobody() -> bool {
     let installed =
         |program: &str| Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
     rustix::process::geteuid().is_root() && installed("setpriv") && installed("curl")
 }
 
 /// The status that `nobody`'s curl gets; 000 without any.
-fn as_nobody(arguments: &[&str]) -> String {
+pub(crate) fn as_nobody(arguments: &[&str]) -> String {
     let uid = NOBODY.1;
     let mut command = Command::new("setpriv");
     command.args([

@@ -126,9 +126,12 @@ fn exec_hands_on_the_environment_the_exit_code_and_the_lack_of_a_command() {
     let unsigned = home.run(&["exec", "-r", "gbdx", "--", "true"]);
     assert_eq!(unsigned.status.code(), Some(3), "{}", words(&unsigned));
     login(&home);
-    let output = home.run(&["exec", "-r", "gbdx", "--", "sh", "-c", "echo $VALETD_URL $GBDX_RDA_URL; exit 7"]);
+    let output = home.run(&["exec", "--", "sh", "-c", "echo $VALETD_URL $GBDX_RDA_URL; exit 7"]);
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(words(&output), format!("http://{address} http://{address}/gbdx-rda\n"));
+    let output =
+        home.run(&["exec", "-r", "gbdx", "--", "sh", "-c", "echo ${GBDX_URL#$VALETD_URL} $GBDX_RDA_URL; exit 7"]);
+    assert_eq!((output.status.code(), words(&output)), (Some(7), "/gbdx\n".to_owned()));
     assert_eq!(home.run(&["exec", "--", "/nowhere/command"]).status.code(), Some(127));
     assert_eq!(home.run(&["exec", "-r", "gdbx", "--", "true"]).status.code(), Some(1));
 }
