@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::UnixListener;
@@ -30,10 +32,11 @@ use crate::notices;
 use crate::platform::clock::Clock;
 use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
+use crate::platform::listeners;
 use crate::platform::log::LogHandle;
 use crate::platform::ownership::{self, Fault};
 use crate::platform::paths::{OwnFolder, Paths};
-use crate::platform::peer::PeerLookup;
+use crate::platform::peer::{self, PeerLookup};
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
 use crate::platform::users;
@@ -71,6 +74,10 @@ const HTTP: &str = "http";
 
 /// The name of the inherited control socket.
 const CONTROL: &str = "control";
+
+/// How often it is looked who has the half of `localhost` that we do not serve. One read of the kernel's tables; prime, to
+/// stay out of step with everyone else's round numbers.
+const LOOK: Duration = Duration::from_secs(61);
 
 /// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
 /// others could change, of these and of the files that they name, is refused: see [`ownership`].
@@ -232,6 +239,10 @@ pub struct Daemon {
     access_warnings: Vec<String>,
     /// What is strange about the configuration in force.
     config_warnings: Vec<String>,
+    /// What we should listen on and do not.
+    listen_failures: Vec<String>,
+    /// Who has the half of `localhost` that we do not serve.
+    strangers: Vec<String>,
     events: Arc<Events>,
     log: Option<LogHandle>,
 }
@@ -246,6 +257,17 @@ struct Listening {
     _file: Option<SocketFile>,
 }
 
+/// What binding came to.
+#[derive(Default)]
+struct Binding {
+    /// What is new.
+    bound: Vec<Listening>,
+    /// Addresses that another process has: whoever calls there would talk to it, so nothing is served beside it.
+    taken: Vec<String>,
+    /// What else could not be bound.
+    failures: Vec<String>,
+}
+
 impl Daemon {
     /// Takes the lock, binds the sockets, loads the credentials and starts the threads. Must be called on a tokio
     /// runtime. A configuration that cannot be used does not keep it from starting: it serves its status, says what is
@@ -253,7 +275,8 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// What it cannot do without: the state folder and its lock, the control socket, one listener.
+    /// What it cannot do without: the state folder and its lock, the control socket, one listener; and if an address that
+    /// it should serve is taken by another process, whatever else could be served.
     pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
         let Surroundings { paths, invocation, inherited, mut warnings, seed, hardening, log } = surroundings;
         let clock = Arc::new(Clock::start());
@@ -289,6 +312,23 @@ impl Daemon {
         };
         control.0.set_nonblocking(true)?;
         let control = (UnixListener::from_std(control.0)?, control.1);
+
+        let mut listening: Vec<Listening> =
+            http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None }).collect();
+        // before the walls are drawn, which would hide the processes that have an address already
+        let mut binding = bind_missing(&config, &listening, false);
+        if !binding.taken.is_empty() {
+            // where the configuration is unknown, so are its addresses: the control socket is enough to mend it
+            if problems.is_empty() {
+                return Err(anyhow!(binding.taken.join("; ")));
+            }
+            for words in &binding.taken {
+                error!("{words}; nothing is served until the configuration is mended");
+            }
+            binding.bound.clear();
+            binding.failures.append(&mut binding.taken);
+        }
+        listening.append(&mut binding.bound);
 
         let (keys, keys_problem) = KeyRing::load(store.clone());
         let keys = Arc::new(keys);
@@ -359,7 +399,7 @@ impl Daemon {
             notices,
             accounts,
             proxy,
-            listening: Vec::new(),
+            listening,
             control: Some(control),
             reload_requests: mpsc::channel(8),
             renewer,
@@ -369,17 +409,15 @@ impl Daemon {
             audit,
             access_warnings,
             config_warnings,
+            listen_failures: Vec::new(),
+            strangers: Vec::new(),
             events: Arc::new(Events::starting_after(started_at.as_millis())),
             log,
         };
-        let inherited =
-            http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None });
-        daemon.listening.extend(inherited);
-        let failures = daemon.listen(&config);
-        // where the configuration is unknown, so are its addresses: the control socket is enough to mend it
+        daemon.listen(&config, binding);
         let is_configured = daemon.problems.borrow().is_empty();
-        if is_configured && daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
-            return Err(anyhow!(failures.join("; ")));
+        if is_configured && daemon.facts.borrow().listen.is_empty() && !daemon.listen_failures.is_empty() {
+            return Err(anyhow!(daemon.listen_failures.join("; ")));
         }
         Ok(daemon)
     }
@@ -423,6 +461,7 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut watchdog = self.notifier.watchdog_interval().map(tokio::time::interval);
         let mut all_alive = None;
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
         let mut accounts = self.accounts.clone();
         let mut told = String::new();
         for address in &self.facts.borrow().listen {
@@ -461,6 +500,10 @@ impl Daemon {
                     files = ConfigWatch::new(self.watched());
                     let outcome = self.reload().await;
                     let _ = reply.send(outcome);
+                }
+                _ = look.tick(), if !self.lone_halves().is_empty() => {
+                    self.look_for_strangers();
+                    self.warn();
                 }
                 // the manager hears of us only when the other threads have answered, too
                 () = tick(&mut watchdog), if all_alive.is_none() => all_alive = Some(Box::pin(self.signs_of_life())),
@@ -534,6 +577,12 @@ impl Daemon {
         let config = Arc::new(parsed.config);
         let sources = sources(&config, &self.config.borrow(), &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
+        // first of all: where a new address is another process's, the old ones stay, and so does the rest
+        let binding = bind_missing(&config, &self.listening, self.is_confined());
+        if !binding.taken.is_empty() {
+            let again = |words| format!("{words}; then reload");
+            return Err(binding.taken.into_iter().map(again).collect());
+        }
         let ended_audit = self.follow_audit(&config).map_err(|error| vec![error])?;
         let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref());
         access_warnings.extend(self.beyond_the_walls(&config));
@@ -555,8 +604,8 @@ impl Daemon {
         self.config.send_replace(config.clone());
         self.problems.send_replace(Vec::new());
         self.config_warnings = said(parsed.warnings);
-        let failures = self.listen(&config);
-        if failures.is_empty() { Ok(()) } else { Err(failures) }
+        self.listen(&config, binding);
+        if self.listen_failures.is_empty() { Ok(()) } else { Err(self.listen_failures.clone()) }
     }
 
     /// Starts, moves or stops the audit as the configuration says; in any case its file is opened anew. Returns the one
@@ -593,41 +642,20 @@ impl Daemon {
         program.inspect(|warning| warn!("{warning}")).into_iter().collect()
     }
 
-    /// Binds what the configuration lists and we do not listen on yet, and closes what it no longer lists. Returns what
-    /// could not be done; the rest is.
-    fn listen(&mut self, config: &Config) -> Vec<String> {
-        let mut failures = Vec::new();
-        let mut wanted: Vec<(ListenAddress, Option<RouteName>)> = Vec::new();
-        if self.listening.iter().all(|listening| listening.address.is_some()) {
-            wanted.extend(config.listen.iter().map(|address| (address.clone(), None)));
-        }
-        for route in &config.routes {
-            wanted.extend(route.listen.iter().map(|address| (address.clone(), Some(route.name.clone()))));
-        }
+    /// Serves what is newly bound, closes what the configuration no longer lists, and says what could not be bound.
+    fn listen(&mut self, config: &Config, binding: Binding) {
+        let Binding { bound, taken: _, failures } = binding;
+        self.listening.extend(bound);
+        let wanted = wanted(config, &self.listening);
         self.listening.retain_mut(|listening| {
             let Some(address) = &listening.address else { return true };
             let Some((_, route)) = wanted.iter().find(|(wanted, _)| wanted == address) else { return false };
             listening.route.clone_from(route);
             true
         });
-        for (address, route) in wanted {
-            if self.listening.iter().any(|listening| listening.address.as_ref() == Some(&address)) {
-                continue;
-            }
-            match socket::bind(&address) {
-                Ok(Bound { listener, file }) => {
-                    self.listening.push(Listening { address: Some(address), route, listener, _file: file });
-                }
-                Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
-                Err(error) => {
-                    let mut words = error.to_string();
-                    if self.is_confined() && error.kind() == io::ErrorKind::PermissionDenied {
-                        words += " (or restart valetd: its sandbox was drawn without this folder)";
-                    }
-                    error!("{words}");
-                    failures.push(words);
-                }
-            }
+        self.listen_failures = failures;
+        for words in &self.listen_failures {
+            error!("{words}");
         }
         let others =
             config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|r| r.require_key);
@@ -641,13 +669,9 @@ impl Daemon {
             listening.listener.try_clone().map(|listener| ProxyListener { socket: listener, route })
         });
         if let Err(error) = copies.collect::<io::Result<Vec<_>>>().and_then(|listeners| self.proxy.listen(listeners)) {
-            failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
+            self.listen_failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
         }
-        let mut warnings = [self.standing_warnings.clone(), self.config_warnings.clone()].concat();
-        warnings.extend(failures.iter().cloned());
-        warnings.extend(self.access_warnings.iter().cloned());
         self.facts.send_modify(|facts| {
-            facts.warnings = warnings;
             facts.listen.clear();
             facts.route_listen.clear();
             for Listening { route, listener, .. } in &self.listening {
@@ -660,7 +684,110 @@ impl Daemon {
                 }
             }
         });
-        failures
+        self.look_for_strangers();
+        self.warn();
+    }
+
+    /// What a person should look at some day, as it is now.
+    fn warn(&self) {
+        let warnings = [
+            &self.standing_warnings,
+            &self.config_warnings,
+            &self.listen_failures,
+            &self.strangers,
+            &self.access_warnings,
+        ];
+        let warnings: Vec<String> = warnings.into_iter().flatten().cloned().collect();
+        self.facts.send_if_modified(|facts| {
+            let is_news = facts.warnings != warnings;
+            facts.warnings = warnings;
+            is_news
+        });
+    }
+
+    /// The addresses that `localhost` stands for besides those that we serve.
+    fn lone_halves(&self) -> Vec<SocketAddr> {
+        let served: Vec<SocketAddr> = self
+            .listening
+            .iter()
+            .filter_map(|listening| match listening.listener.local_addr() {
+                Ok(ListenAddress::Tcp(address)) => Some(address),
+                Ok(ListenAddress::Unix(_)) | Err(_) => None,
+            })
+            .collect();
+        let halves = served.iter().filter_map(|address| listeners::other_half(*address));
+        halves.filter(|half| !served.iter().any(|served| covers(*served, *half))).collect()
+    }
+
+    /// Whether another user has the half of `localhost` that we do not serve: some of what tools send to `localhost` goes
+    /// there. Who comes later is found at the next look.
+    fn look_for_strangers(&mut self) {
+        let found = self.lone_halves().into_iter().filter_map(listeners::occupant);
+        let words = found.filter(|occupant| occupant.uid != peer::own_uid()).map(|occupant| {
+            format!(
+                "what tools send to http://localhost:{} may go to {occupant}: have it ended, or list 127.0.0.1 and [::1] \
+                 both in `listen` with a port that is free",
+                occupant.address.port()
+            )
+        });
+        let strangers: Vec<String> = words.collect();
+        for words in strangers.iter().filter(|words| !self.strangers.contains(words)) {
+            error!("{words}");
+        }
+        self.strangers = strangers;
+    }
+}
+
+/// What a configuration wants to be listened on, and for which route. Sockets of the service manager stand in place of
+/// the common addresses.
+fn wanted(config: &Config, listening: &[Listening]) -> Vec<(ListenAddress, Option<RouteName>)> {
+    let mut wanted = Vec::new();
+    if listening.iter().all(|listening| listening.address.is_some()) {
+        wanted.extend(config.listen.iter().map(|address| (address.clone(), None)));
+    }
+    for route in &config.routes {
+        wanted.extend(route.listen.iter().map(|address| (address.clone(), Some(route.name.clone()))));
+    }
+    wanted
+}
+
+/// Binds what the configuration lists and is not in `listening`.
+fn bind_missing(config: &Config, listening: &[Listening], is_confined: bool) -> Binding {
+    let mut binding = Binding::default();
+    for (address, route) in wanted(config, listening) {
+        let ours = || listening.iter().chain(&binding.bound).filter_map(|listening| listening.address.as_ref());
+        if ours().any(|other| *other == address) {
+            continue;
+        }
+        match socket::bind(&address) {
+            Ok(Bound { listener, file }) => {
+                binding.bound.push(Listening { address: Some(address), route, listener, _file: file });
+            }
+            Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
+            // our own socket on all addresses is in the way of one on a single one, and the other way round
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !ours().any(|other| overlap(other, &address)) => {
+                binding.taken.push(error.to_string());
+            }
+            Err(error) if is_confined && error.kind() == io::ErrorKind::PermissionDenied => {
+                let words = format!("{error} (or restart valetd: its sandbox was drawn without this folder)");
+                binding.failures.push(words);
+            }
+            Err(error) => binding.failures.push(error.to_string()),
+        }
+    }
+    binding
+}
+
+/// Whether a TCP listener on `served` takes the connections to `address`, too.
+fn covers(served: SocketAddr, address: SocketAddr) -> bool {
+    let all = served.ip().is_unspecified() && (served.is_ipv6() || address.is_ipv4());
+    served.port() == address.port() && (served.ip() == address.ip() || all)
+}
+
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    match (one, other) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => covers(*one, *other) || covers(*other, *one),
+        (ListenAddress::Unix(_), _) | (_, ListenAddress::Unix(_)) => false,
     }
 }
 

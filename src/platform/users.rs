@@ -25,6 +25,13 @@ pub fn resolve(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
     (uids, problems)
 }
 
+/// The name of a user, where `/etc/passwd` has one.
+pub fn name_of(uid: u32) -> Option<String> {
+    let passwd = std::fs::read("/etc/passwd").ok()?;
+    let passwd = String::from_utf8_lossy(&passwd);
+    users_of(&passwd).into_iter().find(|(_, found, _)| *found == uid).map(|(name, ..)| name.to_owned())
+}
+
 /// Name, uid and gid of each user (passwd(5)); lines that make no sense are nobody's.
 fn users_of(passwd: &str) -> Vec<(&str, u32, u32)> {
     let user = |line| {
@@ -60,7 +67,7 @@ pub(super) fn group_members(gid: u32, passwd: &str, group: &str) -> Option<BTree
     is_known.then_some(members)
 }
 
-/// The same from the two files' texts (passwd(5), group(5)).
+/// The user ids of all these clients, from the two files' texts (passwd(5), group(5)).
 fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
     let (users, groups) = (users_of(passwd), groups_of(group));
     let uid_of = |user: &str| {

@@ -18,6 +18,7 @@ mod keys;
 mod kills;
 mod lab;
 mod laptop;
+mod listeners;
 mod notices;
 mod owner;
 mod ownership;
