@@ -263,10 +263,20 @@ impl Visit for FieldWriter<'_> {
     }
 }
 
-/// A control character as its escape, any other as it is.
+/// Whether a character gives orders to a terminal, turns text around, or cannot be seen: controls, separators of lines,
+/// marks of direction (UAX 9), what has no width, tags.
+pub fn is_treacherous(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter,
+            '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A treacherous character as its escape, any other as it is.
 pub(super) fn tame(letter: char) -> impl Iterator<Item = char> {
     let (escaped, plain) =
-        if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
+        if is_treacherous(letter) { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
     escaped.into_iter().flatten().chain(plain)
 }
 
@@ -340,13 +350,13 @@ mod tests {
 
     #[test]
     fn no_value_can_forge_a_line_or_speak_to_the_terminal() {
-        let hostile = "x\n<3>forged\r\x1b[2J\u{9b}m";
+        let hostile = "x\n<3>forged\r\x1b[2J\u{9b}m\u{202e}\u{2066}\u{2028}\u{feff}\u{e0041}";
         let said = logged("info", Format::Text, Style::Journal, |_| {
             info!(display = %hostile, debug = ?hostile, text = hostile, "{hostile}");
             info_span!("span", %hostile).in_scope(|| info!("inside"));
         });
         assert_eq!(said.lines().count(), 2, "{said}");
-        assert!(said.chars().all(|letter| letter == '\n' || !letter.is_control()), "{said:?}");
+        assert!(said.chars().all(|letter| letter == '\n' || !is_treacherous(letter)), "{said:?}");
     }
 
     #[test]
