@@ -30,6 +30,7 @@ use crate::control::{self, Desk, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
+use crate::platform::containers::Containers;
 use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::listeners;
@@ -41,7 +42,7 @@ use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
-use crate::proxy::audit::Audit;
+use crate::proxy::audit::{self, Audit};
 use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
@@ -235,6 +236,8 @@ pub struct Daemon {
     standing_warnings: Vec<String>,
     keys: Arc<KeyRing>,
     audit: Option<Audit>,
+    /// What looks for containers, and whether it was started within the sandbox.
+    containers: Option<(Containers, bool)>,
     /// What is strange about who may call, and about what a reload asked for that only a restart can bring.
     access_warnings: Vec<String>,
     /// What is strange about the configuration in force.
@@ -334,16 +337,20 @@ impl Daemon {
         let keys = Arc::new(keys);
         warnings.extend(keys_problem.inspect(|problem| warn!("{problem}")));
         // its thread first: what it looks for, the processes of clients, the walls would hide from it
-        let audit = match audit_file(&config, &paths) {
-            Some(file) => Some(Audit::start(file, stats.clone()).context("starting the audit's thread")?),
+        let audit = match audit_settings(&config, &paths) {
+            Some(settings) => Some(Audit::start(settings, stats.clone()).context("starting the audit's thread")?),
             None => None,
+        };
+        let containers = match config.containers_need_key {
+            true => Some(Containers::start().context("starting the thread that looks for containers")?),
+            false => None,
         };
         let mut hardening = hardening;
         if let Some(measures) = &mut hardening {
-            measures.push(confinement(&config, &problems, &paths, audit.is_some()));
+            measures.push(confinement(&config, &problems, &paths, audit.is_some(), containers.is_some()));
             warnings.extend(harden::warning(measures).inspect(|warning| warn!("{warning}")));
         }
-        let (access, access_warnings) = access(&config, &keys, audit.as_ref());
+        let (access, access_warnings) = access(&config, &keys, audit.as_ref(), containers.as_ref());
 
         let (orders, ordered) = mpsc::unbounded_channel();
         let (notices, noticed) = mpsc::channel(8);
@@ -407,6 +414,7 @@ impl Daemon {
             standing_warnings: warnings,
             keys,
             audit,
+            containers: containers.map(|containers| (containers, false)),
             access_warnings,
             config_warnings,
             listen_failures: Vec::new(),
@@ -584,7 +592,9 @@ impl Daemon {
             return Err(binding.taken.into_iter().map(again).collect());
         }
         let ended_audit = self.follow_audit(&config).map_err(|error| vec![error])?;
-        let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref());
+        self.follow_containers(&config).map_err(|error| vec![error])?;
+        let containers = self.containers.as_ref().map(|(containers, _)| containers);
+        let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref(), containers);
         access_warnings.extend(self.beyond_the_walls(&config));
         self.access_warnings = access_warnings;
         let table = table.with_access(access);
@@ -611,13 +621,13 @@ impl Daemon {
     /// Starts, moves or stops the audit as the configuration says; in any case its file is opened anew. Returns the one
     /// that is to end when nobody writes to it any more.
     fn follow_audit(&mut self, config: &Config) -> Result<Option<Audit>, String> {
-        let ended = match (audit_file(config, &self.paths), &mut self.audit) {
-            (Some(file), Some(audit)) => {
-                audit.reopen(file);
+        let ended = match (audit_settings(config, &self.paths), &mut self.audit) {
+            (Some(settings), Some(audit)) => {
+                audit.reopen(settings);
                 None
             }
-            (Some(file), none) => {
-                let started = Audit::start(file, self.stats.clone());
+            (Some(settings), none) => {
+                let started = Audit::start(settings, self.stats.clone());
                 *none = Some(started.map_err(|error| format!("cannot start the audit's thread: {error}"))?);
                 None
             }
@@ -626,6 +636,17 @@ impl Daemon {
         let file = self.audit.as_ref().map(|audit| audit.path().to_owned());
         self.facts.send_modify(|facts| facts.audit = file);
         Ok(ended)
+    }
+
+    /// Starts what looks for containers, if the configuration asks for it. Within the sandbox it finds none, and every
+    /// client needs a key.
+    fn follow_containers(&mut self, config: &Config) -> Result<(), String> {
+        if config.containers_need_key && self.containers.is_none() {
+            let started = Containers::start();
+            let failed = |error| format!("cannot start the thread that looks for containers: {error}");
+            self.containers = Some((started.map_err(failed)?, self.is_confined()));
+        }
+        Ok(())
     }
 
     fn is_confined(&self) -> bool {
@@ -639,7 +660,14 @@ impl Daemon {
                 "{setting} is a command, and the sandbox was drawn at the start without one: restart valetd, or it cannot run"
             )
         });
-        program.inspect(|warning| warn!("{warning}")).into_iter().collect()
+        let is_blind =
+            config.containers_need_key && self.containers.as_ref().is_some_and(|(_, is_confined)| *is_confined);
+        let containers = is_blind.then(|| {
+            "containers_need_key was switched on after the sandbox had been drawn, from within which no client can be seen \
+             to run outside of containers: restart valetd; until then every client needs a key"
+                .to_owned()
+        });
+        program.into_iter().chain(containers).inspect(|warning| warn!("{warning}")).collect()
     }
 
     /// Serves what is newly bound, closes what the configuration no longer lists, and says what could not be bound.
@@ -657,8 +685,8 @@ impl Daemon {
         for words in &self.listen_failures {
             error!("{words}");
         }
-        let others =
-            config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|r| r.require_key);
+        let is_other = |client: &Client| !matches!(client, Client::Own | Client::Root); // whom no mode keeps out
+        let others = config.clients.iter().any(is_other) || config.routes.iter().any(|r| r.require_key);
         for listening in &self.listening {
             if let Some(ListenAddress::Unix(path)) = &listening.address {
                 open_to_others(path, others);
@@ -791,27 +819,46 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     }
 }
 
-/// Where the audit goes, if there is to be one.
-fn audit_file(config: &Config, paths: &Paths) -> Option<PathBuf> {
-    match &config.audit {
-        AuditSetting::Off => None,
-        AuditSetting::StateFolder => Some(paths.state_dir.join("audit.jsonl")),
-        AuditSetting::File(file) => Some(file.clone()),
-    }
+/// Where the audit goes and how much of it is kept, if there is to be one.
+fn audit_settings(config: &Config, paths: &Paths) -> Option<audit::Settings> {
+    let path = match &config.audit {
+        AuditSetting::Off => return None,
+        AuditSetting::StateFolder => paths.state_dir.join("audit.jsonl"),
+        AuditSetting::File(file) => file.clone(),
+    };
+    let Config { audit_required: is_required, audit_size: size, audit_keep: keep, .. } = *config;
+    Some(audit::Settings { path, size, keep, is_required })
 }
 
 /// Who may call, and what could not be found out about that, in sentences.
-fn access(config: &Config, keys: &Arc<KeyRing>, audit: Option<&Audit>) -> (Access, Vec<String>) {
+fn access(
+    config: &Config,
+    keys: &Arc<KeyRing>,
+    audit: Option<&Audit>,
+    containers: Option<&Containers>,
+) -> (Access, Vec<String>) {
     let (uids, problems) = users::resolve(&config.clients);
     for problem in &problems {
         warn!("{problem}");
     }
-    let access = Access { uids: uids.into_iter().collect(), keys: keys.clone(), audit: audit.map(Audit::log) };
+    let access = Access {
+        uids: uids.into_iter().collect(),
+        keys: keys.clone(),
+        containers: containers.filter(|_| config.containers_need_key).cloned(),
+        audit: audit.map(Audit::log),
+        audit_required: config.audit_required,
+    };
     (access, problems)
 }
 
 /// Gives up what the daemon does not need of the system, unless that would break what the configuration asks for.
-fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: bool) -> Measure {
+fn confinement(
+    config: &Config,
+    problems: &[String],
+    paths: &Paths,
+    is_audited: bool,
+    looks_for_containers: bool,
+) -> Measure {
     if !config.sandbox {
         return Measure::waived(LANDLOCK, "switched off (sandbox = false)");
     }
@@ -836,8 +883,13 @@ fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: boo
     }
     folders.push(paths.state_dir.clone());
     let mut measure = harden::confine(&folders);
-    if audited && measure.in_force {
-        measure.detail += "; but for the audit's thread, which looks for the processes of clients";
+    if measure.in_force {
+        measure.detail += match (is_audited, looks_for_containers) {
+            (false, false) => "",
+            (true, false) => "; but for the audit's thread, which looks for the processes of clients",
+            (false, true) => "; but for the thread that looks for the processes of clients",
+            (true, true) => "; but for two threads, the audit's and another, which look for the processes of clients",
+        };
     }
     measure
 }

@@ -35,10 +35,12 @@ use tracing::debug;
 use super::Peer;
 use super::audit;
 use super::error::{Advice, Fault, ProxyError};
-use super::guard::Door;
+use super::guard::{Caller, Door};
 use super::worker::Worker;
 use super::{http2, service};
 use crate::config::RouteName;
+use crate::platform::containers::Containers;
+use crate::platform::peer::Ends;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -391,6 +393,8 @@ pub(super) struct Connection {
     pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
     /// Both ends, on TCP: the client's, ours.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Whether the client runs outside of containers, once somebody has looked.
+    at_home: Cell<Option<bool>>,
     id: u64,
     stopping: Cell<Stopping>,
     waker: RefCell<Option<Waker>>,
@@ -425,6 +429,7 @@ impl Connection {
             pulse: Pulse::new(),
             seat: Rc::default(),
             ends,
+            at_home: Cell::new(None),
             id,
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
@@ -446,6 +451,7 @@ impl Connection {
             pulse: Pulse::new(),
             seat: self.seat.clone(),
             ends: self.ends,
+            at_home: Cell::new(None),
             id: self.id,
             stopping: Cell::new(Stopping::No),
             waker: RefCell::new(None),
@@ -503,6 +509,21 @@ impl Connection {
             Poll::Pending => Poll::Pending,
         })
         .await
+    }
+
+    /// Whether the client is known to run outside of containers; looked up once.
+    pub(super) async fn is_at_home(&self, containers: &Containers) -> bool {
+        let connection = self.carrier.as_deref().unwrap_or(self);
+        if let Some(known) = connection.at_home.get() {
+            return known;
+        }
+        let at_home = match (self.ends, self.door.caller) {
+            (Some((client, server)), _) => containers.is_at_home(Ends::Tcp(client, server)).await,
+            (None, Caller::Of { pid, .. }) => containers.is_at_home(Ends::Unix(pid)).await,
+            (None, Caller::NotAsked | Caller::Unknown) => false,
+        };
+        connection.at_home.set(Some(at_home));
+        at_home
     }
 
     /// A client that has closed its sending side while an answer is due may only be done with asking, or be gone.

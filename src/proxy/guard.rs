@@ -53,7 +53,7 @@ impl Caller {
     }
 
     /// Whether it may come in without a client key; `uids` are those of the setting `clients`, in order.
-    fn is_one_of(self, uids: &[u32]) -> bool {
+    pub(super) fn is_one_of(self, uids: &[u32]) -> bool {
         match self {
             Caller::NotAsked => true,
             Caller::Of { uid, .. } => uids.binary_search(&uid).is_ok(),
@@ -88,7 +88,10 @@ pub(super) fn admit<'request>(
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
     if !keyed && !door.caller.is_one_of(uids) {
-        return Err(ProxyError::NotAllowed(Check::Peer));
+        return Err(ProxyError::NotAllowed(match door.caller.uid() {
+            Some(0) => Check::Root,
+            Some(_) | None => Check::Peer,
+        }));
     }
     check_form(method, target, headers, survey)?;
     let host = check_host(door, hosts, target, version, headers, survey)?;
@@ -376,6 +379,7 @@ mod tests {
             ("our own", at_home(of(OWN)), false, None),
             ("root's", at_home(of(0)), false, None),
             ("another user's", at_home(of(1001)), false, peer),
+            ("a user's of no name", at_home(of(65534)), false, peer),
             ("nobody knows whose", at_home(Caller::Unknown), false, peer),
             ("nobody asks", at_home(Caller::NotAsked), false, None),
             ("another user's, with a key", at_home(of(1001)), true, None),
@@ -389,6 +393,13 @@ mod tests {
             let expected = refused.map_or(Ok("localhost".to_owned()), |check| Err(ProxyError::NotAllowed(check)));
             assert_eq!(admit_with(door, keyed, "GET", "/", &[host]), expected, "{case}");
         }
+        let roots = Door { caller: of(0), ..HERE };
+        let admission = Admission { uids: &[OWN], hosts: &[], keyed: false };
+        let request = Request::builder().uri("/").body(()).unwrap();
+        let survey = Survey::of(request.headers());
+        let refused =
+            admit(roots, admission, request.method(), request.uri(), request.version(), request.headers(), &survey);
+        assert_eq!(refused, Err(ProxyError::NotAllowed(Check::Root)), "root is not named");
         // a key opens no way around the other walls
         let page = [("host", "localhost:8253"), ("origin", "https://evil.example")];
         assert_eq!(admit_with(HERE, true, "GET", "/", &page), Err(ProxyError::NotAllowed(Check::Origin)));

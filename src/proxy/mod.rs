@@ -9,7 +9,7 @@
 //! * `authorization`: which token a request leaves with;
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
-//! * [`audit`]: one line for each request, if somebody wants that;
+//! * [`audit`], `note`: one line for each request, if somebody wants that;
 //! * `error`: what a tool sees when something is wrong.
 
 use std::collections::HashMap;
@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client_keys::KeyRing;
 use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
+use crate::platform::containers::Containers;
 use crate::platform::{ownership, socket, tls};
 use crate::secret::Secret;
 use crate::stats::Stats;
@@ -55,6 +56,7 @@ mod headers;
 mod http2;
 mod link;
 mod multiplexed;
+mod note;
 mod overrides;
 mod replay;
 mod rewrite;
@@ -100,16 +102,19 @@ pub struct Access {
     pub uids: Vec<u32>,
     /// The client keys.
     pub keys: Arc<KeyRing>,
+    /// Asked where a client without a key runs, if containers need one.
+    pub containers: Option<Containers>,
     /// Where requests are noted, if they are.
     pub audit: Option<AuditLog>,
+    /// Whether nothing is forwarded that cannot be noted.
+    pub audit_required: bool,
 }
 
-/// Our own processes and root's, no keys, no audit.
+/// Our own processes, no keys, no audit.
 impl Default for Access {
     fn default() -> Self {
-        let mut uids = vec![0, rustix::process::geteuid().as_raw()];
-        uids.dedup();
-        Self { uids, keys: Arc::default(), audit: None }
+        let uids = vec![rustix::process::geteuid().as_raw()];
+        Self { uids, keys: Arc::default(), containers: None, audit: None, audit_required: false }
     }
 }
 

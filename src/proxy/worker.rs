@@ -17,8 +17,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::audit;
 use super::connection::{self, Connection, Socket};
 use super::guard::{Caller, Door};
+use super::note::Running;
 use super::route::RouteEntry;
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
@@ -54,6 +56,8 @@ pub(super) struct Worker {
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
+    /// What the audit will be told.
+    pub(super) notes: Running,
 }
 
 /// The table with this worker's pools.
@@ -103,6 +107,7 @@ impl Worker {
             most_connections: most_connections(workers),
             one_less: Notify::new(),
             peers: peers.map(|peers| RefCell::new(peers())),
+            notes: Running::default(),
         })
     }
 
@@ -139,8 +144,17 @@ impl Worker {
     /// Does what it is told until it is told to stop, or nobody is left to tell.
     pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut accepting: Vec<AbortHandle> = Vec::new();
+        let mut look = tokio::time::interval(audit::LOOK);
         let drain = loop {
-            match commands.recv().await {
+            let is_audited = self.table.borrow().shared.access.audit.is_some();
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                _ = look.tick(), if is_audited => {
+                    self.notes.tell_of_long();
+                    continue;
+                }
+            };
+            match command {
                 Some(Command::Table(shared)) => {
                     let table = LocalTable::new(shared, &self.table().routes);
                     self.table.replace(table);
