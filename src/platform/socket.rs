@@ -172,10 +172,10 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
                 "that is a file, not a socket: move it away, or name another place",
             );
         }
-        Ok(_) if let Some(answering) = answering(path)? => {
-            return in_words(ErrorKind::AddrInUse, &format!("a running process answers there{answering}"));
-        }
         Ok(_) => {
+            if let Some(answering) = answering(path)? {
+                return in_words(ErrorKind::AddrInUse, &format!("a running process answers there{answering}"));
+            }
             debug!(path = %path.display(), "replacing the socket of a process that is gone");
             std::fs::remove_file(path)?;
         }

@@ -145,6 +145,8 @@ pub(super) enum Whose {
 #[derive(Debug)]
 pub(super) struct Place {
     whose: Whose,
+    /// Whether something was forwarded because of it.
+    is_promised: bool,
     shared: Arc<Shared>,
 }
 
@@ -318,13 +320,15 @@ impl AuditLog {
         let (taken, most) = self.shared.share(whose);
         let one_more = |taken: usize| (taken < most).then_some(taken + 1);
         taken.fetch_update(Relaxed, Relaxed, one_more).ok()?;
-        Some(Place { whose, shared: self.shared.clone() })
+        Some(Place { whose, is_promised: false, shared: self.shared.clone() })
     }
 
     /// Room for one entry that will be written, as far as anybody can know: the file could be written when it was last
     /// tried, and there is space for what waits.
     pub(super) fn promised_place(&self, whose: Whose) -> Option<Place> {
-        self.shared.is_writable.load(Relaxed).then(|| self.place(whose)).flatten()
+        let mut place = self.shared.is_writable.load(Relaxed).then(|| self.place(whose)).flatten()?;
+        place.is_promised = true;
+        Some(place)
     }
 
     /// Counts a request of somebody who has not shown what would let them in.
@@ -491,6 +495,10 @@ impl Writer {
         match message {
             Message::Opened(seat, ends, _) => drop(self.processes.insert(seat, process(lookup, ends))),
             Message::Closed(seat) => drop(self.processes.remove(&seat)),
+            // the reserve is for what was forwarded
+            Message::Entry(entry) if self.has_only_promises() && !entry.place.is_promised => {
+                self.shared.stats.audit.dropped.add(1);
+            }
             Message::Entry(entry) => {
                 let process = self.processes.get(&entry.seat);
                 write_entry(&mut self.lines, &entry, process);
@@ -500,7 +508,15 @@ impl Writer {
         }
     }
 
+    /// Whether nothing is to be written but what was promised.
+    fn has_only_promises(&self) -> bool {
+        self.settings.is_required && self.failed_at.is_some()
+    }
+
     fn count_strangers(&mut self, is_ending: bool) {
+        if self.has_only_promises() {
+            return;
+        }
         let mut strangers = self.shared.strangers();
         let due = strangers.since.filter(|(_, since)| is_ending || since.elapsed() >= STRANGERS_EVERY);
         let Some((at, since)) = due else { return };
@@ -690,7 +706,8 @@ pub(super) fn cut(text: &mut String, most: usize) -> bool {
     if text.len() <= most {
         return false;
     }
-    text.truncate(text.floor_char_boundary(most));
+    let boundary = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(boundary);
     true
 }
 

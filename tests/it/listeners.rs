@@ -209,7 +209,7 @@ fn a_stranger_on_the_half_that_is_not_configured_is_told_by_status_and_doctor() 
     assert!(told.contains(&format!("http://localhost:{port} may go to process {}", squatter.pid())), "{told}");
     drop(squatter);
     assert!(home.run(&["reload"]).status.success());
-    assert_eq!(daemon.status()["daemon"]["warnings"].to_string().contains(STRANGER), false);
+    assert!(!daemon.status()["daemon"]["warnings"].to_string().contains(STRANGER));
 }
 
 #[test]
