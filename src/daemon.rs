@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::UnixListener;
@@ -29,17 +30,19 @@ use crate::control::{self, Desk, LendRequest, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
+use crate::platform::containers::Containers;
 use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
+use crate::platform::listeners;
 use crate::platform::log::LogHandle;
 use crate::platform::ownership::{self, Fault};
 use crate::platform::paths::{OwnFolder, Paths};
-use crate::platform::peer::PeerLookup;
+use crate::platform::peer::{self, PeerLookup};
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
-use crate::proxy::audit::Audit;
+use crate::proxy::audit::{self, Audit};
 use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
@@ -72,6 +75,10 @@ const HTTP: &str = "http";
 
 /// The name of the inherited control socket.
 const CONTROL: &str = "control";
+
+/// How often it is looked who has the half of `localhost` that we do not serve. One read of the kernel's tables; prime, to
+/// stay out of step with everyone else's round numbers.
+const LOOK: Duration = Duration::from_secs(61);
 
 /// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
 /// others could change, of these and of the files that they name, is refused: see [`ownership`].
@@ -230,10 +237,16 @@ pub struct Daemon {
     standing_warnings: Vec<String>,
     keys: Arc<KeyRing>,
     audit: Option<Audit>,
+    /// What looks for containers, and whether it was started within the sandbox.
+    containers: Option<(Containers, bool)>,
     /// What is strange about who may call, and about what a reload asked for that only a restart can bring.
     access_warnings: Vec<String>,
     /// What is strange about the configuration in force.
     config_warnings: Vec<String>,
+    /// What we should listen on and do not.
+    listen_failures: Vec<String>,
+    /// Who has the half of `localhost` that we do not serve.
+    strangers: Vec<String>,
     events: Arc<Events>,
     log: Option<LogHandle>,
 }
@@ -248,6 +261,17 @@ struct Listening {
     _file: Option<SocketFile>,
 }
 
+/// What binding came to.
+#[derive(Default)]
+struct Binding {
+    /// What is new.
+    bound: Vec<Listening>,
+    /// Addresses that another process has: whoever calls there would talk to it, so nothing is served beside it.
+    taken: Vec<String>,
+    /// What else could not be bound.
+    failures: Vec<String>,
+}
+
 impl Daemon {
     /// Takes the lock, binds the sockets, loads the credentials and starts the threads. Must be called on a tokio
     /// runtime. A configuration that cannot be used does not keep it from starting: it serves its status, says what is
@@ -255,7 +279,8 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// What it cannot do without: the state folder and its lock, the control socket, one listener.
+    /// What it cannot do without: the state folder and its lock, the control socket, one listener; and if an address that
+    /// it should serve is taken by another process, whatever else could be served.
     pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
         let Surroundings { paths, invocation, inherited, mut warnings, seed, hardening, log } = surroundings;
         let clock = Arc::new(Clock::start());
@@ -293,20 +318,41 @@ impl Daemon {
         remove_lent_sockets(&paths.socket);
         let control = (UnixListener::from_std(control.0)?, control.1);
 
+        let mut listening: Vec<Listening> =
+            http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None }).collect();
+        // before the walls are drawn, which would hide the processes that have an address already
+        let mut binding = bind_missing(&config, &listening, false);
+        if !binding.taken.is_empty() {
+            // where the configuration is unknown, so are its addresses: the control socket is enough to mend it
+            if problems.is_empty() {
+                return Err(anyhow!(binding.taken.join("; ")));
+            }
+            for words in &binding.taken {
+                error!("{words}; nothing is served until the configuration is mended");
+            }
+            binding.bound.clear();
+            binding.failures.append(&mut binding.taken);
+        }
+        listening.append(&mut binding.bound);
+
         let (keys, keys_problem) = KeyRing::load(store.clone(), clock.clone());
         let keys = Arc::new(keys);
         warnings.extend(keys_problem.inspect(|problem| warn!("{problem}")));
         // its thread first: what it looks for, the processes of clients, the walls would hide from it
-        let audit = match audit_file(&config, &paths) {
-            Some(file) => Some(Audit::start(file, stats.clone()).context("starting the audit's thread")?),
+        let audit = match audit_settings(&config, &paths) {
+            Some(settings) => Some(Audit::start(settings, stats.clone()).context("starting the audit's thread")?),
             None => None,
+        };
+        let containers = match config.containers_need_key {
+            true => Some(Containers::start().context("starting the thread that looks for containers")?),
+            false => None,
         };
         let mut hardening = hardening;
         if let Some(measures) = &mut hardening {
-            measures.push(confinement(&config, &problems, &paths, audit.is_some()));
+            measures.push(confinement(&config, &problems, &paths, audit.is_some(), containers.is_some()));
             warnings.extend(harden::warning(measures).inspect(|warning| warn!("{warning}")));
         }
-        let (access, access_warnings) = access(&config, &keys, audit.as_ref());
+        let (access, access_warnings) = access(&config, &keys, audit.as_ref(), containers.as_ref());
 
         let (orders, ordered) = mpsc::unbounded_channel();
         let (notices, noticed) = mpsc::channel(8);
@@ -362,7 +408,7 @@ impl Daemon {
             notices,
             accounts,
             proxy,
-            listening: Vec::new(),
+            listening,
             control: Some(control),
             reload_requests: mpsc::channel(8),
             lend_requests: mpsc::channel(8),
@@ -371,19 +417,18 @@ impl Daemon {
             standing_warnings: warnings,
             keys,
             audit,
+            containers: containers.map(|containers| (containers, false)),
             access_warnings,
             config_warnings,
+            listen_failures: Vec::new(),
+            strangers: Vec::new(),
             events: Arc::new(Events::starting_after(started_at.as_millis())),
             log,
         };
-        let inherited =
-            http.into_iter().map(|listener| Listening { address: None, route: None, listener, _file: None });
-        daemon.listening.extend(inherited);
-        let failures = daemon.listen(&config);
-        // where the configuration is unknown, so are its addresses: the control socket is enough to mend it
+        daemon.listen(&config, binding);
         let is_configured = daemon.problems.borrow().is_empty();
-        if is_configured && daemon.facts.borrow().listen.is_empty() && !failures.is_empty() {
-            return Err(anyhow!(failures.join("; ")));
+        if is_configured && daemon.facts.borrow().listen.is_empty() && !daemon.listen_failures.is_empty() {
+            return Err(anyhow!(daemon.listen_failures.join("; ")));
         }
         Ok(daemon)
     }
@@ -429,6 +474,7 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut watchdog = self.notifier.watchdog_interval().map(tokio::time::interval);
         let mut all_alive = None;
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
         let mut accounts = self.accounts.clone();
         let mut told = String::new();
         for address in &self.facts.borrow().listen {
@@ -470,6 +516,10 @@ impl Daemon {
                 }
                 Some(LendRequest { routes, reply }) = self.lend_requests.1.recv() => {
                     let _ = reply.send(self.lend(&routes)); // what nobody waits for any more is closed by its drop
+                }
+                _ = look.tick(), if !self.lone_halves().is_empty() => {
+                    self.look_for_strangers();
+                    self.warn();
                 }
                 // the manager hears of us only when the other threads have answered, too
                 () = tick(&mut watchdog), if all_alive.is_none() => all_alive = Some(Box::pin(self.signs_of_life())),
@@ -545,8 +595,16 @@ impl Daemon {
         let config = Arc::new(parsed.config);
         let sources = sources(&config, &self.config.borrow(), &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
+        // first of all: where a new address is another process's, the old ones stay, and so does the rest
+        let binding = bind_missing(&config, &self.listening, self.is_confined());
+        if !binding.taken.is_empty() {
+            let again = |words| format!("{words}; then reload");
+            return Err(binding.taken.into_iter().map(again).collect());
+        }
         let ended_audit = self.follow_audit(&config).map_err(|error| vec![error])?;
-        let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref());
+        self.follow_containers(&config).map_err(|error| vec![error])?;
+        let containers = self.containers.as_ref().map(|(containers, _)| containers);
+        let (access, mut access_warnings) = access(&config, &self.keys, self.audit.as_ref(), containers);
         access_warnings.extend(self.beyond_the_walls(&config));
         self.access_warnings = access_warnings;
         let table = table.with_access(access);
@@ -566,20 +624,20 @@ impl Daemon {
         self.config.send_replace(config.clone());
         self.problems.send_replace(Vec::new());
         self.config_warnings = said(parsed.warnings);
-        let failures = self.listen(&config);
-        if failures.is_empty() { Ok(()) } else { Err(failures) }
+        self.listen(&config, binding);
+        if self.listen_failures.is_empty() { Ok(()) } else { Err(self.listen_failures.clone()) }
     }
 
     /// Starts, moves or stops the audit as the configuration says; in any case its file is opened anew. Returns the one
     /// that is to end when nobody writes to it any more.
     fn follow_audit(&mut self, config: &Config) -> Result<Option<Audit>, String> {
-        let ended = match (audit_file(config, &self.paths), &mut self.audit) {
-            (Some(file), Some(audit)) => {
-                audit.reopen(file);
+        let ended = match (audit_settings(config, &self.paths), &mut self.audit) {
+            (Some(settings), Some(audit)) => {
+                audit.reopen(settings);
                 None
             }
-            (Some(file), none) => {
-                let started = Audit::start(file, self.stats.clone());
+            (Some(settings), none) => {
+                let started = Audit::start(settings, self.stats.clone());
                 *none = Some(started.map_err(|error| format!("cannot start the audit's thread: {error}"))?);
                 None
             }
@@ -588,6 +646,17 @@ impl Daemon {
         let file = self.audit.as_ref().map(|audit| audit.path().to_owned());
         self.facts.send_modify(|facts| facts.audit = file);
         Ok(ended)
+    }
+
+    /// Starts what looks for containers, if the configuration asks for it. Within the sandbox it finds none, and every
+    /// client needs a key.
+    fn follow_containers(&mut self, config: &Config) -> Result<(), String> {
+        if config.containers_need_key && self.containers.is_none() {
+            let started = Containers::start();
+            let failed = |error| format!("cannot start the thread that looks for containers: {error}");
+            self.containers = Some((started.map_err(failed)?, self.is_confined()));
+        }
+        Ok(())
     }
 
     fn is_confined(&self) -> bool {
@@ -601,7 +670,14 @@ impl Daemon {
                 "{setting} is a command, and the sandbox was drawn at the start without one: restart valetd, or it cannot run"
             )
         });
-        program.inspect(|warning| warn!("{warning}")).into_iter().collect()
+        let is_blind =
+            config.containers_need_key && self.containers.as_ref().is_some_and(|(_, is_confined)| *is_confined);
+        let containers = is_blind.then(|| {
+            "containers_need_key was switched on after the sandbox had been drawn, from within which no client can be seen \
+             to run outside of containers: restart valetd; until then every client needs a key"
+                .to_owned()
+        });
+        program.into_iter().chain(containers).inspect(|warning| warn!("{warning}")).collect()
     }
 
     /// Opens an address for a command, where `routes` exist and no others: on 127.0.0.1, or, where no TCP address is
@@ -625,41 +701,20 @@ impl Daemon {
         lent.map_err(|error| error.to_string())
     }
 
-    /// Binds what the configuration lists and we do not listen on yet, and closes what it no longer lists. Returns what
-    /// could not be done; the rest is.
-    fn listen(&mut self, config: &Config) -> Vec<String> {
-        let mut failures = Vec::new();
-        let mut wanted: Vec<(ListenAddress, Option<RouteName>)> = Vec::new();
-        if self.listening.iter().all(|listening| listening.address.is_some()) {
-            wanted.extend(config.listen.iter().map(|address| (address.clone(), None)));
-        }
-        for route in &config.routes {
-            wanted.extend(route.listen.iter().map(|address| (address.clone(), Some(route.name.clone()))));
-        }
+    /// Serves what is newly bound, closes what the configuration no longer lists, and says what could not be bound.
+    fn listen(&mut self, config: &Config, binding: Binding) {
+        let Binding { bound, taken: _, failures } = binding;
+        self.listening.extend(bound);
+        let wanted = wanted(config, &self.listening);
         self.listening.retain_mut(|listening| {
             let Some(address) = &listening.address else { return true };
             let Some((_, route)) = wanted.iter().find(|(wanted, _)| wanted == address) else { return false };
             listening.route.clone_from(route);
             true
         });
-        for (address, route) in wanted {
-            if self.listening.iter().any(|listening| listening.address.as_ref() == Some(&address)) {
-                continue;
-            }
-            match socket::bind(&address) {
-                Ok(Bound { listener, file }) => {
-                    self.listening.push(Listening { address: Some(address), route, listener, _file: file });
-                }
-                Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
-                Err(error) => {
-                    let mut words = error.to_string();
-                    if self.is_confined() && error.kind() == io::ErrorKind::PermissionDenied {
-                        words += " (or restart valetd: its sandbox was drawn without this folder)";
-                    }
-                    error!("{words}");
-                    failures.push(words);
-                }
-            }
+        self.listen_failures = failures;
+        for words in &self.listen_failures {
+            error!("{words}");
         }
         let others = serves_others(config);
         for listening in &self.listening {
@@ -672,13 +727,9 @@ impl Daemon {
             listening.listener.try_clone().map(|listener| ProxyListener { socket: listener, route })
         });
         if let Err(error) = copies.collect::<io::Result<Vec<_>>>().and_then(|listeners| self.proxy.listen(listeners)) {
-            failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
+            self.listen_failures.push(format!("cannot hand the listening sockets to the workers: {error}"));
         }
-        let mut warnings = [self.standing_warnings.clone(), self.config_warnings.clone()].concat();
-        warnings.extend(failures.iter().cloned());
-        warnings.extend(self.access_warnings.iter().cloned());
         self.facts.send_modify(|facts| {
-            facts.warnings = warnings;
             facts.listen.clear();
             facts.route_listen.clear();
             for Listening { route, listener, .. } in &self.listening {
@@ -691,13 +742,64 @@ impl Daemon {
                 }
             }
         });
-        failures
+        self.look_for_strangers();
+        self.warn();
+    }
+
+    /// What a person should look at some day, as it is now.
+    fn warn(&self) {
+        let warnings = [
+            &self.standing_warnings,
+            &self.config_warnings,
+            &self.listen_failures,
+            &self.strangers,
+            &self.access_warnings,
+        ];
+        let warnings: Vec<String> = warnings.into_iter().flatten().cloned().collect();
+        self.facts.send_if_modified(|facts| {
+            let is_news = facts.warnings != warnings;
+            facts.warnings = warnings;
+            is_news
+        });
+    }
+
+    /// The addresses that `localhost` stands for besides those that we serve.
+    fn lone_halves(&self) -> Vec<SocketAddr> {
+        let served: Vec<SocketAddr> = self
+            .listening
+            .iter()
+            .filter_map(|listening| match listening.listener.local_addr() {
+                Ok(ListenAddress::Tcp(address)) => Some(address),
+                Ok(ListenAddress::Unix(_)) | Err(_) => None,
+            })
+            .collect();
+        let halves = served.iter().filter_map(|address| listeners::other_half(*address));
+        halves.filter(|half| !served.iter().any(|served| covers(*served, *half))).collect()
+    }
+
+    /// Whether another user has the half of `localhost` that we do not serve: some of what tools send to `localhost` goes
+    /// there. Who comes later is found at the next look.
+    fn look_for_strangers(&mut self) {
+        let found = self.lone_halves().into_iter().filter_map(listeners::occupant);
+        let words = found.filter(|occupant| occupant.uid != peer::own_uid()).map(|occupant| {
+            format!(
+                "what tools send to http://localhost:{} may go to {occupant}: have it ended, or list 127.0.0.1 and [::1] \
+                 both in `listen` with a port that is free",
+                occupant.address.port()
+            )
+        });
+        let strangers: Vec<String> = words.collect();
+        for words in strangers.iter().filter(|words| !self.strangers.contains(words)) {
+            error!("{words}");
+        }
+        self.strangers = strangers;
     }
 }
 
 /// Whether processes of other users may be served on a unix socket: the file's mode is not to keep them out.
 fn serves_others(config: &Config) -> bool {
-    config.clients.iter().any(|client| *client != Client::Own) || config.routes.iter().any(|route| route.require_key)
+    config.clients.iter().any(|client| !matches!(client, Client::Own | Client::Root))
+        || config.routes.iter().any(|route| route.require_key)
 }
 
 /// What follows the name of the control socket in those of the sockets that commands are lent.
@@ -727,27 +829,99 @@ fn remove_lent_sockets(control: &Path) {
     }
 }
 
-/// Where the audit goes, if there is to be one.
-fn audit_file(config: &Config, paths: &Paths) -> Option<PathBuf> {
-    match &config.audit {
-        AuditSetting::Off => None,
-        AuditSetting::StateFolder => Some(paths.state_dir.join("audit.jsonl")),
-        AuditSetting::File(file) => Some(file.clone()),
+/// What a configuration wants to be listened on, and for which route. Sockets of the service manager stand in place of
+/// the common addresses.
+fn wanted(config: &Config, listening: &[Listening]) -> Vec<(ListenAddress, Option<RouteName>)> {
+    let mut wanted = Vec::new();
+    if listening.iter().all(|listening| listening.address.is_some()) {
+        wanted.extend(config.listen.iter().map(|address| (address.clone(), None)));
+    }
+    for route in &config.routes {
+        wanted.extend(route.listen.iter().map(|address| (address.clone(), Some(route.name.clone()))));
+    }
+    wanted
+}
+
+/// Binds what the configuration lists and is not in `listening`.
+fn bind_missing(config: &Config, listening: &[Listening], is_confined: bool) -> Binding {
+    let mut binding = Binding::default();
+    for (address, route) in wanted(config, listening) {
+        let ours = || listening.iter().chain(&binding.bound).filter_map(|listening| listening.address.as_ref());
+        if ours().any(|other| *other == address) {
+            continue;
+        }
+        match socket::bind(&address) {
+            Ok(Bound { listener, file }) => {
+                binding.bound.push(Listening { address: Some(address), route, listener, _file: file });
+            }
+            Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
+            // our own socket on all addresses is in the way of one on a single one, and the other way round
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !ours().any(|other| overlap(other, &address)) => {
+                binding.taken.push(error.to_string());
+            }
+            Err(error) if is_confined && error.kind() == io::ErrorKind::PermissionDenied => {
+                let words = format!("{error} (or restart valetd: its sandbox was drawn without this folder)");
+                binding.failures.push(words);
+            }
+            Err(error) => binding.failures.push(error.to_string()),
+        }
+    }
+    binding
+}
+
+/// Whether a TCP listener on `served` takes the connections to `address`, too.
+fn covers(served: SocketAddr, address: SocketAddr) -> bool {
+    let all = served.ip().is_unspecified() && (served.is_ipv6() || address.is_ipv4());
+    served.port() == address.port() && (served.ip() == address.ip() || all)
+}
+
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    match (one, other) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => covers(*one, *other) || covers(*other, *one),
+        (ListenAddress::Unix(_), _) | (_, ListenAddress::Unix(_)) => false,
     }
 }
 
+/// Where the audit goes and how much of it is kept, if there is to be one.
+fn audit_settings(config: &Config, paths: &Paths) -> Option<audit::Settings> {
+    let path = match &config.audit {
+        AuditSetting::Off => return None,
+        AuditSetting::StateFolder => paths.state_dir.join("audit.jsonl"),
+        AuditSetting::File(file) => file.clone(),
+    };
+    let Config { audit_required: is_required, audit_size: size, audit_keep: keep, .. } = *config;
+    Some(audit::Settings { path, size, keep, is_required })
+}
+
 /// Who may call, and what could not be found out about that, in sentences.
-fn access(config: &Config, keys: &Arc<KeyRing>, audit: Option<&Audit>) -> (Access, Vec<String>) {
+fn access(
+    config: &Config,
+    keys: &Arc<KeyRing>,
+    audit: Option<&Audit>,
+    containers: Option<&Containers>,
+) -> (Access, Vec<String>) {
     let (uids, problems) = users::resolve(&config.clients);
     for problem in &problems {
         warn!("{problem}");
     }
-    let access = Access { uids: uids.into_iter().collect(), keys: keys.clone(), audit: audit.map(Audit::log) };
+    let access = Access {
+        uids: uids.into_iter().collect(),
+        keys: keys.clone(),
+        containers: containers.filter(|_| config.containers_need_key).cloned(),
+        audit: audit.map(Audit::log),
+        audit_required: config.audit_required,
+    };
     (access, problems)
 }
 
 /// Gives up what the daemon does not need of the system, unless that would break what the configuration asks for.
-fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: bool) -> Measure {
+fn confinement(
+    config: &Config,
+    problems: &[String],
+    paths: &Paths,
+    is_audited: bool,
+    looks_for_containers: bool,
+) -> Measure {
     if !config.sandbox {
         return Measure::waived(LANDLOCK, "switched off (sandbox = false)");
     }
@@ -772,8 +946,13 @@ fn confinement(config: &Config, problems: &[String], paths: &Paths, audited: boo
     }
     folders.push(paths.state_dir.clone());
     let mut measure = harden::confine(&folders);
-    if audited && measure.in_force {
-        measure.detail += "; but for the audit's thread, which looks for the processes of clients";
+    if measure.in_force {
+        measure.detail += match (is_audited, looks_for_containers) {
+            (false, false) => "",
+            (true, false) => "; but for the audit's thread, which looks for the processes of clients",
+            (false, true) => "; but for the thread that looks for the processes of clients",
+            (true, true) => "; but for two threads, the audit's and another, which look for the processes of clients",
+        };
     }
     measure
 }

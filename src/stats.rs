@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::config::RouteName;
@@ -172,6 +172,8 @@ pub struct Stats {
     pub connections: Counter,
     /// Requests refused by the guard, for want of a route, or as malformed.
     pub refused: Counter,
+    /// Requests of root's that were refused because `clients` does not name root.
+    pub refused_root: Counter,
     /// Lines of the audit.
     pub audit: AuditCounts,
 }
@@ -183,6 +185,21 @@ pub struct AuditCounts {
     pub written: Counter,
     /// Lines lost: too many were waiting, or the file could not be written.
     pub dropped: Counter,
+    /// Requests refused because the audit is required and could not be promised.
+    pub refused: Counter,
+    trouble: Mutex<Option<String>>,
+}
+
+impl AuditCounts {
+    /// Why nothing can be written, if that is so.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says why nothing can be written, or that it can.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
 }
 
 impl Stats {

@@ -1,7 +1,7 @@
 //! `valetd doctor`: looks at everything that a login and a request hang on, and says what to do about what is wrong.
 //! It spends no credential: what it sends to servers is `OPTIONS` and `HEAD`, without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -249,18 +249,29 @@ fn addresses(config: Option<&Config>, status: Option<&StatusReport>) -> Vec<Find
             None if status.is_none() => findings.push(ok(CHECK, format!("{address} is free"))),
             // the service manager's own sockets count instead of the configuration's
             None => {}
-            Some(listeners::Occupant { uid, process }) => {
-                let who = match process {
-                    Some((pid, name)) => format!("process {pid} ({})", printable(&name)),
-                    None => "a process that we may not look at".to_owned(),
-                };
-                let says = format!("{address} is taken by {who} of user {uid}");
-                // which hands the socket over at the first connection
-                match who.ends_with("(systemd)") {
-                    true => findings.push(ok(CHECK, format!("{address} is held by the service manager"))),
-                    false => findings.push(fail(CHECK, says, "stop it, or name another address: listen = [...]")),
-                }
+            // which hands the socket over at the first connection
+            Some(listeners::Occupant { process: Some((_, name)), .. }) if name == "systemd" => {
+                findings.push(ok(CHECK, format!("{address} is held by the service manager")));
             }
+            Some(occupant) => {
+                let says = format!("{address} is taken by {}", printable(&occupant.to_string()));
+                findings.push(fail(CHECK, says, "stop it, or name another address: listen = [...]"));
+            }
+        }
+    }
+    let ours = rustix::process::geteuid().as_raw();
+    let own = status.map(|status| &status.routes).into_iter().flatten().flat_map(|route| &route.urls);
+    let own = own.filter_map(|url| url.strip_prefix("http://")?.trim_end_matches('/').parse::<SocketAddr>().ok());
+    let served: BTreeSet<SocketAddr> = served.iter().filter_map(|address| address.parse().ok()).chain(own).collect();
+    let halves = served.iter().filter_map(|address| listeners::other_half(*address));
+    for half in halves.filter(|half| !served.contains(half)) {
+        if let Some(stranger) = listeners::occupant(half).filter(|occupant| occupant.uid != ours) {
+            let says = format!(
+                "what tools send to http://localhost:{} may go to {}",
+                half.port(),
+                printable(&stranger.to_string())
+            );
+            findings.push(fail(CHECK, says, "have it ended, or list 127.0.0.1 and [::1] both: listen = [...]"));
         }
     }
     findings

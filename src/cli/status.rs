@@ -26,7 +26,8 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
 
   schema, at
   daemon     version pid uptime_seconds listen[] config_file state_dir
-             config_problems[] warnings[] connections refused strict_exec
+             config_problems[] warnings[] connections refused refused_root
+             audit { file written dropped refused trouble } strict_exec
              own_addresses[] { address key routes[] } (of exec -r)
   accounts[] id provider description usable usable_until seconds_left
              state (usable, waiting, renewing, sign-in-required) why
@@ -274,7 +275,8 @@ fn render(report: &StatusReport, invocation: &str) -> String {
 }
 
 fn header(daemon: &DaemonReport) -> String {
-    let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, own_addresses, .. } = daemon;
+    let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, .. } = daemon;
+    let DaemonReport { refused_root, audit, own_addresses, .. } = daemon;
     let listen = if listen.is_empty() { "no address".to_owned() } else { listen.join(", ") };
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
@@ -293,7 +295,15 @@ fn header(daemon: &DaemonReport) -> String {
     if !more.is_empty() {
         out.push_str(&format!("for {} more commands: see --json\n", more.len()));
     }
-    for warning in warnings {
+    let root = (*refused_root > 0).then(|| {
+        format!("{refused_root} requests of root's were refused; to let root in: clients = [\"self\", \"root\"]")
+    });
+    let trouble = audit.as_ref().and_then(|audit| {
+        let trouble = audit.trouble.as_ref()?;
+        let (lost, refused) = (audit.dropped, audit.refused);
+        Some(format!("the audit cannot be written: {trouble} ({lost} lines lost, {refused} requests refused)"))
+    });
+    for warning in warnings.iter().chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anstyle::Style;
 
+use crate::platform::log::is_treacherous;
+
 /// How wide output may be.
 pub(super) const WIDTH: usize = 80;
 
@@ -57,7 +59,7 @@ pub(super) fn parse_length(text: &str) -> Result<Duration, String> {
 
 /// A text from elsewhere without what a terminal would take for an order.
 pub(super) fn printable(text: &str) -> String {
-    let harmless = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let harmless = |c: char| if is_treacherous(c) { '\u{fffd}' } else { c };
     text.chars().map(harmless).collect()
 }
 
@@ -236,6 +238,7 @@ mod tests {
     #[test]
     fn a_server_cannot_command_the_terminal() {
         assert_eq!(printable("a\x1b[2J\nb\u{9b}c"), "a\u{fffd}[2J\u{fffd}b\u{fffd}c");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{e0041}ä… –"), "a\u{fffd}b\u{fffd}c\u{fffd}ä… –");
     }
 
     #[test]

@@ -120,8 +120,16 @@ pub struct Config {
     pub require_key: bool,
     /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
     pub strict_exec: bool,
+    /// Whether processes that run in containers, as far as that can be told, need a client key whoever they belong to.
+    pub containers_need_key: bool,
     /// Where requests are noted.
     pub audit: Audit,
+    /// Whether a request that cannot be noted is refused.
+    pub audit_required: bool,
+    /// The size that an audit file has at most before it is renamed.
+    pub audit_size: u64,
+    /// How many renamed audit files are kept.
+    pub audit_keep: u64,
     /// Whether the daemon gives up what it does not need of the system.
     pub sandbox: bool,
     /// How a person is told that an account needs them.
@@ -135,8 +143,10 @@ pub struct Config {
 /// Whose processes may call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Client {
-    /// `self`: the user that valetd runs as, and root, who can read its tokens anyway.
+    /// `self`: the user that valetd runs as.
     Own,
+    /// `root`, who can read the tokens anyway, but whose jobs need not use them unawares.
+    Root,
     /// `user:NAME` or `user:UID`.
     User(String),
     /// `group:NAME` or `group:GID`: all its members.

@@ -38,6 +38,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const REPLAY_LIMIT: u64 = 1 << 20;
 /// A copy is kept in memory for each running request.
 const MOST_REPLAY: u64 = 1 << 30;
+/// What a person reads in an editor.
+const AUDIT_SIZE: u64 = 32 * 1024 * 1024;
+const AUDIT_KEEP: u64 = 4;
+/// Some lines at least; the longest has 14 kB.
+const LEAST_AUDIT_SIZE: u64 = 64 * 1000;
+/// All of them are renamed at each change.
+const MOST_AUDIT_FILES: u64 = 100;
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
 const LEAST_SPACING: Duration = Duration::from_millis(10);
 
@@ -49,7 +56,11 @@ const TOP_KEYS: &[&str] = &[
     "clients",
     "require_key",
     "strict_exec",
+    "containers_need_key",
     "audit",
+    "audit_required",
+    "audit_size",
+    "audit_keep",
     "sandbox",
     "notice",
     "account",
@@ -145,7 +156,11 @@ impl Config {
             clients: vec![Client::Own],
             require_key: false,
             strict_exec: false,
+            containers_need_key: false,
             audit: Audit::Off,
+            audit_required: false,
+            audit_size: AUDIT_SIZE,
+            audit_keep: AUDIT_KEEP,
             sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: NOTICE_BEFORE },
             accounts: BTreeMap::new(),
@@ -286,6 +301,21 @@ impl<'a> Reader<'a> {
             Some(Ok(true)) => Audit::StateFolder,
             Some(Err(file)) => Audit::File(value::path(&file.value, &self.facts.folder, &self.facts.home)),
         };
+        config.containers_need_key = root.boolean("containers_need_key").unwrap_or(false);
+        config.audit_required = root.boolean("audit_required").unwrap_or(false);
+        if config.audit_required && config.audit == Audit::Off {
+            let remedy = "say where requests are noted: audit = true";
+            self.sink.error(&root.place_of("audit_required"), Complaint::new("needs an audit", remedy));
+        }
+        if let Some(size) = root.size("audit_size", value::bytes) {
+            config.audit_size = size.value;
+            if size.value < LEAST_AUDIT_SIZE {
+                self.sink.error(&size.place, "is less than 64kB");
+            }
+        }
+        if let Some(keep) = root.integer("audit_keep", 1..=MOST_AUDIT_FILES) {
+            config.audit_keep = keep;
+        }
         for listener in &found.listeners {
             self.check_reach(listener, config.require_key, "require_key = true, at the top");
         }
@@ -1144,6 +1174,9 @@ mod tests {
             ),
             ("clients", "clients = [\"alice\"]", "clients[0]: names no clients", "user:alice"),
             ("audit", "audit = 1", "audit: must be true or false", ""),
+            ("audit required", "audit_required = true", "audit_required: needs an audit", "audit = true"),
+            ("audit size", "audit_size = \"1kB\"", "audit_size: is less than 64kB", ""),
+            ("audit keep", "audit_keep = 0", "audit_keep: is not between 1 and 100", ""),
             (
                 "a rule without path",
                 "[account.a]\nprovider = \"gdh\"\n[route.a]\ndeny = [\"DELETE\"]",
@@ -1343,8 +1376,12 @@ mod tests {
     #[test]
     fn clients_audit_and_rules_mean_what_they_say() {
         let text = r#"
-            clients = ["self", "user:alice", "group:1001"]
+            clients = ["self", "root", "user:alice", "group:1001"]
+            containers_need_key = true
             audit = "log/audit.jsonl"
+            audit_required = true
+            audit_size = "1MB"
+            audit_keep = 7
             sandbox = false
             strict_exec = true
             [account.a]
@@ -1354,9 +1391,11 @@ mod tests {
             deny = ["/admin/**"]
         "#;
         let config = parse(text);
-        let expected = [Client::Own, Client::User("alice".into()), Client::Group("1001".into())];
+        let expected = [Client::Own, Client::Root, Client::User("alice".into()), Client::Group("1001".into())];
         assert_eq!(config.clients, expected);
         assert_eq!(config.audit, Audit::File("/home/me/.config/valetd/log/audit.jsonl".into()));
+        assert!(config.containers_need_key && config.audit_required);
+        assert_eq!((config.audit_size, config.audit_keep), (1_000_000, 7));
         assert!(!config.sandbox && config.strict_exec);
         let rules = &config.routes[0].rules;
         assert_eq!((rules.allow.len(), rules.deny.len()), (1, 1));

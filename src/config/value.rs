@@ -256,12 +256,15 @@ pub(super) fn client(text: &str) -> Result<Client, Complaint> {
         (!name.is_empty() && name.chars().all(good)).then(|| name.to_owned())
     };
     let client = match text.split_once(':') {
-        None => (text == "self").then_some(Client::Own),
+        None if text == "self" => Some(Client::Own),
+        None if text == "root" => Some(Client::Root),
+        None => None,
         Some(("user", user)) => name(user).map(Client::User),
         Some(("group", group)) => name(group).map(Client::Group),
         Some(_) => None,
     };
-    client.ok_or_else(|| Complaint::new("names no clients", "write \"self\", \"user:alice\" or \"group:gis\""))
+    client
+        .ok_or_else(|| Complaint::new("names no clients", "write \"self\", \"root\", \"user:alice\" or \"group:gis\""))
 }
 
 /// Fields that are not ours to set: of one hop (RFC 9110 section 7.6.1), or set by the proxy from other sources.

@@ -23,6 +23,18 @@ pub fn encode(report: &StatusReport, stats: &Stats) -> String {
     text.sample("valetd_connections_open", &[], daemon.connections);
     text.family("valetd_requests_refused_total", "counter", "Requests refused before they reached a route.");
     text.sample("valetd_requests_refused_total", &[], daemon.refused);
+    text.family("valetd_requests_refused_root_total", "counter", "Of these, root's, where clients does not name root.");
+    text.sample("valetd_requests_refused_root_total", &[], daemon.refused_root);
+    if let Some(audit) = &daemon.audit {
+        text.family("valetd_audit_writable", "gauge", "Whether the audit could be written when it was last tried.");
+        text.sample("valetd_audit_writable", &[], u8::from(audit.trouble.is_none()));
+        text.family("valetd_audit_lines_total", "counter", "Lines of the audit that were written.");
+        text.sample("valetd_audit_lines_total", &[], audit.written);
+        text.family("valetd_audit_dropped_total", "counter", "Lines of the audit that were lost.");
+        text.sample("valetd_audit_dropped_total", &[], audit.dropped);
+        text.family("valetd_audit_refused_total", "counter", "Requests refused for want of the required audit.");
+        text.sample("valetd_audit_refused_total", &[], audit.refused);
+    }
 
     text.family("valetd_account_usable", "gauge", "Whether requests get a token now.");
     for account in &report.accounts {

@@ -32,6 +32,7 @@ use crate::client_keys::{KeyRing, OwnAddress};
 use crate::config::{Config, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
+use crate::platform::users;
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
@@ -203,14 +204,15 @@ pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
 /// has widened them.
 fn admit(stream: &UnixStream) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
-    if may_ask(peer, rustix::process::geteuid().as_raw()) {
+    if may_ask(peer, rustix::process::geteuid().as_raw(), users::shown_for_others()) {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the peer is user {peer}")))
 }
 
-fn may_ask(peer: u32, ours: u32) -> bool {
-    peer == ours || peer == 0
+/// `others` is what everybody is shown as whom our user namespace does not know, if there may be such.
+fn may_ask(peer: u32, ours: u32, others: Option<u32>) -> bool {
+    (peer == ours || peer == 0) && Some(peer) != others
 }
 
 /// Serves requests until the connection ends, or becomes the line that an ephemeral client key lives on.

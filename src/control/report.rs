@@ -61,6 +61,9 @@ pub struct DaemonReport {
     pub connections: u64,
     /// Requests refused before they reached a route.
     pub refused: u64,
+    /// Of these, root's, where the setting `clients` does not name root.
+    #[serde(default)]
+    pub refused_root: u64,
     /// The audit; `null` if there is none.
     #[serde(default)]
     pub audit: Option<AuditReport>,
@@ -95,6 +98,12 @@ pub struct AuditReport {
     pub written: u64,
     /// Lines lost: too many were waiting, or the file could not be written.
     pub dropped: u64,
+    /// Requests refused because they could not have been noted (`audit_required`).
+    #[serde(default)]
+    pub refused: u64,
+    /// Why nothing can be written just now; `null` if it can.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// One thing that the process has given up, or should have.
@@ -371,10 +380,13 @@ impl StatusReport {
             warnings: facts.warnings.clone(),
             connections: stats.connections.get(),
             refused: stats.refused.get(),
+            refused_root: stats.refused_root.get(),
             audit: facts.audit.as_ref().map(|file| AuditReport {
                 file: file.clone(),
                 written: stats.audit.written.get(),
                 dropped: stats.audit.dropped.get(),
+                refused: stats.audit.refused.get(),
+                trouble: stats.audit.trouble(),
             }),
             hardening: facts.hardening.iter().map(measure_report).collect(),
             own_addresses: own_addresses(keys),
@@ -625,7 +637,8 @@ pub(crate) mod tests {
                 "warnings": ["lingering is off"],
                 "connections": 2,
                 "refused": 3,
-                "audit": { "file": "/var/log/audit.jsonl", "written": 5, "dropped": 1 },
+                "refused_root": 0,
+                "audit": { "file": "/var/log/audit.jsonl", "written": 5, "dropped": 1, "refused": 0, "trouble": null },
                 "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
                 "own_addresses": [],
                 "strict_exec": false,
@@ -825,7 +838,11 @@ pub(crate) mod tests {
             clients: vec![Client::Own],
             require_key: false,
             strict_exec: false,
+            containers_need_key: false,
             audit: Audit::Off,
+            audit_required: false,
+            audit_size: 1 << 20,
+            audit_keep: 4,
             sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
             accounts: BTreeMap::new(),

@@ -326,8 +326,11 @@ async fn a_missing_socket_means_that_no_daemon_runs() {
 #[test]
 fn only_this_user_and_root_may_ask() {
     for (peer, ours, expected) in [(1000, 1000, true), (0, 1000, true), (1001, 1000, false), (1000, 0, false)] {
-        assert_eq!(may_ask(peer, ours), expected, "peer {peer}, ours {ours}");
+        assert_eq!(may_ask(peer, ours, None), expected, "peer {peer}, ours {ours}");
     }
+    // what everybody is shown as is nobody, even where it is what we are shown as ourselves
+    assert!(!may_ask(65534, 65534, Some(65534)));
+    assert!(may_ask(65534, 65534, None) && may_ask(1000, 1000, Some(65534)));
 }
 
 /// A control socket in service, and every other end of it.

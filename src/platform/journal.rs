@@ -142,10 +142,20 @@ pub(super) fn priority(level: Level) -> u8 {
     }
 }
 
-/// A control character as its escape, any other as it is.
+/// Whether a character gives orders to a terminal, turns text around, or cannot be seen: controls, separators of lines,
+/// marks of direction (UAX 9), what has no width, tags.
+pub fn is_treacherous(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter,
+            '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A treacherous character as its escape, any other as it is.
 pub(super) fn tame(letter: char) -> impl Iterator<Item = char> {
     let (escaped, plain) =
-        if letter.is_control() { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
+        if is_treacherous(letter) { (Some(letter.escape_default()), None) } else { (None, Some(letter)) };
     escaped.into_iter().flatten().chain(plain)
 }
 

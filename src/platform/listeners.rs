@@ -1,34 +1,83 @@
-//! Who listens on a TCP port of this machine, as far as `/proc` tells (proc_net_tcp(5)): for a person who wants it free.
+//! Who listens on a TCP port of this machine, as far as `/proc` tells (proc_net_tcp(5)): for a person who wants it free,
+//! and to see whether what `localhost` means besides our own address is somebody else's.
 
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::users;
 
 /// A process, or at least a user, that listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Occupant {
+    /// Where: the address in question, or all addresses with its port.
+    pub address: SocketAddr,
     /// The user that made the socket.
     pub uid: u32,
     /// The process and its name, if it is one that we may look at.
     pub process: Option<(u32, String)>,
 }
 
-/// Who listens on `address`, or on all addresses with its port.
-pub fn occupant(address: SocketAddr) -> Option<Occupant> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let (uid, inode) = tables.iter().find_map(|table| listening(table, address))?;
-    Some(Occupant { uid, process: holder(inode) })
+/// As the end of a sentence: whose it is, and on what it listens.
+impl fmt::Display for Occupant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, uid, process } = self;
+        match process {
+            // its name is its own choice
+            Some((pid, name)) => write!(f, "process {pid} ({})", name.escape_debug())?,
+            None => f.write_str("a process that we may not look at")?,
+        }
+        write!(f, " of user {uid}")?;
+        if let Some(name) = users::name_of(*uid) {
+            write!(f, " ({})", name.escape_debug())?;
+        }
+        write!(f, ", which listens on {address}")
+    }
 }
 
-/// The user and the inode of the socket that listens on `address`, from one of the kernel's tables.
-fn listening(table: &str, address: SocketAddr) -> Option<(u32, u64)> {
+/// Who listens on `address`, or on all addresses with its port; who keeps it from being bound, if it is itself all of
+/// them. A socket that is bound and does not listen is in no table.
+pub fn occupant(address: SocketAddr) -> Option<Occupant> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let all: Vec<_> = tables.iter().flat_map(|table| listening(table)).collect();
+    let (address, uid, inode) = nearest(&all, address)?;
+    Some(Occupant { address, uid, process: holder(inode) })
+}
+
+/// The other address that the name `localhost` stands for, where `address` is one of the two.
+pub fn other_half(address: SocketAddr) -> Option<SocketAddr> {
+    let other = match address.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+    };
+    Some(SocketAddr::new(other, address.port()))
+}
+
+/// Every listening socket of one of the kernel's tables: address, user, inode.
+fn listening(table: &str) -> Vec<(SocketAddr, u32, u64)> {
     const LISTEN: &str = "0A";
-    table.lines().skip(1).find_map(|line| {
+    let line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, local, _, state, _, _, _, uid, _, inode, ..] = fields.as_slice() else { return None };
-        let local = read_address(local)?;
-        let same = local.port() == address.port() && (local.ip() == address.ip() || local.ip().is_unspecified());
-        (*state == LISTEN && same).then_some((uid.parse().ok()?, inode.parse().ok()?))
-    })
+        let [_, local, _, LISTEN, _, _, _, uid, _, inode, ..] = fields.as_slice() else { return None };
+        Some((read_address(local)?, uid.parse().ok()?, inode.parse().ok()?))
+    };
+    table.lines().skip(1).filter_map(line).collect()
+}
+
+/// The one that `wanted` meets: on the address itself, before one on all addresses of its family, before one on all of
+/// IPv6, which may take IPv4 as well. Whoever wants all addresses meets everybody.
+fn nearest(all: &[(SocketAddr, u32, u64)], wanted: SocketAddr) -> Option<(SocketAddr, u32, u64)> {
+    let distance = |at: SocketAddr| match (at.ip().to_canonical(), wanted.ip().to_canonical()) {
+        _ if at.port() != wanted.port() => None,
+        (at, wanted) if at == wanted => Some(0),
+        (at, wanted) if at.is_unspecified() && at.is_ipv4() == wanted.is_ipv4() => Some(1),
+        (at, _) if at.is_unspecified() && at.is_ipv6() => Some(2),
+        (at, wanted) if wanted.is_unspecified() && (at.is_ipv4() == wanted.is_ipv4() || wanted.is_ipv6()) => Some(3),
+        _ => None,
+    };
+    let found = all.iter().filter_map(|entry| Some((distance(entry.0)?, entry)));
+    found.min_by_key(|(distance, _)| *distance).map(|(_, entry)| *entry)
 }
 
 /// `0100007F:203D`: 32-bit words in the machine's byte order, then the port.
@@ -84,8 +133,36 @@ mod tests {
              0: 0100007F:203D 00000000:0000 01 00000000:00000000 00:00000000 00000000  1000        0 11 1 x\n\
              1: 00000000:203D 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 12 1 x\n";
         if cfg!(target_endian = "little") {
-            assert_eq!(listening(table, "127.0.0.1:8253".parse().unwrap()), Some((1001, 12)));
-            assert_eq!(listening(table, "127.0.0.1:8254".parse().unwrap()), None);
+            assert_eq!(listening(table), [("0.0.0.0:8253".parse().unwrap(), 1001, 12)]);
         }
+    }
+
+    #[test]
+    fn whoever_has_the_address_itself_is_named_before_whoever_has_all_of_them() {
+        let all = ["[::]:1", "0.0.0.0:1", "127.0.0.1:1", "[::1]:1", "[::]:2", "127.0.0.1:3", "[::ffff:127.0.0.1]:4"]
+            .map(|address| (address.parse().unwrap(), 0, 0));
+        for (wanted, expected) in [
+            ("127.0.0.1:1", Some("127.0.0.1:1")),
+            ("[::1]:1", Some("[::1]:1")),
+            ("127.0.0.9:1", Some("0.0.0.0:1")),
+            ("[::2]:1", Some("[::]:1")),
+            ("127.0.0.1:2", Some("[::]:2")),
+            ("0.0.0.0:3", Some("127.0.0.1:3")),
+            ("[::]:3", Some("127.0.0.1:3")),
+            ("[::1]:3", None),
+            ("127.0.0.1:4", Some("[::ffff:127.0.0.1]:4")),
+            ("127.0.0.1:5", None),
+        ] {
+            let found = nearest(&all, wanted.parse().unwrap()).map(|(address, ..)| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn localhost_has_two_halves() {
+        let half = |address: &str| other_half(address.parse().unwrap()).map(|other| other.to_string());
+        assert_eq!(half("127.0.0.1:8253").as_deref(), Some("[::1]:8253"));
+        assert_eq!(half("[::1]:8253").as_deref(), Some("127.0.0.1:8253"));
+        assert_eq!((half("127.0.0.2:8253"), half("0.0.0.0:8253"), half("[::]:8253")), (None, None, None));
     }
 }

@@ -17,6 +17,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use super::clock::wall;
 use super::environment;
+pub use super::journal::is_treacherous;
 use super::journal::{Journal, priority, tame};
 
 /// What the command line says about the log.
@@ -315,13 +316,13 @@ mod tests {
 
     #[test]
     fn no_value_can_forge_a_line_or_speak_to_the_terminal() {
-        let hostile = "x\n<3>forged\r\x1b[2J\u{9b}m";
+        let hostile = "x\n<3>forged\r\x1b[2J\u{9b}m\u{202e}\u{2066}\u{2028}\u{feff}\u{e0041}";
         let said = logged("info", Format::Text, Style::Journal, |_| {
             info!(display = %hostile, debug = ?hostile, text = hostile, "{hostile}");
             info_span!("span", %hostile).in_scope(|| info!("inside"));
         });
         assert_eq!(said.lines().count(), 2, "{said}");
-        assert!(said.chars().all(|letter| letter == '\n' || !letter.is_control()), "{said:?}");
+        assert!(said.chars().all(|letter| letter == '\n' || !is_treacherous(letter)), "{said:?}");
     }
 
     #[test]

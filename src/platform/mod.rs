@@ -1,6 +1,7 @@
 //! One door to each part of the machine we run on.
 
 pub mod clock;
+pub mod containers;
 pub mod descriptors;
 pub mod environment;
 pub mod harden;

@@ -26,25 +26,45 @@ pub struct Owner {
     pub inode: Option<u64>,
 }
 
+/// What is known of a local connection, to find the process at the client's end by.
+#[derive(Clone, Copy, Debug)]
+pub enum Ends {
+    /// The client's address and ours.
+    Tcp(SocketAddr, SocketAddr),
+    /// The process.
+    Unix(Option<u32>),
+}
+
 /// A process that has a socket of this number open, and belongs to this user. Reads what all the user's processes have
 /// open: milliseconds. `None` if there is none, or if we may not look.
 pub fn process_with_socket(owner: Owner) -> Option<u32> {
+    find_processes(owner).next()
+}
+
+/// All of them.
+pub fn processes_with_socket(owner: Owner) -> Vec<u32> {
+    find_processes(owner).collect()
+}
+
+fn find_processes(owner: Owner) -> impl Iterator<Item = u32> {
     use std::os::unix::fs::MetadataExt;
-    let wanted = format!("socket:[{}]", owner.inode?);
-    let mut processes: Vec<u32> = std::fs::read_dir("/proc")
-        .ok()?
+    let wanted = owner.inode.map(|inode| format!("socket:[{inode}]"));
+    let entries = wanted.is_some().then(|| std::fs::read_dir("/proc").ok()).flatten();
+    let mut processes: Vec<u32> = entries
+        .into_iter()
+        .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid: &u32| *pid != std::process::id())
         .collect();
     // who has just connected is mostly young
     processes.sort_unstable_by(|one, other| other.cmp(one));
-    processes.into_iter().find(|pid| {
+    processes.into_iter().filter(move |pid| {
         let folder = format!("/proc/{pid}/fd");
         let is_owners = std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == owner.uid);
         let mut open = is_owners.then(|| std::fs::read_dir(folder).ok()).flatten().into_iter().flatten();
         open.any(|entry| {
             let link = entry.and_then(|entry| std::fs::read_link(entry.path()));
-            link.is_ok_and(|link| link.as_os_str() == wanted.as_str())
+            link.is_ok_and(|link| wanted.as_deref().is_some_and(|wanted| link.as_os_str() == wanted))
         })
     })
 }

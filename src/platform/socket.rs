@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -15,8 +15,8 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tracing::{debug, warn};
 
-use super::environment;
 use super::paths::OwnFolder;
+use super::{environment, listeners};
 use crate::config::ListenAddress;
 
 /// Connections that may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
@@ -114,12 +114,34 @@ pub fn bind(address: &ListenAddress) -> io::Result<Bound> {
 
 fn explain(address: &ListenAddress, error: io::Error) -> io::Error {
     let remedy = match (error.kind(), address) {
-        (ErrorKind::AddrInUse, _) => ": is another valetd running? try `valetd status`",
-        (ErrorKind::PermissionDenied, ListenAddress::Tcp(_)) => ": ports below 1024 are for root; name a higher one",
-        (ErrorKind::AddrNotAvailable, ListenAddress::Tcp(_)) => ": this machine has no such address",
-        _ => "",
+        (ErrorKind::AddrInUse, ListenAddress::Tcp(tcp)) => in_use(*tcp),
+        (ErrorKind::AddrInUse, ListenAddress::Unix(_)) => {
+            ": is another valetd running? try `valetd status`; end it, or name another path".to_owned()
+        }
+        (ErrorKind::PermissionDenied, ListenAddress::Tcp(_)) => {
+            ": ports below 1024 are for root; name a higher one".to_owned()
+        }
+        (ErrorKind::AddrNotAvailable, ListenAddress::Tcp(_)) => ": this machine has no such address".to_owned(),
+        _ => String::new(),
     };
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{remedy}"))
+}
+
+/// Who has a TCP address, and what can be done.
+fn in_use(address: SocketAddr) -> String {
+    let ours = super::peer::own_uid();
+    match listeners::occupant(address) {
+        Some(occupant) if occupant.uid == ours => {
+            format!(
+                ": it is taken by {occupant}; is another valetd running? try `valetd status`; end that process, or name another address"
+            )
+        }
+        Some(occupant) => format!(
+            ": it is taken by {occupant}; what tools send to localhost would go there: have it ended, or name another \
+             address, and tell your tools"
+        ),
+        None => ": nobody can be seen to listen there; is another valetd on its way up? try `valetd status`".to_owned(),
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a socket that nobody listens on")]
@@ -151,8 +173,10 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
                 "that is a file, not a socket: move it away, or name another place",
             );
         }
-        Ok(_) if is_answered(path)? => return in_words(ErrorKind::AddrInUse, "a running process answers there"),
         Ok(_) => {
+            if let Some(answering) = answering(path)? {
+                return in_words(ErrorKind::AddrInUse, &format!("a running process answers there{answering}"));
+            }
             debug!(path = %path.display(), "replacing the socket of a process that is gone");
             std::fs::remove_file(path)?;
         }
@@ -170,15 +194,18 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
     Ok(Bound { listener: Listener::Unix(UnixListener::from(socket)), file: Some(file) })
 }
 
-/// Whether a process listens on the socket file `path`.
-fn is_answered(path: &Path) -> io::Result<bool> {
+/// Which process listens on the socket file `path`, as far as it is known: ` (process 4711 of user 1000)`.
+fn answering(path: &Path) -> io::Result<Option<String>> {
     // non-blocking: with a full backlog the kernel would let us wait
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::connect(&probe, &address) {
-        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(false),
+        Ok(()) => Ok(Some(sockopt::socket_peercred(&probe).map_or(String::new(), |peer| {
+            format!(" (process {} of user {})", peer.pid.as_raw_nonzero(), peer.uid.as_raw())
+        }))),
+        Err(rustix::io::Errno::AGAIN) => Ok(Some(String::new())),
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -354,7 +381,7 @@ mod tests {
         assert_eq!(bound.listener.local_addr().unwrap(), address);
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o7777, 0o700);
-        assert!(is_answered(&path).unwrap_or(false));
+        assert!(answering(&path).is_ok_and(|answering| answering.is_some()));
         let Bound { listener, file } = bound;
         drop(listener);
         drop(file);
@@ -377,7 +404,7 @@ mod tests {
         rustix::net::listen(&listener, 0).unwrap();
         let _waiting = UnixStream::connect(&full).unwrap();
         assert!(refusal(&ListenAddress::Unix(full)).contains("a running process answers there"));
-        assert!(is_answered(&path).unwrap_or(false));
+        assert!(answering(&path).is_ok_and(|answering| answering.is_some()));
         drop(bound);
     }
 
@@ -435,7 +462,7 @@ mod tests {
         std::fs::rename(&path, base.path().join("run/moved")).unwrap();
         let theirs = UnixListener::bind(&path).unwrap();
         drop(ours);
-        assert!(is_answered(&path).unwrap_or(false));
+        assert!(answering(&path).is_ok_and(|answering| answering.is_some()));
         drop(theirs);
     }
 

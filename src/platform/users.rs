@@ -6,12 +6,65 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::OnceLock;
 
 use crate::config::Client;
 
 /// The user ids of all these clients, and what could not be found, in sentences.
 pub fn resolve(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
-    if clients.iter().all(|client| *client == Client::Own) {
+    let (uids, mut problems) = look_up(clients);
+    let (uids, unknown) = identities(uids, shown_for_others(), is_shown(0));
+    problems.extend(unknown);
+    (uids, problems)
+}
+
+/// The user id that the kernel shows for everybody whom this process's user namespace does not know
+/// (user_namespaces(7)), unless that is a user of the namespace: then everybody is known. It is nobody's identity.
+pub fn shown_for_others() -> Option<u32> {
+    static SHOWN: OnceLock<Option<u32>> = OnceLock::new();
+    *SHOWN.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+        let overflow = text.trim().parse().unwrap_or(65534);
+        (!is_shown(overflow)).then_some(overflow)
+    })
+}
+
+/// Whether a process of this user is seen as this user's here.
+fn is_shown(uid: u32) -> bool {
+    // without the file there are no user namespaces
+    std::fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_in_map(&map, uid))
+}
+
+/// Whether a user id of the namespace stands for somebody: it is in one of the ranges of uid_map.
+fn is_in_map(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [first, _, count] = numbers[..] else { return false };
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    })
+}
+
+/// Those of the user ids that are somebody's here, and what is to be said about the others.
+fn identities(mut uids: BTreeSet<u32>, others: Option<u32>, root_is_shown: bool) -> (BTreeSet<u32>, Vec<String>) {
+    let mut problems = Vec::new();
+    if let Some(others) = others
+        && uids.remove(&others)
+    {
+        problems.push(format!(
+            "clients: user {others} stands for everybody in valetd's user namespace (PrivateUsers=); nobody is let in by it"
+        ));
+    }
+    if !root_is_shown && uids.remove(&0) {
+        problems.push(
+            "clients: root cannot be told from others in valetd's user namespace (PrivateUsers=); it needs a client key"
+                .to_owned(),
+        );
+    }
+    (uids, problems)
+}
+
+fn look_up(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
+    if clients.iter().all(|client| matches!(client, Client::Own | Client::Root)) {
         return members(clients, super::peer::own_uid(), "", "");
     }
     let mut problems = Vec::new();
@@ -23,6 +76,13 @@ pub fn resolve(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
     let (uids, unknown) = members(clients, super::peer::own_uid(), &passwd, &group);
     problems.extend(unknown);
     (uids, problems)
+}
+
+/// The name of a user, where `/etc/passwd` has one.
+pub fn name_of(uid: u32) -> Option<String> {
+    let passwd = std::fs::read("/etc/passwd").ok()?;
+    let passwd = String::from_utf8_lossy(&passwd);
+    users_of(&passwd).into_iter().find(|(_, found, _)| *found == uid).map(|(name, ..)| name.to_owned())
 }
 
 /// Name, uid and gid of each user (passwd(5)); lines that make no sense are nobody's.
@@ -60,7 +120,7 @@ pub(super) fn group_members(gid: u32, passwd: &str, group: &str) -> Option<BTree
     is_known.then_some(members)
 }
 
-/// The same from the two files' texts (passwd(5), group(5)).
+/// The user ids of all these clients, from the two files' texts (passwd(5), group(5)).
 fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
     let (users, groups) = (users_of(passwd), groups_of(group));
     let uid_of = |user: &str| {
@@ -70,7 +130,8 @@ fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet
     let (mut uids, mut unknown) = (BTreeSet::new(), Vec::new());
     for client in clients {
         match client {
-            Client::Own => uids.extend([own, 0]),
+            Client::Own => drop(uids.insert(own)),
+            Client::Root => drop(uids.insert(0)),
             Client::User(user) => match uid_of(user) {
                 Some(uid) => drop(uids.insert(uid)),
                 None => unknown.push(format!("clients: no user is named \"{user}\" in /etc/passwd; nobody is let in")),
@@ -105,9 +166,12 @@ mod tests {
     fn names_numbers_and_groups_become_user_ids() {
         let user = |name: &str| Client::User(name.to_owned());
         let group = |name: &str| Client::Group(name.to_owned());
-        let rows: [(&str, Vec<Client>, &[u32], usize); 9] = [
+        let rows: [(&str, Vec<Client>, &[u32], usize); 12] = [
             ("nobody", vec![], &[], 0),
-            ("self", vec![Client::Own], &[0, 1000], 0),
+            ("self", vec![Client::Own], &[1000], 0),
+            ("root", vec![Client::Own, Client::Root], &[0, 1000], 0),
+            ("root as a user", vec![user("root")], &[0], 0),
+            ("root by number", vec![user("0")], &[0], 0),
             ("a user", vec![user("alice")], &[1001], 0),
             ("a number", vec![user("4711")], &[4711], 0),
             ("a name of digits is a name first", vec![user("1003")], &[1004], 0),
@@ -120,5 +184,27 @@ mod tests {
             let (uids, problems) = members(&clients, 1000, PASSWD, GROUP);
             assert_eq!((uids.into_iter().collect::<Vec<_>>(), problems.len()), (expected.to_vec(), unknown), "{case}");
         }
+    }
+
+    #[test]
+    fn whom_the_namespace_does_not_know_is_nobody() {
+        for (case, map, others, root) in [
+            ("the machine's own", "         0          0 4294967295\n", true, true),
+            ("a service with PrivateUsers", "      1000       1000          1\n", false, false),
+            ("a container without root", "0 1000 1\n1 100000 65536\n", true, true),
+            ("a shell by unshare -r", "0 1000 1\n", false, true),
+            ("without a map yet", "", false, false),
+            ("garbage", "0 x 1\n7\n", false, false),
+            ("just below", "0 0 65534\n", false, true),
+            ("just so", "65534 7 1\n", true, false),
+        ] {
+            assert_eq!((is_in_map(map, 65534), is_in_map(map, 0)), (others, root), "{case}");
+        }
+        let uids = || BTreeSet::from([0, 1000, 65534]);
+        assert_eq!(identities(uids(), None, true), (uids(), Vec::new()));
+        let (left, said) = identities(uids(), Some(65534), false);
+        assert_eq!((left, said.len()), (BTreeSet::from([1000]), 2));
+        // not even where it is what the kernel calls ourselves
+        assert_eq!(identities(BTreeSet::from([65534]), Some(65534), false).0, BTreeSet::new());
     }
 }

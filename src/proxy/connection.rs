@@ -38,10 +38,12 @@ use super::Peer;
 use super::audit;
 use super::body::AnswerBody;
 use super::error::{Advice, Fault, ProxyError};
-use super::guard::Door;
+use super::guard::{Caller, Door};
 use super::scope::Scope;
 use super::worker::Worker;
 use super::{http2, service, stranger};
+use crate::platform::containers::Containers;
+use crate::platform::peer::Ends;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -397,6 +399,8 @@ pub(super) struct Connection {
     pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
     /// Both ends, on TCP: the client's, ours.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Whether the client runs outside of containers, once somebody has looked.
+    at_home: Cell<Option<bool>>,
     id: u64,
     /// A stream's is its connection's.
     standing: Cell<Standing>,
@@ -447,6 +451,7 @@ impl Connection {
             pulse: Pulse::new(),
             seat: Rc::default(),
             ends,
+            at_home: Cell::new(None),
             id,
             standing: Cell::new(standing),
             stopping: Cell::new(Stopping::No),
@@ -469,6 +474,7 @@ impl Connection {
             pulse: Pulse::new(),
             seat: self.seat.clone(),
             ends: self.ends,
+            at_home: Cell::new(None),
             id: self.id,
             standing: self.standing.clone(),
             stopping: Cell::new(Stopping::No),
@@ -481,10 +487,11 @@ impl Connection {
     /// Whether names below `localhost` lead to the same listener: clients take them for the usual addresses. What a command
     /// is lent is on one of the two only, and anybody may have the other.
     pub(super) fn is_where_localhost_is(&self) -> bool {
-        !matches!(self.scope, Scope::Lent(_)) && self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
-            IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
-            IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
-        })
+        !matches!(self.scope, Scope::Lent(_))
+            && self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
+                IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
+                IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
+            })
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -579,6 +586,21 @@ impl Connection {
         .await
     }
 
+    /// Whether the client is known to run outside of containers; looked up once.
+    pub(super) async fn is_at_home(&self, containers: &Containers) -> bool {
+        let connection = self.carrier.as_deref().unwrap_or(self);
+        if let Some(known) = connection.at_home.get() {
+            return known;
+        }
+        let at_home = match (self.ends, self.door.caller) {
+            (Some((client, server)), _) => containers.is_at_home(Ends::Tcp(client, server)).await,
+            (None, Caller::Of { pid, .. }) => containers.is_at_home(Ends::Unix(pid)).await,
+            (None, Caller::NotAsked | Caller::Unknown) => false,
+        };
+        connection.at_home.set(Some(at_home));
+        at_home
+    }
+
     /// A client that has closed its sending side while an answer is due may only be done with asking, or be gone.
     /// Where nobody can tell, it is taken to be gone, as most servers do.
     fn client_is_gone(&self) -> bool {
@@ -639,7 +661,7 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
                     && stranger::shows_no_key(&io.surplus)
                     && let Some(check) = connection.worker.bar(connection.door) =>
             {
-                return connection.worker.turn_away(io.socket, check, &io.surplus);
+                return connection.worker.turn_away(io.socket, connection.door.caller, check, &io.surplus);
             }
             Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut alarm)).await {
                 Some(at_rest) => io = at_rest,

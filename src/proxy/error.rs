@@ -49,6 +49,8 @@ pub(super) enum ProxyError {
     Loop,
     /// Nobody is signed in, or the refresh token is dead.
     SignInRequired { account: AccountId, why: Why },
+    /// The audit is required, and cannot be written just now.
+    AuditUnavailable,
     /// No usable token just now.
     TokenUnavailable { account: AccountId, retry_after: Duration, because: Option<Arc<str>> },
     /// The upstream failed us.
@@ -60,6 +62,10 @@ pub(super) enum ProxyError {
 pub(super) enum Check {
     /// The process at the other end belongs to somebody else, or nobody knows to whom.
     Peer,
+    /// The process at the other end is root's, and root is not named.
+    Root,
+    /// The process at the other end runs in a container, or nobody can tell that it does not.
+    Container,
     /// The name that the client thinks it talks to is not ours: DNS rebinding, or a setting is missing.
     Host,
     /// A page of another origin sent it.
@@ -121,6 +127,7 @@ impl ProxyError {
             Self::ForbiddenByRules | Self::TooManyRequests { .. } => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
+            Self::AuditUnavailable => false,
         }
     }
 
@@ -134,7 +141,13 @@ impl ProxyError {
 
     /// Whether the connection ends with it: what follows cannot be trusted to be a request, or comes from nobody's client.
     pub(super) fn closes_connection(&self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::NotAllowed(Check::Peer))
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::TargetTooLong
+                | Self::HeadTooLarge
+                | Self::NotAllowed(Check::Peer | Check::Root)
+        )
     }
 
     /// Makes the answer.
@@ -170,6 +183,9 @@ impl ProxyError {
             Self::TokenUnavailable { retry_after, .. } | Self::TooManyRequests { retry_after } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::AuditUnavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5")); // as often as the audit is tried again
             }
             Self::MethodNotAllowed => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
@@ -268,6 +284,15 @@ impl ProxyError {
                 "proxy_internal_response",
                 format!("Account \"{account}\": {why}. Run: valetd login {account}"),
             ),
+            Self::AuditUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "audit-unavailable",
+                "The request cannot be noted",
+                "proxy_internal_response",
+                "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit cannot be \
+                 written just now, or has no room: valetd status tells why. The upstream was not asked."
+                    .to_owned(),
+            ),
             Self::TokenUnavailable { account, because, .. } => {
                 let mut detail = format!("Account \"{account}\" has no usable token just now; it is being renewed.");
                 if let Some(because) = because {
@@ -310,7 +335,7 @@ impl ProxyError {
                 document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
             }
             Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::MethodNotAllowed | Self::BadRequest(_) => {}
-            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => {}
+            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}
         }
     }
 }
@@ -318,7 +343,8 @@ impl ProxyError {
 impl Check {
     fn name(self) -> &'static str {
         match self {
-            Check::Peer => "peer",
+            Check::Peer | Check::Root => "peer",
+            Check::Container => "container",
             Check::Host => "host",
             Check::Origin => "origin",
             Check::FetchSite => "sec-fetch-site",
@@ -333,6 +359,8 @@ impl Check {
     fn title(self) -> &'static str {
         match self {
             Check::Peer => "Not allowed: the client belongs to another user",
+            Check::Root => "Not allowed: the client is root's",
+            Check::Container => "Not allowed: the client runs in a container",
             Check::Host => "Not allowed: unknown host name",
             Check::Origin => "Not allowed: the request comes from another origin",
             Check::FetchSite => "Not allowed: the request comes from a web page",
@@ -348,8 +376,18 @@ impl Check {
         match self {
             Check::Peer => {
                 "Check: peer. Only processes of the users in the setting `clients` (by default the one that valetd runs \
-                 as, and root) are served without a client key; who the client is could not be told, or it is somebody \
+                 as) are served without a client key; who the client is could not be told, or it is somebody \
                  else."
+            }
+            Check::Root => {
+                "Check: peer. The client is root's, and the setting `clients` does not name root. To let root's \
+                 processes in, write clients = [\"self\", \"root\"] in the configuration; or run the client as the user \
+                 that valetd runs as, or give it a key: valetd key add"
+            }
+            Check::Container => {
+                "Check: container. With the setting `containers_need_key`, a client needs a key unless it is seen to run \
+                 outside of containers, and this one is not: it has namespaces or a control group of its own, or its \
+                 process may not be looked at. To make a key: valetd key add"
             }
             Check::Host => {
                 "Check: Host. It must be localhost, a name below localhost, or a loopback address, with the port of \

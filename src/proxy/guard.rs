@@ -64,7 +64,7 @@ impl Caller {
     }
 
     /// Whether it may come in without a client key; `uids` are those of the setting `clients`, in order.
-    fn is_one_of(self, uids: &[u32]) -> bool {
+    pub(super) fn is_one_of(self, uids: &[u32]) -> bool {
         match self {
             Caller::NotAsked => true,
             Caller::Of { uid, .. } => uids.binary_search(&uid).is_ok(),
@@ -89,7 +89,11 @@ pub(super) fn bar(door: Door, uids: &[u32]) -> Option<Check> {
     if door.key_required {
         return Some(Check::KeyRequired);
     }
-    (!door.caller.is_one_of(uids)).then_some(Check::Peer)
+    match door.caller {
+        caller if caller.is_one_of(uids) => None,
+        Caller::Of { uid: 0, .. } => Some(Check::Root),
+        Caller::NotAsked | Caller::Of { .. } | Caller::Unknown => Some(Check::Peer),
+    }
 }
 
 /// Decides about one request; on success, its host name without port (empty if an HTTP/1.0 client sent none).
@@ -475,6 +479,7 @@ mod tests {
             ("our own", at_home(of(OWN)), false, None),
             ("root's", at_home(of(0)), false, None),
             ("another user's", at_home(of(1001)), false, peer),
+            ("a user's of no name", at_home(of(65534)), false, peer),
             ("nobody knows whose", at_home(Caller::Unknown), false, peer),
             ("nobody asks", at_home(Caller::NotAsked), false, None),
             ("another user's, with a key", at_home(of(1001)), true, None),
@@ -488,6 +493,13 @@ mod tests {
             let expected = refused.map_or(Ok("localhost".to_owned()), |check| Err(ProxyError::NotAllowed(check)));
             assert_eq!(admit_with(door, keyed, "GET", "/", &[host]), expected, "{case}");
         }
+        let roots = Door { caller: of(0), ..HERE };
+        let admission = Admission { uids: &[OWN], hosts: &[], keyed: false };
+        let request = Request::builder().uri("/").body(()).unwrap();
+        let survey = Survey::of(request.headers());
+        let refused =
+            admit(roots, admission, request.method(), request.uri(), request.version(), request.headers(), &survey);
+        assert_eq!(refused, Err(ProxyError::NotAllowed(Check::Root)), "root is not named");
         // a key opens no way around the other walls
         let page = [("host", "localhost:8253"), ("origin", "https://evil.example")];
         assert_eq!(admit_with(HERE, true, "GET", "/", &page), Err(ProxyError::NotAllowed(Check::Origin)));

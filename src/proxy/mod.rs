@@ -10,7 +10,7 @@
 //! * `replay`: the bounded copy of a body, and the second sending;
 //! * `stranger`, `gate`: what somebody costs who has yet to show a client key;
 //! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
-//! * [`audit`]: one line for each request, if somebody wants that;
+//! * [`audit`], `note`: one line for each request, if somebody wants that;
 //! * `error`: what a tool sees when something is wrong.
 
 use std::collections::HashMap;
@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client_keys::KeyRing;
 use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
+use crate::platform::containers::Containers;
 use crate::platform::{environment, ownership, socket, tls};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
@@ -59,6 +60,7 @@ mod headers;
 mod http2;
 mod link;
 mod multiplexed;
+mod note;
 mod overrides;
 mod reference;
 mod replay;
@@ -107,16 +109,19 @@ pub struct Access {
     pub uids: Vec<u32>,
     /// The client keys.
     pub keys: Arc<KeyRing>,
+    /// Asked where a client without a key runs, if containers need one.
+    pub containers: Option<Containers>,
     /// Where requests are noted, if they are.
     pub audit: Option<AuditLog>,
+    /// Whether nothing is forwarded that cannot be noted.
+    pub audit_required: bool,
 }
 
-/// Our own processes and root's, no keys, no audit.
+/// Our own processes, no keys, no audit.
 impl Default for Access {
     fn default() -> Self {
-        let mut uids = vec![0, rustix::process::geteuid().as_raw()];
-        uids.dedup();
-        Self { uids, keys: Arc::default(), audit: None }
+        let uids = vec![rustix::process::geteuid().as_raw()];
+        Self { uids, keys: Arc::default(), containers: None, audit: None, audit_required: false }
     }
 }
 

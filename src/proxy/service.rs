@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{
@@ -15,14 +15,14 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tracing::{Level, debug, enabled};
 
-use super::audit;
 use super::authorization::Authorization;
 use super::body::AnswerBody;
 use super::client_key::{self, Presented};
 use super::connection::{Connection, Standing};
 use super::error::{CLEAR_SITE_DATA, Check, Fault, PROXY_STATUS, ProxyError, STORAGE};
-use super::guard::{Admission, Caller, Shared};
+use super::guard::{Admission, Shared};
 use super::headers::{self, Homeward, Ours, Survey};
+use super::note::Note;
 use super::replay::{self, Kept, RequestBody};
 use super::rewrite::{self, Mapping, OwnAddresses};
 use super::route::{self, Found, RouteEntry};
@@ -30,8 +30,7 @@ use super::upstream::{self, Lease, SendError};
 use super::worker::{LocalRoute, LocalTable};
 use super::{Table, guard, upgrade};
 use crate::client_keys::{ClientKey, Refusal};
-use crate::config::{KeyName, RouteName};
-use crate::platform::clock::wall;
+use crate::config::KeyName;
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
@@ -48,8 +47,8 @@ pub(super) fn answer(
         let answer = carry_out(&connection, &table, &mut exchange, request).await;
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
-            let is_turned_away =
-                connection.standing() != Standing::Client || error == ProxyError::NotAllowed(Check::Peer);
+            let is_turned_away = connection.standing() != Standing::Client
+                || matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root));
             let mut response = error.into_response(&connection.scope.advice(&table.shared.advice));
             if is_turned_away {
                 connection.turn_away();
@@ -85,6 +84,12 @@ async fn carry_out(
         request.headers(),
         &survey,
     )?;
+    if let Some(containers) = &access.containers
+        && key.is_none()
+        && !connection.is_at_home(containers).await
+    {
+        return Err(ProxyError::NotAllowed(Check::Container));
+    }
     connection.vouch();
     route::check_path(target.path())?;
     let scope = &connection.scope;
@@ -113,6 +118,9 @@ async fn carry_out(
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
         return Ok(to_own_origin(route, &target.path()[found.prefix..], &request));
+    }
+    if access.audit_required && !exchange.is_promised_a_line() {
+        return Err(ProxyError::AuditUnavailable);
     }
 
     let token = match route.tokens.usable() {
@@ -164,7 +172,7 @@ async fn carry_out(
     }
 
     if protocol.is_some() {
-        return Box::pin(upgrade::forward(connection, &local, request, token, home)).await;
+        return Box::pin(upgrade::forward(connection, &local, request, token, home, exchange)).await;
     }
     let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
     let mut authorization = Authorization::with(route, token);
@@ -422,25 +430,19 @@ pub(super) struct Exchange {
     /// For the log, and only if it is asked for.
     log: Option<Method>,
     /// For the audit, and only if there is one.
-    note: Option<Box<Note>>,
+    note: Option<Note>,
     status: StatusCode,
-}
-
-/// What the audit will be told.
-struct Note {
-    at: SystemTime,
-    method: String,
-    path: String,
-    key: Option<KeyName>,
-    bytes_out: u64,
-    renewal: Option<u64>,
-    verdict: &'static str,
 }
 
 impl Exchange {
     fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
         connection.pulse.begin(!request.body().is_end_stream());
-        let note = table.shared.access.audit.as_ref().map(|log| Note::begin(connection, log, request));
+        let note = table
+            .shared
+            .access
+            .audit
+            .as_ref()
+            .map(|log| Note::begin(connection, log, &table.shared.access.uids, request));
         let log = enabled!(Level::DEBUG).then(|| request.method().clone());
         let began = Instant::now();
         Self { connection: connection.clone(), route: None, began, log, note, status: StatusCode::OK }
@@ -448,28 +450,38 @@ impl Exchange {
 
     fn is_keyed(&mut self, key: &KeyName) {
         self.connection.vouch();
-        if let Some(note) = &mut self.note {
-            note.key = Some(key.clone());
+        if let Some(note) = &self.note {
+            note.is_keyed(key);
         }
+    }
+
+    /// Whether the audit will have a line about it, as far as anybody can know.
+    fn is_promised_a_line(&self) -> bool {
+        self.note.as_ref().is_some_and(Note::is_promised)
     }
 
     fn goes_up_with(&mut self, token: &Published) {
-        if let Some(note) = &mut self.note {
-            (note.renewal, note.verdict) = (Some(token.id.0), "forwarded");
+        if let Some(note) = &self.note {
+            note.goes_up(token.id.0);
         }
     }
 
-    fn led_away(&mut self) {
-        if let Some(note) = &mut self.note {
-            note.verdict = "redirected";
+    fn led_away(&self) {
+        if let Some(note) = &self.note {
+            note.is_led_away();
         }
     }
 
     /// A part of the answer's body is on its way to the client.
     pub(super) fn sends(&mut self, bytes: usize) {
-        if let Some(note) = &mut self.note {
-            note.bytes_out += bytes as u64;
+        if let Some(note) = &self.note {
+            note.sends(bytes);
         }
+    }
+
+    /// The answer is a switch to another protocol; what the audit will be told goes with the bytes.
+    pub(super) fn becomes_tunnel(&mut self, status: StatusCode) -> Option<Note> {
+        self.note.take().inspect(|note| note.becomes_tunnel(status))
     }
 
     fn reached(&mut self, local: &Rc<LocalRoute>) {
@@ -477,12 +489,18 @@ impl Exchange {
         self.connection.pulse.limit(route.idle_timeout);
         route.stats.requests.add(1);
         route.stats.open.add(1);
+        if let Some(note) = &self.note {
+            note.reached(&route.name);
+        }
         self.route = Some(local.clone());
     }
 
     fn failed(&mut self, error: &ProxyError) {
-        if let Some(note) = &mut self.note {
-            note.verdict = error.word();
+        if let Some(note) = &self.note {
+            note.failed(error.word());
+        }
+        if *error == ProxyError::NotAllowed(Check::Root) {
+            self.connection.worker.stats.refused_root.add(1);
         }
         match &self.route {
             Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
@@ -494,6 +512,9 @@ impl Exchange {
 
     fn answered(&mut self, status: StatusCode) {
         self.status = status;
+        if let Some(note) = &self.note {
+            note.answered(status);
+        }
         self.connection.pulse.answer();
         if let Some(local) = &self.route {
             local.entry.stats.answered(status.as_u16(), self.began.elapsed());
@@ -505,8 +526,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.pulse.end();
         if let Some(note) = self.note.take() {
-            let route = self.route.as_ref().map(|local| local.entry.name.clone());
-            note.end(&self.connection, route, self.status, self.began.elapsed());
+            note.answered(self.status);
         }
         let route = self.route.as_ref().map(|local| &local.entry);
         if let Some(route) = route {
@@ -517,51 +537,5 @@ impl Drop for Exchange {
             let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }
-    }
-}
-
-impl Note {
-    fn begin(connection: &Connection, log: &audit::AuditLog, request: &Request<Incoming>) -> Box<Self> {
-        let mut seat = connection.seat.borrow_mut();
-        if !seat.as_ref().is_some_and(|seat| seat.is_of(log)) {
-            *seat = Some(log.seat(match (connection.ends, connection.door.caller) {
-                (Some((client, server)), _) => audit::Ends::Tcp(client, server),
-                (None, Caller::Of { pid, .. }) => audit::Ends::Unix(pid),
-                (None, Caller::NotAsked | Caller::Unknown) => audit::Ends::Unix(None),
-            }));
-        }
-        let path = route::canonical(client_key::redacted(request.uri().path()));
-        Box::new(Self {
-            at: wall(),
-            method: request.method().to_string(),
-            path: match &*path {
-                [] => "/".to_owned(),
-                path => String::from_utf8_lossy(path).into_owned(),
-            },
-            key: None,
-            bytes_out: 0,
-            renewal: None,
-            verdict: "abandoned", // by the client, before anything was decided
-        })
-    }
-
-    fn end(self, connection: &Connection, route: Option<RouteName>, status: StatusCode, took: Duration) {
-        let Note { at, method, path, key, bytes_out, renewal, verdict } = self;
-        let Some(seat) = &*connection.seat.borrow() else { return };
-        seat.note(Box::new(audit::Entry {
-            at,
-            seat: seat.id(),
-            uid: connection.door.caller.uid(),
-            key,
-            route,
-            method,
-            path,
-            status: status.as_u16(),
-            bytes_in: connection.pulse.bytes_received(),
-            bytes_out,
-            took,
-            renewal,
-            verdict,
-        }));
     }
 }

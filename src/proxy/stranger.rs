@@ -20,6 +20,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
+use super::audit::AuditLog;
 use super::connection::{Connection, PREFACE, spell_out};
 use super::error::{Advice, Check, ProxyError};
 use super::gate::FirstHead;
@@ -39,6 +40,7 @@ const READ_AT_ONCE: usize = 16 * 1024;
 
 /// A refusal as bytes, in the two languages that a client may speak.
 pub(super) struct ReadyMade {
+    check: Check,
     http1: Bytes,
     /// The length of the head in `http1`.
     head: usize,
@@ -57,7 +59,7 @@ impl ReadyMade {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let body = Bytes::copy_from_slice(response.body().text());
         let http1 = spell_out(response);
-        Rc::new(Self { head: http1.len() - body.len(), http1, block, body })
+        Rc::new(Self { check, head: http1.len() - body.len(), http1, block, body })
     }
 
     /// The answer to an HTTP/1.1 request that begins like this.
@@ -122,6 +124,9 @@ pub(super) struct Turnstile {
 
 struct Leaving {
     socket: OwnedFd,
+    uid: Option<u32>,
+    /// Where it is noted that somebody was refused, if it is.
+    audit: Option<AuditLog>,
     refusal: Rc<ReadyMade>,
     stage: Stage,
     until: Instant,
@@ -142,9 +147,16 @@ impl Turnstile {
     }
 
     /// Refuses what comes on a connection; `read` is what has come already.
-    pub(super) fn turn_away(self: &Rc<Self>, socket: OwnedFd, refusal: Rc<ReadyMade>, read: &[u8]) {
+    pub(super) fn turn_away(
+        self: &Rc<Self>,
+        socket: OwnedFd,
+        uid: Option<u32>,
+        audit: Option<AuditLog>,
+        refusal: Rc<ReadyMade>,
+        read: &[u8],
+    ) {
         let now = Instant::now();
-        let mut client = Leaving { socket, refusal, stage: Stage::Silent, until: now + PATIENCE };
+        let mut client = Leaving { socket, uid, audit, refusal, stage: Stage::Silent, until: now + PATIENCE };
         if !read.is_empty() {
             client.hear(read, &self.stats);
         }
@@ -225,6 +237,12 @@ impl Leaving {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write); // it may have ended
         self.stage = Stage::Told;
         stats.refused.add(1);
+        if self.refusal.check == Check::Root {
+            stats.refused_root.add(1);
+        }
+        if let Some(audit) = &self.audit {
+            audit.note_stranger(self.uid);
+        }
         debug!("a stranger was turned away");
     }
 

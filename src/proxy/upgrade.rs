@@ -19,8 +19,9 @@ use super::body::AnswerBody;
 use super::connection::Connection;
 use super::error::ProxyError;
 use super::link::handshake;
+use super::note::{Note, Noted};
 use super::replay::{self, RequestBody};
-use super::service::{self, Home, send_error};
+use super::service::{self, Exchange, Home, send_error};
 use super::upstream::{SendError, dial};
 use super::worker::LocalRoute;
 use crate::token_source::Published;
@@ -32,6 +33,7 @@ pub(super) async fn forward(
     mut request: Request<Incoming>,
     token: Arc<Published>,
     home: Home<'_>,
+    exchange: &mut Exchange,
 ) -> Result<Response<AnswerBody>, ProxyError> {
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
@@ -56,7 +58,8 @@ pub(super) async fn forward(
         return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone(), None)));
     };
     connection.pulse.switch();
-    tokio::task::spawn_local(join(connection.clone(), client, upstream));
+    let note = exchange.becomes_tunnel(head.status);
+    tokio::task::spawn_local(join(connection.clone(), client, upstream, note));
     Ok(Response::from_parts(head, AnswerBody::empty()))
 }
 
@@ -83,11 +86,12 @@ async fn send(
     sent.map_err(|error| send_error(route, error))
 }
 
-/// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's connection, so that it counts as open.
-async fn join(connection: Rc<Connection>, client: OnUpgrade, upstream: OnUpgrade) {
+/// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's
+/// connection, so that it counts as open, and what the audit will be told.
+async fn join(connection: Rc<Connection>, client: OnUpgrade, upstream: OnUpgrade, note: Option<Note>) {
     match tokio::join!(client, upstream) {
         (Ok(client), Ok(upstream)) => {
-            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            let (mut client, mut upstream) = (Noted::new(TokioIo::new(client), note), TokioIo::new(upstream));
             tokio::select! {
                 ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
                 () = connection.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),

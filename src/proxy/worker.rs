@@ -17,10 +17,12 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::audit;
 use super::connection::{self, Connection, Socket, Standing};
 use super::error::Check;
 use super::guard::{self, Caller, Door};
 use super::http2::Shares;
+use super::note::Running;
 use super::rewrite::OwnListener;
 use super::route::RouteEntry;
 use super::scope::{Lent, Scope};
@@ -78,6 +80,8 @@ pub(super) struct Worker {
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
+    /// What the audit will be told.
+    pub(super) notes: Running,
 }
 
 /// The table with this worker's pools.
@@ -145,6 +149,7 @@ impl Worker {
             stats,
             one_less: Notify::new(),
             peers: peers.map(|peers| RefCell::new(peers())),
+            notes: Running::default(),
         })
     }
 
@@ -183,8 +188,17 @@ impl Worker {
     pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut accepting: Vec<AbortHandle> = Vec::new();
         let mut lending: Vec<AbortHandle> = Vec::new();
+        let mut look = tokio::time::interval(audit::LOOK);
         let drain = loop {
-            match commands.recv().await {
+            let is_audited = self.table.borrow().shared.access.audit.is_some();
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                _ = look.tick(), if is_audited => {
+                    self.notes.tell_of_long();
+                    continue;
+                }
+            };
+            match command {
                 Some(Command::Table(shared)) => {
                     let table = LocalTable::new(shared, &self.table().routes);
                     self.table.replace(table);
@@ -279,7 +293,9 @@ impl Worker {
         let connection = |standing| Connection::new(self.clone(), door, scope.clone(), ends, standing);
         match self.bar(door) {
             None => spawn(scope, connection::serve(connection(Standing::Client), socket)),
-            Some(check) if self.table().shared.access.keys.is_empty() => self.turn_away(socket, check, &[]),
+            Some(check) if self.table().shared.access.keys.is_empty() => {
+                self.turn_away(socket, door.caller, check, &[])
+            }
             Some(_) => {
                 let stranger = connection(Standing::Stranger);
                 self.strangers.enter(stranger.id(), door, ends.map(|(client, _)| client.ip()), &stranger);
@@ -294,9 +310,11 @@ impl Worker {
     }
 
     /// Refuses what comes on a connection without looking closer; `read` is what has come already.
-    pub(super) fn turn_away(&self, socket: Socket, check: Check, read: &[u8]) {
+    pub(super) fn turn_away(&self, socket: Socket, caller: Caller, check: Check, read: &[u8]) {
         if let Ok(socket) = socket.into_descriptor() {
-            self.turnstile.turn_away(socket, self.table().refusal(check), read);
+            let table = self.table();
+            let audit = table.shared.access.audit.clone();
+            self.turnstile.turn_away(socket, caller.uid(), audit, table.refusal(check), read);
         }
     }
 

@@ -22,6 +22,7 @@ mod keys;
 mod kills;
 mod lab;
 mod laptop;
+mod listeners;
 mod notices;
 mod origins;
 mod owner;
