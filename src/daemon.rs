@@ -817,6 +817,7 @@ fn lent_socket(control: &Path) -> Result<PathBuf, String> {
 }
 
 /// Removes the sockets that a daemon had lent to commands when it was killed.
+#[expect(clippy::disallowed_methods, reason = "sockets that nobody listens on")]
 fn remove_lent_sockets(control: &Path) {
     let Some(prefix) = control.file_name().and_then(|name| name.to_str()).map(|name| format!("{name}{LENT}")) else {
         return;

@@ -13,6 +13,7 @@ use crate::config::{AccountId, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
+use crate::platform::environment;
 use crate::secret::Secret;
 
 /// Run a command that finds valetd in its environment
@@ -110,7 +111,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
     let mut child = Command::new(program);
     child.args(rest);
-    let past_proxies = names.map(|_| past_proxies(|name| std::env::var(name).ok())).unwrap_or_default();
+    let past_proxies = names.map(|_| past_proxies(environment::text)).unwrap_or_default();
     for (name, value) in variables(&report, names, key.as_ref(), key_in_url).into_iter().chain(past_proxies) {
         match value {
             Some(value) => child.env(name, value),

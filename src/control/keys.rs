@@ -27,6 +27,7 @@ use super::{Desk, LendRequest, Line};
 use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, OwnAddress, Rate, Rights};
 use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
+use crate::platform::clock::wall;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 
@@ -240,7 +241,8 @@ impl Lifeline {
         let is_chunked = version >= Version::HTTP_11;
         let protocol = if is_chunked { "HTTP/1.1" } else { "HTTP/1.0" };
         let coding = if is_chunked { "transfer-encoding: chunked\r\n" } else { "" };
-        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        let date = jiff::Timestamp::try_from(wall()).and_then(|now| printer.timestamp_to_rfc9110_string(&now));
         let date = date.map(|date| format!("date: {date}\r\n")).unwrap_or_default();
         let mut answer = format!(
             "{protocol} 201 Created\r\ncontent-type: application/x-ndjson\r\ncache-control: no-store\r\n\

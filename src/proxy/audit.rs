@@ -28,6 +28,7 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 
 use crate::config::{KeyName, RouteName};
+use crate::platform::clock::wall;
 use crate::platform::peer::{self, Ends, PeerLookup};
 use crate::stats::Stats;
 
@@ -338,7 +339,7 @@ impl AuditLog {
         let is_counted_apart = requests.len() < MOST_STRANGERS || requests.contains_key(&uid);
         *requests.entry(uid.filter(|_| is_counted_apart)).or_default() += 1;
         if since.is_none() {
-            *since = Some((SystemTime::now(), Instant::now()));
+            *since = Some((wall(), Instant::now()));
             drop(strangers);
             self.thread.unpark(); // it must know when to look
         }
@@ -607,10 +608,6 @@ impl Writer {
         open.is_some() && open == std::fs::symlink_metadata(&self.settings.path).ok().map(identity)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a log is appended to, made for us alone, and reached through no link"
-    )]
     fn open(&mut self) {
         self.file = None;
         let ready = open(&self.settings.path).and_then(|file| has_reserve(self.file.insert(file)));
@@ -643,6 +640,7 @@ impl Writer {
 }
 
 /// Opens a file that is ours to append to, and ends the line that a crash has cut.
+#[expect(clippy::disallowed_methods, reason = "a log is appended to, made for us alone, and reached through no link")]
 fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK; // a link or a named pipe is not what was meant
     let mut file = File::options().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
@@ -665,6 +663,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Gives the file its first number, and those before it the next. From the oldest on, so that a crash in between leaves a
 /// number out and no file is lost but the oldest. A link is renamed, or replaced, as a link.
+#[expect(clippy::disallowed_methods, reason = "a log that is full gets another name")]
 fn rotate(settings: &Settings) -> io::Result<()> {
     let numbered = |number: u64| {
         let mut name = settings.path.clone().into_os_string();
