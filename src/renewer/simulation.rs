@@ -29,7 +29,7 @@ use crate::oauth::answer::{self, Answer};
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::{Client, Tokens};
 use crate::platform::clock::Clock;
-use crate::renewal::{Failure, Fault, Phase, Policy, RenewalId, Why};
+use crate::renewal::{Failure, Fault, Phase, Policy, RenewalId, Why, policy};
 use crate::secret::Secret;
 use crate::store::{Credential, FaultyDisk, Record, Store};
 use crate::timestamp::Timestamp;
@@ -704,7 +704,7 @@ impl Outside {
             (Err(GrantFailure { failure: Failure::Ambiguous, .. }), _) => state.may_be_lost = true,
             (Err(GrantFailure { failure: Failure::Transient { retry_after: Some(patience) }, .. }), _) => {
                 if let Some(pace) = &mut known.pace {
-                    pace.earliest = Some(now + *patience);
+                    pace.earliest = Some(now + (*patience).min(policy::LONGEST_RETRY_AFTER));
                 }
             }
             (Err(_) | Ok(_), _) => {}
