@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::lab::{self, Server, address, ping};
-use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, get, read_answer, words};
+use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, read_answer, words};
 
 /// Sends so many requests on connections of their own, all before any answer is read. Returns the answers.
 fn at_once(address: &str, count: usize) -> Vec<Answer> {
@@ -219,39 +219,6 @@ fn tokens_whose_short_life_no_answer_states_are_renewed_in_time_once_two_have_en
     let calls = server.log().token_calls.len();
     ask_until("two more renewals", &address, &|| server.log().token_calls.len() >= calls + 2);
     assert_eq!(server.log().refused(), before.refused());
-}
-
-#[test]
-fn a_path_that_always_says_401_beside_short_unstated_lives_is_neither_a_storm_nor_anybody_elses_401() {
-    let server = Server::start(Provider::Gdh, unstated(4));
-    let home = lab::home(&server, "", "wait = \"8s\"", "");
-    let daemon = home.start();
-    daemon.until("lab", "usable");
-    let address = address(&daemon);
-    let (stop, hits) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let (stopped, counted, path) = (stop.clone(), hits.clone(), address.clone());
-    let never = std::thread::spawn(move || {
-        while stopped.load(Ordering::Relaxed) == 0 {
-            assert_eq!(get(&path, "/lab/unauthorized").expect("an answer").status, 401);
-            counted.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    });
-    let (began, mut requests) = (Instant::now(), 0);
-    // the first lives, in which everything has to be learnt
-    while server.log().token_calls.len() < 10 {
-        assert!(began.elapsed() < 3 * PATIENCE, "{} token calls", server.log().token_calls.len());
-        let answer = ping(&address);
-        assert_eq!(answer.status, 200, "after {requests}: {}", answer.text());
-        requests += 1;
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let lives = began.elapsed().as_secs_f64() / 4.0;
-    stop.store(1, Ordering::Relaxed);
-    never.join().expect("it saw nothing but 401");
-    let hits = hits.load(Ordering::Relaxed);
-    eprintln!("10 token calls in {lives:.1} lives, {requests} good answers, {hits} times 401");
-    assert!(10.0 <= 1.6 * lives + 5.0, "10 calls in {lives} lives");
 }
 
 #[test]
