@@ -16,8 +16,9 @@ use crate::config::{Config, Facts, Source};
 use crate::oauth::answer::{self, Answer};
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::{Client, jwt};
-use crate::renewal::Failure;
+use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
+use crate::timestamp::Timestamp;
 
 pub use crate::control::fuzzing::control_request;
 pub use crate::proxy::fuzzing::{links, request_path};
@@ -73,8 +74,11 @@ pub fn token_answer(data: &[u8]) {
             assert!(words.chars().all(|c| !c.is_control()), "{words:?}");
             match refusal.failure {
                 Failure::Permanent(_) => assert!(!matches!(status, 302 | 429 | 500), "no verdict by a hop in trouble"),
+                // as the machine uses it: no patience is too long for its arithmetic
                 Failure::Transient { retry_after } => {
-                    assert!(retry_after.is_none_or(|patience| patience <= Duration::from_secs(900)));
+                    let now = Timestamp::from_millis(1_800_000_000_000);
+                    let (earliest, _) = policy::retry_times(now, Duration::ZERO, retry_after);
+                    assert!(earliest.since(now) <= policy::LONGEST_RETRY_AFTER);
                 }
                 Failure::Ambiguous => panic!("an answer has come"),
             }

@@ -9,7 +9,8 @@
 //!    when it is well-formed; a refused credential is set aside, not erased.
 //! 2. **Never storm a server.** One renewal in flight for each credential, a distance between two starts, back-off with
 //!    jitter for ever, `Retry-After` obeyed.
-//! 3. **Valid while valid, never after.** A failed renewal takes no valid token away, and an expired one never leaves.
+//! 3. **Valid while valid, never after.** A failed renewal takes no valid token away, and one whose end was stated never
+//!    leaves after it.
 //! 4. **Never an unauthenticated request, never a token to the wrong place.** Upstreams come from the configuration
 //!    alone; the client's own credentials are dropped; ours go in last, exactly once.
 //!

@@ -336,6 +336,7 @@ mod tests {
                 next_wakeup: None,
                 failures: 0,
                 refresh_expires_at: end,
+                learnt_life: None,
             },
             stored: None,
             last_success: Some(T0),

@@ -32,9 +32,37 @@ pub struct Published {
     pub value: HeaderValue,
     /// Not to be handed out from here on.
     pub usable_until: Timestamp,
-    /// An upstream has taken it: a 401 after that means that it was revoked, not that it was never any good. Set by
-    /// whoever sees a good answer, read for a 401.
+    /// Its life is not stated but learnt: a request that is sent from here on and succeeds refutes that.
+    pub outlived_from: Timestamp,
+    /// An upstream has taken it: a 401 after that means that it has ended or was revoked, not that it was never any
+    /// good. Set by whoever sees a good answer, read for a 401.
     pub has_worked: AtomicBool,
+    /// Whether the next good answer is news to the renewer: the first one, and the first one past `outlived_from`.
+    pub is_watched: AtomicBool,
+    /// `is_watched` was set again past `outlived_from`.
+    is_outlived: AtomicBool,
+}
+
+impl Published {
+    /// A token of which nothing is known yet.
+    pub fn new(
+        id: RenewalId,
+        (name, value): (HeaderName, HeaderValue),
+        usable_until: Timestamp,
+        outlived_from: Timestamp,
+    ) -> Self {
+        let [has_worked, is_outlived] = [AtomicBool::new(false), AtomicBool::new(false)];
+        Self {
+            id,
+            name,
+            value,
+            usable_until,
+            outlived_from,
+            has_worked,
+            is_watched: AtomicBool::new(true),
+            is_outlived,
+        }
+    }
 }
 
 /// What is known of an account's token.
@@ -44,8 +72,9 @@ pub enum Availability {
     Usable {
         /// The token.
         token: Arc<Published>,
-        /// Whether its successor is under way, or will be as soon as the minimum spacing allows.
-        renewing: bool,
+        /// When its successor is asked for, or was, where somebody wishes for one; `None` where nobody does, and it is
+        /// renewed in its time.
+        wished_for: Option<Timestamp>,
     },
     /// There is none just now; the renewer is at it.
     Waiting {
@@ -101,6 +130,28 @@ pub enum Order {
         id: RenewalId,
         /// Whether an upstream had taken it before.
         worked: bool,
+        /// Until when the request waits for a successor.
+        until: Timestamp,
+    },
+    /// A request that was answered 401 has been sent again with a later token, and answered.
+    Replayed {
+        /// Whose tokens.
+        account: AccountId,
+        /// The renewal that the token of the 401 came from.
+        refused: RenewalId,
+        /// When that 401 came.
+        at: Timestamp,
+        /// Whether the later one was taken; if not, that was answered 401, too.
+        accepted: bool,
+    },
+    /// An upstream has taken a watched token.
+    Worked {
+        /// Whose token.
+        account: AccountId,
+        /// The renewal that it came from.
+        id: RenewalId,
+        /// When the request was sent, or before.
+        sent: Timestamp,
     },
 }
 
@@ -108,7 +159,10 @@ impl Order {
     /// Whose token it is about.
     pub fn account(&self) -> &AccountId {
         match self {
-            Order::Wanted(account) | Order::Rejected { account, .. } => account,
+            Order::Wanted(account)
+            | Order::Rejected { account, .. }
+            | Order::Replayed { account, .. }
+            | Order::Worked { account, .. } => account,
         }
     }
 }
@@ -130,8 +184,27 @@ impl std::fmt::Debug for TokenSource {
     }
 }
 
+/// What a second sending said of the token that it went with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was taken.
+    Accepted,
+    /// 401 again.
+    Refused,
+    /// Nothing: the upstream had troubles of its own.
+    Unknown,
+}
+
 /// `Retry-After` where nothing better is known.
 const SOON: Duration = Duration::from_secs(1);
+
+/// Past the expected end, the next good answer is news again.
+#[cold]
+fn watch_again(token: &Published) {
+    if !token.is_outlived.swap(true, Ordering::Relaxed) {
+        token.is_watched.store(true, Ordering::Relaxed);
+    }
+}
 
 impl TokenSource {
     /// A source without a token yet. What requests say goes to `orders`.
@@ -161,9 +234,43 @@ impl TokenSource {
     /// The token in hand, if it is usable now.
     pub fn usable(&self) -> Option<Arc<Published>> {
         match &**self.current.load() {
-            Availability::Usable { token, .. } if self.clock.now() < token.usable_until => Some(token.clone()),
-            _ => None,
+            Availability::Usable { token, .. } => {
+                let now = self.clock.now();
+                if now >= token.outlived_from {
+                    watch_again(token);
+                }
+                (now < token.usable_until).then(|| token.clone())
+            }
+            Availability::Waiting { .. } | Availability::SignInRequired { .. } | Availability::Ended => None,
         }
+    }
+
+    /// Takes note of a good answer to a watched token, whose request was sent so long ago at the most.
+    #[cold]
+    pub fn worked(&self, token: &Published, ago: Duration) {
+        token.has_worked.store(true, Ordering::Relaxed);
+        let sent = self.clock.now() - ago;
+        if token.is_outlived.load(Ordering::Relaxed) && sent < token.outlived_from {
+            return; // sent before its expected end: no news
+        }
+        if token.is_watched.swap(false, Ordering::Relaxed) {
+            self.say(Order::Worked { account: self.account.clone(), id: token.id, sent });
+        }
+    }
+
+    /// Takes note of the answer to a request that was sent again with `token` after a 401 to that of `refused`, which
+    /// came so long ago.
+    pub fn replayed(&self, refused: &Published, token: &Published, ago: Duration, outcome: Outcome) {
+        let accepted = match outcome {
+            Outcome::Unknown => return,
+            Outcome::Refused => false,
+            Outcome::Accepted => true,
+        };
+        if accepted {
+            token.has_worked.store(true, Ordering::Relaxed);
+        }
+        let (account, at) = (self.account.clone(), self.clock.now() - ago);
+        self.say(Order::Replayed { account, refused: refused.id, at, accepted });
     }
 
     /// A token that is usable now, waiting up to `patience` for one. Safe to drop at any point.
@@ -211,20 +318,22 @@ impl TokenSource {
             return Some(token); // somebody else's 401 has brought it already
         }
         let found = self.ask(
-            Order::Rejected { account: self.account.clone(), id: refused, worked },
+            Order::Rejected { account: self.account.clone(), id: refused, worked, until: deadline },
             deadline,
             |availability, now| match availability {
                 Availability::Usable { token, .. } if token.id > refused && now < token.usable_until => {
                     Some(Some(token.clone()))
                 }
-                Availability::Usable { renewing: true, .. } => None,
-                Availability::Usable { renewing: false, .. }
-                | Availability::SignInRequired { .. }
-                | Availability::Ended => Some(None),
+                Availability::Usable { wished_for, .. } => wished_for.is_none_or(|at| at >= deadline).then_some(None),
+                Availability::SignInRequired { .. } | Availability::Ended => Some(None),
                 Availability::Waiting { retry_at, .. } => retry_at.is_some_and(|at| at >= deadline).then_some(None),
             },
         );
         found.await.flatten()
+    }
+
+    fn say(&self, order: Order) {
+        let _ = self.orders.send((self.id, order));
     }
 
     /// Says `order`, then looks at every publication until `decide` has an answer or the deadline passes.
@@ -241,7 +350,7 @@ impl TokenSource {
             return decide(&current, self.clock.now()); // nothing will be published any more
         }
         drop(current);
-        let _ = self.orders.send((self.id, order));
+        self.say(order);
         loop {
             let left = deadline.since(self.clock.now());
             let in_time = tokio::time::timeout(left, changed.changed()).await.is_ok_and(|alive| alive.is_ok());

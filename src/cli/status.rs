@@ -30,6 +30,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              audit { file written dropped refused trouble } strict_exec
              own_addresses[] { address key routes[] } (of exec -r)
   accounts[] id provider description usable usable_until seconds_left
+             learnt_life_seconds (where the server states no life)
              state (usable, waiting, renewing, sign-in-required) why
              why_code (not-signed-in, revoked, ambiguous, client-refused,
              issued-elsewhere)
@@ -372,6 +373,9 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
     if let Some(why) = &account.why {
         say(why, DIM);
     }
+    if let Some(life) = account.learnt_life_seconds {
+        say(&format!("a token lives about {}, learnt", length(life.round() as u64)), DIM);
+    }
     if account.failures > 0
         && let Some(failure) = &account.last_failure
     {
@@ -450,6 +454,7 @@ warning: lingering is off
 
 ACCOUNT  STATE             TOKEN        NEXT              SIGNED IN
 gbdx     usable            41 min left  renews in 36 min  me@example.com
+  a token lives about 6 s, learnt
 gdh      sign-in-required  none         -                 -
   the refresh token was refused: it was revoked or has expired
   last failure 12 s ago (permanent, HTTP 400, invalid_grant), attempt 1

@@ -138,6 +138,9 @@ pub struct AccountReport {
     pub usable_until: Option<Moment>,
     /// The same, counted from the document's `at`.
     pub seconds_left: Option<u64>,
+    /// How long its tokens live, where the server states no life and it was learnt.
+    #[serde(default)]
+    pub learnt_life_seconds: Option<f64>,
     /// When something happens next without anybody asking.
     pub next_wakeup: Option<Wakeup>,
     /// When the last renewal succeeded.
@@ -421,8 +424,15 @@ impl AccountReport {
             renewals,
             token_requests,
         } = view;
-        let AccountSnapshot { phase, published: _, usable_until, next_wakeup, failures, refresh_expires_at } =
-            *snapshot;
+        let AccountSnapshot {
+            phase,
+            published: _,
+            usable_until,
+            next_wakeup,
+            failures,
+            refresh_expires_at,
+            learnt_life,
+        } = *snapshot;
         let usable = usable_until.is_some_and(|until| readings.now < until);
         let state = state(phase, usable);
         let why_code = match phase {
@@ -459,6 +469,7 @@ impl AccountReport {
             why_code,
             usable_until: usable_until.map(|until| readings.moment(until)),
             seconds_left: usable_until.map(|until| until.since(readings.now).as_secs()),
+            learnt_life_seconds: learnt_life.map(|life| life.as_secs_f64()),
             next_wakeup: next_wakeup.map(|(at, reason)| Wakeup {
                 at: readings.moment(at),
                 in_seconds: at.since(readings.now).as_secs(),
@@ -653,6 +664,7 @@ pub(crate) mod tests {
                 "why_code": null,
                 "usable_until": "2026-09-21T14:54:20Z",
                 "seconds_left": 2460,
+                "learnt_life_seconds": 6.25,
                 "next_wakeup": { "at": "2026-09-21T14:49:20Z", "in_seconds": 2160, "reason": "before-expiry" },
                 "last_success": "2026-09-21T14:12:20Z",
                 "last_failure": null,
@@ -678,6 +690,7 @@ pub(crate) mod tests {
                 "why_code": "revoked",
                 "usable_until": null,
                 "seconds_left": null,
+                "learnt_life_seconds": null,
                 "next_wakeup": null,
                 "last_success": null,
                 "last_failure": {
@@ -862,6 +875,7 @@ pub(crate) mod tests {
                 next_wakeup: Some((NOW + Duration::from_secs(2160), Reason::BeforeExpiry)),
                 failures: 0,
                 refresh_expires_at: Some(NOW + Duration::from_secs(27 * 86_400)),
+                learnt_life: Some(Duration::from_millis(6250)),
             },
             stored: Some(Stored {
                 generation: 3,
@@ -888,6 +902,7 @@ pub(crate) mod tests {
                 next_wakeup: None,
                 failures: 1,
                 refresh_expires_at: None,
+                learnt_life: None,
             },
             stored: None,
             last_success: None,

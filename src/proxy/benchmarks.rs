@@ -3,7 +3,7 @@
 //! Each step does what `service.rs` does there, on what that has by then, and tells what came of it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
@@ -79,14 +79,10 @@ impl Default for Stage {
         let tokens = TokenSource::new(account, Arc::new(Clock::start()), mpsc::unbounded_channel().0);
         let mut value = HeaderValue::try_from(format!("Bearer {}", "x".repeat(TOKEN_LENGTH))).expect("it is text");
         value.set_sensitive(true);
-        let token = Arc::new(Published {
-            id: RenewalId(1),
-            name: AUTHORIZATION,
-            value,
-            usable_until: Timestamp::from_millis(u64::MAX),
-            has_worked: AtomicBool::new(true),
-        });
-        tokens.publish(Availability::Usable { token: token.clone(), renewing: false });
+        let token = Published::new(RenewalId(1), (AUTHORIZATION, value), Timestamp::FAR, Timestamp::FAR);
+        token.is_watched.store(false, Ordering::Relaxed); // as after its first good answer
+        let token = Arc::new(token);
+        tokens.publish(Availability::Usable { token: token.clone(), wished_for: None });
         let table = Table::build(&config, &|_| tokens.clone(), &Stats::default());
         Self { table: table.unwrap_or_else(|problem| panic!("{problem}")), tokens, token }
     }

@@ -14,14 +14,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::connection::Pulse;
 use super::headers;
 use super::rewrite;
 use super::route::RouteEntry;
 use crate::config::Replay;
-use crate::token_source::Published;
+use crate::token_source::{Outcome, Published};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
@@ -165,6 +165,17 @@ pub(super) fn lacks_scope(headers: &HeaderMap) -> bool {
         .get_all(WWW_AUTHENTICATE)
         .iter()
         .any(|value| value.as_bytes().windows(phrase.len()).any(|part| part == phrase))
+}
+
+/// What the answer to a second sending says of its token: it was taken unless it was refused, by 401, or the upstream
+/// had no time to look at it (RFC 9110 section 15.6, RFC 6585 section 4).
+pub(super) fn outcome<B>(answer: &Response<B>) -> Outcome {
+    match answer.status() {
+        StatusCode::UNAUTHORIZED if !lacks_scope(answer.headers()) => Outcome::Refused,
+        StatusCode::TOO_MANY_REQUESTS => Outcome::Unknown,
+        status if status.is_server_error() => Outcome::Unknown,
+        _ => Outcome::Accepted,
+    }
 }
 
 impl Kept {

@@ -190,8 +190,8 @@ async fn carry_out(
         let token = token.clone();
         return Box::pin(after_401(connection, &local, token, kept, response, lease, home)).await;
     }
-    if response.status().is_success() && !token.has_worked.load(Ordering::Relaxed) {
-        token.has_worked.store(true, Ordering::Relaxed);
+    if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
+        route.tokens.worked(token, exchange.began.elapsed());
     }
     hand_on(route, response, lease, token, &home)
 }
@@ -295,7 +295,7 @@ async fn after_401(
     lease: Lease,
     home: Home<'_>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
-    let route = &*local.entry;
+    let (route, refused) = (&*local.entry, Instant::now());
     let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await else {
         return hand_on(route, response, lease, &token, &home);
     };
@@ -312,7 +312,9 @@ async fn after_401(
         }
         Err(error) => return Err(send_error(route, error)),
     };
-    hand_on(route, response, lease, authorization.token(), &home)
+    let new = authorization.token();
+    route.tokens.replayed(&token, new, refused.elapsed(), replay::outcome(&response));
+    hand_on(route, response, lease, new, &home)
 }
 
 /// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,8 +31,16 @@ use crate::token_source::{Availability, Order, Published, Said, TokenSource};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is said of the first token when the upstream did not like it.
-fn rejected() -> Order {
-    Order::Rejected { account: AccountId::new("lab").unwrap(), id: RenewalId(1), worked: false }
+fn is_rejection(order: &Order) -> bool {
+    matches!(order, Order::Rejected { id: RenewalId(1), worked: false, .. })
+}
+
+/// What is said of a request that was sent again with the second token.
+fn replayed(order: &Order) -> Option<bool> {
+    match order {
+        Order::Replayed { refused: RenewalId(1), accepted, .. } => Some(*accepted),
+        _ => None,
+    }
 }
 
 #[tokio::test]
@@ -211,7 +220,7 @@ async fn a_401_brings_one_renewal_and_one_replay_with_the_whole_body() {
     let mut chunked = proxy.connect().await;
     chunked.send("PUT /lab/x HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nparts\r\n").await;
     for _ in 0..3 {
-        assert_eq!(proxy.order().await, rejected());
+        assert!(is_rejection(&proxy.order().await));
     }
     proxy.publish(2);
     for (client, body) in &mut clients {
@@ -225,6 +234,79 @@ async fn a_401_brings_one_renewal_and_one_replay_with_the_whole_body() {
     chunked.send("5\r\n more\r\n0\r\n\r\n").await;
     assert_eq!(chunked.answer().await.text(), "done");
     assert_eq!(origin.seen().last().unwrap().body, b"parts more");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_tells_whether_the_next_token_was_taken_and_so_does_the_first_good_answer() {
+    let again = |line: &str| format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n");
+    for (name, answer, status, said) in [
+        ("taken", ok("done"), 200, Some(true)),
+        ("not found is no 401", again("404 Not Found"), 404, Some(true)),
+        ("not allowed is no 401", again("403 Forbidden"), 403, Some(true)),
+        ("good, but not for this", unauthorized("Bearer error=\"insufficient_scope\""), 401, Some(true)),
+        ("refused again", unauthorized("Bearer"), 401, Some(false)),
+        ("busy", again("429 Too Many Requests"), 429, None),
+        ("in trouble", again("503 Service Unavailable"), 503, None),
+    ] {
+        let origin = Upright::answering(move |seen| {
+            if seen.path() == "/good" {
+                ok("good")
+            } else if seen.all("authorization") == ["Bearer token-1"] {
+                unauthorized("Bearer")
+            } else {
+                answer.clone()
+            }
+        })
+        .await;
+        let mut proxy = Running::start(&origin, |_| {}).await;
+        let mut client = proxy.connect().await;
+        client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+        assert!(is_rejection(&proxy.order().await), "{name}");
+        proxy.publish(2);
+        assert_eq!(client.answer().await.status, status, "{name}");
+        let second = proxy.source.usable().unwrap();
+        assert_eq!(second.has_worked.load(Ordering::Relaxed), said == Some(true), "{name}");
+        if let Some(accepted) = said {
+            assert_eq!(replayed(&proxy.order().await), Some(accepted), "{name}");
+        }
+        for _ in 0..2 {
+            client.send("GET /lab/good HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+            assert_eq!(client.answer().await.text(), "good", "{name}");
+        }
+        let order = proxy.order().await;
+        assert!(matches!(order, Order::Worked { id: RenewalId(2), .. }), "{name}: {order:?}");
+        assert!(proxy.orders.try_recv().is_err(), "{name}: once is enough");
+        assert!(second.has_worked.load(Ordering::Relaxed), "{name}");
+        proxy.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_good_answer_past_a_learnt_end_is_told_once_more() {
+    let origin = Upright::answering(|_| ok("good")).await;
+    let mut proxy = Running::start(&origin, |_| {}).await;
+    let value = HeaderValue::from_static("Bearer token-1");
+    let name = HeaderName::from_static("authorization");
+    let end = Clock::start().now() + Duration::from_millis(700);
+    let token = Arc::new(Published::new(RenewalId(1), (name, value), Timestamp::FAR, end));
+    proxy.source.publish(Availability::Usable { token, wished_for: None });
+    let mut client = proxy.connect().await;
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200);
+        while let Ok(order) = proxy.orders.try_recv() {
+            let (_, Order::Worked { id: RenewalId(1), sent, .. }) = order else { panic!("{order:?}") };
+            told.push(sent);
+        }
+    }
+    assert!(told[0] < end && told[1] >= end, "{told:?} {end:?}");
+    for _ in 0..3 {
+        client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+    assert!(proxy.orders.try_recv().is_err());
     proxy.stop().await;
 }
 
@@ -250,7 +332,7 @@ async fn a_401_that_no_renewal_helps_or_whose_request_is_gone_is_handed_on() {
     ] {
         client.send(request).await;
         assert_eq!(client.answer().await.status, 401, "{request}");
-        assert_eq!(proxy.order().await, rejected(), "{request}");
+        assert!(is_rejection(&proxy.order().await), "{request}");
     }
     assert_eq!(origin.seen().len(), 4, "nothing was sent twice");
     // the new token is refused, too: its 401 is the answer
@@ -514,6 +596,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_its_handshake_survives_a_401() {
     refusing.send(&unauthorized("Bearer")).await;
     proxy.order().await;
     proxy.publish(2);
+    let refreshed = proxy.source.usable().unwrap();
     let mut origin = Wire::accept(&listener).await;
     let head = origin.raw_head().await;
     assert!(head.contains("Bearer token-2") && head.contains("sec-websocket-key: k"), "{head}");
@@ -523,6 +606,8 @@ async fn a_tunnel_carries_bytes_both_ways_and_its_handshake_survives_a_401() {
         (head.status, head.field("upgrade"), head.field("connection")),
         (101, Some("websocket"), Some("upgrade"))
     );
+    assert_eq!(replayed(&proxy.order().await), Some(true));
+    assert!(refreshed.has_worked.load(Ordering::Relaxed), "a 101 is as good as a 200");
     client.expect("first").await;
     client.send("POST \"<ping>\"").await;
     origin.expect("POST \"<ping>\"").await;
@@ -964,14 +1049,8 @@ impl Running {
         let mut value = HeaderValue::from_str(&format!("Bearer token-{id}")).unwrap();
         value.set_sensitive(true);
         let name = HeaderName::from_static("authorization");
-        let token = Arc::new(Published {
-            id: RenewalId(id),
-            name,
-            value,
-            usable_until: Timestamp::FAR,
-            has_worked: Default::default(),
-        });
-        self.source.publish(Availability::Usable { token, renewing: false });
+        let token = Published::new(RenewalId(id), (name, value), Timestamp::FAR, Timestamp::FAR);
+        self.source.publish(Availability::Usable { token: Arc::new(token), wished_for: None });
     }
 
     /// What the proxy asks of the renewer next.

@@ -7,6 +7,8 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, on};
@@ -39,19 +41,25 @@ pub(super) async fn forward(
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
     let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let began = Instant::now();
     let mut authorization = Authorization::with(route, token);
     let mut response = send(connection, local, request, &mut authorization).await?;
-    let refused = authorization.token();
+    let (refused, refused_at) = (authorization.token().clone(), Instant::now());
     if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = service::renewed_token(connection, route, refused, kept.as_ref(), response.headers()).await
+        && let Some(new) = service::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
         && let Some(request) = kept.and_then(|kept| kept.again(&new))
     {
         route.stats.replayed.add(1);
         authorization = Authorization::with(route, new);
         response = send(connection, local, request, &mut authorization).await?;
+        let outcome = replay::outcome(&response);
+        route.tokens.replayed(&refused, authorization.token(), refused_at.elapsed(), outcome);
     }
     let token = authorization.token();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if (switching || response.status().is_success()) && token.is_watched.load(Ordering::Relaxed) {
+        route.tokens.worked(token, began.elapsed());
+    }
     let upstream = switching.then(|| on(&mut response));
     let (head, incoming) = service::clean(route, response, token, &home, switching)?.into_parts();
     let Some(upstream) = upstream else {

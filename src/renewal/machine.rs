@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::life::{self, LearntLife};
 use super::policy::{self, Policy};
 use super::{AccountSnapshot, Failure, Phase, Reason, RenewalId, Why};
 use crate::timestamp::Timestamp;
@@ -20,8 +21,26 @@ pub enum Event {
     Rejected {
         /// The renewal that it came from.
         id: RenewalId,
-        /// Whether an upstream had taken it before: then it was revoked.
+        /// Whether an upstream had taken it before: then it has ended, or was revoked.
         worked: bool,
+        /// Until when the request waits for a successor; not after `now` where it does not.
+        until: Timestamp,
+    },
+    /// A request that an upstream had answered 401 was sent again with the next token, and answered.
+    Replayed {
+        /// The renewal that the token of the 401 came from.
+        refused: RenewalId,
+        /// When that 401 came: the token had ended by then, if it had.
+        at: Timestamp,
+        /// Whether the next token was taken; if not, that was answered 401, too.
+        accepted: bool,
+    },
+    /// An upstream has taken a token: told of the first time, and of the first time past what was learnt of its life.
+    Worked {
+        /// The renewal that it came from.
+        id: RenewalId,
+        /// When the request was sent, or before: the token was good then.
+        sent: Timestamp,
     },
     /// The server has answered with tokens.
     Renewed {
@@ -49,6 +68,8 @@ pub enum Event {
         answer_lost: bool,
         /// When its refresh token is expected to die.
         refresh_expires_at: Option<Timestamp>,
+        /// What an earlier process has learnt of its access tokens' life.
+        learnt_life: Option<Duration>,
     },
     /// The credential on the disk has been refused before, by an earlier process.
     CredentialRefused(Why),
@@ -79,6 +100,8 @@ pub enum Action {
         id: RenewalId,
         /// Until when it may be handed out.
         usable_until: Timestamp,
+        /// A request that is sent with it from here on and succeeds is worth a [`Event::Worked`].
+        outlived_from: Timestamp,
     },
     /// Hand out no token any more.
     Withdraw,
@@ -100,8 +123,11 @@ pub struct Renewal {
     /// An answer to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
     answer_lost: bool,
     refresh_expires_at: Option<Timestamp>,
-    /// When a 401 last brought a renewal about, and how long the next one has to wait for that (see `policy`).
-    distrust: Option<(Timestamp, Duration)>,
+    /// The last 401 that has brought a renewal about, or will.
+    refusal: Option<Refusal>,
+    /// The one before it, whose replay may still be under way.
+    refusal_before: Option<Refusal>,
+    learnt: LearntLife,
     random: Random,
     #[cfg(test)]
     pub(crate) fault: Option<super::tests::Fault>,
@@ -110,7 +136,79 @@ pub struct Renewal {
 #[derive(Clone, Copy, Debug)]
 struct Token {
     id: RenewalId,
+    /// Lives count from here: the server's clock ran while its answer was under way.
+    start: Timestamp,
     usable_until: Timestamp,
+    /// Its life, if the answer stated it.
+    stated: Option<Duration>,
+    /// The life of the refresh token, likewise.
+    refresh_lifetime: Option<Duration>,
+    /// Spreads its renewal, in 0..=1.
+    spread: f64,
+    /// Whether it is let run to its end, though that is thought to be known.
+    is_trial: bool,
+    /// Whether a request has gone well with it.
+    is_in_use: bool,
+}
+
+/// A 401 that has brought a renewal about, or will, and what became of the requests that were sent again.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    /// The token that it was said to.
+    token: RenewalId,
+    /// When that began to live.
+    start: Timestamp,
+    is_life_stated: bool,
+    was_trial: bool,
+    /// It did not have to wait for what 401s before it had used up, as tokens are thought to end at its age.
+    was_expected: bool,
+    /// It was refused as soon as it was there: that is no end.
+    was_fresh: bool,
+    /// Its renewal starts no sooner.
+    permitted: Timestamp,
+    distrust_before: Option<Distrust>,
+    /// A replay with the next token went well: the token had ended.
+    is_healed: bool,
+    /// A replay with the next token was refused: somebody's 401 was the upstream's mood.
+    is_mood: bool,
+}
+
+/// How long the next 401 has to wait, because the last one has brought a renewal about that is not known to have helped,
+/// or came as soon as the token was there.
+#[derive(Clone, Copy, Debug)]
+struct Distrust {
+    since: Timestamp,
+    step: Duration,
+    /// Its token was refused, too.
+    is_mood: bool,
+}
+
+impl Distrust {
+    /// When the next 401 brings a renewal about, to a token that has worked, or not yet.
+    fn ends(&self, worked: bool) -> Timestamp {
+        self.since + policy::patience(self.step, worked || !self.is_mood)
+    }
+
+    /// Whether it is so long ago that it counts as never.
+    fn is_stale(&self, now: Timestamp) -> bool {
+        now >= self.since + 2 * policy::patience(self.step, false)
+    }
+}
+
+impl Refusal {
+    /// What holds after it, as far as is known of the replays.
+    fn distrust(&self) -> Option<Distrust> {
+        if self.is_healed && !self.was_fresh {
+            return self.distrust_before;
+        }
+        let recent = self.distrust_before.filter(|before| !before.is_stale(self.permitted));
+        let is_healed = self.is_healed && !self.is_mood;
+        let step = match recent {
+            Some(before) if is_healed => before.step,
+            recent => policy::next_distrust(recent.map(|before| before.step)),
+        };
+        Some(Distrust { since: self.permitted, step, is_mood: self.is_mood })
+    }
 }
 
 impl Renewal {
@@ -127,7 +225,9 @@ impl Renewal {
             failures: 0,
             answer_lost: false,
             refresh_expires_at: None,
-            distrust: None,
+            refusal: None,
+            refusal_before: None,
+            learnt: LearntLife::known(None),
             random: Random(seed),
             #[cfg(test)]
             fault: None,
@@ -163,7 +263,9 @@ impl Renewal {
                     self.bring_forward(self.spaced(now));
                 }
             }
-            Event::Rejected { id, worked } => self.rejected(id, worked, now),
+            Event::Rejected { id, worked, until } => self.rejected(id, worked, until, now),
+            Event::Replayed { refused, at, accepted } => self.replayed(refused, at, accepted, now),
+            Event::Worked { id, sent } => self.worked(id, sent),
             Event::Renewed { id, lifetime, rotated, refresh_lifetime } => {
                 if self.owes(id) {
                     self.renewed(id, lifetime, rotated, refresh_lifetime, now, &mut actions);
@@ -174,8 +276,9 @@ impl Renewal {
                     self.failed(failure, now, &mut actions);
                 }
             }
-            Event::CredentialReplaced { patience, answer_lost, refresh_expires_at } => {
+            Event::CredentialReplaced { patience, answer_lost, refresh_expires_at, learnt_life } => {
                 self.forget_credential(&mut actions);
+                self.learnt = LearntLife::known(learnt_life);
                 self.answer_lost = answer_lost;
                 self.refresh_expires_at =
                     refresh_expires_at.or_else(|| self.policy.refresh_lifetime.map(|life| now + life));
@@ -217,15 +320,22 @@ impl Renewal {
             next_wakeup: self.next_wakeup(),
             failures: self.failures,
             refresh_expires_at: self.refresh_expires_at,
+            learnt_life: self.learnt.life(),
         }
     }
 
-    /// Whether a renewal is under way, or somebody's wish for one waits only for the minimum spacing.
-    pub fn is_renewing(&self, now: Timestamp) -> bool {
-        match self.phase {
-            Phase::InFlight { .. } => true,
-            Phase::Scheduled { at } => self.reason == Reason::Asked && at <= self.spaced(now),
-            Phase::SignInRequired { .. } => false,
+    /// When the renewal that somebody wishes for starts, or has started. `None` if the next one is nobody's wish: it is
+    /// not worth waiting for.
+    pub fn wished_for(&self, now: Timestamp) -> Option<Timestamp> {
+        match (self.phase, self.reason) {
+            (Phase::InFlight { .. }, _) => Some(self.last_start.unwrap_or(now)),
+            (Phase::Scheduled { at }, Reason::Asked) => Some(at),
+            // what 401s have brought about, and has failed
+            (Phase::Scheduled { at }, Reason::Retry) => {
+                let is_refused = |token: Token| self.refusal.is_some_and(|refusal| refusal.token == token.id);
+                self.published.is_some_and(is_refused).then_some(at)
+            }
+            (Phase::Scheduled { .. } | Phase::SignInRequired { .. }, _) => None,
         }
     }
 
@@ -293,17 +403,89 @@ impl Renewal {
 
     /// A 401 from the upstream brings the next renewal forward, once for each rejected token. If the token that it
     /// brings is rejected too, 401s are the upstream's business for a while; for a short while only where that token
-    /// had been good for something.
-    fn rejected(&mut self, id: RenewalId, worked: bool, now: Timestamp) {
-        let is_current = self.published.is_some_and(|token| token.id == id);
-        let is_distrusted = self.distrust.is_some_and(|(since, step)| now < since + policy::patience(step, worked));
-        if !is_current || is_distrusted || !matches!(self.phase, Phase::Scheduled { .. }) {
+    /// had been good for something, or nobody has heard what became of the request. A request that waits longer than
+    /// that is served then, or when the token is as old as the last one that ended.
+    fn rejected(&mut self, id: RenewalId, worked: bool, until: Timestamp, now: Timestamp) {
+        let Some(token) = self.published else {
+            if until > now {
+                self.bring_forward(self.earliest); // it wants one, like any request without a token
+            }
+            return;
+        };
+        if token.id != id || !matches!(self.phase, Phase::Scheduled { .. }) {
             return;
         }
-        // long ago counts as never
-        let recent = self.distrust.filter(|(since, step)| now < *since + 2 * policy::patience(*step, false));
-        self.distrust = Some((now, policy::next_distrust(recent.map(|(_, step)| step))));
-        self.bring_forward(self.earliest.max(self.spaced(now)));
+        let age = now.since(token.start);
+        let expected = self.learnt.end_near(age).filter(|_| token.stated.is_none()).map(|end| token.start + end);
+        let distrust = self.refusal.and_then(|refusal| refusal.distrust());
+        let distrusted_until = distrust.map(|distrust| distrust.ends(worked));
+        let was_expected = expected.is_some_and(|end| distrusted_until.is_some_and(|until| end < until));
+        let permitted = distrusted_until.map_or(now, |until| expected.map_or(until, |end| end.min(until))).max(now);
+        if let Some(refusal) = self.refusal.as_mut().filter(|refusal| refusal.token == id) {
+            if until > now {
+                refusal.was_expected |= was_expected && permitted < refusal.permitted;
+                refusal.permitted = refusal.permitted.min(permitted);
+                let permitted = refusal.permitted;
+                self.bring_forward(permitted.max(self.earliest).max(self.spaced(now)));
+            }
+            return;
+        }
+        if permitted > now && permitted >= until {
+            return;
+        }
+        let refusal = Refusal {
+            token: id,
+            start: token.start,
+            is_life_stated: token.stated.is_some(),
+            was_trial: token.is_trial,
+            was_expected,
+            was_fresh: age < life::SHORTEST_LIFE,
+            permitted,
+            distrust_before: distrust,
+            is_healed: false,
+            is_mood: false,
+        };
+        self.refusal_before = self.refusal.replace(refusal);
+        self.bring_forward(permitted.max(self.earliest).max(self.spaced(now)));
+    }
+
+    /// A 401 that the next token has healed was the token's end, not the upstream's mood: the next one is believed at
+    /// once, and its age tells the life of tokens of which no answer does. One that the next token has not healed says
+    /// something of the upstream if that token was younger: an answer may take longer than what it brings lives.
+    fn replayed(&mut self, refused: RenewalId, at: Timestamp, accepted: bool, now: Timestamp) {
+        let known = [&mut self.refusal, &mut self.refusal_before].into_iter().flatten();
+        let Some(refusal) = known.into_iter().find(|refusal| refusal.token == refused) else { return };
+        let was_healed = refusal.is_healed;
+        let age = at.since(refusal.start);
+        let next = self.published.filter(|token| token.id > refused);
+        let is_younger = next.is_none_or(|next| now.since(next.start) < age.max(life::SHORTEST_LIFE));
+        refusal.is_healed |= accepted;
+        refusal.is_mood |= !accepted && is_younger;
+        #[cfg(test)]
+        if self.fault == Some(super::tests::Fault::DistrustsWhatWasHealed) {
+            refusal.is_healed = false;
+        }
+        let refusal = *refusal;
+        // a 401 to the next token may have come before this was known
+        if let Some(next) = self.refusal.as_mut().filter(|next| next.token != refused) {
+            next.distrust_before = refusal.distrust();
+        }
+        if accepted && !was_healed && !refusal.is_life_stated {
+            self.learnt.ended(age, refusal.was_trial);
+            self.plan_again();
+        }
+        if !accepted && refusal.was_expected {
+            self.learnt.was_not_an_end();
+        }
+    }
+
+    fn worked(&mut self, id: RenewalId, sent: Timestamp) {
+        let Some(token) = self.published.as_mut().filter(|token| token.id == id) else { return };
+        token.is_in_use = true;
+        if token.stated.is_none() {
+            self.learnt.outlived(sent.since(token.start));
+        }
+        self.plan_again();
     }
 
     fn renewed(
@@ -321,15 +503,30 @@ impl Renewal {
         if let Some(life) = refresh_lifetime {
             self.refresh_expires_at = Some(start + life);
         }
-        let lifetime = lifetime.unwrap_or(self.policy.assumed_lifetime);
-        let usable_until = policy::usable_until(&self.policy, start, lifetime);
+        if lifetime.is_some_and(|life| !life.is_zero()) {
+            self.learnt = LearntLife::known(None); // the server knows better
+        }
+        let usable_until = policy::usable_until(&self.policy, start, lifetime.unwrap_or(self.policy.assumed_lifetime));
         if rotated {
             actions.push(Action::SaveRefreshToken);
         }
+        let is_trial = lifetime.is_none() && self.learnt.begins();
+        let token = Token {
+            id,
+            start,
+            usable_until,
+            stated: lifetime,
+            refresh_lifetime,
+            spread: self.random.fraction(),
+            is_trial,
+            is_in_use: false,
+        };
         if now < usable_until {
             self.failures = 0;
-            self.published = Some(Token { id, usable_until });
-            actions.push(Action::Publish { id, usable_until });
+            self.published = Some(token);
+            let refuted_from = self.learnt.refuted_from().filter(|_| lifetime.is_none());
+            let outlived_from = refuted_from.map_or(Timestamp::FAR, |age| start + age);
+            actions.push(Action::Publish { id, usable_until, outlived_from });
         } else {
             self.failures = self.failures.saturating_add(1); // dead on arrival: as good as none
         }
@@ -341,8 +538,16 @@ impl Renewal {
             self.back_off(None, now);
             return;
         }
-        let spread = self.random.fraction();
-        let mut at = policy::renew_at(&self.policy, start, lifetime, spread);
+        self.earliest = self.spaced(now);
+        self.plan(token);
+    }
+
+    /// Sets the time of the next renewal that nobody has to ask for.
+    fn plan(&mut self, token: Token) {
+        let Token { start, stated, refresh_lifetime, spread, is_trial, is_in_use, .. } = token;
+        let assumed = self.policy.assumed_lifetime;
+        let learnt = self.learnt.life().filter(|_| stated.is_none() && !is_trial).map(|life| life.min(assumed));
+        let mut at = policy::renew_at(&self.policy, start, stated.or(learnt).unwrap_or(assumed), spread);
         self.reason = Reason::BeforeExpiry;
         // only an answer that states the refresh token's life promises that renewing extends it
         if let Some(life) = refresh_lifetime {
@@ -352,8 +557,19 @@ impl Renewal {
                 self.reason = Reason::BeforeRefreshTokenDies;
             }
         }
-        self.earliest = self.spaced(now);
-        self.schedule(at.max(start + policy::UNASKED_SPACING).max(self.earliest));
+        // A token of stated life is withdrawn before its end, so that who wants one asks for it. A learnt end is none to
+        // withdraw at: that the token is in use says as much.
+        let unasked = if learnt.is_some() && is_in_use { start } else { start + policy::UNASKED_SPACING };
+        self.schedule(at.max(unasked).max(self.earliest));
+    }
+
+    /// What is known of tokens' lives has changed; wishes and failures have set their own times.
+    fn plan_again(&mut self) {
+        let is_planned = matches!(self.phase, Phase::Scheduled { .. })
+            && matches!(self.reason, Reason::BeforeExpiry | Reason::BeforeRefreshTokenDies);
+        if let Some(token) = self.published.filter(|_| is_planned) {
+            self.plan(token);
+        }
     }
 
     fn failed(&mut self, failure: Failure, now: Timestamp, actions: &mut Vec<Action>) {
@@ -410,7 +626,9 @@ impl Renewal {
         self.failures = 0;
         self.answer_lost = false;
         self.refresh_expires_at = None;
-        self.distrust = None;
+        self.refusal = None;
+        self.refusal_before = None;
+        self.learnt = LearntLife::known(None);
     }
 
     #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! [`Renewal`] is one account's machine. It waits for one of three things: the clock, the authorization server, or a
 //! person. Whether the token in hand is still usable is a separate fact. [`policy`] has the rules as plain functions of
-//! plain numbers.
+//! plain numbers; [`life`] is what tokens teach of their own life where the server states none.
 //!
 //! # Invariants
 //!
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::timestamp::Timestamp;
 
+pub mod life;
 pub mod machine;
 pub mod policy;
 #[cfg(test)]
@@ -136,4 +137,6 @@ pub struct AccountSnapshot {
     pub failures: u32,
     /// When the refresh token is expected to die, if anything is known of it.
     pub refresh_expires_at: Option<Timestamp>,
+    /// How long access tokens live whose answers do not state it, if that was learnt.
+    pub learnt_life: Option<Duration>,
 }

@@ -45,11 +45,13 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// A request waits: then a server in trouble is asked again after this at the latest, unless it said otherwise.
 const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
 
-/// A server may ask for more patience than its outage will take; nobody should wait a day for a typing error.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
+/// `Retry-After` is obeyed up to here, and only here is it cut: a server that asks for more (or was misconfigured to)
+/// must not keep a person from a token for a day. Asking every ten minutes harms nobody.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// After a renewal that a 401 has brought about, the next 401 brings one about no sooner than this, and twice as long after
-/// each further one: an upstream that always says 401 must not become a storm at the authorization server.
+/// After a renewal that a 401 has brought about and whose token was refused again, or of whose token nothing is known,
+/// the next 401 brings one about no sooner than this, and twice as long after each further one: an upstream that always
+/// says 401 must not become a storm at the authorization server.
 const FIRST_DISTRUST: Duration = Duration::from_secs(10 * 60);
 
 /// A 401 is passed on at the most so long without a question to the authorization server.
@@ -151,7 +153,9 @@ mod tests {
     fn a_servers_retry_after_binds_those_who_wait_too_but_not_for_ever() {
         assert_eq!(retry_times(T0, secs(300), None), (T0 + secs(30), T0 + secs(300)));
         assert_eq!(retry_times(T0, secs(1), Some(secs(120))), (T0 + secs(120), T0 + secs(120)));
-        assert_eq!(retry_times(T0, secs(1), Some(secs(86_400))).0, T0 + secs(900));
+        for asked in [601, 899, 86_400, u64::MAX] {
+            assert_eq!(retry_times(T0, secs(1), Some(secs(asked))).0, T0 + secs(600), "{asked} s");
+        }
     }
 
     #[test]

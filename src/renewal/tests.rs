@@ -16,6 +16,7 @@ pub(crate) enum Fault {
     StartsEarly,
     RetriesAfterRefusal,
     KeepsTheOldToken,
+    DistrustsWhatWasHealed,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ impl Story {
             patience: Duration::ZERO,
             answer_lost: false,
             refresh_expires_at: None,
+            learnt_life: None,
         });
         assert_eq!(started, [Action::Renew(RenewalId(1))]);
         story
@@ -144,8 +146,12 @@ fn a_refusal_out_of_the_blue_means_revoked_and_nothing_starts_until_somebody_sig
     // the token in hand is still good, and serves to its end
     assert_eq!(work.machine.next_wakeup(), Some((T0 + HOUR - 10 * SECOND, Reason::Withdraw)));
     assert_eq!(work.wait(), [Action::Withdraw]);
-    let signed_in =
-        Event::CredentialReplaced { patience: Duration::ZERO, answer_lost: false, refresh_expires_at: None };
+    let signed_in = Event::CredentialReplaced {
+        patience: Duration::ZERO,
+        answer_lost: false,
+        refresh_expires_at: None,
+        learnt_life: None,
+    };
     assert_eq!(work.event(signed_in), [renew(3)]);
 }
 
@@ -175,8 +181,14 @@ fn a_request_without_a_token_shortens_the_back_off_but_not_the_servers_retry_aft
     assert_eq!(work.after(SECOND, Event::Asked), [renew(id.0 + 1)]);
 }
 
+/// A 401 to a request that does not wait.
 fn rejected(id: u64, worked: bool) -> Event {
-    Event::Rejected { id: RenewalId(id), worked }
+    Event::Rejected { id: RenewalId(id), worked, until: T0 }
+}
+
+/// What became of a request whose 401 came at a time.
+fn replayed(refused: u64, at: Timestamp, accepted: bool) -> Event {
+    Event::Replayed { refused: RenewalId(refused), at, accepted }
 }
 
 #[test]
@@ -184,11 +196,12 @@ fn a_401_renews_once_and_an_upstream_that_always_says_401_costs_two_calls_a_life
     let mut work = Story::signed_in().with_token_for(HOUR);
     assert_eq!(work.after(MINUTE, rejected(1, false)), [renew(2)]);
     let _ = work.renewed(2, HOUR);
+    assert_eq!(work.event(replayed(1, work.now, false)), []);
     for _ in 0..50 {
         assert_eq!(work.after(SECOND, rejected(2, false)), []);
         assert_eq!(work.event(rejected(1, false)), [], "of a token that is no longer in hand");
     }
-    assert!(!work.machine.is_renewing(work.now));
+    assert_eq!(work.machine.wished_for(work.now), None);
     // but a token that is rejected much later is renewed again
     assert_eq!(work.after(10 * MINUTE, rejected(2, false)), [renew(3)]);
 }
@@ -210,6 +223,106 @@ fn a_token_that_had_worked_and_is_revoked_again_is_renewed_within_seconds() {
         calls += work.after(5 * SECOND, rejected(published, true)).len();
     }
     assert!((5..=16).contains(&calls), "{calls} calls in a day");
+}
+
+#[test]
+fn a_401_that_the_next_token_has_healed_is_believed_again_at_once() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    for id in 1..50 {
+        assert_eq!(work.after(2 * SECOND, rejected(id, id % 2 == 0)), [renew(id + 1)], "revocation {id}");
+        let _ = work.renewed(id + 1, HOUR);
+        assert_eq!(work.event(replayed(id, work.now, true)), []);
+    }
+    // those of an upstream that refuses the next token, too, are not
+    assert_eq!(work.after(2 * SECOND, rejected(50, false)), [renew(51)]);
+    let _ = work.renewed(51, HOUR);
+    assert_eq!(work.event(replayed(50, work.now, false)), []);
+    assert_eq!(work.after(9 * MINUTE, rejected(51, false)), []);
+}
+
+#[test]
+fn a_401_whose_request_nobody_saw_again_makes_the_next_one_wait_for_seconds_not_minutes() {
+    // also if the next token is new to the upstream, as where it is asked seldom
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.after(MINUTE, rejected(1, true)), [renew(2)]);
+    let _ = work.renewed(2, HOUR);
+    assert_eq!(work.after(4 * SECOND, rejected(2, false)), []);
+    assert_eq!(work.after(SECOND, rejected(2, false)), [renew(3)]);
+}
+
+#[test]
+fn tokens_that_are_refused_within_a_second_are_distrusted_even_if_the_next_one_is_taken() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    let mut calls = 0;
+    for _ in 0..600 * 10 {
+        if let Phase::InFlight { id } = work.machine.snapshot().phase {
+            let _ = work.renewed(id.0, HOUR);
+            let _ = work.event(replayed(id.0 - 1, work.now - SECOND / 2, true));
+        }
+        let published = work.machine.snapshot().published.expect("a token").0;
+        let until = work.now + 10 * SECOND;
+        calls += work.after(SECOND / 10, Event::Rejected { id: RenewalId(published), worked: true, until }).len();
+    }
+    assert!(calls <= 130, "{calls} calls in ten minutes of an upstream that says 401 at random");
+}
+
+#[test]
+fn a_request_that_waits_is_served_by_the_next_renewal_that_is_permitted() {
+    let waits = |id, now: Timestamp| Event::Rejected { id: RenewalId(id), worked: true, until: now + 30 * SECOND };
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.after(MINUTE, rejected(1, true)), [renew(2)]);
+    let _ = work.renewed(2, HOUR);
+    let began = work.now; // nobody knows what became of that request
+    assert_eq!(work.after(SECOND, waits(2, began + SECOND)), []);
+    assert_eq!(work.machine.wished_for(work.now), Some(began + 5 * SECOND));
+    // more of them do not make it sooner
+    assert_eq!(work.after(SECOND, waits(2, began + 2 * SECOND)), []);
+    assert_eq!(work.machine.wished_for(work.now), Some(began + 5 * SECOND));
+    assert_eq!(work.wait(), [renew(3)]);
+    assert_eq!(work.now, began + 5 * SECOND);
+    // the server fails: those who wait go on waiting for the next try
+    assert_eq!(work.failed(3, TRANSIENT), []);
+    assert!(work.machine.wished_for(work.now).is_some());
+}
+
+#[test]
+fn a_life_that_no_answer_states_is_learnt_from_two_ends_and_kept_in_mind() {
+    let mut work = Story::signed_in();
+    let unstated = |id| Event::Renewed { id: RenewalId(id), lifetime: None, rotated: false, refresh_lifetime: None };
+    let _ = work.event(unstated(1));
+    for id in 1..=2 {
+        assert_eq!(work.machine.snapshot().learnt_life, None);
+        assert_eq!(work.after(MINUTE, rejected(id, true)), [renew(id + 1)]);
+        let _ = work.event(unstated(id + 1));
+        assert_eq!(work.event(replayed(id, work.now, true)), []);
+    }
+    assert_eq!(work.machine.snapshot().learnt_life, Some(MINUTE));
+    let (at, reason) = work.machine.next_wakeup().expect("scheduled");
+    assert_eq!(reason, Reason::BeforeExpiry);
+    assert!(work.now + 38 * SECOND <= at && at <= work.now + 42 * SECOND, "{:?}", at.since(work.now));
+    // a token that works beyond it refutes it
+    assert_eq!(work.wait(), [renew(4)]);
+    let Action::Publish { outlived_from, .. } = work.event(unstated(4))[0] else { panic!("published") };
+    assert!(work.now + 80 * SECOND < outlived_from && outlived_from < work.now + 81 * SECOND);
+    let _ = work.event(Event::Worked { id: RenewalId(4), sent: outlived_from });
+    assert_eq!(work.machine.snapshot().learnt_life, None);
+    assert!(work.machine.next_wakeup().expect("scheduled").0 > work.now + 50 * MINUTE);
+}
+
+#[test]
+fn a_server_that_states_a_life_is_believed_more_than_what_was_learnt() {
+    let mut work = Story { machine: Renewal::new(Policy::default(), 7), now: T0 };
+    let known = Event::CredentialReplaced {
+        patience: Duration::ZERO,
+        answer_lost: false,
+        refresh_expires_at: None,
+        learnt_life: Some(6 * SECOND),
+    };
+    assert_eq!(work.event(known), [renew(1)]);
+    assert_eq!(work.machine.snapshot().learnt_life, Some(6 * SECOND));
+    let _ = work.renewed(1, HOUR);
+    assert_eq!(work.machine.snapshot().learnt_life, None);
+    assert!(work.machine.next_wakeup().expect("scheduled").0 > work.now + 50 * MINUTE);
 }
 
 #[test]
@@ -402,8 +515,16 @@ impl History {
             6 | 7 => Event::Wanted,
             8 => Event::Asked,
             9 => {
-                let id = RenewalId(self.roll(1 + self.answered.len() as u64 + self.owed.len() as u64));
-                Event::Rejected { id, worked: self.roll(2) == 0 }
+                let id = self.some_renewal();
+                let until = self.now + Duration::from_secs(self.roll(2) * 30);
+                match self.roll(3) {
+                    0 => Event::Rejected { id, worked: self.roll(2) == 0, until },
+                    1 => {
+                        let at = self.now - Duration::from_secs(self.roll(10));
+                        Event::Replayed { refused: id, at, accepted: self.roll(2) == 0 }
+                    }
+                    _ => Event::Worked { id, sent: self.now - Duration::from_secs(self.roll(20)) },
+                }
             }
             10 => Event::NetworkChanged,
             11 => Event::Resumed,
@@ -413,6 +534,7 @@ impl History {
                 patience: Duration::from_millis(self.roll(3) * 700),
                 answer_lost: self.roll(4) == 0,
                 refresh_expires_at: None,
+                learnt_life: Some(3).filter(|_| self.roll(2) == 0).map(Duration::from_secs),
             },
             15 => {
                 let forgotten = self.roll(1 + self.answered.len() as u64); // or never asked
@@ -427,6 +549,13 @@ impl History {
                     self.answer_for(id)
                 }
             },
+        }
+    }
+
+    fn some_renewal(&mut self) -> RenewalId {
+        match self.machine.snapshot().published {
+            Some(id) if self.roll(4) > 0 => RenewalId(id.0 - self.roll(2).min(id.0)),
+            _ => RenewalId(self.roll(1 + self.answered.len() as u64 + self.owed.len() as u64)),
         }
     }
 

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderName, HeaderValue};
@@ -133,7 +132,7 @@ struct Desk {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Told {
     published: Option<RenewalId>,
-    is_renewing: bool,
+    wished_for: Option<Timestamp>,
     phase: Phase,
 }
 
@@ -226,7 +225,13 @@ impl<W: World> Renewer<W> {
         let Some(record) = &desk.record else {
             let needs_nobody = desk.account.grant == Grant::ClientCredentials;
             return Some(match needs_nobody {
-                true => Event::CredentialReplaced { patience, answer_lost: false, refresh_expires_at: None },
+                // nothing is kept of an account without a credential but what its machine has learnt so far
+                true => Event::CredentialReplaced {
+                    patience,
+                    answer_lost: false,
+                    refresh_expires_at: None,
+                    learnt_life: desk.machine.snapshot().learnt_life,
+                },
                 false => Event::CredentialRemoved,
             });
         };
@@ -245,7 +250,8 @@ impl<W: World> Renewer<W> {
             Some(set_aside) => return Some(Event::CredentialRefused(set_aside.why)),
         }
         let refresh_expires_at = record.refresh_expires_at.map(|at| self.world.timestamp_of(from_unix(at)).max(now));
-        Some(Event::CredentialReplaced { patience, answer_lost: record.redeeming, refresh_expires_at })
+        let learnt_life = record.learnt_life.map(Duration::from_millis);
+        Some(Event::CredentialReplaced { patience, answer_lost: record.redeeming, refresh_expires_at, learnt_life })
     }
 
     /// Takes note of what requests say. All that came since the last call are handed over together, so that a thousand
@@ -253,18 +259,38 @@ impl<W: World> Renewer<W> {
     pub fn orders(&mut self, orders: impl IntoIterator<Item = Order>, now: Timestamp) {
         let mut asked: Vec<AccountId> = Vec::new();
         for order in orders {
-            let (account, event) = match order {
-                Order::Wanted(account) => (account, Event::Wanted),
-                Order::Rejected { account, id, worked } => (account, Event::Rejected { id, worked }),
+            let (account, event, is_answered) = match order {
+                Order::Wanted(account) => (account, Event::Wanted, true),
+                Order::Rejected { account, id, worked, until } => {
+                    (account, Event::Rejected { id, worked, until }, true)
+                }
+                Order::Replayed { account, refused, at, accepted } => {
+                    (account, Event::Replayed { refused, at, accepted }, false)
+                }
+                Order::Worked { account, id, sent } => (account, Event::Worked { id, sent }, false),
             };
             self.handle(&account, event, now);
-            if !asked.contains(&account) {
+            self.keep_what_was_learnt(&account, now);
+            if is_answered && !asked.contains(&account) {
                 asked.push(account);
             }
         }
         for account in asked {
             self.tell(&account, now, true);
         }
+    }
+
+    /// What is known of tokens' lives is kept with the account, for the next process.
+    fn keep_what_was_learnt(&mut self, id: &AccountId, now: Timestamp) {
+        let Some(desk) = self.desks.get_mut(id).filter(|_| !self.is_stopping) else { return };
+        let learnt = millis(desk.machine.snapshot().learnt_life);
+        let Some(record) = desk.record.as_mut().filter(|record| record.learnt_life != learnt) else { return };
+        record.learnt_life = learnt;
+        match learnt.map(Duration::from_millis) {
+            Some(life) => info!(account = %id, ?life, "learnt how long its tokens live"),
+            None => info!(account = %id, "a token outlived what was learnt of their life"),
+        }
+        let _ = desk.save(&mut self.world, now);
     }
 
     /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
@@ -320,7 +346,12 @@ impl<W: World> Renewer<W> {
         let generation = desk.record.as_ref().map_or(0, |record| record.generation);
         let generation = generation.max(self.world.saved_generation(id)) + 1;
         desk.starts_over = false;
-        desk.record = Some(Record::new(&desk.account, generation, new, today));
+        let last = desk.record.take();
+        let mut record = Record::new(&desk.account, generation, new, today);
+        // how long tokens live is the server's doing, whoever signs in
+        let same_server = last.filter(|last| last.issued_by == record.issued_by && last.client_id == record.client_id);
+        record.learnt_life = same_server.and_then(|last| last.learnt_life);
+        desk.record = Some(record);
         let saved = desk.save(&mut self.world, now);
         info!(account = %id, generation, "signed in");
         if let Some(event) = self.first_event(id, Duration::ZERO, now) {
@@ -448,9 +479,11 @@ impl<W: World> Renewer<W> {
             desk.renewals += 1;
             desk.last_success = Some(now);
         }
-        let expected_death = desk.machine.snapshot().refresh_expires_at;
+        let snapshot = desk.machine.snapshot();
+        let (expected_death, learnt_life) = (snapshot.refresh_expires_at, millis(snapshot.learnt_life));
         if let Some(record) = &mut desk.record {
             record.refresh_expires_at = expected_death.map(|at| unix(self.world.calendar(at)));
+            record.learnt_life = learnt_life;
             if !rotated {
                 let _ = desk.save(&mut self.world, now); // the note that it was being redeemed is done with
             }
@@ -516,17 +549,11 @@ impl<W: World> Renewer<W> {
                     }
                     let _ = desk.save(&mut self.world, now);
                 }
-                Action::Publish { id: renewal, usable_until } => {
+                Action::Publish { id: renewal, usable_until, outlived_from } => {
                     let header = desk.at_hand.take();
-                    desk.published = header.map(|(name, value)| {
+                    desk.published = header.map(|header| {
                         info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
-                        Arc::new(Published {
-                            id: renewal,
-                            name,
-                            value,
-                            usable_until,
-                            has_worked: AtomicBool::new(false),
-                        })
+                        Arc::new(Published::new(renewal, header, usable_until, outlived_from))
                     });
                 }
                 Action::Withdraw => desk.published = None,
@@ -560,15 +587,15 @@ impl<W: World> Renewer<W> {
     fn tell(&mut self, id: &AccountId, now: Timestamp, is_asked: bool) {
         let Some(desk) = self.desks.get_mut(id) else { return };
         let snapshot = desk.machine.snapshot();
-        let is_renewing = desk.machine.is_renewing(now);
+        let wished_for = desk.machine.wished_for(now);
         let published = desk.published.as_ref().map(|token| token.id);
-        let told = Told { published, is_renewing, phase: snapshot.phase };
+        let told = Told { published, wished_for, phase: snapshot.phase };
         if desk.told == Some(told) && !is_asked {
             return;
         }
         desk.told = Some(told);
         let availability = match (&desk.published, snapshot.phase) {
-            (Some(token), _) => Availability::Usable { token: token.clone(), renewing: is_renewing },
+            (Some(token), _) => Availability::Usable { token: token.clone(), wished_for },
             (None, Phase::SignInRequired { why }) => Availability::SignInRequired { why },
             (None, phase) => {
                 let retry_at = match phase {
@@ -778,6 +805,10 @@ fn no_account(id: &AccountId) -> String {
     format!("there is no account named \"{id}\" in the configuration")
 }
 
+fn millis(span: Option<Duration>) -> Option<u64> {
+    span.map(|span| span.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
 fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -805,7 +836,8 @@ mod tests {
             let token = record.credential.refresh_token.as_ref().map_or("none", Secret::expose);
             let note = if record.redeeming { " being redeemed" } else { "" };
             let verdict = record.set_aside.as_ref().map(|s| format!(" set aside: {:?}", s.why)).unwrap_or_default();
-            self.lines.push(format!("save {} {token}{note}{verdict}", record.generation));
+            let learnt = record.learnt_life.map(|life| format!(" learnt {life} ms")).unwrap_or_default();
+            self.lines.push(format!("save {} {token}{note}{verdict}{learnt}", record.generation));
             if self.is_disk_full {
                 return Err("no space left on device".into());
             }
@@ -843,10 +875,10 @@ mod tests {
 
         fn publish(&mut self, _: &AccountId, availability: Availability) {
             self.lines.push(match availability {
-                Availability::Usable { token, renewing } => {
+                Availability::Usable { token, wished_for } => {
                     let value = token.value.to_str().expect("visible").to_owned();
                     assert!(token.value.is_sensitive());
-                    format!("publish {value}{}", if renewing { " (renewing)" } else { "" })
+                    format!("publish {value}{}", if wished_for.is_some() { " (renewing)" } else { "" })
                 }
                 Availability::Waiting { retry_at: None, .. } => "publish wait".into(),
                 Availability::Waiting { retry_at: Some(_), .. } => "publish wait for a retry".into(),
@@ -1234,6 +1266,39 @@ mod tests {
             renewer.tick(T0 + HOUR);
         }
         assert!(renewer.world.lines.contains(&"publish Bearer a2".to_owned()), "{:?}", renewer.world.lines);
+    }
+
+    #[test]
+    fn the_life_of_tokens_is_learnt_kept_with_the_account_and_known_to_the_next_process() {
+        let unstated = |access| {
+            let tokens = tokens(access, None).expect("tokens");
+            Ok(Tokens { lifetime: None, ..tokens })
+        };
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), unstated("a1"), T0);
+        let mut now = T0;
+        for id in 1..=2 {
+            now = now + Duration::from_secs(6);
+            let (account, refused) = (lab(), RenewalId(id));
+            renewer.orders([Order::Rejected { account, id: refused, worked: true, until: now }], now);
+            renewer.answered(&lab(), RenewalId(id + 1), unstated("a"), now);
+            renewer.world.lines.clear();
+            renewer.orders([Order::Replayed { account: lab(), refused, at: now, accepted: true }], now);
+        }
+        assert_eq!(
+            renewer.world.lines,
+            ["publish Bearer a", "save 1 r1 learnt 6000 ms"],
+            "it is renewed at another time"
+        );
+        // the next person to sign in is given tokens by the same server
+        renewer.replace(&lab(), signed_in("n1"), now).expect("saved");
+        assert_eq!(renewer.views()[0].snapshot.learnt_life, Some(Duration::from_secs(6)));
+        let record = renewer.desks[&lab()].record.clone().expect("a record");
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(Some(record.clone())), now);
+        assert_eq!(renewer.views()[0].snapshot.learnt_life, Some(Duration::from_secs(6)));
+        renewer.answered(&lab(), RenewalId(1), unstated("a1"), now);
+        assert!(renewer.next_wakeup().expect("it is renewed") <= now + Duration::from_secs(6));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Rotation {
 pub struct Options {
     /// The life of access and ID tokens.
     pub access_lifetime: Duration,
+    /// Whether that can be known: by `expires_in`, and by the claims of the tokens, which are opaque otherwise.
+    pub tell_access_lifetime: bool,
     /// The life of a sign-in: rotation does not prolong it. `None` is for ever.
     pub refresh_lifetime: Option<Duration>,
     /// Whether answers say `refresh_expires_in`.
@@ -43,6 +45,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             access_lifetime: Duration::from_secs(60 * 60),
+            tell_access_lifetime: true,
             refresh_lifetime: Some(Duration::from_secs(27 * 24 * 60 * 60)),
             tell_refresh_lifetime: false,
             rotation: Rotation::Off,
@@ -56,16 +59,17 @@ pub(super) struct Issued {
     pub(super) id_token: String,
     /// A new one, if the presented one was spent or there was none.
     pub(super) refresh_token: Option<String>,
-    pub(super) lifetime: Duration,
+    /// Of access and ID token, if answers are to say so.
+    pub(super) lifetime: Option<Duration>,
     /// What is left of the sign-in, if answers are to say so.
     pub(super) refresh_lifetime: Option<Duration>,
 }
 
 impl Issued {
     /// `expires_in`, whole where it is.
-    pub(super) fn expires_in(&self) -> Value {
-        let seconds = self.lifetime.as_secs_f64();
-        if self.lifetime.subsec_nanos() == 0 { json!(self.lifetime.as_secs()) } else { json!(seconds) }
+    pub(super) fn expires_in(&self) -> Option<Value> {
+        let lifetime = self.lifetime?;
+        Some(if lifetime.subsec_nanos() == 0 { json!(lifetime.as_secs()) } else { json!(lifetime.as_secs_f64()) })
     }
 }
 
@@ -230,12 +234,13 @@ impl Books {
         let id = json!({"sub": sub, "token_use": "id", "aud": aud, "email": USERNAME, "cognito:username": USERNAME,
             "iss": ISSUER, "auth_time": iat, "iat": iat, "exp": exp, "jti": uuid()});
         let [access_token, id_token] = [(Kind::Access, access), (Kind::Id, id)].map(|(kind, claims)| {
-            let token = jwt(&claims);
+            let token = if self.options.tell_access_lifetime { jwt(&claims) } else { random_text(32) };
             self.secrets.push(token.clone());
             self.tokens.insert(token.clone(), Token { kind, expires_at: now + lifetime });
             token
         });
         let refresh_lifetime = dies_at.map(|dies_at| dies_at.duration_since(now).unwrap_or_default());
+        let lifetime = Some(lifetime).filter(|_| self.options.tell_access_lifetime);
         Issued { access_token, id_token, refresh_token, lifetime, refresh_lifetime }
     }
 

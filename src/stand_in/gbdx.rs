@@ -44,7 +44,10 @@ pub(super) fn redeem(books: &mut Books, parts: &Parts, body: &[u8], now: SystemT
     // A refresh token is in every answer, also if it is the old one.
     let refresh_token = issued.refresh_token.as_deref().unwrap_or(field("refresh_token"));
     let mut answer = json!({"access_token": issued.access_token, "scope": "openid email offline_access",
-        "token_type": "Bearer", "expires_in": issued.expires_in(), "refresh_token": refresh_token});
+        "token_type": "Bearer", "refresh_token": refresh_token});
+    if let Some(seconds) = issued.expires_in() {
+        answer["expires_in"] = seconds;
+    }
     if let Some(life) = issued.refresh_lifetime {
         answer["refresh_expires_in"] = json!(life.as_secs());
     }

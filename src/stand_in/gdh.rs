@@ -50,8 +50,10 @@ fn token_endpoint(books: &mut Books, body: &[u8], now: SystemTime) -> TokenReply
         _ => return oauth_error(grant, 400, "unsupported_grant_type"),
     };
     let Ok(issued) = issued else { return oauth_error(grant, 400, "invalid_grant") };
-    let mut answer = json!({"access_token": issued.access_token, "id_token": issued.id_token, "token_type": "Bearer",
-        "expires_in": issued.expires_in()});
+    let mut answer = json!({"access_token": issued.access_token, "id_token": issued.id_token, "token_type": "Bearer"});
+    if let Some(seconds) = issued.expires_in() {
+        answer["expires_in"] = seconds;
+    }
     add_refresh(&mut answer, &issued, "refresh_token", "refresh_expires_in");
     TokenReply::new(grant, "issued", json_reply(200, &answer))
 }
@@ -83,7 +85,10 @@ fn json_api(books: &mut Books, parts: &Parts, body: &[u8], now: SystemTime) -> T
         Err(denied) => exception("NotAuthorizedException", denied),
         Ok(issued) => {
             let mut result = json!({"AccessToken": issued.access_token, "IdToken": issued.id_token,
-                "TokenType": "Bearer", "ExpiresIn": issued.expires_in()});
+                "TokenType": "Bearer"});
+            if let Some(seconds) = issued.expires_in() {
+                result["ExpiresIn"] = seconds;
+            }
             add_refresh(&mut result, &issued, "RefreshToken", "RefreshExpiresIn");
             let answer = json!({"ChallengeParameters": {}, "AuthenticationResult": result});
             TokenReply::new(operation, "issued", json_reply(200, &answer))

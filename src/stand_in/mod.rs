@@ -5,7 +5,8 @@
 //! faults, the log, and what both APIs have in common. All that a stand-in knows is gone when it is dropped.
 //!
 //! Both APIs also answer, to a good token: `/echo` (what arrived, as JSON), `/download/N` (N bytes, chunked), `/gzip`,
-//! `/no-content`, `/slow/MILLISECONDS`, and `/ticks/MILLISECONDS` (server-sent events, for ever).
+//! `/no-content`, `/slow/MILLISECONDS`, `/ticks/MILLISECONDS` (server-sent events, for ever), and `/unauthorized` (401,
+//! whatever the token).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -424,6 +425,7 @@ async fn answer(provider: Provider, parts: &Parts, body: Incoming) -> io::Result
             reply
         }
         ("no-content", _) => text_reply(204, "text/plain", ""),
+        ("unauthorized", _) => text_reply(401, "text/plain", "not for you"),
         ("slow", Some(pause)) => {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             text_reply(200, "text/plain", "at last")

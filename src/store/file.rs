@@ -41,6 +41,9 @@ struct Written<'a> {
     refresh_expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<&'a str>,
+    /// An older valetd drops it, and learns it anew: that makes no new version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learnt_life_ms: Option<u64>,
     redeeming: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     set_aside: Option<&'a SetAside>,
@@ -59,6 +62,7 @@ struct Read {
     received_at: u64,
     refresh_expires_at: Option<u64>,
     identity: Option<String>,
+    learnt_life_ms: Option<u64>,
     redeeming: bool,
     set_aside: Option<SetAside>,
 }
@@ -80,6 +84,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         received_at,
         refresh_expires_at,
         identity,
+        learnt_life,
         redeeming,
         set_aside,
     } = record;
@@ -96,6 +101,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         received_at: *received_at,
         refresh_expires_at: *refresh_expires_at,
         identity: identity.as_deref(),
+        learnt_life_ms: *learnt_life,
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
     };
@@ -136,6 +142,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         received_at,
         refresh_expires_at,
         identity,
+        learnt_life_ms: learnt_life,
         redeeming,
         set_aside,
     } = serde_json::from_slice(bytes).map_err(place)?;
@@ -157,6 +164,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         received_at,
         refresh_expires_at,
         identity,
+        learnt_life,
         redeeming,
         set_aside,
     })
@@ -195,6 +203,7 @@ mod tests {
             received_at: 1_700_000_000,
             refresh_expires_at: Some(1_702_592_000),
             identity: Some("me@example.com".into()),
+            learnt_life: Some(6_012),
             redeeming: true,
             set_aside: Some(SetAside {
                 why: Why::Revoked,
@@ -219,6 +228,7 @@ mod tests {
             credential: Credential::default(),
             refresh_expires_at: None,
             identity: None,
+            learnt_life: None,
             redeeming: false,
             set_aside: None,
             ..record()

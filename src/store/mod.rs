@@ -62,6 +62,8 @@ pub struct Record {
     pub refresh_expires_at: Option<u64>,
     /// Who is signed in, as far as the server told (`sub`, `email` or user name).
     pub identity: Option<String>,
+    /// How long access tokens live whose answers do not state it, in milliseconds, if that was learnt.
+    pub learnt_life: Option<u64>,
     /// Set before the refresh token is spent, cleared by the answer: a record loaded with it set means that an answer
     /// may have been lost.
     pub redeeming: bool,
@@ -140,6 +142,7 @@ impl Record {
             received_at: today,
             refresh_expires_at: refresh_lifetime.map(|life| today.saturating_add(life)),
             identity,
+            learnt_life: None,
             redeeming: false,
             set_aside: None,
         }

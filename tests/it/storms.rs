@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::lab::{self, Server, address, ping};
-use crate::support::{Answer, Home, PATIENCE, eventually, read_answer, words};
+use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, read_answer, words};
 
 /// Sends so many requests on connections of their own, all before any answer is read. Returns the answers.
 fn at_once(address: &str, count: usize) -> Vec<Answer> {
@@ -170,6 +170,77 @@ fn a_token_of_one_second_that_nobody_wants_is_asked_for_every_five_seconds() {
     let apart = times[1].duration_since(times[0]).expect("in order");
     // from answer to answer, on a machine that may be busy
     assert!(apart >= Duration::from_secs(3), "{apart:?}");
+}
+
+/// Opaque tokens of this life, of which no answer tells it.
+fn unstated(seconds: u64) -> Options {
+    Options { tell_access_lifetime: false, ..lab::short(Duration::from_secs(seconds)) }
+}
+
+#[test]
+fn tokens_whose_short_life_no_answer_states_are_renewed_in_time_once_two_have_ended() {
+    const LIFE: u64 = 6;
+    let server = Server::start(Provider::Gdh, unstated(LIFE));
+    let home = lab::home(&server, "", "", "");
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let ask_until = |what: &str, address: &str, is_done: &dyn Fn() -> bool| {
+        let end = Instant::now() + 3 * PATIENCE;
+        while !is_done() {
+            assert!(Instant::now() < end, "waited in vain: {what}");
+            let answer = ping(address);
+            assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let learnt = |daemon: &Daemon<'_>| daemon.account("lab")["learnt_life_seconds"].as_f64();
+    ask_until("two ends", &address, &|| learnt(&daemon).is_some());
+    let life = learnt(&daemon).expect("seen");
+    assert!((LIFE as f64 - 0.5..LIFE as f64 + 2.0).contains(&life), "{life}");
+    let shown = words(&home.run(&["status"]));
+    assert!(shown.contains(&format!("a token lives about {} s, learnt", life.round())), "{shown}");
+    let before = server.log();
+    assert!(before.refused() <= 4, "two ends, one request or two each: {}", before.refused());
+
+    let began = Instant::now();
+    let calls = before.token_calls.len();
+    ask_until("five renewals", &address, &|| server.log().token_calls.len() >= calls + 5);
+    let lives = began.elapsed().as_secs_f64() / LIFE as f64;
+    assert!(5.0 <= 1.6 * lives + 1.0, "five calls in {lives} lives");
+    assert_eq!(server.log().refused(), before.refused(), "every token was renewed before its end");
+
+    // a restart knows it
+    assert!(daemon.signal("TERM").success());
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(learnt(&daemon), Some(life));
+    let address = lab::address(&daemon);
+    let calls = server.log().token_calls.len();
+    ask_until("two more renewals", &address, &|| server.log().token_calls.len() >= calls + 2);
+    assert_eq!(server.log().refused(), before.refused());
+}
+
+#[test]
+fn a_token_that_is_revoked_again_and_again_is_replaced_each_time_and_nobody_is_told() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    for revocation in 1..=6 {
+        // a token that has served for a while; one that is refused as soon as it is there would be suspicious
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(1_200) {
+            assert_eq!(ping(&address).status, 200, "before revocation {revocation}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        server.revoke_access_tokens();
+        let (asked, answer) = (Instant::now(), ping(&address));
+        assert_eq!(answer.status, 200, "revocation {revocation}: {}", answer.text());
+        assert!(asked.elapsed() < Duration::from_secs(4), "revocation {revocation} took {:?}", asked.elapsed());
+    }
+    assert_eq!(server.issued(), 7);
 }
 
 #[test]
