@@ -1,4 +1,4 @@
-//! Every command in the README is run.
+//! Every command in the README is run, and every test that the security page names is there.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,6 +11,8 @@ use crate::providers::start;
 use crate::support::{Home, free_address, words};
 
 const README: &str = include_str!("../../README.md");
+
+const SECURITY: &str = include_str!("../../SECURITY.md");
 
 /// The lines of the README's shell blocks.
 fn commands() -> Vec<&'static str> {
@@ -114,4 +116,21 @@ fn every_command_in_the_readme_works() {
         }
     }
     assert_eq!(gbdx.log().refused(), 0);
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let stories = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+    let is_name =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let named: Vec<(&str, &str)> = SECURITY
+        .split('`')
+        .filter_map(|text| text.split_once("::"))
+        .filter(|(file, name)| is_name(file) && is_name(name))
+        .collect();
+    assert!(named.len() >= 30, "the page names {} tests", named.len());
+    for (file, name) in named {
+        let text = fs::read_to_string(format!("{stories}/{file}.rs")).unwrap_or_default();
+        assert!(text.contains(&format!("fn {name}(")), "there is no {file}::{name}");
+    }
 }
