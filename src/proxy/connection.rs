@@ -658,7 +658,7 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
         match protocol.await {
             Some(Protocol::Http1)
                 if connection.standing() == Standing::Stranger
-                    && stranger::shows_no_key(&io.surplus)
+                    && shows_no_key(&connection, &mut io).await
                     && let Some(check) = connection.worker.bar(connection.door) =>
             {
                 return connection.worker.turn_away(io.socket, connection.door.caller, check, &io.surplus);
@@ -671,6 +671,24 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
             None => return,
         }
     }
+}
+
+/// Reads a stranger's first head as far as it has to, without hyper, to see that it shows no client key. What comes in
+/// very small pieces is left to hyper.
+async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
+    for _ in 0..stranger::MOST_READS {
+        if let Some(shows_no_key) = stranger::shows_no_key(&io.surplus) {
+            return shows_no_key;
+        }
+        let more = poll_fn(|cx| match connection.is_told_to_stop(cx, true) {
+            true => Poll::Ready(Ok(false)),
+            false => io.poll_more(cx),
+        });
+        if !matches!(more.await, Ok(true)) {
+            return false;
+        }
+    }
+    false
 }
 
 /// Serves requests until the connection has come to an end, or to rest: then it gives back the client's bytes.
@@ -843,6 +861,21 @@ impl ClientIo {
             self.surplus = escaped.into();
         }
         Poll::Ready(Ok(protocol))
+    }
+
+    /// Reads more of a first head; false if no more will come.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut bytes = [0; 4 * FIRST_READ];
+        let mut buf = ReadBuf::new(&mut bytes);
+        ready!(self.poll_socket_read(cx, &mut buf)?);
+        let read = buf.filled();
+        if read.is_empty() {
+            self.pulse.half_closed.store(true, Relaxed);
+            return Poll::Ready(Ok(false));
+        }
+        let escaped = escape_target(&mut self.line, read);
+        self.surplus = [&self.surplus, escaped.as_deref().unwrap_or(read)].concat().into();
+        Poll::Ready(Ok(true))
     }
 
     /// Tells what was read, outside of an exchange, from body and answer, which may both last longer than it.

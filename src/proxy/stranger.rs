@@ -102,13 +102,23 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Whether a request that begins with these bytes cannot show a client key: its head is whole, and nothing in it looks
-/// like the beginning of one, neither plain nor in Basic credentials, which begin with it.
-pub(super) fn shows_no_key(bytes: &[u8]) -> bool {
+/// The part of a first head in which a stranger has to show a client key: more is not read for who may not come in.
+const FIRST_BYTES: usize = 16 * 1024;
+
+/// Reads of a stranger's first head until hyper is left to wait for its end; enough for [`FIRST_BYTES`] from most networks.
+pub(super) const MOST_READS: usize = 16;
+
+/// Whether a request that begins with these bytes cannot show a client key: nothing in its head, or in the part of it that
+/// counts, looks like the beginning of one, neither plain nor in Basic credentials, which begin with it. `None` if that
+/// cannot be told yet.
+pub(super) fn shows_no_key(bytes: &[u8]) -> Option<bool> {
     /// [`client_keys::PREFIX`] in base64.
     const IN_BASE64: &[u8] = b"dmtf";
     let has = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
-    has(b"\r\n\r\n") && !has(client_keys::PREFIX.as_bytes()) && !has(IN_BASE64)
+    if has(client_keys::PREFIX.as_bytes()) || has(IN_BASE64) {
+        return Some(false);
+    }
+    (bytes.len() >= FIRST_BYTES || has(b"\r\n\r\n")).then_some(true)
 }
 
 /// Where those go who are refused whatever they say. They are given their answer when they have asked, since some
@@ -331,17 +341,26 @@ mod tests {
 
     #[test]
     fn a_head_without_anything_like_a_key_shows_none() {
-        let rows: [(&[u8], bool); 7] = [
-            (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", true),
-            (b"GET / HTTP/1.1\r\nHost: x\r\n", false),
-            (b"GET /vk_ HTTP/1.1\r\n\r\n", false),
-            (b"GET / HTTP/1.1\r\nX-Valetd-Key: vk_x\r\n\r\n", false),
-            (b"GET / HTTP/1.1\r\nAuthorization: Basic dmtfeDo=\r\n\r\n", false),
-            (b"GET / HTTP/1.1\r\nAuthorization: Basic bWU6cHc=\r\n\r\n", true),
-            (b"", false),
+        let long = [b"GET / HTTP/1.1\r\nA: ", &[b'x'; FIRST_BYTES][..]].concat();
+        let rows: [(&[u8], Option<bool>); 9] = [
+            (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Some(true)),
+            (b"GET / HTTP/1.1\r\nHost: x\r\n", None),
+            (b"GET /vk_ HTTP/1.1\r\n\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nX-Valetd-Key: vk_x\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic dmtfeDo=\r\n\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic bWU6cHc=\r\n\r\n", Some(true)),
+            (b"", None),
+            (&long, Some(true)),
+            (&long[..1000], None),
         ];
         for (bytes, expected) in rows {
-            assert_eq!(shows_no_key(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                shows_no_key(bytes),
+                expected,
+                "{} bytes: {}",
+                bytes.len(),
+                String::from_utf8_lossy(&bytes[..bytes.len().min(99)])
+            );
         }
     }
 
