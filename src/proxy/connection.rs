@@ -676,10 +676,12 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
 /// Reads a stranger's first head as far as it has to, without hyper, to see that it shows no client key. What comes in
 /// very small pieces is left to hyper.
 async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
+    let mut seen = 0;
     for _ in 0..stranger::MOST_READS {
-        if let Some(shows_no_key) = stranger::shows_no_key(&io.surplus) {
+        if let Some(shows_no_key) = stranger::shows_no_key(&io.surplus, seen) {
             return shows_no_key;
         }
+        seen = io.surplus.len();
         let more = poll_fn(|cx| match connection.is_told_to_stop(cx, true) {
             true => Poll::Ready(Ok(false)),
             false => io.poll_more(cx),

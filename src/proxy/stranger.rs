@@ -110,15 +110,20 @@ pub(super) const MOST_READS: usize = 16;
 
 /// Whether a request that begins with these bytes cannot show a client key: nothing in its head, or in the part of it that
 /// counts, looks like the beginning of one, neither plain nor in Basic credentials, which begin with it. `None` if that
-/// cannot be told yet.
-pub(super) fn shows_no_key(bytes: &[u8]) -> Option<bool> {
+/// cannot be told yet. The first `seen` bytes have been asked about before.
+pub(super) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
     /// [`client_keys::PREFIX`] in base64.
     const IN_BASE64: &[u8] = b"dmtf";
-    let has = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
-    if has(client_keys::PREFIX.as_bytes()) || has(IN_BASE64) {
-        return Some(false);
+    let mut is_whole = false;
+    for (at, byte) in bytes.iter().enumerate().skip(seen.saturating_sub(IN_BASE64.len() - 1)) {
+        match byte {
+            b'v' if bytes[at..].starts_with(client_keys::PREFIX.as_bytes()) => return Some(false),
+            b'd' if bytes[at..].starts_with(IN_BASE64) => return Some(false),
+            b'\r' if bytes[at..].starts_with(b"\r\n\r\n") => is_whole = true,
+            _ => {}
+        }
     }
-    (bytes.len() >= FIRST_BYTES || has(b"\r\n\r\n")).then_some(true)
+    (is_whole || bytes.len() >= FIRST_BYTES).then_some(true)
 }
 
 /// Where those go who are refused whatever they say. They are given their answer when they have asked, since some
@@ -355,12 +360,16 @@ mod tests {
         ];
         for (bytes, expected) in rows {
             assert_eq!(
-                shows_no_key(bytes),
+                shows_no_key(bytes, 0),
                 expected,
                 "{} bytes: {}",
                 bytes.len(),
                 String::from_utf8_lossy(&bytes[..bytes.len().min(99)])
             );
+            for cut in 0..bytes.len().min(99) {
+                let told = shows_no_key(&bytes[..cut], 0).or_else(|| shows_no_key(bytes, cut));
+                assert_eq!(told, expected, "{cut} of {}", String::from_utf8_lossy(&bytes[..bytes.len().min(99)]));
+            }
         }
     }
 
