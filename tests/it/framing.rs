@@ -494,8 +494,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Sends an upload as it is cut, and a request after it; reads until the connection has nothing more to say.
-async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) {
+/// Sends an upload as it is cut, and a request after it; reads until the connection has nothing more to say. Whether both
+/// were answered.
+async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) -> bool {
     let mut stream = soon(TcpStream::connect(address)).await.expect("the daemon listens");
     let _ = stream.set_nodelay(true);
     let (mut from, mut to) = stream.split();
@@ -543,11 +544,11 @@ async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) {
             let longest = if is_patient { PATIENCE } else { Duration::from_millis(150) };
             let read = timeout(longest, from.read_buf(&mut bytes));
             if answers >= 2 || read.await.map_or(0, |read| read.unwrap_or(0)) == 0 {
-                return;
+                return answers >= 2;
             }
         }
     };
-    tokio::join!(writes, reads);
+    tokio::join!(writes, reads).1
 }
 
 #[test]
@@ -563,7 +564,7 @@ fn whatever_an_upstream_does_bodies_reach_it_unchanged_and_nothing_of_them_is_a_
         let body = text(&upload.body).replace("HERE", &stage.address).into_bytes();
         let number = sent.borrow().len();
         sent.borrow_mut().push(body.clone());
-        runtime.block_on(carry_out(&stage.address, number, &upload, &body));
+        let answered = runtime.block_on(carry_out(&stage.address, number, &upload, &body));
         let mut whole = Vec::new();
         for bytes in witness.seen.lock().expect("no panic").values() {
             whole.extend(judge(bytes, &sent.borrow()).map_err(TestCaseError::fail)?);
@@ -571,6 +572,7 @@ fn whatever_an_upstream_does_bodies_reach_it_unchanged_and_nothing_of_them_is_a_
         let keeps = !upload.manners.answer.contains("close");
         if upload.manners.then == Then::ReadsOn && keeps {
             prop_assert!(whole.contains(&number), "a patient upstream gets it all");
+            prop_assert!(answered, "and what it answers comes, whatever its other connections wait for");
         }
         Ok(())
     });
