@@ -5,11 +5,14 @@
 //! nothing else to wait for. One with a body has: its client may read no answer before it has sent everything, so that
 //! nobody would poll the answer meanwhile; then the connection gets a task of its own after all, and keeps it. What is
 //! idle is driven by nobody, but looked after by the pool ([`Link::poll_idle`]).
+//!
+//! A connection whose answer came before its request had been sent to its end serves no other. The upload goes on, but
+//! whether the upstream still reads it nobody knows, and a request behind it would wait for that.
 
 use std::future::poll_fn;
 use std::mem;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -36,6 +39,8 @@ pub(super) struct Link {
     sender: SendRequest<RequestBody>,
     /// `None` if a task of its own drives it, or if it has ended.
     engine: Option<Engine>,
+    /// An answer has overtaken its request.
+    overtaken: bool,
 }
 
 impl Link {
@@ -44,7 +49,7 @@ impl Link {
         let (sender, connection) = handshake(io).await?;
         let bell = Arc::new(Bell::default());
         let waker = bell.clone().into();
-        Ok(Self { sender, engine: Some(Engine { connection: Box::pin(connection), bell, waker }) })
+        Ok(Self { sender, engine: Some(Engine { connection: Box::pin(connection), bell, waker }), overtaken: false })
     }
 
     /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
@@ -63,14 +68,20 @@ impl Link {
     /// If there is none; with the request, if it was provably not sent.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         ended: &Rc<Notify>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        if !request.body().is_end_stream() {
+        let upload = if request.body().is_end_stream() {
+            Weak::new()
+        } else {
             self.hand_over(ended.clone());
-        }
+            request.body_mut().watch()
+        };
         let mut answer = pin!(self.sender.try_send_request(request));
-        poll_fn(|cx| drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx))).await
+        let answer = poll_fn(|cx| drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx))).await;
+        // hyper drops a body when it has taken the last of it
+        self.overtaken |= upload.strong_count() > 0;
+        answer
     }
 
     /// The next frame of an answer that comes on this connection.
@@ -99,14 +110,19 @@ impl Link {
         });
     }
 
-    /// After an answer's end: makes sure that it comes to rest.
-    pub(super) fn rest(&mut self, ended: &Rc<Notify>) {
+    /// After an answer's end: makes sure that it comes to rest. `None` if it is of no use to others; then it is closed when
+    /// its request has been sent to the end.
+    pub(super) fn rest(mut self, ended: &Rc<Notify>) -> Option<Self> {
+        if self.overtaken || self.is_closed() {
+            return None;
+        }
         match &self.engine {
             // as always, but for answers whose end is not the end of what is sent
-            Some(_) if !self.sender.is_ready() && !self.sender.is_closed() => self.hand_over(ended.clone()),
+            Some(_) if !self.sender.is_ready() => self.hand_over(ended.clone()),
             Some(engine) => engine.bell.wake_nobody(),
             None => {}
         }
+        Some(self)
     }
 
     /// Whether it has ended while it was idle. If not, the task is woken when it has.

@@ -6,8 +6,9 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::mem;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -36,6 +37,14 @@ pub(super) enum RequestBody {
     Recorded(Rc<RefCell<Recording>>),
     /// The copy, then the rest.
     Replayed(Box<Replayed>),
+    /// One of these, and others want to know when it is done with.
+    Watched(Box<Watched>),
+}
+
+/// A body, and what goes with it.
+pub(super) struct Watched {
+    body: RequestBody,
+    held: Rc<()>,
 }
 
 /// A body that is sent a second time.
@@ -303,6 +312,19 @@ impl Drop for Source {
     }
 }
 
+impl RequestBody {
+    /// What is there for as long as this body is.
+    pub(super) fn watch(&mut self) -> Weak<()> {
+        if let RequestBody::Watched(watched) = self {
+            return Rc::downgrade(&watched.held); // it comes back from a connection that was closed
+        }
+        let watched = Watched { body: mem::replace(self, RequestBody::Empty), held: Rc::default() };
+        let held = Rc::downgrade(&watched.held);
+        *self = RequestBody::Watched(Box::new(watched));
+        held
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -312,6 +334,7 @@ impl Body for RequestBody {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Streamed(source) => source.poll_frame(cx),
             RequestBody::Recorded(recording) => recording.borrow_mut().poll_frame(cx),
+            RequestBody::Watched(watched) => Pin::new(&mut watched.body).poll_frame(cx),
             RequestBody::Replayed(replayed) => {
                 let Replayed { copy, rest } = &mut **replayed;
                 if let Some(chunk) = copy.pop_front() {
@@ -320,7 +343,7 @@ impl Body for RequestBody {
                 match rest {
                     Rest::Source(source) => source.poll_frame(cx),
                     Rest::Trailers(trailers) => {
-                        let trailers = std::mem::take(trailers);
+                        let trailers = mem::take(trailers);
                         *rest = Rest::Nothing;
                         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
                     }
@@ -334,6 +357,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Streamed(source) => source.incoming.is_end_stream(),
+            RequestBody::Watched(watched) => watched.body.is_end_stream(),
             RequestBody::Recorded(recording) => {
                 let recording = recording.borrow();
                 recording.ended || recording.source.as_ref().is_some_and(|source| source.incoming.is_end_stream())
@@ -354,6 +378,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Streamed(source) => source.incoming.size_hint(),
+            RequestBody::Watched(watched) => watched.body.size_hint(),
             RequestBody::Recorded(_) | RequestBody::Replayed(_) => SizeHint::default(),
         }
     }

@@ -1,8 +1,8 @@
 //! Connections to an upstream: opened when none is free, kept warm, one pool a worker.
 //!
 //! HTTP/1.1 carries one exchange at a time, so a connection is leased, and given back when its answer has been read to
-//! the end. One that ended otherwise is never used again: dropping it closes it. One such connection is in `link`; HTTP/2's
-//! are in `multiplexed`.
+//! the end. One that ended otherwise, or was answered before its request had been sent, is never used again: dropping it
+//! closes it. One such connection is in `link`; HTTP/2's are in `multiplexed`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -259,11 +259,8 @@ impl Pool {
         None
     }
 
-    fn put_idle(self: &Rc<Self>, mut link: Link) {
-        link.rest(&self.ended);
-        if link.is_closed() {
-            return;
-        }
+    fn put_idle(self: &Rc<Self>, link: Link) {
+        let Some(link) = link.rest(&self.ended) else { return };
         let now = Instant::now();
         {
             let mut idle = self.idle.borrow_mut();
@@ -422,7 +419,8 @@ impl Lease {
         }
     }
 
-    /// Makes the connection free for others, unless it is closed. Call it when its answer has been read to the end.
+    /// Makes the connection free for others, unless it is closed or its answer came before its request's end. Call it when
+    /// its answer has been read to the end.
     pub(super) fn give_back(self) {
         match self.0 {
             Held::Alone { pool, link } => pool.put_idle(link),

@@ -15,6 +15,9 @@ use tokio::time::{sleep, timeout};
 use crate::fidelity::{RawOrigin, Stage, Wire, soon};
 use crate::support::PATIENCE;
 
+/// No connection is opened before it is needed: whatever the origin accepts brings a request.
+const COLD: &str = "warm = \"0s\"";
+
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A body whose end is a request, should something before it grow: what hyper refuses in a target is three times as long
@@ -29,12 +32,11 @@ fn poisoned(address: &str) -> Vec<u8> {
 #[tokio::test]
 async fn the_end_of_a_body_is_no_request_though_its_answer_came_early() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let body = poisoned(&stage.address);
-    let (method, chunked) = ("POST", false); // the others are the property test's
-    {
-        {
+    for method in ["POST", "PUT"] {
+        for chunked in [false, true] {
             let mut client = Wire::connect(&stage.address).await;
             let framing = match chunked {
                 true => "Transfer-Encoding: chunked".to_owned(),
@@ -64,9 +66,7 @@ async fn the_end_of_a_body_is_no_request_though_its_answer_came_early() {
             assert!(got.replace("\r\n", "").contains(&whole.replace("\r\n", "")), "{method} {chunked}: {got}");
             // and nothing else
             let more = timeout(Duration::from_millis(100), up.stream.read_buf(&mut up.buffer)).await;
-            assert!(more.is_err() && up.buffer.is_empty(), "{method} {chunked}: {}", text(&up.buffer));
-            drop((client, up));
-            sleep(Duration::from_millis(100)).await; // until the pool has noticed
+            assert!(matches!(more, Err(_) | Ok(Ok(0))), "{method} {chunked}: {}", text(&up.buffer));
         }
     }
     drop(daemon);
@@ -193,7 +193,7 @@ async fn targets_as_typed_are_understood_after_requests_of_every_kind() {
 #[tokio::test]
 async fn an_upload_goes_on_after_its_answer_for_longer_than_a_head_may_take() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let mut client = Wire::connect(&stage.address).await;
     client.send(format!("PUT /api/up HTTP/1.1\r\nHost: {}\r\nContent-Length: 131\r\n\r\nx", stage.address)).await;
@@ -209,7 +209,70 @@ async fn an_upload_goes_on_after_its_answer_for_longer_than_a_head_may_take() {
     let got = up.until(&"<\"`>\n".repeat(26)).await;
     assert_eq!(got.len(), 131, "after {:?}: {got}", start.elapsed());
     client.send(format!("GET /api/after HTTP/1.1\r\nHost: {}\r\n\r\n", stage.address)).await;
-    assert!(up.head().await.starts_with("GET /after HTTP/1.1\r\n"));
+    assert!(origin.accept().await.head().await.starts_with("GET /after HTTP/1.1\r\n"));
+    assert_eq!(up.until_closed().await, "");
+    drop(daemon);
+}
+
+/// When an upstream answers an upload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    BeforeTheEnd,
+    /// It begins before the upload's end and ends after it.
+    AroundTheEnd,
+    AfterTheEnd,
+}
+
+#[tokio::test]
+async fn a_connection_whose_answer_came_before_its_requests_end_serves_no_other() {
+    let origin = RawOrigin::start().await;
+    let stage = Stage::leading_to(&origin.url, COLD);
+    let daemon = stage.start();
+    let here = &stage.address;
+    for answer in [Answer::BeforeTheEnd, Answer::AroundTheEnd, Answer::AfterTheEnd] {
+        for (method, framing, first, second) in [
+            ("POST", "Content-Length: 11", "first", "second"),
+            ("POST", "Transfer-Encoding: chunked", "5\r\nfirst\r\n", "6\r\nsecond\r\n0\r\n\r\n"),
+            ("PUT", "Content-Length: 11", "", "firstsecond"),
+            ("DELETE", "Transfer-Encoding: chunked", "5\r\nfirst\r\n6\r\nsecond\r\n", "0\r\n\r\n"),
+        ] {
+            let row = format!("{method} {framing} {answer:?}");
+            let mut client = Wire::connect(here).await;
+            client.send(format!("{method} /api/up HTTP/1.1\r\nHost: {here}\r\n{framing}\r\n\r\n{first}")).await;
+            let mut up = origin.accept().await;
+            up.head().await;
+            let (early, late) = match answer {
+                Answer::BeforeTheEnd => (OK, ""),
+                Answer::AroundTheEnd => OK.split_at(OK.len() - 1),
+                Answer::AfterTheEnd => ("", OK),
+            };
+            up.send(early).await;
+            if let Some((_, body)) = early.split_once("\r\n\r\n") {
+                client.head().await;
+                client.until(body).await;
+            }
+            client.send(second).await;
+            assert!(up.until(second).await.ends_with(second), "{row}");
+            up.send(late).await;
+            if !late.is_empty() {
+                client.until("k").await;
+            }
+            client.send(format!("GET /api/after HTTP/1.1\r\nHost: {here}\r\n\r\n")).await;
+            if answer == Answer::AfterTheEnd {
+                assert!(up.head().await.starts_with("GET /after HTTP/1.1\r\n"), "{row}");
+                up.send(OK).await;
+            } else {
+                // though the first connection's end reads nothing more
+                let mut other = origin.accept().await;
+                assert!(other.head().await.starts_with("GET /after HTTP/1.1\r\n"), "{row}");
+                other.send(OK).await;
+            }
+            assert!(client.until("ok").await.starts_with("HTTP/1.1 200"), "{row}");
+            if answer != Answer::AfterTheEnd {
+                assert_eq!(up.until_closed().await, "", "{row}");
+            }
+        }
+    }
     drop(daemon);
 }
 
@@ -339,8 +402,8 @@ async fn attend(mut stream: TcpStream, manners: &Mutex<Manners>, mut keep: impl 
                 }
                 match then {
                     Then::ReadsOn => {}
-                    // not for so long that the pool would hand the connection to the next
-                    Then::ReadsNoMore => return sleep(Duration::from_millis(100)).await,
+                    // for longer than anybody waits
+                    Then::ReadsNoMore => return sleep(2 * PATIENCE).await,
                     Then::Closes | Then::ClosesWithoutAnAnswer => return,
                     Then::Resets => {
                         let _ = stream.set_zero_linger();
@@ -431,8 +494,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Sends an upload as it is cut, and a request after it; reads until the connection has nothing more to say.
-async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) {
+/// Sends an upload as it is cut, and a request after it; reads until the connection has nothing more to say. Whether both
+/// were answered.
+async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) -> bool {
     let mut stream = soon(TcpStream::connect(address)).await.expect("the daemon listens");
     let _ = stream.set_nodelay(true);
     let (mut from, mut to) = stream.split();
@@ -480,11 +544,11 @@ async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) {
             let longest = if is_patient { PATIENCE } else { Duration::from_millis(150) };
             let read = timeout(longest, from.read_buf(&mut bytes));
             if answers >= 2 || read.await.map_or(0, |read| read.unwrap_or(0)) == 0 {
-                return;
+                return answers >= 2;
             }
         }
     };
-    tokio::join!(writes, reads);
+    tokio::join!(writes, reads).1
 }
 
 #[test]
@@ -500,7 +564,7 @@ fn whatever_an_upstream_does_bodies_reach_it_unchanged_and_nothing_of_them_is_a_
         let body = text(&upload.body).replace("HERE", &stage.address).into_bytes();
         let number = sent.borrow().len();
         sent.borrow_mut().push(body.clone());
-        runtime.block_on(carry_out(&stage.address, number, &upload, &body));
+        let answered = runtime.block_on(carry_out(&stage.address, number, &upload, &body));
         let mut whole = Vec::new();
         for bytes in witness.seen.lock().expect("no panic").values() {
             whole.extend(judge(bytes, &sent.borrow()).map_err(TestCaseError::fail)?);
@@ -508,6 +572,7 @@ fn whatever_an_upstream_does_bodies_reach_it_unchanged_and_nothing_of_them_is_a_
         let keeps = !upload.manners.answer.contains("close");
         if upload.manners.then == Then::ReadsOn && keeps {
             prop_assert!(whole.contains(&number), "a patient upstream gets it all");
+            prop_assert!(answered, "and what it answers comes, whatever its other connections wait for");
         }
         Ok(())
     });
