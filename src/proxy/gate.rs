@@ -17,6 +17,10 @@ use super::connection::{ClientIo, Connection, PREFACE, Standing};
 /// What may come up to the end of the first head: as much as a head may have, and some settings before it.
 const MOST_BEFORE: usize = 80 * 1024;
 
+/// Frames up to the end of the first head, at most. Clients say some settings, a window, and a PING, old browsers five
+/// priorities, and then they ask; each frame costs a look and many cost an answer, and the smallest are nine bytes.
+const MOST_FRAMES: usize = 128;
+
 /// The bytes of one client's connection.
 pub(super) struct GatedIo {
     io: ClientIo,
@@ -84,7 +88,7 @@ impl AsyncRead for GatedIo {
                 gate.kept = Bytes::copy_from_slice(&read[passes..]);
                 gate.passed += passes;
                 buf.set_filled(before + passes);
-                match gate.passed > MOST_BEFORE {
+                match gate.passed > MOST_BEFORE || gate.first_head.is_too_late() {
                     true => Poll::Ready(Err(io::Error::other("a stranger says too much before its first request"))),
                     false => Poll::Ready(Ok(())),
                 }
@@ -138,7 +142,11 @@ impl AsyncWrite for GatedIo {
 
 /// Looks for the end of the first request's head in the frames of a client (RFC 9113 sections 3.4, 4.1 and 6.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct FirstHead(Look);
+pub(super) struct FirstHead {
+    look: Look,
+    /// So many frames have begun.
+    frames: usize,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Look {
@@ -166,24 +174,30 @@ const END_HEADERS: u8 = 4;
 
 impl FirstHead {
     pub(super) fn new() -> Self {
-        Self(Look::Preface(0))
+        Self { look: Look::Preface(0), frames: 0 }
+    }
+
+    /// Whether so many frames have come that no client's first head would still be among them.
+    pub(super) fn is_too_late(&self) -> bool {
+        self.frames > MOST_FRAMES
     }
 
     /// The stream of the first request, if its head has been whole.
     pub(super) fn stream(&self) -> Option<u32> {
-        match self.0 {
+        match self.look {
             Look::Over { stream } => Some(stream),
             Look::Preface(_) | Look::Header(..) | Look::Payload { .. } => None,
         }
     }
 
-    /// Goes on by these bytes. Returns how many of them come before the end.
+    /// Goes on by these bytes. Returns how many of them come before the end, or before it is too late for one.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
             let rest = bytes.len() - at;
-            self.0 = match self.0 {
+            self.look = match self.look {
                 Look::Over { .. } => return at,
+                _ if self.is_too_late() => return at,
                 Look::Payload { left: 0, is_last: true, stream } => Look::Over { stream },
                 Look::Payload { left: 0, is_last: false, .. } => Look::Header([0; HEADER], 0),
                 _ if rest == 0 => return at,
@@ -199,6 +213,7 @@ impl FirstHead {
                     let more = rest.min(HEADER - there);
                     header[there..there + more].copy_from_slice(&bytes[at..at + more]);
                     at += more;
+                    self.frames += usize::from(there + more == HEADER);
                     match there + more == HEADER {
                         true => Look::payload(header),
                         false => Look::Header(header, there + more),
@@ -233,6 +248,22 @@ mod tests {
         let mut bytes = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
         bytes.extend(vec![b'x'; length.into()]);
         bytes
+    }
+
+    #[test]
+    fn what_comes_in_many_small_frames_is_looked_at_no_further() {
+        let most = [PREFACE.to_vec(), frame(4, 0, 0).repeat(MOST_FRAMES - 1)].concat();
+        let asked = [most.clone(), frame(HEADERS, END_HEADERS, 3)].concat();
+        let many = [most, frame(4, 0, 0).repeat(1000)].concat();
+        for step in [1, 7, 4096, many.len()] {
+            let mut gate = FirstHead::new();
+            asked.chunks(step).for_each(|chunk| _ = gate.take(chunk));
+            assert_eq!((gate.stream(), gate.is_too_late()), (Some(1), false), "{step} at a time");
+            let mut gate = FirstHead::new();
+            let passed: usize = many.chunks(step).map(|chunk| gate.take(chunk)).sum();
+            assert_eq!(passed, PREFACE.len() + (MOST_FRAMES + 1) * HEADER, "{step} at a time");
+            assert_eq!((gate.stream(), gate.is_too_late()), (None, true), "{step} at a time");
+        }
     }
 
     #[test]

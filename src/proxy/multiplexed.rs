@@ -12,13 +12,13 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::rt::Executor;
@@ -78,13 +78,15 @@ pub(super) struct Multiplexed {
 /// A connection that many share.
 struct Shared {
     sender: SendRequest<RequestBody>,
+    /// What gives it its requests, until it has ended; a task polls it.
+    engine: Rc<RefCell<Option<Engine>>>,
     streams: Cell<usize>,
-    /// What the upstream allows.
-    most_streams: Cell<usize>,
     /// Since when there has been no stream.
     idle_since: Cell<Instant>,
     has_worked: Cell<bool>,
 }
+
+type Engine = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
 
 /// A stream that somebody uses.
 pub(super) struct Stream {
@@ -159,6 +161,7 @@ pub(super) async fn send(
 /// A connection with room for one more stream; `None` if the upstream speaks only HTTP/1.1.
 async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shared>>, Fault> {
     let multiplexed = &pool.multiplexed;
+    let mut barren = 0;
     loop {
         if let Some(free) = multiplexed.free() {
             return Ok(Some(free));
@@ -186,6 +189,13 @@ async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shar
         if let Ok(Opening::Failed(fault)) = end.as_deref() {
             return Err(fault.clone());
         }
+        if multiplexed.newest_allows_none() {
+            barren += 1;
+            if barren == MOST_TRIES {
+                let detail = "it allows no requests on its HTTP/2 connections".to_owned();
+                return Err(Fault::Unreachable { error: "destination_unavailable", detail });
+            }
+        }
     }
 }
 
@@ -202,10 +212,11 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
         .handshake(TokioIo::new(InTurns(io)))
         .await
         .map_err(|error| upstream::lost(&error))?;
+    let engine = Rc::new(RefCell::new(Some(connection)));
     let shared = Rc::new(Shared {
         sender,
+        engine: engine.clone(),
         streams: Cell::new(0),
-        most_streams: Cell::new(MOST_STREAMS),
         idle_since: Cell::new(Instant::now()),
         has_worked: Cell::new(false),
     });
@@ -213,15 +224,13 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
     // weakly, so that a connection that is forgotten ends with its last stream
     let (shared, pool) = (Rc::downgrade(&shared), Rc::downgrade(pool));
     tokio::task::spawn_local(async move {
-        let mut connection = pin!(connection);
-        let ended = poll_fn(|cx| {
-            let ended = connection.as_mut().poll(cx);
-            if let Some(shared) = shared.upgrade() {
-                shared.most_streams.set(connection.current_max_send_streams().clamp(1, MOST_STREAMS));
-            }
-            ended
+        let ended = poll_fn(|cx| match &mut *engine.borrow_mut() {
+            Some(engine) => Pin::new(engine).poll(cx),
+            None => Poll::Ready(Ok(())),
         });
-        if let Err(error) = ended.await {
+        let ended = ended.await;
+        drop(engine.take()); // with it go the requests that it has not sent
+        if let Err(error) = ended {
             debug!(%error, "an upstream connection ended");
         }
         if let (Some(pool), Some(shared)) = (pool.upgrade(), shared.upgrade()) {
@@ -234,8 +243,15 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
 impl Multiplexed {
     fn free(&self) -> Option<Rc<Shared>> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|shared| !shared.sender.is_closed());
-        connections.iter().find(|shared| shared.streams.get() < shared.most_streams.get()).cloned()
+        connections.retain(|shared| {
+            let is_of_use = shared.streams.get() > 0 || shared.allows() > 0;
+            is_of_use && !shared.sender.is_closed()
+        });
+        connections.iter().find(|shared| shared.streams.get() < shared.allows()).cloned()
+    }
+
+    fn newest_allows_none(&self) -> bool {
+        self.connections.borrow().last().is_some_and(|shared| shared.allows() == 0)
     }
 
     fn forget(&self, gone: &Rc<Shared>) {
@@ -248,6 +264,14 @@ impl Multiplexed {
         connections.retain(|shared| shared.streams.get() > 0 || now < shared.idle_since.get() + longest);
         let since = |shared: &Rc<Shared>| if shared.streams.get() > 0 { now } else { shared.idle_since.get() };
         connections.iter().map(|shared| since(shared) + longest).min()
+    }
+}
+
+impl Shared {
+    /// Streams that the upstream allows just now; it may be none (RFC 9113 section 6.5.2). A request beyond them would wait
+    /// inside of h2, and leave with the token that it has.
+    fn allows(&self) -> usize {
+        self.engine.borrow().as_ref().map_or(0, Engine::current_max_send_streams).min(MOST_STREAMS)
     }
 }
 

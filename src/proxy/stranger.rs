@@ -230,6 +230,8 @@ impl Leaving {
             if let Some(stream) = head.stream() {
                 let answer = self.refusal.on(stream);
                 self.tell(&answer, stats);
+            } else if head.is_too_late() {
+                self.tell(&goaway(0), stats);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -330,6 +331,80 @@ async fn no_request_leaves_with_a_token_that_expired_while_it_waited_for_a_conne
         }
         drop(daemon);
     }
+}
+
+/// An origin that answers one request on its first connection, and with the answer allows no more there until a token of
+/// before has expired. It tells how often it was asked there, and the tokens that it is sent elsewhere.
+async fn closing_origin() -> (String, Arc<AtomicUsize>, mpsc::UnboundedReceiver<String>) {
+    const HEADERS: u8 = 1;
+    let settings = |most: u8| [&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3][..], &[0, 0, 0, most]].concat();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (tell, told) = mpsc::unbounded_channel();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asked_first = asked.clone();
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            first.read_exact(&mut [0; 24]).await.expect("a preface");
+            first.write_all(&settings(100)).await.expect("sent");
+            loop {
+                let mut header = [0; 9];
+                if first.read_exact(&mut header).await.is_err() {
+                    return;
+                }
+                let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
+                first.read_exact(&mut payload).await.expect("a payload");
+                if header[3] != HEADERS {
+                    continue;
+                }
+                let is_first = asked_first.fetch_add(1, Ordering::Relaxed) == 0;
+                let answer = [&[0, 0, 1, HEADERS, 5][..], &header[5..], &[0x88]].concat(); // :status 200
+                first.write_all(&[answer, settings(if is_first { 0 } else { 100 })].concat()).await.expect("sent");
+                if is_first {
+                    sleep(AGE).await;
+                    let _ = first.write_all(&settings(100)).await; // it may be closed already
+                }
+            }
+        });
+        while let Ok((tcp, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
+                while let Some(Ok((request, mut answer))) = connection.accept().await {
+                    let token = request.headers()["authorization"].to_str().expect("text").to_owned();
+                    let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
+                    let _ = answer.send_response(hyper::Response::new(()), true);
+                }
+            });
+        }
+    });
+    (url, asked, told)
+}
+
+#[tokio::test]
+async fn no_request_leaves_with_a_token_that_expired_while_the_upstream_allowed_no_stream() {
+    let one = Issuer::start("one", 4).await;
+    let (url, asked_first, mut told) = closing_origin().await;
+    let is = As { issuer: &one.url, client: "c", upstream: &url, base: "", more: "" };
+    let address = free_address();
+    let home = Home::with(&(config(&address, Some(is)) + "http2 = true\n"));
+    let daemon = home.start();
+    let tcp = TcpStream::connect(&address).await.expect("the daemon listens");
+    let (mut sender, connection) = h2::client::handshake(tcp).await.expect("a handshake");
+    tokio::spawn(async move { drop(connection.await) });
+    for number in 0..3 {
+        let request = hyper::Request::get(format!("http://{address}/api/{number}")).body(()).expect("a head");
+        let (answer, _) = sender.send_request(request, true).expect("sent");
+        assert_eq!(soon(answer).await.expect("an answer").status(), 200, "{number}");
+        assert_eq!(asked_first.load(Ordering::Relaxed), 1, "what waits for a stream waits with its token");
+        if number > 0 {
+            let token = soon(told.recv()).await.expect("a request");
+            assert!(one.age(&token) < Duration::from_secs(4), "{number}: {token} after {:?}", one.age(&token));
+        }
+        sleep(Duration::from_millis(100)).await; // until it is known what is allowed now
+    }
+    drop(daemon);
 }
 
 #[tokio::test]

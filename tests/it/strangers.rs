@@ -188,6 +188,53 @@ fn streams_that_another_user_never_reads_hold_no_memory_and_end() {
 }
 
 #[test]
+fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
+    with_and_without_a_key(|_, address, key| {
+        ping(address);
+        let kinds = [
+            ("SETTINGS", frame(SETTINGS, 0, 0, b"")),
+            ("PING", frame(6, 0, 0, b"12345678")),
+            ("PRIORITY", frame(2, 0, 1, b"\0\0\0\0\x01")),
+            ("WINDOW_UPDATE", frame(8, 0, 0, b"\0\0\0\x01")),
+            ("frames that nobody knows", frame(0xbe, 0, 0, b"")),
+            ("frames of a head", frame(9, 0, 1, b"")),
+        ];
+        for (kind, small) in kinds {
+            let bytes = [preface(65535), small.repeat(72_000 / small.len())].concat();
+            let (answers, took) = as_nobody(|| {
+                let since = Instant::now();
+                let mut stream = connect(address);
+                let _ = stream.write_all(&bytes); // it may be closed already
+                (frames(&mut stream).len(), since.elapsed())
+            });
+            let case = format!("{kind}, with a key: {}", key.is_some());
+            assert!(answers < 150, "{case}: {answers} answers");
+            assert!(took < Duration::from_millis(1500), "{case}: hung up on after {took:?}");
+        }
+        let usual = [SETTINGS, 8, 2, 2, 2, 2, 2, 6].map(|kind| match kind {
+            SETTINGS => frame(SETTINGS, 0, 0, b""),
+            8 => frame(8, 0, 0, b"\0\0\0\x01"),
+            2 => frame(2, 0, 3, b"\0\0\0\0\x01"),
+            kind => frame(kind, 0, 0, b"12345678"),
+        });
+        let told = as_nobody(|| {
+            let mut stream = connect(address);
+            stream
+                .write_all(&[&preface(65535)[..], &usual.concat(), &head(9, "/lab/ping", address, key)].concat())
+                .expect("sent");
+            stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+            let (mut told, mut part) = (Vec::new(), [0; 4096]);
+            while let Ok(read @ 1..) = stream.read(&mut part) {
+                told.extend_from_slice(&part[..read]);
+            }
+            told
+        });
+        let answer = if key.is_some() { &[HEADERS, 4, 0, 0, 0, 9][..] } else { b"Check: peer." };
+        assert!(told.windows(answer.len()).any(|part| part == answer), "{told:?}");
+    });
+}
+
+#[test]
 fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection_ends() {
     with_and_without_a_key(|_, address, key| {
         let body = "x".repeat(300_000);
