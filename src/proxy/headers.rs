@@ -371,9 +371,22 @@ pub(super) fn may_become_document(headers: &HeaderMap) -> bool {
         || is(b"image/png")
         || is(b"image/jpeg")
         || is(b"image/tiff")
-        || (essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"));
+        || is_json_by_suffix(essence);
     // a list has two types, and browsers take the last
     !is_harmless || content_type.contains(&b',')
+}
+
+/// Whether this is a media type whose suffix is `+json` (RFC 6839 section 3.1). Without a slash it is no type at all, and
+/// browsers look at the content; behind a blank or a bracket they do not look at it, and see `text/html +json` as HTML.
+fn is_json_by_suffix(essence: &[u8]) -> bool {
+    let mut halves = essence.split(|byte| *byte == b'/');
+    let (Some(kind), Some(subtype), None) = (halves.next(), halves.next(), halves.next()) else { return false };
+    let is_name = |name: &[u8]| {
+        let is_good = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(byte); // RFC 6838 section 4.2
+        !name.is_empty() && name.iter().all(is_good)
+    };
+    let front = subtype.len().checked_sub(b"+json".len()).map(|at| subtype.split_at(at));
+    is_name(kind) && front.is_some_and(|(front, suffix)| is_name(front) && suffix.eq_ignore_ascii_case(b"+json"))
 }
 
 /// The token without its scheme.

@@ -239,6 +239,16 @@ fn what_could_become_a_document_at_a_shared_address_has_an_origin_of_its_own() {
         "Content-Type: application/json, text/html\r\n",
         "Content-Type: application/json\r\nContent-Type: text/html\r\n",
         "Content-Type: what/ever\r\n",
+        // no types, so that browsers look at the content; and one that they read up to the blank, the tab, the bracket
+        "Content-Type: x+json\r\n",
+        "Content-Type: html+json\r\n",
+        "Content-Type: /+json\r\n",
+        "Content-Type: text/+json\r\n",
+        "Content-Type: a b/c+json\r\n",
+        "Content-Type: text/html +json\r\n",
+        "Content-Type: text/html\t+json\r\n",
+        "Content-Type: text/html(+json\r\n",
+        "Content-Type: text/html/x+json\r\n",
         "",
     ];
     for fields in documents {
