@@ -6,9 +6,9 @@
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED,
-    HOST, HeaderName, HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH,
-    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, DATE,
+    ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
 
 use super::error::Fault;
@@ -273,7 +273,11 @@ pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             CONTENT_LENGTH => content_length = true,
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
-            _ => strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name)),
+            CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
+            _ => {
+                strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name));
+                links |= rewrite::may_lead(name, value);
+            }
         }
         strays |= reflects(value, needle);
     }

@@ -461,6 +461,66 @@ fn nowhere_in_an_answer_a_client_is_led_to_another_accounts_route() {
 }
 
 #[test]
+fn fields_beyond_those_of_redirects_lead_nowhere_else_either() {
+    let stage = Stage::start();
+    let daemon = stage.daemon();
+    let (Stage { port, api, .. }, here) = (&stage, format!("http://localhost:{}", stage.port));
+    let said = |name: &str, value: &str| {
+        api.say("202 Accepted", &format!("{name}: {value}\r\n"));
+        stage.ask("localhost", "POST", "/api/d/x", &[]).header(name).map(str::to_owned)
+    };
+    for name in ["Operation-Location", "Azure-AsyncOperation", "SourceMap", "X-SourceMap", "HX-Redirect"] {
+        let rows = [
+            (format!("{}/v1/operations/1?v=2", api.url), Some(format!("{here}/api/operations/1?v=2"))),
+            ("/v1/operations/1".to_owned(), Some("/api/operations/1".to_owned())),
+            ("/two/x".into(), Some(format!("{}/two/x", api.url))),
+            ("../../two/x".into(), Some(format!("{}/two/x", api.url))),
+            (format!("{here}/two/x"), None),
+            (format!("{here}/twin/x"), Some(format!("{here}/twin/x"))),
+            ("https://elsewhere.example/x".into(), Some("https://elsewhere.example/x".into())),
+            (format!("https://id.example/?to={here}/two/x"), Some(format!("https://id.example/?to={here}/two/x"))),
+        ];
+        for (given, expected) in rows {
+            assert_eq!(said(name, &given), expected, "{name}: {given}");
+        }
+    }
+    for address in [
+        format!("{here}/two/x"),
+        format!("HTTP://LOCALHOST:{port}/two"),
+        format!("//127.0.0.1:{port}/two/x"),
+        format!("http://two.localhost:{port}"),
+        format!("http://{}", stage.alone),
+        format!("http://localhost:{port}\\two/x"),
+        format!("{here}/api/../two/x"),
+        format!("{here}/api;x/../two/x"),
+        format!("http://user@localhost:{port}/two/x"),
+        format!("ws://[::1]:{port}/two/x"),
+    ] {
+        for (name, value) in [
+            ("X-Next", address.clone()),
+            ("WWW-Authenticate", format!("Bearer realm=\"{address}\",service=\"x\"")),
+            ("WWW-Authenticate", format!("Bearer resource_metadata='{address}'")),
+            ("Link-Template", format!("<{address}>; rel=\"next\"")),
+            ("Report-To", format!("{{\"endpoints\":[{{\"url\":\"{address}\"}}]}}")),
+            ("X-Two", format!("https://elsewhere.example/x, {address}")),
+        ] {
+            assert_eq!(said(name, &value), None, "{name}: {value}");
+        }
+    }
+    for (name, value) in [
+        ("WWW-Authenticate", "Bearer realm=\"https://auth.example/token\",service=\"x\"".to_owned()),
+        ("WWW-Authenticate", format!("Bearer resource_metadata=\"{here}/api/meta\"")),
+        ("P3P", "policyref=\"http://elsewhere.example/two/p3p.xml\"".into()),
+        ("Content-Security-Policy-Report-Only", format!("connect-src {here}/two/x")),
+        ("X-Path", "a//b".into()),
+        ("X-Template", "http://{host}/x".into()),
+    ] {
+        assert_eq!(said(name, &value).as_ref(), Some(&value), "{name}: {value}");
+    }
+    drop(daemon);
+}
+
+#[test]
 fn what_leads_to_a_route_of_the_same_account_or_elsewhere_is_left_alone() {
     let stage = Stage::start();
     let daemon = stage.daemon();
