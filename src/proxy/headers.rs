@@ -69,7 +69,7 @@ fn is_browsers(name: &HeaderName) -> bool {
 
 /// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
 /// all of these written with `_`, which some servers take for `-`.
-fn is_stray(name: &HeaderName) -> bool {
+pub(super) fn is_stray(name: &HeaderName) -> bool {
     match *name {
         AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
         COOKIE => return false,
