@@ -12,7 +12,7 @@ use hyper::header::{
 };
 
 use super::error::Fault;
-use super::overrides::is_override;
+use super::overrides::{is_of_another_proxy, is_override};
 use super::rewrite::{self, Mapping};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -69,13 +69,13 @@ fn is_browsers(name: &HeaderName) -> bool {
 
 /// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
 /// all of these written with `_`, which some servers take for `-`.
-pub(super) fn is_stray(name: &HeaderName) -> bool {
-    match *name {
+fn is_stray(field: &HeaderName) -> bool {
+    match *field {
         AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
         COOKIE => return false,
         _ => {}
     }
-    let name = name.as_str();
+    let name = field.as_str();
     if !matches!(name.as_bytes()[0], b'a' | b'p' | b'k' | b'h' | b'x') {
         return false;
     }
@@ -88,8 +88,7 @@ pub(super) fn is_stray(name: &HeaderName) -> bool {
         || same("authorization")
         || same("proxy-authorization")
         || same("x-valetd-key")
-        || name.starts_with("x-forwarded")
-        || name.starts_with("x_forwarded")
+        || is_of_another_proxy(field)
 }
 
 /// What a route changes besides.

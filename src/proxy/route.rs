@@ -14,7 +14,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Uri};
 
 use super::error::{Check, ProxyError};
-use super::headers::{self, Edits};
+use super::headers::Edits;
 use super::overrides;
 use super::upstream::UpstreamOrigin;
 use crate::client_keys::ClientKey;
@@ -208,7 +208,7 @@ pub(super) fn check_rules(
     }
     let reading = Reading::of(rest);
     if !route.rules.permit(method.as_str(), &reading)
-        || headers.keys().any(|name| overrides::is_override(name) && !headers::is_stray(name))
+        || headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
         || target.query().is_some_and(overrides::query_overrides_method)
     {
         return Err(ProxyError::ForbiddenByRules);
