@@ -6,13 +6,13 @@
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED,
-    HOST, HeaderName, HeaderValue, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH,
-    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, DATE,
+    ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
 
 use super::error::Fault;
-use super::overrides::is_override;
+use super::overrides::{is_of_another_proxy, is_override};
 use super::rewrite::{self, Mapping};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -69,13 +69,13 @@ fn is_browsers(name: &HeaderName) -> bool {
 
 /// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
 /// all of these written with `_`, which some servers take for `-`.
-fn is_stray(name: &HeaderName) -> bool {
-    match *name {
+fn is_stray(field: &HeaderName) -> bool {
+    match *field {
         AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
         COOKIE => return false,
         _ => {}
     }
-    let name = name.as_str();
+    let name = field.as_str();
     if !matches!(name.as_bytes()[0], b'a' | b'p' | b'k' | b'h' | b'x') {
         return false;
     }
@@ -88,8 +88,7 @@ fn is_stray(name: &HeaderName) -> bool {
         || same("authorization")
         || same("proxy-authorization")
         || same("x-valetd-key")
-        || name.starts_with("x-forwarded")
-        || name.starts_with("x_forwarded")
+        || is_of_another_proxy(field)
 }
 
 /// What a route changes besides.
@@ -273,7 +272,11 @@ pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             CONTENT_LENGTH => content_length = true,
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
-            _ => strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name)),
+            CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
+            _ => {
+                strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name));
+                links |= rewrite::may_lead(name, value);
+            }
         }
         strays |= reflects(value, needle);
     }
@@ -371,9 +374,22 @@ pub(super) fn may_become_document(headers: &HeaderMap) -> bool {
         || is(b"image/png")
         || is(b"image/jpeg")
         || is(b"image/tiff")
-        || (essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"));
+        || is_json_by_suffix(essence);
     // a list has two types, and browsers take the last
     !is_harmless || content_type.contains(&b',')
+}
+
+/// Whether this is a media type whose suffix is `+json` (RFC 6839 section 3.1). Without a slash it is no type at all, and
+/// browsers look at the content; behind a blank or a bracket they do not look at it, and see `text/html +json` as HTML.
+fn is_json_by_suffix(essence: &[u8]) -> bool {
+    let mut halves = essence.split(|byte| *byte == b'/');
+    let (Some(kind), Some(subtype), None) = (halves.next(), halves.next(), halves.next()) else { return false };
+    let is_name = |name: &[u8]| {
+        let is_good = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(byte); // RFC 6838 section 4.2
+        !name.is_empty() && name.iter().all(is_good)
+    };
+    let front = subtype.len().checked_sub(b"+json".len()).map(|at| subtype.split_at(at));
+    is_name(kind) && front.is_some_and(|(front, suffix)| is_name(front) && suffix.eq_ignore_ascii_case(b"+json"))
 }
 
 /// The token without its scheme.

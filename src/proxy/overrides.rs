@@ -49,6 +49,12 @@ pub(super) fn is_override(name: &HeaderName) -> bool {
     names_another(name)
 }
 
+/// Whether it is another proxy's word on the client's request: `X-Forwarded-Host` and its kin, which never go up, and so
+/// tell no server anything.
+pub(super) fn is_of_another_proxy(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded") || name.as_str().starts_with("x_forwarded")
+}
+
 fn names_another(name: &str) -> bool {
     let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
     let says_other = has(&["original", "originating", "override", "rewrite", "rewritten", "forwarded", "tunnel"]);

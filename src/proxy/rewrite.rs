@@ -11,7 +11,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::HeaderMap;
 use hyper::Uri;
-use hyper::header::{CONTENT_LOCATION, Entry, HeaderName, HeaderValue, LINK, LOCATION, REFRESH, SET_COOKIE};
+use hyper::header::{
+    CONTENT_LOCATION, CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, Entry, HeaderName, HeaderValue,
+    LINK, LOCATION, REFRESH, SET_COOKIE,
+};
 use hyper::http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tracing::debug;
@@ -77,8 +80,34 @@ pub(super) enum Rewritten {
 
 use Rewritten::{Becomes, Goes, Stays};
 
-/// Rewrites `Location`, `Content-Location`, `Refresh`, `Link` and `Set-Cookie`.
+/// Fields whose value is one reference, as that of `Location` is, beside those of the RFCs: where Azure's clients ask how
+/// far an operation has come, where browsers find a script's source, where htmx goes.
+const REFERENCES: [&str; 5] = ["operation-location", "azure-asyncoperation", "sourcemap", "x-sourcemap", "hx-redirect"];
+
+/// Whether [`links`] has anything to do with a field that is none of the five below.
+pub(super) fn may_lead(name: &HeaderName, value: &HeaderValue) -> bool {
+    value.as_bytes().windows(2).any(|pair| pair == b"//") || REFERENCES.contains(&name.as_str())
+}
+
+/// Rewrites `Location`, `Content-Location`, `Refresh`, `Link`, `Set-Cookie` and [`REFERENCES`]. Other fields are left as
+/// they are, or go if an absolute address in them leads to another account's route: there are clients that ask where
+/// `WWW-Authenticate` tells them.
 pub(super) fn links(headers: &mut HeaderMap, mapping: &Mapping<'_>) {
+    for name in REFERENCES.map(HeaderName::from_static) {
+        keep_if_one(headers, &name);
+        rewrite_all(headers, name, |link| location(link, mapping));
+    }
+    let leads_astray = |name: &&HeaderName| {
+        !matches!(**name, CONTENT_SECURITY_POLICY | CONTENT_SECURITY_POLICY_REPORT_ONLY | SET_COOKIE)
+            && !matches!(**name, LOCATION | CONTENT_LOCATION | REFRESH | LINK)
+            && !REFERENCES.contains(&name.as_str())
+            && headers.get_all(*name).iter().any(|value| names_another_account(&text(value), mapping))
+    };
+    let astray: Vec<HeaderName> = headers.keys().filter(leads_astray).cloned().collect();
+    for name in astray {
+        debug!(field = %name, "dropped: it leads to another route");
+        headers.remove(name);
+    }
     for name in [LOCATION, CONTENT_LOCATION, REFRESH] {
         keep_if_one(headers, &name);
     }
@@ -88,6 +117,19 @@ pub(super) fn links(headers: &mut HeaderMap, mapping: &Mapping<'_>) {
     rewrite_all(headers, REFRESH, |refresh| self::refresh(refresh, mapping));
     rewrite_all(headers, LINK, |links| link(links, mapping));
     rewrite_all(headers, SET_COOKIE, |cookie| Becomes(set_cookie(cookie, mapping)));
+}
+
+/// Whether an absolute address is somewhere in a text that leads to another account's route.
+fn names_another_account(text: &str, mapping: &Mapping<'_>) -> bool {
+    text.match_indices("//").any(|(at, slashes)| {
+        let scheme = text[..at].strip_suffix(':').and_then(|front| front.rsplit(|c| !char::is_alphanumeric(c)).next());
+        let rest = &text[at + slashes.len()..];
+        let end = rest.find([' ', '\t', '"', '\'', '<', '>', '?', '#']).unwrap_or(rest.len());
+        let address = rest[..end].replace('\\', "/"); // as browsers do
+        let (authority, path) = address.split_at(address.find('/').unwrap_or(address.len()));
+        let authority = authority.split([',', ';', ')', '}']).next().and_then(Authority::parse);
+        authority.is_some_and(|authority| !mapping.own.admit(mapping, scheme.unwrap_or("http"), authority, path))
+    })
 }
 
 /// Drops a field that says different things: some clients follow the first, some the last, some join them by a comma.

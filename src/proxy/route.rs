@@ -187,7 +187,8 @@ pub(super) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
 }
 
 /// Whether a request, whose path is `rest` behind the route's name, is within the route's rules and the client key's
-/// rights. Where there are any, what tells some servers another method or path than the request line is refused.
+/// rights. Where there are any, what tells some servers another method or path than the request line is refused, unless it
+/// never goes up anyway, as `X-Forwarded-Host`, which another proxy on this machine may add.
 pub(super) fn check_rules(
     route: &RouteEntry,
     key: Option<&ClientKey>,
@@ -207,7 +208,7 @@ pub(super) fn check_rules(
     }
     let reading = Reading::of(rest);
     if !route.rules.permit(method.as_str(), &reading)
-        || headers.keys().any(overrides::is_override)
+        || headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
         || target.query().is_some_and(overrides::query_overrides_method)
     {
         return Err(ProxyError::ForbiddenByRules);

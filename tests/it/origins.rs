@@ -239,6 +239,16 @@ fn what_could_become_a_document_at_a_shared_address_has_an_origin_of_its_own() {
         "Content-Type: application/json, text/html\r\n",
         "Content-Type: application/json\r\nContent-Type: text/html\r\n",
         "Content-Type: what/ever\r\n",
+        // no types, so that browsers look at the content; and one that they read up to the blank, the tab, the bracket
+        "Content-Type: x+json\r\n",
+        "Content-Type: html+json\r\n",
+        "Content-Type: /+json\r\n",
+        "Content-Type: text/+json\r\n",
+        "Content-Type: a b/c+json\r\n",
+        "Content-Type: text/html +json\r\n",
+        "Content-Type: text/html\t+json\r\n",
+        "Content-Type: text/html(+json\r\n",
+        "Content-Type: text/html/x+json\r\n",
         "",
     ];
     for fields in documents {
@@ -447,6 +457,66 @@ fn nowhere_in_an_answer_a_client_is_led_to_another_accounts_route() {
         }
     }
     assert!(passed_on > 100, "some of it is harmless, and left alone: {passed_on}");
+    drop(daemon);
+}
+
+#[test]
+fn fields_beyond_those_of_redirects_lead_nowhere_else_either() {
+    let stage = Stage::start();
+    let daemon = stage.daemon();
+    let (Stage { port, api, .. }, here) = (&stage, format!("http://localhost:{}", stage.port));
+    let said = |name: &str, value: &str| {
+        api.say("202 Accepted", &format!("{name}: {value}\r\n"));
+        stage.ask("localhost", "POST", "/api/d/x", &[]).header(name).map(str::to_owned)
+    };
+    for name in ["Operation-Location", "Azure-AsyncOperation", "SourceMap", "X-SourceMap", "HX-Redirect"] {
+        let rows = [
+            (format!("{}/v1/operations/1?v=2", api.url), Some(format!("{here}/api/operations/1?v=2"))),
+            ("/v1/operations/1".to_owned(), Some("/api/operations/1".to_owned())),
+            ("/two/x".into(), Some(format!("{}/two/x", api.url))),
+            ("../../two/x".into(), Some(format!("{}/two/x", api.url))),
+            (format!("{here}/two/x"), None),
+            (format!("{here}/twin/x"), Some(format!("{here}/twin/x"))),
+            ("https://elsewhere.example/x".into(), Some("https://elsewhere.example/x".into())),
+            (format!("https://id.example/?to={here}/two/x"), Some(format!("https://id.example/?to={here}/two/x"))),
+        ];
+        for (given, expected) in rows {
+            assert_eq!(said(name, &given), expected, "{name}: {given}");
+        }
+    }
+    for address in [
+        format!("{here}/two/x"),
+        format!("HTTP://LOCALHOST:{port}/two"),
+        format!("//127.0.0.1:{port}/two/x"),
+        format!("http://two.localhost:{port}"),
+        format!("http://{}", stage.alone),
+        format!("http://localhost:{port}\\two/x"),
+        format!("{here}/api/../two/x"),
+        format!("{here}/api;x/../two/x"),
+        format!("http://user@localhost:{port}/two/x"),
+        format!("ws://[::1]:{port}/two/x"),
+    ] {
+        for (name, value) in [
+            ("X-Next", address.clone()),
+            ("WWW-Authenticate", format!("Bearer realm=\"{address}\",service=\"x\"")),
+            ("WWW-Authenticate", format!("Bearer resource_metadata='{address}'")),
+            ("Link-Template", format!("<{address}>; rel=\"next\"")),
+            ("Report-To", format!("{{\"endpoints\":[{{\"url\":\"{address}\"}}]}}")),
+            ("X-Two", format!("https://elsewhere.example/x, {address}")),
+        ] {
+            assert_eq!(said(name, &value), None, "{name}: {value}");
+        }
+    }
+    for (name, value) in [
+        ("WWW-Authenticate", "Bearer realm=\"https://auth.example/token\",service=\"x\"".to_owned()),
+        ("WWW-Authenticate", format!("Bearer resource_metadata=\"{here}/api/meta\"")),
+        ("P3P", "policyref=\"http://elsewhere.example/two/p3p.xml\"".into()),
+        ("Content-Security-Policy-Report-Only", format!("connect-src {here}/two/x")),
+        ("X-Path", "a//b".into()),
+        ("X-Template", "http://{host}/x".into()),
+    ] {
+        assert_eq!(said(name, &value).as_ref(), Some(&value), "{name}: {value}");
+    }
     drop(daemon);
 }
 
