@@ -93,6 +93,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             true => report,
             false => until_usable(options, &places.socket, &accounts, timeout).await?,
         };
+        refuse_if_strict(&report)?; // once more: the configuration may have changed while it was waited
         let new = NewKey { name: None, rights, lifetime: None, rate: None, ephemeral: true };
         let key = match new.rights.routes.is_empty() {
             true => None,
