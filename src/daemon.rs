@@ -76,6 +76,12 @@ const HTTP: &str = "http";
 /// The name of the inherited control socket.
 const CONTROL: &str = "control";
 
+/// How long the workers may take to let go of a listener; one that is not stuck does so at once.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// What to wait between two looks whether they have: the port is nobody's in between, so not long.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// How often it is looked who has the half of `localhost` that we do not serve. One read of the kernel's tables; prime, to
 /// stay out of step with everyone else's round numbers.
 const LOOK: Duration = Duration::from_secs(61);
@@ -270,6 +276,9 @@ struct Binding {
     taken: Vec<String>,
     /// What else could not be bound.
     failures: Vec<String>,
+    /// Whether something waits for a listener of ours that is not wanted any more, on the same port: 127.0.0.1 and all
+    /// addresses exclude each other.
+    waits_for_ours: bool,
 }
 
 impl Daemon {
@@ -595,12 +604,14 @@ impl Daemon {
         let config = Arc::new(parsed.config);
         let sources = sources(&config, &self.config.borrow(), &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
-        // first of all: where a new address is another process's, the old ones stay, and so does the rest
+        // first of all: where a new address cannot be had, the old ones stay, and so does the rest
         let binding = bind_missing(&config, &self.listening, self.is_confined());
-        if !binding.taken.is_empty() {
-            let again = |words| format!("{words}; then reload");
-            return Err(binding.taken.into_iter().map(again).collect());
+        let Binding { taken, failures, waits_for_ours, .. } = &binding;
+        if !taken.is_empty() || !failures.is_empty() {
+            let again = taken.iter().map(|words| format!("{words}; then reload"));
+            return Err(again.chain(failures.iter().cloned()).collect());
         }
+        let waits_for_ours = *waits_for_ours;
         let ended_audit = self.follow_audit(&config).map_err(|error| vec![error])?;
         self.follow_containers(&config).map_err(|error| vec![error])?;
         let containers = self.containers.as_ref().map(|(containers, _)| containers);
@@ -625,7 +636,24 @@ impl Daemon {
         self.problems.send_replace(Vec::new());
         self.config_warnings = said(parsed.warnings);
         self.listen(&config, binding);
+        if waits_for_ours {
+            self.follow_ours(&config).await;
+        }
         if self.listen_failures.is_empty() { Ok(()) } else { Err(self.listen_failures.clone()) }
+    }
+
+    /// Binds what had to wait until a listener of ours is closed, which is when the last worker has let go of it.
+    async fn follow_ours(&mut self, config: &Config) {
+        let deadline = tokio::time::Instant::now() + LETTING_GO;
+        loop {
+            let mut binding = bind_missing(config, &self.listening, self.is_confined());
+            if binding.taken.is_empty() || tokio::time::Instant::now() > deadline {
+                // nothing is left of the old address to go back to
+                binding.failures.append(&mut binding.taken);
+                return self.listen(config, binding);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Starts, moves or stops the audit as the configuration says; in any case its file is opened anew. Returns the one
@@ -703,7 +731,7 @@ impl Daemon {
 
     /// Serves what is newly bound, closes what the configuration no longer lists, and says what could not be bound.
     fn listen(&mut self, config: &Config, binding: Binding) {
-        let Binding { bound, taken: _, failures } = binding;
+        let Binding { bound, taken: _, failures, waits_for_ours: _ } = binding;
         self.listening.extend(bound);
         let wanted = wanted(config, &self.listening);
         self.listening.retain_mut(|listening| {
@@ -846,7 +874,9 @@ fn wanted(config: &Config, listening: &[Listening]) -> Vec<(ListenAddress, Optio
 /// Binds what the configuration lists and is not in `listening`.
 fn bind_missing(config: &Config, listening: &[Listening], is_confined: bool) -> Binding {
     let mut binding = Binding::default();
-    for (address, route) in wanted(config, listening) {
+    let wanted = wanted(config, listening);
+    let stays = |ours: &ListenAddress| wanted.iter().any(|(address, _)| address == ours);
+    for (address, route) in wanted.clone() {
         let ours = || listening.iter().chain(&binding.bound).filter_map(|listening| listening.address.as_ref());
         if ours().any(|other| *other == address) {
             continue;
@@ -856,11 +886,22 @@ fn bind_missing(config: &Config, listening: &[Listening], is_confined: bool) -> 
                 binding.bound.push(Listening { address: Some(address), route, listener, _file: file });
             }
             Err(error) if is_optional(&address, &error) => debug!(%address, %error, "not to be had here"),
-            // our own socket on all addresses is in the way of one on a single one, and the other way round
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !ours().any(|other| overlap(other, &address)) => {
-                binding.taken.push(error.to_string());
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                // our own socket on all addresses is in the way of one on a single one, and the other way round
+                let in_the_way: Vec<&ListenAddress> = ours().filter(|other| overlap(other, &address)).collect();
+                if in_the_way.is_empty() {
+                    binding.taken.push(error.to_string());
+                } else if in_the_way.into_iter().any(stays) {
+                    binding.failures.push(error.to_string());
+                } else {
+                    binding.waits_for_ours = true;
+                }
             }
-            Err(error) if is_confined && error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error)
+                if is_confined
+                    && matches!(address, ListenAddress::Unix(_))
+                    && error.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 let words = format!("{error} (or restart valetd: its sandbox was drawn without this folder)");
                 binding.failures.push(words);
             }

@@ -33,8 +33,10 @@ exit code and its signals are its own.
 With -r, these are addresses of the command's own, such as
 http://127.0.0.1:40311/gbdx: only the routes of -r exist there, whichever key is
 presented, and the other routes have no variable. They end with the command and
-its children, and when the daemon stops; a restarted daemon has others. Where
-the environment names a proxy, 127.0.0.1 is added to NO_PROXY.
+its children, and when the daemon stops; a restarted daemon has others.
+
+Where the environment names a proxy, localhost and 127.0.0.1 are added to
+NO_PROXY, with -r or without.
 
 A process of yours still reaches every route on the common addresses without a
 key, a command of exec -r too, unless the configuration says require_key = true;
@@ -91,6 +93,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             true => report,
             false => until_usable(options, &places.socket, &accounts, timeout).await?,
         };
+        refuse_if_strict(&report)?; // once more: the configuration may have changed while it was waited
         let new = NewKey { name: None, rights, lifetime: None, rate: None, ephemeral: true };
         let key = match new.rights.routes.is_empty() {
             true => None,
@@ -111,7 +114,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
     let mut child = Command::new(program);
     child.args(rest);
-    let past_proxies = names.map(|_| past_proxies(environment::text)).unwrap_or_default();
+    let past_proxies = past_proxies(environment::text);
     for (name, value) in variables(&report, names, key.as_ref(), key_in_url).into_iter().chain(past_proxies) {
         match value {
             Some(value) => child.env(name, value),
@@ -182,10 +185,14 @@ fn variables(
     let in_url = key.filter(|_| key_in_url).map(|key| format!("/{}", key.expose())).unwrap_or_default();
     variables.extend(own.map(|(base, _)| ("VALETD_URL".to_owned(), Some(format!("{base}{in_url}")))));
     for route in &report.routes {
-        let variable = format!("{}_URL", route.name.to_ascii_uppercase().replace('-', "_"));
+        let variable = variable_of(&route.name);
         if let Some((base, names)) = own {
-            let is_there = names.iter().any(|name| name.as_str() == route.name);
-            variables.push((variable, is_there.then(|| format!("{base}{in_url}/{}", route.name))));
+            if names.iter().any(|name| name.as_str() == route.name) {
+                variables.push((variable, Some(format!("{base}{in_url}/{}", route.name))));
+            } else if variable != "VALETD_URL" && !names.iter().any(|name| variable_of(name.as_str()) == variable) {
+                // `a_b` must not take the variable of `a-b` away
+                variables.push((variable, None));
+            }
             continue;
         }
         let Some(url) = route.urls.first() else { continue };
@@ -202,8 +209,15 @@ fn variables(
     variables
 }
 
-/// Keeps tools that are told of a proxy from sending it what is for the command's own address, the key included: they
-/// know `localhost` for what it is, but not all of them 127.0.0.1.
+fn variable_of(route: &str) -> String {
+    format!("{}_URL", route.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// What the URLs in a command's environment call this machine.
+const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// Keeps tools that are told of a proxy from sending it what is for valetd, the key included: curl, wget and Python send
+/// it `localhost` as well.
 fn past_proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, Option<String>)> {
     let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
     if !["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(is_set) {
@@ -211,12 +225,11 @@ fn past_proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, Optio
     }
     let with_ours = |(name, other): (&str, &str)| {
         let before = variable(name).or_else(|| variable(other)).filter(|hosts| !hosts.trim().is_empty());
-        let hosts = match before {
-            None => "127.0.0.1".to_owned(),
-            Some(hosts) if hosts.split(',').any(|host| matches!(host.trim(), "127.0.0.1" | "*")) => hosts,
-            Some(hosts) => format!("{hosts},127.0.0.1"),
-        };
-        (name.to_owned(), Some(hosts))
+        let mut hosts: Vec<&str> = before.as_deref().map(|hosts| hosts.split(',').collect()).unwrap_or_default();
+        let is_there = |wanted: &str| hosts.iter().any(|host| host.trim() == wanted || host.trim() == "*");
+        let missing: Vec<&str> = LOOPBACK.into_iter().filter(|host| !is_there(host)).collect();
+        hosts.extend(missing);
+        (name.to_owned(), Some(hosts.join(",")))
     };
     // tools look for either, most of them for the lower case first
     [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")].map(with_ours).into()
@@ -275,23 +288,39 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_is_shown_what_is_for_the_commands_own_address() {
+    fn a_route_that_was_not_named_takes_no_variable_away_that_it_would_have_had() {
+        let mut report = report();
+        for name in ["gbdx_rda", "gbdx-rda", "valetd"] {
+            let mut route = report.routes[0].clone();
+            route.name = name.to_owned();
+            report.routes.push(route);
+        }
+        let names = [RouteName::new("gbdx-rda").unwrap()];
+        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), None, false);
+        let last = |name: &str| rows.iter().rfind(|(variable, _)| variable == name).map(|(_, value)| value.as_deref());
+        assert_eq!(last("GBDX_RDA_URL"), Some(Some("http://127.0.0.1:40311/gbdx-rda")));
+        assert_eq!(last("VALETD_URL"), Some(Some("http://127.0.0.1:40311")));
+        assert_eq!(last("GBDX_URL"), Some(None));
+    }
+
+    #[test]
+    fn no_proxy_is_shown_what_is_for_valetd() {
         type Row<'a> = (&'a [(&'a str, &'a str)], Option<(&'a str, &'a str)>);
         let rows: [Row<'_>; 6] = [
             (&[("NO_PROXY", "x.example")], None),
             (&[("http_proxy", "")], None),
-            (&[("http_proxy", "http://p:1")], Some(("127.0.0.1", "127.0.0.1"))),
+            (&[("http_proxy", "http://p:1")], Some(("localhost,127.0.0.1", "localhost,127.0.0.1"))),
             (
                 &[("ALL_PROXY", "http://p:1"), ("NO_PROXY", "localhost")],
                 Some(("localhost,127.0.0.1", "localhost,127.0.0.1")),
             ),
             (
                 &[("HTTP_PROXY", "http://p:1"), ("no_proxy", "*"), ("NO_PROXY", "a, 127.0.0.1")],
-                Some(("*", "a, 127.0.0.1")),
+                Some(("*", "a, 127.0.0.1,localhost")),
             ),
             (
-                &[("http_proxy", "http://p:1"), ("no_proxy", "127.0.0.11")],
-                Some(("127.0.0.11,127.0.0.1", "127.0.0.11,127.0.0.1")),
+                &[("http_proxy", "http://p:1"), ("no_proxy", "127.0.0.11,localhosts")],
+                Some(("127.0.0.11,localhosts,localhost,127.0.0.1", "127.0.0.11,localhosts,localhost,127.0.0.1")),
             ),
         ];
         for (set, expected) in rows {

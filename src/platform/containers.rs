@@ -26,6 +26,9 @@ const NAMESPACES: [&str; 3] = ["user", "pid", "net"];
 const RELAYS: [&str; 8] =
     ["slirp4netns", "pasta", "pasta.avx2", "passt", "passt.avx2", "rootlesskit", "gvproxy", "vpnkit"];
 
+/// What proc_pid_exe(5) puts behind the name of a program whose file has been replaced or removed, as by an update.
+const DELETED: &str = " (deleted)";
+
 /// Asks the thread. Cheap to clone; the thread ends with the last one.
 #[derive(Clone, Debug)]
 pub struct Containers {
@@ -85,6 +88,7 @@ fn namespaces(process: &str) -> Option<[PathBuf; 3]> {
 }
 
 fn is_relay(program: &str) -> bool {
+    let program = program.strip_suffix(DELETED).unwrap_or(program);
     program.rsplit('/').next().is_some_and(|name| RELAYS.contains(&name) || name.starts_with("qemu-system-"))
 }
 
@@ -144,6 +148,8 @@ mod tests {
         for (program, expected) in [
             ("/usr/bin/slirp4netns", true),
             ("/usr/bin/qemu-system-x86_64", true),
+            ("/usr/bin/slirp4netns (deleted)", true),
+            ("/usr/bin/curl (deleted)", false),
             ("/usr/bin/curl", false),
             ("/home/me/pasta/curl", false),
         ] {

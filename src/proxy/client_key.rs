@@ -76,6 +76,26 @@ pub(super) fn redacted(path: &str) -> &str {
     rest.find('/').map_or("/", |end| &rest[end..])
 }
 
+/// What is shown where a whole key was.
+const BLOT: &str = "[key]";
+
+/// Blots keys out of a path, wherever else a client may have put one, as in `//vk_...` or `/gbdx/vk_...`, with what they
+/// cannot be told from.
+pub(super) fn blot_out(path: &mut String) {
+    let mut at = 0;
+    while let Some(found) = path[at..].find(PREFIX) {
+        at += found;
+        let is_of_key = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let length = path.bytes().skip(at).take_while(is_of_key).count();
+        if length < LENGTH {
+            at += length;
+        } else {
+            path.replace_range(at..at + length, BLOT);
+            at += BLOT.len();
+        }
+    }
+}
+
 fn has_key_segment(path: &str) -> bool {
     path.starts_with("/vk_")
         && path.get(1..=LENGTH).is_some_and(client_keys::looks_like_key)
@@ -194,6 +214,22 @@ mod tests {
         ];
         for (path, expected) in rows {
             assert_eq!(redacted(&path), expected);
+        }
+    }
+
+    #[test]
+    fn whole_keys_are_blotted_out_of_a_path_wherever_they_are() {
+        for (path, expected) in [
+            (format!("//{KEY}/gbdx/x"), "//[key]/gbdx/x"),
+            (format!("/gbdx/{KEY}{OTHER}"), "/gbdx/[key]"),
+            (format!("/gbdx/vk_{KEY}é/vk_{KEY}"), "/gbdx/[key]é/[key]"),
+            (format!("/gbdx/{}", &KEY[1..]), &*format!("/gbdx/{}", &KEY[1..])),
+            ("/gbdx/vk_é".into(), "/gbdx/vk_é"),
+            ("/vk_".into(), "/vk_"),
+        ] {
+            let mut shown = path.clone();
+            blot_out(&mut shown);
+            assert_eq!(shown, expected, "{path}");
         }
     }
 }

@@ -81,6 +81,7 @@ impl Note {
             path => String::from_utf8_lossy(path).into_owned(),
         };
         let mut method = request.method().to_string();
+        client_key::blot_out(&mut path);
         let path_is_cut = audit::cut(&mut path, audit::LONGEST_PATH);
         let method_is_cut = audit::cut(&mut method, audit::LONGEST_METHOD);
         let cut = [("method", method_is_cut), ("path", path_is_cut)];

@@ -78,6 +78,25 @@ fn every_request_is_a_line_without_query_or_secret_and_the_file_may_be_renamed()
 }
 
 #[test]
+fn a_key_in_the_wrong_place_of_a_path_is_not_noted() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "audit = true");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let key = add(&home, "agent", &["--route", "lab"]);
+    let rest = &key["vk_".len()..];
+    let targets =
+        [format!("//{key}/lab/x"), format!("/%76k_{rest}/lab/x"), format!("/lab/{key}"), format!("/lab/a{key}b/x")];
+    for target in &targets {
+        send(&address, "GET", target, &[], b"").expect("an answer");
+    }
+    let lines = until_lines(&home.path("state/valetd/audit.jsonl"), targets.len());
+    assert!(!json!(lines).to_string().contains(rest), "{lines:#?}");
+    assert!(lines[2]["path"] == "/lab/[key]", "{:#}", lines[2]);
+}
+
+#[test]
 fn an_audit_that_cannot_be_written_is_said_and_stops_nobody() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "audit = \"/nowhere/at/all/audit.jsonl\"");

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use valetd::stand_in::{Options, Provider};
+use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::keys::{add, mirror};
 use crate::lab::{self, Server, address};
@@ -540,6 +540,23 @@ fn with_strict_exec_no_command_runs_while_a_route_can_be_used_without_a_key() {
                   curl -s -o /dev/null -w '%{http_code}' -H \"X-Valetd-Key: $VALETD_KEY\" $LAB_URL/x";
     let output = home.run(&["exec", "-r", "lab", "--", "sh", "-c", script]);
     assert_eq!(words(&output), "403 200", "and nothing on standard error");
+}
+
+#[test]
+fn strict_exec_that_is_switched_on_while_a_command_waits_for_its_token_holds_for_it() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    server.behave(Behaviour::Hang(Duration::from_secs(3)), Some(1));
+    let daemon = home.start();
+    let mut command = home.valetd(&["exec", "-r", "lab", "--", "echo", "ran"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("valetd runs");
+    thread::sleep(Duration::from_millis(500)); // it has looked once by then, or it is refused at once
+    home.write_config(&lab::config(&server, "", "", "strict_exec = true"));
+    assert!(home.run(&["reload"]).status.success());
+    assert_ne!(daemon.account("lab")["state"], "usable", "it has not waited");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.stdout.is_empty() && words(&output).contains("strict_exec"), "{}", words(&output));
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
+use crate::keys::add;
 use crate::lab::{self, Server, address};
-use crate::support::{Home, eventually, free_address, get, words};
+use crate::support::{Home, eventually, free_address, get, send, words};
 
 /// A user whom nobody is.
 const STRANGER: &str = "65533";
@@ -194,6 +195,45 @@ fn a_reload_onto_a_taken_address_leaves_everything_as_it_was_until_the_address_i
     assert!(home.run(&["reload"]).status.success(), "{}", daemon.log());
     let answer = get(&format!("127.0.0.1:{port}"), "/lab/ping").expect("an answer");
     assert_eq!((answer.status, answer.header("via").is_some()), (200, false));
+}
+
+#[test]
+fn a_reload_between_one_address_and_all_of_them_changes_the_listener_and_ends_with_one() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let port = free_port();
+    let on = |host: &str| {
+        let listen = format!("listen = [\"{host}:{port}\"]\nrequire_key = true");
+        lab::config(&server, "", "", "").replace("listen = [\"127.0.0.1:0\"]", &listen)
+    };
+    home.write_config(&on("127.0.0.1"));
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let key = add(&home, "agent", &["--route", "lab"]);
+    for host in ["0.0.0.0", "127.0.0.1", "0.0.0.0", "127.0.0.1"] {
+        home.write_config(&on(host));
+        let reloaded = home.run(&["reload"]);
+        assert!(reloaded.status.success(), "{host}: {}", words(&reloaded));
+        assert_eq!(daemon.status()["daemon"]["listen"], serde_json::json!([format!("{host}:{port}")]));
+        let address = format!("127.0.0.1:{port}");
+        let answer = send(&address, "GET", "/lab/ping", &[("X-Valetd-Key", &key)], b"").expect("an answer");
+        assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+    }
+}
+
+#[test]
+fn a_reload_onto_an_address_that_cannot_be_had_leaves_everything_as_it_was() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let before = address(&daemon);
+    let elsewhere = "listen = [\"192.0.2.1:8253\"]\nrequire_key = true"; // of no machine (RFC 5737)
+    home.write_config(&lab::config(&server, "", "", "").replace("listen = [\"127.0.0.1:0\"]", elsewhere));
+    let refused = home.run(&["reload"]);
+    assert!(!refused.status.success() && words(&refused).contains("no such address"), "{}", words(&refused));
+    assert_eq!(daemon.status()["daemon"]["listen"], serde_json::json!([before]));
+    assert_eq!(lab::ping(&before).status, 200, "the old rules at the old address");
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn the_status_says_what_is_in_force_and_a_reload_what_needs_a_restart() {
         assert_eq!(warnings.matches("less closed").count(), 1, "{warnings}");
         return;
     }
-    // a socket in a folder of its own is beyond the walls, and said so; the rest of the new configuration is in force
+    // a socket in a folder of its own is beyond the walls, and said so; until a restart the old configuration is in force
     let elsewhere = tempfile::tempdir().expect("a folder");
     let unix = format!("\"unix:{}\"", elsewhere.path().join("http.sock").display());
     let listen = format!("listen = [\"127.0.0.1:0\", {unix}]");
