@@ -35,7 +35,7 @@ use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::listeners;
 use crate::platform::log::LogHandle;
-use crate::platform::ownership::{self, Fault};
+use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::{self, PeerLookup};
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -154,7 +154,10 @@ fn file_of(source: &SecretSource) -> Option<&Path> {
 
 /// Who else could change a file; nobody if it cannot be opened, which is told where it is needed.
 fn faults_of(path: &Path) -> BTreeSet<Fault> {
-    ownership::open_and_judge(path).map(|(_, faults)| faults).unwrap_or_default()
+    match ownership::open_and_judge(path) {
+        Ok((_, faults)) | Err(Refused::Faults(faults)) => faults,
+        Err(Refused::Io(_)) => BTreeSet::new(),
+    }
 }
 
 fn config_facts(paths: &Paths) -> ConfigFacts {
@@ -178,22 +181,29 @@ fn is_provider_file(path: &Path) -> bool {
     !is_hidden && path.extension().is_some_and(|end| end == "toml")
 }
 
+/// No configuration is so large, and what is (a device that never ends, say) must not fill the memory.
+const LARGEST_CONFIG: u64 = 4 << 20;
+
 /// A file's text and who else could have changed it.
 fn read_source(path: &Path) -> Result<(Option<Source>, BTreeSet<Fault>), Problems> {
     use std::os::unix::fs::MetadataExt;
     let name = path.display().to_string();
-    let read = || -> io::Result<(Vec<u8>, u32, BTreeSet<Fault>)> {
-        let (mut file, faults) = ownership::open_and_judge(path)?;
+    let read = || -> Result<(Vec<u8>, u32, BTreeSet<Fault>), Refused> {
+        let (file, faults) = ownership::open_and_judge(path)?;
+        let mode = file.metadata()?.mode();
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok((bytes, file.metadata()?.mode(), faults))
+        if file.take(LARGEST_CONFIG + 1).read_to_end(&mut bytes)? as u64 > LARGEST_CONFIG {
+            return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_CONFIG >> 20)).into());
+        }
+        Ok((bytes, mode, faults))
     };
     match read() {
         Ok((bytes, mode, faults)) => {
             Source::from_bytes(name, &bytes, mode & 0o077 != 0).map(|source| (Some(source), faults))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((None, BTreeSet::new())),
-        Err(error) => Err(Problems(vec![Problem::unreadable(name, &error)])),
+        Err(Refused::Faults(faults)) => Ok((None, faults)),
+        Err(Refused::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok((None, BTreeSet::new())),
+        Err(Refused::Io(error)) => Err(Problems(vec![Problem::unreadable(name, &error)])),
     }
 }
 

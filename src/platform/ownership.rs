@@ -4,7 +4,8 @@
 //! and must not be writable by others, and the same goes for every folder up to `/`: whoever can write to one of them can
 //! put another file in its place. Symbolic links are followed, and the folders that they stand in are looked at, too.
 //!
-//! Not looked at: programs that the configuration names, and a pipe or a terminal that a person hands over.
+//! A named pipe counts as a file. Not looked at: programs that the configuration names, a terminal, and a pipe without a
+//! name that a person hands over (`<(...)`, standard input).
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -12,7 +13,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::users;
@@ -74,36 +75,52 @@ pub fn open(path: &Path) -> Result<File, Refused> {
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
 
-/// Opens a file for reading and says who else could have changed it: the very file that is open, and the way to it.
+/// Opens a file for reading and says who else could have changed it: the very file that is open, and the way to it. A
+/// pipe that somebody else may have put there is not opened, since that would wait for them.
 ///
 /// # Errors
 ///
-/// What the system says.
-pub fn open_and_judge(path: &Path) -> io::Result<(File, BTreeSet<Fault>)> {
+/// What the system says, or what is wrong with such a pipe.
+pub fn open_and_judge(path: &Path) -> Result<(File, BTreeSet<Fault>), Refused> {
     let view = View::of_this_process();
     // an editor may put a new file in its place between the two looks; a stranger's would be a fault of the folder
     for _ in 0..3 {
+        let mut faults = BTreeSet::new();
+        let end = walk(path, &view, &mut faults)?;
+        if let Way::To(end) = &end
+            && end.metadata.file_type().is_fifo()
+        {
+            faults.extend(view.judge(&end.path, &Seen::of(&end.metadata, acl_at(&end.path)), end.in_sticky));
+            if !faults.is_empty() {
+                return Err(Refused::Faults(faults));
+            }
+        }
         let file = File::open(path)?;
         let found = file.metadata()?;
-        if !found.is_file() {
-            return Ok((file, BTreeSet::new()));
-        }
-        let mut faults = BTreeSet::new();
-        let Some(end) = walk(path, &view, &mut faults)? else { continue };
-        if (end.metadata.dev(), end.metadata.ino()) == (found.dev(), found.ino()) {
-            let seen = Seen::of(&found, has_acl(&file));
-            faults.extend(view.judge(&end.path, &seen, end.in_sticky));
-            return Ok((file, faults));
+        let seen = Seen::of(&found, has_acl(&file));
+        match end {
+            Way::To(end) if (end.metadata.dev(), end.metadata.ino()) == (found.dev(), found.ino()) => {
+                // who may write to a terminal or to /dev/null says nothing about what is read there
+                if !found.file_type().is_char_device() {
+                    faults.extend(view.judge(&end.path, &seen, end.in_sticky));
+                }
+                return Ok((file, faults));
+            }
+            Way::Handed => {
+                faults.extend(Some(path).filter(|_| found.is_file()).and_then(|path| view.judge(path, &seen, false)));
+                return Ok((file, faults));
+            }
+            Way::To(_) | Way::Nowhere => {}
         }
     }
-    Err(io::Error::other("it was exchanged while it was being looked at"))
+    Err(io::Error::other("it was exchanged while it was being looked at").into())
 }
 
 /// Says who else could change a folder, or put another in its place. None if it is not there.
 pub fn judge_folder(path: &Path) -> BTreeSet<Fault> {
     let view = View::of_this_process();
     let mut faults = BTreeSet::new();
-    if let Ok(Some(end)) = walk(path, &view, &mut faults) {
+    if let Ok(Way::To(end)) = walk(path, &view, &mut faults) {
         let seen = Seen::of(&end.metadata, acl_at(&end.path));
         faults.extend(view.judge(&end.path, &seen, end.in_sticky));
         return faults;
@@ -111,7 +128,16 @@ pub fn judge_folder(path: &Path) -> BTreeSet<Fault> {
     BTreeSet::new()
 }
 
-/// Where a path ends, when every link is followed.
+/// Where a path leads, when every link is followed.
+enum Way {
+    To(Box<End>),
+    /// To one of our own descriptors, whose file has no name: a pipe, or what has been deleted.
+    Handed,
+    /// Something on the way has gone.
+    Nowhere,
+}
+
+/// Where a path ends.
 struct End {
     path: PathBuf,
     metadata: Metadata,
@@ -119,12 +145,13 @@ struct End {
     in_sticky: bool,
 }
 
-/// Goes to a path's end and judges every folder and link before it. `None` if something on the way has gone.
-fn walk(path: &Path, view: &View, faults: &mut BTreeSet<Fault>) -> io::Result<Option<End>> {
+/// Goes to a path's end and judges every folder and link before it.
+fn walk(path: &Path, view: &View, faults: &mut BTreeSet<Fault>) -> io::Result<Way> {
     let path = std::path::absolute(path)?;
     let mut rest: VecDeque<OsString> = parts(&path);
     let mut here = End { path: PathBuf::from("/"), metadata: fs::symlink_metadata("/")?, in_sticky: false };
     let mut links = 0;
+    let mut is_handed = false;
     while let Some(name) = rest.pop_front() {
         if name == ".." {
             here.path.pop();
@@ -132,7 +159,7 @@ fn walk(path: &Path, view: &View, faults: &mut BTreeSet<Fault>) -> io::Result<Op
             continue;
         }
         if !here.metadata.is_dir() {
-            return Ok(None);
+            return Ok(Way::Nowhere);
         }
         let seen = Seen::of(&here.metadata, acl_at(&here.path));
         faults.extend(view.judge(&here.path, &seen, here.in_sticky));
@@ -140,9 +167,15 @@ fn walk(path: &Path, view: &View, faults: &mut BTreeSet<Fault>) -> io::Result<Op
         let next = here.path.join(&name);
         let metadata = match fs::symlink_metadata(&next) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_handed => return Ok(Way::Handed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Way::Nowhere),
             Err(error) => return Err(error),
         };
+        let is_descriptor = rest.is_empty() && are_our_descriptors(&here.path);
+        is_handed |= is_descriptor;
+        if is_descriptor && !metadata.is_symlink() {
+            return Ok(Way::Handed); // where they are no links
+        }
         if !metadata.is_symlink() {
             here = End { path: next, metadata, in_sticky };
             continue;
@@ -161,7 +194,13 @@ fn walk(path: &Path, view: &View, faults: &mut BTreeSet<Fault>) -> io::Result<Op
             rest.push_front(part);
         }
     }
-    Ok(Some(here))
+    Ok(Way::To(Box::new(here)))
+}
+
+/// Whether a folder is the one in which the kernel shows this process its descriptors.
+fn are_our_descriptors(folder: &Path) -> bool {
+    let ours = || Some(Path::new("/proc").join(fs::read_link("/proc/self").ok()?).join("fd"));
+    folder == Path::new("/dev/fd") || (folder.starts_with("/proc") && Some(folder) == ours().as_deref())
 }
 
 fn parts(path: &Path) -> VecDeque<OsString> {
@@ -232,10 +271,12 @@ impl View {
         let is_trusted = owner == self.own || owner == 0 || (self.overflow == Some(owner) && !in_sticky);
         let whose = format!("mode {mode:04o}, owner uid {owner}");
         if !is_trusted {
-            return fault(
-                format!("belongs to another user ({whose}), who can change it"),
-                format!("chown {} {what}, as root", self.own),
-            );
+            let remedy = match self.own {
+                // under sudo, what is a user's had better stay so
+                0 => format!("run valetd as uid {owner}, or chown 0 {what}"),
+                own => format!("chown {own} {what}, as root"),
+            };
+            return fault(format!("belongs to another user ({whose}), who can change it"), remedy);
         }
         let for_all = mode & 0o002 != 0;
         let for_group = mode & 0o020 != 0;
@@ -374,6 +415,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_person_hands_over_needs_no_name() {
+        use std::os::fd::AsRawFd;
+        let (reader, _writer) = io::pipe().expect("a pipe");
+        let deleted = tempfile::tempfile().expect("a file");
+        let number = |of: &dyn AsRawFd| PathBuf::from(format!("/dev/fd/{}", of.as_raw_fd()));
+        for path in [number(&reader), number(&deleted)] {
+            assert!(open(&path).is_ok(), "{}: {:?}", path.display(), open(&path));
+        }
+        assert!(open(Path::new("/dev/null")).is_ok());
+        deleted.set_permissions(PermissionsExt::from_mode(0o666)).expect("a mode");
+        assert!(matches!(open(&number(&deleted)), Err(Refused::Faults(_))));
+    }
+
+    #[test]
     fn the_way_to_a_file_counts_and_so_do_links_and_their_folders() {
         let home = tempfile::tempdir().expect("a folder");
         let base = home.path().canonicalize().expect("a path");
@@ -410,6 +465,16 @@ mod tests {
             assert_eq!(open(&at(path)).is_ok(), expected.is_empty(), "{path}");
         }
         assert!(matches!(open(&at("good/loop")), Err(Refused::Io(_))));
+
+        // whoever may write to a folder may put a pipe there and say anything through it
+        for pipe in ["open/pipe", "good/pipe"] {
+            let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(at(pipe)).status();
+            assert!(made.expect("mkfifo runs").success());
+        }
+        assert!(matches!(open(&at("open/pipe")), Err(Refused::Faults(_))), "and it is not waited for");
+        let other_end = File::options().read(true).write(true).open(at("good/pipe")).expect("it is open");
+        assert!(open(&at("good/pipe")).is_ok());
+        drop(other_end);
         assert!(matches!(open(&at("good/none")), Err(Refused::Io(error)) if error.kind() == io::ErrorKind::NotFound));
         assert_eq!(judge_folder(&at("open/inner")).len(), 1);
         assert_eq!(judge_folder(&at("none")), BTreeSet::new());

@@ -258,12 +258,18 @@ fn content(path: &Path) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     if path.is_dir() {
         for file in toml_files(path) {
-            (file.file_name(), std::fs::read(&file).ok()).hash(&mut hasher);
+            (file.file_name(), bytes(&file)).hash(&mut hasher);
         }
     } else {
-        std::fs::read(path).ok()?.hash(&mut hasher);
+        bytes(path)?.hash(&mut hasher);
     }
     Some(hasher.finish())
+}
+
+/// What a plain file holds. A pipe would be waited for, and a device may never end: whoever can write to the folder may
+/// have put one there.
+fn bytes(path: &Path) -> Option<Vec<u8>> {
+    std::fs::metadata(path).ok()?.is_file().then(|| std::fs::read(path).ok())?
 }
 
 /// A folder's `*.toml` files, in the order of their names.

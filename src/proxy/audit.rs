@@ -486,7 +486,8 @@ impl Writer {
 
     /// How long nothing is to be done, unless somebody sends.
     fn next_look(&self) -> Duration {
-        let since = self.shared.strangers().since;
+        // as long as their lines cannot be written, there is nothing to do for them
+        let since = self.shared.strangers().since.filter(|_| self.lines.is_empty() && !self.has_only_promises());
         let strangers = since.map(|(_, at)| STRANGERS_EVERY.saturating_sub(at.elapsed()));
         let retry = self.failed_at.map(|_| RETRY);
         [strangers, retry].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
@@ -854,6 +855,30 @@ mod tests {
             "verdict": "forwarded",
         });
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+    }
+
+    #[test]
+    fn strangers_whose_lines_cannot_be_written_keep_nobody_awake() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { is_required: true, ..settings(&folder.path().join("none/a")) };
+        let audit = Audit::start(settings.clone(), Arc::default()).unwrap();
+        let writer = |lines: &[u8]| Writer {
+            settings: settings.clone(),
+            file: None,
+            shared: audit.log.shared.clone(),
+            failed_at: Some(Instant::now()),
+            processes: HashMap::new(),
+            lines: lines.to_vec(),
+            places: Vec::new(),
+            count: 0,
+        };
+        let overdue = Instant::now().checked_sub(STRANGERS_EVERY).expect("the machine runs for a minute");
+        audit.log.shared.strangers().since = Some((wall(), overdue));
+        for lines in [&b""[..], b"one that was promised\n"] {
+            assert_eq!(writer(lines).next_look(), RETRY);
+        }
+        let recovered = Writer { failed_at: None, ..writer(b"") };
+        assert_eq!(recovered.next_look(), Duration::ZERO);
     }
 
     #[test]

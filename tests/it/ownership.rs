@@ -7,7 +7,7 @@ use std::process::Command;
 use valetd::stand_in::{Options, Provider};
 
 use crate::lab::{self, Server};
-use crate::support::{Home, words};
+use crate::support::{Home, eventually, words};
 
 /// A home whose configuration names a file of each kind, and the files and folders that decide.
 fn home(server: &Server) -> Home {
@@ -76,6 +76,32 @@ fn what_others_can_change_is_refused_with_the_command_that_mends_it() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_is_judged_like_one_and_not_waited_for() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server);
+    let check = || words(&home.valetd(&["check"]).output().expect("it runs"));
+    let folder = home.path("config/valetd");
+    for name in ["config.toml", "ca.pem", "secret", "providers/own.toml"] {
+        let path = folder.join(name);
+        let kept = fs::read(&path).expect("a file");
+        fs::remove_file(&path).expect("removed");
+        let made = Command::new("mkfifo").args(["-m", "666"]).arg(&path).status();
+        assert!(made.expect("mkfifo runs").success());
+        let said = check();
+        assert!(said.contains(&format!("chmod go-w {}", path.display())), "{name}: {said}");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
+        fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("a mode");
+        let said = check();
+        assert!(said.contains(&format!("chmod go-w {}", folder.display())), "{name}: {said}");
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).expect("a mode");
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, kept).expect("a file");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
+    }
+    assert!(home.run(&["check"]).status.success(), "{}", check());
+}
+
+#[test]
 fn a_running_daemon_keeps_its_last_good_configuration_and_a_new_one_waits_for_a_better() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");
@@ -96,6 +122,38 @@ fn a_running_daemon_keeps_its_last_good_configuration_and_a_new_one_waits_for_a_
     fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("a mode");
     assert!(home.run(&["reload"]).status.success(), "{}", daemon.log());
     daemon.until("lab", "usable");
+}
+
+#[test]
+fn what_never_ends_in_the_place_of_the_configuration_stops_no_daemon() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let config = home.path("config/valetd/config.toml");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = lab::address(&daemon);
+    let kept = fs::read(&config).expect("a file");
+    let folder = home.path("config/valetd");
+    for what in ["a pipe", "a device"] {
+        fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("a mode");
+        fs::remove_file(&config).expect("removed");
+        match what {
+            "a pipe" => assert!(Command::new("mkfifo").arg(&config).status().expect("mkfifo runs").success()),
+            _ => symlink("/dev/zero", &config).expect("a link"),
+        }
+        let reload = home.run(&["reload"]);
+        assert!(!reload.status.success(), "{what}: {}", words(&reload));
+        assert_eq!(lab::ping(&address).status, 200, "{what}: as before");
+        // seen by the watch as well, which must go on
+        fs::remove_file(&config).expect("removed");
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).expect("a mode");
+        let before = daemon.log().matches("the configuration is in force").count();
+        fs::write(&config, [&b"# mended\n"[..], &kept].concat()).expect("written");
+        fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("a mode");
+        eventually("it is read again by itself", || {
+            (daemon.log().matches("the configuration is in force").count() > before).then_some(())
+        });
+    }
 }
 
 #[test]
@@ -126,6 +184,7 @@ fn a_file_of_another_user_is_refused_and_root_is_known_in_a_user_namespace() {
     chown(&secret, Some(4711), None).expect("given away");
     let said = words(&home.run(&["check"]));
     assert!(said.contains("owner uid 4711") && said.contains("chown 0 "), "{said}");
+    assert!(said.contains("run valetd as uid 4711"), "under sudo, a home must not be given to root: {said}");
     chown(&secret, Some(0), None).expect("taken back");
 
     // as an ordinary user, in a namespace where root is nobody, as under the unit's PrivateUsers=
