@@ -214,13 +214,13 @@ async fn an_upload_goes_on_after_its_answer_for_longer_than_a_head_may_take() {
     drop(daemon);
 }
 
-/// When an upstream answers an upload.
+/// When an upstream answers an upload, seen from the upload's end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Answer {
-    BeforeTheEnd,
-    /// It begins before the upload's end and ends after it.
-    AroundTheEnd,
-    AfterTheEnd,
+    Before,
+    /// It begins before and ends after.
+    Around,
+    After,
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_connection_whose_answer_came_before_its_requests_end_serves_no_other(
     let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let here = &stage.address;
-    for answer in [Answer::BeforeTheEnd, Answer::AroundTheEnd, Answer::AfterTheEnd] {
+    for answer in [Answer::Before, Answer::Around, Answer::After] {
         for (method, framing, first, second) in [
             ("POST", "Content-Length: 11", "first", "second"),
             ("POST", "Transfer-Encoding: chunked", "5\r\nfirst\r\n", "6\r\nsecond\r\n0\r\n\r\n"),
@@ -242,9 +242,9 @@ async fn a_connection_whose_answer_came_before_its_requests_end_serves_no_other(
             let mut up = origin.accept().await;
             up.head().await;
             let (early, late) = match answer {
-                Answer::BeforeTheEnd => (OK, ""),
-                Answer::AroundTheEnd => OK.split_at(OK.len() - 1),
-                Answer::AfterTheEnd => ("", OK),
+                Answer::Before => (OK, ""),
+                Answer::Around => OK.split_at(OK.len() - 1),
+                Answer::After => ("", OK),
             };
             up.send(early).await;
             if let Some((_, body)) = early.split_once("\r\n\r\n") {
@@ -258,7 +258,7 @@ async fn a_connection_whose_answer_came_before_its_requests_end_serves_no_other(
                 client.until("k").await;
             }
             client.send(format!("GET /api/after HTTP/1.1\r\nHost: {here}\r\n\r\n")).await;
-            if answer == Answer::AfterTheEnd {
+            if answer == Answer::After {
                 assert!(up.head().await.starts_with("GET /after HTTP/1.1\r\n"), "{row}");
                 up.send(OK).await;
             } else {
@@ -268,7 +268,7 @@ async fn a_connection_whose_answer_came_before_its_requests_end_serves_no_other(
                 other.send(OK).await;
             }
             assert!(client.until("ok").await.starts_with("HTTP/1.1 200"), "{row}");
-            if answer != Answer::AfterTheEnd {
+            if answer != Answer::After {
                 assert_eq!(up.until_closed().await, "", "{row}");
             }
         }
