@@ -654,15 +654,16 @@ pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
             }
             alarm.poll_passed(cx, &pulse).map(|_| None)
         });
+        let protocol = protocol.await;
+        if protocol == Some(Protocol::Http1)
+            && connection.standing() == Standing::Stranger
+            && shows_no_key(&connection, &mut io).await
+            && let Some(check) = connection.worker.bar(connection.door)
+        {
+            return connection.worker.turn_away(io.socket, connection.door.caller, check, &io.surplus);
+        }
         // boxed, so that a connection without them takes no room for them
-        match protocol.await {
-            Some(Protocol::Http1)
-                if connection.standing() == Standing::Stranger
-                    && shows_no_key(&connection, &mut io).await
-                    && let Some(check) = connection.worker.bar(connection.door) =>
-            {
-                return connection.worker.turn_away(io.socket, connection.door.caller, check, &io.surplus);
-            }
+        match protocol {
             Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut alarm)).await {
                 Some(at_rest) => io = at_rest,
                 None => return,
