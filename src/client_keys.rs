@@ -251,7 +251,7 @@ pub enum KeyError {
     /// There are `MOST_KEYS`.
     #[error("there are {MOST_KEYS} keys: revoke some first")]
     TooMany,
-    /// There are [`MOST_EPHEMERAL`].
+    /// There are `MOST_EPHEMERAL`.
     #[error("{MOST_EPHEMERAL} commands run with a key of their own: let one of them end first")]
     TooManyEphemeral,
     /// The system's random numbers cannot be had.

@@ -3,7 +3,7 @@
 //! A key is shown in the answer to the request that made it and never again. An ephemeral one lives exactly as long as
 //! that answer, whose body does not end: the connection closes, and the key is gone, however its holder ended.
 //!
-//! That connection is a [`Lifeline`]: it is inherited by programs that may do less than its maker, so it carries no
+//! That connection is a `Lifeline`: it is inherited by programs that may do less than its maker, so it carries no
 //! authority. Nothing is read from it any more, what was sent behind the request included.
 
 use std::io;

@@ -16,7 +16,7 @@ const ENOUGH: u64 = 1 << 16;
 /// What we were started with, where it has been changed.
 static BEFORE: OnceLock<Rlimit> = OnceLock::new();
 
-/// Raises the soft limit to the hard one, to [`ENOUGH`] at most; never lowers it. Call it before anything counts by it.
+/// Raises the soft limit to the hard one, to `ENOUGH` at most; never lowers it. Call it before anything counts by it.
 pub fn raise() {
     let before = getrlimit(Resource::Nofile);
     let most = before.maximum.unwrap_or(ENOUGH).min(ENOUGH);

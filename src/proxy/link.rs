@@ -10,11 +10,13 @@
 //! whether the upstream still reads it nobody knows, and a request behind it would wait for that.
 
 use std::future::poll_fn;
+use std::io;
 use std::mem;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming};
@@ -22,6 +24,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -32,11 +35,16 @@ use super::upstream::UpstreamIo;
 /// Answers' heads and the chunks of bodies are read into buffers of at most this size.
 const BUFFER: usize = 64 * 1024;
 
-type Http1 = http1::Connection<TokioIo<UpstreamIo>, RequestBody>;
+/// What an upstream may send before its answer's head is whole: the head, and interim responses. One that sent those as fast
+/// as it can would keep the worker busy, however short the exchange's limit is.
+const MOST_BEFORE_ANSWER: usize = 512 * 1024;
+
+type Http1 = http1::Connection<TokioIo<Limited>, RequestBody>;
 
 /// One connection. Dropping it closes it.
 pub(super) struct Link {
     sender: SendRequest<RequestBody>,
+    allowance: Allowance,
     /// `None` if a task of its own drives it, or if it has ended.
     engine: Option<Engine>,
     /// An answer has overtaken its request.
@@ -46,10 +54,11 @@ pub(super) struct Link {
 impl Link {
     /// Opens HTTP/1.1 on a byte stream.
     pub(super) async fn open(io: UpstreamIo) -> Result<Self, Fault> {
-        let (sender, connection) = handshake(io).await?;
+        let (sender, connection, allowance) = handshake(io).await?;
         let bell = Arc::new(Bell::default());
         let waker = bell.clone().into();
-        Ok(Self { sender, engine: Some(Engine { connection: Box::pin(connection), bell, waker }), overtaken: false })
+        let engine = Some(Engine { connection: Box::pin(connection), bell, waker });
+        Ok(Self { sender, allowance, engine, overtaken: false })
     }
 
     /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
@@ -77,8 +86,10 @@ impl Link {
             self.hand_over(ended.clone());
             request.body_mut().watch()
         };
+        self.allowance.limit();
         let mut answer = pin!(self.sender.try_send_request(request));
         let answer = poll_fn(|cx| drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx))).await;
+        self.allowance.lift();
         // hyper drops a body when it has taken the last of it
         self.overtaken |= upload.strong_count() > 0;
         answer
@@ -215,11 +226,78 @@ impl Wake for Bell {
     }
 }
 
-/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half.
-pub(super) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody>, Http1), Fault> {
-    http1::Builder::new()
+/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half, and to limit what comes before an answer.
+pub(super) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody>, Http1, Allowance), Fault> {
+    let allowance = Allowance(Arc::new(AtomicUsize::new(usize::MAX)));
+    let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER)
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(Limited { io, allowance: allowance.clone() }))
         .await
-        .map_err(|error| Fault::BrokenAnswer { error: "http_protocol_error", detail: error.to_string() })
+        .map_err(|error| Fault::BrokenAnswer { error: "http_protocol_error", detail: error.to_string() })?;
+    Ok((sender, connection, allowance))
+}
+
+/// How many bytes more may come on a connection. Read and written by one thread; an atomic only because what hyper upgrades
+/// has to be `Send`.
+#[derive(Clone)]
+pub(super) struct Allowance(Arc<AtomicUsize>);
+
+impl Allowance {
+    /// A request is sent: its answer's head has to come within [`MOST_BEFORE_ANSWER`].
+    pub(super) fn limit(&self) {
+        self.0.store(MOST_BEFORE_ANSWER, Relaxed);
+    }
+
+    /// The head is there. Of what follows the client takes as much as it likes.
+    pub(super) fn lift(&self) {
+        self.0.store(usize::MAX, Relaxed);
+    }
+}
+
+/// An upstream's bytes, as many as are allowed.
+pub(super) struct Limited {
+    io: UpstreamIo,
+    allowance: Allowance,
+}
+
+impl AsyncRead for Limited {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf)?);
+        let left = self.allowance.0.load(Relaxed);
+        if left == usize::MAX {
+            return Poll::Ready(Ok(()));
+        }
+        match left.checked_sub(buf.filled().len() - before) {
+            Some(left) => self.allowance.0.store(left, Relaxed),
+            None => return Poll::Ready(Err(io::Error::other("more than 512 KiB came before the answer"))),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Limited {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

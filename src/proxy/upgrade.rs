@@ -81,14 +81,17 @@ async fn send(
     let route = &*local.entry;
     let exchange = async {
         let io = dial(&route.upstream, route.connect_timeout).await.map_err(SendError::NotConnected)?;
-        let (mut sender, driver) = handshake(io).await.map_err(SendError::NotConnected)?;
+        let (mut sender, driver, allowance) = handshake(io).await.map_err(SendError::NotConnected)?;
         tokio::task::spawn_local(async move {
             if let Err(error) = driver.with_upgrades().await {
                 debug!(%error, "an upstream connection ended");
             }
         });
         authorization.renew(&mut request).await.map_err(SendError::NotAuthorized)?;
-        sender.send_request(request).await.map_err(|error| SendError::Lost { reused: false, error })
+        allowance.limit();
+        let answer = sender.send_request(request).await;
+        allowance.lift();
+        answer.map_err(|error| SendError::Lost { reused: false, error })
     };
     let sent = connection.in_time(pin!(exchange)).await.unwrap_or_else(|fault| Err(SendError::NotConnected(fault)));
     sent.map_err(|error| send_error(route, error))

@@ -157,7 +157,7 @@ async fn story(rows: Vec<Row>, is_http2: bool) {
                     .await;
                 assert!(client.until_closed().await.ends_with("ok"));
                 slowest = slowest.max(start.elapsed());
-                if slowest > Duration::from_secs(5) {
+                if slowest > Duration::from_secs(3) {
                     return slowest;
                 }
             }
@@ -170,7 +170,7 @@ async fn story(rows: Vec<Row>, is_http2: bool) {
         };
         let name = row.name;
         tokio::select! {
-            lasted = tokio::time::timeout(Duration::from_secs(20), asks) => match lasted {
+            lasted = tokio::time::timeout(Duration::from_secs(8), asks) => match lasted {
                 Ok(lasted) => eprintln!("{name}: {lasted:?}, {} KiB", most_memory(&daemon) - before),
                 Err(_) => failures.push(format!("{name}: it does not end")),
             },
