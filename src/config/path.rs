@@ -234,6 +234,9 @@ fn blur(code: Code) -> Option<(u8, bool)> {
         // Latin, Greek, combining marks: letters with something on them
         0xc0..0x2b0 | 0x300..0x400 | 0x1e00..0x2000 => Some((2, false)),
         0x80..0xc0 | 0x2b0..0x300 => Some((MOST, true)),
+        // dashes and quotation marks ("--"), signs of currencies ("EUR"): some of ASCII's, but no slash
+        0x2010..0x2016 | 0x2018..0x2020 => Some((2, false)),
+        0x20a0..0x20d0 => Some((3, false)),
         // without a look, in other scripts' blocks
         0x61c | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x180b..0x1810 => Some((1, false)),
         // phonetic extensions, punctuation, letterlike and enclosed characters, forms of arrows and lines

@@ -388,5 +388,9 @@ mod tests {
             assert!(!is_refused(&refuse, base, path), "{base} {path}");
         }
         assert!(!is_refused(&[], "", "/oauth/token"));
+        let token = [RefusedPath::new("/token")];
+        for everyday in ["/%E2%82%AC%E2%82%ACa", "/%E2%80%9C%E2%80%9Da", "/%E2%80%93%E2%80%93"] {
+            assert!(!is_refused(&token, "", everyday), "{everyday}");
+        }
     }
 }
