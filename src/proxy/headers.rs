@@ -6,9 +6,10 @@
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, DATE,
-    ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, ORIGIN, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
+    ACCEPT, ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_TYPE, COOKIE, DATE, ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION,
+    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, VARY, VIA,
 };
 
 use super::error::Fault;
@@ -54,6 +55,8 @@ impl Survey {
                 TE => survey.te = true,
                 EXPECT => survey.expect = true,
                 VIA => survey.via = true,
+                // of nearly every request, and nobody's concern
+                ACCEPT | ACCEPT_ENCODING | USER_AGENT | CONTENT_TYPE | CONTENT_LENGTH => {}
                 _ if is_browsers(name) => survey.browser = true,
                 _ => survey.strays |= is_stray(name),
             }
@@ -359,6 +362,9 @@ pub(super) fn may_become_document(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (Some(content_type), None) = (types.next(), types.next()) else { return true };
     let content_type = content_type.as_bytes();
+    if content_type == b"application/json" {
+        return false; // of nearly every answer
+    }
     let end = content_type.iter().position(|byte| *byte == b';').unwrap_or(content_type.len());
     let essence = content_type[..end].trim_ascii();
     let is = |known: &[u8]| essence.eq_ignore_ascii_case(known);
