@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,7 +16,7 @@ use valetd::stand_in::{Behaviour, Options, Provider};
 use crate::keys::{add, mirror};
 use crate::lab::{self, Server, address};
 use crate::peers::as_nobody;
-use crate::support::{Daemon, Home, PATIENCE, eventually, free_address, mode, request, send, words};
+use crate::support::{Daemon, Home, PATIENCE, eventually, free_address, mode, request, send, serving, words};
 
 /// What a thief would ask the daemon for: a lasting key, and the place of somebody's login.
 fn thefts() -> String {
@@ -580,28 +580,19 @@ fn help_and_doctor_say_what_a_key_does_not_keep_a_process_of_the_same_user_from(
 
 /// An upstream that never comes to an end: it does not answer, drips, or tunnels in silence, by the path.
 fn stuck() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut reader = BufReader::new(stream.try_clone()?);
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
-                if head.contains("/drip ") {
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n1")?;
-                } else if head.contains("/tunnel ") {
-                    let switch =
-                        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-                    stream.write_all(switch)?;
-                }
-                // until valetd hangs up
-                reader.read_to_end(&mut Vec::new()).map(drop)
-            });
+    serving(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+        if head.contains("/drip ") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n1")?;
+        } else if head.contains("/tunnel ") {
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(switch)?;
         }
-    });
-    address
+        // until valetd hangs up
+        reader.read_to_end(&mut Vec::new()).map(drop)
+    })
 }
 
 /// How an HTTP/2 client begins, with GETs for these targets (RFC 9113 section 3.4, RFC 7541 section 6).

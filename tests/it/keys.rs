@@ -1,9 +1,7 @@
 //! Client keys, as a sandbox, an agent or another machine uses them.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::thread;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +10,9 @@ use valetd::stand_in::{Options, Provider};
 
 use crate::lab::{self, Server, address};
 use crate::providers::{gbdx_account, start};
-use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, get, mode, read_answer, send, words};
+use crate::support::{
+    Answer, Daemon, Home, PATIENCE, eventually, free_address, get, mode, read_answer, send, serving, words,
+};
 
 #[test]
 fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream() {
@@ -238,22 +238,14 @@ fn hold(daemon: &Daemon<'_>) -> (UnixStream, String) {
 
 /// An upstream that answers every request with the request's head.
 pub(crate) fn mirror() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut reader = BufReader::new(stream.try_clone()?);
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
-                let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", head.len());
-                let body = if head.starts_with("HEAD ") { "" } else { &head };
-                stream.write_all(format!("{length}{body}").as_bytes())
-            });
-        }
-    });
-    address
+    serving(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+        let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", head.len());
+        let body = if head.starts_with("HEAD ") { "" } else { &head };
+        stream.write_all(format!("{length}{body}").as_bytes())
+    })
 }
 
 #[test]

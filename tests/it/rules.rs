@@ -1,14 +1,12 @@
 //! Rules and narrow keys, before a server that is as obliging as servers are known to be.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::thread;
 
 use valetd::stand_in::{Options, Provider};
 
 use crate::keys::{add, check};
 use crate::lab::{self, Server, address};
-use crate::support::{Home, send};
+use crate::support::{Home, send, serving};
 
 /// Fields by which one server or another is told another method.
 const METHODS: [&str; 7] = [
@@ -191,37 +189,29 @@ fn behind(server: &Server, rules: &str) -> Home {
 /// An upstream that answers with what it would have carried out, by the first method and path that it is told in any of
 /// the ways above.
 fn obliging() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut lines = BufReader::new(stream.try_clone()?).lines();
-                let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
-                let mut words = first.split(' ').map(str::to_owned);
-                let (mut method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-                let (mut path, query) = match target.split_once('?') {
-                    Some((path, query)) => (path.to_owned(), query.to_owned()),
-                    None => (target, String::new()),
-                };
-                for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
-                    let Some((name, value)) = line.split_once(':') else { continue };
-                    let cgi = |name: &str| name.replace(|char: char| !char.is_ascii_alphanumeric(), "_").to_uppercase();
-                    let is_in = |known: &[&str]| known.iter().any(|known| cgi(known) == cgi(name));
-                    if is_in(&METHODS) {
-                        value.trim().clone_into(&mut method);
-                    } else if is_in(&PATHS) || cgi(name).starts_with("X_FORWARDED") {
-                        value.trim().clone_into(&mut path);
-                    }
-                }
-                let told = query.split('&').find_map(|parameter| parameter.strip_prefix("_method="));
-                let method = told.unwrap_or(&method);
-                let done = format!("{method} {path}");
-                let length = done.len();
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{done}")
-            });
+    serving(|mut stream| {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
+        let mut words = first.split(' ').map(str::to_owned);
+        let (mut method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (mut path, query) = match target.split_once('?') {
+            Some((path, query)) => (path.to_owned(), query.to_owned()),
+            None => (target, String::new()),
+        };
+        for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            let cgi = |name: &str| name.replace(|char: char| !char.is_ascii_alphanumeric(), "_").to_uppercase();
+            let is_in = |known: &[&str]| known.iter().any(|known| cgi(known) == cgi(name));
+            if is_in(&METHODS) {
+                value.trim().clone_into(&mut method);
+            } else if is_in(&PATHS) || cgi(name).starts_with("X_FORWARDED") {
+                value.trim().clone_into(&mut path);
+            }
         }
-    });
-    address
+        let told = query.split('&').find_map(|parameter| parameter.strip_prefix("_method="));
+        let method = told.unwrap_or(&method);
+        let done = format!("{method} {path}");
+        let length = done.len();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{done}")
+    })
 }
