@@ -41,8 +41,11 @@ fn a_login_during_a_refresh_wins_over_the_answer_that_comes_later() {
     let account = daemon.until("lab", "usable");
     let generation = account["credential"]["generation"].as_u64();
     assert_eq!(server.issued(), before + 1, "the new sign-in's first token; the old answer is still owed");
-    eventually("the old answer comes", || (server.issued() == before + 2).then_some(()));
     // its tokens are nobody's: the next renewal redeems the new sign-in's credential
+    let taken_in = account["token_requests"].as_u64().map(|count| count + 1);
+    eventually("the old answer is taken in", || {
+        (server.issued() == before + 2 && daemon.account("lab")["token_requests"].as_u64() == taken_in).then_some(())
+    });
     lab::renew(&daemon);
     let account = daemon.until("lab", "usable");
     assert!(account["credential"]["generation"].as_u64() > generation, "{account:#}");
