@@ -27,8 +27,8 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 use zeroize::Zeroizing;
 
-use crate::config::path::{self, PathPattern, Reading};
 use crate::config::{KeyName, ListenAddress, RouteName};
+use crate::path_rules::{self, PathPattern, Reading};
 use crate::platform::clock::{self, Clock};
 use crate::platform::socket::SocketFile;
 use crate::platform::timer::WakeTimer;
@@ -76,7 +76,7 @@ impl Rights {
     /// Whether a request to this route, with this method and path, is within them.
     pub fn permit(&self, route: &RouteName, method: &str, path: &Reading) -> bool {
         self.routes.contains(route)
-            && (self.methods.is_empty() || self.methods.iter().any(|ours| path::covers(ours, method)))
+            && (self.methods.is_empty() || self.methods.iter().any(|ours| path_rules::covers(ours, method)))
             && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches_surely(path)))
     }
 
@@ -613,7 +613,7 @@ fn read(bytes: &[u8]) -> Result<Kept, String> {
         let bytes = bytes.filter(|_| sha256.len() == 64).ok_or_else(|| wrong("hash"))?;
         let routes: Option<Vec<RouteName>> = routes.iter().map(|route| RouteName::new(route)).collect();
         let paths: Result<Vec<PathPattern>, String> = paths.iter().map(|path| PathPattern::parse(path)).collect();
-        let methods: Result<Vec<String>, String> = methods.iter().map(|method| path::method(method)).collect();
+        let methods: Result<Vec<String>, String> = methods.iter().map(|method| path_rules::method(method)).collect();
         let rights = Rights {
             routes: routes.filter(|routes| !routes.is_empty()).ok_or_else(|| wrong("route"))?,
             methods: methods.map_err(|_| wrong("method"))?,

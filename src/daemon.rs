@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::accounts::Accounts;
+use crate::audit::{self, Audit};
 use crate::client_keys::{self, KeyRing, OwnAddress};
 use crate::config::{
     AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
@@ -42,7 +43,6 @@ use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
-use crate::proxy::audit::{self, Audit};
 use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};

@@ -28,10 +28,12 @@
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
+//!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
 //! 3  config                                   what the user asked for, valid by construction       (pure)
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
+//!    path_rules                               a path as servers may read it, and rules over it      (pure)
 //! 0  secret     timestamp                     words that everyone uses                             (pure)
 //! ```
 //!
@@ -58,13 +60,14 @@
 //!
 //! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
-//! `proxy/headers.rs`; what a rule is compared with: [`config::path`], `proxy/overrides.rs`. Where a credential may be
+//! `proxy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/overrides.rs`. Where a credential may be
 //! sent: [`store::Record`]; where an answer may lead: `proxy/rewrite.rs`. Whose a configuration must be:
 //! [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 
 pub mod accounts;
+pub mod audit;
 pub mod cli;
 pub mod client_keys;
 pub mod config;
@@ -76,6 +79,7 @@ pub mod fuzzing;
 pub mod http_client;
 pub mod notices;
 pub mod oauth;
+pub mod path_rules;
 pub mod platform;
 pub mod proxy;
 pub mod renewal;

@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 use super::text::{Cell, Table, parse_length, printable, relative};
 use super::{Exit, Failure, Options, block_on, load_config, places, print, remark};
 use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights};
-use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::{KeyList, KeyReport};
+use crate::path_rules::{self, PathPattern};
 use crate::platform::clock::{Clock, unix_seconds};
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
@@ -121,7 +121,7 @@ fn parse_route(text: &str) -> Result<RouteName, String> {
 }
 
 fn parse_method(text: &str) -> Result<String, String> {
-    path::method(&text.to_ascii_uppercase())
+    path_rules::method(&text.to_ascii_uppercase())
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oauth::{ClientAuth, Grant};
+use crate::path_rules::PathRules;
 use crate::renewal::Policy;
 use crate::secret::Secret;
 
 mod parse;
-pub mod path;
 mod problem;
 pub(crate) mod provider;
 mod read;
@@ -391,7 +391,7 @@ pub struct Route {
     /// Whether every request needs a client key, whoever sends it.
     pub require_key: bool,
     /// Which methods and paths go through.
-    pub rules: path::PathRules,
+    pub rules: PathRules,
 }
 
 /// What a route changes in requests' header fields. Names are in lower case.

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::path::{PathRules, Rule};
 use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
@@ -15,6 +14,7 @@ use super::{
     ImportSource, ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn,
     SignInMethod, TokenKind, Upstream, provider, value,
 };
+use crate::path_rules::{PathRules, Rule};
 use crate::secret::Secret;
 
 /// Where all routes are served if nothing else is said: both loopback addresses, since a client's `localhost` may be either.
@@ -728,7 +728,9 @@ impl<'a> Reader<'a> {
             self.check_reach(listener, require_key, "require_key = true, here");
         }
         let rules = |key: &str| {
-            let rules = table.array(key, Rule::parse).unwrap_or_default();
+            let rules = table
+                .array(key, |text| Rule::parse(text).map_err(|wrong| Complaint::new(wrong, Rule::EXAMPLE)))
+                .unwrap_or_default();
             rules.into_iter().map(|rule| rule.value).collect()
         };
         let replay_limit = table.size("replay_limit", value::bytes).map_or(REPLAY_LIMIT, |limit| {

@@ -25,8 +25,8 @@ use super::problem::{Problem, kind};
 use super::report::Moment;
 use super::{Desk, LendRequest, Line};
 use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, OwnAddress, Rate, Rights};
-use crate::config::path::{self, PathPattern};
 use crate::config::{KeyName, RouteName};
+use crate::path_rules::{self, PathPattern};
 use crate::platform::clock::wall;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
@@ -136,8 +136,11 @@ impl KeyOrder {
         let name = |name: String| KeyName::new(&name).ok_or_else(|| no_name("key", &name));
         let route = |name: &String| RouteName::new(name).ok_or_else(|| no_name("route", name));
         let routes: Result<Vec<RouteName>, String> = self.routes.iter().map(route).collect();
-        let methods: Result<_, String> =
-            self.methods.iter().map(|text| path::method(text).map_err(|wrong| format!("{text:?} {wrong}"))).collect();
+        let methods: Result<_, String> = self
+            .methods
+            .iter()
+            .map(|text| path_rules::method(text).map_err(|wrong| format!("{text:?} {wrong}")))
+            .collect();
         let paths: Result<_, String> = self
             .paths
             .iter()

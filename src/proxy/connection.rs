@@ -35,13 +35,13 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::Peer;
-use super::audit;
 use super::body::AnswerBody;
 use super::error::{Advice, Fault, ProxyError};
 use super::guard::{Caller, Door};
 use super::scope::Scope;
 use super::worker::Worker;
 use super::{http2, service, stranger};
+use crate::audit;
 use crate::platform::containers::Containers;
 use crate::platform::peer::Ends;
 

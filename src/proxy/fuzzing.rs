@@ -7,8 +7,8 @@ use super::guard::{self, Admission, Caller, Door};
 use super::headers::Survey;
 use super::rewrite::OwnListener;
 use super::{rewrite, route};
-use crate::config::path::{PathPattern, Reading, RefusedPath};
 use crate::config::{Origin, RouteName};
+use crate::path_rules::{PathPattern, Reading, RefusedPath};
 
 /// A request's target: whatever the guard lets through leads nowhere but below the route, however often the upstream
 /// decodes it.

@@ -27,8 +27,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client_keys::KeyRing;
-use crate::config::path::RefusedPath;
 use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
+use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::{environment, ownership, socket, tls};
 use crate::secret::Secret;
@@ -36,7 +36,7 @@ use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
-use audit::AuditLog;
+use crate::audit::AuditLog;
 use error::Advice;
 use headers::Edits;
 use route::RouteEntry;
@@ -44,7 +44,6 @@ use scope::Lent;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
-pub mod audit;
 mod authorization;
 #[cfg(feature = "benchmarks")]
 pub mod benchmarks;

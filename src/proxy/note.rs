@@ -13,10 +13,10 @@ use hyper::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::audit::{self, AuditLog, Entry, Place, Whose};
 use super::connection::Connection;
 use super::guard::Caller;
 use super::{client_key, route};
+use crate::audit::{self, AuditLog, Entry, Place, Whose};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
 use crate::platform::peer::{self, Ends};

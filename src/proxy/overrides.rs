@@ -5,7 +5,7 @@
 
 use hyper::header::HeaderName;
 
-use crate::config::path::decode;
+use crate::path_rules::decode;
 
 /// Fields that give another path, by servers that take them without a word that [`is_override`] knows them by.
 /// CGI gateways and gunicorn (`Script-Name`, `Path-Info`), nginx (`X-Accel-*`), Apache and others (`X-Sendfile`), WebDAV

@@ -18,9 +18,9 @@ use super::headers::Edits;
 use super::overrides;
 use super::upstream::UpstreamOrigin;
 use crate::client_keys::ClientKey;
-pub(super) use crate::config::path::canonical;
-use crate::config::path::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
 use crate::config::{AccountId, Replay, RouteName};
+pub(super) use crate::path_rules::canonical;
+use crate::path_rules::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
 use crate::stats::RouteStats;
 use crate::token_source::TokenSource;
 
@@ -183,7 +183,7 @@ pub(super) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
         "" => Cow::Borrowed(rest),
         _ => Cow::Owned([base_path, rest].concat()),
     };
-    path::is_refused(refuse, &path)
+    path_rules::is_refused(refuse, &path)
 }
 
 /// Whether a request, whose path is `rest` behind the route's name, is within the route's rules and the client key's

@@ -20,11 +20,11 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::audit::AuditLog;
 use super::connection::{Connection, PREFACE, spell_out};
 use super::error::{Advice, Check, ProxyError};
 use super::gate::FirstHead;
 use super::guard::{Caller, Door};
+use crate::audit::AuditLog;
 use crate::client_keys;
 use crate::stats::Stats;
 

@@ -14,12 +14,12 @@ use tokio::time::timeout;
 
 use super::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::client_keys::{KeyRing, NewKey, Rights};
-use crate::config::path::PathRules;
 use crate::config::{
     Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, KeyName, Origin, Replay, Route, RouteName,
     SignIn, TokenKind, Upstream,
 };
 use crate::oauth::{ClientAuth, Grant};
+use crate::path_rules::PathRules;
 use crate::platform::clock::Clock;
 use crate::platform::socket;
 use crate::renewal::{Policy, RenewalId, Why};

@@ -17,7 +17,6 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::audit;
 use super::connection::{self, Connection, Socket, Standing};
 use super::error::Check;
 use super::guard::{self, Caller, Door};
@@ -29,6 +28,7 @@ use super::scope::{Lent, Scope};
 use super::stranger::{ReadyMade, Strangers, Turnstile};
 use super::upstream::{Pool, Warmth};
 use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
+use crate::audit;
 use crate::config::RouteName;
 use crate::platform::{descriptors, socket};
 use crate::stats::Stats;

@@ -12,8 +12,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::problem::Complaint;
-
 /// The first byte that is meant, through any number of percent encodings, and how many bytes it is written with.
 pub(crate) fn decode(bytes: &[u8]) -> (u8, usize) {
     if bytes[0] != b'%' {
@@ -578,16 +576,21 @@ pub struct Rule {
 }
 
 impl Rule {
-    pub(super) fn parse(text: &str) -> Result<Self, Complaint> {
+    /// What a good one looks like, as a remedy.
+    pub const EXAMPLE: &str = "write it as in \"GET /catalog/**\", or without method for all: \"/catalog/**\"";
+
+    /// Reads one as it is written in a configuration.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, as the end of a sentence.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let (method, pattern) = match text.trim().split_once(' ') {
             Some((method, pattern)) => (Some(method), pattern.trim_start()),
             None => (None, text.trim()),
         };
-        let example = "write it as in \"GET /catalog/**\", or without method for all: \"/catalog/**\"";
-        let method = method.filter(|method| *method != "*").map(self::method).transpose();
-        let method = method.map_err(|wrong| Complaint::new(wrong, example))?;
-        let pattern = PathPattern::parse(pattern).map_err(|wrong| Complaint::new(wrong, example))?;
-        Ok(Self { method, pattern })
+        let method = method.filter(|method| *method != "*").map(self::method).transpose()?;
+        Ok(Self { method, pattern: PathPattern::parse(pattern)? })
     }
 }
 

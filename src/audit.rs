@@ -51,20 +51,20 @@ const STRANGERS_EVERY: Duration = Duration::from_secs(60);
 const MOST_STRANGERS: usize = 64;
 
 /// An exchange that has run for so long has a line of its own when it is noticed, before the one at its end.
-pub(super) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// How often a worker looks for exchanges that have become long.
-pub(super) const LOOK: Duration = Duration::from_secs(13);
+pub(crate) const LOOK: Duration = Duration::from_secs(13);
 
 /// The free space, or a twentieth of the file system if that is less, that the audit leaves to others: a credential that
 /// cannot be saved is a login lost.
 const RESERVE: u64 = 16 * 1024 * 1024;
 
 /// The longest path that is written whole, in bytes.
-pub(super) const LONGEST_PATH: usize = 1024;
+pub(crate) const LONGEST_PATH: usize = 1024;
 
 /// The longest method that is written whole: what the guard takes at most.
-pub(super) const LONGEST_METHOD: usize = 32;
+pub(crate) const LONGEST_METHOD: usize = 32;
 
 /// The longest path of a program that is written whole.
 const LONGEST_EXECUTABLE: usize = 512;
@@ -135,7 +135,7 @@ type Reopen = (Settings, Sender<()>);
 
 /// Whose share of the queues an entry takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Whose {
+pub(crate) enum Whose {
     /// The user's that valetd runs as, without a key.
     Own,
     /// Another user's, or a key's.
@@ -144,7 +144,7 @@ pub(super) enum Whose {
 
 /// Room for one entry, from the time when it is promised until it is written or given up.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     whose: Whose,
     /// Whether something was forwarded because of it.
     is_promised: bool,
@@ -160,7 +160,7 @@ impl Drop for Place {
 /// A connection's place in the audit. The process at its end is looked for when this is made, and forgotten when it is
 /// dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     id: u64,
     whose: Whose,
     /// Whether the thread has heard of it.
@@ -170,29 +170,29 @@ pub(super) struct Seat {
 
 /// One request.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) at: SystemTime,
-    pub(super) seat: u64,
-    pub(super) uid: Option<u32>,
-    pub(super) key: Option<KeyName>,
-    pub(super) route: Option<RouteName>,
-    pub(super) method: String,
-    pub(super) path: String,
+pub(crate) struct Entry {
+    pub(crate) at: SystemTime,
+    pub(crate) seat: u64,
+    pub(crate) uid: Option<u32>,
+    pub(crate) key: Option<KeyName>,
+    pub(crate) route: Option<RouteName>,
+    pub(crate) method: String,
+    pub(crate) path: String,
     /// `None` before there is an answer.
-    pub(super) status: Option<u16>,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
-    pub(super) took: Duration,
+    pub(crate) status: Option<u16>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) took: Duration,
     /// The renewal that the token came from which the request went up with first.
-    pub(super) renewal: Option<u64>,
+    pub(crate) renewal: Option<u64>,
     /// `forwarded`, `started`, or why not.
-    pub(super) verdict: &'static str,
+    pub(crate) verdict: &'static str,
     /// Joins the two lines of an exchange that has two.
-    pub(super) exchange: Option<u64>,
+    pub(crate) exchange: Option<u64>,
     /// The members that were too long to be written whole.
-    pub(super) cut: Vec<&'static str>,
+    pub(crate) cut: Vec<&'static str>,
     /// Given back when the line is written.
-    pub(super) place: Place,
+    pub(crate) place: Place,
 }
 
 /// An entry as it is written.
@@ -309,7 +309,7 @@ impl Shared {
 }
 
 impl AuditLog {
-    pub(super) fn seat(&self, ends: Ends, whose: Whose) -> Seat {
+    pub(crate) fn seat(&self, ends: Ends, whose: Whose) -> Seat {
         let id = self.shared.next_seat.fetch_add(1, Relaxed);
         let place = self.place(whose); // without, the process stays unknown
         let is_known = place.is_some_and(|place| self.send(whose, Message::Opened(id, ends, place)));
@@ -317,7 +317,7 @@ impl AuditLog {
     }
 
     /// Room for one entry, if there is any.
-    pub(super) fn place(&self, whose: Whose) -> Option<Place> {
+    pub(crate) fn place(&self, whose: Whose) -> Option<Place> {
         let (taken, most) = self.shared.share(whose);
         let one_more = |taken: usize| (taken < most).then_some(taken + 1);
         taken.fetch_update(Relaxed, Relaxed, one_more).ok()?;
@@ -326,14 +326,14 @@ impl AuditLog {
 
     /// Room for one entry that will be written, as far as anybody can know: the file could be written when it was last
     /// tried, and there is space for what waits.
-    pub(super) fn promised_place(&self, whose: Whose) -> Option<Place> {
+    pub(crate) fn promised_place(&self, whose: Whose) -> Option<Place> {
         let mut place = self.shared.is_writable.load(Relaxed).then(|| self.place(whose)).flatten()?;
         place.is_promised = true;
         Some(place)
     }
 
     /// Counts a request of somebody who has not shown what would let them in.
-    pub(super) fn note_stranger(&self, uid: Option<u32>) {
+    pub(crate) fn note_stranger(&self, uid: Option<u32>) {
         let mut strangers = self.shared.strangers();
         let Strangers { since, requests } = &mut *strangers;
         let is_counted_apart = requests.len() < MOST_STRANGERS || requests.contains_key(&uid);
@@ -345,17 +345,17 @@ impl AuditLog {
         }
     }
 
-    pub(super) fn next_exchange(&self) -> u64 {
+    pub(crate) fn next_exchange(&self) -> u64 {
         self.shared.next_exchange.fetch_add(1, Relaxed)
     }
 
     /// Counts a request that was refused because it could not have been noted.
-    pub(super) fn refused(&self) {
+    pub(crate) fn refused(&self) {
         self.shared.stats.audit.refused.add(1);
     }
 
     /// Counts an entry that did not fit.
-    pub(super) fn dropped(&self) {
+    pub(crate) fn dropped(&self) {
         self.shared.stats.audit.dropped.add(1);
     }
 
@@ -372,16 +372,16 @@ impl AuditLog {
 }
 
 impl Seat {
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
     /// Whether it is one of this audit: a reload may have brought another.
-    pub(super) fn is_of(&self, log: &AuditLog) -> bool {
+    pub(crate) fn is_of(&self, log: &AuditLog) -> bool {
         Arc::ptr_eq(&self.log.shared, &log.shared)
     }
 
-    pub(super) fn note(&self, entry: Box<Entry>) {
+    pub(crate) fn note(&self, entry: Box<Entry>) {
         if !self.log.send(entry.place.whose, Message::Entry(entry)) {
             self.log.dropped();
         }
@@ -706,7 +706,7 @@ fn process(lookup: &mut PeerLookup, ends: Ends) -> Process {
 }
 
 /// Cuts a text down to so many bytes. Whether something was cut off.
-pub(super) fn cut(text: &mut String, most: usize) -> bool {
+pub(crate) fn cut(text: &mut String, most: usize) -> bool {
     if text.len() <= most {
         return false;
     }
