@@ -4,14 +4,12 @@
 //! connections to the upstreams; [`Table`] is what they have been told: the routes, prepared so that a request copies
 //! as little as possible. Where to read on:
 //!
-//! * `service`: one request from start to end;
-//! * `guard`, `client_key`, `scope`, `route`, `headers`, `rewrite`, `reference`: what is decided about it (pure);
-//! * `authorization`: which token a request leaves with;
-//! * `replay`: the bounded copy of a body, and the second sending;
-//! * `stranger`, `gate`: what somebody costs who has yet to show a client key;
-//! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
-//! * [`audit`], `note`: one line for each request, if somebody wants that;
-//! * `error`: what a tool sees when something is wrong.
+//! * `downstream`: the client's side: connections, who is at their other end, what a stranger may cost;
+//! * `exchange`: one request from start to end (`service`), its note for the audit;
+//! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
+//! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
+//! * `authorization`: which token a request leaves with; `replay`: the bounded copy of a body, and the second sending;
+//! * `worker`: a thread's state.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -37,40 +35,24 @@ use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
 use crate::audit::AuditLog;
-use error::Advice;
-use headers::Edits;
-use route::RouteEntry;
-use scope::Lent;
+use policy::error::Advice;
+use policy::headers::Edits;
+use policy::route::RouteEntry;
+use policy::scope::Lent;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
 mod authorization;
 #[cfg(feature = "benchmarks")]
 pub mod benchmarks;
-mod body;
-mod client_key;
-mod connection;
-mod error;
+mod downstream;
+mod exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod gate;
-mod guard;
-mod headers;
-mod http2;
-mod link;
-mod multiplexed;
-mod note;
-mod overrides;
-mod reference;
+mod policy;
 mod replay;
-mod rewrite;
-mod route;
-mod scope;
-mod service;
-mod stranger;
 #[cfg(test)]
 mod tests;
-mod upgrade;
 mod upstream;
 mod worker;
 

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::HeaderName;
 
-use super::headers;
-use super::service::Exchange;
-use super::upstream::Lease;
+use crate::proxy::exchange::service::Exchange;
+use crate::proxy::policy::headers;
+use crate::proxy::upstream::Lease;
 
 /// What hyper sends to the client.
-pub(super) struct AnswerBody {
+pub(crate) struct AnswerBody {
     content: Content,
     /// Ends when this is dropped: sent, broken off, or nobody left to send it to.
     exchange: Option<Exchange>,
@@ -52,17 +52,17 @@ struct Scrubber {
 
 impl AnswerBody {
     /// Nothing at all.
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { content: Content::Empty, exchange: None }
     }
 
     /// A text of our own.
-    pub(super) fn full(text: Bytes) -> Self {
+    pub(crate) fn full(text: Bytes) -> Self {
         Self { content: Content::Full(text), exchange: None }
     }
 
     /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `scrub`.
-    pub(super) fn upstream(
+    pub(crate) fn upstream(
         incoming: Incoming,
         lease: Option<Lease>,
         token_name: HeaderName,
@@ -82,13 +82,13 @@ impl AnswerBody {
     }
 
     /// Ties the exchange's end to this body's.
-    pub(super) fn of(mut self, exchange: Exchange) -> Self {
+    pub(crate) fn of(mut self, exchange: Exchange) -> Self {
         self.exchange = Some(exchange);
         self
     }
 
     /// The text, if it is our own.
-    pub(super) fn text(&self) -> &[u8] {
+    pub(crate) fn text(&self) -> &[u8] {
         match &self.content {
             Content::Full(text) => text,
             Content::Empty | Content::Upstream(_) => &[],

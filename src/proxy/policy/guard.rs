@@ -12,8 +12,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING};
 use hyper::{Method, Uri, Version};
 
-use super::error::{Check, ProxyError};
-use super::headers::Survey;
+use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::headers::Survey;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -27,25 +27,25 @@ const LONGEST_TARGET: usize = 8 * 1024;
 
 /// How a connection came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Door {
+pub(crate) struct Door {
     /// The TCP port that loopback names must be followed by; `None` where any name is fine: on a unix socket, where the
     /// file's permissions decide, and where nobody comes in without a client key, which a web page does not know.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// Whether nobody comes in without a client key: other machines can reach it.
-    pub(super) key_required: bool,
-    pub(super) caller: Caller,
+    pub(crate) key_required: bool,
+    pub(crate) caller: Caller,
 }
 
 impl Door {
     /// Whether it is on TCP; a browser reaches nothing else.
-    pub(super) fn is_tcp(&self) -> bool {
+    pub(crate) fn is_tcp(&self) -> bool {
         self.port.is_some() || self.key_required
     }
 }
 
 /// What is known of the process at the other end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Caller {
+pub(crate) enum Caller {
     /// Nobody asks.
     NotAsked,
     /// It belongs to this user; on a unix socket the process is known as well.
@@ -56,7 +56,7 @@ pub(super) enum Caller {
 
 impl Caller {
     /// The user, if known.
-    pub(super) fn uid(self) -> Option<u32> {
+    pub(crate) fn uid(self) -> Option<u32> {
         match self {
             Caller::Of { uid, .. } => Some(uid),
             Caller::NotAsked | Caller::Unknown => None,
@@ -64,7 +64,7 @@ impl Caller {
     }
 
     /// Whether it may come in without a client key; `uids` are those of the setting `clients`, in order.
-    pub(super) fn is_one_of(self, uids: &[u32]) -> bool {
+    pub(crate) fn is_one_of(self, uids: &[u32]) -> bool {
         match self {
             Caller::NotAsked => true,
             Caller::Of { uid, .. } => uids.binary_search(&uid).is_ok(),
@@ -75,17 +75,17 @@ impl Caller {
 
 /// Who is let in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Admission<'a> {
+pub(crate) struct Admission<'a> {
     /// Users whose processes need no client key, in order.
-    pub(super) uids: &'a [u32],
+    pub(crate) uids: &'a [u32],
     /// Names allowed besides the loopback ones, with or without a port.
-    pub(super) hosts: &'a [String],
+    pub(crate) hosts: &'a [String],
     /// Whether the request presents a valid client key.
-    pub(super) keyed: bool,
+    pub(crate) keyed: bool,
 }
 
 /// Why nobody is served without a client key who comes in like this; `None` if they are.
-pub(super) fn bar(door: Door, uids: &[u32]) -> Option<Check> {
+pub(crate) fn bar(door: Door, uids: &[u32]) -> Option<Check> {
     if door.key_required {
         return Some(Check::KeyRequired);
     }
@@ -97,7 +97,7 @@ pub(super) fn bar(door: Door, uids: &[u32]) -> Option<Check> {
 }
 
 /// Decides about one request; on success, its host name without port (empty if an HTTP/1.0 client sent none).
-pub(super) fn admit<'request>(
+pub(crate) fn admit<'request>(
     door: Door,
     admission: Admission<'_>,
     method: &Method,
@@ -123,7 +123,7 @@ pub(super) fn admit<'request>(
 
 /// How a request is let in to an address that routes share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Shared {
+pub(crate) enum Shared {
     /// As a tool's.
     Use,
     /// As a browser's that opens a page, by a loopback name: there is a better address for it.
@@ -134,7 +134,7 @@ pub(super) enum Shared {
 ///
 /// Such an address is for tools. Whatever page or worker is at home there could have come from any of the APIs, so what
 /// it asks for is refused.
-pub(super) fn admit_to_shared(
+pub(crate) fn admit_to_shared(
     method: &Method,
     host: &str,
     headers: &HeaderMap,
@@ -160,7 +160,7 @@ pub(super) fn admit_to_shared(
 
 /// The address of a route's own origin, in the spelling of a client that named us in `host`, which [`admit`] let pass:
 /// `http://NAME.localhost:PORT`.
-pub(super) fn own_origin(route: &str, host: &str) -> String {
+pub(crate) fn own_origin(route: &str, host: &str) -> String {
     match split_port(host) {
         Some((_, Some(port))) => format!("http://{route}.localhost:{port}"),
         Some((_, None)) | None => format!("http://{route}.localhost"),

@@ -19,59 +19,59 @@ use hyper::http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tracing::debug;
 
-use super::headers::bare_token;
-use super::reference::{Authority, Reference, has_dot_segments, merged, without_dot_segments};
-use super::route;
 use crate::client_keys;
 use crate::config::{Origin, RouteName};
+use crate::proxy::policy::headers::bare_token;
+use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments, merged, without_dot_segments};
+use crate::proxy::policy::route;
 
 /// How the upstream's addresses map to local ones.
 #[derive(Clone, Copy)]
-pub(super) struct Mapping<'a> {
+pub(crate) struct Mapping<'a> {
     /// The upstream's origin.
-    pub(super) origin: &'a Origin,
+    pub(crate) origin: &'a Origin,
     /// The upstream's base path: empty, or beginning with `/`.
-    pub(super) base_path: &'a str,
+    pub(crate) base_path: &'a str,
     /// The path that was asked for, behind the base path and behind the prefix: empty, or beginning with `/`.
-    pub(super) asked: &'a str,
+    pub(crate) asked: &'a str,
     /// The `Host` that the client used.
-    pub(super) local_authority: &'a str,
+    pub(crate) local_authority: &'a str,
     /// `/NAME`, or empty where the route has a host name or listener of its own.
-    pub(super) prefix: &'a str,
+    pub(crate) prefix: &'a str,
     /// Where else an address can lead to us.
-    pub(super) own: OwnAddresses<'a>,
+    pub(crate) own: OwnAddresses<'a>,
 }
 
 /// The addresses at which this process serves routes, of this account and of others.
 #[derive(Clone, Copy)]
-pub(super) struct OwnAddresses<'a> {
+pub(crate) struct OwnAddresses<'a> {
     /// Those on TCP.
-    pub(super) listeners: &'a [OwnListener],
+    pub(crate) listeners: &'a [OwnListener],
     /// Names besides the loopback ones, with or without a port.
-    pub(super) hosts: &'a [String],
+    pub(crate) hosts: &'a [String],
     /// The route that the client's own connection belongs to, if it came to an address that one has.
-    pub(super) own_route: Option<&'a RouteName>,
+    pub(crate) own_route: Option<&'a RouteName>,
     /// Whether the client came in by a unix socket: curl then asks there for whatever plain `http` address it is led to.
-    pub(super) by_unix_socket: bool,
+    pub(crate) by_unix_socket: bool,
     /// Whether the route of that name has this account; `None` if there is no such route.
-    pub(super) shares_account: &'a dyn Fn(&str) -> Option<bool>,
+    pub(crate) shares_account: &'a dyn Fn(&str) -> Option<bool>,
 }
 
 /// A TCP listener, as far as it matters which references lead there.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct OwnListener {
-    pub(super) port: u16,
+pub(crate) struct OwnListener {
+    pub(crate) port: u16,
     /// Whose it is alone.
-    pub(super) route: Option<RouteName>,
+    pub(crate) route: Option<RouteName>,
     /// Whether other machines can reach it, by names that nobody here knows.
-    pub(super) is_open: bool,
+    pub(crate) is_open: bool,
     /// Whether it ends with a command that runs, and not with the configuration.
-    pub(super) is_lent: bool,
+    pub(crate) is_lent: bool,
 }
 
 /// What becomes of a field's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Rewritten {
+pub(crate) enum Rewritten {
     Stays,
     Becomes(String),
     /// Nobody may follow it.
@@ -85,14 +85,14 @@ use Rewritten::{Becomes, Goes, Stays};
 const REFERENCES: [&str; 5] = ["operation-location", "azure-asyncoperation", "sourcemap", "x-sourcemap", "hx-redirect"];
 
 /// Whether [`links`] has anything to do with a field that is none of the five below.
-pub(super) fn may_lead(name: &HeaderName, value: &HeaderValue) -> bool {
+pub(crate) fn may_lead(name: &HeaderName, value: &HeaderValue) -> bool {
     value.as_bytes().windows(2).any(|pair| pair == b"//") || REFERENCES.contains(&name.as_str())
 }
 
 /// Rewrites `Location`, `Content-Location`, `Refresh`, `Link`, `Set-Cookie` and [`REFERENCES`]. Other fields are left as
 /// they are, or go if an absolute address in them leads to another account's route: there are clients that ask where
 /// `WWW-Authenticate` tells them.
-pub(super) fn links(headers: &mut HeaderMap, mapping: &Mapping<'_>) {
+pub(crate) fn links(headers: &mut HeaderMap, mapping: &Mapping<'_>) {
     for name in REFERENCES.map(HeaderName::from_static) {
         keep_if_one(headers, &name);
         rewrite_all(headers, name, |link| location(link, mapping));
@@ -520,7 +520,7 @@ fn cookie_path(path: &str, mapping: &Mapping<'_>) -> String {
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The target with the token as the query's last parameter, and without the client's own parameters of that name.
-pub(super) fn with_token(target: &Uri, name: &str, token: &HeaderValue) -> Uri {
+pub(crate) fn with_token(target: &Uri, name: &str, token: &HeaderValue) -> Uri {
     let mut parts = target.clone().into_parts();
     let mut text = format!("{}?", target.path());
     for pair in target.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {

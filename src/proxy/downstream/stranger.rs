@@ -20,16 +20,16 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::connection::{Connection, PREFACE, spell_out};
-use super::error::{Advice, Check, ProxyError};
-use super::gate::FirstHead;
-use super::guard::{Caller, Door};
 use crate::audit::AuditLog;
 use crate::client_keys;
+use crate::proxy::downstream::connection::{Connection, PREFACE, spell_out};
+use crate::proxy::downstream::gate::FirstHead;
+use crate::proxy::policy::error::{Advice, Check, ProxyError};
+use crate::proxy::policy::guard::{Caller, Door};
 use crate::stats::Stats;
 
 /// For a request that shows a valid client key, from the connection's beginning on; and for reading a refusal.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the turnstile looks whether somebody has asked. Nobody notices so little before a refusal, and a look at all
 /// that stand there costs less than one who comes.
@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const READ_AT_ONCE: usize = 16 * 1024;
 
 /// A refusal as bytes, in the two languages that a client may speak.
-pub(super) struct ReadyMade {
+pub(crate) struct ReadyMade {
     check: Check,
     http1: Bytes,
     /// The length of the head in `http1`.
@@ -50,7 +50,7 @@ pub(super) struct ReadyMade {
 }
 
 impl ReadyMade {
-    pub(super) fn new(check: Check, advice: &Advice) -> Rc<Self> {
+    pub(crate) fn new(check: Check, advice: &Advice) -> Rc<Self> {
         let mut response = ProxyError::NotAllowed(check).into_response(advice);
         let mut block = literal(b":status", response.status().as_str().as_bytes());
         for (name, value) in response.headers().iter().filter(|(name, _)| **name != CONNECTION) {
@@ -106,12 +106,12 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
 const FIRST_BYTES: usize = 16 * 1024;
 
 /// Reads of a stranger's first head until hyper is left to wait for its end; enough for [`FIRST_BYTES`] from most networks.
-pub(super) const MOST_READS: usize = 16;
+pub(crate) const MOST_READS: usize = 16;
 
 /// Whether a request that begins with these bytes cannot show a client key: nothing in its head, or in the part of it that
 /// counts, looks like the beginning of one, neither plain nor in Basic credentials, which begin with it. `None` if that
 /// cannot be told yet. The first `seen` bytes have been asked about before.
-pub(super) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
+pub(crate) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
     /// [`client_keys::PREFIX`] in base64.
     const IN_BASE64: &[u8] = b"dmtf";
     let mut is_whole = false;
@@ -129,7 +129,7 @@ pub(super) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
 /// Where those go who are refused whatever they say. They are given their answer when they have asked, since some
 /// clients take one that comes before for an error; then they may read it and hang up. However many come, `room` of them
 /// stand here, and none for longer than [`PATIENCE`].
-pub(super) struct Turnstile {
+pub(crate) struct Turnstile {
     leaving: RefCell<VecDeque<Leaving>>,
     room: usize,
     /// Whether somebody looks after them.
@@ -157,12 +157,12 @@ enum Stage {
 }
 
 impl Turnstile {
-    pub(super) fn new(room: usize, stats: Arc<Stats>) -> Rc<Self> {
+    pub(crate) fn new(room: usize, stats: Arc<Stats>) -> Rc<Self> {
         Rc::new(Self { leaving: RefCell::default(), room, attended: Cell::new(false), stats })
     }
 
     /// Refuses what comes on a connection; `read` is what has come already.
-    pub(super) fn turn_away(
+    pub(crate) fn turn_away(
         self: &Rc<Self>,
         socket: OwnedFd,
         uid: Option<u32>,
@@ -270,7 +270,7 @@ impl Leaving {
 }
 
 /// The connections of those who have yet to show a client key.
-pub(super) struct Strangers {
+pub(crate) struct Strangers {
     /// In the order in which they came.
     places: RefCell<VecDeque<Place>>,
     most: usize,
@@ -306,17 +306,17 @@ impl Origin {
 }
 
 impl Strangers {
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { places: RefCell::default(), most }
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.places.borrow().len()
     }
 
     /// Gives a connection a place. One user or address has at most half of them; where there is none left, the
     /// connection that has waited longest is closed.
-    pub(super) fn enter(&self, id: u64, door: Door, client: Option<IpAddr>, connection: &Rc<Connection>) {
+    pub(crate) fn enter(&self, id: u64, door: Door, client: Option<IpAddr>, connection: &Rc<Connection>) {
         let origin = Origin::of(door, client);
         let mut places = self.places.borrow_mut();
         let of_this_origin = places.iter().filter(|place| place.origin == origin).count();
@@ -334,7 +334,7 @@ impl Strangers {
     }
 
     /// Takes a place back, if the connection has one.
-    pub(super) fn leave(&self, id: u64) {
+    pub(crate) fn leave(&self, id: u64) {
         let mut places = self.places.borrow_mut();
         if let Some(at) = places.iter().position(|place| place.id == id) {
             places.remove(at);

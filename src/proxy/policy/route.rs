@@ -13,60 +13,60 @@ use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Uri};
 
-use super::error::{Check, ProxyError};
-use super::headers::Edits;
-use super::overrides;
-use super::upstream::UpstreamOrigin;
 use crate::client_keys::ClientKey;
 use crate::config::{AccountId, Replay, RouteName};
-pub(super) use crate::path_rules::canonical;
+pub(crate) use crate::path_rules::canonical;
 use crate::path_rules::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
+use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::headers::Edits;
+use crate::proxy::policy::overrides;
+use crate::proxy::upstream::UpstreamOrigin;
 use crate::stats::RouteStats;
 use crate::token_source::TokenSource;
 
 /// One route, with everything prepared that a request will need.
-pub(super) struct RouteEntry {
-    pub(super) name: RouteName,
+pub(crate) struct RouteEntry {
+    pub(crate) name: RouteName,
     /// `/NAME`
-    pub(super) prefix: String,
-    pub(super) account: AccountId,
-    pub(super) tokens: Arc<TokenSource>,
-    pub(super) stats: Arc<RouteStats>,
-    pub(super) upstream: Arc<UpstreamOrigin>,
+    pub(crate) prefix: String,
+    pub(crate) account: AccountId,
+    pub(crate) tokens: Arc<TokenSource>,
+    pub(crate) stats: Arc<RouteStats>,
+    pub(crate) upstream: Arc<UpstreamOrigin>,
     /// What `Host` says upstream.
-    pub(super) host: HeaderValue,
+    pub(crate) host: HeaderValue,
     /// Empty, or beginning with `/` and not ending with it.
-    pub(super) base_path: String,
-    pub(super) replay: Replay,
-    pub(super) replay_limit: usize,
-    pub(super) refuse: Vec<RefusedPath>,
-    pub(super) wait: Duration,
-    pub(super) connect_timeout: Duration,
-    pub(super) warm: Duration,
-    pub(super) idle_timeout: Duration,
-    pub(super) via: bool,
-    pub(super) edits: Edits,
+    pub(crate) base_path: String,
+    pub(crate) replay: Replay,
+    pub(crate) replay_limit: usize,
+    pub(crate) refuse: Vec<RefusedPath>,
+    pub(crate) wait: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) warm: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) via: bool,
+    pub(crate) edits: Edits,
     /// The parameter that carries the token in place of a field.
-    pub(super) token_query: Option<Arc<str>>,
-    pub(super) scrub: bool,
+    pub(crate) token_query: Option<Arc<str>>,
+    pub(crate) scrub: bool,
     /// Whether nobody is let in without a client key.
-    pub(super) require_key: bool,
+    pub(crate) require_key: bool,
     /// Which methods and paths go through.
-    pub(super) rules: PathRules,
+    pub(crate) rules: PathRules,
 }
 
 /// What [`find`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Where in the table.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// Bytes of the path that are the route's prefix.
-    pub(super) prefix: usize,
+    pub(crate) prefix: usize,
 }
 
 /// Finds the route. `position` tells where a name is in the table; `own` is the route that the listener belongs to, if
 /// it has one.
-pub(super) fn find(
+pub(crate) fn find(
     position: impl Fn(&str) -> Option<usize>,
     own: Option<&RouteName>,
     host: &str,
@@ -93,7 +93,7 @@ pub(super) fn find(
 
 /// The target upstream: base path, the path without its first `prefix` bytes, and the query, in one buffer. `None` if
 /// the target can stay as it is.
-pub(super) fn target(base_path: &str, prefix: usize, target: &Uri) -> Option<Uri> {
+pub(crate) fn target(base_path: &str, prefix: usize, target: &Uri) -> Option<Uri> {
     if base_path.is_empty() && prefix == 0 && target.authority().is_none() {
         return None;
     }
@@ -125,7 +125,7 @@ fn path_and_query(bytes: Bytes) -> Uri {
 /// Dot segments in any spelling: `%2e`, doubly encoded, before `;` (which some servers cut off), next to an encoded
 /// slash. Backslashes (some servers take them for slashes) and control bytes, also encoded. A `%2F` by itself is
 /// ordinary: it keeps a slash inside a segment.
-pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
+pub(crate) fn check_path(path: &str) -> Result<(), ProxyError> {
     let bytes = path.as_bytes();
     // nothing to decode, no dot at a segment's start: nearly every path
     let mut is_odd = false;
@@ -175,7 +175,7 @@ pub(super) fn check_path(path: &str) -> Result<(), ProxyError> {
 const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
 
 /// Whether `base_path` and `rest` lead to one of the refused paths, or below it.
-pub(super) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) -> bool {
+pub(crate) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) -> bool {
     if refuse.is_empty() {
         return false;
     }
@@ -189,7 +189,7 @@ pub(super) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
 /// Whether a request, whose path is `rest` behind the route's name, is within the route's rules and the client key's
 /// rights. Where there are any, what tells some servers another method or path than the request line is refused, unless it
 /// never goes up anyway, as `X-Forwarded-Host`, which another proxy on this machine may add.
-pub(super) fn check_rules(
+pub(crate) fn check_rules(
     route: &RouteEntry,
     key: Option<&ClientKey>,
     method: &Method,

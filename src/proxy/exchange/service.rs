@@ -15,29 +15,30 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tracing::{Level, debug, enabled};
 
-use super::authorization::Authorization;
-use super::body::AnswerBody;
-use super::client_key::{self, Presented};
-use super::connection::{Connection, Standing};
-use super::error::{CLEAR_SITE_DATA, Check, Fault, PROXY_STATUS, ProxyError, STORAGE};
-use super::guard::{Admission, Shared};
-use super::headers::{self, Homeward, Ours, Survey};
-use super::note::Note;
-use super::replay::{self, Kept, RequestBody};
-use super::rewrite::{self, Mapping, OwnAddresses};
-use super::route::{self, Found, RouteEntry};
-use super::upstream::{self, Lease, SendError};
-use super::worker::{LocalRoute, LocalTable};
-use super::{Table, guard, upgrade};
 use crate::client_keys::{ClientKey, Refusal};
 use crate::config::KeyName;
+use crate::proxy::Table;
+use crate::proxy::authorization::Authorization;
+use crate::proxy::downstream::connection::{Connection, Standing};
+use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::exchange::note::Note;
+use crate::proxy::exchange::upgrade;
+use crate::proxy::policy::client_key::{self, Presented};
+use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, Fault, PROXY_STATUS, ProxyError, STORAGE};
+use crate::proxy::policy::guard::{self, Admission, Shared};
+use crate::proxy::policy::headers::{self, Homeward, Ours, Survey};
+use crate::proxy::policy::rewrite::{self, Mapping, OwnAddresses};
+use crate::proxy::policy::route::{self, Found, RouteEntry};
+use crate::proxy::replay::{self, Kept, RequestBody};
+use crate::proxy::upstream::{self, Lease, SendError};
+use crate::proxy::worker::{LocalRoute, LocalTable};
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
 ///
 /// The exchange has begun when this returns, before the future is asked: hyper looks first whether the client has more
 /// to say, and one that has closed its sending side right behind its request must not be taken for one that is gone.
-pub(super) fn answer(
+pub(crate) fn answer(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<AnswerBody>> {
@@ -318,7 +319,7 @@ async fn after_401(
 }
 
 /// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
-pub(super) async fn renewed_token(
+pub(crate) async fn renewed_token(
     connection: &Connection,
     route: &RouteEntry,
     refused: &Published,
@@ -335,7 +336,7 @@ pub(super) async fn renewed_token(
 }
 
 /// What an answer needs to know of the request that it belongs to.
-pub(super) struct Home<'a> {
+pub(crate) struct Home<'a> {
     connection: &'a Connection,
     table: &'a Table,
     authority: Option<HeaderValue>,
@@ -362,7 +363,7 @@ fn hand_on(
 }
 
 /// An upstream's answer with its head as the client may see it.
-pub(super) fn clean(
+pub(crate) fn clean(
     route: &RouteEntry,
     mut response: Response<Incoming>,
     token: &Published,
@@ -396,12 +397,12 @@ pub(super) fn clean(
     Ok(response)
 }
 
-pub(super) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
+pub(crate) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
     ProxyError::Upstream { upstream: route.upstream.label.clone(), fault }
 }
 
 /// What it means for the client that a request was not answered.
-pub(super) fn send_error(route: &RouteEntry, error: SendError) -> ProxyError {
+pub(crate) fn send_error(route: &RouteEntry, error: SendError) -> ProxyError {
     match error {
         SendError::NotConnected(fault) => upstream_error(route, fault),
         SendError::NotAuthorized(why_not) => no_token(route, why_not),
@@ -424,7 +425,7 @@ fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
 }
 
 /// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     connection: Rc<Connection>,
     /// From the time on when it is known.
     route: Option<Rc<LocalRoute>>,
@@ -475,14 +476,14 @@ impl Exchange {
     }
 
     /// A part of the answer's body is on its way to the client.
-    pub(super) fn sends(&mut self, bytes: usize) {
+    pub(crate) fn sends(&mut self, bytes: usize) {
         if let Some(note) = &self.note {
             note.sends(bytes);
         }
     }
 
     /// The answer is a switch to another protocol; what the audit will be told goes with the bytes.
-    pub(super) fn becomes_tunnel(&mut self, status: StatusCode) -> Option<Note> {
+    pub(crate) fn becomes_tunnel(&mut self, status: StatusCode) -> Option<Note> {
         self.note.take().inspect(|note| note.becomes_tunnel(status))
     }
 

@@ -13,20 +13,20 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::body::AnswerBody;
 use crate::config::AccountId;
+use crate::proxy::exchange::body::AnswerBody;
 use crate::renewal::Why;
 
-pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// What a browser keeps for the one origin that the answer is from, service workers among it; not cookies, which all
 /// ports of a host share.
-pub(super) const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
-pub(super) const STORAGE: &str = "\"storage\"";
+pub(crate) const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+pub(crate) const STORAGE: &str = "\"storage\"";
 
 /// Why a request was not carried out, or its answer not handed on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum ProxyError {
+pub(crate) enum ProxyError {
     /// Neither the path's first segment nor the host name is a route's.
     NoRoute,
     /// The guard said no.
@@ -59,7 +59,7 @@ pub(super) enum ProxyError {
 
 /// Which of the guard's checks failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Check {
+pub(crate) enum Check {
     /// The process at the other end belongs to somebody else, or nobody knows to whom.
     Peer,
     /// The process at the other end is root's, and root is not named.
@@ -86,7 +86,7 @@ pub(super) enum Check {
 
 /// What an upstream did, or did not do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// No connection. `error` is RFC 9209's word for it.
     Unreachable { error: &'static str, detail: String },
     /// A connection, but no TLS.
@@ -101,13 +101,13 @@ pub(super) enum Fault {
 
 /// What all answers of one configuration say besides.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Advice {
+pub(crate) struct Advice {
     /// The prefixes of the routes, for "no such route".
-    pub(super) routes: Vec<String>,
+    pub(crate) routes: Vec<String>,
     /// What to do first, if there is not a single account.
-    pub(super) first_steps: Option<String>,
+    pub(crate) first_steps: Option<String>,
     /// What is wrong with the configuration, in a sentence. Not for those whom the guard turns away.
-    pub(super) config_problem: Option<String>,
+    pub(crate) config_problem: Option<String>,
 }
 
 struct Problem {
@@ -121,7 +121,7 @@ struct Problem {
 
 impl ProxyError {
     /// Whether the client's own doing is at fault: what a stranger can cause.
-    pub(super) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
             Self::ForbiddenByRules | Self::TooManyRequests { .. } => true,
@@ -132,7 +132,7 @@ impl ProxyError {
     }
 
     /// In one word: what the problem's `type` ends in, and for what is not allowed the check.
-    pub(super) fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::NotAllowed(check) => check.name(),
             _ => self.problem().kind,
@@ -140,7 +140,7 @@ impl ProxyError {
     }
 
     /// Whether the connection ends with it: what follows cannot be trusted to be a request, or comes from nobody's client.
-    pub(super) fn closes_connection(&self) -> bool {
+    pub(crate) fn closes_connection(&self) -> bool {
         matches!(
             self,
             Self::BadRequest(_)
@@ -151,7 +151,7 @@ impl ProxyError {
     }
 
     /// Makes the answer.
-    pub(super) fn into_response(self, advice: &Advice) -> Response<AnswerBody> {
+    pub(crate) fn into_response(self, advice: &Advice) -> Response<AnswerBody> {
         let problem = self.problem();
         let mut document = Map::new();
         let mut detail = problem.detail;

@@ -16,20 +16,20 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use super::authorization::Authorization;
-use super::body::AnswerBody;
-use super::connection::Connection;
-use super::error::ProxyError;
-use super::link::handshake;
-use super::note::{Note, Noted};
-use super::replay::{self, RequestBody};
-use super::service::{self, Exchange, Home, send_error};
-use super::upstream::{SendError, dial};
-use super::worker::LocalRoute;
+use crate::proxy::authorization::Authorization;
+use crate::proxy::downstream::connection::Connection;
+use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::exchange::note::{Note, Noted};
+use crate::proxy::exchange::service::{self, Exchange, Home, send_error};
+use crate::proxy::policy::error::ProxyError;
+use crate::proxy::replay::{self, RequestBody};
+use crate::proxy::upstream::http1::handshake;
+use crate::proxy::upstream::{SendError, dial};
+use crate::proxy::worker::LocalRoute;
 use crate::token_source::Published;
 
 /// Forwards a request to switch protocols, and switches if the upstream does.
-pub(super) async fn forward(
+pub(crate) async fn forward(
     connection: &Rc<Connection>,
     local: &LocalRoute,
     mut request: Request<Incoming>,

@@ -7,7 +7,7 @@
 
 /// A reference, cut into its parts. `tail` is the query and the fragment, with their `?` and `#`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reference<'a> {
+pub(crate) enum Reference<'a> {
     /// `mailto:x`: a scheme that HTTP clients do not follow to a server.
     Foreign { scheme: &'a str, rest: &'a str },
     /// `http://h/x`, or `//h/x` without scheme; the path is empty or begins with `/`.
@@ -20,16 +20,16 @@ pub(super) enum Reference<'a> {
 
 /// Which server a reference names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Authority<'a> {
-    pub(super) has_userinfo: bool,
+pub(crate) struct Authority<'a> {
+    pub(crate) has_userinfo: bool,
     /// A name or an address as it was written; IPv6 in brackets.
-    pub(super) host: &'a str,
-    pub(super) port: Option<u16>,
+    pub(crate) host: &'a str,
+    pub(crate) port: Option<u16>,
 }
 
 impl<'a> Reference<'a> {
     /// Reads a reference; `None` if clients could read it in different ways, or not at all.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let text = text.trim_matches([' ', '\t']);
         if text.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
             return None;
@@ -67,7 +67,7 @@ impl<'a> Reference<'a> {
 
 impl<'a> Authority<'a> {
     /// Reads `user@host:port`. Only plain names are hosts: browsers decode `%6c` and wide letters, others do not.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let (userinfo, host_and_port) = match text.rsplit_once('@') {
             Some((userinfo, rest)) => (Some(userinfo), rest),
             None => (None, text),
@@ -95,18 +95,18 @@ impl<'a> Authority<'a> {
 }
 
 /// A relative path, put behind the last `/` of the path that it is relative to (RFC 3986 section 5.2.3).
-pub(super) fn merged(base: &str, path: &str) -> String {
+pub(crate) fn merged(base: &str, path: &str) -> String {
     let folder = base.rfind('/').map_or("/", |end| &base[..=end]);
     format!("{folder}{path}")
 }
 
 /// Whether a segment is `.` or `..`, also where the dots are encoded.
-pub(super) fn has_dot_segments(path: &str) -> bool {
+pub(crate) fn has_dot_segments(path: &str) -> bool {
     path.split('/').any(|segment| dots(segment) > 0)
 }
 
 /// A path, which begins with `/`, without its dot segments (RFC 3986 section 5.2.4).
-pub(super) fn without_dot_segments(path: &str) -> String {
+pub(crate) fn without_dot_segments(path: &str) -> String {
     let mut kept = Vec::new();
     let mut is_folder = false;
     for segment in path.split('/').skip(1) {

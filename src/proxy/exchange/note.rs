@@ -13,16 +13,16 @@ use hyper::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::connection::Connection;
-use super::guard::Caller;
-use super::{client_key, route};
 use crate::audit::{self, AuditLog, Entry, Place, Whose};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
 use crate::platform::peer::{self, Ends};
+use crate::proxy::downstream::connection::Connection;
+use crate::proxy::policy::guard::Caller;
+use crate::proxy::policy::{client_key, route};
 
 /// One request's line, which is written when this is dropped.
-pub(super) struct Note {
+pub(crate) struct Note {
     id: u64,
     content: Rc<RefCell<Content>>,
 }
@@ -53,11 +53,11 @@ struct Content {
 
 /// A worker's requests that are noted and have not ended.
 #[derive(Default)]
-pub(super) struct Running(RefCell<HashMap<u64, Rc<RefCell<Content>>>>);
+pub(crate) struct Running(RefCell<HashMap<u64, Rc<RefCell<Content>>>>);
 
 impl Running {
     /// Writes a line about each that has become long.
-    pub(super) fn tell_of_long(&self) {
+    pub(crate) fn tell_of_long(&self) {
         for content in self.0.borrow().values() {
             let mut content = content.borrow_mut();
             if content.began.elapsed() >= audit::LONG {
@@ -69,7 +69,7 @@ impl Running {
 
 impl Note {
     /// Begins with what a head says. `uids` are the users who need no key, in order.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         connection: &Rc<Connection>,
         log: &AuditLog,
         uids: &[u32],
@@ -113,18 +113,18 @@ impl Note {
         Self { id, content }
     }
 
-    pub(super) fn is_keyed(&self, key: &KeyName) {
+    pub(crate) fn is_keyed(&self, key: &KeyName) {
         let mut content = self.content.borrow_mut();
         content.key = Some(key.clone());
         content.take_seat();
     }
 
-    pub(super) fn reached(&self, route: &RouteName) {
+    pub(crate) fn reached(&self, route: &RouteName) {
         self.content.borrow_mut().route = Some(route.clone());
     }
 
     /// Makes sure that there will be a line, as far as anybody can know; false if that cannot be promised.
-    pub(super) fn is_promised(&self) -> bool {
+    pub(crate) fn is_promised(&self) -> bool {
         let mut content = self.content.borrow_mut();
         content.place = content.log.promised_place(content.whose());
         let is_promised = content.place.is_some();
@@ -134,30 +134,30 @@ impl Note {
         is_promised
     }
 
-    pub(super) fn goes_up(&self, renewal: u64) {
+    pub(crate) fn goes_up(&self, renewal: u64) {
         let mut content = self.content.borrow_mut();
         (content.renewal, content.verdict) = (Some(renewal), "forwarded");
     }
 
-    pub(super) fn is_led_away(&self) {
+    pub(crate) fn is_led_away(&self) {
         self.content.borrow_mut().verdict = "redirected";
     }
 
-    pub(super) fn failed(&self, verdict: &'static str) {
+    pub(crate) fn failed(&self, verdict: &'static str) {
         self.content.borrow_mut().verdict = verdict;
     }
 
-    pub(super) fn answered(&self, status: StatusCode) {
+    pub(crate) fn answered(&self, status: StatusCode) {
         self.content.borrow_mut().status = Some(status.as_u16());
     }
 
     /// A part of the answer's body is on its way to the client.
-    pub(super) fn sends(&self, bytes: usize) {
+    pub(crate) fn sends(&self, bytes: usize) {
         self.content.borrow_mut().bytes_out += bytes as u64;
     }
 
     /// Writes a line about the start of what has no end in sight.
-    pub(super) fn becomes_tunnel(&self, status: StatusCode) {
+    pub(crate) fn becomes_tunnel(&self, status: StatusCode) {
         let mut content = self.content.borrow_mut();
         content.status = Some(status.as_u16());
         content.bytes_in = Some(content.connection.pulse.bytes_received());
@@ -242,13 +242,13 @@ impl Content {
 }
 
 /// A tunnel's end on the client's side, whose bytes are noted.
-pub(super) struct Noted<T> {
+pub(crate) struct Noted<T> {
     io: T,
     note: Option<Note>,
 }
 
 impl<T> Noted<T> {
-    pub(super) fn new(io: T, note: Option<Note>) -> Self {
+    pub(crate) fn new(io: T, note: Option<Note>) -> Self {
         Self { io, note }
     }
 }

@@ -34,16 +34,17 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
-use super::Peer;
-use super::body::AnswerBody;
-use super::error::{Advice, Fault, ProxyError};
-use super::guard::{Caller, Door};
-use super::scope::Scope;
-use super::worker::Worker;
-use super::{http2, service, stranger};
 use crate::audit;
 use crate::platform::containers::Containers;
 use crate::platform::peer::Ends;
+use crate::proxy::Peer;
+use crate::proxy::downstream::{http2, stranger};
+use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::exchange::service;
+use crate::proxy::policy::error::{Advice, Fault, ProxyError};
+use crate::proxy::policy::guard::{Caller, Door};
+use crate::proxy::policy::scope::Scope;
+use crate::proxy::worker::Worker;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,7 +69,7 @@ const BUFFER: usize = 64 * 1024;
 const STRIKES: u8 = 4;
 
 /// How an HTTP/2 client begins (RFC 9113 section 3.4).
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Enough for most requests' heads, and little enough for the stack.
 const FIRST_READ: usize = 2048;
@@ -76,7 +77,7 @@ const FIRST_READ: usize = 2048;
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Between requests.
     Idle,
     /// Between requests, for some time already.
@@ -112,7 +113,7 @@ enum Upload {
 /// What the parts of a connection tell each other. Written and read by one thread; atomics only because what hyper
 /// upgrades has to be `Send`, so no order is asked of them.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(crate) struct Pulse {
     /// Bytes have moved since somebody looked.
     moved: AtomicBool,
     phase: AtomicU8,
@@ -161,27 +162,27 @@ impl Pulse {
         }
     }
 
-    pub(super) fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
     }
 
     /// Bytes have moved.
-    pub(super) fn mark(&self) {
+    pub(crate) fn mark(&self) {
         self.moved.store(true, Relaxed);
     }
 
     /// The exchange has passed its limit, and hears of it the next time it is asked; false if it has been told before.
-    pub(super) fn time_out(&self) -> bool {
+    pub(crate) fn time_out(&self) -> bool {
         !self.timed_out.swap(true, Relaxed)
     }
 
     /// Begins the present phase anew.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.serial.store(self.serial.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// A request's head is whole; `uploading` says whether it has a body.
-    pub(super) fn begin(&self, uploading: bool) {
+    pub(crate) fn begin(&self, uploading: bool) {
         self.renew();
         self.limit(BEFORE_ROUTE);
         self.timed_out.store(false, Relaxed);
@@ -192,31 +193,31 @@ impl Pulse {
     }
 
     /// From here on, the exchange may be without a byte for at most `limit`.
-    pub(super) fn limit(&self, limit: Duration) {
+    pub(crate) fn limit(&self, limit: Duration) {
         self.idle_timeout_millis.store(limit.as_millis().try_into().unwrap_or(u32::MAX), Relaxed);
     }
 
     /// The answer's head is there.
-    pub(super) fn answer(&self) {
+    pub(crate) fn answer(&self) {
         if self.phase() == Phase::Waiting {
             self.enter(Phase::Answering);
         }
     }
 
     /// The answer is a switch to another protocol.
-    pub(super) fn switch(&self) {
+    pub(crate) fn switch(&self) {
         self.enter(Phase::Tunnel);
     }
 
     /// The answer is handed out to its end, or to nobody.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if matches!(self.phase(), Phase::Waiting | Phase::Answering) {
             self.enter(Phase::Idle);
         }
     }
 
     /// Which request is the last one.
-    pub(super) fn serial(&self) -> u32 {
+    pub(crate) fn serial(&self) -> u32 {
         self.serial.load(Relaxed)
     }
 
@@ -236,7 +237,7 @@ impl Pulse {
 
     /// A part of the body of request `serial` has been read. A body can be read after its answer has ended and the next
     /// request has begun: that must not be told of the next one's.
-    pub(super) fn received(&self, serial: u32, bytes: usize) {
+    pub(crate) fn received(&self, serial: u32, bytes: usize) {
         if serial == self.serial() {
             self.mark();
             self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
@@ -244,17 +245,17 @@ impl Pulse {
     }
 
     /// Bytes of the request's body so far.
-    pub(super) fn bytes_received(&self) -> u64 {
+    pub(crate) fn bytes_received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 
     /// The body of the last request goes upstream from now on.
-    pub(super) fn uploads(&self) {
+    pub(crate) fn uploads(&self) {
         self.set_upload(Upload::Streaming);
     }
 
     /// The body of request `serial` has been read to its end; `last` was the last of it.
-    pub(super) fn uploaded(&self, serial: u32, last: Option<&Bytes>) {
+    pub(crate) fn uploaded(&self, serial: u32, last: Option<&Bytes>) {
         if serial == self.serial() {
             self.set_upload(Upload::Over);
             self.body_end.store(last.map_or(0, |last| last.as_ptr_range().end.addr()), Relaxed);
@@ -269,14 +270,14 @@ impl Pulse {
     }
 
     /// Nobody will read what is left of the body of request `serial`, if anything is.
-    pub(super) fn abandoned(&self, serial: u32) {
+    pub(crate) fn abandoned(&self, serial: u32) {
         if serial == self.serial() && self.upload() == Upload::Streaming {
             self.set_upload(Upload::Abandoned);
         }
     }
 
     /// The last request was answered without its body having been looked at, if it had one.
-    pub(super) fn refused(&self) {
+    pub(crate) fn refused(&self) {
         if self.upload() == Upload::Owed {
             self.set_upload(Upload::Abandoned);
         }
@@ -302,7 +303,7 @@ impl Pulse {
     }
 
     /// What the timer should look for.
-    pub(super) fn watch(&self) -> Watch {
+    pub(crate) fn watch(&self) -> Watch {
         let phase = self.phase();
         let span = match phase {
             Phase::Idle => REST_AFTER / u32::from(STRIKES),
@@ -319,7 +320,7 @@ impl Pulse {
 
 /// What a timer was set for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     phase: Phase,
     serial: u32,
     span: Duration,
@@ -340,14 +341,14 @@ impl Watch {
 }
 
 /// The one timer of a connection.
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     watch: Watch,
     strikes: u8,
 }
 
 impl Alarm {
-    pub(super) fn new(watch: Watch) -> Self {
+    pub(crate) fn new(watch: Watch) -> Self {
         Self { sleep: Box::pin(sleep(watch.span)), watch, strikes: 0 }
     }
 
@@ -358,7 +359,7 @@ impl Alarm {
     }
 
     /// Follows a change of phase, where the new one cannot wait for the next look. Not on a usual request's path.
-    pub(super) fn follow(&mut self, pulse: &Pulse) {
+    pub(crate) fn follow(&mut self, pulse: &Pulse) {
         let now = pulse.watch();
         let is_new_deadline = !now.can_be_extended() && !now.is_same_wait(&self.watch);
         if is_new_deadline || now.span < self.watch.span {
@@ -368,7 +369,7 @@ impl Alarm {
     }
 
     /// Whether the deadline of what goes on has passed. Looks, and sets itself again.
-    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>, pulse: &Pulse) -> Poll<Phase> {
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>, pulse: &Pulse) -> Poll<Phase> {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = pulse.watch();
@@ -389,16 +390,16 @@ impl Alarm {
 }
 
 /// A client's connection, or one stream of it, as its requests see it.
-pub(super) struct Connection {
-    pub(super) worker: Rc<Worker>,
-    pub(super) door: Door,
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) door: Door,
     /// The routes of the listener.
-    pub(super) scope: Scope,
-    pub(super) pulse: Arc<Pulse>,
+    pub(crate) scope: Scope,
+    pub(crate) pulse: Arc<Pulse>,
     /// Its place in the audit, from its first noted request on.
-    pub(super) seat: Rc<RefCell<Option<audit::Seat>>>,
+    pub(crate) seat: Rc<RefCell<Option<audit::Seat>>>,
     /// Both ends, on TCP: the client's, ours.
-    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    pub(crate) ends: Option<(SocketAddr, SocketAddr)>,
     /// Whether the client runs outside of containers, once somebody has looked.
     at_home: Cell<Option<bool>>,
     id: u64,
@@ -414,7 +415,7 @@ pub(super) struct Connection {
 
 /// What is known of a connection's client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// It may come in, or has shown a client key.
     Client,
     /// It has yet to show a client key.
@@ -437,7 +438,7 @@ enum Stopping {
 }
 
 impl Connection {
-    pub(super) fn new(
+    pub(crate) fn new(
         worker: Rc<Worker>,
         door: Door,
         scope: Scope,
@@ -465,7 +466,7 @@ impl Connection {
     }
 
     /// Opens a stream: to its request, a connection like any other.
-    pub(super) fn stream(self: &Rc<Self>) -> Rc<Self> {
+    pub(crate) fn stream(self: &Rc<Self>) -> Rc<Self> {
         self.streams.set(self.streams.get() + 1);
         Rc::new(Self {
             worker: self.worker.clone(),
@@ -486,7 +487,7 @@ impl Connection {
 
     /// Whether names below `localhost` lead to the same listener: clients take them for the usual addresses. What a command
     /// is lent is on one of the two only, and anybody may have the other.
-    pub(super) fn is_where_localhost_is(&self) -> bool {
+    pub(crate) fn is_where_localhost_is(&self) -> bool {
         !matches!(self.scope, Scope::Lent(_))
             && self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
                 IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
@@ -494,7 +495,7 @@ impl Connection {
             })
     }
 
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
@@ -503,12 +504,12 @@ impl Connection {
         self.carrier.as_deref().unwrap_or(self)
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         self.whole().standing.get()
     }
 
     /// A request may come in, or has shown a valid client key: from here on it is a client's connection.
-    pub(super) fn vouch(&self) {
+    pub(crate) fn vouch(&self) {
         let whole = self.whole();
         if whole.standing.get() == Standing::Stranger {
             whole.worker.strangers.leave(whole.id);
@@ -517,12 +518,12 @@ impl Connection {
     }
 
     /// Its client was told no: the connection ends when that has been read.
-    pub(super) fn turn_away(&self) {
+    pub(crate) fn turn_away(&self) {
         self.whole().stands(Standing::TurnedAway);
     }
 
     /// Ends a stranger's connection at once.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.whole().stands(Standing::Closed);
     }
 
@@ -537,13 +538,13 @@ impl Connection {
         }
     }
 
-    pub(super) fn has_streams(&self) -> bool {
+    pub(crate) fn has_streams(&self) -> bool {
         self.streams.get() > 0
     }
 
     /// Whether it is to end now, which is said once. `is_fresh` is whether a first exchange may still come. Wakes the
     /// asking task when there is anything new.
-    pub(super) fn is_told_to_stop(&self, cx: &Context<'_>, is_fresh: bool) -> bool {
+    pub(crate) fn is_told_to_stop(&self, cx: &Context<'_>, is_fresh: bool) -> bool {
         if self.waker.borrow().is_none() {
             *self.waker.borrow_mut() = Some(cx.waker().clone());
         }
@@ -560,12 +561,12 @@ impl Connection {
 
     /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
     /// [`Connection::stop_waiting`].
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop_at(Stopping::Used);
     }
 
     /// Waits no longer for a first exchange.
-    pub(super) fn stop_waiting(&self) {
+    pub(crate) fn stop_waiting(&self) {
         self.stop_at(Stopping::Now);
     }
 
@@ -577,7 +578,7 @@ impl Connection {
     }
 
     /// Waits for `answer`, unless the exchange passes its limit first.
-    pub(super) async fn in_time<T>(&self, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
+    pub(crate) async fn in_time<T>(&self, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Ok(answer)),
             Poll::Pending if self.pulse.timed_out.load(Relaxed) => Poll::Ready(Err(Fault::AnswerTimeout)),
@@ -587,7 +588,7 @@ impl Connection {
     }
 
     /// Whether the client is known to run outside of containers; looked up once.
-    pub(super) async fn is_at_home(&self, containers: &Containers) -> bool {
+    pub(crate) async fn is_at_home(&self, containers: &Containers) -> bool {
         let connection = self.carrier.as_deref().unwrap_or(self);
         if let Some(known) = connection.at_home.get() {
             return known;
@@ -623,7 +624,7 @@ impl Drop for Connection {
 }
 
 /// Serves a stranger's connection, which ends with [`stranger::PATIENCE`] unless a request has shown a client key.
-pub(super) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
+pub(crate) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
     let mut patience = pin!(sleep(stranger::PATIENCE));
     let mut serving = pin!(serve(connection.clone(), socket));
     poll_fn(|cx| {
@@ -640,7 +641,7 @@ pub(super) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
 }
 
 /// Serves a connection until either side ends it.
-pub(super) async fn serve(connection: Rc<Connection>, socket: Socket) {
+pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
     let pulse = connection.pulse.clone();
     let mut io = ClientIo::new(socket, pulse.clone());
     let mut alarm = Alarm::new(pulse.watch());
@@ -772,7 +773,7 @@ enum Protocol {
 
 /// An accepted connection.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     /// From a TCP listener.
     Tcp(TcpStream),
     /// From a unix listener.
@@ -781,7 +782,7 @@ pub(super) enum Socket {
 
 impl Socket {
     /// Takes it from the runtime.
-    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
+    pub(crate) fn into_descriptor(self) -> io::Result<OwnedFd> {
         match self {
             Self::Tcp(tcp) => Ok(tcp.into_std()?.into()),
             Self::Unix(unix) => Ok(unix.into_std()?.into()),
@@ -790,7 +791,7 @@ impl Socket {
 }
 
 /// A client's bytes.
-pub(super) struct ClientIo {
+pub(crate) struct ClientIo {
     socket: Socket,
     pulse: Arc<Pulse>,
     /// What is left of a problem document that stands for hyper's own error message.
@@ -921,7 +922,7 @@ impl ClientIo {
     }
 
     /// Leaves the connection's deadlines to others: bytes come and go without a mark, as they are.
-    pub(super) fn unobserved(mut self) -> Self {
+    pub(crate) fn unobserved(mut self) -> Self {
         self.pulse = Pulse::new();
         self.pulse.enter(Phase::Tunnel);
         self.line = Line::Over;
@@ -1067,10 +1068,10 @@ impl AsyncWrite for ClientIo {
 
 /// What is shorter is copied together and sent as one piece: send(2) costs less than writev(2), which imports a list of
 /// pieces and goes through the file layer.
-pub(super) const SMALL_WRITE: usize = 2048;
+pub(crate) const SMALL_WRITE: usize = 2048;
 
 /// The pieces as one, if they are short enough or only one.
-pub(super) fn joined<'a>(bufs: &'a [io::IoSlice<'_>], small: &'a mut [u8; SMALL_WRITE]) -> Option<&'a [u8]> {
+pub(crate) fn joined<'a>(bufs: &'a [io::IoSlice<'_>], small: &'a mut [u8; SMALL_WRITE]) -> Option<&'a [u8]> {
     let mut length = 0;
     for buf in bufs {
         if bufs.len() == 1 {
@@ -1131,7 +1132,7 @@ fn hypers_own_error(head: &[u8]) -> Option<ProxyError> {
 }
 
 /// An answer of our own as bytes: for those that no request stands behind, and those that none is looked at for.
-pub(super) fn spell_out(response: Response<AnswerBody>) -> Bytes {
+pub(crate) fn spell_out(response: Response<AnswerBody>) -> Bytes {
     let (head, body) = response.into_parts();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
     for (name, value) in &head.headers {

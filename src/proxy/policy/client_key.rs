@@ -10,9 +10,9 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, REFERER};
 use hyper::http::uri::{PathAndQuery, Uri};
 use zeroize::Zeroizing;
 
-use super::error::{Check, ProxyError};
-use super::headers::Survey;
 use crate::client_keys::{self, LENGTH, PREFIX};
+use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::headers::Survey;
 
 /// The field's name as it should be written.
 const FIELD: HeaderName = HeaderName::from_static("x-valetd-key");
@@ -21,20 +21,20 @@ const FIELD: HeaderName = HeaderName::from_static("x-valetd-key");
 const SPELLING: HeaderName = HeaderName::from_static("x_valetd_key");
 
 /// A key that was presented.
-pub(super) struct Presented {
+pub(crate) struct Presented {
     /// The key itself.
-    pub(super) key: Zeroizing<String>,
+    pub(crate) key: Zeroizing<String>,
     /// Whether it was the path's first segment, and so belongs into every address that we write for this client.
-    pub(super) in_path: bool,
+    pub(crate) in_path: bool,
 }
 
 /// Whether a request could present a key: a field that may carry one is among those that never go upstream.
-pub(super) fn may_be_there(target: &Uri, survey: &Survey) -> bool {
+pub(crate) fn may_be_there(target: &Uri, survey: &Survey) -> bool {
     survey.strays || has_key_segment(target.path())
 }
 
 /// Takes the key off a request. `None`, as for nearly all requests, if it presents none.
-pub(super) fn take(target: &mut Uri, headers: &mut HeaderMap) -> Result<Option<Presented>, ProxyError> {
+pub(crate) fn take(target: &mut Uri, headers: &mut HeaderMap) -> Result<Option<Presented>, ProxyError> {
     let in_field = headers.contains_key(FIELD) || headers.contains_key(SPELLING);
     let in_path = has_key_segment(target.path());
     let in_credentials = headers.get(AUTHORIZATION).and_then(|value| in_credentials(value.as_bytes()));
@@ -71,7 +71,7 @@ pub(super) fn take(target: &mut Uri, headers: &mut HeaderMap) -> Result<Option<P
 }
 
 /// A path as it may be shown: without what is, or was meant to be, a key.
-pub(super) fn redacted(path: &str) -> &str {
+pub(crate) fn redacted(path: &str) -> &str {
     let Some(rest) = path.strip_prefix('/').filter(|rest| rest.starts_with(PREFIX)) else { return path };
     rest.find('/').map_or("/", |end| &rest[end..])
 }
@@ -81,7 +81,7 @@ const BLOT: &str = "[key]";
 
 /// Blots keys out of a path, wherever else a client may have put one, as in `//vk_...` or `/gbdx/vk_...`, with what they
 /// cannot be told from.
-pub(super) fn blot_out(path: &mut String) {
+pub(crate) fn blot_out(path: &mut String) {
     let mut at = 0;
     while let Some(found) = path[at..].find(PREFIX) {
         at += found;

@@ -36,7 +36,7 @@ const OTHER_METHODS: [&str; 5] = ["request-method", "x-method", "x-http-verb", "
 /// Whether a field tells some servers another method or path: `X-HTTP-Method-Override`, `X-Original-URL`,
 /// `X-Envoy-Original-Path`, and their kin. Every character that is neither letter nor digit is taken for `-`, as CGI has
 /// only `_` for all of them.
-pub(super) fn is_override(name: &HeaderName) -> bool {
+pub(crate) fn is_override(name: &HeaderName) -> bool {
     let name = name.as_str();
     if name == "access-control-request-method" {
         return false; // a preflight's, which asks, and is let in from nowhere
@@ -51,7 +51,7 @@ pub(super) fn is_override(name: &HeaderName) -> bool {
 
 /// Whether it is another proxy's word on the client's request: `X-Forwarded-Host` and its kin, which never go up, and so
 /// tell no server anything.
-pub(super) fn is_of_another_proxy(name: &HeaderName) -> bool {
+pub(crate) fn is_of_another_proxy(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-forwarded") || name.as_str().starts_with("x_forwarded")
 }
 
@@ -79,7 +79,7 @@ const MOST_DECODINGS: usize = 8;
 /// Whether a query has a parameter that tells some servers another method: `_method` in any spelling (of Rails, Symfony,
 /// Laravel, Spring, Express, WordPress, Salesforce and their kin), and `method` with a method's name. One that is encoded
 /// over and over counts as such.
-pub(super) fn query_overrides_method(query: &str) -> bool {
+pub(crate) fn query_overrides_method(query: &str) -> bool {
     let mut query = query.as_bytes().to_vec();
     for _ in 0..MOST_DECODINGS {
         // after each round, since servers differ in how often they decode, and whether before or after they divide

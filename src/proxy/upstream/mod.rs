@@ -29,14 +29,17 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
-use super::authorization::Authorization;
-use super::connection::{SMALL_WRITE, joined};
-use super::error::Fault;
-use super::link::Link;
-use super::multiplexed::{self, Multiplexed, Sent};
-use super::replay::RequestBody;
 use crate::config::Origin;
+use crate::proxy::authorization::Authorization;
+use crate::proxy::downstream::connection::{SMALL_WRITE, joined};
+use crate::proxy::policy::error::Fault;
+use crate::proxy::replay::RequestBody;
 use crate::token_source::Unavailable;
+use http1::Link;
+use http2::{Multiplexed, Sent};
+
+pub(super) mod http1;
+pub(super) mod http2;
 
 /// A little below the 60 s after which many servers and load balancers close an idle connection: better that we do it.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
@@ -52,23 +55,23 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// An upstream as all workers know it.
-pub(super) struct UpstreamOrigin {
+pub(crate) struct UpstreamOrigin {
     /// Tells pools apart; never used twice in a process.
-    pub(super) id: u64,
-    pub(super) origin: Origin,
+    pub(crate) id: u64,
+    pub(crate) origin: Origin,
     /// The origin as text, for people.
-    pub(super) label: Arc<str>,
-    pub(super) tls: Option<Tls>,
+    pub(crate) label: Arc<str>,
+    pub(crate) tls: Option<Tls>,
     /// What `:authority` says.
-    pub(super) authority: Authority,
+    pub(crate) authority: Authority,
     /// Whether requests that come in HTTP/2 may go on in it: asked by ALPN over TLS, known beforehand in the clear.
-    pub(super) http2: bool,
+    pub(crate) http2: bool,
     /// The certificate authorities besides the system's, as they were when this was made.
-    pub(super) extra_ca: Option<Vec<u8>>,
+    pub(crate) extra_ca: Option<Vec<u8>>,
 }
 
 /// How TLS is spoken with an upstream.
-pub(super) struct Tls {
+pub(crate) struct Tls {
     name: ServerName<'static>,
     /// Offers HTTP/1.1 alone.
     http1: Arc<ClientConfig>,
@@ -82,7 +85,7 @@ impl UpstreamOrigin {
     /// # Errors
     ///
     /// If TLS is to be spoken with something that is neither a host name nor an address.
-    pub(super) fn new(
+    pub(crate) fn new(
         origin: Origin,
         tls: Option<Arc<ClientConfig>>,
         extra_ca: Option<Vec<u8>>,
@@ -109,17 +112,17 @@ impl UpstreamOrigin {
     }
 
     /// Whether connections to one serve the other as well.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.origin == other.origin && self.extra_ca == other.extra_ca && self.http2 == other.http2
     }
 }
 
 /// One worker's connections to one upstream.
-pub(super) struct Pool {
-    pub(super) upstream: Arc<UpstreamOrigin>,
+pub(crate) struct Pool {
+    pub(crate) upstream: Arc<UpstreamOrigin>,
     /// The most recently used last.
     idle: RefCell<Vec<Idle>>,
-    pub(super) multiplexed: Multiplexed,
+    pub(crate) multiplexed: Multiplexed,
     /// Whether a task looks after the idle ones.
     is_looked_after: Cell<bool>,
     /// That task.
@@ -127,7 +130,7 @@ pub(super) struct Pool {
     /// Whether some have become idle since it last looked.
     has_new_idle: Cell<bool>,
     /// What its routes want kept warm.
-    pub(super) warmth: Cell<Warmth>,
+    pub(crate) warmth: Cell<Warmth>,
     /// Whether a task keeps a connection warm.
     warming: Cell<bool>,
     last_used: Cell<Instant>,
@@ -138,10 +141,10 @@ pub(super) struct Pool {
 /// For how long after its last use an upstream is kept one connection ready, so that a request that comes out of the
 /// blue spares itself DNS, TCP and TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Warmth {
+pub(crate) struct Warmth {
     /// Zero for not at all.
-    pub(super) span: Duration,
-    pub(super) connect_timeout: Duration,
+    pub(crate) span: Duration,
+    pub(crate) connect_timeout: Duration,
 }
 
 struct Idle {
@@ -150,7 +153,7 @@ struct Idle {
 }
 
 /// A connection that somebody uses, or a share of one.
-pub(super) struct Lease(Held);
+pub(crate) struct Lease(Held);
 
 enum Held {
     Alone {
@@ -159,12 +162,12 @@ enum Held {
     },
     Shared {
         /// Ends with the lease.
-        _stream: multiplexed::Stream,
+        _stream: http2::Stream,
     },
 }
 
 /// Why there is no answer.
-pub(super) enum SendError {
+pub(crate) enum SendError {
     /// Not sent: there is no connection.
     NotConnected(Fault),
     /// Not sent: when there was a connection, there was no usable token any more.
@@ -178,7 +181,7 @@ pub(super) enum SendError {
 }
 
 impl Pool {
-    pub(super) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
+    pub(crate) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
         Rc::new(Self {
             upstream,
             idle: RefCell::default(),
@@ -197,7 +200,7 @@ impl Pool {
     /// provably was not sent, as its connection had closed under it, goes to the next connection. What came in HTTP/2 goes
     /// on in it, if the upstream speaks it. The token must be usable now; where it takes time to get a connection, it is
     /// renewed.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         self: &Rc<Self>,
         mut request: Request<RequestBody>,
         authorization: &mut Authorization<'_>,
@@ -207,7 +210,7 @@ impl Pool {
         if request.version() == Version::HTTP_2 {
             if self.upstream.http2 {
                 self.look_after_idle();
-                match Box::pin(multiplexed::send(self, request, authorization, connect_timeout)).await? {
+                match Box::pin(http2::send(self, request, authorization, connect_timeout)).await? {
                     Sent::Answered(response, lease) => return Ok((response, lease)),
                     Sent::NotSpoken(unsent) => request = unsent,
                 }
@@ -403,12 +406,12 @@ async fn keep_warm(pool: Weak<Pool>) {
 
 impl Lease {
     /// A share of a connection, until this is dropped.
-    pub(super) fn shared(stream: multiplexed::Stream) -> Self {
+    pub(crate) fn shared(stream: http2::Stream) -> Self {
         Self(Held::Shared { _stream: stream })
     }
 
     /// The next frame of the answer that comes on the connection.
-    pub(super) fn poll_frame(
+    pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
         incoming: &mut Incoming,
@@ -421,7 +424,7 @@ impl Lease {
 
     /// Makes the connection free for others, unless it is closed or its answer came before its request's end. Call it when
     /// its answer has been read to the end.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         match self.0 {
             Held::Alone { pool, link } => pool.put_idle(link),
             Held::Shared { _stream } => {}
@@ -430,7 +433,7 @@ impl Lease {
 }
 
 /// Connects, TLS included, within `timeout`.
-pub(super) async fn dial(upstream: &UpstreamOrigin, timeout: Duration) -> Result<UpstreamIo, Fault> {
+pub(crate) async fn dial(upstream: &UpstreamOrigin, timeout: Duration) -> Result<UpstreamIo, Fault> {
     let connecting = async {
         let tcp = connect_tcp(&upstream.origin.host, upstream.origin.port).await?;
         let Some(tls) = &upstream.tls else { return Ok(UpstreamIo::Plain(tcp)) };
@@ -440,7 +443,7 @@ pub(super) async fn dial(upstream: &UpstreamOrigin, timeout: Duration) -> Result
 }
 
 /// Like [`dial`], for HTTP/2; `None` if the upstream chose HTTP/1.1.
-pub(super) async fn dial_http2(upstream: &UpstreamOrigin, timeout: Duration) -> Result<Option<UpstreamIo>, Fault> {
+pub(crate) async fn dial_http2(upstream: &UpstreamOrigin, timeout: Duration) -> Result<Option<UpstreamIo>, Fault> {
     let connecting = async {
         let tcp = connect_tcp(&upstream.origin.host, upstream.origin.port).await?;
         let Some(tls) = &upstream.tls else { return Ok(Some(UpstreamIo::Plain(tcp))) };
@@ -522,13 +525,13 @@ fn tls_fault(error: &io::Error) -> Fault {
 }
 
 /// Whether the upstream ended the request's stream alone, on a connection that goes on.
-pub(super) fn is_reset(error: &hyper::Error) -> bool {
+pub(crate) fn is_reset(error: &hyper::Error) -> bool {
     http2_error(error).is_some_and(h2::Error::is_reset)
 }
 
 /// Whether the upstream says that it has not begun with the request, so that it can be sent again whatever it is (RFC 9113
 /// section 8.7).
-pub(super) fn was_not_begun(error: &hyper::Error) -> bool {
+pub(crate) fn was_not_begun(error: &hyper::Error) -> bool {
     http2_error(error).is_some_and(|error| {
         let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
         let went_away = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
@@ -541,7 +544,7 @@ fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
 }
 
 /// What a lost connection means for the one who waits for the answer.
-pub(super) fn lost(error: &hyper::Error) -> Fault {
+pub(crate) fn lost(error: &hyper::Error) -> Fault {
     let word = if error.is_parse() {
         "http_protocol_error"
     } else if error.is_incomplete_message() {
@@ -559,7 +562,7 @@ pub(super) fn lost(error: &hyper::Error) -> Fault {
 }
 
 /// A byte stream to an upstream.
-pub(super) enum UpstreamIo {
+pub(crate) enum UpstreamIo {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }

@@ -22,12 +22,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use super::body::AnswerBody;
-use super::connection::{Alarm, ClientIo, Connection, Phase, Pulse, Standing};
-use super::error::ProxyError;
-use super::gate::GatedIo;
-use super::service;
-use super::worker::Worker;
+use crate::proxy::downstream::connection::{Alarm, ClientIo, Connection, Phase, Pulse, Standing};
+use crate::proxy::downstream::gate::GatedIo;
+use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::exchange::service;
+use crate::proxy::policy::error::ProxyError;
+use crate::proxy::worker::Worker;
 
 /// Requests that one connection may have open; browsers' and gRPC's clients ask for about a hundred.
 const MOST_STREAMS: u32 = 256;
@@ -59,7 +59,7 @@ const LONGEST_HEAD: u32 = 64 * 1024;
 
 /// Serves a connection until either side ends it. A client without streams is asked to go once it has been silent for as
 /// long as one that speaks HTTP/1.1 may be.
-pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
+pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
     let pulse = connection.pulse.clone();
     pulse.enter(Phase::Resting);
     let streams = Streams::default();
@@ -115,7 +115,7 @@ pub(super) async fn serve(connection: Rc<Connection>, io: ClientIo) {
 
 /// What the HTTP/2 connections of one worker hold together, in streams: memory is bounded by what they may open.
 #[derive(Default)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     used: Cell<i64>,
 }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{ClientIo, Connection, PREFACE, Standing};
+use crate::proxy::downstream::connection::{ClientIo, Connection, PREFACE, Standing};
 
 /// What may come up to the end of the first head: as much as a head may have, and some settings before it.
 const MOST_BEFORE: usize = 80 * 1024;
@@ -22,7 +22,7 @@ const MOST_BEFORE: usize = 80 * 1024;
 const MOST_FRAMES: usize = 128;
 
 /// The bytes of one client's connection.
-pub(super) struct GatedIo {
+pub(crate) struct GatedIo {
     io: ClientIo,
     /// `None` once nobody stands at it any more.
     gate: Option<Box<Gate>>,
@@ -39,7 +39,7 @@ struct Gate {
 }
 
 impl GatedIo {
-    pub(super) fn new(io: ClientIo, connection: &Rc<Connection>) -> Self {
+    pub(crate) fn new(io: ClientIo, connection: &Rc<Connection>) -> Self {
         let gate = (connection.standing() != Standing::Client).then(|| {
             Box::new(Gate {
                 connection: connection.clone(),
@@ -142,7 +142,7 @@ impl AsyncWrite for GatedIo {
 
 /// Looks for the end of the first request's head in the frames of a client (RFC 9113 sections 3.4, 4.1 and 6.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct FirstHead {
+pub(crate) struct FirstHead {
     look: Look,
     /// So many frames have begun.
     frames: usize,
@@ -173,17 +173,17 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
 impl FirstHead {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { look: Look::Preface(0), frames: 0 }
     }
 
     /// Whether so many frames have come that no client's first head would still be among them.
-    pub(super) fn is_too_late(&self) -> bool {
+    pub(crate) fn is_too_late(&self) -> bool {
         self.frames > MOST_FRAMES
     }
 
     /// The stream of the first request, if its head has been whole.
-    pub(super) fn stream(&self) -> Option<u32> {
+    pub(crate) fn stream(&self) -> Option<u32> {
         match self.look {
             Look::Over { stream } => Some(stream),
             Look::Preface(_) | Look::Header(..) | Look::Payload { .. } => None,
@@ -191,7 +191,7 @@ impl FirstHead {
     }
 
     /// Goes on by these bytes. Returns how many of them come before the end, or before it is too late for one.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
             let rest = bytes.len() - at;

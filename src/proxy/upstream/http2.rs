@@ -30,10 +30,10 @@ use tokio::task::coop;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::authorization::Authorization;
-use super::error::Fault;
-use super::replay::RequestBody;
-use super::upstream::{self, Lease, Pool, SendError, UpstreamIo};
+use crate::proxy::authorization::Authorization;
+use crate::proxy::policy::error::Fault;
+use crate::proxy::replay::RequestBody;
+use crate::proxy::upstream::{self, Lease, Pool, SendError, UpstreamIo};
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -67,7 +67,7 @@ const BUDGET: usize = 128;
 
 /// One worker's HTTP/2 connections to one upstream.
 #[derive(Default)]
-pub(super) struct Multiplexed {
+pub(crate) struct Multiplexed {
     connections: RefCell<Vec<Rc<Shared>>>,
     /// How the opening of the next one ends.
     opening: RefCell<Option<watch::Receiver<Opening>>>,
@@ -89,7 +89,7 @@ struct Shared {
 type Engine = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
 
 /// A stream that somebody uses.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     connection: Rc<Shared>,
 }
 
@@ -102,14 +102,14 @@ enum Opening {
 }
 
 /// What came of a request.
-pub(super) enum Sent {
+pub(crate) enum Sent {
     Answered(Response<Incoming>, Lease),
     /// The upstream speaks only HTTP/1.1; here it is back, untouched.
     NotSpoken(Request<RequestBody>),
 }
 
 /// Sends a request on a connection that is open, or opens one.
-pub(super) async fn send(
+pub(crate) async fn send(
     pool: &Rc<Pool>,
     mut request: Request<RequestBody>,
     authorization: &mut Authorization<'_>,
@@ -259,7 +259,7 @@ impl Multiplexed {
     }
 
     /// Forgets what has been idle for longer than `longest`, which closes it; tells when to look again, if anything is left.
-    pub(super) fn reap(&self, now: Instant, longest: Duration) -> Option<Instant> {
+    pub(crate) fn reap(&self, now: Instant, longest: Duration) -> Option<Instant> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|shared| shared.streams.get() > 0 || now < shared.idle_since.get() + longest);
         let since = |shared: &Rc<Shared>| if shared.streams.get() > 0 { now } else { shared.idle_since.get() };

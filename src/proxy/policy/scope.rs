@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::error::Advice;
 use crate::config::RouteName;
+use crate::proxy::policy::error::Advice;
 use crate::shutdown::Shutdown;
 
 /// The routes of a listener. Cheap to clone.
 #[derive(Clone)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     /// All, by prefix or by host name.
     All,
     /// This one, without prefix.
@@ -19,16 +19,16 @@ pub(super) enum Scope {
 }
 
 /// What a command is lent: for whoever comes in here no other route exists, whichever client key he presents.
-pub(super) struct Lent {
+pub(crate) struct Lent {
     /// By prefix or by host name.
-    pub(super) routes: Vec<RouteName>,
+    pub(crate) routes: Vec<RouteName>,
     /// Ends the listener and its connections.
-    pub(super) ended: Shutdown,
+    pub(crate) ended: Shutdown,
 }
 
 impl Scope {
     /// The route that needs no prefix.
-    pub(super) fn own(&self) -> Option<&RouteName> {
+    pub(crate) fn own(&self) -> Option<&RouteName> {
         match self {
             Scope::Own(route) => Some(route),
             Scope::All | Scope::Lent(_) => None,
@@ -36,7 +36,7 @@ impl Scope {
     }
 
     /// Whether a route of this name, if there is one, exists here.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         match self {
             Scope::All | Scope::Own(_) => true,
             Scope::Lent(lent) => lent.routes.iter().any(|route| route.as_str() == name),
@@ -44,7 +44,7 @@ impl Scope {
     }
 
     /// What answers of our own say here: nothing of routes that do not exist.
-    pub(super) fn advice<'a>(&self, all: &'a Advice) -> Cow<'a, Advice> {
+    pub(crate) fn advice<'a>(&self, all: &'a Advice) -> Cow<'a, Advice> {
         match self {
             Scope::All | Scope::Own(_) => Cow::Borrowed(all),
             Scope::Lent(_) => {
@@ -55,7 +55,7 @@ impl Scope {
     }
 
     /// Returns when what was lent is at its end; otherwise never.
-    pub(super) async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         match self {
             Scope::All | Scope::Own(_) => std::future::pending().await,
             Scope::Lent(lent) => lent.ended.clone().started().await,

@@ -28,9 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tracing::debug;
 
-use super::error::Fault;
-use super::replay::RequestBody;
-use super::upstream::UpstreamIo;
+use crate::proxy::policy::error::Fault;
+use crate::proxy::replay::RequestBody;
+use crate::proxy::upstream::UpstreamIo;
 
 /// Answers' heads and the chunks of bodies are read into buffers of at most this size.
 const BUFFER: usize = 64 * 1024;
@@ -42,7 +42,7 @@ const MOST_BEFORE_ANSWER: usize = 512 * 1024;
 type Http1 = http1::Connection<TokioIo<Limited>, RequestBody>;
 
 /// One connection. Dropping it closes it.
-pub(super) struct Link {
+pub(crate) struct Link {
     sender: SendRequest<RequestBody>,
     allowance: Allowance,
     /// `None` if a task of its own drives it, or if it has ended.
@@ -53,7 +53,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Opens HTTP/1.1 on a byte stream.
-    pub(super) async fn open(io: UpstreamIo) -> Result<Self, Fault> {
+    pub(crate) async fn open(io: UpstreamIo) -> Result<Self, Fault> {
         let (sender, connection, allowance) = handshake(io).await?;
         let bell = Arc::new(Bell::default());
         let waker = bell.clone().into();
@@ -62,11 +62,11 @@ impl Link {
     }
 
     /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
-    pub(super) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.engine.is_some() || self.sender.is_ready()
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
@@ -75,7 +75,7 @@ impl Link {
     /// # Errors
     ///
     /// If there is none; with the request, if it was provably not sent.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
         ended: &Rc<Notify>,
@@ -96,7 +96,7 @@ impl Link {
     }
 
     /// The next frame of an answer that comes on this connection.
-    pub(super) fn poll_frame(
+    pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
         incoming: &mut Incoming,
@@ -123,7 +123,7 @@ impl Link {
 
     /// After an answer's end: makes sure that it comes to rest. `None` if it is of no use to others; then it is closed when
     /// its request has been sent to the end.
-    pub(super) fn rest(mut self, ended: &Rc<Notify>) -> Option<Self> {
+    pub(crate) fn rest(mut self, ended: &Rc<Notify>) -> Option<Self> {
         if self.overtaken || self.is_closed() {
             return None;
         }
@@ -137,7 +137,7 @@ impl Link {
     }
 
     /// Whether it has ended while it was idle. If not, the task is woken when it has.
-    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _: Poll<()> = drive(&mut self.engine, cx, |_| Poll::Pending);
         if self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -227,7 +227,7 @@ impl Wake for Bell {
 }
 
 /// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half, and to limit what comes before an answer.
-pub(super) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody>, Http1, Allowance), Fault> {
+pub(crate) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody>, Http1, Allowance), Fault> {
     let allowance = Allowance(Arc::new(AtomicUsize::new(usize::MAX)));
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER)
@@ -240,22 +240,22 @@ pub(super) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody
 /// How many bytes more may come on a connection. Read and written by one thread; an atomic only because what hyper upgrades
 /// has to be `Send`.
 #[derive(Clone)]
-pub(super) struct Allowance(Arc<AtomicUsize>);
+pub(crate) struct Allowance(Arc<AtomicUsize>);
 
 impl Allowance {
     /// A request is sent: its answer's head has to come within [`MOST_BEFORE_ANSWER`].
-    pub(super) fn limit(&self) {
+    pub(crate) fn limit(&self) {
         self.0.store(MOST_BEFORE_ANSWER, Relaxed);
     }
 
     /// The head is there. Of what follows the client takes as much as it likes.
-    pub(super) fn lift(&self) {
+    pub(crate) fn lift(&self) {
         self.0.store(usize::MAX, Relaxed);
     }
 }
 
 /// An upstream's bytes, as many as are allowed.
-pub(super) struct Limited {
+pub(crate) struct Limited {
     io: UpstreamIo,
     allowance: Allowance,
 }

@@ -12,38 +12,38 @@ use hyper::header::{
     USER_AGENT, VARY, VIA,
 };
 
-use super::error::Fault;
-use super::overrides::{is_of_another_proxy, is_override};
-use super::rewrite::{self, Mapping};
+use crate::proxy::policy::error::Fault;
+use crate::proxy::policy::overrides::{is_of_another_proxy, is_override};
+use crate::proxy::policy::rewrite::{self, Mapping};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Makes a document an origin of its own that shares nothing with any other: what it asks us for says `Origin: null`.
-pub(super) const SANDBOX: HeaderValue =
+pub(crate) const SANDBOX: HeaderValue =
     HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
 
 /// What is in a request's head, as far as anybody has to act on it.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Survey {
-    pub(super) hosts: u8,
-    pub(super) origin: bool,
+pub(crate) struct Survey {
+    pub(crate) hosts: u8,
+    pub(crate) origin: bool,
     /// A field that only browsers send: `Sec-Fetch-...`, `Service-Worker`.
-    pub(super) browser: bool,
-    pub(super) transfer_encoding: bool,
-    pub(super) upgrade: bool,
-    pub(super) via: bool,
+    pub(crate) browser: bool,
+    pub(crate) transfer_encoding: bool,
+    pub(crate) upgrade: bool,
+    pub(crate) via: bool,
     connection: bool,
     te: bool,
     expect: bool,
     /// Fields that are dropped whenever they occur, which is rarely; among them all that can carry a client key.
-    pub(super) strays: bool,
+    pub(crate) strays: bool,
 }
 
 impl Survey {
     /// Looks once at every field.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut survey = Survey::default();
         for (name, _) in headers {
             match *name {
@@ -96,26 +96,26 @@ fn is_stray(field: &HeaderName) -> bool {
 
 /// What a route changes besides.
 #[derive(Default)]
-pub(super) struct Edits {
-    pub(super) remove: Vec<HeaderName>,
+pub(crate) struct Edits {
+    pub(crate) remove: Vec<HeaderName>,
     /// In place of the client's own.
-    pub(super) add: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What goes into every request of a route.
-pub(super) struct Ours<'a> {
-    pub(super) host: &'a HeaderValue,
-    pub(super) via: Option<&'a HeaderValue>,
-    pub(super) token_name: &'a HeaderName,
-    pub(super) token: &'a HeaderValue,
-    pub(super) edits: &'a Edits,
+pub(crate) struct Ours<'a> {
+    pub(crate) host: &'a HeaderValue,
+    pub(crate) via: Option<&'a HeaderValue>,
+    pub(crate) token_name: &'a HeaderName,
+    pub(crate) token: &'a HeaderValue,
+    pub(crate) edits: &'a Edits,
     /// The protocol asked for, if the request is to be upgraded.
-    pub(super) upgrade: Option<HeaderValue>,
+    pub(crate) upgrade: Option<HeaderValue>,
 }
 
 /// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
 /// there is a body where the method would not.
-pub(super) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ours<'_>) {
+pub(crate) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ours<'_>) {
     if survey.connection {
         remove_connection_options(headers);
     }
@@ -208,13 +208,13 @@ fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
 }
 
 /// Whether a list-valued field has `option`, without regard to case and parameters.
-pub(super) fn lists(value: &HeaderValue, option: &str) -> bool {
+pub(crate) fn lists(value: &HeaderValue, option: &str) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
 /// The one protocol that a request wants to switch to, if it does and if we go along: anything but HTTP/2, which we
 /// speak only from the first byte on.
-pub(super) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<HeaderValue> {
+pub(crate) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<HeaderValue> {
     if !survey.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
         return None;
     }
@@ -224,7 +224,7 @@ pub(super) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<H
 }
 
 /// Whether a trailer field may not pass: credentials, framing and routing have no business there (RFC 9110 6.5.1).
-pub(super) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) {
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) {
     let bad: Vec<_> = trailers
         .keys()
         .filter(|name| {
@@ -242,17 +242,17 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
 }
 
 /// How an answer comes home.
-pub(super) struct Homeward<'a> {
+pub(crate) struct Homeward<'a> {
     /// Ours to append.
-    pub(super) via: Option<&'a HeaderValue>,
+    pub(crate) via: Option<&'a HeaderValue>,
     /// The field's value that was sent: not to be seen in an answer.
-    pub(super) token: &'a HeaderValue,
+    pub(crate) token: &'a HeaderValue,
     /// Where links lead.
-    pub(super) mapping: Mapping<'a>,
+    pub(crate) mapping: Mapping<'a>,
     /// Whether the address is one that routes share.
-    pub(super) shared: bool,
+    pub(crate) shared: bool,
     /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
-    pub(super) switching: bool,
+    pub(crate) switching: bool,
 }
 
 /// Makes an upstream's head ours.
@@ -260,7 +260,7 @@ pub(super) struct Homeward<'a> {
 /// # Errors
 ///
 /// If the head could be read in two ways (RFC 9112 section 6.3): it is handed on to nobody.
-pub(super) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
+pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
@@ -358,7 +358,7 @@ fn speaks_for_the_origin(name: &HeaderName) -> bool {
 /// Whether a browser could make a document of an answer, and of what is in it a program. It could of what has no type,
 /// two of them, or one that is not known here as harmless; none of those known is taken for another (MIME Sniffing
 /// section 7).
-pub(super) fn may_become_document(headers: &HeaderMap) -> bool {
+pub(crate) fn may_become_document(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (Some(content_type), None) = (types.next(), types.next()) else { return true };
     let content_type = content_type.as_bytes();
@@ -399,13 +399,13 @@ fn is_json_by_suffix(essence: &[u8]) -> bool {
 }
 
 /// The token without its scheme.
-pub(super) fn bare_token(value: &HeaderValue) -> &[u8] {
+pub(crate) fn bare_token(value: &HeaderValue) -> &[u8] {
     let value = value.as_bytes();
     value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..])
 }
 
 /// What of the token nobody may see again; empty if it is too short to be told from an ordinary word.
-pub(super) fn telltale(value: &HeaderValue) -> &[u8] {
+pub(crate) fn telltale(value: &HeaderValue) -> &[u8] {
     let bare = bare_token(value);
     if bare.len() < 8 { &[] } else { bare }
 }
@@ -420,7 +420,7 @@ fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::Origin;
-    use crate::proxy::rewrite::OwnAddresses;
+    use crate::proxy::policy::rewrite::OwnAddresses;
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
