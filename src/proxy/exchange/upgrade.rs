@@ -80,7 +80,7 @@ async fn send(
 ) -> Result<Response<Incoming>, ProxyError> {
     let route = &*local.entry;
     let exchange = async {
-        let io = dial(&route.upstream, route.connect_timeout).await.map_err(SendError::NotConnected)?;
+        let io = dial(&route.upstream, route.config.connect_timeout).await.map_err(SendError::NotConnected)?;
         let (mut sender, driver, allowance) = handshake(io).await.map_err(SendError::NotConnected)?;
         tokio::task::spawn_local(async move {
             if let Err(error) = driver.with_upgrades().await {
