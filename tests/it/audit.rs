@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
 use crate::keys::add;
-use crate::lab::{self, Server, address};
 use crate::peers::{as_nobody, can_play_nobody};
+use crate::support::lab::{self, Server, address};
 use crate::support::{PATIENCE, eventually, mode, send, words};
 
 #[test]

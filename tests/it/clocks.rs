@@ -7,7 +7,7 @@ use serde_json::Value;
 use valetd::stand_in::{Options, Provider};
 
 use crate::keys::{add, check, keyed};
-use crate::lab::{self, Server, address};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Home, eventually};
 
 fn kept(home: &Home) -> Value {

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::keys::{add, mirror};
-use crate::lab::{self, Server, address};
 use crate::peers::as_nobody;
+use crate::support::lab::{self, Server, address};
 use crate::support::{Daemon, Home, PATIENCE, eventually, free_address, mode, request, send, serving, words};
 
 /// What a thief would ask the daemon for: a lasting key, and the place of somebody's login.

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use valetd::stand_in::{Options, Provider};
 
-use crate::providers::{Running, start};
+use crate::support::providers::{Running, start};
 use crate::support::{Daemon, Home, PATIENCE, free_address, words};
 
 /// A home with an account that is signed in, and the route `api` to an upstream.
@@ -49,7 +49,7 @@ impl Stage {
         format!(
             "listen = [\"{}\"]\n{}[route.api]\naccount = \"gbdx\"\nupstream = \"{upstream}\"\n{settings}\n",
             self.address,
-            crate::providers::gbdx_account(&self.gbdx)
+            crate::support::providers::gbdx_account(&self.gbdx)
         )
     }
 

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server, address};
-use crate::providers::{gbdx_account, start};
+use crate::support::lab::{self, Server, address};
+use crate::support::providers::{gbdx_account, start};
 use crate::support::{
     Answer, Daemon, Home, PATIENCE, eventually, free_address, get, mode, read_answer, send, serving, words,
 };

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use valetd::stand_in::{Options, Provider};
 
 use crate::keys::add;
-use crate::lab::{self, Server, address};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Daemon, Home, get, words};
 
 /// A user that every machine has.

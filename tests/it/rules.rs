@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use valetd::stand_in::{Options, Provider};
 
 use crate::keys::{add, check};
-use crate::lab::{self, Server, address};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Home, send, serving};
 
 /// Fields by which one server or another is told another method.

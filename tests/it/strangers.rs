@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
 use valetd::stand_in::{Options, Provider};
 
 use crate::keys::add;
-use crate::lab::{self, Server, address, ping};
+use crate::support::lab::{self, Server, address, ping};
 use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, read_answer, send};
 
 const NOBODY: u32 = 65534;

@@ -1,5 +1,8 @@
 //! A home of its own for a daemon, the daemon itself, and a plain HTTP client to tell stories with.
 
+pub mod lab;
+pub mod providers;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
