@@ -13,7 +13,6 @@
 //! it when a key expires and when the daemon stops. What it cannot know is how long no daemon ran, if the clock was set
 //! back meanwhile.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,31 +21,28 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 use zeroize::Zeroizing;
 
-use crate::config::{KeyName, ListenAddress, RouteName};
-use crate::path_rules::{self, PathPattern, Reading};
+use crate::config::KeyName;
 use crate::platform::clock::{self, Clock};
-use crate::platform::socket::SocketFile;
 use crate::platform::timer::WakeTimer;
 use crate::secret::Secret;
-use crate::shutdown::{Shutdown, ShutdownTrigger};
+use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 
-/// What every key begins with.
-pub const PREFIX: &str = "vk_";
+mod file;
+mod key;
+mod rate;
+#[cfg(test)]
+mod tests;
 
-/// A key's length in characters: the prefix and 32 bytes in base64url (RFC 4648 section 5).
-pub const LENGTH: usize = PREFIX.len() + 43;
-
-/// The store's file. No account's file can have this name: theirs have no dot before `.json`.
-const FILE: &str = "client.keys.json";
-
-/// The format that this program writes.
-const VERSION: u64 = 1;
+use file::{FILE, Kept, hex, read, write};
+use key::Used;
+pub use key::{ClientKey, LENGTH, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
+pub use rate::Rate;
+use rate::next_arrival;
 
 /// A thousand keys is more than anybody keeps an eye on; each costs a comparison for every request that presents one.
 const MOST_KEYS: usize = 1000;
@@ -54,175 +50,6 @@ const MOST_KEYS: usize = 1000;
 /// Commands that run with a key of their own at the same time: each costs the daemon a descriptor, and with an address
 /// of its own one more for each worker.
 const MOST_EPHEMERAL: usize = 128;
-
-/// Whether a text looks like a key.
-pub fn looks_like_key(text: &str) -> bool {
-    let in_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    text.len() == LENGTH && text.starts_with(PREFIX) && text.bytes().all(in_base64url)
-}
-
-/// What a key lets its holder do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rights {
-    /// Which routes; at least one.
-    pub routes: Vec<RouteName>,
-    /// Which methods; all, if there are none.
-    pub methods: Vec<String>,
-    /// Which paths behind the route's name; all, if there are none.
-    pub paths: Vec<PathPattern>,
-}
-
-impl Rights {
-    /// Whether a request to this route, with this method and path, is within them.
-    pub fn permit(&self, route: &RouteName, method: &str, path: &Reading) -> bool {
-        self.routes.contains(route)
-            && (self.methods.is_empty() || self.methods.iter().any(|ours| path_rules::covers(ours, method)))
-            && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches_surely(path)))
-    }
-
-    /// Whether they are as wide as their routes, so that path and method need no look.
-    pub fn is_whole_route(&self) -> bool {
-        self.methods.is_empty() && self.paths.is_empty()
-    }
-}
-
-/// So many requests in so much time. Shows as `10/s`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rate {
-    requests: u32,
-    unit: Unit,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Unit {
-    Second,
-    Minute,
-    Hour,
-}
-
-impl Rate {
-    /// Reads `10/s`, `100/m` or `1000/h`.
-    ///
-    /// # Errors
-    ///
-    /// What to write.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "write it like 10/s, 100/m or 1000/h".to_owned();
-        let (requests, unit) = text.split_once('/').ok_or_else(wrong)?;
-        let unit = match unit {
-            "s" => Unit::Second,
-            "m" | "min" => Unit::Minute,
-            "h" => Unit::Hour,
-            _ => return Err(wrong()),
-        };
-        let requests = requests.parse().ok().filter(|requests| (1..=1_000_000).contains(requests)).ok_or_else(wrong)?;
-        Ok(Self { requests, unit })
-    }
-
-    /// The time from one request to the next, and how many may come at once.
-    fn spacing(self) -> (Duration, u32) {
-        let per = match self.unit {
-            Unit::Second => 1,
-            Unit::Minute => 60,
-            Unit::Hour => 3600,
-        };
-        (Duration::from_secs(per) / self.requests, self.requests)
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match self.unit {
-            Unit::Second => "s",
-            Unit::Minute => "m",
-            Unit::Hour => "h",
-        };
-        write!(f, "{}/{unit}", self.requests)
-    }
-}
-
-/// A key that somebody asks for.
-#[derive(Clone, Debug)]
-pub struct NewKey {
-    /// What it is for; an ephemeral one may go without.
-    pub name: Option<KeyName>,
-    /// What it lets its holder do.
-    pub rights: Rights,
-    /// How long it lives from now on.
-    pub lifetime: Option<Duration>,
-    /// How often it may be used.
-    pub rate: Option<Rate>,
-    /// Whether it stays in memory, and dies with who asked for it.
-    pub ephemeral: bool,
-}
-
-/// A key as it is kept.
-#[derive(Debug)]
-pub struct ClientKey {
-    /// What it is for.
-    pub name: KeyName,
-    /// What it lets its holder do.
-    pub rights: Rights,
-    /// When it was made, in Unix seconds.
-    pub created_at: u64,
-    /// From when on it is refused, in Unix seconds.
-    pub expires_at: Option<u64>,
-    /// How often it may be used.
-    pub rate: Option<Rate>,
-    /// Whether it is in memory alone.
-    pub ephemeral: bool,
-    /// The address that lives as long as the key.
-    own: Option<OwnAddress>,
-    /// Of the key as it is presented.
-    sha256: [u8; 32],
-    used: Used,
-}
-
-/// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
-/// once this is dropped.
-#[derive(Debug)]
-pub struct OwnAddress {
-    /// Where it is.
-    pub address: ListenAddress,
-    /// Ends the listener and its connections.
-    pub serving: ShutdownTrigger,
-    /// The file of a unix socket.
-    pub file: Option<SocketFile>,
-}
-
-/// What changes with every use.
-#[derive(Debug, Default)]
-struct Used {
-    requests: AtomicU64,
-    last: AtomicU64,
-    /// When the next request would be due if they came evenly, in nanoseconds of the ring's life.
-    due: AtomicU64,
-}
-
-impl ClientKey {
-    /// Whether it has expired by `now`, in Unix seconds.
-    pub fn is_expired(&self, now: u64) -> bool {
-        self.expires_at.is_some_and(|end| now >= end)
-    }
-
-    /// The address that lives as long as the key, if it has one.
-    pub fn own_address(&self) -> Option<&ListenAddress> {
-        self.own.as_ref().map(|own| &own.address)
-    }
-
-    /// Ends what lives no longer than the key, though a request that it was good for may still have it in hand.
-    fn end(&self) {
-        if let Some(own) = &self.own {
-            own.serving.start();
-        }
-    }
-
-    /// Requests that it was used for since the daemon started, and when the last one was, in Unix seconds.
-    pub fn uses(&self) -> (u64, Option<u64>) {
-        let last = self.used.last.load(Ordering::Relaxed);
-        (self.used.requests.load(Ordering::Relaxed), (last > 0).then_some(last))
-    }
-}
 
 /// Why a key is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -360,12 +187,13 @@ impl KeyRing {
     pub fn admit(&self, key: &ClientKey) -> Result<(), Duration> {
         if let Some(rate) = key.rate {
             let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let mut due = key.used.due.load(Ordering::Relaxed);
+            let theoretical_arrival = &key.used.theoretical_arrival;
+            let mut last = theoretical_arrival.load(Ordering::Relaxed);
             loop {
-                let next = next_due(due, elapsed, rate)?;
-                match key.used.due.compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed) {
+                let next = next_arrival(last, elapsed, rate)?;
+                match theoretical_arrival.compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => break,
-                    Err(meanwhile) => due = meanwhile,
+                    Err(meanwhile) => last = meanwhile,
                 }
             }
         }
@@ -526,288 +354,8 @@ pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
     }
 }
 
-/// When the request after this one is due, if this one may come at `now`; all in nanoseconds.
-fn next_due(due: u64, now: u64, rate: Rate) -> Result<u64, Duration> {
-    let (spacing, at_once) = rate.spacing();
-    let spacing = u64::try_from(spacing.as_nanos()).unwrap_or(u64::MAX);
-    let ahead = spacing.saturating_mul(u64::from(at_once) - 1);
-    let earliest = due.saturating_sub(ahead);
-    if now < earliest {
-        return Err(Duration::from_nanos(earliest - now));
-    }
-    Ok(due.max(now).saturating_add(spacing))
-}
-
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
     let mut bytes = Zeroizing::new([0; N]);
     rand::fill(bytes.as_mut_slice()).map_err(|_| KeyError::NoRandomness)?;
     Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-// -------------------------------------------------------------------------------------------------------------------
-// The file.
-
-#[derive(Serialize, Deserialize)]
-struct File {
-    version: u64,
-    /// The latest time that the writer knew of, in Unix seconds; earlier versions did not say.
-    #[serde(default)]
-    latest: u64,
-    keys: Vec<FileKey>,
-}
-
-/// What the file holds.
-#[derive(Default)]
-struct Kept {
-    keys: Vec<Arc<ClientKey>>,
-    /// The latest time that it knows of.
-    latest: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct FileKey {
-    name: String,
-    sha256: String,
-    routes: Vec<String>,
-    methods: Vec<String>,
-    paths: Vec<String>,
-    created_at: u64,
-    expires_at: Option<u64>,
-    rate: Option<String>,
-}
-
-fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
-    let entry = |key: &Arc<ClientKey>| FileKey {
-        name: key.name.to_string(),
-        sha256: hex(&key.sha256),
-        routes: key.rights.routes.iter().map(ToString::to_string).collect(),
-        methods: key.rights.methods.clone(),
-        paths: key.rights.paths.iter().map(ToString::to_string).collect(),
-        created_at: key.created_at,
-        expires_at: key.expires_at,
-        rate: key.rate.map(|rate| rate.to_string()),
-    };
-    let kept = keys.iter().filter(|key| !key.ephemeral).map(entry).collect();
-    let mut bytes =
-        serde_json::to_vec_pretty(&File { version: VERSION, latest, keys: kept }).expect("texts and numbers");
-    bytes.push(b'\n');
-    bytes
-}
-
-/// Reads the whole file or nothing: half a list of rights is no list of rights.
-fn read(bytes: &[u8]) -> Result<Kept, String> {
-    let place = |error: serde_json::Error| format!("makes no sense at line {}", error.line());
-    let File { version, mut latest, keys } = serde_json::from_slice(bytes).map_err(place)?;
-    if version != VERSION {
-        return Err(format!("has the format {version}, this program reads {VERSION}"));
-    }
-    let mut read = Vec::with_capacity(keys.len());
-    for FileKey { name, sha256, routes, methods, paths, created_at, expires_at, rate } in keys {
-        let wrong = |what: &str| format!("has a key \"{}\" with a wrong {what}", name.escape_debug());
-        let digits = |at: usize| sha256.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        let bytes: Option<Vec<u8>> = (0..32).map(|index| digits(2 * index)).collect();
-        let bytes = bytes.filter(|_| sha256.len() == 64).ok_or_else(|| wrong("hash"))?;
-        let routes: Option<Vec<RouteName>> = routes.iter().map(|route| RouteName::new(route)).collect();
-        let paths: Result<Vec<PathPattern>, String> = paths.iter().map(|path| PathPattern::parse(path)).collect();
-        let methods: Result<Vec<String>, String> = methods.iter().map(|method| path_rules::method(method)).collect();
-        let rights = Rights {
-            routes: routes.filter(|routes| !routes.is_empty()).ok_or_else(|| wrong("route"))?,
-            methods: methods.map_err(|_| wrong("method"))?,
-            paths: paths.map_err(|_| wrong("path"))?,
-        };
-        latest = latest.max(created_at);
-        read.push(Arc::new(ClientKey {
-            rights,
-            created_at,
-            expires_at,
-            rate: rate.as_deref().map(Rate::parse).transpose().map_err(|_| wrong("rate"))?,
-            ephemeral: false,
-            own: None,
-            sha256: bytes.try_into().expect("32 bytes were read"),
-            used: Used::default(),
-            name: KeyName::new(&name).ok_or_else(|| wrong("name"))?,
-        }));
-    }
-    read.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Kept { keys: read, latest })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rights(routes: &[&str], methods: &[&str], paths: &[&str]) -> Rights {
-        Rights {
-            routes: routes.iter().map(|route| RouteName::new(route).unwrap()).collect(),
-            methods: methods.iter().map(|method| (*method).to_owned()).collect(),
-            paths: paths.iter().map(|path| PathPattern::parse(path).unwrap()).collect(),
-        }
-    }
-
-    fn clock() -> Arc<Clock> {
-        Arc::new(Clock::start())
-    }
-
-    fn new(name: &str) -> NewKey {
-        NewKey {
-            name: KeyName::new(name),
-            rights: rights(&["gbdx"], &["GET"], &["/catalog/**"]),
-            lifetime: Some(Duration::from_secs(3600)),
-            rate: Some(Rate::parse("10/s").unwrap()),
-            ephemeral: false,
-        }
-    }
-
-    #[test]
-    fn rights_are_routes_methods_and_paths_together() {
-        let narrow = rights(&["gbdx"], &["GET", "POST"], &["/catalog/**", "/search"]);
-        let whole = rights(&["gbdx", "lab"], &[], &[]);
-        let rows = [
-            ("within", &narrow, "gbdx", "GET", "/catalog/v2/x", true),
-            ("HEAD is a GET", &narrow, "gbdx", "HEAD", "/search", true),
-            ("another route", &narrow, "lab", "GET", "/catalog/v2/x", false),
-            ("another method", &narrow, "gbdx", "DELETE", "/catalog/v2/x", false),
-            ("another path", &narrow, "gbdx", "GET", "/workflows", false),
-            ("a path that may be another", &narrow, "gbdx", "GET", "/search%2fx", false),
-            ("whole routes", &whole, "lab", "DELETE", "/x", true),
-            ("but only those", &whole, "gdh", "GET", "/", false),
-        ];
-        for (case, rights, route, method, path, expected) in rows {
-            let route = RouteName::new(route).unwrap();
-            assert_eq!(rights.permit(&route, method, &Reading::of(path)), expected, "{case}");
-        }
-    }
-
-    #[test]
-    fn a_key_is_shown_once_kept_as_a_hash_and_found_again_after_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
-        let (ring, problem) = KeyRing::load(Arc::new(Store::open(&state).unwrap()), clock());
-        assert_eq!(problem, None);
-        let (secret, _) = ring.add(new("agent")).unwrap();
-        assert!(looks_like_key(secret.expose()));
-        let (ephemeral, _) = ring.add(NewKey { name: None, ephemeral: true, ..new("x") }).unwrap();
-        assert_eq!(ring.find(ephemeral.expose()).unwrap().name.as_str().len(), "ephemeral-".len() + 8);
-        assert!(matches!(ring.add(new("agent")), Err(KeyError::Taken(_))));
-        assert!(matches!(ring.add(NewKey { name: None, ..new("x") }), Err(KeyError::Nameless)));
-        drop(ring);
-
-        let path = state.join(FILE);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(!text.contains(PREFIX) && !text.contains("ephemeral") && text.contains("/catalog/**"), "{text}");
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o7777, 0o600);
-
-        let store = Arc::new(Store::open(&state).unwrap());
-        let (ring, _) = KeyRing::load(store, clock());
-        let key = ring.find(secret.expose()).unwrap();
-        assert_eq!((key.rights.clone(), key.rate), (new("agent").rights, new("agent").rate));
-        assert_eq!(ring.find(ephemeral.expose()).err(), Some(Refusal::Unknown));
-        ring.revoke(&key.name).unwrap();
-        assert_eq!(ring.find(secret.expose()).err(), Some(Refusal::Unknown));
-        assert!(matches!(ring.revoke(&key.name), Err(KeyError::Unknown(_))));
-        assert!(!std::fs::read_to_string(path).unwrap().contains("agent"));
-    }
-
-    #[test]
-    fn a_key_that_has_expired_stays_expired_when_the_clock_is_set_back_also_across_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = |clock: &Arc<Clock>| KeyRing::load(Arc::new(Store::open(folder.path()).unwrap()), clock.clone()).0;
-        let clock = clock();
-        let ring = open(&clock);
-        let (secret, key) = ring.add(new("agent")).unwrap();
-        assert!(ring.find(secret.expose()).is_ok());
-        assert_eq!(ring.next_end(), key.expires_at);
-        // two hours pass, and the wall clock is where it was
-        clock.was_ahead_by(Duration::from_secs(7200));
-        assert_eq!(ring.find(secret.expose()).err(), Some(Refusal::Expired));
-        let (later, _) = ring.add(new("later")).unwrap();
-        assert_eq!(ring.next_end(), ring.find(later.expose()).unwrap().expires_at, "the first end is noted");
-        drop(ring);
-
-        let clock = self::clock();
-        let ring = open(&clock);
-        assert_eq!(ring.find(secret.expose()).err(), Some(Refusal::Expired), "the file knows better than the clock");
-        assert!(ring.find(later.expose()).is_ok());
-        // the clock is put right again: what passed by it is not counted twice
-        clock.was_ahead_by(Duration::from_secs(7200));
-        assert!(ring.find(later.expose()).is_ok());
-        clock.was_ahead_by(Duration::from_secs(3601));
-        assert_eq!(ring.find(later.expose()).err(), Some(Refusal::Expired));
-    }
-
-    #[test]
-    fn the_floor_goes_on_with_the_machine_and_counts_its_sleep() {
-        let floor = Floor { unix: 1000, read_at: Duration::from_secs(50) };
-        assert_eq!(floor.at(Duration::from_secs(50)), 1000);
-        assert_eq!(floor.at(Duration::from_secs(110)), 1060);
-        assert_eq!(floor.at(Duration::ZERO), 1000);
-    }
-
-    #[test]
-    fn a_file_without_the_latest_time_knows_it_from_its_keys() {
-        let hash = "0".repeat(64);
-        let rest = "\"methods\": [], \"paths\": [], \"created_at\": 1700000000, \"expires_at\": 1700000001";
-        let text = format!(
-            "{{\"version\": 1, \"keys\": [{{\"name\": \"a\", \"sha256\": \"{hash}\", \"routes\": [\"a\"], {rest}}}]}}"
-        );
-        assert_eq!(read(text.as_bytes()).unwrap().latest, 1_700_000_000);
-    }
-
-    #[test]
-    fn a_file_that_makes_no_sense_is_set_aside_and_lets_nobody_in() {
-        let hash = "0".repeat(64);
-        let key = |members: &str| format!("{{\"version\": 1, \"keys\": [{{{members}}}]}}");
-        let rest = "\"methods\": [], \"paths\": [], \"created_at\": 1";
-        let rows = [
-            ("no JSON", "vk_".to_owned()),
-            ("another version", "{\"version\": 2, \"keys\": []}".to_owned()),
-            ("no hash", key(&format!("\"name\": \"a\", \"sha256\": \"00\", \"routes\": [\"a\"], {rest}"))),
-            ("no route", key(&format!("\"name\": \"a\", \"sha256\": \"{hash}\", \"routes\": [], {rest}"))),
-            ("a bad name", key(&format!("\"name\": \"A\", \"sha256\": \"{hash}\", \"routes\": [\"a\"], {rest}"))),
-        ];
-        for (case, text) in rows {
-            let folder = tempfile::tempdir().unwrap();
-            let store = Arc::new(Store::open(folder.path()).unwrap());
-            std::fs::write(folder.path().join(FILE), text).unwrap();
-            let (ring, problem) = KeyRing::load(store, clock());
-            assert!(problem.is_some_and(|problem| problem.contains("none is valid")), "{case}");
-            assert!(ring.keys().is_empty(), "{case}");
-            assert!(!folder.path().join(FILE).exists(), "{case}");
-        }
-    }
-
-    #[test]
-    fn a_rate_lets_a_burst_through_and_then_one_at_a_time() {
-        let rate = Rate::parse("10/s").unwrap();
-        let tenth = 100_000_000;
-        let mut due = 0;
-        for request in 0..10 {
-            due = next_due(due, 5 * tenth, rate).unwrap_or_else(|_| panic!("request {request}"));
-        }
-        assert_eq!(next_due(due, 5 * tenth, rate), Err(Duration::from_millis(100)));
-        due = next_due(due, 6 * tenth, rate).unwrap();
-        assert!(next_due(due, 6 * tenth, rate).is_err());
-        // after a pause, a whole burst again and no more
-        for request in 0..10 {
-            due = next_due(due, 100 * tenth, rate).unwrap_or_else(|_| panic!("request {request}"));
-        }
-        assert!(next_due(due, 100 * tenth, rate).is_err());
-        for text in ["", "10", "0/s", "x/s", "10/d", "-1/s", "9999999/s"] {
-            assert!(Rate::parse(text).is_err(), "{text}");
-        }
-        assert_eq!(Rate::parse("3/min").unwrap().to_string(), "3/m");
-    }
-
-    #[test]
-    fn only_the_exact_form_looks_like_a_key() {
-        let key = format!("vk_{}", "aB3-_".repeat(9)[..43].to_owned());
-        assert!(looks_like_key(&key));
-        for other in [&key[1..], &key[..45], &format!("{key}a"), &key.replace("vk_", "vk-"), &key.replace('B', "%")] {
-            assert!(!looks_like_key(other), "{other}");
-        }
-    }
 }
