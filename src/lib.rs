@@ -58,7 +58,7 @@
 //!
 //! # Where the invariants are
 //!
-//! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
+//! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
 //! `proxy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/overrides.rs`. Where a credential may be
 //! sent: [`store::Record`]; where an answer may lead: `proxy/rewrite.rs`. Whose a configuration must be:
