@@ -14,8 +14,12 @@ use hyper::header::HeaderMap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::exchange;
+use super::failure::{Exit, Failure};
+use super::options::{Options, places};
+use super::output::print;
+use super::runtime::block_on;
 use super::text::{length, printable, relative, styled};
-use super::{Exit, Failure, Options, block_on, exchange, places, print};
 use crate::config::{AccountId, Endpoint};
 use crate::control::Desk;
 use crate::control::client::Client;
