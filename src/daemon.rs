@@ -27,7 +27,7 @@ use crate::config::{
 };
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
-use crate::control::{self, Desk, LendRequest, ReloadRequest};
+use crate::control::{self, ControlState, LendRequest, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
@@ -453,8 +453,8 @@ impl Daemon {
     }
 
     /// The control socket's view of it, for the status.
-    pub fn desk(&self) -> Desk {
-        Desk {
+    pub fn control_state(&self) -> ControlState {
+        ControlState {
             accounts: self.accounts.clone(),
             stats: self.stats.clone(),
             clock: self.clock.clone(),
@@ -477,8 +477,8 @@ impl Daemon {
     pub async fn serve(mut self, mut shutdown: Shutdown) -> anyhow::Result<()> {
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
-        let desk = self.desk();
-        let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let state = self.control_state();
+        let control = tokio::spawn(control::serve(listener, state.clone(), control_shutdown));
         let notices = notices::Parts {
             accounts: self.accounts.clone(),
             config: self.config.subscribe(),
@@ -503,7 +503,7 @@ impl Daemon {
         loop {
             // the watchdog's beat keeps it true while nothing else happens
             if self.notifier.has_manager() {
-                let words = status_line(&desk.report());
+                let words = status_line(&state.report());
                 if words != told {
                     self.notifier.status(&words);
                     told = words;
