@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::proxy::authorization::Authorization;
-use crate::proxy::policy::error::Fault;
+use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
 use crate::proxy::upstream::{self, Lease, Pool, SendError, UpstreamIo};
 
