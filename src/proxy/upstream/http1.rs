@@ -30,7 +30,7 @@ use tracing::debug;
 
 use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::UpstreamIo;
+use crate::proxy::upstream::dial::UpstreamIo;
 
 /// Answers' heads and the chunks of bodies are read into buffers of at most this size.
 const BUFFER: usize = 64 * 1024;

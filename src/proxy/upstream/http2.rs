@@ -33,7 +33,9 @@ use tracing::debug;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::{self, Lease, Pool, SendError, UpstreamIo};
+use crate::proxy::upstream::dial::{UpstreamIo, dial_http2};
+use crate::proxy::upstream::error::{SendError, is_reset, lost};
+use crate::proxy::upstream::pool::{Lease, Pool};
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -146,7 +148,7 @@ pub(crate) async fn send(
                 let unsent = refused.take_message();
                 let error = refused.into_error();
                 let Some(unsent) = unsent else {
-                    return Err(SendError::Lost { reused: reused && !upstream::is_reset(&error), error });
+                    return Err(SendError::Lost { reused: reused && !is_reset(&error), error });
                 };
                 debug!(%error, "an upstream connection takes no more requests");
                 pool.multiplexed.forget(&stream.connection);
@@ -200,7 +202,7 @@ async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shar
 }
 
 async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
-    let Some(io) = upstream::dial_http2(&pool.upstream, timeout).await? else {
+    let Some(io) = dial_http2(&pool.upstream, timeout).await? else {
         pool.multiplexed.declined.set(Some(Instant::now()));
         return Ok(());
     };
@@ -211,7 +213,7 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
         .max_header_list_size(LONGEST_HEAD)
         .handshake(TokioIo::new(InTurns(io)))
         .await
-        .map_err(|error| upstream::lost(&error))?;
+        .map_err(|error| lost(&error))?;
     let engine = Rc::new(RefCell::new(Some(connection)));
     let shared = Rc::new(Shared {
         sender,
