@@ -8,7 +8,8 @@
 //! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
 //! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
 //! * `authorization`: which token a request leaves with; `replay`: the bounded copy of a body, and the second sending;
-//! * `table`: what the workers have been told: the routes, prepared; `worker`: a thread's state.
+//! * `table`: what the workers have been told: the routes, prepared; `worker`: a thread's state;
+//! * `fault` and `vectored`: what several of these need.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ mod authorization;
 pub mod benchmarks;
 mod downstream;
 mod exchange;
+mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod policy;
@@ -42,6 +44,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod vectored;
 mod worker;
 
 /// A listening socket, and the route that is served there without prefix, if it is not for all.

@@ -1,13 +1,23 @@
 //! A home of its own for a daemon, the daemon itself, and a plain HTTP client to tell stories with.
 
+pub mod http2;
+pub mod keys;
+pub mod lab;
+pub mod nobody;
+pub mod providers;
+pub mod stage;
+pub mod strict_upstream;
+pub mod tls;
+pub mod upstreams;
+pub mod wire;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -29,19 +39,6 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Serves each connection to a free port on a thread of its own. Returns the address.
-pub fn serving(serve: fn(TcpStream) -> io::Result<()>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else { return };
-            thread::spawn(move || serve(stream));
-        }
-    });
-    address
 }
 
 /// A home folder that is thrown away, with a configuration in it.

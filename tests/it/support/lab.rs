@@ -7,7 +7,7 @@ use serde_json::Value;
 use valetd::secret::Secret;
 use valetd::stand_in::{Log, Options, Provider, Rotation, StandIn};
 
-use crate::providers::{Running, start};
+use crate::support::providers::{Running, start};
 use crate::support::{Answer, Daemon, Home, eventually, get, words};
 
 /// A stand-in that runs until it is dropped.
