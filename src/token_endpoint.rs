@@ -5,7 +5,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderVal
 use hyper::{Method, StatusCode};
 
 use crate::config::{Account, Endpoint};
-use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
+use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
 use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
 use crate::oauth::{Client, Tokens};
@@ -138,7 +138,8 @@ impl TokenEndpoint {
             header.insert(HeaderName::from_static(name), value);
         }
         let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
-        self.http.send(endpoint, account.extra_ca.as_deref(), outgoing).await
+        let reach = Reach { extra_ca: account.extra_ca.as_deref(), proxy: None };
+        self.http.send(endpoint, reach, outgoing).await
     }
 }
 

@@ -28,7 +28,7 @@ use super::text::{length, printable, styled, wrapped};
 use crate::config::{Config, Endpoint, ListenAddress};
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{State, StatusReport};
-use crate::http_client::{HttpClient, Limits, Outgoing};
+use crate::http_client::{HttpClient, Limits, Outgoing, Reach};
 use crate::platform::clock::wall;
 use crate::platform::environment;
 use crate::platform::listeners;
@@ -476,7 +476,7 @@ async fn ask(question: Question) -> (Finding, Option<i64>) {
     let limits = Limits { connect: Duration::from_secs(5), exchange: Duration::from_secs(10), ..Limits::default() };
     let client = HttpClient::from_environment().with_limits(limits);
     let outgoing = Outgoing { method: method.clone(), fields: HeaderMap::new(), body: Default::default() };
-    match client.send(&endpoint, extra_ca.as_deref(), outgoing).await {
+    match client.send(&endpoint, Reach { extra_ca: extra_ca.as_deref(), proxy: None }, outgoing).await {
         Ok(answer) => {
             let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, wall()));
             let status = answer.status.as_u16();

@@ -20,12 +20,14 @@ use crate::path_rules::PathRules;
 use crate::renewal::Policy;
 use crate::secret::Secret;
 
+mod forward_proxy;
 mod parse;
 mod problem;
 pub(crate) mod provider;
 mod read;
 mod value;
 
+pub use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub use problem::{Problem, Problems, Severity, Source};
 pub use provider::{Preset, presets};
 

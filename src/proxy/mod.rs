@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::RouteName;
-use crate::platform::socket;
+use crate::platform::{socket, vectored};
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
@@ -44,7 +44,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upstream;
-mod vectored;
 mod worker;
 
 /// A listening socket, and the route that is served there without prefix, if it is not for all.

@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 
 use crate::audit::AuditLog;
 use crate::client_keys::KeyRing;
-use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName};
+use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, Way};
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
@@ -288,7 +288,8 @@ impl Origins {
             }
         };
         let upstream = Arc::new(
-            UpstreamOrigin::new(origin.clone(), tls, authorities, route.http2).map_err(RouteProblem::Upstream)?,
+            UpstreamOrigin::new(origin.clone(), Way::Direct, tls, authorities, route.http2)
+                .map_err(RouteProblem::Upstream)?,
         );
         self.upstreams.push(upstream.clone());
         Ok(upstream)
