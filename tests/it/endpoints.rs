@@ -34,7 +34,7 @@ fn an_edited_endpoint_never_gets_the_refresh_token_and_going_back_works_again() 
         let account = daemon.until("lab", "sign-in-required");
         assert_eq!(account["why_code"], "issued-elsewhere", "{case}: {account:#}");
         assert!(!lab::ask_for_renewal(&daemon), "{case}");
-        assert!(daemon.log().contains(&elsewhere.url()), "{case}: the log names it");
+        daemon.until_logged(&elsewhere.url());
         home.write_config(&good);
         assert!(home.run(&["reload"]).status.success(), "{case}: {}", daemon.log());
         daemon.until("lab", "usable");

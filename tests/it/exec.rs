@@ -184,7 +184,7 @@ fn a_key_lives_as_long_as_the_last_process_that_inherited_it_and_no_longer() {
     assert!(output.status.success(), "{}", words(&output));
     let said = String::from_utf8(output.stdout).expect("text");
     let [key, child] = said.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{said}") };
-    thread::sleep(Duration::from_millis(100)); // an end would have been noticed
+    thread::sleep(Duration::from_millis(100)); // nothing is to happen: an end would have been noticed
     assert!(valid(key), "the child has it still");
     assert!(Command::new("kill").args(["-9", child]).status().expect("kill runs").success());
     ends("the key dies with the child", key);
@@ -547,7 +547,8 @@ fn with_strict_exec_no_command_runs_while_a_route_can_be_used_without_a_key() {
 fn strict_exec_that_is_switched_on_while_a_command_waits_for_its_token_holds_for_it() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");
-    server.behave(Behaviour::Hang(Duration::from_secs(3)), Some(1));
+    // longer than all that follows takes on a machine that is busy
+    server.behave(Behaviour::Hang(Duration::from_secs(8)), Some(1));
     let daemon = home.start();
     let mut command = home.valetd(&["exec", "-r", "lab", "--", "echo", "ran"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("valetd runs");

@@ -65,7 +65,7 @@ impl Victim {
         let moment = Duration::from_micros(self.below(60_000));
         let pid = Pid::from_child(&daemon.child);
         let killer = std::thread::spawn(move || {
-            std::thread::sleep(moment);
+            std::thread::sleep(moment); // any moment is right: that is the story
             kill_process(pid, Signal::KILL).expect("it is not waited for yet");
         });
         let mut seen = 0;
@@ -83,7 +83,7 @@ impl Victim {
         let moment = Duration::from_micros(self.below(120_000));
         let mut child =
             self.home.valetd(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("valetd runs");
-        std::thread::sleep(moment);
+        std::thread::sleep(moment); // as above
         let _ = child.kill();
         child.wait().expect("waited");
         self.died(0);
@@ -138,7 +138,7 @@ impl Victim {
             if daemon.renewal() {
                 seen = daemon.saved_generation().unwrap_or(seen);
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1)); // whoever asks has a processor to itself otherwise
         };
         if !was_hit {
             let lock = fs::read_to_string(self.home.path("state/valetd/lock")).expect("the daemon has the lock");
@@ -193,7 +193,8 @@ impl Victim {
                 self.die_young();
             }
             self.count_lost_answer();
-            if start.elapsed() > at_most {
+            // a busy machine has time for fewer
+            if start.elapsed() > at_most && self.tally.kills >= 5 {
                 break;
             }
         }
@@ -276,7 +277,7 @@ fn a_kill_at_a_call_of_a_rotation_loses_nothing_where_the_server_gives_grace() {
     {
         hits += u32::from(victim.die_at(call, nth));
         victim.last_look();
-        if start.elapsed() > Duration::from_secs(25) {
+        if start.elapsed() > Duration::from_secs(25) && hits >= 2 {
             break;
         }
     }
@@ -399,8 +400,8 @@ fn a_full_disk_costs_no_request_is_said_aloud_and_is_mended_by_making_room() {
     assert_eq!(server.issued(), before + 1);
     assert_eq!(daemon.account("lab")["credential"]["saved"], false);
     assert_eq!(ping(&address(&daemon)).status, 200);
-    assert!(daemon.log().contains("is not saved"), "{}", daemon.log());
-    assert!(daemon.log().contains("make room"), "{}", daemon.log());
+    daemon.until_logged("is not saved");
+    daemon.until_logged("make room");
     fs::remove_file(filler).expect("removed");
     eventually("it is saved at last", || (daemon.account("lab")["credential"]["saved"] == true).then_some(()));
     let kept = read(&home)["refresh_token"].as_str().expect("a token").to_owned();
@@ -417,7 +418,7 @@ fn a_read_only_state_folder_still_signs_in_and_says_that_it_saves_nothing() {
     let daemon = home.start();
     let account = daemon.until("lab", "usable");
     assert_eq!(account["credential"]["saved"], false);
-    assert!(daemon.log().contains("its file system is read-only"), "{}", daemon.log());
+    daemon.until_logged("its file system is read-only");
     assert_eq!(ping(&address(&daemon)).status, 200);
     let logout = home.run(&["logout", "lab"]);
     assert_eq!(logout.status.code(), Some(1), "what cannot be forgotten is no success: {}", words(&logout));
@@ -446,8 +447,7 @@ fn unusable(home: &Home) -> (Value, String) {
     assert_eq!(account["last_failure"]["class"], "unreadable", "{account:#}");
     let status = home.run(&["status"]);
     assert_eq!(status.status.code(), Some(3), "{}", words(&status));
-    let log = daemon.log();
-    assert!(log.contains("the stored credential cannot be used"), "{log}");
+    daemon.until_logged("the stored credential cannot be used");
     let why = account["why"].as_str().unwrap_or_default().to_owned();
     (account, why)
 }

@@ -132,20 +132,14 @@ fn frames(stream: &mut TcpStream) -> Vec<(u8, u8, u32, Vec<u8>)> {
     frames
 }
 
-fn proc(daemon: &Daemon<'_>, file: &str) -> String {
-    fs::read_to_string(format!("/proc/{}/{file}", daemon.child.id())).expect("it runs")
-}
-
 /// Resident memory in KiB.
 fn memory(daemon: &Daemon<'_>) -> u64 {
-    let status = proc(daemon, "status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    daemon.memory("VmRSS")
 }
 
 /// Processor time in hundredths of a second, in user space and in the kernel.
 fn cpu(daemon: &Daemon<'_>) -> u64 {
-    let stat = proc(daemon, "stat");
+    let stat = daemon.proc("stat");
     let rest = stat.rsplit_once(") ").expect("a name in brackets").1;
     rest.split(' ').skip(11).take(2).map(|number| number.parse::<u64>().expect("a number")).sum()
 }
@@ -201,15 +195,20 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
         ];
         for (kind, small) in kinds {
             let bytes = [preface(65535), small.repeat(72_000 / small.len())].concat();
-            let (answers, took) = as_nobody(|| {
-                let since = Instant::now();
-                let mut stream = connect(address);
-                let _ = stream.write_all(&bytes); // it may be closed already
-                (frames(&mut stream).len(), since.elapsed())
-            });
             let case = format!("{kind}, with a key: {}", key.is_some());
-            assert!(answers < 150, "{case}: {answers} answers");
-            assert!(took < Duration::from_millis(1500), "{case}: hung up on after {took:?}");
+            let hung_up_on_after = || {
+                as_nobody(|| {
+                    let since = Instant::now();
+                    let mut stream = connect(address);
+                    let _ = stream.write_all(&bytes); // it may be closed already
+                    let answers = frames(&mut stream).len();
+                    assert!(answers < 150, "{case}: {answers} answers");
+                    since.elapsed()
+                })
+            };
+            // before the two seconds are over that a stranger has anyway; a busy machine may need another try
+            let soon = (0..5).map(|_| hung_up_on_after()).find(|took| *took < Duration::from_millis(1500));
+            assert!(soon.is_some(), "{case}: hung up on late");
         }
         let usual = [SETTINGS, 8, 2, 2, 2, 2, 2, 6].map(|kind| match kind {
             SETTINGS => frame(SETTINGS, 0, 0, b""),
@@ -217,20 +216,22 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
             2 => frame(2, 0, 3, b"\0\0\0\0\x01"),
             kind => frame(kind, 0, 0, b"12345678"),
         });
+        let answer = if key.is_some() { &[HEADERS, 4, 0, 0, 0, 9][..] } else { b"Check: peer." };
+        let has_it = |told: &[u8]| told.windows(answer.len()).any(|part| part == answer);
         let told = as_nobody(|| {
             let mut stream = connect(address);
             stream
                 .write_all(&[&preface(65535)[..], &usual.concat(), &head(9, "/lab/ping", address, key)].concat())
                 .expect("sent");
-            stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
             let (mut told, mut part) = (Vec::new(), [0; 4096]);
-            while let Ok(read @ 1..) = stream.read(&mut part) {
+            while !has_it(&told)
+                && let Ok(read @ 1..) = stream.read(&mut part)
+            {
                 told.extend_from_slice(&part[..read]);
             }
             told
         });
-        let answer = if key.is_some() { &[HEADERS, 4, 0, 0, 0, 9][..] } else { b"Check: peer." };
-        assert!(told.windows(answer.len()).any(|part| part == answer), "{told:?}");
+        assert!(has_it(&told), "{told:?}");
     });
 }
 
@@ -252,7 +253,7 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
         for (case, pieces, pause) in rows {
             let (answer, rest) = as_nobody(|| {
                 let mut stream = connect(address);
-                thread::sleep(pause);
+                thread::sleep(pause); // the case
                 for piece in pieces {
                     let _ = stream.write_all(piece); // all is said already, perhaps
                 }
@@ -319,7 +320,7 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
                 };
                 while !is_over(&mut stream) {
                     assert!(since.elapsed() < SOON, "{case} for ever");
-                    thread::sleep(Duration::from_millis(20));
+                    thread::sleep(Duration::from_millis(20)); // the pace of the drip
                     drip(&mut stream);
                 }
                 since.elapsed()
@@ -329,11 +330,11 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
         // a pause that no stranger has
         as_nobody(|| {
             let mut stream = connect(address);
-            for _ in 0..2 {
+            for pause in [Duration::ZERO, Duration::from_millis(2500)] {
+                thread::sleep(pause);
                 stream.write_all(&get("/lab/ping", address, &format!("X-Valetd-Key: {key}\r\n"))).expect("sent");
                 let answer = read_answer(&mut BufReader::new(&stream), true).expect("an answer");
                 assert_eq!(answer.status, 200, "{}", answer.text());
-                thread::sleep(Duration::from_millis(2500));
             }
         });
     });
@@ -514,14 +515,17 @@ fn as_many_clients_are_served_as_the_hard_limit_of_descriptors_lets_in() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "workers = 1");
     let daemon = start(&home, "128:2048");
-    let limits = proc(&daemon, "limits");
+    let limits = daemon.proc("limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     assert_eq!(line.split_whitespace().nth(3), Some("2048"), "{line}");
     let address = address(&daemon);
-    let idle: Vec<TcpStream> = (0..500).map(|_| connect(&address)).collect();
+    let mut idle: Vec<TcpStream> = (0..500).map(|_| connect(&address)).collect();
     assert_eq!(ping(&address).status, 200);
-    for mut stream in idle {
+    // all of them ask before any is given up as silent, and then they are answered
+    for stream in &mut idle {
         stream.write_all(&get("/lab/ping", &address, "Connection: close\r\n")).expect("sent");
+    }
+    for stream in idle {
         assert_eq!(read_answer(&mut BufReader::new(stream), true).expect("an answer").status, 200);
     }
 }
@@ -532,9 +536,11 @@ fn a_flood_of_another_users_leaves_the_owner_every_answer_and_the_memory_as_it_w
         ping(address);
         let before = memory(daemon);
         let flood = Flood::start(address, 2000);
-        let end = Instant::now() + Duration::from_secs(4);
+        let began = Instant::now();
         let mut asked = 0;
-        while Instant::now() < end {
+        // on a busy machine neither gets as far in four seconds
+        while began.elapsed() < Duration::from_secs(4) || asked <= 10 || flood.attempts() <= 500 {
+            assert!(began.elapsed() < 2 * PATIENCE, "{asked} requests beside {} attempts", flood.attempts());
             assert_eq!(ping(address).status, 200, "request {asked}, with a key: {}", key.is_some());
             asked += 1;
         }
@@ -542,7 +548,6 @@ fn a_flood_of_another_users_leaves_the_owner_every_answer_and_the_memory_as_it_w
         let grown = memory(daemon).saturating_sub(before);
         assert!(grown < 16 * 1024, "{grown} KiB after {attempts} attempts, with a key: {}", key.is_some());
         println!("{asked} requests of the owner beside {attempts} attempts");
-        assert!(asked > 10 && attempts > 500, "{asked} {attempts}");
     });
 }
 
@@ -659,11 +664,22 @@ impl Flood {
         Self { goes_on, attempts, threads }
     }
 
-    /// Returns how often it has tried.
-    fn stop(self) -> usize {
-        self.goes_on.store(false, Ordering::Relaxed);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    fn attempts(&self) -> usize {
         self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Returns how often it has tried.
+    fn stop(mut self) -> usize {
+        self.goes_on.store(false, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().expect("no panic"));
+        self.attempts()
+    }
+}
+
+impl Drop for Flood {
+    /// A story that fails floods no other.
+    fn drop(&mut self) {
+        self.goes_on.store(false, Ordering::Relaxed);
     }
 }
 

@@ -13,11 +13,12 @@ pub mod wire;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -172,15 +173,35 @@ impl Daemon<'_> {
 
     /// Waits until an account is in a state.
     pub fn until(&self, id: &str, state: &str) -> Value {
-        eventually(&format!("{id} is {state}; log:\n{}", self.log()), || {
-            Some(self.account(id)).filter(|account| account["state"] == state)
-        })
+        eventually(&format!("{id} is {state}"), || Some(self.account(id)).filter(|account| account["state"] == state))
+    }
+
+    /// Waits until the log has a text: a line may come after what it tells of can be seen elsewhere.
+    pub fn until_logged(&self, text: &str) {
+        eventually(&format!("{text:?} is in the log"), || self.log().contains(text).then_some(()));
+    }
+
+    /// A file of `/proc` that tells of it.
+    pub fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
+    }
+
+    /// A number of `/proc/PID/status` in KiB: `VmRSS` is the memory that it uses, `VmHWM` the most that it has used.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("the line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Sends it a signal, without waiting for what that does.
+    pub fn tell(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     /// Ends it with a signal and waits for it.
-    pub fn signal(&mut self, signal: &str) -> std::process::ExitStatus {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
+    pub fn signal(&mut self, signal: &str) -> ExitStatus {
+        self.tell(signal);
         self.child.wait().expect("waited")
     }
 }
@@ -295,10 +316,20 @@ pub fn read_answer(stream: &mut impl BufRead, has_body: bool) -> io::Result<Answ
     }
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address that is free, and stays so until it is used: the kernel gives nobody a port below its own range
+/// (`net.ipv4.ip_local_port_range`), and no two stories get the same.
 pub fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
+    const PORTS: std::ops::Range<u16> = 10_000..30_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // other runs of this program begin elsewhere
+    let first = (std::process::id() % 100) as u16 * 200;
+    loop {
+        let next = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let address = format!("127.0.0.1:{}", PORTS.start + next);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// The permission bits of a path.

@@ -1,14 +1,28 @@
 //! A connection by hand, and an origin that is one.
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::support::PATIENCE;
 
 /// Waits, but not for ever.
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it comes in time")
+}
+
+/// Waits until `condition` gives something, and lets the story's own servers run meanwhile.
+pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// An origin that speaks HTTP/1.1 by hand: what it is asked, and a way to answer.
