@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
+use crate::support::frames;
 use crate::support::keys::add;
 use crate::support::lab::{self, Server, address};
 use crate::support::nobody::{as_nobody, can_play_nobody};
@@ -597,18 +598,10 @@ fn stuck() -> String {
     })
 }
 
-/// How an HTTP/2 client begins, with GETs for these targets (RFC 9113 section 3.4, RFC 7541 section 6).
+/// How an HTTP/2 client begins, with GETs for these targets.
 fn http2(authority: &str, targets: &[&str]) -> Vec<u8> {
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    for (index, target) in targets.iter().enumerate() {
-        let text = |name: u8, value: &str| [&[name, value.len() as u8], value.as_bytes()].concat();
-        // :method GET, :scheme http, :path and :authority as texts
-        let block = [&[0x82, 0x86][..], &text(0x04, target), &text(0x01, authority)].concat();
-        let stream = 1 + 2 * index as u8;
-        bytes.extend([0, 0, block.len() as u8, 1, 0x5, 0, 0, 0, stream]);
-        bytes.extend(block);
-    }
-    bytes
+    let gets = (1..).step_by(2).zip(targets).flat_map(|(stream, target)| frames::get(stream, target, authority, &[]));
+    frames::preface(65535).into_iter().chain(gets).collect()
 }
 
 /// How many descriptors a process has open.

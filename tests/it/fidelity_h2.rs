@@ -10,12 +10,11 @@ use bytes::Bytes;
 use h2::Reason;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use crate::support::http2::{Http2Client, Http2Origin, rest, some, trailers};
 use crate::support::stage::Stage;
 use crate::support::tls::certified;
-use crate::support::wire::{RawOrigin, Wire, soon};
+use crate::support::wire::{RawOrigin, Wire, serving, soon};
 
 const PRIOR_KNOWLEDGE: &str = "http2 = true\nidle_timeout = \"60s\"";
 
@@ -303,28 +302,24 @@ async fn over_tls_the_upstream_chooses_and_the_client_decides() {
     drop(daemon);
 
     // an upstream without HTTP/2
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
     let acceptor = certified(folder.path(), &[b"http/1.1"]);
     let offers = Arc::new(Mutex::new(VecDeque::new()));
     let seen = offers.clone();
-    tokio::spawn(async move {
-        loop {
-            let Ok((tcp, _)) = listener.accept().await else { return };
-            let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
-            let seen = seen.clone();
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while tls.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
-                    if head.ends_with(b"\r\n\r\n") {
-                        seen.lock().expect("no panic").push_back(String::from_utf8_lossy(&head).into_owned());
-                        head.clear();
-                        let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold").await;
-                    }
+    let address = serving(move |_, tcp| {
+        let (acceptor, seen) = (acceptor.clone(), seen.clone());
+        async move {
+            let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+            let mut head = Vec::new();
+            while tls.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                if head.ends_with(b"\r\n\r\n") {
+                    seen.lock().expect("no panic").push_back(String::from_utf8_lossy(&head).into_owned());
+                    head.clear();
+                    let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold").await;
                 }
-            });
+            }
         }
-    });
+    })
+    .await;
     stage.home.write_config(&stage.config(&format!("https://{address}"), &settings));
     let daemon = stage.start();
     let mut client = Http2Client::connect(&stage.address).await;

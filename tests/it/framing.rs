@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::support::PATIENCE;
 use crate::support::stage::Stage;
-use crate::support::wire::{RawOrigin, Wire, soon};
+use crate::support::wire::{RawOrigin, Wire, serving, soon};
 
 /// No connection is opened before it is needed: whatever the origin accepts brings a request.
 const COLD: &str = "warm = \"0s\"";
@@ -111,27 +111,18 @@ async fn what_follows_a_body_that_nobody_read_is_no_request() {
 
 #[tokio::test]
 async fn a_head_keeps_every_byte_of_its_fields_wherever_it_is_cut() {
-    let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
-    let daemon = stage.start();
-    tokio::spawn(async move {
-        loop {
-            let mut up = origin.accept().await;
-            tokio::spawn(async move {
-                loop {
-                    let head = up.head().await;
-                    if head.is_empty() {
-                        return;
-                    }
-                    let length = head.find("length: 4").map_or(0, |_| 4);
-                    let body = up.until("<\"`>").await.len().min(length);
-                    let note = head.lines().find_map(|line| line.strip_prefix("x-note: ")).unwrap_or("none");
-                    let said = format!("{} {note} {body}", head.lines().next().unwrap_or_default());
-                    up.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len())).await;
-                }
-            });
+    let echo = serving(|_, stream| async move {
+        let mut up = Wire::on(stream);
+        while let Some(head) = up.head_for_long().await {
+            let length = head.find("length: 4").map_or(0, |_| 4);
+            let body = up.until("<\"`>").await.len().min(length);
+            let note = head.lines().find_map(|line| line.strip_prefix("x-note: ")).unwrap_or("none");
+            let said = format!("{} {note} {body}", head.lines().next().unwrap_or_default());
+            up.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len())).await;
         }
     });
+    let stage = Stage::leading_to(&format!("http://{}", echo.await), "");
+    let daemon = stage.start();
     let note = "a \"b\" <c> `d`";
     // the first one's end comes with the second one's beginning
     let first = format!("POST /api/1 HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\n\r\n<\"`>", stage.address);
@@ -353,24 +344,19 @@ struct Witness {
 
 impl Witness {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
         let manners = Manners { answers_after: 0, answer: OK, then: Then::ReadsOn };
         let (manners, seen) = (Arc::new(Mutex::new(manners)), Arc::new(Mutex::new(BTreeMap::<usize, Vec<u8>>::new())));
-        let witness = Self { url, manners: manners.clone(), seen: seen.clone() };
-        tokio::spawn(async move {
-            for number in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                let (manners, seen) = (manners.clone(), seen.clone());
-                tokio::spawn(async move {
-                    attend(stream, &manners, |bytes| {
-                        seen.lock().expect("no panic").entry(number).or_default().extend_from_slice(bytes);
-                    })
-                    .await
-                });
+        let shared = (manners.clone(), seen.clone());
+        let address = serving(move |number, stream| {
+            let (manners, seen) = shared.clone();
+            async move {
+                attend(stream, &manners, |bytes| {
+                    seen.lock().expect("no panic").entry(number).or_default().extend_from_slice(bytes);
+                })
+                .await;
             }
         });
-        witness
+        Self { url: format!("http://{}", address.await), manners, seen }
     }
 }
 

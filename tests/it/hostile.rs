@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
+use crate::support::frames::{STATUS_200, frame};
 use crate::support::stage::Stage;
-use crate::support::wire::{RawOrigin, Wire};
+use crate::support::wire::{Wire, serving};
 
 /// What an API sends once it has been asked: something first, and then the same again and again.
 struct Row {
@@ -50,13 +51,7 @@ fn http1() -> Vec<Row> {
     ]
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 fn http2() -> Vec<Row> {
-    const STATUS_200: &[u8] = &[0x88];
     const STATUS_103: &[u8] = b"\x08\x03103";
     let head = frame(1, 4, 1, STATUS_200);
     let many = |frame: Vec<u8>| frame.repeat(100);
@@ -113,17 +108,12 @@ async fn serve(mut stream: TcpStream, Row { first, again, pause, .. }: &Row, is_
 }
 
 async fn story(rows: Vec<Row>, is_http2: bool) {
-    let honest = RawOrigin::start().await;
-    let url = honest.url.clone();
-    tokio::spawn(async move {
-        loop {
-            let mut up = honest.accept().await;
-            tokio::spawn(async move {
-                up.head().await;
-                up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
-            });
-        }
+    let honest = serving(|_, stream| async move {
+        let mut up = Wire::on(stream);
+        up.head_for_long().await;
+        up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
     });
+    let url = format!("http://{}", honest.await);
     let mut failures = Vec::new();
     for row in rows {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

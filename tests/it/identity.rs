@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::support::frames::{ACK, END_HEADERS, END_STREAM, Frame, HEADERS, SETTINGS, STATUS_200, frame, take_frame};
 use crate::support::tls::certified;
-use crate::support::wire::{RawOrigin, Wire, eventually, soon};
+use crate::support::wire::{RawOrigin, Wire, eventually, serving, soon};
 use crate::support::{Daemon, Home, free_address, words};
 
 /// A token endpoint by hand. Its tokens are its name and a number.
@@ -31,40 +32,36 @@ struct State {
 
 impl Issuer {
     async fn start(name: &'static str, lifetime: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/token", listener.local_addr().expect("an address"));
         let state = Arc::new(Mutex::new(State { lifetime, hangs: false, issued: Vec::new() }));
-        let issuer = Self { url, state: state.clone() };
-        tokio::spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                let state = state.clone();
-                tokio::spawn(async move {
-                    let mut wire = Wire { stream, buffer: Vec::new() };
-                    if wire.head().await.is_empty() {
-                        return;
-                    }
-                    while state.lock().expect("no panic").hangs {
-                        sleep(Duration::from_millis(5)).await; // a condition
-                    }
-                    let (number, lifetime) = {
-                        let mut state = state.lock().expect("no panic");
-                        state.issued.push(Instant::now());
-                        (state.issued.len(), state.lifetime)
-                    };
-                    let body = format!(
-                        "{{\"access_token\":\"{name}-{number}\",\"token_type\":\"Bearer\",\"expires_in\":{lifetime}}}"
-                    );
-                    let length = body.len();
-                    wire.send(format!(
-                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+        let shared = state.clone();
+        let address = serving(move |_, stream| {
+            let state = shared.clone();
+            async move {
+                let mut wire = Wire::on(stream);
+                if wire.head().await.is_empty() {
+                    return;
+                }
+                while state.lock().expect("no panic").hangs {
+                    sleep(Duration::from_millis(5)).await; // a condition
+                }
+                let (number, lifetime) = {
+                    let mut state = state.lock().expect("no panic");
+                    state.issued.push(Instant::now());
+                    (state.issued.len(), state.lifetime)
+                };
+                let body = format!(
+                    "{{\"access_token\":\"{name}-{number}\",\"token_type\":\"Bearer\",\"expires_in\":{lifetime}}}"
+                );
+                let length = body.len();
+                wire.send(format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
                          Connection: close\r\n\r\n{body}"
-                    ))
-                    .await;
-                });
+                ))
+                .await;
             }
-        });
-        issuer
+        })
+        .await;
+        Self { url: format!("http://{address}/token"), state }
     }
 
     fn hang(&self, hangs: bool) {
@@ -255,37 +252,36 @@ const AGE: Duration = Duration::from_secs(5);
 /// An origin whose TLS handshakes take until a token of before has expired. It tells the tokens that it is sent.
 async fn slow_origin(folder: &Path, protocol: &'static [u8]) -> (String, mpsc::UnboundedReceiver<String>) {
     let acceptor = certified(folder, &[protocol]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("https://{}", listener.local_addr().expect("an address"));
     let (tell, told) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        loop {
-            let Ok((tcp, _)) = listener.accept().await else { return };
-            let (acceptor, tell) = (acceptor.clone(), tell.clone());
-            tokio::spawn(async move {
-                sleep(AGE).await; // what is told
-                let Ok(mut tls) = acceptor.accept(tcp).await else { return };
-                if protocol == b"h2" {
-                    let Ok(mut connection) = h2::server::handshake(tls).await else { return };
-                    while let Some(Ok((request, mut answer))) = connection.accept().await {
-                        let token = request.headers()["authorization"].to_str().expect("text").to_owned();
-                        let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
-                        let _ = answer.send_response(hyper::Response::new(()), true);
-                    }
+    let address = serving(move |_, tcp| {
+        let (acceptor, tell) = (acceptor.clone(), tell.clone());
+        async move {
+            sleep(AGE).await; // what is told
+            let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+            if protocol == b"h2" {
+                return tell_tokens(tls, &tell).await;
+            }
+            let mut head = Vec::new();
+            while !head.windows(4).any(|part| part == b"\r\n\r\n") {
+                if tls.read_buf(&mut head).await.unwrap_or(0) == 0 {
                     return;
                 }
-                let mut head = Vec::new();
-                while !head.windows(4).any(|part| part == b"\r\n\r\n") {
-                    if tls.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let _ = tell.send(authorization(&String::from_utf8_lossy(&head)));
-                let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
-            });
+            }
+            let _ = tell.send(authorization(&String::from_utf8_lossy(&head)));
+            let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
         }
     });
-    (url, told)
+    (format!("https://{}", address.await), told)
+}
+
+/// Answers every request of an HTTP/2 connection, and tells its token.
+async fn tell_tokens(io: impl AsyncRead + AsyncWrite + Unpin, tell: &mpsc::UnboundedSender<String>) {
+    let Ok(mut connection) = h2::server::handshake(io).await else { return };
+    while let Some(Ok((request, mut answer))) = connection.accept().await {
+        let token = request.headers()["authorization"].to_str().expect("text").to_owned();
+        let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
+        let _ = answer.send_response(hyper::Response::new(()), true);
+    }
 }
 
 #[tokio::test]
@@ -343,61 +339,53 @@ struct Seen {
 /// An origin that answers one request on its first connection, and with the answer allows no more there until a token of
 /// before has expired. It tells what it has seen there, and the tokens that it is sent elsewhere.
 async fn closing_origin() -> (String, Arc<Seen>, mpsc::UnboundedReceiver<String>) {
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    const ACK: u8 = 1;
-    let settings = |most: u8| [&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3][..], &[0, 0, 0, most]].concat();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
     let (tell, told) = mpsc::unbounded_channel();
     let seen = Arc::new(Seen::default());
     let notes = seen.clone();
-    tokio::spawn(async move {
-        let (first, _) = listener.accept().await.expect("a connection");
-        let (mut from, to) = first.into_split();
-        let to = Arc::new(tokio::sync::Mutex::new(to));
-        tokio::spawn(async move {
-            from.read_exact(&mut [0; 24]).await.expect("a preface");
-            to.lock().await.write_all(&settings(100)).await.expect("sent");
-            loop {
-                let mut header = [0; 9];
-                if from.read_exact(&mut header).await.is_err() {
-                    return;
-                }
-                let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-                from.read_exact(&mut payload).await.expect("a payload");
-                if header[3] == SETTINGS && header[4] == ACK {
-                    notes.acknowledged.fetch_add(1, Ordering::Relaxed);
-                }
-                if header[3] != HEADERS {
-                    continue;
-                }
-                let is_first = notes.requests.fetch_add(1, Ordering::Relaxed) == 0;
-                let answer = [&[0, 0, 1, HEADERS, 5][..], &header[5..], &[0x88]].concat(); // :status 200
-                let bytes = [answer, settings(if is_first { 0 } else { 100 })].concat();
-                to.lock().await.write_all(&bytes).await.expect("sent");
-                if is_first {
-                    let (to, again) = (to.clone(), settings(100));
-                    tokio::spawn(async move {
-                        sleep(AGE).await; // what is told
-                        let _ = to.lock().await.write_all(&again).await; // it may be closed already
-                    });
-                }
+    let address = serving(move |number, stream| {
+        let (notes, tell) = (notes.clone(), tell.clone());
+        async move {
+            match number {
+                0 => close_streams(stream, &notes).await,
+                _ => tell_tokens(stream, &tell).await,
             }
-        });
-        while let Ok((tcp, _)) = listener.accept().await {
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
-                while let Some(Ok((request, mut answer))) = connection.accept().await {
-                    let token = request.headers()["authorization"].to_str().expect("text").to_owned();
-                    let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
-                    let _ = answer.send_response(hyper::Response::new(()), true);
-                }
-            });
         }
     });
-    (url, seen, told)
+    (format!("http://{}", address.await), seen, told)
+}
+
+async fn close_streams(stream: TcpStream, seen: &Seen) {
+    let settings = |most: u8| frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, most]);
+    let (mut from, to) = stream.into_split();
+    let to = Arc::new(tokio::sync::Mutex::new(to));
+    from.read_exact(&mut [0; 24]).await.expect("a preface");
+    to.lock().await.write_all(&settings(100)).await.expect("sent");
+    let mut buffer = Vec::new();
+    loop {
+        let Some(Frame { kind, flags, stream, .. }) = take_frame(&mut buffer) else {
+            match from.read_buf(&mut buffer).await {
+                Ok(1..) => continue,
+                Ok(0) | Err(_) => return,
+            }
+        };
+        if kind == SETTINGS && flags == ACK {
+            seen.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        if kind != HEADERS {
+            continue;
+        }
+        let is_first = seen.requests.fetch_add(1, Ordering::Relaxed) == 0;
+        let answer = frame(HEADERS, END_STREAM | END_HEADERS, stream, STATUS_200);
+        let bytes = [answer, settings(if is_first { 0 } else { 100 })].concat();
+        to.lock().await.write_all(&bytes).await.expect("sent");
+        if is_first {
+            let (to, again) = (to.clone(), settings(100));
+            tokio::spawn(async move {
+                sleep(AGE).await; // what is told
+                let _ = to.lock().await.write_all(&again).await; // it may be closed already
+            });
+        }
+    }
 }
 
 #[tokio::test]

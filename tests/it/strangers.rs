@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
 use valetd::stand_in::{Options, Provider};
 
+use crate::support::frames::{
+    self, DATA, Frame, GOAWAY, HEADERS, RST_STREAM, SETTINGS, STATUS_200, frame, preface, read_frame, take_frame,
+};
 use crate::support::keys::add;
 use crate::support::lab::{self, Server, address, ping};
 use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, read_answer, send};
@@ -24,13 +27,6 @@ const NOBODY: u32 = 65534;
 
 /// What a refused client that reads its answer is given, and has.
 const SOON: Duration = Duration::from_secs(10);
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
 
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -90,46 +86,19 @@ fn get(path: &str, address: &str, more: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n").into_bytes()
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A client's beginning; `window` is what the server may send on a stream.
-fn preface(window: u32) -> Vec<u8> {
-    let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
-    [PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()
-}
-
-/// A GET (RFC 7541: `:method` and `:scheme` are in the table, the others are literals).
+/// A GET with a key, if there is one.
 fn head(stream: u32, path: &str, address: &str, key: Option<&str>) -> Vec<u8> {
-    let text = |text: &str| [&[text.len() as u8][..], text.as_bytes()].concat();
-    let mut block = [&[0x82, 0x86, 0x04][..], &text(path), &[0x01], &text(address)].concat();
-    if let Some(key) = key {
-        block.extend([&[0][..], &text("x-valetd-key"), &text(key)].concat());
-    }
-    frame(HEADERS, 0x5, stream, &block)
+    let key: Vec<(&str, &str)> = key.map(|key| ("x-valetd-key", key)).into_iter().collect();
+    frames::get(stream, path, address, &key)
 }
 
-/// A server's frames until the connection's end: kind, flags, stream, payload.
-fn frames(stream: &mut TcpStream) -> Vec<(u8, u8, u32, Vec<u8>)> {
+/// A server's frames until the connection's end.
+fn all_frames(stream: &mut TcpStream) -> Vec<Frame> {
     let mut bytes = Vec::new();
-    let mut frames = Vec::new();
     let ended = stream.read_to_end(&mut bytes);
     let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
     assert!(ended.as_ref().map_or_else(is_reset, |_| true), "the connection does not end: {ended:?}");
-    let mut rest = &bytes[..];
-    while let Some((header, more)) = rest.split_at_checked(9) {
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-        let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
-        let (payload, more) = more.split_at(length.min(more.len()));
-        frames.push((header[3], header[4], stream, payload.to_vec()));
-        rest = more;
-    }
-    frames
+    std::iter::from_fn(|| take_frame(&mut bytes)).collect()
 }
 
 /// Resident memory in KiB.
@@ -172,7 +141,7 @@ fn streams_that_another_user_never_reads_hold_no_memory_and_end() {
             let _ = stream.write_all(&bytes); // it may be closed already
         }
         for stream in &mut deaf {
-            let heads = frames(stream).iter().filter(|(kind, ..)| *kind == HEADERS).count();
+            let heads = all_frames(stream).iter().filter(|frame| frame.kind == HEADERS).count();
             assert!(heads <= 1, "{heads} streams of a stranger were looked at");
         }
         let grown = memory(daemon).saturating_sub(before);
@@ -201,7 +170,7 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
                     let since = Instant::now();
                     let mut stream = connect(address);
                     let _ = stream.write_all(&bytes); // it may be closed already
-                    let answers = frames(&mut stream).len();
+                    let answers = all_frames(&mut stream).len();
                     assert!(answers < 150, "{case}: {answers} answers");
                     since.elapsed()
                 })
@@ -283,12 +252,13 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
             let mut stream = connect(address);
             let bytes = [preface(65535), head(1, "/lab/ping", address, None), head(3, "/lab/ping", address, key)];
             stream.write_all(&bytes.concat()).expect("sent");
-            frames(&mut stream)
+            all_frames(&mut stream)
         });
-        assert!(told.iter().any(|(kind, ..)| *kind == GOAWAY), "{told:?}");
-        assert!(told.iter().any(|(kind, _, stream, _)| (*kind, *stream) == (HEADERS, 1)), "{told:?}");
-        assert!(told.iter().all(|(_, _, stream, _)| *stream < 3), "what follows a refusal is not looked at: {told:?}");
-        let said: Vec<u8> = told.iter().filter(|(kind, ..)| *kind == DATA).flat_map(|frame| frame.3.clone()).collect();
+        assert!(told.iter().any(|frame| frame.kind == GOAWAY), "{told:?}");
+        assert!(told.iter().any(|frame| (frame.kind, frame.stream) == (HEADERS, 1)), "{told:?}");
+        assert!(told.iter().all(|frame| frame.stream < 3), "what follows a refusal is not looked at: {told:?}");
+        let said: Vec<u8> =
+            told.iter().filter(|frame| frame.kind == DATA).flat_map(|frame| frame.payload.clone()).collect();
         assert!(String::from_utf8_lossy(&said).contains("Check: peer."), "{told:?}");
     });
 }
@@ -444,13 +414,9 @@ fn with_a_key_in_the_first_request_a_connection_has_its_many_streams() {
         let mut answered = 0;
         let mut reader = BufReader::new(&stream);
         while answered < STREAMS {
-            let mut header = [0; 9];
-            reader.read_exact(&mut header).expect("a frame");
-            let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-            reader.read_exact(&mut payload).expect("a frame");
-            assert_ne!(header[3], RST_STREAM, "a stream was not taken");
-            // :status 200 is in the table
-            answered += usize::from(header[3] == HEADERS && payload.contains(&0x88));
+            let frame = read_frame(&mut reader).expect("a frame");
+            assert_ne!(frame.kind, RST_STREAM, "a stream was not taken");
+            answered += usize::from(frame.kind == HEADERS && frame.payload.contains(&STATUS_200[0]));
         }
         stream.shutdown(Shutdown::Write).expect("shut");
         answered
@@ -474,12 +440,9 @@ fn a_refusal_that_the_owner_never_reads_ends_too() {
     deaf.write_all(&bytes).expect("sent");
     let mut reset = Vec::new();
     while reset.len() < paths.len() {
-        let mut header = [0; 9];
-        deaf.read_exact(&mut header).expect("a frame");
-        let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-        deaf.read_exact(&mut payload).expect("a frame");
-        if header[3] == RST_STREAM {
-            reset.push(header[8]);
+        let frame = read_frame(&mut deaf).expect("a frame");
+        if frame.kind == RST_STREAM {
+            reset.push(frame.stream);
         }
     }
     reset.sort_unstable();
@@ -496,11 +459,8 @@ fn all_http2_connections_of_the_owner_together_may_open_a_bounded_number_of_stre
         .map(|_| {
             let mut stream = connect(&address);
             stream.write_all(&preface(65535)).expect("sent");
-            let mut header = [0; 9];
-            stream.read_exact(&mut header).expect("a frame");
-            assert_eq!(header[3], SETTINGS);
-            let mut settings = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-            stream.read_exact(&mut settings).expect("a frame");
+            let Frame { kind, payload: settings, .. } = read_frame(&mut stream).expect("a frame");
+            assert_eq!(kind, SETTINGS);
             let most = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).expect("MAX_CONCURRENT_STREAMS");
             (stream, u32::from_be_bytes(most[2..].try_into().expect("four bytes")))
         })

@@ -25,6 +25,21 @@ pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>)
     }
 }
 
+/// Serves each connection to a free port on a task of its own, and tells it its number, from 0. Returns the address.
+pub async fn serving<S: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(usize, TcpStream) -> S + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            tokio::spawn(serve(number, stream));
+        }
+    });
+    address
+}
+
 /// An origin that speaks HTTP/1.1 by hand: what it is asked, and a way to answer.
 pub struct RawOrigin {
     pub listener: TcpListener,
@@ -39,7 +54,7 @@ impl RawOrigin {
     }
 
     pub async fn accept(&self) -> Wire {
-        Wire { stream: soon(self.listener.accept()).await.expect("accepted").0, buffer: Vec::new() }
+        Wire::on(soon(self.listener.accept()).await.expect("accepted").0)
     }
 }
 
@@ -50,8 +65,12 @@ pub struct Wire {
 }
 
 impl Wire {
+    pub fn on(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     pub async fn connect(address: &str) -> Self {
-        Self { stream: TcpStream::connect(address).await.expect("somebody listens"), buffer: Vec::new() }
+        Self::on(TcpStream::connect(address).await.expect("somebody listens"))
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
