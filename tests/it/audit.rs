@@ -1,18 +1,19 @@
 //! The audit file, as somebody reads it afterwards.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{self, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
+use crate::support::disk::SmallDisk;
 use crate::support::keys::add;
 use crate::support::lab::{self, Server, address};
 use crate::support::nobody::{as_nobody, can_play_nobody};
+use crate::support::upstreams::{read_head, serving};
 use crate::support::{PATIENCE, eventually, mode, send, words};
 
 #[test]
@@ -232,8 +233,7 @@ fn a_disk_that_the_audit_has_filled_has_room_for_the_credential() {
     let top = |required: &str| format!("audit = true\naudit_size = \"100MB\"\n{required}");
     let home = crate::support::Home::with(&lab::config(&server, "", "", &top("")));
     let state = home.path("state/valetd");
-    fs::create_dir(&state).expect("a folder");
-    let Some(_disk) = SmallDisk::at(&state) else { return };
+    let Some(_disk) = SmallDisk::at(&state, "2M") else { return };
     let daemon = home.start();
     lab::sign_in(&home, &server.sign_in());
     daemon.until("lab", "usable");
@@ -258,43 +258,14 @@ fn a_disk_that_the_audit_has_filled_has_room_for_the_credential() {
     eventually("it is written again", || (lab::ping(&address(&daemon)).status == 200).then_some(()));
 }
 
-/// A file system of two megabytes, as long as it is held.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn at(folder: &Path) -> Option<Self> {
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2M,mode=700", "none"]).arg(folder).status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: nothing can be mounted here");
-            return None;
-        }
-        Some(Self(folder.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// An upstream that answers one request with `head`, and then does as it is told with the connection.
-fn upstream(head: &'static str, then: impl FnOnce(TcpStream) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a head");
-            request.push(byte[0]);
-        }
-        stream.write_all(head.as_bytes()).expect("sent");
-        then(stream);
+/// An upstream that answers the first request of a connection with `head`, and then does as it is told with it.
+fn upstream(head: &'static str, then: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> String {
+    let address = serving(move |mut stream| {
+        read_head(&mut BufReader::new(&stream))?;
+        stream.write_all(head.as_bytes())?;
+        then(stream)
     });
-    url
+    format!("http://{address}")
 }
 
 /// A home with another route of the account's, without idle connections made in advance.
@@ -311,9 +282,9 @@ fn a_tunnel_has_a_line_when_it_begins_and_one_with_the_bytes_of_both_ways_when_i
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let url = upstream(switched, |mut stream| {
         let mut heard = [0; 5];
-        stream.read_exact(&mut heard).expect("five bytes");
-        stream.write_all(b"seven b").expect("sent");
-        let _ = stream.read(&mut heard);
+        stream.read_exact(&mut heard)?;
+        stream.write_all(b"seven b")?;
+        stream.read(&mut heard).map(drop)
     });
     let home = with_route(&server, &url);
     let daemon = home.start();
@@ -345,7 +316,8 @@ fn a_tunnel_has_a_line_when_it_begins_and_one_with_the_bytes_of_both_ways_when_i
 fn what_has_run_for_a_minute_is_noted_before_it_ends() {
     let server = Server::start(Provider::Gdh, Options::default());
     let url = upstream("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", |mut stream| {
-        while stream.write_all(b":\n").is_ok() {
+        loop {
+            stream.write_all(b":\n")?;
             std::thread::sleep(Duration::from_millis(500)); // the pace of the events
         }
     });

@@ -17,7 +17,7 @@ use crate::support::frames;
 use crate::support::keys::add;
 use crate::support::lab::{self, Server, address};
 use crate::support::nobody::{as_nobody, can_play_nobody};
-use crate::support::upstreams::{mirror, serving};
+use crate::support::upstreams::{mirror, read_head, serving};
 use crate::support::{Daemon, Home, PATIENCE, eventually, free_address, mode, request, send, words};
 
 /// What a thief would ask the daemon for: a lasting key, and the place of somebody's login.
@@ -585,8 +585,7 @@ fn help_and_doctor_say_what_a_key_does_not_keep_a_process_of_the_same_user_from(
 fn stuck() -> String {
     serving(|mut stream| {
         let mut reader = BufReader::new(stream.try_clone()?);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+        let head = read_head(&mut reader)?;
         if head.contains("/drip ") {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n1")?;
         } else if head.contains("/tunnel ") {
@@ -632,8 +631,7 @@ fn hold(daemon: &Daemon<'_>, version: &str, moment: Moment) -> (UnixStream, BufR
         Moment::AfterTheAnswer | Moment::AllTheTime => line.write_all(order.as_bytes()).expect("sent"),
     }
     let mut answer = BufReader::new(line.try_clone().expect("a copy"));
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") && answer.read_line(&mut head).expect("a head") > 0 {}
+    let head = read_head(&mut answer).expect("a head");
     assert!(head.starts_with(&format!("{version} 201 ")), "{head}");
     let made = answer.by_ref().lines().map(|line| line.expect("a line")).find(|line| line.starts_with('{'));
     let made: Value = serde_json::from_str(&made.expect("the key")).expect("JSON");

@@ -232,7 +232,7 @@ fn a_command_gets_a_key_that_dies_with_it() {
     let gbdx = start(Provider::Gbdx, Options::default());
     let address = free_address();
     let home = Home::with(&format!("listen = [\"{address}\"]\n{}", gbdx_account(&gbdx)));
-    home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], gbdx.sign_in().expose());
+    home.sign_in("gbdx", &gbdx.sign_in());
     let daemon = home.start();
     daemon.until("gbdx", "usable");
     let ask = "curl -s -o /dev/null -w '%{http_code} '";

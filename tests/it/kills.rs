@@ -15,7 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use valetd::stand_in::{Behaviour, Provider, Rotation};
 
+use crate::support::disk::SmallDisk;
 use crate::support::lab::{self, Server, address, ask_for_renewal, ping};
+use crate::support::nobody::is_root;
 use crate::support::{Daemon, Home, PATIENCE, eventually, mode, words};
 
 /// Longer than a kill and a restart take.
@@ -117,14 +119,10 @@ impl Victim {
     /// Starts the daemon below strace, which kills it at the `nth` call of that name in one of its threads. Returns
     /// whether it came to that.
     fn die_at(&mut self, call: &str, nth: u32) -> bool {
-        let plain = self.home.valetd(&["run"]);
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-        strace.args(["-e", &format!("inject={call}:signal=KILL:when={nth}")]);
-        strace.arg(plain.get_program()).args(plain.get_args()).env_clear();
-        strace.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child =
-            strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace runs");
+        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={nth}"));
+        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        let mut strace = self.home.valetd_by(&strace, &["run"]);
+        let mut child = strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace runs");
         let (start, end) = (self.server.issued(), Instant::now() + PATIENCE);
         let mut seen = 0;
         let was_hit = loop {
@@ -157,20 +155,12 @@ struct Asked<'h> {
 }
 
 impl Asked<'_> {
-    fn call(&self, method: &str, path: &str) -> Option<crate::support::Answer> {
-        let stream = std::os::unix::net::UnixStream::connect(self.home.socket()).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        crate::support::request(stream, &head, b"").ok()
-    }
-
     fn renewal(&self) -> bool {
-        self.call("POST", "/v1/accounts/lab/refresh").is_some_and(|answer| answer.status < 300)
+        self.home.control("POST", "/v1/accounts/lab/refresh").is_ok_and(|answer| answer.status < 300)
     }
 
     fn saved_generation(&self) -> Option<u64> {
-        let account: Value = serde_json::from_slice(&self.call("GET", "/v1/accounts/lab")?.body).ok()?;
+        let account: Value = serde_json::from_slice(&self.home.control("GET", "/v1/accounts/lab").ok()?.body).ok()?;
         let credential = &account["credential"];
         credential["saved"].as_bool().filter(|saved| *saved)?;
         credential["generation"].as_u64()
@@ -345,53 +335,15 @@ fn file(home: &Home) -> PathBuf {
     home.path("state/valetd/lab.json")
 }
 
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: only root can make this");
-    }
-    root
-}
-
-/// A small file system of its own for the state.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(folder: &Path) -> Option<Self> {
-        fs::create_dir_all(folder).expect("a folder");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs"])
-            .arg(folder)
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(Self(folder.to_owned()));
-        }
-        eprintln!("skipped: no file system can be mounted here");
-        None
-    }
-
-    fn remount(&self, option: &str) {
-        let done = Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.0).status();
-        assert!(done.expect("mount runs").success());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_costs_no_request_is_said_aloud_and_is_mended_by_making_room() {
     let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Strict));
     let home = Home::with(&lab::config(&server, lab::EAGER, "", ""));
-    let Some(disk) = Tmpfs::mount(&home.path("state/valetd")) else { return };
+    let Some(disk) = SmallDisk::at(&home.path("state/valetd"), "256k") else { return };
     lab::sign_in(&home, &server.sign_in());
     let daemon = home.start();
     daemon.until("lab", "usable");
-    let filler = disk.0.join("filler");
+    let filler = disk.folder.join("filler");
     let filled = fs::write(&filler, vec![0; 1 << 20]);
     assert!(filled.is_err(), "the disk is full now");
     let before = server.issued();
@@ -412,7 +364,7 @@ fn a_full_disk_costs_no_request_is_said_aloud_and_is_mended_by_making_room() {
 fn a_read_only_state_folder_still_signs_in_and_says_that_it_saves_nothing() {
     let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Off));
     let home = Home::with(&lab::config(&server, lab::EAGER, "", ""));
-    let Some(disk) = Tmpfs::mount(&home.path("state/valetd")) else { return };
+    let Some(disk) = SmallDisk::at(&home.path("state/valetd"), "256k") else { return };
     lab::sign_in(&home, &server.sign_in());
     disk.remount("ro");
     let daemon = home.start();

@@ -147,20 +147,14 @@ fn a_routes_own_address_and_a_unix_socket_that_are_taken_keep_the_daemon_from_st
 fn without_ipv6_the_other_half_is_enough() {
     let home = Home::with(&format!("listen = [\"127.0.0.1:{0}\", \"[::1]:{0}\"]\n", free_port()));
     let script = "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6";
-    let alone = |command: &str| {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", command]);
-        unshare
-    };
-    if !alone(script).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+    let mut unshare = Command::new("unshare");
+    if !unshare.args(["--net", "sh", "-c", script]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    {
         eprintln!("skipped: no network of its own can be had");
         return;
     }
-    let plain = home.valetd(&["run"]);
-    let mut command = alone(&format!("{script} && exec \"$0\" run"));
-    command.arg(plain.get_program()).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-    let daemon = home.start_as(command);
+    let alone = ["unshare", "--net", "sh", "-c", &format!("{script} && exec \"$0\" \"$@\"")];
+    let daemon = home.start_as(home.valetd_by(&alone, &["run"]));
     let listen = daemon.status()["daemon"]["listen"].clone();
     assert_eq!(listen.as_array().map(Vec::len), Some(1), "{listen}");
     assert!(listen[0].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{listen}");

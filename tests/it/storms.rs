@@ -1,7 +1,7 @@
 //! However many ask, and however short tokens live, the authorization server is asked seldom.
 
-use std::io::{BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::support::lab::{self, Server, address, ping};
+use crate::support::upstreams::{read_head, serving};
 use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, read_answer, words};
 
 /// Sends so many requests on connections of their own, all before any answer is read. Returns the answers.
@@ -84,9 +85,7 @@ fn fifty_accounts_at_one_server_are_asked_for_one_after_the_other() {
     let accounts: String = (0..50).map(account).collect();
     let home = Home::with(&format!("listen = [\"127.0.0.1:0\"]\n{accounts}"));
     for number in 0..50 {
-        let login =
-            home.run_with_input(&["login", &format!("a{number}"), "--refresh-token-stdin"], server.sign_in().expose());
-        assert!(login.status.success(), "{}", words(&login));
+        home.sign_in(&format!("a{number}"), &server.sign_in());
     }
     let daemon = home.start();
     let log = eventually("all have their token", || Some(server.log()).filter(|log| log.outcomes("issued") == 50));
@@ -107,26 +106,15 @@ fn fifty_accounts_at_one_server_are_asked_for_one_after_the_other() {
 
 #[test]
 fn an_upstream_that_always_says_401_costs_one_more_request_each_and_hardly_a_token_call() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let upstream = listener.local_addr().expect("an address");
     let hits = Arc::new(AtomicU32::new(0));
     let counted = hits.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let counted = counted.clone();
-            std::thread::spawn(move || {
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while stream.read(&mut byte).is_ok_and(|read| read == 1) {
-                    head.push(byte[0]);
-                    if head.ends_with(b"\r\n\r\n") {
-                        head.clear();
-                        counted.fetch_add(1, Ordering::Relaxed);
-                        let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
-                    }
-                }
-            });
+    let upstream = serving(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while !read_head(&mut reader)?.is_empty() {
+            counted.fetch_add(1, Ordering::Relaxed);
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")?;
         }
+        Ok(())
     });
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, lab::EAGER, &format!("upstream = \"http://{upstream}\""), "");

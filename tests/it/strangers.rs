@@ -4,16 +4,16 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use valetd::stand_in::{Options, Provider};
 
 use crate::support::frames::{
@@ -21,32 +21,12 @@ use crate::support::frames::{
 };
 use crate::support::keys::add;
 use crate::support::lab::{self, Server, address, ping};
-use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, read_answer, send};
-
-const NOBODY: u32 = 65534;
+use crate::support::nobody::{act_as_nobody, is_root};
+use crate::support::upstreams::{read_head, serving};
+use crate::support::{Answer, Daemon, Home, PATIENCE, VALETD, eventually, free_address, read_answer, send};
 
 /// What a refused client that reads its answer is given, and has.
 const SOON: Duration = Duration::from_secs(10);
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: only root can be somebody else");
-    }
-    root
-}
-
-/// Does something as another user, who then owns the sockets that it opens.
-fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let somebody_else = scope.spawn(|| {
-            let nobody = Uid::from_raw(NOBODY);
-            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may be anybody");
-            act()
-        });
-        somebody_else.join().expect("no panic")
-    })
-}
 
 fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the kernel takes it");
@@ -58,11 +38,10 @@ fn connect(address: &str) -> TcpStream {
 fn start<'h>(home: &'h Home, descriptors: &str) -> Daemon<'h> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let plain = home.valetd(&["run"]);
-    let binary = std::env::var("VALETD").unwrap_or_else(|_| env!("CARGO_BIN_EXE_valetd").to_owned());
+    let binary = std::env::var("VALETD").unwrap_or_else(|_| VALETD.to_owned());
     let mut command = Command::new("prlimit");
-    command.args([&format!("--nofile={descriptors}"), &binary, "run", "--log", "info"]).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    command.args([&format!("--nofile={descriptors}"), &binary, "run", "--log", "info"]);
+    home.settle(&mut command);
     let daemon = home.start_as(command);
     daemon.until("lab", "usable");
     daemon
@@ -117,7 +96,7 @@ fn cpu(daemon: &Daemon<'_>) -> u64 {
 fn silent_connections_of_another_user_take_no_place_of_the_owners() {
     with_and_without_a_key(|daemon, address, key| {
         let mut before = connect(address);
-        let silent: Vec<TcpStream> = as_nobody(|| (0..980).map(|_| connect(address)).collect());
+        let silent: Vec<TcpStream> = act_as_nobody(|| (0..980).map(|_| connect(address)).collect());
         for request in 0..8 {
             assert_eq!(ping(address).status, 200, "{request}, with a key: {}", key.is_some());
         }
@@ -134,7 +113,7 @@ fn streams_that_another_user_never_reads_hold_no_memory_and_end() {
     with_and_without_a_key(|daemon, address, key| {
         ping(address);
         let before = memory(daemon);
-        let mut deaf: Vec<TcpStream> = as_nobody(|| (0..40).map(|_| connect(address)).collect());
+        let mut deaf: Vec<TcpStream> = act_as_nobody(|| (0..40).map(|_| connect(address)).collect());
         for stream in &mut deaf {
             let mut bytes = preface(0);
             (0..256).for_each(|number| bytes.extend(head(2 * number + 1, "/lab/ping", address, None)));
@@ -166,7 +145,7 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
             let bytes = [preface(65535), small.repeat(72_000 / small.len())].concat();
             let case = format!("{kind}, with a key: {}", key.is_some());
             let hung_up_on_after = || {
-                as_nobody(|| {
+                act_as_nobody(|| {
                     let since = Instant::now();
                     let mut stream = connect(address);
                     let _ = stream.write_all(&bytes); // it may be closed already
@@ -187,7 +166,7 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
         });
         let answer = if key.is_some() { &[HEADERS, 4, 0, 0, 0, 9][..] } else { b"Check: peer." };
         let has_it = |told: &[u8]| told.windows(answer.len()).any(|part| part == answer);
-        let told = as_nobody(|| {
+        let told = act_as_nobody(|| {
             let mut stream = connect(address);
             stream
                 .write_all(&[&preface(65535)[..], &usual.concat(), &head(9, "/lab/ping", address, key)].concat())
@@ -220,7 +199,7 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
             ("with a long head", vec![long.as_bytes()], Duration::ZERO),
         ];
         for (case, pieces, pause) in rows {
-            let (answer, rest) = as_nobody(|| {
+            let (answer, rest) = act_as_nobody(|| {
                 let mut stream = connect(address);
                 thread::sleep(pause); // the case
                 for piece in pieces {
@@ -240,7 +219,7 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
                 rest.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, Vec::is_empty);
             assert!(is_over, "{case}: {rest:?}");
         }
-        let head_only = as_nobody(|| {
+        let head_only = act_as_nobody(|| {
             let mut stream = connect(address);
             write!(stream, "HEAD /lab/ping HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("sent");
             let mut text = String::new();
@@ -248,7 +227,7 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
             text
         });
         assert!(head_only.starts_with("HTTP/1.1 403 ") && head_only.ends_with("\r\n\r\n"), "{head_only}");
-        let told = as_nobody(|| {
+        let told = act_as_nobody(|| {
             let mut stream = connect(address);
             let bytes = [preface(65535), head(1, "/lab/ping", address, None), head(3, "/lab/ping", address, key)];
             stream.write_all(&bytes.concat()).expect("sent");
@@ -275,7 +254,7 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
             ("looking for the key", &|stream| _ = stream.write_all(b"X-Valetd-Key: vk_\r\n")),
         ];
         for (case, drip) in drips {
-            let took = as_nobody(|| {
+            let took = act_as_nobody(|| {
                 let since = Instant::now();
                 let mut stream = connect(address);
                 stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
@@ -298,7 +277,7 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
             assert!(took >= Duration::from_millis(1900), "{case}: {took:?}");
         }
         // a pause that no stranger has
-        as_nobody(|| {
+        act_as_nobody(|| {
             let mut stream = connect(address);
             for pause in [Duration::ZERO, Duration::from_millis(2500)] {
                 thread::sleep(pause);
@@ -366,9 +345,9 @@ fn on_a_unix_socket_that_others_may_open_strangers_take_no_place_either() {
         if has_key {
             add(&home, "agent", &["--route", "lab"]);
         }
-        let silent: Vec<UnixStream> = as_nobody(|| (0..980).map(|_| connect()).collect());
+        let silent: Vec<UnixStream> = act_as_nobody(|| (0..980).map(|_| connect()).collect());
         assert_eq!(ask().status, 200);
-        let refused = as_nobody(ask);
+        let refused = act_as_nobody(ask);
         assert_eq!((refused.status, refused.json()["check"].as_str()), (403, Some("peer")));
         drop(silent);
     }
@@ -383,28 +362,18 @@ fn with_a_key_in_the_first_request_a_connection_has_its_many_streams() {
     }
     let server = Server::start(Provider::Gdh, Options::default());
     // nobody is answered before all have asked
-    let upstream = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", upstream.local_addr().expect("an address"));
-    let all = Arc::new(Barrier::new(STREAMS));
-    thread::spawn(move || {
-        for stream in upstream.incoming().flatten() {
-            let all = all.clone();
-            thread::spawn(move || {
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while !head.ends_with(b"\r\n\r\n") {
-                    (&stream).read_exact(&mut byte).expect("a head");
-                    head.push(byte[0]);
-                }
-                all.wait();
-                (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("sent");
-            });
+    let all = Barrier::new(STREAMS);
+    let upstream = serving(move |mut stream| {
+        if !read_head(&mut BufReader::new(&stream))?.is_empty() {
+            all.wait();
         }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     });
-    let home = lab::home(&server, "", &format!("upstream = \"{url}\""), "workers = 1");
+    let home = lab::home(&server, "", &format!("upstream = \"http://{upstream}\""), "workers = 1");
     let daemon = start(&home, "1024:1024");
     let key = add(&home, "agent", &["--route", "lab"]);
     let address = address(&daemon);
-    let told = as_nobody(|| {
+    let told = act_as_nobody(|| {
         let mut stream = connect(&address);
         let mut bytes = preface(65535);
         for number in 0..STREAMS as u32 {
@@ -534,9 +503,7 @@ fn measure_what_a_stranger_costs() {
             let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
             (at(99).copied().unwrap_or_default(), at(50).copied().unwrap_or_default(), times.len(), failed)
         };
-        let closer = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let elsewhere = closer.local_addr().expect("an address").to_string();
-        thread::spawn(move || closer.incoming().for_each(drop));
+        let elsewhere = serving(|_| Ok(()));
         let idle = memory(daemon);
         for (what, target) in [("accept and close", elsewhere.as_str()), ("valetd", address)] {
             let mut runs = Vec::new();
@@ -602,7 +569,7 @@ impl Flood {
             let (goes_on, attempts, address) = (goes_on.clone(), attempts.clone(), address.to_owned());
             let spacing = Duration::from_secs(1) * THREADS / per_second;
             thread::spawn(move || {
-                as_nobody(|| {
+                act_as_nobody(|| {
                     let mut held = VecDeque::new();
                     let (mut next, mut turn) = (Instant::now(), number as usize);
                     while goes_on.load(Ordering::Relaxed) {

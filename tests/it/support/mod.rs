@@ -1,5 +1,6 @@
 //! A home of its own for a daemon, the daemon itself, and a plain HTTP client to tell stories with.
 
+pub mod disk;
 pub mod frames;
 pub mod http2;
 pub mod keys;
@@ -23,6 +24,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use valetd::secret::Secret;
+
+/// The built binary.
+pub const VALETD: &str = env!("CARGO_BIN_EXE_valetd");
 
 /// The longest that any condition of a story is waited for; a story that needs it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,18 +88,29 @@ impl Home {
 
     /// The built binary, at home here.
     pub fn valetd(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_valetd"));
+        let mut command = Command::new(VALETD);
+        command.args(arguments);
+        self.settle(&mut command);
         command
-            .args(arguments)
-            .env_clear()
-            .envs(std::env::var_os("LLVM_PROFILE_FILE").map(|v| ("LLVM_PROFILE_FILE", v)));
+    }
+
+    /// The same as the last words of another command, such as `strace -f`.
+    pub fn valetd_by(&self, words: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(VALETD).args(arguments);
+        self.settle(&mut command);
+        command
+    }
+
+    /// Lets a command be at home here, without input.
+    pub fn settle(&self, command: &mut Command) {
+        command.env_clear().envs(std::env::var_os("LLVM_PROFILE_FILE").map(|v| ("LLVM_PROFILE_FILE", v)));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder.path());
         command.env("XDG_CONFIG_HOME", self.path("config"));
         command.env("XDG_STATE_HOME", self.path("state"));
         command.env("XDG_RUNTIME_DIR", self.path("run"));
         command.stdin(Stdio::null());
-        command
     }
 
     /// Runs the built binary to its end.
@@ -113,6 +129,23 @@ impl Home {
             .expect("valetd runs");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
         child.wait_with_output().expect("valetd ends")
+    }
+
+    /// Hands a refresh token for an account to the running daemon or to the store.
+    pub fn sign_in(&self, account: &str, refresh_token: &Secret) {
+        let output = self.run_with_input(&["login", account, "--refresh-token-stdin"], refresh_token.expose());
+        assert!(output.status.success(), "{}", words(&output));
+    }
+
+    /// Asks on the control socket, if somebody listens there.
+    pub fn control(&self, method: &str, path: &str) -> io::Result<Answer> {
+        let stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        request(
+            stream,
+            &format!("{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+            b"",
+        )
     }
 
     /// Starts the daemon and waits until its socket answers.
@@ -150,13 +183,7 @@ impl Daemon<'_> {
 
     /// Asks on the control socket.
     pub fn control(&self, method: &str, path: &str) -> io::Result<Answer> {
-        let stream = UnixStream::connect(self.home.socket())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        request(
-            stream,
-            &format!("{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-            b"",
-        )
+        self.home.control(method, path)
     }
 
     /// The status document.
