@@ -10,11 +10,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::support::frames;
-use crate::support::keys::add;
+use crate::support::keys::{self, add};
 use crate::support::lab::{self, Server, address};
 use crate::support::nobody::{as_nobody, can_play_nobody};
 use crate::support::upstreams::{mirror, read_head, serving};
@@ -129,12 +129,10 @@ fn what_is_sent_behind_a_request_for_events_is_no_request_when_they_end() {
     let home = lab::home(&server, "", "", "");
     for round in 0..16 {
         let mut daemon = home.start();
-        let mut line = UnixStream::connect(home.socket()).expect("the control socket");
-        line.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let (mut line, mut answer) = keys::line(&home);
         let request = "GET /v1/events HTTP/1.1\r\nHost: v\r\n\r\n";
         let (now, later) = if round % 2 == 0 { (thefts(), String::new()) } else { (String::new(), thefts()) };
         line.write_all((request.to_owned() + &now).as_bytes()).expect("sent");
-        let mut answer = BufReader::new(line.try_clone().expect("a copy"));
         let mut first = String::new();
         answer.read_line(&mut first).expect("an answer");
         assert!(first.starts_with("HTTP/1.1 200"), "{first}");
@@ -479,11 +477,10 @@ fn commands_with_addresses_of_their_own_are_bounded_and_none_is_left_behind() {
     let post =
         |body: &str| format!("POST /v1/keys HTTP/1.1\r\nHost: v\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let ask = |body: &str| {
-        let mut line = UnixStream::connect(home.socket()).expect("the control socket");
-        line.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let (mut line, mut answer) = keys::line(&home);
         line.write_all(post(body).as_bytes()).expect("sent");
         let mut first = String::new();
-        BufReader::new(line.try_clone().expect("a copy")).read_line(&mut first).expect("an answer");
+        answer.read_line(&mut first).expect("an answer");
         (line, first)
     };
     let mut lines: Vec<UnixStream> = Vec::new();
@@ -618,10 +615,8 @@ struct Made {
 
 /// Orders an ephemeral key by hand. Returns its line, the end to read from, and the answer.
 fn hold(daemon: &Daemon<'_>, version: &str, moment: Moment) -> (UnixStream, BufReader<UnixStream>, Made) {
-    let mut line = UnixStream::connect(daemon.home.socket()).expect("the control socket");
-    line.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-    let body = r#"{"routes": ["lab"], "ephemeral": true}"#;
-    let order = format!("POST /v1/keys {version}\r\nHost: v\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (mut line, mut answer) = keys::line(daemon.home);
+    let order = keys::ephemeral_order(version);
     match moment {
         Moment::WithTheOrder => line.write_all((order + &thefts()).as_bytes()).expect("sent"),
         Moment::BehindTheOrder => {
@@ -630,12 +625,10 @@ fn hold(daemon: &Daemon<'_>, version: &str, moment: Moment) -> (UnixStream, BufR
         }
         Moment::AfterTheAnswer | Moment::AllTheTime => line.write_all(order.as_bytes()).expect("sent"),
     }
-    let mut answer = BufReader::new(line.try_clone().expect("a copy"));
     let head = read_head(&mut answer).expect("a head");
     assert!(head.starts_with(&format!("{version} 201 ")), "{head}");
-    let made = answer.by_ref().lines().map(|line| line.expect("a line")).find(|line| line.starts_with('{'));
-    let made: Value = serde_json::from_str(&made.expect("the key")).expect("JSON");
-    (line, answer, Made { head, key: made["key"].as_str().expect("a key").to_owned() })
+    let key = keys::ordered(&mut answer);
+    (line, answer, Made { head, key })
 }
 
 /// A command under `valetd exec`; killed when dropped.

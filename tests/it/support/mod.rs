@@ -9,6 +9,7 @@ pub mod nobody;
 pub mod providers;
 pub mod stage;
 pub mod strict_upstream;
+pub mod terminal;
 pub mod tls;
 pub mod upstreams;
 pub mod wire;
@@ -38,14 +39,24 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// When patience ends.
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let start = Instant::now();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause(what, start));
     }
+}
+
+/// How long to wait before a condition is looked at again: the longer it takes, the longer, as each look costs something.
+///
+/// # Panics
+///
+/// When patience ends.
+fn pause(what: &str, start: Instant) -> Duration {
+    let waited = start.elapsed();
+    assert!(waited < PATIENCE, "waited in vain: {what}");
+    (waited / 10).clamp(Duration::from_millis(10), Duration::from_millis(100))
 }
 
 /// A home folder that is thrown away, with a configuration in it.
@@ -111,6 +122,11 @@ impl Home {
         command.env("XDG_STATE_HOME", self.path("state"));
         command.env("XDG_RUNTIME_DIR", self.path("run"));
         command.stdin(Stdio::null());
+    }
+
+    /// A `PATH` of the folder `bin` of this home, and of ours.
+    pub fn bin(&self) -> String {
+        format!("{}:{}", self.path("bin").display(), std::env::var("PATH").expect("a PATH"))
     }
 
     /// Runs the built binary to its end.

@@ -1,12 +1,12 @@
 //! A connection by hand, and an origin that is one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, pause};
 
 /// Waits, but not for ever.
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -15,13 +15,12 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// Waits until `condition` gives something, and lets the story's own servers run meanwhile.
 pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let start = Instant::now();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        sleep(Duration::from_millis(10)).await;
+        sleep(pause(what, start)).await;
     }
 }
 
