@@ -58,11 +58,11 @@
 //!
 //! # Where the invariants are
 //!
-//! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
+//! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
-//! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a credential may be
-//! sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration must be:
-//! [`platform::ownership`]. The time line: [`platform::clock`].
+//! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
+//! credential may be sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration
+//! must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 

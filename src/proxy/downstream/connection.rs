@@ -41,9 +41,11 @@ use crate::proxy::Peer;
 use crate::proxy::downstream::{http2, stranger};
 use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::exchange::service;
-use crate::proxy::policy::error::{Advice, Fault, ProxyError};
+use crate::proxy::fault::Fault;
+use crate::proxy::policy::error::{Advice, ProxyError};
 use crate::proxy::policy::guard::{Caller, Door};
 use crate::proxy::policy::scope::Scope;
+use crate::proxy::vectored::{SMALL_WRITE, joined};
 use crate::proxy::worker::Worker;
 
 /// For the whole head of a request, from its first byte on; long enough for a person with telnet.
@@ -1064,23 +1066,6 @@ impl AsyncWrite for ClientIo {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// What is shorter is copied together and sent as one piece: send(2) costs less than writev(2), which imports a list of
-/// pieces and goes through the file layer.
-pub(crate) const SMALL_WRITE: usize = 2048;
-
-/// The pieces as one, if they are short enough or only one.
-pub(crate) fn joined<'a>(bufs: &'a [io::IoSlice<'_>], small: &'a mut [u8; SMALL_WRITE]) -> Option<&'a [u8]> {
-    let mut length = 0;
-    for buf in bufs {
-        if bufs.len() == 1 {
-            return Some(buf);
-        }
-        small.get_mut(length..length + buf.len())?.copy_from_slice(buf);
-        length += buf.len();
-    }
-    Some(&small[..length])
 }
 
 /// Percent-encodes what RFC 3986 forbids in a target but tools that send what was typed (curl) do not encode: quotation
