@@ -185,6 +185,16 @@ impl Home {
     }
 }
 
+/// A process of a story's own; killed when dropped.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running daemon; killed when dropped.
 pub struct Daemon<'h> {
     pub home: &'h Home,
