@@ -1,9 +1,16 @@
-//! The configuration as verbs need it: loaded, or its problems in words for a terminal.
+//! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
 
 use super::failure::Failure;
+use super::options::Options;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::daemon;
-use crate::platform::paths::Paths;
+use crate::platform::paths::{Overrides, Paths};
+
+/// Where this process finds and leaves things.
+pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
+    let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
+    Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
+}
 
 /// A configuration that can be used, and what is strange about it.
 pub(super) struct Loaded {

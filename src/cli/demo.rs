@@ -14,9 +14,10 @@ use hyper::header::HeaderMap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::configuration::places;
 use super::exchange;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::text::{length, printable, relative, styled};

@@ -18,9 +18,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::configuration::{Loaded, load_config};
+use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::service::{self, Unit};

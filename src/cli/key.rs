@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::arguments::{parse_key, parse_route};
-use super::configuration::load_config;
+use super::configuration::{load_config, places};
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::{Cell, Table, parse_length, printable, relative};
