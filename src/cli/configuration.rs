@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::options::Options;
 use crate::config::{self, Account, AccountId, Config, Problem};
-use crate::daemon;
+use crate::config_files;
 use crate::platform::paths::{Overrides, Paths};
 
 /// Where this process finds and leaves things.
@@ -21,10 +21,16 @@ pub(super) struct Loaded {
 /// A configuration that can be used, and what is strange about it. An error is every problem, for a terminal.
 pub(super) fn load_config(places: &Paths) -> Result<Loaded, Vec<String>> {
     let rendered = |problems: &[Problem]| problems.iter().map(Problem::rendered).collect();
-    match daemon::load_config(places) {
+    match config_files::load(places) {
         Ok(parsed) => Ok(Loaded { config: parsed.config, warnings: rendered(&parsed.warnings) }),
         Err(problems) => Err(rendered(&problems.0)),
     }
+}
+
+/// The configuration, or, where it has problems, the one that a daemon would start with: a key can be revoked all the
+/// same.
+pub(super) fn config_or_empty(places: &Paths) -> Config {
+    config_files::load(places).map_or_else(|_| config_files::empty(places), |parsed| parsed.config)
 }
 
 /// The presets, by name.

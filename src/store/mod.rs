@@ -36,10 +36,12 @@ mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod import;
+mod open;
 
 use disk::{Disk, FolderDisk};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
+pub(crate) use open::open_store;
 
 /// What is stored of one account. Times are Unix seconds by the wall clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
