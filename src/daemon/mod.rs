@@ -41,7 +41,7 @@ use crate::platform::systemd::Notifier;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
 use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
-use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
+use crate::renewer::{Parts, RenewerCommand, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::stats::Stats;
 use crate::store::Store;
@@ -117,7 +117,7 @@ pub struct Daemon {
     facts: watch::Sender<Facts>,
     sources: Sources,
     orders: mpsc::UnboundedSender<Said>,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<RenewerCommand>,
     accounts: Accounts,
     proxy: Proxy,
     listening: Vec<Listening>,
@@ -258,7 +258,7 @@ impl Daemon {
             endpoint: TokenEndpoint::new(HttpClient::from_environment()),
             config: config.clone(),
             sources: sources.clone(),
-            orders: ordered,
+            demands: ordered,
             notices: noticed,
             seed,
         };
@@ -398,7 +398,7 @@ impl Daemon {
                 }
                 () = network.changed() => {
                     debug!("the network has changed");
-                    let _ = self.notices.send(Notice::NetworkChanged).await;
+                    let _ = self.notices.send(RenewerCommand::NetworkChanged).await;
                 }
                 () = files.changed() => {
                     info!("the configuration has changed");
@@ -456,7 +456,7 @@ impl Daemon {
         let notices = self.notices.clone();
         let workers = self.proxy.ping();
         async move {
-            let asked = notices.send(Notice::Ping(reply)).await.is_ok();
+            let asked = notices.send(RenewerCommand::Ping(reply)).await.is_ok();
             asked && renewer.await.is_ok() && workers.await
         }
     }
@@ -507,7 +507,7 @@ impl Daemon {
         let table = table.with_access(access);
         // the renewer first: a token that must not be used any more is withdrawn before a route could take it elsewhere
         let (done, configured) = oneshot::channel();
-        let _ = self.notices.send(Notice::Configure(config.clone(), sources.clone(), done)).await;
+        let _ = self.notices.send(RenewerCommand::Configure(config.clone(), sources.clone(), done)).await;
         let _ = configured.await;
         // what was asked before, and has no token yet, must not carry one of now to where it was going
         let before = std::mem::replace(&mut self.sources, sources);

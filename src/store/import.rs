@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::Credential;
+use super::record::Credential;
 use crate::config::ImportSource;
 use crate::platform::paths::shell_word;
 use crate::secret::Secret;
