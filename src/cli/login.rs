@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, load_config, preset_names};
+use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
 use super::runtime::block_on;
