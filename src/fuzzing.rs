@@ -13,8 +13,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, Facts, Source};
-use crate::oauth::answer::{self, Answer};
 use crate::oauth::grant::GrantRequest;
+use crate::oauth::verdict::{self, Answer};
 use crate::oauth::{Client, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
@@ -55,7 +55,7 @@ pub fn token_answer(data: &[u8]) {
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
     let found = Answer { status, retry_after: field, date: field, content_type: field, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    match answer::read(&found, request, &Client::default(), now) {
+    match verdict::read(&found, request, &Client::default(), now) {
         Ok(tokens) => {
             let all = [&tokens.access_token, &tokens.id_token, &tokens.refresh_token];
             for token in all.into_iter().flatten() {

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::config::{Account, Endpoint, SecretSource};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
-use crate::oauth::answer::{self, Answer, Refusal};
 use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
+use crate::oauth::verdict::{self, Answer, Refusal};
 use crate::oauth::{Client, Tokens};
 use crate::platform::clock::wall;
 use crate::platform::{descriptors, environment, ownership};
@@ -84,7 +84,7 @@ impl TokenEndpoint {
                 unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
-        answer::read(&as_read(&answer), &request, client, wall())
+        verdict::read(&as_read(&answer), &request, client, wall())
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
 
@@ -106,7 +106,7 @@ impl TokenEndpoint {
             .send(account, endpoint, outgoing)
             .await
             .map_err(|error| unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
-        answer::read_revocation(&as_read(&answer), refresh_token, client, wall())
+        verdict::read_revocation(&as_read(&answer), refresh_token, client, wall())
             .map(|()| Revocation::Done)
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }

@@ -21,8 +21,8 @@ use crate::oauth::jwt;
 use crate::platform::clock::unix_seconds;
 use crate::platform::environment;
 use crate::platform::paths::{Overrides, Paths, shell_word};
-use crate::sign_in::{Exchanged, Offer};
-use crate::store::{Credential, Record, Servers, Store, import};
+use crate::sign_in::{Exchanged, Offer, import};
+use crate::store::{Credential, Record, Servers, Store};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 mod check;

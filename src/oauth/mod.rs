@@ -1,16 +1,16 @@
 //! What to send to a token endpoint, and what its answer means. Pure: bytes in, bytes out.
 //!
 //! * [`grant`]: the request for each grant, as a form (RFC 6749) or as JSON (Amazon Cognito's API);
-//! * [`answer`]: reading answers leniently, and the verdict on those that are none;
+//! * [`verdict`]: reading answers leniently, and the verdict on those that are none;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::Duration;
 
 use crate::secret::Secret;
 
-pub mod answer;
 pub mod grant;
 pub mod jwt;
+pub mod verdict;
 
 /// How an account's access token is renewed: the configuration's `grant`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -25,8 +25,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::desk::{Presented, Renewer, RevokeReply, World};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::answer::{self, Answer};
 use crate::oauth::grant::GrantRequest;
+use crate::oauth::verdict::{self, Answer};
 use crate::oauth::{Client, Tokens};
 use crate::platform::clock::Clock;
 use crate::renewal::{Failure, Fault, Phase, Policy, RenewalId, Why, policy};
@@ -711,7 +711,7 @@ impl Outside {
         let retry_after = retry_after.map(|seconds| seconds.to_string());
         let answer = Answer { status, retry_after: retry_after.as_deref(), body: body.as_bytes(), ..Answer::default() };
         let wall = UNIX_EPOCH + Duration::from_millis(self.truth);
-        answer::read(&answer, &request, &Client::default(), wall).or_else(|refusal| {
+        verdict::read(&answer, &request, &Client::default(), wall).or_else(|refusal| {
             let by_status = self.off == Some(Measure::VerdictByCode) && (400..500).contains(&status);
             let failure = if by_status { Failure::Permanent(Why::Revoked) } else { refusal.failure };
             failed(failure, refusal.oauth_error, Some(status), refusal.detail)

@@ -4,7 +4,7 @@
 //! ways for what the person has to offer, [`redeem`] turns that into what is stored. Between the two, the caller's
 //! `exchange` sends the offer to the token endpoint.
 //!
-//! * [`login_url`]: the page to open; * [`pasted`]: what came back from it by hand; * [`terminal`]: questions.
+//! * [`import`]: what other tools have left; * [`login_url`]: the page to open; * [`pasted`]: what came back from it by hand; * [`terminal`]: questions.
 
 use std::fmt;
 use std::io;
@@ -16,6 +16,7 @@ use crate::platform::environment;
 use crate::secret::Secret;
 use crate::store::{Credential, Servers};
 
+pub mod import;
 pub mod login_url;
 pub mod pasted;
 pub mod terminal;

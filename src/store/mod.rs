@@ -35,7 +35,6 @@ mod faulty_disk;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-pub mod import;
 
 use disk::{Disk, FolderDisk};
 #[cfg(test)]
