@@ -16,12 +16,11 @@ use crate::config::{self, Account, Config, ImportSource, Problem};
 use crate::control::client::ClientError;
 use crate::daemon;
 use crate::http_client::HttpClient;
-use crate::oauth::grant::GrantRequest;
-use crate::oauth::jwt;
+use crate::oauth::{Grant, jwt};
 use crate::platform::clock::unix_seconds;
 use crate::platform::environment;
 use crate::platform::paths::{Overrides, Paths, shell_word};
-use crate::sign_in::{Exchanged, Offer, import};
+use crate::sign_in::{Exchanged, import};
 use crate::store::{Credential, Record, Servers, Store};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
@@ -356,15 +355,11 @@ fn preset_names() -> Vec<&'static str> {
     config::presets().map(|preset| preset.name).collect()
 }
 
-/// Sends what a person has to offer to the account's token endpoint.
-async fn exchange(account: &Account, offer: Offer<'_>) -> Result<Exchanged, String> {
+/// Sends a grant to the account's token endpoint.
+async fn exchange(account: &Account, grant: &Grant) -> Result<Exchanged, String> {
     let client = client_secret(account).await?;
-    let request = match offer {
-        Offer::Code { code, redirect_uri } => GrantRequest::AuthorizationCode { code, redirect_uri },
-        Offer::Password { username, password } => GrantRequest::Password { username, password },
-    };
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let tokens = endpoint.redeem(account, &client, request).await.map_err(|failure| failure.detail)?;
+    let tokens = endpoint.redeem(account, &client, grant).await.map_err(|failure| failure.detail)?;
     let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
     let identity = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
     Ok(Exchanged { tokens, identity })

@@ -17,24 +17,13 @@ use tracing::{error, info, warn};
 
 use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, AccountId, Config, TokenKind};
-use crate::oauth::{Grant, Tokens, jwt};
+use crate::oauth::{Grant, GrantType, Tokens, jwt};
 use crate::renewal::{Action, Event, Failure, Phase, Renewal, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Order, Published};
-
-/// What signs in at the authorization server for one renewal, taken out of the credential.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presented {
-    /// The refresh token, in the dialect of the account's grant.
-    RefreshToken(Secret),
-    /// A kept password.
-    Password(String, Secret),
-    /// Nothing but the client itself.
-    Client,
-}
 
 /// What the renewer reaches the rest of the world by. No method waits for the network.
 pub trait World {
@@ -58,7 +47,7 @@ pub trait World {
 
     /// Sends a grant. Owes exactly one [`Renewer::answered`] with this account and id, also when the server never
     /// replies.
-    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented);
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant);
 
     /// Tells the server that a refresh token is not wanted any more. What comes of it is told to whoever waits.
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>);
@@ -223,7 +212,7 @@ impl<W: World> Renewer<W> {
     fn first_event(&self, id: &AccountId, patience: Duration, now: Timestamp) -> Option<Event> {
         let desk = self.desks.get(id)?;
         let Some(record) = &desk.record else {
-            let needs_nobody = desk.account.grant == Grant::ClientCredentials;
+            let needs_nobody = desk.account.grant == GrantType::ClientCredentials;
             return Some(match needs_nobody {
                 // nothing is kept of an account without a credential but what its machine has learnt so far
                 true => Event::CredentialReplaced {
@@ -571,8 +560,8 @@ impl<W: World> Renewer<W> {
         if let Some(record) = &mut desk.record {
             record.note_servers(&desk.account);
         }
-        let presented = desk.presented();
-        if matches!(presented, Presented::RefreshToken(_))
+        let grant = desk.grant();
+        if matches!(grant, Grant::RefreshToken(_))
             && !off!(self, NoteBeforeUse)
             && let Some(record) = &mut desk.record
         {
@@ -580,7 +569,7 @@ impl<W: World> Renewer<W> {
             let _ = desk.save(&mut self.world, now);
         }
         desk.owed.push((renewal, desk.account.clone()));
-        self.world.redeem(desk.account.clone(), renewal, presented);
+        self.world.redeem(desk.account.clone(), renewal, grant);
     }
 
     /// Tells requests how the account stands, if that has changed or somebody has asked.
@@ -684,17 +673,17 @@ impl Desk {
         matches!(self.machine.snapshot().phase, Phase::InFlight { .. }) && !self.awaits_an_answer()
     }
 
-    /// What signs in this time.
-    fn presented(&self) -> Presented {
+    /// What is presented to the authorization server this time, taken out of the credential.
+    fn grant(&self) -> Grant {
         let credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
         match (self.account.grant, credential) {
-            (Grant::ClientCredentials, _) => Presented::Client,
-            (Grant::Password, Credential { password: Some((name, password)), .. }) => {
-                Presented::Password(name, password)
+            (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
+            (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
+                Grant::Password { username, password }
             }
-            (_, Credential { refresh_token: Some(refresh_token), .. }) => Presented::RefreshToken(refresh_token),
-            (_, Credential { password: Some((name, password)), .. }) => Presented::Password(name, password),
-            (_, Credential { refresh_token: None, password: None }) => Presented::Client,
+            (_, Credential { refresh_token: Some(refresh_token), .. }) => Grant::RefreshToken(refresh_token),
+            (_, Credential { password: Some((username, password)), .. }) => Grant::Password { username, password },
+            (_, Credential { refresh_token: None, password: None }) => Grant::ClientCredentials,
         }
     }
 
@@ -858,11 +847,12 @@ mod tests {
             self.generation
         }
 
-        fn redeem(&mut self, _: Arc<Account>, id: RenewalId, presented: Presented) {
-            let what = match &presented {
-                Presented::RefreshToken(token) => token.expose().to_owned(),
-                Presented::Password(name, _) => format!("the password of {name}"),
-                Presented::Client => "nothing".to_owned(),
+        fn redeem(&mut self, _: Arc<Account>, id: RenewalId, grant: Grant) {
+            let what = match &grant {
+                Grant::RefreshToken(token) => token.expose().to_owned(),
+                Grant::Password { username, .. } => format!("the password of {username}"),
+                Grant::ClientCredentials => "nothing".to_owned(),
+                Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
             };
             self.lines.push(format!("redeem {} {what}", id.0));
         }

@@ -22,12 +22,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::desk::{Presented, Renewer, RevokeReply, World};
+use super::desk::{Renewer, RevokeReply, World};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::grant::GrantRequest;
-use crate::oauth::verdict::{self, Answer};
-use crate::oauth::{Client, Tokens};
+use crate::oauth::{Client, Dialect, Grant, TokenResponse, Tokens};
 use crate::platform::clock::Clock;
 use crate::renewal::{Failure, Fault, Phase, Policy, RenewalId, Why, policy};
 use crate::secret::Secret;
@@ -251,7 +249,7 @@ struct Parcel {
     id: RenewalId,
     process: u32,
     login: u64,
-    presented: Presented,
+    grant: Grant,
     cargo: Cargo,
 }
 
@@ -581,7 +579,7 @@ impl Outside {
         let Some(state) = self.servers[account].logins.get(&login).cloned() else { return (refused, None) };
         let rotation = self.servers[account].rotation;
         let mut current = state.current;
-        let is_password = !matches!(parcel.presented, Presented::RefreshToken(_));
+        let is_password = !matches!(parcel.grant, Grant::RefreshToken(_));
         if is_password {
             if !state.has_password {
                 return (refused, None);
@@ -590,7 +588,7 @@ impl Outside {
         } else if state.ended.is_some() {
             return (refused, None);
         }
-        if let Presented::RefreshToken(token) = &parcel.presented {
+        if let Grant::RefreshToken(token) = &parcel.grant {
             let token = number(token.expose());
             if let Some(successor) = self.refresh[token].successor {
                 let RefreshToken { arrived_in, is_saved, .. } = self.refresh[successor];
@@ -620,9 +618,10 @@ impl Outside {
         let server = &self.servers[account];
         let kept = state.access.filter(|token| server.hands_back && self.access[*token].expires > at + 100);
         // without rotation every refresh token stays good, also one that is older than the server's newest
-        let refresh = match &parcel.presented {
-            Presented::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
-            Presented::RefreshToken(_) | Presented::Password(..) | Presented::Client => current,
+        let refresh = match &parcel.grant {
+            Grant::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
+            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => current,
+            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
         };
         let access = kept.filter(|_| rotation == Rotation::Off && server.tells_life).unwrap_or_else(|| {
             let is_end_known = server.tells_life || server.life >= HOUR;
@@ -687,7 +686,7 @@ impl Outside {
     }
 
     /// What the token endpoint makes of what came back.
-    fn read(&self, presented: &Presented, outcome: &Outcome) -> Result<Tokens, GrantFailure> {
+    fn read(&self, grant: &Grant, outcome: &Outcome) -> Result<Tokens, GrantFailure> {
         let failed = |failure, oauth_error, http_status, detail: String| {
             Err(GrantFailure { failure, oauth_error, http_status, detail })
         };
@@ -695,7 +694,7 @@ impl Outside {
             Outcome::NotSent => {
                 return failed(Failure::Transient { retry_after: None }, None, None, "not sent".into());
             }
-            Outcome::Lost if matches!(presented, Presented::RefreshToken(_)) => {
+            Outcome::Lost if matches!(grant, Grant::RefreshToken(_)) => {
                 return failed(Failure::Ambiguous, None, None, "connection reset".into());
             }
             Outcome::Lost => {
@@ -703,15 +702,15 @@ impl Outside {
             }
             Outcome::Http { status, retry_after, body } => (*status, *retry_after, body),
         };
-        let request = match presented {
-            Presented::RefreshToken(refresh_token) => GrantRequest::RefreshToken { refresh_token },
-            Presented::Password(username, password) => GrantRequest::Password { username, password },
-            Presented::Client => GrantRequest::ClientCredentials,
-        };
         let retry_after = retry_after.map(|seconds| seconds.to_string());
-        let answer = Answer { status, retry_after: retry_after.as_deref(), body: body.as_bytes(), ..Answer::default() };
+        let response = TokenResponse {
+            status,
+            retry_after: retry_after.as_deref(),
+            body: body.as_bytes(),
+            ..TokenResponse::default()
+        };
         let wall = UNIX_EPOCH + Duration::from_millis(self.truth);
-        verdict::read(&answer, &request, &Client::default(), wall).or_else(|refusal| {
+        Dialect::Rfc6749.read(&response, grant, &Client::default(), wall).or_else(|refusal| {
             let by_status = self.off == Some(Measure::VerdictByCode) && (400..500).contains(&status);
             let failure = if by_status { Failure::Permanent(Why::Revoked) } else { refusal.failure };
             failed(failure, refusal.oauth_error, Some(status), refusal.detail)
@@ -885,10 +884,11 @@ impl Outside {
 }
 
 fn shown(parcel: &Parcel) -> String {
-    match &parcel.presented {
-        Presented::RefreshToken(token) => token.expose().to_owned(),
-        Presented::Password(..) => "the password".to_owned(),
-        Presented::Client => "nothing".to_owned(),
+    match &parcel.grant {
+        Grant::RefreshToken(token) => token.expose().to_owned(),
+        Grant::Password { .. } => "the password".to_owned(),
+        Grant::ClientCredentials => "nothing".to_owned(),
+        Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
     }
 }
 
@@ -969,20 +969,21 @@ impl World for Way {
         self.0.borrow().disk.load(account).ok().flatten().map_or(0, |record| record.generation)
     }
 
-    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented) {
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
         let mut outside = self.outside();
         if outside.dies() {
             return;
         }
         let account = index(&account.id);
         let now = outside.now();
-        let login = match &presented {
-            Presented::RefreshToken(token) => outside.refresh[number(token.expose())].login,
-            Presented::Password(user, _) => {
+        let login = match &grant {
+            Grant::RefreshToken(token) => outside.refresh[number(token.expose())].login,
+            Grant::Password { username: user, .. } => {
                 outside.known[account].newest = None; // it was refused
                 number(user) as u64
             }
-            Presented::Client => unreachable!("no account is its client's alone"),
+            Grant::ClientCredentials => unreachable!("no account is its client's alone"),
+            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
         };
         outside.tell(|| format!("a{account}: renewal {} of login {login} starts", id.0));
         if outside.known[account].login != Some(login) {
@@ -1008,7 +1009,7 @@ impl World for Way {
             }
         }
         // a password has its turn within a renewal whose start may have been forgotten
-        if pace.is_some() || matches!(presented, Presented::RefreshToken(_)) {
+        if pace.is_some() || matches!(grant, Grant::RefreshToken(_)) {
             outside.known[account].pace = Some(Pace { id, login, started, earliest: None });
         }
         outside.owed.push((process, account, login, id));
@@ -1018,7 +1019,7 @@ impl World for Way {
         let fate = outside.fate();
         let slow = if !outside.is_calm && outside.chance(12) { outside.roll(15_000) } else { outside.roll(300) };
         let at = outside.truth + slow;
-        outside.transit.push(Parcel { at, account, id, process, login, presented, cargo: Cargo::Grant(fate) });
+        outside.transit.push(Parcel { at, account, id, process, login, grant, cargo: Cargo::Grant(fate) });
         let _ = outside.dies();
     }
 
@@ -1283,7 +1284,7 @@ impl History {
             Cargo::Answer(outcome, brought) => {
                 let answer = {
                     let mut outside = self.outside();
-                    let answer = outside.read(&parcel.presented, outcome);
+                    let answer = outside.read(&parcel.grant, outcome);
                     outside.arrive(&parcel, *brought, &answer);
                     answer
                 };
