@@ -27,7 +27,7 @@ use crate::config::{
 };
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
-use crate::control::{self, Desk, LendRequest, ReloadRequest};
+use crate::control::{self, ControlState, LendRequest, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
@@ -44,7 +44,7 @@ use crate::platform::systemd::Notifier;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
 use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
-use crate::renewer::{Notice, Parts, RenewerLoop, Sources};
+use crate::renewer::{Parts, RenewerCommand, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::stats::Stats;
 use crate::store::Store;
@@ -241,7 +241,7 @@ pub struct Daemon {
     facts: watch::Sender<Facts>,
     sources: Sources,
     orders: mpsc::UnboundedSender<Said>,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<RenewerCommand>,
     accounts: Accounts,
     proxy: Proxy,
     listening: Vec<Listening>,
@@ -382,7 +382,7 @@ impl Daemon {
             endpoint: TokenEndpoint::new(HttpClient::from_environment()),
             config: config.clone(),
             sources: sources.clone(),
-            orders: ordered,
+            demands: ordered,
             notices: noticed,
             seed,
         };
@@ -453,8 +453,8 @@ impl Daemon {
     }
 
     /// The control socket's view of it, for the status.
-    pub fn desk(&self) -> Desk {
-        Desk {
+    pub fn control_state(&self) -> ControlState {
+        ControlState {
             accounts: self.accounts.clone(),
             stats: self.stats.clone(),
             clock: self.clock.clone(),
@@ -477,8 +477,8 @@ impl Daemon {
     pub async fn serve(mut self, mut shutdown: Shutdown) -> anyhow::Result<()> {
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let (listener, _control_file) = self.control.take().expect("build put it there, and serve consumes self");
-        let desk = self.desk();
-        let control = tokio::spawn(control::serve(listener, desk.clone(), control_shutdown));
+        let state = self.control_state();
+        let control = tokio::spawn(control::serve(listener, state.clone(), control_shutdown));
         let notices = notices::Parts {
             accounts: self.accounts.clone(),
             config: self.config.subscribe(),
@@ -503,7 +503,7 @@ impl Daemon {
         loop {
             // the watchdog's beat keeps it true while nothing else happens
             if self.notifier.has_manager() {
-                let words = status_line(&desk.report());
+                let words = status_line(&state.report());
                 if words != told {
                     self.notifier.status(&words);
                     told = words;
@@ -522,7 +522,7 @@ impl Daemon {
                 }
                 () = network.changed() => {
                     debug!("the network has changed");
-                    let _ = self.notices.send(Notice::NetworkChanged).await;
+                    let _ = self.notices.send(RenewerCommand::NetworkChanged).await;
                 }
                 () = files.changed() => {
                     info!("the configuration has changed");
@@ -580,7 +580,7 @@ impl Daemon {
         let notices = self.notices.clone();
         let workers = self.proxy.ping();
         async move {
-            let asked = notices.send(Notice::Ping(reply)).await.is_ok();
+            let asked = notices.send(RenewerCommand::Ping(reply)).await.is_ok();
             asked && renewer.await.is_ok() && workers.await
         }
     }
@@ -631,7 +631,7 @@ impl Daemon {
         let table = table.with_access(access);
         // the renewer first: a token that must not be used any more is withdrawn before a route could take it elsewhere
         let (done, configured) = oneshot::channel();
-        let _ = self.notices.send(Notice::Configure(config.clone(), sources.clone(), done)).await;
+        let _ = self.notices.send(RenewerCommand::Configure(config.clone(), sources.clone(), done)).await;
         let _ = configured.await;
         // what was asked before, and has no token yet, must not carry one of now to where it was going
         let before = std::mem::replace(&mut self.sources, sources);

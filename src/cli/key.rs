@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::arguments::{parse_key, parse_route};
+use super::configuration::load_config;
+use super::failure::{Exit, Failure};
+use super::options::{Options, places};
+use super::output::{print, remark};
+use super::runtime::block_on;
 use super::text::{Cell, Table, parse_length, printable, relative};
-use super::{Exit, Failure, Options, block_on, load_config, places, print, remark};
 use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights};
 use crate::config::{KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
@@ -110,14 +115,6 @@ struct Revoke {
     /// The key's name
     #[arg(value_parser = parse_key)]
     name: KeyName,
-}
-
-fn parse_key(text: &str) -> Result<KeyName, String> {
-    KeyName::new(text).ok_or_else(|| "a key's name has 1 to 63 of a-z, 0-9, - and _".to_owned())
-}
-
-fn parse_route(text: &str) -> Result<RouteName, String> {
-    RouteName::new(text).ok_or_else(|| "a route's name has 1 to 63 of a-z, 0-9, - and _".to_owned())
 }
 
 fn parse_method(text: &str) -> Result<String, String> {

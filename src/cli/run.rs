@@ -1,6 +1,7 @@
 //! `valetd run`
 
-use super::{Exit, Failure, LogFormat, Options, places};
+use super::failure::{Exit, Failure};
+use super::options::{LogFormat, Options, places};
 use crate::daemon::{self, Surroundings};
 use crate::platform::log::{self, Format};
 use crate::platform::{descriptors, harden, socket};

@@ -17,7 +17,7 @@ use tokio::time::{interval_at, timeout};
 use tracing::debug;
 
 use super::report::{AccountReport, Moment, State};
-use super::{Desk, Line};
+use super::{ControlState, Line};
 use crate::accounts::AccountView;
 
 /// What has happened.
@@ -160,10 +160,10 @@ impl Events {
 }
 
 /// Tells what changes, until the renewer has ended.
-pub(super) async fn watch(desk: Desk) {
+pub(super) async fn watch(state: ControlState) {
     let (mut accounts, mut config, mut problems) =
-        (desk.accounts.clone(), desk.config.clone(), desk.config_problems.clone());
-    let mut before = desk.accounts.views();
+        (state.accounts.clone(), state.config.clone(), state.config_problems.clone());
+    let mut before = state.accounts.views();
     config.mark_unchanged();
     problems.mark_unchanged();
     loop {
@@ -172,28 +172,28 @@ pub(super) async fn watch(desk: Desk) {
                 if changed.is_err() {
                     return;
                 }
-                let after = desk.accounts.views();
-                let readings = desk.readings();
-                let invocation = desk.facts.borrow().invocation.clone();
+                let after = state.accounts.views();
+                let readings = state.readings();
+                let invocation = state.facts.borrow().invocation.clone();
                 for news in changes(&before, &after, |view| AccountReport::new(view, readings, &invocation)) {
-                    desk.events.tell(news, readings.moment(readings.now));
+                    state.events.tell(news, readings.moment(readings.now));
                 }
                 before = after;
             }
-            Ok(()) = config.changed() => tell_of_config(&desk, Kind::ConfigChanged, Vec::new()),
+            Ok(()) = config.changed() => tell_of_config(&state, Kind::ConfigChanged, Vec::new()),
             Ok(()) = problems.changed() => {
                 let found = problems.borrow_and_update().clone();
                 if !found.is_empty() {
-                    tell_of_config(&desk, Kind::ConfigRefused, found);
+                    tell_of_config(&state, Kind::ConfigRefused, found);
                 }
             }
         }
     }
 }
 
-fn tell_of_config(desk: &Desk, kind: Kind, problems: Vec<String>) {
-    let readings = desk.readings();
-    desk.events.tell(News::of_config(kind, problems), readings.moment(readings.now));
+fn tell_of_config(state: &ControlState, kind: Kind, problems: Vec<String>) {
+    let readings = state.readings();
+    state.events.tell(News::of_config(kind, problems), readings.moment(readings.now));
 }
 
 /// What happened between two views of the accounts. Several renewals or failures between two looks are told as one.
@@ -223,8 +223,8 @@ fn changes(before: &[AccountView], after: &[AccountView], report: impl Fn(&Accou
 }
 
 /// Feeds one reader until it leaves, falls behind, or the daemon stops.
-pub(super) async fn feed(desk: Desk, last_id: Option<u64>, reader: mpsc::Sender<Bytes>, mut line: Line) {
-    let (missed, mut coming) = desk.events.listen(last_id);
+pub(super) async fn feed(state: ControlState, last_id: Option<u64>, reader: mpsc::Sender<Bytes>, mut line: Line) {
+    let (missed, mut coming) = state.events.listen(last_id);
     let greeting = Bytes::from_static(b"retry: 2000\n: what changes in valetd, as it changes\n\n");
     let mut waiting: VecDeque<Bytes> = std::iter::once(greeting).chain(missed.iter().map(|e| encode(e))).collect();
     let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::api::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::report::Moment;
-use super::{Desk, LendRequest, Line};
+use super::{ControlState, LendRequest, Line};
 use crate::client_keys::{ClientKey, KeyError, KeyRing, NewKey, OwnAddress, Rate, Rights};
 use crate::config::{KeyName, RouteName};
 use crate::path_rules::{self, PathPattern};
@@ -183,17 +183,17 @@ impl KeyReport {
     }
 }
 
-pub(super) fn list(desk: &Desk) -> Answer {
-    json(StatusCode::OK, &KeyList { keys: KeyReport::all(&desk.keys) })
+pub(super) fn list(state: &ControlState) -> Answer {
+    json(StatusCode::OK, &KeyList { keys: KeyReport::all(&state.keys) })
 }
 
-pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8]) -> Result<Answer, Problem> {
+pub(super) async fn add(state: &ControlState, line: &Line, version: Version, body: &[u8]) -> Result<Answer, Problem> {
     let example = r#"{"name": "agent", "routes": ["gbdx"], "methods": ["GET"], "paths": ["/catalog/**"]}"#;
     let order: KeyOrder =
         serde_json::from_slice(body).map_err(|_| bad_request(UNKNOWN_JSON).with_remedy(format!("send {example}")))?;
     let wants_address = order.address;
     let new = order.read().map_err(bad_request)?;
-    let config = desk.config.borrow().clone();
+    let config = state.config.borrow().clone();
     if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))
     {
         let routes: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
@@ -201,10 +201,10 @@ pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8])
         return Err(problem.with_remedy(format!("the routes are: {}", routes.join(", "))));
     }
     let own = match wants_address {
-        true => Some(lend(desk, new.rights.routes.clone()).await?),
+        true => Some(lend(state, new.rights.routes.clone()).await?),
         false => None,
     };
-    let ring = desk.keys.clone();
+    let ring = state.keys.clone();
     // waits for the disk, which others need not; an ephemeral key is held from its making on, as who asked may leave
     let made = tokio::task::spawn_blocking(move || {
         let (secret, key) = ring.add_with(new, own)?;
@@ -213,7 +213,7 @@ pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8])
     });
     let (secret, key, held) = made.await.map_err(|_| bad_request("it was not made"))?.map_err(not_changed)?;
     info!(key = %key.name, ephemeral = key.ephemeral, "a client key was made over the control socket");
-    let report = KeyReport::new(&key, desk.keys.now());
+    let report = KeyReport::new(&key, state.keys.now());
     let made = MadeKey { key: secret.expose().to_owned(), report };
     match held {
         None => Ok(json(StatusCode::CREATED, &made)),
@@ -222,9 +222,9 @@ pub(super) async fn add(desk: &Desk, line: &Line, version: Version, body: &[u8])
 }
 
 /// Has an address opened where these routes exist.
-async fn lend(desk: &Desk, routes: Vec<RouteName>) -> Result<OwnAddress, Problem> {
+async fn lend(state: &ControlState, routes: Vec<RouteName>) -> Result<OwnAddress, Problem> {
     let (reply, answer) = oneshot::channel();
-    desk.lend.send(LendRequest { routes, reply }).await.map_err(|_| stopping())?;
+    state.lend.send(LendRequest { routes, reply }).await.map_err(|_| stopping())?;
     let lent = answer.await.map_err(|_| stopping())?;
     lent.map_err(|why| Problem::new(409, kind::REFUSED, "that cannot be done now", format!("no address: {why}")))
 }
@@ -294,10 +294,10 @@ async fn closed(stream: &UnixStream) {
     }
 }
 
-pub(super) async fn revoke(desk: &Desk, name: &str) -> Result<Answer, Problem> {
-    let unknown = || not_changed_unknown(desk, name);
+pub(super) async fn revoke(state: &ControlState, name: &str) -> Result<Answer, Problem> {
+    let unknown = || not_changed_unknown(state, name);
     let key = KeyName::new(name).ok_or_else(unknown)?;
-    let ring = desk.keys.clone();
+    let ring = state.keys.clone();
     let revoked = {
         let key = key.clone();
         tokio::task::spawn_blocking(move || ring.revoke(&key)).await.map_err(|_| bad_request("it was not revoked"))?
@@ -341,8 +341,8 @@ fn refused(error: &KeyError) -> Problem {
     Problem::new(409, kind::REFUSED, "that cannot be done now", error.to_string())
 }
 
-fn not_changed_unknown(desk: &Desk, name: &str) -> Problem {
-    let keys = desk.keys.keys();
+fn not_changed_unknown(state: &ControlState, name: &str) -> Problem {
+    let keys = state.keys.keys();
     let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
     let remedy = match names.as_slice() {
         [] => "there is none".to_owned(),

@@ -83,7 +83,7 @@ pub struct LendRequest {
 
 /// What the verbs read and whom they ask. Cheap to clone.
 #[derive(Clone)]
-pub struct Desk {
+pub struct ControlState {
     /// The renewer.
     pub accounts: Accounts,
     /// The proxy's numbers.
@@ -108,7 +108,7 @@ pub struct Desk {
     pub log: Option<LogHandle>,
 }
 
-impl Desk {
+impl ControlState {
     /// One instant of both clocks.
     pub fn readings(&self) -> Readings {
         let now = self.clock.now();
@@ -162,11 +162,11 @@ impl Line {
 
 /// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
-pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
+pub async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
     let mut connections: JoinSet<Option<(Lifeline, UnixStream)>> = JoinSet::new();
     let mut lifelines = JoinSet::new();
-    let telling = tokio::spawn(events::watch(desk.clone()));
+    let telling = tokio::spawn(events::watch(state.clone()));
     loop {
         let room = connections.len() < MOST_CONNECTIONS;
         tokio::select! {
@@ -179,7 +179,7 @@ pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
             Some(_) = lifelines.join_next() => {}
             accepted = listener.accept(), if room => match accepted {
                 Ok((stream, _)) => match admit(&stream) {
-                    Ok(()) => drop(connections.spawn(connection(stream, desk.clone(), shutdown.clone()))),
+                    Ok(()) => drop(connections.spawn(connection(stream, state.clone(), shutdown.clone()))),
                     Err(error) => debug!(%error, "connection to the control socket refused"),
                 },
                 Err(error) => {
@@ -216,13 +216,13 @@ fn may_ask(peer: u32, ours: u32, others: Option<u32>) -> bool {
 }
 
 /// Serves requests until the connection ends, or becomes the line that an ephemeral client key lives on.
-async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) -> Option<(Lifeline, UnixStream)> {
+async fn connection(stream: UnixStream, state: ControlState, mut shutdown: Shutdown) -> Option<(Lifeline, UnixStream)> {
     let (handed_over, mut lifelines) = mpsc::channel(1);
     let line =
         Line { stopping: shutdown.clone(), streams: Arc::default(), hung_up: Arc::default(), lifelines: handed_over };
     let service = service_fn(|request| {
-        let (desk, line) = (desk.clone(), line.clone());
-        async move { Ok::<_, Infallible>(api::answer(&desk, &line, request).await) }
+        let (state, line) = (state.clone(), line.clone());
+        async move { Ok::<_, Infallible>(api::answer(&state, &line, request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(LARGEST_HEAD);

@@ -357,7 +357,7 @@ impl House {
         let clock = Arc::new(Clock::start());
         let (trigger, stop) = shutdown();
         let keys = Arc::<KeyRing>::default();
-        let desk = Desk {
+        let state = ControlState {
             accounts: Accounts::new(ask, published),
             stats: Arc::default(),
             clock: clock.clone(),
@@ -378,7 +378,7 @@ impl House {
             clock,
             keys,
             trigger,
-            serving: tokio::spawn(serve(listener, desk, stop)),
+            serving: tokio::spawn(serve(listener, state, stop)),
             _folder: folder,
         };
         house.refresh_clocks();

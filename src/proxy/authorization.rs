@@ -9,24 +9,24 @@ use std::sync::Arc;
 
 use hyper::Request;
 
-use super::rewrite;
-use super::route::RouteEntry;
+use crate::proxy::policy::rewrite;
+use crate::proxy::policy::route::RouteEntry;
 use crate::token_source::{Published, Unavailable};
 
 /// What a request is authorized with.
-pub(super) struct Authorization<'a> {
+pub(crate) struct Authorization<'a> {
     route: &'a RouteEntry,
     token: Arc<Published>,
 }
 
 impl<'a> Authorization<'a> {
     /// The request carries `token` already.
-    pub(super) fn with(route: &'a RouteEntry, token: Arc<Published>) -> Self {
+    pub(crate) fn with(route: &'a RouteEntry, token: Arc<Published>) -> Self {
         Self { route, token }
     }
 
     /// The token that the request carries, or carried when it left.
-    pub(super) fn token(&self) -> &Arc<Published> {
+    pub(crate) fn token(&self) -> &Arc<Published> {
         &self.token
     }
 
@@ -36,7 +36,7 @@ impl<'a> Authorization<'a> {
     /// # Errors
     ///
     /// If there is none in the route's time.
-    pub(super) async fn renew<B>(&mut self, request: &mut Request<B>) -> Result<bool, Unavailable> {
+    pub(crate) async fn renew<B>(&mut self, request: &mut Request<B>) -> Result<bool, Unavailable> {
         let (token, waited) = match self.route.tokens.usable() {
             Some(token) => (token, false),
             None => (self.route.tokens.token(self.route.wait).await?, true),

@@ -3,12 +3,12 @@
 use hyper::header::{CONTENT_LOCATION, HeaderMap, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::{Method, Uri, Version};
 
-use super::guard::{self, Admission, Caller, Door};
-use super::headers::Survey;
-use super::rewrite::OwnListener;
-use super::{rewrite, route};
 use crate::config::{Origin, RouteName};
 use crate::path_rules::{PathPattern, Reading, RefusedPath};
+use crate::proxy::policy::guard::{self, Admission, Caller, Door};
+use crate::proxy::policy::headers::Survey;
+use crate::proxy::policy::rewrite::{self, OwnListener};
+use crate::proxy::policy::route;
 
 /// A request's target: whatever the guard lets through leads nowhere but below the route, however often the upstream
 /// decodes it.

@@ -4,19 +4,17 @@
 //! connections to the upstreams; [`Table`] is what they have been told: the routes, prepared so that a request copies
 //! as little as possible. Where to read on:
 //!
-//! * `service`: one request from start to end;
-//! * `guard`, `client_key`, `scope`, `route`, `headers`, `rewrite`, `reference`: what is decided about it (pure);
-//! * `authorization`: which token a request leaves with;
-//! * `replay`: the bounded copy of a body, and the second sending;
-//! * `stranger`, `gate`: what somebody costs who has yet to show a client key;
-//! * `connection`, `worker`, `upstream`, `link`, `upgrade`, `body`: what is done with bytes;
-//! * [`audit`], `note`: one line for each request, if somebody wants that;
-//! * `error`: what a tool sees when something is wrong.
+//! * `downstream`: the client's side: connections, who is at their other end, what a stranger may cost;
+//! * `exchange`: one request from start to end (`service`), its note for the audit;
+//! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
+//! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
+//! * `authorization`: which token a request leaves with; `replay`: the bounded copy of a body, and the second sending;
+//! * `worker`: a thread's state; `fault` and `vectored`: what several of these need.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc as blocking_mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,51 +25,36 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client_keys::KeyRing;
-use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName, SecretSource};
+use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName};
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
-use crate::platform::{environment, ownership, socket, tls};
-use crate::secret::Secret;
+use crate::platform::{ownership, secret_source, socket, tls};
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 use crate::token_source::TokenSource;
 
 use crate::audit::AuditLog;
-use error::Advice;
-use headers::Edits;
-use route::RouteEntry;
-use scope::Lent;
+use policy::error::Advice;
+use policy::headers::Edits;
+use policy::route::RouteEntry;
+use policy::scope::Lent;
 use upstream::UpstreamOrigin;
 use worker::{Command, Worker};
 
 mod authorization;
 #[cfg(feature = "benchmarks")]
 pub mod benchmarks;
-mod body;
-mod client_key;
-mod connection;
-mod error;
+mod downstream;
+mod exchange;
+mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod gate;
-mod guard;
-mod headers;
-mod http2;
-mod link;
-mod multiplexed;
-mod note;
-mod overrides;
-mod reference;
+mod policy;
 mod replay;
-mod rewrite;
-mod route;
-mod scope;
-mod service;
-mod stranger;
 #[cfg(test)]
 mod tests;
-mod upgrade;
 mod upstream;
+mod vectored;
 mod worker;
 
 /// A listening socket, and the route that is served there without prefix, if it is not for all.
@@ -250,26 +233,14 @@ fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
     let remove = edits.remove.iter().map(name).collect::<Result<_, _>>()?;
     let mut add = Vec::with_capacity(edits.add.len());
     for (field, source) in &edits.add {
-        let text = match source {
-            SecretSource::Inline(value) => value.clone(),
-            SecretSource::File(path) => first_line(path)?,
-            SecretSource::Credential(credential) => {
-                let folder = environment::value("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?;
-                first_line(&PathBuf::from(folder).join(credential))?
-            }
-            SecretSource::Command(_) => return Err(format!("{field}: cannot be asked of a command")),
-        };
-        let mut value = HeaderValue::try_from(text.expose()).map_err(|_| format!("{field}: the value is no text"))?;
+        let text = secret_source::read_at_rest(source).map_err(|error| format!("{field}: {error}"))?;
+        // blanks around a value are no part of it (RFC 9110 section 5.5)
+        let mut value =
+            HeaderValue::try_from(text.expose().trim_ascii()).map_err(|_| format!("{field}: the value is no text"))?;
         value.set_sensitive(true);
         add.push((name(field)?, value));
     }
     Ok(Edits { remove, add })
-}
-
-fn first_line(path: &Path) -> Result<Secret, String> {
-    let file = ownership::open(path).map_err(|why| format!("{}: {why}", path.display()))?;
-    let text = std::io::read_to_string(file).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Secret::new(text.lines().next().unwrap_or_default().trim_end().to_owned()))
 }
 
 /// The upstreams of one table: routes to the same origin share theirs, and TLS settings are made once for each set of

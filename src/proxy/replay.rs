@@ -17,18 +17,17 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
-use super::connection::Pulse;
-use super::headers;
-use super::rewrite;
-use super::route::RouteEntry;
 use crate::config::Replay;
+use crate::proxy::downstream::connection::Pulse;
+use crate::proxy::policy::route::RouteEntry;
+use crate::proxy::policy::{headers, rewrite};
 use crate::token_source::{Outcome, Published};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
 
 /// A request's body on its way upstream. Little room for the most of them, which are empty: a request is moved often.
-pub(super) enum RequestBody {
+pub(crate) enum RequestBody {
     /// None.
     Empty,
     /// Straight through.
@@ -42,13 +41,13 @@ pub(super) enum RequestBody {
 }
 
 /// A body, and what goes with it.
-pub(super) struct Watched {
+pub(crate) struct Watched {
     body: RequestBody,
     held: Rc<()>,
 }
 
 /// A body that is sent a second time.
-pub(super) struct Replayed {
+pub(crate) struct Replayed {
     /// What was copied.
     copy: VecDeque<Bytes>,
     /// What the client still sends, or sent last.
@@ -56,7 +55,7 @@ pub(super) struct Replayed {
 }
 
 /// The client's end of a body.
-pub(super) struct Source {
+pub(crate) struct Source {
     incoming: Incoming,
     pulse: Arc<Pulse>,
     /// The request's number on its connection.
@@ -65,7 +64,7 @@ pub(super) struct Source {
 }
 
 /// What comes after the copy.
-pub(super) enum Rest {
+pub(crate) enum Rest {
     /// More from the client.
     Source(Source),
     /// The trailers, and the end.
@@ -75,7 +74,7 @@ pub(super) enum Rest {
 }
 
 /// A body that is being sent for the first time, and its copy.
-pub(super) struct Recording {
+pub(crate) struct Recording {
     source: Option<Source>,
     /// `None` once there was more than `room`.
     copy: Option<Copy>,
@@ -93,7 +92,7 @@ struct Copy {
 
 /// Why the first sending of a body ends early: the second has taken the source.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     #[error("the client's body broke off: {0}")]
     Client(#[from] hyper::Error),
     #[error("the request is being sent again")]
@@ -101,7 +100,7 @@ pub(super) enum BodyError {
 }
 
 /// What is needed to send a request again.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     method: Method,
     target: Uri,
     version: Version,
@@ -120,7 +119,7 @@ enum KeptBody {
 }
 
 /// Wraps a client's body and keeps what a second sending needs, if there may be one. `request` is as it goes upstream.
-pub(super) fn keep(
+pub(crate) fn keep(
     request: Request<Incoming>,
     route: &RouteEntry,
     pulse: &Arc<Pulse>,
@@ -168,7 +167,7 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Whether a 401 says that the token is good but not for this: no renewal will help (RFC 6750 section 3.1).
-pub(super) fn lacks_scope(headers: &HeaderMap) -> bool {
+pub(crate) fn lacks_scope(headers: &HeaderMap) -> bool {
     let phrase = b"insufficient_scope";
     headers
         .get_all(WWW_AUTHENTICATE)
@@ -178,7 +177,7 @@ pub(super) fn lacks_scope(headers: &HeaderMap) -> bool {
 
 /// What the answer to a second sending says of its token: it was taken unless it was refused, by 401, or the upstream
 /// had no time to look at it (RFC 9110 section 15.6, RFC 6585 section 4).
-pub(super) fn outcome<B>(answer: &Response<B>) -> Outcome {
+pub(crate) fn outcome<B>(answer: &Response<B>) -> Outcome {
     match answer.status() {
         StatusCode::UNAUTHORIZED if !lacks_scope(answer.headers()) => Outcome::Refused,
         StatusCode::TOO_MANY_REQUESTS => Outcome::Unknown,
@@ -190,12 +189,12 @@ pub(super) fn outcome<B>(answer: &Response<B>) -> Outcome {
 impl Kept {
     /// Whether it may be sent again on a new connection, after the upstream closed the old one without a byte of answer:
     /// an idempotent request without body.
-    pub(super) fn survives_lost_connection(&self) -> bool {
+    pub(crate) fn survives_lost_connection(&self) -> bool {
         matches!(self.body, KeptBody::Empty) && is_idempotent(&self.method)
     }
 
     /// Whether it may be sent again after a 401, and can be: as long as the copy is whole.
-    pub(super) fn survives_401(&self) -> bool {
+    pub(crate) fn survives_401(&self) -> bool {
         self.after_401
             && match &self.body {
                 KeptBody::Empty => true,
@@ -206,7 +205,7 @@ impl Kept {
 
     /// The request once more, with this token. The first sending, should it still be under way,
     /// breaks off. `None` if the body is not to be had any more.
-    pub(super) fn again(&self, token: &Published) -> Option<Request<RequestBody>> {
+    pub(crate) fn again(&self, token: &Published) -> Option<Request<RequestBody>> {
         let body = match &self.body {
             KeptBody::Empty => RequestBody::Empty,
             KeptBody::Recorded(recording) => recording.borrow_mut().rewind()?,
@@ -314,7 +313,7 @@ impl Drop for Source {
 
 impl RequestBody {
     /// What is there for as long as this body is.
-    pub(super) fn watch(&mut self) -> Weak<()> {
+    pub(crate) fn watch(&mut self) -> Weak<()> {
         if let RequestBody::Watched(watched) = self {
             return Rc::downgrade(&watched.held); // it comes back from a connection that was closed
         }

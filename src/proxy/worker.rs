@@ -17,20 +17,20 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::connection::{self, Connection, Socket, Standing};
-use super::error::Check;
-use super::guard::{self, Caller, Door};
-use super::http2::Shares;
-use super::note::Running;
-use super::rewrite::OwnListener;
-use super::route::RouteEntry;
-use super::scope::{Lent, Scope};
-use super::stranger::{ReadyMade, Strangers, Turnstile};
-use super::upstream::{Pool, Warmth};
-use super::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::audit;
 use crate::config::RouteName;
 use crate::platform::{descriptors, socket};
+use crate::proxy::downstream::connection::{self, Connection, Socket, Standing};
+use crate::proxy::downstream::http2::Shares;
+use crate::proxy::downstream::stranger::{ReadyMade, Strangers, Turnstile};
+use crate::proxy::exchange::note::Running;
+use crate::proxy::policy::error::Check;
+use crate::proxy::policy::guard::{self, Caller, Door};
+use crate::proxy::policy::rewrite::OwnListener;
+use crate::proxy::policy::route::RouteEntry;
+use crate::proxy::policy::scope::{Lent, Scope};
+use crate::proxy::upstream::{Pool, Warmth};
+use crate::proxy::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::stats::Stats;
 
 /// After an accept that failed for want of descriptors or memory: somebody else has to give some back first.
@@ -48,7 +48,7 @@ const ACCEPTED_AT_ONCE: usize = 8;
 const STRANGERS: usize = 64;
 
 /// What a worker is told.
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Serve by this table from here on.
     Table(Arc<Table>),
     /// Accept on these, and on no others but those that are lent.
@@ -62,41 +62,41 @@ pub(super) enum Command {
 }
 
 /// Both ends of a TCP connection: the client's, ours.
-pub(super) type Ends = (SocketAddr, SocketAddr);
+pub(crate) type Ends = (SocketAddr, SocketAddr);
 
 /// One worker, as its connections see it.
-pub(super) struct Worker {
+pub(crate) struct Worker {
     table: RefCell<Rc<LocalTable>>,
-    pub(super) stats: Arc<Stats>,
+    pub(crate) stats: Arc<Stats>,
     /// Where clients connect to on TCP, so that no upstream leads them to another route.
-    pub(super) listeners: RefCell<Vec<OwnListener>>,
+    pub(crate) listeners: RefCell<Vec<OwnListener>>,
     connections: RefCell<HashMap<u64, Weak<Connection>>>,
     last_id: Cell<u64>,
     /// Clients' connections, at most.
     most_clients: usize,
-    pub(super) strangers: Strangers,
+    pub(crate) strangers: Strangers,
     turnstile: Rc<Turnstile>,
-    pub(super) shares: Shares,
+    pub(crate) shares: Shares,
     /// Somebody has closed a connection.
     one_less: Notify,
     peers: Option<RefCell<PeerLookup>>,
     /// What the audit will be told.
-    pub(super) notes: Running,
+    pub(crate) notes: Running,
 }
 
 /// The table with this worker's pools.
-pub(super) struct LocalTable {
-    pub(super) shared: Arc<Table>,
+pub(crate) struct LocalTable {
+    pub(crate) shared: Arc<Table>,
     /// In the order of the table.
-    pub(super) routes: Vec<Rc<LocalRoute>>,
+    pub(crate) routes: Vec<Rc<LocalRoute>>,
     /// What strangers are told, as far as there has been one.
     refusals: RefCell<Vec<(Check, Rc<ReadyMade>)>>,
 }
 
 /// A route with this worker's connections to its upstream.
-pub(super) struct LocalRoute {
-    pub(super) entry: Arc<RouteEntry>,
-    pub(super) pool: Rc<Pool>,
+pub(crate) struct LocalRoute {
+    pub(crate) entry: Arc<RouteEntry>,
+    pub(crate) pool: Rc<Pool>,
 }
 
 impl LocalTable {
@@ -135,7 +135,7 @@ impl LocalTable {
 }
 
 impl Worker {
-    pub(super) fn new(table: Arc<Table>, stats: Arc<Stats>, peers: Option<&PeerLookups>, workers: usize) -> Rc<Self> {
+    pub(crate) fn new(table: Arc<Table>, stats: Arc<Stats>, peers: Option<&PeerLookups>, workers: usize) -> Rc<Self> {
         let places = Places::of(descriptors::limit(), workers);
         Rc::new(Self {
             table: RefCell::new(LocalTable::new(table, &[])),
@@ -154,21 +154,21 @@ impl Worker {
     }
 
     /// The table as it is now.
-    pub(super) fn table(&self) -> Rc<LocalTable> {
+    pub(crate) fn table(&self) -> Rc<LocalTable> {
         self.table.borrow().clone()
     }
 
-    pub(super) fn next_id(&self) -> u64 {
+    pub(crate) fn next_id(&self) -> u64 {
         self.last_id.set(self.last_id.get() + 1);
         self.last_id.get()
     }
 
-    pub(super) fn opened(&self, id: u64, connection: &Rc<Connection>) {
+    pub(crate) fn opened(&self, id: u64, connection: &Rc<Connection>) {
         self.stats.connections.add(1);
         self.connections.borrow_mut().insert(id, Rc::downgrade(connection));
     }
 
-    pub(super) fn closed(&self, id: u64) {
+    pub(crate) fn closed(&self, id: u64) {
         self.stats.connections.subtract(1);
         self.connections.borrow_mut().remove(&id);
         self.strangers.leave(id);
@@ -176,7 +176,7 @@ impl Worker {
     }
 
     /// Who is at the client's end of a TCP connection; `None` if nobody looks.
-    pub(super) fn look_up_peer(&self, client: SocketAddr, server: SocketAddr) -> Option<Peer> {
+    pub(crate) fn look_up_peer(&self, client: SocketAddr, server: SocketAddr) -> Option<Peer> {
         self.peers.as_ref().map(|peers| peers.borrow_mut()(client, server))
     }
 
@@ -185,7 +185,7 @@ impl Worker {
     }
 
     /// Does what it is told until it is told to stop, or nobody is left to tell.
-    pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub(crate) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut accepting: Vec<AbortHandle> = Vec::new();
         let mut lending: Vec<AbortHandle> = Vec::new();
         let mut look = tokio::time::interval(audit::LOOK);
@@ -305,12 +305,12 @@ impl Worker {
     }
 
     /// Why nobody is served without a client key who comes in like this; `None` if they are.
-    pub(super) fn bar(&self, door: Door) -> Option<Check> {
+    pub(crate) fn bar(&self, door: Door) -> Option<Check> {
         guard::bar(door, &self.table.borrow().shared.access.uids)
     }
 
     /// Refuses what comes on a connection without looking closer; `read` is what has come already.
-    pub(super) fn turn_away(&self, socket: Socket, caller: Caller, check: Check, read: &[u8]) {
+    pub(crate) fn turn_away(&self, socket: Socket, caller: Caller, check: Check, read: &[u8]) {
         if let Ok(socket) = socket.into_descriptor() {
             let table = self.table();
             let audit = table.shared.access.audit.clone();
@@ -421,7 +421,7 @@ fn own_listener(socket: &socket::Listener, route: Option<RouteName>, is_lent: bo
 }
 
 /// Makes another descriptor of the same listening socket.
-pub(super) fn duplicate(listener: &ProxyListener) -> io::Result<ProxyListener> {
+pub(crate) fn duplicate(listener: &ProxyListener) -> io::Result<ProxyListener> {
     Ok(ProxyListener { socket: listener.socket.try_clone()?, route: listener.route.clone() })
 }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address};
-use crate::peers::{as_nobody, can_play_nobody};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
+use crate::support::nobody::{as_nobody, can_play_nobody};
 use crate::support::{PATIENCE, eventually, mode, send, words};
 
 #[test]

@@ -11,7 +11,7 @@ use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
-use crate::lab::Server;
+use crate::support::lab::Server;
 use crate::support::{Daemon, Home, eventually, get, send, words};
 
 const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::corpus_h1::{Seen, strict_upstream};
-use crate::fidelity::{Stage, soon};
+use crate::support::stage::Stage;
+use crate::support::strict_upstream::{Seen, strict_upstream};
+use crate::support::wire::soon;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::providers::{gbdx_account, start};
+use crate::support::providers::{gbdx_account, start};
 use crate::support::{Home, eventually, free_address, get};
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread;
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server};
+use crate::support::lab::{self, Server};
 use crate::support::{Home, eventually, words};
 
 #[test]

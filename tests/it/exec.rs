@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
-use crate::keys::{add, mirror};
-use crate::lab::{self, Server, address};
-use crate::peers::as_nobody;
-use crate::support::{Daemon, Home, PATIENCE, eventually, free_address, mode, request, send, serving, words};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
+use crate::support::nobody::{as_nobody, can_play_nobody};
+use crate::support::upstreams::{mirror, serving};
+use crate::support::{Daemon, Home, PATIENCE, eventually, free_address, mode, request, send, words};
 
 /// What a thief would ask the daemon for: a lasting key, and the place of somebody's login.
 fn thefts() -> String {
@@ -415,7 +416,7 @@ fn a_commands_own_address_stays_what_it_is_while_the_configuration_changes_and_e
 
 #[test]
 fn who_may_call_is_the_same_at_a_commands_own_address_as_at_the_common_one() {
-    if !crate::peers::can_play_nobody() {
+    if !can_play_nobody() {
         eprintln!("skipped: not root, or setpriv or curl is not installed");
         return;
     }

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Provider, Rotation};
 
-use crate::lab::{self, Server, address, ask_for_renewal, ping, renew};
+use crate::support::lab::{self, Server, address, ask_for_renewal, ping, renew};
 use crate::support::{Home, eventually};
 
 /// An answer of ours, or of the upstream next door, takes no longer; generous, for a machine that is busy.

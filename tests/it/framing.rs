@@ -12,8 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::fidelity::{RawOrigin, Stage, Wire, soon};
 use crate::support::PATIENCE;
+use crate::support::stage::Stage;
+use crate::support::wire::{RawOrigin, Wire, soon};
 
 /// No connection is opened before it is needed: whatever the origin accepts brings a request.
 const COLD: &str = "warm = \"0s\"";

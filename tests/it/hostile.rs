@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::fidelity::{RawOrigin, Stage, Wire};
 use crate::support::Daemon;
+use crate::support::stage::Stage;
+use crate::support::wire::{RawOrigin, Wire};
 
 /// What an API sends once it has been asked: something first, and then the same again and again.
 struct Row {

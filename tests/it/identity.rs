@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::fidelity::{RawOrigin, Wire, certified, soon};
+use crate::support::tls::certified;
+use crate::support::wire::{RawOrigin, Wire, soon};
 use crate::support::{Home, PATIENCE, free_address, words};
 
 /// A token endpoint by hand. Its tokens are its name and a number.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
 
-use crate::providers::{config, gbdx_account, gdh_account, start};
+use crate::support::providers::{config, gbdx_account, gdh_account, start};
 use crate::support::{Home, eventually, free_address, get, mode, send, words};
 
 fn lives(seconds: u64) -> Options {

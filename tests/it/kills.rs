@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use valetd::stand_in::{Behaviour, Provider, Rotation};
 
-use crate::lab::{self, Server, address, ask_for_renewal, ping};
+use crate::support::lab::{self, Server, address, ask_for_renewal, ping};
 use crate::support::{Daemon, Home, PATIENCE, eventually, mode, words};
 
 /// Longer than a kill and a restart take.

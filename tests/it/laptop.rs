@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use valetd::stand_in::{Behaviour, Options, Provider};
 
-use crate::lab::{self, Server, address, ping};
+use crate::support::lab::{self, Server, address, ping};
 use crate::support::{Daemon, eventually};
 
 #[test]

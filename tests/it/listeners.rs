@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
 use crate::support::{Home, eventually, free_address, get, send, words};
 
 /// A user whom nobody is.

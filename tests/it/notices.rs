@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use valetd::stand_in::{Options, Provider, Rotation};
 
-use crate::lab::{self, Server, renew};
+use crate::support::lab::{self, Server, renew};
 use crate::support::{Home, eventually};
 
 /// A configuration whose notices are written to a file of the home, one line each.

@@ -8,9 +8,9 @@ use std::thread;
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server};
-use crate::providers::{Running, gbdx_account, start};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server};
+use crate::support::providers::{Running, gbdx_account, start};
 use crate::support::{Answer, Daemon, Home, PATIENCE, free_address, request, send, words};
 
 /// An API that answers whatever it was told to, and remembers what reached it.

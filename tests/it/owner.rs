@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use valetd::stand_in::{Behaviour, Options, Provider, Rotation};
 
-use crate::lab::{self, Server, address, ask_for_renewal, ping};
+use crate::support::lab::{self, Server, address, ask_for_renewal, ping};
 use crate::support::{Home, eventually, words};
 
 /// Long enough for a person's command to be carried out meanwhile.

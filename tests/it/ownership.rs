@@ -6,7 +6,7 @@ use std::process::Command;
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server};
+use crate::support::lab::{self, Server};
 use crate::support::{Home, eventually, words};
 
 /// A home whose configuration names a file of each kind, and the files and folders that decide.

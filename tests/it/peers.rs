@@ -7,12 +7,10 @@ use std::process::{Command, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
+use crate::support::nobody::{NOBODY, as_nobody, can_play_nobody, curl};
 use crate::support::{Daemon, Home, get, words};
-
-/// A user that every machine has.
-const NOBODY: (&str, &str) = ("nobody", "65534");
 
 #[test]
 fn another_user_is_refused_on_tcp_and_on_the_sockets_until_named_or_given_a_key() {
@@ -229,25 +227,4 @@ fn start_as_nobody(home: &Home) -> Option<Daemon<'_>> {
     let given = Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.path("")).status();
     assert!(given.is_ok_and(|status| status.success()));
     Some(home.start_as(wrapped(home, "setpriv", &as_them)))
-}
-
-pub(crate) fn can_play_nobody() -> bool {
-    let installed =
-        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
-    rustix::process::geteuid().is_root() && installed("setpriv") && installed("curl")
-}
-
-/// The status that `nobody`'s curl gets; 000 without any.
-pub(crate) fn as_nobody(arguments: &[&str]) -> String {
-    let uid = NOBODY.1;
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", uid, "--regid", uid, "--clear-groups", "curl"]);
-    curl(&mut command, arguments)
-}
-
-/// The statuses that a curl gets; 000 without any.
-fn curl(command: &mut Command, arguments: &[&str]) -> String {
-    command.args(["--silent", "--max-time", "30", "--noproxy", "*"]);
-    let output = command.args(["--output", "/dev/null", "--write-out", "%{http_code}"]).args(arguments).output();
-    String::from_utf8(output.expect("it runs").stdout).expect("a number")
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
 
-use crate::providers::start;
+use crate::support::providers::start;
 use crate::support::{Home, free_address, words};
 
 const README: &str = include_str!("../../README.md");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, USERNAME};
 
-use crate::providers::{Running, gbdx_account, start};
+use crate::support::providers::{Running, gbdx_account, start};
 use crate::support::{Home, PATIENCE, eventually, free_address, get, words};
 
 /// A home with a GBDX account that leads to a stand-in, and the address of its daemon.

@@ -9,7 +9,7 @@ use std::thread;
 
 use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
 
-use crate::lab::Server;
+use crate::support::lab::Server;
 use crate::support::{Home, eventually, mode, words};
 
 /// `valetd` with a terminal of its own, and who sits at it. script(1) makes the terminal.

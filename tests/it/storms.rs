@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use valetd::stand_in::{Behaviour, Options, Provider};
 
-use crate::lab::{self, Server, address, ping};
+use crate::support::lab::{self, Server, address, ping};
 use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, read_answer, words};
 
 /// Sends so many requests on connections of their own, all before any answer is read. Returns the answers.

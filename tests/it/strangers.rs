@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address, ping};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address, ping};
 use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, read_answer, send};
 
 const NOBODY: u32 = 65534;

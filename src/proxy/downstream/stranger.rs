@@ -1,0 +1,409 @@
+//! Strangers: clients that are not served without a client key, until a request of theirs has shown one.
+//!
+//! Whoever can reach the port can connect as often as they like, so what a stranger costs is bounded before a word is
+//! read. Where there is no client key at all, nothing that a stranger says can change the answer: it is ready-made, and
+//! the [`Turnstile`] gives it without a task and without hyper. Where there are keys, a stranger has a place among the
+//! [`Strangers`] and [`PATIENCE`] to show one; the places are few, and who has waited longest makes room for who comes.
+//! The clients' own places are others: strangers take none of them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{CONNECTION, HeaderValue};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use crate::audit::AuditLog;
+use crate::client_keys;
+use crate::proxy::downstream::connection::{Connection, PREFACE, spell_out};
+use crate::proxy::downstream::gate::FirstHead;
+use crate::proxy::policy::error::{Advice, Check, ProxyError};
+use crate::proxy::policy::guard::{Caller, Door};
+use crate::stats::Stats;
+
+/// For a request that shows a valid client key, from the connection's beginning on; and for reading a refusal.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often the turnstile looks whether somebody has asked. Nobody notices so little before a refusal, and a look at all
+/// that stand there costs less than one who comes.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What is read and thrown away at one look at one connection: a request's head, hardly ever more.
+const READ_AT_ONCE: usize = 16 * 1024;
+
+/// A refusal as bytes, in the two languages that a client may speak.
+pub(crate) struct ReadyMade {
+    check: Check,
+    http1: Bytes,
+    /// The length of the head in `http1`.
+    head: usize,
+    /// The head's fields for HTTP/2 (RFC 7541).
+    block: Vec<u8>,
+    body: Bytes,
+}
+
+impl ReadyMade {
+    pub(crate) fn new(check: Check, advice: &Advice) -> Rc<Self> {
+        let mut response = ProxyError::NotAllowed(check).into_response(advice);
+        let mut block = literal(b":status", response.status().as_str().as_bytes());
+        for (name, value) in response.headers().iter().filter(|(name, _)| **name != CONNECTION) {
+            block.extend(literal(name.as_str().as_bytes(), value.as_bytes()));
+        }
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let body = Bytes::copy_from_slice(response.body().text());
+        let http1 = spell_out(response);
+        Rc::new(Self { check, head: http1.len() - body.len(), http1, block, body })
+    }
+
+    /// The answer to an HTTP/1.1 request that begins like this.
+    fn to(&self, request: &[u8]) -> &[u8] {
+        if request.starts_with(b"HEAD ") { &self.http1[..self.head] } else { &self.http1 }
+    }
+
+    /// The answer on an HTTP/2 stream, and the connection's end. That the client's window may be smaller than the body is
+    /// not looked at: then it is the client that ends the connection.
+    fn on(&self, stream: u32) -> Vec<u8> {
+        let (headers, data) = (frame(1, 4, stream, &self.block), frame(0, 1, stream, &self.body)); // END_HEADERS, END_STREAM
+        [headers, data, goaway(stream)].concat()
+    }
+}
+
+/// Our settings, which a connection begins with (RFC 9113 section 3.4): those that hold without any.
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// A frame (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("our own texts are short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// GOAWAY, NO_ERROR (RFC 9113 section 6.8): nothing after `last` was looked at.
+fn goaway(last: u32) -> Vec<u8> {
+    frame(7, 0, 0, &[last.to_be_bytes(), [0; 4]].concat())
+}
+
+/// A field that is put into no table (RFC 7541 sections 5.1, 5.2 and 6.2.2).
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        match u8::try_from(text.len()).expect("our own fields are short") {
+            length @ 0..127 => bytes.push(length),
+            length => bytes.extend([127, length - 127]), // less than 128 more, as it is a byte
+        }
+        bytes.extend_from_slice(text);
+    }
+    bytes
+}
+
+/// The part of a first head in which a stranger has to show a client key: more is not read for who may not come in.
+const FIRST_BYTES: usize = 16 * 1024;
+
+/// Reads of a stranger's first head until hyper is left to wait for its end; enough for [`FIRST_BYTES`] from most networks.
+pub(crate) const MOST_READS: usize = 16;
+
+/// Whether a request that begins with these bytes cannot show a client key: nothing in its head, or in the part of it that
+/// counts, looks like the beginning of one, neither plain nor in Basic credentials, which begin with it. `None` if that
+/// cannot be told yet. The first `seen` bytes have been asked about before.
+pub(crate) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
+    /// [`client_keys::PREFIX`] in base64.
+    const IN_BASE64: &[u8] = b"dmtf";
+    let mut is_whole = false;
+    for (at, byte) in bytes.iter().enumerate().skip(seen.saturating_sub(IN_BASE64.len() - 1)) {
+        match byte {
+            b'v' if bytes[at..].starts_with(client_keys::PREFIX.as_bytes()) => return Some(false),
+            b'd' if bytes[at..].starts_with(IN_BASE64) => return Some(false),
+            b'\r' if bytes[at..].starts_with(b"\r\n\r\n") => is_whole = true,
+            _ => {}
+        }
+    }
+    (is_whole || bytes.len() >= FIRST_BYTES).then_some(true)
+}
+
+/// Where those go who are refused whatever they say. They are given their answer when they have asked, since some
+/// clients take one that comes before for an error; then they may read it and hang up. However many come, `room` of them
+/// stand here, and none for longer than [`PATIENCE`].
+pub(crate) struct Turnstile {
+    leaving: RefCell<VecDeque<Leaving>>,
+    room: usize,
+    /// Whether somebody looks after them.
+    attended: Cell<bool>,
+    stats: Arc<Stats>,
+}
+
+struct Leaving {
+    socket: OwnedFd,
+    uid: Option<u32>,
+    /// Where it is noted that somebody was refused, if it is.
+    audit: Option<AuditLog>,
+    refusal: Rc<ReadyMade>,
+    stage: Stage,
+    until: Instant,
+}
+
+/// How far a refusal has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Silent,
+    /// It speaks HTTP/2, and has been told our settings; many wait for them before they ask.
+    Greeted(FirstHead),
+    Told,
+}
+
+impl Turnstile {
+    pub(crate) fn new(room: usize, stats: Arc<Stats>) -> Rc<Self> {
+        Rc::new(Self { leaving: RefCell::default(), room, attended: Cell::new(false), stats })
+    }
+
+    /// Refuses what comes on a connection; `read` is what has come already.
+    pub(crate) fn turn_away(
+        self: &Rc<Self>,
+        socket: OwnedFd,
+        uid: Option<u32>,
+        audit: Option<AuditLog>,
+        refusal: Rc<ReadyMade>,
+        read: &[u8],
+    ) {
+        let now = Instant::now();
+        let mut client = Leaving { socket, uid, audit, refusal, stage: Stage::Silent, until: now + PATIENCE };
+        if !read.is_empty() {
+            client.hear(read, &self.stats);
+        }
+        if client.is_gone(now, &self.stats) {
+            return;
+        }
+        let mut leaving = self.leaving.borrow_mut();
+        if leaving.len() >= self.room
+            && let Some(mut first) = leaving.pop_front()
+        {
+            first.leave(&self.stats);
+        }
+        leaving.push_back(client);
+        if !self.attended.replace(true) {
+            tokio::task::spawn_local(self.clone().attend());
+        }
+    }
+
+    /// Looks after those that stand here, until none does.
+    async fn attend(self: Rc<Self>) {
+        while self.attended.get() {
+            sleep(LOOK).await;
+            let now = Instant::now();
+            let mut leaving = self.leaving.borrow_mut();
+            leaving.retain_mut(|client| !client.is_gone(now, &self.stats));
+            self.attended.set(!leaving.is_empty());
+        }
+    }
+}
+
+impl Leaving {
+    /// Reads what has come, answers the first request in it, and says whether the connection can be closed.
+    fn is_gone(&mut self, now: Instant, stats: &Stats) -> bool {
+        let mut bytes = [0; READ_AT_ONCE];
+        match rustix::net::recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
+            Ok((read, _)) if read > 0 => self.hear(&bytes[..read], stats),
+            Ok(_) => return true,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(_) => return true,
+        }
+        now >= self.until
+    }
+
+    fn hear(&mut self, bytes: &[u8], stats: &Stats) {
+        if self.stage == Stage::Silent {
+            let is_http2 = bytes.len() >= 3 && (bytes.starts_with(PREFACE) || PREFACE.starts_with(bytes));
+            if !is_http2 {
+                let refusal = self.refusal.clone();
+                return self.tell(refusal.to(bytes), stats);
+            }
+            self.say(&SETTINGS);
+            self.stage = Stage::Greeted(FirstHead::new());
+        }
+        if let Stage::Greeted(head) = &mut self.stage {
+            head.take(bytes);
+            if let Some(stream) = head.stream() {
+                let answer = self.refusal.on(stream);
+                self.tell(&answer, stats);
+            } else if head.is_too_late() {
+                self.tell(&goaway(0), stats);
+            }
+        }
+    }
+
+    /// Makes room for another. Who is silent may only have been slow to ask.
+    fn leave(&mut self, stats: &Stats) {
+        match self.stage {
+            Stage::Silent => {
+                let refusal = self.refusal.clone();
+                self.tell(refusal.to(b""), stats);
+            }
+            Stage::Greeted(_) => self.say(&goaway(0)),
+            Stage::Told => {}
+        }
+    }
+
+    /// Says no, and that nothing will follow.
+    fn tell(&mut self, answer: &[u8], stats: &Stats) {
+        self.say(answer);
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write); // it may have ended
+        self.stage = Stage::Told;
+        stats.refused.add(1);
+        if self.refusal.check == Check::Root {
+            stats.refused_root.add(1);
+        }
+        if let Some(audit) = &self.audit {
+            audit.note_stranger(self.uid);
+        }
+        debug!("a stranger was turned away");
+    }
+
+    /// What does not fit into a fresh socket's buffer, nobody reads.
+    fn say(&self, bytes: &[u8]) {
+        let _ = rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+/// The connections of those who have yet to show a client key.
+pub(crate) struct Strangers {
+    /// In the order in which they came.
+    places: RefCell<VecDeque<Place>>,
+    most: usize,
+}
+
+struct Place {
+    id: u64,
+    origin: Origin,
+    connection: Weak<Connection>,
+}
+
+/// Whose a stranger's connection is, for all that can be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Origin {
+    User(u32),
+    /// Of an IPv6 address the network's half, as who has one has them all.
+    Address(IpAddr),
+    Unknown,
+}
+
+impl Origin {
+    fn of(door: Door, client: Option<IpAddr>) -> Self {
+        match (door.caller, client) {
+            (Caller::Of { uid, .. }, _) => Self::User(uid),
+            (Caller::NotAsked | Caller::Unknown, Some(IpAddr::V6(address))) if address.to_ipv4_mapped().is_none() => {
+                let network = address.to_bits() & !u128::from(u64::MAX);
+                Self::Address(Ipv6Addr::from_bits(network).into())
+            }
+            (Caller::NotAsked | Caller::Unknown, Some(address)) => Self::Address(address.to_canonical()),
+            (Caller::NotAsked | Caller::Unknown, None) => Self::Unknown,
+        }
+    }
+}
+
+impl Strangers {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { places: RefCell::default(), most }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.places.borrow().len()
+    }
+
+    /// Gives a connection a place. One user or address has at most half of them; where there is none left, the
+    /// connection that has waited longest is closed.
+    pub(crate) fn enter(&self, id: u64, door: Door, client: Option<IpAddr>, connection: &Rc<Connection>) {
+        let origin = Origin::of(door, client);
+        let mut places = self.places.borrow_mut();
+        let of_this_origin = places.iter().filter(|place| place.origin == origin).count();
+        let full = if of_this_origin >= self.most.div_ceil(2) {
+            places.iter().position(|place| place.origin == origin)
+        } else {
+            (places.len() >= self.most).then_some(0)
+        };
+        let oldest = full.and_then(|at| places.remove(at)).and_then(|place| place.connection.upgrade());
+        places.push_back(Place { id, origin, connection: Rc::downgrade(connection) });
+        drop(places);
+        if let Some(oldest) = oldest {
+            oldest.close();
+        }
+    }
+
+    /// Takes a place back, if the connection has one.
+    pub(crate) fn leave(&self, id: u64) {
+        let mut places = self.places.borrow_mut();
+        if let Some(at) = places.iter().position(|place| place.id == id) {
+            places.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_without_anything_like_a_key_shows_none() {
+        let long = [b"GET / HTTP/1.1\r\nA: ", &[b'x'; FIRST_BYTES][..]].concat();
+        let rows: [(&[u8], Option<bool>); 9] = [
+            (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Some(true)),
+            (b"GET / HTTP/1.1\r\nHost: x\r\n", None),
+            (b"GET /vk_ HTTP/1.1\r\n\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nX-Valetd-Key: vk_x\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic dmtfeDo=\r\n\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic bWU6cHc=\r\n\r\n", Some(true)),
+            (b"", None),
+            (&long, Some(true)),
+            (&long[..1000], None),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(
+                shows_no_key(bytes, 0),
+                expected,
+                "{} bytes: {}",
+                bytes.len(),
+                String::from_utf8_lossy(&bytes[..bytes.len().min(99)])
+            );
+            for cut in 0..bytes.len().min(99) {
+                let told = shows_no_key(&bytes[..cut], 0).or_else(|| shows_no_key(bytes, cut));
+                assert_eq!(told, expected, "{cut} of {}", String::from_utf8_lossy(&bytes[..bytes.len().min(99)]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_in_the_clients_own_language() {
+        let refusal = ReadyMade::new(Check::Peer, &Advice::default());
+        let text = |request: &[u8]| String::from_utf8_lossy(refusal.to(request)).into_owned();
+        let whole = text(b"GET / HTTP/1.1\r\n");
+        let (head, body) = whole.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n") && head.contains("\r\nconnection: close"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert!(body.contains("\"check\": \"peer\""), "{body}");
+        assert_eq!(text(b"HEAD / HTTP/1.1\r\n"), format!("{head}\r\n\r\n"));
+        assert_eq!(text(b""), whole);
+        let answer = refusal.on(5);
+        let (headers, rest) = answer.split_at(9 + refusal.block.len());
+        assert_eq!(headers[3..9], [1, 4, 0, 0, 0, 5]);
+        assert!(headers[9..].starts_with(b"\0\x07:status\x03403"), "{headers:?}");
+        assert!(!String::from_utf8_lossy(headers).contains("connection"), "HTTP/2 has none");
+        assert_eq!(rest[3..9], [0, 1, 0, 0, 0, 5]);
+        assert!(rest[9..].starts_with(body.as_bytes()) && rest.ends_with(&[0, 0, 0, 5, 0, 0, 0, 0]), "{rest:?}");
+    }
+
+    #[test]
+    fn strangers_are_told_apart_by_user_or_by_network() {
+        let door = |caller| Door { port: None, key_required: true, caller };
+        let of = |caller, address: &str| Origin::of(door(caller), address.parse().ok());
+        assert_eq!(of(Caller::Of { uid: 7, pid: None }, "127.0.0.1"), Origin::User(7));
+        assert_eq!(of(Caller::Unknown, "2001:db8::1"), of(Caller::Unknown, "2001:db8::2:3"));
+        assert_ne!(of(Caller::Unknown, "2001:db8::1"), of(Caller::Unknown, "2001:db8:0:1::1"));
+        assert_eq!(of(Caller::Unknown, "::ffff:10.0.0.1"), of(Caller::Unknown, "10.0.0.1"));
+        assert_ne!(of(Caller::Unknown, "10.0.0.2"), of(Caller::Unknown, "10.0.0.1"));
+        assert_eq!(of(Caller::Unknown, ""), Origin::Unknown);
+    }
+}

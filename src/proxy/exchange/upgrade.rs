@@ -1,0 +1,109 @@
+//! WebSocket and other protocols that begin as HTTP/1.1 (RFC 9110 section 7.8).
+//!
+//! A tunnel has an upstream connection of its own, never one of the pool. The handshake is an ordinary exchange, so a
+//! 401 to it brings a renewal and a second try; from the 101 on, bytes go both ways until both ends are done. A tunnel
+//! has no idle limit: its protocol has its own heartbeat, and the sockets' keep-alive finds a vanished end.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, on};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use crate::proxy::authorization::Authorization;
+use crate::proxy::downstream::connection::Connection;
+use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::exchange::note::{Note, Noted};
+use crate::proxy::exchange::service::{self, Exchange, Home, send_error};
+use crate::proxy::policy::error::ProxyError;
+use crate::proxy::replay::{self, RequestBody};
+use crate::proxy::upstream::{self, tunnel};
+use crate::proxy::worker::LocalRoute;
+use crate::token_source::Published;
+
+/// Forwards a request to switch protocols, and switches if the upstream does.
+pub(crate) async fn forward(
+    connection: &Rc<Connection>,
+    local: &LocalRoute,
+    mut request: Request<Incoming>,
+    token: Arc<Published>,
+    home: Home<'_>,
+    exchange: &mut Exchange,
+) -> Result<Response<AnswerBody>, ProxyError> {
+    let route = &*local.entry;
+    // before anything is answered: hyper resolves it only after our 101 has gone out
+    let client = on(&mut request);
+    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let began = Instant::now();
+    let mut authorization = Authorization::with(route, token);
+    let mut response = send(connection, local, request, &mut authorization).await?;
+    let (refused, refused_at) = (authorization.token().clone(), Instant::now());
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Some(new) = service::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
+        && let Some(request) = kept.and_then(|kept| kept.again(&new))
+    {
+        route.stats.replayed.add(1);
+        authorization = Authorization::with(route, new);
+        response = send(connection, local, request, &mut authorization).await?;
+        let outcome = replay::outcome(&response);
+        route.tokens.replayed(&refused, authorization.token(), refused_at.elapsed(), outcome);
+    }
+    let token = authorization.token();
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if (switching || response.status().is_success()) && token.is_watched.load(Ordering::Relaxed) {
+        route.tokens.worked(token, began.elapsed());
+    }
+    let upstream = switching.then(|| tunnel::switched(&mut response));
+    service::clean(route, &mut response, token, &home, switching)?;
+    let (head, body) = response.into_parts();
+    let Some(upstream) = upstream else {
+        return Ok(Response::from_parts(head, AnswerBody::upstream(body, token.name.clone(), None)));
+    };
+    connection.pulse.switch();
+    let note = exchange.becomes_tunnel(head.status);
+    tokio::task::spawn_local(join(connection.clone(), client, upstream, note));
+    Ok(Response::from_parts(head, AnswerBody::empty()))
+}
+
+/// Sends a handshake on a connection of its own.
+async fn send(
+    connection: &Connection,
+    local: &LocalRoute,
+    request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
+) -> Result<upstream::Response, ProxyError> {
+    let route = &*local.entry;
+    let sending = pin!(tunnel::send(&route.upstream, request, authorization, route.connect_timeout));
+    let sent = service::in_time(connection, sending).await;
+    sent.map_err(|error| send_error(route, error))
+}
+
+/// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's
+/// connection, so that it counts as open, and what the audit will be told.
+async fn join(
+    connection: Rc<Connection>,
+    client: OnUpgrade,
+    upstream: impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin>>,
+    note: Option<Note>,
+) {
+    let client = async { client.await.map_err(io::Error::other) };
+    match tokio::join!(client, upstream) {
+        (Ok(client), Ok(mut upstream)) => {
+            let mut client = Noted::new(TokioIo::new(client), note);
+            tokio::select! {
+                ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
+                () = connection.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => debug!(%error, "a tunnel did not come about"),
+    }
+    drop(connection);
+}

@@ -1,0 +1,547 @@
+//! What went wrong with a request, and the only place where that becomes an answer.
+//!
+//! Every answer that valetd makes itself, but for the redirect of a browser (`service.rs`), is a problem document (RFC
+//! 9457), and all have a `Proxy-Status` field (RFC 9209), so that a script can tell "valetd said so" from "the API said
+//! so". Never a bare 401: clients take it for the API's.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::config::AccountId;
+use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::fault::Fault;
+use crate::renewal::Why;
+
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// What a browser keeps for the one origin that the answer is from, service workers among it; not cookies, which all
+/// ports of a host share.
+pub(crate) const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+pub(crate) const STORAGE: &str = "\"storage\"";
+
+/// Why a request was not carried out, or its answer not handed on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum ProxyError {
+    /// Neither the path's first segment nor the host name is a route's.
+    NoRoute,
+    /// The guard said no.
+    NotAllowed(Check),
+    /// The route does not forward this path.
+    ForbiddenByRoute,
+    /// The route's rules do not let this method and path through.
+    ForbiddenByRules,
+    /// The client key has been used too often.
+    TooManyRequests { retry_after: Duration },
+    /// We are no forward proxy, and TRACE would show the token (RFC 9110 section 9.3.8).
+    MethodNotAllowed,
+    /// Malformed or ambiguous; the connection is closed.
+    BadRequest(&'static str),
+    /// The request target is longer than we take.
+    TargetTooLong,
+    /// The head is longer, or has more fields, than we take.
+    HeadTooLarge,
+    /// The request has been here before (RFC 9110 section 7.6.3).
+    Loop,
+    /// Nobody is signed in, or the refresh token is dead.
+    SignInRequired { account: AccountId, why: Why },
+    /// The audit is required, and cannot be written just now.
+    AuditUnavailable,
+    /// No usable token just now.
+    TokenUnavailable { account: AccountId, retry_after: Duration, because: Option<Arc<str>> },
+    /// The upstream failed us.
+    Upstream { upstream: Arc<str>, fault: Fault },
+}
+
+/// Which of the guard's checks failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Check {
+    /// The process at the other end belongs to somebody else, or nobody knows to whom.
+    Peer,
+    /// The process at the other end is root's, and root is not named.
+    Root,
+    /// The process at the other end runs in a container, or nobody can tell that it does not.
+    Container,
+    /// The name that the client thinks it talks to is not ours: DNS rebinding, or a setting is missing.
+    Host,
+    /// A page of another origin sent it.
+    Origin,
+    /// The browser says that another site sent it.
+    FetchSite,
+    /// A page wants to leave a service worker at an address that routes share.
+    ServiceWorker,
+    /// The client key is wrong, revoked, or another one than the one presented beside it.
+    Key,
+    /// The client key has expired.
+    KeyExpired,
+    /// Without a client key, nobody is let in here.
+    KeyRequired,
+    /// The client key is good, but not for this.
+    KeyRights,
+}
+
+/// What all answers of one configuration say besides.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Advice {
+    /// The prefixes of the routes, for "no such route".
+    pub(crate) routes: Vec<String>,
+    /// What to do first, if there is not a single account.
+    pub(crate) first_steps: Option<String>,
+    /// What is wrong with the configuration, in a sentence. Not for those whom the guard turns away.
+    pub(crate) config_problem: Option<String>,
+}
+
+struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    /// RFC 9209 section 2.3
+    proxy_error: &'static str,
+}
+
+impl ProxyError {
+    /// Whether the client's own doing is at fault: what a stranger can cause.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
+            Self::ForbiddenByRules | Self::TooManyRequests { .. } => true,
+            Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
+            Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
+            Self::AuditUnavailable => false,
+        }
+    }
+
+    /// In one word: what the problem's `type` ends in, and for what is not allowed the check.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::NotAllowed(check) => check.name(),
+            _ => self.problem().kind,
+        }
+    }
+
+    /// Whether the connection ends with it: what follows cannot be trusted to be a request, or comes from nobody's client.
+    pub(crate) fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::TargetTooLong
+                | Self::HeadTooLarge
+                | Self::NotAllowed(Check::Peer | Check::Root)
+        )
+    }
+
+    /// Makes the answer.
+    pub(crate) fn into_response(self, advice: &Advice) -> Response<AnswerBody> {
+        let problem = self.problem();
+        let mut document = Map::new();
+        let mut detail = problem.detail;
+        document.insert("type".into(), format!("urn:valetd:problem:{}", problem.kind).into());
+        document.insert("title".into(), problem.title.into());
+        document.insert("status".into(), problem.status.as_u16().into());
+        match (&advice.config_problem, &advice.first_steps) {
+            (Some(problem), _) if !matches!(self, Self::NotAllowed(_)) => {
+                let _ = write!(detail, " {problem}");
+            }
+            (None, Some(first_steps)) => {
+                let _ = write!(detail, " {first_steps}");
+            }
+            (Some(_), _) | (None, None) => {}
+        }
+        document.insert("detail".into(), detail.into());
+        self.add_members(&mut document, advice);
+        let mut text = serde_json::to_string_pretty(&Value::Object(document)).expect("a map of texts is JSON");
+        text.push('\n');
+
+        let mut response = Response::new(AnswerBody::full(Bytes::from(text)));
+        *response.status_mut() = problem.status;
+        let length = HeaderValue::from(response.body().text().len());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_LENGTH, length);
+        headers.insert(PROXY_STATUS, proxy_status(problem.proxy_error, problem.title));
+        match &self {
+            Self::TokenUnavailable { retry_after, .. } | Self::TooManyRequests { retry_after } => {
+                let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::AuditUnavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5")); // as often as the audit is tried again
+            }
+            Self::MethodNotAllowed => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            }
+            _ => {}
+        }
+        // one from before, which waits for its next version, goes with it
+        if self == Self::NotAllowed(Check::ServiceWorker) {
+            headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(STORAGE));
+        }
+        if self.closes_connection() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn problem(&self) -> Problem {
+        let (status, kind, title, proxy_error, detail) = match self {
+            Self::NoRoute => (
+                StatusCode::NOT_FOUND,
+                "no-route",
+                "No such route",
+                "destination_not_found",
+                "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
+            ),
+            Self::NotAllowed(check) => (
+                StatusCode::FORBIDDEN,
+                "not-allowed",
+                check.title(),
+                "http_request_denied",
+                check.explanation().to_owned(),
+            ),
+            Self::ForbiddenByRoute => (
+                StatusCode::FORBIDDEN,
+                "forbidden-by-route",
+                "The route does not forward this path",
+                "http_request_denied",
+                "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            ),
+            Self::ForbiddenByRules => (
+                StatusCode::FORBIDDEN,
+                "forbidden-by-route",
+                "The route does not let this through",
+                "http_request_denied",
+                "The route's settings `allow` and `deny` do not let this method and path through, or the request tells \
+                 some servers another method or path than its first line, in a field or in the query."
+                    .to_owned(),
+            ),
+            Self::TooManyRequests { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "The client key has been used too often",
+                "http_request_denied",
+                "The rate that the client key was made with (valetd key list) is exhausted; the upstream was not asked."
+                    .to_owned(),
+            ),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "forbidden-by-route",
+                "CONNECT and TRACE are not proxied",
+                "http_request_denied",
+                "valetd is a reverse proxy for the routes in its configuration.".to_owned(),
+            ),
+            Self::BadRequest(what) => (
+                StatusCode::BAD_REQUEST,
+                "bad-request",
+                "Malformed or ambiguous request",
+                "http_request_error",
+                format!("The request was refused: {what}."),
+            ),
+            Self::TargetTooLong => (
+                StatusCode::URI_TOO_LONG,
+                "bad-request",
+                "The request target is too long",
+                "http_request_error",
+                "The request target is longer than 8 KiB.".to_owned(),
+            ),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "bad-request",
+                "The request's head is too large",
+                "http_request_error",
+                "The head is longer than 64 KiB or has more than 100 fields.".to_owned(),
+            ),
+            Self::Loop => (
+                StatusCode::LOOP_DETECTED,
+                "loop",
+                "The route leads back to valetd",
+                "proxy_loop_detected",
+                "The request has come through this valetd before: a route's upstream leads back to it.".to_owned(),
+            ),
+            Self::SignInRequired { account, why } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "sign-in-required",
+                "Sign-in required",
+                "proxy_internal_response",
+                format!("Account \"{account}\": {why}. Run: valetd login {account}"),
+            ),
+            Self::AuditUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "audit-unavailable",
+                "The request cannot be noted",
+                "proxy_internal_response",
+                "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit cannot be \
+                 written just now, or has no room: valetd status tells why. The upstream was not asked."
+                    .to_owned(),
+            ),
+            Self::TokenUnavailable { account, because, .. } => {
+                let mut detail = format!("Account \"{account}\" has no usable token just now; it is being renewed.");
+                if let Some(because) = because {
+                    let _ = write!(detail, " Last failure: {because}.");
+                }
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "token-unavailable",
+                    "No usable token just now",
+                    "proxy_internal_response",
+                    detail,
+                )
+            }
+            Self::Upstream { upstream, fault } => fault.problem(upstream),
+        };
+        Problem { status, kind, title, detail, proxy_error }
+    }
+
+    fn add_members(&self, document: &mut Map<String, Value>, advice: &Advice) {
+        match self {
+            Self::NoRoute => {
+                document.insert("routes".into(), json!(advice.routes));
+            }
+            Self::SignInRequired { account, why } => {
+                document.insert("account".into(), account.as_str().into());
+                document.insert("why".into(), json!(why));
+                document.insert("login".into(), format!("valetd login {account}").into());
+            }
+            Self::TokenUnavailable { account, retry_after, .. } => {
+                document.insert("account".into(), account.as_str().into());
+                document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
+            }
+            Self::NotAllowed(check) => {
+                document.insert("check".into(), check.name().into());
+            }
+            Self::Upstream { upstream, .. } => {
+                document.insert("upstream".into(), upstream.as_ref().into());
+            }
+            Self::TooManyRequests { retry_after } => {
+                document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
+            }
+            Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::MethodNotAllowed | Self::BadRequest(_) => {}
+            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}
+        }
+    }
+}
+
+impl Check {
+    fn name(self) -> &'static str {
+        match self {
+            Check::Peer | Check::Root => "peer",
+            Check::Container => "container",
+            Check::Host => "host",
+            Check::Origin => "origin",
+            Check::FetchSite => "sec-fetch-site",
+            Check::ServiceWorker => "service-worker",
+            Check::Key => "key",
+            Check::KeyExpired => "key-expired",
+            Check::KeyRequired => "key-required",
+            Check::KeyRights => "key-rights",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Check::Peer => "Not allowed: the client belongs to another user",
+            Check::Root => "Not allowed: the client is root's",
+            Check::Container => "Not allowed: the client runs in a container",
+            Check::Host => "Not allowed: unknown host name",
+            Check::Origin => "Not allowed: the request comes from another origin",
+            Check::FetchSite => "Not allowed: the request comes from a web page",
+            Check::ServiceWorker => "Not allowed: a service worker for all routes",
+            Check::Key => "Not allowed: no such client key",
+            Check::KeyExpired => "Not allowed: the client key has expired",
+            Check::KeyRequired => "Not allowed: a client key is required",
+            Check::KeyRights => "Not allowed: the client key is not for this",
+        }
+    }
+
+    fn explanation(self) -> &'static str {
+        match self {
+            Check::Peer => {
+                "Check: peer. Only processes of the users in the setting `clients` (by default the one that valetd runs \
+                 as) are served without a client key; who the client is could not be told, or it is somebody \
+                 else."
+            }
+            Check::Root => {
+                "Check: peer. The client is root's, and the setting `clients` does not name root. To let root's \
+                 processes in, write clients = [\"self\", \"root\"] in the configuration; or run the client as the user \
+                 that valetd runs as, or give it a key: valetd key add"
+            }
+            Check::Container => {
+                "Check: container. With the setting `containers_need_key`, a client needs a key unless it is seen to run \
+                 outside of containers, and this one is not: it has namespaces or a control group of its own, or its \
+                 process may not be looked at. To make a key: valetd key add"
+            }
+            Check::Host => {
+                "Check: Host. It must be localhost, a name below localhost, or a loopback address, with the port of \
+                 this listener; the setting `hosts` adds further names."
+            }
+            Check::Origin => {
+                "Check: Origin. Requests that web pages of another origin make are not given a token, nor are those of \
+                 pages at an address that routes share; for a browser, a route is at http://NAME.localhost:PORT/."
+            }
+            Check::FetchSite => {
+                "Check: Sec-Fetch-Site. Requests that web pages of another site make are not given a token, nor are \
+                 those of pages at an address that routes share; for a browser, a route is at \
+                 http://NAME.localhost:PORT/, and to be typed, not linked to."
+            }
+            Check::ServiceWorker => {
+                "Check: Service-Worker. At an address that routes share it would see the requests to all of them; for a \
+                 browser, a route is at http://NAME.localhost:PORT/."
+            }
+            Check::Key => {
+                "Check: client key. The one presented is wrong or was revoked, or two different ones were presented. \
+                 To see those that are valid: valetd key list"
+            }
+            Check::KeyExpired => "Check: client key. The one presented has expired. To make one: valetd key add",
+            Check::KeyRequired => {
+                "Check: client key. Here nobody is served without one: as X-Valetd-Key, as Basic user name, or as the \
+                 path's first segment. To make one: valetd key add"
+            }
+            Check::KeyRights => {
+                "Check: client key. The one presented is valid, but not for this route, method or path; valetd key list \
+                 shows what it is for."
+            }
+        }
+    }
+}
+
+impl Fault {
+    fn problem(&self, upstream: &str) -> (StatusCode, &'static str, &'static str, &'static str, String) {
+        match self {
+            Fault::Unreachable { error, detail } => (
+                StatusCode::BAD_GATEWAY,
+                "upstream-unreachable",
+                "The upstream cannot be reached",
+                error,
+                format!("Connecting valetd to {upstream} failed: {detail}."),
+            ),
+            Fault::Tls { error, detail } => (
+                StatusCode::BAD_GATEWAY,
+                "upstream-tls",
+                "TLS with the upstream failed",
+                error,
+                format!("TLS between valetd and {upstream} failed: {detail}. No token was sent."),
+            ),
+            Fault::ConnectTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-timeout",
+                "Connecting to the upstream took too long",
+                "connection_timeout",
+                format!("Connecting valetd to {upstream} took longer than the route's `connect_timeout`."),
+            ),
+            Fault::AnswerTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-timeout",
+                "The upstream did not answer in time",
+                "http_response_timeout",
+                format!("{upstream} took the request from valetd, but no byte moved for the route's `idle_timeout`."),
+            ),
+            Fault::BrokenAnswer { error, detail } => (
+                StatusCode::BAD_GATEWAY,
+                "upstream-answer",
+                "The upstream's answer is broken",
+                error,
+                format!("The answer of {upstream} to valetd cannot be handed on: {detail}."),
+            ),
+        }
+    }
+}
+
+/// `valetd; error=...; details="..."`; all texts are our own and ASCII without quotes.
+fn proxy_status(error: &str, details: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("valetd; error={error}; details=\"{details}\"")).expect("our own texts are ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn document(error: ProxyError, advice: &Advice) -> (Response<()>, Value) {
+        let (parts, body) = error.into_response(advice).into_parts();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
+        assert_eq!(parts.headers[CONTENT_LENGTH], bytes.len().to_string().as_str());
+        (Response::from_parts(parts, ()), serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[test]
+    fn every_error_has_its_status_type_and_proxy_status() {
+        let account = AccountId::new("lab").unwrap();
+        let upstream: Arc<str> = "https://api.example".into();
+        let fault = |fault| ProxyError::Upstream { upstream: upstream.clone(), fault };
+        let why = Why::NotSignedIn;
+        let unreachable = Fault::Unreachable { error: "dns_error", detail: "x".into() };
+        let tls = Fault::Tls { error: "tls_certificate_error", detail: "expired".into() };
+        let broken = Fault::BrokenAnswer { error: "http_protocol_error", detail: "x".into() };
+        let unavailable =
+            ProxyError::TokenUnavailable { account: account.clone(), retry_after: Duration::ZERO, because: None };
+        let rows = [
+            (ProxyError::NoRoute, 404, "no-route", "destination_not_found"),
+            (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
+            (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::NotAllowed(Check::KeyRights), 403, "not-allowed", "http_request_denied"),
+            (
+                ProxyError::TooManyRequests { retry_after: Duration::from_millis(1) },
+                429,
+                "too-many-requests",
+                "http_request_denied",
+            ),
+            (ProxyError::MethodNotAllowed, 405, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::BadRequest("x"), 400, "bad-request", "http_request_error"),
+            (ProxyError::TargetTooLong, 414, "bad-request", "http_request_error"),
+            (ProxyError::HeadTooLarge, 431, "bad-request", "http_request_error"),
+            (ProxyError::Loop, 508, "loop", "proxy_loop_detected"),
+            (ProxyError::SignInRequired { account, why }, 503, "sign-in-required", "proxy_internal_response"),
+            (unavailable, 503, "token-unavailable", "proxy_internal_response"),
+            (fault(unreachable), 502, "upstream-unreachable", "dns_error"),
+            (fault(tls), 502, "upstream-tls", "tls_certificate_error"),
+            (fault(Fault::ConnectTimeout), 504, "upstream-timeout", "connection_timeout"),
+            (fault(Fault::AnswerTimeout), 504, "upstream-timeout", "http_response_timeout"),
+            (fault(broken), 502, "upstream-answer", "http_protocol_error"),
+        ];
+        for (error, status, kind, proxy_error) in rows {
+            let case = format!("{error:?}");
+            let (response, document) = document(error, &Advice::default());
+            assert_eq!(response.status(), status, "{case}");
+            assert_eq!(document["status"], status, "{case}");
+            assert_eq!(document["type"], format!("urn:valetd:problem:{kind}"), "{case}");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json", "{case}");
+            let said = response.headers()[&PROXY_STATUS].to_str().unwrap();
+            assert!(said.starts_with(&format!("valetd; error={proxy_error}; details=\"")), "{case}: {said}");
+            assert_eq!(response.headers().contains_key(CONNECTION), matches!(status, 400 | 414 | 431), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_tool_learns_what_to_do() {
+        let account = AccountId::new("lab").unwrap();
+        let sign_in = ProxyError::SignInRequired { account: account.clone(), why: Why::Revoked };
+        let (_, said) = document(sign_in, &Advice::default());
+        assert_eq!(said["login"], "valetd login lab");
+        assert!(said["detail"].as_str().unwrap().ends_with("Run: valetd login lab"), "{said}");
+
+        let retry_after = Duration::from_millis(2100);
+        let (response, said) = document(
+            ProxyError::TokenUnavailable { account, retry_after, because: Some("HTTP 503".into()) },
+            &Advice::default(),
+        );
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+        assert!(said["detail"].as_str().unwrap().contains("HTTP 503"), "{said}");
+
+        let advice = Advice {
+            routes: vec!["/lab/".into()],
+            first_steps: Some("Run: valetd login NAME".into()),
+            config_problem: None,
+        };
+        let (_, said) = document(ProxyError::NoRoute, &advice);
+        assert_eq!(said["routes"], json!(["/lab/"]));
+        assert!(said["detail"].as_str().unwrap().ends_with("Run: valetd login NAME"), "{said}");
+    }
+}

@@ -1,0 +1,682 @@
+//! Header fields on their way through. Pure.
+//!
+//! Out first: hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1), the client's credentials in
+//! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
+//! Each head is looked over once ([`Survey`], [`clean_answer`]); only what was seen is then searched for.
+
+use hyper::HeaderMap;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_TYPE, COOKIE, DATE, ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION,
+    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, VARY, VIA,
+};
+
+use crate::proxy::fault::Fault;
+use crate::proxy::policy::overrides::{is_of_another_proxy, is_override};
+use crate::proxy::policy::rewrite::{self, Mapping};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Makes a document an origin of its own that shares nothing with any other: what it asks us for says `Origin: null`.
+pub(crate) const SANDBOX: HeaderValue =
+    HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
+
+/// What is in a request's head, as far as anybody has to act on it.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Survey {
+    pub(crate) hosts: u8,
+    pub(crate) origin: bool,
+    /// A field that only browsers send: `Sec-Fetch-...`, `Service-Worker`.
+    pub(crate) browser: bool,
+    pub(crate) transfer_encoding: bool,
+    pub(crate) upgrade: bool,
+    pub(crate) via: bool,
+    connection: bool,
+    te: bool,
+    expect: bool,
+    /// Fields that are dropped whenever they occur, which is rarely; among them all that can carry a client key.
+    pub(crate) strays: bool,
+}
+
+impl Survey {
+    /// Looks once at every field.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut survey = Survey::default();
+        for (name, _) in headers {
+            match *name {
+                HOST => survey.hosts = survey.hosts.saturating_add(1),
+                CONNECTION => survey.connection = true,
+                ORIGIN => survey.origin = true,
+                TRANSFER_ENCODING => survey.transfer_encoding = true,
+                UPGRADE => survey.upgrade = true,
+                TE => survey.te = true,
+                EXPECT => survey.expect = true,
+                VIA => survey.via = true,
+                // of nearly every request, and nobody's concern
+                ACCEPT | ACCEPT_ENCODING | USER_AGENT | CONTENT_TYPE | CONTENT_LENGTH => {}
+                _ if is_browsers(name) => survey.browser = true,
+                _ => survey.strays |= is_stray(name),
+            }
+        }
+        survey
+    }
+}
+
+fn is_browsers(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("sec-fetch-") || name == "service-worker"
+}
+
+/// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
+/// all of these written with `_`, which some servers take for `-`.
+fn is_stray(field: &HeaderName) -> bool {
+    match *field {
+        AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
+        COOKIE => return false,
+        _ => {}
+    }
+    let name = field.as_str();
+    if !matches!(name.as_bytes()[0], b'a' | b'p' | b'k' | b'h' | b'x') {
+        return false;
+    }
+    let same = |other: &str| {
+        name.len() == other.len()
+            && name.bytes().zip(other.bytes()).all(|(ours, other)| ours == other || (ours == b'_' && other == b'-'))
+    };
+    matches!(name, "keep-alive" | "http2-settings")
+        || same("proxy-connection")
+        || same("authorization")
+        || same("proxy-authorization")
+        || same("x-valetd-key")
+        || is_of_another_proxy(field)
+}
+
+/// What a route changes besides.
+#[derive(Default)]
+pub(crate) struct Edits {
+    pub(crate) remove: Vec<HeaderName>,
+    /// In place of the client's own.
+    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What goes into every request of a route.
+pub(crate) struct Ours<'a> {
+    pub(crate) host: &'a HeaderValue,
+    pub(crate) via: Option<&'a HeaderValue>,
+    pub(crate) token_name: &'a HeaderName,
+    pub(crate) token: &'a HeaderValue,
+    pub(crate) edits: &'a Edits,
+    /// The protocol asked for, if the request is to be upgraded.
+    pub(crate) upgrade: Option<HeaderValue>,
+}
+
+/// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
+/// there is a body where the method would not.
+pub(crate) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ours<'_>) {
+    if survey.connection {
+        remove_connection_options(headers);
+    }
+    let trailers = survey.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
+    if survey.transfer_encoding {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")); // in one spelling
+    }
+    if survey.te {
+        headers.remove(TE);
+    }
+    if survey.upgrade {
+        headers.remove(UPGRADE);
+    }
+    if survey.expect
+        && headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        headers.remove(EXPECT); // answered here, as soon as somebody wants the body
+    }
+    if survey.strays {
+        let strays: Vec<_> = headers.keys().filter(|name| is_stray(name)).cloned().collect();
+        for name in strays {
+            headers.remove(name);
+        }
+    }
+    if *ours.token_name != AUTHORIZATION {
+        remove_spellings(headers, ours.token_name);
+    }
+    for name in &ours.edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &ours.edits.add {
+        remove_spellings(headers, name);
+        headers.insert(name.clone(), value.clone());
+    }
+    match ours.upgrade {
+        Some(protocol) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol);
+        }
+        None if trailers => {
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        None => {}
+    }
+    if let Some(via) = ours.via {
+        headers.append(VIA, via.clone());
+    }
+    headers.insert(HOST, ours.host.clone());
+    headers.insert(ours.token_name.clone(), ours.token.clone());
+}
+
+/// Removes `Connection` and what it names. Three fields are not its business: without them the message could not be
+/// told from the next one, or would lose its addressee.
+fn remove_connection_options(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter(|value| !names_no_field(value))
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+        .filter(|name| !matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | HOST | TE | UPGRADE))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+/// The two usual values: `close` is not a field's name, and `Keep-Alive` goes in any case.
+fn names_no_field(connection: &HeaderValue) -> bool {
+    let value = connection.as_bytes();
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+}
+
+/// Removes what a server that takes `_` for `-` would take for `name`.
+fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    let same = |other: &HeaderName| {
+        let (name, other) = (name.as_str(), other.as_str());
+        name.len() == other.len()
+            && name
+                .bytes()
+                .zip(other.bytes())
+                .all(|(a, b)| a == b || (a == b'-' && b == b'_') || (a == b'_' && b == b'-'))
+    };
+    let spellings: Vec<_> = headers.keys().filter(|other| same(other)).cloned().collect();
+    for spelling in spellings {
+        headers.remove(spelling);
+    }
+}
+
+/// Whether a list-valued field has `option`, without regard to case and parameters.
+pub(crate) fn lists(value: &HeaderValue, option: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+}
+
+/// The one protocol that a request wants to switch to, if it does and if we go along: anything but HTTP/2, which we
+/// speak only from the first byte on.
+pub(crate) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<HeaderValue> {
+    if !survey.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
+        return None;
+    }
+    let protocol = headers.get(UPGRADE)?;
+    let h2 = lists(protocol, "h2c") || lists(protocol, "h2") || lists(protocol, "HTTP/2.0");
+    (!h2).then(|| protocol.clone())
+}
+
+/// Whether a trailer field may not pass: credentials, framing and routing have no business there (RFC 9110 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) {
+    let bad: Vec<_> = trailers
+        .keys()
+        .filter(|name| {
+            is_stray(name)
+                || is_override(name)
+                || matches!(**name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE)
+                || *name == token_name
+        })
+        .cloned()
+        .collect();
+    for name in bad {
+        trailers.remove(name);
+    }
+    remove_spellings(trailers, token_name);
+}
+
+/// How an answer comes home.
+pub(crate) struct Homeward<'a> {
+    /// Ours to append.
+    pub(crate) via: Option<&'a HeaderValue>,
+    /// The field's value that was sent: not to be seen in an answer.
+    pub(crate) token: &'a HeaderValue,
+    /// Where links lead.
+    pub(crate) mapping: Mapping<'a>,
+    /// Whether the address is one that routes share.
+    pub(crate) shared: bool,
+    /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
+    pub(crate) switching: bool,
+}
+
+/// Makes an upstream's head ours.
+///
+/// # Errors
+///
+/// If the head could be read in two ways (RFC 9112 section 6.3): it is handed on to nobody.
+pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
+    let mut connection = false;
+    let mut transfer_encoding = false;
+    let mut content_length = false;
+    let mut links = false;
+    let mut strays = false;
+    let needle = telltale(homeward.token);
+    for (name, value) in headers.iter() {
+        match *name {
+            CONNECTION => connection = true,
+            TRANSFER_ENCODING => transfer_encoding = true,
+            CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
+            CONTENT_LENGTH => content_length = true,
+            LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
+            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
+            CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
+            _ => {
+                strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name));
+                links |= rewrite::may_lead(name, value);
+            }
+        }
+        strays |= reflects(value, needle);
+    }
+    if transfer_encoding {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let only_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !only_chunked || codings.next().is_some() {
+            return Err(broken("Transfer-Encoding is not exactly one \"chunked\""));
+        }
+        if content_length {
+            return Err(broken("both Transfer-Encoding and Content-Length"));
+        }
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if connection {
+        remove_connection_options(headers);
+    }
+    if strays {
+        let names: Vec<_> = headers
+            .keys()
+            .filter(|name| {
+                is_answer_stray(name)
+                    || (homeward.shared && speaks_for_the_origin(name))
+                    || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
+                    || (**name == UPGRADE && !homeward.switching)
+                    || headers.get_all(*name).iter().any(|value| reflects(value, needle))
+            })
+            .cloned()
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    if links {
+        rewrite::links(headers, &homeward.mapping);
+    }
+    if homeward.switching {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if let Some(via) = homeward.via {
+        headers.append(VIA, via.clone());
+    }
+    Ok(())
+}
+
+fn broken(detail: &str) -> Fault {
+    Fault::BrokenAnswer { error: "http_protocol_error", detail: detail.to_owned() }
+}
+
+/// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
+fn is_answer_stray(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes()[0] {
+        b'k' => *name == KEEP_ALIVE,
+        b'p' => *name == PROXY_CONNECTION,
+        b'h' => *name == HTTP2_SETTINGS,
+        b'a' => name.as_str().starts_with("access-control-"),
+        _ => false,
+    }
+}
+
+/// What an API tells a browser about its whole origin, which is not its own where routes share one: the reach of its
+/// service workers, the end of everybody's storage, and where reports and rules for all addresses go and come from.
+fn speaks_for_the_origin(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "clear-site-data"
+            | "nel"
+            | "report-to"
+            | "reporting-endpoints"
+            | "service-worker-allowed"
+            | "speculation-rules"
+            | "use-as-dictionary"
+    )
+}
+
+/// Whether a browser could make a document of an answer, and of what is in it a program. It could of what has no type,
+/// two of them, or one that is not known here as harmless; none of those known is taken for another (MIME Sniffing
+/// section 7).
+pub(crate) fn may_become_document(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(content_type), None) = (types.next(), types.next()) else { return true };
+    let content_type = content_type.as_bytes();
+    if content_type == b"application/json" {
+        return false; // of nearly every answer
+    }
+    let end = content_type.iter().position(|byte| *byte == b';').unwrap_or(content_type.len());
+    let essence = content_type[..end].trim_ascii();
+    let is = |known: &[u8]| essence.eq_ignore_ascii_case(known);
+    let is_harmless = is(b"application/json")
+        || is(b"application/octet-stream")
+        || is(b"text/plain")
+        || is(b"text/csv")
+        || is(b"text/event-stream")
+        || is(b"application/x-ndjson")
+        || is(b"application/x-protobuf")
+        || is(b"application/grpc")
+        || is(b"application/zip")
+        || is(b"image/png")
+        || is(b"image/jpeg")
+        || is(b"image/tiff")
+        || is_json_by_suffix(essence);
+    // a list has two types, and browsers take the last
+    !is_harmless || content_type.contains(&b',')
+}
+
+/// Whether this is a media type whose suffix is `+json` (RFC 6839 section 3.1). Without a slash it is no type at all, and
+/// browsers look at the content; behind a blank or a bracket they do not look at it, and see `text/html +json` as HTML.
+fn is_json_by_suffix(essence: &[u8]) -> bool {
+    let mut halves = essence.split(|byte| *byte == b'/');
+    let (Some(kind), Some(subtype), None) = (halves.next(), halves.next(), halves.next()) else { return false };
+    let is_name = |name: &[u8]| {
+        let is_good = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(byte); // RFC 6838 section 4.2
+        !name.is_empty() && name.iter().all(is_good)
+    };
+    let front = subtype.len().checked_sub(b"+json".len()).map(|at| subtype.split_at(at));
+    is_name(kind) && front.is_some_and(|(front, suffix)| is_name(front) && suffix.eq_ignore_ascii_case(b"+json"))
+}
+
+/// The token without its scheme.
+pub(crate) fn bare_token(value: &HeaderValue) -> &[u8] {
+    let value = value.as_bytes();
+    value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..])
+}
+
+/// What of the token nobody may see again; empty if it is too short to be told from an ordinary word.
+pub(crate) fn telltale(value: &HeaderValue) -> &[u8] {
+    let bare = bare_token(value);
+    if bare.len() < 8 { &[] } else { bare }
+}
+
+fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
+    !needle.is_empty()
+        && value.len() >= needle.len()
+        && value.as_bytes().windows(needle.len()).any(|part| part == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+    use crate::proxy::policy::rewrite::OwnAddresses;
+
+    type Fields<'a> = &'a [(&'a str, &'a str)];
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn prepared(fields: &[(&str, &str)], token_name: &HeaderName) -> HeaderMap {
+        edited(fields, token_name, &Edits::default())
+    }
+
+    fn edited(fields: &[(&str, &str)], token_name: &HeaderName, edits: &Edits) -> HeaderMap {
+        let mut headers = map(fields);
+        let survey = Survey::of(&headers);
+        let upgrade = upgrade_protocol(&headers, &survey);
+        let host = HeaderValue::from_static("api.example");
+        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
+        prepare_request(
+            &mut headers,
+            &survey,
+            Ours { host: &host, via: None, token_name, token: &token, edits, upgrade },
+        );
+        headers
+    }
+
+    #[test]
+    fn there_is_exactly_one_authorization_whatever_the_client_sends() {
+        let nasty: &[&[(&str, &str)]] = &[
+            &[],
+            &[("authorization", "Bearer theirs")],
+            &[("authorization", "a"), ("authorization", "b")],
+            &[("Authorization", "a"), ("AUTHORIZATION", "b"), ("aUthorization", "c")],
+            &[("connection", "authorization"), ("authorization", "theirs")],
+            &[("connection", "close, Authorization"), ("authorization", "theirs")],
+            &[("connection", "authorization"), ("connection", "host")],
+            &[("connection", "keep-alive,authorization,,;")],
+            &[("proxy-authorization", "Basic theirs")],
+            &[("proxy_authorization", "Basic theirs")],
+            &[("proxy-connection", "authorization"), ("keep-alive", "1")],
+            &[("authorization_", "x"), ("x-authorization", "fine")],
+            &[("connection", "content-length, host, transfer-encoding")],
+            &[("te", "trailers, authorization"), ("trailer", "authorization")],
+            &[("upgrade", "websocket"), ("connection", "upgrade, authorization")],
+            &[("upgrade", "h2c"), ("connection", "upgrade, http2-settings"), ("http2-settings", "x")],
+            &[("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "1.2.3.4"), ("forwarded", "for=x")],
+            &[("authorization", "")],
+            &[("expect", "100-continue"), ("connection", "expect")],
+            &[("host", "localhost"), ("connection", "Host")],
+            &[("proxy_authorization", "x"), ("proxy-authorization", "y"), ("connection", "proxy_authorization")],
+        ];
+        for fields in nasty {
+            let headers = prepared(fields, &AUTHORIZATION);
+            let ours: Vec<_> = headers.get_all(AUTHORIZATION).iter().collect();
+            assert_eq!(ours, ["Bearer ours-and-only-ours"], "{fields:?}");
+            assert_eq!(headers.get_all(HOST).iter().collect::<Vec<_>>(), ["api.example"], "{fields:?}");
+            for name in headers.keys().map(HeaderName::as_str) {
+                assert!(!name.starts_with("proxy"), "{fields:?}: {name}");
+                assert!(!name.contains("forwarded"), "{fields:?}: {name}");
+            }
+            for gone in ["keep-alive", "http2-settings", "expect"] {
+                assert!(!headers.contains_key(gone), "{fields:?}: {gone}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_routes_own_field_replaces_the_clients_in_any_spelling() {
+        let name = HeaderName::from_static("x-api-key");
+        let headers =
+            prepared(&[("x-api-key", "a"), ("x_api_key", "b"), ("x-api_key", "c"), ("authorization", "d")], &name);
+        assert_eq!(headers.get_all(&name).iter().collect::<Vec<_>>(), ["Bearer ours-and-only-ours"]);
+        assert_eq!(headers.len(), 2, "{headers:?}"); // it and Host
+    }
+
+    #[test]
+    fn a_routes_edits_replace_and_remove_but_never_the_token() {
+        let edits = Edits {
+            remove: vec![COOKIE],
+            add: vec![
+                (HeaderName::from_static("user-agent"), HeaderValue::from_static("lab/1")),
+                (HeaderName::from_static("x-api-key"), HeaderValue::from_static("key")),
+            ],
+        };
+        let client =
+            [("user-agent", "curl"), ("user-agent", "b"), ("x_api_key", "theirs"), ("cookie", "a"), ("accept", "x")];
+        let headers = edited(&client, &AUTHORIZATION, &edits);
+        assert_eq!(headers.get_all("user-agent").iter().collect::<Vec<_>>(), ["lab/1"]);
+        assert_eq!(headers["x-api-key"], "key");
+        assert_eq!(headers[AUTHORIZATION], "Bearer ours-and-only-ours");
+        assert_eq!(headers.len(), 5, "{headers:?}"); // these, Accept and Host
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_here_and_the_rest_passes() {
+        let headers = prepared(
+            &[
+                ("connection", "x-hop, keep-alive, te"),
+                ("x-hop", "1"),
+                ("keep-alive", "timeout=5"),
+                ("te", "gzip, trailers"),
+                ("content-length", "3"),
+                ("cookie", "a=b"),
+                ("accept", "a"),
+                ("accept", "b"),
+                ("x-end", "2"),
+            ],
+            &AUTHORIZATION,
+        );
+        assert!(!headers.contains_key("x-hop"));
+        assert_eq!(headers[TE], "trailers");
+        assert_eq!(headers[CONNECTION], "te");
+        assert_eq!(headers["content-length"], "3");
+        assert_eq!(headers["cookie"], "a=b");
+        assert_eq!(headers.get_all("accept").iter().count(), 2);
+        assert_eq!(headers["x-end"], "2");
+    }
+
+    #[test]
+    fn only_an_upgrade_that_connection_names_and_that_is_not_http2_is_one() {
+        let rows: &[(&str, Fields<'_>, bool)] = &[
+            ("websocket", &[("connection", "Upgrade"), ("upgrade", "websocket")], true),
+            ("in a list", &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")], true),
+            ("not named", &[("upgrade", "websocket")], false),
+            ("h2c", &[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")], false),
+            ("no upgrade", &[("connection", "upgrade")], false),
+        ];
+        for (case, fields, expected) in rows {
+            let headers = map(fields);
+            assert_eq!(upgrade_protocol(&headers, &Survey::of(&headers)).is_some(), *expected, "{case}");
+        }
+        let headers = prepared(&[("connection", "Upgrade"), ("upgrade", "websocket")], &AUTHORIZATION);
+        assert_eq!(
+            (&headers[CONNECTION], &headers[UPGRADE]),
+            (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
+    }
+
+    fn cleaned(fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        cleaned_at(false, fields)
+    }
+
+    fn cleaned_at(shared: bool, fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        let mut headers = map(fields);
+        let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
+        let own = OwnAddresses {
+            listeners: &[],
+            hosts: &[],
+            own_route: None,
+            by_unix_socket: false,
+            shares_account: &|name| (name == "lab").then_some(true),
+        };
+        let local_authority = "localhost:8253";
+        let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
+        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
+        let homeward = Homeward { via: None, token: &token, mapping, shared, switching: false };
+        clean_answer(&mut headers, &homeward).map(|()| headers)
+    }
+
+    #[test]
+    fn an_answer_loses_what_is_not_for_the_client() {
+        let headers = cleaned(&[
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("alt-svc", "h3=\":443\""),
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-private-network", "true"),
+            ("upgrade", "h2"),
+            ("transfer-encoding", "chunked"),
+            ("www-authenticate", "Bearer"),
+            ("x-echo", "you sent ours-and-only-ours, did you?"),
+            ("authorization", "Bearer ours-and-only-ours"),
+            ("x-fine", "ours"),
+        ]);
+        let headers = headers.unwrap();
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(headers.contains_key("www-authenticate") && headers.contains_key("x-fine"));
+    }
+
+    #[test]
+    fn what_speaks_for_a_whole_origin_stays_with_a_route_that_has_one() {
+        let fields = [
+            ("service-worker-allowed", "/"),
+            ("clear-site-data", "\"*\""),
+            ("nel", "{}"),
+            ("report-to", "{}"),
+            ("reporting-endpoints", "x=\"/y\""),
+            ("speculation-rules", "\"/y\""),
+            ("use-as-dictionary", "match=\"/*\""),
+        ];
+        assert_eq!(cleaned_at(true, &fields).unwrap().len(), 0);
+        assert_eq!(cleaned_at(false, &fields).unwrap().len(), fields.len());
+    }
+
+    #[test]
+    fn only_what_is_known_never_to_become_a_document_is_taken_for_harmless() {
+        let harmless = [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/geo+json",
+            "text/plain;charset=utf-8",
+            "application/octet-stream",
+            "image/png",
+        ];
+        for content_type in harmless {
+            assert!(!may_become_document(&map(&[("content-type", content_type)])), "{content_type}");
+        }
+        let documents: [Fields<'_>; 13] = [
+            &[],
+            &[("content-type", "")],
+            &[("content-type", "text/html")],
+            &[("content-type", "TEXT/HTML;x=application/json")],
+            &[("content-type", "application/xhtml+xml")],
+            &[("content-type", "image/svg+xml")],
+            &[("content-type", "text/xml")],
+            &[("content-type", "application/pdf")],
+            &[("content-type", "multipart/x-mixed-replace; boundary=x")],
+            &[("content-type", "application/json, text/html")],
+            &[("content-type", "application/json;a=\", text/html\"")],
+            &[("content-type", "application/json"), ("content-type", "text/html")],
+            &[("content-type", "*/*")],
+        ];
+        for fields in documents {
+            assert!(may_become_document(&map(fields)), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_with_two_readings_is_refused() {
+        for fields in [
+            [("content-length", "3"), ("content-length", "3")],
+            [("content-length", "3"), ("transfer-encoding", "chunked")],
+            [("transfer-encoding", "gzip, chunked"), ("x", "")],
+            [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(matches!(cleaned(&fields), Err(Fault::BrokenAnswer { .. })), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_carry_no_credentials_and_no_overrides() {
+        let mut trailers = map(&[
+            ("authorization", "x"),
+            ("x-api_key", "y"),
+            ("host", "h"),
+            ("x_http_method_override", "DELETE"),
+            ("x-original-url", "/admin"),
+            ("grpc-status", "0"),
+        ]);
+        clean_trailers(&mut trailers, &HeaderName::from_static("x-api-key"));
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+    }
+}

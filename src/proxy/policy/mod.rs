@@ -1,0 +1,11 @@
+//! What is decided about requests and responses. Pure.
+
+pub(super) mod client_key;
+pub(super) mod error;
+pub(super) mod guard;
+pub(super) mod headers;
+pub(super) mod overrides;
+pub(super) mod reference;
+pub(super) mod rewrite;
+pub(super) mod route;
+pub(super) mod scope;

@@ -1,0 +1,396 @@
+//! Which upstream, and which path there. Pure.
+//!
+//! A route is found by the listener (an address of its own), by host name (`NAME.localhost`) or by the path's first
+//! segment (`/NAME/...`), in this order. The path is looked at, never rewritten: what could be read as a way out of the
+//! route is refused, every other byte of path and query goes through as it came.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Uri};
+
+use crate::client_keys::ClientKey;
+use crate::config::{AccountId, Replay, RouteName};
+pub(crate) use crate::path_rules::canonical;
+use crate::path_rules::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
+use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::headers::Edits;
+use crate::proxy::policy::overrides;
+use crate::proxy::upstream::UpstreamOrigin;
+use crate::stats::RouteStats;
+use crate::token_source::TokenSource;
+
+/// One route, with everything prepared that a request will need.
+pub(crate) struct RouteEntry {
+    pub(crate) name: RouteName,
+    /// `/NAME`
+    pub(crate) prefix: String,
+    pub(crate) account: AccountId,
+    pub(crate) tokens: Arc<TokenSource>,
+    pub(crate) stats: Arc<RouteStats>,
+    pub(crate) upstream: Arc<UpstreamOrigin>,
+    /// What `Host` says upstream.
+    pub(crate) host: HeaderValue,
+    /// Empty, or beginning with `/` and not ending with it.
+    pub(crate) base_path: String,
+    pub(crate) replay: Replay,
+    pub(crate) replay_limit: usize,
+    pub(crate) refuse: Vec<RefusedPath>,
+    pub(crate) wait: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) warm: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) via: bool,
+    pub(crate) edits: Edits,
+    /// The parameter that carries the token in place of a field.
+    pub(crate) token_query: Option<Arc<str>>,
+    pub(crate) scrub: bool,
+    /// Whether nobody is let in without a client key.
+    pub(crate) require_key: bool,
+    /// Which methods and paths go through.
+    pub(crate) rules: PathRules,
+}
+
+/// What [`find`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// Where in the table.
+    pub(crate) index: usize,
+    /// Bytes of the path that are the route's prefix.
+    pub(crate) prefix: usize,
+}
+
+/// Finds the route. `position` tells where a name is in the table; `own` is the route that the listener belongs to, if
+/// it has one.
+pub(crate) fn find(
+    position: impl Fn(&str) -> Option<usize>,
+    own: Option<&RouteName>,
+    host: &str,
+    path: &str,
+) -> Option<Found> {
+    if let Some(own) = own {
+        return Some(Found { index: position(own.as_str())?, prefix: 0 });
+    }
+    if let Some((label, rest)) = host.split_once('.')
+        && rest.eq_ignore_ascii_case("localhost")
+    {
+        // route names are lower case; host names are compared without regard to case
+        let index = if label.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            position(&label.to_ascii_lowercase())?
+        } else {
+            position(label)?
+        };
+        return Some(Found { index, prefix: 0 });
+    }
+    let segment = path.strip_prefix('/')?;
+    let segment = segment.split_once('/').map_or(segment, |(first, _)| first);
+    Some(Found { index: position(segment)?, prefix: 1 + segment.len() })
+}
+
+/// The target upstream: base path, the path without its first `prefix` bytes, and the query, in one buffer. `None` if
+/// the target can stay as it is.
+pub(crate) fn target(base_path: &str, prefix: usize, target: &Uri) -> Option<Uri> {
+    if base_path.is_empty() && prefix == 0 && target.authority().is_none() {
+        return None;
+    }
+    let rest = &target.path()[prefix..];
+    let rest = if rest.is_empty() && base_path.is_empty() { "/" } else { rest };
+    // the rest is a slice of what was a URI, and the base path came out of one
+    let uri = match target.query() {
+        None if base_path.is_empty() => path_and_query(Bytes::copy_from_slice(rest.as_bytes())),
+        query => {
+            let mut buffer = BytesMut::with_capacity(base_path.len() + rest.len() + query.map_or(0, |q| 1 + q.len()));
+            buffer.put_slice(base_path.as_bytes());
+            buffer.put_slice(rest.as_bytes());
+            if let Some(query) = query {
+                buffer.put_u8(b'?');
+                buffer.put_slice(query.as_bytes());
+            }
+            path_and_query(buffer.freeze())
+        }
+    };
+    Some(uri)
+}
+
+fn path_and_query(bytes: Bytes) -> Uri {
+    PathAndQuery::from_maybe_shared(bytes).expect("pieces of paths and queries that were parsed before").into()
+}
+
+/// Refuses paths that a server could read as leading out of the route, or that are not text.
+///
+/// Dot segments in any spelling: `%2e`, doubly encoded, before `;` (which some servers cut off), next to an encoded
+/// slash. Backslashes (some servers take them for slashes) and control bytes, also encoded. A `%2F` by itself is
+/// ordinary: it keeps a slash inside a segment.
+pub(crate) fn check_path(path: &str) -> Result<(), ProxyError> {
+    let bytes = path.as_bytes();
+    // nothing to decode, no dot at a segment's start: nearly every path
+    let mut is_odd = false;
+    let mut before = b'/';
+    for byte in bytes {
+        is_odd |= matches!(byte, b'%' | b'\\' | 0..=0x1f | 0x7f) || (before == b'/' && *byte == b'.');
+        before = *byte;
+    }
+    if !is_odd {
+        return Ok(());
+    }
+    let mut dots = 0; // of this segment, if it has nothing else
+    let mut only_dots = true;
+    let mut is_encoded_again = false;
+    let mut at = 0;
+    while at < bytes.len() {
+        let (byte, width) = decode(&bytes[at..]);
+        let deeply = width > 3;
+        match byte {
+            0..=0x1f | 0x7f if !deeply => return Err(ProxyError::BadRequest("a control byte in the path")),
+            b'\\' => return Err(ProxyError::BadRequest("a backslash in the path")),
+            b'/' | b';' => {
+                if only_dots && (dots == 1 || dots == 2) {
+                    return Err(DOT_SEGMENT);
+                }
+                dots = 0;
+                only_dots = byte == b'/';
+            }
+            b'.' => dots += 1,
+            _ => {
+                is_encoded_again |= byte == b'%';
+                only_dots = false;
+            }
+        }
+        at += width;
+    }
+    if only_dots && (dots == 1 || dots == 2) {
+        return Err(DOT_SEGMENT);
+    }
+    // what stands side by side now can be an encoding itself: `%%32e` is `%2e` is a dot
+    if is_encoded_again && is_encoded_over_and_over(bytes) {
+        return Err(ProxyError::BadRequest("a path that is encoded over and over"));
+    }
+    Ok(())
+}
+
+const DOT_SEGMENT: ProxyError = ProxyError::BadRequest("a dot segment in the path");
+
+/// Whether `base_path` and `rest` lead to one of the refused paths, or below it.
+pub(crate) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) -> bool {
+    if refuse.is_empty() {
+        return false;
+    }
+    let path = match base_path {
+        "" => Cow::Borrowed(rest),
+        _ => Cow::Owned([base_path, rest].concat()),
+    };
+    path_rules::is_refused(refuse, &path)
+}
+
+/// Whether a request, whose path is `rest` behind the route's name, is within the route's rules and the client key's
+/// rights. Where there are any, what tells some servers another method or path than the request line is refused, unless it
+/// never goes up anyway, as `X-Forwarded-Host`, which another proxy on this machine may add.
+pub(crate) fn check_rules(
+    route: &RouteEntry,
+    key: Option<&ClientKey>,
+    method: &Method,
+    target: &Uri,
+    rest: &str,
+    headers: &HeaderMap,
+) -> Result<(), ProxyError> {
+    if let Some(key) = key
+        && !key.rights.routes.contains(&route.name)
+    {
+        return Err(ProxyError::NotAllowed(Check::KeyRights));
+    }
+    let narrow_key = key.filter(|key| !key.rights.is_whole_route());
+    if route.rules.is_empty() && narrow_key.is_none() {
+        return Ok(());
+    }
+    let reading = Reading::of(rest);
+    if !route.rules.permit(method.as_str(), &reading)
+        || headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
+        || target.query().is_some_and(overrides::query_overrides_method)
+    {
+        return Err(ProxyError::ForbiddenByRules);
+    }
+    match narrow_key {
+        Some(key) if !key.rights.permit(&route.name, method.as_str(), &reading) => {
+            Err(ProxyError::NotAllowed(Check::KeyRights))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_found_by_listener_host_or_first_segment() {
+        let own = RouteName::new("lab").unwrap();
+        let lab = |prefix| Some(Found { index: 1, prefix });
+        let rows = [
+            ("own listener", Some(&own), "localhost", "/gbdx/x", lab(0)),
+            ("own listener, any host", Some(&own), "gbdx.localhost", "/", lab(0)),
+            ("host name", None, "lab.localhost", "/gbdx/x", lab(0)),
+            ("host name, upper case", None, "LAB.LocalHost", "/", lab(0)),
+            ("unknown host name", None, "x.localhost", "/lab/", None),
+            ("prefix", None, "localhost", "/lab/x/y", lab(4)),
+            ("prefix alone", None, "127.0.0.1", "/lab", lab(4)),
+            ("prefix and slash", None, "", "/lab/", lab(4)),
+            ("a longer first segment", None, "localhost", "/labs/x", None),
+            ("upper case prefix", None, "localhost", "/LAB/x", None),
+            ("nothing", None, "localhost", "/", None),
+            ("double slash", None, "localhost", "//lab/x", None),
+        ];
+        for (case, own, host, path, expected) in rows {
+            assert_eq!(find(|name| ["gbdx", "lab"].binary_search(&name).ok(), own, host, path), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_target_keeps_every_byte_but_the_prefix() {
+        let rows = [
+            ("", 4, "/lab/x", Some("/x")),
+            ("", 4, "/lab", Some("/")),
+            ("", 4, "/lab/", Some("/")),
+            ("", 4, "/lab?q=1", Some("/?q=1")),
+            ("/v1", 4, "/lab", Some("/v1")),
+            ("/v1", 4, "/lab/", Some("/v1/")),
+            ("/v1", 4, "/lab?q", Some("/v1?q")),
+            ("/v1", 0, "/x", Some("/v1/x")),
+            ("", 0, "/x?y", None),
+            ("", 0, "http://localhost:1/x?y", Some("/x?y")),
+            ("", 4, "/lab//x", Some("//x")),
+            (
+                "",
+                4,
+                "/lab/a%2Fb%20c+d*e?u=http://h:1/p?q=[1]&w=%2F..%2f",
+                Some("/a%2Fb%20c+d*e?u=http://h:1/p?q=[1]&w=%2F..%2f"),
+            ),
+            ("", 4, "/lab/[x]|{y}\"^~!$&'(),:@=", Some("/[x]|{y}\"^~!$&'(),:@=")),
+            ("", 4, "/lab/é?ü=|{}[]^`\\", Some("/é?ü=|{}[]^`\\")),
+            ("", 4, "/lab/x?", Some("/x?")),
+        ];
+        for (base, prefix, given, expected) in rows {
+            let uri: Uri = given.parse().unwrap_or_else(|error| panic!("{given}: {error}"));
+            assert_eq!(target(base, prefix, &uri).map(|uri| uri.to_string()).as_deref(), expected, "{base} {given}");
+        }
+    }
+
+    #[test]
+    fn paths_that_could_leave_the_route_are_refused() {
+        let bad = [
+            "/..",
+            "/../x",
+            "/x/..",
+            "/x/../y",
+            "/.",
+            "/./x",
+            "/x/.",
+            "/%2e%2e/x",
+            "/%2E./x",
+            "/.%2e",
+            "/%2e",
+            "/..;/x",
+            "/.;x=1/y",
+            "/..%3b/x",
+            "/..%2fx",
+            "/x%2f..%2fy",
+            "/%2f..",
+            "/%252e%252e/x",
+            "/%25252e./x",
+            "/%%32e%%32e/x",
+            "/.%%32%65/x",
+            "/%%36fauth/token",
+            "/..%252fx",
+            "/x\\y",
+            "/x%5cy",
+            "/..%5cx",
+            "/%255c",
+            "/a%00b",
+            "/a%0d%0ab",
+            "/a%1fb",
+            "/a%7fb",
+            "/a\u{7f}b",
+        ];
+        for path in bad {
+            assert!(matches!(check_path(path), Err(ProxyError::BadRequest(_))), "{path:?}");
+        }
+        let good = [
+            "/",
+            "//",
+            "/x",
+            "/...",
+            "/x/.../y",
+            "/.well-known/x",
+            "/..x",
+            "/x..",
+            "/x../y",
+            "/a.b/c..d",
+            "/%2F",
+            "/a%2Fb",
+            "/a%2eb",
+            "/%2ehidden",
+            "/100%",
+            "/a%zz",
+            "/%",
+            "/a;b=c",
+            "/a;..",
+            "/;",
+            "/%41",
+            "/é",
+            "/a%250ab",
+            "/a%25",
+            "/[x]/\"y\"/|",
+            "/a:b@c",
+        ];
+        for path in good {
+            assert_eq!(check_path(path), Ok(()), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn refused_paths_are_refused_in_any_spelling() {
+        let refuse = ["/oauth/token", "/v1/auth"].map(RefusedPath::new);
+        let yes = [
+            ("", "/oauth/token"),
+            ("", "/oauth/token/"),
+            ("", "/oauth/token/x"),
+            ("", "//oauth//token"),
+            ("", "/oauth%2ftoken"),
+            ("", "/o%61uth/token"),
+            ("", "/oauth/token;x=1"),
+            ("", "/oauth;x/token"),
+            ("", "/%256fauth/token"),
+            ("/v1", "/auth"),
+            ("/v1", "/auth/x"),
+            ("", "/v1/auth"),
+            ("", "/OAuth/TOKEN"),
+            ("", "/oauth/token%20"),
+            ("", "/oauth./token."),
+            ("", "/oauth/token%3Fx"),
+            ("", "/oauth%EF%BC%8Ftoken/x"),
+            ("/v1", "/Auth/x"),
+        ];
+        for (base, path) in yes {
+            assert!(is_refused(&refuse, base, path), "{base} {path}");
+        }
+        let no = [
+            ("", "/oauth"),
+            ("", "/oauth/tokens"),
+            ("", "/x/oauth/token"),
+            ("/v1", "/oauth/token"),
+            ("", "/oauth/token.json"),
+            ("", "/x%20/y."),
+        ];
+        for (base, path) in no {
+            assert!(!is_refused(&refuse, base, path), "{base} {path}");
+        }
+        assert!(!is_refused(&[], "", "/oauth/token"));
+        let token = [RefusedPath::new("/token")];
+        for everyday in ["/%E2%82%AC%E2%82%ACa", "/%E2%80%9C%E2%80%9Da", "/%E2%80%93%E2%80%93"] {
+            assert!(!is_refused(&token, "", everyday), "{everyday}");
+        }
+    }
+}

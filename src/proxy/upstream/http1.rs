@@ -1,0 +1,303 @@
+//! An HTTP/1.1 connection to an upstream, and who drives it.
+//!
+//! hyper's connection moves bytes only while somebody polls it. That could be a task of its own, but then each request
+//! would change tasks four times. So whoever waits for the answer drives it, in place: a request without a body has
+//! nothing else to wait for. One with a body has: its client may read no answer before it has sent everything, so that
+//! nobody would poll the answer meanwhile; then the connection gets a task of its own after all, and keeps it. What is
+//! idle is driven by nobody, but looked after by the pool ([`Http1Connection::poll_idle`]).
+//!
+//! A connection whose answer came before its request had been sent to its end serves no other. The upload goes on, but
+//! whether the upstream still reads it nobody knows, and a request behind it would wait for that.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::proxy::fault::Fault;
+use crate::proxy::replay::RequestBody;
+use crate::proxy::upstream::dial::UpstreamIo;
+
+/// Answers' heads and the chunks of bodies are read into buffers of at most this size.
+const BUFFER: usize = 64 * 1024;
+
+/// What an upstream may send before its answer's head is whole: the head, and interim responses. One that sent those as fast
+/// as it can would keep the worker busy, however short the exchange's limit is.
+const MOST_BEFORE_ANSWER: usize = 512 * 1024;
+
+type Http1 = http1::Connection<TokioIo<Limited>, RequestBody>;
+
+/// One connection. Dropping it closes it.
+pub(crate) struct Http1Connection {
+    sender: SendRequest<RequestBody>,
+    allowance: Allowance,
+    /// `None` if a task of its own drives it, or if it has ended.
+    engine: Option<Engine>,
+    /// An answer has overtaken its request.
+    overtaken: bool,
+}
+
+impl Http1Connection {
+    /// Opens HTTP/1.1 on a byte stream.
+    pub(crate) async fn open(io: UpstreamIo) -> Result<Self, Fault> {
+        let (sender, connection, allowance) = handshake(io).await?;
+        let bell = Arc::new(Bell::default());
+        let waker = bell.clone().into();
+        let engine = Some(Engine { connection: Box::pin(connection), bell, waker });
+        Ok(Self { sender, allowance, engine, overtaken: false })
+    }
+
+    /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
+    pub(crate) fn is_free(&self) -> bool {
+        self.engine.is_some() || self.sender.is_ready()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Sends a request; the answer's head.
+    ///
+    /// # Errors
+    ///
+    /// If there is none; with the request, if it was provably not sent.
+    pub(crate) async fn send(
+        &mut self,
+        mut request: Request<RequestBody>,
+        ended: &Rc<Notify>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let upload = if request.body().is_end_stream() {
+            Weak::new()
+        } else {
+            self.hand_over(ended.clone());
+            request.body_mut().watch()
+        };
+        self.allowance.limit();
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let answer = poll_fn(|cx| drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx))).await;
+        self.allowance.lift();
+        // hyper drops a body when it has taken the last of it
+        self.overtaken |= upload.strong_count() > 0;
+        answer
+    }
+
+    /// The next frame of an answer that comes on this connection.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut incoming = Pin::new(incoming);
+        let Some(engine) = &self.engine else { return incoming.poll_frame(cx) };
+        // what has come together with the head, before anything else is read
+        if let Poll::Ready(frame) = incoming.as_mut().poll_frame(&mut Context::from_waker(&engine.waker)) {
+            return Poll::Ready(frame);
+        }
+        drive(&mut self.engine, cx, |cx| incoming.as_mut().poll_frame(cx))
+    }
+
+    /// Drives it from now on with a task of its own, which rings when it has ended.
+    fn hand_over(&mut self, ended: Rc<Notify>) {
+        let Some(engine) = self.engine.take() else { return };
+        tokio::task::spawn_local(async move {
+            if let Err(error) = engine.connection.await {
+                debug!(%error, "an upstream connection ended");
+            }
+            ended.notify_waiters();
+        });
+    }
+
+    /// After an answer's end: makes sure that it comes to rest. `None` if it is of no use to others; then it is closed when
+    /// its request has been sent to the end.
+    pub(crate) fn rest(mut self, ended: &Rc<Notify>) -> Option<Self> {
+        if self.overtaken || self.is_closed() {
+            return None;
+        }
+        match &self.engine {
+            // as always, but for answers whose end is not the end of what is sent
+            Some(_) if !self.sender.is_ready() => self.hand_over(ended.clone()),
+            Some(engine) => engine.bell.wake_nobody(),
+            None => {}
+        }
+        Some(self)
+    }
+
+    /// Whether it has ended while it was idle. If not, the task is woken when it has.
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _: Poll<()> = drive(&mut self.engine, cx, |_| Poll::Pending);
+        if self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A connection to be driven, and what hyper wakes.
+struct Engine {
+    connection: Pin<Box<Http1>>,
+    bell: Arc<Bell>,
+    /// The bell as hyper knows it.
+    waker: Waker,
+}
+
+/// Turns of [`drive`] before other tasks have theirs.
+const MOST_TURNS: usize = 4;
+
+/// Drives the connection, if it is for us to drive, and then asks for what may have come of it; both as often as there is
+/// something to do.
+fn drive<T>(
+    engine: &mut Option<Engine>,
+    cx: &mut Context<'_>,
+    mut outcome: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    for _ in 0..MOST_TURNS {
+        let Some(running) = engine else { return outcome(cx) };
+        running.bell.wake_nobody();
+        let mut inner = Context::from_waker(&running.waker);
+        if let Poll::Ready(ended) = running.connection.as_mut().poll(&mut inner) {
+            if let Err(error) = ended {
+                debug!(%error, "an upstream connection ended");
+            }
+            // which tells whoever still waits for something
+            *engine = None;
+            continue;
+        }
+        if let Poll::Ready(outcome) = outcome(&mut inner) {
+            return Poll::Ready(outcome);
+        }
+        if running.bell.wakes(cx.waker()) {
+            return Poll::Pending;
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// What hyper wakes in place of a task: the connection changes hands, and what one task learns while it is driving needs
+/// to wake nobody.
+#[derive(Default)]
+struct Bell(Mutex<Ring>);
+
+#[derive(Default)]
+enum Ring {
+    #[default]
+    Nobody,
+    Task(Waker),
+    /// It has rung since somebody said who is to be woken.
+    Rung,
+}
+
+impl Bell {
+    fn set(&self, ring: Ring) -> Ring {
+        mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), ring)
+    }
+
+    /// From now on it is only noted that it rings.
+    fn wake_nobody(&self) {
+        self.set(Ring::Nobody);
+    }
+
+    /// Whether it wakes this task from now on. If it has rung meanwhile, it does not.
+    fn wakes(&self, task: &Waker) -> bool {
+        !matches!(self.set(Ring::Task(task.clone())), Ring::Rung)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Ring::Task(task) = self.set(Ring::Rung) {
+            task.wake();
+        }
+    }
+}
+
+/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half, and to limit what comes before an answer.
+pub(crate) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody>, Http1, Allowance), Fault> {
+    let allowance = Allowance(Arc::new(AtomicUsize::new(usize::MAX)));
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .handshake(TokioIo::new(Limited { io, allowance: allowance.clone() }))
+        .await
+        .map_err(|error| Fault::BrokenAnswer { error: "http_protocol_error", detail: error.to_string() })?;
+    Ok((sender, connection, allowance))
+}
+
+/// How many bytes more may come on a connection. Read and written by one thread; an atomic only because what hyper upgrades
+/// has to be `Send`.
+#[derive(Clone)]
+pub(crate) struct Allowance(Arc<AtomicUsize>);
+
+impl Allowance {
+    /// A request is sent: its answer's head has to come within [`MOST_BEFORE_ANSWER`].
+    pub(crate) fn limit(&self) {
+        self.0.store(MOST_BEFORE_ANSWER, Relaxed);
+    }
+
+    /// The head is there. Of what follows the client takes as much as it likes.
+    pub(crate) fn lift(&self) {
+        self.0.store(usize::MAX, Relaxed);
+    }
+}
+
+/// An upstream's bytes, as many as are allowed.
+pub(crate) struct Limited {
+    io: UpstreamIo,
+    allowance: Allowance,
+}
+
+impl AsyncRead for Limited {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf)?);
+        let left = self.allowance.0.load(Relaxed);
+        if left == usize::MAX {
+            return Poll::Ready(Ok(()));
+        }
+        match left.checked_sub(buf.filled().len() - before) {
+            Some(left) => self.allowance.0.store(left, Relaxed),
+            None => return Poll::Ready(Err(io::Error::other("more than 512 KiB came before the answer"))),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Limited {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
