@@ -1,6 +1,6 @@
 //! Providers as data: the presets that come with the binary. A user's file of the same name takes its place.
 
-use super::Endpoint;
+use super::address::Endpoint;
 use super::problem::{Sink, Source};
 use super::read::{Document, Table};
 
@@ -64,7 +64,7 @@ fn embedded(name: &str, text: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests_support::{facts, parse_with, source};
+    use crate::config::testing::{facts, parse_with, source};
     use crate::config::{Config, ImportSource, SignInMethod, TokenKind};
     use crate::oauth::{ClientAuth, Dialect, GrantType};
     use std::time::Duration;

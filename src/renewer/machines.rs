@@ -82,7 +82,7 @@ impl<W: World> Renewer<W> {
             if let Some(state) = self.accounts.get_mut(id).filter(|state| !state.is_unreadable()) {
                 state.told = None; // it may have left and come back: whoever asks now knows nothing yet
                 let is_elsewhere = state.record.as_ref().is_some_and(|record| !record.was_issued_to(account));
-                let has_changed = Config::security_relevant_change(&state.account, account)
+                let has_changed = state.account.security_relevant_change(account)
                     || is_elsewhere
                     || state.is_refused_for(Why::IssuedElsewhere)
                     || state.is_refused_for(Why::ClientRefused);

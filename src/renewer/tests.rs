@@ -100,7 +100,7 @@ fn lab() -> AccountId {
 }
 
 fn parsed(text: &str) -> Config {
-    crate::config::tests_support::parse_with(text, &[]).config
+    crate::config::testing::parse_with(text, &[]).config
 }
 
 fn config() -> Config {
