@@ -21,7 +21,9 @@ use tracing::{debug, error, info, warn};
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit};
 use crate::client_keys::{self, KeyRing, OwnAddress};
-use crate::config::{AccountId, Audit as AuditSetting, Client, Config, ListenAddress, Problem, Problems, RouteName};
+use crate::config::{
+    AccountId, Audit as AuditSetting, Client, Config, ListenAddress, Problem, Problems, Proxies, RouteName,
+};
 use crate::config_files;
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
@@ -30,6 +32,7 @@ use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
 use crate::platform::containers::Containers;
+use crate::platform::environment;
 use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::listeners;
@@ -279,6 +282,7 @@ impl Daemon {
             warnings: Vec::new(),
             audit: audit.as_ref().map(|audit| audit.path().to_owned()),
             hardening: hardening.unwrap_or_default(),
+            proxies: Proxies::read(environment::text),
             invocation,
         };
         let (renewer_stop, renewer_shutdown) = shutdown();

@@ -10,7 +10,8 @@ use super::*;
 use crate::accounts::{AccountView, LastFailure, Stored};
 use crate::client_keys::KeyRing;
 use crate::config::{
-    AccountId, Audit, Client, Config, ListenAddress, NoticeSettings, Origin, Replay, Route, RouteName, Upstream,
+    AccountId, Audit, Client, Config, ListenAddress, NoticeSettings, Origin, Proxies, Replay, Route, RouteName,
+    Upstream,
 };
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, RenewalId, Why};
@@ -231,6 +232,7 @@ pub(crate) fn facts() -> Facts {
         warnings: vec!["lingering is off".to_owned()],
         audit: Some("/var/log/audit.jsonl".into()),
         hardening: vec![Measure::waived("landlock", "switched off")],
+        proxies: Proxies::default(),
         invocation: "valetd".to_owned(),
     }
 }
