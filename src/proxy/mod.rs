@@ -45,15 +45,19 @@ use worker::{Command, Worker};
 mod authorization;
 #[cfg(feature = "benchmarks")]
 pub mod benchmarks;
+mod connection;
+mod deadline;
 mod downstream;
 mod exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+
 mod policy;
 mod replay;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod vectored;
 mod worker;
 
 /// A listening socket, and the route that is served there without prefix, if it is not for all.

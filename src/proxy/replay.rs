@@ -18,7 +18,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::config::Replay;
-use crate::proxy::downstream::connection::Pulse;
+use crate::proxy::deadline::Pulse;
 use crate::proxy::policy::route::RouteEntry;
 use crate::proxy::policy::{headers, rewrite};
 use crate::token_source::{Outcome, Published};

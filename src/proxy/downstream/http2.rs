@@ -22,8 +22,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use crate::proxy::downstream::connection::{Alarm, ClientIo, Connection, Phase, Pulse, Standing};
+use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::deadline::{Alarm, Phase, Pulse};
 use crate::proxy::downstream::gate::GatedIo;
+use crate::proxy::downstream::io::ClientIo;
 use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::exchange::service;
 use crate::proxy::policy::error::ProxyError;

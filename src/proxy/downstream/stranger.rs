@@ -22,8 +22,9 @@ use tracing::debug;
 
 use crate::audit::AuditLog;
 use crate::client_keys;
-use crate::proxy::downstream::connection::{Connection, PREFACE, spell_out};
+use crate::proxy::connection::Connection;
 use crate::proxy::downstream::gate::FirstHead;
+use crate::proxy::downstream::io::{PREFACE, spell_out};
 use crate::proxy::policy::error::{Advice, Check, ProxyError};
 use crate::proxy::policy::guard::{Caller, Door};
 use crate::stats::Stats;

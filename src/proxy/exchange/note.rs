@@ -17,7 +17,7 @@ use crate::audit::{self, AuditLog, Entry, Place, Whose};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
 use crate::platform::peer::{self, Ends};
-use crate::proxy::downstream::connection::Connection;
+use crate::proxy::connection::Connection;
 use crate::proxy::policy::guard::Caller;
 use crate::proxy::policy::{client_key, route};
 

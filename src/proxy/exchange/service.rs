@@ -19,7 +19,7 @@ use crate::client_keys::{ClientKey, Refusal};
 use crate::config::KeyName;
 use crate::proxy::Table;
 use crate::proxy::authorization::Authorization;
-use crate::proxy::downstream::connection::{Connection, Standing};
+use crate::proxy::connection::{Connection, Standing};
 use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::exchange::note::Note;
 use crate::proxy::exchange::upgrade;

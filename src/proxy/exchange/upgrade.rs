@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use crate::proxy::authorization::Authorization;
-use crate::proxy::downstream::connection::Connection;
+use crate::proxy::connection::Connection;
 use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::exchange::note::{Note, Noted};
 use crate::proxy::exchange::service::{self, Exchange, Home, send_error};

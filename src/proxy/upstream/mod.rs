@@ -31,9 +31,9 @@ use tracing::debug;
 
 use crate::config::Origin;
 use crate::proxy::authorization::Authorization;
-use crate::proxy::downstream::connection::{SMALL_WRITE, joined};
 use crate::proxy::policy::error::Fault;
 use crate::proxy::replay::RequestBody;
+use crate::proxy::vectored::{SMALL_WRITE, joined};
 use crate::token_source::Unavailable;
 use http1::Link;
 use http2::{Multiplexed, Sent};
