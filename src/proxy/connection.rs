@@ -6,14 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use crate::audit;
 use crate::platform::containers::Containers;
 use crate::platform::peer::Ends;
 use crate::proxy::Peer;
-use crate::proxy::deadline::Pulse;
+use crate::proxy::deadline::Activity;
 use crate::proxy::policy::error::Fault;
 use crate::proxy::policy::guard::{Caller, Door};
 use crate::proxy::policy::scope::Scope;
@@ -25,7 +24,7 @@ pub(crate) struct Connection {
     pub(crate) door: Door,
     /// The routes of the listener.
     pub(crate) scope: Scope,
-    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) activity: Arc<Activity>,
     /// Its place in the audit, from its first noted request on.
     pub(crate) seat: Rc<RefCell<Option<audit::Seat>>>,
     /// Both ends, on TCP: the client's, ours.
@@ -79,7 +78,7 @@ impl Connection {
         let connection = Rc::new(Self {
             door,
             scope,
-            pulse: Pulse::new(),
+            activity: Activity::new(),
             seat: Rc::default(),
             ends,
             at_home: Cell::new(None),
@@ -102,7 +101,7 @@ impl Connection {
             worker: self.worker.clone(),
             door: self.door,
             scope: self.scope.clone(),
-            pulse: Pulse::new(),
+            activity: Activity::new(),
             seat: self.seat.clone(),
             ends: self.ends,
             at_home: Cell::new(None),
@@ -211,7 +210,7 @@ impl Connection {
     pub(crate) async fn in_time<T>(&self, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-            Poll::Pending if self.pulse.timed_out.load(Relaxed) => Poll::Ready(Err(Fault::AnswerTimeout)),
+            Poll::Pending if self.activity.has_timed_out() => Poll::Ready(Err(Fault::AnswerTimeout)),
             Poll::Pending => Poll::Pending,
         })
         .await
@@ -246,7 +245,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let Some(carrier) = &self.carrier else { return self.worker.closed(self.id) };
         carrier.streams.set(carrier.streams.get() - 1);
-        carrier.pulse.renew();
+        carrier.activity.renew();
         if carrier.standing.get() == Standing::TurnedAway {
             carrier.wake();
         }

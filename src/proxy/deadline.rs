@@ -1,6 +1,6 @@
 //! What a connection, or a stream of one, is doing, and the one timer that ends it when it does nothing for too long.
 //!
-//! The deadlines cost nothing while all is well. Bytes that move only leave a mark ([`Pulse`]); a single timer looks
+//! The deadlines cost nothing while all is well. Bytes that move only leave a mark ([`Activity`]); a single timer looks
 //! for it now and then, and a deadline has passed when it has found none four times in a row, at quarters of the time
 //! allowed. Only what must not be stretched by a dripping client (a request's head) has a deadline of its own, which is
 //! set when the head does not arrive in one piece, that is, hardly ever.
@@ -30,8 +30,8 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 /// client is still sending, and the reset would overtake what we said (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Looks without a mark that make a deadline.
-const STRIKES: u8 = 4;
+/// Looks that a timeout is divided into: when so many in a row have found no mark, it has passed.
+const CHECKS_PER_TIMEOUT: u8 = 4;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,31 +69,38 @@ pub(crate) enum Upload {
     Skipped,
 }
 
+/// All phases, each at the place of its number: what an atomic holds is read back by it.
+const PHASES: [Phase; 7] =
+    [Phase::Idle, Phase::Resting, Phase::Head, Phase::Waiting, Phase::Answering, Phase::Lingering, Phase::Tunnel];
+
+/// The same for [`Upload`].
+const UPLOADS: [Upload; 5] = [Upload::Over, Upload::Owed, Upload::Streaming, Upload::Abandoned, Upload::Skipped];
+
 /// What the parts of a connection tell each other. Written and read by one thread; atomics only because what hyper
 /// upgrades has to be `Send`, so no order is asked of them.
 #[derive(Debug)]
-pub(crate) struct Pulse {
-    /// Bytes have moved since somebody looked.
-    pub(crate) moved: AtomicBool,
+pub(crate) struct Activity {
+    /// Bytes have moved since the timer last looked.
+    moved: AtomicBool,
     phase: AtomicU8,
     /// Numbers the requests.
     serial: AtomicU32,
     /// The running exchange's limit.
     idle_timeout_millis: AtomicU32,
     /// The running exchange has passed its limit.
-    pub(crate) timed_out: AtomicBool,
+    timed_out: AtomicBool,
     /// Bytes of the request's body that have been read.
     received: AtomicU64,
     upload: AtomicU8,
     /// Where in memory the last byte of the request's body ended, if that was a body of announced length.
     body_end: AtomicUsize,
     /// The client has closed its sending side.
-    pub(crate) half_closed: AtomicBool,
+    half_closed: AtomicBool,
     /// The client takes no more just now of what is to be sent.
-    pub(crate) congested: AtomicBool,
+    congested: AtomicBool,
 }
 
-impl Pulse {
+impl Activity {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             moved: AtomicBool::new(false),
@@ -110,15 +117,7 @@ impl Pulse {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Resting,
-            2 => Phase::Head,
-            3 => Phase::Waiting,
-            4 => Phase::Answering,
-            5 => Phase::Lingering,
-            _ => Phase::Tunnel,
-        }
+        PHASES[usize::from(self.phase.load(Relaxed))]
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
@@ -133,6 +132,25 @@ impl Pulse {
     /// The exchange has passed its limit, and hears of it the next time it is asked; false if it has been told before.
     pub(crate) fn time_out(&self) -> bool {
         !self.timed_out.swap(true, Relaxed)
+    }
+
+    /// Whether the running exchange has passed its limit.
+    pub(crate) fn has_timed_out(&self) -> bool {
+        self.timed_out.load(Relaxed)
+    }
+
+    /// The client has closed its sending side.
+    pub(crate) fn half_close(&self) {
+        self.half_closed.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Relaxed)
+    }
+
+    /// Whether the client takes no more just now of what is to be sent.
+    pub(crate) fn set_congested(&self, is_congested: bool) {
+        self.congested.store(is_congested, Relaxed);
     }
 
     /// Begins the present phase anew.
@@ -181,13 +199,7 @@ impl Pulse {
     }
 
     pub(crate) fn upload(&self) -> Upload {
-        match self.upload.load(Relaxed) {
-            0 => Upload::Over,
-            1 => Upload::Owed,
-            2 => Upload::Streaming,
-            3 => Upload::Abandoned,
-            _ => Upload::Skipped,
-        }
+        UPLOADS[usize::from(self.upload.load(Relaxed))]
     }
 
     pub(crate) fn set_upload(&self, upload: Upload) {
@@ -262,30 +274,30 @@ impl Pulse {
     }
 
     /// What the timer should look for.
-    pub(crate) fn watch(&self) -> Watch {
+    pub(crate) fn deadline(&self) -> Deadline {
         let phase = self.phase();
         let span = match phase {
-            Phase::Idle => REST_AFTER / u32::from(STRIKES),
-            Phase::Resting | Phase::Tunnel => KEEP_ALIVE / u32::from(STRIKES),
+            Phase::Idle => REST_AFTER / u32::from(CHECKS_PER_TIMEOUT),
+            Phase::Resting | Phase::Tunnel => KEEP_ALIVE / u32::from(CHECKS_PER_TIMEOUT),
             Phase::Head => HEAD_TIMEOUT,
             Phase::Waiting | Phase::Answering => {
-                Duration::from_millis(self.idle_timeout_millis.load(Relaxed).into()) / u32::from(STRIKES)
+                Duration::from_millis(self.idle_timeout_millis.load(Relaxed).into()) / u32::from(CHECKS_PER_TIMEOUT)
             }
             Phase::Lingering => LINGER,
         };
-        Watch { phase, serial: self.serial.load(Relaxed), span }
+        Deadline { phase, serial: self.serial.load(Relaxed), span }
     }
 }
 
 /// What a timer was set for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Watch {
+pub(crate) struct Deadline {
     phase: Phase,
     serial: u32,
     span: Duration,
 }
 
-impl Watch {
+impl Deadline {
     /// Whether moving bytes extend it.
     fn can_be_extended(&self) -> bool {
         match self.phase {
@@ -294,52 +306,52 @@ impl Watch {
         }
     }
 
-    fn is_same_wait(&self, other: &Watch) -> bool {
+    fn is_same_wait(&self, other: &Deadline) -> bool {
         self.phase == other.phase && self.serial == other.serial
     }
 }
 
 /// The one timer of a connection.
-pub(crate) struct Alarm {
+pub(crate) struct IdleTimer {
     sleep: Pin<Box<Sleep>>,
-    watch: Watch,
-    strikes: u8,
+    deadline: Deadline,
+    checks: u8,
 }
 
-impl Alarm {
-    pub(crate) fn new(watch: Watch) -> Self {
-        Self { sleep: Box::pin(sleep(watch.span)), watch, strikes: 0 }
+impl IdleTimer {
+    pub(crate) fn new(deadline: Deadline) -> Self {
+        Self { sleep: Box::pin(sleep(deadline.span)), deadline, checks: 0 }
     }
 
-    fn set(&mut self, watch: Watch) {
-        let at = Instant::now() + watch.span;
+    fn set(&mut self, deadline: Deadline) {
+        let at = Instant::now() + deadline.span;
         self.sleep.as_mut().reset(at);
-        self.watch = watch;
+        self.deadline = deadline;
     }
 
     /// Follows a change of phase, where the new one cannot wait for the next look. Not on a usual request's path.
-    pub(crate) fn follow(&mut self, pulse: &Pulse) {
-        let now = pulse.watch();
-        let is_new_deadline = !now.can_be_extended() && !now.is_same_wait(&self.watch);
-        if is_new_deadline || now.span < self.watch.span {
+    pub(crate) fn follow(&mut self, activity: &Activity) {
+        let now = activity.deadline();
+        let is_new_deadline = !now.can_be_extended() && !now.is_same_wait(&self.deadline);
+        if is_new_deadline || now.span < self.deadline.span {
             self.set(now);
-            self.strikes = 0;
+            self.checks = 0;
         }
     }
 
     /// Whether the deadline of what goes on has passed. Looks, and sets itself again.
-    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>, pulse: &Pulse) -> Poll<Phase> {
+    pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<Phase> {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
-            let now = pulse.watch();
-            let moved = pulse.moved.swap(false, Relaxed);
-            let same = now.is_same_wait(&self.watch);
+            let now = activity.deadline();
+            let moved = activity.moved.swap(false, Relaxed);
+            let same = now.is_same_wait(&self.deadline);
             if !same || (now.can_be_extended() && moved) {
-                self.strikes = 0;
-            } else if now.can_be_extended() && self.strikes + 1 < STRIKES {
-                self.strikes += 1;
+                self.checks = 0;
+            } else if now.can_be_extended() && self.checks + 1 < CHECKS_PER_TIMEOUT {
+                self.checks += 1;
             } else {
-                self.strikes = 0;
+                self.checks = 0;
                 self.set(now);
                 return Poll::Ready(now.phase);
             }
@@ -356,50 +368,79 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_exchange_times_out_after_four_quarters_without_a_byte_and_not_before() {
-        let pulse = Pulse::new();
-        pulse.begin(false);
-        pulse.limit(Duration::from_secs(8));
-        let mut alarm = Alarm::new(pulse.watch());
+        let activity = Activity::new();
+        activity.begin(false);
+        activity.limit(Duration::from_secs(8));
+        let mut timer = IdleTimer::new(activity.deadline());
         let start = Instant::now();
         for second in [1, 3, 5, 7, 9, 11] {
             let until = start + Duration::from_secs(second);
-            let early = tokio::time::timeout_at(until, poll_fn(|cx| alarm.poll_passed(cx, &pulse))).await;
+            let early = tokio::time::timeout_at(until, poll_fn(|cx| timer.poll_expired(cx, &activity))).await;
             assert!(early.is_err(), "{second}");
-            pulse.moved.store(true, Relaxed);
+            activity.mark();
         }
-        assert_eq!(poll_fn(|cx| alarm.poll_passed(cx, &pulse)).await, Phase::Waiting);
+        assert_eq!(poll_fn(|cx| timer.poll_expired(cx, &activity)).await, Phase::Waiting);
         assert_eq!(start.elapsed().as_secs(), 20); // the look at 12 s found a mark; 14, 16, 18, 20 did not
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dripping_head_is_not_extended_and_a_new_deadline_is_followed_at_once() {
-        let pulse = Pulse::new();
-        pulse.begin(false);
-        pulse.end();
-        let mut alarm = Alarm::new(pulse.watch());
+        let activity = Activity::new();
+        activity.begin(false);
+        activity.end();
+        let mut timer = IdleTimer::new(activity.deadline());
         let start = Instant::now();
-        pulse.enter(Phase::Head);
-        alarm.follow(&pulse);
-        pulse.moved.store(true, Relaxed);
-        assert_eq!(poll_fn(|cx| alarm.poll_passed(cx, &pulse)).await, Phase::Head);
+        activity.enter(Phase::Head);
+        timer.follow(&activity);
+        activity.mark();
+        assert_eq!(poll_fn(|cx| timer.poll_expired(cx, &activity)).await, Phase::Head);
         assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
     }
 
     #[test]
+    fn what_an_atomic_holds_is_read_back_as_what_was_put_in() {
+        let next_phase = |phase| match phase {
+            Phase::Idle => Some(Phase::Resting),
+            Phase::Resting => Some(Phase::Head),
+            Phase::Head => Some(Phase::Waiting),
+            Phase::Waiting => Some(Phase::Answering),
+            Phase::Answering => Some(Phase::Lingering),
+            Phase::Lingering => Some(Phase::Tunnel),
+            Phase::Tunnel => None,
+        };
+        let next_upload = |upload| match upload {
+            Upload::Over => Some(Upload::Owed),
+            Upload::Owed => Some(Upload::Streaming),
+            Upload::Streaming => Some(Upload::Abandoned),
+            Upload::Abandoned => Some(Upload::Skipped),
+            Upload::Skipped => None,
+        };
+        let activity = Activity::new();
+        for phase in std::iter::successors(Some(Phase::Idle), |phase| next_phase(*phase)) {
+            activity.enter(phase);
+            assert_eq!(activity.phase(), phase);
+        }
+        for upload in std::iter::successors(Some(Upload::Over), |upload| next_upload(*upload)) {
+            activity.set_upload(upload);
+            assert_eq!(activity.upload(), upload);
+        }
+    }
+
+    #[test]
     fn a_body_that_is_read_after_the_next_request_has_begun_says_nothing_of_that_ones() {
-        let pulse = Pulse::new();
-        pulse.begin(true);
-        let first = pulse.serial();
-        pulse.uploads();
-        pulse.end();
-        pulse.begin(true);
-        pulse.uploads();
-        pulse.received(first, 5);
-        pulse.uploaded(first, None);
-        pulse.abandoned(first);
-        assert_eq!((pulse.upload(), pulse.bytes_received()), (Upload::Streaming, 0));
-        pulse.received(pulse.serial(), 5);
-        pulse.uploaded(pulse.serial(), None);
-        assert_eq!((pulse.upload(), pulse.bytes_received()), (Upload::Over, 5));
+        let activity = Activity::new();
+        activity.begin(true);
+        let first = activity.serial();
+        activity.uploads();
+        activity.end();
+        activity.begin(true);
+        activity.uploads();
+        activity.received(first, 5);
+        activity.uploaded(first, None);
+        activity.abandoned(first);
+        assert_eq!((activity.upload(), activity.bytes_received()), (Upload::Streaming, 0));
+        activity.received(activity.serial(), 5);
+        activity.uploaded(activity.serial(), None);
+        assert_eq!((activity.upload(), activity.bytes_received()), (Upload::Over, 5));
     }
 }

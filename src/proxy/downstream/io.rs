@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -13,7 +12,7 @@ use hyper::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::proxy::deadline::{Phase, Pulse, Upload};
+use crate::proxy::deadline::{Activity, Phase, Upload};
 use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::policy::error::{Advice, ProxyError};
 use crate::proxy::vectored::{SMALL_WRITE, joined};
@@ -53,7 +52,7 @@ impl Socket {
 /// A client's bytes.
 pub(crate) struct ClientIo {
     pub(crate) socket: Socket,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     /// What is left of a problem document that stands for hyper's own error message.
     own_words: Bytes,
     /// The last request whose answer has gone out to its last byte.
@@ -75,15 +74,15 @@ enum Line {
 }
 
 impl ClientIo {
-    pub(crate) fn new(socket: Socket, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(socket: Socket, activity: Arc<Activity>) -> Self {
         let (own_words, surplus) = (Bytes::new(), Bytes::new());
-        Self { socket, pulse, own_words, answered: 0, line: Line::Method, handed: ([0; 4], 0), surplus }
+        Self { socket, activity, own_words, answered: 0, line: Line::Method, handed: ([0; 4], 0), surplus }
     }
 
     /// Puts back what was read and not used: what follows is the rest of a request's head.
     pub(crate) fn with(mut self, unused: Bytes) -> Self {
         if !unused.is_empty() {
-            self.pulse.enter(Phase::Head);
+            self.activity.enter(Phase::Head);
             self.line = Line::Over;
             self.surplus = unused;
         }
@@ -92,7 +91,7 @@ impl ClientIo {
 
     /// Reads what comes first, until it can only be one protocol's. After an HTTP/1.1 exchange, that is HTTP/1.1.
     pub(crate) fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Protocol>> {
-        let is_fresh = self.pulse.is_fresh();
+        let is_fresh = self.activity.is_fresh();
         if !is_fresh && !self.surplus.is_empty() {
             return Poll::Ready(Ok(Protocol::Http1));
         }
@@ -102,7 +101,7 @@ impl ClientIo {
             ready!(self.poll_socket_read(cx, &mut buf)?);
             let read = buf.filled();
             if read.is_empty() {
-                self.pulse.half_closed.store(true, Relaxed);
+                self.activity.half_close();
                 break Protocol::Http1;
             }
             self.surplus = match self.surplus.is_empty() {
@@ -110,7 +109,7 @@ impl ClientIo {
                 false => [&self.surplus, read].concat().into(),
             };
             if !is_fresh {
-                self.pulse.enter(Phase::Head);
+                self.activity.enter(Phase::Head);
                 self.line = Line::Method; // hyper left nothing behind that could come before
                 break Protocol::Http1;
             }
@@ -134,7 +133,7 @@ impl ClientIo {
         ready!(self.poll_socket_read(cx, &mut buf)?);
         let read = buf.filled();
         if read.is_empty() {
-            self.pulse.half_closed.store(true, Relaxed);
+            self.activity.half_close();
             return Poll::Ready(Ok(false));
         }
         let escaped = escape_target(&mut self.line, read);
@@ -151,21 +150,23 @@ impl ClientIo {
     /// be left when hyper asks for more.
     fn sort(&mut self) {
         let (last, end) = self.handed;
-        let is_clean = match self.pulse.upload() {
+        let is_clean = match self.activity.upload() {
             Upload::Owed | Upload::Streaming => return,
-            Upload::Abandoned => return self.pulse.set_upload(Upload::Skipped),
+            Upload::Abandoned => return self.activity.set_upload(Upload::Skipped),
             Upload::Skipped => false,
-            Upload::Over => last == *b"\r\n\r\n" || end == self.pulse.take_body_end(),
+            Upload::Over => last == *b"\r\n\r\n" || end == self.activity.take_body_end(),
         };
-        if matches!(self.pulse.phase(), Phase::Idle | Phase::Resting) && self.has_answered() {
-            self.pulse.enter(Phase::Head);
+        if matches!(self.activity.phase(), Phase::Idle | Phase::Resting) && self.has_answered() {
+            self.activity.enter(Phase::Head);
             self.line = if is_clean { Line::Method } else { Line::Over };
         }
     }
 
     /// Whether nothing is to be written but what hyper has to say by itself.
     fn has_answered(&self) -> bool {
-        self.answered == self.pulse.serial() && !self.pulse.exchange_runs() && self.pulse.phase() != Phase::Tunnel
+        self.answered == self.activity.serial()
+            && !self.activity.exchange_runs()
+            && self.activity.phase() != Phase::Tunnel
     }
 
     /// Notes what hyper is given.
@@ -183,8 +184,8 @@ impl ClientIo {
 
     /// Leaves the connection's deadlines to others: bytes come and go without a mark, as they are.
     pub(crate) fn unobserved(mut self) -> Self {
-        self.pulse = Pulse::new();
-        self.pulse.enter(Phase::Tunnel);
+        self.activity = Activity::new();
+        self.activity.enter(Phase::Tunnel);
         self.line = Line::Over;
         self
     }
@@ -214,7 +215,7 @@ impl ClientIo {
             (Socket::Unix(unix), Some(bytes)) => Pin::new(unix).poll_write(cx, bytes),
             (Socket::Unix(unix), None) => Pin::new(unix).poll_write_vectored(cx, bufs),
         };
-        self.pulse.congested.store(written.is_pending(), Relaxed);
+        self.activity.set_congested(written.is_pending());
         written
     }
 
@@ -241,21 +242,21 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        if !self.pulse.half_closed.load(Relaxed) {
+        if !self.activity.is_half_closed() {
             ready!(self.poll_socket_read(cx, buf)?);
         }
         if buf.filled().len() > before {
-            self.pulse.moved.store(true, Relaxed);
+            self.activity.mark();
             self.sort();
-            if self.line != Line::Over && self.pulse.phase() == Phase::Head {
+            if self.line != Line::Over && self.activity.phase() == Phase::Head {
                 self.escape_target(buf, before);
             }
             self.hand(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
-        self.pulse.half_closed.store(true, Relaxed);
+        self.activity.half_close();
         // `serve` finds out whether anybody is left to answer
-        let may_still_listen = self.pulse.exchange_runs() && !self.pulse.is_uploading();
+        let may_still_listen = self.activity.exchange_runs() && !self.activity.is_uploading();
         if may_still_listen { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
@@ -273,7 +274,7 @@ impl AsyncWrite for ClientIo {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = ready!(self.poll_socket_write(cx, &[io::IoSlice::new(buf)])?);
-        self.pulse.moved.store(true, Relaxed);
+        self.activity.mark();
         Poll::Ready(Ok(written))
     }
 
@@ -286,7 +287,7 @@ impl AsyncWrite for ClientIo {
             return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| &**buf));
         }
         let written = ready!(self.poll_socket_write(cx, bufs)?);
-        self.pulse.moved.store(true, Relaxed);
+        self.activity.mark();
         Poll::Ready(Ok(written))
     }
 
@@ -296,27 +297,27 @@ impl AsyncWrite for ClientIo {
 
     /// Sockets have no buffer of their own to flush; but hyper asks only when it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.pulse.exchange_runs() {
-            self.answered = self.pulse.serial();
+        if !self.activity.exchange_runs() {
+            self.answered = self.activity.serial();
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let phase = self.pulse.phase();
+        let phase = self.activity.phase();
         if phase != Phase::Lingering {
             match &mut self.socket {
                 Socket::Tcp(tcp) => ready!(Pin::new(tcp).poll_shutdown(cx)?),
                 Socket::Unix(unix) => ready!(Pin::new(unix).poll_shutdown(cx)?),
             }
             // only where the client may still be sending; in a tunnel, what it sends is for the other end
-            if phase == Phase::Tunnel || (phase != Phase::Head && !self.pulse.is_uploading()) {
+            if phase == Phase::Tunnel || (phase != Phase::Head && !self.activity.is_uploading()) {
                 return Poll::Ready(Ok(()));
             }
-            self.pulse.enter(Phase::Lingering);
+            self.activity.enter(Phase::Lingering);
         }
         let mut rest = [0; 4096];
-        while !self.pulse.half_closed.load(Relaxed) {
+        while !self.activity.is_half_closed() {
             let mut rest = ReadBuf::new(&mut rest);
             if ready!(self.poll_socket_read(cx, &mut rest)).is_err() || rest.filled().is_empty() {
                 break;
@@ -398,11 +399,11 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         const LIKE_HYPERS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let pulse = Pulse::new();
-        let mut io = ClientIo::new(Socket::Unix(ours), pulse.clone());
-        pulse.begin(false);
-        pulse.answer();
-        pulse.end();
+        let activity = Activity::new();
+        let mut io = ClientIo::new(Socket::Unix(ours), activity.clone());
+        activity.begin(false);
+        activity.answer();
+        activity.end();
         // the next head has begun, and hyper has not yet written all of the last answer
         theirs.write_all(b"GET /").await.unwrap();
         let mut head = [0; 5];

@@ -1,7 +1,7 @@
 //! One client's connection, from its first byte to its end.
 //!
 //! The first bytes tell HTTP/2 from HTTP/1.1 (RFC 9113 section 3.3: prior knowledge). What follows here is HTTP/1.1;
-//! HTTP/2 is in `http2`, where each stream has the pulse and the alarm that a whole connection has here.
+//! HTTP/2 is in `http2`, where each stream has the activity and the timer that a whole connection has here.
 //!
 //! A connection that has nothing to do is given no buffers: before its first byte and some time after its last one, there
 //! is the socket and nothing of hyper's, whose two buffers of 8 KiB would be most of what an idle client costs.
@@ -10,7 +10,6 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 
 use hyper::server::conn::http1;
@@ -20,7 +19,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::proxy::connection::{Connection, Standing};
-use crate::proxy::deadline::{Alarm, Phase};
+use crate::proxy::deadline::{IdleTimer, Phase};
 use crate::proxy::downstream::io::{ClientIo, Protocol, Socket};
 use crate::proxy::downstream::{http2, stranger};
 use crate::proxy::exchange::service;
@@ -47,18 +46,18 @@ pub(crate) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
 
 /// Serves a connection until either side ends it.
 pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
-    let pulse = connection.pulse.clone();
-    let mut io = ClientIo::new(socket, pulse.clone());
-    let mut alarm = Alarm::new(pulse.watch());
+    let activity = connection.activity.clone();
+    let mut io = ClientIo::new(socket, activity.clone());
+    let mut timer = IdleTimer::new(activity.deadline());
     loop {
         let protocol = poll_fn(|cx| {
-            if connection.is_told_to_stop(cx, pulse.is_fresh()) {
+            if connection.is_told_to_stop(cx, activity.is_fresh()) {
                 return Poll::Ready(None);
             }
             if let Poll::Ready(protocol) = io.poll_protocol(cx) {
                 return Poll::Ready(protocol.ok());
             }
-            alarm.poll_passed(cx, &pulse).map(|_| None)
+            timer.poll_expired(cx, &activity).map(|_| None)
         });
         let protocol = protocol.await;
         if protocol == Some(Protocol::Http1)
@@ -70,7 +69,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
         }
         // boxed, so that a connection without them takes no room for them
         match protocol {
-            Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut alarm)).await {
+            Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut timer)).await {
                 Some(at_rest) => io = at_rest,
                 None => return,
             },
@@ -101,8 +100,8 @@ async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
 }
 
 /// Serves requests until the connection has come to an end, or to rest: then it gives back the client's bytes.
-async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, alarm: &mut Alarm) -> Option<ClientIo> {
-    let pulse = connection.pulse.clone();
+async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut IdleTimer) -> Option<ClientIo> {
+    let activity = connection.activity.clone();
     let is_unix = matches!(io.socket, Socket::Unix(_));
     let service = service_fn(|request| {
         // boxed, as hyper would move its whole state about before it begins
@@ -119,23 +118,23 @@ async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, alarm: &mut Alar
                 return Poll::Ready(Ended::Over(ended));
             }
             // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
-            if connection.is_told_to_stop(cx, pulse.is_fresh()) {
+            if connection.is_told_to_stop(cx, activity.is_fresh()) {
                 Pin::new(&mut serving).graceful_shutdown();
                 continue;
             }
-            if pulse.half_closed.load(Relaxed) && pulse.exchange_runs() && !gone_was_asked {
+            if activity.is_half_closed() && activity.exchange_runs() && !gone_was_asked {
                 gone_was_asked = true;
                 if is_unix || connection.client_is_gone() {
                     return Poll::Ready(Ended::Over(Ok(())));
                 }
             }
-            alarm.follow(&pulse);
-            match ready!(alarm.poll_passed(cx, &pulse)) {
+            timer.follow(&activity);
+            match ready!(timer.poll_expired(cx, &activity)) {
                 // the request says so itself, the next time it is asked
-                Phase::Waiting if pulse.time_out() => {}
+                Phase::Waiting if activity.time_out() => {}
                 Phase::Idle => {
-                    pulse.enter(Phase::Resting);
-                    if pulse.is_all_done() {
+                    activity.enter(Phase::Resting);
+                    if activity.is_all_done() {
                         return Poll::Ready(Ended::AtRest);
                     }
                 }

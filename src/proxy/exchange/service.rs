@@ -175,7 +175,7 @@ async fn carry_out(
     if protocol.is_some() {
         return Box::pin(upgrade::forward(connection, &local, request, token, home, exchange)).await;
     }
-    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
     let mut authorization = Authorization::with(route, token);
     let (response, lease) = match send(connection, &local, request, &mut authorization, false).await {
         Ok(answer) => answer,
@@ -439,7 +439,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
-        connection.pulse.begin(!request.body().is_end_stream());
+        connection.activity.begin(!request.body().is_end_stream());
         let note = table
             .shared
             .access
@@ -489,7 +489,7 @@ impl Exchange {
 
     fn reached(&mut self, local: &Rc<LocalRoute>) {
         let route = &local.entry;
-        self.connection.pulse.limit(route.idle_timeout);
+        self.connection.activity.limit(route.idle_timeout);
         route.stats.requests.add(1);
         route.stats.open.add(1);
         if let Some(note) = &self.note {
@@ -509,7 +509,7 @@ impl Exchange {
             Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
             _ => self.connection.worker.stats.refused.add(1),
         }
-        self.connection.pulse.refused();
+        self.connection.activity.refused();
         debug!(?error, "a request was not carried out");
     }
 
@@ -518,7 +518,7 @@ impl Exchange {
         if let Some(note) = &self.note {
             note.answered(status);
         }
-        self.connection.pulse.answer();
+        self.connection.activity.answer();
         if let Some(local) = &self.route {
             local.entry.stats.answered(status.as_u16(), self.began.elapsed());
         }
@@ -527,7 +527,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.connection.pulse.end();
+        self.connection.activity.end();
         if let Some(note) = self.note.take() {
             note.answered(self.status);
         }

@@ -40,7 +40,7 @@ pub(crate) async fn forward(
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
-    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
     let began = Instant::now();
     let mut authorization = Authorization::with(route, token);
     let mut response = send(connection, local, request, &mut authorization).await?;
@@ -65,7 +65,7 @@ pub(crate) async fn forward(
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone(), None)));
     };
-    connection.pulse.switch();
+    connection.activity.switch();
     let note = exchange.becomes_tunnel(head.status);
     tokio::task::spawn_local(join(connection.clone(), client, upstream, note));
     Ok(Response::from_parts(head, AnswerBody::empty()))
