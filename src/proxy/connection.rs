@@ -13,7 +13,7 @@ use crate::platform::containers::Containers;
 use crate::platform::peer::Ends;
 use crate::proxy::Peer;
 use crate::proxy::deadline::Activity;
-use crate::proxy::policy::error::Fault;
+use crate::proxy::fault::Fault;
 use crate::proxy::policy::guard::{Caller, Door};
 use crate::proxy::policy::scope::Scope;
 use crate::proxy::worker::Worker;

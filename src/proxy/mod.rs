@@ -9,7 +9,7 @@
 //! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
 //! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
 //! * `authorization`: which token a request leaves with; `replay`: the bounded copy of a body, and the second sending;
-//! * `worker`: a thread's state.
+//! * `worker`: a thread's state; `fault` and `vectored`: what several of these need.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -49,9 +49,9 @@ mod connection;
 mod deadline;
 mod downstream;
 mod exchange;
+mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-
 mod policy;
 mod replay;
 #[cfg(test)]

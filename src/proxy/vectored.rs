@@ -1,4 +1,4 @@
-//! How bytes are written, whichever side they go to.
+//! What writing to a client and writing to an upstream have in common.
 
 use std::io;
 

@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::HeaderName;
 
 use crate::proxy::exchange::service::Exchange;
 use crate::proxy::policy::headers;
-use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::{BodyError, UpstreamBody};
 
 /// What hyper sends to the client.
 pub(crate) struct AnswerBody {
@@ -32,13 +32,11 @@ enum Content {
 }
 
 struct Upstream {
-    incoming: Incoming,
-    /// The connection it comes on, given back at its end and only then.
-    lease: Option<Lease>,
+    body: UpstreamBody,
     token_name: HeaderName,
     scrubber: Option<Box<Scrubber>>,
     /// What the upstream has broken off with, until what came before is on its way.
-    broken: Option<hyper::Error>,
+    broken: Option<BodyError>,
 }
 
 /// Blots out every occurrence of a token, byte for byte, so that lengths and ranges stay true. Holds back only what may
@@ -62,23 +60,13 @@ impl AnswerBody {
     }
 
     /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `scrub`.
-    pub(crate) fn upstream(
-        incoming: Incoming,
-        lease: Option<Lease>,
-        token_name: HeaderName,
-        scrub: Option<&[u8]>,
-    ) -> Self {
-        if incoming.is_end_stream() {
-            if let Some(lease) = lease {
-                lease.give_back();
-            }
+    pub(crate) fn upstream(body: UpstreamBody, token_name: HeaderName, scrub: Option<&[u8]>) -> Self {
+        if body.is_end_stream() {
+            body.release();
             return Self::empty();
         }
         let scrubber = scrub.map(|token| Box::new(Scrubber::of(token)));
-        Self {
-            content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber, broken: None }),
-            exchange: None,
-        }
+        Self { content: Content::Upstream(Upstream { body, token_name, scrubber, broken: None }), exchange: None }
     }
 
     /// Ties the exchange's end to this body's.
@@ -97,38 +85,29 @@ impl AnswerBody {
 }
 
 impl Upstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = ready!(match &mut self.lease {
-            Some(lease) => lease.poll_frame(cx, &mut self.incoming),
-            None => Pin::new(&mut self.incoming).poll_frame(cx),
-        });
-        let ended = match frame {
-            None => true,
-            Some(Err(error)) => {
-                // hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn
-                self.broken = Some(error);
-                cx.waker().wake_by_ref();
-                return Poll::Pending; // the connection goes with the lease
-            }
-            Some(Ok(_)) => self.incoming.is_end_stream(),
-        };
-        if ended && let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|mut frame| {
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers, &self.token_name);
                 }
-                frame
-            })
-        }))
+            }
+            Some(Err(_)) => {
+                // hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn
+                self.broken = frame.and_then(Result::err);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            None => {}
+        }
+        Poll::Ready(frame)
     }
 
-    fn poll_scrubbed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_scrubbed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             if let Some(then) = self.scrubber.as_mut().and_then(|scrubber| scrubber.then.take()) {
                 return Poll::Ready(Some(Ok(then)));
@@ -187,9 +166,9 @@ impl Scrubber {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let AnswerBody { content, exchange } = &mut *self;
         let mut sends = |data: &Bytes| {
             if let Some(exchange) = exchange {
@@ -221,7 +200,7 @@ impl Body for AnswerBody {
             Content::Empty => true,
             Content::Full(text) => text.is_empty(),
             Content::Upstream(upstream) => {
-                upstream.incoming.is_end_stream()
+                upstream.body.is_end_stream()
                     && upstream.broken.is_none()
                     && upstream.scrubber.as_ref().is_none_or(|scrubber| scrubber.is_done())
             }
@@ -232,7 +211,7 @@ impl Body for AnswerBody {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(text) => SizeHint::with_exact(text.len() as u64),
-            Content::Upstream(upstream) => upstream.incoming.size_hint(),
+            Content::Upstream(upstream) => upstream.body.size_hint(),
         }
     }
 }

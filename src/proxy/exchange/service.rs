@@ -1,7 +1,7 @@
 //! One request from start to end: guard, route, token, forward, answer.
 
 use std::borrow::Cow;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,14 +23,15 @@ use crate::proxy::connection::{Connection, Standing};
 use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::exchange::note::Note;
 use crate::proxy::exchange::upgrade;
+use crate::proxy::fault::Fault;
 use crate::proxy::policy::client_key::{self, Presented};
-use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, Fault, PROXY_STATUS, ProxyError, STORAGE};
+use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyError, STORAGE};
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::headers::{self, Homeward, Ours, Survey};
 use crate::proxy::policy::rewrite::{self, Mapping, OwnAddresses};
 use crate::proxy::policy::route::{self, Found, RouteEntry};
 use crate::proxy::replay::{self, Kept, RequestBody};
-use crate::proxy::upstream::{self, Lease, SendError};
+use crate::proxy::upstream::{self, Error, Resend};
 use crate::proxy::worker::{LocalRoute, LocalTable};
 use crate::token_source::{Published, Unavailable};
 
@@ -177,10 +178,10 @@ async fn carry_out(
     }
     let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
     let mut authorization = Authorization::with(route, token);
-    let (response, lease) = match send(connection, &local, request, &mut authorization, false).await {
-        Ok(answer) => answer,
-        Err(SendError::Lost { reused, error }) => {
-            let again = send_again_if_lost(connection, &local, &mut authorization, kept.as_ref(), reused, error);
+    let response = match send(connection, &local, request, &mut authorization, false).await {
+        Ok(response) => response,
+        Err(Error::Lost { fault, resend }) => {
+            let again = send_again_if_lost(connection, &local, &mut authorization, kept.as_ref(), fault, resend);
             Box::pin(again).await?
         }
         Err(error) => return Err(send_error(route, error)),
@@ -189,12 +190,12 @@ async fn carry_out(
     exchange.goes_up_with(token); // it may be another one by now
     if response.status() == StatusCode::UNAUTHORIZED {
         let token = token.clone();
-        return Box::pin(after_401(connection, &local, token, kept, response, lease, home)).await;
+        return Box::pin(after_401(connection, &local, token, kept, response, home)).await;
     }
     if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
         route.tokens.worked(token, exchange.began.elapsed());
     }
-    hand_on(route, response, lease, token, &home)
+    hand_on(route, response, token, &home)
 }
 
 /// Leads a browser from an address that routes share to the route's own origin, where it can do no harm to another
@@ -254,18 +255,20 @@ async fn send_again_if_lost(
     local: &LocalRoute,
     authorization: &mut Authorization<'_>,
     kept: Option<&Kept>,
-    reused: bool,
-    error: hyper::Error,
-) -> Result<(Response<Incoming>, Lease), ProxyError> {
+    fault: Fault,
+    resend: Resend,
+) -> Result<upstream::Response, ProxyError> {
     let route = &*local.entry;
-    let again = kept.filter(|kept| {
-        (reused && !error.is_parse() && kept.survives_lost_connection()) || upstream::was_not_begun(&error)
+    let again = kept.filter(|kept| match resend {
+        Resend::Always => true,
+        Resend::IfIdempotent => kept.survives_lost_connection(),
+        Resend::Never => false,
     });
     let token = authorization.token();
     let Some(mut request) = again.and_then(|kept| kept.again(token)) else {
-        return Err(upstream_error(route, upstream::lost(&error)));
+        return Err(upstream_error(route, fault));
     };
-    debug!(%error, "an idle connection had closed; sending once more");
+    debug!(?fault, "an idle connection had closed; sending once more");
     // also for what goes to a connection that is open: the first sending may have taken a while
     let renewed = connection.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
     let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;
@@ -280,9 +283,18 @@ async fn send(
     request: Request<RequestBody>,
     authorization: &mut Authorization<'_>,
     fresh: bool,
-) -> Result<(Response<Incoming>, Lease), SendError> {
-    let sending = pin!(local.pool.send(request, authorization, local.entry.connect_timeout, fresh));
-    connection.in_time(sending).await.unwrap_or_else(|fault| Err(SendError::NotConnected(fault)))
+) -> Result<upstream::Response, Error> {
+    let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.connect_timeout, fresh));
+    in_time(connection, sending).await
+}
+
+/// Waits for a response in the exchange's time.
+pub(crate) async fn in_time(
+    connection: &Connection,
+    sending: Pin<&mut impl Future<Output = Result<upstream::Response, Error>>>,
+) -> Result<upstream::Response, Error> {
+    let sent = connection.in_time(sending).await;
+    sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
 }
 
 /// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot
@@ -292,30 +304,29 @@ async fn after_401(
     local: &LocalRoute,
     token: Arc<Published>,
     kept: Option<Kept>,
-    response: Response<Incoming>,
-    lease: Lease,
+    response: upstream::Response,
     home: Home<'_>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
     let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await else {
-        return hand_on(route, response, lease, &token, &home);
+        return hand_on(route, response, &token, &home);
     };
     let Some(request) = kept.as_ref().and_then(|kept| kept.again(&new)) else {
-        return hand_on(route, response, lease, &token, &home);
+        return hand_on(route, response, &token, &home);
     };
-    drop((response, lease)); // its body is not worth reading, so its connection goes, too
+    drop(response); // its body is not worth reading, so its connection goes, too
     route.stats.replayed.add(1);
     let mut authorization = Authorization::with(route, new);
-    let (response, lease) = match send(connection, local, request, &mut authorization, false).await {
-        Ok(answer) => answer,
-        Err(SendError::Lost { error, reused }) => {
-            send_again_if_lost(connection, local, &mut authorization, kept.as_ref(), reused, error).await?
+    let response = match send(connection, local, request, &mut authorization, false).await {
+        Ok(response) => response,
+        Err(Error::Lost { fault, resend }) => {
+            send_again_if_lost(connection, local, &mut authorization, kept.as_ref(), fault, resend).await?
         }
         Err(error) => return Err(send_error(route, error)),
     };
     let new = authorization.token();
     route.tokens.replayed(&token, new, refused.elapsed(), replay::outcome(&response));
-    hand_on(route, response, lease, new, &home)
+    hand_on(route, response, new, &home)
 }
 
 /// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
@@ -352,24 +363,24 @@ pub(crate) struct Home<'a> {
 /// Makes the upstream's answer the client's.
 fn hand_on(
     route: &RouteEntry,
-    response: Response<Incoming>,
-    lease: Lease,
+    mut response: upstream::Response,
     token: &Published,
     home: &Home<'_>,
 ) -> Result<Response<AnswerBody>, ProxyError> {
-    let (head, incoming) = clean(route, response, token, home, false)?.into_parts();
+    clean(route, &mut response, token, home, false)?;
+    let (head, body) = response.into_parts();
     let scrub = route.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
-    Ok(Response::from_parts(head, AnswerBody::upstream(incoming, Some(lease), token.name.clone(), scrub)))
+    Ok(Response::from_parts(head, AnswerBody::upstream(body, token.name.clone(), scrub)))
 }
 
-/// An upstream's answer with its head as the client may see it.
+/// Makes an upstream's head what the client may see.
 pub(crate) fn clean(
     route: &RouteEntry,
-    mut response: Response<Incoming>,
+    response: &mut upstream::Response,
     token: &Published,
     home: &Home<'_>,
     switching: bool,
-) -> Result<Response<Incoming>, ProxyError> {
+) -> Result<(), ProxyError> {
     if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "101 without having been asked to switch".to_owned();
         return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
@@ -394,7 +405,7 @@ pub(crate) fn clean(
         response.headers_mut().append(CONTENT_SECURITY_POLICY, headers::SANDBOX);
     }
     *response.version_mut() = Version::HTTP_11;
-    Ok(response)
+    Ok(())
 }
 
 pub(crate) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
@@ -402,11 +413,10 @@ pub(crate) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
 }
 
 /// What it means for the client that a request was not answered.
-pub(crate) fn send_error(route: &RouteEntry, error: SendError) -> ProxyError {
+pub(crate) fn send_error(route: &RouteEntry, error: Error) -> ProxyError {
     match error {
-        SendError::NotConnected(fault) => upstream_error(route, fault),
-        SendError::NotAuthorized(why_not) => no_token(route, why_not),
-        SendError::Lost { error, .. } => upstream_error(route, upstream::lost(&error)),
+        Error::NotConnected(fault) | Error::Lost { fault, .. } => upstream_error(route, fault),
+        Error::NotAuthorized(why_not) => no_token(route, why_not),
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::AccountId;
 use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::fault::Fault;
 use crate::renewal::Why;
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -82,21 +83,6 @@ pub(crate) enum Check {
     KeyRequired,
     /// The client key is good, but not for this.
     KeyRights,
-}
-
-/// What an upstream did, or did not do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
-    /// No connection. `error` is RFC 9209's word for it.
-    Unreachable { error: &'static str, detail: String },
-    /// A connection, but no TLS.
-    Tls { error: &'static str, detail: String },
-    /// Connecting took too long.
-    ConnectTimeout,
-    /// Too long without a byte, while the answer was due.
-    AnswerTimeout,
-    /// The connection ended, or spoke nonsense, before the answer's head was whole.
-    BrokenAnswer { error: &'static str, detail: String },
 }
 
 /// What all answers of one configuration say besides.
