@@ -26,7 +26,7 @@ use crate::proxy::connection::{Connection, Standing};
 use crate::proxy::deadline::{Activity, IdleTimer, Phase};
 use crate::proxy::downstream::gate::GatedIo;
 use crate::proxy::downstream::io::ClientIo;
-use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::exchange::accounting::Counted;
 use crate::proxy::exchange::service;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::worker::Worker;
@@ -168,7 +168,8 @@ async fn answer(stream: Rc<Connection>, mut request: Request<Incoming>) -> Respo
         if stream.standing() != Standing::Client {
             stream.turn_away();
         }
-        ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice)
+        let refusal = ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice);
+        refusal.map(Counted::without_exchange)
     } else {
         in_http1_terms(&mut request);
         service::answer(stream, request).await
@@ -241,13 +242,13 @@ async fn watch_over(stream: Rc<Connection>, task: impl Future<Output = ()>) {
 
 /// An answer's body, whose frames mark the stream's activity as bytes mark a connection's.
 struct StreamBody {
-    body: AnswerBody,
+    body: Counted,
     activity: Arc<Activity>,
 }
 
 impl Body for StreamBody {
     type Data = Bytes;
-    type Error = <AnswerBody as Body>::Error;
+    type Error = <Counted as Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

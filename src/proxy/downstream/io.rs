@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::proxy::deadline::{Activity, Phase, Upload};
-use crate::proxy::exchange::body::AnswerBody;
 use crate::proxy::policy::error::{Advice, ProxyError};
 use crate::proxy::vectored::{SMALL_WRITE, joined};
 
@@ -376,7 +375,7 @@ fn hypers_own_error(head: &[u8]) -> Option<ProxyError> {
 }
 
 /// An answer of our own as bytes: for those that no request stands behind, and those that none is looked at for.
-pub(crate) fn spell_out(response: Response<AnswerBody>) -> Bytes {
+pub(crate) fn spell_out(response: Response<Bytes>) -> Bytes {
     let (head, body) = response.into_parts();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
     for (name, value) in &head.headers {
@@ -386,7 +385,7 @@ pub(crate) fn spell_out(response: Response<AnswerBody>) -> Bytes {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(body.text());
+    bytes.extend_from_slice(&body);
     bytes.into()
 }
 

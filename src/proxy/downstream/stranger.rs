@@ -58,7 +58,7 @@ impl ReadyMade {
             block.extend(literal(name.as_str().as_bytes(), value.as_bytes()));
         }
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        let body = Bytes::copy_from_slice(response.body().text());
+        let body = response.body().clone();
         let http1 = spell_out(response);
         Rc::new(Self { check, head: http1.len() - body.len(), http1, block, body })
     }
