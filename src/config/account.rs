@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::Endpoint;
+use super::authorization_server::AuthorizationServer;
 use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
 use super::names::AccountId;
@@ -53,9 +53,6 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
 const CLIENT_AUTHS: &[(&str, ClientAuth)] =
     &[("none", ClientAuth::None), ("post", ClientAuth::Post), ("basic", ClientAuth::Basic)];
 
-const SIGN_IN_METHODS: &[(&str, SignInMethod)] =
-    &[("paste", SignInMethod::Paste), ("password", SignInMethod::Password)];
-
 /// Parameters of token requests that the grant sets.
 const GRANT_PARAMETERS: &[&str] = &[
     "client_assertion",
@@ -84,12 +81,8 @@ pub struct Account {
     pub grant: GrantType,
     /// The language in which its server takes refresh tokens: the other half.
     pub dialect: Dialect,
-    /// Where grants are sent as forms (RFC 6749 section 3.2).
-    pub token_endpoint: Endpoint,
-    /// Where Cognito's JSON grants are sent; present if and only if `dialect` is theirs.
-    pub cognito_endpoint: Option<Endpoint>,
-    /// Where a refresh token is revoked (RFC 7009), if anywhere.
-    pub revocation_endpoint: Option<Endpoint>,
+    /// Its authorization server.
+    pub server: AuthorizationServer,
     /// The client's id, where the server knows clients at all.
     pub client_id: Option<String>,
     /// How the client proves who it is.
@@ -124,9 +117,7 @@ impl Account {
             description: _,
             grant,
             dialect,
-            token_endpoint,
-            cognito_endpoint,
-            revocation_endpoint: _,
+            server,
             client_id,
             client_auth,
             client_secret,
@@ -141,22 +132,13 @@ impl Account {
         *id != new.id
             || *grant != new.grant
             || *dialect != new.dialect
-            || *token_endpoint != new.token_endpoint
-            || *cognito_endpoint != new.cognito_endpoint
+            || !server.issues_the_same_tokens(&new.server)
             || *client_id != new.client_id
             || *client_auth != new.client_auth
             || *client_secret != new.client_secret
             || *scopes != new.scopes
             || *parameters != new.parameters
             || *extra_ca != new.extra_ca
-    }
-
-    /// Every endpoint that may be sent the refresh token or the password, by its key, the token endpoint first.
-    pub fn credential_endpoints(&self) -> impl Iterator<Item = (&'static str, &Endpoint)> {
-        let Account { token_endpoint, cognito_endpoint, revocation_endpoint, .. } = self;
-        let others = [("cognito_endpoint", cognito_endpoint), ("revocation_endpoint", revocation_endpoint)];
-        let others = others.into_iter().filter_map(|(key, endpoint)| endpoint.as_ref().map(|endpoint| (key, endpoint)));
-        std::iter::once(("token_endpoint", token_endpoint)).chain(others)
     }
 }
 
@@ -165,9 +147,6 @@ impl Account {
 pub struct SignIn {
     /// The ways, in the order in which they are offered; empty means: import or standard input only.
     pub methods: Vec<SignInMethod>,
-    /// The page that shows or hands back a one-time code: a URL, with `response_type=code` in its query where the page
-    /// wants it; the client's id and redirect URI are added to it.
-    pub login_page: Option<String>,
     /// The redirect URI registered for the client, sent with the code.
     pub redirect_uri: Option<String>,
     /// Whether the password may be kept beside the refresh token.
@@ -183,6 +162,18 @@ pub enum SignInMethod {
     Paste,
     /// User name and password are asked for on the terminal.
     Password,
+}
+
+impl SignInMethod {
+    const ALL: [Self; 2] = [Self::Paste, Self::Password];
+
+    /// What it is called in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            SignInMethod::Paste => "paste",
+            SignInMethod::Password => "password",
+        }
+    }
 }
 
 /// A place where another tool leaves a refresh token.
@@ -212,33 +203,8 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
-        table.require("token_endpoint", "say where grants are sent: token_endpoint = \"https://...\", or a provider");
-        let mut endpoint = |key: &str| {
-            let endpoint = table.parsed(key, Endpoint::parse)?;
-            checks.upstreams.push(endpoint.clone());
-            Some(endpoint.value)
-        };
-        let token_endpoint = endpoint("token_endpoint");
-        let revocation_endpoint = endpoint("revocation_endpoint");
-        let cognito_endpoint = endpoint("cognito_endpoint");
+        let server = self.authorization_server(&table, dialect, checks);
         let client_id = table.string("client_id").map(|found| found.value);
-        let cognito_endpoint = match dialect {
-            Dialect::CognitoInitiateAuth | Dialect::CognitoGetTokens => {
-                table.require("cognito_endpoint", "the grant needs it: \"https://cognito-idp.REGION.amazonaws.com/\"");
-                table.require("client_id", "the grant needs it: the app client's id");
-                cognito_endpoint
-            }
-            Dialect::Rfc6749 => {
-                if table.is_own("cognito_endpoint") {
-                    let remedy = "say grant = \"cognito_initiate_auth\" or \"cognito_get_tokens\", or leave it out";
-                    self.sink.warning(
-                        &table.place_of("cognito_endpoint"),
-                        Complaint::new("is not used by this grant", remedy),
-                    );
-                }
-                None
-            }
-        };
         let (client_auth, client_secret) = self.client(&table, grant);
         let sign_in = self.sign_in(&table, grant);
         let scopes = table.array("scopes", scope).unwrap_or_default();
@@ -248,9 +214,7 @@ impl<'a> Reader<'a> {
             description: table.string("description").map(|found| found.value),
             grant,
             dialect,
-            token_endpoint: token_endpoint?,
-            cognito_endpoint,
-            revocation_endpoint,
+            server: server?,
             client_id,
             client_auth,
             client_secret,
@@ -342,7 +306,9 @@ impl<'a> Reader<'a> {
     }
 
     fn sign_in(&self, table: &Table<'_>, grant: GrantType) -> SignIn {
-        let methods = match table.array("sign_in", |text| one_of(text, SIGN_IN_METHODS)) {
+        let methods = match table
+            .array("sign_in", |text| one_of(text, &SignInMethod::ALL.map(|method| (method.name(), method))))
+        {
             Some(methods) => methods.into_iter().map(|method| method.value).collect(),
             None if grant == GrantType::Password => vec![SignInMethod::Password],
             None => Vec::new(),
@@ -358,9 +324,6 @@ impl<'a> Reader<'a> {
         }
         SignIn {
             methods,
-            login_page: table
-                .parsed("login_page", |text| Endpoint::parse(text).map(|_| text.to_owned()))
-                .map(|found| found.value),
             redirect_uri: table.parsed("redirect_uri", redirect_uri).map(|found| found.value),
             keep_password,
             import: self.import(table),

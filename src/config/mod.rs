@@ -7,11 +7,13 @@
 //!   `account` and `route`, what the tables mean; a new key of either is a line in its file for each of the list of keys,
 //!   the type and the reading;
 //! * [`presets`] lists the providers that come with the binary: `provider`;
+//! * `authorization_server`: all endpoints of an account; discovery will come in there;
 //! * `names`, `address`, `header`, `secret_source`, `value`: what one string or a small table means;
 //! * `read` is TOML with places, `reader` what the reading of all tables shares, `problem` what is said of a place.
 
 mod account;
 mod address;
+mod authorization_server;
 mod forward_proxy;
 mod header;
 mod names;
@@ -30,6 +32,7 @@ mod value;
 
 pub use account::{Account, ImportSource, SignIn, SignInMethod};
 pub use address::{Endpoint, ListenAddress, Origin, Upstream};
+pub use authorization_server::AuthorizationServer;
 pub use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub use header::{HeaderEdits, HeaderTemplate, TokenKind};
 pub use names::{AccountId, KeyName, RouteName};

@@ -232,9 +232,7 @@ fn query_parameter(text: &str) -> Result<String, Complaint> {
 /// Adds the account's endpoints to what a route refuses, where they are on the upstream's host: through the proxy
 /// anyone could fetch tokens there.
 fn refuse_token_service(refuse: &mut Vec<String>, account: &Account, upstream: &Upstream) {
-    let Account { token_endpoint, cognito_endpoint, revocation_endpoint, .. } = account;
-    let endpoints = [Some(token_endpoint), cognito_endpoint.as_ref(), revocation_endpoint.as_ref()];
-    for endpoint in endpoints.into_iter().flatten().filter(|endpoint| endpoint.origin == upstream.origin) {
+    for (_, endpoint) in account.server.credential_endpoints().filter(|(_, at)| at.origin == upstream.origin) {
         let path = endpoint.path().trim_end_matches('/');
         let covered = |refused: &String| {
             path.strip_prefix(refused.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -54,7 +54,7 @@ fn the_examples_settings_are_the_defaults() {
     let lab = bare.accounts.get_mut("lab").unwrap();
     lab.description = Some("The lab's archive".into());
     lab.client_id = Some("valetd".into());
-    lab.revocation_endpoint = Some(Endpoint::parse("https://auth.lab.example/oauth2/revoke").unwrap());
+    lab.server.revocation = Some(Endpoint::parse("https://auth.lab.example/oauth2/revoke").unwrap());
     lab.sign_in.redirect_uri = Some("https://www.lab.example/code.html".into());
     assert_eq!(example, bare);
 }
@@ -123,7 +123,7 @@ fn an_account_overrides_single_values_of_its_provider() {
     assert_eq!(work.client_id.as_deref(), Some("other"));
     assert_eq!(work.renew.assumed_lifetime, Duration::from_secs(7200));
     assert_eq!(work.renew.refresh_lifetime, home.renew.refresh_lifetime, "the other half of the table is the preset's");
-    assert_eq!(work.cognito_endpoint, None, "not for this grant");
+    assert_eq!(work.server.cognito, None, "not for this grant");
     assert_eq!((home.grant, home.dialect), (GrantType::RefreshToken, Dialect::CognitoInitiateAuth));
     assert_eq!(config.routes.len(), 2);
 }

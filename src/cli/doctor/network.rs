@@ -86,8 +86,7 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
     let way = |choice: &ProxyChoice, origin: &Origin| by_way(&proxies.way(choice, origin));
     let mut questions: BTreeMap<String, Question> = BTreeMap::new();
     for account in config.accounts.values() {
-        let endpoints = [Some(&account.token_endpoint), account.cognito_endpoint.as_ref()];
-        for endpoint in endpoints.into_iter().flatten() {
+        for (_, endpoint) in account.server.token_endpoints() {
             let about = format!("{}{}", endpoint.origin, way(&account.proxy, &endpoint.origin));
             questions.entry(format!("0 {about}")).or_insert_with(|| Question {
                 check: "token server",
