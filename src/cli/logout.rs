@@ -1,11 +1,11 @@
 //! `valetd logout`
 
 use super::arguments::parse_account;
-use super::configuration::account_of;
 use super::configuration::load_config;
+use super::configuration::{account_of, places};
 use super::failure::{Exit, Failure};
 use super::forget;
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::text::printable;

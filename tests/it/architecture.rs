@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 type Module = Vec<String>;
 
 /// Circles that are still there. A list may shrink: what has left its circle must leave the list, too.
-const KNOWN_CIRCLES: [&[&str]; 6] = [
+const KNOWN_CIRCLES: &[&[&str]] = &[
     &["cli::failure", "cli::options"],
-    &["control::api", "control::keys"],
     &[
         "proxy::authorization",
         "proxy::downstream",
