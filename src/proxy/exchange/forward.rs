@@ -8,7 +8,7 @@ use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
 use crate::proxy::Table;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::headers::{self, Homeward};
@@ -20,16 +20,16 @@ use crate::token_source::{Published, Unavailable};
 
 /// Waits for a response in the exchange's time.
 pub(crate) async fn in_time(
-    connection: &Connection,
+    stream: &Stream,
     sending: Pin<&mut impl Future<Output = Result<upstream::Response, Error>>>,
 ) -> Result<upstream::Response, Error> {
-    let sent = connection.in_time(sending).await;
+    let sent = stream.in_time(sending).await;
     sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
 }
 
 /// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
 pub(crate) async fn renewed_token(
-    connection: &Connection,
+    stream: &Stream,
     route: &RouteEntry,
     refused: &Published,
     kept: Option<&Kept>,
@@ -40,7 +40,7 @@ pub(crate) async fn renewed_token(
     }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
-    let renewal = connection.in_time(pin!(route.tokens.token_after(refused, patience))).await;
+    let renewal = stream.in_time(pin!(route.tokens.token_after(refused, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
@@ -76,8 +76,7 @@ pub(crate) fn clean(
     let own = OwnAddresses {
         listeners: &connection.worker.listeners.borrow(),
         hosts: &table.hosts,
-        own_route: connection.scope.own(),
-        by_unix_socket: !connection.door.is_tcp(),
+        ingress: &connection.ingress,
         shares_account: &|name| table.position(name).map(|at| table.routes[at].account == route.account),
     };
     let asked = &target.path()[found.prefix..];

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::Uri;
+use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Uri};
 
 use crate::client_keys::ClientKey;
 use crate::config::{AccountId, Replay, RouteName};
 pub(crate) use crate::path_rules::canonical;
 use crate::path_rules::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
 use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::head::Head;
 use crate::proxy::policy::headers::Edits;
 use crate::proxy::policy::overrides;
 use crate::proxy::upstream::UpstreamOrigin;
@@ -190,33 +191,30 @@ pub(crate) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
 /// rights. Where there are any, what tells some servers another method or path than the request line is refused, unless it
 /// never goes up anyway, as `X-Forwarded-Host`, which another proxy on this machine may add.
 pub(crate) fn check_rules(
-    route: &RouteEntry,
+    name: &RouteName,
+    rules: &PathRules,
     key: Option<&ClientKey>,
-    method: &Method,
-    target: &Uri,
+    head: &Head<'_>,
     rest: &str,
-    headers: &HeaderMap,
 ) -> Result<(), ProxyError> {
     if let Some(key) = key
-        && !key.rights.routes.contains(&route.name)
+        && !key.rights.routes.contains(name)
     {
         return Err(ProxyError::NotAllowed(Check::KeyRights));
     }
     let narrow_key = key.filter(|key| !key.rights.is_whole_route());
-    if route.rules.is_empty() && narrow_key.is_none() {
+    if rules.is_empty() && narrow_key.is_none() {
         return Ok(());
     }
-    let reading = Reading::of(rest);
-    if !route.rules.permit(method.as_str(), &reading)
-        || headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
-        || target.query().is_some_and(overrides::query_overrides_method)
+    let (method, reading) = (head.method.as_str(), Reading::of(rest));
+    if !rules.permit(method, &reading)
+        || head.headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
+        || head.target.query().is_some_and(overrides::query_overrides_method)
     {
         return Err(ProxyError::ForbiddenByRules);
     }
     match narrow_key {
-        Some(key) if !key.rights.permit(&route.name, method.as_str(), &reading) => {
-            Err(ProxyError::NotAllowed(Check::KeyRights))
-        }
+        Some(key) if !key.rights.permit(name, method, &reading) => Err(ProxyError::NotAllowed(Check::KeyRights)),
         _ => Ok(()),
     }
 }
