@@ -12,6 +12,7 @@ pub mod log;
 pub mod ownership;
 pub mod paths;
 pub mod peer;
+pub mod secret_source;
 pub mod socket;
 pub mod systemd;
 pub mod timer;

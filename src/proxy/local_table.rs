@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::proxy::Table;
-use crate::proxy::policy::route::RouteEntry;
+use crate::config::Route;
+use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::upstream::{Pool, Warmth};
 
 /// The table with this worker's pools.
@@ -36,7 +36,7 @@ impl LocalTable {
             route.pool.warmth.set(Warmth::default());
         }
         for route in &routes {
-            let (pool, RouteEntry { warm, connect_timeout, .. }) = (&route.pool, &*route.entry);
+            let (pool, Route { warm, connect_timeout, .. }) = (&route.pool, &route.entry.config);
             if *warm > pool.warmth.get().span {
                 pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
             }

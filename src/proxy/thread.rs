@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use crate::audit;
 use crate::platform::socket;
-use crate::proxy::Table;
 use crate::proxy::downstream::accept::{ProxyListener, accept, own_listener};
 use crate::proxy::downstream::serve::Downstream;
 use crate::proxy::peer::PeerLookups;
 use crate::proxy::policy::scope::{Lent, Scope};
 use crate::proxy::registry::Handle;
+use crate::proxy::table::Table;
 use crate::proxy::worker::Worker;
 use crate::stats::Stats;
 

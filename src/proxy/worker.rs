@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::proxy::Table;
 use crate::proxy::local_table::LocalTable;
 use crate::proxy::note::Running;
 use crate::proxy::peer::{PeerLookup, PeerLookups, Process};
 use crate::proxy::policy::rewrite::OwnListener;
 use crate::proxy::registry::Registry;
+use crate::proxy::table::Table;
 use crate::stats::Stats;
 
 /// One worker, as its connections see it.

@@ -127,11 +127,11 @@ impl Exchange {
 
     pub(crate) fn reached(&mut self, local: &Rc<LocalRoute>) {
         let route = &local.entry;
-        self.stream.activity.limit(route.idle_timeout);
+        self.stream.activity.limit(route.config.idle_timeout);
         route.stats.requests.add(1);
         route.stats.open.add(1);
         if let Some(note) = &self.note {
-            note.reached(&route.name);
+            note.reached(&route.config.name);
         }
         self.route = Some(local.clone());
     }
@@ -174,7 +174,7 @@ impl Drop for Exchange {
             route.stats.open.subtract(1);
         }
         if let Some(method) = &self.log {
-            let name = route.map_or("-", |route| route.name.as_str());
+            let name = route.map_or("-", |route| route.config.name.as_str());
             let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }

@@ -7,14 +7,15 @@ use std::time::Duration;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
-use crate::proxy::Table;
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::headers::{self, Homeward};
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
-use crate::proxy::policy::route::{Found, RouteEntry};
+use crate::proxy::policy::route::Found;
 use crate::proxy::replay::{self, Kept};
+use crate::proxy::table::RouteEntry;
+use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::token_source::{Published, Unavailable};
 
@@ -39,7 +40,7 @@ pub(crate) async fn renewed_token(
         return None;
     }
     route.stats.rejected.add(1);
-    let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
+    let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
     let renewal = stream.in_time(pin!(route.tokens.token_after(refused, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
@@ -77,10 +78,10 @@ pub(crate) fn clean(
         listeners: &connection.worker.listeners.borrow(),
         hosts: &table.hosts,
         ingress: &connection.ingress,
-        shares_account: &|name| table.position(name).map(|at| table.routes[at].account == route.account),
+        shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
     };
     let asked = &target.path()[found.prefix..];
-    let mapping = Mapping { origin, base_path: &route.base_path, asked, local_authority, prefix, own };
+    let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
     let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
     headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
@@ -105,7 +106,7 @@ pub(crate) fn send_error(route: &RouteEntry, error: Error) -> ProxyError {
 }
 
 pub(crate) fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
-    let account = route.account.clone();
+    let account = route.config.account.clone();
     match why_not {
         Unavailable::SignInRequired { why } => ProxyError::SignInRequired { account, why },
         Unavailable::NotNow { retry_after, because } => ProxyError::TokenUnavailable { account, retry_after, because },

@@ -15,7 +15,6 @@ use hyper::{Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Refusal};
-use crate::proxy::Table;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::accounting::{Counted, Exchange};
@@ -30,9 +29,11 @@ use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::head::{Head, HeadFlags};
 use crate::proxy::policy::headers::{self, Ours};
 use crate::proxy::policy::rewrite;
-use crate::proxy::policy::route::{self, RouteEntry};
+use crate::proxy::policy::route;
 use crate::proxy::registry::Standing;
 use crate::proxy::replay::{self, Kept, RequestBody};
+use crate::proxy::table::RouteEntry;
+use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::token_source::Published;
 
@@ -95,14 +96,14 @@ async fn carry_out(
     exchange.reached(&local);
     let shared = found.prefix > 0 && connection.ingress.is_tcp();
     let way_in = if shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
-    if route::is_refused(&route.refuse, &route.base_path, &target.path()[found.prefix..]) {
+    if route::is_refused(&route.refuse, &route.config.upstream.base_path, &target.path()[found.prefix..]) {
         return Err(ProxyError::ForbiddenByRoute);
     }
-    if route.require_key && key.is_none() {
+    if route.config.require_key && key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
     let rest = &target.path()[found.prefix..];
-    route::check_rules(&route.name, &route.rules, key.as_deref(), &head, rest)?;
+    route::check_rules(&route.config, key.as_deref(), &head, rest)?;
     if let Some(key) = &key {
         let admitted = access.keys.admit(key);
         admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
@@ -120,7 +121,7 @@ async fn carry_out(
 
     let token = match route.tokens.usable() {
         Some(token) => token,
-        None => Box::pin(route.tokens.token(route.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
     };
 
     exchange.goes_up_with(&token);
@@ -131,7 +132,7 @@ async fn carry_out(
         Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
         Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
     };
-    let target = match route::target(&route.base_path, found.prefix, request.uri()) {
+    let target = match route::target(&route.config.upstream.base_path, found.prefix, request.uri()) {
         Some(target) => std::mem::replace(request.uri_mut(), target),
         None => request.uri().clone(),
     };
@@ -143,14 +144,14 @@ async fn carry_out(
         found,
         prefix: &prefix,
         shared,
-        via: route.via.then_some(&table.shared.via_home),
+        via: route.config.via.then_some(&table.shared.via_home),
     };
     if request.version() != Version::HTTP_2 {
         *request.version_mut() = Version::HTTP_11;
     }
     let ours = Ours {
         host: &route.host,
-        via: route.via.then_some(&table.shared.via_out),
+        via: route.config.via.then_some(&table.shared.via_out),
         token_name: &token.name,
         token: &token.value,
         edits: &route.edits,
@@ -162,7 +163,7 @@ async fn carry_out(
         request.headers_mut().remove(&token.name); // one place is enough (RFC 6750 section 2)
         *request.uri_mut() = rewrite::with_token(request.uri(), name, &token.value);
     }
-    if route.scrub {
+    if route.config.scrub {
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
 
@@ -195,7 +196,7 @@ async fn carry_out(
 /// route. Without the key that may have been in the path: the page's programs can read their own address.
 fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) -> Response<ResponseBody> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let mut location = guard::own_origin(route.name.as_str(), host);
+    let mut location = guard::own_origin(route.config.name.as_str(), host);
     location.push_str(if path.is_empty() { "/" } else { path });
     if let Some(query) = request.uri().query() {
         location.extend(["?", query]);
@@ -277,7 +278,7 @@ async fn send(
     authorization: &mut Authorization<'_>,
     fresh: bool,
 ) -> Result<upstream::Response, Error> {
-    let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.connect_timeout, fresh));
+    let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.config.connect_timeout, fresh));
     in_time(stream, sending).await
 }
 
@@ -322,7 +323,7 @@ fn hand_on(
 ) -> Result<Response<ResponseBody>, ProxyError> {
     clean(route, &mut response, token, home, false)?;
     let (head, body) = response.into_parts();
-    let scrub = route.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
+    let scrub = route.config.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
     Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), scrub)))
 }
 

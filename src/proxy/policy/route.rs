@@ -5,56 +5,18 @@
 //! route is refused, every other byte of path and query goes through as it came.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hyper::Uri;
-use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
 
 use crate::client_keys::ClientKey;
-use crate::config::{AccountId, Replay, RouteName};
+use crate::config::{Route, RouteName};
 pub(crate) use crate::path_rules::canonical;
-use crate::path_rules::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
+use crate::path_rules::{self, Reading, RefusedPath, decode, is_encoded_over_and_over};
 use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::policy::head::Head;
-use crate::proxy::policy::headers::Edits;
 use crate::proxy::policy::overrides;
-use crate::proxy::upstream::UpstreamOrigin;
-use crate::stats::RouteStats;
-use crate::token_source::TokenSource;
-
-/// One route, with everything prepared that a request will need.
-pub(crate) struct RouteEntry {
-    pub(crate) name: RouteName,
-    /// `/NAME`
-    pub(crate) prefix: String,
-    pub(crate) account: AccountId,
-    pub(crate) tokens: Arc<TokenSource>,
-    pub(crate) stats: Arc<RouteStats>,
-    pub(crate) upstream: Arc<UpstreamOrigin>,
-    /// What `Host` says upstream.
-    pub(crate) host: HeaderValue,
-    /// Empty, or beginning with `/` and not ending with it.
-    pub(crate) base_path: String,
-    pub(crate) replay: Replay,
-    pub(crate) replay_limit: usize,
-    pub(crate) refuse: Vec<RefusedPath>,
-    pub(crate) wait: Duration,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) warm: Duration,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) via: bool,
-    pub(crate) edits: Edits,
-    /// The parameter that carries the token in place of a field.
-    pub(crate) token_query: Option<Arc<str>>,
-    pub(crate) scrub: bool,
-    /// Whether nobody is let in without a client key.
-    pub(crate) require_key: bool,
-    /// Which methods and paths go through.
-    pub(crate) rules: PathRules,
-}
 
 /// What [`find`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -191,30 +153,29 @@ pub(crate) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
 /// rights. Where there are any, what tells some servers another method or path than the request line is refused, unless it
 /// never goes up anyway, as `X-Forwarded-Host`, which another proxy on this machine may add.
 pub(crate) fn check_rules(
-    name: &RouteName,
-    rules: &PathRules,
+    route: &Route,
     key: Option<&ClientKey>,
     head: &Head<'_>,
     rest: &str,
 ) -> Result<(), ProxyError> {
     if let Some(key) = key
-        && !key.rights.routes.contains(name)
+        && !key.rights.routes.contains(&route.name)
     {
         return Err(ProxyError::NotAllowed(Check::KeyRights));
     }
     let narrow_key = key.filter(|key| !key.rights.is_whole_route());
-    if rules.is_empty() && narrow_key.is_none() {
+    if route.rules.is_empty() && narrow_key.is_none() {
         return Ok(());
     }
     let (method, reading) = (head.method.as_str(), Reading::of(rest));
-    if !rules.permit(method, &reading)
+    if !route.rules.permit(method, &reading)
         || head.headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
         || head.target.query().is_some_and(overrides::query_overrides_method)
     {
         return Err(ProxyError::ForbiddenByRules);
     }
     match narrow_key {
-        Some(key) if !key.rights.permit(name, method, &reading) => Err(ProxyError::NotAllowed(Check::KeyRights)),
+        Some(key) if !key.rights.permit(&route.name, method, &reading) => Err(ProxyError::NotAllowed(Check::KeyRights)),
         _ => Ok(()),
     }
 }

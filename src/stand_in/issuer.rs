@@ -1,5 +1,4 @@
-//! The books of a stand-in's authorization server: who was issued what, what is spent, what is dead. Decides, given the
-//! time; knows no HTTP.
+//! A stand-in's issuer: who was issued what, what is spent, what is dead. Decides, given the time; knows no HTTP.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -83,7 +82,7 @@ pub(super) enum Kind {
 }
 
 #[derive(Default)]
-pub(super) struct Books {
+pub(super) struct Issuer {
     pub(super) options: Options,
     /// Every secret that was ever issued, for tests that look for them where they must not be.
     pub(super) secrets: Vec<String>,
@@ -112,7 +111,7 @@ struct Token {
     expires_at: SystemTime,
 }
 
-impl Books {
+impl Issuer {
     pub(super) fn new(options: Options) -> Self {
         Self { options, ..Self::default() }
     }
@@ -283,53 +282,53 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn books(rotation: Rotation) -> (Books, SystemTime) {
+    fn issuer(rotation: Rotation) -> (Issuer, SystemTime) {
         let options = Options { rotation, ..Options::default() };
-        (Books::new(options), UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+        (Issuer::new(options), UNIX_EPOCH + Duration::from_secs(1_700_000_000))
     }
 
     #[test]
     fn without_rotation_a_refresh_token_stays_good_until_the_sign_in_ends() {
-        let (mut books, now) = books(Rotation::Off);
-        let token = books.sign_in(None, now);
-        let issued = books.redeem_refresh_token(&token, Some("c"), now).ok().unwrap();
+        let (mut issuer, now) = issuer(Rotation::Off);
+        let token = issuer.sign_in(None, now);
+        let issued = issuer.redeem_refresh_token(&token, Some("c"), now).ok().unwrap();
         assert_eq!(issued.refresh_token, None);
-        assert_eq!(books.judge(&issued.access_token, now), Some(Kind::Access));
-        assert_eq!(books.judge(&issued.id_token, now + Duration::from_secs(3599)), Some(Kind::Id));
-        assert_eq!(books.judge(&issued.id_token, now + Duration::from_secs(3600)), None);
-        assert_eq!(books.redeem_refresh_token(&token, Some("other"), now).err(), Some("Invalid Refresh Token"));
+        assert_eq!(issuer.judge(&issued.access_token, now), Some(Kind::Access));
+        assert_eq!(issuer.judge(&issued.id_token, now + Duration::from_secs(3599)), Some(Kind::Id));
+        assert_eq!(issuer.judge(&issued.id_token, now + Duration::from_secs(3600)), None);
+        assert_eq!(issuer.redeem_refresh_token(&token, Some("other"), now).err(), Some("Invalid Refresh Token"));
         let late = now + Duration::from_secs(27 * 24 * 60 * 60);
-        assert_eq!(books.redeem_refresh_token(&token, Some("c"), late).err(), Some("Refresh Token has expired"));
+        assert_eq!(issuer.redeem_refresh_token(&token, Some("c"), late).err(), Some("Refresh Token has expired"));
     }
 
     #[test]
     fn in_its_grace_a_spent_refresh_token_answers_again_and_afterwards_not() {
-        let (mut books, now) = books(Rotation::Grace(10 * SECOND));
-        let first = books.sign_in(None, now);
-        let second = books.redeem_refresh_token(&first, None, now).ok().unwrap().refresh_token.unwrap();
-        assert!(books.redeem_refresh_token(&first, None, now + 9 * SECOND).is_ok());
-        assert!(books.redeem_refresh_token(&first, None, now + 10 * SECOND).is_err());
-        assert_eq!(books.reuse_detected, 1);
-        assert!(books.redeem_refresh_token(&second, None, now + 10 * SECOND).is_ok());
+        let (mut issuer, now) = issuer(Rotation::Grace(10 * SECOND));
+        let first = issuer.sign_in(None, now);
+        let second = issuer.redeem_refresh_token(&first, None, now).ok().unwrap().refresh_token.unwrap();
+        assert!(issuer.redeem_refresh_token(&first, None, now + 9 * SECOND).is_ok());
+        assert!(issuer.redeem_refresh_token(&first, None, now + 10 * SECOND).is_err());
+        assert_eq!(issuer.reuse_detected, 1);
+        assert!(issuer.redeem_refresh_token(&second, None, now + 10 * SECOND).is_ok());
     }
 
     #[test]
     fn strict_rotation_kills_the_family_of_a_reused_refresh_token_and_no_other() {
-        let (mut books, now) = books(Rotation::Strict);
-        let (first, neighbour) = (books.sign_in(None, now), books.sign_in(None, now));
-        let second = books.redeem_refresh_token(&first, None, now).ok().unwrap().refresh_token.unwrap();
-        assert_eq!(books.redeem_refresh_token(&first, None, now).err(), Some("Refresh token has been rotated"));
-        assert_eq!(books.redeem_refresh_token(&second, None, now).err(), Some("Refresh Token has been revoked"));
-        assert!(books.redeem_refresh_token(&neighbour, None, now).is_ok());
-        assert_eq!(books.reuse_detected, 1);
+        let (mut issuer, now) = issuer(Rotation::Strict);
+        let (first, neighbour) = (issuer.sign_in(None, now), issuer.sign_in(None, now));
+        let second = issuer.redeem_refresh_token(&first, None, now).ok().unwrap().refresh_token.unwrap();
+        assert_eq!(issuer.redeem_refresh_token(&first, None, now).err(), Some("Refresh token has been rotated"));
+        assert_eq!(issuer.redeem_refresh_token(&second, None, now).err(), Some("Refresh Token has been revoked"));
+        assert!(issuer.redeem_refresh_token(&neighbour, None, now).is_ok());
+        assert_eq!(issuer.reuse_detected, 1);
     }
 
     #[test]
     fn a_code_is_good_once() {
-        let (mut books, now) = books(Rotation::Off);
-        let code = books.mint_code();
-        assert!(books.redeem_code(&code, Some("c"), now).is_ok());
-        assert_eq!(books.redeem_code(&code, Some("c"), now).err(), Some("Invalid code"));
-        assert!(books.secrets.contains(&code));
+        let (mut issuer, now) = issuer(Rotation::Off);
+        let code = issuer.mint_code();
+        assert!(issuer.redeem_code(&code, Some("c"), now).is_ok());
+        assert_eq!(issuer.redeem_code(&code, Some("c"), now).err(), Some("Invalid code"));
+        assert!(issuer.secrets.contains(&code));
     }
 }
