@@ -40,7 +40,7 @@ use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
-use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
+use crate::proxy::{Access, PeerLookups, Proxy, ProxyListener, Table};
 use crate::renewer::{Parts, RenewerCommand, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::stats::Stats;
@@ -913,7 +913,7 @@ fn bind_control(path: &Path) -> anyhow::Result<(std::os::unix::net::UnixListener
 fn peer_lookups() -> PeerLookups {
     Arc::new(|| {
         let mut lookup = PeerLookup::new();
-        Box::new(move |client, server| lookup.tcp_uid(client, server).map_or(Peer::Gone, Peer::Uid))
+        Box::new(move |client, server| lookup.tcp_uid(client, server))
     })
 }
 
