@@ -218,7 +218,7 @@ impl AccountState {
     }
 
     /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
-    pub(super) fn take_credential(&mut self, tokens: Tokens, today: SystemTime) -> bool {
+    pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
         let identity =
             tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).and_then(|claims| claims.identity);
         let Some(record) = &mut self.record else { return false };
@@ -235,7 +235,7 @@ impl AccountState {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);
                 record.generation += 1;
-                record.received_at = unix(today);
+                record.received_at = unix(received_at);
                 true
             }
             Some(_) | None => false,
