@@ -104,24 +104,24 @@ pub struct SetAside {
 
 impl Record {
     /// The record of a sign-in, which takes the place of `previous`. `saved` is the generation that the store has of the
-    /// account, or 0: it may be a later one than that of `previous`. `today` is in Unix seconds.
+    /// account, or 0: it may be a later one than that of `previous`. `unix_now` is the wall clock, in Unix seconds.
     pub fn succeeding(
         previous: Option<&Record>,
         saved: u64,
         account: &Account,
         new: NewCredential,
-        today: u64,
+        unix_now: u64,
     ) -> Self {
         let generation = previous.map_or(0, |previous| previous.generation).max(saved) + 1;
-        let mut record = Self::new(account, generation, new, today);
+        let mut record = Self::new(account, generation, new, unix_now);
         // how long tokens live is the server's doing, whoever signs in
         let same_server = |last: &&Record| last.issued_by == record.issued_by && last.client_id == record.client_id;
         record.learnt_life = previous.filter(same_server).and_then(|last| last.learnt_life);
         record
     }
 
-    /// A record without a past. `today` is in Unix seconds.
-    pub fn new(account: &Account, generation: u64, new: NewCredential, today: u64) -> Self {
+    /// A record without a past. `unix_now` is the wall clock, in Unix seconds.
+    pub fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
         let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
@@ -131,8 +131,8 @@ impl Record {
             issued_by,
             others: Some(others),
             credential,
-            received_at: today,
-            refresh_expires_at: refresh_lifetime.map(|life| today.saturating_add(life)),
+            received_at: unix_now,
+            refresh_expires_at: refresh_lifetime.map(|life| unix_now.saturating_add(life)),
             identity,
             learnt_life: None,
             redeeming: false,
