@@ -28,10 +28,11 @@ use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::daemon::{Daemon, Surroundings};
 use crate::http_client::{HttpClient, Outgoing};
+use crate::oauth::Grant;
 use crate::platform::log::{self, Format, LogHandle};
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
-use crate::sign_in::{self, Proof};
+use crate::sign_in;
 use crate::stand_in::{self, Provider, StandIn};
 
 /// Show everything without any account: stand-in providers, tokens renewed
@@ -92,12 +93,13 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let state = daemon.control_state();
     let (stop, stopped) = shutdown();
     let show = async {
-        let code = Proof::Code(Secret::new(gdh.mint_code()));
+        let code = Secret::new(gdh.mint_code());
         let password = Secret::new(stand_in::PASSWORD);
-        let login = Proof::Password { username: stand_in::USERNAME.to_owned(), password };
-        for (name, proof) in [("gdh", code), ("gbdx", login)] {
-            let account = &config.accounts[&AccountId::new(name).expect("a name")];
-            let new = sign_in::redeem(account, proof, async |offer| exchange(account, offer).await)
+        let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password };
+        let account = |name: &str| &config.accounts[&AccountId::new(name).expect("a name")];
+        for (name, grant) in [("gdh", sign_in::code_grant(account("gdh"), code)), ("gbdx", login)] {
+            let account = account(name);
+            let new = sign_in::redeem(account, grant, async |grant: &Grant| exchange(account, grant).await)
                 .await
                 .map_err(|error| Failure::new(error).while_doing(format!("signing in to {name}")))?;
             let mut client = Client::connect(&socket).await.map_err(Failure::new)?;

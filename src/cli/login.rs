@@ -19,10 +19,11 @@ use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::kind;
+use crate::oauth::Grant;
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::sign_in::terminal::Unasked;
-use crate::sign_in::{self, Offer, Proof, SignInError, Wishes, pasted};
+use crate::sign_in::{self, SignInError, Wishes, pasted};
 
 /// Sign in to an account
 #[derive(clap::Args, Debug)]
@@ -124,9 +125,9 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
         remark(&format!("{}: taken over from {}", account.id, imported.from));
         return Ok(imported.new);
     }
-    let exchange = async |offer: Offer<'_>| exchange(account, offer).await;
-    let redeemed = match proof(account, &arguments)? {
-        Some(proof) => block_on(sign_in::redeem(account, proof, exchange))?,
+    let exchange = async |grant: &Grant| exchange(account, grant).await;
+    let redeemed = match grant(account, &arguments)? {
+        Some(grant) => block_on(sign_in::redeem(account, grant, exchange))?,
         None => {
             let wishes = Wishes { username: arguments.username, browser: !arguments.no_browser };
             block_on(sign_in::in_person(account, &wishes, exchange))?
@@ -136,16 +137,16 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
 }
 
 /// What the options bring; `None` if the person is to be asked.
-fn proof(account: &Account, arguments: &Arguments) -> Result<Option<Proof>, Failure> {
+fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
     let Arguments { account: _, code, username, password_stdin, refresh_token_stdin, import: _, no_browser: _ } =
         arguments;
     if let Some(code) = code {
         let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
-        return Ok(Some(Proof::Code(code)));
+        return Ok(Some(sign_in::code_grant(account, code)));
     }
     if *refresh_token_stdin {
         let token = secret_on_stdin("the refresh token")?;
-        return Ok(Some(Proof::RefreshToken(Secret::new(token.expose().trim()))));
+        return Ok(Some(Grant::RefreshToken(Secret::new(token.expose().trim()))));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;
@@ -153,7 +154,7 @@ fn proof(account: &Account, arguments: &Arguments) -> Result<Option<Proof>, Fail
             Some(username) => username.clone(),
             None => sign_in::ask_username(account).map_err(failure_of)?,
         };
-        return Ok(Some(Proof::Password { username, password }));
+        return Ok(Some(Grant::Password { username, password }));
     }
     Ok(None)
 }

@@ -11,13 +11,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::accounts::NewCredential;
 use crate::config::{Account, ImportSource};
 use crate::http_client::HttpClient;
-use crate::oauth::grant::GrantRequest;
-use crate::oauth::jwt;
+use crate::oauth::{Grant, jwt};
 use crate::platform::clock::unix_seconds;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
-use crate::sign_in::{Exchanged, Offer};
-use crate::store::{Credential, Record, Servers, Store, import};
+use crate::sign_in::{Exchanged, import};
+use crate::store::{Credential, Record, Servers, Store};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 // what the verbs share
@@ -159,15 +158,11 @@ struct Imported {
     from: String,
 }
 
-/// Sends what a person has to offer to the account's token endpoint.
-async fn exchange(account: &Account, offer: Offer<'_>) -> Result<Exchanged, String> {
+/// Sends a grant to the account's token endpoint.
+async fn exchange(account: &Account, grant: &Grant) -> Result<Exchanged, String> {
     let client = client_secret(account).await?;
-    let request = match offer {
-        Offer::Code { code, redirect_uri } => GrantRequest::AuthorizationCode { code, redirect_uri },
-        Offer::Password { username, password } => GrantRequest::Password { username, password },
-    };
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let tokens = endpoint.redeem(account, &client, request).await.map_err(|failure| failure.detail)?;
+    let tokens = endpoint.redeem(account, &client, grant).await.map_err(|failure| failure.detail)?;
     let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
     let identity = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
     Ok(Exchanged { tokens, identity })

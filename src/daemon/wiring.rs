@@ -38,5 +38,5 @@ pub(super) fn sources(
 
 pub(super) fn table(config: &Config, sources: &Sources, stats: &Stats) -> Result<Table, String> {
     let source = |id: &_| sources.get(id).cloned().expect("Config::parse saw to it that routes name accounts");
-    Table::build(config, &source, stats)
+    Table::build(config, &source, stats).map_err(|error| error.to_string())
 }

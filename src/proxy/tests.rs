@@ -18,7 +18,7 @@ use crate::config::{
     Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, KeyName, Origin, Replay, Route, RouteName,
     SignIn, TokenKind, Upstream,
 };
-use crate::oauth::{ClientAuth, Grant};
+use crate::oauth::{ClientAuth, Dialect, GrantType};
 use crate::path_rules::PathRules;
 use crate::platform::clock::Clock;
 use crate::platform::socket;
@@ -937,7 +937,8 @@ fn config(upstream: SocketAddr) -> Config {
         id: id.clone(),
         provider: None,
         description: None,
-        grant: Grant::RefreshToken,
+        grant: GrantType::RefreshToken,
+        dialect: Dialect::Rfc6749,
         token_endpoint: Endpoint { origin: origin.clone(), path_and_query: "/token".into() },
         cognito_endpoint: None,
         revocation_endpoint: None,

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::{error, info, warn};
 
-use super::world::{Presented, World};
+use super::world::World;
 use crate::accounts::{AccountView, LastFailure, Stored, UNREADABLE};
 use crate::config::{Account, TokenKind};
-use crate::oauth::{Grant, Tokens, jwt};
+use crate::oauth::{Grant, GrantType, Tokens, jwt};
 use crate::renewal::{Failure, Phase, Renewal, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
@@ -98,17 +98,17 @@ impl AccountState {
         matches!(self.machine.snapshot().phase, Phase::InFlight { .. }) && !self.awaits_an_answer()
     }
 
-    /// What signs in this time.
-    pub(super) fn presented(&self) -> Presented {
+    /// What is presented to the authorization server this time, taken out of the credential.
+    pub(super) fn grant(&self) -> Grant {
         let credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
         match (self.account.grant, credential) {
-            (Grant::ClientCredentials, _) => Presented::Client,
-            (Grant::Password, Credential { password: Some((name, password)), .. }) => {
-                Presented::Password(name, password)
+            (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
+            (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
+                Grant::Password { username, password }
             }
-            (_, Credential { refresh_token: Some(refresh_token), .. }) => Presented::RefreshToken(refresh_token),
-            (_, Credential { password: Some((name, password)), .. }) => Presented::Password(name, password),
-            (_, Credential { refresh_token: None, password: None }) => Presented::Client,
+            (_, Credential { refresh_token: Some(refresh_token), .. }) => Grant::RefreshToken(refresh_token),
+            (_, Credential { password: Some((username, password)), .. }) => Grant::Password { username, password },
+            (_, Credential { refresh_token: None, password: None }) => Grant::ClientCredentials,
         }
     }
 

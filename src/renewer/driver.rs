@@ -13,10 +13,9 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::machines::Renewer;
-use super::world::{Presented, RevokeReply, World};
+use super::world::{RevokeReply, World};
 use crate::accounts::{AccountView, Accounts, Request};
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::grant::GrantRequest;
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
 use crate::platform::hints::SleepMeter;
@@ -187,15 +186,15 @@ struct RealWorld {
     sources: Sources,
     answers: JoinSet<Answer>,
     /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
-    later: Vec<(Arc<Account>, RenewalId, Presented)>,
+    later: Vec<(Arc<Account>, RenewalId, Grant)>,
 }
 
 impl RealWorld {
     fn send_what_is_due(&mut self) {
-        for (account, id, presented) in self.later.drain(..) {
+        for (account, id, grant) in self.later.drain(..) {
             let endpoint = self.endpoint.clone();
             let name = account.id.clone();
-            let work = tokio::spawn(async move { redeem(&endpoint, &account, presented).await });
+            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant).await });
             self.answers.spawn(async move {
                 // a panic in there must not leave the machine waiting for ever
                 let answer = work.await.unwrap_or_else(|error| {
@@ -208,28 +207,15 @@ impl RealWorld {
     }
 }
 
-/// Sends the grant that the account's dialect makes of what is presented.
-async fn redeem(endpoint: &TokenEndpoint, account: &Account, presented: Presented) -> Result<Tokens, GrantFailure> {
+/// Redeems a grant at the account's server.
+async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
     let client = client_secret(account).await.map_err(|detail| GrantFailure {
         failure: Failure::Transient { retry_after: None },
         oauth_error: None,
         http_status: None,
         detail,
     })?;
-    let request = match (&presented, account.grant) {
-        (Presented::RefreshToken(refresh_token), Grant::CognitoInitiateAuth) => {
-            GrantRequest::CognitoInitiateAuth { refresh_token }
-        }
-        (Presented::RefreshToken(refresh_token), Grant::CognitoGetTokens) => {
-            GrantRequest::CognitoGetTokens { refresh_token }
-        }
-        (Presented::RefreshToken(refresh_token), Grant::RefreshToken | Grant::Password | Grant::ClientCredentials) => {
-            GrantRequest::RefreshToken { refresh_token }
-        }
-        (Presented::Password(username, password), _) => GrantRequest::Password { username, password },
-        (Presented::Client, _) => GrantRequest::ClientCredentials,
-    };
-    endpoint.redeem(account, &client, request).await
+    endpoint.redeem(account, &client, grant).await
 }
 
 impl World for RealWorld {
@@ -245,8 +231,8 @@ impl World for RealWorld {
         self.store.load(account).ok().flatten().map_or(0, |record| record.generation)
     }
 
-    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented) {
-        self.later.push((account, id, presented));
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
+        self.later.push((account, id, grant));
     }
 
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {

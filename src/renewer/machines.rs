@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::account::{AccountState, SAVE_AGAIN, Told, unix};
-use super::world::{Presented, RevokeReply, World};
+use super::world::{RevokeReply, World};
 use crate::accounts::{AccountView, LastFailure, NewCredential, UNREADABLE};
 use crate::config::{AccountId, Config};
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::{Grant, GrantType, Tokens};
 use crate::renewal::{Action, Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, SetAside};
 use crate::timestamp::Timestamp;
@@ -138,7 +138,7 @@ impl<W: World> Renewer<W> {
     fn first_event(&self, id: &AccountId, patience: Duration, now: Timestamp) -> Option<Event> {
         let state = self.accounts.get(id)?;
         let Some(record) = &state.record else {
-            let needs_nobody = state.account.grant == Grant::ClientCredentials;
+            let needs_nobody = state.account.grant == GrantType::ClientCredentials;
             return Some(match needs_nobody {
                 // nothing is kept of an account without a credential but what its machine has learnt so far
                 true => Event::CredentialReplaced {
@@ -486,8 +486,8 @@ impl<W: World> Renewer<W> {
         if let Some(record) = &mut state.record {
             record.note_servers(&state.account);
         }
-        let presented = state.presented();
-        if matches!(presented, Presented::RefreshToken(_))
+        let grant = state.grant();
+        if matches!(grant, Grant::RefreshToken(_))
             && !off!(self, NoteBeforeUse)
             && let Some(record) = &mut state.record
         {
@@ -495,7 +495,7 @@ impl<W: World> Renewer<W> {
             let _ = state.save(&mut self.world, now);
         }
         state.owed.push((renewal, state.account.clone()));
-        self.world.redeem(state.account.clone(), renewal, presented);
+        self.world.redeem(state.account.clone(), renewal, grant);
     }
 
     /// Tells requests how the account stands, if that has changed or somebody has asked.

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::account::SAVE_AGAIN;
 use super::machines::Renewer;
-use super::world::{Presented, RevokeReply, World};
+use super::world::{RevokeReply, World};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::Tokens;
+use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
@@ -53,11 +53,12 @@ impl World for Diary {
         self.generation
     }
 
-    fn redeem(&mut self, _: Arc<Account>, id: RenewalId, presented: Presented) {
-        let what = match &presented {
-            Presented::RefreshToken(token) => token.expose().to_owned(),
-            Presented::Password(name, _) => format!("the password of {name}"),
-            Presented::Client => "nothing".to_owned(),
+    fn redeem(&mut self, _: Arc<Account>, id: RenewalId, grant: Grant) {
+        let what = match &grant {
+            Grant::RefreshToken(token) => token.expose().to_owned(),
+            Grant::Password { username, .. } => format!("the password of {username}"),
+            Grant::ClientCredentials => "nothing".to_owned(),
+            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
         };
         self.lines.push(format!("redeem {} {what}", id.0));
     }

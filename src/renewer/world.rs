@@ -4,22 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::{Account, AccountId};
+use crate::oauth::Grant;
 use crate::renewal::RenewalId;
 use crate::secret::Secret;
 use crate::store::Record;
 use crate::timestamp::Timestamp;
 use crate::token_source::Availability;
-
-/// What signs in at the authorization server for one renewal, taken out of the credential.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Presented {
-    /// The refresh token, in the dialect of the account's grant.
-    RefreshToken(Secret),
-    /// A kept password.
-    Password(String, Secret),
-    /// Nothing but the client itself.
-    Client,
-}
 
 /// What the renewer reaches the rest of the world by. No method waits for the network.
 pub(super) trait World {
@@ -43,7 +33,7 @@ pub(super) trait World {
 
     /// Sends a grant. Owes exactly one [`Renewer::answered`] with this account and id, also when the server never
     /// replies.
-    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented);
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant);
 
     /// Tells the server that a refresh token is not wanted any more. What comes of it is told to whoever waits.
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>);

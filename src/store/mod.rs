@@ -28,7 +28,6 @@ mod faulty_disk;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-pub mod import;
 mod lock;
 mod record;
 #[cfg(test)]

@@ -213,7 +213,7 @@ impl History {
             Message::Answer(outcome, brought) => {
                 let answer = {
                     let mut outside = self.outside();
-                    let answer = outside.read(&in_flight.presented, outcome);
+                    let answer = outside.read(&in_flight.grant, outcome);
                     outside.arrive(&in_flight, *brought, &answer);
                     answer
                 };

@@ -5,11 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::promises::{Measure, Promise};
 use super::world::{HOUR, Outside, SECOND, number};
-use crate::oauth::answer::{self, Answer};
-use crate::oauth::grant::GrantRequest;
-use crate::oauth::{Client, Tokens};
+use crate::oauth::{Client, Dialect, Grant, TokenResponse, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
-use crate::renewer::world::Presented;
 use crate::secret::Secret;
 use crate::token_endpoint::GrantFailure;
 
@@ -115,7 +112,7 @@ pub(super) struct InFlight {
     pub(super) id: RenewalId,
     pub(super) process: u32,
     pub(super) login: u64,
-    pub(super) presented: Presented,
+    pub(super) grant: Grant,
     pub(super) message: Message,
 }
 
@@ -151,7 +148,7 @@ impl Outside {
         let Some(state) = self.servers[account].logins.get(&login).cloned() else { return (refused, None) };
         let rotation = self.servers[account].rotation;
         let mut current = state.current;
-        let is_password = !matches!(in_flight.presented, Presented::RefreshToken(_));
+        let is_password = !matches!(in_flight.grant, Grant::RefreshToken(_));
         if is_password {
             if !state.has_password {
                 return (refused, None);
@@ -160,7 +157,7 @@ impl Outside {
         } else if state.ended.is_some() {
             return (refused, None);
         }
-        if let Presented::RefreshToken(token) = &in_flight.presented {
+        if let Grant::RefreshToken(token) = &in_flight.grant {
             let token = number(token.expose());
             if let Some(successor) = self.refresh[token].successor {
                 let RefreshToken { arrived_in, is_saved, .. } = self.refresh[successor];
@@ -190,9 +187,10 @@ impl Outside {
         let server = &self.servers[account];
         let kept = state.access.filter(|token| server.hands_back && self.access[*token].expires > at + 100);
         // without rotation every refresh token stays good, also one that is older than the server's newest
-        let refresh = match &in_flight.presented {
-            Presented::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
-            Presented::RefreshToken(_) | Presented::Password(..) | Presented::Client => current,
+        let refresh = match &in_flight.grant {
+            Grant::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
+            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => current,
+            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
         };
         let access = kept.filter(|_| rotation == Rotation::Off && server.tells_life).unwrap_or_else(|| {
             let is_end_known = server.tells_life || server.life >= HOUR;
@@ -259,7 +257,7 @@ impl Outside {
     }
 
     /// What the token endpoint makes of what came back.
-    pub(super) fn read(&self, presented: &Presented, outcome: &Outcome) -> Result<Tokens, GrantFailure> {
+    pub(super) fn read(&self, grant: &Grant, outcome: &Outcome) -> Result<Tokens, GrantFailure> {
         let failed = |failure, oauth_error, http_status, detail: String| {
             Err(GrantFailure { failure, oauth_error, http_status, detail })
         };
@@ -267,7 +265,7 @@ impl Outside {
             Outcome::NotSent => {
                 return failed(Failure::Transient { retry_after: None }, None, None, "not sent".into());
             }
-            Outcome::Lost if matches!(presented, Presented::RefreshToken(_)) => {
+            Outcome::Lost if matches!(grant, Grant::RefreshToken(_)) => {
                 return failed(Failure::Ambiguous, None, None, "connection reset".into());
             }
             Outcome::Lost => {
@@ -275,15 +273,15 @@ impl Outside {
             }
             Outcome::Http { status, retry_after, body } => (*status, *retry_after, body),
         };
-        let request = match presented {
-            Presented::RefreshToken(refresh_token) => GrantRequest::RefreshToken { refresh_token },
-            Presented::Password(username, password) => GrantRequest::Password { username, password },
-            Presented::Client => GrantRequest::ClientCredentials,
-        };
         let retry_after = retry_after.map(|seconds| seconds.to_string());
-        let answer = Answer { status, retry_after: retry_after.as_deref(), body: body.as_bytes(), ..Answer::default() };
+        let response = TokenResponse {
+            status,
+            retry_after: retry_after.as_deref(),
+            body: body.as_bytes(),
+            ..TokenResponse::default()
+        };
         let wall = UNIX_EPOCH + Duration::from_millis(self.truth);
-        answer::read(&answer, &request, &Client::default(), wall).or_else(|refusal| {
+        Dialect::Rfc6749.read(&response, grant, &Client::default(), wall).or_else(|refusal| {
             let by_status = self.off == Some(Measure::VerdictByCode) && (400..500).contains(&status);
             let failure = if by_status { Failure::Permanent(Why::Revoked) } else { refusal.failure };
             failed(failure, refusal.oauth_error, Some(status), refusal.detail)
@@ -292,9 +290,10 @@ impl Outside {
 }
 
 pub(super) fn shown(in_flight: &InFlight) -> String {
-    match &in_flight.presented {
-        Presented::RefreshToken(token) => token.expose().to_owned(),
-        Presented::Password(..) => "the password".to_owned(),
-        Presented::Client => "nothing".to_owned(),
+    match &in_flight.grant {
+        Grant::RefreshToken(token) => token.expose().to_owned(),
+        Grant::Password { .. } => "the password".to_owned(),
+        Grant::ClientCredentials => "nothing".to_owned(),
+        Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
     }
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::promises::{Broken, Measure, Promise, Tally};
 use super::servers::{AccessToken, End, Fate, InFlight, Message, RefreshToken, Rotation, Server};
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::Tokens;
+use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
 use crate::renewal::{Failure, RenewalId, Why, policy};
-use crate::renewer::world::{Presented, RevokeReply, World};
+use crate::renewer::world::{RevokeReply, World};
 use crate::secret::Secret;
 use crate::store::{FaultyDisk, Record, Store};
 use crate::timestamp::Timestamp;
@@ -574,20 +574,21 @@ impl World for SimWorld {
         self.0.borrow().disk.load(account).ok().flatten().map_or(0, |record| record.generation)
     }
 
-    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, presented: Presented) {
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
         let mut outside = self.outside();
         if outside.dies() {
             return;
         }
         let account = index(&account.id);
         let now = outside.now();
-        let login = match &presented {
-            Presented::RefreshToken(token) => outside.refresh[number(token.expose())].login,
-            Presented::Password(user, _) => {
+        let login = match &grant {
+            Grant::RefreshToken(token) => outside.refresh[number(token.expose())].login,
+            Grant::Password { username: user, .. } => {
                 outside.known[account].newest = None; // it was refused
                 number(user) as u64
             }
-            Presented::Client => unreachable!("no account is its client's alone"),
+            Grant::ClientCredentials => unreachable!("no account is its client's alone"),
+            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
         };
         outside.tell(|| format!("a{account}: renewal {} of login {login} starts", id.0));
         if outside.known[account].login != Some(login) {
@@ -613,7 +614,7 @@ impl World for SimWorld {
             }
         }
         // a password has its turn within a renewal whose start may have been forgotten
-        if last_start.is_some() || matches!(presented, Presented::RefreshToken(_)) {
+        if last_start.is_some() || matches!(grant, Grant::RefreshToken(_)) {
             outside.known[account].last_start = Some(LastStart { id, login, started, earliest: None });
         }
         outside.owed.push((process, account, login, id));
@@ -623,7 +624,7 @@ impl World for SimWorld {
         let fate = outside.fate();
         let slow = if !outside.is_calm && outside.chance(12) { outside.roll(15_000) } else { outside.roll(300) };
         let at = outside.truth + slow;
-        outside.in_flight.push(InFlight { at, account, id, process, login, presented, message: Message::Grant(fate) });
+        outside.in_flight.push(InFlight { at, account, id, process, login, grant, message: Message::Grant(fate) });
         let _ = outside.dies();
     }
 

@@ -10,10 +10,10 @@ use std::path::Path;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::record::Credential;
 use crate::config::ImportSource;
 use crate::platform::paths::shell_word;
 use crate::secret::Secret;
+use crate::store::Credential;
 
 /// What was found in one place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
