@@ -316,13 +316,7 @@ impl HeaderTemplate {
     }
 }
 
-/// The candidate that was probably meant.
-pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
-    let tolerated = |candidate: &str| 1 + candidate.len().min(word.len()) / 4;
-    let close = candidates.into_iter().filter(|candidate| distance(candidate) <= tolerated(candidate));
-    close.min_by_key(|candidate| distance(candidate))
-}
+pub(super) use crate::names::nearest;
 
 #[cfg(test)]
 mod tests {
@@ -487,12 +481,5 @@ mod tests {
             assert!(read(bad).is_err(), "{bad}");
         }
         assert!(read(&format!("unix:/{}", "x".repeat(107))).is_err());
-    }
-
-    #[test]
-    fn the_nearest_word_is_near() {
-        assert_eq!(nearest("upstraem", ["account", "upstream"]), Some("upstream"));
-        assert_eq!(nearest("wrok", ["work", "home"]), Some("work"));
-        assert_eq!(nearest("banana", ["work", "home"]), None);
     }
 }

@@ -1,6 +1,7 @@
 //! One line for the service manager: `systemctl --user status` shows it.
 
 use crate::control::report::{State, StatusReport};
+use crate::span::coarse;
 
 /// One line for `systemctl --user status`.
 pub(super) fn status_line(report: &StatusReport) -> String {
@@ -22,19 +23,9 @@ pub(super) fn status_line(report: &StatusReport) -> String {
         words.push("a refresh token is not saved".to_owned());
     }
     if let Some((seconds, id)) = next {
-        words.push(format!("next renewal {id} {}", coarse(seconds)));
+        words.push(format!("next renewal {id} in {}", coarse(seconds)));
     }
     words.join(", ")
-}
-
-/// So coarse that the line need not be said anew all the time.
-fn coarse(seconds: u64) -> String {
-    match seconds {
-        ..60 => "in less than a minute".to_owned(),
-        60..5400 => format!("in {} min", seconds / 60),
-        5400..172_800 => format!("in {} h", seconds / 3600),
-        _ => format!("in {} days", seconds / 86_400),
-    }
 }
 
 #[cfg(test)]
