@@ -35,7 +35,8 @@
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
-//! 0  secret     timestamp                     words that everyone uses                             (pure)
+//! 0  secret     timestamp                     types that everyone uses                             (pure)
+//!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //! ```
 //!
 //! # Journeys
@@ -79,6 +80,7 @@ pub mod daemon;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http_client;
+pub(crate) mod names;
 pub mod notices;
 pub mod oauth;
 pub mod path_rules;
@@ -89,6 +91,7 @@ pub mod renewer;
 pub mod secret;
 pub mod shutdown;
 pub mod sign_in;
+pub(crate) mod span;
 pub mod stand_in;
 pub mod stats;
 pub mod store;

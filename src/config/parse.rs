@@ -17,6 +17,7 @@ use super::reader::{CrossChecks, Facts, Reader, bad_name};
 use super::route::{PresetRoute, ROUTE_KEYS, Route, RouteContext};
 use super::secret_source::SecretSource;
 use super::value::{self, Client};
+use crate::names::nearest;
 
 /// Where all routes are served if nothing else is said: both loopback addresses, since a client's `localhost` may be either.
 const LISTEN: [&str; 2] = ["127.0.0.1:8253", "[::1]:8253"];
@@ -331,7 +332,7 @@ impl<'a> Reader<'a> {
             Some(Some(document)) => Ok((text.to_owned(), document)),
             Some(None) | None => {
                 let all = known().collect::<Vec<_>>().join(", ");
-                let remedy = match value::nearest(text, known()) {
+                let remedy = match nearest(text, known()) {
                     Some(near) => format!("did you mean \"{near}\"? (known: {all})"),
                     None => format!("known: {all}; or leave it out and say everything here"),
                 };

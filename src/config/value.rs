@@ -87,14 +87,6 @@ pub(super) fn client(text: &str) -> Result<Client, Complaint> {
         .ok_or_else(|| Complaint::new("names no clients", "write \"self\", \"root\", \"user:alice\" or \"group:gis\""))
 }
 
-/// The candidate that was probably meant.
-pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
-    let tolerated = |candidate: &str| 1 + candidate.len().min(word.len()) / 4;
-    let close = candidates.into_iter().filter(|candidate| distance(candidate) <= tolerated(candidate));
-    close.min_by_key(|candidate| distance(candidate))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,12 +132,5 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(bytes(text).ok(), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn the_nearest_word_is_near() {
-        assert_eq!(nearest("upstraem", ["account", "upstream"]), Some("upstream"));
-        assert_eq!(nearest("wrok", ["work", "home"]), Some("work"));
-        assert_eq!(nearest("banana", ["work", "home"]), None);
     }
 }
