@@ -28,6 +28,7 @@
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
+//!    config_files                             whose they are, and what they say
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
 //! 3  config                                   what the user asked for, valid by construction       (pure)
@@ -71,6 +72,7 @@ pub mod audit;
 pub mod cli;
 pub mod client_keys;
 pub mod config;
+pub(crate) mod config_files;
 pub mod control;
 pub mod daemon;
 #[cfg(any(test, fuzzing))]

@@ -1,8 +1,8 @@
 //! `valetd check`
 
-use super::configuration::{Loaded, load_config, preset_names};
+use super::configuration::{Loaded, load_config, places, preset_names};
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::text::printable;
 

@@ -1,9 +1,16 @@
-//! The configuration as verbs need it: loaded, or its problems in words for a terminal.
+//! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
 
 use super::failure::Failure;
+use super::options::Options;
 use crate::config::{self, Account, AccountId, Config, Problem};
-use crate::daemon;
-use crate::platform::paths::Paths;
+use crate::config_files;
+use crate::platform::paths::{Overrides, Paths};
+
+/// Where this process finds and leaves things.
+pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
+    let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
+    Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
+}
 
 /// A configuration that can be used, and what is strange about it.
 pub(super) struct Loaded {
@@ -14,10 +21,16 @@ pub(super) struct Loaded {
 /// A configuration that can be used, and what is strange about it. An error is every problem, for a terminal.
 pub(super) fn load_config(places: &Paths) -> Result<Loaded, Vec<String>> {
     let rendered = |problems: &[Problem]| problems.iter().map(Problem::rendered).collect();
-    match daemon::load_config(places) {
+    match config_files::load(places) {
         Ok(parsed) => Ok(Loaded { config: parsed.config, warnings: rendered(&parsed.warnings) }),
         Err(problems) => Err(rendered(&problems.0)),
     }
+}
+
+/// The configuration, or, where it has problems, the one that a daemon would start with: a key can be revoked all the
+/// same.
+pub(super) fn config_or_empty(places: &Paths) -> Config {
+    config_files::load(places).map_or_else(|_| config_files::empty(places), |parsed| parsed.config)
 }
 
 /// The presets, by name.

@@ -14,16 +14,18 @@ use hyper::header::HeaderMap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::text::{length, printable, relative, styled};
 use crate::config::{AccountId, Endpoint};
+use crate::config_files;
 use crate::control::ControlState;
 use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
-use crate::daemon::{self, Daemon, Surroundings};
+use crate::daemon::{Daemon, Surroundings};
 use crate::http_client::{HttpClient, Outgoing};
 use crate::oauth::Grant;
 use crate::platform::log::{self, Format, LogHandle};
@@ -82,7 +84,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let paths = places(&options)?;
     fs::write(&paths.config_file, configuration(&gdh, &gbdx))
         .map_err(|error| Failure::new(error).while_doing("writing the demonstration's configuration"))?;
-    let config = daemon::load_config(&paths).map_err(Failure::new)?.config;
+    let config = config_files::load(&paths).map_err(Failure::new)?.config;
     let socket = paths.socket.clone();
     let invocation = options.invocation();
     let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log));

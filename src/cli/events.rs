@@ -2,8 +2,9 @@
 
 use anstyle::{AnsiColor, Style};
 
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::text::{printable, styled};

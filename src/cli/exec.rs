@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::arguments::parse_route;
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;

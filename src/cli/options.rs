@@ -1,11 +1,10 @@
-//! What every verb understands, and the places that it means.
+//! What every verb understands.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::failure::Failure;
-use crate::platform::paths::{Overrides, Paths, shell_word};
+use crate::platform::paths::shell_word;
 
 /// What every verb understands.
 #[derive(Args, Clone, Default, Debug)]
@@ -49,10 +48,4 @@ impl Options {
         }
         words
     }
-}
-
-/// Where this process finds and leaves things.
-pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
-    let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
-    Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
 }

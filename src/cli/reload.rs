@@ -1,7 +1,8 @@
 //! `valetd reload`
 
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use crate::control::client::Client;

@@ -1,7 +1,8 @@
 //! `valetd run`
 
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{LogFormat, Options, places};
+use super::options::{LogFormat, Options};
 use crate::daemon::{self, Surroundings};
 use crate::platform::log::{self, Format};
 use crate::platform::{descriptors, harden, socket};

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::screen::{Input, Screen};

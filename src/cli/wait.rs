@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::arguments::parse_account;
+use super::configuration::places;
 use super::failure::{Exit, Failure};
-use super::options::{Options, places};
+use super::options::Options;
 use super::runtime::block_on;
 use super::status::verdict;
 use super::text::{length, parse_length};

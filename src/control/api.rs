@@ -6,20 +6,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Frame};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::events::{self, Kind, News};
+use super::answer::{Answer, Done, LogFilter, bad_request, json, refuse, stopping, text};
+use super::event_stream;
+use super::events::{Kind, News};
+use super::line::Line;
 use super::problem::{Problem, kind};
 use super::report::{AccountReport, State};
-use super::{ControlState, Line, keys, metrics, problem};
+use super::state::ControlState;
+use super::{key_verbs, metrics};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::secret::Secret;
@@ -76,22 +79,6 @@ struct PasswordBody {
     username: String,
     password: Secret,
 }
-
-/// What `GET /v1/log` shows and `PUT /v1/log` takes: what is logged, in the words of `--log`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogFilter {
-    pub(super) filter: String,
-}
-
-/// What a verb answers that has done something and has nothing else to show.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Done {
-    /// What was done, for people.
-    pub(super) message: String,
-}
-
-pub(super) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 /// A body that goes on as long as somebody feeds it.
 struct Fed(mpsc::Receiver<Bytes>);
@@ -192,9 +179,9 @@ where
             info!(filter, "the log's filter was changed over the control socket");
             Ok(json(StatusCode::OK, &LogFilter { filter }))
         }
-        Verb::Keys => Ok(keys::list(state)),
-        Verb::AddKey => keys::add(state, line, version, &collect(body).await?).await,
-        Verb::RevokeKey(name) => keys::revoke(state, name).await,
+        Verb::Keys => Ok(key_verbs::list(state)),
+        Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
+        Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
         Verb::Metrics => {
@@ -229,7 +216,7 @@ where
 fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Answer {
     line.stream();
     let (reader, pieces) = mpsc::channel(STREAM_BUFFER);
-    tokio::spawn(events::feed(state.clone(), last_id, reader, line.clone()));
+    tokio::spawn(event_stream::feed(state.clone(), last_id, reader, line.clone()));
     let mut answer = Response::new(Fed(pieces).boxed());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -351,10 +338,6 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers })
 }
 
-pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
-    Problem::new(400, kind::BAD_REQUEST, "the body is not what this path wants", detail)
-}
-
 fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
     match error {
         RequestError::Stopping => stopping(),
@@ -366,11 +349,6 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
             }
         }
     }
-}
-
-pub(super) fn stopping() -> Problem {
-    let problem = Problem::new(503, kind::STOPPING, "the daemon is stopping", "it takes no more orders");
-    problem.with_remedy("ask again when it has been started anew")
 }
 
 fn no_such_path(path: &str) -> Problem {
@@ -387,27 +365,6 @@ fn refuse_method(method: &Method, path: &str, allow: &str) -> Answer {
     let problem = Problem::new(405, kind::METHOD_NOT_ALLOWED, "method not allowed", detail);
     let mut answer = refuse(&problem.with_remedy(format!("use {allow}")));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_str(allow).expect("it is made of methods and commas"));
-    answer
-}
-
-fn refuse(problem: &Problem) -> Answer {
-    let status = StatusCode::from_u16(problem.status).expect("problems are made with real statuses");
-    let mut answer = json(status, problem);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
-    answer
-}
-
-pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Answer {
-    let mut body = serde_json::to_string_pretty(document).expect("our documents have string keys and no failing parts");
-    body.push('\n');
-    text(status, "application/json", body)
-}
-
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)).boxed());
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 

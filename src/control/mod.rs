@@ -4,52 +4,49 @@
 //! hung authorization server delays a status query by nothing; every connection is a task of its own, so that a client
 //! who stalls delays nobody else. Nothing here ever hands out a token.
 //!
-//! * [`api`]: the verbs;
-//! * [`report`]: the status document, and [`metrics`]: the same as numbers for Prometheus;
-//! * [`events`]: what changes, as it changes;
-//! * [`keys`]: client keys;
-//! * [`problem`]: what is answered when something cannot be done;
+//! * `api`: the verbs, and `key_verbs`: those of client keys, whose documents are in [`keys`];
+//! * `state`: what the verbs read and whom they ask; `line`: the connection that a verb came on; `lifeline`: what it
+//!   becomes when an ephemeral client key lives on it;
+//! * [`report`]: the status document, and `metrics`: the same as numbers for Prometheus;
+//! * [`events`]: what changes, and `event_stream`: how it is told, as it changes;
+//! * `answer`: a response, and [`problem`]: what is answered when something cannot be done;
 //! * [`client`]: the other end, for the command line.
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::accounts::Accounts;
-use crate::client_keys::{KeyRing, OwnAddress};
-use crate::config::{Config, RouteName};
-use crate::platform::clock::Clock;
-use crate::platform::log::LogHandle;
 use crate::platform::users;
 use crate::shutdown::Shutdown;
-use crate::stats::Stats;
 
-pub mod api;
+mod answer;
+mod api;
 pub mod client;
+mod event_stream;
 pub mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod key_verbs;
 pub mod keys;
-pub mod metrics;
+mod lifeline;
+mod line;
+mod metrics;
 pub mod problem;
 pub mod report;
+mod state;
 
-use api::Answer;
-use events::Events;
-use keys::Lifeline;
-use report::{Facts, Readings, Sources, StatusReport};
+use lifeline::Lifeline;
+use line::Line;
+pub use state::{ControlState, LendRequest, ReloadRequest};
 
 /// How long a client may take for a request's head, and stay idle between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,8 +54,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of the largest sensible request is a few hundred bytes.
 const LARGEST_HEAD: usize = 16 * 1024;
 
-/// Nobody needs a connection for longer, but who listens to events: the longest other verb is a sign-out whose server is slow to revoke. It frees what
-/// a client holds who asks and never reads.
+/// How long a connection may last, but for one that carries events: the longest other verb is a sign-out whose server
+/// is slow to revoke. The limit frees what a client holds who asks and never reads.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5 * 60);
 
 /// More connections than any number of scripts and status bars needs, fewer than the process has descriptors.
@@ -70,103 +67,13 @@ const STOPPING_GRACE: Duration = Duration::from_secs(2);
 /// What to wait after a failed accept: it is mostly for want of descriptors, which come back in their own time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
-pub type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
-
-/// Asks for an address where some routes exist and no others, for a command that runs with a key of its own.
-pub struct LendRequest {
-    /// The routes.
-    pub routes: Vec<RouteName>,
-    /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
-    pub reply: oneshot::Sender<Result<OwnAddress, String>>,
-}
-
-/// What the verbs read and whom they ask. Cheap to clone.
-#[derive(Clone)]
-pub struct ControlState {
-    /// The renewer.
-    pub accounts: Accounts,
-    /// The proxy's numbers.
-    pub stats: Arc<Stats>,
-    /// The time line.
-    pub clock: Arc<Clock>,
-    /// The configuration in force.
-    pub config: watch::Receiver<Arc<Config>>,
-    /// What is wrong with the configuration file, if the one in force is an older one.
-    pub config_problems: watch::Receiver<Vec<String>>,
-    /// The process.
-    pub facts: watch::Receiver<Facts>,
-    /// The daemon's ear for reloads.
-    pub reload: mpsc::Sender<ReloadRequest>,
-    /// The daemon's ear for those who want an address of their own.
-    pub lend: mpsc::Sender<LendRequest>,
-    /// The client keys.
-    pub keys: Arc<KeyRing>,
-    /// Where changes are told.
-    pub events: Arc<Events>,
-    /// The running log; `None` if this process has none of its own.
-    pub log: Option<LogHandle>,
-}
-
-impl ControlState {
-    /// One instant of both clocks.
-    pub fn readings(&self) -> Readings {
-        let now = self.clock.now();
-        Readings { now, wall: self.clock.calendar(now) }
-    }
-
-    /// The status document as of now. Waits for nothing.
-    pub fn report(&self) -> StatusReport {
-        StatusReport::new(&Sources {
-            readings: self.readings(),
-            facts: &self.facts.borrow(),
-            config: &self.config.borrow(),
-            config_problems: &self.config_problems.borrow(),
-            views: &self.accounts.views(),
-            stats: &self.stats,
-            keys: &self.keys,
-        })
-    }
-}
-
-/// What a verb may do with the connection that it came on. Cheap to clone.
-#[derive(Clone)]
-struct Line {
-    /// Says when the daemon stops.
-    stopping: Shutdown,
-    /// Whether it carries a stream, and may live as long as that.
-    streams: Arc<AtomicBool>,
-    hung_up: Arc<Notify>,
-    lifelines: mpsc::Sender<Lifeline>,
-}
-
-impl Line {
-    /// Makes the connection a lifeline: HTTP is over on it, and the request that this is called for is answered there.
-    /// Never returns.
-    async fn hand_over(&self, lifeline: Lifeline) -> Answer {
-        // there is room for one, and no second request is read; if the connection has ended, so has the lifeline
-        let _ = self.lifelines.try_send(lifeline);
-        std::future::pending().await
-    }
-
-    /// From here on the connection lives as long as its reader keeps up.
-    fn stream(&self) {
-        self.streams.store(true, Ordering::Relaxed);
-    }
-
-    /// Closes the connection whatever the client does.
-    fn hang_up(&self) {
-        self.hung_up.notify_one();
-    }
-}
-
 /// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
 pub async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
     let mut connections: JoinSet<Option<(Lifeline, UnixStream)>> = JoinSet::new();
     let mut lifelines = JoinSet::new();
-    let telling = tokio::spawn(events::watch(state.clone()));
+    let telling = tokio::spawn(event_stream::watch(state.clone()));
     loop {
         let room = connections.len() < MOST_CONNECTIONS;
         tokio::select! {
@@ -217,9 +124,7 @@ fn may_ask(peer: u32, ours: u32, others: Option<u32>) -> bool {
 
 /// Serves requests until the connection ends, or becomes the line that an ephemeral client key lives on.
 async fn connection(stream: UnixStream, state: ControlState, mut shutdown: Shutdown) -> Option<(Lifeline, UnixStream)> {
-    let (handed_over, mut lifelines) = mpsc::channel(1);
-    let line =
-        Line { stopping: shutdown.clone(), streams: Arc::default(), hung_up: Arc::default(), lifelines: handed_over };
+    let (line, mut lifelines) = Line::new(shutdown.clone());
     let service = service_fn(|request| {
         let (state, line) = (state.clone(), line.clone());
         async move { Ok::<_, Infallible>(api::answer(&state, &line, request).await) }
@@ -230,7 +135,7 @@ async fn connection(stream: UnixStream, state: ControlState, mut shutdown: Shutd
     let mut is_stopping = false;
     let mut too_long = pin!(async {
         sleep(LONGEST_CONNECTION).await;
-        if line.streams.load(Ordering::Relaxed) {
+        if line.is_stream() {
             std::future::pending::<()>().await;
         }
     });
@@ -255,7 +160,7 @@ async fn connection(stream: UnixStream, state: ControlState, mut shutdown: Shutd
                 debug!("connection to the control socket was closed: it had been open for too long");
                 return None;
             }
-            () = line.hung_up.notified() => return None,
+            () = line.hung_up() => return None,
         }
     }
 }

@@ -12,13 +12,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::client::{Client, ClientError};
+use super::events::Events;
 use super::problem::{Problem, kind};
 use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
 use super::*;
-use crate::accounts::{AccountView, NewCredential, Request};
+use crate::accounts::{AccountView, Accounts, NewCredential, Request};
 use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
+use crate::platform::clock::Clock;
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
 use crate::store::{Credential, Servers};

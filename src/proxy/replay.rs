@@ -19,8 +19,8 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::config::Replay;
 use crate::proxy::downstream::connection::Pulse;
-use crate::proxy::policy::route::RouteEntry;
 use crate::proxy::policy::{headers, rewrite};
+use crate::proxy::table::RouteEntry;
 use crate::token_source::{Outcome, Published};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
@@ -126,7 +126,7 @@ pub(crate) fn keep(
     token_name: &HeaderName,
 ) -> (Request<RequestBody>, Option<Kept>) {
     let (parts, incoming) = request.into_parts();
-    let after_401 = match route.replay {
+    let after_401 = match route.config.replay {
         Replay::Any => true,
         Replay::Idempotent => is_idempotent(&parts.method),
         Replay::Never => false,
@@ -135,11 +135,11 @@ pub(crate) fn keep(
     let (body, kept_body) = if bodyless {
         (RequestBody::Empty, KeptBody::Empty)
     } else {
-        let fits = incoming.size_hint().lower() <= route.replay_limit as u64;
+        let fits = incoming.size_hint().lower() <= route.config.replay_limit as u64;
         let source = Source { incoming, pulse: pulse.clone(), serial: pulse.serial(), token_name: token_name.clone() };
         pulse.uploads();
         if after_401 && fits {
-            let copy = Some(Copy { room: route.replay_limit, ..Copy::default() });
+            let copy = Some(Copy { room: route.config.replay_limit, ..Copy::default() });
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
             let recording = Rc::new(RefCell::new(recording));
             (RequestBody::Recorded(recording.clone()), KeptBody::Recorded(recording))

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::audit;
-use crate::config::RouteName;
+use crate::config::{Route, RouteName};
 use crate::platform::{descriptors, socket};
 use crate::proxy::downstream::connection::{self, Connection, Socket, Standing};
 use crate::proxy::downstream::http2::Shares;
@@ -27,8 +27,8 @@ use crate::proxy::exchange::note::Running;
 use crate::proxy::policy::error::Check;
 use crate::proxy::policy::guard::{self, Caller, Door};
 use crate::proxy::policy::rewrite::OwnListener;
-use crate::proxy::policy::route::RouteEntry;
 use crate::proxy::policy::scope::{Lent, Scope};
+use crate::proxy::table::RouteEntry;
 use crate::proxy::upstream::{Pool, Warmth};
 use crate::proxy::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::stats::Stats;
@@ -114,7 +114,7 @@ impl LocalTable {
             route.pool.warmth.set(Warmth::default());
         }
         for route in &routes {
-            let (pool, RouteEntry { warm, connect_timeout, .. }) = (&route.pool, &*route.entry);
+            let (pool, Route { warm, connect_timeout, .. }) = (&route.pool, &route.entry.config);
             if *warm > pool.warmth.get().span {
                 pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
             }

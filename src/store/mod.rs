@@ -18,8 +18,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::AccountId;
-use crate::platform::paths::OwnFolder;
+use crate::config::{AccountId, Config};
+use crate::platform::paths::{OwnFolder, Paths};
 
 mod disk;
 mod error;
@@ -40,6 +40,16 @@ use error::io_error;
 pub(crate) use faulty_disk::FaultyDisk;
 use lock::lock;
 pub use record::{Credential, NewCredential, Record, Servers, SetAside};
+
+/// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
+/// having read it: how credentials are sealed at rest will be said there.
+///
+/// # Errors
+///
+/// Those of [`Store::open`].
+pub(crate) fn open_store(paths: &Paths, _: &Config) -> Result<Store, StoreError> {
+    Store::open(&paths.state_dir)
+}
 
 /// The folder of records. While it lives, no other process can open the same folder. Its calls wait for the disk.
 #[derive(Debug)]

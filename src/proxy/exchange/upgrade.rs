@@ -81,7 +81,7 @@ async fn send(
     authorization: &mut Authorization<'_>,
 ) -> Result<upstream::Response, ProxyError> {
     let route = &*local.entry;
-    let sending = pin!(tunnel::send(&route.upstream, request, authorization, route.connect_timeout));
+    let sending = pin!(tunnel::send(&route.upstream, request, authorization, route.config.connect_timeout));
     let sent = service::in_time(connection, sending).await;
     sent.map_err(|error| send_error(route, error))
 }

@@ -1,6 +1,5 @@
 //! Both ends of HTTP/2, as a story leads them: an origin that leaves every stream to it, and a client.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -10,14 +9,14 @@ use h2::{RecvStream, SendStream};
 use hyper::http::HeaderMap;
 use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::support::wire::soon;
+use crate::support::wire::{serving, soon};
 
 /// An origin that speaks HTTP/2 and leaves every stream to the story.
 pub struct Http2Origin {
-    pub address: SocketAddr,
+    pub address: String,
     pub streams: mpsc::UnboundedReceiver<Asked>,
     /// One entry a connection.
     shutdown: Arc<Mutex<Vec<mpsc::UnboundedSender<()>>>>,
@@ -36,29 +35,25 @@ impl Http2Origin {
     }
 
     pub async fn start(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
         let (say, streams) = mpsc::unbounded_channel();
         let shutdown = Arc::new(Mutex::new(Vec::new()));
         let connections = shutdown.clone();
-        tokio::spawn(async move {
-            for connection in 0.. {
-                let Ok((tcp, _)) = listener.accept().await else { return };
-                let (stop, stopped) = mpsc::unbounded_channel();
-                connections.lock().expect("no panic").push(stop);
-                let (say, tls) = (say.clone(), tls.clone());
-                tokio::spawn(async move {
-                    match tls {
-                        None => serve_http2(tcp, connection, say, stopped).await,
-                        Some(tls) => {
-                            if let Ok(tls) = tls.accept(tcp).await {
-                                serve_http2(tls, connection, say, stopped).await;
-                            }
+        let address = serving(move |connection, tcp| {
+            let (stop, stopped) = mpsc::unbounded_channel();
+            connections.lock().expect("no panic").push(stop);
+            let (say, tls) = (say.clone(), tls.clone());
+            async move {
+                match tls {
+                    None => serve_http2(tcp, connection, say, stopped).await,
+                    Some(tls) => {
+                        if let Ok(tls) = tls.accept(tcp).await {
+                            serve_http2(tls, connection, say, stopped).await;
                         }
                     }
-                });
+                }
             }
-        });
+        })
+        .await;
         Self { address, streams, shutdown }
     }
 

@@ -8,7 +8,7 @@ use valetd::secret::Secret;
 use valetd::stand_in::{Log, Options, Provider, Rotation, StandIn};
 
 use crate::support::providers::{Running, start};
-use crate::support::{Answer, Daemon, Home, eventually, get, words};
+use crate::support::{Answer, Daemon, Home, eventually, get};
 
 /// A stand-in that runs until it is dropped.
 pub(crate) struct Server(Running);
@@ -72,8 +72,7 @@ pub(crate) fn home(server: &Server, account: &str, route: &str, top: &str) -> Ho
 
 /// Hands a refresh token to the running daemon or to the store.
 pub(crate) fn sign_in(home: &Home, refresh_token: &Secret) {
-    let output = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], refresh_token.expose());
-    assert!(output.status.success(), "{}", words(&output));
+    home.sign_in("lab", refresh_token);
 }
 
 /// Where a daemon serves its routes.

@@ -1,5 +1,7 @@
 //! A home of its own for a daemon, the daemon itself, and a plain HTTP client to tell stories with.
 
+pub mod disk;
+pub mod frames;
 pub mod http2;
 pub mod keys;
 pub mod lab;
@@ -7,20 +9,26 @@ pub mod nobody;
 pub mod providers;
 pub mod stage;
 pub mod strict_upstream;
+pub mod terminal;
 pub mod tls;
 pub mod upstreams;
 pub mod wire;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use valetd::secret::Secret;
+
+/// The built binary.
+pub const VALETD: &str = env!("CARGO_BIN_EXE_valetd");
 
 /// The longest that any condition of a story is waited for; a story that needs it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,14 +39,24 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// When patience ends.
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let start = Instant::now();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause(what, start));
     }
+}
+
+/// How long to wait before a condition is looked at again: the longer it takes, the longer, as each look costs something.
+///
+/// # Panics
+///
+/// When patience ends.
+fn pause(what: &str, start: Instant) -> Duration {
+    let waited = start.elapsed();
+    assert!(waited < PATIENCE, "waited in vain: {what}");
+    (waited / 10).clamp(Duration::from_millis(10), Duration::from_millis(100))
 }
 
 /// A home folder that is thrown away, with a configuration in it.
@@ -81,18 +99,34 @@ impl Home {
 
     /// The built binary, at home here.
     pub fn valetd(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_valetd"));
+        let mut command = Command::new(VALETD);
+        command.args(arguments);
+        self.settle(&mut command);
         command
-            .args(arguments)
-            .env_clear()
-            .envs(std::env::var_os("LLVM_PROFILE_FILE").map(|v| ("LLVM_PROFILE_FILE", v)));
+    }
+
+    /// The same as the last words of another command, such as `strace -f`.
+    pub fn valetd_by(&self, words: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(VALETD).args(arguments);
+        self.settle(&mut command);
+        command
+    }
+
+    /// Lets a command be at home here, without input.
+    pub fn settle(&self, command: &mut Command) {
+        command.env_clear().envs(std::env::var_os("LLVM_PROFILE_FILE").map(|v| ("LLVM_PROFILE_FILE", v)));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder.path());
         command.env("XDG_CONFIG_HOME", self.path("config"));
         command.env("XDG_STATE_HOME", self.path("state"));
         command.env("XDG_RUNTIME_DIR", self.path("run"));
         command.stdin(Stdio::null());
-        command
+    }
+
+    /// A `PATH` of the folder `bin` of this home, and of ours.
+    pub fn bin(&self) -> String {
+        format!("{}:{}", self.path("bin").display(), std::env::var("PATH").expect("a PATH"))
     }
 
     /// Runs the built binary to its end.
@@ -111,6 +145,23 @@ impl Home {
             .expect("valetd runs");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
         child.wait_with_output().expect("valetd ends")
+    }
+
+    /// Hands a refresh token for an account to the running daemon or to the store.
+    pub fn sign_in(&self, account: &str, refresh_token: &Secret) {
+        let output = self.run_with_input(&["login", account, "--refresh-token-stdin"], refresh_token.expose());
+        assert!(output.status.success(), "{}", words(&output));
+    }
+
+    /// Asks on the control socket, if somebody listens there.
+    pub fn control(&self, method: &str, path: &str) -> io::Result<Answer> {
+        let stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        request(
+            stream,
+            &format!("{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+            b"",
+        )
     }
 
     /// Starts the daemon and waits until its socket answers.
@@ -134,6 +185,16 @@ impl Home {
     }
 }
 
+/// A process of a story's own; killed when dropped.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running daemon; killed when dropped.
 pub struct Daemon<'h> {
     pub home: &'h Home,
@@ -148,13 +209,7 @@ impl Daemon<'_> {
 
     /// Asks on the control socket.
     pub fn control(&self, method: &str, path: &str) -> io::Result<Answer> {
-        let stream = UnixStream::connect(self.home.socket())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        request(
-            stream,
-            &format!("{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-            b"",
-        )
+        self.home.control(method, path)
     }
 
     /// The status document.
@@ -172,15 +227,35 @@ impl Daemon<'_> {
 
     /// Waits until an account is in a state.
     pub fn until(&self, id: &str, state: &str) -> Value {
-        eventually(&format!("{id} is {state}; log:\n{}", self.log()), || {
-            Some(self.account(id)).filter(|account| account["state"] == state)
-        })
+        eventually(&format!("{id} is {state}"), || Some(self.account(id)).filter(|account| account["state"] == state))
+    }
+
+    /// Waits until the log has a text: a line may come after what it tells of can be seen elsewhere.
+    pub fn until_logged(&self, text: &str) {
+        eventually(&format!("{text:?} is in the log"), || self.log().contains(text).then_some(()));
+    }
+
+    /// A file of `/proc` that tells of it.
+    pub fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
+    }
+
+    /// A number of `/proc/PID/status` in KiB: `VmRSS` is the memory that it uses, `VmHWM` the most that it has used.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("the line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Sends it a signal, without waiting for what that does.
+    pub fn tell(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     /// Ends it with a signal and waits for it.
-    pub fn signal(&mut self, signal: &str) -> std::process::ExitStatus {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
+    pub fn signal(&mut self, signal: &str) -> ExitStatus {
+        self.tell(signal);
         self.child.wait().expect("waited")
     }
 }
@@ -295,10 +370,20 @@ pub fn read_answer(stream: &mut impl BufRead, has_body: bool) -> io::Result<Answ
     }
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address that is free, and stays so until it is used: the kernel gives nobody a port below its own range
+/// (`net.ipv4.ip_local_port_range`), and no two stories get the same.
 pub fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
+    const PORTS: std::ops::Range<u16> = 10_000..30_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // other runs of this program begin elsewhere
+    let first = (std::process::id() % 100) as u16 * 200;
+    loop {
+        let next = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let address = format!("127.0.0.1:{}", PORTS.start + next);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// The permission bits of a path.

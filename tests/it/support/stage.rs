@@ -5,7 +5,7 @@ use std::time::Duration;
 use valetd::stand_in::{Options, Provider};
 
 use crate::support::providers::{Running, gbdx_account, start};
-use crate::support::{Daemon, Home, free_address, words};
+use crate::support::{Daemon, Home, free_address};
 
 /// A home with an account that is signed in, and the route `api` to an upstream.
 pub struct Stage {
@@ -23,9 +23,7 @@ impl Stage {
         let home = Home::empty();
         let stage = Self { home, address, gbdx };
         stage.home.write_config(&stage.config(upstream, settings));
-        let sign_in = stage.gbdx.sign_in();
-        let output = stage.home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], sign_in.expose());
-        assert!(output.status.success(), "{}", words(&output));
+        stage.home.sign_in("gbdx", &stage.gbdx.sign_in());
         stage
     }
 

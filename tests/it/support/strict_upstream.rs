@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::net::TcpListener;
-
-use crate::support::wire::Wire;
+use crate::support::wire::{Wire, serving};
 
 /// A request as the upstream saw it.
 #[derive(Clone, Debug)]
@@ -23,24 +21,20 @@ impl Seen {
 
 /// An upstream that reads strictly, notes everything, and says `ok`.
 pub async fn strict_upstream() -> (String, Arc<Mutex<Vec<Seen>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            let log = log.clone();
-            tokio::spawn(async move {
-                let mut wire = Wire { stream, buffer: Vec::new() };
-                while let Some(request) = strict_request(&mut wire).await {
-                    log.lock().expect("no panic").push(request);
-                    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-                }
-            });
+    let address = serving(move |_, stream| {
+        let log = log.clone();
+        async move {
+            let mut wire = Wire::on(stream);
+            while let Some(request) = strict_request(&mut wire).await {
+                log.lock().expect("no panic").push(request);
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            }
         }
-    });
-    (url, seen)
+    })
+    .await;
+    (format!("http://{address}"), seen)
 }
 
 /// A request by the letter; what is not one is noted as it came, so that no row can expect it.

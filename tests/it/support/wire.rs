@@ -1,14 +1,42 @@
 //! A connection by hand, and an origin that is one.
 
+use std::time::Instant;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, pause};
 
 /// Waits, but not for ever.
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it comes in time")
+}
+
+/// Waits until `condition` gives something, and lets the story's own servers run meanwhile.
+pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        sleep(pause(what, start)).await;
+    }
+}
+
+/// Serves each connection to a free port on a task of its own, and tells it its number, from 0. Returns the address.
+pub async fn serving<S: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(usize, TcpStream) -> S + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            tokio::spawn(serve(number, stream));
+        }
+    });
+    address
 }
 
 /// An origin that speaks HTTP/1.1 by hand: what it is asked, and a way to answer.
@@ -25,7 +53,7 @@ impl RawOrigin {
     }
 
     pub async fn accept(&self) -> Wire {
-        Wire { stream: soon(self.listener.accept()).await.expect("accepted").0, buffer: Vec::new() }
+        Wire::on(soon(self.listener.accept()).await.expect("accepted").0)
     }
 }
 
@@ -36,8 +64,12 @@ pub struct Wire {
 }
 
 impl Wire {
+    pub fn on(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     pub async fn connect(address: &str) -> Self {
-        Self { stream: TcpStream::connect(address).await.expect("somebody listens"), buffer: Vec::new() }
+        Self::on(TcpStream::connect(address).await.expect("somebody listens"))
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

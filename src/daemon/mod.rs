@@ -4,8 +4,8 @@
 //! disk delays no status query), and the data plane's workers. Everything that comes from the world (places, clock,
 //! seed) comes in at the top, as [`Surroundings`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +21,8 @@ use tracing::{debug, error, info, warn};
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit};
 use crate::client_keys::{self, KeyRing, OwnAddress};
-use crate::config::{
-    AccountId, Audit as AuditSetting, Client, Config, Facts as ConfigFacts, ListenAddress, Parsed, Problem, Problems,
-    RouteName, SecretSource, Source,
-};
+use crate::config::{AccountId, Audit as AuditSetting, Client, Config, ListenAddress, Problem, Problems, RouteName};
+use crate::config_files;
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
 use crate::control::{self, ControlState, LendRequest, ReloadRequest};
@@ -36,7 +34,6 @@ use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::listeners;
 use crate::platform::log::LogHandle;
-use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::{self, PeerLookup};
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -85,127 +82,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How often it is looked who has the half of `localhost` that we do not serve. One read of the kernel's tables; prime, to
 /// stay out of step with everyone else's round numbers.
 const LOOK: Duration = Duration::from_secs(61);
-
-/// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
-/// others could change, of these and of the files that they name, is refused: see [`ownership`].
-///
-/// # Errors
-///
-/// Every problem at once.
-pub fn load_config(paths: &Paths) -> Result<Parsed, Problems> {
-    let facts = config_facts(paths);
-    let (mut problems, mut faults) = (Vec::new(), BTreeSet::new());
-    let mut read = |path: &Path| match read_source(path) {
-        Ok((source, found)) => {
-            faults.extend(found);
-            source
-        }
-        Err(Problems(found)) => {
-            problems.extend(found);
-            None
-        }
-    };
-    let file = read(&paths.config_file);
-    let mut providers = Vec::new();
-    for path in provider_files(&paths.providers_dir).into_iter().filter(|_| file.is_some()) {
-        let Some(name) = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-        if let Some(source) = read(&path) {
-            providers.push((name, source));
-        }
-    }
-    if file.is_some() {
-        faults.extend(ownership::judge_folder(&paths.providers_dir)); // whoever adds a file there replaces a preset
-    }
-    let parsed = match &file {
-        Some(file) => Config::parse(file, &providers, &facts),
-        None => Ok(Parsed { config: Config::empty(&facts), warnings: Vec::new() }),
-    };
-    match &parsed {
-        Ok(parsed) => faults.extend(named_files(&parsed.config).iter().flat_map(|path| faults_of(path))),
-        Err(Problems(found)) => problems.extend(found.iter().cloned()),
-    }
-    let not_ours = faults
-        .into_iter()
-        .map(|Fault { path, problem, remedy }| Problem::not_ours_alone(path.display().to_string(), problem, remedy));
-    let problems: Vec<_> = not_ours.chain(problems).collect();
-    if problems.is_empty() { parsed } else { Err(Problems(problems)) }
-}
-
-/// The files that a configuration has us read: secrets and certificate authorities.
-fn named_files(config: &Config) -> BTreeSet<&Path> {
-    let mut files = BTreeSet::new();
-    for account in config.accounts.values() {
-        files.extend(account.extra_ca.as_deref());
-        files.extend(account.client_secret.as_ref().and_then(file_of));
-    }
-    for route in &config.routes {
-        files.extend(route.extra_ca.as_deref());
-        files.extend(route.request_headers.add.iter().filter_map(|(_, source)| file_of(source)));
-    }
-    files
-}
-
-fn file_of(source: &SecretSource) -> Option<&Path> {
-    match source {
-        SecretSource::File(path) => Some(path),
-        SecretSource::Command(_) | SecretSource::Credential(_) | SecretSource::Inline(_) => None,
-    }
-}
-
-/// Who else could change a file; nobody if it cannot be opened, which is told where it is needed.
-fn faults_of(path: &Path) -> BTreeSet<Fault> {
-    match ownership::open_and_judge(path) {
-        Ok((_, faults)) | Err(Refused::Faults(faults)) => faults,
-        Err(Refused::Io(_)) => BTreeSet::new(),
-    }
-}
-
-fn config_facts(paths: &Paths) -> ConfigFacts {
-    let folder = paths.config_file.parent().unwrap_or(Path::new("/")).to_owned();
-    let home = paths.home.clone().unwrap_or_else(|| folder.clone());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    ConfigFacts { folder, home, cores }
-}
-
-/// The user's provider files, in the order of their names. A folder that is not there has none.
-fn provider_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| is_provider_file(path)).collect();
-    files.sort();
-    files
-}
-
-/// `NAME.toml`, not hidden: what the watch looks for as well.
-fn is_provider_file(path: &Path) -> bool {
-    let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    !is_hidden && path.extension().is_some_and(|end| end == "toml")
-}
-
-/// No configuration is so large, and what is (a device that never ends, say) must not fill the memory.
-const LARGEST_CONFIG: u64 = 4 << 20;
-
-/// A file's text and who else could have changed it.
-fn read_source(path: &Path) -> Result<(Option<Source>, BTreeSet<Fault>), Problems> {
-    use std::os::unix::fs::MetadataExt;
-    let name = path.display().to_string();
-    let read = || -> Result<(Vec<u8>, u32, BTreeSet<Fault>), Refused> {
-        let (file, faults) = ownership::open_and_judge(path)?;
-        let mode = file.metadata()?.mode();
-        let mut bytes = Vec::new();
-        if file.take(LARGEST_CONFIG + 1).read_to_end(&mut bytes)? as u64 > LARGEST_CONFIG {
-            return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_CONFIG >> 20)).into());
-        }
-        Ok((bytes, mode, faults))
-    };
-    match read() {
-        Ok((bytes, mode, faults)) => {
-            Source::from_bytes(name, &bytes, mode & 0o077 != 0).map(|source| (Some(source), faults))
-        }
-        Err(Refused::Faults(faults)) => Ok((None, faults)),
-        Err(Refused::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok((None, BTreeSet::new())),
-        Err(Refused::Io(error)) => Err(Problems(vec![Problem::unreadable(name, &error)])),
-    }
-}
 
 /// Runs a daemon until SIGTERM or SIGINT, on this thread and those that it starts.
 ///
@@ -311,12 +187,12 @@ impl Daemon {
             warn!("{warning}");
         }
 
-        let (config, config_warnings, problems) = match load_config(&paths) {
+        let (config, config_warnings, problems) = match config_files::load(&paths) {
             Ok(parsed) => (parsed.config, said(parsed.warnings), Vec::new()),
             Err(problems) => {
                 let problems = said(problems.0);
                 error!("the configuration cannot be used; starting without accounts until it is mended");
-                (Config::empty(&config_facts(&paths)), Vec::new(), problems)
+                (config_files::empty(&paths), Vec::new(), problems)
             }
         };
         let config = Arc::new(config);
@@ -610,7 +486,7 @@ impl Daemon {
     }
 
     async fn take_over(&mut self) -> Result<(), Vec<String>> {
-        let parsed = load_config(&self.paths).map_err(|Problems(problems)| texts(&problems))?;
+        let parsed = config_files::load(&self.paths).map_err(|Problems(problems)| texts(&problems))?;
         let config = Arc::new(parsed.config);
         let sources = sources(&config, &self.config.borrow(), &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
@@ -1059,7 +935,7 @@ fn sources(
 
 fn table(config: &Config, sources: &Sources, stats: &Stats) -> Result<Table, String> {
     let source = |id: &_| sources.get(id).cloned().expect("Config::parse saw to it that routes name accounts");
-    Table::build(config, &source, stats)
+    Table::build(config, &source, stats).map_err(|error| error.to_string())
 }
 
 fn texts(problems: &[Problem]) -> Vec<String> {
