@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit};
 use crate::client_keys::{self, KeyRing, OwnAddress};
-use crate::config::{AccountId, Audit as AuditSetting, Client, Config, ListenAddress, Problem, Problems, RouteName};
+use crate::config::{AccountId, AllowedClient, AuditTarget, Config, ListenAddress, Problem, Problems, RouteName};
 use crate::config_files;
 use crate::control::events::Events;
 use crate::control::report::{Facts, State, StatusReport};
@@ -712,7 +712,7 @@ impl Daemon {
 
 /// Whether processes of other users may be served on a unix socket: the file's mode is not to keep them out.
 fn serves_others(config: &Config) -> bool {
-    config.clients.iter().any(|client| !matches!(client, Client::Own | Client::Root))
+    config.clients.iter().any(|client| !matches!(client, AllowedClient::Own | AllowedClient::Root))
         || config.routes.iter().any(|route| route.require_key)
 }
 
@@ -813,9 +813,9 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
 /// Where the audit goes and how much of it is kept, if there is to be one.
 fn audit_settings(config: &Config, paths: &Paths) -> Option<audit::Settings> {
     let path = match &config.audit {
-        AuditSetting::Off => return None,
-        AuditSetting::StateFolder => paths.state_dir.join("audit.jsonl"),
-        AuditSetting::File(file) => file.clone(),
+        AuditTarget::Off => return None,
+        AuditTarget::StateFolder => paths.state_dir.join("audit.jsonl"),
+        AuditTarget::File(file) => file.clone(),
     };
     let Config { audit_required: is_required, audit_size: size, audit_keep: keep, .. } = *config;
     Some(audit::Settings { path, size, keep, is_required })
