@@ -40,7 +40,7 @@ fn an_empty_file_and_the_example_mean_what_no_file_means() {
     for text in ["", "# nothing\n", EXAMPLE] {
         assert_eq!(parse(text), Config::empty(&facts()));
     }
-    assert_eq!(Config::empty(&Facts { cores: 0, ..facts() }).workers, 1);
+    assert_eq!(Config::empty(&MachineFacts { cores: 0, ..facts() }).workers, 1);
     let listen: Vec<_> = Config::empty(&facts()).listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:8253", "[::1]:8253"]);
 }
@@ -390,15 +390,20 @@ fn clients_audit_and_rules_mean_what_they_say() {
         deny = ["/admin/**"]
     "#;
     let config = parse(text);
-    let expected = [Client::Own, Client::Root, Client::User("alice".into()), Client::Group("1001".into())];
+    let expected = [
+        AllowedClient::Own,
+        AllowedClient::Root,
+        AllowedClient::User("alice".into()),
+        AllowedClient::Group("1001".into()),
+    ];
     assert_eq!(config.clients, expected);
-    assert_eq!(config.audit, Audit::File("/home/me/.config/valetd/log/audit.jsonl".into()));
+    assert_eq!(config.audit, AuditTarget::File("/home/me/.config/valetd/log/audit.jsonl".into()));
     assert!(config.containers_need_key && config.audit_required);
     assert_eq!((config.audit_size, config.audit_keep), (1_000_000, 7));
     assert!(!config.sandbox && config.strict_exec);
     let rules = &config.routes[0].rules;
     assert_eq!((rules.allow.len(), rules.deny.len()), (1, 1));
-    assert_eq!(parse("audit = true").audit, Audit::StateFolder);
+    assert_eq!(parse("audit = true").audit, AuditTarget::StateFolder);
     assert_eq!(config.starts_programs(), None);
     let command = format!(
         "{LAB}upstream = \"https://a.example\"\nclient_id = \"i\"\nclient_auth = \"post\"\nclient_secret = {{ command = [\"x\"] }}\n"
@@ -475,6 +480,7 @@ fn tokens_outlive_a_change_that_is_none_of_their_business() {
         ("nothing", base.clone(), false),
         ("the upstream", base.replace("api.example", "api2.example"), false),
         ("when to renew", format!("{base}renew = {{ early = \"1m\" }}\n"), false),
+        ("the proxy", format!("{base}proxy = \"direct\"\n"), false),
         ("the header", format!("{base}header = \"X-Token: {{access_token}}\"\n"), false),
         ("how to sign in", format!("{base}sign_in = [\"password\"]\n"), false),
         ("token endpoint", base.replace("auth.lab", "evil.lab"), true),
@@ -487,6 +493,33 @@ fn tokens_outlive_a_change_that_is_none_of_their_business() {
     ];
     for (name, text, expected) in rows {
         assert_eq!(old.security_relevant_change(&account(&text)), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_accounts_proxy_is_a_url_or_none_and_its_password_is_for_its_owner() {
+    let base = format!("{LAB}upstream = \"https://api.example\"\n");
+    let proxy = |text: &str| parse(&format!("{base}proxy = \"{text}\"\n")).accounts["lab"].proxy.clone();
+    assert_eq!(parse(&base).accounts["lab"].proxy, ProxyChoice::Environment);
+    assert_eq!(proxy("direct"), ProxyChoice::Direct);
+    let ProxyChoice::Proxy(found) = proxy("socks5h://me:p%40w@proxy.example") else { panic!("no proxy") };
+    assert_eq!(found.to_string(), "socks5h://proxy.example:1080");
+
+    let problem_of = |text: &str, readable_by_others| {
+        let text = format!("{base}proxy = \"{text}\"\n");
+        let source = Source { name: "config.toml".into(), text, readable_by_others };
+        let problems = Config::parse(&source, &[], &facts()).unwrap_err();
+        assert!(!problems.rendered().contains("hunter2"), "{}", problems.rendered());
+        problems.to_string()
+    };
+    let rows = [
+        ("gopher://me:hunter2@proxy.example", false, "has a scheme gopher that is not supported"),
+        ("http://me:hunter2@", false, "names no host"),
+        ("http://me:hunter2@proxy.example", true, "holds a password in a file that others can read"),
+    ];
+    for (text, readable_by_others, expected) in rows {
+        let problem = problem_of(text, readable_by_others);
+        assert!(problem.contains(expected) && !problem.contains("hunter2"), "{text}: {problem}");
     }
 }
 

@@ -81,6 +81,19 @@ pub enum Why {
     IssuedElsewhere,
 }
 
+impl Why {
+    /// In one word, for scripts.
+    pub fn code(self) -> &'static str {
+        match self {
+            Why::NotSignedIn => "not-signed-in",
+            Why::Revoked => "revoked",
+            Why::Ambiguous => "ambiguous",
+            Why::ClientRefused => "client-refused",
+            Why::IssuedElsewhere => "issued-elsewhere",
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -180,3 +180,39 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::account;
+
+    #[test]
+    fn a_sign_in_is_the_next_generation_and_keeps_what_is_known_of_the_same_server() {
+        let lab = account("lab", "client_id = \"valetd\"\n");
+        let elsewhere = account("lab", "client_id = \"valetd\"\ntoken_endpoint = \"https://other.example/t\"\n");
+        let other_client = account("lab", "client_id = \"other\"\n");
+        let new = |account: &Account| {
+            let credential = Credential { refresh_token: Some(Secret::new("r")), password: None };
+            NewCredential::of(account, credential)
+        };
+        let last = |generation| Record {
+            learnt_life: Some(6000),
+            redeeming: true,
+            ..Record::new(&lab, generation, new(&lab), 1)
+        };
+        let rows = [
+            ("the first", None, 0, &lab, (1, None)),
+            ("nothing at hand, but in the store", None, 7, &lab, (8, None)),
+            ("another one", Some(last(3)), 3, &lab, (4, Some(6000))),
+            ("the store has an earlier one", Some(last(3)), 2, &lab, (4, Some(6000))),
+            ("the store has a later one", Some(last(3)), 9, &lab, (10, Some(6000))),
+            ("another server", Some(last(3)), 3, &elsewhere, (4, None)),
+            ("another client", Some(last(3)), 3, &other_client, (4, None)),
+        ];
+        for (case, previous, saved, account, (generation, learnt_life)) in rows {
+            let record = Record::succeeding(previous.as_ref(), saved, account, new(account), 2);
+            assert_eq!((record.generation, record.learnt_life), (generation, learnt_life), "{case}");
+            assert_eq!((record.received_at, record.redeeming, &record.set_aside), (2, false, &None), "{case}");
+        }
+    }
+}
