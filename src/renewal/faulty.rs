@@ -58,8 +58,7 @@ impl Faulty {
         let Some(fault) = self.fault else { return self.machine.handle(event, now) };
         let is_of_credential =
             matches!(event, Event::CredentialReplaced { .. } | Event::CredentialRefused(_) | Event::CredentialRemoved);
-        let is_in_flight =
-            matches!((self.machine.phase, self.machine.owed), (Phase::InFlight { .. }, Owed::Answer));
+        let is_in_flight = matches!((self.machine.phase, self.machine.owed), (Phase::InFlight { .. }, Owed::Answer));
         let published = self.machine.published;
         if fault == Fault::IgnoresSpacing {
             self.machine.policy.minimum_spacing = Duration::ZERO;

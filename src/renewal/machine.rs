@@ -485,7 +485,7 @@ impl Renewal {
     }
 
     /// The store holds a later credential: the one at hand is spent no more, nor is anything of it handed out. What the
-    /// server has refused may be good again with the later one. An answer that is still owed is nobody's from here on.
+    /// server has refused may be good again with the later one.
     fn superseded(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         self.withdraw(actions);
         let id = RenewalId(self.next_id);
