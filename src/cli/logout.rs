@@ -12,7 +12,7 @@ use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::http_client::HttpClient;
 use crate::sign_in::offline;
-use crate::store::{Store, StoreError};
+use crate::store::{StoreError, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign out: revoke the refresh token at the server, then forget it
@@ -46,7 +46,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             let account = account_of(&loaded.config, &id)?;
             let failed = |error: StoreError| Failure::new(error).while_doing(doing);
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            match Store::open(&places.state_dir) {
+            match open_store(&places, &loaded.config) {
                 Ok(store) => block_on(offline::forget(&store, &endpoint, account))?.map_err(failed)?,
                 Err(error) => return Err(failed(error)),
             }
