@@ -55,16 +55,16 @@
 //!
 //! **A status query.** `control` answers from what the renewer has published, and waits for nobody.
 //!
-//! **A sign-in** runs in the person's own process ([`sign_in`]); its result is handed to the daemon over the control
-//! socket, or saved under the store's lock if none runs.
+//! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
+//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]).
 //!
 //! # Where the invariants are
 //!
 //! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
 //! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
-//! credential may be sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration
-//! must be: [`platform::ownership`]. The time line: [`platform::clock`].
+//! credential may be sent: [`config::AuthorizationServer`], [`store::Record`]; where an answer may lead:
+//! `proxy/policy/rewrite.rs`. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 

@@ -211,7 +211,7 @@ fn deliver(
         }
         Err(ClientError::NotRunning(_)) => {
             let saved = open_store(places, config).and_then(|store| offline::save(&store, account, new));
-            saved.map_err(|error| Failure::new(error).while_doing("saving the credential"))?;
+            saved.map_err(|error| Failure::say(error.to_string()).while_doing("saving the credential"))?;
             let start = match options.invocation() {
                 plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
                 elsewhere => format!("{elsewhere} run"),

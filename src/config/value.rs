@@ -58,7 +58,7 @@ pub(super) fn path(text: &str, folder: &Path, home: &Path) -> PathBuf {
 
 /// Whose processes may call.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Client {
+pub enum AllowedClient {
     /// `self`: the user that valetd runs as.
     Own,
     /// `root`, who can read the tokens anyway, but whose jobs need not use them unawares.
@@ -70,17 +70,17 @@ pub enum Client {
 }
 
 /// Whose processes may call: `self`, `user:alice`, `group:gis`.
-pub(super) fn client(text: &str) -> Result<Client, Complaint> {
+pub(super) fn client(text: &str) -> Result<AllowedClient, Complaint> {
     let name = |name: &str| {
         let good = |c: char| c.is_alphanumeric() || "._-@$".contains(c);
         (!name.is_empty() && name.chars().all(good)).then(|| name.to_owned())
     };
     let client = match text.split_once(':') {
-        None if text == "self" => Some(Client::Own),
-        None if text == "root" => Some(Client::Root),
+        None if text == "self" => Some(AllowedClient::Own),
+        None if text == "root" => Some(AllowedClient::Root),
         None => None,
-        Some(("user", user)) => name(user).map(Client::User),
-        Some(("group", group)) => name(group).map(Client::Group),
+        Some(("user", user)) => name(user).map(AllowedClient::User),
+        Some(("group", group)) => name(group).map(AllowedClient::Group),
         Some(_) => None,
     };
     client

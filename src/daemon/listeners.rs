@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tracing::{debug, error, warn};
 
-use crate::config::{Client, Config, ListenAddress, RouteName};
+use crate::config::{AllowedClient, Config, ListenAddress, RouteName};
 use crate::platform::listeners;
 use crate::platform::peer;
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
@@ -238,7 +238,7 @@ pub(super) fn open_to_others(path: &Path, others: bool) {
 
 /// Whether processes of other users may be served on a unix socket: the file's mode is not to keep them out.
 pub(super) fn serves_others(config: &Config) -> bool {
-    config.clients.iter().any(|client| !matches!(client, Client::Own | Client::Root))
+    config.clients.iter().any(|client| !matches!(client, AllowedClient::Own | AllowedClient::Root))
         || config.routes.iter().any(|route| route.require_key)
 }
 

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::confinement::Outside;
 use crate::audit::{self, Audit};
 use crate::client_keys::KeyRing;
-use crate::config::{Audit as AuditSetting, Config};
+use crate::config::{AuditTarget, Config};
 use crate::platform::containers::Containers;
 use crate::platform::paths::Paths;
 use crate::platform::users;
@@ -111,9 +111,9 @@ impl Observers {
 /// Where the audit goes and how much of it is kept, if there is to be one.
 fn audit_settings(config: &Config, paths: &Paths) -> Option<audit::Settings> {
     let path = match &config.audit {
-        AuditSetting::Off => return None,
-        AuditSetting::StateFolder => paths.state_dir.join("audit.jsonl"),
-        AuditSetting::File(file) => file.clone(),
+        AuditTarget::Off => return None,
+        AuditTarget::StateFolder => paths.state_dir.join("audit.jsonl"),
+        AuditTarget::File(file) => file.clone(),
     };
     let Config { audit_required: is_required, audit_size: size, audit_keep: keep, .. } = *config;
     Some(audit::Settings { path, size, keep, is_required })

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use crate::config::{AccountId, Config};
 use crate::platform::clock::Clock;
 use crate::platform::peer::PeerLookup;
-use crate::proxy::{Peer, PeerLookups, Table};
+use crate::proxy::{PeerLookups, Table};
 use crate::renewer::Sources;
 use crate::stats::Stats;
 use crate::token_source::{Said, TokenSource};
@@ -16,7 +16,7 @@ use crate::token_source::{Said, TokenSource};
 pub(super) fn peer_lookups() -> PeerLookups {
     Arc::new(|| {
         let mut lookup = PeerLookup::new();
-        Box::new(move |client, server| lookup.tcp_uid(client, server).map_or(Peer::Gone, Peer::Uid))
+        Box::new(move |client, server| lookup.tcp_uid(client, server))
     })
 }
 
