@@ -14,6 +14,7 @@
 mod account;
 mod address;
 mod authorization_server;
+mod forward_proxy;
 mod header;
 mod names;
 mod parse;
@@ -32,6 +33,7 @@ mod value;
 pub use account::{Account, ImportSource, SignIn, SignInMethod};
 pub use address::{Endpoint, ListenAddress, Origin, Upstream};
 pub use authorization_server::AuthorizationServer;
+pub use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub use header::{HeaderEdits, HeaderTemplate, TokenKind};
 pub use names::{AccountId, KeyName, RouteName};
 pub use parse::{AuditTarget, Config, NoticeSettings, Parsed};
