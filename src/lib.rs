@@ -53,7 +53,7 @@
 //! rotation: note that generation N is being redeemed → redeem ([`token_endpoint`], with what [`oauth`] says) → save
 //! ([`store`]: temporary file, fsync, rename, fsync of the folder) → publish.
 //!
-//! **A status query.** [`control`] answers from what the renewer has published, and waits for nobody.
+//! **A status query.** `control` answers from what the renewer has published, and waits for nobody.
 //!
 //! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
 //! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]).
@@ -74,14 +74,14 @@ pub mod cli;
 pub mod client_keys;
 pub mod config;
 pub(crate) mod config_files;
-pub mod control;
-pub mod daemon;
+pub(crate) mod control;
+pub(crate) mod daemon;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http_client;
 pub(crate) mod names;
-pub mod notices;
+pub(crate) mod notices;
 pub mod oauth;
 pub mod path_rules;
 pub mod platform;

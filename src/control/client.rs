@@ -39,14 +39,14 @@ const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
 
 /// A connection to a running daemon. Its calls need the runtime that it was made in.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
     sender: SendRequest<Full<Bytes>>,
 }
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// Nobody listens there.
     #[error("no daemon listens on {}", .0.display())]
     NotRunning(PathBuf),
@@ -81,7 +81,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether there is no daemon to talk to now: one that is started may mend it.
-    pub fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             ClientError::NotRunning(_) | ClientError::Unreachable { .. } => true,
             ClientError::Silent { .. } | ClientError::Garbled { .. } | ClientError::Refused(_) => false,
@@ -95,7 +95,7 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it.
-    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, ClientError> {
         let stream = connect(socket).await?;
         let socket = socket.to_owned();
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -107,7 +107,7 @@ impl Client {
     }
 
     /// The status document.
-    pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
+    pub(crate) async fn status(&mut self) -> Result<StatusReport, ClientError> {
         #[derive(Deserialize)]
         struct Versioned {
             schema: u32,
@@ -122,19 +122,19 @@ impl Client {
     }
 
     /// One account.
-    pub async fn account(&mut self, id: &str) -> Result<AccountReport, ClientError> {
+    pub(crate) async fn account(&mut self, id: &str) -> Result<AccountReport, ClientError> {
         let body = self.call(Method::GET, &format!("/v1/accounts/{id}"), None, AT_ONCE).await?;
         self.read(&body)
     }
 
     /// Asks for a renewal now. Returns when it has been asked for, not when it has ended.
-    pub async fn refresh(&mut self, id: &str) -> Result<AccountReport, ClientError> {
+    pub(crate) async fn refresh(&mut self, id: &str) -> Result<AccountReport, ClientError> {
         let body = self.call(Method::POST, &format!("/v1/accounts/{id}/refresh"), None, AT_ONCE).await?;
         self.read(&body)
     }
 
     /// Hands in what a sign-in has brought. Returns when it is saved.
-    pub async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
+    pub(crate) async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
         let path = format!("/v1/accounts/{id}/credential");
         let answer = match self.call(Method::PUT, &path, Some(credential_body(new)), AFTER_WORK).await {
             // a daemon of before an update, which has not heard of servers: a sign-in must not be lost by that
@@ -148,50 +148,50 @@ impl Client {
     }
 
     /// Signs out. Returns what happened at the server, for people.
-    pub async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
+    pub(crate) async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;
         self.read(&body).map(|Done { message }| message)
     }
 
     /// Has the configuration read again. Returns when the new one is in force; refused with the problems if it has any.
-    pub async fn reload(&mut self) -> Result<(), ClientError> {
+    pub(crate) async fn reload(&mut self) -> Result<(), ClientError> {
         self.call(Method::POST, "/v1/reload", None, AFTER_WORK).await.map(drop)
     }
 
     /// What the daemon logs.
-    pub async fn log_filter(&mut self) -> Result<String, ClientError> {
+    pub(crate) async fn log_filter(&mut self) -> Result<String, ClientError> {
         let body = self.call(Method::GET, "/v1/log", None, AT_ONCE).await?;
         self.read(&body).map(|LogFilter { filter }| filter)
     }
 
     /// Has the daemon log otherwise from now on, until it is started anew.
-    pub async fn set_log_filter(&mut self, filter: &str) -> Result<(), ClientError> {
+    pub(crate) async fn set_log_filter(&mut self, filter: &str) -> Result<(), ClientError> {
         let body = json!({ "filter": filter }).to_string();
         self.call(Method::PUT, "/v1/log", Some(body), AT_ONCE).await.map(drop)
     }
 
     /// The client keys, without the keys themselves.
-    pub async fn keys(&mut self) -> Result<Vec<KeyReport>, ClientError> {
+    pub(crate) async fn keys(&mut self) -> Result<Vec<KeyReport>, ClientError> {
         let body = self.call(Method::GET, "/v1/keys", None, AT_ONCE).await?;
         self.read(&body).map(|KeyList { keys }| keys)
     }
 
     /// Makes a client key that is kept: see [`Client::hold_key`] for one that is not. Returns the key, this once.
-    pub async fn add_key(&mut self, new: &NewKey) -> Result<(Secret, KeyReport), ClientError> {
+    pub(crate) async fn add_key(&mut self, new: &NewKey) -> Result<(Secret, KeyReport), ClientError> {
         let order = serde_json::to_string(&KeyOrder::of(new)).expect("texts and numbers");
         let body = self.call(Method::POST, "/v1/keys", Some(order), AFTER_WORK).await?;
         keys::read_made(&body).map_err(|detail| self.garbled(detail))
     }
 
     /// Revokes a client key.
-    pub async fn revoke_key(&mut self, name: &KeyName) -> Result<String, ClientError> {
+    pub(crate) async fn revoke_key(&mut self, name: &KeyName) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/keys/{name}"), None, AFTER_WORK).await?;
         self.read(&body).map(|Done { message }| message)
     }
 
     /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed;
     /// `with_address`, its report names an address that ends with it, where its routes exist and no others.
-    pub async fn hold_key(socket: &Path, new: NewKey, with_address: bool) -> Result<HeldKey, ClientError> {
+    pub(crate) async fn hold_key(socket: &Path, new: NewKey, with_address: bool) -> Result<HeldKey, ClientError> {
         let stream = connect(socket).await?;
         let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
         let stream = stream.into_std().map_err(unreachable)?;
@@ -235,7 +235,7 @@ impl Client {
     }
 
     /// Listens to what changes: from now on, and since the event `last_id`, if one is named. Takes the connection.
-    pub async fn events(mut self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
+    pub(crate) async fn events(mut self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
         let mut request = Request::new(Full::default());
         *request.uri_mut() = "/v1/events".parse().expect("a path");
         request.headers_mut().insert(HOST, HeaderValue::from_static("valetd"));
@@ -319,7 +319,7 @@ async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
 
 /// An ephemeral client key and the connection that it lives on.
 #[derive(Debug)]
-pub struct HeldKey {
+pub(crate) struct HeldKey {
     /// The key.
     pub key: Secret,
     /// What it is good for.
@@ -334,7 +334,7 @@ impl HeldKey {
     /// # Errors
     ///
     /// The system's.
-    pub fn survive_exec(self) -> io::Result<Secret> {
+    pub(crate) fn survive_exec(self) -> io::Result<Secret> {
         rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?;
         // closed by the end of the program alone
         let _ = std::os::fd::IntoRawFd::into_raw_fd(self.line);
@@ -344,7 +344,7 @@ impl HeldKey {
 
 /// What changes, as it changes. The daemon says something every 15 s.
 #[derive(Debug)]
-pub struct EventStream {
+pub(crate) struct EventStream {
     client: Client,
     body: Incoming,
     /// What has come and is no whole event yet.
@@ -360,7 +360,7 @@ impl EventStream {
     /// # Errors
     ///
     /// If the daemon falls silent or says what is no event.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
             while let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();

@@ -30,23 +30,23 @@ use crate::shutdown::Shutdown;
 
 mod answer;
 mod api;
-pub mod client;
+pub(crate) mod client;
 mod event_stream;
-pub mod events;
+pub(crate) mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod key_verbs;
-pub mod keys;
+pub(crate) mod keys;
 mod lifeline;
 mod line;
 mod metrics;
-pub mod problem;
-pub mod report;
+pub(crate) mod problem;
+pub(crate) mod report;
 mod state;
 
 use lifeline::Lifeline;
 use line::Line;
-pub use state::{ControlState, LendRequest, ReloadRequest};
+pub(crate) use state::{ControlState, LendRequest, ReloadRequest};
 
 /// How long a client may take for a request's head, and stay idle between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
-pub async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
+pub(crate) async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
     let mut connections: JoinSet<Option<(Lifeline, UnixStream)>> = JoinSet::new();
     let mut lifelines = JoinSet::new();

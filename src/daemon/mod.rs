@@ -67,7 +67,7 @@ use warnings::{Warnings, said};
 use watchdog::Watchdog;
 
 /// What a daemon finds around it.
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Where it finds and leaves things.
     pub paths: Paths,
     /// How a person calls the program so that it finds this daemon: `valetd`, and options for other places.
@@ -94,7 +94,7 @@ const LOOK: Duration = Duration::from_secs(61);
 /// # Errors
 ///
 /// Those of [`Daemon::build`] and [`Daemon::serve`].
-pub fn run(surroundings: Surroundings) -> anyhow::Result<()> {
+pub(crate) fn run(surroundings: Surroundings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let (stop, stopped) = shutdown();
@@ -113,7 +113,7 @@ pub fn run(surroundings: Surroundings) -> anyhow::Result<()> {
 }
 
 /// A daemon that is bound and wired, and runs from here on.
-pub struct Daemon {
+pub(crate) struct Daemon {
     running: Running,
     control: ControlSocket,
     requests: Requests,
@@ -166,7 +166,7 @@ impl Daemon {
     ///
     /// What it cannot do without: the state folder and its lock, the control socket, one listener; and if an address that
     /// it should serve is taken by another process, whatever else could be served.
-    pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
+    pub(crate) fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
         let Surroundings { paths, invocation, inherited, warnings: standing, seed, hardening, log } = surroundings;
         let (clock, stats) = (Arc::new(Clock::start()), Arc::new(Stats::default()));
         let start = Start::read(&paths);
@@ -236,7 +236,7 @@ impl Daemon {
     }
 
     /// What the verbs of the control socket read, for the status.
-    pub fn control_state(&self) -> ControlState {
+    pub(crate) fn control_state(&self) -> ControlState {
         self.running.state.clone()
     }
 
@@ -245,7 +245,7 @@ impl Daemon {
     /// # Errors
     ///
     /// If the renewer ends on its own, or the kernel refuses what cannot be done without.
-    pub async fn serve(self, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    pub(crate) async fn serve(self, mut shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { mut running, control: ControlSocket { listener, file: _file }, mut requests } = self;
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let control = tokio::spawn(control::serve(listener, running.state.clone(), control_shutdown));

@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 /// What is true of the process, apart from accounts and routes. Replaced as a whole when a reload changes it.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The program's version.
     pub version: &'static str,
     /// The process id.
@@ -49,7 +49,7 @@ pub struct Facts {
 
 /// Everything that a document is made from.
 #[derive(Clone, Copy)]
-pub struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     /// What time it is.
     pub readings: Readings,
     /// The process.
@@ -68,7 +68,7 @@ pub struct Sources<'a> {
 
 impl StatusReport {
     /// Makes the document.
-    pub fn new(sources: &Sources<'_>) -> Self {
+    pub(crate) fn new(sources: &Sources<'_>) -> Self {
         let Sources { readings, facts, config, config_problems, views, stats, keys } = *sources;
         let daemon = DaemonReport {
             version: facts.version.to_owned(),
@@ -105,7 +105,7 @@ impl StatusReport {
 
 impl AccountReport {
     /// Makes the part of the document that speaks of one account.
-    pub fn new(view: &AccountView, readings: Readings, invocation: &str) -> Self {
+    pub(crate) fn new(view: &AccountView, readings: Readings, invocation: &str) -> Self {
         let AccountView {
             id,
             provider,
