@@ -33,6 +33,8 @@ pub use table::{Access, Table};
 mod authorization;
 #[cfg(feature = "benchmarks")]
 pub mod benchmarks;
+mod connection;
+mod deadline;
 mod downstream;
 mod exchange;
 mod fault;

@@ -20,8 +20,10 @@ use tracing::{debug, warn};
 use crate::audit;
 use crate::config::{Route, RouteName};
 use crate::platform::{descriptors, socket};
-use crate::proxy::downstream::connection::{self, Connection, Socket, Standing};
+use crate::proxy::connection::{Connection, Standing};
 use crate::proxy::downstream::http2::Shares;
+use crate::proxy::downstream::io::Socket;
+use crate::proxy::downstream::serve::{serve, serve_stranger};
 use crate::proxy::downstream::stranger::{ReadyMade, Strangers, Turnstile};
 use crate::proxy::exchange::note::Running;
 use crate::proxy::policy::error::Check;
@@ -292,14 +294,14 @@ impl Worker {
     fn receive(self: &Rc<Self>, socket: Socket, door: Door, scope: &Scope, ends: Option<Ends>) {
         let connection = |standing| Connection::new(self.clone(), door, scope.clone(), ends, standing);
         match self.bar(door) {
-            None => spawn(scope, connection::serve(connection(Standing::Client), socket)),
+            None => spawn(scope, serve(connection(Standing::Client), socket)),
             Some(check) if self.table().shared.access.keys.is_empty() => {
                 self.turn_away(socket, door.caller, check, &[])
             }
             Some(_) => {
                 let stranger = connection(Standing::Stranger);
                 self.strangers.enter(stranger.id(), door, ends.map(|(client, _)| client.ip()), &stranger);
-                spawn(scope, connection::serve_stranger(stranger, socket));
+                spawn(scope, serve_stranger(stranger, socket));
             }
         }
     }

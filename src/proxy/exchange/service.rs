@@ -1,40 +1,39 @@
 //! One request from start to end: guard, route, token, forward, answer.
 
 use std::borrow::Cow;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue,
-    LOCATION, VARY, VIA,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA,
 };
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
-use tracing::{Level, debug, enabled};
+use hyper::{Request, Response, StatusCode, Version};
+use tracing::debug;
 
 use crate::client_keys::{ClientKey, Refusal};
-use crate::config::KeyName;
 use crate::proxy::Table;
 use crate::proxy::authorization::Authorization;
-use crate::proxy::downstream::connection::{Connection, Standing};
-use crate::proxy::exchange::body::AnswerBody;
-use crate::proxy::exchange::note::Note;
+use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::exchange::accounting::{Counted, Exchange};
+use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::forward::{Home, clean, in_time, no_token, renewed_token, send_error, upstream_error};
 use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::client_key::{self, Presented};
 use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyError, STORAGE};
 use crate::proxy::policy::guard::{self, Admission, Shared};
-use crate::proxy::policy::headers::{self, Homeward, Ours, Survey};
-use crate::proxy::policy::rewrite::{self, Mapping, OwnAddresses};
-use crate::proxy::policy::route::{self, Found};
+use crate::proxy::policy::headers::{self, Ours, Survey};
+use crate::proxy::policy::rewrite;
+use crate::proxy::policy::route;
 use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::proxy::worker::{LocalRoute, LocalTable};
-use crate::token_source::{Published, Unavailable};
+use crate::token_source::Published;
 
 /// Answers one request, whatever comes of it.
 ///
@@ -43,7 +42,7 @@ use crate::token_source::{Published, Unavailable};
 pub(crate) fn answer(
     connection: Rc<Connection>,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<AnswerBody>> {
+) -> impl Future<Output = Response<Counted>> {
     let table = connection.worker.table();
     let mut exchange = Exchange::begin(&connection, &table, &request);
     async move {
@@ -57,10 +56,10 @@ pub(crate) fn answer(
                 connection.turn_away();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            response
+            response.map(ResponseBody::Full)
         });
         exchange.answered(response.status());
-        response.map(|body| body.of(exchange))
+        response.map(|body| Counted::new(body, exchange))
     }
 }
 
@@ -69,7 +68,7 @@ async fn carry_out(
     table: &LocalTable,
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, ProxyError> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     let survey = Survey::of(request.headers());
     let presented = take_key(&mut request, &survey)?;
     let key = match &presented {
@@ -177,7 +176,7 @@ async fn carry_out(
     if protocol.is_some() {
         return Box::pin(upgrade::forward(connection, &local, request, token, home, exchange)).await;
     }
-    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
     let mut authorization = Authorization::with(route, token);
     let response = match send(connection, &local, request, &mut authorization, false).await {
         Ok(response) => response,
@@ -201,14 +200,14 @@ async fn carry_out(
 
 /// Leads a browser from an address that routes share to the route's own origin, where it can do no harm to another
 /// route. Without the key that may have been in the path: the page's programs can read their own address.
-fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) -> Response<AnswerBody> {
+fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) -> Response<ResponseBody> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let mut location = guard::own_origin(route.config.name.as_str(), host);
     location.push_str(if path.is_empty() { "/" } else { path });
     if let Some(query) = request.uri().query() {
         location.extend(["?", query]);
     }
-    let mut response = Response::new(AnswerBody::empty());
+    let mut response = Response::new(ResponseBody::Empty);
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     let headers = response.headers_mut();
     headers.insert(LOCATION, HeaderValue::try_from(location).expect("pieces of a target and of a Host"));
@@ -289,15 +288,6 @@ async fn send(
     in_time(connection, sending).await
 }
 
-/// Waits for a response in the exchange's time.
-pub(crate) async fn in_time(
-    connection: &Connection,
-    sending: Pin<&mut impl Future<Output = Result<upstream::Response, Error>>>,
-) -> Result<upstream::Response, Error> {
-    let sent = connection.in_time(sending).await;
-    sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
-}
-
 /// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot
 /// be, the 401 is handed on.
 async fn after_401(
@@ -307,7 +297,7 @@ async fn after_401(
     kept: Option<Kept>,
     response: upstream::Response,
     home: Home<'_>,
-) -> Result<Response<AnswerBody>, ProxyError> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
     let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await else {
         return hand_on(route, response, &token, &home);
@@ -330,226 +320,21 @@ async fn after_401(
     hand_on(route, response, new, &home)
 }
 
-/// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
-pub(crate) async fn renewed_token(
-    connection: &Connection,
-    route: &RouteEntry,
-    refused: &Published,
-    kept: Option<&Kept>,
-    answer: &HeaderMap,
-) -> Option<Arc<Published>> {
-    if replay::lacks_scope(answer) {
-        return None;
-    }
-    route.stats.rejected.add(1);
-    let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
-    let renewal = connection.in_time(pin!(route.tokens.token_after(refused, patience))).await;
-    renewal.unwrap_or(None).filter(|_| !patience.is_zero())
-}
-
-/// What an answer needs to know of the request that it belongs to.
-pub(crate) struct Home<'a> {
-    connection: &'a Connection,
-    table: &'a Table,
-    authority: Option<HeaderValue>,
-    /// As the client asked for it.
-    target: Uri,
-    found: Found,
-    prefix: &'a str,
-    /// Whether the address is one that routes share.
-    shared: bool,
-    via: Option<&'a HeaderValue>,
-}
-
 /// Makes the upstream's answer the client's.
 fn hand_on(
     route: &RouteEntry,
     mut response: upstream::Response,
     token: &Published,
     home: &Home<'_>,
-) -> Result<Response<AnswerBody>, ProxyError> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     clean(route, &mut response, token, home, false)?;
     let (head, body) = response.into_parts();
     let scrub = route.config.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
-    Ok(Response::from_parts(head, AnswerBody::upstream(body, token.name.clone(), scrub)))
-}
-
-/// Makes an upstream's head what the client may see.
-pub(crate) fn clean(
-    route: &RouteEntry,
-    response: &mut upstream::Response,
-    token: &Published,
-    home: &Home<'_>,
-    switching: bool,
-) -> Result<(), ProxyError> {
-    if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let detail = "101 without having been asked to switch".to_owned();
-        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
-    }
-    let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let origin = &route.upstream.origin;
-    let Home { connection, table, target, found, prefix, shared, .. } = home;
-    let own = OwnAddresses {
-        listeners: &connection.worker.listeners.borrow(),
-        hosts: &table.hosts,
-        own_route: connection.scope.own(),
-        by_unix_socket: !connection.door.is_tcp(),
-        shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
-    };
-    let asked = &target.path()[found.prefix..];
-    let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
-    let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
-    headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
-    let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
-    if *shared && has_content && headers::may_become_document(response.headers()) {
-        // beside the upstream's own, and so in force together with it
-        response.headers_mut().append(CONTENT_SECURITY_POLICY, headers::SANDBOX);
-    }
-    *response.version_mut() = Version::HTTP_11;
-    Ok(())
-}
-
-pub(crate) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
-    ProxyError::Upstream { upstream: route.upstream.label.clone(), fault }
-}
-
-/// What it means for the client that a request was not answered.
-pub(crate) fn send_error(route: &RouteEntry, error: Error) -> ProxyError {
-    match error {
-        Error::NotConnected(fault) | Error::Lost { fault, .. } => upstream_error(route, fault),
-        Error::NotAuthorized(why_not) => no_token(route, why_not),
-    }
-}
-
-fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
-    let account = route.config.account.clone();
-    match why_not {
-        Unavailable::SignInRequired { why } => ProxyError::SignInRequired { account, why },
-        Unavailable::NotNow { retry_after, because } => ProxyError::TokenUnavailable { account, retry_after, because },
-    }
+    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), scrub)))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.
 fn has_been_here(headers: &HeaderMap, pseudonym: &str) -> bool {
     let pseudonym = pseudonym.as_bytes();
     headers.get_all(VIA).iter().any(|via| via.as_bytes().windows(pseudonym.len()).any(|part| part == pseudonym))
-}
-
-/// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
-pub(crate) struct Exchange {
-    connection: Rc<Connection>,
-    /// From the time on when it is known.
-    route: Option<Rc<LocalRoute>>,
-    began: Instant,
-    /// For the log, and only if it is asked for.
-    log: Option<Method>,
-    /// For the audit, and only if there is one.
-    note: Option<Note>,
-    status: StatusCode,
-}
-
-impl Exchange {
-    fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
-        connection.pulse.begin(!request.body().is_end_stream());
-        let note = table
-            .shared
-            .access
-            .audit
-            .as_ref()
-            .map(|log| Note::begin(connection, log, &table.shared.access.uids, request));
-        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
-        let began = Instant::now();
-        Self { connection: connection.clone(), route: None, began, log, note, status: StatusCode::OK }
-    }
-
-    fn is_keyed(&mut self, key: &KeyName) {
-        self.connection.vouch();
-        if let Some(note) = &self.note {
-            note.is_keyed(key);
-        }
-    }
-
-    /// Whether the audit will have a line about it, as far as anybody can know.
-    fn is_promised_a_line(&self) -> bool {
-        self.note.as_ref().is_some_and(Note::is_promised)
-    }
-
-    fn goes_up_with(&mut self, token: &Published) {
-        if let Some(note) = &self.note {
-            note.goes_up(token.id.0);
-        }
-    }
-
-    fn led_away(&self) {
-        if let Some(note) = &self.note {
-            note.is_led_away();
-        }
-    }
-
-    /// A part of the answer's body is on its way to the client.
-    pub(crate) fn sends(&mut self, bytes: usize) {
-        if let Some(note) = &self.note {
-            note.sends(bytes);
-        }
-    }
-
-    /// The answer is a switch to another protocol; what the audit will be told goes with the bytes.
-    pub(crate) fn becomes_tunnel(&mut self, status: StatusCode) -> Option<Note> {
-        self.note.take().inspect(|note| note.becomes_tunnel(status))
-    }
-
-    fn reached(&mut self, local: &Rc<LocalRoute>) {
-        let route = &local.entry;
-        self.connection.pulse.limit(route.config.idle_timeout);
-        route.stats.requests.add(1);
-        route.stats.open.add(1);
-        if let Some(note) = &self.note {
-            note.reached(&route.config.name);
-        }
-        self.route = Some(local.clone());
-    }
-
-    fn failed(&mut self, error: &ProxyError) {
-        if let Some(note) = &self.note {
-            note.failed(error.word());
-        }
-        if *error == ProxyError::NotAllowed(Check::Root) {
-            self.connection.worker.stats.refused_root.add(1);
-        }
-        match &self.route {
-            Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
-            _ => self.connection.worker.stats.refused.add(1),
-        }
-        self.connection.pulse.refused();
-        debug!(?error, "a request was not carried out");
-    }
-
-    fn answered(&mut self, status: StatusCode) {
-        self.status = status;
-        if let Some(note) = &self.note {
-            note.answered(status);
-        }
-        self.connection.pulse.answer();
-        if let Some(local) = &self.route {
-            local.entry.stats.answered(status.as_u16(), self.began.elapsed());
-        }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.connection.pulse.end();
-        if let Some(note) = self.note.take() {
-            note.answered(self.status);
-        }
-        let route = self.route.as_ref().map(|local| &local.entry);
-        if let Some(route) = route {
-            route.stats.open.subtract(1);
-        }
-        if let Some(method) = &self.log {
-            let name = route.map_or("-", |route| route.config.name.as_str());
-            let millis = self.began.elapsed().as_millis();
-            debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
-        }
-    }
 }

@@ -19,10 +19,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use crate::proxy::authorization::Authorization;
-use crate::proxy::downstream::connection::Connection;
-use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::connection::Connection;
+use crate::proxy::exchange::accounting::Exchange;
+use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::forward::{self, Home, send_error};
 use crate::proxy::exchange::note::{Note, Noted};
-use crate::proxy::exchange::service::{self, Exchange, Home, send_error};
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::replay::{self, RequestBody};
 use crate::proxy::upstream::{self, tunnel};
@@ -37,17 +38,17 @@ pub(crate) async fn forward(
     token: Arc<Published>,
     home: Home<'_>,
     exchange: &mut Exchange,
-) -> Result<Response<AnswerBody>, ProxyError> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
-    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
     let began = Instant::now();
     let mut authorization = Authorization::with(route, token);
     let mut response = send(connection, local, request, &mut authorization).await?;
     let (refused, refused_at) = (authorization.token().clone(), Instant::now());
     if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = service::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
+        && let Some(new) = forward::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
         && let Some(request) = kept.and_then(|kept| kept.again(&new))
     {
         route.stats.replayed.add(1);
@@ -62,15 +63,15 @@ pub(crate) async fn forward(
         route.tokens.worked(token, began.elapsed());
     }
     let upstream = switching.then(|| tunnel::switched(&mut response));
-    service::clean(route, &mut response, token, &home, switching)?;
+    forward::clean(route, &mut response, token, &home, switching)?;
     let (head, body) = response.into_parts();
     let Some(upstream) = upstream else {
-        return Ok(Response::from_parts(head, AnswerBody::upstream(body, token.name.clone(), None)));
+        return Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), None)));
     };
-    connection.pulse.switch();
+    connection.activity.switch();
     let note = exchange.becomes_tunnel(head.status);
     tokio::task::spawn_local(join(connection.clone(), client, upstream, note));
-    Ok(Response::from_parts(head, AnswerBody::empty()))
+    Ok(Response::from_parts(head, ResponseBody::Empty))
 }
 
 /// Sends a handshake on a connection of its own.
@@ -82,7 +83,7 @@ async fn send(
 ) -> Result<upstream::Response, ProxyError> {
     let route = &*local.entry;
     let sending = pin!(tunnel::send(&route.upstream, request, authorization, route.config.connect_timeout));
-    let sent = service::in_time(connection, sending).await;
+    let sent = forward::in_time(connection, sending).await;
     sent.map_err(|error| send_error(route, error))
 }
 
