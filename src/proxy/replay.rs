@@ -14,14 +14,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Uri, Version};
 
 use crate::config::Replay;
+use crate::proxy::authorization::Authorization;
 use crate::proxy::deadline::Activity;
-use crate::proxy::policy::{headers, rewrite};
+use crate::proxy::policy::headers;
 use crate::proxy::table::RouteEntry;
-use crate::token_source::{Outcome, Published};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
@@ -104,8 +104,6 @@ pub(crate) struct Kept {
     method: Method,
     target: Uri,
     version: Version,
-    /// The parameter that carries the token in place of a field.
-    token_query: Option<Arc<str>>,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: KeptBody,
     /// Whether the route lets it be sent again after a 401.
@@ -153,7 +151,6 @@ pub(crate) fn keep(
         method: parts.method.clone(),
         target: parts.uri.clone(),
         version: parts.version,
-        token_query: route.token_query.clone(),
         // a list, as a clone of the map would hash and allocate twice
         fields: parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         body: kept_body,
@@ -165,26 +162,6 @@ pub(crate) fn keep(
 /// RFC 9110 section 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
-}
-
-/// Whether a 401 says that the token is good but not for this: no renewal will help (RFC 6750 section 3.1).
-pub(crate) fn lacks_scope(headers: &HeaderMap) -> bool {
-    let phrase = b"insufficient_scope";
-    headers
-        .get_all(WWW_AUTHENTICATE)
-        .iter()
-        .any(|value| value.as_bytes().windows(phrase.len()).any(|part| part == phrase))
-}
-
-/// What the answer to a second sending says of its token: it was taken unless it was refused, by 401, or the upstream
-/// had no time to look at it (RFC 9110 section 15.6, RFC 6585 section 4).
-pub(crate) fn outcome<B>(answer: &Response<B>) -> Outcome {
-    match answer.status() {
-        StatusCode::UNAUTHORIZED if !lacks_scope(answer.headers()) => Outcome::Refused,
-        StatusCode::TOO_MANY_REQUESTS => Outcome::Unknown,
-        status if status.is_server_error() => Outcome::Unknown,
-        _ => Outcome::Accepted,
-    }
 }
 
 impl Kept {
@@ -204,9 +181,8 @@ impl Kept {
             }
     }
 
-    /// The request once more, with this token. The first sending, should it still be under way,
-    /// breaks off. `None` if the body is not to be had any more.
-    pub(crate) fn again(&self, token: &Published) -> Option<Request<RequestBody>> {
+    /// The request once more, with this authorization. The first sending, should it still be under way, breaks off. `None` if the body is not to be had any more.
+    pub(crate) fn again(&self, authorization: &Authorization<'_>) -> Option<Request<RequestBody>> {
         let body = match &self.body {
             KeptBody::Empty => RequestBody::Empty,
             KeptBody::Recorded(recording) => recording.borrow_mut().rewind()?,
@@ -221,10 +197,7 @@ impl Kept {
         for (name, value) in &self.fields {
             headers.append(name.clone(), value.clone());
         }
-        match &self.token_query {
-            None => drop(headers.insert(token.name.clone(), token.value.clone())),
-            Some(name) => *request.uri_mut() = rewrite::with_token(&self.target, name, &token.value),
-        }
+        authorization.apply(&mut request);
         Some(request)
     }
 }
@@ -399,19 +372,5 @@ mod tests {
         let chunks = copy.into_chunks();
         assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [6, SMALL, 3]);
         assert_eq!(chunks[1].as_ptr(), large.as_ptr(), "a large frame is shared, not copied");
-    }
-
-    #[test]
-    fn only_a_bearer_challenge_without_scope_trouble_brings_a_renewal() {
-        let rows = [
-            ("Bearer", false),
-            ("Bearer error=\"invalid_token\"", false),
-            ("Bearer realm=\"x\", error=\"insufficient_scope\", scope=\"write\"", true),
-        ];
-        for (challenge, expected) in rows {
-            let mut headers = HeaderMap::new();
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            assert_eq!(lacks_scope(&headers), expected, "{challenge}");
-        }
     }
 }
