@@ -167,11 +167,11 @@ impl Stage {
             host: &route.host,
             via: route.config.via.then_some(&self.table.via_out),
             token_name: &self.token.name,
-            token: &self.token.value,
             edits: &route.edits,
             upgrade: None,
         };
         headers::prepare_request(&mut request.head.headers, &request.flags, ours);
+        request.head.headers.insert(self.token.name.clone(), self.token.value.clone()); // as `Authorization::apply`
     }
 
     /// Makes the head of an answer ours.
@@ -191,7 +191,7 @@ impl Stage {
             },
         };
         let via = route.config.via.then_some(&self.table.via_home);
-        let homeward = Homeward { via, token: &self.token.value, mapping, shared: true, switching: false };
+        let homeward = Homeward { via, token: self.token.spelling(), mapping, shared: true, switching: false };
         headers::clean_answer(answer, &homeward).is_ok() && !headers::may_become_document(answer)
     }
 

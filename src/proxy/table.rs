@@ -16,11 +16,13 @@ use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
 use crate::platform::{ownership, tls};
+use crate::proxy::authorization::{Authorization, TokenMethod};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
+use crate::proxy::replay::ReplayPolicy;
 use crate::proxy::upstream::UpstreamOrigin;
 use crate::stats::{RouteStats, Stats};
-use crate::token_source::TokenSource;
+use crate::token_source::{Published, TokenSource};
 
 /// Who may call, and who is told of it.
 #[derive(Clone)]
@@ -200,8 +202,8 @@ pub(crate) struct RouteEntry {
     pub(crate) refuse: Vec<RefusedPath>,
     /// `config.request_headers`, with the values from where they are kept.
     pub(crate) edits: Edits,
-    /// `config.token_query`, to be shared.
-    pub(crate) token_query: Option<Arc<str>>,
+    /// How its requests carry their token: `config.token_query`.
+    pub(crate) method: TokenMethod,
 }
 
 impl RouteEntry {
@@ -225,9 +227,22 @@ impl RouteEntry {
             host,
             refuse: config.refuse.iter().map(|path| RefusedPath::new(path)).collect(),
             edits: edits(&config.request_headers)?,
-            token_query: config.token_query.as_deref().map(Arc::from),
+            method: match config.token_query.clone() {
+                None => TokenMethod::Field,
+                Some(parameter) => TokenMethod::Query { parameter },
+            },
             config: config.clone(),
         })
+    }
+
+    /// Which of its requests may be sent again.
+    pub(crate) fn replay_policy(&self) -> ReplayPolicy {
+        ReplayPolicy { mode: self.config.replay, limit: self.config.replay_limit }
+    }
+
+    /// What authorizes a request of this route, beginning with `token`.
+    pub(crate) fn authorize(&self, token: Arc<Published>) -> Authorization<'_> {
+        Authorization::new(&self.method, &self.tokens, self.config.wait, token)
     }
 }
 

@@ -4,7 +4,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
 use crate::proxy::connection::{Connection, Stream};
@@ -13,9 +13,8 @@ use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::headers::{self, Homeward};
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::Found;
-use crate::proxy::replay::{self, Kept};
-use crate::proxy::table::RouteEntry;
-use crate::proxy::table::Table;
+use crate::proxy::replay::Kept;
+use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::token_source::{Published, Unavailable};
 
@@ -28,17 +27,14 @@ pub(crate) async fn in_time(
     sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
 }
 
-/// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
+/// Reports a 401 that rejects a token and, if the request can be sent again, waits for the next one. `None`: hand the 401
+/// on.
 pub(crate) async fn renewed_token(
     stream: &Stream,
     route: &RouteEntry,
     refused: &Published,
     kept: Option<&Kept>,
-    answer: &HeaderMap,
 ) -> Option<Arc<Published>> {
-    if replay::lacks_scope(answer) {
-        return None;
-    }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
     let renewal = stream.in_time(pin!(route.tokens.token_after(refused, patience))).await;
@@ -82,7 +78,7 @@ pub(crate) fn clean(
     };
     let asked = &target.path()[found.prefix..];
     let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
-    let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
+    let homeward = Homeward { via: home.via, token: token.spelling(), mapping, shared: *shared, switching };
     headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
     if *shared && has_content && headers::may_become_document(response.headers()) {

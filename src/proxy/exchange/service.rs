@@ -15,7 +15,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Refusal};
-use crate::proxy::authorization::Authorization;
+use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::accounting::{Counted, Exchange};
 use crate::proxy::exchange::body::ResponseBody;
@@ -28,7 +28,6 @@ use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyErr
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::head::{Head, HeadFlags};
 use crate::proxy::policy::headers::{self, Ours};
-use crate::proxy::policy::rewrite;
 use crate::proxy::policy::route;
 use crate::proxy::registry::Standing;
 use crate::proxy::replay::{self, Kept, RequestBody};
@@ -153,25 +152,21 @@ async fn carry_out(
         host: &route.host,
         via: route.config.via.then_some(&table.shared.via_out),
         token_name: &token.name,
-        token: &token.value,
         edits: &route.edits,
         upgrade: protocol.clone(),
     };
     headers::prepare_request(request.headers_mut(), &flags, ours);
 
-    if let Some(name) = &route.token_query {
-        request.headers_mut().remove(&token.name); // one place is enough (RFC 6750 section 2)
-        *request.uri_mut() = rewrite::with_token(request.uri(), name, &token.value);
-    }
+    let mut authorization = route.authorize(token);
+    authorization.apply(&mut request);
     if route.config.scrub {
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
 
     if protocol.is_some() {
-        return Box::pin(upgrade::forward(stream, &local, request, token, home, exchange)).await;
+        return Box::pin(upgrade::forward(stream, &local, request, authorization, home, exchange)).await;
     }
-    let (request, kept) = replay::keep(request, route, &stream.activity, &token.name);
-    let mut authorization = Authorization::with(route, token);
+    let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
     let response = match send(stream, &local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
@@ -180,12 +175,11 @@ async fn carry_out(
         }
         Err(error) => return Err(send_error(route, error)),
     };
-    let token = authorization.token();
-    exchange.goes_up_with(token); // it may be another one by now
-    if response.status() == StatusCode::UNAUTHORIZED {
-        let token = token.clone();
-        return Box::pin(after_401(stream, &local, token, kept, response, home)).await;
+    exchange.goes_up_with(authorization.token()); // it may be another one by now
+    if authorization.judge(&response) == Some(Rejection::Renew) {
+        return Box::pin(after_401(stream, &local, authorization, kept, response, home)).await;
     }
+    let token = authorization.token();
     if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
         route.tokens.worked(token, exchange.began.elapsed());
     }
@@ -258,8 +252,7 @@ async fn send_again_if_lost(
         Resend::IfIdempotent => kept.survives_lost_connection(),
         Resend::Never => false,
     });
-    let token = authorization.token();
-    let Some(mut request) = again.and_then(|kept| kept.again(token)) else {
+    let Some(mut request) = again.and_then(|kept| kept.again(authorization)) else {
         return Err(upstream_error(route, fault));
     };
     debug!(?fault, "an idle connection had closed; sending once more");
@@ -287,21 +280,22 @@ async fn send(
 async fn after_401(
     stream: &Rc<Stream>,
     local: &LocalRoute,
-    token: Arc<Published>,
+    rejected: Authorization<'_>,
     kept: Option<Kept>,
     response: upstream::Response,
     home: Home<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
-    let Some(new) = renewed_token(stream, route, &token, kept.as_ref(), response.headers()).await else {
-        return hand_on(route, response, &token, &home);
+    let token = rejected.token();
+    let Some(new) = renewed_token(stream, route, token, kept.as_ref()).await else {
+        return hand_on(route, response, token, &home);
     };
-    let Some(request) = kept.as_ref().and_then(|kept| kept.again(&new)) else {
-        return hand_on(route, response, &token, &home);
+    let mut authorization = route.authorize(new);
+    let Some(request) = kept.as_ref().and_then(|kept| kept.again(&authorization)) else {
+        return hand_on(route, response, token, &home);
     };
     drop(response); // its body is not worth reading, so its connection goes, too
     route.stats.replayed.add(1);
-    let mut authorization = Authorization::with(route, new);
     let response = match send(stream, local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
@@ -310,7 +304,7 @@ async fn after_401(
         Err(error) => return Err(send_error(route, error)),
     };
     let new = authorization.token();
-    route.tokens.replayed(&token, new, refused.elapsed(), replay::outcome(&response));
+    route.tokens.replayed(token, new, refused.elapsed(), authorization.outcome(&response));
     hand_on(route, response, new, &home)
 }
 
@@ -323,7 +317,7 @@ fn hand_on(
 ) -> Result<Response<ResponseBody>, ProxyError> {
     clean(route, &mut response, token, home, false)?;
     let (head, body) = response.into_parts();
-    let scrub = route.config.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
+    let scrub = if route.config.scrub { token.spelling().bytes() } else { None };
     Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), scrub)))
 }
 

@@ -15,6 +15,7 @@ use crate::proxy::fault::Fault;
 use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
 use crate::proxy::policy::overrides::is_override;
 use crate::proxy::policy::rewrite::{self, Mapping};
+use crate::token_source::Spelling;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -36,8 +37,8 @@ pub(crate) struct Edits {
 pub(crate) struct Ours<'a> {
     pub(crate) host: &'a HeaderValue,
     pub(crate) via: Option<&'a HeaderValue>,
+    /// The token's field, which is to be free for it.
     pub(crate) token_name: &'a HeaderName,
-    pub(crate) token: &'a HeaderValue,
     pub(crate) edits: &'a Edits,
     /// The protocol asked for, if the request is to be upgraded.
     pub(crate) upgrade: Option<HeaderValue>,
@@ -94,7 +95,6 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: 
         headers.append(VIA, via.clone());
     }
     headers.insert(HOST, ours.host.clone());
-    headers.insert(ours.token_name.clone(), ours.token.clone());
 }
 
 /// Removes `Connection` and what it names. Three fields are not its business: without them the message could not be
@@ -174,8 +174,8 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
 pub(crate) struct Homeward<'a> {
     /// Ours to append.
     pub(crate) via: Option<&'a HeaderValue>,
-    /// The field's value that was sent: not to be seen in an answer.
-    pub(crate) token: &'a HeaderValue,
+    /// The token that was sent: not to be seen in an answer.
+    pub(crate) token: Spelling<'a>,
     /// Where links lead.
     pub(crate) mapping: Mapping<'a>,
     /// Whether the address is one that routes share.
@@ -195,7 +195,6 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
     let mut content_length = false;
     let mut links = false;
     let mut strays = false;
-    let needle = telltale(homeward.token);
     for (name, value) in headers.iter() {
         match *name {
             CONNECTION => connection = true,
@@ -210,7 +209,7 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
                 links |= rewrite::may_lead(name, value);
             }
         }
-        strays |= reflects(value, needle);
+        strays |= homeward.token.is_in(value.as_bytes());
     }
     if transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -234,7 +233,7 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
                     || (homeward.shared && speaks_for_the_origin(name))
                     || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
                     || (**name == UPGRADE && !homeward.switching)
-                    || headers.get_all(*name).iter().any(|value| reflects(value, needle))
+                    || headers.get_all(*name).iter().any(|value| homeward.token.is_in(value.as_bytes()))
             })
             .cloned()
             .collect();
@@ -327,31 +326,19 @@ fn is_json_by_suffix(essence: &[u8]) -> bool {
     is_name(kind) && front.is_some_and(|(front, suffix)| is_name(front) && suffix.eq_ignore_ascii_case(b"+json"))
 }
 
-/// The token without its scheme.
-pub(crate) fn bare_token(value: &HeaderValue) -> &[u8] {
-    let value = value.as_bytes();
-    value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..])
-}
-
-/// What of the token nobody may see again; empty if it is too short to be told from an ordinary word.
-pub(crate) fn telltale(value: &HeaderValue) -> &[u8] {
-    let bare = bare_token(value);
-    if bare.len() < 8 { &[] } else { bare }
-}
-
-fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
-    !needle.is_empty()
-        && value.len() >= needle.len()
-        && value.as_bytes().windows(needle.len()).any(|part| part == needle)
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::Request;
+
     use super::*;
     use crate::config::Origin;
+    use crate::proxy::authorization::TokenMethod;
     use crate::proxy::policy::ingress::Ingress;
     use crate::proxy::policy::rewrite::OwnAddresses;
     use crate::proxy::policy::scope::Scope;
+    use crate::renewal::RenewalId;
+    use crate::timestamp::Timestamp;
+    use crate::token_source::Published;
 
     /// A listener that all routes share.
     static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
@@ -366,6 +353,11 @@ mod tests {
         headers
     }
 
+    fn published(name: &HeaderName, value: &'static str) -> Published {
+        let field = (name.clone(), HeaderValue::from_static(value));
+        Published::new(RenewalId(1), field, Timestamp::FAR, Timestamp::FAR)
+    }
+
     fn prepared(fields: &[(&str, &str)], token_name: &HeaderName) -> HeaderMap {
         edited(fields, token_name, &Edits::default())
     }
@@ -375,13 +367,11 @@ mod tests {
         let flags = HeadFlags::of(&headers);
         let upgrade = upgrade_protocol(&headers, &flags);
         let host = HeaderValue::from_static("api.example");
-        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        prepare_request(
-            &mut headers,
-            &flags,
-            Ours { host: &host, via: None, token_name, token: &token, edits, upgrade },
-        );
-        headers
+        prepare_request(&mut headers, &flags, Ours { host: &host, via: None, token_name, edits, upgrade });
+        let mut request = Request::new(());
+        *request.headers_mut() = headers;
+        TokenMethod::Field.apply(&published(token_name, "Bearer ours-and-only-ours"), &mut request);
+        std::mem::take(request.headers_mut())
     }
 
     #[test]
@@ -511,8 +501,8 @@ mod tests {
         };
         let local_authority = "localhost:8253";
         let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
-        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        let homeward = Homeward { via: None, token: &token, mapping, shared, switching: false };
+        let token = published(&AUTHORIZATION, "Bearer ours-and-only-ours");
+        let homeward = Homeward { via: None, token: token.spelling(), mapping, shared, switching: false };
         clean_answer(&mut headers, &homeward).map(|()| headers)
     }
 
