@@ -116,8 +116,8 @@ pub struct Table {
     pub(super) advice: Advice,
     /// Known to this process alone; in our `Via`, so that we recognise what comes back (RFC 9110 section 7.6.3).
     pub(super) pseudonym: Arc<str>,
-    pub(super) via_out: HeaderValue,
-    pub(super) via_home: HeaderValue,
+    pub(super) via_request: HeaderValue,
+    pub(super) via_response: HeaderValue,
 }
 
 impl Table {
@@ -156,8 +156,9 @@ impl Table {
             access: Access::default(),
             workers: config.workers.max(1),
             advice,
-            via_out: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})")).expect("hex digits are visible ASCII"),
-            via_home: HeaderValue::from_static("1.1 valetd"),
+            via_request: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})"))
+                .expect("hex digits are visible ASCII"),
+            via_response: HeaderValue::from_static("1.1 valetd"),
             pseudonym,
         })
     }
@@ -183,7 +184,7 @@ impl Table {
             }
         }
         self.pseudonym = before.pseudonym.clone();
-        self.via_out = before.via_out.clone();
+        self.via_request = before.via_request.clone();
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every request that goes up has in common, whether it becomes a response or a tunnel.
 
+use std::borrow::Cow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use hyper::{StatusCode, Uri, Version};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
-use crate::proxy::policy::headers::{self, Homeward};
+use crate::proxy::policy::headers::{self, ResponseContext};
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::Found;
 use crate::proxy::replay::Kept;
@@ -41,15 +42,15 @@ pub(crate) async fn renewed_token(
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
-/// What an answer needs to know of the request that it belongs to.
-pub(crate) struct Home<'a> {
+/// What a response needs to know of its request.
+pub(crate) struct RequestContext<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) table: &'a Table,
     pub(crate) authority: Option<HeaderValue>,
     /// As the client asked for it.
     pub(crate) target: Uri,
     pub(crate) found: Found,
-    pub(crate) prefix: &'a str,
+    pub(crate) prefix: Cow<'a, str>,
     /// Whether the address is one that routes share.
     pub(crate) shared: bool,
     pub(crate) via: Option<&'a HeaderValue>,
@@ -60,16 +61,16 @@ pub(crate) fn clean(
     route: &RouteEntry,
     response: &mut upstream::Response,
     token: &Published,
-    home: &Home<'_>,
+    context: &RequestContext<'_>,
     switching: bool,
 ) -> Result<(), ProxyError> {
     if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "101 without having been asked to switch".to_owned();
         return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
     }
-    let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let local_authority = context.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let origin = &route.upstream.origin;
-    let Home { connection, table, target, found, prefix, shared, .. } = home;
+    let RequestContext { connection, table, target, found, prefix, shared, .. } = context;
     let own = OwnAddresses {
         listeners: &connection.worker.listeners.borrow(),
         hosts: &table.hosts,
@@ -78,8 +79,9 @@ pub(crate) fn clean(
     };
     let asked = &target.path()[found.prefix..];
     let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
-    let homeward = Homeward { via: home.via, token: token.spelling(), mapping, shared: *shared, switching };
-    headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
+    let response_context =
+        ResponseContext { via: context.via, token: token.spelling(), mapping, shared: *shared, switching };
+    headers::clean_response(response.headers_mut(), &response_context).map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
     if *shared && has_content && headers::may_become_document(response.headers()) {
         // beside the upstream's own, and so in force together with it

@@ -21,7 +21,7 @@ use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::accounting::Exchange;
 use crate::proxy::exchange::body::ResponseBody;
-use crate::proxy::exchange::forward::{self, Home, send_error};
+use crate::proxy::exchange::forward::{self, RequestContext, send_error};
 use crate::proxy::local_table::LocalRoute;
 use crate::proxy::note::{Note, Noted};
 use crate::proxy::policy::error::ProxyError;
@@ -34,7 +34,7 @@ pub(crate) async fn forward(
     local: &LocalRoute,
     mut request: Request<Incoming>,
     mut authorization: Authorization<'_>,
-    home: Home<'_>,
+    context: RequestContext<'_>,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let route = &*local.entry;
@@ -61,7 +61,7 @@ pub(crate) async fn forward(
         route.tokens.worked(token, began.elapsed());
     }
     let upstream = switching.then(|| tunnel::switched(&mut response));
-    forward::clean(route, &mut response, token, &home, switching)?;
+    forward::clean(route, &mut response, token, &context, switching)?;
     let (head, body) = response.into_parts();
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), None)));

@@ -2,7 +2,7 @@
 //!
 //! Out first: hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1), the client's credentials in
 //! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
-//! Each head is looked over once ([`HeadFlags`], [`clean_answer`]); only what was seen is then searched for.
+//! Each head is looked over once ([`HeadFlags`], [`clean_response`]); only what was seen is then searched for.
 
 use hyper::HeaderMap;
 use hyper::header::{
@@ -34,7 +34,7 @@ pub(crate) struct Edits {
 }
 
 /// What goes into every request of a route.
-pub(crate) struct Ours<'a> {
+pub(crate) struct UpstreamFields<'a> {
     pub(crate) host: &'a HeaderValue,
     pub(crate) via: Option<&'a HeaderValue>,
     /// The token's field, which is to be free for it.
@@ -44,9 +44,9 @@ pub(crate) struct Ours<'a> {
     pub(crate) upgrade: Option<HeaderValue>,
 }
 
-/// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
+/// Makes a client's head fields. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
 /// there is a body where the method would not.
-pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: Ours<'_>) {
+pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, fields: UpstreamFields<'_>) {
     if flags.connection {
         remove_connection_options(headers);
     }
@@ -65,22 +65,22 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: 
         headers.remove(EXPECT); // answered here, as soon as somebody wants the body
     }
     if flags.never_forwarded {
-        let strays: Vec<_> = headers.keys().filter(|name| is_never_forwarded(name)).cloned().collect();
-        for name in strays {
+        let dropped: Vec<_> = headers.keys().filter(|name| is_never_forwarded(name)).cloned().collect();
+        for name in dropped {
             headers.remove(name);
         }
     }
-    if *ours.token_name != AUTHORIZATION {
-        remove_spellings(headers, ours.token_name);
+    if *fields.token_name != AUTHORIZATION {
+        remove_spellings(headers, fields.token_name);
     }
-    for name in &ours.edits.remove {
+    for name in &fields.edits.remove {
         headers.remove(name);
     }
-    for (name, value) in &ours.edits.add {
+    for (name, value) in &fields.edits.add {
         remove_spellings(headers, name);
         headers.insert(name.clone(), value.clone());
     }
-    match ours.upgrade {
+    match fields.upgrade {
         Some(protocol) => {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);
@@ -91,10 +91,10 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: 
         }
         None => {}
     }
-    if let Some(via) = ours.via {
+    if let Some(via) = fields.via {
         headers.append(VIA, via.clone());
     }
-    headers.insert(HOST, ours.host.clone());
+    headers.insert(HOST, fields.host.clone());
 }
 
 /// Removes `Connection` and what it names. Three fields are not its business: without them the message could not be
@@ -170,9 +170,9 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
     remove_spellings(trailers, token_name);
 }
 
-/// How an answer comes home.
-pub(crate) struct Homeward<'a> {
-    /// Ours to append.
+/// What a response's head is looked over with.
+pub(crate) struct ResponseContext<'a> {
+    /// UpstreamFields to append.
     pub(crate) via: Option<&'a HeaderValue>,
     /// The token that was sent: not to be seen in an answer.
     pub(crate) token: Spelling<'a>,
@@ -184,17 +184,17 @@ pub(crate) struct Homeward<'a> {
     pub(crate) switching: bool,
 }
 
-/// Makes an upstream's head ours.
+/// Makes an upstream's head fields.
 ///
 /// # Errors
 ///
 /// If the head could be read in two ways (RFC 9112 section 6.3): it is handed on to nobody.
-pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
+pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) -> Result<(), Fault> {
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
     let mut links = false;
-    let mut strays = false;
+    let mut unwanted = false;
     for (name, value) in headers.iter() {
         match *name {
             CONNECTION => connection = true,
@@ -202,14 +202,14 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => content_length = true,
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
-            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
+            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
             CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
             _ => {
-                strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name));
+                unwanted |= is_never_returned(name) || (context.shared && speaks_for_the_origin(name));
                 links |= rewrite::may_lead(name, value);
             }
         }
-        strays |= homeward.token.is_in(value.as_bytes());
+        unwanted |= context.token.is_in(value.as_bytes());
     }
     if transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -225,15 +225,15 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
     if connection {
         remove_connection_options(headers);
     }
-    if strays {
+    if unwanted {
         let names: Vec<_> = headers
             .keys()
             .filter(|name| {
-                is_answer_stray(name)
-                    || (homeward.shared && speaks_for_the_origin(name))
+                is_never_returned(name)
+                    || (context.shared && speaks_for_the_origin(name))
                     || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
-                    || (**name == UPGRADE && !homeward.switching)
-                    || headers.get_all(*name).iter().any(|value| homeward.token.is_in(value.as_bytes()))
+                    || (**name == UPGRADE && !context.switching)
+                    || headers.get_all(*name).iter().any(|value| context.token.is_in(value.as_bytes()))
             })
             .cloned()
             .collect();
@@ -242,12 +242,12 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
         }
     }
     if links {
-        rewrite::links(headers, &homeward.mapping);
+        rewrite::links(headers, &context.mapping);
     }
-    if homeward.switching {
+    if context.switching {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if let Some(via) = homeward.via {
+    if let Some(via) = context.via {
         headers.append(VIA, via.clone());
     }
     Ok(())
@@ -258,7 +258,7 @@ fn broken(detail: &str) -> Fault {
 }
 
 /// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
-fn is_answer_stray(name: &HeaderName) -> bool {
+fn is_never_returned(name: &HeaderName) -> bool {
     match name.as_str().as_bytes()[0] {
         b'k' => *name == KEEP_ALIVE,
         b'p' => *name == PROXY_CONNECTION,
@@ -367,7 +367,7 @@ mod tests {
         let flags = HeadFlags::of(&headers);
         let upgrade = upgrade_protocol(&headers, &flags);
         let host = HeaderValue::from_static("api.example");
-        prepare_request(&mut headers, &flags, Ours { host: &host, via: None, token_name, edits, upgrade });
+        prepare_request(&mut headers, &flags, UpstreamFields { host: &host, via: None, token_name, edits, upgrade });
         let mut request = Request::new(());
         *request.headers_mut() = headers;
         TokenMethod::Field.apply(&published(token_name, "Bearer ours-and-only-ours"), &mut request);
@@ -502,8 +502,8 @@ mod tests {
         let local_authority = "localhost:8253";
         let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
         let token = published(&AUTHORIZATION, "Bearer ours-and-only-ours");
-        let homeward = Homeward { via: None, token: token.spelling(), mapping, shared, switching: false };
-        clean_answer(&mut headers, &homeward).map(|()| headers)
+        let context = ResponseContext { via: None, token: token.spelling(), mapping, shared, switching: false };
+        clean_response(&mut headers, &context).map(|()| headers)
     }
 
     #[test]
