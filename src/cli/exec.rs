@@ -17,6 +17,7 @@ use crate::config::{AccountId, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
+use crate::names::UnknownName;
 use crate::platform::environment;
 use crate::secret::Secret;
 
@@ -136,9 +137,8 @@ fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a R
     }
     let find = |name: &RouteName| {
         report.routes.iter().find(|route| route.name == name.as_str()).ok_or_else(|| {
-            let names: Vec<&str> = report.routes.iter().map(|route| route.name.as_str()).collect();
-            Failure::say(format!("no route is named {name:?}"))
-                .with_remedy(format!("the routes are: {}", names.join(", ")))
+            let routes = report.routes.iter().map(|route| route.name.as_str());
+            Failure::unknown(&UnknownName::new("route", name.as_str(), routes))
         })
     };
     names.iter().map(find).collect()

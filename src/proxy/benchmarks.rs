@@ -10,7 +10,7 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Facts, Source};
+use crate::config::{Config, MachineFacts, Source};
 use crate::platform::clock::Clock;
 use crate::proxy::Table;
 use crate::proxy::peer::{Peer, Process};
@@ -79,7 +79,7 @@ pub struct Request {
 /// Four routes, and a token that is usable.
 impl Default for Stage {
     fn default() -> Self {
-        let facts = Facts { folder: "/".into(), home: "/".into(), cores: 1 };
+        let facts = MachineFacts { folder: "/".into(), home: "/".into(), cores: 1 };
         let source = Source::from_bytes("config.toml", CONFIG.as_bytes(), false);
         let parsed = source.and_then(|source| Config::parse(&source, &[], &facts));
         let config = parsed.unwrap_or_else(|problems| panic!("{problems}")).config;

@@ -9,9 +9,9 @@ use super::document::{
     AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, OwnAddressReport,
     Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
 };
-use crate::accounts::{AccountView, LastFailure, UNREADABLE};
+use crate::accounts::{AccountView, LastFailure, UNREADABLE, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
-use crate::config::{Config, ListenAddress, Route, RouteName};
+use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Why};
 use crate::stats::Stats;
@@ -40,6 +40,8 @@ pub struct Facts {
     pub audit: Option<PathBuf>,
     /// What the process has given up, or should have.
     pub hardening: Vec<Measure>,
+    /// The environment's proxies.
+    pub proxies: Proxies,
     /// How a person calls the program so that it finds this daemon: `valetd`, and the options for folders other
     /// than the usual ones.
     pub invocation: String,
@@ -96,7 +98,7 @@ impl StatusReport {
             at: readings.moment(readings.now),
             daemon,
             accounts: views.iter().map(|view| AccountReport::new(view, readings, &facts.invocation)).collect(),
-            routes: config.routes.iter().map(|route| route_report(route, facts, stats)).collect(),
+            routes: config.routes.iter().map(|route| route_report(route, config, facts, stats)).collect(),
         }
     }
 }
@@ -172,7 +174,7 @@ impl AccountReport {
             credential,
             renewals: *renewals,
             token_requests: *token_requests,
-            next_action: why_code.map(|why| next_action(why, id.as_str(), invocation)),
+            next_action: why_code.map(|why| remedy(why, id, invocation)),
         }
     }
 }
@@ -183,16 +185,6 @@ pub(super) fn state(phase: Phase, usable: bool) -> State {
         Phase::Scheduled { .. } | Phase::InFlight { .. } if usable => State::Usable,
         Phase::Scheduled { .. } => State::Waiting,
         Phase::InFlight { .. } => State::Renewing,
-    }
-}
-
-/// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
-fn next_action(why: Why, account: &str, invocation: &str) -> String {
-    match why {
-        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere => {
-            format!("{invocation} login {account}")
-        }
-        Why::ClientRefused => format!("{invocation} reload"),
     }
 }
 
@@ -224,7 +216,7 @@ fn own_addresses(keys: &KeyRing) -> Vec<OwnAddressReport> {
     keys.keys().iter().filter_map(lent).collect()
 }
 
-fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
+fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
     let millis = |share| numbers.latency.quantile(share).map(|bound| bound.as_secs_f64() * 1000.0);
@@ -233,6 +225,7 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         urls: urls(&route.name, &facts.listen, own),
         upstream: route.upstream.to_string(),
         account: route.account.to_string(),
+        proxy: proxy(route, config, &facts.proxies),
         require_key: route.require_key,
         requests: numbers.requests.get(),
         open: numbers.open.get(),
@@ -241,6 +234,15 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         replayed: numbers.replayed.get(),
         median_ms: millis(0.5),
         p99_ms: millis(0.99),
+    }
+}
+
+fn proxy(route: &Route, config: &Config, proxies: &Proxies) -> Option<String> {
+    let choice = config.accounts.get(&route.account).map(|account| &account.proxy);
+    match proxies.way(choice.unwrap_or(&ProxyChoice::Environment), &route.upstream.origin) {
+        Way::Direct => None,
+        Way::Through(proxy) => Some(proxy.to_string()),
+        Way::Misnamed { variable, problem } => Some(format!("{variable} {problem}")),
     }
 }
 
