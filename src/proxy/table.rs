@@ -15,12 +15,8 @@ use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, W
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
-<<<<<<< HEAD
-use crate::platform::{ownership, tls};
-use crate::proxy::authorization::{Authorization, TokenMethod};
-=======
 use crate::platform::{environment, ownership, tls};
->>>>>>> main
+use crate::proxy::authorization::{Authorization, TokenMethod};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
 use crate::proxy::replay::ReplayPolicy;

@@ -390,8 +390,8 @@ fn respond(
 ) -> Result<Response<ResponseBody>, ProxyError> {
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
-    let scrub = if route.config.scrub { token.spelling().bytes() } else { None };
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), scrub)))
+    let redact = if route.config.scrub { token.spelling().bytes() } else { None };
+    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), redact)))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.
