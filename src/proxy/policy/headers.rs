@@ -44,8 +44,9 @@ pub(crate) struct UpstreamFields<'a> {
     pub(crate) upgrade: Option<HeaderValue>,
 }
 
-/// Makes a client's head fields. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
-/// there is a body where the method would not.
+/// Makes a client's head the upstream's: removes hop-by-hop fields, those that are never forwarded and the route's, and
+/// adds what goes into every request, except the token. `Transfer-Encoding` stays: the guard saw to it that it is one
+/// `chunked`, and it says that there is a body where the method would not.
 pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, fields: UpstreamFields<'_>) {
     if flags.connection {
         remove_connection_options(headers);
@@ -170,9 +171,9 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
     remove_spellings(trailers, token_name);
 }
 
-/// What a response's head is looked over with.
+/// What an upstream's head becomes the client's by.
 pub(crate) struct ResponseContext<'a> {
-    /// UpstreamFields to append.
+    /// What we append to `Via`.
     pub(crate) via: Option<&'a HeaderValue>,
     /// The token that was sent: not to be seen in an answer.
     pub(crate) token: Spelling<'a>,
@@ -184,7 +185,8 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) switching: bool,
 }
 
-/// Makes an upstream's head fields.
+/// Makes an upstream's head the client's: removes hop-by-hop fields, cross-origin grants, and what shows the token; leads
+/// references to the local address.
 ///
 /// # Errors
 ///
