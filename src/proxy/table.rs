@@ -126,7 +126,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// [`TableError`]
+    /// `TableError`
     pub fn build(
         config: &Config,
         sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
