@@ -13,8 +13,8 @@
 //! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
 //! * `replay`: the bounded copy of a body, and the second sending; `authorization`: what a request is authorized by;
 //! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
-//! * `peer`: who is at a connection's other end; `deadline`: its phases and its one timer; `fault` and `vectored`: what
-//!   several of these need.
+//! * `peer`: who is at a connection's other end; `deadline`: its phases and its one timer; `fault`: what can be wrong with
+//!   an upstream.
 //!
 //! Imports go down this list only, from wing to wing and within a wing; `tests/it/architecture.rs` sees to it that there
 //! is no circle.
@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::RouteName;
-use crate::platform::{socket, vectored};
+use crate::platform::socket;
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
