@@ -42,9 +42,9 @@
 //! # Journeys
 //!
 //! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; whoever would need a client key
-//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top to bottom: guard,
-//! route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published token: no lock, no await, no
-//! allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
+//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top
+//! to bottom: identify, admit, find, permit, token, prepare, send, respond. [`token_source::TokenSource::usable`] borrows
+//! the published token: no lock, no await, no allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
 //! cancels its own wait, never a renewal. Where it had to wait for a connection, it leaves with the token that is usable
 //! then. A reload that changes what an account is, or where its tokens go, ends the waits for them. A 401 from the
 //! upstream renews once for all who got it, and the request is sent once more.

@@ -16,11 +16,13 @@ use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
 use crate::platform::{environment, ownership, tls};
+use crate::proxy::authorization::{Authorization, TokenMethod};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
+use crate::proxy::replay::ReplayPolicy;
 use crate::proxy::upstream::UpstreamOrigin;
 use crate::stats::{RouteStats, Stats};
-use crate::token_source::TokenSource;
+use crate::token_source::{Published, TokenSource};
 
 /// Who may call, and who is told of it.
 #[derive(Clone)]
@@ -114,8 +116,8 @@ pub struct Table {
     pub(super) advice: Advice,
     /// Known to this process alone; in our `Via`, so that we recognise what comes back (RFC 9110 section 7.6.3).
     pub(super) pseudonym: Arc<str>,
-    pub(super) via_out: HeaderValue,
-    pub(super) via_home: HeaderValue,
+    pub(super) via_request: HeaderValue,
+    pub(super) via_response: HeaderValue,
 }
 
 impl Table {
@@ -157,8 +159,9 @@ impl Table {
             access: Access::default(),
             workers: config.workers.max(1),
             advice,
-            via_out: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})")).expect("hex digits are visible ASCII"),
-            via_home: HeaderValue::from_static("1.1 valetd"),
+            via_request: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})"))
+                .expect("hex digits are visible ASCII"),
+            via_response: HeaderValue::from_static("1.1 valetd"),
             pseudonym,
         })
     }
@@ -184,7 +187,7 @@ impl Table {
             }
         }
         self.pseudonym = before.pseudonym.clone();
-        self.via_out = before.via_out.clone();
+        self.via_request = before.via_request.clone();
     }
 }
 
@@ -203,8 +206,8 @@ pub(crate) struct RouteEntry {
     pub(crate) refuse: Vec<RefusedPath>,
     /// `config.request_headers`, with the values from where they are kept.
     pub(crate) edits: Edits,
-    /// `config.token_query`, to be shared.
-    pub(crate) token_query: Option<Arc<str>>,
+    /// How its requests carry their token: `config.token_query`.
+    pub(crate) method: TokenMethod,
 }
 
 impl RouteEntry {
@@ -228,9 +231,22 @@ impl RouteEntry {
             host,
             refuse: config.refuse.iter().map(|path| RefusedPath::new(path)).collect(),
             edits: edits(&config.request_headers)?,
-            token_query: config.token_query.as_deref().map(Arc::from),
+            method: match config.token_query.clone() {
+                None => TokenMethod::Field,
+                Some(parameter) => TokenMethod::Query { parameter },
+            },
             config: config.clone(),
         })
+    }
+
+    /// Which of its requests may be sent again.
+    pub(crate) fn replay_policy(&self) -> ReplayPolicy {
+        ReplayPolicy { mode: self.config.replay, limit: self.config.replay_limit }
+    }
+
+    /// What authorizes a request of this route, beginning with `token`.
+    pub(crate) fn authorize(&self, token: Arc<Published>) -> Authorization<'_> {
+        Authorization::new(&self.method, &self.tokens, self.config.wait, token)
     }
 }
 
