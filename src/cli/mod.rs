@@ -22,7 +22,7 @@ use crate::platform::clock::unix_seconds;
 use crate::platform::environment;
 use crate::platform::paths::{Overrides, Paths, shell_word};
 use crate::sign_in::{Exchanged, Offer};
-use crate::store::{Credential, Record, Servers, Store, import};
+use crate::store::{Credential, Record, Servers, Store, StoreError, import};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 mod check;
@@ -381,7 +381,10 @@ fn save(places: &Paths, account: &Account, new: NewCredential) -> Result<(), Str
 /// Signs out while no daemon runs. Returns what happened at the server, for people.
 async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
     let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
-    let record = store.load(&account.id).map_err(|error| error.to_string())?;
+    let record = match store.load(&account.id) {
+        Err(StoreError::Corrupt { .. }) => None, // it is removed below with what was set aside before
+        loaded => loaded.map_err(|error| error.to_string())?,
+    };
     let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));
     let refresh_token = record.and_then(|record| record.credential.refresh_token);
     let outcome = match (&refresh_token, kept_from) {

@@ -5,7 +5,7 @@
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
 //!     client.keys.json         0600, the client keys' hashes and rights
-//!     gbdx.json.corrupt-1      set aside because it could not be read; never deleted by us
+//!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
 //! ```
 //!
 //! A save writes beside, reaches the disk, and only then takes the name, so that whatever happens at whatever moment,
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId, Origin, provider};
 use crate::platform::clock::wall;
-use crate::platform::paths::{FolderError, OwnFolder};
+use crate::platform::paths::{FolderError, OwnFolder, knows_no_sync};
 use crate::renewal::Why;
 use crate::secret::Secret;
 
@@ -214,7 +214,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// The system says no. Worth another try when the cause is mended.
-    #[error("cannot {action} {}: {error}{}", path.display(), remedy(error))]
+    #[error("cannot {action} {}: {error}{}", path.display(), remedy(action, error))]
     Io {
         /// What we were doing: "save", "read", ...
         action: &'static str,
@@ -265,8 +265,25 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another valetd".to_owned(), |pid| format!("another valetd (pid {pid})"))
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+/// What cannot be done to a folder or its files on a file system that keeps no modes (FAT, some network file systems).
+const CHANGE_MODE: &str = "change the mode of";
+
+/// What cannot be done on a file system without locks (flock(2)).
+const TAKE_LOCK: &str = "lock";
+
+fn remedy(action: &str, error: &io::Error) -> &'static str {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
     match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported if action == CHANGE_MODE => {
+            ": it is open to other users, and its file system does not let that be changed; name a folder on another file \
+             system with --state-dir"
+        }
+        _ if action == TAKE_LOCK
+            && matches!(number, Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)) =>
+        {
+            ": its file system has no locks, and without one two daemons would spend the same refresh tokens; name a folder \
+             on another file system with --state-dir"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
         io::ErrorKind::ReadOnlyFilesystem => {
             ": its file system is read-only; mount it writable, or use another --state-dir"
@@ -293,13 +310,22 @@ impl Store {
         if folder.mode() != 0o700 {
             let path = dir.to_owned();
             let only_ours = folder.handle().set_permissions(PermissionsExt::from_mode(0o700));
-            only_ours.map_err(|error| StoreError::Io { action: "change the mode of", path, error })?;
-            if folder.mode() & 0o077 != 0 {
-                warnings.push(opened_to_others(dir, folder.mode(), 0o700));
+            let is_open = folder.mode() & 0o077 != 0;
+            match only_ours {
+                Err(error) if is_open => return Err(StoreError::Io { action: CHANGE_MODE, path, error }),
+                Ok(()) if is_open => warnings.push(opened_to_others(dir, folder.mode(), 0o700)),
+                Ok(()) | Err(_) => {}
             }
         }
         let lock = lock(&folder)?;
-        let disk = FolderDisk::new(folder);
+        let mut disk = FolderDisk::new(folder);
+        if disk.sync().is_err_and(|error| knows_no_sync(&error)) {
+            let dir = dir.display();
+            warnings.push(format!(
+                "the file system of {dir} cannot be asked to keep what is saved over a power cut: after one you may have to \
+                 sign in again; --state-dir names a folder on another one"
+            ));
+        }
         for (name, mode) in disk.close_to_others().map_err(|error| io_error("look at", dir, error))? {
             warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
         }
@@ -374,15 +400,23 @@ impl Store {
         replace(&mut **disk, &name, &bytes).map_err(|error| StoreError::Io { action: "save", path, error })
     }
 
-    /// Forgets an account's record; done if there is none.
+    /// Forgets an account's record, and what was set aside of earlier ones, which may hold tokens; done if there is none.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`].
     pub fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
         let mut disk = self.disk();
-        let removed = disk.remove(&file_name(account)).and_then(|()| disk.sync());
-        removed.map_err(|error| io_error("remove", &self.path(account), error))
+        let name = file_name(account);
+        let set_aside = format!("{name}{CORRUPT}");
+        let mut steps = || {
+            disk.remove(&name)?;
+            for kept in disk.names()?.iter().filter(|found| found.starts_with(&set_aside)) {
+                disk.remove(kept)?;
+            }
+            disk.settle()
+        };
+        steps().map_err(|error| io_error("remove", &self.path(account), error))
     }
 
     /// Reads a file that is no account's; `None` if there is none. Its name has a dot before the last one.
@@ -436,7 +470,7 @@ impl Store {
             let number = (1..).find(free).expect("there are more numbers than files");
             let kept_as = format!("{name}{CORRUPT}{number}");
             disk.rename(name, &kept_as)?;
-            disk.sync()?;
+            disk.settle()?;
             Ok(kept_as)
         };
         match set_aside() {
@@ -475,7 +509,7 @@ fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
         disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
         disk.write_new(&temporary, bytes)?;
         disk.rename(&temporary, name)?;
-        disk.sync()
+        disk.settle()
     };
     let replaced = steps();
     if replaced.is_err() {
@@ -501,7 +535,7 @@ fn opened_to_others(path: &Path, found: u32, now: u32) -> String {
 
 /// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
 fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
-    let failed = |error: io::Error| io_error("lock", &folder.path().join(LOCK), error);
+    let failed = |error: io::Error| io_error(TAKE_LOCK, &folder.path().join(LOCK), error);
     let open = |flags| {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
@@ -524,7 +558,10 @@ fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
     let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let words = format!("pid {} started {}\n", std::process::id(), now.strftime("%FT%TZ"));
     let write = |file: &mut File| {
-        file.set_permissions(PermissionsExt::from_mode(0o600))?;
+        match file.set_permissions(PermissionsExt::from_mode(0o600)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {} // it has no modes there, and no secret in it
+            changed => changed?,
+        }
         file.set_len(0)?;
         file.rewind()?;
         file.write_all(words.as_bytes())
