@@ -41,6 +41,7 @@ use crate::platform::paths::{OwnFolder, Paths};
 use crate::platform::peer::{self, PeerLookup};
 use crate::platform::socket::{self, Bound, Listener, SocketFile};
 use crate::platform::systemd::Notifier;
+use crate::platform::tls;
 use crate::platform::users;
 use crate::platform::watch::ConfigWatch;
 use crate::proxy::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
@@ -143,6 +144,20 @@ fn named_files(config: &Config) -> BTreeSet<&Path> {
         files.extend(route.request_headers.add.iter().filter_map(|(_, source)| file_of(source)));
     }
     files
+}
+
+/// What is wrong with the files of certificate authorities that a configuration names, each file once, with whose it is.
+pub fn unusable_authorities(config: &Config) -> Vec<String> {
+    let mut named: BTreeMap<&Path, String> = BTreeMap::new();
+    let accounts =
+        config.accounts.values().map(|account| (account.extra_ca.as_deref(), "account", account.id.as_str()));
+    let routes = config.routes.iter().map(|route| (route.extra_ca.as_deref(), "route", route.name.as_str()));
+    for (path, what, name) in accounts.chain(routes) {
+        if let Some(path) = path {
+            named.entry(path).or_insert_with(|| format!("{what} {name}"));
+        }
+    }
+    named.into_iter().filter_map(|(path, whose)| Some(format!("{whose}: {}", tls::authorities(path).err()?))).collect()
 }
 
 fn file_of(source: &SecretSource) -> Option<&Path> {
@@ -319,6 +334,12 @@ impl Daemon {
                 (Config::empty(&config_facts(&paths)), Vec::new(), problems)
             }
         };
+        let mut config_warnings = config_warnings;
+        config_warnings.extend(unusable_authorities(&config).into_iter().map(|words| {
+            let words = format!("{words}; its requests fail until that is mended");
+            error!("{words}");
+            words
+        }));
         let config = Arc::new(config);
 
         let (mut http, mut control) = (Vec::new(), None);
@@ -519,6 +540,7 @@ impl Daemon {
                 _ = hangup.recv() => {
                     files = ConfigWatch::new(self.watched()); // what is read now is no change later
                     let _ = self.reload().await;
+                    files.follow(self.watched());
                 }
                 () = network.changed() => {
                     debug!("the network has changed");
@@ -527,10 +549,12 @@ impl Daemon {
                 () = files.changed() => {
                     info!("the configuration has changed");
                     let _ = self.reload().await;
+                    files.follow(self.watched());
                 }
                 Some(reply) = self.reload_requests.1.recv() => {
                     files = ConfigWatch::new(self.watched());
                     let outcome = self.reload().await;
+                    files.follow(self.watched());
                     let _ = reply.send(outcome);
                 }
                 Some(LendRequest { routes, reply }) = self.lend_requests.1.recv() => {
@@ -585,8 +609,13 @@ impl Daemon {
         }
     }
 
+    /// What a configuration is read from. Files of certificate authorities belong to it, as those who renew them tell nobody.
     fn watched(&self) -> Vec<PathBuf> {
-        vec![self.paths.config_file.clone(), self.paths.providers_dir.clone()]
+        let config = self.config.borrow();
+        let accounts = config.accounts.values().filter_map(|account| account.extra_ca.clone());
+        let routes = config.routes.iter().filter_map(|route| route.extra_ca.clone());
+        let authorities: BTreeSet<PathBuf> = accounts.chain(routes).collect();
+        [self.paths.config_file.clone(), self.paths.providers_dir.clone()].into_iter().chain(authorities).collect()
     }
 
     /// Takes over a new configuration whole, or keeps the one in force and says why.
@@ -612,6 +641,10 @@ impl Daemon {
     async fn take_over(&mut self) -> Result<(), Vec<String>> {
         let parsed = load_config(&self.paths).map_err(|Problems(problems)| texts(&problems))?;
         let config = Arc::new(parsed.config);
+        let unusable = unusable_authorities(&config);
+        if !unusable.is_empty() {
+            return Err(unusable);
+        }
         let sources = sources(&config, &self.config.borrow(), &self.sources, &self.clock, &self.orders);
         let table = table(&config, &sources, &self.stats).map_err(|error| vec![error])?;
         // first of all: where a new address cannot be had, the old ones stay, and so does the rest

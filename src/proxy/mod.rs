@@ -12,7 +12,7 @@
 //! * `worker`: a thread's state.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc as blocking_mpsc};
@@ -127,7 +127,8 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// A sentence that names the route, if its upstream or its certificate authorities cannot be used.
+    /// A sentence that names the route, if its upstream cannot be used. Where its `extra_ca` cannot, no connection is made for
+    /// it, and the others are served.
     pub fn build(
         config: &Config,
         sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
@@ -266,16 +267,11 @@ impl Origins {
     fn upstream(&mut self, route: &Route, extra_ca: Option<&PathBuf>) -> Result<Arc<UpstreamOrigin>, String> {
         let origin = &route.upstream.origin;
         let extra_ca = extra_ca.filter(|_| origin.tls);
-        let authorities = match extra_ca {
-            Some(path) => {
-                let unreadable = |why: &dyn std::fmt::Display| format!("extra_ca: {}: {why}", path.display());
-                let mut file = ownership::open(path).map_err(|why| unreadable(&why))?;
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-                Some(bytes)
-            }
-            None => None,
-        };
+        // the certificates, or, where there are none, what is wrong: such an upstream is the same as no other
+        let authorities = extra_ca.map(|path| tls::authorities(path));
+        let authorities = authorities.map(|found| {
+            found.map_or_else(String::into_bytes, |found| found.iter().flat_map(|one| one.to_vec()).collect())
+        });
         let known = self
             .upstreams
             .iter()
@@ -287,7 +283,13 @@ impl Origins {
             (false, _) => None,
             (true, Some(settings)) => Some(settings.clone()),
             (true, None) => {
-                let settings = tls::client_config(extra_ca.map(PathBuf::as_path), &[b"http/1.1"])?;
+                const ALPN: &[&[u8]] = &[b"http/1.1"];
+                let path = extra_ca.map(PathBuf::as_path);
+                // one account's file must not keep the others from being served
+                let settings = match path.map(tls::authorities).transpose() {
+                    Ok(_) => tls::client_config(path, ALPN)?,
+                    Err(why) => tls::refusing_config(why, ALPN)?,
+                };
                 self.settings.insert(extra_ca.cloned(), settings.clone());
                 Some(settings)
             }

@@ -12,6 +12,7 @@ mod corpus_h2;
 mod crowd;
 mod endpoints;
 mod exec;
+mod extra_ca;
 mod faults;
 mod fidelity;
 mod framing;
