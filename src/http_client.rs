@@ -28,8 +28,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use crate::config::{Endpoint, Origin};
-use crate::platform::{environment, tls};
+use crate::config::{Endpoint, Origin, is_localhost};
+use crate::platform::{environment, names, tls};
 
 /// Makes requests. Cheap to clone; holds no connection.
 #[derive(Clone, Debug, Default)]
@@ -192,9 +192,9 @@ impl HttpClient {
     /// Tries all addresses of a host, one after the other, in the resolver's order.
     async fn tcp(&self, host: &str, port: u16) -> Result<Stream, String> {
         let hop = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let looked_up = timeout(self.limits.connect, tokio::net::lookup_host((host, port))).await;
-        let addresses: Vec<_> = match looked_up {
-            Ok(Ok(addresses)) => addresses.collect(),
+        let looked_up = timeout(self.limits.connect, names::look_up(host, port)).await;
+        let addresses = match looked_up {
+            Ok(Ok(addresses)) => addresses,
             Ok(Err(error)) => return Err(format!("looking up {host}: {}", words(&error))),
             Err(_) => return Err(format!("looking up {host}: timed out")),
         };
@@ -333,8 +333,7 @@ impl Proxies {
     /// The proxy on the way to an origin, if there is one.
     fn to(&self, origin: &Origin) -> Option<Intercept> {
         let ip = origin.host.parse::<IpAddr>();
-        let loopback = origin.host == "localhost" || origin.host.ends_with(".localhost");
-        if loopback || ip.is_ok_and(|ip| ip.is_loopback()) {
+        if is_localhost(&origin.host) || ip.is_ok_and(|ip| ip.is_loopback()) {
             return None;
         }
         let matcher = Matcher::builder().https(&self.https).all(&self.all).no(no_proxy(&self.no, origin.port)).build();

@@ -28,6 +28,7 @@ mod value;
 
 pub use problem::{Problem, Problems, Severity, Source};
 pub use provider::{Preset, presets};
+pub(crate) use value::is_localhost;
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {

@@ -153,13 +153,18 @@ impl Endpoint {
     }
 }
 
+/// Whether a host name, in lower case, is this machine by itself: `localhost` or a name below it (RFC 6761 section 6.3).
+pub(crate) fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
 impl Origin {
     /// Returns whether it is on this machine by its name alone: a loopback address, `localhost` or a name below it
     /// (RFC 6761 section 6.3).
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
             Ok(ip) => ip.to_canonical().is_loopback(),
-            Err(_) => self.host == "localhost" || self.host.ends_with(".localhost"),
+            Err(_) => is_localhost(&self.host),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use crate::config::Origin;
+use crate::platform::names;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::downstream::connection::{SMALL_WRITE, joined};
 use crate::proxy::policy::error::Fault;
@@ -464,13 +465,9 @@ async fn open_tls(
 }
 
 async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Fault> {
-    let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-        Ok(address) => vec![(address, port).into()],
-        Err(_) => tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|error| Fault::Unreachable { error: "dns_error", detail: error.to_string() })?
-            .collect(),
-    };
+    let addresses = names::look_up(host, port)
+        .await
+        .map_err(|error| Fault::Unreachable { error: "dns_error", detail: error.to_string() })?;
     let tcp = connect_any(addresses).await.map_err(|error| {
         let word = match error.kind() {
             io::ErrorKind::ConnectionRefused => "connection_refused",
