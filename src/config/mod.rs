@@ -22,6 +22,7 @@ use crate::secret::Secret;
 
 mod parse;
 mod problem;
+mod punycode;
 pub(crate) mod provider;
 mod read;
 mod value;
