@@ -21,6 +21,7 @@ use crate::oauth::jwt;
 use crate::platform::clock::unix_seconds;
 use crate::platform::environment;
 use crate::platform::paths::{Overrides, Paths, shell_word};
+use crate::platform::peer::own_uid;
 use crate::sign_in::{Exchanged, Offer};
 use crate::store::{Credential, Record, Servers, Store, StoreError, import};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
@@ -273,6 +274,21 @@ impl Failure {
                     plain if plain == "valetd" => format!("start it: {start}  (or, here: valetd run)"),
                     elsewhere => format!("start it: {elsewhere} run"),
                 };
+                Self::new(error).with_remedy(remedy)
+            }
+            ClientError::Foreign { owner, .. } => {
+                let remedy = match own_uid() {
+                    0 => {
+                        format!("act as that user: setpriv --reuid {owner} --clear-groups {} ...", options.invocation())
+                    }
+                    _ => "nothing was sent to it; start your own daemon, and name its socket with --socket".to_owned(),
+                };
+                Self::new(error).with_remedy(remedy)
+            }
+            // the system's words for it name no option
+            ClientError::Unreachable { error: ref too_long, .. } if too_long.kind() == io::ErrorKind::InvalidInput => {
+                let remedy = "a unix socket's path has at most 107 bytes: name a shorter one with --socket, for this command \
+                              and for 'valetd run'";
                 Self::new(error).with_remedy(remedy)
             }
             ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::Garbled { .. } => {
