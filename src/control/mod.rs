@@ -14,15 +14,14 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -61,8 +60,12 @@ const LARGEST_HEAD: usize = 16 * 1024;
 /// a client holds who asks and never reads.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5 * 60);
 
-/// More connections than any number of scripts and status bars needs, fewer than the process has descriptors.
+/// More connections than any number of scripts needs, fewer than the process has descriptors. Event streams and the lines
+/// of ephemeral keys do not count: see [`MOST_STREAMS`] and [`crate::client_keys`].
 const MOST_CONNECTIONS: usize = 128;
+
+/// Event streams, which stay open; counted apart, so that no number of status bars keeps anybody from revoking a key.
+const MOST_STREAMS: usize = 128;
 
 /// What answers under way are given when the daemon stops.
 const STOPPING_GRACE: Duration = Duration::from_secs(2);
@@ -134,8 +137,9 @@ impl Desk {
 struct Line {
     /// Says when the daemon stops.
     stopping: Shutdown,
-    /// Whether it carries a stream, and may live as long as that.
-    streams: Arc<AtomicBool>,
+    /// Set where it carries a stream: it may live as long as that.
+    streams: Arc<OnceLock<OwnedSemaphorePermit>>,
+    seats: Seats,
     hung_up: Arc<Notify>,
     lifelines: mpsc::Sender<Lifeline>,
 }
@@ -149,14 +153,35 @@ impl Line {
         std::future::pending().await
     }
 
-    /// From here on the connection lives as long as its reader keeps up.
-    fn stream(&self) {
-        self.streams.store(true, Ordering::Relaxed);
+    /// From here on the connection lives as long as its reader keeps up. Returns whether there is room for one more such.
+    fn stream(&self) -> bool {
+        let Ok(seat) = self.seats.free.clone().try_acquire_owned() else { return false };
+        let _ = self.streams.set(seat); // a stream is a connection's last answer
+        self.seats.taken.notify_one();
+        true
     }
 
     /// Closes the connection whatever the client does.
     fn hang_up(&self) {
         self.hung_up.notify_one();
+    }
+}
+
+/// Where event streams are counted. Cheap to clone.
+#[derive(Clone)]
+struct Seats {
+    free: Arc<Semaphore>,
+    /// A connection has become a stream: there is room for another one.
+    taken: Arc<Notify>,
+}
+
+impl Seats {
+    fn new() -> Self {
+        Self { free: Arc::new(Semaphore::new(MOST_STREAMS)), taken: Arc::default() }
+    }
+
+    fn streams(&self) -> usize {
+        MOST_STREAMS - self.free.available_permits()
     }
 }
 
@@ -166,9 +191,10 @@ pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
     let mut connections: JoinSet<Option<(Lifeline, UnixStream)>> = JoinSet::new();
     let mut lifelines = JoinSet::new();
+    let seats = Seats::new();
     let telling = tokio::spawn(events::watch(desk.clone()));
     loop {
-        let room = connections.len() < MOST_CONNECTIONS;
+        let room = connections.len().saturating_sub(seats.streams()) < MOST_CONNECTIONS;
         tokio::select! {
             () = stop.started() => break,
             Some(ended) = connections.join_next() => {
@@ -177,9 +203,10 @@ pub async fn serve(listener: UnixListener, desk: Desk, shutdown: Shutdown) {
                 }
             }
             Some(_) = lifelines.join_next() => {}
+            () = seats.taken.notified() => {}
             accepted = listener.accept(), if room => match accepted {
                 Ok((stream, _)) => match admit(&stream) {
-                    Ok(()) => drop(connections.spawn(connection(stream, desk.clone(), shutdown.clone()))),
+                    Ok(()) => drop(connections.spawn(connection(stream, desk.clone(), seats.clone(), shutdown.clone()))),
                     Err(error) => debug!(%error, "connection to the control socket refused"),
                 },
                 Err(error) => {
@@ -216,10 +243,15 @@ fn may_ask(peer: u32, ours: u32, others: Option<u32>) -> bool {
 }
 
 /// Serves requests until the connection ends, or becomes the line that an ephemeral client key lives on.
-async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) -> Option<(Lifeline, UnixStream)> {
+async fn connection(
+    stream: UnixStream,
+    desk: Desk,
+    seats: Seats,
+    mut shutdown: Shutdown,
+) -> Option<(Lifeline, UnixStream)> {
     let (handed_over, mut lifelines) = mpsc::channel(1);
-    let line =
-        Line { stopping: shutdown.clone(), streams: Arc::default(), hung_up: Arc::default(), lifelines: handed_over };
+    let (stopping, streams, hung_up) = (shutdown.clone(), Arc::default(), Arc::default());
+    let line = Line { stopping, streams, seats, hung_up, lifelines: handed_over };
     let service = service_fn(|request| {
         let (desk, line) = (desk.clone(), line.clone());
         async move { Ok::<_, Infallible>(api::answer(&desk, &line, request).await) }
@@ -230,7 +262,7 @@ async fn connection(stream: UnixStream, desk: Desk, mut shutdown: Shutdown) -> O
     let mut is_stopping = false;
     let mut too_long = pin!(async {
         sleep(LONGEST_CONNECTION).await;
-        if line.streams.load(Ordering::Relaxed) {
+        if line.streams.get().is_some() {
             std::future::pending::<()>().await;
         }
     });
