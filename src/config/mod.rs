@@ -28,6 +28,7 @@ mod read;
 mod value;
 
 pub use problem::{Problem, Problems, Severity, Source};
+pub(crate) use provider::import_variables;
 pub use provider::{Preset, presets};
 pub(crate) use value::is_localhost;
 
