@@ -19,9 +19,9 @@ use crate::http_client::HttpClient;
 use crate::oauth::grant::GrantRequest;
 use crate::oauth::jwt;
 use crate::platform::clock::unix_seconds;
-use crate::platform::environment;
 use crate::platform::paths::{Overrides, Paths, shell_word};
 use crate::platform::peer::own_uid;
+use crate::platform::{environment, harden};
 use crate::sign_in::{Exchanged, Offer};
 use crate::store::{Credential, Record, Servers, Store, StoreError, import};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
@@ -154,6 +154,10 @@ enum Verb {
 impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
+        // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
+        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_)) {
+            harden::keep_memory_private();
+        }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),

@@ -22,8 +22,8 @@ use crate::secret::Secret;
 
 mod parse;
 mod problem;
-mod punycode;
 pub(crate) mod provider;
+mod punycode;
 mod read;
 mod value;
 
