@@ -24,6 +24,7 @@ mod kills;
 mod lab;
 mod laptop;
 mod listeners;
+mod machine;
 mod notices;
 mod origins;
 mod owner;
