@@ -13,9 +13,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, Facts, Source};
-use crate::oauth::answer::{self, Answer};
-use crate::oauth::grant::GrantRequest;
-use crate::oauth::{Client, jwt};
+use crate::oauth::{Client, Dialect, Grant, TokenResponse, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
 use crate::timestamp::Timestamp;
@@ -42,20 +40,19 @@ pub const TARGETS: [Target; 7] = [
 pub fn token_answer(data: &[u8]) {
     const SENT: &str = "sent-secret-0123456789";
     let (choice, body) = data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest));
-    let secret = Secret::new(SENT);
-    let requests = [
-        GrantRequest::RefreshToken { refresh_token: &secret },
-        GrantRequest::Password { username: "me", password: &secret },
-        GrantRequest::CognitoInitiateAuth { refresh_token: &secret },
-        GrantRequest::CognitoGetTokens { refresh_token: &secret },
-    ];
-    let request = &requests[choice % requests.len()];
+    let refresh_token = || Grant::RefreshToken(Secret::new(SENT));
+    let (dialect, grant) = match choice % 4 {
+        0 => (Dialect::Rfc6749, refresh_token()),
+        1 => (Dialect::Rfc6749, Grant::Password { username: "me".to_owned(), password: Secret::new(SENT) }),
+        2 => (Dialect::CognitoInitiateAuth, refresh_token()),
+        _ => (Dialect::CognitoGetTokens, refresh_token()),
+    };
     let status = [200, 400, 401, 403, 429, 500, 302, 204][choice / 4 % 8];
     let field = (choice >= 128).then(|| body.split(|byte| *byte == b'\n').next().unwrap_or_default());
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
-    let found = Answer { status, retry_after: field, date: field, content_type: field, body };
+    let response = TokenResponse { status, retry_after: field, date: field, content_type: field, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    match answer::read(&found, request, &Client::default(), now) {
+    match dialect.read(&response, &grant, &Client::default(), now) {
         Ok(tokens) => {
             let all = [&tokens.access_token, &tokens.id_token, &tokens.refresh_token];
             for token in all.into_iter().flatten() {

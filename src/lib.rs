@@ -28,6 +28,7 @@
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
+//!    config_files                             whose they are, and what they say
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
 //! 3  config                                   what the user asked for, valid by construction       (pure)
@@ -58,11 +59,11 @@
 //!
 //! # Where the invariants are
 //!
-//! The nine of the machine: [`renewal`]. The order of things around it: [`renewer::desk`]. The file format and what a
+//! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
-//! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a credential may be
-//! sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration must be:
-//! [`platform::ownership`]. The time line: [`platform::clock`].
+//! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
+//! credential may be sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration
+//! must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 
@@ -71,6 +72,7 @@ pub mod audit;
 pub mod cli;
 pub mod client_keys;
 pub mod config;
+pub(crate) mod config_files;
 pub mod control;
 pub mod daemon;
 #[cfg(any(test, fuzzing))]

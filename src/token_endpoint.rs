@@ -1,23 +1,14 @@
 //! Sends a grant request to the authorization server and says what came of it. `oauth` decides what is sent and what an
 //! answer means; here is what it means that there is none.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
-
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
-use zeroize::Zeroizing;
 
-use crate::config::{Account, Endpoint, SecretSource};
+use crate::config::{Account, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
-use crate::oauth::answer::{self, Answer, Refusal};
-use crate::oauth::grant::{self, EndpointKind, GrantRequest, TokenRequest};
-use crate::oauth::{Client, Tokens};
+use crate::oauth::{Client, EndpointKind, Grant, Refusal, TokenRequest, TokenResponse, Tokens, rfc7009};
 use crate::platform::clock::wall;
-use crate::platform::{descriptors, environment, ownership};
+use crate::platform::secret_source;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -65,13 +56,9 @@ impl TokenEndpoint {
     /// no whole answer came back. An answer that is none (5xx, a web page) is [`Failure::Transient`]: some server has
     /// refused the request, and those that rotate before they fail are rare. What cannot even be asked with this
     /// configuration is permanent.
-    pub async fn redeem(
-        &self,
-        account: &Account,
-        client: &Client,
-        request: GrantRequest<'_>,
-    ) -> Result<Tokens, GrantFailure> {
-        let outgoing = request.request(client, &account.scopes, &account.parameters).map_err(cannot_be_asked)?;
+    pub async fn redeem(&self, account: &Account, client: &Client, grant: &Grant) -> Result<Tokens, GrantFailure> {
+        let dialect = account.dialect;
+        let outgoing = dialect.request(grant, client, &account.scopes, &account.parameters).map_err(cannot_be_asked)?;
         let endpoint = match outgoing.endpoint {
             EndpointKind::Token => Some(&account.token_endpoint),
             EndpointKind::Cognito => account.cognito_endpoint.as_ref(),
@@ -79,12 +66,15 @@ impl TokenEndpoint {
         };
         let endpoint = endpoint.ok_or_else(|| cannot_be_asked("no cognito_endpoint is configured".to_owned()))?;
         let answer = self.send(account, endpoint, outgoing).await.map_err(|error| match error {
-            HttpError::AnswerLost(detail) if request.spends_refresh_token() => unanswered(Failure::Ambiguous, detail),
+            HttpError::AnswerLost(detail) if dialect.spends_refresh_token(grant) => {
+                unanswered(Failure::Ambiguous, detail)
+            }
             HttpError::AnswerLost(detail) | HttpError::NotSent(detail) => {
                 unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
-        answer::read(&as_read(&answer), &request, client, wall())
+        dialect
+            .read(&as_read(&answer), grant, client, wall())
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
 
@@ -101,12 +91,12 @@ impl TokenEndpoint {
         refresh_token: &Secret,
     ) -> Result<Revocation, GrantFailure> {
         let Some(endpoint) = &account.revocation_endpoint else { return Ok(Revocation::NoEndpoint) };
-        let outgoing = grant::revocation(refresh_token, client).map_err(cannot_be_asked)?;
+        let outgoing = rfc7009::request(refresh_token, client).map_err(cannot_be_asked)?;
         let answer = self
             .send(account, endpoint, outgoing)
             .await
             .map_err(|error| unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
-        answer::read_revocation(&as_read(&answer), refresh_token, client, wall())
+        rfc7009::read(&as_read(&answer), refresh_token, client, wall())
             .map(|()| Revocation::Done)
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
@@ -149,9 +139,9 @@ impl TokenEndpoint {
     }
 }
 
-fn as_read(answer: &http_client::Answer) -> Answer<'_> {
+fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {
     let text = |name| answer.fields.get(name).and_then(|value| value.to_str().ok());
-    Answer {
+    TokenResponse {
         status: answer.status.as_u16(),
         retry_after: text(RETRY_AFTER),
         date: text(DATE),
@@ -175,12 +165,6 @@ fn cannot_be_asked(detail: String) -> GrantFailure {
     unanswered(Failure::Permanent(Why::ClientRefused), detail)
 }
 
-/// A command may ask its user something, or a password store may have to be unlocked; it must not hang for ever.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
-
-/// More than any secret; what a wrong path may lead to can be endless.
-const LONGEST_SECRET: u64 = 64 * 1024;
-
 /// Says who asks for an account: the client's id and its secret, read or asked for now from where the configuration
 /// says. The secret is the first line, without its end.
 ///
@@ -189,73 +173,21 @@ const LONGEST_SECRET: u64 = 64 * 1024;
 /// A sentence for people that names the file, command or credential, and never what was in it.
 pub async fn client_secret(account: &Account) -> Result<Client, String> {
     let secret = match &account.client_secret {
+        Some(source) => Some(secret_source::read(source).await.map_err(|error| format!("client_secret: {error}"))?),
         None => None,
-        Some(SecretSource::Inline(secret)) => Some(secret.clone()),
-        Some(SecretSource::File(path)) => Some(from_file(path.clone()).await?),
-        Some(SecretSource::Command(command)) => Some(from_command(command).await?),
-        Some(SecretSource::Credential(name)) => {
-            let folder = environment::value("CREDENTIALS_DIRECTORY")
-                .ok_or_else(|| format!("client_secret: credential {name}: $CREDENTIALS_DIRECTORY is not set"))?;
-            if name.contains('/') || name == ".." {
-                return Err(format!("client_secret: credential {name}: a credential's name is no path"));
-            }
-            Some(from_file(PathBuf::from(folder).join(name)).await?)
-        }
     };
     Ok(Client { id: account.client_id.clone(), auth: account.client_auth, secret })
-}
-
-async fn from_file(path: PathBuf) -> Result<Secret, String> {
-    let name = format!("client_secret: {}", path.display());
-    let opened = tokio::task::spawn_blocking(move || ownership::open(&path)).await;
-    let file = opened.map_err(|error| error.to_string())?.map_err(|why| format!("client_secret: {why}"))?;
-    first_line(tokio::fs::File::from_std(file)).await.map_err(|why| format!("{name}: {why}"))
-}
-
-async fn from_command(command: &[String]) -> Result<Secret, String> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err("client_secret: command: it is empty".to_owned());
-    };
-    let name = format!("client_secret: command {program}");
-    let run = async {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null()) // who knows what it prints there
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        descriptors::restore(child.id());
-        let stdout = child.stdout.take().expect("stdout was asked to be piped");
-        let secret = first_line(stdout).await;
-        let status = child.wait().await.map_err(|error| error.to_string())?;
-        if !status.success() { Err(status.to_string()) } else { secret }
-    };
-    let ended = tokio::time::timeout(COMMAND_PATIENCE, run).await;
-    ended
-        .unwrap_or_else(|_| Err(format!("did not end within {} s", COMMAND_PATIENCE.as_secs())))
-        .map_err(|why| format!("{name}: {why}"))
-}
-
-async fn first_line(source: impl tokio::io::AsyncRead + Unpin) -> Result<Secret, String> {
-    let mut text = Zeroizing::new(Vec::with_capacity(4096));
-    source.take(LONGEST_SECRET).read_to_end(&mut text).await.map_err(|error| error.to_string())?;
-    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    match std::str::from_utf8(line) {
-        Ok("") => Err("its first line is empty".to_owned()),
-        Ok(line) => Ok(Secret::new(line)),
-        Err(_) => Err("its first line is no UTF-8 text".to_owned()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AccountId, HeaderTemplate, Origin, SignIn, TokenKind};
+
+    use std::time::Duration;
+
+    use crate::config::{AccountId, HeaderTemplate, Origin, SecretSource, SignIn, TokenKind};
     use crate::http_client::Limits;
-    use crate::oauth::{ClientAuth, Grant};
+    use crate::oauth::{ClientAuth, Dialect, GrantType};
     use crate::renewal::Policy;
     use crate::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, StandIn, USERNAME};
 
@@ -271,7 +203,8 @@ mod tests {
             id: AccountId::new("lab").unwrap(),
             provider: None,
             description: None,
-            grant: Grant::RefreshToken,
+            grant: GrantType::RefreshToken,
+            dialect: Dialect::Rfc6749,
             token_endpoint: endpoint(&stand_in.token_endpoint()),
             cognito_endpoint: stand_in.cognito_endpoint().as_deref().map(endpoint),
             revocation_endpoint: stand_in.revocation_endpoint().as_deref().map(endpoint),
@@ -307,33 +240,33 @@ mod tests {
         (stand_in, account)
     }
 
+    /// The same account in another dialect.
+    fn speaking(dialect: Dialect, account: &Account) -> Account {
+        Account { dialect, ..account.clone() }
+    }
+
     #[tokio::test]
     async fn every_grant_brings_tokens_from_the_provider_that_knows_it() {
         let http = TokenEndpoint::new(HttpClient::direct());
         let (gdh, account) = start(Provider::Gdh, Rotation::Off).await;
         let code = Secret::new(gdh.mint_code());
-        let request = GrantRequest::AuthorizationCode { code: &code, redirect_uri: Some("https://x.example/v") };
-        let tokens = http.redeem(&account, &public(), request).await.unwrap();
-        let refresh_token = tokens.refresh_token.expect("a code brings one");
-        for request in [
-            GrantRequest::RefreshToken { refresh_token: &refresh_token },
-            GrantRequest::CognitoInitiateAuth { refresh_token: &refresh_token },
-        ] {
-            let tokens = http.redeem(&account, &public(), request).await.unwrap();
-            assert!(tokens.id_token.is_some() && tokens.refresh_token.is_none(), "{request:?}");
-            assert_eq!(tokens.lifetime, Some(Duration::from_secs(3600)), "{request:?}");
+        let grant = Grant::AuthorizationCode { code, redirect_uri: Some("https://x.example/v".to_owned()) };
+        let tokens = http.redeem(&account, &public(), &grant).await.unwrap();
+        let grant = Grant::RefreshToken(tokens.refresh_token.expect("a code brings one"));
+        for dialect in [Dialect::Rfc6749, Dialect::CognitoInitiateAuth] {
+            let tokens = http.redeem(&speaking(dialect, &account), &public(), &grant).await.unwrap();
+            assert!(tokens.id_token.is_some() && tokens.refresh_token.is_none(), "{dialect:?}");
+            assert_eq!(tokens.lifetime, Some(Duration::from_secs(3600)), "{dialect:?}");
         }
         gdh.change(|options| options.rotation = Rotation::Strict);
-        let request = GrantRequest::CognitoGetTokens { refresh_token: &refresh_token };
-        assert!(http.redeem(&account, &public(), request).await.unwrap().refresh_token.is_some());
+        let account = speaking(Dialect::CognitoGetTokens, &account);
+        assert!(http.redeem(&account, &public(), &grant).await.unwrap().refresh_token.is_some());
 
         let (_gbdx, account) = start(Provider::Gbdx, Rotation::Off).await;
-        let password = Secret::new(PASSWORD);
-        let request = GrantRequest::Password { username: USERNAME, password: &password };
-        let tokens = http.redeem(&account, &Client::default(), request).await.unwrap();
-        let refresh_token = tokens.refresh_token.unwrap();
-        let request = GrantRequest::RefreshToken { refresh_token: &refresh_token };
-        assert!(http.redeem(&account, &Client::default(), request).await.unwrap().access_token.is_some());
+        let grant = Grant::Password { username: USERNAME.to_owned(), password: Secret::new(PASSWORD) };
+        let tokens = http.redeem(&account, &Client::default(), &grant).await.unwrap();
+        let grant = Grant::RefreshToken(tokens.refresh_token.unwrap());
+        assert!(http.redeem(&account, &Client::default(), &grant).await.unwrap().access_token.is_some());
     }
 
     #[tokio::test]
@@ -356,12 +289,12 @@ mod tests {
         ];
         let (gdh, account) = start(Provider::Gdh, Rotation::Grace(Duration::from_secs(600))).await;
         let token = gdh.sign_in();
+        let grant = Grant::RefreshToken(token.clone());
         for (name, behaviour, expected, status) in table {
             let hangs = matches!(behaviour, Behaviour::Hang(_) | Behaviour::SlowDrip(_));
             let http = if hangs { hurried() } else { TokenEndpoint::new(HttpClient::direct()) };
             gdh.behave(behaviour, Some(1));
-            let request = GrantRequest::RefreshToken { refresh_token: &token };
-            let failure = http.redeem(&account, &public(), request).await.expect_err(name);
+            let failure = http.redeem(&account, &public(), &grant).await.expect_err(name);
             assert_eq!((failure.failure, failure.http_status), (expected, status), "{name}: {failure}");
             assert!(failure.detail.contains("127.0.0.1"), "{name}: {failure}");
             assert!(!format!("{failure:?}").contains(token.expose()), "{name}: {failure}");
@@ -369,11 +302,10 @@ mod tests {
         // this one never rotates, so that nothing is lost with its answer
         let http = TokenEndpoint::new(HttpClient::direct());
         gdh.behave(Behaviour::ResetAfter, Some(1));
-        let request = GrantRequest::CognitoInitiateAuth { refresh_token: &token };
-        assert_eq!(http.redeem(&account, &public(), request).await.unwrap_err().failure, transient);
+        let initiating = speaking(Dialect::CognitoInitiateAuth, &account);
+        assert_eq!(http.redeem(&initiating, &public(), &grant).await.unwrap_err().failure, transient);
         gdh.stop().await;
-        let request = GrantRequest::RefreshToken { refresh_token: &token };
-        let failure = http.redeem(&account, &public(), request).await.unwrap_err();
+        let failure = http.redeem(&account, &public(), &grant).await.unwrap_err();
         assert_eq!(failure.failure, transient);
         assert!(failure.detail.ends_with("connection refused"), "{failure}");
     }
@@ -381,10 +313,9 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_password_is_said_in_words() {
         let (_gbdx, account) = start(Provider::Gbdx, Rotation::Off).await;
-        let password = Secret::new("wrong-password");
-        let request = GrantRequest::Password { username: USERNAME, password: &password };
+        let grant = Grant::Password { username: USERNAME.to_owned(), password: Secret::new("wrong-password") };
         let http = TokenEndpoint::new(HttpClient::direct());
-        let failure = http.redeem(&account, &Client::default(), request).await.unwrap_err();
+        let failure = http.redeem(&account, &Client::default(), &grant).await.unwrap_err();
         assert_eq!(failure.failure, Failure::Permanent(Why::Revoked));
         assert!(failure.detail.ends_with("answered 401: wrong user name or password"), "{failure}");
     }
@@ -401,7 +332,7 @@ mod tests {
         let owner = (account.clone(), token.clone(), http.clone());
         let redeeming = tokio::spawn(async move {
             let (account, token, http) = owner;
-            http.redeem(&account, &public(), GrantRequest::RefreshToken { refresh_token: &token }).await
+            http.redeem(&account, &public(), &Grant::RefreshToken(token)).await
         });
         let failure = redeeming.await.unwrap().unwrap_err();
         assert_eq!(failure.oauth_error.as_deref(), Some("invalid_grant"));
@@ -420,12 +351,10 @@ mod tests {
         let command = |words: &[&str]| SecretSource::Command(words.iter().map(|&word| word.to_owned()).collect());
         let table = [
             ("a file", file("a", "s3cret\r\nmore\n"), Ok("s3cret")),
-            ("without an end of line", file("b", "s3cret"), Ok("s3cret")),
-            ("an empty file", file("c", ""), Err("its first line is empty")),
+            ("an empty file", file("c", ""), Err("client_secret: ")),
             ("no file", SecretSource::File(folder.path().join("d")), Err("No such file")),
             ("a command", command(&["printf", "s3cret\nmore\n"]), Ok("s3cret")),
             ("a command that fails", command(&["sh", "-c", "echo s3cret; exit 3"]), Err("command sh: exit status: 3")),
-            ("no command", command(&["/nonexistent/program"]), Err("No such file")),
             ("a path as a credential", SecretSource::Credential("../x".to_owned()), Err("credential ../x")),
         ];
         let (gdh, mut account) = start(Provider::Gdh, Rotation::Off).await;

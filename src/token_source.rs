@@ -1,7 +1,7 @@
 //! What the proxy holds: a usable token for an account, or why there is none.
 //!
 //! The renewer publishes; any number of requests read. Reading the token in hand takes no lock, no await and no
-//! allocation. A request that finds none says so ([`Order::Wanted`]) and waits for the next publication, at most as
+//! allocation. A request that finds none says so ([`Demand::Wanted`]) and waits for the next publication, at most as
 //! long as its own patience; that it gives up cancels nothing but its own wait.
 //!
 //! A source stands for an account as it was configured, not for a name: when a reload changes what the tokens are or where
@@ -115,11 +115,11 @@ pub struct SourceId(u64);
 
 /// What requests tell the renewer, and through which source. What comes from another than the account's present one
 /// concerns other tokens.
-pub type Said = (SourceId, Order);
+pub type Said = (SourceId, Demand);
 
 /// What requests tell the renewer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Order {
+pub enum Demand {
     /// A request found no usable token.
     Wanted(AccountId),
     /// The upstream answered 401 to a token.
@@ -155,14 +155,14 @@ pub enum Order {
     },
 }
 
-impl Order {
+impl Demand {
     /// Whose token it is about.
     pub fn account(&self) -> &AccountId {
         match self {
-            Order::Wanted(account)
-            | Order::Rejected { account, .. }
-            | Order::Replayed { account, .. }
-            | Order::Worked { account, .. } => account,
+            Demand::Wanted(account)
+            | Demand::Rejected { account, .. }
+            | Demand::Replayed { account, .. }
+            | Demand::Worked { account, .. } => account,
         }
     }
 }
@@ -175,7 +175,7 @@ pub struct TokenSource {
     current: ArcSwap<Availability>,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
-    orders: mpsc::UnboundedSender<Said>,
+    demands: mpsc::UnboundedSender<Said>,
 }
 
 impl std::fmt::Debug for TokenSource {
@@ -207,12 +207,12 @@ fn watch_again(token: &Published) {
 }
 
 impl TokenSource {
-    /// A source without a token yet. What requests say goes to `orders`.
-    pub fn new(account: AccountId, clock: Arc<Clock>, orders: mpsc::UnboundedSender<Said>) -> Arc<Self> {
+    /// A source without a token yet. What requests say goes to `demands`.
+    pub fn new(account: AccountId, clock: Arc<Clock>, demands: mpsc::UnboundedSender<Said>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = SourceId(NEXT.fetch_add(1, Ordering::Relaxed));
         let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });
-        Arc::new(Self { id, account, clock, current, changed: watch::Sender::new(()), orders })
+        Arc::new(Self { id, account, clock, current, changed: watch::Sender::new(()), demands })
     }
 
     /// Which source this is.
@@ -254,7 +254,7 @@ impl TokenSource {
             return; // sent before its expected end: no news
         }
         if token.is_watched.swap(false, Ordering::Relaxed) {
-            self.say(Order::Worked { account: self.account.clone(), id: token.id, sent });
+            self.say(Demand::Worked { account: self.account.clone(), id: token.id, sent });
         }
     }
 
@@ -270,7 +270,7 @@ impl TokenSource {
             token.has_worked.store(true, Ordering::Relaxed);
         }
         let (account, at) = (self.account.clone(), self.clock.now() - ago);
-        self.say(Order::Replayed { account, refused: refused.id, at, accepted });
+        self.say(Demand::Replayed { account, refused: refused.id, at, accepted });
     }
 
     /// A token that is usable now, waiting up to `patience` for one. Safe to drop at any point.
@@ -284,7 +284,7 @@ impl TokenSource {
         }
         let deadline = self.clock.now() + patience;
         let mut why_not = None;
-        let found = self.ask(Order::Wanted(self.account.clone()), deadline, |availability, now| match availability {
+        let found = self.ask(Demand::Wanted(self.account.clone()), deadline, |availability, now| match availability {
             Availability::Usable { token, .. } if now < token.usable_until => Some(Ok(token.clone())),
             // Withdrawn in a moment; the renewer has the same clock and the same wish before it.
             Availability::Usable { .. } => None,
@@ -318,7 +318,7 @@ impl TokenSource {
             return Some(token); // somebody else's 401 has brought it already
         }
         let found = self.ask(
-            Order::Rejected { account: self.account.clone(), id: refused, worked, until: deadline },
+            Demand::Rejected { account: self.account.clone(), id: refused, worked, until: deadline },
             deadline,
             |availability, now| match availability {
                 Availability::Usable { token, .. } if token.id > refused && now < token.usable_until => {
@@ -332,15 +332,15 @@ impl TokenSource {
         found.await.flatten()
     }
 
-    fn say(&self, order: Order) {
-        let _ = self.orders.send((self.id, order));
+    fn say(&self, demand: Demand) {
+        let _ = self.demands.send((self.id, demand));
     }
 
-    /// Says `order`, then looks at every publication until `decide` has an answer or the deadline passes.
-    /// The renewer answers each order by a publication, also where nothing has changed.
+    /// Says `demand`, then looks at every publication until `decide` has an answer or the deadline passes.
+    /// The renewer answers each demand by a publication, also where nothing has changed.
     async fn ask<T>(
         &self,
-        order: Order,
+        demand: Demand,
         deadline: Timestamp,
         mut decide: impl FnMut(&Availability, Timestamp) -> Option<T>,
     ) -> Option<T> {
@@ -350,7 +350,7 @@ impl TokenSource {
             return decide(&current, self.clock.now()); // nothing will be published any more
         }
         drop(current);
-        self.say(order);
+        self.say(demand);
         loop {
             let left = deadline.since(self.clock.now());
             let in_time = tokio::time::timeout(left, changed.changed()).await.is_ok_and(|alive| alive.is_ok());

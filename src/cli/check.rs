@@ -1,7 +1,11 @@
 //! `valetd check`
 
-use super::{Exit, Failure, Loaded, Options, load_config, places, preset_names, print, text};
-use crate::daemon::unusable_authorities;
+use super::configuration::{Loaded, load_config, places, preset_names};
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::text::printable;
+use crate::config_files::unusable_authorities;
 
 /// Check the configuration file and print every problem in it
 #[derive(clap::Args, Debug)]
@@ -35,7 +39,7 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
     let mut out = String::new();
     for warning in &warnings {
         for line in warning.lines() {
-            out.push_str(&format!("warning: {}\n", text::printable(line)));
+            out.push_str(&format!("warning: {}\n", printable(line)));
         }
     }
     let (accounts, routes) = (count(config.accounts.len(), "account"), count(config.routes.len(), "route"));

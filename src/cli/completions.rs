@@ -1,8 +1,10 @@
 //! `valetd completions`
 
+use clap::Command;
 use clap_complete::Shell;
 
-use super::{Exit, Failure, command, print};
+use super::failure::{Exit, Failure};
+use super::output::print;
 
 /// Print a shell's completion script
 #[derive(clap::Args, Debug)]
@@ -16,9 +18,9 @@ pub(super) struct Arguments {
     shell: Shell,
 }
 
-pub(super) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
+pub(super) fn perform(program: &mut Command, arguments: Arguments) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut command(), "valetd", &mut script);
+    clap_complete::generate(arguments.shell, program, "valetd", &mut script);
     print(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Fine)
 }

@@ -14,18 +14,25 @@ use hyper::header::HeaderMap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::configuration::places;
+use super::exchange;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use super::text::{length, printable, relative, styled};
-use super::{Exit, Failure, Options, block_on, exchange, places, print};
 use crate::config::{AccountId, Endpoint};
-use crate::control::Desk;
+use crate::config_files;
+use crate::control::ControlState;
 use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
-use crate::daemon::{self, Daemon, Surroundings};
+use crate::daemon::{Daemon, Surroundings};
 use crate::http_client::{HttpClient, Outgoing};
+use crate::oauth::Grant;
 use crate::platform::log::{self, Format, LogHandle};
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
-use crate::sign_in::{self, Proof};
+use crate::sign_in;
 use crate::stand_in::{self, Provider, StandIn};
 
 /// Show everything without any account: stand-in providers, tokens renewed
@@ -77,29 +84,30 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let paths = places(&options)?;
     fs::write(&paths.config_file, configuration(&gdh, &gbdx))
         .map_err(|error| Failure::new(error).while_doing("writing the demonstration's configuration"))?;
-    let config = daemon::load_config(&paths).map_err(Failure::new)?.config;
+    let config = config_files::load(&paths).map_err(Failure::new)?.config;
     let socket = paths.socket.clone();
     let invocation = options.invocation();
     let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log));
     let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
     let daemon = Daemon::build(surroundings).map_err(Failure::new)?;
-    let desk = daemon.desk();
+    let state = daemon.control_state();
     let (stop, stopped) = shutdown();
     let show = async {
-        let code = Proof::Code(Secret::new(gdh.mint_code()));
+        let code = Secret::new(gdh.mint_code());
         let password = Secret::new(stand_in::PASSWORD);
-        let login = Proof::Password { username: stand_in::USERNAME.to_owned(), password };
-        for (name, proof) in [("gdh", code), ("gbdx", login)] {
-            let account = &config.accounts[&AccountId::new(name).expect("a name")];
-            let new = sign_in::redeem(account, proof, async |offer| exchange(account, offer).await)
+        let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password };
+        let account = |name: &str| &config.accounts[&AccountId::new(name).expect("a name")];
+        for (name, grant) in [("gdh", sign_in::code_grant(account("gdh"), code)), ("gbdx", login)] {
+            let account = account(name);
+            let new = sign_in::redeem(account, grant, async |grant: &Grant| exchange(account, grant).await)
                 .await
                 .map_err(|error| Failure::new(error).while_doing(format!("signing in to {name}")))?;
             let mut client = Client::connect(&socket).await.map_err(Failure::new)?;
             client.set_credential(name, &new).await.map_err(Failure::new)?;
         }
         let exit = match arguments.once {
-            true => once(&desk, &socket).await,
-            false => live(&desk, folder, &options).await,
+            true => once(&state, &socket).await,
+            false => live(&state, folder, &options).await,
         };
         stop.start();
         exit
@@ -135,11 +143,11 @@ fn configuration(gdh: &StandIn, gbdx: &StandIn) -> String {
 }
 
 /// Waits until every account has a usable token.
-async fn all_usable(desk: &Desk) -> Result<StatusReport, Failure> {
-    let mut accounts = desk.accounts.clone();
+async fn all_usable(state: &ControlState) -> Result<StatusReport, Failure> {
+    let mut accounts = state.accounts.clone();
     let usable = async {
         loop {
-            let report = desk.report();
+            let report = state.report();
             if report.accounts.iter().all(|account| account.usable) {
                 return Ok(report);
             }
@@ -151,8 +159,8 @@ async fn all_usable(desk: &Desk) -> Result<StatusReport, Failure> {
 }
 
 /// A few requests, each shown with its answer; a renewal; the same again.
-async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
-    let report = all_usable(desk).await?;
+async fn once(state: &ControlState, socket: &Path) -> Result<Exit, Failure> {
+    let report = all_usable(state).await?;
     let base = base_url(&report)?;
     print("Both stand-ins are up, and a daemon is signed in to both. No request below carries a credential.\n\n")?;
     for path in REQUESTS {
@@ -164,9 +172,9 @@ async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
     for account in &report.accounts {
         client.refresh(&account.id).await.map_err(Failure::new)?;
     }
-    let mut accounts = desk.accounts.clone();
+    let mut accounts = state.accounts.clone();
     let renewed = async {
-        while desk.report().accounts.iter().map(|account| account.renewals).sum::<u64>() < before + 2 {
+        while state.report().accounts.iter().map(|account| account.renewals).sum::<u64>() < before + 2 {
             if accounts.changed().await.is_err() {
                 break;
             }
@@ -174,7 +182,7 @@ async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
     };
     let late = |_| Failure::say("no renewal within 10 s");
     tokio::time::timeout(Duration::from_secs(10), renewed).await.map_err(late)?;
-    let report = desk.report();
+    let report = state.report();
     for account in &report.accounts {
         print(&format!("  {:<5} {}\n", account.id, token_in_words(account)))?;
     }
@@ -182,7 +190,7 @@ async fn once(desk: &Desk, socket: &Path) -> Result<Exit, Failure> {
     for path in &REQUESTS[..2] {
         request(&base, path).await?;
     }
-    let errors = desk.report().routes.iter().map(|route| route.errors + route.rejected).sum::<u64>();
+    let errors = state.report().routes.iter().map(|route| route.errors + route.rejected).sum::<u64>();
     if errors > 0 {
         return Err(Failure::say(format!("{errors} requests went wrong")));
     }
@@ -213,15 +221,15 @@ fn base_url(report: &StatusReport) -> Result<String, Failure> {
 }
 
 /// Shows how it stands until Ctrl-C: redrawn in place on a terminal, a line for each change elsewhere.
-async fn live(desk: &Desk, folder: &Path, options: &Options) -> Result<Exit, Failure> {
-    let report = all_usable(desk).await?;
+async fn live(state: &ControlState, folder: &Path, options: &Options) -> Result<Exit, Failure> {
+    let report = all_usable(state).await?;
     let base = base_url(&report)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let is_terminal = io::stdout().is_terminal();
-    let mut accounts = desk.accounts.clone();
+    let mut accounts = state.accounts.clone();
     let mut told = String::new();
     if is_terminal {
         print("\x1b[2J\x1b[?25l")?;
@@ -229,7 +237,7 @@ async fn live(desk: &Desk, folder: &Path, options: &Options) -> Result<Exit, Fai
         print(&format!("{}\n", suggestions(&base, folder, options)))?;
     }
     loop {
-        let report = desk.report();
+        let report = state.report();
         if is_terminal {
             let page = page(&report, &base, folder, options).replace('\n', "\x1b[K\n");
             print(&format!("\x1b[H{page}\x1b[J"))?;

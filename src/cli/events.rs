@@ -2,8 +2,12 @@
 
 use anstyle::{AnsiColor, Style};
 
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use super::text::{printable, styled};
-use super::{Exit, Failure, Options, block_on, places, print};
 use crate::control::client::Client;
 use crate::control::events::{Event, Kind};
 

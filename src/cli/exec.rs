@@ -7,9 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use super::arguments::parse_route;
+use super::configuration::{Loaded, load_config, places};
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
-use super::{Exit, Failure, Loaded, Options, block_on, load_config, places};
 use crate::client_keys::{NewKey, Rights};
 use crate::config::{self, AccountId, ImportSource, RouteName};
 use crate::control::client::{Client, ClientError};
@@ -69,10 +73,6 @@ pub(super) struct Arguments {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
-}
-
-fn parse_route(name: &str) -> Result<RouteName, &'static str> {
-    RouteName::new(name).ok_or("a name is 1 to 63 of a-z 0-9 - _ and begins with a letter or a digit")
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {

@@ -5,17 +5,22 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::arguments::{parse_key, parse_route};
+use super::configuration::{config_or_empty, load_config, places};
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::{print, remark};
+use super::runtime::block_on;
 use super::text::{Cell, Table, parse_length, printable, relative};
-use super::{Exit, Failure, Options, block_on, load_config, places, print, remark};
 use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights};
-use crate::config::{KeyName, RouteName};
+use crate::config::{Config, KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::{KeyList, KeyReport};
 use crate::path_rules::{self, PathPattern};
 use crate::platform::clock::{Clock, unix_seconds};
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::open_store;
 
 /// Make, list and revoke keys for clients that are not you: sandboxes, agents
 #[derive(Args, Debug)]
@@ -112,14 +117,6 @@ struct Revoke {
     name: KeyName,
 }
 
-fn parse_key(text: &str) -> Result<KeyName, String> {
-    KeyName::new(text).ok_or_else(|| "a key's name has 1 to 63 of a-z, 0-9, - and _".to_owned())
-}
-
-fn parse_route(text: &str) -> Result<RouteName, String> {
-    RouteName::new(text).ok_or_else(|| "a route's name has 1 to 63 of a-z, 0-9, - and _".to_owned())
-}
-
 fn parse_method(text: &str) -> Result<String, String> {
     path_rules::method(&text.to_ascii_uppercase())
 }
@@ -164,12 +161,12 @@ fn add_here(places: &Paths, new: NewKey) -> Result<Secret, Failure> {
         let failure = Failure::say(format!("no route is named \"{unknown}\""));
         return Err(failure.with_remedy(format!("the routes are: {}", routes.join(", "))));
     }
-    Ok(ring(places)?.add(new).map_err(Failure::new)?.0)
+    Ok(ring(places, &loaded.config)?.add(new).map_err(Failure::new)?.0)
 }
 
 /// The keys, while no daemon runs. A file that cannot be read is not written over.
-fn ring(places: &Paths) -> Result<KeyRing, Failure> {
-    let store = Store::open(&places.state_dir).map_err(Failure::new)?;
+fn ring(places: &Paths, config: &Config) -> Result<KeyRing, Failure> {
+    let store = open_store(places, config).map_err(Failure::new)?;
     match KeyRing::load(Arc::new(store), Arc::new(Clock::start())) {
         (ring, None) => Ok(ring),
         (_, Some(problem)) => Err(Failure::say(problem)),
@@ -181,7 +178,7 @@ fn list(options: &Options, arguments: &List) -> Result<Exit, Failure> {
     let asked = block_on(async { Client::connect(&places.socket).await?.keys().await })?;
     let keys = match asked {
         Ok(keys) => keys,
-        Err(ClientError::NotRunning(_)) => KeyReport::all(&ring(&places)?),
+        Err(ClientError::NotRunning(_)) => KeyReport::all(&ring(&places, &config_or_empty(&places))?),
         Err(error) => return Err(Failure::of_call(error, options).while_doing("listing the keys")),
     };
     if arguments.json {
@@ -229,7 +226,8 @@ fn revoke(options: &Options, arguments: &Revoke) -> Result<Exit, Failure> {
     let message = match asked {
         Ok(message) => message,
         Err(ClientError::NotRunning(_)) => {
-            let ring = ring(&places).map_err(|failure| failure.while_doing(doing.clone()))?;
+            let ring =
+                ring(&places, &config_or_empty(&places)).map_err(|failure| failure.while_doing(doing.clone()))?;
             ring.revoke(name).map_err(|error| match error {
                 KeyError::Unknown(_) => Failure::new(error).with_remedy("valetd key list").while_doing(doing),
                 error => Failure::new(error).while_doing(doing),

@@ -1,6 +1,10 @@
 //! `valetd log`
 
-use super::{Exit, Failure, Options, block_on, places, print};
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use crate::control::client::Client;
 
 /// Show what the running daemon logs, or change it

@@ -6,19 +6,24 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use super::arguments::parse_account;
+use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::{print, remark};
 use super::refresh::{self, Outcome};
+use super::runtime::block_on;
 use super::text::{length, printable};
-use super::wait::{is_unknown_account, parse_account};
-use super::{
-    Exit, Failure, Loaded, Options, Paths, block_on, exchange, import, load_config, places, preset_names, print,
-    remark, save,
-};
+use super::{exchange, import, save};
 use crate::accounts::NewCredential;
-use crate::config::{Account, AccountId, Config};
+use crate::config::{Account, AccountId};
 use crate::control::client::{Client, ClientError};
+use crate::control::problem::kind;
+use crate::oauth::Grant;
+use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::sign_in::terminal::Unasked;
-use crate::sign_in::{self, Offer, Proof, SignInError, Wishes, pasted};
+use crate::sign_in::{self, SignInError, Wishes, pasted};
 
 /// Sign in to an account
 #[derive(clap::Args, Debug)]
@@ -106,11 +111,6 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
     Ok(true)
 }
 
-/// What a configuration needs to say of a provider that valetd knows.
-fn config_lines(id: &AccountId) -> String {
-    format!("[account.{id}]\nprovider = \"{id}\"\n")
-}
-
 /// Writes a file that is not there yet, for us alone.
 #[expect(clippy::disallowed_methods, reason = "a first configuration: made once, for us alone")]
 fn write_new(file: &Path, text: &str) -> io::Result<()> {
@@ -122,27 +122,6 @@ fn write_new(file: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The account of this name.
-///
-/// # Errors
-///
-/// Names the accounts that there are, or the lines that add this one.
-pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a Account, Failure> {
-    if let Some(account) = config.accounts.get(id) {
-        return Ok(account);
-    }
-    let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
-    if preset_names().contains(&id.as_str()) {
-        let lines = config_lines(id).lines().map(str::to_owned).collect();
-        return Err(failure.with_problems(lines).with_remedy("add these two lines to it, and try again"));
-    }
-    let names: Vec<&str> = config.accounts.keys().map(AccountId::as_str).collect();
-    Err(match names.as_slice() {
-        [] => failure.with_remedy(format!("providers that valetd knows: {}", preset_names().join(", "))),
-        names => failure.with_remedy(format!("the accounts are: {}", names.join(", "))),
-    })
-}
-
 /// From what the command line says, or the person answers, to what is stored.
 fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Failure> {
     if arguments.import {
@@ -150,9 +129,9 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
         remark(&format!("{}: taken over from {}", account.id, imported.from));
         return Ok(imported.new);
     }
-    let exchange = async |offer: Offer<'_>| exchange(account, offer).await;
-    let redeemed = match proof(account, &arguments)? {
-        Some(proof) => block_on(sign_in::redeem(account, proof, exchange))?,
+    let exchange = async |grant: &Grant| exchange(account, grant).await;
+    let redeemed = match grant(account, &arguments)? {
+        Some(grant) => block_on(sign_in::redeem(account, grant, exchange))?,
         None => {
             let wishes = Wishes { username: arguments.username, browser: !arguments.no_browser };
             block_on(sign_in::in_person(account, &wishes, exchange))?
@@ -162,16 +141,16 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
 }
 
 /// What the options bring; `None` if the person is to be asked.
-fn proof(account: &Account, arguments: &Arguments) -> Result<Option<Proof>, Failure> {
+fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
     let Arguments { account: _, code, username, password_stdin, refresh_token_stdin, import: _, no_browser: _ } =
         arguments;
     if let Some(code) = code {
         let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
-        return Ok(Some(Proof::Code(code)));
+        return Ok(Some(sign_in::code_grant(account, code)));
     }
     if *refresh_token_stdin {
         let token = secret_on_stdin("the refresh token")?;
-        return Ok(Some(Proof::RefreshToken(Secret::new(token.expose().trim()))));
+        return Ok(Some(Grant::RefreshToken(Secret::new(token.expose().trim()))));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;
@@ -179,7 +158,7 @@ fn proof(account: &Account, arguments: &Arguments) -> Result<Option<Proof>, Fail
             Some(username) => username.clone(),
             None => sign_in::ask_username(account).map_err(failure_of)?,
         };
-        return Ok(Some(Proof::Password { username, password }));
+        return Ok(Some(Grant::Password { username, password }));
     }
     Ok(None)
 }
@@ -255,7 +234,7 @@ async fn hand_in(
         client.reload().await?;
     }
     let before = match client.account(id.as_str()).await {
-        Err(ClientError::Refused(problem)) if is_unknown_account(&problem) => {
+        Err(ClientError::Refused(problem)) if problem.is(kind::NO_SUCH_ACCOUNT) => {
             client.reload().await?;
             client.account(id.as_str()).await?
         }
@@ -270,7 +249,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::control::report::tests::config;
 
     #[test]
     fn a_first_configuration_is_written_once_and_for_us_alone() {
@@ -296,15 +274,6 @@ mod tests {
         std::fs::write(&places.config_file, "listen = []\n").unwrap();
         assert!(!make_config_if_missing(&places, &gbdx).unwrap());
         assert_eq!(std::fs::read_to_string(&places.config_file).unwrap(), "listen = []\n");
-    }
-
-    #[test]
-    fn a_known_provider_that_is_not_configured_is_two_lines_away() {
-        let failure = account_of(&config(), &AccountId::new("gdh").unwrap()).unwrap_err();
-        let text = failure.to_string();
-        assert!(text.contains("  [account.gdh]\n  provider = \"gdh\"\n  add these two lines"), "{text}");
-        let failure = account_of(&config(), &AccountId::new("lab").unwrap()).unwrap_err();
-        assert!(failure.remedy.unwrap().starts_with("providers that valetd knows: "));
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! `valetd logout`
 
-use super::login::account_of;
+use super::arguments::parse_account;
+use super::configuration::load_config;
+use super::configuration::{account_of, places};
+use super::failure::{Exit, Failure};
+use super::forget;
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use super::text::printable;
-use super::wait::parse_account;
-use super::{Exit, Failure, Options, block_on, forget, load_config, places, print};
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 

@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use clap::Command;
 use clap_mangen::Man;
 
-use super::{Exit, Failure, command, print};
+use super::failure::{Exit, Failure};
+use super::output::print;
 
 /// Print the man pages, or write them into a folder
 #[derive(clap::Args, Debug)]
@@ -21,8 +23,8 @@ pub(super) struct Arguments {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a folder that the person named, with the umask's mode")]
-pub(super) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
-    let pages = pages().map_err(|error| Failure::new(error).while_doing("writing the man pages"))?;
+pub(super) fn perform(program: Command, arguments: Arguments) -> Result<Exit, Failure> {
+    let pages = pages(program).map_err(|error| Failure::new(error).while_doing("writing the man pages"))?;
     let Some(dir) = arguments.dir else {
         let text: String = pages.into_iter().map(|(_, text)| text).collect();
         print(&text)?;
@@ -37,8 +39,7 @@ pub(super) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 /// Every page's file name and text: the program's, then the verbs'.
-fn pages() -> io::Result<Vec<(String, String)>> {
-    let mut program = command();
+fn pages(mut program: Command) -> io::Result<Vec<(String, String)>> {
     program.build(); // hands the global options and the program's name down
     let mut pages = Vec::new();
     let verbs = program.get_subcommands().flat_map(|verb| std::iter::once(verb).chain(verb.get_subcommands()));
@@ -75,10 +76,11 @@ fn with_lines_kept(page: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::command;
 
     #[test]
     fn every_verb_has_a_page_of_its_own_name() {
-        let pages = pages().unwrap();
+        let pages = pages(command()).unwrap();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[..3], ["valetd.1", "valetd-run.1", "valetd-login.1"]);
         assert!(

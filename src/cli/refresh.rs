@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::arguments::parse_account;
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use super::text::{length, parse_length, printable};
-use super::wait::{GLANCE, parse_account};
-use super::{Exit, Failure, Options, block_on, places, print};
+use super::wait::GLANCE;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{AccountReport, State};

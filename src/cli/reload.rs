@@ -1,6 +1,10 @@
 //! `valetd reload`
 
-use super::{Exit, Failure, Options, block_on, places, print};
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use crate::control::client::Client;
 
 /// Have the running daemon read its configuration again

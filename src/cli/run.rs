@@ -1,6 +1,8 @@
 //! `valetd run`
 
-use super::{Exit, Failure, LogFormat, Options, places};
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::{LogFormat, Options};
 use crate::daemon::{self, Surroundings};
 use crate::platform::log::{self, Format};
 use crate::platform::{descriptors, harden, socket};

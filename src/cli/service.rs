@@ -6,8 +6,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
 use super::text::printable;
-use super::{Exit, Failure, Options, print};
 use crate::platform::environment;
 
 /// Install valetd as a service of this user, remove it, or look at it

@@ -7,9 +7,13 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
 use super::screen::{Input, Screen};
 use super::text::{Cell, Table, WIDTH, cut, length, printable, relative, styled, wrapped};
-use super::{Exit, Failure, Options, block_on, places, print};
 use crate::control::client::{Client, ClientError, EventStream};
 use crate::control::report::{AccountReport, DaemonReport, OwnAddressReport, State, StatusReport, Wakeup};
 use crate::renewal::Reason;

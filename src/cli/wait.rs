@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::arguments::parse_account;
+use super::configuration::places;
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::runtime::block_on;
 use super::status::verdict;
 use super::text::{length, parse_length};
-use super::{Exit, Failure, Options, block_on, places};
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
-use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State, StatusReport};
 
 /// Wait until an account, or every account, is usable
@@ -34,11 +37,6 @@ pub(super) struct Arguments {
     /// How long to wait: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_length)]
     timeout: Duration,
-}
-
-/// Reads an account's name.
-pub(super) fn parse_account(name: &str) -> Result<AccountId, &'static str> {
-    AccountId::new(name).ok_or("a name is 1 to 63 of a-z 0-9 - _ and begins with a letter or a digit")
 }
 
 /// How often to look. There is no more to it than a read of what the daemon has at hand.
@@ -135,11 +133,6 @@ fn unknown(report: &StatusReport, id: &AccountId) -> Failure {
     let names: Vec<&str> = report.accounts.iter().map(|account| account.id.as_str()).collect();
     let failure = Failure::say(format!("no account is named {id:?}"));
     if names.is_empty() { failure } else { failure.with_remedy(format!("the accounts are: {}", names.join(", "))) }
-}
-
-/// Whether the daemon said that there is no such account.
-pub(super) fn is_unknown_account(problem: &Problem) -> bool {
-    problem.is(kind::NO_SUCH_ACCOUNT)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::oauth::{ClientAuth, Grant};
+use crate::oauth::{ClientAuth, Dialect, GrantType};
 use crate::path_rules::PathRules;
 use crate::renewal::Policy;
 use crate::secret::Secret;
@@ -203,11 +203,13 @@ pub struct Account {
     pub provider: Option<String>,
     /// What it is, for people.
     pub description: Option<String>,
-    /// How its access token is renewed.
-    pub grant: Grant,
+    /// Which grant renews its access token: half of what the key `grant` says.
+    pub grant: GrantType,
+    /// The language in which its server takes refresh tokens: the other half.
+    pub dialect: Dialect,
     /// Where grants are sent as forms (RFC 6749 section 3.2).
     pub token_endpoint: Endpoint,
-    /// Where Cognito's JSON grants are sent; present if and only if `grant` is one of them.
+    /// Where Cognito's JSON grants are sent; present if and only if `dialect` is theirs.
     pub cognito_endpoint: Option<Endpoint>,
     /// Where a refresh token is revoked (RFC 7009), if anywhere.
     pub revocation_endpoint: Option<Endpoint>,

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::problem::{Complaint, Problems, Severity, Sink, Source};
 use super::read::{Document, Layer, Located, Table, not_empty, one_of};
 use super::{
-    Account, AccountId, Audit, Client, ClientAuth, Config, Endpoint, Facts, Grant, HeaderEdits, HeaderTemplate,
-    ImportSource, ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName, SecretSource, SignIn,
-    SignInMethod, TokenKind, Upstream, provider, value,
+    Account, AccountId, Audit, Client, ClientAuth, Config, Dialect, Endpoint, Facts, GrantType, HeaderEdits,
+    HeaderTemplate, ImportSource, ListenAddress, NoticeSettings, Parsed, Policy, Replay, Route, RouteName,
+    SecretSource, SignIn, SignInMethod, TokenKind, Upstream, provider, value,
 };
 use crate::path_rules::{PathRules, Rule};
 use crate::secret::Secret;
@@ -113,12 +113,12 @@ const ROUTE_KEYS: &[&str] = &[
     "deny",
 ];
 
-const GRANTS: &[(&str, Grant)] = &[
-    ("refresh_token", Grant::RefreshToken),
-    ("client_credentials", Grant::ClientCredentials),
-    ("password", Grant::Password),
-    ("cognito_initiate_auth", Grant::CognitoInitiateAuth),
-    ("cognito_get_tokens", Grant::CognitoGetTokens),
+const GRANTS: &[(&str, (GrantType, Dialect))] = &[
+    ("refresh_token", (GrantType::RefreshToken, Dialect::Rfc6749)),
+    ("client_credentials", (GrantType::ClientCredentials, Dialect::Rfc6749)),
+    ("password", (GrantType::Password, Dialect::Rfc6749)),
+    ("cognito_initiate_auth", (GrantType::RefreshToken, Dialect::CognitoInitiateAuth)),
+    ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
 ];
 
 const CLIENT_AUTHS: &[(&str, ClientAuth)] =
@@ -216,6 +216,7 @@ impl Config {
             provider: _,
             description: _,
             grant,
+            dialect,
             token_endpoint,
             cognito_endpoint,
             revocation_endpoint: _,
@@ -231,6 +232,7 @@ impl Config {
         } = old;
         *id != new.id
             || *grant != new.grant
+            || *dialect != new.dialect
             || *token_endpoint != new.token_endpoint
             || *cognito_endpoint != new.cognito_endpoint
             || *client_id != new.client_id
@@ -462,7 +464,7 @@ impl<'a> Reader<'a> {
         let (provider, preset) = preset.unzip();
         let table = Table::new([own.clone()].into_iter().chain(preset), self.sink);
 
-        let grant = table.word("grant", GRANTS).map_or(Grant::RefreshToken, |found| found.value);
+        let (grant, dialect) = table.word("grant", GRANTS).map_or(GRANTS[0].1, |found| found.value);
         if found.lost.contains(&id.to_string()) {
             return None;
         }
@@ -476,13 +478,13 @@ impl<'a> Reader<'a> {
         let revocation_endpoint = endpoint("revocation_endpoint");
         let cognito_endpoint = endpoint("cognito_endpoint");
         let client_id = table.string("client_id").map(|found| found.value);
-        let cognito_endpoint = match grant {
-            Grant::CognitoInitiateAuth | Grant::CognitoGetTokens => {
+        let cognito_endpoint = match dialect {
+            Dialect::CognitoInitiateAuth | Dialect::CognitoGetTokens => {
                 table.require("cognito_endpoint", "the grant needs it: \"https://cognito-idp.REGION.amazonaws.com/\"");
                 table.require("client_id", "the grant needs it: the app client's id");
                 cognito_endpoint
             }
-            Grant::RefreshToken | Grant::ClientCredentials | Grant::Password => {
+            Dialect::Rfc6749 => {
                 if table.is_own("cognito_endpoint") {
                     let remedy = "say grant = \"cognito_initiate_auth\" or \"cognito_get_tokens\", or leave it out";
                     self.sink.warning(
@@ -501,6 +503,7 @@ impl<'a> Reader<'a> {
             provider,
             description: table.string("description").map(|found| found.value),
             grant,
+            dialect,
             token_endpoint: token_endpoint?,
             cognito_endpoint,
             revocation_endpoint,
@@ -517,7 +520,7 @@ impl<'a> Reader<'a> {
         Some(account)
     }
 
-    fn client(&self, table: &Table<'_>, grant: Grant) -> (ClientAuth, Option<SecretSource>) {
+    fn client(&self, table: &Table<'_>, grant: GrantType) -> (ClientAuth, Option<SecretSource>) {
         let auth = table.word("client_auth", CLIENT_AUTHS).map_or(ClientAuth::None, |found| found.value);
         let secret = match table.string_or_table("client_secret") {
             Some(Ok(inline)) => self.inline_secret(inline),
@@ -529,7 +532,7 @@ impl<'a> Reader<'a> {
                 table.require("client_id", "client_auth needs it");
                 table.require("client_secret", "client_auth needs it: client_secret = { file = \"/path\" }");
             }
-            ClientAuth::None if grant == Grant::ClientCredentials => {
+            ClientAuth::None if grant == GrantType::ClientCredentials => {
                 // RFC 6749 section 4.4: confidential clients only
                 let remedy = "say client_auth = \"post\" or \"basic\", client_id and client_secret";
                 let complaint = Complaint::new("cannot be \"none\" with the grant client_credentials", remedy);
@@ -628,17 +631,17 @@ impl<'a> Reader<'a> {
         policy
     }
 
-    fn sign_in(&self, table: &Table<'_>, grant: Grant) -> SignIn {
+    fn sign_in(&self, table: &Table<'_>, grant: GrantType) -> SignIn {
         let methods = match table.array("sign_in", |text| one_of(text, SIGN_IN_METHODS)) {
             Some(methods) => methods.into_iter().map(|method| method.value).collect(),
-            None if grant == Grant::Password => vec![SignInMethod::Password],
+            None if grant == GrantType::Password => vec![SignInMethod::Password],
             None => Vec::new(),
         };
         if methods.contains(&SignInMethod::Paste) {
             table.require("login_page", "sign_in = [\"paste\"] needs it: the page that shows the code");
         }
         let keep_password = table.boolean("keep_password").unwrap_or(false);
-        if grant == Grant::Password && !keep_password {
+        if grant == GrantType::Password && !keep_password {
             let message = "must be true for the grant password, which signs in anew each time";
             let remedy = "say keep_password = true, or grant = \"refresh_token\" to keep only that";
             self.sink.follow_up(&table.place_of("keep_password"), Complaint::new(message, remedy));
@@ -1083,7 +1086,7 @@ mod tests {
             "the other half of the table is the preset's"
         );
         assert_eq!(work.cognito_endpoint, None, "not for this grant");
-        assert_eq!(home.grant, Grant::CognitoInitiateAuth);
+        assert_eq!((home.grant, home.dialect), (GrantType::RefreshToken, Dialect::CognitoInitiateAuth));
         assert_eq!(config.routes.len(), 2);
     }
 

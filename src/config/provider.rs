@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::config::tests_support::{facts, parse_with, source};
     use crate::config::{Config, ImportSource, SignInMethod, TokenKind};
-    use crate::oauth::{ClientAuth, Grant};
+    use crate::oauth::{ClientAuth, Dialect, GrantType};
     use std::time::Duration;
 
     fn with_account(name: &str) -> Config {
@@ -104,7 +104,7 @@ mod tests {
     fn gdh_renews_by_cognitos_json_and_sends_the_raw_id_token() {
         let config = with_account("gdh");
         let account = &config.accounts["gdh"];
-        assert_eq!(account.grant, Grant::CognitoInitiateAuth);
+        assert_eq!((account.grant, account.dialect), (GrantType::RefreshToken, Dialect::CognitoInitiateAuth));
         let endpoint = account.cognito_endpoint.as_ref().map(ToString::to_string);
         assert_eq!(endpoint.as_deref(), Some("https://cognito-idp.eu-west-1.amazonaws.com/"));
         assert_eq!((account.header.name.as_str(), account.header.before.as_str()), ("authorization", ""));
@@ -125,7 +125,8 @@ mod tests {
     fn gbdx_serves_four_hosts_with_one_token_and_never_its_token_endpoint() {
         let config = with_account("gbdx");
         let account = &config.accounts["gbdx"];
-        assert_eq!((account.grant, account.client_id.as_deref()), (Grant::RefreshToken, None));
+        assert_eq!((account.grant, account.dialect), (GrantType::RefreshToken, Dialect::Rfc6749));
+        assert_eq!(account.client_id, None);
         assert_eq!(account.token_endpoint.to_string(), "https://geobigdata.io/auth/v1/oauth/token/");
         assert_eq!((account.header.before.as_str(), account.header.token), ("Bearer ", TokenKind::AccessToken));
         assert_eq!(account.renew.assumed_lifetime, Duration::from_secs(7 * 86_400));
@@ -160,7 +161,7 @@ mod tests {
             "token_endpoint = \"https://auth.mine.example/t\"\n[route.main]\nupstream = \"https://mine.example\"",
         );
         let config = parse_with("[account.gdh]\nprovider = \"gdh\"", &[("gdh".into(), mine)]).config;
-        assert_eq!(config.accounts["gdh"].grant, Grant::RefreshToken);
+        assert_eq!(config.accounts["gdh"].dialect, Dialect::Rfc6749);
         assert_eq!(config.routes[0].upstream.to_string(), "https://mine.example");
     }
 }

@@ -6,20 +6,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Frame};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::events::{self, Kind, News};
+use super::answer::{Answer, Done, LogFilter, bad_request, json, refuse, stopping, text};
+use super::event_stream;
+use super::events::{Kind, News};
+use super::line::Line;
 use super::problem::{Problem, kind};
 use super::report::{AccountReport, State};
-use super::{Desk, Line, keys, metrics, problem};
+use super::state::ControlState;
+use super::{key_verbs, metrics};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::secret::Secret;
@@ -77,22 +80,6 @@ struct PasswordBody {
     password: Secret,
 }
 
-/// What `GET /v1/log` shows and `PUT /v1/log` takes: what is logged, in the words of `--log`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogFilter {
-    pub(super) filter: String,
-}
-
-/// What a verb answers that has done something and has nothing else to show.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Done {
-    /// What was done, for people.
-    pub(super) message: String,
-}
-
-pub(super) type Answer = Response<BoxBody<Bytes, Infallible>>;
-
 /// A body that goes on as long as somebody feeds it.
 struct Fed(mpsc::Receiver<Bytes>);
 
@@ -109,7 +96,7 @@ impl Body for Fed {
 const STREAM_BUFFER: usize = 16;
 
 /// Answers one request. Never fails: what cannot be done is answered with a [`Problem`].
-pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> Answer
+pub(super) async fn answer<B>(state: &ControlState, line: &Line, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -122,9 +109,9 @@ where
     };
     if verb == Verb::Events {
         let last_id = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-        return stream(desk, line, last_id).unwrap_or_else(|problem| refuse(&problem));
+        return stream(state, line, last_id).unwrap_or_else(|problem| refuse(&problem));
     }
-    perform(desk, line, head.version, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
+    perform(state, line, head.version, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
 }
 
 /// What is said of a method and path that are no verb.
@@ -165,67 +152,75 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
     Err(NoVerb::MethodNotAllowed { allow: allow.join(", ") })
 }
 
-async fn perform<B>(desk: &Desk, line: &Line, version: Version, verb: Verb<'_>, body: B) -> Result<Answer, Problem>
+async fn perform<B>(
+    state: &ControlState,
+    line: &Line,
+    version: Version,
+    verb: Verb<'_>,
+    body: B,
+) -> Result<Answer, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     match verb {
-        Verb::Status => Ok(json(StatusCode::OK, &desk.report())),
-        Verb::Account(id) => Ok(json(StatusCode::OK, &account_report(desk, id)?)),
+        Verb::Status => Ok(json(StatusCode::OK, &state.report())),
+        Verb::Account(id) => Ok(json(StatusCode::OK, &account_report(state, id)?)),
         Verb::Events => unreachable!("answered as a stream"),
         Verb::Log => {
-            let filter = desk.log.as_ref().ok_or_else(no_log)?.filter();
+            let filter = state.log.as_ref().ok_or_else(no_log)?.filter();
             Ok(json(StatusCode::OK, &LogFilter { filter }))
         }
         Verb::SetLog => {
             let LogFilter { filter } = serde_json::from_slice(&collect(body).await?)
                 .map_err(|_| bad_request("not the expected JSON").with_remedy(r#"{"filter": "info"}"#))?;
-            let log = desk.log.as_ref().ok_or_else(no_log)?;
+            let log = state.log.as_ref().ok_or_else(no_log)?;
             log.set_filter(&filter).map_err(|error| bad_request(error.to_string()))?;
             info!(filter, "the log's filter was changed over the control socket");
             Ok(json(StatusCode::OK, &LogFilter { filter }))
         }
-        Verb::Keys => Ok(keys::list(desk)),
-        Verb::AddKey => keys::add(desk, line, version, &collect(body).await?).await,
-        Verb::RevokeKey(name) => keys::revoke(desk, name).await,
+        Verb::Keys => Ok(key_verbs::list(state)),
+        Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
+        Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
-        Verb::Ready => ready(desk),
-        Verb::Metrics => Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(&desk.report(), &desk.stats))),
+        Verb::Ready => ready(state),
+        Verb::Metrics => {
+            Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(&state.report(), &state.stats)))
+        }
         Verb::Refresh(id) => {
-            let account = known(desk, id)?;
+            let account = known(state, id)?;
             info!(%account, "a renewal was asked for over the control socket");
-            desk.accounts.refresh(account).await.map_err(|error| not_done(desk, id, error))?;
-            Ok(json(StatusCode::ACCEPTED, &account_report(desk, id)?))
+            state.accounts.refresh(account).await.map_err(|error| not_done(state, id, error))?;
+            Ok(json(StatusCode::ACCEPTED, &account_report(state, id)?))
         }
         Verb::SetCredential(id) => {
-            let account = known(desk, id)?;
+            let account = known(state, id)?;
             let new = read_credential(&collect(body).await?)?;
             info!(%account, "a credential was handed in over the control socket");
-            desk.accounts.replace(account, new).await.map_err(|error| not_done(desk, id, error))?;
-            tell(desk, Kind::SignedIn, id);
-            Ok(json(StatusCode::OK, &account_report(desk, id)?))
+            state.accounts.replace(account, new).await.map_err(|error| not_done(state, id, error))?;
+            tell(state, Kind::SignedIn, id);
+            Ok(json(StatusCode::OK, &account_report(state, id)?))
         }
         Verb::RemoveCredential(id) => {
-            let account = known(desk, id)?;
+            let account = known(state, id)?;
             info!(%account, "a sign-out was asked for over the control socket");
-            let message = desk.accounts.remove(account).await.map_err(|error| not_done(desk, id, error))?;
-            tell(desk, Kind::SignedOut, id);
+            let message = state.accounts.remove(account).await.map_err(|error| not_done(state, id, error))?;
+            tell(state, Kind::SignedOut, id);
             Ok(json(StatusCode::OK, &Done { message }))
         }
-        Verb::Reload => reload(desk).await,
+        Verb::Reload => reload(state).await,
     }
 }
 
 /// Answers with what changes from now on, and since `last_id`.
-fn stream(desk: &Desk, line: &Line, last_id: Option<u64>) -> Result<Answer, Problem> {
+fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Result<Answer, Problem> {
     if !line.stream() {
         let detail = "as many as may be are listening to events already";
         return Err(Problem::new(409, kind::REFUSED, "that cannot be done now", detail)
             .with_remedy("end one of them: pgrep -af 'valetd events'"));
     }
     let (reader, pieces) = mpsc::channel(STREAM_BUFFER);
-    tokio::spawn(events::feed(desk.clone(), last_id, reader, line.clone()));
+    tokio::spawn(event_stream::feed(state.clone(), last_id, reader, line.clone()));
     let mut answer = Response::new(Fed(pieces).boxed());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -234,17 +229,17 @@ fn stream(desk: &Desk, line: &Line, last_id: Option<u64>) -> Result<Answer, Prob
     Ok(answer)
 }
 
-fn tell(desk: &Desk, kind: Kind, account: &str) {
-    let readings = desk.readings();
-    desk.events.tell(News::of_account(kind, account), readings.moment(readings.now));
+fn tell(state: &ControlState, kind: Kind, account: &str) {
+    let readings = state.readings();
+    state.events.tell(News::of_account(kind, account), readings.moment(readings.now));
 }
 
 fn no_log() -> Problem {
     Problem::new(409, kind::REFUSED, "that cannot be done now", "this process has no log of its own")
 }
 
-fn ready(desk: &Desk) -> Result<Answer, Problem> {
-    let report = desk.report();
+fn ready(state: &ControlState) -> Result<Answer, Problem> {
+    let report = state.report();
     let unready: Vec<&AccountReport> = report.accounts.iter().filter(|account| !account.usable).collect();
     if unready.is_empty() {
         return Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".to_owned()));
@@ -264,33 +259,33 @@ fn describe(account: &AccountReport) -> String {
     }
 }
 
-async fn reload(desk: &Desk) -> Result<Answer, Problem> {
+async fn reload(state: &ControlState) -> Result<Answer, Problem> {
     info!("a reload was asked for over the control socket");
     let (reply, answer) = oneshot::channel();
-    desk.reload.send(reply).await.map_err(|_| stopping())?;
+    state.reload.send(reply).await.map_err(|_| stopping())?;
     match answer.await.map_err(|_| stopping())? {
         Ok(()) => Ok(json(StatusCode::OK, &Done { message: "the configuration was read again".to_owned() })),
         Err(problems) => {
-            let file = desk.facts.borrow().config_file.display().to_string();
+            let file = state.facts.borrow().config_file.display().to_string();
             let detail = format!("{file} has problems; the configuration before it stays in force");
             let problem = Problem::new(422, kind::BAD_CONFIG, "the configuration has problems", detail);
-            let remedy = format!("correct {file}, then: {} reload", desk.facts.borrow().invocation);
+            let remedy = format!("correct {file}, then: {} reload", state.facts.borrow().invocation);
             Err(problem.with_problems(problems).with_remedy(remedy))
         }
     }
 }
 
-fn known(desk: &Desk, id: &str) -> Result<AccountId, Problem> {
-    find(desk, id, |view| view.id.clone())
+fn known(state: &ControlState, id: &str) -> Result<AccountId, Problem> {
+    find(state, id, |view| view.id.clone())
 }
 
-fn account_report(desk: &Desk, id: &str) -> Result<AccountReport, Problem> {
-    let invocation = desk.facts.borrow().invocation.clone();
-    find(desk, id, |view| AccountReport::new(view, desk.readings(), &invocation))
+fn account_report(state: &ControlState, id: &str) -> Result<AccountReport, Problem> {
+    let invocation = state.facts.borrow().invocation.clone();
+    find(state, id, |view| AccountReport::new(view, state.readings(), &invocation))
 }
 
-fn find<T>(desk: &Desk, id: &str, found: impl FnOnce(&AccountView) -> T) -> Result<T, Problem> {
-    let views = desk.accounts.views();
+fn find<T>(state: &ControlState, id: &str, found: impl FnOnce(&AccountView) -> T) -> Result<T, Problem> {
+    let views = state.accounts.views();
     if let Some(view) = views.iter().find(|view| view.id.as_str() == id) {
         return Ok(found(view));
     }
@@ -347,26 +342,17 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers })
 }
 
-pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
-    Problem::new(400, kind::BAD_REQUEST, "the body is not what this path wants", detail)
-}
-
-fn not_done(desk: &Desk, id: &str, error: RequestError) -> Problem {
+fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
     match error {
         RequestError::Stopping => stopping(),
         RequestError::Refused(sentence) => {
             let problem = Problem::new(409, kind::REFUSED, "that cannot be done now", sentence);
-            match account_report(desk, id).ok().filter(|account| account.state == State::SignInRequired) {
+            match account_report(state, id).ok().filter(|account| account.state == State::SignInRequired) {
                 Some(AccountReport { next_action: Some(command), .. }) => problem.with_remedy(command),
                 _ => problem,
             }
         }
     }
-}
-
-pub(super) fn stopping() -> Problem {
-    let problem = Problem::new(503, kind::STOPPING, "the daemon is stopping", "it takes no more orders");
-    problem.with_remedy("ask again when it has been started anew")
 }
 
 fn no_such_path(path: &str) -> Problem {
@@ -383,27 +369,6 @@ fn refuse_method(method: &Method, path: &str, allow: &str) -> Answer {
     let problem = Problem::new(405, kind::METHOD_NOT_ALLOWED, "method not allowed", detail);
     let mut answer = refuse(&problem.with_remedy(format!("use {allow}")));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_str(allow).expect("it is made of methods and commas"));
-    answer
-}
-
-fn refuse(problem: &Problem) -> Answer {
-    let status = StatusCode::from_u16(problem.status).expect("problems are made with real statuses");
-    let mut answer = json(status, problem);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
-    answer
-}
-
-pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Answer {
-    let mut body = serde_json::to_string_pretty(document).expect("our documents have string keys and no failing parts");
-    body.push('\n');
-    text(status, "application/json", body)
-}
-
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)).boxed());
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::api::{Done, LogFilter};
+use super::answer::{Done, LogFilter};
 use super::events::Event;
 use super::keys::{self, KeyList, KeyOrder, KeyReport};
 use super::problem::Problem;

@@ -7,10 +7,10 @@ use crate::config::RouteName;
 use crate::stats::{Histogram, Stats, StatusClass};
 
 /// What `Content-Type` says of the text.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Writes the document as metrics, and with it the routes' latency histograms.
-pub fn encode(report: &StatusReport, stats: &Stats) -> String {
+pub(super) fn encode(report: &StatusReport, stats: &Stats) -> String {
     let mut text = Text(String::new());
     let daemon = &report.daemon;
     text.family("valetd_build_info", "gauge", "Always 1; the label says which version runs.");

@@ -12,13 +12,16 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::client::{Client, ClientError};
+use super::events::Events;
+use super::line::MOST_STREAMS;
 use super::problem::{Problem, kind};
 use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
 use super::*;
-use crate::accounts::{AccountView, NewCredential, Request};
+use crate::accounts::{AccountView, Accounts, NewCredential, Request};
 use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
+use crate::platform::clock::Clock;
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
 use crate::store::{Credential, Servers};
@@ -389,7 +392,7 @@ impl House {
         let clock = Arc::new(Clock::start());
         let (trigger, stop) = shutdown();
         let keys = Arc::<KeyRing>::default();
-        let desk = Desk {
+        let state = ControlState {
             accounts: Accounts::new(ask, published),
             stats: Arc::default(),
             clock: clock.clone(),
@@ -410,7 +413,7 @@ impl House {
             clock,
             keys,
             trigger,
-            serving: tokio::spawn(serve(listener, desk, stop)),
+            serving: tokio::spawn(serve(listener, state, stop)),
             _folder: folder,
         };
         house.refresh_clocks();

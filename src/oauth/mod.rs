@@ -1,66 +1,169 @@
-//! What to send to a token endpoint, and what its answer means. Pure: bytes in, bytes out.
+//! What to send to an authorization server, and what its response means. Pure: bytes in, bytes out.
 //!
-//! * [`grant`]: the request for each grant, as a form (RFC 6749) or as JSON (Amazon Cognito's API);
-//! * [`answer`]: reading answers leniently, and the verdict on those that are none;
+//! A [`Grant`] is what is presented, a [`Dialect`] how the server wants to hear it: one file for each, with its request
+//! and its response.
+//!
+//! * `grant`: the types that every dialect speaks of;
+//! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation;
+//! * `verdict`: what they share in reading, leniently, and in judging what is no token;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
-use std::time::Duration;
+use std::time::SystemTime;
+
+mod cognito;
+mod grant;
+pub mod jwt;
+mod rfc6749;
+pub mod rfc7009;
+#[cfg(test)]
+mod testing;
+mod verdict;
+
+pub use grant::{Client, ClientAuth, EndpointKind, Grant, GrantType, TokenRequest, Tokens};
+pub use verdict::{Refusal, TokenResponse};
+
+use cognito::Operation;
+use verdict::Reader;
 
 use crate::secret::Secret;
 
-pub mod answer;
-pub mod grant;
-pub mod jwt;
-
-/// How an account's access token is renewed: the configuration's `grant`.
+/// The language in which a server takes refresh tokens. All other grants go out as RFC 6749 has them: Cognito's hosted
+/// pages have a token endpoint for codes, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Grant {
-    /// RFC 6749 section 6, as a form.
-    RefreshToken,
-    /// RFC 6749 section 4.4: nobody signs in; the client's own secret is the credential.
-    ClientCredentials,
-    /// RFC 6749 section 4.3 at every renewal, with a kept password.
-    Password,
-    /// Amazon Cognito's `InitiateAuth` with `REFRESH_TOKEN_AUTH`, as JSON.
+pub enum Dialect {
+    /// A form to the token endpoint.
+    Rfc6749,
+    /// Amazon Cognito's `InitiateAuth` with `REFRESH_TOKEN_AUTH`, as JSON; refused where rotation is on.
     CognitoInitiateAuth,
     /// Amazon Cognito's `GetTokensFromRefreshToken`, as JSON: what its app clients with rotation want.
     CognitoGetTokens,
 }
 
-/// How the client proves who it is (RFC 6749 section 2.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ClientAuth {
-    /// A public client: `client_id` alone, in the body.
-    #[default]
-    None,
-    /// `client_secret_post`: id and secret in the body.
-    Post,
-    /// `client_secret_basic`: id and secret in the `Authorization` field.
-    Basic,
+impl Dialect {
+    /// Cognito's operation that redeems the grant, if one does.
+    fn operation(self, grant: &Grant) -> Option<(Operation, &Secret)> {
+        match (self, grant) {
+            (Dialect::CognitoInitiateAuth, Grant::RefreshToken(token)) => Some((Operation::InitiateAuth, token)),
+            (Dialect::CognitoGetTokens, Grant::RefreshToken(token)) => {
+                Some((Operation::GetTokensFromRefreshToken, token))
+            }
+            (Dialect::Rfc6749, Grant::RefreshToken(_)) => None,
+            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => None,
+        }
+    }
+
+    /// Whether a server that carries the request out may thereby have made the presented refresh token worthless, so that a
+    /// lost response leaves us not knowing.
+    pub fn spends_refresh_token(self, grant: &Grant) -> bool {
+        match (self, grant) {
+            (Dialect::Rfc6749 | Dialect::CognitoGetTokens, Grant::RefreshToken(_)) => true,
+            (Dialect::CognitoInitiateAuth, Grant::RefreshToken(_)) => false,
+            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => false,
+        }
+    }
+
+    /// Writes the request that redeems a grant. `scopes` are asked for where the grant has a scope of its own. `parameters`
+    /// go into every form, into `AuthParameters` of `InitiateAuth`, and to the top of `GetTokensFromRefreshToken`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for people, where the client as configured cannot make this request.
+    pub fn request(
+        self,
+        grant: &Grant,
+        client: &Client,
+        scopes: &[String],
+        parameters: &[(String, String)],
+    ) -> Result<TokenRequest, String> {
+        match self.operation(grant) {
+            Some((operation, refresh_token)) => cognito::request(operation, refresh_token, client, parameters),
+            None => rfc6749::request(grant, client, scopes, parameters),
+        }
+    }
+
+    /// Reads the response to that request. `now` is the wall clock's time, which matters only for a JWT without `iat` and
+    /// for a `Retry-After` date in a response without `Date`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] if there is no usable token in it. It is never [`Ambiguous`](crate::renewal::Failure::Ambiguous): a
+    /// response has arrived.
+    pub fn read(
+        self,
+        response: &TokenResponse<'_>,
+        grant: &Grant,
+        client: &Client,
+        now: SystemTime,
+    ) -> Result<Tokens, Refusal> {
+        let reader = Reader::new(response, grant, client, now);
+        match self.operation(grant) {
+            Some((operation, _)) => cognito::read(operation, &reader),
+            None => rfc6749::read(&reader),
+        }
+    }
 }
 
-/// Who asks, with the secret already at hand.
-#[derive(Clone, Debug, Default)]
-pub struct Client {
-    /// The client's id, where the server knows clients at all (GBDX does not).
-    pub id: Option<String>,
-    /// How it proves who it is.
-    pub auth: ClientAuth,
-    /// Its secret, where it has one.
-    pub secret: Option<Secret>,
-}
+#[cfg(test)]
+mod tests {
+    use super::testing::{client, pairs, public};
+    use super::*;
 
-/// What a well-formed, positive answer holds.
-#[derive(Clone, Debug, Default)]
-pub struct Tokens {
-    /// The access token.
-    pub access_token: Option<Secret>,
-    /// The OpenID Connect ID token.
-    pub id_token: Option<Secret>,
-    /// A new refresh token; `None` means that the old one stays good.
-    pub refresh_token: Option<Secret>,
-    /// The access token's life from now on, if the answer told it.
-    pub lifetime: Option<Duration>,
-    /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
-    pub refresh_lifetime: Option<Duration>,
+    #[test]
+    fn what_cannot_be_asked_is_refused_in_words() {
+        let token = Grant::RefreshToken(Secret::new("r"));
+        let refresh = |client: &Client, parameters: &[(String, String)]| {
+            Dialect::Rfc6749.request(&token, client, &[], parameters)
+        };
+        let initiate = |client: &Client| Dialect::CognitoInitiateAuth.request(&token, client, &[], &[]);
+        let no_id = client(None, ClientAuth::None, None);
+        let no_secret = client(Some("me"), ClientAuth::Post, None);
+        let nobody = client(None, ClientAuth::Basic, Some("s"));
+        let confidential = client(Some("me"), ClientAuth::Post, Some("s"));
+        let twice = pairs(&[("grant_type", "password")]);
+        let table = [
+            ("post without a secret", refresh(&no_secret, &[]), "client_secret"),
+            ("basic without an id", refresh(&nobody, &[]), "client_id"),
+            ("a parameter twice", refresh(&public(), &twice), "parameters.grant_type"),
+            ("Cognito without an id", initiate(&no_id), "client_id"),
+            ("InitiateAuth with a secret", initiate(&confidential), "cognito_get_tokens"),
+        ];
+        for (name, request, part) in table {
+            let words = request.expect_err(name);
+            assert!(words.contains(part), "{name}: {words}");
+        }
+    }
+
+    #[test]
+    fn only_rotating_grants_spend_the_refresh_token() {
+        let token = Grant::RefreshToken(Secret::new("r"));
+        let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None };
+        let dialects = [Dialect::Rfc6749, Dialect::CognitoGetTokens, Dialect::CognitoInitiateAuth];
+        assert_eq!(dialects.map(|dialect| dialect.spends_refresh_token(&token)), [true, true, false]);
+        for (dialect, grant) in
+            dialects.iter().flat_map(|d| [&password, &code, &Grant::ClientCredentials].map(|g| (d, g)))
+        {
+            assert!(!dialect.spends_refresh_token(grant), "{dialect:?} {grant:?}");
+        }
+    }
+
+    #[test]
+    fn in_every_dialect_all_but_refresh_tokens_go_to_the_token_endpoint_as_forms() {
+        let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None };
+        let token = Grant::RefreshToken(Secret::new("r"));
+        for (dialect, endpoint) in [
+            (Dialect::Rfc6749, EndpointKind::Token),
+            (Dialect::CognitoInitiateAuth, EndpointKind::Cognito),
+            (Dialect::CognitoGetTokens, EndpointKind::Cognito),
+        ] {
+            let goes_to = |grant: &Grant| dialect.request(grant, &public(), &[], &[]).unwrap().endpoint;
+            assert_eq!(goes_to(&token), endpoint, "{dialect:?}");
+            assert_eq!(
+                [&password, &code, &Grant::ClientCredentials].map(goes_to),
+                [EndpointKind::Token; 3],
+                "{dialect:?}"
+            );
+        }
+    }
 }

@@ -13,6 +13,7 @@ pub mod names;
 pub mod ownership;
 pub mod paths;
 pub mod peer;
+pub mod secret_source;
 pub mod socket;
 pub mod systemd;
 pub mod timer;

@@ -16,6 +16,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::users;
 
 /// Links on the way to one file; as many as the kernel follows.
@@ -75,6 +77,16 @@ pub fn open(path: &Path) -> Result<File, Refused> {
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
 
+/// Like [`open`], without waiting for the other end of a pipe: whoever reads has to wait until there is something.
+///
+/// # Errors
+///
+/// [`Refused`]
+pub fn open_without_waiting(path: &Path) -> Result<File, Refused> {
+    let (file, faults) = judge_and_open(path, OFlags::NONBLOCK)?;
+    if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
+}
+
 /// Opens a file for reading and says who else could have changed it: the very file that is open, and the way to it. A
 /// pipe that somebody else may have put there is not opened, since that would wait for them.
 ///
@@ -82,6 +94,10 @@ pub fn open(path: &Path) -> Result<File, Refused> {
 ///
 /// What the system says, or what is wrong with such a pipe.
 pub fn open_and_judge(path: &Path) -> Result<(File, BTreeSet<Fault>), Refused> {
+    judge_and_open(path, OFlags::empty())
+}
+
+fn judge_and_open(path: &Path, flags: OFlags) -> Result<(File, BTreeSet<Fault>), Refused> {
     let view = View::of_this_process();
     // an editor may put a new file in its place between the two looks; a stranger's would be a fault of the folder
     for _ in 0..3 {
@@ -95,7 +111,8 @@ pub fn open_and_judge(path: &Path) -> Result<(File, BTreeSet<Fault>), Refused> {
                 return Err(Refused::Faults(faults));
             }
         }
-        let file = File::open(path)?;
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
         let found = file.metadata()?;
         let seen = Seen::of(&found, has_acl(&file));
         match end {

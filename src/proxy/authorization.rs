@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hyper::Request;
 
 use crate::proxy::policy::rewrite;
-use crate::proxy::policy::route::RouteEntry;
+use crate::proxy::table::RouteEntry;
 use crate::token_source::{Published, Unavailable};
 
 /// What a request is authorized with.
@@ -39,7 +39,7 @@ impl<'a> Authorization<'a> {
     pub(crate) async fn renew<B>(&mut self, request: &mut Request<B>) -> Result<bool, Unavailable> {
         let (token, waited) = match self.route.tokens.usable() {
             Some(token) => (token, false),
-            None => (self.route.tokens.token(self.route.wait).await?, true),
+            None => (self.route.tokens.token(self.route.config.wait).await?, true),
         };
         if !Arc::ptr_eq(&token, &self.token) {
             match &self.route.token_query {

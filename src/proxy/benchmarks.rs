@@ -17,7 +17,8 @@ use crate::proxy::policy::client_key;
 use crate::proxy::policy::guard::{self, Admission, Caller, Door};
 use crate::proxy::policy::headers::{self, Homeward, Ours, Survey};
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
-use crate::proxy::policy::route::{self, Found, RouteEntry};
+use crate::proxy::policy::route::{self, Found};
+use crate::proxy::table::RouteEntry;
 use crate::renewal::RenewalId;
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
@@ -129,8 +130,8 @@ impl Stage {
     pub fn rules(&self, request: &Request) -> bool {
         let Parts { method, uri, headers, .. } = &request.head;
         let (route, rest) = (self.route_of(request), &uri.path()[request.found.prefix..]);
-        !route::is_refused(&route.refuse, &route.base_path, rest)
-            && route::check_rules(route, None, method, uri, rest, headers).is_ok()
+        !route::is_refused(&route.refuse, &route.config.upstream.base_path, rest)
+            && route::check_rules(&route.config, None, method, uri, rest, headers).is_ok()
     }
 
     /// Borrows the token.
@@ -140,7 +141,7 @@ impl Stage {
 
     /// Makes the target the upstream's.
     pub fn target(&self, request: &mut Request) {
-        let base_path = &self.route_of(request).base_path;
+        let base_path = &self.route_of(request).config.upstream.base_path;
         if let Some(target) = route::target(base_path, request.found.prefix, &request.head.uri) {
             request.head.uri = target;
         }
@@ -152,7 +153,7 @@ impl Stage {
         let route = self.route_of(request);
         let ours = Ours {
             host: &route.host,
-            via: route.via.then_some(&self.table.via_out),
+            via: route.config.via.then_some(&self.table.via_out),
             token_name: &self.token.name,
             token: &self.token.value,
             edits: &route.edits,
@@ -166,7 +167,7 @@ impl Stage {
         let route = self.route_of(request);
         let mapping = Mapping {
             origin: &route.upstream.origin,
-            base_path: &route.base_path,
+            base_path: &route.config.upstream.base_path,
             asked: "/x",
             local_authority: request.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
             prefix: &route.prefix,
@@ -178,7 +179,7 @@ impl Stage {
                 shares_account: &|name| self.table.position(name).map(|_| true),
             },
         };
-        let via = route.via.then_some(&self.table.via_home);
+        let via = route.config.via.then_some(&self.table.via_home);
         let homeward = Homeward { via, token: &self.token.value, mapping, shared: true, switching: false };
         headers::clean_answer(answer, &homeward).is_ok() && !headers::may_become_document(answer)
     }

@@ -18,9 +18,9 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::config::Replay;
-use crate::proxy::downstream::connection::Pulse;
-use crate::proxy::policy::route::RouteEntry;
+use crate::proxy::deadline::Activity;
 use crate::proxy::policy::{headers, rewrite};
+use crate::proxy::table::RouteEntry;
 use crate::token_source::{Outcome, Published};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
@@ -57,7 +57,7 @@ pub(crate) struct Replayed {
 /// The client's end of a body.
 pub(crate) struct Source {
     incoming: Incoming,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     /// The request's number on its connection.
     serial: u32,
     token_name: HeaderName,
@@ -122,11 +122,11 @@ enum KeptBody {
 pub(crate) fn keep(
     request: Request<Incoming>,
     route: &RouteEntry,
-    pulse: &Arc<Pulse>,
+    activity: &Arc<Activity>,
     token_name: &HeaderName,
 ) -> (Request<RequestBody>, Option<Kept>) {
     let (parts, incoming) = request.into_parts();
-    let after_401 = match route.replay {
+    let after_401 = match route.config.replay {
         Replay::Any => true,
         Replay::Idempotent => is_idempotent(&parts.method),
         Replay::Never => false,
@@ -135,11 +135,12 @@ pub(crate) fn keep(
     let (body, kept_body) = if bodyless {
         (RequestBody::Empty, KeptBody::Empty)
     } else {
-        let fits = incoming.size_hint().lower() <= route.replay_limit as u64;
-        let source = Source { incoming, pulse: pulse.clone(), serial: pulse.serial(), token_name: token_name.clone() };
-        pulse.uploads();
+        let fits = incoming.size_hint().lower() <= route.config.replay_limit as u64;
+        let source =
+            Source { incoming, activity: activity.clone(), serial: activity.serial(), token_name: token_name.clone() };
+        activity.uploads();
         if after_401 && fits {
-            let copy = Some(Copy { room: route.replay_limit, ..Copy::default() });
+            let copy = Some(Copy { room: route.config.replay_limit, ..Copy::default() });
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
             let recording = Rc::new(RefCell::new(recording));
             (RequestBody::Recorded(recording.clone()), KeptBody::Recorded(recording))
@@ -297,9 +298,9 @@ impl Source {
             headers::clean_trailers(trailers, &self.token_name);
         }
         let data = frame.as_ref().and_then(Frame::data_ref);
-        self.pulse.received(self.serial, data.map_or(0, Bytes::len));
+        self.activity.received(self.serial, data.map_or(0, Bytes::len));
         if frame.is_none() || self.incoming.is_end_stream() {
-            self.pulse.uploaded(self.serial, data);
+            self.activity.uploaded(self.serial, data);
         }
         Poll::Ready(frame.map(Ok))
     }
@@ -307,7 +308,7 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.pulse.abandoned(self.serial);
+        self.activity.abandoned(self.serial);
     }
 }
 

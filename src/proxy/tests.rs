@@ -18,27 +18,27 @@ use crate::config::{
     Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, KeyName, Origin, Replay, Route, RouteName,
     SignIn, TokenKind, Upstream,
 };
-use crate::oauth::{ClientAuth, Grant};
+use crate::oauth::{ClientAuth, Dialect, GrantType};
 use crate::path_rules::PathRules;
 use crate::platform::clock::Clock;
 use crate::platform::socket;
 use crate::renewal::{Policy, RenewalId, Why};
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
-use crate::token_source::{Availability, Order, Published, Said, TokenSource};
+use crate::token_source::{Availability, Demand, Published, Said, TokenSource};
 
 /// Longer than anything here takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is said of the first token when the upstream did not like it.
-fn is_rejection(order: &Order) -> bool {
-    matches!(order, Order::Rejected { id: RenewalId(1), worked: false, .. })
+fn is_rejection(order: &Demand) -> bool {
+    matches!(order, Demand::Rejected { id: RenewalId(1), worked: false, .. })
 }
 
 /// What is said of a request that was sent again with the second token.
-fn replayed(order: &Order) -> Option<bool> {
+fn replayed(order: &Demand) -> Option<bool> {
     match order {
-        Order::Replayed { refused: RenewalId(1), accepted, .. } => Some(*accepted),
+        Demand::Replayed { refused: RenewalId(1), accepted, .. } => Some(*accepted),
         _ => None,
     }
 }
@@ -275,7 +275,7 @@ async fn a_replay_tells_whether_the_next_token_was_taken_and_so_does_the_first_g
             assert_eq!(client.answer().await.text(), "good", "{name}");
         }
         let order = proxy.order().await;
-        assert!(matches!(order, Order::Worked { id: RenewalId(2), .. }), "{name}: {order:?}");
+        assert!(matches!(order, Demand::Worked { id: RenewalId(2), .. }), "{name}: {order:?}");
         assert!(proxy.orders.try_recv().is_err(), "{name}: once is enough");
         assert!(second.has_worked.load(Ordering::Relaxed), "{name}");
         proxy.stop().await;
@@ -297,7 +297,7 @@ async fn a_good_answer_past_a_learnt_end_is_told_once_more() {
         client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
         assert_eq!(client.answer().await.status, 200);
         while let Ok(order) = proxy.orders.try_recv() {
-            let (_, Order::Worked { id: RenewalId(1), sent, .. }) = order else { panic!("{order:?}") };
+            let (_, Demand::Worked { id: RenewalId(1), sent, .. }) = order else { panic!("{order:?}") };
             told.push(sent);
         }
     }
@@ -937,7 +937,8 @@ fn config(upstream: SocketAddr) -> Config {
         id: id.clone(),
         provider: None,
         description: None,
-        grant: Grant::RefreshToken,
+        grant: GrantType::RefreshToken,
+        dialect: Dialect::Rfc6749,
         token_endpoint: Endpoint { origin: origin.clone(), path_and_query: "/token".into() },
         cognito_endpoint: None,
         revocation_endpoint: None,
@@ -1054,7 +1055,7 @@ impl Running {
     }
 
     /// What the proxy asks of the renewer next.
-    async fn order(&mut self) -> Order {
+    async fn order(&mut self) -> Demand {
         timeout(PATIENCE, self.orders.recv()).await.unwrap().unwrap().1
     }
 

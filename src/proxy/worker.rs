@@ -18,17 +18,19 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::audit;
-use crate::config::RouteName;
+use crate::config::{Route, RouteName};
 use crate::platform::{descriptors, socket};
-use crate::proxy::downstream::connection::{self, Connection, Socket, Standing};
+use crate::proxy::connection::{Connection, Standing};
 use crate::proxy::downstream::http2::Shares;
+use crate::proxy::downstream::io::Socket;
+use crate::proxy::downstream::serve::{serve, serve_stranger};
 use crate::proxy::downstream::stranger::{ReadyMade, Strangers, Turnstile};
 use crate::proxy::exchange::note::Running;
 use crate::proxy::policy::error::Check;
 use crate::proxy::policy::guard::{self, Caller, Door};
 use crate::proxy::policy::rewrite::OwnListener;
-use crate::proxy::policy::route::RouteEntry;
 use crate::proxy::policy::scope::{Lent, Scope};
+use crate::proxy::table::RouteEntry;
 use crate::proxy::upstream::{Pool, Warmth};
 use crate::proxy::{Peer, PeerLookup, PeerLookups, ProxyListener, Table};
 use crate::stats::Stats;
@@ -114,7 +116,7 @@ impl LocalTable {
             route.pool.warmth.set(Warmth::default());
         }
         for route in &routes {
-            let (pool, RouteEntry { warm, connect_timeout, .. }) = (&route.pool, &*route.entry);
+            let (pool, Route { warm, connect_timeout, .. }) = (&route.pool, &route.entry.config);
             if *warm > pool.warmth.get().span {
                 pool.warmth.set(Warmth { span: *warm, connect_timeout: *connect_timeout });
             }
@@ -292,14 +294,14 @@ impl Worker {
     fn receive(self: &Rc<Self>, socket: Socket, door: Door, scope: &Scope, ends: Option<Ends>) {
         let connection = |standing| Connection::new(self.clone(), door, scope.clone(), ends, standing);
         match self.bar(door) {
-            None => spawn(scope, connection::serve(connection(Standing::Client), socket)),
+            None => spawn(scope, serve(connection(Standing::Client), socket)),
             Some(check) if self.table().shared.access.keys.is_empty() => {
                 self.turn_away(socket, door.caller, check, &[])
             }
             Some(_) => {
                 let stranger = connection(Standing::Stranger);
                 self.strangers.enter(stranger.id(), door, ends.map(|(client, _)| client.ip()), &stranger);
-                spawn(scope, connection::serve_stranger(stranger, socket));
+                spawn(scope, serve_stranger(stranger, socket));
             }
         }
     }

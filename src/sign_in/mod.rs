@@ -1,21 +1,22 @@
 //! Signing in: from a person at a terminal, or a secret on standard input, to a credential that lasts.
 //!
 //! It runs in the command line's process; the daemon never asks anybody anything. [`in_person`] asks in the account's
-//! ways for what the person has to offer, [`redeem`] turns that into what is stored. Between the two, the caller's
-//! `exchange` sends the offer to the token endpoint.
+//! ways for a grant, [`redeem`] turns that into what is stored. Between the two, the caller's `exchange` sends the grant
+//! to the token endpoint.
 //!
-//! * [`login_url`]: the page to open; * [`pasted`]: what came back from it by hand; * [`terminal`]: questions.
+//! * [`import`]: what other tools have left; * [`login_url`]: the page to open; * [`pasted`]: what came back from it by hand; * [`terminal`]: questions.
 
 use std::fmt;
 use std::io;
 
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::{Grant, GrantType, Tokens};
 use crate::platform::environment;
 use crate::secret::Secret;
 use crate::store::{Credential, Servers};
 
+pub mod import;
 pub mod login_url;
 pub mod pasted;
 pub mod terminal;
@@ -26,42 +27,7 @@ use terminal::{Terminal, Unasked};
 /// How often a person may paste something that is no code before we give up.
 const TRIES: usize = 3;
 
-/// What a person, or a script, has to offer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Proof {
-    /// A one-time code (RFC 6749 section 4.1.2).
-    Code(Secret),
-    /// User name and password (RFC 6749 section 4.3).
-    Password {
-        /// As typed.
-        username: String,
-        /// As typed.
-        password: Secret,
-    },
-    /// A refresh token that was issued elsewhere; taken as it is.
-    RefreshToken(Secret),
-}
-
-/// What is sent to the token endpoint.
-#[derive(Clone, Copy, Debug)]
-pub enum Offer<'a> {
-    /// RFC 6749 section 4.1.3.
-    Code {
-        /// Good once.
-        code: &'a Secret,
-        /// As it was in the authorization request.
-        redirect_uri: Option<&'a str>,
-    },
-    /// RFC 6749 section 4.3.
-    Password {
-        /// As typed.
-        username: &'a str,
-        /// As typed.
-        password: &'a Secret,
-    },
-}
-
-/// What came back for an [`Offer`].
+/// What came back for a grant.
 #[derive(Clone, Debug)]
 pub struct Exchanged {
     /// The tokens.
@@ -132,7 +98,7 @@ impl SignInError {
 pub async fn in_person<E: fmt::Display>(
     account: &Account,
     wishes: &Wishes,
-    exchange: impl AsyncFn(Offer<'_>) -> Result<Exchanged, E>,
+    exchange: impl AsyncFn(&Grant) -> Result<Exchanged, E>,
 ) -> Result<NewCredential, SignInError> {
     let ways = ways(account, wishes)?;
     let mut terminal = Terminal::open()?;
@@ -140,7 +106,7 @@ pub async fn in_person<E: fmt::Display>(
     loop {
         let chosen = choose(account, &ways, suggested, &mut terminal)?;
         let outcome = match ask(account, ways[chosen], wishes, &mut terminal) {
-            Ok(proof) => redeem(account, proof, async |offer| exchange(offer).await).await,
+            Ok(grant) => redeem(account, grant, async |grant: &Grant| exchange(grant).await).await,
             Err(error) => Err(error),
         };
         match outcome {
@@ -155,7 +121,7 @@ pub async fn in_person<E: fmt::Display>(
 
 /// The account's ways that can be taken, each once and in its order. Pure.
 fn ways(account: &Account, wishes: &Wishes) -> Result<Vec<SignInMethod>, SignInError> {
-    if account.grant == Grant::ClientCredentials {
+    if account.grant == GrantType::ClientCredentials {
         return Err(SignInError::NoWay("this account needs no sign-in: the client's own secret is its credential"));
     }
     let mut ways = Vec::new();
@@ -221,7 +187,7 @@ fn in_words(way: SignInMethod) -> &'static str {
 }
 
 /// Asks the person for what one way needs.
-fn ask(account: &Account, way: SignInMethod, wishes: &Wishes, terminal: &mut Terminal) -> Result<Proof, SignInError> {
+fn ask(account: &Account, way: SignInMethod, wishes: &Wishes, terminal: &mut Terminal) -> Result<Grant, SignInError> {
     match way {
         SignInMethod::Paste => ask_for_code(account, wishes, terminal),
         SignInMethod::Password => {
@@ -230,7 +196,7 @@ fn ask(account: &Account, way: SignInMethod, wishes: &Wishes, terminal: &mut Ter
                 None => ask_for_username(account, terminal)?,
             };
             let password = terminal.ask_hidden(&format!("Password of {username}: "))?;
-            Ok(Proof::Password { username, password })
+            Ok(Grant::Password { username, password })
         }
     }
 }
@@ -248,7 +214,7 @@ fn ask_for_username(account: &Account, terminal: &mut Terminal) -> Result<String
     Ok(terminal.ask_line(&format!("User name for {}: ", Titled(account)))?)
 }
 
-fn ask_for_code(account: &Account, wishes: &Wishes, terminal: &mut Terminal) -> Result<Proof, SignInError> {
+fn ask_for_code(account: &Account, wishes: &Wishes, terminal: &mut Terminal) -> Result<Grant, SignInError> {
     let Some(url) = login_url::login_url(account) else {
         return Err(SignInError::NoWay("this account has no login_page to open"));
     };
@@ -264,7 +230,7 @@ fn ask_for_code(account: &Account, wishes: &Wishes, terminal: &mut Terminal) -> 
     let mut tries = 1;
     loop {
         match pasted::recognise(&terminal.ask_line("Code: ")?) {
-            Ok(code) => return Ok(Proof::Code(code)),
+            Ok(code) => return Ok(code_grant(account, code)),
             Err(refused @ NotACode::ServerSaid { .. }) => return Err(refused.into()),
             Err(other) if tries >= TRIES => return Err(other.into()),
             Err(other) => terminal.say(&format!("That is not it: {other}.\n"))?,
@@ -279,37 +245,41 @@ fn has_desktop(is_set: impl Fn(&str) -> bool) -> bool {
     !remote && (cfg!(target_os = "macos") || is_set("WAYLAND_DISPLAY") || is_set("DISPLAY"))
 }
 
-/// Turns an offer into what is stored; codes and passwords go through `exchange`, which asks the token endpoint once.
+/// Turns a grant into what is stored; codes and passwords go through `exchange`, which asks the token endpoint once.
 ///
 /// # Errors
 ///
 /// [`SignInError`] if `exchange` fails, or if its tokens hold nothing that lasts.
 pub async fn redeem<E: fmt::Display>(
     account: &Account,
-    proof: Proof,
-    exchange: impl AsyncFnOnce(Offer<'_>) -> Result<Exchanged, E>,
+    grant: Grant,
+    exchange: impl AsyncFnOnce(&Grant) -> Result<Exchanged, E>,
 ) -> Result<NewCredential, SignInError> {
-    let failed = |error: E| SignInError::NotExchanged(error.to_string());
-    match proof {
-        Proof::RefreshToken(token) => Ok(NewCredential {
+    if let Grant::RefreshToken(token) = grant {
+        return Ok(NewCredential {
             credential: Credential { refresh_token: Some(token), password: None },
             client_id: None,
             refresh_lifetime: None,
             identity: None,
             servers: Some(Servers::of(account)),
-        }),
-        Proof::Code(code) => {
-            let redirect_uri = account.sign_in.redirect_uri.as_deref();
-            let exchanged = exchange(Offer::Code { code: &code, redirect_uri }).await.map_err(failed)?;
+        });
+    }
+    let exchanged = exchange(&grant).await.map_err(|error| SignInError::NotExchanged(error.to_string()))?;
+    match grant {
+        Grant::Password { username, password } => {
+            let identity = exchanged.identity.or_else(|| Some(username.clone()));
+            let password = account.sign_in.keep_password.then_some((username, password));
+            kept(account, Exchanged { identity, ..exchanged }, password)
+        }
+        Grant::AuthorizationCode { .. } | Grant::RefreshToken(_) | Grant::ClientCredentials => {
             kept(account, exchanged, None)
         }
-        Proof::Password { username, password } => {
-            let offer = Offer::Password { username: &username, password: &password };
-            let mut exchanged = exchange(offer).await.map_err(failed)?;
-            exchanged.identity = exchanged.identity.or_else(|| Some(username.clone()));
-            kept(account, exchanged, account.sign_in.keep_password.then_some((username, password)))
-        }
     }
+}
+
+/// The grant of a one-time code.
+pub fn code_grant(account: &Account, code: Secret) -> Grant {
+    Grant::AuthorizationCode { code, redirect_uri: account.sign_in.redirect_uri.clone() }
 }
 
 fn kept(
@@ -373,15 +343,15 @@ mod tests {
 
     use super::*;
     use crate::config::{AccountId, Endpoint, HeaderTemplate, Origin, SignIn, TokenKind};
-    use crate::oauth::ClientAuth;
+    use crate::oauth::{ClientAuth, Dialect};
     use crate::renewal::Policy;
 
     #[tokio::test]
     async fn a_code_is_exchanged_with_the_registered_redirect_uri() {
         let account = account();
-        let new = redeem(&account, Proof::Code(Secret::new("c")), async |offer: Offer<'_>| {
-            let Offer::Code { code, redirect_uri } = offer else { panic!("{offer:?}") };
-            assert_eq!((code.expose(), redirect_uri), ("c", Some("https://www.example/validate.html")));
+        let new = redeem(&account, code_grant(&account, Secret::new("c")), async |grant: &Grant| {
+            let Grant::AuthorizationCode { code, redirect_uri } = grant else { panic!("{grant:?}") };
+            assert_eq!((code.expose(), redirect_uri.as_deref()), ("c", Some("https://www.example/validate.html")));
             Ok::<_, String>(exchanged(Some("r"), Some("me@example.com")))
         });
         let new = new.await.unwrap();
@@ -392,34 +362,34 @@ mod tests {
     #[tokio::test]
     async fn a_password_is_kept_only_where_the_account_says_so() {
         let mut account = account();
-        let proof = Proof::Password { username: "me".to_owned(), password: Secret::new("p") };
-        let answer = async |_: Offer<'_>| Ok::<_, String>(exchanged(Some("r"), None));
-        let new = redeem(&account, proof.clone(), answer).await.unwrap();
+        let grant = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+        let answer = async |_: &Grant| Ok::<_, String>(exchanged(Some("r"), None));
+        let new = redeem(&account, grant.clone(), answer).await.unwrap();
         assert_eq!((new.credential.password, new.identity.as_deref()), (None, Some("me")));
         account.sign_in.keep_password = true;
-        let answer = async |_: Offer<'_>| Ok::<_, String>(exchanged(None, None));
-        let new = redeem(&account, proof, answer).await.unwrap();
+        let answer = async |_: &Grant| Ok::<_, String>(exchanged(None, None));
+        let new = redeem(&account, grant, answer).await.unwrap();
         assert_eq!(new.credential.password, Some(("me".to_owned(), Secret::new("p"))));
     }
 
     #[tokio::test]
     async fn tokens_that_do_not_last_are_no_sign_in() {
-        let answer = async |_: Offer<'_>| Ok::<_, String>(exchanged(None, None));
-        let error = redeem(&account(), Proof::Code(Secret::new("c")), answer).await.unwrap_err();
+        let answer = async |_: &Grant| Ok::<_, String>(exchanged(None, None));
+        let error = redeem(&account(), code_grant(&account(), Secret::new("c")), answer).await.unwrap_err();
         assert!(matches!(error, SignInError::NothingLasting) && error.remedy().unwrap().contains("offline_access"));
     }
 
     #[tokio::test]
     async fn a_refresh_token_is_taken_without_asking_anybody() {
-        let nobody = async |_: Offer<'_>| -> Result<Exchanged, String> { panic!("nothing is to be exchanged") };
-        let new = redeem(&account(), Proof::RefreshToken(Secret::new("r")), nobody).await.unwrap();
+        let nobody = async |_: &Grant| -> Result<Exchanged, String> { panic!("nothing is to be exchanged") };
+        let new = redeem(&account(), Grant::RefreshToken(Secret::new("r")), nobody).await.unwrap();
         assert_eq!(new.credential.refresh_token, Some(Secret::new("r")));
     }
 
     #[tokio::test]
     async fn the_servers_refusal_is_passed_on_in_its_words() {
-        let refused = async |_: Offer<'_>| Err::<Exchanged, _>("invalid_grant: the code was used before");
-        let error = redeem(&account(), Proof::Code(Secret::new("c")), refused).await.unwrap_err();
+        let refused = async |_: &Grant| Err::<Exchanged, _>("invalid_grant: the code was used before");
+        let error = redeem(&account(), code_grant(&account(), Secret::new("c")), refused).await.unwrap_err();
         assert_eq!(error.to_string(), "invalid_grant: the code was used before");
     }
 
@@ -429,7 +399,7 @@ mod tests {
         account.sign_in.methods.clear();
         let error = ways(&account, &Wishes::default()).unwrap_err();
         assert!(matches!(error, SignInError::NoWay(_)) && error.remedy().is_some());
-        account.grant = Grant::ClientCredentials;
+        account.grant = GrantType::ClientCredentials;
         assert!(ways(&account, &Wishes::default()).unwrap_err().to_string().contains("needs no sign-in"));
     }
 
@@ -513,7 +483,8 @@ mod tests {
             id: AccountId::new("gdh").unwrap(),
             provider: None,
             description: Some("GeoDataHub".to_owned()),
-            grant: Grant::RefreshToken,
+            grant: GrantType::RefreshToken,
+            dialect: Dialect::Rfc6749,
             token_endpoint: Endpoint { origin, path_and_query: "/oauth2/token".to_owned() },
             cognito_endpoint: None,
             revocation_endpoint: None,

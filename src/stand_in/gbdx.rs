@@ -7,8 +7,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::books::{Books, Kind, USERNAME};
-use super::{Reply, TokenReply, form, json_reply, text_reply, text_value};
+use super::body::{Reply, TokenReply, form, json_reply, text_reply, text_value};
+use super::issuer::{Issuer, Kind, USERNAME};
 
 /// Requests for tokens. The last `/` is optional here, and in every client.
 pub(super) fn is_token_call(parts: &Parts) -> bool {
@@ -27,14 +27,14 @@ pub(super) fn unauthorized() -> Reply {
     text_reply(401, "text/html", &body.to_string())
 }
 
-pub(super) fn redeem(books: &mut Books, parts: &Parts, body: &[u8], now: SystemTime) -> TokenReply {
+pub(super) fn redeem(issuer: &mut Issuer, parts: &Parts, body: &[u8], now: SystemTime) -> TokenReply {
     let kind = parts.headers.get(hyper::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let fields = if kind.contains("json") { json_fields(body) } else { form(body) };
     let field = |name| text_value(&fields, name).unwrap_or_default();
     let grant = text_value(&fields, "grant_type");
     let issued = match grant {
-        Some("password") => books.redeem_password(field("username"), field("password"), now),
-        Some("refresh_token") => books.redeem_refresh_token(field("refresh_token"), None, now),
+        Some("password") => issuer.redeem_password(field("username"), field("password"), now),
+        Some("refresh_token") => issuer.redeem_refresh_token(field("refresh_token"), None, now),
         _ => Err("Unauthorized"),
     };
     let Ok(issued) = issued else {

@@ -7,8 +7,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::books::{Books, Issued, Kind, Rotation, uuid};
-use super::{Reply, TokenReply, form, json_reply, member, text_reply, text_value};
+use super::body::{Reply, TokenReply, form, json_reply, member, text_reply, text_value};
+use super::issuer::{Issued, Issuer, Kind, Rotation, uuid};
 
 /// Requests for tokens: Cognito's, not the API's.
 pub(super) fn is_token_call(parts: &Parts) -> bool {
@@ -24,15 +24,15 @@ pub(super) fn unauthorized() -> Reply {
     json_reply(401, &json!({"message": "Unauthorized"}))
 }
 
-pub(super) fn redeem(books: &mut Books, parts: &Parts, body: &[u8], now: SystemTime) -> TokenReply {
+pub(super) fn redeem(issuer: &mut Issuer, parts: &Parts, body: &[u8], now: SystemTime) -> TokenReply {
     match parts.uri.path() {
-        "/oauth2/revoke" => revoke(books, body),
-        "/oauth2/token" => token_endpoint(books, body, now),
-        _ => json_api(books, parts, body, now),
+        "/oauth2/revoke" => revoke(issuer, body),
+        "/oauth2/token" => token_endpoint(issuer, body, now),
+        _ => json_api(issuer, parts, body, now),
     }
 }
 
-fn token_endpoint(books: &mut Books, body: &[u8], now: SystemTime) -> TokenReply {
+fn token_endpoint(issuer: &mut Issuer, body: &[u8], now: SystemTime) -> TokenReply {
     let fields = form(body);
     let (grant, client) = (text_value(&fields, "grant_type"), text_value(&fields, "client_id"));
     let Some(client) = client else { return oauth_error(grant, 400, "invalid_client") };
@@ -41,11 +41,11 @@ fn token_endpoint(books: &mut Books, body: &[u8], now: SystemTime) -> TokenReply
             return oauth_error(grant, 400, "invalid_request");
         }
         Some("authorization_code") => {
-            books.redeem_code(text_value(&fields, "code").unwrap_or_default(), Some(client), now)
+            issuer.redeem_code(text_value(&fields, "code").unwrap_or_default(), Some(client), now)
         }
         Some("refresh_token") => {
             let token = text_value(&fields, "refresh_token").unwrap_or_default();
-            books.redeem_refresh_token(token, Some(client), now)
+            issuer.redeem_refresh_token(token, Some(client), now)
         }
         _ => return oauth_error(grant, 400, "unsupported_grant_type"),
     };
@@ -58,11 +58,11 @@ fn token_endpoint(books: &mut Books, body: &[u8], now: SystemTime) -> TokenReply
     TokenReply::new(grant, "issued", json_reply(200, &answer))
 }
 
-fn json_api(books: &mut Books, parts: &Parts, body: &[u8], now: SystemTime) -> TokenReply {
+fn json_api(issuer: &mut Issuer, parts: &Parts, body: &[u8], now: SystemTime) -> TokenReply {
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next();
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let rotates = books.options.rotation != Rotation::Off;
+    let rotates = issuer.options.rotation != Rotation::Off;
     let exception =
         |name, message| TokenReply::new(operation, name, json_reply(400, &json!({"__type": name, "message": message})));
     let token = match operation {
@@ -81,7 +81,7 @@ fn json_api(books: &mut Books, parts: &Parts, body: &[u8], now: SystemTime) -> T
     let Some(client) = member(&body, "ClientId") else {
         return exception("InvalidParameterException", "ClientId must not be null");
     };
-    match books.redeem_refresh_token(token.unwrap_or_default(), Some(client), now) {
+    match issuer.redeem_refresh_token(token.unwrap_or_default(), Some(client), now) {
         Err(denied) => exception("NotAuthorizedException", denied),
         Ok(issued) => {
             let mut result = json!({"AccessToken": issued.access_token, "IdToken": issued.id_token,
@@ -97,10 +97,10 @@ fn json_api(books: &mut Books, parts: &Parts, body: &[u8], now: SystemTime) -> T
 }
 
 /// 200 with an empty body, also for what is unknown or dead already.
-fn revoke(books: &mut Books, body: &[u8]) -> TokenReply {
+fn revoke(issuer: &mut Issuer, body: &[u8]) -> TokenReply {
     let fields = form(body);
     let Some(token) = text_value(&fields, "token") else { return oauth_error(Some("revoke"), 400, "invalid_request") };
-    let outcome = if books.revoke(token) { "revoked" } else { "unknown" };
+    let outcome = if issuer.revoke(token) { "revoked" } else { "unknown" };
     TokenReply::new(Some("revoke"), outcome, text_reply(200, "text/plain", ""))
 }
 
@@ -118,7 +118,7 @@ fn add_refresh(answer: &mut Value, issued: &Issued, token: &str, expires_in: &st
 }
 
 /// What needs no token: the settings for a login, and the pages that a person sees.
-pub(super) fn public(books: &mut Books, parts: &Parts, url: &str) -> Option<Reply> {
+pub(super) fn public(issuer: &mut Issuer, parts: &Parts, url: &str) -> Option<Reply> {
     match (&parts.method, parts.uri.path(), parts.uri.query()) {
         // The API's /login; the authorization server's has a query.
         (&Method::GET, "/login", None) => Some(json_reply(
@@ -128,7 +128,7 @@ pub(super) fn public(books: &mut Books, parts: &Parts, url: &str) -> Option<Repl
         )),
         (&Method::GET, "/login", Some(_)) => {
             let mut reply = text_reply(302, "text/plain", "");
-            let location = format!("{url}/validate-code.html?code={}", books.mint_code());
+            let location = format!("{url}/validate-code.html?code={}", issuer.mint_code());
             let location = location.parse().expect("a URL is a field value");
             reply.headers_mut().insert(hyper::header::LOCATION, location);
             Some(reply)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Credential, Record, SetAside};
+use super::record::{Credential, Record, SetAside};
 use crate::config::AccountId;
 use crate::secret::Secret;
 
@@ -21,7 +21,7 @@ pub(super) enum Unreadable {
 
 /// The file, field by field. Borrowed when written, so that no secret is copied.
 #[derive(Serialize)]
-struct Written<'a> {
+struct WrittenRecord<'a> {
     version: u64,
     account: &'a str,
     generation: u64,
@@ -50,7 +50,7 @@ struct Written<'a> {
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct StoredRecord {
     account: String,
     generation: u64,
     client_id: Option<String>,
@@ -88,7 +88,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         redeeming,
         set_aside,
     } = record;
-    let written = Written {
+    let written = WrittenRecord {
         version: VERSION,
         account: account.as_str(),
         generation: *generation,
@@ -130,7 +130,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
     if version < VERSION {
         return Err(Unreadable::Garbage(format!("says that its format is {version}, which never was")));
     }
-    let Read {
+    let StoredRecord {
         account,
         generation,
         client_id,

@@ -5,9 +5,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
 use std::sync::Arc;
 
+use rustix::fs::Mode;
+
+use super::error::TAKE_LOCK;
 use super::faulty_disk::{Fault, FaultyDisk, Lie};
+use super::lock::LOCK;
 use super::*;
 use crate::platform::rerun;
+use crate::secret::Secret;
 
 fn id(name: &str) -> AccountId {
     AccountId::new(name).unwrap()

@@ -1,18 +1,19 @@
 //! The audit file, as somebody reads it afterwards.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{self, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address};
-use crate::peers::{as_nobody, can_play_nobody};
+use crate::support::disk::SmallDisk;
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
+use crate::support::nobody::{as_nobody, can_play_nobody};
+use crate::support::upstreams::{read_head, serving};
 use crate::support::{PATIENCE, eventually, mode, send, words};
 
 #[test]
@@ -26,10 +27,14 @@ fn every_request_is_a_line_without_query_or_secret_and_the_file_may_be_renamed()
     let file = home.path("state/valetd/audit.jsonl");
 
     let get = |target: &str| send(&address, "GET", target, &[("Cookie", "c00kie")], b"").expect("an answer");
+    // one after the other: a line is written when its exchange has ended, which its client may know before
     assert_eq!(get("/lab/datasets?token=s3cret").status, 200);
+    until_lines(&file, 1);
     assert_eq!(get(&format!("/{key}/lab//data%73ets;v=1?q=s3cret")).status, 404);
+    until_lines(&file, 2);
     let refused = send(&address, "POST", "/lab/datasets", &[("X-Valetd-Key", &key)], b"12345").expect("an answer");
     assert_eq!(refused.status, 403);
+    until_lines(&file, 3);
     // a client that is still there when its line is written has been found
     let mut kept = TcpStream::connect(&address).expect("connected");
     write!(kept, "GET /nowhere HTTP/1.1\r\nHost: {address}\r\nCookie: c00kie\r\n\r\n").expect("sent");
@@ -88,10 +93,12 @@ fn a_key_in_the_wrong_place_of_a_path_is_not_noted() {
     let rest = &key["vk_".len()..];
     let targets =
         [format!("//{key}/lab/x"), format!("/%76k_{rest}/lab/x"), format!("/lab/{key}"), format!("/lab/a{key}b/x")];
-    for target in &targets {
+    let file = home.path("state/valetd/audit.jsonl");
+    let mut lines = Vec::new();
+    for (before, target) in targets.iter().enumerate() {
         send(&address, "GET", target, &[], b"").expect("an answer");
+        lines = until_lines(&file, before + 1);
     }
-    let lines = until_lines(&home.path("state/valetd/audit.jsonl"), targets.len());
     assert!(!json!(lines).to_string().contains(rest), "{lines:#?}");
     assert!(lines[2]["path"] == "/lab/[key]", "{:#}", lines[2]);
 }
@@ -104,7 +111,7 @@ fn an_audit_that_cannot_be_written_is_said_and_stops_nobody() {
     daemon.until("lab", "usable");
     assert_eq!(lab::ping(&address(&daemon)).status, 200);
     eventually("the status counts it", || (daemon.status()["daemon"]["audit"]["dropped"] == 1).then_some(()));
-    assert!(daemon.log().contains("the audit cannot be written"));
+    daemon.until_logged("the audit cannot be written");
 }
 
 #[test]
@@ -157,10 +164,11 @@ fn a_line_is_short_plain_and_says_what_was_cut() {
     // turns around what follows, ends a line for some, moves a cursor, is not seen, hides a tag
     let hostile =
         "/lab/%E2%80%AE/%E2%81%A6/%D8%9C/%E2%80%A8/%C2%85/%C2%9B2J/%EF%BB%BF/%E2%80%8F/%F3%A0%81%81/%7F/%1B[2J";
-    for path in [&long, hostile] {
+    let mut lines = Vec::new();
+    for (before, path) in [&long, hostile].into_iter().enumerate() {
         send(&address, "GET", path, &[], b"").expect("an answer");
+        lines = until_lines(&file, before + 1);
     }
-    let lines = until_lines(&file, 2);
     assert_eq!(lines[0]["cut"], json!(["path"]));
     assert_eq!(lines[0]["path"].as_str().map(str::len), Some(1024));
     assert_eq!(lines[1]["cut"], Value::Null);
@@ -225,15 +233,14 @@ fn a_disk_that_the_audit_has_filled_has_room_for_the_credential() {
     let top = |required: &str| format!("audit = true\naudit_size = \"100MB\"\n{required}");
     let home = crate::support::Home::with(&lab::config(&server, "", "", &top("")));
     let state = home.path("state/valetd");
-    fs::create_dir(&state).expect("a folder");
-    let Some(_disk) = SmallDisk::at(&state) else { return };
+    let Some(_disk) = SmallDisk::at(&state, "2M") else { return };
     let daemon = home.start();
     lab::sign_in(&home, &server.sign_in());
     daemon.until("lab", "usable");
     let at = address(&daemon);
     let long = format!("/nowhere/{}", "x".repeat(1000));
     let audit = || daemon.status()["daemon"]["audit"].clone();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + 3 * PATIENCE; // it takes two thousand requests
     while audit()["trouble"].is_null() {
         assert!(Instant::now() < end, "the disk is never full");
         for _ in 0..50 {
@@ -251,43 +258,14 @@ fn a_disk_that_the_audit_has_filled_has_room_for_the_credential() {
     eventually("it is written again", || (lab::ping(&address(&daemon)).status == 200).then_some(()));
 }
 
-/// A file system of two megabytes, as long as it is held.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn at(folder: &Path) -> Option<Self> {
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2M,mode=700", "none"]).arg(folder).status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: nothing can be mounted here");
-            return None;
-        }
-        Some(Self(folder.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// An upstream that answers one request with `head`, and then does as it is told with the connection.
-fn upstream(head: &'static str, then: impl FnOnce(TcpStream) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a head");
-            request.push(byte[0]);
-        }
-        stream.write_all(head.as_bytes()).expect("sent");
-        then(stream);
+/// An upstream that answers the first request of a connection with `head`, and then does as it is told with it.
+fn upstream(head: &'static str, then: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> String {
+    let address = serving(move |mut stream| {
+        read_head(&mut BufReader::new(&stream))?;
+        stream.write_all(head.as_bytes())?;
+        then(stream)
     });
-    url
+    format!("http://{address}")
 }
 
 /// A home with another route of the account's, without idle connections made in advance.
@@ -304,9 +282,9 @@ fn a_tunnel_has_a_line_when_it_begins_and_one_with_the_bytes_of_both_ways_when_i
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let url = upstream(switched, |mut stream| {
         let mut heard = [0; 5];
-        stream.read_exact(&mut heard).expect("five bytes");
-        stream.write_all(b"seven b").expect("sent");
-        let _ = stream.read(&mut heard);
+        stream.read_exact(&mut heard)?;
+        stream.write_all(b"seven b")?;
+        stream.read(&mut heard).map(drop)
     });
     let home = with_route(&server, &url);
     let daemon = home.start();
@@ -338,8 +316,9 @@ fn a_tunnel_has_a_line_when_it_begins_and_one_with_the_bytes_of_both_ways_when_i
 fn what_has_run_for_a_minute_is_noted_before_it_ends() {
     let server = Server::start(Provider::Gdh, Options::default());
     let url = upstream("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", |mut stream| {
-        while stream.write_all(b":\n").is_ok() {
-            std::thread::sleep(Duration::from_millis(500));
+        loop {
+            stream.write_all(b":\n")?;
+            std::thread::sleep(Duration::from_millis(500)); // the pace of the events
         }
     });
     let home = with_route(&server, &url);
@@ -352,7 +331,7 @@ fn what_has_run_for_a_minute_is_noted_before_it_ends() {
     write!(client, "GET /other/stream HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("sent");
     while fs::read_to_string(&file).unwrap_or_default().is_empty() {
         assert!(began.elapsed() < 3 * PATIENCE, "it has run for long");
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(500)); // a condition, looked at seldom, as it takes a minute
     }
     assert!(began.elapsed() > Duration::from_secs(59));
     drop(client);

@@ -4,14 +4,13 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
-use crate::lab::Server;
+use crate::support::lab::Server;
 use crate::support::{Daemon, Home, eventually, get, send, words};
 
 const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
@@ -181,10 +180,8 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let mut heard = Heard::default();
 
     // the shell lets it leave a core, which it must not take
-    let plain = home.valetd(&["run", "--log", NOISIEST]);
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
-    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let shell = ["sh", "-c", "ulimit -c unlimited; exec \"$0\" \"$@\""];
+    let mut command = home.valetd_by(&shell, &["run", "--log", NOISIEST]);
     command.current_dir(home.path(""));
     let mut daemon = home.start_as(command);
     let address = daemon.status()["daemon"]["listen"][0].as_str().expect("one").to_owned();

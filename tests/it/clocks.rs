@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::{add, check, keyed};
-use crate::lab::{self, Server, address};
+use crate::support::keys::{add, check, keyed};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Home, eventually};
 
 fn kept(home: &Home) -> Value {

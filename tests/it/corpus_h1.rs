@@ -8,10 +8,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
-
-use crate::fidelity::{Stage, Wire, soon};
+use crate::support::stage::Stage;
+use crate::support::strict_upstream::strict_upstream;
+use crate::support::wire::{Wire, serving};
 
 /// What may come of a row.
 #[derive(Clone, Debug)]
@@ -26,107 +25,6 @@ enum Outcome {
     Either(Vec<(&'static str, &'static str)>),
 }
 use Outcome::{Either, Forwarded, Refused, Silence};
-
-/// A request as the upstream saw it.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub line: String,
-    pub fields: Vec<(String, String)>,
-    pub body: String,
-}
-
-impl Seen {
-    pub fn all(&self, name: &str) -> Vec<&str> {
-        let fields = self.fields.iter().filter(|(field, _)| field == name);
-        fields.map(|(_, value)| value.as_str()).collect()
-    }
-}
-
-/// An upstream that reads strictly, notes everything, and says `ok`.
-pub async fn strict_upstream() -> (String, Arc<Mutex<Vec<Seen>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let log = seen.clone();
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            let log = log.clone();
-            tokio::spawn(async move {
-                let mut wire = Wire { stream, buffer: Vec::new() };
-                while let Some(request) = strict_request(&mut wire).await {
-                    log.lock().expect("no panic").push(request);
-                    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-                }
-            });
-        }
-    });
-    (url, seen)
-}
-
-/// A request by the letter; what is not one is noted as it came, so that no row can expect it.
-async fn strict_request(wire: &mut Wire) -> Option<Seen> {
-    let head = wire.head_for_long().await?;
-    let mut lines = head.trim_end_matches("\r\n").split("\r\n");
-    let line = lines.next().unwrap_or_default().to_owned();
-    let split = |line: &str| {
-        let (name, value) = line.split_once(": ").unwrap_or(("MALFORMED", line));
-        (name.to_ascii_lowercase(), value.to_owned())
-    };
-    let fields: Vec<_> = lines.map(split).collect();
-    let mut seen = Seen { line, fields, body: String::new() };
-    if head.replace("\r\n", "").contains(['\r', '\n', '\0']) {
-        seen.line = format!("MALFORMED {head:?}");
-        return Some(seen);
-    }
-    seen.body = match (seen.all("content-length").as_slice(), seen.all("transfer-encoding").as_slice()) {
-        ([], []) => String::new(),
-        ([length], []) => wire.exactly(length.parse().expect("a number")).await,
-        ([], ["chunked"]) => {
-            let mut body = String::new();
-            loop {
-                let size = wire.until("\r\n").await;
-                let size = usize::from_str_radix(size.trim_end(), 16).unwrap_or(0);
-                if size == 0 {
-                    wire.until("\r\n").await;
-                    break body;
-                }
-                body += wire.exactly(size + 2).await.trim_end_matches("\r\n");
-            }
-        }
-        framing => format!("MALFORMED {framing:?}"),
-    };
-    Some(seen)
-}
-
-impl Wire {
-    /// A head, however long it takes to begin; `None` at the end.
-    async fn head_for_long(&mut self) -> Option<String> {
-        if self.buffer.is_empty() && self.stream.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
-            return None;
-        }
-        Some(self.head().await)
-    }
-
-    async fn exactly(&mut self, length: usize) -> String {
-        while self.buffer.len() < length && soon(self.stream.read_buf(&mut self.buffer)).await.unwrap_or(0) > 0 {}
-        let length = length.min(self.buffer.len());
-        String::from_utf8_lossy(&self.buffer.drain(..length).collect::<Vec<_>>()).into_owned()
-    }
-
-    /// An answer's status and body; `None` if the connection has ended.
-    async fn answer(&mut self, has_body: bool) -> Option<(u16, String)> {
-        let head = self.head().await;
-        let status = head.get(9..12)?.parse().ok()?;
-        let length =
-            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        if (100..200).contains(&status) {
-            return Box::pin(self.answer(has_body)).await;
-        }
-        let body = if has_body { self.exactly(length.unwrap_or(0)).await } else { String::new() };
-        Some((status, body))
-    }
-}
 
 /// One connection's worth of bytes, and what may come of it.
 struct Row {
@@ -815,27 +713,22 @@ fn answers() -> Vec<(&'static str, Vec<u8>, Home)> {
 
 #[tokio::test]
 async fn no_upstream_can_pass_off_half_as_whole_or_poison_the_next() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
     let lie: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
     let next = lie.clone();
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            let next = next.clone();
-            tokio::spawn(async move {
-                let mut wire = Wire { stream, buffer: Vec::new() };
-                while wire.head_for_long().await.is_some() {
-                    let said = next.lock().expect("no panic").take();
-                    match said {
-                        Some(lie) => return wire.send(lie).await,
-                        None => wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine").await,
-                    }
+    let liar = serving(move |_, stream| {
+        let next = next.clone();
+        async move {
+            let mut wire = Wire::on(stream);
+            while wire.head_for_long().await.is_some() {
+                let said = next.lock().expect("no panic").take();
+                match said {
+                    Some(lie) => return wire.send(lie).await,
+                    None => wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine").await,
                 }
-            });
+            }
         }
     });
-    let stage = Stage::leading_to(&url, "");
+    let stage = Stage::leading_to(&format!("http://{}", liar.await), "");
     let daemon = stage.start();
     let mut failures = Vec::new();
     let rows = answers();

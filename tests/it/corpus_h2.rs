@@ -10,27 +10,13 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::corpus_h1::{Seen, strict_upstream};
-use crate::fidelity::{Stage, soon};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const WITH_PRIORITY: u8 = 0x20;
+use crate::support::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITY,
+    PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, WITH_PRIORITY, frame, take_frame,
+};
+use crate::support::stage::Stage;
+use crate::support::strict_upstream::{Seen, strict_upstream};
+use crate::support::wire::soon;
 
 /// What may come of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,15 +33,6 @@ enum Outcome {
     Either(&'static str, &'static str),
 }
 use Outcome::{Closed, Either, Refused, Served, TooLate};
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    let mut bytes = length.to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
 
 /// A field as a literal without indexing and without Huffman coding (RFC 7541 section 6.2.2).
 fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
@@ -456,7 +433,7 @@ async fn talk(address: &str, bytes: &[u8]) -> Saw {
     let _ = soon(stream.write_all(&[&opening, bytes].concat())).await;
     let mut buffer = Vec::new();
     loop {
-        while let Some((kind, flags, id, payload)) = take_frame(&mut buffer) {
+        while let Some(Frame { kind, flags, stream: id, payload }) = take_frame(&mut buffer) {
             match kind {
                 HEADERS if id == 1 => {
                     saw.status = saw.status.or_else(|| status(&payload));
@@ -476,16 +453,6 @@ async fn talk(address: &str, bytes: &[u8]) -> Saw {
             return saw;
         }
     }
-}
-
-fn take_frame(buffer: &mut Vec<u8>) -> Option<(u8, u8, u32, Vec<u8>)> {
-    let length = u32::from_be_bytes([0, *buffer.first()?, *buffer.get(1)?, *buffer.get(2)?]) as usize;
-    if buffer.len() < 9 + length {
-        return None;
-    }
-    let bytes: Vec<u8> = buffer.drain(..9 + length).collect();
-    let id = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
-    Some((bytes[3], bytes[4], id, bytes[9..].to_vec()))
 }
 
 /// `:status` of an answer's first block: an entry of the static table, or its name with a value in Huffman's code.

@@ -2,11 +2,10 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::providers::{gbdx_account, start};
+use crate::support::providers::{gbdx_account, start};
 use crate::support::{Home, eventually, free_address, get};
 
 #[test]
@@ -14,12 +13,8 @@ fn more_connections_than_descriptors_starve_neither_the_renewer_nor_those_who_co
     let gbdx = start(Provider::Gbdx, Options::default());
     let address = free_address();
     let home = Home::with(&format!("listen = [\"{address}\"]\nworkers = 1\n{}", gbdx_account(&gbdx)));
-    home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], gbdx.sign_in().expose());
-    let plain = home.valetd(&["run"]);
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=128:128", env!("CARGO_BIN_EXE_valetd"), "run", "--log", "debug"]).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-    let daemon = home.start_as(command);
+    home.sign_in("gbdx", &gbdx.sign_in());
+    let daemon = home.start_as(home.valetd_by(&["prlimit", "--nofile=128:128"], &["run", "--log", "debug"]));
     daemon.until("gbdx", "usable");
     // half a request each, so that none of them ends by itself
     let crowd: Vec<TcpStream> = (0..300)

@@ -10,7 +10,7 @@ use std::thread;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server, address};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Home, eventually, get, words};
 
 /// What `openssl req -x509 -addext subjectAltName=DNS:localhost` makes: a certificate of an authority, used as the server's

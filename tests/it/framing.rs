@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::fidelity::{RawOrigin, Stage, Wire, soon};
 use crate::support::PATIENCE;
+use crate::support::stage::Stage;
+use crate::support::wire::{RawOrigin, Wire, serving, soon};
 
 /// No connection is opened before it is needed: whatever the origin accepts brings a request.
 const COLD: &str = "warm = \"0s\"";
@@ -49,13 +50,13 @@ async fn the_end_of_a_body_is_no_request_though_its_answer_came_early() {
             assert!(up.head().await.starts_with(&format!("{method} /up HTTP/1.1\r\n")));
             up.send(OK).await;
             assert!(client.until("ok").await.starts_with("HTTP/1.1 200"), "{method}");
-            sleep(Duration::from_millis(100)).await; // the exchange is over
+            sleep(Duration::from_millis(100)).await; // the exchange is over, which shows nowhere
             if chunked {
                 client.send(format!("{:x}\r\n", body.len())).await;
             }
             for part in body.chunks(97) {
                 client.send(part).await;
-                sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await; // so that each part is read by itself
             }
             if chunked {
                 client.send("\r\n0\r\n\r\n").await;
@@ -110,27 +111,18 @@ async fn what_follows_a_body_that_nobody_read_is_no_request() {
 
 #[tokio::test]
 async fn a_head_keeps_every_byte_of_its_fields_wherever_it_is_cut() {
-    let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
-    let daemon = stage.start();
-    tokio::spawn(async move {
-        loop {
-            let mut up = origin.accept().await;
-            tokio::spawn(async move {
-                loop {
-                    let head = up.head().await;
-                    if head.is_empty() {
-                        return;
-                    }
-                    let length = head.find("length: 4").map_or(0, |_| 4);
-                    let body = up.until("<\"`>").await.len().min(length);
-                    let note = head.lines().find_map(|line| line.strip_prefix("x-note: ")).unwrap_or("none");
-                    let said = format!("{} {note} {body}", head.lines().next().unwrap_or_default());
-                    up.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len())).await;
-                }
-            });
+    let echo = serving(|_, stream| async move {
+        let mut up = Wire::on(stream);
+        while let Some(head) = up.head_for_long().await {
+            let length = head.find("length: 4").map_or(0, |_| 4);
+            let body = up.until("<\"`>").await.len().min(length);
+            let note = head.lines().find_map(|line| line.strip_prefix("x-note: ")).unwrap_or("none");
+            let said = format!("{} {note} {body}", head.lines().next().unwrap_or_default());
+            up.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len())).await;
         }
     });
+    let stage = Stage::leading_to(&format!("http://{}", echo.await), "");
+    let daemon = stage.start();
     let note = "a \"b\" <c> `d`";
     // the first one's end comes with the second one's beginning
     let first = format!("POST /api/1 HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\n\r\n<\"`>", stage.address);
@@ -178,7 +170,7 @@ async fn targets_as_typed_are_understood_after_requests_of_every_kind() {
         }
         client.head().await;
         client.buffer.clear();
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await; // the exchange is over, which shows nowhere
         client.buffer.clear();
         client.send(format!("GET /api/q?\"<`>\" HTTP/1.1\r\nHost: {here}\r\nConnection: close\r\n\r\n")).await;
         let mut up = origin.accept().await;
@@ -196,18 +188,18 @@ async fn an_upload_goes_on_after_its_answer_for_longer_than_a_head_may_take() {
     let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let mut client = Wire::connect(&stage.address).await;
-    client.send(format!("PUT /api/up HTTP/1.1\r\nHost: {}\r\nContent-Length: 131\r\n\r\nx", stage.address)).await;
+    client.send(format!("PUT /api/up HTTP/1.1\r\nHost: {}\r\nContent-Length: 121\r\n\r\nx", stage.address)).await;
     let mut up = origin.accept().await;
     up.head().await;
     up.send(OK).await;
     assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
     let start = Instant::now();
-    for _ in 0..13 {
-        sleep(Duration::from_secs(1)).await;
+    for _ in 0..12 {
+        sleep(Duration::from_secs(1)).await; // a head may take ten
         client.send("<\"`>\n<\"`>\n").await;
     }
-    let got = up.until(&"<\"`>\n".repeat(26)).await;
-    assert_eq!(got.len(), 131, "after {:?}: {got}", start.elapsed());
+    let got = up.until(&"<\"`>\n".repeat(24)).await;
+    assert_eq!(got.len(), 121, "after {:?}: {got}", start.elapsed());
     client.send(format!("GET /api/after HTTP/1.1\r\nHost: {}\r\n\r\n", stage.address)).await;
     assert!(origin.accept().await.head().await.starts_with("GET /after HTTP/1.1\r\n"));
     assert_eq!(up.until_closed().await, "");
@@ -352,24 +344,19 @@ struct Witness {
 
 impl Witness {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
         let manners = Manners { answers_after: 0, answer: OK, then: Then::ReadsOn };
         let (manners, seen) = (Arc::new(Mutex::new(manners)), Arc::new(Mutex::new(BTreeMap::<usize, Vec<u8>>::new())));
-        let witness = Self { url, manners: manners.clone(), seen: seen.clone() };
-        tokio::spawn(async move {
-            for number in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                let (manners, seen) = (manners.clone(), seen.clone());
-                tokio::spawn(async move {
-                    attend(stream, &manners, |bytes| {
-                        seen.lock().expect("no panic").entry(number).or_default().extend_from_slice(bytes);
-                    })
-                    .await
-                });
+        let shared = (manners.clone(), seen.clone());
+        let address = serving(move |number, stream| {
+            let (manners, seen) = shared.clone();
+            async move {
+                attend(stream, &manners, |bytes| {
+                    seen.lock().expect("no panic").entry(number).or_default().extend_from_slice(bytes);
+                })
+                .await;
             }
         });
-        witness
+        Self { url: format!("http://{}", address.await), manners, seen }
     }
 }
 
@@ -532,7 +519,7 @@ async fn carry_out(address: &str, number: usize, upload: &Upload, body: &[u8]) -
                 return;
             }
             at = cut;
-            sleep(Duration::from_millis(if waits { 12 } else { 1 })).await;
+            sleep(Duration::from_millis(if waits { 12 } else { 1 })).await; // the timing of this case
         }
     };
     let is_patient = upload.manners.then == Then::ReadsOn;

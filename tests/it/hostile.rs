@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::fidelity::{RawOrigin, Stage, Wire};
-use crate::support::Daemon;
+use crate::support::frames::{STATUS_200, frame};
+use crate::support::stage::Stage;
+use crate::support::wire::{Wire, serving};
 
 /// What an API sends once it has been asked: something first, and then the same again and again.
 struct Row {
@@ -18,6 +19,12 @@ struct Row {
     /// Between two times; none for as fast as it goes.
     pause: Option<Duration>,
 }
+
+/// An exchange that lasts longer does not end: its route allows a second of silence, and the machine may be busy.
+const ENDLESS: Duration = Duration::from_secs(20);
+
+/// An answer on another route that takes longer has been delayed.
+const DELAYED: Duration = Duration::from_secs(5);
 
 const DRIP: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -44,13 +51,7 @@ fn http1() -> Vec<Row> {
     ]
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 fn http2() -> Vec<Row> {
-    const STATUS_200: &[u8] = &[0x88];
     const STATUS_103: &[u8] = b"\x08\x03103";
     let head = frame(1, 4, 1, STATUS_200);
     let many = |frame: Vec<u8>| frame.repeat(100);
@@ -76,12 +77,22 @@ fn http2() -> Vec<Row> {
 /// Serves one connection as the row says, until the other end closes.
 async fn serve(mut stream: TcpStream, Row { first, again, pause, .. }: &Row, is_http2: bool) {
     let (mut from, mut to) = stream.split();
-    let mut asked = [0; 4096];
-    if is_http2 {
-        let _ = to.write_all(&frame(4, 0, 0, b"")).await;
-        sleep(Duration::from_millis(50)).await; // for the request's own frames
+    let mut asked = vec![0; 4096];
+    if is_http2 && to.write_all(&frame(4, 0, 0, b"")).await.is_err() {
+        return;
     }
-    if from.read(&mut asked).await.unwrap_or(0) == 0 || to.write_all(first).await.is_err() {
+    // a request, whose head is the first frame of a stream
+    let mut request = Vec::new();
+    let is_there = |request: &[u8]| match is_http2 {
+        true => request.windows(6).any(|part| part[0] == 1 && part[2..] == [0, 0, 0, 1]),
+        false => request.ends_with(b"\r\n\r\n"),
+    };
+    while !is_there(&request) {
+        if from.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    if to.write_all(first).await.is_err() {
         return;
     }
     let reads = async { while from.read(&mut asked).await.unwrap_or(0) > 0 {} };
@@ -96,25 +107,13 @@ async fn serve(mut stream: TcpStream, Row { first, again, pause, .. }: &Row, is_
     tokio::select! { () = reads => {}, () = writes => {} }
 }
 
-/// The most memory that the daemon has used, in KiB.
-fn most_memory(daemon: &Daemon<'_>) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 async fn story(rows: Vec<Row>, is_http2: bool) {
-    let honest = RawOrigin::start().await;
-    let url = honest.url.clone();
-    tokio::spawn(async move {
-        loop {
-            let mut up = honest.accept().await;
-            tokio::spawn(async move {
-                up.head().await;
-                up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
-            });
-        }
+    let honest = serving(|_, stream| async move {
+        let mut up = Wire::on(stream);
+        up.head_for_long().await;
+        up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
     });
+    let url = format!("http://{}", honest.await);
     let mut failures = Vec::new();
     for row in rows {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -124,7 +123,7 @@ async fn story(rows: Vec<Row>, is_http2: bool) {
         );
         let stage = Stage::leading_to(&format!("http://{address}"), &settings);
         let daemon = stage.start();
-        let before = most_memory(&daemon);
+        let before = daemon.memory("VmHWM");
         let asks = async {
             let start = Instant::now();
             if is_http2 {
@@ -149,7 +148,7 @@ async fn story(rows: Vec<Row>, is_http2: bool) {
         let others = async {
             let mut slowest = Duration::ZERO;
             loop {
-                sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await; // the pace of a neighbour
                 let start = Instant::now();
                 let mut client = Wire::connect(&stage.address).await;
                 client
@@ -157,7 +156,7 @@ async fn story(rows: Vec<Row>, is_http2: bool) {
                     .await;
                 assert!(client.until_closed().await.ends_with("ok"));
                 slowest = slowest.max(start.elapsed());
-                if slowest > Duration::from_secs(3) {
+                if slowest > DELAYED {
                     return slowest;
                 }
             }
@@ -170,14 +169,14 @@ async fn story(rows: Vec<Row>, is_http2: bool) {
         };
         let name = row.name;
         tokio::select! {
-            lasted = tokio::time::timeout(Duration::from_secs(8), asks) => match lasted {
-                Ok(lasted) => eprintln!("{name}: {lasted:?}, {} KiB", most_memory(&daemon) - before),
+            lasted = tokio::time::timeout(ENDLESS, asks) => match lasted {
+                Ok(lasted) => eprintln!("{name}: {lasted:?}, {} KiB", daemon.memory("VmHWM") - before),
                 Err(_) => failures.push(format!("{name}: it does not end")),
             },
             slowest = others => failures.push(format!("{name}: another route took {slowest:?}")),
             () = serves => {}
         }
-        let grown = most_memory(&daemon) - before;
+        let grown = daemon.memory("VmHWM") - before;
         if grown > 16 * 1024 {
             failures.push(format!("{name}: {grown} KiB"));
         }

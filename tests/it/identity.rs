@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::fidelity::{RawOrigin, Wire, certified, soon};
-use crate::support::{Home, PATIENCE, free_address, words};
+use crate::support::frames::{ACK, END_HEADERS, END_STREAM, Frame, HEADERS, SETTINGS, STATUS_200, frame, take_frame};
+use crate::support::tls::certified;
+use crate::support::wire::{RawOrigin, Wire, eventually, serving, soon};
+use crate::support::{Daemon, Home, free_address, words};
 
 /// A token endpoint by hand. Its tokens are its name and a number.
 struct Issuer {
@@ -30,40 +32,36 @@ struct State {
 
 impl Issuer {
     async fn start(name: &'static str, lifetime: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/token", listener.local_addr().expect("an address"));
         let state = Arc::new(Mutex::new(State { lifetime, hangs: false, issued: Vec::new() }));
-        let issuer = Self { url, state: state.clone() };
-        tokio::spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                let state = state.clone();
-                tokio::spawn(async move {
-                    let mut wire = Wire { stream, buffer: Vec::new() };
-                    if wire.head().await.is_empty() {
-                        return;
-                    }
-                    while state.lock().expect("no panic").hangs {
-                        sleep(Duration::from_millis(5)).await;
-                    }
-                    let (number, lifetime) = {
-                        let mut state = state.lock().expect("no panic");
-                        state.issued.push(Instant::now());
-                        (state.issued.len(), state.lifetime)
-                    };
-                    let body = format!(
-                        "{{\"access_token\":\"{name}-{number}\",\"token_type\":\"Bearer\",\"expires_in\":{lifetime}}}"
-                    );
-                    let length = body.len();
-                    wire.send(format!(
-                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+        let shared = state.clone();
+        let address = serving(move |_, stream| {
+            let state = shared.clone();
+            async move {
+                let mut wire = Wire::on(stream);
+                if wire.head().await.is_empty() {
+                    return;
+                }
+                while state.lock().expect("no panic").hangs {
+                    sleep(Duration::from_millis(5)).await; // a condition
+                }
+                let (number, lifetime) = {
+                    let mut state = state.lock().expect("no panic");
+                    state.issued.push(Instant::now());
+                    (state.issued.len(), state.lifetime)
+                };
+                let body = format!(
+                    "{{\"access_token\":\"{name}-{number}\",\"token_type\":\"Bearer\",\"expires_in\":{lifetime}}}"
+                );
+                let length = body.len();
+                wire.send(format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
                          Connection: close\r\n\r\n{body}"
-                    ))
-                    .await;
-                });
+                ))
+                .await;
             }
-        });
-        issuer
+        })
+        .await;
+        Self { url: format!("http://{address}/token"), state }
     }
 
     fn hang(&self, hangs: bool) {
@@ -125,6 +123,12 @@ fn reload(home: &Home, text: &str) {
     assert!(output.status.success(), "{}", words(&output));
 }
 
+/// Waits until a request is under way, of which it waits for a token.
+async fn until_open(daemon: &Daemon<'_>, case: &str) {
+    let is_open = || (daemon.status()["routes"][0]["open"] == 1).then_some(());
+    eventually(&format!("{case}: the request is there"), is_open).await;
+}
+
 /// A request on a connection of its own, in one of the ways that wait for a token.
 async fn ask(address: &str, way: &str) -> Wire {
     let mut client = Wire::connect(address).await;
@@ -169,12 +173,7 @@ async fn a_request_from_before_a_reload_takes_no_token_of_after_it_anywhere() {
                 one.hang(true);
                 up.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
             }
-            let requests = || daemon.status()["routes"][0]["open"].as_u64();
-            let waits = Instant::now();
-            while requests() != Some(1) {
-                assert!(waits.elapsed() < PATIENCE, "{what}, {way}: {:#}", daemon.status());
-                sleep(Duration::from_millis(5)).await;
-            }
+            until_open(&daemon, &format!("{what}, {way}")).await;
             if what == "away and back" {
                 reload(&home, &config(&address, None));
             }
@@ -210,7 +209,7 @@ async fn what_changes_nothing_of_an_account_leaves_its_requests_waiting() {
     one.hang(true);
     let daemon = home.start();
     let mut client = ask(&address, "GET").await;
-    sleep(Duration::from_millis(100)).await;
+    until_open(&daemon, "what changes nothing").await;
     let settings = "idle_timeout = \"30s\"\n[route.other]\naccount = \"lab\"\nupstream = \"http://127.0.0.1:9\"\n";
     reload(&home, &(config(&address, Some(was)) + settings));
     one.hang(false);
@@ -236,57 +235,53 @@ async fn a_401_of_a_server_from_before_a_reload_says_nothing_of_the_token_of_aft
         up.head().await;
         reload(&home, &config(&address, None));
         reload(&home, &config(&address, Some(is)));
-        let waits = Instant::now();
-        while daemon.account("lab")["state"] != "usable" {
-            assert!(waits.elapsed() < PATIENCE, "{what}: {:#}", daemon.account("lab"));
-            sleep(Duration::from_millis(5)).await;
-        }
+        eventually(what, || (daemon.account("lab")["state"] == "usable").then_some(())).await;
         let before = issuer.issued();
         up.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
         assert!(client.head().await.starts_with("HTTP/1.1 401"), "{what}");
-        sleep(Duration::from_millis(300)).await;
+        sleep(Duration::from_millis(300)).await; // nothing is to happen: a renewal would have been asked for
         assert_eq!(issuer.issued(), before, "{what}: nobody renews for that");
         assert_eq!(daemon.account("lab")["usable"], true, "{what}");
     }
 }
 
-/// Longer than the tokens of the story below live.
+/// Longer than the tokens of the stories below live, which are handed out for three seconds of four: one from before a wait
+/// of this time is older, and one that was good when it left is not, however busy the machine.
 const AGE: Duration = Duration::from_secs(5);
 
 /// An origin whose TLS handshakes take until a token of before has expired. It tells the tokens that it is sent.
 async fn slow_origin(folder: &Path, protocol: &'static [u8]) -> (String, mpsc::UnboundedReceiver<String>) {
     let acceptor = certified(folder, &[protocol]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("https://{}", listener.local_addr().expect("an address"));
     let (tell, told) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        loop {
-            let Ok((tcp, _)) = listener.accept().await else { return };
-            let (acceptor, tell) = (acceptor.clone(), tell.clone());
-            tokio::spawn(async move {
-                sleep(AGE).await;
-                let Ok(mut tls) = acceptor.accept(tcp).await else { return };
-                if protocol == b"h2" {
-                    let Ok(mut connection) = h2::server::handshake(tls).await else { return };
-                    while let Some(Ok((request, mut answer))) = connection.accept().await {
-                        let token = request.headers()["authorization"].to_str().expect("text").to_owned();
-                        let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
-                        let _ = answer.send_response(hyper::Response::new(()), true);
-                    }
+    let address = serving(move |_, tcp| {
+        let (acceptor, tell) = (acceptor.clone(), tell.clone());
+        async move {
+            sleep(AGE).await; // what is told
+            let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+            if protocol == b"h2" {
+                return tell_tokens(tls, &tell).await;
+            }
+            let mut head = Vec::new();
+            while !head.windows(4).any(|part| part == b"\r\n\r\n") {
+                if tls.read_buf(&mut head).await.unwrap_or(0) == 0 {
                     return;
                 }
-                let mut head = Vec::new();
-                while !head.windows(4).any(|part| part == b"\r\n\r\n") {
-                    if tls.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let _ = tell.send(authorization(&String::from_utf8_lossy(&head)));
-                let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
-            });
+            }
+            let _ = tell.send(authorization(&String::from_utf8_lossy(&head)));
+            let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
         }
     });
-    (url, told)
+    (format!("https://{}", address.await), told)
+}
+
+/// Answers every request of an HTTP/2 connection, and tells its token.
+async fn tell_tokens(io: impl AsyncRead + AsyncWrite + Unpin, tell: &mpsc::UnboundedSender<String>) {
+    let Ok(mut connection) = h2::server::handshake(io).await else { return };
+    while let Some(Ok((request, mut answer))) = connection.accept().await {
+        let token = request.headers()["authorization"].to_str().expect("text").to_owned();
+        let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
+        let _ = answer.send_response(hyper::Response::new(()), true);
+    }
 }
 
 #[tokio::test]
@@ -326,66 +321,77 @@ async fn no_request_leaves_with_a_token_that_expired_while_it_waited_for_a_conne
         }
         for client in clients {
             let token = soon(told.recv()).await.expect("a request");
-            assert!(one.age(&token) < Duration::from_secs(4), "{ways:?}: {token} after {:?}", one.age(&token));
+            assert!(one.age(&token) < AGE, "{ways:?}: {token} after {:?}", one.age(&token));
             soon(client).await.expect("an answer");
         }
         drop(daemon);
     }
 }
 
+/// What an origin has seen on its first connection.
+#[derive(Default)]
+struct Seen {
+    requests: AtomicUsize,
+    /// So often what it allows was taken note of.
+    acknowledged: AtomicUsize,
+}
+
 /// An origin that answers one request on its first connection, and with the answer allows no more there until a token of
-/// before has expired. It tells how often it was asked there, and the tokens that it is sent elsewhere.
-async fn closing_origin() -> (String, Arc<AtomicUsize>, mpsc::UnboundedReceiver<String>) {
-    const HEADERS: u8 = 1;
-    let settings = |most: u8| [&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3][..], &[0, 0, 0, most]].concat();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
+/// before has expired. It tells what it has seen there, and the tokens that it is sent elsewhere.
+async fn closing_origin() -> (String, Arc<Seen>, mpsc::UnboundedReceiver<String>) {
     let (tell, told) = mpsc::unbounded_channel();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let asked_first = asked.clone();
-    tokio::spawn(async move {
-        let (mut first, _) = listener.accept().await.expect("a connection");
-        tokio::spawn(async move {
-            first.read_exact(&mut [0; 24]).await.expect("a preface");
-            first.write_all(&settings(100)).await.expect("sent");
-            loop {
-                let mut header = [0; 9];
-                if first.read_exact(&mut header).await.is_err() {
-                    return;
-                }
-                let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-                first.read_exact(&mut payload).await.expect("a payload");
-                if header[3] != HEADERS {
-                    continue;
-                }
-                let is_first = asked_first.fetch_add(1, Ordering::Relaxed) == 0;
-                let answer = [&[0, 0, 1, HEADERS, 5][..], &header[5..], &[0x88]].concat(); // :status 200
-                first.write_all(&[answer, settings(if is_first { 0 } else { 100 })].concat()).await.expect("sent");
-                if is_first {
-                    sleep(AGE).await;
-                    let _ = first.write_all(&settings(100)).await; // it may be closed already
-                }
+    let seen = Arc::new(Seen::default());
+    let notes = seen.clone();
+    let address = serving(move |number, stream| {
+        let (notes, tell) = (notes.clone(), tell.clone());
+        async move {
+            match number {
+                0 => close_streams(stream, &notes).await,
+                _ => tell_tokens(stream, &tell).await,
             }
-        });
-        while let Ok((tcp, _)) = listener.accept().await {
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
-                while let Some(Ok((request, mut answer))) = connection.accept().await {
-                    let token = request.headers()["authorization"].to_str().expect("text").to_owned();
-                    let _ = tell.send(token.trim_start_matches("Bearer ").to_owned());
-                    let _ = answer.send_response(hyper::Response::new(()), true);
-                }
-            });
         }
     });
-    (url, asked, told)
+    (format!("http://{}", address.await), seen, told)
+}
+
+async fn close_streams(stream: TcpStream, seen: &Seen) {
+    let settings = |most: u8| frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, most]);
+    let (mut from, to) = stream.into_split();
+    let to = Arc::new(tokio::sync::Mutex::new(to));
+    from.read_exact(&mut [0; 24]).await.expect("a preface");
+    to.lock().await.write_all(&settings(100)).await.expect("sent");
+    let mut buffer = Vec::new();
+    loop {
+        let Some(Frame { kind, flags, stream, .. }) = take_frame(&mut buffer) else {
+            match from.read_buf(&mut buffer).await {
+                Ok(1..) => continue,
+                Ok(0) | Err(_) => return,
+            }
+        };
+        if kind == SETTINGS && flags == ACK {
+            seen.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        if kind != HEADERS {
+            continue;
+        }
+        let is_first = seen.requests.fetch_add(1, Ordering::Relaxed) == 0;
+        let answer = frame(HEADERS, END_STREAM | END_HEADERS, stream, STATUS_200);
+        let bytes = [answer, settings(if is_first { 0 } else { 100 })].concat();
+        to.lock().await.write_all(&bytes).await.expect("sent");
+        if is_first {
+            let (to, again) = (to.clone(), settings(100));
+            tokio::spawn(async move {
+                sleep(AGE).await; // what is told
+                let _ = to.lock().await.write_all(&again).await; // it may be closed already
+            });
+        }
+    }
 }
 
 #[tokio::test]
 async fn no_request_leaves_with_a_token_that_expired_while_the_upstream_allowed_no_stream() {
     let one = Issuer::start("one", 4).await;
-    let (url, asked_first, mut told) = closing_origin().await;
+    let (url, seen, mut told) = closing_origin().await;
     let is = As { issuer: &one.url, client: "c", upstream: &url, base: "", more: "" };
     let address = free_address();
     let home = Home::with(&(config(&address, Some(is)) + "http2 = true\n"));
@@ -397,12 +403,13 @@ async fn no_request_leaves_with_a_token_that_expired_while_the_upstream_allowed_
         let request = hyper::Request::get(format!("http://{address}/api/{number}")).body(()).expect("a head");
         let (answer, _) = sender.send_request(request, true).expect("sent");
         assert_eq!(soon(answer).await.expect("an answer").status(), 200, "{number}");
-        assert_eq!(asked_first.load(Ordering::Relaxed), 1, "what waits for a stream waits with its token");
+        assert_eq!(seen.requests.load(Ordering::Relaxed), 1, "what waits for a stream waits with its token");
         if number > 0 {
             let token = soon(told.recv()).await.expect("a request");
-            assert!(one.age(&token) < Duration::from_secs(4), "{number}: {token} after {:?}", one.age(&token));
+            assert!(one.age(&token) < AGE, "{number}: {token} after {:?}", one.age(&token));
         }
-        sleep(Duration::from_millis(100)).await; // until it is known what is allowed now
+        let is_known = || (seen.acknowledged.load(Ordering::Relaxed) >= 2).then_some(());
+        eventually("it is known that no more is allowed", is_known).await;
     }
     drop(daemon);
 }
@@ -422,11 +429,11 @@ async fn no_second_sending_leaves_with_a_token_that_expired_during_the_first() {
     assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
     client.send(format!("GET /api/x HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
     let first = authorization(&up.head().await);
-    sleep(AGE).await;
+    sleep(AGE).await; // what is told
     drop(up); // as if it had been idle for too long
     let mut up = origin.accept().await;
     let second = authorization(&up.head().await);
-    assert!(one.age(&second) < Duration::from_secs(4), "{first}, then {second} after {:?}", one.age(&second));
+    assert!(one.age(&second) < AGE, "{first}, then {second} after {:?}", one.age(&second));
     up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert!(client.until("ok").await.starts_with("HTTP/1.1 200"));
     drop(daemon);

@@ -1,6 +1,6 @@
 //! Client keys, as a sandbox, an agent or another machine uses them.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
 
 use base64::Engine;
@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server, address};
-use crate::providers::{gbdx_account, start};
-use crate::support::{
-    Answer, Daemon, Home, PATIENCE, eventually, free_address, get, mode, read_answer, send, serving, words,
-};
+use crate::support::keys::{self, add, check, keyed};
+use crate::support::lab::{self, Server, address};
+use crate::support::providers::{gbdx_account, start};
+use crate::support::upstreams::mirror;
+use crate::support::{Home, eventually, free_address, get, mode, read_answer, send, words};
 
 #[test]
 fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream() {
@@ -147,9 +147,9 @@ fn an_ephemeral_key_dies_with_the_connection_that_made_it() {
     let daemon = home.start();
     daemon.until("lab", "usable");
     let address = address(&daemon);
-    let (line, key) = hold(&daemon);
+    let (line, key) = hold(&home);
     assert_eq!(keyed(&address, &key).status, 200);
-    let (other_line, other) = hold(&daemon);
+    let (other_line, other) = hold(&home);
     drop(line);
     eventually("the key dies", || (keyed(&address, &key).status == 403).then_some(()));
     assert_eq!(keyed(&address, &other).status, 200, "the other one lives");
@@ -203,49 +203,11 @@ fn a_routes_rules_hold_for_everybody_and_whatever_the_spelling() {
 
 // --- the stage -------------------------------------------------------------------------------------------------------
 
-/// Makes a key by the command line.
-pub(crate) fn add(home: &Home, name: &str, rights: &[&str]) -> String {
-    let output = home.run(&[&["key", "add", name], rights].concat());
-    assert!(output.status.success(), "{}", words(&output));
-    let key = String::from_utf8(output.stdout).expect("text").trim().to_owned();
-    assert!(key.starts_with("vk_") && key.len() == 46, "{} characters", key.len());
-    key
-}
-
-/// A request with a key in its field.
-pub(crate) fn keyed(address: &str, key: &str) -> Answer {
-    send(address, "GET", "/lab/datasets", &[("X-Valetd-Key", key)], b"").expect("an answer")
-}
-
-/// Which check refused a request.
-pub(crate) fn check(answer: &Answer) -> Option<String> {
-    let problem: Value = serde_json::from_slice(&answer.body).ok()?;
-    Some(problem["check"].as_str()?.to_owned())
-}
-
 /// Makes an ephemeral key by hand, and keeps the connection that it lives on.
-fn hold(daemon: &Daemon<'_>) -> (UnixStream, String) {
-    let mut line = UnixStream::connect(daemon.home.socket()).expect("the control socket");
-    line.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-    let body = r#"{"routes": ["lab"], "ephemeral": true}"#;
-    let head = format!("POST /v1/keys HTTP/1.1\r\nHost: v\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    line.write_all(head.as_bytes()).expect("sent");
-    let mut answer = BufReader::new(line.try_clone().expect("a copy"));
-    let made = answer.by_ref().lines().map(|line| line.expect("a line")).find(|line| line.starts_with('{'));
-    let made: Value = serde_json::from_str(&made.expect("the key")).expect("JSON");
-    (line, made["key"].as_str().expect("a key").to_owned())
-}
-
-/// An upstream that answers every request with the request's head.
-pub(crate) fn mirror() -> String {
-    serving(|mut stream| {
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
-        let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", head.len());
-        let body = if head.starts_with("HEAD ") { "" } else { &head };
-        stream.write_all(format!("{length}{body}").as_bytes())
-    })
+fn hold(home: &Home) -> (UnixStream, String) {
+    let (mut line, mut answer) = keys::line(home);
+    line.write_all(keys::ephemeral_order("HTTP/1.1").as_bytes()).expect("sent");
+    (line, keys::ordered(&mut answer))
 }
 
 #[test]
@@ -264,7 +226,7 @@ fn a_command_gets_a_key_that_dies_with_it() {
     let gbdx = start(Provider::Gbdx, Options::default());
     let address = free_address();
     let home = Home::with(&format!("listen = [\"{address}\"]\n{}", gbdx_account(&gbdx)));
-    home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], gbdx.sign_in().expose());
+    home.sign_in("gbdx", &gbdx.sign_in());
     let daemon = home.start();
     daemon.until("gbdx", "usable");
     let ask = "curl -s -o /dev/null -w '%{http_code} '";

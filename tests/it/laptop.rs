@@ -6,24 +6,20 @@ use std::time::{Duration, SystemTime};
 
 use valetd::stand_in::{Behaviour, Options, Provider};
 
-use crate::lab::{self, Server, address, ping};
+use crate::support::lab::{self, Server, address, ping};
 use crate::support::{Daemon, eventually};
 
 #[test]
 fn the_first_request_after_standing_still_past_expiry_is_answered_well() {
-    let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(2)));
+    let server = Server::start(Provider::Gdh, lab::short(Duration::from_secs(3)));
     let home = lab::home(&server, "", "", "");
     let daemon = home.start();
     daemon.until("lab", "usable");
     let address = address(&daemon);
     assert_eq!(ping(&address).status, 200);
-    let send = |signal: &str| {
-        let sent = Command::new("kill").args([signal, &daemon.child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
-    };
-    send("-STOP");
-    std::thread::sleep(Duration::from_secs(3)); // the story's night
-    send("-CONT");
+    daemon.tell("STOP");
+    std::thread::sleep(Duration::from_secs(4)); // the story's night, longer than a token lives
+    daemon.tell("CONT");
     assert_eq!(ping(&address).status, 200);
     assert_eq!(server.log().refused(), 0, "the upstream saw no token of yesterday");
 }
@@ -49,13 +45,13 @@ fn an_idle_daemon_does_not_wake_up() {
     // what the start and our questions have set in motion comes to rest
     eventually("it is at rest", || {
         let before = wakeups(&daemon);
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1)); // what is measured
         (wakeups(&daemon) == before).then_some(())
     });
     // the machine's network may change meanwhile, which is news to it; three times in a row it does not
     let in_five_seconds = || {
         let before = wakeups(&daemon);
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(5)); // what is measured
         wakeups(&daemon) - before
     };
     let fewest = (0..3).map(|_| in_five_seconds()).find(|woke| *woke <= 1);

@@ -1,16 +1,18 @@
 //! Addresses that somebody else has. A stranger on one half of `localhost` gets some of what tools send there.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address};
-use crate::support::{Home, eventually, free_address, get, send, words};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
+use crate::support::{Home, Killed, eventually, free_address, get, send, words};
 
 /// A user whom nobody is.
 const STRANGER: &str = "65533";
@@ -28,7 +30,7 @@ const LISTENS: &str = r#"
 "#;
 
 /// Another user's process that listens.
-struct Squatter(Child);
+struct Squatter(Killed);
 
 impl Squatter {
     /// `None` where nobody can play another user.
@@ -45,7 +47,7 @@ impl Squatter {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let squatter = Self(child);
+        let squatter = Self(Killed(child));
         if line != "listening\n" {
             eprintln!("skipped {host}: setpriv or perl is not installed, or there is no such address here");
             return None;
@@ -54,14 +56,7 @@ impl Squatter {
     }
 
     fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Squatter {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.0.id()
     }
 }
 
@@ -147,20 +142,14 @@ fn a_routes_own_address_and_a_unix_socket_that_are_taken_keep_the_daemon_from_st
 fn without_ipv6_the_other_half_is_enough() {
     let home = Home::with(&format!("listen = [\"127.0.0.1:{0}\", \"[::1]:{0}\"]\n", free_port()));
     let script = "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6";
-    let alone = |command: &str| {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", command]);
-        unshare
-    };
-    if !alone(script).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+    let mut unshare = Command::new("unshare");
+    if !unshare.args(["--net", "sh", "-c", script]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    {
         eprintln!("skipped: no network of its own can be had");
         return;
     }
-    let plain = home.valetd(&["run"]);
-    let mut command = alone(&format!("{script} && exec \"$0\" run"));
-    command.arg(plain.get_program()).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-    let daemon = home.start_as(command);
+    let alone = ["unshare", "--net", "sh", "-c", &format!("{script} && exec \"$0\" \"$@\"")];
+    let daemon = home.start_as(home.valetd_by(&alone, &["run"]));
     let listen = daemon.status()["daemon"]["listen"].clone();
     assert_eq!(listen.as_array().map(Vec::len), Some(1), "{listen}");
     assert!(listen[0].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{listen}");
@@ -252,11 +241,22 @@ fn a_stranger_on_the_half_that_is_not_configured_is_told_by_status_and_doctor() 
     assert!(!daemon.status()["daemon"]["warnings"].to_string().contains(STRANGER));
 }
 
+/// Holds an address, unless somebody else has it and keeps it: other stories' daemons do so only briefly.
+fn hold(address: &str) -> Option<TcpListener> {
+    (0..100).find_map(|_| match TcpListener::bind(address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            thread::sleep(Duration::from_millis(100)); // a condition
+            None
+        }
+        held => Some(held.ok()),
+    })?
+}
+
 #[test]
 fn with_a_configuration_that_cannot_be_read_a_taken_address_leaves_the_control_socket_alone() {
     // the default addresses: whoever has them here, or nobody, the daemon must come up
     let home = Home::with("listen = 7\n");
-    let held: Vec<_> = ["127.0.0.1:8253", "[::1]:8253"].into_iter().map(TcpListener::bind).collect();
+    let held = ["127.0.0.1:8253", "[::1]:8253"].map(hold);
     let daemon = home.start();
     let status = daemon.status();
     assert!(!status["daemon"]["config_problems"].as_array().expect("a list").is_empty(), "{status:#}");

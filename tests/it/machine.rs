@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server, address};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Home, eventually, words};
 
 const NOBODY: u32 = 65534;
@@ -82,8 +82,7 @@ fn where_ipv6_is_switched_off_the_default_addresses_are_served_without_it() {
         return;
     }
     let home = Home::with("");
-    let mut command = wrapped(&home, &["unshare", "-n", "sh", "-c", &format!("{off} && exec \"$@\"",), "sh"], &["run"]);
-    command.stdin(Stdio::null());
+    let command = home.valetd_by(&["unshare", "-n", "sh", "-c", &format!("{off} && exec \"$@\""), "sh"], &["run"]);
     let daemon = home.start_as(command);
     assert_eq!(daemon.status()["daemon"]["listen"], serde_json::json!(["127.0.0.1:8253"]), "{}", daemon.log());
     assert!(home.run(&["status"]).status.success());
@@ -105,7 +104,7 @@ fn names_below_localhost_are_this_machine_whatever_the_resolver_says() {
     lab::sign_in(&home, &server.sign_in());
     let script = format!("{elsewhere} && exec \"$@\"");
     let daemon =
-        home.start_as(wrapped(&home, &["unshare", "-m", "sh", "-c", &script, "sh"], &["run", "--log", "debug"]));
+        home.start_as(home.valetd_by(&["unshare", "-m", "sh", "-c", &script, "sh"], &["run", "--log", "debug"]));
     daemon.until("lab", "usable"); // so the token endpoint was reached
     assert_eq!(lab::ping(&address(&daemon)).status, 200, "{}", daemon.log());
 }
@@ -181,7 +180,6 @@ fn root_gives_its_credentials_to_no_daemon_of_a_users() {
         eprintln!("skipped: the program is where others cannot read it");
         return;
     }
-    command.stdin(Stdio::null());
     let _daemon = home.start_as(command);
     let roots = tempfile::tempdir().expect("a folder of root's");
     let (config, socket) = (roots.path().join("roots.toml"), home.socket());
@@ -302,15 +300,6 @@ fn units_for_a_program_in_any_folder_are_taken_by_systemd() {
 fn can(command: &[&str]) -> bool {
     let output = Command::new(command[0]).args(&command[1..]).output();
     output.is_ok_and(|output| output.status.success())
-}
-
-/// The built binary at home there, started by other programs.
-fn wrapped(home: &Home, by: &[&str], arguments: &[&str]) -> Command {
-    let plain = home.valetd(arguments);
-    let mut command = Command::new(by[0]);
-    command.args(&by[1..]).arg(plain.get_program()).args(arguments).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
 }
 
 /// A command as another user.

@@ -1,41 +1,94 @@
 //! Stories a user could tell, on the built daemon with stand-ins of both providers on loopback.
+//!
+//! A story takes what it needs from [`support`] and from no other story; `architecture.rs` sees to that. The sentence over
+//! each module is what its stories claim.
 
 #![allow(unreachable_pub)] // a test program has no outside
 #![allow(clippy::disallowed_methods)] // a story sets its stage
 
-mod architecture;
-mod audit;
-mod canary;
-mod clocks;
-mod corpus_h1;
-mod corpus_h2;
-mod crowd;
-mod endpoints;
-mod exec;
-mod extra_ca;
-mod faults;
-mod fidelity;
-mod framing;
-mod hostile;
-mod identity;
-mod journeys;
-mod keys;
-mod kills;
-mod lab;
-mod laptop;
-mod listeners;
-mod machine;
-mod notices;
-mod origins;
-mod owner;
-mod ownership;
-mod peers;
-mod providers;
-mod readme;
-mod rules;
-mod sandbox;
-mod service;
-mod signing_in;
-mod storms;
-mod strangers;
+/// What stories are told with: homes and daemons, stand-ins, and clients and upstreams of every kind.
 mod support;
+
+/// The map in `src/lib.rs` is true, and stories do not lean on each other.
+mod architecture;
+
+// --- signing in, and having a token ---
+
+/// A person or a script gets from nothing to a proxied request in every way there is to sign in.
+mod journeys;
+/// Every command in the README works, and every test that the security page names exists.
+mod readme;
+/// At a terminal, each way to sign in that an account has is offered, in its order.
+mod signing_in;
+
+/// What has expired stays so wherever the wall clock is set.
+mod clocks;
+/// More connections than descriptors starve neither the renewer nor those who come after.
+mod crowd;
+/// An edited endpoint is never sent the refresh token of another.
+mod endpoints;
+/// A token endpoint that fails in every way takes no valid token away and loses no login.
+mod faults;
+/// A kill at any moment of a rotation loses nothing that could have been kept, and a bad disk is said aloud.
+mod kills;
+/// After hours of standing still the first request is answered well, and an idle daemon sleeps.
+mod laptop;
+/// A person is told once of what needs them, before the first tool fails.
+mod notices;
+/// A credential has one owner: a second daemon, a login and a logout during a renewal leave one of them whole.
+mod owner;
+/// However many ask, and however short tokens live, the authorization server is asked seldom.
+mod storms;
+
+// --- what goes through ---
+
+/// No HTTP/1.1 client can smuggle, inject or escape, and no upstream passes off half as whole.
+mod corpus_h1;
+/// No HTTP/2 frame can either.
+mod corpus_h2;
+/// In HTTP/1.1, what a tool and an API say arrives as it was said, and either end may leave.
+mod fidelity_h1;
+/// In HTTP/2, the same, also where the other side speaks HTTP/1.1.
+mod fidelity_h2;
+/// What belongs to a body is never changed and never a request.
+mod framing;
+/// An API that means no good ends in its route's time, at little memory, and delays no other route.
+mod hostile;
+/// Only a token that is usable then leaves, and only to where it was meant for.
+mod identity;
+/// What an API says leads no browser and no client to another account's route.
+mod origins;
+/// What a rule denies is denied in every spelling that some server would understand.
+mod rules;
+
+// --- who may call, and from where ---
+
+/// What `valetd exec` hands down can do no more than its key, and ends with the command.
+mod exec;
+/// A certificate authority of one's own is believed where it was named, and a bad file of one stops nobody else.
+mod extra_ca;
+/// A client key gives exactly its rights, in each of its forms, for its time.
+mod keys;
+/// Nothing is served beside a stranger's half of an address.
+mod listeners;
+/// On machines with odd names, long paths, no IPv6 and others' sockets, nothing breaks and nothing is told to strangers.
+mod machine;
+/// At a command's own address exist the routes that it named, as long as it runs.
+mod own_address;
+/// Another user is refused until they are named or have a key, and so is root.
+mod peers;
+/// Another user who means harm takes none of the owner's places, memory or answers.
+mod strangers;
+
+// --- living with it ---
+
+/// Every request is a line of the audit, without a secret.
+mod audit;
+/// No secret is found in anything that can be seen.
+mod canary;
+/// A configuration that others can change is refused.
+mod ownership;
+/// What the daemon has given up is in force, and surprises nobody.
+mod sandbox;
+/// Events, logs, doctor, exec and a service manager are told how it stands.
+mod service;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use valetd::stand_in::{Options, Provider, Rotation};
 
-use crate::lab::{self, Server, renew};
+use crate::support::lab::{self, Server, renew};
 use crate::support::{Home, eventually};
 
 /// A configuration whose notices are written to a file of the home, one line each.
@@ -44,14 +44,15 @@ fn a_refused_refresh_token_is_told_once_with_its_remedy_and_not_again_after_a_re
     let daemon = home.start();
     daemon.until("lab", "sign-in-required");
     // a second cause passes the same way, so the first had its chance
-    let environment = fs::read_to_string(home.path("notices.env")).expect("the environment");
+    let read = || fs::read_to_string(home.path("notices.env")).ok();
+    let environment = eventually("the environment, whole", || read().filter(|text| text.contains("VALETD_MESSAGE=")));
     for secret in server.secrets() {
         assert!(!environment.contains(&secret) && !lines[0].contains(&secret), "a secret was handed to the command");
     }
     lab::sign_in(&home, &server.sign_in());
     daemon.until("lab", "usable");
     assert_eq!(told(&home).len(), 1, "{:?}", told(&home));
-    assert!(daemon.log().contains("the refresh token was refused"));
+    daemon.until_logged("the refresh token was refused");
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! What an API can do to its neighbours by what it says: as a page in a browser, and by where it leads a client.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::io::{BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server};
-use crate::providers::{Running, gbdx_account, start};
-use crate::support::{Answer, Daemon, Home, PATIENCE, free_address, request, send, words};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server};
+use crate::support::providers::{Running, gbdx_account, start};
+use crate::support::upstreams::{read_head, serving};
+use crate::support::{Answer, Daemon, Home, PATIENCE, free_address, request, send};
 
 /// An API that answers whatever it was told to, and remembers what reached it.
 struct Api {
@@ -22,37 +22,24 @@ struct Api {
 
 impl Api {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let api = Self { url, says: Arc::default(), seen: Arc::default() };
-        let (says, seen) = (api.says.clone(), api.seen.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (says, seen) = (says.clone(), seen.clone());
-                thread::spawn(move || {
-                    let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
-                    let mut stream = stream;
-                    loop {
-                        let mut head = String::new();
-                        while !head.ends_with("\r\n\r\n") {
-                            if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                                return;
-                            }
-                        }
-                        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-                        let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a number"))];
-                        if reader.read_exact(&mut body).is_err() {
-                            return;
-                        }
-                        seen.lock().expect("not poisoned").push(head);
-                        let answer = [&says.lock().expect("not poisoned")[..], b"Content-Length: 2\r\n\r\nok"].concat();
-                        if stream.write_all(&answer).is_err() {
-                            return;
-                        }
-                    }
-                });
+        let (says, seen) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let (answer, notes) = (says.clone(), seen.clone());
+        let address = serving(move |mut stream| {
+            let mut reader = BufReader::new(stream.try_clone()?);
+            loop {
+                let head = read_head(&mut reader)?;
+                if head.is_empty() {
+                    return Ok(());
+                }
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a number"))];
+                reader.read_exact(&mut body)?;
+                notes.lock().expect("not poisoned").push(head);
+                let answer = [&answer.lock().expect("not poisoned")[..], b"Content-Length: 2\r\n\r\nok"].concat();
+                stream.write_all(&answer)?;
             }
         });
+        let api = Self { url: format!("http://{address}"), says, seen };
         api.say("200 OK", "");
         api
     }
@@ -99,8 +86,7 @@ impl Stage {
             two = two.url,
         ));
         lab::sign_in(&home, &server.sign_in());
-        let output = home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], gbdx.sign_in().expose());
-        assert!(output.status.success(), "{}", words(&output));
+        home.sign_in("gbdx", &gbdx.sign_in());
         let port = address.split_once(':').expect("a port").1.to_owned();
         Self { home, address, port, alone, api, two, _servers: (server, gbdx) }
     }

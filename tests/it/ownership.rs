@@ -6,7 +6,7 @@ use std::process::Command;
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server};
+use crate::support::lab::{self, Server};
 use crate::support::{Home, eventually, words};
 
 /// A home whose configuration names a file of each kind, and the files and folders that decide.
@@ -206,9 +206,8 @@ fn a_file_of_another_user_is_refused_and_root_is_known_in_a_user_namespace() {
         if namespace {
             command.args(["unshare", "--user", &format!("--map-user={id}"), &format!("--map-group={id}")]);
         }
-        let valetd = home.valetd(&["check"]);
-        command.arg(&binary).args(valetd.get_args()).env_clear();
-        command.envs(valetd.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.arg(&binary).arg("check");
+        home.settle(&mut command);
         command.output()
     };
     let Some(output) = as_user(false).ok().filter(|output| output.status.code() != Some(127)) else {

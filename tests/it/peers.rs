@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address};
+use crate::support::nobody::{AS_NOBODY, NOBODY, as_nobody, can_play_nobody, curl};
 use crate::support::{Daemon, Home, get, words};
 
-/// A user that every machine has.
-const NOBODY: (&str, &str) = ("nobody", "65534");
+const RUN: &[&str] = &["run", "--log", "debug"];
 
 #[test]
 fn another_user_is_refused_on_tcp_and_on_the_sockets_until_named_or_given_a_key() {
@@ -113,7 +113,8 @@ fn whom_the_daemons_user_namespace_does_not_know_is_nobody_whatever_is_named() {
     let server = Server::start(Provider::Gdh, Options::default());
     let clients = r#"clients = ["self", "user:nobody", "user:65534"]"#;
     let home = Home::with(&lab::config(&server, "", "", clients));
-    let daemon = home.start_as(wrapped(&home, "unshare", &alone));
+    let unshare = [&["unshare"][..], &alone].concat();
+    let daemon = home.start_as(home.valetd_by(&unshare, RUN));
     lab::sign_in(&home, &server.sign_in());
     daemon.until("lab", "usable");
     // everybody but ourselves is shown as user 65534 in there
@@ -190,25 +191,9 @@ fn can_unshare(arguments: &[&str]) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// `valetd run` as the last words of another command.
-fn wrapped(home: &Home, program: &str, arguments: &[&str]) -> Command {
-    let plain = home.valetd(&["run", "--log", "debug"]);
-    let mut command = Command::new(program);
-    command.args(arguments).arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
-}
-
 /// What a command says that `nobody` runs in their home.
 fn owners(home: &Home, arguments: &[&str], input: &str) -> String {
-    let (plain, uid) = (home.valetd(arguments), NOBODY.1);
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid", uid, "--regid", uid, "--clear-groups"])
-        .arg(plain.get_program())
-        .args(arguments)
-        .env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = home.valetd_by(&AS_NOBODY, arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("setpriv runs");
     child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
@@ -220,34 +205,12 @@ fn owners(home: &Home, arguments: &[&str], input: &str) -> String {
 /// A daemon of `nobody`'s in a home that is given to them. `None` where they cannot read the program.
 fn start_as_nobody(home: &Home) -> Option<Daemon<'_>> {
     let uid = NOBODY.1;
-    let as_them = ["--reuid", uid, "--regid", uid, "--clear-groups"];
-    let program = Command::new("setpriv").args(as_them).args([env!("CARGO_BIN_EXE_valetd"), "--version"]).output();
+    let program = home.valetd_by(&AS_NOBODY, &["--version"]).output();
     if !program.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: the program is where others cannot read it");
         return None;
     }
     let given = Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.path("")).status();
     assert!(given.is_ok_and(|status| status.success()));
-    Some(home.start_as(wrapped(home, "setpriv", &as_them)))
-}
-
-pub(crate) fn can_play_nobody() -> bool {
-    let installed =
-        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
-    rustix::process::geteuid().is_root() && installed("setpriv") && installed("curl")
-}
-
-/// The status that `nobody`'s curl gets; 000 without any.
-pub(crate) fn as_nobody(arguments: &[&str]) -> String {
-    let uid = NOBODY.1;
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", uid, "--regid", uid, "--clear-groups", "curl"]);
-    curl(&mut command, arguments)
-}
-
-/// The statuses that a curl gets; 000 without any.
-fn curl(command: &mut Command, arguments: &[&str]) -> String {
-    command.args(["--silent", "--max-time", "30", "--noproxy", "*"]);
-    let output = command.args(["--output", "/dev/null", "--write-out", "%{http_code}"]).args(arguments).output();
-    String::from_utf8(output.expect("it runs").stdout).expect("a number")
+    Some(home.start_as(home.valetd_by(&AS_NOBODY, RUN)))
 }

@@ -1,14 +1,14 @@
 //! Every command in the README is run, and every test that the security page names is there.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
 
-use crate::providers::start;
-use crate::support::{Home, free_address, words};
+use crate::support::providers::start;
+use crate::support::terminal::Terminal;
+use crate::support::{Home, VALETD, free_address, words};
 
 const README: &str = include_str!("../../README.md");
 
@@ -29,48 +29,12 @@ fn commands() -> Vec<&'static str> {
     lines
 }
 
-/// Runs a line in a shell that finds the built binary as `valetd`, at a terminal, with somebody who types an answer when
-/// its question has been put. Returns what the terminal showed.
-fn at_a_terminal(home: &Home, line: &str, dialogue: &[(&str, &str)]) -> String {
-    let mut child = Command::new("script")
-        .args(["-qefc", line, "/dev/null"])
-        .envs(home.valetd(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .env("PATH", path(home))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("script, of util-linux, is installed");
-    let (mut keyboard, mut screen) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    let mut shown = Vec::new();
-    for (question, answer) in dialogue {
-        while !String::from_utf8_lossy(&shown).contains(question) {
-            let mut byte = [0];
-            assert!(
-                screen.read(&mut byte).expect("read") > 0,
-                "no {question:?} in {}",
-                String::from_utf8_lossy(&shown)
-            );
-            shown.push(byte[0]);
-        }
-        keyboard.write_all(format!("{answer}\n").as_bytes()).expect("typed");
-    }
-    screen.read_to_end(&mut shown).expect("read");
-    let shown = String::from_utf8_lossy(&shown).into_owned();
-    assert!(child.wait().expect("waited").success(), "{line}\n{shown}");
-    shown
-}
-
-fn path(home: &Home) -> String {
-    format!("{}:{}", home.path("bin").display(), std::env::var("PATH").expect("a PATH"))
-}
-
 #[test]
 fn every_command_in_the_readme_works() {
     let gbdx = start(Provider::Gbdx, Options::default());
     let home = Home::empty();
     fs::create_dir_all(home.path("bin")).expect("a folder");
-    symlink(env!("CARGO_BIN_EXE_valetd"), home.path("bin/valetd")).expect("linked");
+    symlink(VALETD, home.path("bin/valetd")).expect("linked");
     // the preset as it is, but for where it leads
     fs::create_dir_all(home.path("config/valetd/providers")).expect("a folder");
     let preset = include_str!("../../config/providers/gbdx.toml").replace("https://geobigdata.io", gbdx.url());
@@ -96,7 +60,11 @@ fn every_command_in_the_readme_works() {
                 assert!(story.expect("the story").contains(line), "tests/systemd/story does not run: {line}");
             }
             "valetd login gbdx" => {
-                let shown = at_a_terminal(&home, line, &[("User name", USERNAME), ("assword", PASSWORD)]);
+                let mut terminal = Terminal::open(&home, line);
+                terminal.answer("User name", USERNAME);
+                terminal.answer("assword", PASSWORD);
+                let (code, shown) = terminal.exit();
+                assert_eq!(code, Some(0), "{line}\n{shown}");
                 assert!(!shown.contains(PASSWORD), "the password shows: {shown}");
                 let file = home.path("config/valetd/config.toml");
                 let written = fs::read_to_string(&file).expect("login writes a configuration");
@@ -105,12 +73,10 @@ fn every_command_in_the_readme_works() {
             _ => {
                 assert!(daemon.is_some(), "{line} comes after valetd run");
                 daemon.as_ref().expect("running").until("gbdx", "usable");
-                let output = Command::new("bash")
-                    .args(["-ec", &here.replace("curl ", "curl --fail --silent --show-error ")])
-                    .envs(home.valetd(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
-                    .env("PATH", path(&home))
-                    .output()
-                    .expect("bash runs");
+                let mut bash = Command::new("bash");
+                bash.args(["-ec", &here.replace("curl ", "curl --fail --silent --show-error ")]);
+                home.settle(&mut bash);
+                let output = bash.env("PATH", home.bin()).output().expect("bash runs");
                 assert!(output.status.success(), "{here}\n{}", words(&output));
             }
         }

@@ -4,9 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::{add, check};
-use crate::lab::{self, Server, address};
-use crate::support::{Home, send, serving};
+use crate::support::keys::{add, check};
+use crate::support::lab::{self, Server, address};
+use crate::support::upstreams::serving;
+use crate::support::{Home, send};
 
 /// Fields by which one server or another is told another method.
 const METHODS: [&str; 7] = [

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 use valetd::stand_in::{Options, Provider};
 
-use crate::lab::{self, Server, address};
+use crate::support::lab::{self, Server, address};
 use crate::support::{Daemon, words};
 
 #[test]

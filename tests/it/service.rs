@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, USERNAME};
 
-use crate::providers::{Running, gbdx_account, start};
+use crate::support::providers::{Running, gbdx_account, start};
 use crate::support::{Home, PATIENCE, eventually, free_address, get, words};
 
 /// A home with a GBDX account that leads to a stand-in, and the address of its daemon.
@@ -106,10 +106,11 @@ fn doctor_finds_nothing_where_nothing_is_wrong_and_the_cause_where_something_is(
     let named = format!("process {}", std::process::id());
     assert!(taken.iter().any(|finding| finding["says"].as_str().is_some_and(|says| says.contains(&named))));
     drop(holder);
-    let _daemon = home.start();
+    let daemon = home.start();
     assert!(failing(&doctor(Some(1)), "account"), "nobody is signed in");
     let spent = gbdx.log().token_calls.len();
     login(&home);
+    daemon.until("gbdx", "usable");
     let fine = doctor(Some(0));
     for check in ["config", "credentials", "daemon", "address", "guard", "token server", "upstream", "clock", "account"]
     {

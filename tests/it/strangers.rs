@@ -4,53 +4,29 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use valetd::stand_in::{Options, Provider};
 
-use crate::keys::add;
-use crate::lab::{self, Server, address, ping};
-use crate::support::{Answer, Daemon, Home, PATIENCE, eventually, free_address, read_answer, send};
-
-const NOBODY: u32 = 65534;
+use crate::support::frames::{
+    self, DATA, Frame, GOAWAY, HEADERS, RST_STREAM, SETTINGS, STATUS_200, frame, preface, read_frame, take_frame,
+};
+use crate::support::keys::add;
+use crate::support::lab::{self, Server, address, ping};
+use crate::support::nobody::{act_as_nobody, is_root};
+use crate::support::upstreams::{read_head, serving};
+use crate::support::{Answer, Daemon, Home, PATIENCE, VALETD, eventually, free_address, read_answer, send};
 
 /// What a refused client that reads its answer is given, and has.
 const SOON: Duration = Duration::from_secs(10);
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: only root can be somebody else");
-    }
-    root
-}
-
-/// Does something as another user, who then owns the sockets that it opens.
-fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let somebody_else = scope.spawn(|| {
-            let nobody = Uid::from_raw(NOBODY);
-            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may be anybody");
-            act()
-        });
-        somebody_else.join().expect("no panic")
-    })
-}
 
 fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the kernel takes it");
@@ -62,11 +38,10 @@ fn connect(address: &str) -> TcpStream {
 fn start<'h>(home: &'h Home, descriptors: &str) -> Daemon<'h> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let plain = home.valetd(&["run"]);
-    let binary = std::env::var("VALETD").unwrap_or_else(|_| env!("CARGO_BIN_EXE_valetd").to_owned());
+    let binary = std::env::var("VALETD").unwrap_or_else(|_| VALETD.to_owned());
     let mut command = Command::new("prlimit");
-    command.args([&format!("--nofile={descriptors}"), &binary, "run", "--log", "info"]).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    command.args([&format!("--nofile={descriptors}"), &binary, "run", "--log", "info"]);
+    home.settle(&mut command);
     let daemon = home.start_as(command);
     daemon.until("lab", "usable");
     daemon
@@ -90,62 +65,29 @@ fn get(path: &str, address: &str, more: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n").into_bytes()
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A client's beginning; `window` is what the server may send on a stream.
-fn preface(window: u32) -> Vec<u8> {
-    let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
-    [PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()
-}
-
-/// A GET (RFC 7541: `:method` and `:scheme` are in the table, the others are literals).
+/// A GET with a key, if there is one.
 fn head(stream: u32, path: &str, address: &str, key: Option<&str>) -> Vec<u8> {
-    let text = |text: &str| [&[text.len() as u8][..], text.as_bytes()].concat();
-    let mut block = [&[0x82, 0x86, 0x04][..], &text(path), &[0x01], &text(address)].concat();
-    if let Some(key) = key {
-        block.extend([&[0][..], &text("x-valetd-key"), &text(key)].concat());
-    }
-    frame(HEADERS, 0x5, stream, &block)
+    let key: Vec<(&str, &str)> = key.map(|key| ("x-valetd-key", key)).into_iter().collect();
+    frames::get(stream, path, address, &key)
 }
 
-/// A server's frames until the connection's end: kind, flags, stream, payload.
-fn frames(stream: &mut TcpStream) -> Vec<(u8, u8, u32, Vec<u8>)> {
+/// A server's frames until the connection's end.
+fn all_frames(stream: &mut TcpStream) -> Vec<Frame> {
     let mut bytes = Vec::new();
-    let mut frames = Vec::new();
     let ended = stream.read_to_end(&mut bytes);
     let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
     assert!(ended.as_ref().map_or_else(is_reset, |_| true), "the connection does not end: {ended:?}");
-    let mut rest = &bytes[..];
-    while let Some((header, more)) = rest.split_at_checked(9) {
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-        let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
-        let (payload, more) = more.split_at(length.min(more.len()));
-        frames.push((header[3], header[4], stream, payload.to_vec()));
-        rest = more;
-    }
-    frames
-}
-
-fn proc(daemon: &Daemon<'_>, file: &str) -> String {
-    fs::read_to_string(format!("/proc/{}/{file}", daemon.child.id())).expect("it runs")
+    std::iter::from_fn(|| take_frame(&mut bytes)).collect()
 }
 
 /// Resident memory in KiB.
 fn memory(daemon: &Daemon<'_>) -> u64 {
-    let status = proc(daemon, "status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    daemon.memory("VmRSS")
 }
 
 /// Processor time in hundredths of a second, in user space and in the kernel.
 fn cpu(daemon: &Daemon<'_>) -> u64 {
-    let stat = proc(daemon, "stat");
+    let stat = daemon.proc("stat");
     let rest = stat.rsplit_once(") ").expect("a name in brackets").1;
     rest.split(' ').skip(11).take(2).map(|number| number.parse::<u64>().expect("a number")).sum()
 }
@@ -154,7 +96,7 @@ fn cpu(daemon: &Daemon<'_>) -> u64 {
 fn silent_connections_of_another_user_take_no_place_of_the_owners() {
     with_and_without_a_key(|daemon, address, key| {
         let mut before = connect(address);
-        let silent: Vec<TcpStream> = as_nobody(|| (0..980).map(|_| connect(address)).collect());
+        let silent: Vec<TcpStream> = act_as_nobody(|| (0..980).map(|_| connect(address)).collect());
         for request in 0..8 {
             assert_eq!(ping(address).status, 200, "{request}, with a key: {}", key.is_some());
         }
@@ -171,14 +113,14 @@ fn streams_that_another_user_never_reads_hold_no_memory_and_end() {
     with_and_without_a_key(|daemon, address, key| {
         ping(address);
         let before = memory(daemon);
-        let mut deaf: Vec<TcpStream> = as_nobody(|| (0..40).map(|_| connect(address)).collect());
+        let mut deaf: Vec<TcpStream> = act_as_nobody(|| (0..40).map(|_| connect(address)).collect());
         for stream in &mut deaf {
             let mut bytes = preface(0);
             (0..256).for_each(|number| bytes.extend(head(2 * number + 1, "/lab/ping", address, None)));
             let _ = stream.write_all(&bytes); // it may be closed already
         }
         for stream in &mut deaf {
-            let heads = frames(stream).iter().filter(|(kind, ..)| *kind == HEADERS).count();
+            let heads = all_frames(stream).iter().filter(|frame| frame.kind == HEADERS).count();
             assert!(heads <= 1, "{heads} streams of a stranger were looked at");
         }
         let grown = memory(daemon).saturating_sub(before);
@@ -201,15 +143,20 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
         ];
         for (kind, small) in kinds {
             let bytes = [preface(65535), small.repeat(72_000 / small.len())].concat();
-            let (answers, took) = as_nobody(|| {
-                let since = Instant::now();
-                let mut stream = connect(address);
-                let _ = stream.write_all(&bytes); // it may be closed already
-                (frames(&mut stream).len(), since.elapsed())
-            });
             let case = format!("{kind}, with a key: {}", key.is_some());
-            assert!(answers < 150, "{case}: {answers} answers");
-            assert!(took < Duration::from_millis(1500), "{case}: hung up on after {took:?}");
+            let hung_up_on_after = || {
+                act_as_nobody(|| {
+                    let since = Instant::now();
+                    let mut stream = connect(address);
+                    let _ = stream.write_all(&bytes); // it may be closed already
+                    let answers = all_frames(&mut stream).len();
+                    assert!(answers < 150, "{case}: {answers} answers");
+                    since.elapsed()
+                })
+            };
+            // before the two seconds are over that a stranger has anyway; a busy machine may need another try
+            let soon = (0..5).map(|_| hung_up_on_after()).find(|took| *took < Duration::from_millis(1500));
+            assert!(soon.is_some(), "{case}: hung up on late");
         }
         let usual = [SETTINGS, 8, 2, 2, 2, 2, 2, 6].map(|kind| match kind {
             SETTINGS => frame(SETTINGS, 0, 0, b""),
@@ -217,20 +164,22 @@ fn small_frames_without_a_request_are_no_way_to_keep_the_daemon_busy() {
             2 => frame(2, 0, 3, b"\0\0\0\0\x01"),
             kind => frame(kind, 0, 0, b"12345678"),
         });
-        let told = as_nobody(|| {
+        let answer = if key.is_some() { &[HEADERS, 4, 0, 0, 0, 9][..] } else { b"Check: peer." };
+        let has_it = |told: &[u8]| told.windows(answer.len()).any(|part| part == answer);
+        let told = act_as_nobody(|| {
             let mut stream = connect(address);
             stream
                 .write_all(&[&preface(65535)[..], &usual.concat(), &head(9, "/lab/ping", address, key)].concat())
                 .expect("sent");
-            stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
             let (mut told, mut part) = (Vec::new(), [0; 4096]);
-            while let Ok(read @ 1..) = stream.read(&mut part) {
+            while !has_it(&told)
+                && let Ok(read @ 1..) = stream.read(&mut part)
+            {
                 told.extend_from_slice(&part[..read]);
             }
             told
         });
-        let answer = if key.is_some() { &[HEADERS, 4, 0, 0, 0, 9][..] } else { b"Check: peer." };
-        assert!(told.windows(answer.len()).any(|part| part == answer), "{told:?}");
+        assert!(has_it(&told), "{told:?}");
     });
 }
 
@@ -250,9 +199,9 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
             ("with a long head", vec![long.as_bytes()], Duration::ZERO),
         ];
         for (case, pieces, pause) in rows {
-            let (answer, rest) = as_nobody(|| {
+            let (answer, rest) = act_as_nobody(|| {
                 let mut stream = connect(address);
-                thread::sleep(pause);
+                thread::sleep(pause); // the case
                 for piece in pieces {
                     let _ = stream.write_all(piece); // all is said already, perhaps
                 }
@@ -270,7 +219,7 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
                 rest.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, Vec::is_empty);
             assert!(is_over, "{case}: {rest:?}");
         }
-        let head_only = as_nobody(|| {
+        let head_only = act_as_nobody(|| {
             let mut stream = connect(address);
             write!(stream, "HEAD /lab/ping HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("sent");
             let mut text = String::new();
@@ -278,16 +227,17 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
             text
         });
         assert!(head_only.starts_with("HTTP/1.1 403 ") && head_only.ends_with("\r\n\r\n"), "{head_only}");
-        let told = as_nobody(|| {
+        let told = act_as_nobody(|| {
             let mut stream = connect(address);
             let bytes = [preface(65535), head(1, "/lab/ping", address, None), head(3, "/lab/ping", address, key)];
             stream.write_all(&bytes.concat()).expect("sent");
-            frames(&mut stream)
+            all_frames(&mut stream)
         });
-        assert!(told.iter().any(|(kind, ..)| *kind == GOAWAY), "{told:?}");
-        assert!(told.iter().any(|(kind, _, stream, _)| (*kind, *stream) == (HEADERS, 1)), "{told:?}");
-        assert!(told.iter().all(|(_, _, stream, _)| *stream < 3), "what follows a refusal is not looked at: {told:?}");
-        let said: Vec<u8> = told.iter().filter(|(kind, ..)| *kind == DATA).flat_map(|frame| frame.3.clone()).collect();
+        assert!(told.iter().any(|frame| frame.kind == GOAWAY), "{told:?}");
+        assert!(told.iter().any(|frame| (frame.kind, frame.stream) == (HEADERS, 1)), "{told:?}");
+        assert!(told.iter().all(|frame| frame.stream < 3), "what follows a refusal is not looked at: {told:?}");
+        let said: Vec<u8> =
+            told.iter().filter(|frame| frame.kind == DATA).flat_map(|frame| frame.payload.clone()).collect();
         assert!(String::from_utf8_lossy(&said).contains("Check: peer."), "{told:?}");
     });
 }
@@ -304,7 +254,7 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
             ("looking for the key", &|stream| _ = stream.write_all(b"X-Valetd-Key: vk_\r\n")),
         ];
         for (case, drip) in drips {
-            let took = as_nobody(|| {
+            let took = act_as_nobody(|| {
                 let since = Instant::now();
                 let mut stream = connect(address);
                 stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
@@ -319,7 +269,7 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
                 };
                 while !is_over(&mut stream) {
                     assert!(since.elapsed() < SOON, "{case} for ever");
-                    thread::sleep(Duration::from_millis(20));
+                    thread::sleep(Duration::from_millis(20)); // the pace of the drip
                     drip(&mut stream);
                 }
                 since.elapsed()
@@ -327,13 +277,13 @@ fn a_stranger_has_two_seconds_to_show_a_key_and_as_long_as_anybody_with_one() {
             assert!(took >= Duration::from_millis(1900), "{case}: {took:?}");
         }
         // a pause that no stranger has
-        as_nobody(|| {
+        act_as_nobody(|| {
             let mut stream = connect(address);
-            for _ in 0..2 {
+            for pause in [Duration::ZERO, Duration::from_millis(2500)] {
+                thread::sleep(pause);
                 stream.write_all(&get("/lab/ping", address, &format!("X-Valetd-Key: {key}\r\n"))).expect("sent");
                 let answer = read_answer(&mut BufReader::new(&stream), true).expect("an answer");
                 assert_eq!(answer.status, 200, "{}", answer.text());
-                thread::sleep(Duration::from_millis(2500));
             }
         });
     });
@@ -395,9 +345,9 @@ fn on_a_unix_socket_that_others_may_open_strangers_take_no_place_either() {
         if has_key {
             add(&home, "agent", &["--route", "lab"]);
         }
-        let silent: Vec<UnixStream> = as_nobody(|| (0..980).map(|_| connect()).collect());
+        let silent: Vec<UnixStream> = act_as_nobody(|| (0..980).map(|_| connect()).collect());
         assert_eq!(ask().status, 200);
-        let refused = as_nobody(ask);
+        let refused = act_as_nobody(ask);
         assert_eq!((refused.status, refused.json()["check"].as_str()), (403, Some("peer")));
         drop(silent);
     }
@@ -412,28 +362,18 @@ fn with_a_key_in_the_first_request_a_connection_has_its_many_streams() {
     }
     let server = Server::start(Provider::Gdh, Options::default());
     // nobody is answered before all have asked
-    let upstream = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", upstream.local_addr().expect("an address"));
-    let all = Arc::new(Barrier::new(STREAMS));
-    thread::spawn(move || {
-        for stream in upstream.incoming().flatten() {
-            let all = all.clone();
-            thread::spawn(move || {
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while !head.ends_with(b"\r\n\r\n") {
-                    (&stream).read_exact(&mut byte).expect("a head");
-                    head.push(byte[0]);
-                }
-                all.wait();
-                (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("sent");
-            });
+    let all = Barrier::new(STREAMS);
+    let upstream = serving(move |mut stream| {
+        if !read_head(&mut BufReader::new(&stream))?.is_empty() {
+            all.wait();
         }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     });
-    let home = lab::home(&server, "", &format!("upstream = \"{url}\""), "workers = 1");
+    let home = lab::home(&server, "", &format!("upstream = \"http://{upstream}\""), "workers = 1");
     let daemon = start(&home, "1024:1024");
     let key = add(&home, "agent", &["--route", "lab"]);
     let address = address(&daemon);
-    let told = as_nobody(|| {
+    let told = act_as_nobody(|| {
         let mut stream = connect(&address);
         let mut bytes = preface(65535);
         for number in 0..STREAMS as u32 {
@@ -443,13 +383,9 @@ fn with_a_key_in_the_first_request_a_connection_has_its_many_streams() {
         let mut answered = 0;
         let mut reader = BufReader::new(&stream);
         while answered < STREAMS {
-            let mut header = [0; 9];
-            reader.read_exact(&mut header).expect("a frame");
-            let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-            reader.read_exact(&mut payload).expect("a frame");
-            assert_ne!(header[3], RST_STREAM, "a stream was not taken");
-            // :status 200 is in the table
-            answered += usize::from(header[3] == HEADERS && payload.contains(&0x88));
+            let frame = read_frame(&mut reader).expect("a frame");
+            assert_ne!(frame.kind, RST_STREAM, "a stream was not taken");
+            answered += usize::from(frame.kind == HEADERS && frame.payload.contains(&STATUS_200[0]));
         }
         stream.shutdown(Shutdown::Write).expect("shut");
         answered
@@ -473,12 +409,9 @@ fn a_refusal_that_the_owner_never_reads_ends_too() {
     deaf.write_all(&bytes).expect("sent");
     let mut reset = Vec::new();
     while reset.len() < paths.len() {
-        let mut header = [0; 9];
-        deaf.read_exact(&mut header).expect("a frame");
-        let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-        deaf.read_exact(&mut payload).expect("a frame");
-        if header[3] == RST_STREAM {
-            reset.push(header[8]);
+        let frame = read_frame(&mut deaf).expect("a frame");
+        if frame.kind == RST_STREAM {
+            reset.push(frame.stream);
         }
     }
     reset.sort_unstable();
@@ -495,11 +428,8 @@ fn all_http2_connections_of_the_owner_together_may_open_a_bounded_number_of_stre
         .map(|_| {
             let mut stream = connect(&address);
             stream.write_all(&preface(65535)).expect("sent");
-            let mut header = [0; 9];
-            stream.read_exact(&mut header).expect("a frame");
-            assert_eq!(header[3], SETTINGS);
-            let mut settings = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
-            stream.read_exact(&mut settings).expect("a frame");
+            let Frame { kind, payload: settings, .. } = read_frame(&mut stream).expect("a frame");
+            assert_eq!(kind, SETTINGS);
             let most = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).expect("MAX_CONCURRENT_STREAMS");
             (stream, u32::from_be_bytes(most[2..].try_into().expect("four bytes")))
         })
@@ -514,14 +444,17 @@ fn as_many_clients_are_served_as_the_hard_limit_of_descriptors_lets_in() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "workers = 1");
     let daemon = start(&home, "128:2048");
-    let limits = proc(&daemon, "limits");
+    let limits = daemon.proc("limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     assert_eq!(line.split_whitespace().nth(3), Some("2048"), "{line}");
     let address = address(&daemon);
-    let idle: Vec<TcpStream> = (0..500).map(|_| connect(&address)).collect();
+    let mut idle: Vec<TcpStream> = (0..500).map(|_| connect(&address)).collect();
     assert_eq!(ping(&address).status, 200);
-    for mut stream in idle {
+    // all of them ask before any is given up as silent, and then they are answered
+    for stream in &mut idle {
         stream.write_all(&get("/lab/ping", &address, "Connection: close\r\n")).expect("sent");
+    }
+    for stream in idle {
         assert_eq!(read_answer(&mut BufReader::new(stream), true).expect("an answer").status, 200);
     }
 }
@@ -532,9 +465,11 @@ fn a_flood_of_another_users_leaves_the_owner_every_answer_and_the_memory_as_it_w
         ping(address);
         let before = memory(daemon);
         let flood = Flood::start(address, 2000);
-        let end = Instant::now() + Duration::from_secs(4);
+        let began = Instant::now();
         let mut asked = 0;
-        while Instant::now() < end {
+        // on a busy machine neither gets as far in four seconds
+        while began.elapsed() < Duration::from_secs(4) || asked <= 10 || flood.attempts() <= 500 {
+            assert!(began.elapsed() < 2 * PATIENCE, "{asked} requests beside {} attempts", flood.attempts());
             assert_eq!(ping(address).status, 200, "request {asked}, with a key: {}", key.is_some());
             asked += 1;
         }
@@ -542,7 +477,6 @@ fn a_flood_of_another_users_leaves_the_owner_every_answer_and_the_memory_as_it_w
         let grown = memory(daemon).saturating_sub(before);
         assert!(grown < 16 * 1024, "{grown} KiB after {attempts} attempts, with a key: {}", key.is_some());
         println!("{asked} requests of the owner beside {attempts} attempts");
-        assert!(asked > 10 && attempts > 500, "{asked} {attempts}");
     });
 }
 
@@ -569,9 +503,7 @@ fn measure_what_a_stranger_costs() {
             let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
             (at(99).copied().unwrap_or_default(), at(50).copied().unwrap_or_default(), times.len(), failed)
         };
-        let closer = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let elsewhere = closer.local_addr().expect("an address").to_string();
-        thread::spawn(move || closer.incoming().for_each(drop));
+        let elsewhere = serving(|_| Ok(()));
         let idle = memory(daemon);
         for (what, target) in [("accept and close", elsewhere.as_str()), ("valetd", address)] {
             let mut runs = Vec::new();
@@ -637,7 +569,7 @@ impl Flood {
             let (goes_on, attempts, address) = (goes_on.clone(), attempts.clone(), address.to_owned());
             let spacing = Duration::from_secs(1) * THREADS / per_second;
             thread::spawn(move || {
-                as_nobody(|| {
+                act_as_nobody(|| {
                     let mut held = VecDeque::new();
                     let (mut next, mut turn) = (Instant::now(), number as usize);
                     while goes_on.load(Ordering::Relaxed) {
@@ -659,11 +591,22 @@ impl Flood {
         Self { goes_on, attempts, threads }
     }
 
-    /// Returns how often it has tried.
-    fn stop(self) -> usize {
-        self.goes_on.store(false, Ordering::Relaxed);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    fn attempts(&self) -> usize {
         self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Returns how often it has tried.
+    fn stop(mut self) -> usize {
+        self.goes_on.store(false, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().expect("no panic"));
+        self.attempts()
+    }
+}
+
+impl Drop for Flood {
+    /// A story that fails floods no other.
+    fn drop(&mut self) {
+        self.goes_on.store(false, Ordering::Relaxed);
     }
 }
 

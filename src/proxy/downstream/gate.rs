@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::downstream::connection::{ClientIo, Connection, PREFACE, Standing};
+use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::downstream::io::{ClientIo, PREFACE};
 
 /// What may come up to the end of the first head: as much as a head may have, and some settings before it.
 const MOST_BEFORE: usize = 80 * 1024;

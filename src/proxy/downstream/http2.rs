@@ -1,7 +1,7 @@
 //! HTTP/2 from clients, by prior knowledge and in the clear (RFC 9113 section 3.3), as gRPC's tools speak it on loopback.
 //!
 //! To the rest of the house a request is a request: its head comes in HTTP/1.1's terms, and its stream looks like a
-//! connection of its own, with a pulse, a limit and an end. A stream that ends early is reset, and takes its exchange with
+//! connection of its own, with a activity, a limit and an end. A stream that ends early is reset, and takes its exchange with
 //! the upstream along; an answer that breaks off upstream resets its stream with the upstream's own reason.
 
 use std::cell::{Cell, RefCell};
@@ -22,9 +22,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use crate::proxy::downstream::connection::{Alarm, ClientIo, Connection, Phase, Pulse, Standing};
+use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::deadline::{Activity, IdleTimer, Phase};
 use crate::proxy::downstream::gate::GatedIo;
-use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::downstream::io::ClientIo;
+use crate::proxy::exchange::accounting::Counted;
 use crate::proxy::exchange::service;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::worker::Worker;
@@ -60,8 +62,8 @@ const LONGEST_HEAD: u32 = 64 * 1024;
 /// Serves a connection until either side ends it. A client without streams is asked to go once it has been silent for as
 /// long as one that speaks HTTP/1.1 may be.
 pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
-    let pulse = connection.pulse.clone();
-    pulse.enter(Phase::Resting);
+    let activity = connection.activity.clone();
+    activity.enter(Phase::Resting);
     let streams = Streams::default();
     let service = service_fn(|request| {
         let stream = connection.stream();
@@ -78,7 +80,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(LONGEST_HEAD);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(GatedIo::new(io.unobserved(), &connection)), service));
-    let mut alarm = Alarm::new(pulse.watch());
+    let mut timer = IdleTimer::new(activity.deadline());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
         if connection.is_told_to_stop(cx, false) {
@@ -96,7 +98,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            ready!(alarm.poll_passed(cx, &pulse));
+            ready!(timer.poll_expired(cx, &activity));
             if connection.has_streams() {
                 continue;
             }
@@ -160,19 +162,20 @@ impl Drop for Share {
 }
 
 async fn answer(stream: Rc<Connection>, mut request: Request<Incoming>) -> Response<StreamBody> {
-    let pulse = stream.pulse.clone();
+    let activity = stream.activity.clone();
     let mut response = if request.headers().len() > MOST_FIELDS {
         stream.worker.stats.refused.add(1);
         if stream.standing() != Standing::Client {
             stream.turn_away();
         }
-        ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice)
+        let refusal = ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice);
+        refusal.map(Counted::without_exchange)
     } else {
         in_http1_terms(&mut request);
         service::answer(stream, request).await
     };
     response.headers_mut().remove(CONNECTION); // a stream can end without the connection
-    response.map(|body| StreamBody { body, pulse })
+    response.map(|body| StreamBody { body, activity })
 }
 
 /// Says in HTTP/1.1's terms what HTTP/2 says otherwise: to whom, how long the body is, and the cookies in one field (RFC
@@ -217,16 +220,16 @@ impl<T: Future<Output = ()> + 'static> Executor<T> for Streams {
 /// Runs a stream's task to its end, or drops it when the exchange has passed its limit, which resets the stream.
 async fn watch_over(stream: Rc<Connection>, task: impl Future<Output = ()>) {
     let mut task = pin!(task);
-    let mut alarm = Alarm::new(stream.pulse.watch());
+    let mut timer = IdleTimer::new(stream.activity.deadline());
     poll_fn(|cx| {
         loop {
             if task.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            alarm.follow(&stream.pulse);
-            match ready!(alarm.poll_passed(cx, &stream.pulse)) {
+            timer.follow(&stream.activity);
+            match ready!(timer.poll_expired(cx, &stream.activity)) {
                 // the request says so itself, the next time it is asked
-                Phase::Waiting if stream.pulse.time_out() => {}
+                Phase::Waiting if stream.activity.time_out() => {}
                 phase => {
                     debug!(?phase, "a client's stream timed out");
                     return Poll::Ready(());
@@ -237,22 +240,22 @@ async fn watch_over(stream: Rc<Connection>, task: impl Future<Output = ()>) {
     .await;
 }
 
-/// An answer's body, whose frames mark the stream's pulse as bytes mark a connection's.
+/// An answer's body, whose frames mark the stream's activity as bytes mark a connection's.
 struct StreamBody {
-    body: AnswerBody,
-    pulse: Arc<Pulse>,
+    body: Counted,
+    activity: Arc<Activity>,
 }
 
 impl Body for StreamBody {
     type Data = Bytes;
-    type Error = <AnswerBody as Body>::Error;
+    type Error = <Counted as Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.pulse.mark();
+        self.activity.mark();
         Poll::Ready(frame)
     }
 

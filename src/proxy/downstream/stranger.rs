@@ -22,8 +22,9 @@ use tracing::debug;
 
 use crate::audit::AuditLog;
 use crate::client_keys;
-use crate::proxy::downstream::connection::{Connection, PREFACE, spell_out};
+use crate::proxy::connection::Connection;
 use crate::proxy::downstream::gate::FirstHead;
+use crate::proxy::downstream::io::{PREFACE, spell_out};
 use crate::proxy::policy::error::{Advice, Check, ProxyError};
 use crate::proxy::policy::guard::{Caller, Door};
 use crate::stats::Stats;
@@ -57,7 +58,7 @@ impl ReadyMade {
             block.extend(literal(name.as_str().as_bytes(), value.as_bytes()));
         }
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        let body = Bytes::copy_from_slice(response.body().text());
+        let body = response.body().clone();
         let http1 = spell_out(response);
         Rc::new(Self { check, head: http1.len() - body.len(), http1, block, body })
     }

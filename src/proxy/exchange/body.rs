@@ -1,4 +1,4 @@
-//! The body of an answer on its way to the client: our own text, or what comes from the upstream, frame by frame.
+//! The body of a response on its way to the client: our own text, or what comes from the upstream, frame by frame.
 //!
 //! Nothing is kept and nothing is asked for before the client has taken the frame before: hyper pulls, so a slow reader
 //! slows the upstream down. A body that breaks off upstream breaks off here, never looking whole.
@@ -8,148 +8,97 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::HeaderName;
 
-use crate::proxy::exchange::service::Exchange;
 use crate::proxy::policy::headers;
-use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::{BodyError, UpstreamBody};
 
-/// What hyper sends to the client.
-pub(crate) struct AnswerBody {
-    content: Content,
-    /// Ends when this is dropped: sent, broken off, or nobody left to send it to.
-    exchange: Option<Exchange>,
-}
-
-enum Content {
+/// The content of a response to a client.
+pub(crate) enum ResponseBody {
     /// Nothing, or nothing more.
     Empty,
-    /// Our own words.
+    /// Our own text.
     Full(Bytes),
     /// The upstream's.
     Upstream(Upstream),
 }
 
-struct Upstream {
-    incoming: Incoming,
-    /// The connection it comes on, given back at its end and only then.
-    lease: Option<Lease>,
+/// What an upstream sends, as a client may see it.
+pub(crate) struct Upstream {
+    body: UpstreamBody,
     token_name: HeaderName,
-    scrubber: Option<Box<Scrubber>>,
+    redactor: Option<Box<Redactor>>,
     /// What the upstream has broken off with, until what came before is on its way.
-    broken: Option<hyper::Error>,
+    broken: Option<BodyError>,
 }
 
-/// Blots out every occurrence of a token, byte for byte, so that lengths and ranges stay true. Holds back only what may
+/// Replaces every occurrence of a token by asterisks, byte for byte, so that lengths and ranges stay true. Holds back only what may
 /// be the beginning of one.
-struct Scrubber {
+struct Redactor {
     token: Box<[u8]>,
     held: Vec<u8>,
     /// What comes after the data that is held.
     then: Option<Frame<Bytes>>,
 }
 
-impl AnswerBody {
-    /// Nothing at all.
-    pub(crate) fn empty() -> Self {
-        Self { content: Content::Empty, exchange: None }
-    }
-
-    /// A text of our own.
-    pub(crate) fn full(text: Bytes) -> Self {
-        Self { content: Content::Full(text), exchange: None }
-    }
-
-    /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `scrub`.
-    pub(crate) fn upstream(
-        incoming: Incoming,
-        lease: Option<Lease>,
-        token_name: HeaderName,
-        scrub: Option<&[u8]>,
-    ) -> Self {
-        if incoming.is_end_stream() {
-            if let Some(lease) = lease {
-                lease.give_back();
-            }
-            return Self::empty();
+impl ResponseBody {
+    /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `redact`.
+    pub(crate) fn upstream(body: UpstreamBody, token_name: HeaderName, redact: Option<&[u8]>) -> Self {
+        if body.is_end_stream() {
+            body.release();
+            return Self::Empty;
         }
-        let scrubber = scrub.map(|token| Box::new(Scrubber::of(token)));
-        Self {
-            content: Content::Upstream(Upstream { incoming, lease, token_name, scrubber, broken: None }),
-            exchange: None,
-        }
-    }
-
-    /// Ties the exchange's end to this body's.
-    pub(crate) fn of(mut self, exchange: Exchange) -> Self {
-        self.exchange = Some(exchange);
-        self
-    }
-
-    /// The text, if it is our own.
-    pub(crate) fn text(&self) -> &[u8] {
-        match &self.content {
-            Content::Full(text) => text,
-            Content::Empty | Content::Upstream(_) => &[],
-        }
+        let redactor = redact.map(|token| Box::new(Redactor::of(token)));
+        Self::Upstream(Upstream { body, token_name, redactor, broken: None })
     }
 }
 
 impl Upstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = ready!(match &mut self.lease {
-            Some(lease) => lease.poll_frame(cx, &mut self.incoming),
-            None => Pin::new(&mut self.incoming).poll_frame(cx),
-        });
-        let ended = match frame {
-            None => true,
-            Some(Err(error)) => {
-                // hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn
-                self.broken = Some(error);
-                cx.waker().wake_by_ref();
-                return Poll::Pending; // the connection goes with the lease
-            }
-            Some(Ok(_)) => self.incoming.is_end_stream(),
-        };
-        if ended && let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|mut frame| {
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers, &self.token_name);
                 }
-                frame
-            })
-        }))
+            }
+            Some(Err(_)) => {
+                // hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn
+                self.broken = frame.and_then(Result::err);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            None => {}
+        }
+        Poll::Ready(frame)
     }
 
-    fn poll_scrubbed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_redacted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            if let Some(then) = self.scrubber.as_mut().and_then(|scrubber| scrubber.then.take()) {
+            if let Some(then) = self.redactor.as_mut().and_then(|redactor| redactor.then.take()) {
                 return Poll::Ready(Some(Ok(then)));
             }
             let frame = ready!(self.poll_frame(cx)?);
-            let Some(scrubber) = &mut self.scrubber else { return Poll::Ready(frame.map(Ok)) };
+            let Some(redactor) = &mut self.redactor else { return Poll::Ready(frame.map(Ok)) };
             match frame.map(Frame::into_data) {
                 Some(Ok(data)) => {
-                    let clean = scrubber.scrub(&data);
+                    let clean = redactor.redact(&data);
                     if !clean.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(clean))));
                     }
                 }
                 // the end: what is held was no token
                 other => {
-                    let held = mem::take(&mut scrubber.held);
+                    let held = mem::take(&mut redactor.held);
                     let then = other.and_then(Result::err);
                     if held.is_empty() {
                         return Poll::Ready(then.map(Ok));
                     }
-                    scrubber.then = then;
+                    redactor.then = then;
                     return Poll::Ready(Some(Ok(Frame::data(held.into()))));
                 }
             }
@@ -157,7 +106,7 @@ impl Upstream {
     }
 }
 
-impl Scrubber {
+impl Redactor {
     fn of(token: &[u8]) -> Self {
         Self { token: token.into(), held: Vec::new(), then: None }
     }
@@ -167,7 +116,7 @@ impl Scrubber {
     }
 
     /// What can be handed on after `data` has come.
-    fn scrub(&mut self, data: &[u8]) -> Bytes {
+    fn redact(&mut self, data: &[u8]) -> Bytes {
         let mut bytes = mem::take(&mut self.held);
         bytes.extend_from_slice(data);
         let mut at = 0;
@@ -185,54 +134,40 @@ impl Scrubber {
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let AnswerBody { content, exchange } = &mut *self;
-        let mut sends = |data: &Bytes| {
-            if let Some(exchange) = exchange {
-                exchange.sends(data.len());
-            }
-        };
-        let upstream = match content {
-            Content::Empty => return Poll::Ready(None),
-            Content::Full(text) => {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(text) => {
                 let text = mem::take(text);
-                *content = Content::Empty;
-                sends(&text);
-                return Poll::Ready(Some(Ok(Frame::data(text))));
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(text))))
             }
-            Content::Upstream(upstream) => upstream,
-        };
-        let frame =
-            ready!(if upstream.scrubber.is_some() { upstream.poll_scrubbed(cx) } else { upstream.poll_frame(cx) });
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            sends(data);
+            Self::Upstream(upstream) if upstream.redactor.is_some() => upstream.poll_redacted(cx),
+            Self::Upstream(upstream) => upstream.poll_frame(cx),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Empty => true,
-            Content::Full(text) => text.is_empty(),
-            Content::Upstream(upstream) => {
-                upstream.incoming.is_end_stream()
+        match self {
+            Self::Empty => true,
+            Self::Full(text) => text.is_empty(),
+            Self::Upstream(upstream) => {
+                upstream.body.is_end_stream()
                     && upstream.broken.is_none()
-                    && upstream.scrubber.as_ref().is_none_or(|scrubber| scrubber.is_done())
+                    && upstream.redactor.as_ref().is_none_or(|redactor| redactor.is_done())
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
-            Content::Full(text) => SizeHint::with_exact(text.len() as u64),
-            Content::Upstream(upstream) => upstream.incoming.size_hint(),
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Upstream(upstream) => upstream.body.size_hint(),
         }
     }
 }
@@ -242,17 +177,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_blotted_out_wherever_it_is_cut() {
+    fn a_token_is_redacted_wherever_it_is_cut() {
         let text = b"a toto token tokentoken toke tok";
         for cut in 0..=text.len() {
             for other in cut..=text.len() {
-                let mut scrubber = Scrubber::of(b"token");
+                let mut redactor = Redactor::of(b"token");
                 let mut clean = Vec::new();
                 for part in [&text[..cut], &text[cut..other], &text[other..]] {
-                    clean.extend_from_slice(&scrubber.scrub(part));
-                    assert!(scrubber.held.len() < 5);
+                    clean.extend_from_slice(&redactor.redact(part));
+                    assert!(redactor.held.len() < 5);
                 }
-                clean.extend_from_slice(&scrubber.held);
+                clean.extend_from_slice(&redactor.held);
                 assert_eq!(String::from_utf8_lossy(&clean), "a toto ***** ********** toke tok", "{cut} {other}");
             }
         }

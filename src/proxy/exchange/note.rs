@@ -17,7 +17,7 @@ use crate::audit::{self, AuditLog, Entry, Place, Whose};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
 use crate::platform::peer::{self, Ends};
-use crate::proxy::downstream::connection::Connection;
+use crate::proxy::connection::Connection;
 use crate::proxy::policy::guard::Caller;
 use crate::proxy::policy::{client_key, route};
 
@@ -160,7 +160,7 @@ impl Note {
     pub(crate) fn becomes_tunnel(&self, status: StatusCode) {
         let mut content = self.content.borrow_mut();
         content.status = Some(status.as_u16());
-        content.bytes_in = Some(content.connection.pulse.bytes_received());
+        content.bytes_in = Some(content.connection.activity.bytes_received());
         content.start();
     }
 }
@@ -229,7 +229,7 @@ impl Content {
             method: self.method.clone(),
             path: self.path.clone(),
             status: self.status,
-            bytes_in: self.bytes_in.unwrap_or_else(|| self.connection.pulse.bytes_received()),
+            bytes_in: self.bytes_in.unwrap_or_else(|| self.connection.activity.bytes_received()),
             bytes_out: self.bytes_out,
             took: self.began.elapsed(),
             renewal: self.renewal,

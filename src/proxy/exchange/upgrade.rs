@@ -4,6 +4,7 @@
 //! 401 to it brings a renewal and a second try; from the 101 on, bytes go both ways until both ends are done. A tunnel
 //! has no idle limit: its protocol has its own heartbeat, and the sockets' keep-alive finds a vanished end.
 
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,17 +15,18 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use crate::proxy::authorization::Authorization;
-use crate::proxy::downstream::connection::Connection;
-use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::connection::Connection;
+use crate::proxy::exchange::accounting::Exchange;
+use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::forward::{self, Home, send_error};
 use crate::proxy::exchange::note::{Note, Noted};
-use crate::proxy::exchange::service::{self, Exchange, Home, send_error};
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::replay::{self, RequestBody};
-use crate::proxy::upstream::http1::handshake;
-use crate::proxy::upstream::{SendError, dial};
+use crate::proxy::upstream::{self, tunnel};
 use crate::proxy::worker::LocalRoute;
 use crate::token_source::Published;
 
@@ -36,17 +38,17 @@ pub(crate) async fn forward(
     token: Arc<Published>,
     home: Home<'_>,
     exchange: &mut Exchange,
-) -> Result<Response<AnswerBody>, ProxyError> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
-    let (request, kept) = replay::keep(request, route, &connection.pulse, &token.name);
+    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
     let began = Instant::now();
     let mut authorization = Authorization::with(route, token);
     let mut response = send(connection, local, request, &mut authorization).await?;
     let (refused, refused_at) = (authorization.token().clone(), Instant::now());
     if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = service::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
+        && let Some(new) = forward::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
         && let Some(request) = kept.and_then(|kept| kept.again(&new))
     {
         route.stats.replayed.add(1);
@@ -60,49 +62,43 @@ pub(crate) async fn forward(
     if (switching || response.status().is_success()) && token.is_watched.load(Ordering::Relaxed) {
         route.tokens.worked(token, began.elapsed());
     }
-    let upstream = switching.then(|| on(&mut response));
-    let (head, incoming) = service::clean(route, response, token, &home, switching)?.into_parts();
+    let upstream = switching.then(|| tunnel::switched(&mut response));
+    forward::clean(route, &mut response, token, &home, switching)?;
+    let (head, body) = response.into_parts();
     let Some(upstream) = upstream else {
-        return Ok(Response::from_parts(head, AnswerBody::upstream(incoming, None, token.name.clone(), None)));
+        return Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), None)));
     };
-    connection.pulse.switch();
+    connection.activity.switch();
     let note = exchange.becomes_tunnel(head.status);
     tokio::task::spawn_local(join(connection.clone(), client, upstream, note));
-    Ok(Response::from_parts(head, AnswerBody::empty()))
+    Ok(Response::from_parts(head, ResponseBody::Empty))
 }
 
 /// Sends a handshake on a connection of its own.
 async fn send(
     connection: &Connection,
     local: &LocalRoute,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
     authorization: &mut Authorization<'_>,
-) -> Result<Response<Incoming>, ProxyError> {
+) -> Result<upstream::Response, ProxyError> {
     let route = &*local.entry;
-    let exchange = async {
-        let io = dial(&route.upstream, route.connect_timeout).await.map_err(SendError::NotConnected)?;
-        let (mut sender, driver, allowance) = handshake(io).await.map_err(SendError::NotConnected)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = driver.with_upgrades().await {
-                debug!(%error, "an upstream connection ended");
-            }
-        });
-        authorization.renew(&mut request).await.map_err(SendError::NotAuthorized)?;
-        allowance.limit();
-        let answer = sender.send_request(request).await;
-        allowance.lift();
-        answer.map_err(|error| SendError::Lost { reused: false, error })
-    };
-    let sent = connection.in_time(pin!(exchange)).await.unwrap_or_else(|fault| Err(SendError::NotConnected(fault)));
+    let sending = pin!(tunnel::send(&route.upstream, request, authorization, route.config.connect_timeout));
+    let sent = forward::in_time(connection, sending).await;
     sent.map_err(|error| send_error(route, error))
 }
 
 /// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's
 /// connection, so that it counts as open, and what the audit will be told.
-async fn join(connection: Rc<Connection>, client: OnUpgrade, upstream: OnUpgrade, note: Option<Note>) {
+async fn join(
+    connection: Rc<Connection>,
+    client: OnUpgrade,
+    upstream: impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin>>,
+    note: Option<Note>,
+) {
+    let client = async { client.await.map_err(io::Error::other) };
     match tokio::join!(client, upstream) {
-        (Ok(client), Ok(upstream)) => {
-            let (mut client, mut upstream) = (Noted::new(TokioIo::new(client), note), TokioIo::new(upstream));
+        (Ok(client), Ok(mut upstream)) => {
+            let mut client = Noted::new(TokioIo::new(client), note);
             tokio::select! {
                 ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
                 () = connection.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),

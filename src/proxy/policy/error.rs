@@ -14,7 +14,7 @@ use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::config::AccountId;
-use crate::proxy::exchange::body::AnswerBody;
+use crate::proxy::fault::Fault;
 use crate::renewal::Why;
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -84,21 +84,6 @@ pub(crate) enum Check {
     KeyRights,
 }
 
-/// What an upstream did, or did not do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
-    /// No connection. `error` is RFC 9209's word for it.
-    Unreachable { error: &'static str, detail: String },
-    /// A connection, but no TLS.
-    Tls { error: &'static str, detail: String },
-    /// Connecting took too long.
-    ConnectTimeout,
-    /// Too long without a byte, while the answer was due.
-    AnswerTimeout,
-    /// The connection ended, or spoke nonsense, before the answer's head was whole.
-    BrokenAnswer { error: &'static str, detail: String },
-}
-
 /// What all answers of one configuration say besides.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Advice {
@@ -151,7 +136,7 @@ impl ProxyError {
     }
 
     /// Makes the answer.
-    pub(crate) fn into_response(self, advice: &Advice) -> Response<AnswerBody> {
+    pub(crate) fn into_response(self, advice: &Advice) -> Response<Bytes> {
         let problem = self.problem();
         let mut document = Map::new();
         let mut detail = problem.detail;
@@ -172,9 +157,9 @@ impl ProxyError {
         let mut text = serde_json::to_string_pretty(&Value::Object(document)).expect("a map of texts is JSON");
         text.push('\n');
 
-        let mut response = Response::new(AnswerBody::full(Bytes::from(text)));
+        let length = HeaderValue::from(text.len());
+        let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = problem.status;
-        let length = HeaderValue::from(response.body().text().len());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CONTENT_LENGTH, length);
@@ -203,112 +188,111 @@ impl ProxyError {
     }
 
     fn problem(&self) -> Problem {
-        let (status, kind, title, proxy_error, detail) = match self {
-            Self::NoRoute => (
-                StatusCode::NOT_FOUND,
-                "no-route",
-                "No such route",
-                "destination_not_found",
-                "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
-            ),
-            Self::NotAllowed(check) => (
-                StatusCode::FORBIDDEN,
-                "not-allowed",
-                check.title(),
-                "http_request_denied",
-                check.explanation().to_owned(),
-            ),
-            Self::ForbiddenByRoute => (
-                StatusCode::FORBIDDEN,
-                "forbidden-by-route",
-                "The route does not forward this path",
-                "http_request_denied",
-                "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
-            ),
-            Self::ForbiddenByRules => (
-                StatusCode::FORBIDDEN,
-                "forbidden-by-route",
-                "The route does not let this through",
-                "http_request_denied",
-                "The route's settings `allow` and `deny` do not let this method and path through, or the request tells \
+        match self {
+            Self::NoRoute => Problem {
+status: StatusCode::NOT_FOUND,
+kind: "no-route",
+title: "No such route",
+proxy_error: "destination_not_found",
+detail: "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
+},
+            Self::NotAllowed(check) => Problem {
+status: StatusCode::FORBIDDEN,
+kind: "not-allowed",
+title: check.title(),
+proxy_error: "http_request_denied",
+detail: check.explanation().to_owned(),
+},
+            Self::ForbiddenByRoute => Problem {
+status: StatusCode::FORBIDDEN,
+kind: "forbidden-by-route",
+title: "The route does not forward this path",
+proxy_error: "http_request_denied",
+detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+},
+            Self::ForbiddenByRules => Problem {
+status: StatusCode::FORBIDDEN,
+kind: "forbidden-by-route",
+title: "The route does not let this through",
+proxy_error: "http_request_denied",
+detail: "The route's settings `allow` and `deny` do not let this method and path through, or the request tells \
                  some servers another method or path than its first line, in a field or in the query."
                     .to_owned(),
-            ),
-            Self::TooManyRequests { .. } => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "too-many-requests",
-                "The client key has been used too often",
-                "http_request_denied",
-                "The rate that the client key was made with (valetd key list) is exhausted; the upstream was not asked."
+},
+            Self::TooManyRequests { .. } => Problem {
+status: StatusCode::TOO_MANY_REQUESTS,
+kind: "too-many-requests",
+title: "The client key has been used too often",
+proxy_error: "http_request_denied",
+detail: "The rate that the client key was made with (valetd key list) is exhausted; the upstream was not asked."
                     .to_owned(),
-            ),
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "forbidden-by-route",
-                "CONNECT and TRACE are not proxied",
-                "http_request_denied",
-                "valetd is a reverse proxy for the routes in its configuration.".to_owned(),
-            ),
-            Self::BadRequest(what) => (
-                StatusCode::BAD_REQUEST,
-                "bad-request",
-                "Malformed or ambiguous request",
-                "http_request_error",
-                format!("The request was refused: {what}."),
-            ),
-            Self::TargetTooLong => (
-                StatusCode::URI_TOO_LONG,
-                "bad-request",
-                "The request target is too long",
-                "http_request_error",
-                "The request target is longer than 8 KiB.".to_owned(),
-            ),
-            Self::HeadTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "bad-request",
-                "The request's head is too large",
-                "http_request_error",
-                "The head is longer than 64 KiB or has more than 100 fields.".to_owned(),
-            ),
-            Self::Loop => (
-                StatusCode::LOOP_DETECTED,
-                "loop",
-                "The route leads back to valetd",
-                "proxy_loop_detected",
-                "The request has come through this valetd before: a route's upstream leads back to it.".to_owned(),
-            ),
-            Self::SignInRequired { account, why } => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "sign-in-required",
-                "Sign-in required",
-                "proxy_internal_response",
-                format!("Account \"{account}\": {why}. Run: valetd login {account}"),
-            ),
-            Self::AuditUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "audit-unavailable",
-                "The request cannot be noted",
-                "proxy_internal_response",
-                "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit cannot be \
+},
+            Self::MethodNotAllowed => Problem {
+status: StatusCode::METHOD_NOT_ALLOWED,
+kind: "forbidden-by-route",
+title: "CONNECT and TRACE are not proxied",
+proxy_error: "http_request_denied",
+detail: "valetd is a reverse proxy for the routes in its configuration.".to_owned(),
+},
+            Self::BadRequest(what) => Problem {
+status: StatusCode::BAD_REQUEST,
+kind: "bad-request",
+title: "Malformed or ambiguous request",
+proxy_error: "http_request_error",
+detail: format!("The request was refused: {what}."),
+},
+            Self::TargetTooLong => Problem {
+status: StatusCode::URI_TOO_LONG,
+kind: "bad-request",
+title: "The request target is too long",
+proxy_error: "http_request_error",
+detail: "The request target is longer than 8 KiB.".to_owned(),
+},
+            Self::HeadTooLarge => Problem {
+status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+kind: "bad-request",
+title: "The request's head is too large",
+proxy_error: "http_request_error",
+detail: "The head is longer than 64 KiB or has more than 100 fields.".to_owned(),
+},
+            Self::Loop => Problem {
+status: StatusCode::LOOP_DETECTED,
+kind: "loop",
+title: "The route leads back to valetd",
+proxy_error: "proxy_loop_detected",
+detail: "The request has come through this valetd before: a route's upstream leads back to it.".to_owned(),
+},
+            Self::SignInRequired { account, why } => Problem {
+status: StatusCode::SERVICE_UNAVAILABLE,
+kind: "sign-in-required",
+title: "Sign-in required",
+proxy_error: "proxy_internal_response",
+detail: format!("Account \"{account}\": {why}. Run: valetd login {account}"),
+},
+            Self::AuditUnavailable => Problem {
+status: StatusCode::SERVICE_UNAVAILABLE,
+kind: "audit-unavailable",
+title: "The request cannot be noted",
+proxy_error: "proxy_internal_response",
+detail: "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit cannot be \
                  written just now, or has no room: valetd status tells why. The upstream was not asked."
                     .to_owned(),
-            ),
+},
             Self::TokenUnavailable { account, because, .. } => {
                 let mut detail = format!("Account \"{account}\" has no usable token just now; it is being renewed.");
                 if let Some(because) = because {
                     let _ = write!(detail, " Last failure: {because}.");
                 }
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "token-unavailable",
-                    "No usable token just now",
-                    "proxy_internal_response",
-                    detail,
-                )
+                Problem {
+status: StatusCode::SERVICE_UNAVAILABLE,
+kind: "token-unavailable",
+title: "No usable token just now",
+proxy_error: "proxy_internal_response",
+detail,
+}
             }
             Self::Upstream { upstream, fault } => fault.problem(upstream),
-        };
-        Problem { status, kind, title, detail, proxy_error }
+        }
     }
 
     fn add_members(&self, document: &mut Map<String, Value>, advice: &Advice) {
@@ -424,43 +408,45 @@ impl Check {
 }
 
 impl Fault {
-    fn problem(&self, upstream: &str) -> (StatusCode, &'static str, &'static str, &'static str, String) {
+    fn problem(&self, upstream: &str) -> Problem {
         match self {
-            Fault::Unreachable { error, detail } => (
-                StatusCode::BAD_GATEWAY,
-                "upstream-unreachable",
-                "The upstream cannot be reached",
-                error,
-                format!("Connecting valetd to {upstream} failed: {detail}."),
-            ),
-            Fault::Tls { error, detail } => (
-                StatusCode::BAD_GATEWAY,
-                "upstream-tls",
-                "TLS with the upstream failed",
-                error,
-                format!("TLS between valetd and {upstream} failed: {detail}. No token was sent."),
-            ),
-            Fault::ConnectTimeout => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream-timeout",
-                "Connecting to the upstream took too long",
-                "connection_timeout",
-                format!("Connecting valetd to {upstream} took longer than the route's `connect_timeout`."),
-            ),
-            Fault::AnswerTimeout => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream-timeout",
-                "The upstream did not answer in time",
-                "http_response_timeout",
-                format!("{upstream} took the request from valetd, but no byte moved for the route's `idle_timeout`."),
-            ),
-            Fault::BrokenAnswer { error, detail } => (
-                StatusCode::BAD_GATEWAY,
-                "upstream-answer",
-                "The upstream's answer is broken",
-                error,
-                format!("The answer of {upstream} to valetd cannot be handed on: {detail}."),
-            ),
+            Fault::Unreachable { error, detail } => Problem {
+                status: StatusCode::BAD_GATEWAY,
+                kind: "upstream-unreachable",
+                title: "The upstream cannot be reached",
+                proxy_error: error,
+                detail: format!("Connecting valetd to {upstream} failed: {detail}."),
+            },
+            Fault::Tls { error, detail } => Problem {
+                status: StatusCode::BAD_GATEWAY,
+                kind: "upstream-tls",
+                title: "TLS with the upstream failed",
+                proxy_error: error,
+                detail: format!("TLS between valetd and {upstream} failed: {detail}. No token was sent."),
+            },
+            Fault::ConnectTimeout => Problem {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                kind: "upstream-timeout",
+                title: "Connecting to the upstream took too long",
+                proxy_error: "connection_timeout",
+                detail: format!("Connecting valetd to {upstream} took longer than the route's `connect_timeout`."),
+            },
+            Fault::AnswerTimeout => Problem {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                kind: "upstream-timeout",
+                title: "The upstream did not answer in time",
+                proxy_error: "http_response_timeout",
+                detail: format!(
+                    "{upstream} took the request from valetd, but no byte moved for the route's `idle_timeout`."
+                ),
+            },
+            Fault::BrokenAnswer { error, detail } => Problem {
+                status: StatusCode::BAD_GATEWAY,
+                kind: "upstream-answer",
+                title: "The upstream's answer is broken",
+                proxy_error: error,
+                detail: format!("The answer of {upstream} to valetd cannot be handed on: {detail}."),
+            },
         }
     }
 }
@@ -472,14 +458,10 @@ fn proxy_status(error: &str, details: &str) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-
     use super::*;
 
     fn document(error: ProxyError, advice: &Advice) -> (Response<()>, Value) {
-        let (parts, body) = error.into_response(advice).into_parts();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
+        let (parts, bytes) = error.into_response(advice).into_parts();
         assert_eq!(parts.headers[CONTENT_LENGTH], bytes.len().to_string().as_str());
         (Response::from_parts(parts, ()), serde_json::from_slice(&bytes).unwrap())
     }

@@ -12,7 +12,7 @@ use hyper::header::{
     USER_AGENT, VARY, VIA,
 };
 
-use crate::proxy::policy::error::Fault;
+use crate::proxy::fault::Fault;
 use crate::proxy::policy::overrides::{is_of_another_proxy, is_override};
 use crate::proxy::policy::rewrite::{self, Mapping};
 

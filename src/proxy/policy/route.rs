@@ -5,55 +5,19 @@
 //! route is refused, every other byte of path and query goes through as it came.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::HeaderMap;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Uri};
 
 use crate::client_keys::ClientKey;
-use crate::config::{AccountId, Replay, RouteName};
-pub(crate) use crate::path_rules::canonical;
-use crate::path_rules::{self, PathRules, Reading, RefusedPath, decode, is_encoded_over_and_over};
-use crate::proxy::policy::error::{Check, ProxyError};
-use crate::proxy::policy::headers::Edits;
-use crate::proxy::policy::overrides;
-use crate::proxy::upstream::UpstreamOrigin;
-use crate::stats::RouteStats;
-use crate::token_source::TokenSource;
+use crate::config::{Route, RouteName};
 
-/// One route, with everything prepared that a request will need.
-pub(crate) struct RouteEntry {
-    pub(crate) name: RouteName,
-    /// `/NAME`
-    pub(crate) prefix: String,
-    pub(crate) account: AccountId,
-    pub(crate) tokens: Arc<TokenSource>,
-    pub(crate) stats: Arc<RouteStats>,
-    pub(crate) upstream: Arc<UpstreamOrigin>,
-    /// What `Host` says upstream.
-    pub(crate) host: HeaderValue,
-    /// Empty, or beginning with `/` and not ending with it.
-    pub(crate) base_path: String,
-    pub(crate) replay: Replay,
-    pub(crate) replay_limit: usize,
-    pub(crate) refuse: Vec<RefusedPath>,
-    pub(crate) wait: Duration,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) warm: Duration,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) via: bool,
-    pub(crate) edits: Edits,
-    /// The parameter that carries the token in place of a field.
-    pub(crate) token_query: Option<Arc<str>>,
-    pub(crate) scrub: bool,
-    /// Whether nobody is let in without a client key.
-    pub(crate) require_key: bool,
-    /// Which methods and paths go through.
-    pub(crate) rules: PathRules,
-}
+pub(crate) use crate::path_rules::canonical;
+use crate::path_rules::{self, Reading, RefusedPath, decode, is_encoded_over_and_over};
+use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::overrides;
 
 /// What [`find`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,7 +154,7 @@ pub(crate) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
 /// rights. Where there are any, what tells some servers another method or path than the request line is refused, unless it
 /// never goes up anyway, as `X-Forwarded-Host`, which another proxy on this machine may add.
 pub(crate) fn check_rules(
-    route: &RouteEntry,
+    route: &Route,
     key: Option<&ClientKey>,
     method: &Method,
     target: &Uri,

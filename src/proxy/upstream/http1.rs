@@ -4,7 +4,7 @@
 //! would change tasks four times. So whoever waits for the answer drives it, in place: a request without a body has
 //! nothing else to wait for. One with a body has: its client may read no answer before it has sent everything, so that
 //! nobody would poll the answer meanwhile; then the connection gets a task of its own after all, and keeps it. What is
-//! idle is driven by nobody, but looked after by the pool ([`Link::poll_idle`]).
+//! idle is driven by nobody, but looked after by the pool ([`Http1Connection::poll_idle`]).
 //!
 //! A connection whose answer came before its request had been sent to its end serves no other. The upload goes on, but
 //! whether the upstream still reads it nobody knows, and a request behind it would wait for that.
@@ -28,9 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::proxy::policy::error::Fault;
+use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::UpstreamIo;
+use crate::proxy::upstream::dial::UpstreamIo;
 
 /// Answers' heads and the chunks of bodies are read into buffers of at most this size.
 const BUFFER: usize = 64 * 1024;
@@ -42,7 +42,7 @@ const MOST_BEFORE_ANSWER: usize = 512 * 1024;
 type Http1 = http1::Connection<TokioIo<Limited>, RequestBody>;
 
 /// One connection. Dropping it closes it.
-pub(crate) struct Link {
+pub(crate) struct Http1Connection {
     sender: SendRequest<RequestBody>,
     allowance: Allowance,
     /// `None` if a task of its own drives it, or if it has ended.
@@ -51,7 +51,7 @@ pub(crate) struct Link {
     overtaken: bool,
 }
 
-impl Link {
+impl Http1Connection {
     /// Opens HTTP/1.1 on a byte stream.
     pub(crate) async fn open(io: UpstreamIo) -> Result<Self, Fault> {
         let (sender, connection, allowance) = handshake(io).await?;

@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,9 +32,11 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::proxy::authorization::Authorization;
-use crate::proxy::policy::error::Fault;
+use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::{self, Lease, Pool, SendError, UpstreamIo};
+use crate::proxy::upstream::dial::{UpstreamIo, dial_http2};
+use crate::proxy::upstream::error::{self, Error};
+use crate::proxy::upstream::origin::UpstreamOrigin;
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -66,8 +69,8 @@ const READS_A_TURN: usize = 8;
 const BUDGET: usize = 128;
 
 /// One worker's HTTP/2 connections to one upstream.
-#[derive(Default)]
 pub(crate) struct Multiplexed {
+    upstream: Arc<UpstreamOrigin>,
     connections: RefCell<Vec<Rc<Shared>>>,
     /// How the opening of the next one ends.
     opening: RefCell<Option<watch::Receiver<Opening>>>,
@@ -103,24 +106,24 @@ enum Opening {
 
 /// What came of a request.
 pub(crate) enum Sent {
-    Answered(Response<Incoming>, Lease),
+    Answered(Response<Incoming>, Stream),
     /// The upstream speaks only HTTP/1.1; here it is back, untouched.
     NotSpoken(Request<RequestBody>),
 }
 
 /// Sends a request on a connection that is open, or opens one.
 pub(crate) async fn send(
-    pool: &Rc<Pool>,
+    connections: &Rc<Multiplexed>,
     mut request: Request<RequestBody>,
     authorization: &mut Authorization<'_>,
     connect_timeout: Duration,
-) -> Result<Sent, SendError> {
+) -> Result<Sent, Error> {
     for attempt in 0..MOST_TRIES {
-        let free = pool.multiplexed.free();
+        let free = connections.free();
         let is_at_once = attempt == 0 && free.is_some();
         let connection = match free {
             Some(free) => Some(free),
-            None => connection(pool, connect_timeout).await.map_err(SendError::NotConnected)?,
+            None => connection(connections, connect_timeout).await.map_err(Error::NotConnected)?,
         };
         let Some(connection) = connection else {
             if attempt == 0 {
@@ -129,38 +132,38 @@ pub(crate) async fn send(
             break;
         };
         if attempt == 0 {
-            in_http2_terms(&mut request, pool.upstream.tls.is_some(), &pool.upstream.authority);
+            let upstream = &connections.upstream;
+            in_http2_terms(&mut request, upstream.tls.is_some(), &upstream.authority);
         }
         let reused = connection.has_worked.get();
         let stream = Stream::on(connection);
         if !is_at_once {
-            authorization.renew(&mut request).await.map_err(SendError::NotAuthorized)?;
+            authorization.renew(&mut request).await.map_err(Error::NotAuthorized)?;
         }
         let mut sender = stream.connection.sender.clone();
         match sender.try_send_request(request).await {
             Ok(response) => {
                 stream.connection.has_worked.set(true);
-                return Ok(Sent::Answered(response, Lease::shared(stream)));
+                return Ok(Sent::Answered(response, stream));
             }
             Err(mut refused) => {
                 let unsent = refused.take_message();
                 let error = refused.into_error();
                 let Some(unsent) = unsent else {
-                    return Err(SendError::Lost { reused: reused && !upstream::is_reset(&error), error });
+                    return Err(Error::lost(&error, reused));
                 };
                 debug!(%error, "an upstream connection takes no more requests");
-                pool.multiplexed.forget(&stream.connection);
+                connections.forget(&stream.connection);
                 request = unsent;
             }
         }
     }
     let detail = "it closes every HTTP/2 connection at once".to_owned();
-    Err(SendError::NotConnected(Fault::Unreachable { error: "connection_terminated", detail }))
+    Err(Error::NotConnected(Fault::Unreachable { error: "connection_terminated", detail }))
 }
 
 /// A connection with room for one more stream; `None` if the upstream speaks only HTTP/1.1.
-async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shared>>, Fault> {
-    let multiplexed = &pool.multiplexed;
+async fn connection(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<Option<Rc<Shared>>, Fault> {
     let mut barren = 0;
     loop {
         if let Some(free) = multiplexed.free() {
@@ -173,14 +176,14 @@ async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shar
         let mut opening = running.unwrap_or_else(|| {
             let (say, opening) = watch::channel(Opening::Begun);
             multiplexed.opening.replace(Some(opening.clone()));
-            let pool = pool.clone();
+            let multiplexed = multiplexed.clone();
             // a task of its own: it is for everyone, also when the one who asked has left
             tokio::task::spawn_local(async move {
-                let end = match open(&pool, timeout).await {
+                let end = match open(&multiplexed, timeout).await {
                     Ok(()) => Opening::Done,
                     Err(fault) => Opening::Failed(fault),
                 };
-                pool.multiplexed.opening.take();
+                multiplexed.opening.take();
                 say.send_replace(end);
             });
             opening
@@ -199,9 +202,9 @@ async fn connection(pool: &Rc<Pool>, timeout: Duration) -> Result<Option<Rc<Shar
     }
 }
 
-async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
-    let Some(io) = upstream::dial_http2(&pool.upstream, timeout).await? else {
-        pool.multiplexed.declined.set(Some(Instant::now()));
+async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fault> {
+    let Some(io) = dial_http2(&multiplexed.upstream, timeout).await? else {
+        multiplexed.declined.set(Some(Instant::now()));
         return Ok(());
     };
     let (sender, connection) = Builder::new(LocalTasks)
@@ -211,7 +214,7 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
         .max_header_list_size(LONGEST_HEAD)
         .handshake(TokioIo::new(InTurns(io)))
         .await
-        .map_err(|error| upstream::lost(&error))?;
+        .map_err(|error| error::fault(&error))?;
     let engine = Rc::new(RefCell::new(Some(connection)));
     let shared = Rc::new(Shared {
         sender,
@@ -220,9 +223,9 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
         idle_since: Cell::new(Instant::now()),
         has_worked: Cell::new(false),
     });
-    pool.multiplexed.connections.borrow_mut().push(shared.clone());
+    multiplexed.connections.borrow_mut().push(shared.clone());
     // weakly, so that a connection that is forgotten ends with its last stream
-    let (shared, pool) = (Rc::downgrade(&shared), Rc::downgrade(pool));
+    let (shared, multiplexed) = (Rc::downgrade(&shared), Rc::downgrade(multiplexed));
     tokio::task::spawn_local(async move {
         let ended = poll_fn(|cx| match &mut *engine.borrow_mut() {
             Some(engine) => Pin::new(engine).poll(cx),
@@ -233,14 +236,23 @@ async fn open(pool: &Rc<Pool>, timeout: Duration) -> Result<(), Fault> {
         if let Err(error) = ended {
             debug!(%error, "an upstream connection ended");
         }
-        if let (Some(pool), Some(shared)) = (pool.upgrade(), shared.upgrade()) {
-            pool.multiplexed.forget(&shared);
+        if let (Some(multiplexed), Some(shared)) = (multiplexed.upgrade(), shared.upgrade()) {
+            multiplexed.forget(&shared);
         }
     });
     Ok(())
 }
 
 impl Multiplexed {
+    pub(crate) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
+        Rc::new(Self {
+            upstream,
+            connections: RefCell::default(),
+            opening: RefCell::default(),
+            declined: Cell::default(),
+        })
+    }
+
     fn free(&self) -> Option<Rc<Shared>> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|shared| {

@@ -1,0 +1,80 @@
+//! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
+
+use super::failure::Failure;
+use super::options::Options;
+use crate::config::{self, Account, AccountId, Config, Problem};
+use crate::config_files;
+use crate::platform::paths::{Overrides, Paths};
+
+/// Where this process finds and leaves things.
+pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
+    let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
+    Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
+}
+
+/// A configuration that can be used, and what is strange about it.
+pub(super) struct Loaded {
+    pub(super) config: Config,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A configuration that can be used, and what is strange about it. An error is every problem, for a terminal.
+pub(super) fn load_config(places: &Paths) -> Result<Loaded, Vec<String>> {
+    let rendered = |problems: &[Problem]| problems.iter().map(Problem::rendered).collect();
+    match config_files::load(places) {
+        Ok(parsed) => Ok(Loaded { config: parsed.config, warnings: rendered(&parsed.warnings) }),
+        Err(problems) => Err(rendered(&problems.0)),
+    }
+}
+
+/// The configuration, or, where it has problems, the one that a daemon would start with: a key can be revoked all the
+/// same.
+pub(super) fn config_or_empty(places: &Paths) -> Config {
+    config_files::load(places).map_or_else(|_| config_files::empty(places), |parsed| parsed.config)
+}
+
+/// The presets, by name.
+pub(super) fn preset_names() -> Vec<&'static str> {
+    config::presets().map(|preset| preset.name).collect()
+}
+
+/// The account of this name.
+///
+/// # Errors
+///
+/// Names the accounts that there are, or the lines that add this one.
+pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a Account, Failure> {
+    if let Some(account) = config.accounts.get(id) {
+        return Ok(account);
+    }
+    let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
+    if preset_names().contains(&id.as_str()) {
+        let lines = config_lines(id).lines().map(str::to_owned).collect();
+        return Err(failure.with_problems(lines).with_remedy("add these two lines to it, and try again"));
+    }
+    let names: Vec<&str> = config.accounts.keys().map(AccountId::as_str).collect();
+    Err(match names.as_slice() {
+        [] => failure.with_remedy(format!("providers that valetd knows: {}", preset_names().join(", "))),
+        names => failure.with_remedy(format!("the accounts are: {}", names.join(", "))),
+    })
+}
+
+/// What a configuration needs to say of a provider that valetd knows.
+pub(super) fn config_lines(id: &AccountId) -> String {
+    format!("[account.{id}]\nprovider = \"{id}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::tests::config;
+
+    #[test]
+    fn a_known_provider_that_is_not_configured_is_two_lines_away() {
+        let failure = account_of(&config(), &AccountId::new("gdh").unwrap()).unwrap_err();
+        let text = failure.to_string();
+        assert!(text.contains("  [account.gdh]\n  provider = \"gdh\"\n  add these two lines"), "{text}");
+        let failure = account_of(&config(), &AccountId::new("lab").unwrap()).unwrap_err();
+        assert!(failure.remedy.unwrap().starts_with("providers that valetd knows: "));
+    }
+}

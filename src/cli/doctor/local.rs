@@ -1,0 +1,287 @@
+//! What this machine shows without asking anybody else: files, the daemon's own status, addresses, the service.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::super::configuration::{Loaded, load_config};
+use super::super::service::{self, Unit};
+use super::super::text::{length, printable};
+use super::finding::{Finding, fail, ok, warn};
+use crate::config::{Config, ListenAddress};
+use crate::control::client::ClientError;
+use crate::control::report::{State, StatusReport};
+use crate::platform::listeners;
+use crate::platform::paths::{Paths, shell_word};
+
+pub(super) fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Finding>) {
+    const CHECK: &str = "config";
+    let file = places.config_file.display();
+    if !places.config_file.exists() {
+        let remedy = format!("{invocation} login NAME writes a first one");
+        return (None, vec![warn(CHECK, format!("there is none at {file}"), remedy)]);
+    }
+    match load_config(places) {
+        Ok(Loaded { config, warnings }) => {
+            let says = format!("{file}: {} accounts, {} routes", config.accounts.len(), config.routes.len());
+            let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+            let strange = warnings.into_iter().map(|text| warn(CHECK, first_line(text), format!("{invocation} check")));
+            (Some(config), std::iter::once(ok(CHECK, says)).chain(strange).collect())
+        }
+        Err(problems) => {
+            let first = problems.first().and_then(|problem| problem.lines().next()).unwrap_or_default().to_owned();
+            let says = format!("{file} cannot be used ({} problems): {first}", problems.len());
+            (None, vec![fail(CHECK, says, format!("{invocation} check"))])
+        }
+    }
+}
+
+pub(super) fn state_folder(places: &Paths) -> Vec<Finding> {
+    const CHECK: &str = "credentials";
+    let folder = &places.state_dir;
+    let Ok(found) = fs::metadata(folder) else {
+        return vec![ok(CHECK, format!("{} is not there yet: nobody has signed in", folder.display()))];
+    };
+    let mut findings = Vec::new();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = rustix::process::geteuid().as_raw();
+    for path in std::iter::once(folder.clone()).chain(entries) {
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        let (mode, owner) = (found.mode() & 0o7777, found.uid());
+        if owner != ours {
+            let says = format!("{} belongs to user {owner}", path.display());
+            findings.push(fail(CHECK, says, "a daemon was run as somebody else (sudo?): give it back with chown"));
+        } else if mode & 0o077 != 0 && !found.file_type().is_symlink() {
+            let says = format!("{} is open to other users (mode {mode:04o})", path.display());
+            findings.push(fail(CHECK, says, format!("chmod go= {}", shell_word(&path))));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(ok(CHECK, format!("{} (mode {:04o})", folder.display(), found.mode() & 0o777)));
+    }
+    findings
+}
+
+pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>, invocation: &str) -> Vec<Finding> {
+    const CHECK: &str = "daemon";
+    let report = match status {
+        Ok(report) => report,
+        Err(error) => {
+            return vec![match lock_holder(&places.state_dir) {
+                Some(pid) => fail(
+                    CHECK,
+                    format!("{error}, and another daemon{pid} holds {}", places.state_dir.display()),
+                    "it was started with other options, or is on its way up or down: stop it, or use its --socket",
+                ),
+                None if invocation == "valetd" => {
+                    fail(CHECK, error.to_string(), "valetd service install, or, in a terminal: valetd run")
+                }
+                None => fail(CHECK, error.to_string(), format!("{invocation} run")),
+            }];
+        }
+    };
+    let daemon = &report.daemon;
+    let mut findings =
+        vec![ok(CHECK, format!("valetd {}, pid {}, up {}", daemon.version, daemon.pid, length(daemon.uptime_seconds)))];
+    if daemon.version != env!("CARGO_PKG_VERSION") {
+        let says = format!("it is version {}, this program is {}", daemon.version, env!("CARGO_PKG_VERSION"));
+        findings.push(warn(CHECK, says, "systemctl --user restart valetd"));
+    }
+    if daemon.config_file != places.config_file || daemon.state_dir != places.state_dir {
+        let says = format!("it uses {} and {}", daemon.config_file.display(), daemon.state_dir.display());
+        findings.push(warn(CHECK, says, "name the same --config and --state-dir here, or restart it"));
+    }
+    for problem in &daemon.config_problems {
+        let says = format!("it does not use the configuration file: {problem}");
+        findings.push(fail(CHECK, says, format!("{invocation} check; it takes the file over when it is mended")));
+    }
+    findings.extend(daemon.warnings.iter().map(|warning| Finding { remedy: None, ..warn(CHECK, warning, "") }));
+    findings
+}
+
+/// The process that holds the state folder, ` (pid N)` as far as it is known; `None` if nobody does.
+fn lock_holder(folder: &Path) -> Option<String> {
+    let mut file = File::open(folder.join("lock")).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        Ok(()) | Err(TryLockError::Error(_)) => return None,
+    }
+    let mut words = String::new();
+    let _ = file.read_to_string(&mut words);
+    let pid = words.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+    Some(if pid.is_empty() { String::new() } else { format!(" (pid {pid})") })
+}
+
+/// Whether the daemon has its addresses, and if not, who has them.
+pub(super) fn addresses(config: Option<&Config>, status: Option<&StatusReport>) -> Vec<Finding> {
+    const CHECK: &str = "address";
+    let served: Vec<String> = status.map(|status| status.daemon.listen.clone()).unwrap_or_default();
+    let mut findings: Vec<Finding> = served.iter().map(|address| ok(CHECK, format!("{address} is served"))).collect();
+    let wanted = config.map(|config| config.listen.clone()).unwrap_or_default();
+    for address in wanted {
+        let ListenAddress::Tcp(tcp) = &address else { continue };
+        if served.contains(&address.to_string()) {
+            continue;
+        }
+        match listeners::occupant(*tcp) {
+            None if status.is_none() => findings.push(ok(CHECK, format!("{address} is free"))),
+            // the service manager's own sockets count instead of the configuration's
+            None => {}
+            // which hands the socket over at the first connection
+            Some(listeners::Occupant { process: Some((_, name)), .. }) if name == "systemd" => {
+                findings.push(ok(CHECK, format!("{address} is held by the service manager")));
+            }
+            Some(occupant) => {
+                let says = format!("{address} is taken by {}", printable(&occupant.to_string()));
+                findings.push(fail(CHECK, says, "stop it, or name another address: listen = [...]"));
+            }
+        }
+    }
+    let ours = rustix::process::geteuid().as_raw();
+    let own = status.map(|status| &status.routes).into_iter().flatten().flat_map(|route| &route.urls);
+    let own = own.filter_map(|url| url.strip_prefix("http://")?.trim_end_matches('/').parse::<SocketAddr>().ok());
+    let served: BTreeSet<SocketAddr> = served.iter().filter_map(|address| address.parse().ok()).chain(own).collect();
+    let halves = served.iter().filter_map(|address| listeners::other_half(*address));
+    for half in halves.filter(|half| !served.contains(half)) {
+        if let Some(stranger) = listeners::occupant(half).filter(|occupant| occupant.uid != ours) {
+            let says = format!(
+                "what tools send to http://localhost:{} may go to {}",
+                half.port(),
+                printable(&stranger.to_string())
+            );
+            findings.push(fail(CHECK, says, "have it ended, or list 127.0.0.1 and [::1] both: listen = [...]"));
+        }
+    }
+    findings
+}
+
+pub(super) fn unit(runs: bool) -> Vec<Finding> {
+    const CHECK: &str = "service";
+    if let Err(why) = service::manager() {
+        return vec![ok(CHECK, format!("{why}; valetd run works under any supervisor"))];
+    }
+    let socket = Unit::look(service::SOCKET);
+    let unit = Unit::look(service::SERVICE);
+    if unit.load != "loaded" {
+        let says = "it is not installed as a service";
+        return vec![match runs {
+            true => ok(CHECK, format!("{says}; the daemon was started by hand")),
+            false => warn(CHECK, says, "valetd service install"),
+        }];
+    }
+    let mut findings = Vec::new();
+    match (socket.active.as_str(), unit.active.as_str()) {
+        (_, "failed") | ("failed", _) => findings.push(fail(
+            CHECK,
+            format!("{} has failed", if unit.active == "failed" { &unit.path } else { &socket.path }),
+            "journalctl --user -u valetd; then: systemctl --user reset-failed valetd.service valetd.socket",
+        )),
+        ("active", active) => findings.push(ok(CHECK, format!("socket active, service {active} ({})", unit.path))),
+        (socket, active) => findings.push(warn(
+            CHECK,
+            format!("socket {socket}, service {active}"),
+            "systemctl --user enable --now valetd.socket",
+        )),
+    }
+    if socket.enabled != "enabled" && unit.enabled != "enabled" {
+        findings.push(warn(CHECK, "it does not start with your login", "systemctl --user enable valetd.socket"));
+    }
+    match service::has_linger() {
+        Some(true) => findings.push(ok(CHECK, "lingering is on: it runs while nobody is logged in")),
+        Some(false) => findings.push(warn(
+            CHECK,
+            "lingering is off: it stops with the last logout, and nothing is renewed then",
+            "loginctl enable-linger",
+        )),
+        None => {}
+    }
+    findings
+}
+
+/// What a client key, and `valetd exec -r`, do not keep a process of this user from.
+pub(super) fn keyless(status: &StatusReport) -> Option<Finding> {
+    const CHECK: &str = "client keys";
+    if status.routes.is_empty() {
+        return None;
+    }
+    Some(match status.routes.iter().find(|route| !route.require_key) {
+        None => ok(CHECK, "every request needs one"),
+        Some(route) => ok(
+            CHECK,
+            format!(
+                "a process of yours that leaves its key out, under exec -r too, still reaches {} on the common \
+                 addresses, unless require_key = true",
+                route.name
+            ),
+        ),
+    })
+}
+
+/// What the environment says of a company's proxy. User names and passwords in it are not shown.
+pub(super) fn proxy_variables(variable: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
+    const CHECK: &str = "proxy";
+    let either = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase())).filter(|text| !text.is_empty());
+    let set: Vec<String> = ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
+        .into_iter()
+        .filter_map(|name| {
+            let value = either(name)?;
+            let shown = value.rsplit_once('@').map_or(value.clone(), |(_, host)| format!("...@{host}"));
+            Some(format!("{name}={}", printable(&shown)))
+        })
+        .collect();
+    if set.is_empty() {
+        return vec![ok(CHECK, "none is set")];
+    }
+    let mut findings = vec![ok(CHECK, set.join(" "))];
+    if service::manager().is_ok() {
+        findings.push(warn(
+            CHECK,
+            "a service has the service manager's environment, not this shell's",
+            "put it into ~/.config/environment.d/proxy.conf, or: systemctl --user import-environment HTTPS_PROXY NO_PROXY",
+        ));
+    }
+    findings
+}
+
+pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
+    const CHECK: &str = "account";
+    let mut findings = Vec::new();
+    for account in &status.accounts {
+        let why = account.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let says = format!("{} is {}{why}", account.id, account.state);
+        findings.push(match (account.state, account.usable) {
+            (State::SignInRequired, _) => fail(CHECK, says, account.next_action.clone().unwrap_or_default()),
+            (State::Waiting | State::Renewing, _) | (_, false) => warn(CHECK, says, "it is being worked on"),
+            (State::Usable, true) => ok(CHECK, says),
+        });
+        if account.credential.as_ref().is_some_and(|credential| !credential.saved) {
+            let says = format!("the newest refresh token of {} is not on the disk", account.id);
+            findings.push(fail(CHECK, says, "make room there (df -h), before the daemon ends"));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use crate::control::report::tests::report;
+
+    #[test]
+    fn a_proxys_password_is_not_shown() {
+        let variable = |name: &str| (name == "https_proxy").then(|| "http://me:hunter2@proxy.example:3128".to_owned());
+        let findings = proxy_variables(variable);
+        assert_eq!(findings[0].says, "HTTPS_PROXY=...@proxy.example:3128");
+    }
+
+    #[test]
+    fn an_account_that_needs_a_person_fails_with_its_command() {
+        let findings = accounts(&report());
+        assert_eq!(findings[0].level, Level::Ok);
+        assert_eq!((findings[1].level, findings[1].remedy.as_deref()), (Level::Fail, Some("valetd login gdh")));
+    }
+}

@@ -1,0 +1,23 @@
+//! Where a verb's words go: its result to standard output, everything else to standard error.
+
+use std::io::{self, Write};
+
+use super::failure::Failure;
+use super::text::printable;
+
+/// Writes to standard output, coloured only where that is a terminal and `NO_COLOR` is not set. A reader who has left
+/// (`valetd man | head`) is no failure.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(error).while_doing("writing to standard output"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Says something beside the output proper.
+pub(super) fn remark(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{}", printable(text));
+}

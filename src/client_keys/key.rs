@@ -1,0 +1,173 @@
+//! One client key: what it looks like, what it lets its holder do, and how it has been used.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::rate::Rate;
+use crate::config::{KeyName, ListenAddress, RouteName};
+use crate::path_rules::{self, PathPattern, Reading};
+use crate::platform::socket::SocketFile;
+use crate::shutdown::ShutdownTrigger;
+
+/// What every key begins with.
+pub const PREFIX: &str = "vk_";
+
+/// A key's length in characters: the prefix and 32 bytes in base64url (RFC 4648 section 5).
+pub const LENGTH: usize = PREFIX.len() + 43;
+
+/// Whether a text looks like a key.
+pub fn looks_like_key(text: &str) -> bool {
+    let in_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.len() == LENGTH && text.starts_with(PREFIX) && text.bytes().all(in_base64url)
+}
+
+/// What a key lets its holder do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rights {
+    /// Which routes; at least one.
+    pub routes: Vec<RouteName>,
+    /// Which methods; all, if there are none.
+    pub methods: Vec<String>,
+    /// Which paths behind the route's name; all, if there are none.
+    pub paths: Vec<PathPattern>,
+}
+
+impl Rights {
+    /// Whether a request to this route, with this method and path, is within them.
+    pub fn permit(&self, route: &RouteName, method: &str, path: &Reading) -> bool {
+        self.routes.contains(route)
+            && (self.methods.is_empty() || self.methods.iter().any(|ours| path_rules::covers(ours, method)))
+            && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches_surely(path)))
+    }
+
+    /// Whether they are as wide as their routes, so that path and method need no look.
+    pub fn is_whole_route(&self) -> bool {
+        self.methods.is_empty() && self.paths.is_empty()
+    }
+}
+
+/// A key that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What it is for; an ephemeral one may go without.
+    pub name: Option<KeyName>,
+    /// What it lets its holder do.
+    pub rights: Rights,
+    /// How long it lives from now on.
+    pub lifetime: Option<Duration>,
+    /// How often it may be used.
+    pub rate: Option<Rate>,
+    /// Whether it stays in memory, and dies with who asked for it.
+    pub ephemeral: bool,
+}
+
+/// A key as it is kept.
+#[derive(Debug)]
+pub struct ClientKey {
+    /// What it is for.
+    pub name: KeyName,
+    /// What it lets its holder do.
+    pub rights: Rights,
+    /// When it was made, in Unix seconds.
+    pub created_at: u64,
+    /// From when on it is refused, in Unix seconds.
+    pub expires_at: Option<u64>,
+    /// How often it may be used.
+    pub rate: Option<Rate>,
+    /// Whether it is in memory alone.
+    pub ephemeral: bool,
+    /// The address that lives as long as the key.
+    pub(super) own: Option<OwnAddress>,
+    /// Of the key as it is presented.
+    pub(super) sha256: [u8; 32],
+    pub(super) used: Used,
+}
+
+/// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
+/// once this is dropped.
+#[derive(Debug)]
+pub struct OwnAddress {
+    /// Where it is.
+    pub address: ListenAddress,
+    /// Ends the listener and its connections.
+    pub serving: ShutdownTrigger,
+    /// The file of a unix socket.
+    pub file: Option<SocketFile>,
+}
+
+/// What changes with every use.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    pub(super) requests: AtomicU64,
+    pub(super) last: AtomicU64,
+    /// When the next request would come if they came evenly at the key's rate (see `rate`), in nanoseconds since the ring
+    /// was made.
+    pub(super) theoretical_arrival: AtomicU64,
+}
+
+impl ClientKey {
+    /// Whether it has expired by `now`, in Unix seconds.
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.expires_at.is_some_and(|end| now >= end)
+    }
+
+    /// The address that lives as long as the key, if it has one.
+    pub fn own_address(&self) -> Option<&ListenAddress> {
+        self.own.as_ref().map(|own| &own.address)
+    }
+
+    /// Ends what lives no longer than the key, though a request that it was good for may still have it in hand.
+    pub(super) fn end(&self) {
+        if let Some(own) = &self.own {
+            own.serving.start();
+        }
+    }
+
+    /// Requests that it was used for since the daemon started, and when the last one was, in Unix seconds.
+    pub fn uses(&self) -> (u64, Option<u64>) {
+        let last = self.used.last.load(Ordering::Relaxed);
+        (self.used.requests.load(Ordering::Relaxed), (last > 0).then_some(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rights(routes: &[&str], methods: &[&str], paths: &[&str]) -> Rights {
+        Rights {
+            routes: routes.iter().map(|route| RouteName::new(route).unwrap()).collect(),
+            methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+            paths: paths.iter().map(|path| PathPattern::parse(path).unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn rights_are_routes_methods_and_paths_together() {
+        let narrow = rights(&["gbdx"], &["GET", "POST"], &["/catalog/**", "/search"]);
+        let whole = rights(&["gbdx", "lab"], &[], &[]);
+        let rows = [
+            ("within", &narrow, "gbdx", "GET", "/catalog/v2/x", true),
+            ("HEAD is a GET", &narrow, "gbdx", "HEAD", "/search", true),
+            ("another route", &narrow, "lab", "GET", "/catalog/v2/x", false),
+            ("another method", &narrow, "gbdx", "DELETE", "/catalog/v2/x", false),
+            ("another path", &narrow, "gbdx", "GET", "/workflows", false),
+            ("a path that may be another", &narrow, "gbdx", "GET", "/search%2fx", false),
+            ("whole routes", &whole, "lab", "DELETE", "/x", true),
+            ("but only those", &whole, "gdh", "GET", "/", false),
+        ];
+        for (case, rights, route, method, path, expected) in rows {
+            let route = RouteName::new(route).unwrap();
+            assert_eq!(rights.permit(&route, method, &Reading::of(path)), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn only_the_exact_form_looks_like_a_key() {
+        let key = format!("vk_{}", "aB3-_".repeat(9)[..43].to_owned());
+        assert!(looks_like_key(&key));
+        for other in [&key[1..], &key[..45], &format!("{key}a"), &key.replace("vk_", "vk-"), &key.replace('B', "%")] {
+            assert!(!looks_like_key(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The configuration's files: read, judged by whose they are, and parsed.
+//!
+//! [`config`](crate::config) is pure; this is where its texts come from. What others could change, of the files and of
+//! those that they name, is refused: see [`ownership`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Facts, Parsed, Problem, Problems, SecretSource, Source};
+use crate::platform::ownership::{self, Fault, Refused};
+use crate::platform::paths::Paths;
+use crate::platform::tls;
+
+/// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
+/// others could change, of these and of the files that they name, is refused: see [`ownership`].
+///
+/// # Errors
+///
+/// Every problem at once.
+pub(crate) fn load(paths: &Paths) -> Result<Parsed, Problems> {
+    let facts = facts(paths);
+    let (mut problems, mut faults) = (Vec::new(), BTreeSet::new());
+    let mut read = |path: &Path| match read_source(path) {
+        Ok((source, found)) => {
+            faults.extend(found);
+            source
+        }
+        Err(Problems(found)) => {
+            problems.extend(found);
+            None
+        }
+    };
+    let file = read(&paths.config_file);
+    let mut providers = Vec::new();
+    for path in provider_files(&paths.providers_dir).into_iter().filter(|_| file.is_some()) {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+        if let Some(source) = read(&path) {
+            providers.push((name, source));
+        }
+    }
+    if file.is_some() {
+        faults.extend(ownership::judge_folder(&paths.providers_dir)); // whoever adds a file there replaces a preset
+    }
+    let parsed = match &file {
+        Some(file) => Config::parse(file, &providers, &facts),
+        None => Ok(Parsed { config: Config::empty(&facts), warnings: Vec::new() }),
+    };
+    match &parsed {
+        Ok(parsed) => faults.extend(named_files(&parsed.config).iter().flat_map(|path| faults_of(path))),
+        Err(Problems(found)) => problems.extend(found.iter().cloned()),
+    }
+    let not_ours = faults
+        .into_iter()
+        .map(|Fault { path, problem, remedy }| Problem::not_ours_alone(path.display().to_string(), problem, remedy));
+    let problems: Vec<_> = not_ours.chain(problems).collect();
+    if problems.is_empty() { parsed } else { Err(Problems(problems)) }
+}
+
+/// What is in force while the configuration cannot be used: the default listeners and no accounts.
+pub(crate) fn empty(paths: &Paths) -> Config {
+    Config::empty(&facts(paths))
+}
+
+/// The files that a configuration has us read: secrets and certificate authorities.
+fn named_files(config: &Config) -> BTreeSet<&Path> {
+    let mut files = BTreeSet::new();
+    for account in config.accounts.values() {
+        files.extend(account.extra_ca.as_deref());
+        files.extend(account.client_secret.as_ref().and_then(file_of));
+    }
+    for route in &config.routes {
+        files.extend(route.extra_ca.as_deref());
+        files.extend(route.request_headers.add.iter().filter_map(|(_, source)| file_of(source)));
+    }
+    files
+}
+
+/// What is wrong with the files of certificate authorities that a configuration names, each file once, with whose it is.
+pub(crate) fn unusable_authorities(config: &Config) -> Vec<String> {
+    let mut named: BTreeMap<&Path, String> = BTreeMap::new();
+    let accounts =
+        config.accounts.values().map(|account| (account.extra_ca.as_deref(), "account", account.id.as_str()));
+    let routes = config.routes.iter().map(|route| (route.extra_ca.as_deref(), "route", route.name.as_str()));
+    for (path, what, name) in accounts.chain(routes) {
+        if let Some(path) = path {
+            named.entry(path).or_insert_with(|| format!("{what} {name}"));
+        }
+    }
+    named.into_iter().filter_map(|(path, whose)| Some(format!("{whose}: {}", tls::authorities(path).err()?))).collect()
+}
+
+fn file_of(source: &SecretSource) -> Option<&Path> {
+    match source {
+        SecretSource::File(path) => Some(path),
+        SecretSource::Command(_) | SecretSource::Credential(_) | SecretSource::Inline(_) => None,
+    }
+}
+
+/// Who else could change a file; nobody if it cannot be opened, which is told where it is needed.
+fn faults_of(path: &Path) -> BTreeSet<Fault> {
+    match ownership::open_and_judge(path) {
+        Ok((_, faults)) | Err(Refused::Faults(faults)) => faults,
+        Err(Refused::Io(_)) => BTreeSet::new(),
+    }
+}
+
+fn facts(paths: &Paths) -> Facts {
+    let folder = paths.config_file.parent().unwrap_or(Path::new("/")).to_owned();
+    let home = paths.home.clone().unwrap_or_else(|| folder.clone());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Facts { folder, home, cores }
+}
+
+/// The user's provider files, in the order of their names. A folder that is not there has none.
+fn provider_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| is_provider_file(path)).collect();
+    files.sort();
+    files
+}
+
+/// `NAME.toml`, not hidden: what the watch looks for as well.
+fn is_provider_file(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|end| end == "toml")
+}
+
+/// No configuration is so large, and what is (a device that never ends, say) must not fill the memory.
+const LARGEST_CONFIG: u64 = 4 << 20;
+
+/// A file's text and who else could have changed it.
+fn read_source(path: &Path) -> Result<(Option<Source>, BTreeSet<Fault>), Problems> {
+    use std::os::unix::fs::MetadataExt;
+    let name = path.display().to_string();
+    let read = || -> Result<(Vec<u8>, u32, BTreeSet<Fault>), Refused> {
+        let (file, faults) = ownership::open_and_judge(path)?;
+        let mode = file.metadata()?.mode();
+        let mut bytes = Vec::new();
+        if file.take(LARGEST_CONFIG + 1).read_to_end(&mut bytes)? as u64 > LARGEST_CONFIG {
+            return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_CONFIG >> 20)).into());
+        }
+        Ok((bytes, mode, faults))
+    };
+    match read() {
+        Ok((bytes, mode, faults)) => {
+            Source::from_bytes(name, &bytes, mode & 0o077 != 0).map(|source| (Some(source), faults))
+        }
+        Err(Refused::Faults(faults)) => Ok((None, faults)),
+        Err(Refused::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok((None, BTreeSet::new())),
+        Err(Refused::Io(error)) => Err(Problems(vec![Problem::unreadable(name, &error)])),
+    }
+}

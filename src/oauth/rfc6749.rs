@@ -1,0 +1,422 @@
+//! RFC 6749's own dialect: a form goes out, a JSON object comes back.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use form_urlencoded::{Serializer, byte_serialize};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::grant::{Client, ClientAuth, EndpointKind, Grant, TokenRequest, Tokens, taken_already};
+use super::verdict::{Reader, Refusal, TokenFields, names_something, seconds};
+use crate::renewal::Why;
+use crate::secret::Secret;
+
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Writes the request. `scopes` are asked for where the grant has a scope of its own: with a refresh token (section 6) and
+/// a code they were settled when the person consented.
+pub(super) fn request(
+    grant: &Grant,
+    client: &Client,
+    scopes: &[String],
+    parameters: &[(String, String)],
+) -> Result<TokenRequest, String> {
+    let scope = scopes.join(" ");
+    let mut pairs = Vec::new();
+    match grant {
+        Grant::RefreshToken(refresh_token) => {
+            pairs.extend([("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())]);
+        }
+        Grant::Password { username, password } => {
+            let password = password.expose();
+            pairs.extend([("grant_type", "password"), ("username", username.as_str()), ("password", password)]);
+            pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
+        }
+        Grant::ClientCredentials => {
+            pairs.push(("grant_type", "client_credentials"));
+            pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
+        }
+        Grant::AuthorizationCode { code, redirect_uri } => {
+            pairs.extend([("grant_type", "authorization_code"), ("code", code.expose())]);
+            pairs.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+        }
+    }
+    let fields = authenticate(client, &mut pairs)?;
+    for (name, value) in parameters {
+        // RFC 6749 section 3.2: parameters MUST NOT be included more than once
+        if pairs.iter().any(|(taken, _)| taken == name) {
+            return Err(taken_already(name));
+        }
+        pairs.push((name, value));
+    }
+    Ok(TokenRequest { endpoint: EndpointKind::Token, content_type: FORM, fields, body: form(&pairs) })
+}
+
+/// Says who asks, in the body or in the header fields it returns: one of the two, never both (RFC 6749 section 2.3).
+pub(super) fn authenticate<'a>(
+    client: &'a Client,
+    pairs: &mut Vec<(&'a str, &'a str)>,
+) -> Result<Vec<(&'static str, Secret)>, String> {
+    let Client { id, auth, secret } = client;
+    let both = || match (id, secret) {
+        (Some(id), Some(secret)) => Ok((id, secret)),
+        (None, _) => Err("client_auth needs a client_id".to_owned()),
+        (_, None) => Err("client_auth needs a client_secret".to_owned()),
+    };
+    match auth {
+        ClientAuth::None => {
+            pairs.extend(id.as_deref().map(|id| ("client_id", id)));
+            Ok(Vec::new())
+        }
+        ClientAuth::Post => {
+            let (id, secret) = both()?;
+            pairs.extend([("client_id", id.as_str()), ("client_secret", secret.expose())]);
+            Ok(Vec::new())
+        }
+        ClientAuth::Basic => {
+            let (id, secret) = both()?;
+            // RFC 6749 section 2.3.1: each is form-urlencoded first, so that a colon in the id does no harm
+            let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+            let pair = Secret::new(format!("{}:{}", encoded(id), encoded(secret.expose())));
+            let value = Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair.expose())));
+            Ok(vec![("authorization", value)])
+        }
+    }
+}
+
+pub(super) fn form(pairs: &[(&str, &str)]) -> Secret {
+    // Three bytes for each at the worst: the text never grows, so that no copy of a secret stays in freed memory.
+    let room = pairs.iter().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
+    Secret::new(Serializer::new(String::with_capacity(room)).extend_pairs(pairs).finish())
+}
+
+/// RFC 6749 sections 5.1 and 5.2, with what servers add. A member that is there twice makes serde refuse the whole.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Form {
+    access_token: Option<Secret>,
+    id_token: Option<Secret>,
+    refresh_token: Option<Secret>,
+    token_type: Value,
+    expires_in: Value,
+    /// Keycloak's name.
+    refresh_expires_in: Value,
+    /// Microsoft's and GitHub's name.
+    refresh_token_expires_in: Value,
+    pub(super) error: Value,
+    pub(super) error_description: Value,
+    /// GBDX's whole vocabulary: `{"Error": "401 Unauthorized: Unauthorized"}`.
+    #[serde(rename = "Error")]
+    gbdx_error: Value,
+}
+
+/// Reads the response to a form (RFC 6749 sections 5.1 and 5.2).
+pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
+    let Some(body) = reader.object::<Form>() else { return Err(reader.no_verdict()) };
+    let Form {
+        access_token,
+        id_token,
+        refresh_token,
+        token_type,
+        expires_in,
+        refresh_expires_in,
+        refresh_token_expires_in,
+        error,
+        error_description,
+        gbdx_error,
+    } = body;
+    let found = TokenFields { access_token, id_token, refresh_token, token_type, expires_in };
+    if names_something(&error) {
+        if found.holds_a_token() {
+            return Err(reader.transient(None, "with both tokens and an error"));
+        }
+        return Err(oauth_error(reader, &error, &error_description, &found.secrets()));
+    }
+    if let (Grant::Password { .. }, 401, Value::String(_)) = (reader.grant, reader.response.status, &gbdx_error) {
+        // For a refresh token the same answer would be no verdict: nobody knows what GBDX says of an expired one.
+        // A wrong password is not sent again, as that locks accounts.
+        return Err(reader.permanent(Why::Revoked, None, ": wrong user name or password"));
+    }
+    // Keycloak's 0 is a refresh token that does not expire.
+    let refresh_lifetime =
+        seconds(&refresh_expires_in).or_else(|| seconds(&refresh_token_expires_in)).filter(|life| !life.is_zero());
+    Ok(Tokens { refresh_lifetime, ..reader.tokens(found)? })
+}
+
+/// An `error` member. The code decides, not the status, unless the status is that of a hop or of overload.
+pub(super) fn oauth_error(reader: &Reader<'_>, error: &Value, description: &Value, received: &[&Secret]) -> Refusal {
+    let code = match error {
+        Value::String(code) => code,
+        object => match object.get("code").or_else(|| object.get("type")) {
+            Some(Value::String(code)) => code,
+            _ => return reader.transient(None, "with an error that is no OAuth error code"),
+        },
+    };
+    let why = match code.as_str() {
+        "invalid_grant" => Some(Why::Revoked),
+        "invalid_client" | "unauthorized_client" | "unsupported_grant_type" | "invalid_scope" => {
+            Some(Why::ClientRefused)
+        }
+        // `invalid_request` too: many servers and firewalls use it for whatever they did not like just then, and
+        // it says nothing about the credential.
+        _ => None,
+    };
+    let words = match (code.as_str(), reader.grant) {
+        ("invalid_grant", Grant::Password { .. }) => ": wrong user name or password".to_owned(),
+        ("invalid_grant", Grant::AuthorizationCode { .. }) => {
+            ": the code has been used, has expired, or was issued to another client".to_owned()
+        }
+        _ => reader.quote(description, received),
+    };
+    let known = why.is_some().then(|| code.clone());
+    reader.verdict(why, known.or_else(|| reader.code(code)), &words)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde_json::json;
+
+    use super::super::testing::{
+        CLIENT_REFUSED, NOW, REVOKED, TRANSIENT, client, now, pairs, public, read, refreshed, words,
+    };
+    use super::super::verdict::LONGEST_LIFE;
+    use super::super::{Dialect, TokenResponse};
+    use super::{BASE64_STANDARD, ClientAuth, EndpointKind, Engine, FORM, Grant, Secret, Value, request};
+    use crate::oauth::Client;
+
+    fn jwt(claims: Value) -> String {
+        format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    #[test]
+    fn every_form_grant_says_what_its_rfc_section_wants_and_no_more() {
+        let password = Secret::new("p w%ö");
+        let code = Secret::new("c-1");
+        let refresh = Grant::RefreshToken(Secret::new("r+/=1&x"));
+        let with_uri =
+            Grant::AuthorizationCode { code: code.clone(), redirect_uri: Some("https://x.example/v?a=b".to_owned()) };
+        let scopes = words(&["read", "a:b"]);
+        let audience = pairs(&[("audience", "https://api.example/")]);
+        let gbdx = client(None, ClientAuth::None, None);
+        let post = client(Some("me"), ClientAuth::Post, Some("s&s"));
+        let table = [
+            (
+                "a public client's id goes into the body, and a refresh asks for no scope",
+                request(&refresh, &public(), &scopes, &[]),
+                "grant_type=refresh_token&refresh_token=r%2B%2F%3D1%26x&client_id=valetd",
+            ),
+            (
+                "GBDX knows no client at all",
+                request(&Grant::Password { username: "me@x.example".to_owned(), password }, &gbdx, &[], &[]),
+                "grant_type=password&username=me%40x.example&password=p+w%25%C3%B6",
+            ),
+            (
+                "client_secret_post, scope and audience",
+                request(&Grant::ClientCredentials, &post, &scopes, &audience),
+                "grant_type=client_credentials&scope=read+a%3Ab&client_id=me&client_secret=s%26s\
+                 &audience=https%3A%2F%2Fapi.example%2F",
+            ),
+            (
+                "a code with its redirect URI and without a scope",
+                request(&with_uri, &public(), &scopes, &[]),
+                "grant_type=authorization_code&code=c-1&redirect_uri=https%3A%2F%2Fx.example%2Fv%3Fa%3Db\
+                 &client_id=valetd",
+            ),
+            (
+                "a code without one",
+                request(&Grant::AuthorizationCode { code, redirect_uri: None }, &public(), &[], &[]),
+                "grant_type=authorization_code&code=c-1&client_id=valetd",
+            ),
+        ];
+        for (name, request, body) in table {
+            let request = request.expect(name);
+            assert_eq!(request.body.expose(), body, "{name}");
+            assert_eq!((request.endpoint, request.content_type), (EndpointKind::Token, FORM), "{name}");
+            assert!(request.fields.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn basic_encodes_id_and_secret_before_joining_them_and_keeps_both_out_of_the_body() {
+        let client = client(Some("my:id"), ClientAuth::Basic, Some("s e/c"));
+        let request = request(&Grant::ClientCredentials, &client, &[], &[]).unwrap();
+        let [("authorization", value)] = &request.fields[..] else { panic!("{:?}", request.fields) };
+        let encoded = value.expose().strip_prefix("Basic ").unwrap();
+        assert_eq!(BASE64_STANDARD.decode(encoded).unwrap(), b"my%3Aid:s+e%2Fc");
+        assert_eq!(request.body.expose(), "grant_type=client_credentials");
+        assert!(!format!("{request:?}").contains(encoded));
+    }
+
+    #[test]
+    fn odd_but_usable_answers_are_taken() {
+        let hour = Some(Duration::from_secs(3600));
+        let ten_years = Some(LONGEST_LIFE);
+        let table = [
+            ("ordinary", r#"{"access_token":"a","token_type":"Bearer","expires_in":3600}"#, hour),
+            ("type in lower case", r#"{"access_token":"a","token_type":"bearer","expires_in":3600}"#, hour),
+            ("no type", r#"{"access_token":"a","expires_in":3600}"#, hour),
+            ("type null", r#"{"access_token":"a","token_type":null,"expires_in":3600}"#, hour),
+            ("type N_A", r#"{"id_token":"a","token_type":"N_A","expires_in":3600}"#, hour),
+            ("life as text", r#"{"access_token":"a","expires_in":" 3600 "}"#, hour),
+            ("life as a float", r#"{"access_token":"a","expires_in":3600.0}"#, hour),
+            ("a fraction", r#"{"access_token":"a","expires_in":0.5}"#, Some(Duration::from_millis(500))),
+            ("no life", r#"{"access_token":"a"}"#, None),
+            ("life null", r#"{"access_token":"a","expires_in":null}"#, None),
+            ("life zero", r#"{"access_token":"a","expires_in":0}"#, Some(Duration::ZERO)),
+            ("life negative", r#"{"access_token":"a","expires_in":-5}"#, None),
+            ("life NaN", r#"{"access_token":"a","expires_in":"NaN"}"#, None),
+            ("life infinite", r#"{"access_token":"a","expires_in":"inf"}"#, None),
+            ("life a word", r#"{"access_token":"a","expires_in":"soon"}"#, None),
+            ("life an object", r#"{"access_token":"a","expires_in":{"s":1}}"#, None),
+            ("life 10^12", r#"{"access_token":"a","expires_in":1000000000000}"#, ten_years),
+            ("life 10^23", r#"{"access_token":"a","expires_in":100000000000000000000000}"#, ten_years),
+            ("scopes as an array", r#"{"access_token":"a","scope":["x"],"expires_in":3600}"#, hour),
+            ("no error, three ways", r#"{"access_token":"a","error":null,"expires_in":3600}"#, hour),
+            ("error empty", r#"{"access_token":"a","error":"","expires_in":3600}"#, hour),
+            ("error false", r#"{"access_token":"a","error":false,"expires_in":3600}"#, hour),
+            ("a byte order mark", "\u{feff}{\"access_token\":\"a\",\"expires_in\":3600}", hour),
+            ("blanks around", " \r\n{\"access_token\":\"a\",\"expires_in\":3600}\n", hour),
+        ];
+        for (name, body, lifetime) in table {
+            let tokens = refreshed(200, body).expect(name);
+            assert_eq!(tokens.lifetime, lifetime, "{name}");
+            assert_eq!(tokens.access_token.or(tokens.id_token).expect(name).expose(), "a", "{name}");
+        }
+        assert!(refreshed(201, r#"{"access_token":"a"}"#).is_ok(), "201 is a success, too");
+    }
+
+    #[test]
+    fn a_new_refresh_token_is_taken_and_no_new_one_means_that_the_old_one_stays() {
+        let table = [
+            ("absent", json!({"access_token": "a"}), None, None),
+            ("null", json!({"access_token": "a", "refresh_token": null}), None, None),
+            ("empty", json!({"access_token": "a", "refresh_token": ""}), None, None),
+            ("new", json!({"access_token": "a", "refresh_token": "r"}), Some("r"), None),
+            ("Keycloak's life", json!({"access_token": "a", "refresh_expires_in": 1800}), None, Some(1800)),
+            ("Keycloak's for ever", json!({"access_token": "a", "refresh_expires_in": 0}), None, None),
+            ("Microsoft's life", json!({"access_token": "a", "refresh_token_expires_in": "86399"}), None, Some(86399)),
+        ];
+        for (name, body, refresh_token, refresh_life) in table {
+            let tokens = refreshed(200, &body.to_string()).expect(name);
+            assert_eq!(tokens.refresh_token.as_ref().map(Secret::expose), refresh_token, "{name}");
+            assert_eq!(tokens.refresh_lifetime, refresh_life.map(Duration::from_secs), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_life_that_was_not_told_is_read_from_the_jwt() {
+        let now = i64::try_from(NOW).unwrap();
+        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        let table = [
+            ("exp - iat, whatever our clock says", json!({"iat": 17, "exp": 3617}), None, Some(3600)),
+            ("exp - now without iat", json!({"exp": now + 60}), None, Some(60)),
+            ("expired by our clock, no iat", json!({"exp": now - 60}), None, None),
+            (
+                "handed out again, seen by the server's clock",
+                json!({"iat": now - 3000, "exp": now + 600}),
+                date,
+                Some(600),
+            ),
+            ("fresh by the server's clock", json!({"iat": now, "exp": now + 600}), date, Some(600)),
+            ("no exp", json!({"iat": now}), None, None),
+        ];
+        for (name, claims, date, life) in table {
+            let body = json!({"access_token": "opaque", "id_token": jwt(claims)}).to_string();
+            let answer = TokenResponse { status: 200, date, body: body.as_bytes(), ..TokenResponse::default() };
+            let tokens =
+                Dialect::Rfc6749.read(&answer, &Grant::ClientCredentials, &Client::default(), self::now()).expect(name);
+            assert_eq!(tokens.lifetime, life.map(Duration::from_secs), "{name}");
+        }
+    }
+
+    #[test]
+    fn hostile_answers_are_refused_whole() {
+        let deep = format!(r#"{{"access_token":"a","expires_in":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let table = [
+            ("CRLF in the token", r#"{"access_token":"a\r\nX-Evil: 1"}"#),
+            ("NUL in the token", r#"{"access_token":"a\u0000b"}"#),
+            ("a blank in the token", r#"{"access_token":"a b"}"#),
+            ("a non-ASCII token", r#"{"access_token":"ä"}"#),
+            ("CRLF in the other token", r#"{"access_token":"a","id_token":"a\nb"}"#),
+            ("CRLF in the refresh token", r#"{"access_token":"a","refresh_token":"a\nb"}"#),
+            ("the token twice", r#"{"access_token":"a","access_token":"b"}"#),
+            ("a token that is a number", r#"{"access_token":17}"#),
+            ("an empty token", r#"{"access_token":""}"#),
+            ("no token", r#"{"expires_in":3600}"#),
+            ("an array", r#"["a","b","c"]"#),
+            ("deep nesting", &deep),
+            ("cut", r#"{"access_token":"a""#),
+            ("garbage behind", r#"{"access_token":"a"}{"access_token":"b"}"#),
+            ("a MAC token", r#"{"access_token":"a","token_type":"mac"}"#),
+            ("a DPoP token", r#"{"access_token":"a","token_type":"DPoP"}"#),
+            ("tokens and an error", r#"{"access_token":"a","error":"invalid_grant"}"#),
+            ("Latin-1", "{\"access_token\":\"a\",\"x\":\"\u{fffd}\""),
+        ];
+        for (name, body) in table {
+            let refusal = refreshed(200, body).expect_err(name);
+            assert_eq!(refusal.failure, TRANSIENT, "{name}");
+            assert_eq!(refusal.oauth_error, None, "{name}");
+        }
+        assert_eq!(refreshed(200, "\u{1}\u{2}").unwrap_err().failure, TRANSIENT);
+    }
+
+    #[test]
+    fn only_a_well_formed_error_code_is_a_verdict() {
+        let table = [
+            ("spent", 400, r#"{"error":"invalid_grant"}"#, REVOKED, Some("invalid_grant")),
+            ("with 401", 401, r#"{"error":"invalid_grant"}"#, REVOKED, Some("invalid_grant")),
+            ("with 403, as Auth0 does", 403, r#"{"error":"invalid_grant"}"#, REVOKED, Some("invalid_grant")),
+            ("with 200", 200, r#"{"error":"invalid_grant"}"#, REVOKED, Some("invalid_grant")),
+            ("as an object", 400, r#"{"error":{"code":"invalid_grant"}}"#, REVOKED, Some("invalid_grant")),
+            ("client", 401, r#"{"error":"invalid_client"}"#, CLIENT_REFUSED, Some("invalid_client")),
+            ("scope", 400, r#"{"error":"invalid_scope"}"#, CLIENT_REFUSED, Some("invalid_scope")),
+            ("not for it", 400, r#"{"error":"unauthorized_client"}"#, CLIENT_REFUSED, Some("unauthorized_client")),
+            ("grant", 400, r#"{"error":"unsupported_grant_type"}"#, CLIENT_REFUSED, Some("unsupported_grant_type")),
+            ("a catch-all", 400, r#"{"error":"invalid_request"}"#, TRANSIENT, Some("invalid_request")),
+            ("busy", 400, r#"{"error":"temporarily_unavailable"}"#, TRANSIENT, Some("temporarily_unavailable")),
+            ("other case", 400, r#"{"error":"INVALID_GRANT"}"#, TRANSIENT, Some("INVALID_GRANT")),
+            ("object without code", 400, r#"{"error":{"message":"no"}}"#, TRANSIENT, None),
+            ("code a number", 400, r#"{"error":{"code":400}}"#, TRANSIENT, None),
+            ("server in trouble", 503, r#"{"error":"invalid_grant"}"#, TRANSIENT, Some("invalid_grant")),
+            ("too many", 429, r#"{"error":"invalid_grant"}"#, TRANSIENT, Some("invalid_grant")),
+            ("the proxy", 407, r#"{"error":"invalid_grant"}"#, TRANSIENT, Some("invalid_grant")),
+            ("a bare 400, as glewlwyd says", 400, "", TRANSIENT, None),
+            ("GBDX's 401", 401, r#"{"Error":"401 Unauthorized: Unauthorized"}"#, TRANSIENT, None),
+            ("HTML", 200, "<html>Please log in to the Wi-Fi</html>", TRANSIENT, None),
+            ("a redirect", 302, "", TRANSIENT, None),
+            ("forbidden", 403, "<html>WAF</html>", TRANSIENT, None),
+            ("not found", 404, r#"{"message":"no such path"}"#, TRANSIENT, None),
+            ("a token with 500", 500, r#"{"access_token":"a"}"#, TRANSIENT, None),
+            ("the name in a text", 400, "error=invalid_grant", TRANSIENT, None),
+            ("error twice", 400, r#"{"error":"x","error":"invalid_grant"}"#, TRANSIENT, None),
+            ("Cognito's dialect in a form's answer", 400, r#"{"__type":"NotAuthorizedException"}"#, TRANSIENT, None),
+        ];
+        for (name, status, body, failure, code) in table {
+            let refusal = refreshed(status, body).expect_err(name);
+            assert_eq!((refusal.failure, refusal.oauth_error.as_deref()), (failure, code), "{name}");
+            assert!(refusal.detail.starts_with(&format!("answered {status}")), "{name}: {}", refusal.detail);
+        }
+    }
+
+    #[test]
+    fn a_wrong_password_is_said_in_words() {
+        for (status, body) in [
+            (401, r#"{"Error": "401 Unauthorized: Unauthorized"}"#),
+            (400, r#"{"error":"invalid_grant","error_description":"Invalid user credentials"}"#),
+        ] {
+            let refusal = signed_in_with_password(status, body).unwrap_err();
+            assert_eq!(refusal.failure, REVOKED);
+            assert!(refusal.detail.ends_with(": wrong user name or password"), "{}", refusal.detail);
+        }
+        let page = signed_in_with_password(401, "<html>proxy login</html>").unwrap_err();
+        assert_eq!(page.failure, TRANSIENT);
+    }
+
+    fn signed_in_with_password(status: u16, body: &str) -> Result<super::Tokens, super::Refusal> {
+        let grant = Grant::Password { username: "me".to_owned(), password: Secret::new("correct horse") };
+        read(Dialect::Rfc6749, &grant, status, body)
+    }
+}

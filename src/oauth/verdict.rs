@@ -1,0 +1,402 @@
+//! What the response of a token endpoint is worth: tokens, or a refusal with a verdict. What all dialects share.
+//!
+//! Tokens are read leniently, because a renewal is lost otherwise; refusals strictly, because a login is. Only a
+//! well-formed OAuth error code, or the provider's own dialect of one, says anything about the credential. Everything
+//! else (HTML, an empty body, redirects, 5xx, a proxy's 407, a captive portal) is no verdict, and is tried again.
+//! What could damage a request header is refused whole.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::fmt::rfc2822;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::grant::{Client, Grant, Tokens};
+use super::jwt;
+use crate::renewal::{Failure, Why};
+use crate::secret::Secret;
+
+/// No life is believed to be longer: ten years, far from where arithmetic ends.
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// How much of an `error_description` is quoted.
+const LONGEST_QUOTE: usize = 200;
+
+/// An HTTP response, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenResponse<'a> {
+    /// The status code.
+    pub status: u16,
+    /// `Retry-After`.
+    pub retry_after: Option<&'a str>,
+    /// `Date`: the server's clock.
+    pub date: Option<&'a str>,
+    /// `Content-Type`; only ever quoted, as servers label JSON in many ways.
+    pub content_type: Option<&'a str>,
+    /// The body, whole.
+    pub body: &'a [u8],
+}
+
+/// An answer that brings no tokens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// What it means for the renewal.
+    pub failure: Failure,
+    /// The server's code: an OAuth error, or a Cognito exception's name.
+    pub oauth_error: Option<String>,
+    /// What the server did, for people, to follow its name: "answered 400 invalid_grant: Token is not active". Never
+    /// holds a secret that was sent or received, nor text of the body but the code and its description.
+    pub detail: String,
+}
+
+/// One response, read with what it answers.
+pub(super) struct Reader<'a> {
+    pub(super) response: &'a TokenResponse<'a>,
+    pub(super) grant: &'a Grant,
+    client: &'a Client,
+    /// Unix seconds by the server's clock, as far as it told.
+    server_now: i64,
+}
+
+impl<'a> Reader<'a> {
+    /// `now` is the wall clock's time, which matters only for a JWT without `iat` and for a `Retry-After` date in a response
+    /// without `Date`.
+    pub(super) fn new(response: &'a TokenResponse<'a>, grant: &'a Grant, client: &'a Client, now: SystemTime) -> Self {
+        Self { response, grant, client, server_now: http_date(response.date).unwrap_or(unix_seconds(now)) }
+    }
+
+    /// The body as a JSON object; `None` if it is none.
+    pub(super) fn object<'b, T: Deserialize<'b>>(&'b self) -> Option<T> {
+        let body = self.response.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.response.body);
+        // serde would take an array for a struct
+        body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(body).ok())?
+    }
+
+    pub(super) fn tokens(&self, found: TokenFields) -> Result<Tokens, Refusal> {
+        if !(200..300).contains(&self.response.status) {
+            return Err(self.no_verdict());
+        }
+        if !found.holds_a_token() {
+            return Err(self.transient(None, "without a token"));
+        }
+        if !found.secrets().into_iter().all(is_well_formed) {
+            return Err(self.transient(None, "with a token that holds forbidden characters"));
+        }
+        let TokenFields { access_token, id_token, refresh_token, token_type, expires_in } = found;
+        let token_type = match token_type {
+            Value::String(name) if !name.is_empty() => Some(name),
+            Value::Null | Value::String(_) => None,
+            _ => return Err(self.transient(None, "with a token_type that is no text")),
+        };
+        if let Some(name) = token_type.as_deref().filter(|name| !is_bearer(name)) {
+            let shown = self.code(name).unwrap_or_else(|| "another".to_owned());
+            return Err(
+                self.transient(None, &format!("with a token of type {shown}, which cannot be used as a bearer token"))
+            );
+        }
+        let [access_token, id_token, refresh_token] =
+            [access_token, id_token, refresh_token].map(|token| token.filter(|token| !token.is_empty()));
+        let lifetime = seconds(&expires_in)
+            .or_else(|| self.jwt_life(access_token.as_ref()?))
+            .or_else(|| self.jwt_life(id_token.as_ref()?));
+        Ok(Tokens { access_token, id_token, refresh_token, lifetime, refresh_lifetime: None })
+    }
+
+    /// `exp - iat` is independent of any clock, but too long for a token that the server had kept and handed out again;
+    /// where the server says what time it is, that is seen.
+    fn jwt_life(&self, token: &Secret) -> Option<Duration> {
+        let claims = jwt::claims(token.expose())?;
+        let left = claims.exp?.saturating_sub(self.server_now);
+        let life = match claims.iat {
+            Some(iat) if self.response.date.is_some() => claims.exp?.saturating_sub(iat).min(left.max(0)),
+            Some(iat) => claims.exp?.saturating_sub(iat),
+            None => left,
+        };
+        u64::try_from(life).ok().map(|life| Duration::from_secs(life).min(LONGEST_LIFE))
+    }
+
+    pub(super) fn verdict(&self, why: Option<Why>, code: Option<String>, words: &str) -> Refusal {
+        match why {
+            Some(why) if gives_verdicts(self.response.status) => self.permanent(why, code, words),
+            _ => self.transient(code, words),
+        }
+    }
+
+    pub(super) fn permanent(&self, why: Why, code: Option<String>, words: &str) -> Refusal {
+        Refusal { failure: Failure::Permanent(why), detail: self.detail(code.as_deref(), words), oauth_error: code }
+    }
+
+    pub(super) fn transient(&self, code: Option<String>, words: &str) -> Refusal {
+        let retry_after = self.response.retry_after.and_then(|text| retry_after(text, self.server_now));
+        let failure = Failure::Transient { retry_after };
+        Refusal { failure, detail: self.detail(code.as_deref(), words), oauth_error: code }
+    }
+
+    pub(super) fn no_verdict(&self) -> Refusal {
+        let html = self.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
+        self.transient(
+            None,
+            match self.response.body {
+                _ if (300..400).contains(&self.response.status) => "with a redirect, which is not followed",
+                [] => "with an empty body",
+                _ if html => "with a web page",
+                _ => "without an OAuth error code",
+            },
+        )
+    }
+
+    /// "answered 400 invalid_grant: Token is not active"
+    fn detail(&self, code: Option<&str>, words: &str) -> String {
+        let mut detail = format!("answered {}", self.response.status);
+        if let Some(code) = code {
+            detail = format!("{detail} {code}");
+        }
+        match words {
+            "" => detail,
+            words if words.starts_with(':') => detail + words,
+            words => format!("{detail} {words}"),
+        }
+    }
+
+    /// A code as it may be shown: short, of a name's characters, and nothing like a token.
+    pub(super) fn code(&self, code: &str) -> Option<String> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let short = (1..=LONGEST_WORD).contains(&code.len());
+        (short && code.chars().all(good) && !looks_like_a_token(code) && !self.holds_a_secret(code, &[]))
+            .then(|| code.to_owned())
+    }
+
+    /// A description as it may be shown, after a colon; nothing where it repeats what we sent or got.
+    pub(super) fn quote(&self, description: &Value, received: &[&Secret]) -> String {
+        let Some(text) = description.as_str().filter(|text| !self.holds_a_secret(text, received)) else {
+            return String::new();
+        };
+        let quoted = quotable(text);
+        if quoted.is_empty() || self.holds_a_secret(&quoted, received) { quoted } else { format!(": {quoted}") }
+    }
+
+    fn holds_a_secret(&self, text: &str, received: &[&Secret]) -> bool {
+        let sent = self.grant.secret().into_iter().chain(&self.client.secret);
+        sent.chain(received.iter().copied()).any(|secret| !secret.is_empty() && text.contains(secret.expose()))
+    }
+}
+
+/// The members that both dialects share.
+pub(super) struct TokenFields {
+    pub(super) access_token: Option<Secret>,
+    pub(super) id_token: Option<Secret>,
+    pub(super) refresh_token: Option<Secret>,
+    pub(super) token_type: Value,
+    pub(super) expires_in: Value,
+}
+
+impl TokenFields {
+    pub(super) fn holds_a_token(&self) -> bool {
+        [&self.access_token, &self.id_token].into_iter().flatten().any(|token| !token.is_empty())
+    }
+
+    pub(super) fn secrets(&self) -> Vec<&Secret> {
+        [&self.access_token, &self.id_token, &self.refresh_token].into_iter().flatten().collect()
+    }
+}
+
+/// `null`, `""` and `false` are ways to say that there was no error.
+pub(super) fn names_something(error: &Value) -> bool {
+    !matches!(error, Value::Null | Value::Bool(false)) && error.as_str() != Some("")
+}
+
+/// Whether an error code in an answer with this status is the authorization server's word: not that of a proxy on the
+/// way (407), nor of a server in trouble (5xx, 408, 425, 429). 403 is: some refuse a refresh token with it.
+fn gives_verdicts(status: u16) -> bool {
+    matches!(status, 200..300 | 400..500) && !matches!(status, 407 | 408 | 425 | 429)
+}
+
+/// Narrower than RFC 6749 appendix A.12 by the blank: what stands in a header field must not be torn in two.
+fn is_well_formed(token: &Secret) -> bool {
+    token.expose().bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// RFC 6749 section 5.1 makes the type case-insensitive; `N_A` is for answers without an access token (RFC 8693).
+fn is_bearer(token_type: &str) -> bool {
+    token_type.eq_ignore_ascii_case("bearer") || token_type.eq_ignore_ascii_case("N_A")
+}
+
+/// A span of time in seconds, as a number or as text; what is negative or no number counts as absent.
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
+    let seconds: f64 = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    (seconds.is_finite() && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())))
+}
+
+/// RFC 9110 section 10.2.3: seconds, or a date by the server's clock. As it was asked for: `renewal::policy` says how
+/// much of it is obeyed.
+fn retry_after(text: &str, server_now: i64) -> Option<Duration> {
+    let wait = match text.trim() {
+        digits if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().unwrap_or(u64::MAX)
+        }
+        date => u64::try_from(http_date(Some(date))?.saturating_sub(server_now)).unwrap_or(0),
+    };
+    Some(Duration::from_secs(wait))
+}
+
+/// RFC 9110 section 5.6.7's preferred form, as Unix seconds. The two obsolete forms count as absent.
+fn http_date(text: Option<&str>) -> Option<i64> {
+    let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    parser.parse_timestamp(text?.trim()).ok().map(|date| date.as_second())
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Longer words are never shown.
+const LONGEST_WORD: usize = 40;
+
+/// Long and with a digit, or very long: nothing that a description needs.
+fn looks_like_a_token(word: &str) -> bool {
+    word.len() > LONGEST_WORD || (word.len() >= 16 && word.bytes().any(|byte| byte.is_ascii_digit()))
+}
+
+/// A server's text with everything token-like taken out, on one line, of bounded length.
+fn quotable(text: &str) -> String {
+    let mut quoted = String::new();
+    let in_token = |c: char| c.is_ascii_alphanumeric() || "-._~+/=%".contains(c);
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let end = match rest.find(|c| !in_token(c)) {
+            Some(0) => first.len_utf8(),
+            Some(end) => end,
+            None => rest.len(),
+        };
+        let (word, after) = rest.split_at(end);
+        match word {
+            word if looks_like_a_token(word) => quoted.push_str("[...]"),
+            _ if !first.is_alphanumeric() && !first.is_ascii_graphic() => quoted.push(' '),
+            word => quoted.push_str(word),
+        }
+        rest = after;
+    }
+    let on_one_line = quoted.split_whitespace().collect::<Vec<_>>().join(" ");
+    on_one_line.chars().take(LONGEST_QUOTE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::Dialect;
+    use super::super::testing::{now, refresh_token, refreshed};
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        let table = [
+            ("seconds", "120", None, Some(120)),
+            ("zero", "0", None, Some(0)),
+            ("a day", "86400", None, Some(86_400)),
+            ("too long for a number", "99999999999999999999999", None, Some(u64::MAX)),
+            ("a date against Date", "Sun, 06 Nov 1994 08:50:37 GMT", now, Some(60)),
+            ("a date against our clock", "Sun, 06 Nov 1994 08:50:37 GMT", None, Some(60)),
+            ("a date with a wrong weekday", "Mon, 06 Nov 1994 08:50:37 GMT", now, Some(60)),
+            ("a date that has passed", "Sun, 06 Nov 1994 08:00:00 GMT", now, Some(0)),
+            ("negative", "-5", None, None),
+            ("words", "later", None, None),
+            ("nothing", "", None, None),
+        ];
+        for (name, retry_after, date, expected) in table {
+            let answer =
+                TokenResponse { status: 429, retry_after: Some(retry_after), date, ..TokenResponse::default() };
+            let grant = Grant::RefreshToken(refresh_token());
+            let refusal = Dialect::Rfc6749.read(&answer, &grant, &Client::default(), self::now()).expect_err(name);
+            assert_eq!(
+                refusal.failure,
+                Failure::Transient { retry_after: expected.map(Duration::from_secs) },
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn people_read_the_servers_words_and_no_more_of_its_body() {
+        let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln";
+        let long = "very ".repeat(100) + "long";
+        let table = [
+            ("plain", json!("Token is not active"), "answered 400 invalid_grant: Token is not active".to_owned()),
+            ("none", json!(null), "answered 400 invalid_grant".to_owned()),
+            ("no text", json!({"a": 1}), "answered 400 invalid_grant".to_owned()),
+            ("a token", json!(format!("unknown {token}.")), "answered 400 invalid_grant: unknown [...]".to_owned()),
+            ("control bytes", json!("a\r\n\u{1b}[31mb\u{202e}"), "answered 400 invalid_grant: a [31mb".to_owned()),
+            (
+                "what we sent",
+                json!(format!("unknown {}", refresh_token().expose())),
+                "answered 400 invalid_grant".to_owned(),
+            ),
+            ("long", json!(long), format!("answered 400 invalid_grant: {}", &long[..200])),
+        ];
+        for (name, description, detail) in table {
+            let body = json!({"error": "invalid_grant", "error_description": description}).to_string();
+            assert_eq!(refreshed(400, &body).expect_err(name).detail, detail, "{name}");
+        }
+        let html =
+            TokenResponse { status: 502, content_type: Some("text/html"), body: b"<p>", ..TokenResponse::default() };
+        let refusal = Dialect::Rfc6749.read(&html, &Grant::ClientCredentials, &Client::default(), now()).unwrap_err();
+        assert_eq!(refusal.detail, "answered 502 with a web page");
+        assert_eq!(refreshed(302, "").unwrap_err().detail, "answered 302 with a redirect, which is not followed");
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(
+            status in 100u16..600,
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+            text in ".*",
+        ) {
+            let token = refresh_token();
+            let grant = Grant::RefreshToken(token);
+            for dialect in [Dialect::Rfc6749, Dialect::CognitoGetTokens] {
+                for body in [&body[..], text.as_bytes()] {
+                    let [retry_after, date, content_type] = [Some(text.as_str()); 3];
+                    let response = TokenResponse { status, retry_after, date, content_type, body };
+                    let _ = dialect.read(&response, &grant, &Client::default(), now());
+                }
+            }
+        }
+
+        /// Wherever a server puts a secret, its own or one of ours, it is not repeated to people.
+        #[test]
+        fn no_secret_of_a_body_is_ever_shown(
+            status in 100u16..600,
+            secret in "[A-Za-z0-9_.~+/-]{12,60}[0-9]{4}",
+            before in ".{0,20}",
+            after in ".{0,20}",
+            kind in 0..8,
+            sent in any::<bool>(),
+        ) {
+            let text = format!("{before}{secret}{after}");
+            let body = match kind {
+                0 => json!({"access_token": secret, "token_type": text}),
+                1 => json!({"refresh_token": secret, "error": "invalid_grant", "error_description": text}),
+                2 => json!({"error": secret, "error_description": text}),
+                3 => json!({"error": {"code": text, "message": secret}}),
+                4 => json!({"__type": text, "message": secret}),
+                5 => json!({"__type": "NotAuthorizedException", "message": text}),
+                6 => json!({"ChallengeName": secret}),
+                _ => json!(text),
+            };
+            let (body, token) = (body.to_string(), if sent { Secret::new(&*secret) } else { refresh_token() });
+            let grant = Grant::RefreshToken(token);
+            for dialect in [Dialect::Rfc6749, Dialect::CognitoInitiateAuth] {
+                let response = TokenResponse { status, content_type: Some(&secret), body: body.as_bytes(), ..TokenResponse::default() };
+                if let Err(refusal) = dialect.read(&response, &grant, &Client::default(), now()) {
+                    prop_assert!(!format!("{refusal:?}").contains(&secret), "{refusal:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! One client's connection, from its first byte to its end.
+//!
+//! The first bytes tell HTTP/2 from HTTP/1.1 (RFC 9113 section 3.3: prior knowledge). What follows here is HTTP/1.1;
+//! HTTP/2 is in `http2`, where each stream has the activity and the timer that a whole connection has here.
+//!
+//! A connection that has nothing to do is given no buffers: before its first byte and some time after its last one, there
+//! is the socket and nothing of hyper's, whose two buffers of 8 KiB would be most of what an idle client costs.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::deadline::{IdleTimer, Phase};
+use crate::proxy::downstream::io::{ClientIo, Protocol, Socket};
+use crate::proxy::downstream::{http2, stranger};
+use crate::proxy::exchange::service;
+
+/// Requests' heads, and the chunks of bodies, at most.
+const BUFFER: usize = 64 * 1024;
+
+/// Serves a stranger's connection, which ends with [`stranger::PATIENCE`] unless a request has shown a client key.
+pub(crate) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
+    let mut patience = pin!(sleep(stranger::PATIENCE));
+    let mut serving = pin!(serve(connection.clone(), socket));
+    poll_fn(|cx| {
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match connection.standing() {
+            Standing::Client => Poll::Pending,
+            Standing::Stranger | Standing::TurnedAway => patience.as_mut().poll(cx),
+            Standing::Closed => Poll::Ready(()),
+        }
+    })
+    .await;
+}
+
+/// Serves a connection until either side ends it.
+pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
+    let activity = connection.activity.clone();
+    let mut io = ClientIo::new(socket, activity.clone());
+    let mut timer = IdleTimer::new(activity.deadline());
+    loop {
+        let protocol = poll_fn(|cx| {
+            if connection.is_told_to_stop(cx, activity.is_fresh()) {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(protocol) = io.poll_protocol(cx) {
+                return Poll::Ready(protocol.ok());
+            }
+            timer.poll_expired(cx, &activity).map(|_| None)
+        });
+        let protocol = protocol.await;
+        if protocol == Some(Protocol::Http1)
+            && connection.standing() == Standing::Stranger
+            && shows_no_key(&connection, &mut io).await
+            && let Some(check) = connection.worker.bar(connection.door)
+        {
+            return connection.worker.turn_away(io.socket, connection.door.caller, check, &io.surplus);
+        }
+        // boxed, so that a connection without them takes no room for them
+        match protocol {
+            Some(Protocol::Http1) => match Box::pin(serve_http1(&connection, io, &mut timer)).await {
+                Some(at_rest) => io = at_rest,
+                None => return,
+            },
+            Some(Protocol::Http2) => return Box::pin(http2::serve(connection, io)).await,
+            None => return,
+        }
+    }
+}
+
+/// Reads a stranger's first head as far as it has to, without hyper, to see that it shows no client key. What comes in
+/// very small pieces is left to hyper.
+async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
+    let mut seen = 0;
+    for _ in 0..stranger::MOST_READS {
+        if let Some(shows_no_key) = stranger::shows_no_key(&io.surplus, seen) {
+            return shows_no_key;
+        }
+        seen = io.surplus.len();
+        let more = poll_fn(|cx| match connection.is_told_to_stop(cx, true) {
+            true => Poll::Ready(Ok(false)),
+            false => io.poll_more(cx),
+        });
+        if !matches!(more.await, Ok(true)) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Serves requests until the connection has come to an end, or to rest: then it gives back the client's bytes.
+async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut IdleTimer) -> Option<ClientIo> {
+    let activity = connection.activity.clone();
+    let is_unix = matches!(io.socket, Socket::Unix(_));
+    let service = service_fn(|request| {
+        // boxed, as hyper would move its whole state about before it begins
+        let answer = Box::pin(service::answer(connection.clone(), request));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
+    let mut serving =
+        http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut gone_was_asked = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut serving).poll(cx) {
+                return Poll::Ready(Ended::Over(ended));
+            }
+            // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
+            if connection.is_told_to_stop(cx, activity.is_fresh()) {
+                Pin::new(&mut serving).graceful_shutdown();
+                continue;
+            }
+            if activity.is_half_closed() && activity.exchange_runs() && !gone_was_asked {
+                gone_was_asked = true;
+                if is_unix || connection.client_is_gone() {
+                    return Poll::Ready(Ended::Over(Ok(())));
+                }
+            }
+            timer.follow(&activity);
+            match ready!(timer.poll_expired(cx, &activity)) {
+                // the request says so itself, the next time it is asked
+                Phase::Waiting if activity.time_out() => {}
+                Phase::Idle => {
+                    activity.enter(Phase::Resting);
+                    if activity.is_all_done() {
+                        return Poll::Ready(Ended::AtRest);
+                    }
+                }
+                phase => {
+                    debug!(?phase, "a client's connection timed out");
+                    return Poll::Ready(Ended::Over(Ok(())));
+                }
+            }
+        }
+    })
+    .await;
+    match ended {
+        Ended::AtRest => {
+            let parts = serving.into_parts()?;
+            Some(parts.io.into_inner().with(parts.read_buf))
+        }
+        Ended::Over(Ok(())) => None,
+        Ended::Over(Err(error)) => {
+            if error.is_parse() {
+                connection.worker.stats.refused.add(1);
+            }
+            debug!(%error, "a client's connection ended");
+            None
+        }
+    }
+}
+
+/// How serving a connection ended.
+enum Ended {
+    Over(hyper::Result<()>),
+    AtRest,
+}

@@ -1,0 +1,182 @@
+//! What is counted, logged and noted of one exchange, from the request's head to the end of the response's body.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::{Method, Request, StatusCode};
+use tracing::{Level, debug, enabled};
+
+use crate::config::KeyName;
+use crate::proxy::connection::Connection;
+use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::note::Note;
+use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::upstream::BodyError;
+use crate::proxy::worker::{LocalRoute, LocalTable};
+use crate::token_source::Published;
+
+/// A response's body, and the exchange that ends when this is dropped: sent, broken off, or nobody left to send it to.
+pub(crate) struct Counted {
+    body: ResponseBody,
+    /// `None` for a refusal that began none.
+    exchange: Option<Exchange>,
+}
+
+impl Counted {
+    /// Ties the exchange's end to the body's.
+    pub(crate) fn new(body: ResponseBody, exchange: Exchange) -> Self {
+        Self { body, exchange: Some(exchange) }
+    }
+
+    /// A text of our own, in answer to what was no exchange.
+    pub(crate) fn without_exchange(text: Bytes) -> Self {
+        Self { body: ResponseBody::Full(text), exchange: None }
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(exchange) = &self.exchange
+            && let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            exchange.sends(data.len());
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
+pub(crate) struct Exchange {
+    connection: Rc<Connection>,
+    /// From the time on when it is known.
+    route: Option<Rc<LocalRoute>>,
+    pub(crate) began: Instant,
+    /// For the log, and only if it is asked for.
+    log: Option<Method>,
+    /// For the audit, and only if there is one.
+    note: Option<Note>,
+    status: StatusCode,
+}
+
+impl Exchange {
+    pub(crate) fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
+        connection.activity.begin(!request.body().is_end_stream());
+        let note = table
+            .shared
+            .access
+            .audit
+            .as_ref()
+            .map(|log| Note::begin(connection, log, &table.shared.access.uids, request));
+        let log = enabled!(Level::DEBUG).then(|| request.method().clone());
+        let began = Instant::now();
+        Self { connection: connection.clone(), route: None, began, log, note, status: StatusCode::OK }
+    }
+
+    pub(crate) fn is_keyed(&mut self, key: &KeyName) {
+        self.connection.vouch();
+        if let Some(note) = &self.note {
+            note.is_keyed(key);
+        }
+    }
+
+    /// Whether the audit will have a line about it, as far as anybody can know.
+    pub(crate) fn is_promised_a_line(&self) -> bool {
+        self.note.as_ref().is_some_and(Note::is_promised)
+    }
+
+    pub(crate) fn goes_up_with(&mut self, token: &Published) {
+        if let Some(note) = &self.note {
+            note.goes_up(token.id.0);
+        }
+    }
+
+    pub(crate) fn led_away(&self) {
+        if let Some(note) = &self.note {
+            note.is_led_away();
+        }
+    }
+
+    /// A part of the response's body is on its way to the client.
+    fn sends(&self, bytes: usize) {
+        if let Some(note) = &self.note {
+            note.sends(bytes);
+        }
+    }
+
+    /// The answer is a switch to another protocol; what the audit will be told goes with the bytes.
+    pub(crate) fn becomes_tunnel(&mut self, status: StatusCode) -> Option<Note> {
+        self.note.take().inspect(|note| note.becomes_tunnel(status))
+    }
+
+    pub(crate) fn reached(&mut self, local: &Rc<LocalRoute>) {
+        let route = &local.entry;
+        self.connection.activity.limit(route.config.idle_timeout);
+        route.stats.requests.add(1);
+        route.stats.open.add(1);
+        if let Some(note) = &self.note {
+            note.reached(&route.config.name);
+        }
+        self.route = Some(local.clone());
+    }
+
+    pub(crate) fn failed(&mut self, error: &ProxyError) {
+        if let Some(note) = &self.note {
+            note.failed(error.word());
+        }
+        if *error == ProxyError::NotAllowed(Check::Root) {
+            self.connection.worker.stats.refused_root.add(1);
+        }
+        match &self.route {
+            Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
+            _ => self.connection.worker.stats.refused.add(1),
+        }
+        self.connection.activity.refused();
+        debug!(?error, "a request was not carried out");
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+        if let Some(note) = &self.note {
+            note.answered(status);
+        }
+        self.connection.activity.answer();
+        if let Some(local) = &self.route {
+            local.entry.stats.answered(status.as_u16(), self.began.elapsed());
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.connection.activity.end();
+        if let Some(note) = self.note.take() {
+            note.answered(self.status);
+        }
+        let route = self.route.as_ref().map(|local| &local.entry);
+        if let Some(route) = route {
+            route.stats.open.subtract(1);
+        }
+        if let Some(method) = &self.log {
+            let name = route.map_or("-", |route| route.config.name.as_str());
+            let millis = self.began.elapsed().as_millis();
+            debug!(route = name, %method, status = self.status.as_u16(), ms = millis, "request");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What every request that goes up has in common, whether it becomes a response or a tunnel.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
+use hyper::{StatusCode, Uri, Version};
+
+use crate::proxy::Table;
+use crate::proxy::connection::Connection;
+use crate::proxy::fault::Fault;
+use crate::proxy::policy::error::ProxyError;
+use crate::proxy::policy::headers::{self, Homeward};
+use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
+use crate::proxy::policy::route::Found;
+use crate::proxy::replay::{self, Kept};
+use crate::proxy::table::RouteEntry;
+use crate::proxy::upstream::{self, Error, Resend};
+use crate::token_source::{Published, Unavailable};
+
+/// Waits for a response in the exchange's time.
+pub(crate) async fn in_time(
+    connection: &Connection,
+    sending: Pin<&mut impl Future<Output = Result<upstream::Response, Error>>>,
+) -> Result<upstream::Response, Error> {
+    let sent = connection.in_time(sending).await;
+    sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
+}
+
+/// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
+pub(crate) async fn renewed_token(
+    connection: &Connection,
+    route: &RouteEntry,
+    refused: &Published,
+    kept: Option<&Kept>,
+    answer: &HeaderMap,
+) -> Option<Arc<Published>> {
+    if replay::lacks_scope(answer) {
+        return None;
+    }
+    route.stats.rejected.add(1);
+    let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
+    let renewal = connection.in_time(pin!(route.tokens.token_after(refused, patience))).await;
+    renewal.unwrap_or(None).filter(|_| !patience.is_zero())
+}
+
+/// What an answer needs to know of the request that it belongs to.
+pub(crate) struct Home<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) table: &'a Table,
+    pub(crate) authority: Option<HeaderValue>,
+    /// As the client asked for it.
+    pub(crate) target: Uri,
+    pub(crate) found: Found,
+    pub(crate) prefix: &'a str,
+    /// Whether the address is one that routes share.
+    pub(crate) shared: bool,
+    pub(crate) via: Option<&'a HeaderValue>,
+}
+
+/// Makes an upstream's head what the client may see.
+pub(crate) fn clean(
+    route: &RouteEntry,
+    response: &mut upstream::Response,
+    token: &Published,
+    home: &Home<'_>,
+    switching: bool,
+) -> Result<(), ProxyError> {
+    if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let detail = "101 without having been asked to switch".to_owned();
+        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
+    }
+    let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let origin = &route.upstream.origin;
+    let Home { connection, table, target, found, prefix, shared, .. } = home;
+    let own = OwnAddresses {
+        listeners: &connection.worker.listeners.borrow(),
+        hosts: &table.hosts,
+        own_route: connection.scope.own(),
+        by_unix_socket: !connection.door.is_tcp(),
+        shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
+    };
+    let asked = &target.path()[found.prefix..];
+    let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
+    let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
+    headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
+    let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
+    if *shared && has_content && headers::may_become_document(response.headers()) {
+        // beside the upstream's own, and so in force together with it
+        response.headers_mut().append(CONTENT_SECURITY_POLICY, headers::SANDBOX);
+    }
+    *response.version_mut() = Version::HTTP_11;
+    Ok(())
+}
+
+pub(crate) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
+    ProxyError::Upstream { upstream: route.upstream.label.clone(), fault }
+}
+
+/// What it means for the client that a request was not answered.
+pub(crate) fn send_error(route: &RouteEntry, error: Error) -> ProxyError {
+    match error {
+        Error::NotConnected(fault) | Error::Lost { fault, .. } => upstream_error(route, fault),
+        Error::NotAuthorized(why_not) => no_token(route, why_not),
+    }
+}
+
+pub(crate) fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
+    let account = route.config.account.clone();
+    match why_not {
+        Unavailable::SignInRequired { why } => ProxyError::SignInRequired { account, why },
+        Unavailable::NotNow { retry_after, because } => ProxyError::TokenUnavailable { account, retry_after, because },
+    }
+}

@@ -1,0 +1,295 @@
+//! What the workers have been told: the routes of a configuration, prepared so that a request copies as little as possible.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use rustls::ClientConfig;
+
+use crate::audit::AuditLog;
+use crate::client_keys::KeyRing;
+use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName};
+use crate::path_rules::RefusedPath;
+use crate::platform::containers::Containers;
+use crate::platform::secret_source::{self, SecretError};
+use crate::platform::tls;
+use crate::proxy::policy::error::Advice;
+use crate::proxy::policy::headers::Edits;
+use crate::proxy::upstream::UpstreamOrigin;
+use crate::stats::{RouteStats, Stats};
+use crate::token_source::TokenSource;
+
+/// Who may call, and who is told of it.
+#[derive(Clone)]
+pub struct Access {
+    /// Users whose processes need no client key, in order.
+    pub uids: Vec<u32>,
+    /// The client keys.
+    pub keys: Arc<KeyRing>,
+    /// Asked where a client without a key runs, if containers need one.
+    pub containers: Option<Containers>,
+    /// Where requests are noted, if they are.
+    pub audit: Option<AuditLog>,
+    /// Whether nothing is forwarded that cannot be noted.
+    pub audit_required: bool,
+}
+
+/// Our own processes, no keys, no audit.
+impl Default for Access {
+    fn default() -> Self {
+        let uids = vec![rustix::process::geteuid().as_raw()];
+        Self { uids, keys: Arc::default(), containers: None, audit: None, audit_required: false }
+    }
+}
+
+/// Why a configuration cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// A route cannot be.
+    #[error("route {route}: {problem}")]
+    Route {
+        /// Its name.
+        route: RouteName,
+        /// What stands in its way.
+        problem: RouteProblem,
+    },
+    /// Without them no request could be told to be our own.
+    #[error("the system's random numbers cannot be had")]
+    NoRandomNumbers,
+}
+
+/// What stands in a route's way. Holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteProblem {
+    /// The upstream's host cannot be in a `Host` field.
+    #[error("\"{0}\" is no host name")]
+    NoHostName(String),
+    /// The upstream's path cannot be in a request.
+    #[error("\"{0}\" is no path")]
+    NoPath(String),
+    /// A field is to be added or removed whose name is none.
+    #[error("request_headers: \"{0}\" is no field's name")]
+    NoFieldName(String),
+    /// The value of a field that is to be added cannot be had.
+    #[error("request_headers: {field}: {why}")]
+    NoValue {
+        /// The field.
+        field: String,
+        /// Why.
+        why: SecretError,
+    },
+    /// The value of a field that is to be added cannot be in one.
+    #[error("request_headers: {field}: the value is no text")]
+    NotText {
+        /// The field.
+        field: String,
+    },
+    /// There is no TLS with these certificate authorities.
+    #[error("{0}")]
+    Tls(String),
+    /// The upstream cannot be dialled.
+    #[error("{0}")]
+    Upstream(String),
+}
+
+/// What the workers have been told: immutable, replaced as a whole.
+#[derive(Clone)]
+pub struct Table {
+    /// In the order of their names.
+    pub(super) routes: Vec<Arc<RouteEntry>>,
+    pub(super) hosts: Vec<String>,
+    pub(super) access: Access,
+    pub(super) workers: usize,
+    pub(super) advice: Advice,
+    /// Known to this process alone; in our `Via`, so that we recognise what comes back (RFC 9110 section 7.6.3).
+    pub(super) pseudonym: Arc<str>,
+    pub(super) via_out: HeaderValue,
+    pub(super) via_home: HeaderValue,
+}
+
+impl Table {
+    /// Prepares the routes of `config`. `sources` gives each account's tokens, `stats` each route's numbers. Reads
+    /// certificate files, so it may block for some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError`]. An `extra_ca` that cannot be used is none: no connection is made where it was to vouch for the
+    /// server, and the other routes are served.
+    pub fn build(
+        config: &Config,
+        sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
+        stats: &Stats,
+    ) -> Result<Table, TableError> {
+        let mut origins = Origins::default();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            let account = &config.accounts[&route.account];
+            let extra_ca = route.extra_ca.as_ref().or(account.extra_ca.as_ref());
+            let failed = |problem| TableError::Route { route: route.name.clone(), problem };
+            let upstream = origins.upstream(route, extra_ca).map_err(failed)?;
+            let entry = RouteEntry::new(route, upstream, sources(&route.account), stats).map_err(failed)?;
+            routes.push(Arc::new(entry));
+        }
+        routes.sort_by(|one, other| one.config.name.cmp(&other.config.name));
+        let first_steps = config
+            .accounts
+            .is_empty()
+            .then(|| "No account is set up yet: name one in the configuration, then run: valetd login NAME".to_owned());
+        let routes_by_prefix = routes.iter().map(|route| format!("{}/", route.prefix)).collect();
+        let advice = Advice { routes: routes_by_prefix, first_steps, config_problem: None };
+        let pseudonym: Arc<str> = pseudonym()?.into();
+        Ok(Table {
+            routes,
+            hosts: config.hosts.clone(),
+            access: Access::default(),
+            workers: config.workers.max(1),
+            advice,
+            via_out: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})")).expect("hex digits are visible ASCII"),
+            via_home: HeaderValue::from_static("1.1 valetd"),
+            pseudonym,
+        })
+    }
+
+    /// Where a route is.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.routes.binary_search_by(|route| route.config.name.as_str().cmp(name)).ok()
+    }
+
+    /// The same table for these callers.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Takes over what must outlive a reload: upstreams that have not changed, so that their connections are kept, and
+    /// our pseudonym, so that a request on its way is still recognised.
+    pub(super) fn adopt(&mut self, before: &Table) {
+        for route in &mut self.routes {
+            let kept = before.routes.iter().find(|old| old.upstream.is_same(&route.upstream));
+            if let (Some(old), Some(route)) = (kept, Arc::get_mut(route)) {
+                route.upstream = old.upstream.clone();
+            }
+        }
+        self.pseudonym = before.pseudonym.clone();
+        self.via_out = before.via_out.clone();
+    }
+}
+
+/// One route: what the configuration says, and what was prepared from it.
+pub(crate) struct RouteEntry {
+    /// What is used as it stands there.
+    pub(crate) config: Route,
+    /// `/NAME`
+    pub(crate) prefix: String,
+    pub(crate) tokens: Arc<TokenSource>,
+    pub(crate) stats: Arc<RouteStats>,
+    pub(crate) upstream: Arc<UpstreamOrigin>,
+    /// What `Host` says upstream.
+    pub(crate) host: HeaderValue,
+    /// `config.refuse`, read.
+    pub(crate) refuse: Vec<RefusedPath>,
+    /// `config.request_headers`, with the values from where they are kept.
+    pub(crate) edits: Edits,
+    /// `config.token_query`, to be shared.
+    pub(crate) token_query: Option<Arc<str>>,
+}
+
+impl RouteEntry {
+    fn new(
+        config: &Route,
+        upstream: Arc<UpstreamOrigin>,
+        tokens: Arc<TokenSource>,
+        stats: &Stats,
+    ) -> Result<Self, RouteProblem> {
+        let target = &config.upstream;
+        let host = HeaderValue::try_from(target.origin.authority())
+            .map_err(|_| RouteProblem::NoHostName(target.origin.host.clone()))?;
+        if PathAndQuery::try_from(format!("{}/", target.base_path)).is_err() {
+            return Err(RouteProblem::NoPath(target.base_path.clone()));
+        }
+        Ok(Self {
+            prefix: format!("/{}", config.name),
+            tokens,
+            stats: stats.route(&config.name),
+            upstream,
+            host,
+            refuse: config.refuse.iter().map(|path| RefusedPath::new(path)).collect(),
+            edits: edits(&config.request_headers)?,
+            token_query: config.token_query.as_deref().map(Arc::from),
+            config: config.clone(),
+        })
+    }
+}
+
+/// Reads the values of the fields that a route adds.
+fn edits(edits: &HeaderEdits) -> Result<Edits, RouteProblem> {
+    let name = |name: &String| HeaderName::try_from(name).map_err(|_| RouteProblem::NoFieldName(name.clone()));
+    let remove = edits.remove.iter().map(name).collect::<Result<_, _>>()?;
+    let mut add = Vec::with_capacity(edits.add.len());
+    for (field, source) in &edits.add {
+        let text =
+            secret_source::read_at_rest(source).map_err(|why| RouteProblem::NoValue { field: field.clone(), why })?;
+        // blanks around a value are no part of it (RFC 9110 section 5.5)
+        let mut value = HeaderValue::try_from(text.expose().trim_ascii())
+            .map_err(|_| RouteProblem::NotText { field: field.clone() })?;
+        value.set_sensitive(true);
+        add.push((name(field)?, value));
+    }
+    Ok(Edits { remove, add })
+}
+
+/// The upstreams of one table: routes to the same origin share theirs, and TLS settings are made once for each set of
+/// certificate authorities, as reading the system's takes milliseconds.
+#[derive(Default)]
+struct Origins {
+    settings: HashMap<Option<PathBuf>, Arc<ClientConfig>>,
+    upstreams: Vec<Arc<UpstreamOrigin>>,
+}
+
+impl Origins {
+    fn upstream(&mut self, route: &Route, extra_ca: Option<&PathBuf>) -> Result<Arc<UpstreamOrigin>, RouteProblem> {
+        let origin = &route.upstream.origin;
+        let extra_ca = extra_ca.filter(|_| origin.tls);
+        // the certificates, or, where there are none, what is wrong: such an upstream is the same as no other
+        let authorities = extra_ca.map(|path| tls::authorities(path));
+        let authorities = authorities.map(|found| {
+            found.map_or_else(String::into_bytes, |found| found.iter().flat_map(|one| one.to_vec()).collect())
+        });
+        let known = self
+            .upstreams
+            .iter()
+            .find(|known| known.origin == *origin && known.extra_ca == authorities && known.http2 == route.http2);
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
+        let tls = match (origin.tls, self.settings.get(&extra_ca.cloned())) {
+            (false, _) => None,
+            (true, Some(settings)) => Some(settings.clone()),
+            (true, None) => {
+                const ALPN: &[&[u8]] = &[b"http/1.1"];
+                let path = extra_ca.map(PathBuf::as_path);
+                // one account's file must not keep the others from being served
+                let settings = match path.map(tls::authorities).transpose() {
+                    Ok(_) => tls::client_config(path, ALPN),
+                    Err(why) => tls::refusing_config(why, ALPN),
+                };
+                let settings = settings.map_err(RouteProblem::Tls)?;
+                self.settings.insert(extra_ca.cloned(), settings.clone());
+                Some(settings)
+            }
+        };
+        let upstream = Arc::new(
+            UpstreamOrigin::new(origin.clone(), tls, authorities, route.http2).map_err(RouteProblem::Upstream)?,
+        );
+        self.upstreams.push(upstream.clone());
+        Ok(upstream)
+    }
+}
+
+fn pseudonym() -> Result<String, TableError> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TableError::NoRandomNumbers)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

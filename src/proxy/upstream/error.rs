@@ -1,0 +1,87 @@
+//! Why a request has no response, or a response no end: what failed, and whether the request may be sent again.
+
+use crate::proxy::fault::Fault;
+use crate::token_source::Unavailable;
+
+/// Why a request has no response.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// The request was not sent: there is no connection.
+    NotConnected(Fault),
+    /// The request was not sent: when there was a connection, there was no usable token any more.
+    NotAuthorized(Unavailable),
+    /// The connection or the stream failed before the response's head was whole; the request may have been carried out.
+    Lost {
+        /// What failed.
+        fault: Fault,
+        /// Whether the request may be sent again on a new connection.
+        resend: Resend,
+    },
+}
+
+/// Whether a request whose response was lost may be sent again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Resend {
+    /// Whatever it is: the upstream says that it has not begun with it (RFC 9113 section 8.7).
+    Always,
+    /// If it is idempotent and has no body (RFC 9110 section 9.2.2): the connection, which others had used before, ended
+    /// without a byte of response, most likely because the upstream had grown tired of waiting just then.
+    IfIdempotent,
+    /// It may have been carried out, and a new connection would fare no better.
+    Never,
+}
+
+impl Error {
+    /// A lost response on an HTTP/1.1 connection, or on all of an HTTP/2 one; `reused` if it had served others before.
+    pub(crate) fn lost(error: &hyper::Error, reused: bool) -> Self {
+        let resend = if was_not_begun(error) {
+            Resend::Always
+        } else if reused && !error.is_parse() && !is_reset(error) {
+            Resend::IfIdempotent
+        } else {
+            Resend::Never
+        };
+        Error::Lost { fault: fault(error), resend }
+    }
+}
+
+/// A response's content has broken off.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct BodyError(#[from] hyper::Error); // transparent, so that HTTP/2 finds the reason of a reset among its sources
+
+/// Whether the upstream ended the request's stream alone, on a connection that goes on.
+fn is_reset(error: &hyper::Error) -> bool {
+    http2_error(error).is_some_and(h2::Error::is_reset)
+}
+
+/// Whether the upstream says that it has not begun with the request (RFC 9113 section 8.7).
+fn was_not_begun(error: &hyper::Error) -> bool {
+    http2_error(error).is_some_and(|error| {
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let went_away = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        error.is_remote() && (refused || went_away)
+    })
+}
+
+fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error).and_then(|cause| cause.downcast_ref())
+}
+
+/// What a lost connection means for the one who waits for the response.
+pub(crate) fn fault(error: &hyper::Error) -> Fault {
+    let word = if error.is_parse() {
+        "http_protocol_error"
+    } else if error.is_incomplete_message() {
+        "http_response_incomplete"
+    } else {
+        "connection_terminated"
+    };
+    let mut detail = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        detail = format!("{detail}: {error}");
+        cause = error.source();
+    }
+    Fault::BrokenAnswer { error: word, detail }
+}

@@ -1,0 +1,73 @@
+//! An upstream as the table knows it: its origin, and how it is spoken with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::http::uri::Authority;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use crate::config::Origin;
+
+/// An upstream as all workers know it.
+pub(crate) struct UpstreamOrigin {
+    /// Tells pools apart; never used twice in a process.
+    pub(crate) id: u64,
+    pub(crate) origin: Origin,
+    /// The origin as text, for people.
+    pub(crate) label: Arc<str>,
+    pub(crate) tls: Option<Tls>,
+    /// What `:authority` says.
+    pub(crate) authority: Authority,
+    /// Whether requests that come in HTTP/2 may go on in it: asked by ALPN over TLS, known beforehand in the clear.
+    pub(crate) http2: bool,
+    /// The certificate authorities besides the system's, as they were when this was made.
+    pub(crate) extra_ca: Option<Vec<u8>>,
+}
+
+/// How TLS is spoken with an upstream.
+pub(crate) struct Tls {
+    pub(crate) name: ServerName<'static>,
+    /// Offers HTTP/1.1 alone.
+    pub(crate) http1: Arc<ClientConfig>,
+    /// Offers HTTP/2, too.
+    pub(crate) http2: Arc<ClientConfig>,
+}
+
+impl UpstreamOrigin {
+    /// Numbers a new upstream.
+    ///
+    /// # Errors
+    ///
+    /// If TLS is to be spoken with something that is neither a host name nor an address.
+    pub(crate) fn new(
+        origin: Origin,
+        tls: Option<Arc<ClientConfig>>,
+        extra_ca: Option<Vec<u8>>,
+        http2: bool,
+    ) -> Result<Self, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let tls = tls.map(|config| {
+            let name = ServerName::try_from(origin.host.clone())
+                .map_err(|_| format!("upstream {origin}: \"{}\" is no host name", origin.host))?;
+            let mut both = (*config).clone();
+            both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            Ok::<_, String>(Tls { name, http1: config, http2: Arc::new(both) })
+        });
+        let authority = origin.authority().parse().map_err(|_| format!("\"{}\" is no host name", origin.host))?;
+        Ok(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            label: origin.to_string().into(),
+            tls: tls.transpose()?,
+            authority,
+            origin,
+            extra_ca,
+            http2,
+        })
+    }
+
+    /// Whether connections to one serve the other as well.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.extra_ca == other.extra_ca && self.http2 == other.http2
+    }
+}

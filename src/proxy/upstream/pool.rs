@@ -1,0 +1,246 @@
+//! Connections to an upstream: opened when none is free, kept warm, one pool a worker.
+//!
+//! HTTP/1.1 carries one exchange at a time, so a connection is leased, and given back when its answer has been read to
+//! the end. One that ended otherwise, or was answered before its request had been sent, is never used again: dropping it
+//! closes it. One such connection is in `link`; HTTP/2's are in `multiplexed`.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::proxy::fault::Fault;
+use crate::proxy::upstream::dial::dial;
+use crate::proxy::upstream::http1::Http1Connection;
+use crate::proxy::upstream::http2::Multiplexed;
+use crate::proxy::upstream::origin::UpstreamOrigin;
+
+/// A little below the 60 s after which many servers and load balancers close an idle connection: better that we do it.
+const LONGEST_IDLE: Duration = Duration::from_secs(55);
+
+/// More idle connections to one upstream than that are not worth their memory. As many as a crowd of clients uses at
+/// once: with fewer, every request of a crowd would close one connection and open another.
+const MOST_IDLE: usize = 1024;
+
+/// One worker's connections to one upstream.
+pub(crate) struct Pool {
+    pub(crate) upstream: Arc<UpstreamOrigin>,
+    /// The most recently used last.
+    idle: RefCell<Vec<Idle>>,
+    pub(super) multiplexed: Rc<Multiplexed>,
+    /// Whether a task looks after the idle ones.
+    has_reaper: Cell<bool>,
+    /// That task.
+    reaper: RefCell<Option<Waker>>,
+    /// Whether some have become idle since it last looked.
+    has_new_idle: Cell<bool>,
+    /// What its routes want kept warm.
+    pub(crate) warmth: Cell<Warmth>,
+    /// Whether a task keeps a connection warm.
+    warming: Cell<bool>,
+    last_used: Cell<Instant>,
+    /// Rung when a connection has ended.
+    ended: Rc<Notify>,
+}
+
+/// For how long after its last use an upstream is kept one connection ready, so that a request that comes out of the
+/// blue spares itself DNS, TCP and TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Warmth {
+    /// Zero for not at all.
+    pub(crate) span: Duration,
+    pub(crate) connect_timeout: Duration,
+}
+
+struct Idle {
+    connection: Http1Connection,
+    since: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(upstream: Arc<UpstreamOrigin>) -> Rc<Self> {
+        Rc::new(Self {
+            multiplexed: Multiplexed::new(upstream.clone()),
+            upstream,
+            idle: RefCell::default(),
+            has_reaper: Cell::new(false),
+            reaper: RefCell::default(),
+            has_new_idle: Cell::new(false),
+            warmth: Cell::default(),
+            warming: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+            ended: Rc::default(),
+        })
+    }
+
+    /// The most recently used connection that is free; on the way, the closed ones are forgotten.
+    pub(super) fn take(&self) -> Option<Http1Connection> {
+        let mut idle = self.idle.borrow_mut();
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            if idle[at].connection.is_closed() {
+                idle.remove(at);
+            } else if idle[at].connection.is_free() {
+                return Some(idle.remove(at).connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose response has been read to the end, unless it is closed or that response came before its
+    /// request's end.
+    pub(super) fn put(self: &Rc<Self>, connection: Http1Connection) {
+        let Some(connection) = connection.rest(&self.ended) else { return };
+        let now = Instant::now();
+        {
+            let mut idle = self.idle.borrow_mut();
+            if idle.len() >= MOST_IDLE {
+                idle.remove(0);
+            }
+            idle.push(Idle { connection, since: now });
+        }
+        self.last_used.set(now);
+        self.watch_idle();
+        if !self.warming.get() && !self.warmth.get().span.is_zero() {
+            self.warming.set(true);
+            tokio::task::spawn_local(keep_warm(Rc::downgrade(self)));
+        }
+    }
+
+    /// Sees to it that connections which have become idle are looked after.
+    pub(super) fn watch_idle(self: &Rc<Self>) {
+        if !self.has_reaper.replace(true) {
+            tokio::task::spawn_local(reap_idle(Rc::downgrade(self)));
+        }
+        if !self.has_new_idle.replace(true)
+            && let Some(reaper) = &*self.reaper.borrow()
+        {
+            reaper.wake_by_ref();
+        }
+    }
+
+    /// Closes what has been idle for too long, forgets what has ended, and has the task woken when another one ends; tells
+    /// when to look again, if anything is left.
+    fn reap(&self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain_mut(|idle| now < idle.since + LONGEST_IDLE && idle.connection.poll_idle(cx).is_pending());
+        if idle.len() < before {
+            self.ended.notify_waiters();
+        }
+        let multiplexed = self.multiplexed.reap(now, LONGEST_IDLE);
+        let next = idle.iter().map(|idle| idle.since + LONGEST_IDLE).min();
+        multiplexed.into_iter().chain(next).min()
+    }
+
+    /// A new connection.
+    pub(super) async fn connect(&self, timeout: Duration) -> Result<Http1Connection, Fault> {
+        Http1Connection::open(dial(&self.upstream, timeout).await?).await
+    }
+
+    /// Rung when a connection has ended.
+    pub(super) fn ended(&self) -> &Rc<Notify> {
+        &self.ended
+    }
+
+    /// When the youngest idle connection will have been idle for too long; `None` if there is none.
+    fn warm_until(&self) -> Option<Instant> {
+        let idle = self.idle.borrow();
+        idle.iter().filter(|idle| !idle.connection.is_closed()).map(|idle| idle.since + LONGEST_IDLE - HEAD_START).max()
+    }
+}
+
+/// After a connection has become idle, for as long as it is likely to be used again at once: looking after it then would only
+/// cost something.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// Looks after a pool's idle connections as long as there are any: closes them when their time has come, and notices when
+/// the upstream closes one. Holds nothing of the pool meanwhile.
+async fn reap_idle(pool: Weak<Pool>) {
+    let mut timer = pin!(tokio::time::sleep(SETTLED_AFTER));
+    let mut settling = true;
+    poll_fn(|cx| {
+        let Some(pool) = pool.upgrade() else { return Poll::Ready(()) };
+        pool.reaper.replace(Some(cx.waker().clone()));
+        let is_due = timer.as_mut().poll(cx).is_ready();
+        if !is_due && !settling && pool.has_new_idle.get() {
+            settling = true;
+            let settled = Instant::now() + SETTLED_AFTER;
+            let earlier = timer.deadline().min(settled);
+            timer.as_mut().reset(earlier);
+            return timer.as_mut().poll(cx);
+        }
+        if !is_due && settling {
+            return Poll::Pending; // if one has ended, it will be noticed then
+        }
+        // it is time, or one of those that are looked after has ended
+        settling = false;
+        pool.has_new_idle.set(false);
+        let Some(next) = pool.reap(cx, Instant::now()) else {
+            pool.has_reaper.set(false);
+            return Poll::Ready(());
+        };
+        timer.as_mut().reset(next);
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// A warm connection's successor is opened so long before it is closed as idle.
+const HEAD_START: Duration = Duration::from_secs(5);
+
+/// After a warm connection has ended unused, the next is opened no sooner than this, and twice as long after each
+/// further one: some servers close what is idle at once.
+const WARM_AGAIN: Duration = Duration::from_secs(5);
+
+/// Keeps one connection ready while the upstream was in use lately. Sleeps until one is due, and holds nothing of the
+/// pool meanwhile.
+async fn keep_warm(pool: Weak<Pool>) {
+    let mut distance = WARM_AGAIN;
+    let mut opened: Option<Instant> = None;
+    loop {
+        let Some(this) = pool.upgrade() else { return };
+        let (now, warmth) = (Instant::now(), this.warmth.get());
+        let end = this.last_used.get() + warmth.span;
+        if warmth.span.is_zero() || now >= end {
+            this.warming.set(false);
+            return;
+        }
+        if opened.is_some_and(|opened| this.last_used.get() > opened) {
+            distance = WARM_AGAIN; // it was good for something
+        }
+        let due = match this.warm_until() {
+            Some(until) => until,
+            None => opened.map_or(now, |opened| opened + distance),
+        };
+        if now >= due {
+            if opened.is_some() && this.warm_until().is_none() {
+                distance = (distance * 2).min(LONGEST_IDLE);
+            }
+            opened = Some(now);
+            match this.connect(warmth.connect_timeout).await {
+                // behind those in use: it is for the one who finds no other
+                Ok(connection) => {
+                    this.idle.borrow_mut().insert(0, Idle { connection, since: Instant::now() });
+                    this.watch_idle();
+                }
+                Err(fault) => debug!(upstream = %this.upstream.label, ?fault, "no warm connection to be had"),
+            }
+            continue;
+        }
+        let bell = this.ended.clone();
+        drop(this); // the pool may go meanwhile
+        tokio::select! {
+            () = tokio::time::sleep_until(due.min(end)) => {}
+            () = bell.notified() => {}
+        }
+    }
+}

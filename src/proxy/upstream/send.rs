@@ -1,0 +1,72 @@
+//! A request's way to an upstream: a connection, a token that is usable once there is one, the response's head.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::{Request, Version};
+
+use crate::proxy::authorization::Authorization;
+use crate::proxy::replay::RequestBody;
+use crate::proxy::upstream::error::Error;
+use crate::proxy::upstream::http1::Http1Connection;
+use crate::proxy::upstream::http2::{self, Sent};
+use crate::proxy::upstream::pool::Pool;
+use crate::proxy::upstream::response::{Response, UpstreamBody};
+
+/// Sends a request on a free connection, or on a new one if there is none or `fresh` asks for it. A request that provably
+/// was not sent, as its connection had closed under it, goes to the next connection. What came in HTTP/2 goes on in it, if
+/// the upstream speaks it. The token must be usable now; where it takes time to get a connection, it is renewed.
+///
+/// # Errors
+///
+/// If there is no response.
+pub(crate) async fn send(
+    pool: &Rc<Pool>,
+    mut request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
+    connect_timeout: Duration,
+    fresh: bool,
+) -> Result<Response, Error> {
+    if request.version() == Version::HTTP_2 {
+        if pool.upstream.http2 {
+            pool.watch_idle();
+            match Box::pin(http2::send(&pool.multiplexed, request, authorization, connect_timeout)).await? {
+                Sent::Answered(response, stream) => {
+                    return Ok(response.map(|incoming| UpstreamBody::of_http2(incoming, stream)));
+                }
+                Sent::NotSpoken(unsent) => request = unsent,
+            }
+        }
+        *request.version_mut() = Version::HTTP_11;
+    }
+    loop {
+        let free = if fresh { None } else { pool.take() };
+        let (mut connection, reused) = match free {
+            Some(connection) => (connection, true),
+            // boxed, as its state is large and hardly ever needed: a request's own is moved about
+            None => Box::pin(connect_for(pool, &mut request, authorization, connect_timeout)).await?,
+        };
+        match connection.send(request, pool.ended()).await {
+            Ok(response) => {
+                return Ok(response.map(|incoming| UpstreamBody::of_http1(incoming, pool.clone(), connection)));
+            }
+            Err(mut refused) => match refused.take_message() {
+                Some(unsent) if reused => request = unsent,
+                _ => return Err(Error::lost(&refused.into_error(), reused)),
+            },
+        }
+    }
+}
+
+/// A new connection for a request, which leaves with a token that is usable then; and whether the connection has been idle
+/// meanwhile, so that it may have closed.
+async fn connect_for(
+    pool: &Rc<Pool>,
+    request: &mut Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
+    timeout: Duration,
+) -> Result<(Http1Connection, bool), Error> {
+    let connection = pool.connect(timeout).await.map_err(Error::NotConnected)?;
+    let waited = authorization.renew(request).await.map_err(Error::NotAuthorized)?;
+    Ok((connection, waited))
+}

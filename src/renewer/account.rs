@@ -1,0 +1,220 @@
+//! One account: its machine, its credential, and what is known of both.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::header::{HeaderName, HeaderValue};
+use tracing::{error, info, warn};
+
+use super::world::World;
+use crate::accounts::{AccountView, LastFailure, Stored, UNREADABLE};
+use crate::config::{Account, TokenKind};
+use crate::oauth::{Grant, GrantType, Tokens, jwt};
+use crate::renewal::{Failure, Phase, Renewal, RenewalId, Why};
+use crate::secret::Secret;
+use crate::store::{Credential, Record};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::GrantFailure;
+use crate::token_source::Published;
+
+/// Room on the disk is looked for this often after a save has failed.
+pub(super) const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// One account.
+pub(super) struct AccountState {
+    pub(super) account: Arc<Account>,
+    pub(super) machine: Renewal,
+    pub(super) record: Option<Record>,
+    /// Whether the disk has `record` as it stands here; if not, when to try again.
+    pub(super) unsaved: Option<Timestamp>,
+    pub(super) published: Option<Arc<Published>>,
+    /// The header field of the answer at hand, between taking it and publishing it.
+    pub(super) at_hand: Option<(HeaderName, HeaderValue)>,
+    /// What requests were told last, so that they are not woken for nothing.
+    pub(super) told: Option<Told>,
+    pub(super) last_success: Option<Timestamp>,
+    pub(super) last_failure: Option<LastFailure>,
+    pub(super) renewals: u64,
+    pub(super) token_requests: u64,
+    /// Renewals whose answers are still under way, also those that nobody waits for any more.
+    pub(super) owed: Vec<(RenewalId, Arc<Account>)>,
+    /// The settings have changed while an answer is owed: when it has come, everything starts over with them.
+    pub(super) starts_over: bool,
+    /// The configuration no longer has it; it stays only until the answers that are owed have come.
+    pub(super) is_leaving: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) published: Option<RenewalId>,
+    pub(super) wished_for: Option<Timestamp>,
+    pub(super) phase: Phase,
+}
+
+impl AccountState {
+    pub(super) fn new(account: Account, record: Option<Record>, seed: u64) -> Self {
+        Self {
+            machine: Renewal::new(account.renew, seed),
+            account: Arc::new(account),
+            record,
+            unsaved: None,
+            published: None,
+            at_hand: None,
+            told: None,
+            last_success: None,
+            last_failure: None,
+            renewals: 0,
+            token_requests: 0,
+            owed: Vec::new(),
+            starts_over: false,
+            is_leaving: false,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_fault(mut self, off: Option<super::simulation::Measure>) -> Self {
+        self.machine.fault = off.and_then(super::simulation::Measure::fault);
+        self
+    }
+
+    /// Whether nothing more is tried for this reason, which a change of the configuration may have mended.
+    pub(super) fn is_refused_for(&self, reason: Why) -> bool {
+        self.machine.snapshot().phase == Phase::SignInRequired { why: reason }
+    }
+
+    /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.record.is_none() && self.last_failure.as_ref().is_some_and(|failure| failure.class == UNREADABLE)
+    }
+
+    /// Whether the answer to the machine's renewal is under way.
+    pub(super) fn awaits_an_answer(&self) -> bool {
+        matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.iter().any(|(owed, _)| *owed == id))
+    }
+
+    /// Whether the machine waits for an answer that nobody owes: its renewal began while the account was leaving the
+    /// configuration, and was not sent.
+    pub(super) fn is_stranded(&self) -> bool {
+        matches!(self.machine.snapshot().phase, Phase::InFlight { .. }) && !self.awaits_an_answer()
+    }
+
+    /// What is presented to the authorization server this time, taken out of the credential.
+    pub(super) fn grant(&self) -> Grant {
+        let credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
+        match (self.account.grant, credential) {
+            (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
+            (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
+                Grant::Password { username, password }
+            }
+            (_, Credential { refresh_token: Some(refresh_token), .. }) => Grant::RefreshToken(refresh_token),
+            (_, Credential { password: Some((username, password)), .. }) => Grant::Password { username, password },
+            (_, Credential { refresh_token: None, password: None }) => Grant::ClientCredentials,
+        }
+    }
+
+    /// The header field for the token that the account's template names.
+    pub(super) fn header(&self, tokens: &Tokens) -> Result<(HeaderName, HeaderValue), String> {
+        let template = &self.account.header;
+        let (token, name) = match template.token {
+            TokenKind::AccessToken => (&tokens.access_token, "access_token"),
+            TokenKind::IdToken => (&tokens.id_token, "id_token"),
+        };
+        let token = token.as_ref().ok_or_else(|| format!("the answer holds no {name}, which `header` asks for"))?;
+        let text = format!("{}{}{}", template.before, token.expose(), template.after);
+        let mut value =
+            HeaderValue::try_from(text).map_err(|_| format!("the {name} cannot stand in a header field"))?;
+        value.set_sensitive(true);
+        let field = HeaderName::try_from(template.name.as_str()).map_err(|_| "`header` has no valid field name")?;
+        Ok((field, value))
+    }
+
+    /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
+    pub(super) fn take_credential(&mut self, tokens: Tokens, today: SystemTime) -> bool {
+        let identity =
+            tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).and_then(|claims| claims.identity);
+        let Some(record) = &mut self.record else { return false };
+        record.redeeming = false;
+        record.set_aside = None;
+        if record.identity.is_some() && identity.is_some() && record.identity != identity {
+            // The server says whose token this is. It was given for our refresh token, so requests go on; that it is
+            // somebody else's now must not go unnoticed.
+            let [was, is] = [&record.identity, &identity].map(|who| who.as_deref().unwrap_or_default());
+            warn!(account = %record.account, was, is, "the server now answers for another identity");
+        }
+        record.identity = identity.or(record.identity.take());
+        match tokens.refresh_token {
+            Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
+                record.credential.refresh_token = Some(new);
+                record.generation += 1;
+                record.received_at = unix(today);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Gives up the refresh token for the kept password. Returns whether there was one to give up.
+    pub(super) fn drop_refresh_token(&mut self) -> bool {
+        self.record.as_mut().is_some_and(|record| record.credential.refresh_token.take().is_some())
+    }
+
+    /// Brings the disk to what is at hand, after that has failed.
+    pub(super) fn catch_up(&mut self, world: &mut impl World, now: Timestamp) {
+        if self.record.is_some() {
+            let _ = self.save(world, now);
+        } else {
+            let removed = world.remove(&self.account.id);
+            self.unsaved = removed.is_err().then_some(now + SAVE_AGAIN);
+        }
+    }
+
+    pub(super) fn save(&mut self, world: &mut impl World, now: Timestamp) -> Result<(), String> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let saved = world.save(record);
+        match &saved {
+            Ok(()) if self.unsaved.take().is_some() => info!(account = %record.account, "saved at last"),
+            Ok(()) => {}
+            Err(error) => {
+                if self.unsaved.is_none() {
+                    error!(account = %record.account, %error, "the credential is not saved; signed in until the daemon ends");
+                }
+                self.unsaved = Some(now + SAVE_AGAIN);
+            }
+        }
+        saved
+    }
+
+    pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
+        let GrantFailure { failure, oauth_error, http_status, detail } = failure;
+        let class = match failure {
+            Failure::Transient { .. } => "transient",
+            Failure::Ambiguous => "ambiguous",
+            Failure::Permanent(_) => "permanent",
+        };
+        let attempt = self.machine.snapshot().failures + 1;
+        self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });
+    }
+
+    pub(super) fn view(&self) -> AccountView {
+        AccountView {
+            id: self.account.id.clone(),
+            provider: self.account.provider.clone(),
+            description: self.account.description.clone(),
+            snapshot: self.machine.snapshot(),
+            stored: self.record.as_ref().map(|record| Stored {
+                generation: record.generation,
+                fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
+                saved: self.unsaved.is_none(),
+                identity: record.identity.clone(),
+            }),
+            last_success: self.last_success,
+            last_failure: self.last_failure.clone(),
+            renewals: self.renewals,
+            token_requests: self.token_requests,
+        }
+    }
+}
+
+pub(super) fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

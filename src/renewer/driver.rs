@@ -1,0 +1,265 @@
+//! The loop around the [`Renewer`], and its real [`World`]: the disk, the network and the requests that wait.
+//!
+//! The loop takes the next of: a finished renewal, what requests and people say, a new configuration, the soonest wakeup,
+//! the stop. It starts nothing after the stop, but waits for the answers that are owed: a rotated refresh token that is on
+//! its way is saved.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::machines::Renewer;
+use super::world::{RevokeReply, World};
+use crate::accounts::{AccountView, Accounts, Request};
+use crate::config::{Account, AccountId, Config};
+use crate::oauth::{Grant, Tokens};
+use crate::platform::clock::Clock;
+use crate::platform::hints::SleepMeter;
+use crate::platform::timer::WakeTimer;
+use crate::renewal::{Failure, RenewalId};
+use crate::secret::Secret;
+use crate::shutdown::Shutdown;
+use crate::store::{Record, Store};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
+use crate::token_source::{Availability, Said, TokenSource};
+
+/// What others tell the loop besides demands and requests.
+#[derive(Debug)]
+pub enum RenewerCommand {
+    /// There is a new configuration, with the token sources of its accounts.
+    Configure(Arc<Config>, Sources, oneshot::Sender<()>),
+    /// The network has changed.
+    NetworkChanged,
+    /// A sign of life is wanted.
+    Ping(oneshot::Sender<()>),
+}
+
+/// Each account's token source.
+pub type Sources = BTreeMap<AccountId, Arc<TokenSource>>;
+
+/// What the loop needs.
+pub struct Parts {
+    /// The time line.
+    pub clock: Arc<Clock>,
+    /// Credentials at rest, locked.
+    pub store: Arc<Store>,
+    /// The way to the authorization servers.
+    pub endpoint: TokenEndpoint,
+    /// The configuration to start with.
+    pub config: Arc<Config>,
+    /// The token sources of its accounts.
+    pub sources: Sources,
+    /// What requests say.
+    pub demands: mpsc::UnboundedReceiver<Said>,
+    /// What others tell.
+    pub notices: mpsc::Receiver<RenewerCommand>,
+    /// Spreads renewals over machines.
+    pub seed: u64,
+}
+
+/// The loop, ready to run, and the handle that others hold.
+pub struct RenewerLoop {
+    renewer: Renewer<RealWorld>,
+    clock: Arc<Clock>,
+    demands: mpsc::UnboundedReceiver<Said>,
+    requests: mpsc::Receiver<Request>,
+    notices: mpsc::Receiver<RenewerCommand>,
+    views: watch::Sender<Arc<Vec<AccountView>>>,
+}
+
+impl RenewerLoop {
+    /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
+    pub fn new(parts: Parts) -> (Self, Accounts) {
+        let Parts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
+        let world =
+            RealWorld { clock: clock.clone(), store, endpoint, sources, answers: JoinSet::new(), later: Vec::new() };
+        let mut renewer = Renewer::new(world, seed);
+        configure(&mut renewer, &config, clock.now());
+        let (views, seen) = watch::channel(Arc::new(renewer.views()));
+        let (requests, requested) = mpsc::channel(32);
+        let this = Self { renewer, clock, demands, requests: requested, notices, views };
+        (this, Accounts::new(requests, seen))
+    }
+
+    /// Runs until the stop has started and no answer is owed any more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel gives no timer.
+    pub async fn run(mut self, mut shutdown: Shutdown) -> std::io::Result<()> {
+        let mut timer = WakeTimer::new()?;
+        let mut sleep = SleepMeter::start();
+        let mut demands = Vec::new();
+        let mut is_stopping = false;
+        loop {
+            if let Some(slept) = sleep.slept() {
+                info!(?slept, "the machine has slept");
+                self.renewer.resumed(self.clock.now());
+            }
+            self.renewer.world.send_what_is_due();
+            self.views.send_replace(Arc::new(self.renewer.views()));
+            if is_stopping && self.renewer.world.answers.is_empty() {
+                return Ok(());
+            }
+            let wakeup = if is_stopping { None } else { self.renewer.next_wakeup() };
+            tokio::select! {
+                Some(answer) = self.renewer.world.answers.join_next() => match answer {
+                    Ok(Some((account, id, answer))) => self.renewer.answered(&account, id, answer, self.clock.now()),
+                    Ok(None) => {}
+                    Err(error) => warn!(%error, "a task of the renewer ended badly"),
+                },
+                received = self.demands.recv_many(&mut demands, 4096), if !is_stopping => {
+                    if received > 0 {
+                        self.hear(&mut demands);
+                    }
+                }
+                Some(request) = self.requests.recv() => self.request(request),
+                Some(notice) = self.notices.recv() => self.notice(notice),
+                _ = timer.wait(&self.clock, wakeup) => self.renewer.tick(self.clock.now()),
+                () = shutdown.started(), if !is_stopping => {
+                    debug!("the renewer stops; answers that are owed are waited for");
+                    is_stopping = true;
+                    self.renewer.stop(self.clock.now());
+                }
+            }
+        }
+    }
+
+    /// Hands on what was said through the accounts' present sources. The others' requests wait for nothing any more, and
+    /// the tokens that an upstream refused them may have the same numbers as ours.
+    fn hear(&mut self, said: &mut Vec<Said>) {
+        let sources = &self.renewer.world.sources;
+        let is_present = |(source, demand): &Said| sources.get(demand.account()).is_some_and(|now| now.id() == *source);
+        said.retain(is_present);
+        self.renewer.demands(said.drain(..).map(|(_, demand)| demand), self.clock.now());
+    }
+
+    fn request(&mut self, request: Request) {
+        let now = self.clock.now();
+        match request {
+            Request::Refresh(account, reply) => {
+                let _ = reply.send(self.renewer.refresh(&account, now));
+            }
+            Request::Replace(account, new, reply) => {
+                let _ = reply.send(self.renewer.replace(&account, *new, now));
+            }
+            Request::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+        }
+    }
+
+    fn notice(&mut self, notice: RenewerCommand) {
+        let now = self.clock.now();
+        match notice {
+            RenewerCommand::Configure(config, sources, done) => {
+                self.renewer.world.sources = sources;
+                configure(&mut self.renewer, &config, now);
+                let _ = done.send(());
+            }
+            RenewerCommand::NetworkChanged => self.renewer.network_changed(now),
+            RenewerCommand::Ping(reply) => drop(reply.send(())),
+        }
+    }
+}
+
+fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
+    let mut records: BTreeMap<AccountId, Result<Option<Record>, String>> = config
+        .accounts
+        .keys()
+        .map(|id| (id.clone(), renewer.world.store.load(id).map_err(|error| error.to_string())))
+        .collect();
+    renewer.configure(config, |id| records.remove(id).unwrap_or(Ok(None)), now);
+}
+
+/// An answer on its way back, or a piece of work that brings none.
+type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
+
+/// The real world: the disk, the network and the requests that wait.
+struct RealWorld {
+    clock: Arc<Clock>,
+    store: Arc<Store>,
+    endpoint: TokenEndpoint,
+    sources: Sources,
+    answers: JoinSet<Answer>,
+    /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
+    later: Vec<(Arc<Account>, RenewalId, Grant)>,
+}
+
+impl RealWorld {
+    fn send_what_is_due(&mut self) {
+        for (account, id, grant) in self.later.drain(..) {
+            let endpoint = self.endpoint.clone();
+            let name = account.id.clone();
+            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant).await });
+            self.answers.spawn(async move {
+                // a panic in there must not leave the machine waiting for ever
+                let answer = work.await.unwrap_or_else(|error| {
+                    let detail = format!("the renewal's task ended badly: {error}");
+                    Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+                });
+                Some((name, id, answer))
+            });
+        }
+    }
+}
+
+/// Redeems a grant at the account's server.
+async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
+    let client = client_secret(account).await.map_err(|detail| GrantFailure {
+        failure: Failure::Transient { retry_after: None },
+        oauth_error: None,
+        http_status: None,
+        detail,
+    })?;
+    endpoint.redeem(account, &client, grant).await
+}
+
+impl World for RealWorld {
+    fn save(&mut self, record: &Record) -> Result<(), String> {
+        self.store.save(record).map_err(|error| error.to_string())
+    }
+
+    fn remove(&mut self, account: &AccountId) -> Result<(), String> {
+        self.store.remove(account).map_err(|error| error.to_string())
+    }
+
+    fn saved_generation(&self, account: &AccountId) -> u64 {
+        self.store.load(account).ok().flatten().map_or(0, |record| record.generation)
+    }
+
+    fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
+        self.later.push((account, id, grant));
+    }
+
+    fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
+        let endpoint = self.endpoint.clone();
+        self.answers.spawn(async move {
+            let outcome = endpoint.revoke_in_words(&account, &refresh_token).await;
+            match reply {
+                Some(reply) => {
+                    let _ = reply.send(Ok(outcome));
+                }
+                None => debug!(account = %account.id, outcome, "revoked what nobody wants any more"),
+            }
+            None
+        });
+    }
+
+    fn publish(&mut self, account: &AccountId, availability: Availability) {
+        if let Some(source) = self.sources.get(account) {
+            source.publish(availability);
+        }
+    }
+
+    fn calendar(&self, at: Timestamp) -> SystemTime {
+        self.clock.calendar(at)
+    }
+
+    fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
+        self.clock.timestamp_of(wall)
+    }
+}

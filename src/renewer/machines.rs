@@ -1,0 +1,565 @@
+//! What the renewer does, told apart from how: every account's machine, its credential and the order of things.
+//!
+//! [`Renewer`] owns the machines and the secrets, so there is no lock. It reaches the disk, the authorization servers
+//! and the waiting requests through a [`World`] alone; the daemon's is real, the simulation's is not. Nothing in here
+//! waits.
+//!
+//! The order on a rotation: note that generation N is being redeemed; redeem; save generation N + 1; publish. A process
+//! that dies in between comes back with the newest credential whose answer had reached it, and knows whether an answer
+//! may have been lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{error, info, warn};
+
+use super::account::{AccountState, SAVE_AGAIN, Told, unix};
+use super::world::{RevokeReply, World};
+use crate::accounts::{AccountView, LastFailure, NewCredential, UNREADABLE};
+use crate::config::{AccountId, Config};
+use crate::oauth::{Grant, GrantType, Tokens};
+use crate::renewal::{Action, Event, Failure, Phase, RenewalId, Why};
+use crate::store::{Record, SetAside};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::GrantFailure;
+use crate::token_source::{Availability, Demand, Published};
+
+/// At a start, one account's first renewal follows another's at this distance, unless a request wants it sooner.
+const STAGGER: Duration = Duration::from_millis(100);
+
+/// Whether the simulation has switched a protective measure off; never in the daemon.
+macro_rules! off {
+    ($renewer:expr, $measure:ident) => {{
+        #[cfg(test)]
+        let off = $renewer.off == Some(super::simulation::Measure::$measure);
+        #[cfg(not(test))]
+        let off = false;
+        off
+    }};
+}
+
+/// All accounts' machines and credentials.
+pub(super) struct Renewer<W> {
+    /// The way out.
+    pub(super) world: W,
+    pub(super) accounts: BTreeMap<AccountId, AccountState>,
+    seed: u64,
+    is_stopping: bool,
+    /// A measure that the simulation has switched off.
+    #[cfg(test)]
+    pub(super) off: Option<super::simulation::Measure>,
+}
+
+impl<W: World> Renewer<W> {
+    /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
+    pub(super) fn new(world: W, seed: u64) -> Self {
+        Self {
+            world,
+            accounts: BTreeMap::new(),
+            seed,
+            is_stopping: false,
+            #[cfg(test)]
+            off: None,
+        }
+    }
+
+    /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
+    /// for new accounts only. An account keeps its token unless something changed that its safety hangs on.
+    pub(super) fn configure(
+        &mut self,
+        config: &Config,
+        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, String>,
+        now: Timestamp,
+    ) {
+        for (id, state) in &mut self.accounts {
+            state.is_leaving = !config.accounts.contains_key(id);
+        }
+        self.part();
+        let mut stagger = Duration::ZERO;
+        for (id, account) in &config.accounts {
+            // what could not be read may have been mended since, so it is read again
+            if let Some(state) = self.accounts.get_mut(id).filter(|state| !state.is_unreadable()) {
+                state.told = None; // it may have left and come back: whoever asks now knows nothing yet
+                let is_elsewhere = state.record.as_ref().is_some_and(|record| !record.was_issued_to(account));
+                let has_changed = Config::security_relevant_change(&state.account, account)
+                    || is_elsewhere
+                    || state.is_refused_for(Why::IssuedElsewhere)
+                    || state.is_refused_for(Why::ClientRefused);
+                state.account = Arc::new(account.clone());
+                state.machine.set_policy(account.renew);
+                if !has_changed && !state.is_stranded() {
+                    self.tell(id, now, true);
+                    continue;
+                }
+                info!(account = %id, "the account's server or client may have changed: starting over");
+                if state.awaits_an_answer() && !off!(self, OneGrant) {
+                    // spent once more now, a refresh token that rotates would look stolen
+                    state.starts_over = true;
+                    self.handle(id, Event::SettingsChanged, now);
+                    continue;
+                }
+            } else {
+                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (record, error) = match load(id) {
+                    Ok(record) => (record, None),
+                    Err(error) => (None, Some(error)),
+                };
+                let mut state = AccountState::new(account.clone(), record, self.seed);
+                if let Some(error) = error {
+                    error!(account = %id, %error, "the stored credential cannot be used");
+                    state.last_failure = Some(LastFailure {
+                        at: now,
+                        id: RenewalId(0),
+                        class: UNREADABLE,
+                        oauth_error: None,
+                        http_status: None,
+                        detail: error,
+                        attempt: 1,
+                    });
+                }
+                #[cfg(test)]
+                let state = state.with_fault(self.off);
+                self.accounts.insert(id.clone(), state);
+            }
+            let Some(event) = self.first_event(id, stagger, now) else { continue };
+            stagger += STAGGER;
+            self.handle(id, event, now);
+        }
+    }
+
+    /// Lets go of the accounts that the configuration no longer has, but of none too early: an answer that is owed may
+    /// hold the only refresh token that still works, and so may a record that a full disk did not take.
+    fn part(&mut self) {
+        self.accounts.retain(|_, state| !state.is_leaving || !state.owed.is_empty() || state.unsaved.is_some());
+    }
+
+    /// What an account's record means for its machine.
+    fn first_event(&self, id: &AccountId, patience: Duration, now: Timestamp) -> Option<Event> {
+        let state = self.accounts.get(id)?;
+        let Some(record) = &state.record else {
+            let needs_nobody = state.account.grant == GrantType::ClientCredentials;
+            return Some(match needs_nobody {
+                // nothing is kept of an account without a credential but what its machine has learnt so far
+                true => Event::CredentialReplaced {
+                    patience,
+                    answer_lost: false,
+                    refresh_expires_at: None,
+                    learnt_life: state.machine.snapshot().learnt_life,
+                },
+                false => Event::CredentialRemoved,
+            });
+        };
+        if !record.was_issued_to(&state.account) {
+            let mut endpoints = state.account.credential_endpoints();
+            if let Some((key, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
+                let (server, signed_in_to) = (&endpoint.origin, &record.issued_by);
+                warn!(account = %id, %server, signed_in_to, "{key} is on a server that the sign-in did not name: take \
+                    that back, or run `valetd login {id}`");
+            }
+            return Some(Event::CredentialRefused(Why::IssuedElsewhere));
+        }
+        match &record.set_aside {
+            // the configuration may have been mended since: worth one question
+            None | Some(SetAside { why: Why::ClientRefused, .. }) => {}
+            Some(set_aside) => return Some(Event::CredentialRefused(set_aside.why)),
+        }
+        let refresh_expires_at = record.refresh_expires_at.map(|at| self.world.timestamp_of(from_unix(at)).max(now));
+        let learnt_life = record.learnt_life.map(Duration::from_millis);
+        Some(Event::CredentialReplaced { patience, answer_lost: record.redeeming, refresh_expires_at, learnt_life })
+    }
+
+    /// Takes note of what requests say. All that came since the last call are handed over together, so that a thousand
+    /// wishes for one token are one.
+    pub(super) fn demands(&mut self, demands: impl IntoIterator<Item = Demand>, now: Timestamp) {
+        let mut asked: Vec<AccountId> = Vec::new();
+        for demand in demands {
+            let (account, event, is_answered) = match demand {
+                Demand::Wanted(account) => (account, Event::Wanted, true),
+                Demand::Rejected { account, id, worked, until } => {
+                    (account, Event::Rejected { id, worked, until }, true)
+                }
+                Demand::Replayed { account, refused, at, accepted } => {
+                    (account, Event::Replayed { refused, at, accepted }, false)
+                }
+                Demand::Worked { account, id, sent } => (account, Event::Worked { id, sent }, false),
+            };
+            self.handle(&account, event, now);
+            self.keep_what_was_learnt(&account, now);
+            if is_answered && !asked.contains(&account) {
+                asked.push(account);
+            }
+        }
+        for account in asked {
+            self.tell(&account, now, true);
+        }
+    }
+
+    /// What is known of tokens' lives is kept with the account, for the next process.
+    fn keep_what_was_learnt(&mut self, id: &AccountId, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id).filter(|_| !self.is_stopping) else { return };
+        let learnt = millis(state.machine.snapshot().learnt_life);
+        let Some(record) = state.record.as_mut().filter(|record| record.learnt_life != learnt) else { return };
+        record.learnt_life = learnt;
+        match learnt.map(Duration::from_millis) {
+            Some(life) => info!(account = %id, ?life, "learnt how long its tokens live"),
+            None => info!(account = %id, "a token outlived what was learnt of their life"),
+        }
+        let _ = state.save(&mut self.world, now);
+    }
+
+    /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        self.each(Event::Tick, now);
+        for state in self.accounts.values_mut() {
+            if state.unsaved.is_some_and(|again| now >= again) {
+                state.catch_up(&mut self.world, now);
+            }
+        }
+        self.part();
+    }
+
+    /// The machine has slept.
+    pub(super) fn resumed(&mut self, now: Timestamp) {
+        self.each(Event::Resumed, now);
+    }
+
+    /// The network has changed.
+    pub(super) fn network_changed(&mut self, now: Timestamp) {
+        self.each(Event::NetworkChanged, now);
+    }
+
+    fn each(&mut self, event: Event, now: Timestamp) {
+        let ids: Vec<AccountId> = self.accounts.keys().cloned().collect();
+        for id in ids {
+            self.handle(&id, event, now);
+        }
+    }
+
+    /// A person asks for a renewal.
+    ///
+    /// # Errors
+    ///
+    /// Why there will be none, for people.
+    pub(super) fn refresh(&mut self, id: &AccountId, now: Timestamp) -> Result<(), String> {
+        let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
+        if let Phase::SignInRequired { why } = state.machine.snapshot().phase {
+            return Err(format!("{why}; run `valetd login {id}`"));
+        }
+        self.handle(id, Event::Asked, now);
+        Ok(())
+    }
+
+    /// A person has signed in: saves the credential, then starts its first renewal.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for people if it could not be saved; it is used all the same.
+    pub(super) fn replace(&mut self, id: &AccountId, new: NewCredential, now: Timestamp) -> Result<(), String> {
+        let state = self.accounts.get_mut(id).ok_or_else(|| no_account(id))?;
+        let today = unix(self.world.calendar(now));
+        let generation = state.record.as_ref().map_or(0, |record| record.generation);
+        let generation = generation.max(self.world.saved_generation(id)) + 1;
+        state.starts_over = false;
+        let last = state.record.take();
+        let mut record = Record::new(&state.account, generation, new, today);
+        // how long tokens live is the server's doing, whoever signs in
+        let same_server = last.filter(|last| last.issued_by == record.issued_by && last.client_id == record.client_id);
+        record.learnt_life = same_server.and_then(|last| last.learnt_life);
+        state.record = Some(record);
+        let saved = state.save(&mut self.world, now);
+        info!(account = %id, generation, "signed in");
+        if let Some(event) = self.first_event(id, Duration::ZERO, now) {
+            self.handle(id, event, now);
+        }
+        saved
+    }
+
+    /// A person signs out: forgets at once, and tells the server. The reply comes when the server has answered.
+    pub(super) fn remove(&mut self, id: &AccountId, reply: RevokeReply, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else {
+            let _ = reply.send(Err(no_account(id)));
+            return;
+        };
+        let record = state.record.take();
+        state.unsaved = None;
+        state.starts_over = false;
+        let account = state.account.clone();
+        self.handle(id, Event::CredentialRemoved, now);
+        let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(&account));
+        let refresh_token = record.and_then(|record| record.credential.refresh_token);
+        let refresh_token = refresh_token.filter(|_| kept_from.is_none());
+        if let Err(error) = self.world.remove(id) {
+            warn!(account = %id, %error, "signed out, but the credential is still on the disk; removing it is tried again");
+            if let Some(state) = self.accounts.get_mut(id) {
+                state.unsaved = Some(now + SAVE_AGAIN);
+            }
+            let words = match refresh_token {
+                // dead at the server, it is no harm on the disk
+                Some(refresh_token) => {
+                    self.world.revoke(account, refresh_token, None);
+                    format!("{error}; the server is told to revoke it all the same")
+                }
+                None => error,
+            };
+            let _ = reply.send(Err(words));
+            return;
+        }
+        info!(account = %id, "signed out");
+        match refresh_token {
+            Some(refresh_token) => self.world.revoke(account, refresh_token, Some(reply)),
+            None => {
+                let words = match kept_from {
+                    Some(because) => format!("forgotten here, but not revoked at the server: {because}"),
+                    None => "there was no refresh token to revoke".to_owned(),
+                };
+                let _ = reply.send(Ok(words));
+            }
+        }
+    }
+
+    /// The one answer that [`World::redeem`] owes.
+    pub(super) fn answered(
+        &mut self,
+        id: &AccountId,
+        renewal: RenewalId,
+        answer: Result<Tokens, GrantFailure>,
+        now: Timestamp,
+    ) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let is_owed = state.owed.iter().position(|(id, _)| *id == renewal);
+        let is_awaited = state.machine.snapshot().phase == (Phase::InFlight { id: renewal }) || off!(self, IdCheck);
+        let asked = match is_owed {
+            Some(position) => state.owed.swap_remove(position).1,
+            None if off!(self, IdCheck) => state.account.clone(),
+            None => return,
+        };
+        state.token_requests += 1;
+        match answer {
+            answer if is_awaited && state.starts_over => self.start_over(id, renewal, answer, now),
+            Ok(tokens) if is_awaited => self.renewed(id, renewal, tokens, now),
+            Err(failure) if is_awaited => self.failed(id, renewal, failure, now),
+            // somebody signed out while it was under way: what it brought must not live on unknown, at the server that
+            // gave it, which may not be the configured one any more
+            Ok(Tokens { refresh_token: Some(refresh_token), .. }) if state.record.is_none() => {
+                self.world.revoke(asked, refresh_token, None);
+            }
+            Ok(_) | Err(_) => {}
+        }
+        self.part();
+    }
+
+    /// The settings changed while this answer was under way: what it says of the credential is kept, and the next token
+    /// is asked for with the new ones.
+    fn start_over(&mut self, id: &AccountId, renewal: RenewalId, answer: Result<Tokens, GrantFailure>, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        state.starts_over = false;
+        match answer {
+            Ok(tokens) => {
+                state.take_credential(tokens, self.world.calendar(now));
+            }
+            Err(failure) => {
+                let may_be_lost = failure.failure == Failure::Ambiguous || state.machine.may_have_lost_an_answer();
+                state.note_failure(renewal, failure, now);
+                if let Some(record) = &mut state.record {
+                    record.redeeming = may_be_lost;
+                }
+            }
+        }
+        let _ = state.save(&mut self.world, now);
+        if let Some(event) = self.first_event(id, Duration::ZERO, now) {
+            self.handle(id, event, now);
+        }
+    }
+
+    fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
+        let header = state.header(&tokens);
+        if let Err(detail) = &header {
+            // what it rotated must be saved all the same: to the machine it is a token without life
+            lifetime = Some(Duration::ZERO);
+            let failure = Failure::Transient { retry_after: None };
+            let failure = GrantFailure { failure, oauth_error: None, http_status: None, detail: detail.clone() };
+            state.note_failure(renewal, failure, now);
+            warn!(account = %id, error = %detail, "the answer to the renewal cannot be used");
+        }
+        let rotated = state.take_credential(tokens, self.world.calendar(now));
+        state.at_hand = header.ok();
+        let is_usable = state.at_hand.is_some();
+        self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime }, now);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        state.at_hand = None;
+        if is_usable {
+            state.renewals += 1;
+            state.last_success = Some(now);
+        }
+        let snapshot = state.machine.snapshot();
+        let (expected_death, learnt_life) = (snapshot.refresh_expires_at, millis(snapshot.learnt_life));
+        if let Some(record) = &mut state.record {
+            record.refresh_expires_at = expected_death.map(|at| unix(self.world.calendar(at)));
+            record.learnt_life = learnt_life;
+            if !rotated {
+                let _ = state.save(&mut self.world, now); // the note that it was being redeemed is done with
+            }
+        }
+    }
+
+    fn failed(&mut self, id: &AccountId, renewal: RenewalId, failure: GrantFailure, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
+        state.note_failure(renewal, failure, now);
+        let has_password = state.record.as_ref().is_some_and(|record| record.credential.password.is_some());
+        if verdict == Failure::Permanent(Why::Revoked) && has_password && state.drop_refresh_token() {
+            // the kept password signs in again, within the same renewal
+            info!(account = %id, "the refresh token was refused; signing in again with the kept password");
+            self.redeem(id, renewal, now);
+            return;
+        }
+        if let Some(record) = &mut state.record {
+            // a later answer that is no verdict does not bring the lost one back
+            record.redeeming = verdict == Failure::Ambiguous || state.machine.may_have_lost_an_answer();
+            if let Failure::Permanent(why) = verdict {
+                record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
+            }
+        }
+        self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        if state.record.is_some() && !matches!(verdict, Failure::Permanent(_)) {
+            let _ = state.save(&mut self.world, now);
+        }
+        let snapshot = state.machine.snapshot();
+        match snapshot.phase {
+            Phase::SignInRequired { why } => {
+                error!(account = %id, error = %detail, %why, "a person must sign in: run `valetd login {id}`");
+            }
+            _ if snapshot.published.is_some() => {
+                warn!(account = %id, error = %detail, "renewal failed; the current token is still usable");
+            }
+            _ => warn!(account = %id, error = %detail, "renewal failed; no usable token"),
+        }
+    }
+
+    /// Hands an event to a machine and does what it says, in order.
+    fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        if self.is_stopping && !matches!(event, Event::Renewed { .. } | Event::Failed { .. }) {
+            return;
+        }
+        let actions = state.machine.handle(event, now);
+        for action in actions {
+            let Some(state) = self.accounts.get_mut(id) else { return };
+            match action {
+                Action::Renew(renewal) => self.redeem(id, renewal, now),
+                Action::SaveRefreshToken => {
+                    if off!(self, SaveBeforePublish) {
+                        self.tell(id, now, false);
+                    }
+                    let Some(state) = self.accounts.get_mut(id) else { return };
+                    let _ = state.save(&mut self.world, now);
+                }
+                Action::SetAside(why) => {
+                    if let Some(set_aside) = state.record.as_mut().and_then(|record| record.set_aside.as_mut()) {
+                        set_aside.why = why; // the machine knows better: an answer may have been lost
+                    }
+                    let _ = state.save(&mut self.world, now);
+                }
+                Action::Publish { id: renewal, usable_until, outlived_from } => {
+                    let header = state.at_hand.take();
+                    state.published = header.map(|header| {
+                        info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
+                        Arc::new(Published::new(renewal, header, usable_until, outlived_from))
+                    });
+                }
+                Action::Withdraw => state.published = None,
+            }
+        }
+        self.tell(id, now, false);
+    }
+
+    /// Notes that the credential is about to be spent, and spends it.
+    fn redeem(&mut self, id: &AccountId, renewal: RenewalId, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        if self.is_stopping || state.is_leaving {
+            return;
+        }
+        if let Some(record) = &mut state.record {
+            record.note_servers(&state.account);
+        }
+        let grant = state.grant();
+        if matches!(grant, Grant::RefreshToken(_))
+            && !off!(self, NoteBeforeUse)
+            && let Some(record) = &mut state.record
+        {
+            record.redeeming = true;
+            let _ = state.save(&mut self.world, now);
+        }
+        state.owed.push((renewal, state.account.clone()));
+        self.world.redeem(state.account.clone(), renewal, grant);
+    }
+
+    /// Tells requests how the account stands, if that has changed or somebody has asked.
+    fn tell(&mut self, id: &AccountId, now: Timestamp, is_asked: bool) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let snapshot = state.machine.snapshot();
+        let wished_for = state.machine.wished_for(now);
+        let published = state.published.as_ref().map(|token| token.id);
+        let told = Told { published, wished_for, phase: snapshot.phase };
+        if state.told == Some(told) && !is_asked {
+            return;
+        }
+        state.told = Some(told);
+        let availability = match (&state.published, snapshot.phase) {
+            (Some(token), _) => Availability::Usable { token: token.clone(), wished_for },
+            (None, Phase::SignInRequired { why }) => Availability::SignInRequired { why },
+            (None, phase) => {
+                let retry_at = match phase {
+                    Phase::Scheduled { at } => Some(at),
+                    Phase::InFlight { .. } | Phase::SignInRequired { .. } => None,
+                };
+                let because = state.last_failure.as_ref().map(|failure| failure.detail.as_str().into());
+                Availability::Waiting { retry_at, because }
+            }
+        };
+        self.world.publish(id, availability);
+    }
+
+    /// Starts nothing any more; answers that are owed are still taken. What a full disk did not take is offered to it
+    /// once more.
+    pub(super) fn stop(&mut self, now: Timestamp) {
+        self.is_stopping = true;
+        for state in self.accounts.values_mut().filter(|state| state.unsaved.is_some()) {
+            state.catch_up(&mut self.world, now);
+        }
+    }
+
+    /// What the simulation's observer sees of an account: the machine, and whether the disk is said to have it all.
+    #[cfg(test)]
+    pub(super) fn observed(&self, id: &AccountId) -> Option<(crate::renewal::AccountSnapshot, bool)> {
+        self.accounts.get(id).map(|state| (state.machine.snapshot(), state.unsaved.is_none()))
+    }
+
+    /// When [`Renewer::tick`] should be called next.
+    pub(super) fn next_wakeup(&self) -> Option<Timestamp> {
+        let machines = self.accounts.values().filter_map(|state| state.machine.next_wakeup()).map(|(at, _)| at);
+        let saves = self.accounts.values().filter_map(|state| state.unsaved);
+        machines.chain(saves).min()
+    }
+
+    /// All accounts as they stand, in the order of their names.
+    pub(super) fn views(&self) -> Vec<AccountView> {
+        self.accounts.values().filter(|state| !state.is_leaving).map(AccountState::view).collect()
+    }
+}
+
+fn no_account(id: &AccountId) -> String {
+    format!("there is no account named \"{id}\" in the configuration")
+}
+
+fn millis(span: Option<Duration>) -> Option<u64> {
+    span.map(|span| span.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+fn from_unix(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}

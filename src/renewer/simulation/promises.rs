@@ -1,0 +1,118 @@
+//! What the daemon promises, and what keeps it.
+
+use std::fmt;
+
+use crate::renewal::Fault;
+
+/// What keeps a promise, and can be switched off to see which one breaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::renewer) enum Measure {
+    /// A rotated refresh token is saved before its grant is published.
+    SaveBeforePublish,
+    /// It is noted on the disk that a refresh token is about to be spent.
+    NoteBeforeUse,
+    /// An answer that nobody waits for any more changes nothing.
+    IdCheck,
+    /// Two starts keep their distance.
+    Spacing,
+    /// The time line follows the clock that says that more time has passed.
+    TwoClocks,
+    /// Only a well-formed refusal is a verdict, whatever the HTTP status.
+    VerdictByCode,
+    /// While an answer is owed, the same credential is not spent again.
+    OneGrant,
+    /// A 401 that the next token has healed makes nobody distrust the one after it.
+    TrustAfterHealing,
+}
+
+impl Measure {
+    /// The mistake of the machine that it is to be without the measure, if it is one of the machine's.
+    pub(in crate::renewer) fn fault(self) -> Option<Fault> {
+        match self {
+            Measure::SaveBeforePublish => Some(Fault::PublishesBeforeSaving),
+            Measure::IdCheck => Some(Fault::TakesForgottenAnswers),
+            Measure::Spacing => Some(Fault::IgnoresSpacing),
+            Measure::TrustAfterHealing => Some(Fault::DistrustsWhatWasHealed),
+            Measure::NoteBeforeUse | Measure::TwoClocks | Measure::VerdictByCode | Measure::OneGrant => None,
+        }
+    }
+}
+
+/// What the daemon promises, whatever happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Promise {
+    ValidWhileValid,
+    NothingForgotten,
+    SavedBeforePublished,
+    NoLoginLost,
+    HonestVerdict,
+    OneGrantAtATime,
+    NoStorm,
+    EveryWaitEnds,
+    UsableAgain,
+    Healed,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Promise::ValidWhileValid => "no request is given a token past its end",
+            Promise::NothingForgotten => "nothing of a replaced or removed credential is used",
+            Promise::SavedBeforePublished => {
+                "a refresh token is saved before its grant is published, or said not to be"
+            }
+            Promise::NoLoginLost => "no login is lost unless the server ended it",
+            Promise::HonestVerdict => "a person is told truly why they must sign in",
+            Promise::OneGrantAtATime => "a credential is spent once at a time",
+            Promise::NoStorm => "a server is asked no more often than the settings and itself allow",
+            Promise::EveryWaitEnds => "every wait ends",
+            Promise::UsableAgain => "when the faults end, every living login is usable again",
+            Promise::Healed => "no client is told of the end of a token whose life the server does not state",
+        })
+    }
+}
+
+/// A promise that a history has broken, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    pub(super) promise: Promise,
+    pub(super) how: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broken promise: {}: {}", self.promise, self.how)
+    }
+}
+
+/// What histories add up to.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) histories: u64,
+    pub(super) grants: u64,
+    pub(super) rotations: u64,
+    pub(super) answers_lost: u64,
+    pub(super) kills: u64,
+    pub(super) served: u64,
+    pub(super) sign_ins: u64,
+    /// Logins that ended because a server without grace had rotated and its answer never arrived. All were reported as
+    /// ambiguous.
+    pub(super) unavoidable_losses: u64,
+    /// Logins that a server or a person ended.
+    pub(super) revocations: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Tally) {
+        let Tally { histories, grants, rotations, answers_lost, kills, served, sign_ins, .. } = other;
+        self.histories += histories;
+        self.grants += grants;
+        self.rotations += rotations;
+        self.answers_lost += answers_lost;
+        self.kills += kills;
+        self.served += served;
+        self.sign_ins += sign_ins;
+        self.unavoidable_losses += other.unavoidable_losses;
+        self.revocations += other.revocations;
+    }
+}

@@ -1,0 +1,510 @@
+//! What the renewer tells its world, and in which order.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::account::SAVE_AGAIN;
+use super::machines::Renewer;
+use super::world::{RevokeReply, World};
+use crate::accounts::NewCredential;
+use crate::config::{Account, AccountId, Config};
+use crate::oauth::{Grant, Tokens};
+use crate::renewal::{Failure, RenewalId, Why};
+use crate::secret::Secret;
+use crate::store::{Credential, Record};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::GrantFailure;
+use crate::token_source::{Availability, Demand};
+
+/// A world that writes down what it is told.
+#[derive(Default)]
+struct Diary {
+    lines: Vec<String>,
+    is_disk_full: bool,
+    generation: u64,
+    replies: Vec<RevokeReply>,
+    revoked_at: Vec<Option<String>>,
+}
+
+impl World for Diary {
+    fn save(&mut self, record: &Record) -> Result<(), String> {
+        let token = record.credential.refresh_token.as_ref().map_or("none", Secret::expose);
+        let note = if record.redeeming { " being redeemed" } else { "" };
+        let verdict = record.set_aside.as_ref().map(|s| format!(" set aside: {:?}", s.why)).unwrap_or_default();
+        let learnt = record.learnt_life.map(|life| format!(" learnt {life} ms")).unwrap_or_default();
+        self.lines.push(format!("save {} {token}{note}{verdict}{learnt}", record.generation));
+        if self.is_disk_full {
+            return Err("no space left on device".into());
+        }
+        self.generation = record.generation;
+        Ok(())
+    }
+
+    fn remove(&mut self, _: &AccountId) -> Result<(), String> {
+        self.lines.push("remove".into());
+        if self.is_disk_full {
+            return Err("input/output error".into());
+        }
+        self.generation = 0;
+        Ok(())
+    }
+
+    fn saved_generation(&self, _: &AccountId) -> u64 {
+        self.generation
+    }
+
+    fn redeem(&mut self, _: Arc<Account>, id: RenewalId, grant: Grant) {
+        let what = match &grant {
+            Grant::RefreshToken(token) => token.expose().to_owned(),
+            Grant::Password { username, .. } => format!("the password of {username}"),
+            Grant::ClientCredentials => "nothing".to_owned(),
+            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+        };
+        self.lines.push(format!("redeem {} {what}", id.0));
+    }
+
+    fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
+        self.revoked_at.push(account.revocation_endpoint.as_ref().map(ToString::to_string));
+        self.lines.push(format!("revoke {}", refresh_token.expose()));
+        self.replies.extend(reply);
+    }
+
+    fn publish(&mut self, _: &AccountId, availability: Availability) {
+        self.lines.push(match availability {
+            Availability::Usable { token, wished_for } => {
+                let value = token.value.to_str().expect("visible").to_owned();
+                assert!(token.value.is_sensitive());
+                format!("publish {value}{}", if wished_for.is_some() { " (renewing)" } else { "" })
+            }
+            Availability::Waiting { retry_at: None, .. } => "publish wait".into(),
+            Availability::Waiting { retry_at: Some(_), .. } => "publish wait for a retry".into(),
+            Availability::SignInRequired { why } => format!("publish {why:?}"),
+            Availability::Ended => unreachable!("only a reload ends a source"),
+        });
+    }
+
+    fn calendar(&self, at: Timestamp) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(at.as_millis())
+    }
+
+    fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
+        Timestamp::from_millis(wall.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64)
+    }
+}
+
+const T0: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn lab() -> AccountId {
+    AccountId::new("lab").expect("a name")
+}
+
+fn parsed(text: &str) -> Config {
+    crate::config::tests_support::parse_with(text, &[]).config
+}
+
+fn config() -> Config {
+    parsed(
+        "[account.lab]\ntoken_endpoint = \"https://auth.lab.example/token\"\nclient_id = \"valetd\"\n\
+         grant = \"refresh_token\"\nheader = \"Authorization: Bearer {access_token}\"\nupstream = \"https://api.lab.example\"\n",
+    )
+}
+
+fn signed_in(token: &str) -> NewCredential {
+    NewCredential {
+        credential: Credential { refresh_token: Some(Secret::new(token)), password: None },
+        client_id: None,
+        refresh_lifetime: None,
+        identity: None,
+        servers: None,
+    }
+}
+
+/// A renewer whose first renewal, with refresh token `r1`, is under way.
+fn started() -> Renewer<Diary> {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    renewer.replace(&lab(), signed_in("r1"), T0).expect("saved");
+    let lines = std::mem::take(&mut renewer.world.lines);
+    let expected = ["publish NotSignedIn", "save 1 r1", "save 1 r1 being redeemed", "redeem 1 r1", "publish wait"];
+    assert_eq!(lines, expected);
+    renewer
+}
+
+fn tokens(access: &str, refresh: Option<&str>) -> Result<Tokens, GrantFailure> {
+    Ok(Tokens {
+        access_token: Some(Secret::new(access)),
+        refresh_token: refresh.map(Secret::new),
+        lifetime: Some(HOUR),
+        ..Tokens::default()
+    })
+}
+
+fn refused() -> Result<Tokens, GrantFailure> {
+    Err(GrantFailure {
+        failure: Failure::Permanent(Why::Revoked),
+        oauth_error: Some("invalid_grant".into()),
+        http_status: Some(400),
+        detail: "auth.lab.example answered 400 invalid_grant".into(),
+    })
+}
+
+fn lost() -> Result<Tokens, GrantFailure> {
+    let detail = "the connection was reset".to_owned();
+    Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+}
+
+#[test]
+fn a_rotated_refresh_token_is_on_the_disk_before_its_grant_is_published() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2", "publish Bearer a1"]);
+}
+
+#[test]
+fn a_full_disk_costs_no_request_and_is_tried_again() {
+    let mut renewer = started();
+    renewer.world.is_disk_full = true;
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2", "publish Bearer a1"]);
+    assert!(!renewer.views()[0].stored.as_ref().expect("stored").saved);
+    assert_eq!(renewer.next_wakeup(), Some(T0 + SAVE_AGAIN));
+    renewer.world.is_disk_full = false;
+    renewer.tick(T0 + SAVE_AGAIN);
+    assert_eq!(renewer.world.lines[2..], ["save 2 r2"]);
+    assert!(renewer.views()[0].stored.as_ref().expect("stored").saved);
+}
+
+#[test]
+fn a_refusal_after_a_lost_answer_is_kept_as_ambiguous() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), lost(), T0);
+    renewer.tick(T0 + Duration::from_secs(1));
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(2), refused(), T0 + Duration::from_secs(2));
+    assert_eq!(renewer.world.lines, ["save 1 r1 being redeemed set aside: Ambiguous", "publish Ambiguous"]);
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_renewal_knows_that_an_answer_may_be_lost() {
+    let mut record = Record::new(&config().accounts[&lab()], 1, signed_in("r1"), 0);
+    record.redeeming = true;
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
+    renewer.answered(&lab(), RenewalId(1), refused(), T0);
+    assert_eq!(renewer.world.lines.last().expect("a line"), "publish Ambiguous");
+}
+
+#[test]
+fn a_credential_is_never_sent_to_another_server_than_the_one_that_issued_it() {
+    let mut record = Record::new(&config().accounts[&lab()], 1, signed_in("r1"), 0);
+    record.issued_by = "https://evil.example".into();
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
+    renewer.demands([Demand::Wanted(lab())], T0);
+    renewer.tick(T0 + HOUR);
+    assert!(renewer.world.lines.iter().all(|line| line == "publish IssuedElsewhere"), "{:?}", renewer.world.lines);
+}
+
+fn with_endpoints(more: &str) -> Config {
+    let text = "[account.lab]\ntoken_endpoint = \"https://auth.lab.example/token\"\nclient_id = \"valetd\"\n\
+        upstream = \"https://api.lab.example\"\n";
+    parsed(&format!("{text}{more}"))
+}
+
+#[test]
+fn an_endpoint_on_another_origin_gets_nothing_and_going_back_works_again() {
+    let cognito =
+        |at: &str| with_endpoints(&format!("grant = \"cognito_initiate_auth\"\ncognito_endpoint = \"{at}\"\n"));
+    let revocation = |at: &str| with_endpoints(&format!("revocation_endpoint = \"{at}\"\n"));
+    let (own, other) = ("https://auth.lab.example/cognito", "https://cognito.lab.example/");
+    let rows = [
+        ("another host", cognito(other), cognito("https://evil.example/"), true),
+        ("another port", cognito(other), cognito("https://cognito.lab.example:444/"), true),
+        ("a host that ends alike", cognito(other), cognito("https://cognito.lab.example.evil.example/"), true),
+        ("another path", cognito(other), cognito("https://cognito.lab.example/v2"), false),
+        ("the token endpoint's origin", cognito(other), cognito(own), false),
+        ("where there was none", config(), revocation("https://evil.example/revoke"), true),
+        ("where there was none, but on the same origin", config(), revocation("https://auth.lab.example/r"), false),
+        ("the revocation elsewhere", revocation("https://auth.lab.example/r"), revocation("https://x.example/"), true),
+    ];
+    for (case, before, after, needs_sign_in) in rows {
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&before, |_| Ok(None), T0);
+        renewer.replace(&lab(), signed_in("r1"), T0).expect("saved");
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.world.lines.clear();
+        renewer.configure(&after, |_| Ok(None), T0);
+        renewer.demands([Demand::Wanted(lab())], T0);
+        renewer.tick(T0 + HOUR);
+        let lines = &renewer.world.lines;
+        let refused = lines.iter().all(|line| line == "publish IssuedElsewhere");
+        assert_eq!(refused, needs_sign_in, "{case}: {lines:?}");
+        if needs_sign_in {
+            renewer.configure(&before, |_| Ok(None), T0 + HOUR);
+            renewer.tick(T0 + 2 * HOUR);
+            let lines = &renewer.world.lines;
+            assert!(lines.iter().any(|line| line.starts_with("redeem") && line.ends_with("r2")), "{case}: {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_renewal_under_way_while_an_endpoint_moves_is_the_last() {
+    let mut renewer = started();
+    let moved = with_endpoints("revocation_endpoint = \"https://evil.example/revoke\"\n");
+    renewer.configure(&moved, |_| Ok(None), T0);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.tick(T0 + HOUR);
+    let lines = &renewer.world.lines;
+    assert!(lines.contains(&"save 2 r2".to_owned()), "what it brought is kept: {lines:?}");
+    assert_eq!(lines.last().expect("a line"), "publish IssuedElsewhere", "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("Bearer") || line.starts_with("redeem")), "{lines:?}");
+}
+
+#[test]
+fn a_sign_out_tells_a_server_of_before_and_no_other() {
+    let mut renewer = started();
+    let moved = with_endpoints("revocation_endpoint = \"https://evil.example/revoke\"\n");
+    renewer.configure(&moved, |_| Ok(None), T0);
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    let words = answer.try_recv().expect("answered").expect("signed out");
+    assert!(words.contains("not revoked") && words.contains("https://evil.example"), "{words}");
+    renewer.world.revoked_at.clear();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.revoked_at, [None], "where the account had nowhere to revoke");
+    assert!(!renewer.world.lines.contains(&"revoke r1".to_owned()));
+}
+
+#[test]
+fn a_sign_in_that_was_made_at_another_server_is_kept_and_not_used() {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&with_endpoints("revocation_endpoint = \"https://new.example/r\"\n"), |_| Ok(None), T0);
+    let servers = Some(crate::store::Servers::of(&config().accounts[&lab()]));
+    renewer.replace(&lab(), NewCredential { servers, ..signed_in("r1") }, T0).expect("saved");
+    assert_eq!(renewer.world.lines.last().expect("a line"), "publish IssuedElsewhere");
+    renewer.configure(&config(), |_| Ok(None), T0);
+    assert!(renewer.world.lines.contains(&"redeem 1 r1".to_owned()), "{:?}", renewer.world.lines);
+}
+
+#[test]
+fn a_record_of_before_counts_as_bound_to_its_token_endpoint_and_to_what_its_preset_ships_with() {
+    let gdh = AccountId::new("gdh").expect("a name");
+    let preset = |more: &str| parsed(&format!("[account.gdh]\nprovider = \"gdh\"\n{more}"));
+    let mut record = Record::new(&preset("").accounts[&gdh], 1, signed_in("r1"), 0);
+    assert_eq!(record.others.as_deref(), Some(&["https://cognito-idp.eu-west-1.amazonaws.com".to_owned()][..]));
+    record.others = None;
+    assert!(record.was_issued_to(&preset("").accounts[&gdh]));
+    let moved = preset("cognito_endpoint = \"https://cognito-idp.us-east-1.amazonaws.com/\"\n");
+    assert!(!record.was_issued_to(&moved.accounts[&gdh]));
+    let own = with_endpoints(
+        "grant = \"cognito_initiate_auth\"\ncognito_endpoint = \"https://cognito-idp.eu-west-1.amazonaws.com/\"\n",
+    );
+    let mut record = Record::new(&own.accounts[&lab()], 1, signed_in("r1"), 0);
+    record.others = None;
+    assert!(!record.was_issued_to(&own.accounts[&lab()]), "no preset's token endpoint");
+    record.note_servers(&own.accounts[&lab()]);
+    assert_eq!(record.others, None, "what was not issued to an account is not bound to it");
+    record.note_servers(&config().accounts[&lab()]);
+    assert_eq!(record.others, Some(Vec::new()));
+}
+
+#[test]
+fn signing_out_during_a_renewal_forgets_at_once_and_revokes_what_comes_back() {
+    let mut renewer = started();
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    assert_eq!(renewer.world.lines, ["publish NotSignedIn", "remove", "revoke r1"]);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.lines[3..], ["revoke r2"]);
+}
+
+#[test]
+fn a_sign_in_during_a_renewal_wins_over_the_answer_that_is_still_owed() {
+    let mut renewer = started();
+    renewer.replace(&lab(), signed_in("n1"), T0).expect("saved");
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.lines, [] as [&str; 0]);
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("n2")), T0);
+    assert_eq!(renewer.world.lines, ["save 3 n2", "publish Bearer a2"]);
+}
+
+#[test]
+fn an_account_that_leaves_the_configuration_waits_for_the_answer_that_is_owed() {
+    let mut renewer = started();
+    renewer.configure(&parsed(""), |_| Ok(None), T0);
+    assert!(renewer.views().is_empty());
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.lines[0], "save 2 r2");
+    assert_eq!(renewer.next_wakeup(), None);
+}
+
+#[test]
+fn a_reload_during_a_renewal_does_not_spend_the_refresh_token_twice() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.tick(T0 + HOUR - Duration::from_secs(200));
+    renewer.world.lines.clear();
+    let mut changed = config();
+    changed.accounts.get_mut(&lab()).expect("it is there").scopes.push("more".into());
+    let later = T0 + HOUR - Duration::from_secs(199);
+    renewer.configure(&changed, |_| Ok(None), later);
+    assert_eq!(renewer.world.lines, ["publish wait"], "the old scopes' token is not used any more");
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r3")), later);
+    let expected = ["save 3 r3", "save 3 r3 being redeemed", "redeem 3 r3", "publish wait"];
+    assert_eq!(renewer.world.lines[1..], expected, "and the answer's is not either");
+    renewer.answered(&lab(), RenewalId(3), tokens("a3", Some("r4")), later);
+    assert_eq!(renewer.world.lines[5..], ["save 4 r4", "publish Bearer a3"]);
+}
+
+#[test]
+fn an_answer_that_is_no_verdict_does_not_make_a_lost_one_forgotten() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), lost(), T0);
+    renewer.tick(T0 + Duration::from_secs(1));
+    renewer.world.lines.clear();
+    let failure = Failure::Transient { retry_after: None };
+    let busy = GrantFailure { failure, oauth_error: None, http_status: Some(503), detail: "busy".into() };
+    renewer.answered(&lab(), RenewalId(2), Err(busy), T0 + Duration::from_secs(2));
+    assert_eq!(renewer.world.lines.last().expect("a line"), "save 1 r1 being redeemed");
+}
+
+#[test]
+fn an_account_that_leaves_with_an_unsaved_credential_and_comes_back_still_has_it() {
+    let mut renewer = started();
+    renewer.world.is_disk_full = true;
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.configure(&parsed(""), |_| Ok(None), T0);
+    renewer.world.is_disk_full = false;
+    renewer.world.lines.clear();
+    renewer.configure(&config(), |_| panic!("it is still at hand"), T0);
+    assert_eq!(renewer.world.lines, ["publish Bearer a1"], "the new listener is told at once");
+    renewer.tick(T0 + SAVE_AGAIN);
+    assert_eq!(renewer.world.lines[1..], ["save 2 r2"]);
+    renewer.configure(&parsed(""), |_| Ok(None), T0);
+    assert_eq!(renewer.next_wakeup(), None, "what is saved may go");
+}
+
+#[test]
+fn an_account_that_comes_back_never_waits_for_an_answer_that_nobody_owes() {
+    let mut renewer = started();
+    renewer.replace(&lab(), signed_in("n1"), T0).expect("saved"); // renewal 2; the answer to 1 is still under way
+    renewer.configure(&parsed(""), |_| Ok(None), T0);
+    renewer.answered(&lab(), RenewalId(2), lost(), T0);
+    renewer.tick(T0 + HOUR); // would be tried again now, but the account is leaving
+    renewer.world.lines.clear();
+    renewer.configure(&config(), |_| Ok(None), T0 + HOUR);
+    assert!(renewer.world.lines.iter().any(|line| line.starts_with("redeem")), "{:?}", renewer.world.lines);
+}
+
+#[test]
+fn an_answer_to_a_forgotten_sign_in_is_not_taken_for_one_of_its_successor() {
+    let mut renewer = started();
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    renewer.configure(&parsed(""), |_| Ok(None), T0);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    renewer.replace(&lab(), signed_in("n1"), T0).expect("saved");
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+    assert_eq!(renewer.world.lines, [] as [&str; 0]);
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", None), T0);
+    assert_eq!(renewer.world.lines[0], "publish Bearer a2");
+}
+
+#[test]
+fn a_sign_out_that_the_disk_refuses_revokes_is_tried_again_and_blocks_no_sign_in() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.world.is_disk_full = true;
+    renewer.world.lines.clear();
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    assert_eq!(renewer.world.lines, ["publish NotSignedIn", "remove", "revoke r2"]);
+    assert!(answer.try_recv().expect("answered").is_err());
+    renewer.tick(T0 + SAVE_AGAIN);
+    assert_eq!(renewer.world.lines[3..], ["remove"]);
+    renewer.world.is_disk_full = false;
+    renewer.replace(&lab(), signed_in("n1"), T0 + SAVE_AGAIN).expect("saved");
+    assert_eq!(renewer.world.lines[4], "save 3 n1", "above what is still on the disk");
+}
+
+#[test]
+fn a_stop_offers_a_full_disk_the_credential_once_more() {
+    let mut renewer = started();
+    renewer.world.is_disk_full = true;
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.world.is_disk_full = false;
+    renewer.world.lines.clear();
+    renewer.stop(T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2"]);
+}
+
+#[test]
+fn an_answer_for_another_identity_is_used_and_says_whose_it_is() {
+    let mut renewer = started();
+    for (id, payload, who) in [(1, "eyJzdWIiOiJtZSJ9", "me"), (2, "eyJzdWIiOiJ5b3UifQ", "you")] {
+        let mut tokens = tokens(&format!("a{id}"), None).expect("tokens");
+        tokens.id_token = Some(Secret::new(format!("e30.{payload}.x")));
+        renewer.answered(&lab(), RenewalId(id), Ok(tokens), T0);
+        let seen = renewer.views()[0].stored.clone().expect("stored").identity;
+        assert_eq!(seen.as_deref(), Some(who), "after renewal {id}");
+        renewer.tick(T0 + HOUR);
+    }
+    assert!(renewer.world.lines.contains(&"publish Bearer a2".to_owned()), "{:?}", renewer.world.lines);
+}
+
+#[test]
+fn the_life_of_tokens_is_learnt_kept_with_the_account_and_known_to_the_next_process() {
+    let unstated = |access| {
+        let tokens = tokens(access, None).expect("tokens");
+        Ok(Tokens { lifetime: None, ..tokens })
+    };
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), unstated("a1"), T0);
+    let mut now = T0;
+    for id in 1..=2 {
+        now = now + Duration::from_secs(6);
+        let (account, refused) = (lab(), RenewalId(id));
+        renewer.demands([Demand::Rejected { account, id: refused, worked: true, until: now }], now);
+        renewer.answered(&lab(), RenewalId(id + 1), unstated("a"), now);
+        renewer.world.lines.clear();
+        renewer.demands([Demand::Replayed { account: lab(), refused, at: now, accepted: true }], now);
+    }
+    assert_eq!(renewer.world.lines, ["publish Bearer a", "save 1 r1 learnt 6000 ms"], "it is renewed at another time");
+    // the next person to sign in is given tokens by the same server
+    renewer.replace(&lab(), signed_in("n1"), now).expect("saved");
+    assert_eq!(renewer.views()[0].snapshot.learnt_life, Some(Duration::from_secs(6)));
+    let record = renewer.accounts[&lab()].record.clone().expect("a record");
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(Some(record.clone())), now);
+    assert_eq!(renewer.views()[0].snapshot.learnt_life, Some(Duration::from_secs(6)));
+    renewer.answered(&lab(), RenewalId(1), unstated("a1"), now);
+    assert!(renewer.next_wakeup().expect("it is renewed") <= now + Duration::from_secs(6));
+}
+
+#[test]
+fn a_thousand_wishes_are_one_renewal() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+    renewer.world.lines.clear();
+    let later = T0 + 2 * HOUR;
+    renewer.demands((0..1000).map(|_| Demand::Wanted(lab())), later);
+    let expected = ["save 1 r1 being redeemed", "redeem 2 r1", "publish wait", "publish wait"];
+    assert_eq!(renewer.world.lines, expected);
+}
+
+#[test]
+fn a_kept_password_signs_in_again_when_the_refresh_token_is_refused() {
+    let mut renewer = started();
+    let mut new = signed_in("r1");
+    new.credential.password = Some(("me".into(), Secret::new("pw")));
+    renewer.replace(&lab(), new, T0).expect("saved");
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(2), refused(), T0);
+    assert_eq!(renewer.world.lines, ["redeem 2 the password of me"]);
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r5")), T0);
+    assert_eq!(renewer.world.lines[1..], ["save 3 r5", "publish Bearer a2"]);
+}

@@ -1,0 +1,107 @@
+//! Why something could not be stored or read, in sentences for people.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::file;
+use crate::platform::paths::FolderError;
+
+/// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder cannot be used.
+    #[error("credentials cannot be stored: {0}")]
+    Folder(#[from] FolderError),
+    /// Another process has the folder.
+    #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid), folder.display())]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// The process that has it, if it has left its number.
+        pid: Option<u32>,
+    },
+    /// The system says no. Worth another try when the cause is mended.
+    #[error("cannot {action} {}: {error}{}", path.display(), remedy(action, error))]
+    Io {
+        /// What we were doing: "save", "read", ...
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The name belongs to something that is not a file of ours: a symbolic link, a folder, somebody else's file.
+    #[error("{} {problem}: move it away, then try again", path.display())]
+    NotOurFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file could not be understood, and has got another name.
+    #[error("{} {problem}; it is kept as {kept_as}: sign in again", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// Its new name, in the same folder.
+        kept_as: String,
+    },
+    /// The file was written by a later valetd. It is left alone.
+    #[error("{} was written by a later valetd (format {version}, this one knows {}): use that one", path.display(), file::VERSION)]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u64,
+    },
+    /// The file holds a later generation than the one that was to replace it. It is left alone.
+    #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
+    Stale {
+        /// The file.
+        path: PathBuf,
+        /// The generation in it.
+        found: u64,
+        /// The generation that was to be saved.
+        offered: u64,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another valetd".to_owned(), |pid| format!("another valetd (pid {pid})"))
+}
+
+/// What cannot be done to a folder or its files on a file system that keeps no modes (FAT, some network file systems).
+pub(super) const CHANGE_MODE: &str = "change the mode of";
+
+/// What cannot be done on a file system without locks (flock(2)).
+pub(super) const TAKE_LOCK: &str = "lock";
+
+fn remedy(action: &str, error: &io::Error) -> &'static str {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported if action == CHANGE_MODE => {
+            ": it is open to other users, and its file system does not let that be changed; name a folder on another file \
+             system with --state-dir"
+        }
+        _ if action == TAKE_LOCK
+            && matches!(number, Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)) =>
+        {
+            ": its file system has no locks, and without one two daemons would spend the same refresh tokens; name a folder \
+             on another file system with --state-dir"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": its file system is read-only; mount it writable, or use another --state-dir"
+        }
+        io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",
+        _ => "",
+    }
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path, error: io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), error }
+}

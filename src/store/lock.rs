@@ -1,0 +1,55 @@
+//! The kernel lock on the folder: one process has it at a time, and it ends with the process however that ends.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::{StoreError, TAKE_LOCK, io_error};
+use crate::platform::clock::wall;
+use crate::platform::paths::OwnFolder;
+
+/// Of the file under which the kernel lock is held.
+pub(super) const LOCK: &str = "lock";
+
+/// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
+pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
+    let failed = |error: io::Error| io_error(TAKE_LOCK, &folder.path().join(LOCK), error);
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
+    };
+    let opened = match open(OFlags::RDWR | OFlags::CREATE) {
+        Err(Errno::ROFS) => open(OFlags::RDONLY), // what is stored there can still be used
+        opened => opened,
+    };
+    let mut file = File::from(opened.map_err(|error| failed(error.into()))?);
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut words = String::new();
+            let _ = file.take(100).read_to_string(&mut words); // a help for people; the lock itself is what counts
+            let pid = words.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            return Err(StoreError::Held { folder: folder.path().to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let words = format!("pid {} started {}\n", std::process::id(), now.strftime("%FT%TZ"));
+    let write = |file: &mut File| {
+        match file.set_permissions(PermissionsExt::from_mode(0o600)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {} // it has no modes there, and no secret in it
+            changed => changed?,
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(words.as_bytes())
+    };
+    match write(&mut file).map_err(|error| (error.kind(), error)) {
+        // a lock without words is still a lock
+        Ok(()) | Err((io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem, _)) => Ok(file),
+        Err((_, error)) => Err(failed(error)),
+    }
+}

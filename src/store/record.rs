@@ -1,0 +1,157 @@
+//! What is stored of one account, and where its credential may be sent.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Account, AccountId, Origin, provider};
+use crate::renewal::Why;
+use crate::secret::Secret;
+
+/// What is stored of one account. Times are Unix seconds by the wall clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Whose.
+    pub account: AccountId,
+    /// Grows by one with every new credential; a file is never replaced by one with a lower number.
+    pub generation: u64,
+    /// The client that the refresh token was issued to: another one cannot use it.
+    pub client_id: Option<String>,
+    /// The origin of the token endpoint that issued it.
+    pub issued_by: String,
+    /// The origins of the other endpoints that it may be sent to; `None` in a record of a valetd that did not note them.
+    pub others: Option<Vec<String>>,
+    /// What signs in without a person.
+    pub credential: Credential,
+    /// When this credential was received.
+    pub received_at: u64,
+    /// When the refresh token is expected to die, if anything is known of it.
+    pub refresh_expires_at: Option<u64>,
+    /// Who is signed in, as far as the server told (`sub`, `email` or user name).
+    pub identity: Option<String>,
+    /// How long access tokens live whose answers do not state it, in milliseconds, if that was learnt.
+    pub learnt_life: Option<u64>,
+    /// Set before the refresh token is spent, cleared by the answer: a record loaded with it set means that an answer
+    /// may have been lost.
+    pub redeeming: bool,
+    /// The server's last word on this credential, if it was a refusal. The credential is kept, but not used.
+    pub set_aside: Option<SetAside>,
+}
+
+/// What signs in without a person. At least one of the two is there, except for grants that need neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credential {
+    /// The refresh token.
+    pub refresh_token: Option<Secret>,
+    /// User name and password, only where the account says `keep_password`.
+    pub password: Option<(String, Secret)>,
+}
+
+/// What a sign-in hands in.
+#[derive(Clone, Debug)]
+pub struct NewCredential {
+    /// What signs in from now on.
+    pub credential: Credential,
+    /// The client that the refresh token was issued to, where it is not the configured one.
+    pub client_id: Option<String>,
+    /// The refresh token's life from now on, in seconds, if the server told it.
+    pub refresh_lifetime: Option<u64>,
+    /// Who signed in, as far as the server told.
+    pub identity: Option<String>,
+    /// The servers that were configured where the person signed in, if that is known: the account as it is saved may
+    /// name others by now.
+    pub servers: Option<Servers>,
+}
+
+/// The servers that a credential may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Servers {
+    /// The token endpoint's origin.
+    pub issued_by: String,
+    /// The other endpoints' origins, each once, without that one.
+    pub others: Vec<String>,
+}
+
+impl Servers {
+    /// Those of an account as it is configured.
+    pub fn of(account: &Account) -> Self {
+        let mut origins = account.credential_endpoints().map(|(_, endpoint)| endpoint.origin.to_string());
+        let issued_by = origins.next().expect("a token endpoint comes first");
+        let others: BTreeSet<String> = origins.filter(|origin| *origin != issued_by).collect();
+        Self { issued_by, others: others.into_iter().collect() }
+    }
+}
+
+/// A refusal that only a new sign-in can mend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// Why.
+    pub why: Why,
+    /// When.
+    pub at: u64,
+    /// The server's code, if it gave one.
+    pub oauth_error: Option<String>,
+}
+
+impl Record {
+    /// The record of a sign-in. `today` is in Unix seconds.
+    pub fn new(account: &Account, generation: u64, new: NewCredential, today: u64) -> Self {
+        let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
+        let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
+        Self {
+            account: account.id.clone(),
+            generation,
+            client_id: client_id.or_else(|| account.client_id.clone()),
+            issued_by,
+            others: Some(others),
+            credential,
+            received_at: today,
+            refresh_expires_at: refresh_lifetime.map(|life| today.saturating_add(life)),
+            identity,
+            learnt_life: None,
+            redeeming: false,
+            set_aside: None,
+        }
+    }
+
+    /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
+    /// endpoint's origin, and no endpoint that would be sent the credential on an origin that was not there then.
+    pub fn was_issued_to(&self, account: &Account) -> bool {
+        self.issued_by == account.token_endpoint.origin.to_string()
+            && self.client_id == account.client_id
+            && account.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
+    }
+
+    /// Whether the credential may be sent to an origin. Where the others were not noted, those are taken that the presets
+    /// in the binary itself name beside this token endpoint: nobody's edits are among them.
+    pub fn may_be_sent_to(&self, origin: &Origin) -> bool {
+        let origin = origin.to_string();
+        self.issued_by == origin
+            || match &self.others {
+                Some(others) => others.contains(&origin),
+                None => provider::shipped_origins(&self.issued_by).contains(&origin),
+            }
+    }
+
+    /// Why the refresh token is not sent to where the account would revoke it, as the end of a sentence. `None` if it may
+    /// be, or if there is no such place.
+    pub fn not_to_be_revoked_at(&self, account: &Account) -> Option<String> {
+        let endpoint = account.revocation_endpoint.as_ref()?;
+        (!self.may_be_sent_to(&endpoint.origin)).then(|| {
+            let Self { issued_by, .. } = self;
+            let origin = &endpoint.origin;
+            format!(
+                "revocation_endpoint is now on {origin}, and the refresh token is of {issued_by}, where it lives on until \
+                 it expires"
+            )
+        })
+    }
+
+    /// Notes the servers of the account, if this was issued to it, where that was not done at the sign-in.
+    pub fn note_servers(&mut self, account: &Account) {
+        if self.others.is_none() && self.was_issued_to(account) {
+            self.others = Some(Servers::of(account).others);
+        }
+    }
+}
