@@ -59,12 +59,8 @@ impl TokenEndpoint {
     pub async fn redeem(&self, account: &Account, client: &Client, grant: &Grant) -> Result<Tokens, GrantFailure> {
         let dialect = account.dialect;
         let outgoing = dialect.request(grant, client, &account.scopes, &account.parameters).map_err(cannot_be_asked)?;
-        let endpoint = match outgoing.endpoint {
-            EndpointKind::Token => Some(&account.token_endpoint),
-            EndpointKind::Cognito => account.cognito_endpoint.as_ref(),
-            EndpointKind::Revocation => account.revocation_endpoint.as_ref(),
-        };
-        let endpoint = endpoint.ok_or_else(|| cannot_be_asked("no cognito_endpoint is configured".to_owned()))?;
+        let missing = |kind: EndpointKind| cannot_be_asked(format!("no {} is configured", kind.key()));
+        let endpoint = account.server.endpoint(outgoing.endpoint).ok_or_else(|| missing(outgoing.endpoint))?;
         let answer = self.send(account, endpoint, outgoing).await.map_err(|error| match error {
             HttpError::AnswerLost(detail) if dialect.spends_refresh_token(grant) => {
                 unanswered(Failure::Ambiguous, detail)
@@ -90,7 +86,7 @@ impl TokenEndpoint {
         client: &Client,
         refresh_token: &Secret,
     ) -> Result<Revocation, GrantFailure> {
-        let Some(endpoint) = &account.revocation_endpoint else { return Ok(Revocation::NoEndpoint) };
+        let Some(endpoint) = &account.server.revocation else { return Ok(Revocation::NoEndpoint) };
         let outgoing = rfc7009::request(refresh_token, client).map_err(cannot_be_asked)?;
         let answer = self
             .send(account, endpoint, outgoing)
@@ -185,44 +181,26 @@ mod tests {
 
     use std::time::Duration;
 
-    use crate::config::{AccountId, HeaderTemplate, Origin, SecretSource, SignIn, TokenKind};
+    use crate::config::{SecretSource, testing};
     use crate::http_client::Limits;
-    use crate::oauth::{ClientAuth, Dialect, GrantType};
-    use crate::renewal::Policy;
+    use crate::oauth::Dialect;
     use crate::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, StandIn, USERNAME};
 
-    fn endpoint(url: &str) -> Endpoint {
-        let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-        let (host, port) = authority.split_once(':').unwrap();
-        let origin = Origin { tls: false, host: host.to_owned(), port: port.parse().unwrap() };
-        Endpoint { origin, path_and_query: format!("/{path}") }
-    }
-
     fn account(stand_in: &StandIn) -> Account {
-        Account {
-            id: AccountId::new("lab").unwrap(),
-            provider: None,
-            description: None,
-            grant: GrantType::RefreshToken,
-            dialect: Dialect::Rfc6749,
-            token_endpoint: endpoint(&stand_in.token_endpoint()),
-            cognito_endpoint: stand_in.cognito_endpoint().as_deref().map(endpoint),
-            revocation_endpoint: stand_in.revocation_endpoint().as_deref().map(endpoint),
-            client_id: Some("valetd".to_owned()),
-            client_auth: ClientAuth::None,
-            client_secret: None,
-            scopes: Vec::new(),
-            parameters: Vec::new(),
-            header: HeaderTemplate {
-                name: "authorization".to_owned(),
-                before: String::new(),
-                token: TokenKind::IdToken,
-                after: String::new(),
-            },
-            renew: Policy::default(),
-            sign_in: SignIn::default(),
-            extra_ca: None,
-        }
+        let endpoints = [
+            ("token_endpoint", Some(stand_in.token_endpoint())),
+            ("cognito_endpoint", stand_in.cognito_endpoint()),
+            ("revocation_endpoint", stand_in.revocation_endpoint()),
+        ];
+        let lines: Vec<String> =
+            endpoints.into_iter().filter_map(|(key, url)| Some(format!("{key} = \"{}\"\n", url?))).collect();
+        let grant = match stand_in.cognito_endpoint() {
+            Some(_) => "grant = \"cognito_get_tokens\"\n",
+            None => "",
+        };
+        let lines =
+            format!("client_id = \"valetd\"\nheader = \"Authorization: {{id_token}}\"\n{grant}{}", lines.concat());
+        speaking(Dialect::Rfc6749, &testing::account("lab", &lines))
     }
 
     fn public() -> Client {
@@ -336,7 +314,7 @@ mod tests {
         });
         let failure = redeeming.await.unwrap().unwrap_err();
         assert_eq!(failure.oauth_error.as_deref(), Some("invalid_grant"));
-        account.revocation_endpoint = None;
+        account.server.revocation = None;
         assert_eq!(http.revoke(&account, &public(), &token).await, Ok(Revocation::NoEndpoint));
     }
 

@@ -15,7 +15,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::configuration::places;
-use super::exchange;
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
@@ -32,8 +31,9 @@ use crate::oauth::Grant;
 use crate::platform::log::{self, Format, LogHandle};
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
-use crate::sign_in;
+use crate::sign_in::{exchange, paste};
 use crate::stand_in::{self, Provider, StandIn};
+use crate::token_endpoint::TokenEndpoint;
 
 /// Show everything without any account: stand-in providers, tokens renewed
 /// every few seconds
@@ -93,13 +93,14 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let state = daemon.control_state();
     let (stop, stopped) = shutdown();
     let show = async {
+        let endpoint = TokenEndpoint::new(HttpClient::from_environment());
         let code = Secret::new(gdh.mint_code());
         let password = Secret::new(stand_in::PASSWORD);
         let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password };
         let account = |name: &str| &config.accounts[&AccountId::new(name).expect("a name")];
-        for (name, grant) in [("gdh", sign_in::code_grant(account("gdh"), code)), ("gbdx", login)] {
+        for (name, grant) in [("gdh", paste::grant(account("gdh"), code)), ("gbdx", login)] {
             let account = account(name);
-            let new = sign_in::redeem(account, grant, async |grant: &Grant| exchange(account, grant).await)
+            let new = exchange::redeem(account, &endpoint, grant)
                 .await
                 .map_err(|error| Failure::new(error).while_doing(format!("signing in to {name}")))?;
             let mut client = Client::connect(&socket).await.map_err(Failure::new)?;

@@ -14,16 +14,19 @@ use super::output::{print, remark};
 use super::refresh::{self, Outcome};
 use super::runtime::block_on;
 use super::text::{length, printable};
-use super::{exchange, import, save};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::kind;
+use crate::http_client::HttpClient;
 use crate::oauth::Grant;
+use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::sign_in::terminal::Unasked;
-use crate::sign_in::{self, SignInError, Wishes, pasted};
+use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
+use crate::store::Store;
+use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
 #[derive(clap::Args, Debug)]
@@ -125,38 +128,39 @@ fn write_new(file: &Path, text: &str) -> io::Result<()> {
 /// From what the command line says, or the person answers, to what is stored.
 fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Failure> {
     if arguments.import {
-        let imported = import(account).map_err(|error| Failure::say(error).while_doing("importing"))?;
-        remark(&format!("{}: taken over from {}", account.id, imported.from));
-        return Ok(imported.new);
+        let taken = import::take_over(account, environment::text, remark);
+        let taken = taken.map_err(|error| Failure::say(error).while_doing("importing"))?;
+        remark(&format!("{}: taken over from {}", account.id, taken.from));
+        return Ok(taken.new);
     }
-    let exchange = async |grant: &Grant| exchange(account, grant).await;
+    if arguments.refresh_token_stdin {
+        let token = secret_on_stdin("the refresh token")?;
+        return Ok(handed_in::refresh_token(account, Secret::new(token.expose().trim())));
+    }
+    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
     let redeemed = match grant(account, &arguments)? {
-        Some(grant) => block_on(sign_in::redeem(account, grant, exchange))?,
+        Some(grant) => block_on(exchange::redeem(account, &endpoint, grant))?,
         None => {
             let wishes = Wishes { username: arguments.username, browser: !arguments.no_browser };
-            block_on(sign_in::in_person(account, &wishes, exchange))?
+            block_on(sign_in::in_person(account, &wishes, &endpoint))?
         }
     };
     redeemed.map_err(failure_of)
 }
 
-/// What the options bring; `None` if the person is to be asked.
+/// The grant that the options bring; `None` if the person is to be asked.
 fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
-    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin, import: _, no_browser: _ } =
+    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin: _, import: _, no_browser: _ } =
         arguments;
     if let Some(code) = code {
         let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
-        return Ok(Some(sign_in::code_grant(account, code)));
-    }
-    if *refresh_token_stdin {
-        let token = secret_on_stdin("the refresh token")?;
-        return Ok(Some(Grant::RefreshToken(Secret::new(token.expose().trim()))));
+        return Ok(Some(paste::grant(account, code)));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;
         let username = match username {
             Some(username) => username.clone(),
-            None => sign_in::ask_username(account).map_err(failure_of)?,
+            None => password::ask_username(account).map_err(failure_of)?,
         };
         return Ok(Some(Grant::Password { username, password }));
     }
@@ -171,7 +175,7 @@ fn secret_on_stdin(what: &str) -> Result<Secret, Failure> {
         let failure = Failure::say("it is a terminal").with_remedy("send it through a pipe or from a file");
         return Err(failure.while_doing(doing).with_exit(Exit::Usage));
     }
-    sign_in::read_secret(stdin.lock()).map_err(|error| Failure::new(error).while_doing(doing))
+    handed_in::read_secret(stdin.lock()).map_err(|error| Failure::new(error).while_doing(doing))
 }
 
 fn failure_of(error: SignInError) -> Failure {
@@ -209,7 +213,8 @@ fn deliver(
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
-            save(places, account, new).map_err(|error| Failure::say(error).while_doing("saving the credential"))?;
+            let saved = Store::open(&places.state_dir).and_then(|store| offline::save(&store, account, new));
+            saved.map_err(|error| Failure::new(error).while_doing("saving the credential"))?;
             let start = match options.invocation() {
                 plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
                 elsewhere => format!("{elsewhere} run"),

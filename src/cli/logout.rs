@@ -4,13 +4,16 @@ use super::arguments::parse_account;
 use super::configuration::load_config;
 use super::configuration::{account_of, places};
 use super::failure::{Exit, Failure};
-use super::forget;
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::text::printable;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
+use crate::http_client::HttpClient;
+use crate::sign_in::offline;
+use crate::store::{Store, StoreError};
+use crate::token_endpoint::TokenEndpoint;
 
 /// Sign out: revoke the refresh token at the server, then forget it
 #[derive(clap::Args, Debug)]
@@ -41,7 +44,12 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
             })?;
             let account = account_of(&loaded.config, &id)?;
-            block_on(forget(&places, account))?.map_err(|error| Failure::say(error).while_doing(doing))?
+            let failed = |error: StoreError| Failure::new(error).while_doing(doing);
+            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+            match Store::open(&places.state_dir) {
+                Ok(store) => block_on(offline::forget(&store, &endpoint, account))?.map_err(failed)?,
+                Err(error) => return Err(failed(error)),
+            }
         }
         Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
     };

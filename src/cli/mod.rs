@@ -8,16 +8,7 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::accounts::NewCredential;
-use crate::config::{Account, ImportSource};
-use crate::http_client::HttpClient;
-use crate::oauth::{Grant, jwt};
-use crate::platform::clock::unix_seconds;
-use crate::platform::paths::Paths;
-use crate::platform::{environment, harden};
-use crate::sign_in::{Exchanged, import};
-use crate::store::{Credential, Record, Servers, Store, StoreError};
-use crate::token_endpoint::{TokenEndpoint, client_secret};
+use crate::platform::harden;
 
 // what the verbs share
 mod arguments;
@@ -51,7 +42,6 @@ mod wait;
 
 use failure::{Exit, Failure};
 use options::Options;
-use output::remark;
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
@@ -153,77 +143,6 @@ impl Program {
             Verb::Man(arguments) => man::perform(command(), arguments),
         }
     }
-}
-
-/// What another tool has left.
-struct Imported {
-    new: NewCredential,
-    /// Where it was found, for people.
-    from: String,
-}
-
-/// Sends a grant to the account's token endpoint.
-async fn exchange(account: &Account, grant: &Grant) -> Result<Exchanged, String> {
-    let client = client_secret(account).await?;
-    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let tokens = endpoint.redeem(account, &client, grant).await.map_err(|failure| failure.detail)?;
-    let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
-    let identity = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
-    Ok(Exchanged { tokens, identity })
-}
-
-/// Saves a credential under the store's lock, while no daemon runs.
-fn save(places: &Paths, account: &Account, new: NewCredential) -> Result<(), String> {
-    let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
-    // what cannot be read is set aside by the store, and replaced
-    let generation = store.load(&account.id).ok().flatten().map_or(0, |record| record.generation) + 1;
-    store.save(&Record::new(account, generation, new, unix_seconds())).map_err(|error| error.to_string())
-}
-
-/// Signs out while no daemon runs. Returns what happened at the server, for people.
-async fn forget(places: &Paths, account: &Account) -> Result<String, String> {
-    let store = Store::open(&places.state_dir).map_err(|error| error.to_string())?;
-    let record = match store.load(&account.id) {
-        Err(StoreError::Corrupt { .. }) => None, // it is removed below with what was set aside before
-        loaded => loaded.map_err(|error| error.to_string())?,
-    };
-    let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));
-    let refresh_token = record.and_then(|record| record.credential.refresh_token);
-    let outcome = match (&refresh_token, kept_from) {
-        (Some(_), Some(because)) => format!("forgotten here, but not revoked at the server: {because}"),
-        (Some(refresh_token), None) => {
-            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            endpoint.revoke_in_words(account, refresh_token).await
-        }
-        (None, _) => "there was no refresh token to revoke".to_owned(),
-    };
-    store.remove(&account.id).map_err(|error| error.to_string())?;
-    Ok(outcome)
-}
-
-/// What another tool has left, from the first of the account's places that has something.
-fn import(account: &Account) -> Result<Imported, String> {
-    for source in &account.sign_in.import {
-        let found = import::import(source, environment::text).map_err(|error| error.to_string())?;
-        let Some(import::Imported { mut credential, warnings }) = found else { continue };
-        for warning in warnings {
-            remark(&warning);
-        }
-        if !account.sign_in.keep_password {
-            credential.password = None;
-        }
-        if credential == Credential::default() {
-            continue;
-        }
-        let from = match source {
-            ImportSource::Environment(name) => format!("${name}"),
-            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
-        };
-        let servers = Some(Servers::of(account));
-        let new = NewCredential { credential, client_id: None, refresh_lifetime: None, identity: None, servers };
-        return Ok(Imported { new, from });
-    }
-    Err("no other tool has left a refresh token in the places that its preset names".to_owned())
 }
 
 #[cfg(test)]

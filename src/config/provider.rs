@@ -1,8 +1,9 @@
 //! Providers as data: the presets that come with the binary. A user's file of the same name takes its place.
 
-use super::Endpoint;
+use super::address::Endpoint;
 use super::problem::{Sink, Source};
 use super::read::{Document, Table};
+use crate::oauth::EndpointKind;
 
 /// Name and text of every preset, in the order of the names.
 const EMBEDDED: &[(&str, &str)] = &[
@@ -43,8 +44,8 @@ pub(crate) fn shipped_origins(token_endpoint: &str) -> Vec<String> {
         let (source, sink) = (embedded(name, text), Sink::default());
         let document = Document::read(&source, &sink);
         let table = Table::new([document.layer()], &sink);
-        let keys = ["token_endpoint", "cognito_endpoint", "revocation_endpoint"];
-        let endpoints = keys.into_iter().filter_map(|key| table.parsed(key, Endpoint::parse));
+        let kinds = EndpointKind::ALL.into_iter().filter(|kind| kind.takes_credentials());
+        let endpoints = kinds.filter_map(|kind| table.parsed(kind.key(), Endpoint::parse));
         endpoints.map(|endpoint| endpoint.value.origin.to_string()).collect::<Vec<_>>()
     });
     origins.filter(|origins| origins.first().is_some_and(|first| first == token_endpoint)).flatten().collect()
@@ -75,7 +76,7 @@ fn embedded(name: &str, text: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests_support::{facts, parse_with, source};
+    use crate::config::testing::{facts, parse_with, source};
     use crate::config::{Config, ImportSource, SignInMethod, TokenKind};
     use crate::oauth::{ClientAuth, Dialect, GrantType};
     use std::time::Duration;
@@ -105,7 +106,7 @@ mod tests {
         let config = with_account("gdh");
         let account = &config.accounts["gdh"];
         assert_eq!((account.grant, account.dialect), (GrantType::RefreshToken, Dialect::CognitoInitiateAuth));
-        let endpoint = account.cognito_endpoint.as_ref().map(ToString::to_string);
+        let endpoint = account.server.cognito.as_ref().map(ToString::to_string);
         assert_eq!(endpoint.as_deref(), Some("https://cognito-idp.eu-west-1.amazonaws.com/"));
         assert_eq!((account.header.name.as_str(), account.header.before.as_str()), ("authorization", ""));
         assert_eq!(account.header.token, TokenKind::IdToken);
@@ -127,7 +128,7 @@ mod tests {
         let account = &config.accounts["gbdx"];
         assert_eq!((account.grant, account.dialect), (GrantType::RefreshToken, Dialect::Rfc6749));
         assert_eq!(account.client_id, None);
-        assert_eq!(account.token_endpoint.to_string(), "https://geobigdata.io/auth/v1/oauth/token/");
+        assert_eq!(account.server.token.to_string(), "https://geobigdata.io/auth/v1/oauth/token/");
         assert_eq!((account.header.before.as_str(), account.header.token), ("Bearer ", TokenKind::AccessToken));
         assert_eq!(account.renew.assumed_lifetime, Duration::from_secs(7 * 86_400));
         assert_eq!(account.sign_in.methods, [SignInMethod::Password]);

@@ -111,6 +111,40 @@ pub enum EndpointKind {
     Cognito,
     /// RFC 7009.
     Revocation,
+    /// The page that a person signs in on: the authorization endpoint (RFC 6749 section 3.1), or one that leads to it.
+    LoginPage,
+}
+
+impl EndpointKind {
+    /// All of them, the token endpoint first.
+    pub const ALL: [Self; 4] = [Self::Token, Self::Cognito, Self::Revocation, Self::LoginPage];
+
+    /// Its key in a configuration.
+    pub fn key(self) -> &'static str {
+        match self {
+            EndpointKind::Token => "token_endpoint",
+            EndpointKind::Cognito => "cognito_endpoint",
+            EndpointKind::Revocation => "revocation_endpoint",
+            EndpointKind::LoginPage => "login_page",
+        }
+    }
+
+    /// Whether we send it refresh tokens or passwords: then a credential is bound to where it is, and no route leads
+    /// there.
+    pub fn takes_credentials(self) -> bool {
+        match self {
+            EndpointKind::Token | EndpointKind::Cognito | EndpointKind::Revocation => true,
+            EndpointKind::LoginPage => false, // what a person types there, a browser sends
+        }
+    }
+
+    /// Whether tokens come from it: then those of another one are others, and without it nothing is renewed.
+    pub fn issues_tokens(self) -> bool {
+        match self {
+            EndpointKind::Token | EndpointKind::Cognito => true,
+            EndpointKind::Revocation | EndpointKind::LoginPage => false,
+        }
+    }
 }
 
 /// The refusal of a parameter that the configuration adds and the grant sets already.

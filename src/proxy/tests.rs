@@ -1,6 +1,5 @@
 //! Stories over real sockets: a raw client, the proxy's threads, and a raw origin.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -14,15 +13,10 @@ use tokio::time::timeout;
 
 use super::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
 use crate::client_keys::{KeyRing, NewKey, Rights};
-use crate::config::{
-    Account, AccountId, Audit, Client, Config, Endpoint, HeaderTemplate, KeyName, Origin, Replay, Route, RouteName,
-    SignIn, TokenKind, Upstream,
-};
-use crate::oauth::{ClientAuth, Dialect, GrantType};
-use crate::path_rules::PathRules;
+use crate::config::{self, AccountId, Config, KeyName, Replay, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::socket;
-use crate::renewal::{Policy, RenewalId, Why};
+use crate::renewal::{RenewalId, Why};
 use crate::stats::Stats;
 use crate::timestamp::Timestamp;
 use crate::token_source::{Availability, Demand, Published, Said, TokenSource};
@@ -931,71 +925,13 @@ fn unauthorized(challenge: &str) -> String {
 }
 
 fn config(upstream: SocketAddr) -> Config {
-    let id = AccountId::new("lab").unwrap();
-    let origin = Origin { tls: false, host: upstream.ip().to_string(), port: upstream.port() };
-    let account = Account {
-        id: id.clone(),
-        provider: None,
-        description: None,
-        grant: GrantType::RefreshToken,
-        dialect: Dialect::Rfc6749,
-        token_endpoint: Endpoint { origin: origin.clone(), path_and_query: "/token".into() },
-        cognito_endpoint: None,
-        revocation_endpoint: None,
-        client_id: None,
-        client_auth: ClientAuth::None,
-        client_secret: None,
-        scopes: Vec::new(),
-        parameters: Vec::new(),
-        header: HeaderTemplate {
-            name: "authorization".into(),
-            before: "Bearer ".into(),
-            token: TokenKind::AccessToken,
-            after: String::new(),
-        },
-        renew: Policy::default(),
-        sign_in: SignIn::default(),
-        extra_ca: None,
-    };
-    let route = Route {
-        name: RouteName::new("lab").unwrap(),
-        account: id.clone(),
-        upstream: Upstream { origin, base_path: String::new() },
-        listen: None,
-        replay: Replay::Any,
-        replay_limit: 1 << 20,
-        refuse: Vec::new(),
-        wait: PATIENCE,
-        connect_timeout: PATIENCE,
-        warm: Duration::ZERO,
-        idle_timeout: PATIENCE,
-        via: true,
-        http2: false,
-        request_headers: Default::default(),
-        token_query: None,
-        scrub: false,
-        extra_ca: None,
-        require_key: false,
-        rules: PathRules::default(),
-    };
-    Config {
-        listen: Vec::new(),
-        hosts: Vec::new(),
-        workers: 1,
-        notice: crate::config::NoticeSettings { command: Vec::new(), before: Duration::ZERO },
-        drain: PATIENCE,
-        clients: vec![Client::Own],
-        require_key: false,
-        strict_exec: false,
-        containers_need_key: false,
-        audit: Audit::Off,
-        audit_required: false,
-        audit_size: 1 << 20,
-        audit_keep: 4,
-        sandbox: false,
-        accounts: BTreeMap::from([(id, account)]),
-        routes: vec![route],
-    }
+    let patience = format!("{} s", PATIENCE.as_secs());
+    config::testing::config(&format!(
+        "listen = []\nworkers = 1\nsandbox = false\ndrain = \"{patience}\"\n\
+         [account.lab]\nprovider = \"any\"\nupstream = \"http://{upstream}\"\n\
+         [route.lab]\nwait = \"{patience}\"\nconnect_timeout = \"{patience}\"\nidle_timeout = \"{patience}\"\n\
+         warm = \"0 s\"\n"
+    ))
 }
 
 /// A proxy in front of one origin, with a token.

@@ -82,7 +82,7 @@ impl<W: World> Renewer<W> {
             if let Some(state) = self.accounts.get_mut(id).filter(|state| !state.is_unreadable()) {
                 state.told = None; // it may have left and come back: whoever asks now knows nothing yet
                 let is_elsewhere = state.record.as_ref().is_some_and(|record| !record.was_issued_to(account));
-                let has_changed = Config::security_relevant_change(&state.account, account)
+                let has_changed = state.account.security_relevant_change(account)
                     || is_elsewhere
                     || state.is_refused_for(Why::IssuedElsewhere)
                     || state.is_refused_for(Why::ClientRefused);
@@ -151,9 +151,9 @@ impl<W: World> Renewer<W> {
             });
         };
         if !record.was_issued_to(&state.account) {
-            let mut endpoints = state.account.credential_endpoints();
-            if let Some((key, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
-                let (server, signed_in_to) = (&endpoint.origin, &record.issued_by);
+            let mut endpoints = state.account.server.credential_endpoints();
+            if let Some((kind, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
+                let (key, server, signed_in_to) = (kind.key(), &endpoint.origin, &record.issued_by);
                 warn!(account = %id, %server, signed_in_to, "{key} is on a server that the sign-in did not name: take \
                     that back, or run `valetd login {id}`");
             }
@@ -258,14 +258,10 @@ impl<W: World> Renewer<W> {
     pub(super) fn replace(&mut self, id: &AccountId, new: NewCredential, now: Timestamp) -> Result<(), String> {
         let state = self.accounts.get_mut(id).ok_or_else(|| no_account(id))?;
         let today = unix(self.world.calendar(now));
-        let generation = state.record.as_ref().map_or(0, |record| record.generation);
-        let generation = generation.max(self.world.saved_generation(id)) + 1;
         state.starts_over = false;
-        let last = state.record.take();
-        let mut record = Record::new(&state.account, generation, new, today);
-        // how long tokens live is the server's doing, whoever signs in
-        let same_server = last.filter(|last| last.issued_by == record.issued_by && last.client_id == record.client_id);
-        record.learnt_life = same_server.and_then(|last| last.learnt_life);
+        let (last, saved) = (state.record.take(), self.world.saved_generation(id));
+        let record = Record::succeeding(last.as_ref(), saved, &state.account, new, today);
+        let generation = record.generation;
         state.record = Some(record);
         let saved = state.save(&mut self.world, now);
         info!(account = %id, generation, "signed in");

@@ -64,7 +64,7 @@ impl World for Diary {
     }
 
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
-        self.revoked_at.push(account.revocation_endpoint.as_ref().map(ToString::to_string));
+        self.revoked_at.push(account.server.revocation.as_ref().map(ToString::to_string));
         self.lines.push(format!("revoke {}", refresh_token.expose()));
         self.replies.extend(reply);
     }
@@ -100,7 +100,7 @@ fn lab() -> AccountId {
 }
 
 fn parsed(text: &str) -> Config {
-    crate::config::tests_support::parse_with(text, &[]).config
+    crate::config::testing::parse_with(text, &[]).config
 }
 
 fn config() -> Config {

@@ -10,7 +10,8 @@ use std::path::Path;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::config::ImportSource;
+use crate::accounts::NewCredential;
+use crate::config::{Account, ImportSource};
 use crate::platform::paths::shell_word;
 use crate::secret::Secret;
 use crate::store::Credential;
@@ -118,6 +119,47 @@ pub fn import(
         imported.warnings.push(format!("{place} is readable by others (mode {mode:04o}): `{remedy}`, or delete it"));
     }
     Ok(Some(imported))
+}
+
+/// A credential that another tool has left.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// The credential.
+    pub new: NewCredential,
+    /// Where it was found, for people.
+    pub from: String,
+}
+
+/// What another tool has left, from the first of the account's places that has something. `warn` hears what a person
+/// should know, also of places that had nothing for us in the end.
+///
+/// # Errors
+///
+/// A sentence for people: what is wrong with a place, or that there is nothing in any.
+pub fn take_over(
+    account: &Account,
+    variable: impl Fn(&str) -> Option<String>,
+    mut warn: impl FnMut(&str),
+) -> Result<TakenOver, String> {
+    for source in &account.sign_in.import {
+        let found = import(source, &variable).map_err(|error| error.to_string())?;
+        let Some(Imported { mut credential, warnings }) = found else { continue };
+        for warning in warnings {
+            warn(&warning);
+        }
+        if !account.sign_in.keep_password {
+            credential.password = None;
+        }
+        if credential == Credential::default() {
+            continue;
+        }
+        let from = match source {
+            ImportSource::Environment(name) => format!("${name}"),
+            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
+        };
+        return Ok(TakenOver { new: NewCredential::of(account, credential), from });
+    }
+    Err("no other tool has left a refresh token in the places that its preset names".to_owned())
 }
 
 /// The text of a file and its mode; `None` if there is none.

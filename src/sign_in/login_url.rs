@@ -7,7 +7,7 @@ use crate::config::Account;
 /// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1); `None` if the
 /// account has no such page. What the page's own query says stays as it is and is not said again.
 pub fn login_url(account: &Account) -> Option<String> {
-    let page = account.sign_in.login_page.as_deref()?;
+    let page = account.server.login_page.as_ref()?.to_string();
     let own_query = page.split_once('?').map(|(_, query)| query);
     let scope = (!account.scopes.is_empty()).then(|| account.scopes.join(" "));
     let wanted = [
@@ -35,8 +35,12 @@ pub fn login_url(account: &Account) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::account;
     use super::*;
+    use crate::config::{Endpoint, testing};
+
+    fn account() -> Account {
+        testing::account("gdh", "client_id = \"client\"\nredirect_uri = \"https://www.example/validate.html\"\n")
+    }
 
     #[test]
     fn the_page_gets_the_parameters_of_an_authorization_request() {
@@ -61,7 +65,7 @@ mod tests {
         ];
         for (case, page, scopes, expected) in table {
             let mut account = account();
-            account.sign_in.login_page = Some(page.to_owned());
+            account.server.login_page = Some(Endpoint::parse(page).unwrap());
             account.scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
             assert_eq!(login_url(&account), Some(expected), "{case}");
         }
@@ -70,7 +74,7 @@ mod tests {
     #[test]
     fn without_a_page_there_is_nothing_to_open() {
         let mut account = account();
-        account.sign_in.login_page = None;
+        account.server.login_page = None;
         assert_eq!(login_url(&account), None);
     }
 }

@@ -76,10 +76,18 @@ pub struct Servers {
 impl Servers {
     /// Those of an account as it is configured.
     pub fn of(account: &Account) -> Self {
-        let mut origins = account.credential_endpoints().map(|(_, endpoint)| endpoint.origin.to_string());
+        let mut origins = account.server.credential_endpoints().map(|(_, endpoint)| endpoint.origin.to_string());
         let issued_by = origins.next().expect("a token endpoint comes first");
         let others: BTreeSet<String> = origins.filter(|origin| *origin != issued_by).collect();
         Self { issued_by, others: others.into_iter().collect() }
+    }
+}
+
+impl NewCredential {
+    /// One of which nothing more is known than the servers that it may be sent to: those of the account.
+    pub fn of(account: &Account, credential: Credential) -> Self {
+        let servers = Some(Servers::of(account));
+        Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers }
     }
 }
 
@@ -95,7 +103,24 @@ pub struct SetAside {
 }
 
 impl Record {
-    /// The record of a sign-in. `today` is in Unix seconds.
+    /// The record of a sign-in, which takes the place of `previous`. `saved` is the generation that the store has of the
+    /// account, or 0: it may be a later one than that of `previous`. `today` is in Unix seconds.
+    pub fn succeeding(
+        previous: Option<&Record>,
+        saved: u64,
+        account: &Account,
+        new: NewCredential,
+        today: u64,
+    ) -> Self {
+        let generation = previous.map_or(0, |previous| previous.generation).max(saved) + 1;
+        let mut record = Self::new(account, generation, new, today);
+        // how long tokens live is the server's doing, whoever signs in
+        let same_server = |last: &&Record| last.issued_by == record.issued_by && last.client_id == record.client_id;
+        record.learnt_life = previous.filter(same_server).and_then(|last| last.learnt_life);
+        record
+    }
+
+    /// A record without a past. `today` is in Unix seconds.
     pub fn new(account: &Account, generation: u64, new: NewCredential, today: u64) -> Self {
         let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
@@ -118,9 +143,9 @@ impl Record {
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
     /// endpoint's origin, and no endpoint that would be sent the credential on an origin that was not there then.
     pub fn was_issued_to(&self, account: &Account) -> bool {
-        self.issued_by == account.token_endpoint.origin.to_string()
+        self.issued_by == account.server.token.origin.to_string()
             && self.client_id == account.client_id
-            && account.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
+            && account.server.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
     }
 
     /// Whether the credential may be sent to an origin. Where the others were not noted, those are taken that the presets
@@ -137,7 +162,7 @@ impl Record {
     /// Why the refresh token is not sent to where the account would revoke it, as the end of a sentence. `None` if it may
     /// be, or if there is no such place.
     pub fn not_to_be_revoked_at(&self, account: &Account) -> Option<String> {
-        let endpoint = account.revocation_endpoint.as_ref()?;
+        let endpoint = account.server.revocation.as_ref()?;
         (!self.may_be_sent_to(&endpoint.origin)).then(|| {
             let Self { issued_by, .. } = self;
             let origin = &endpoint.origin;

@@ -175,7 +175,7 @@ fn root_gives_its_credentials_to_no_daemon_of_a_users() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = Home::with(&lab::config(&server, "", "", ""));
     assert!(Command::new("chown").args(["-R", "65534:65534"]).arg(home.path("")).status().expect("it runs").success());
-    let mut command = as_user(NOBODY, home.valetd(&["run"]));
+    let command = as_user(NOBODY, home.valetd(&["run"]));
     if !as_user(NOBODY, home.valetd(&["--version"])).status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: the program is where others cannot read it");
         return;

@@ -81,8 +81,7 @@ struct Question {
 pub(super) async fn servers(config: &Config) -> Vec<Finding> {
     let mut questions: BTreeMap<String, Question> = BTreeMap::new();
     for account in config.accounts.values() {
-        let endpoints = [Some(&account.token_endpoint), account.cognito_endpoint.as_ref()];
-        for endpoint in endpoints.into_iter().flatten() {
+        for (_, endpoint) in account.server.token_endpoints() {
             questions.entry(format!("0 {}", endpoint.origin)).or_insert_with(|| Question {
                 check: "token server",
                 about: endpoint.origin.to_string(),

@@ -174,7 +174,7 @@ pub(super) static CONFIG: LazyLock<Config> = LazyLock::new(|| {
             )
         })
         .collect();
-    crate::config::tests_support::parse_with(&text, &[]).config
+    crate::config::testing::parse_with(&text, &[]).config
 });
 
 pub(super) fn name(account: usize) -> AccountId {

@@ -1,0 +1,351 @@
+//! Accounts: what one is, and how its table is read on top of its provider's.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::authorization_server::AuthorizationServer;
+use super::header::{HeaderTemplate, bearer};
+use super::names::AccountId;
+use super::problem::Complaint;
+use super::read::{Layer, Table, one_of};
+use super::reader::{CrossChecks, Reader};
+use super::secret_source::SecretSource;
+use crate::oauth::{ClientAuth, Dialect, GrantType};
+use crate::renewal::Policy;
+
+/// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
+const LEAST_SPACING: Duration = Duration::from_millis(10);
+
+pub(super) const ACCOUNT_KEYS: &[&str] = &[
+    "provider",
+    "upstream",
+    "description",
+    "grant",
+    "token_endpoint",
+    "cognito_endpoint",
+    "revocation_endpoint",
+    "client_id",
+    "client_auth",
+    "client_secret",
+    "scopes",
+    "parameters",
+    "header",
+    "renew",
+    "lifetime",
+    "sign_in",
+    "login_page",
+    "redirect_uri",
+    "keep_password",
+    "import",
+    "extra_ca",
+];
+
+const GRANTS: &[(&str, (GrantType, Dialect))] = &[
+    ("refresh_token", (GrantType::RefreshToken, Dialect::Rfc6749)),
+    ("client_credentials", (GrantType::ClientCredentials, Dialect::Rfc6749)),
+    ("password", (GrantType::Password, Dialect::Rfc6749)),
+    ("cognito_initiate_auth", (GrantType::RefreshToken, Dialect::CognitoInitiateAuth)),
+    ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
+];
+
+const CLIENT_AUTHS: &[(&str, ClientAuth)] =
+    &[("none", ClientAuth::None), ("post", ClientAuth::Post), ("basic", ClientAuth::Basic)];
+
+/// Parameters of token requests that the grant sets.
+const GRANT_PARAMETERS: &[&str] = &[
+    "client_assertion",
+    "client_id",
+    "client_secret",
+    "code",
+    "code_verifier",
+    "grant_type",
+    "password",
+    "redirect_uri",
+    "refresh_token",
+    "scope",
+    "username",
+];
+
+/// One identity at one authorization server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Account {
+    /// Its name.
+    pub id: AccountId,
+    /// The preset it was made from.
+    pub provider: Option<String>,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// Which grant renews its access token: half of what the key `grant` says.
+    pub grant: GrantType,
+    /// The language in which its server takes refresh tokens: the other half.
+    pub dialect: Dialect,
+    /// Its authorization server.
+    pub server: AuthorizationServer,
+    /// The client's id, where the server knows clients at all.
+    pub client_id: Option<String>,
+    /// How the client proves who it is.
+    pub client_auth: ClientAuth,
+    /// Where the client's secret comes from; present if `client_auth` needs it.
+    pub client_secret: Option<SecretSource>,
+    /// Asked for where the grant has a scope; may be empty.
+    pub scopes: Vec<String>,
+    /// Further parameters of every token request (`audience`, `resource`, ...), in the order of their names.
+    pub parameters: Vec<(String, String)>,
+    /// What goes into each request.
+    pub header: HeaderTemplate,
+    /// When to renew.
+    pub renew: Policy,
+    /// How a person signs in.
+    pub sign_in: SignIn,
+    /// A PEM file with certificate authorities to trust besides the system's, for the endpoints above and as the
+    /// routes' default.
+    pub extra_ca: Option<PathBuf>,
+}
+
+impl Account {
+    /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
+    /// tokens of the old account are not those of the new one, and must not be sent where it says.
+    pub fn security_relevant_change(&self, new: &Account) -> bool {
+        // destructured whole: a new field must decide here
+        let Account {
+            id,
+            provider: _,
+            description: _,
+            grant,
+            dialect,
+            server,
+            client_id,
+            client_auth,
+            client_secret,
+            scopes,
+            parameters,
+            header: _, // which of the tokens in hand is sent, and how
+            renew: _,
+            sign_in: _,
+            extra_ca,
+        } = self;
+        *id != new.id
+            || *grant != new.grant
+            || *dialect != new.dialect
+            || !server.issues_the_same_tokens(&new.server)
+            || *client_id != new.client_id
+            || *client_auth != new.client_auth
+            || *client_secret != new.client_secret
+            || *scopes != new.scopes
+            || *parameters != new.parameters
+            || *extra_ca != new.extra_ca
+    }
+}
+
+/// How a person signs in to an account.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct SignIn {
+    /// The ways, in the order in which they are offered; empty means: import or standard input only.
+    pub methods: Vec<SignInMethod>,
+    /// The redirect URI registered for the client, sent with the code.
+    pub redirect_uri: Option<String>,
+    /// Whether the password may be kept beside the refresh token.
+    pub keep_password: bool,
+    /// Where another tool may have left a refresh token.
+    pub import: Vec<ImportSource>,
+}
+
+/// One way to sign in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SignInMethod {
+    /// The person copies a one-time code, or the whole redirected URL, out of the browser.
+    Paste,
+    /// User name and password are asked for on the terminal.
+    Password,
+}
+
+impl SignInMethod {
+    const ALL: [Self; 2] = [Self::Paste, Self::Password];
+
+    /// What it is called in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            SignInMethod::Paste => "paste",
+            SignInMethod::Password => "password",
+        }
+    }
+}
+
+/// A place where another tool leaves a refresh token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ImportSource {
+    /// An environment variable that holds the refresh token itself.
+    Environment(String),
+    /// The absolute path of a JSON file with a `refresh_token` member (`~/.gdh/authentication`).
+    JsonFile(PathBuf),
+    /// The absolute path of gbdx-auth's INI file (`~/.gbdx-config`).
+    GbdxConfig(PathBuf),
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn account(
+        &self,
+        id: &AccountId,
+        own: &Layer<'a>,
+        preset: Option<(String, Layer<'a>)>,
+        checks: &mut CrossChecks<'a>,
+    ) -> Option<Account> {
+        Table::new([own.clone()], self.sink).only(ACCOUNT_KEYS);
+        let (provider, preset) = preset.unzip();
+        let table = Table::new([own.clone()].into_iter().chain(preset), self.sink);
+
+        let (grant, dialect) = table.word("grant", GRANTS).map_or(GRANTS[0].1, |found| found.value);
+        if checks.unknown_provider.contains(&id.to_string()) {
+            return None;
+        }
+        let server = self.authorization_server(&table, dialect, checks);
+        let client_id = table.string("client_id").map(|found| found.value);
+        let (client_auth, client_secret) = self.client(&table, grant);
+        let sign_in = self.sign_in(&table, grant);
+        let scopes = table.array("scopes", scope).unwrap_or_default();
+        let account = Account {
+            id: id.clone(),
+            provider,
+            description: table.string("description").map(|found| found.value),
+            grant,
+            dialect,
+            server: server?,
+            client_id,
+            client_auth,
+            client_secret,
+            scopes: scopes.into_iter().map(|scope| scope.value).collect(),
+            parameters: self.parameters(&table),
+            header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
+            renew: self.policy(&table),
+            sign_in,
+            extra_ca: self.path(&table, "extra_ca"),
+        };
+        Some(account)
+    }
+
+    fn client(&self, table: &Table<'_>, grant: GrantType) -> (ClientAuth, Option<SecretSource>) {
+        let auth = table.word("client_auth", CLIENT_AUTHS).map_or(ClientAuth::None, |found| found.value);
+        let secret = match table.string_or_table("client_secret") {
+            Some(Ok(inline)) => self.inline_secret(inline),
+            Some(Err(table)) => self.secret_source(&table),
+            None => None,
+        };
+        match auth {
+            ClientAuth::Post | ClientAuth::Basic => {
+                table.require("client_id", "client_auth needs it");
+                table.require("client_secret", "client_auth needs it: client_secret = { file = \"/path\" }");
+            }
+            ClientAuth::None if grant == GrantType::ClientCredentials => {
+                // RFC 6749 section 4.4: confidential clients only
+                let remedy = "say client_auth = \"post\" or \"basic\", client_id and client_secret";
+                let complaint = Complaint::new("cannot be \"none\" with the grant client_credentials", remedy);
+                self.sink.follow_up(&table.place_of("client_auth"), complaint);
+            }
+            ClientAuth::None if table.is_own("client_secret") => {
+                let place = table.place_of("client_secret");
+                let remedy = "say client_auth = \"post\" or \"basic\"";
+                let complaint = Complaint::new("is not sent as long as client_auth is \"none\"", remedy);
+                if table.is_own("client_auth") {
+                    self.sink.warning(&place, complaint); // they have said so
+                } else {
+                    self.sink.follow_up(&place, complaint);
+                }
+            }
+            ClientAuth::None => {}
+        }
+        (auth, secret)
+    }
+
+    fn parameters(&self, table: &Table<'_>) -> Vec<(String, String)> {
+        let pairs = table.table("parameters").map(|parameters| parameters.pairs()).unwrap_or_default();
+        for (name, found) in &pairs {
+            if GRANT_PARAMETERS.contains(&name.as_str()) {
+                self.sink.error(&found.place, "is a parameter that the grant sets itself");
+            }
+        }
+        pairs.into_iter().map(|(name, found)| (name, found.value)).collect()
+    }
+
+    fn policy(&self, table: &Table<'_>) -> Policy {
+        let mut policy = Policy::default();
+        if let Some(renew) = table.table("renew") {
+            renew.only(&["early", "minimum_spacing", "margin"]);
+            policy.early = self.duration(&renew, "early", Duration::ZERO, policy.early);
+            policy.minimum_spacing = self.duration(&renew, "minimum_spacing", LEAST_SPACING, policy.minimum_spacing);
+            policy.margin = self.duration(&renew, "margin", Duration::ZERO, policy.margin);
+        }
+        if let Some(lifetime) = table.table("lifetime") {
+            lifetime.only(&["access", "refresh"]);
+            policy.assumed_lifetime =
+                self.duration(&lifetime, "access", Duration::from_secs(1), policy.assumed_lifetime);
+            if lifetime.has("refresh") {
+                let second = Duration::from_secs(1);
+                policy.refresh_lifetime = Some(self.duration(&lifetime, "refresh", second, second));
+            }
+        }
+        policy
+    }
+
+    fn sign_in(&self, table: &Table<'_>, grant: GrantType) -> SignIn {
+        let methods = match table
+            .array("sign_in", |text| one_of(text, &SignInMethod::ALL.map(|method| (method.name(), method))))
+        {
+            Some(methods) => methods.into_iter().map(|method| method.value).collect(),
+            None if grant == GrantType::Password => vec![SignInMethod::Password],
+            None => Vec::new(),
+        };
+        if methods.contains(&SignInMethod::Paste) {
+            table.require("login_page", "sign_in = [\"paste\"] needs it: the page that shows the code");
+        }
+        let keep_password = table.boolean("keep_password").unwrap_or(false);
+        if grant == GrantType::Password && !keep_password {
+            let message = "must be true for the grant password, which signs in anew each time";
+            let remedy = "say keep_password = true, or grant = \"refresh_token\" to keep only that";
+            self.sink.follow_up(&table.place_of("keep_password"), Complaint::new(message, remedy));
+        }
+        SignIn {
+            methods,
+            redirect_uri: table.parsed("redirect_uri", redirect_uri).map(|found| found.value),
+            keep_password,
+            import: self.import(table),
+        }
+    }
+
+    fn import(&self, table: &Table<'_>) -> Vec<ImportSource> {
+        const KEYS: &[&str] = &["environment", "json_file", "gbdx_config"];
+        let source = |table: Table<'_>| {
+            table.only(KEYS);
+            self.exactly_one(&table, KEYS)?;
+            let variable = |text: &str| {
+                let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let is_name = text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(good);
+                if is_name { Ok(text.to_owned()) } else { Err("is not the name of an environment variable") }
+            };
+            let environment = table.parsed("environment", variable).map(|found| ImportSource::Environment(found.value));
+            environment
+                .or_else(|| self.path(&table, "json_file").map(ImportSource::JsonFile))
+                .or_else(|| self.path(&table, "gbdx_config").map(ImportSource::GbdxConfig))
+        };
+        table.array_of_tables("import").unwrap_or_default().into_iter().filter_map(source).collect()
+    }
+}
+
+/// A scope token (RFC 6749 section 3.3).
+fn scope(text: &str) -> Result<String, Complaint> {
+    let good = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    if !text.is_empty() && text.bytes().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("is not a scope (RFC 6749 section 3.3)", "write each scope as an element of its own"))
+}
+
+/// An absolute URI without fragment (RFC 6749 section 3.1.2); native apps may have schemes of their own (RFC 8252).
+fn redirect_uri(text: &str) -> Result<String, Complaint> {
+    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+    let good_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    if !good_scheme || !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('#') {
+        return Err("is not an absolute URI without fragment (RFC 6749 section 3.1.2)".into());
+    }
+    Ok(text.to_owned())
+}

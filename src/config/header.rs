@@ -1,0 +1,193 @@
+//! Header fields of requests: the one that carries the token, and what a route changes in the others.
+
+use super::problem::Complaint;
+use super::read::{Located, Table};
+use super::reader::Reader;
+use super::secret_source::SecretSource;
+use crate::secret::Secret;
+
+/// Which token goes into which header field, and how: `Authorization: Bearer {access_token}`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeaderTemplate {
+    /// The field's name, in lower case.
+    pub name: String,
+    /// What comes before the token.
+    pub before: String,
+    /// The token.
+    pub token: TokenKind,
+    /// What comes after the token.
+    pub after: String,
+}
+
+/// Which of the tokens in an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TokenKind {
+    /// `{access_token}`
+    AccessToken,
+    /// `{id_token}`
+    IdToken,
+}
+
+/// What a route changes in requests' header fields. Names are in lower case.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HeaderEdits {
+    /// Taken out.
+    pub remove: Vec<String>,
+    /// Put in, in place of the client's own. Values may be keys, so they are treated as secrets.
+    pub add: Vec<(String, SecretSource)>,
+}
+
+/// Fields that are not ours to set: of one hop (RFC 9110 section 7.6.1), or set by the proxy from other sources.
+const RESERVED_FIELDS: &[&str] = &[
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl HeaderTemplate {
+    /// Reads a template: `Authorization: Bearer {access_token}`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, as the end of a sentence that starts with the key's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, value) =
+            text.split_once(':').ok_or("has no colon: write it as in \"Authorization: Bearer {access_token}\"")?;
+        let name = name.to_ascii_lowercase();
+        let of_a_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(of_a_token) {
+            return Err("has a bad field name (RFC 9110 section 5.1)".into());
+        }
+        if RESERVED_FIELDS.contains(&name.as_str()) {
+            return Err(format!("sets {name}, which belongs to the connection and is not for a token"));
+        }
+        let value = value.trim_matches([' ', '\t']); // RFC 9110's OWS, no line breaks
+        if !value.chars().all(|c| c == ' ' || c == '\t' || c.is_ascii_graphic()) {
+            return Err("has a character that a field's value cannot have (RFC 9110 section 5.5)".into());
+        }
+        let places = [("{access_token}", TokenKind::AccessToken), ("{id_token}", TokenKind::IdToken)];
+        let found: Vec<_> =
+            places.iter().filter_map(|(mark, token)| value.split_once(mark).map(|around| (around, *token))).collect();
+        let [((before, after), token)] = found[..] else {
+            return Err("must hold exactly one of {access_token} and {id_token}".into());
+        };
+        if [before, after].iter().any(|part| part.contains(['{', '}'])) {
+            return Err("must hold exactly one of {access_token} and {id_token}, and no other braces".into());
+        }
+        Ok(Self { name, before: before.to_owned(), token, after: after.to_owned() })
+    }
+}
+
+pub(super) fn bearer() -> HeaderTemplate {
+    HeaderTemplate {
+        name: "authorization".into(),
+        before: "Bearer ".into(),
+        token: TokenKind::AccessToken,
+        after: String::new(),
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// `request_headers = { remove = ["cookie"], add = { X-Api-Key = { file = "key" } } }`
+    pub(super) fn header_edits(&self, table: &Table<'a>) -> HeaderEdits {
+        let Some(table) = table.table("request_headers") else { return HeaderEdits::default() };
+        table.only(&["add", "remove"]);
+        let remove = table.array("remove", edited_field).unwrap_or_default();
+        let mut edits = HeaderEdits { remove: remove.into_iter().map(|name| name.value).collect(), add: Vec::new() };
+        let Some(add) = table.table("add") else { return edits };
+        for key in add.keys() {
+            let place = add.place_of(&key);
+            let name = match edited_field(&key) {
+                Ok(name) => name,
+                Err(complaint) => {
+                    self.sink.error(&place, complaint);
+                    continue;
+                }
+            };
+            let value = match add.string_or_table(&key) {
+                Some(Ok(Located { value, .. }))
+                    if value.bytes().all(|byte| byte == b'\t' || byte >= b' ' && byte != 0x7f) =>
+                {
+                    Some(SecretSource::Inline(Secret::new(value)))
+                }
+                Some(Ok(Located { place, .. })) => {
+                    self.sink.error(&place, "has a control character");
+                    None
+                }
+                Some(Err(table)) => self.secret_source(&table),
+                None => None,
+            };
+            if matches!(value, Some(SecretSource::Command(_))) {
+                self.sink.error(&place, Complaint::new("cannot be asked of a command", "write { file = \"/path\" }"));
+            }
+            edits.add.extend(value.map(|value| (name, value)));
+        }
+        edits
+    }
+}
+
+/// The name of a field that a route may change: not those that say whose message it is, and where it ends.
+fn edited_field(text: &str) -> Result<String, Complaint> {
+    const OURS: &[&str] = &[
+        "authorization",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let name = text.to_ascii_lowercase();
+    let is_name =
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    match name {
+        _ if !is_name => Err("is not the name of a header field".into()),
+        name if OURS.contains(&name.as_str()) => Err("is a field that valetd itself is answerable for".into()),
+        name => Ok(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_templates_hold_exactly_one_token() {
+        let bearer = HeaderTemplate::parse("Authorization: Bearer {access_token}").unwrap();
+        assert_eq!(
+            (bearer.name.as_str(), bearer.before.as_str(), bearer.after.as_str()),
+            ("authorization", "Bearer ", "")
+        );
+        assert_eq!(bearer.token, TokenKind::AccessToken);
+        let raw = HeaderTemplate::parse("Authorization: {id_token}").unwrap();
+        assert_eq!((raw.before.as_str(), raw.token), ("", TokenKind::IdToken));
+        let bad = [
+            "Authorization",
+            "Authorization: Bearer eyJhbGciOi",
+            "Authorization: {access_token}{id_token}",
+            "Authorization: {access_token} {access_token}",
+            "Authorization: {access-token}",
+            "Bad Name: {access_token}",
+            ": {access_token}",
+            "Host: {access_token}",
+            "Transfer-Encoding: {access_token}",
+            "X-Token: ä{access_token}",
+            "X-Token: \r\nEvil: {access_token}",
+        ];
+        for text in bad {
+            let error = HeaderTemplate::parse(text).expect_err(text);
+            assert!(!error.contains("eyJ"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Where a secret comes from.
+
+use std::path::PathBuf;
+
+use super::problem::Complaint;
+use super::read::{Located, Table, not_empty};
+use super::reader::Reader;
+use crate::secret::Secret;
+
+/// Where a client secret comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretSource {
+    /// The first line of a file; relative to the configuration's folder.
+    File(PathBuf),
+    /// The first line that a command prints.
+    Command(Vec<String>),
+    /// A systemd credential's name.
+    Credential(String),
+    /// The configuration itself, which nobody but its owner can read.
+    Inline(Secret),
+}
+
+impl Reader<'_> {
+    pub(super) fn inline_secret(&self, Located { value, place }: Located<'_, String>) -> Option<SecretSource> {
+        if place.source.readable_by_others {
+            let message = "holds a secret in a file that others can read";
+            let remedy =
+                "chmod 600 the file, or write client_secret = { file = \"/path\" } (or command, or credential)";
+            self.sink.error(&place, Complaint::new(message, remedy));
+            return None;
+        }
+        if value.contains(['\r', '\n']) {
+            self.sink.error(&place, "has more than one line");
+            return None;
+        }
+        Some(SecretSource::Inline(Secret::new(value)))
+    }
+
+    pub(super) fn secret_source(&self, table: &Table<'_>) -> Option<SecretSource> {
+        const KEYS: &[&str] = &["file", "command", "credential"];
+        table.only(KEYS);
+        self.exactly_one(table, KEYS)?;
+        let file = || self.path(table, "file").map(SecretSource::File);
+        let command = || {
+            let words: Vec<String> = table.array("command", not_empty)?.into_iter().map(|word| word.value).collect();
+            if words.is_empty() {
+                self.sink.error(&table.place_of("command"), "is empty");
+                return None;
+            }
+            Some(SecretSource::Command(words))
+        };
+        let credential = || {
+            let name = table.parsed("credential", |text| {
+                let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+                let is_name = !text.is_empty() && !text.starts_with('.') && text.chars().all(good);
+                if is_name { Ok(text.to_owned()) } else { Err("is not the name of a systemd credential") }
+            });
+            name.map(|found| SecretSource::Credential(found.value))
+        };
+        file().or_else(command).or_else(credential)
+    }
+}

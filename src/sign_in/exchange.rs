@@ -1,0 +1,118 @@
+//! From a grant to what is stored.
+
+use super::error::SignInError;
+use crate::accounts::NewCredential;
+use crate::config::Account;
+use crate::oauth::{Grant, Tokens, jwt};
+use crate::store::Credential;
+use crate::token_endpoint::{TokenEndpoint, client_secret};
+
+/// Redeems a grant that a person, or a script, has brought: one request to the account's token endpoint.
+///
+/// # Errors
+///
+/// [`SignInError`] if it is refused, or if its tokens hold nothing that lasts.
+pub async fn redeem(account: &Account, endpoint: &TokenEndpoint, grant: Grant) -> Result<NewCredential, SignInError> {
+    let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
+    let redeemed = endpoint.redeem(account, &client, &grant).await;
+    let tokens = redeemed.map_err(|failure| SignInError::NotExchanged(failure.detail))?;
+    lasting(account, grant, tokens)
+}
+
+/// What is stored of the tokens that a grant has brought: the refresh token, or the one that was presented, and the
+/// password where the account says so. Pure.
+fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
+    let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
+    let claimed = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
+    let (presented, username, password) = match grant {
+        Grant::RefreshToken(token) => (Some(token), None, None),
+        Grant::Password { username, password } => {
+            let kept = account.sign_in.keep_password.then(|| (username.clone(), password));
+            (None, Some(username), kept)
+        }
+        Grant::AuthorizationCode { .. } | Grant::ClientCredentials => (None, None, None),
+    };
+    let refresh_token = tokens.refresh_token.filter(|token| !token.is_empty()).or(presented);
+    if refresh_token.is_none() && password.is_none() {
+        return Err(SignInError::NothingLasting);
+    }
+    Ok(NewCredential {
+        refresh_lifetime: tokens.refresh_lifetime.map(|life| life.as_secs()),
+        identity: claimed.or(username),
+        ..NewCredential::of(account, Credential { refresh_token, password })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+    use super::*;
+    use crate::config::testing::account;
+    use crate::http_client::HttpClient;
+    use crate::secret::Secret;
+    use crate::stand_in::{Options, Provider, StandIn};
+
+    /// Tokens that tell whose they are, if that is known.
+    fn tokens(refresh_token: Option<&str>, identity: Option<&str>) -> Tokens {
+        let jwt = |who: &str| {
+            format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(format!("{{\"email\":\"{who}\",\"sub\":\"{who}\"}}")))
+        };
+        Tokens {
+            access_token: Some(Secret::new("a")),
+            id_token: identity.map(|who| Secret::new(jwt(who))),
+            refresh_token: refresh_token.map(Secret::new),
+            refresh_lifetime: Some(Duration::from_secs(86_400)),
+            ..Tokens::default()
+        }
+    }
+
+    fn code() -> Grant {
+        Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None }
+    }
+
+    #[test]
+    fn what_a_code_brings_is_kept_with_whose_it_is() {
+        let new = lasting(&account("gdh", ""), code(), tokens(Some("r"), Some("me@example.com"))).unwrap();
+        assert_eq!(new.credential.refresh_token, Some(Secret::new("r")));
+        assert_eq!((new.refresh_lifetime, new.identity.as_deref()), (Some(86_400), Some("me@example.com")));
+        assert!(new.servers.is_some());
+    }
+
+    #[test]
+    fn a_password_is_kept_only_where_the_account_says_so() {
+        let grant = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+        let new = lasting(&account("gbdx", ""), grant.clone(), tokens(Some("r"), None)).unwrap();
+        assert_eq!((new.credential.password, new.identity.as_deref()), (None, Some("me")));
+        let new = lasting(&account("gbdx", "keep_password = true\n"), grant, tokens(None, None)).unwrap();
+        assert_eq!(new.credential.password, Some(("me".to_owned(), Secret::new("p"))));
+    }
+
+    #[test]
+    fn tokens_that_do_not_last_are_no_sign_in() {
+        let error = lasting(&account("gdh", ""), code(), tokens(None, None)).unwrap_err();
+        assert!(matches!(error, SignInError::NothingLasting) && error.remedy().unwrap().contains("offline_access"));
+    }
+
+    #[test]
+    fn a_refresh_token_that_was_presented_lasts_unless_another_one_comes() {
+        let grant = Grant::RefreshToken(Secret::new("r1"));
+        for (comes, lasts) in [(None, "r1"), (Some(""), "r1"), (Some("r2"), "r2")] {
+            let new = lasting(&account("gdh", ""), grant.clone(), tokens(comes, None)).unwrap();
+            assert_eq!(new.credential.refresh_token, Some(Secret::new(lasts)), "{comes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_servers_refusal_is_passed_on_in_its_words() {
+        let gdh = StandIn::start(Provider::Gdh, Options::default()).await.unwrap();
+        let lines = format!("token_endpoint = \"{}\"\nclient_id = \"lab\"\n", gdh.token_endpoint());
+        let endpoint = TokenEndpoint::new(HttpClient::direct());
+        let error = redeem(&account("lab", &lines), &endpoint, code()).await.unwrap_err();
+        assert!(matches!(error, SignInError::NotExchanged(_)), "{error:?}");
+        assert!(error.to_string().contains("invalid_grant"), "{error}");
+    }
+}
