@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::AccountId;
-use crate::renewal::{AccountSnapshot, RenewalId};
+use crate::renewal::{AccountSnapshot, RenewalId, Why};
 pub use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
 
@@ -66,6 +66,19 @@ pub struct LastFailure {
 
 /// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
 pub const UNREADABLE: &str = "unreadable";
+
+/// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
+pub(crate) fn remedy(why: Why, account: &AccountId, invocation: &str) -> String {
+    match why {
+        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere => login(account, invocation),
+        Why::ClientRefused => format!("{invocation} reload"),
+    }
+}
+
+/// The command that signs in to an account.
+pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
+    format!("{invocation} login {account}")
+}
 
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]
@@ -135,5 +148,26 @@ impl Accounts {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| RequestError::Stopping)?;
         answer.await.map_err(|_| RequestError::Stopping)?.map_err(RequestError::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_person_is_needed_is_one_word_everywhere_and_has_one_remedy() {
+        let rows = [
+            (Why::NotSignedIn, "not-signed-in", "valetd login lab"),
+            (Why::Revoked, "revoked", "valetd login lab"),
+            (Why::Ambiguous, "ambiguous", "valetd login lab"),
+            (Why::IssuedElsewhere, "issued-elsewhere", "valetd login lab"),
+            (Why::ClientRefused, "client-refused", "valetd reload"),
+        ];
+        let lab = AccountId::new("lab").unwrap();
+        for (why, word, expected) in rows {
+            assert_eq!((why.code(), remedy(why, &lab, "valetd").as_str()), (word, expected));
+            assert_eq!(serde_json::to_value(why).unwrap(), word, "the status document's word");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Facts, Parsed, Problem, Problems, SecretSource, Source};
+use crate::config::{Config, MachineFacts, Parsed, Problem, Problems, SecretSource, Source};
 use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::Paths;
 use crate::platform::tls;
@@ -105,11 +105,11 @@ fn faults_of(path: &Path) -> BTreeSet<Fault> {
     }
 }
 
-fn facts(paths: &Paths) -> Facts {
+fn facts(paths: &Paths) -> MachineFacts {
     let folder = paths.config_file.parent().unwrap_or(Path::new("/")).to_owned();
     let home = paths.home.clone().unwrap_or_else(|| folder.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Facts { folder, home, cores }
+    MachineFacts { folder, home, cores }
 }
 
 /// The user's provider files, in the order of their names. A folder that is not there has none.

@@ -35,7 +35,8 @@
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
-//! 0  secret     timestamp                     words that everyone uses                             (pure)
+//! 0  secret     timestamp                     types that everyone uses                             (pure)
+//!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //! ```
 //!
 //! # Journeys
@@ -54,16 +55,16 @@
 //!
 //! **A status query.** [`control`] answers from what the renewer has published, and waits for nobody.
 //!
-//! **A sign-in** runs in the person's own process ([`sign_in`]); its result is handed to the daemon over the control
-//! socket, or saved under the store's lock if none runs.
+//! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
+//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]).
 //!
 //! # Where the invariants are
 //!
 //! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
 //! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
-//! credential may be sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration
-//! must be: [`platform::ownership`]. The time line: [`platform::clock`].
+//! credential may be sent: [`config::AuthorizationServer`], [`store::Record`]; where an answer may lead:
+//! `proxy/policy/rewrite.rs`. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 
@@ -79,6 +80,7 @@ pub mod daemon;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http_client;
+pub(crate) mod names;
 pub mod notices;
 pub mod oauth;
 pub mod path_rules;
@@ -89,6 +91,7 @@ pub mod renewer;
 pub mod secret;
 pub mod shutdown;
 pub mod sign_in;
+pub(crate) mod span;
 pub mod stand_in;
 pub mod stats;
 pub mod store;

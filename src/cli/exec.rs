@@ -19,6 +19,7 @@ use crate::config::{self, AccountId, ImportSource, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
+use crate::names::UnknownName;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
@@ -157,9 +158,8 @@ fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a R
     }
     let find = |name: &RouteName| {
         report.routes.iter().find(|route| route.name == name.as_str()).ok_or_else(|| {
-            let names: Vec<&str> = report.routes.iter().map(|route| route.name.as_str()).collect();
-            Failure::say(format!("no route is named {name:?}"))
-                .with_remedy(format!("the routes are: {}", names.join(", ")))
+            let routes = report.routes.iter().map(|route| route.name.as_str());
+            Failure::unknown(&UnknownName::new("route", name.as_str(), routes))
         })
     };
     names.iter().map(find).collect()

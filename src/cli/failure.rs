@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use super::options::Options;
 use super::text::printable;
 use crate::control::client::ClientError;
+use crate::names::UnknownName;
 use crate::platform::peer::own_uid;
 
 /// How a verb ended: the process's exit status.
@@ -75,6 +76,15 @@ impl Failure {
     pub(super) fn with_exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
+    }
+
+    /// A name that nothing has, with those that there are.
+    pub(super) fn unknown(name: &UnknownName<'_>) -> Self {
+        let failure = Self::say(name.to_string());
+        match name.choice() {
+            Some(choice) => failure.with_remedy(choice),
+            None => failure,
+        }
     }
 
     /// A call to the daemon that has no result.

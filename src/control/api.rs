@@ -25,6 +25,7 @@ use super::state::ControlState;
 use super::{key_verbs, metrics};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
+use crate::names::UnknownName;
 use crate::secret::Secret;
 use crate::store::{Credential, Servers};
 
@@ -289,20 +290,9 @@ fn find<T>(state: &ControlState, id: &str, found: impl FnOnce(&AccountView) -> T
     if let Some(view) = views.iter().find(|view| view.id.as_str() == id) {
         return Ok(found(view));
     }
-    let nearest = views.iter().max_by(|a, b| likeness(&a.id, id).total_cmp(&likeness(&b.id, id)));
-    let nearest = nearest.filter(|view| likeness(&view.id, id) > 0.7);
-    let hint = nearest.map(|view| format!(" (did you mean {:?}?)", view.id.as_str())).unwrap_or_default();
-    let names: Vec<&str> = views.iter().map(|view| view.id.as_str()).collect();
-    let remedy = match names.as_slice() {
-        [] => "add an account to the configuration".to_owned(),
-        names => format!("the accounts are: {}", names.join(", ")),
-    };
-    let detail = format!("no account is named {id:?}{hint}");
-    Err(Problem::new(404, kind::NO_SUCH_ACCOUNT, "no such account", detail).with_remedy(remedy))
-}
-
-fn likeness(id: &AccountId, asked: &str) -> f64 {
-    strsim::jaro_winkler(id.as_str(), asked)
+    let unknown = UnknownName::new("account", id, views.iter().map(|view| view.id.as_str()));
+    let remedy = unknown.choice().unwrap_or_else(|| "add an account to the configuration".to_owned());
+    Err(Problem::new(404, kind::NO_SUCH_ACCOUNT, "no such account", unknown.to_string()).with_remedy(remedy))
 }
 
 /// Reads a whole body, within its limits of size and time.

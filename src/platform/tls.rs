@@ -232,6 +232,7 @@ impl ServerCertVerifier for Refusing {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
     use std::time::Duration;
 
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
@@ -292,12 +293,12 @@ mod tests {
         let issuer = rcgen::Issuer::new(parameters, ca_key);
         let server = CertificateParams::new(["lab.example".to_owned()]).unwrap();
         let server = server.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone();
-        assert!(verdict(&[ca.clone()], &server, "lab.example").is_ok());
-        assert!(verdict(&[ca.clone()], &server, "evil.example").is_err());
+        assert!(verdict(from_ref(&ca), &server, "lab.example").is_ok());
+        assert!(verdict(from_ref(&ca), &server, "evil.example").is_err());
         assert!(verdict(&[own_authority(|_| {})], &server, "lab.example").is_err());
         // the server's own, without who has signed it
-        assert!(verdict(&[server.clone()], &server, "lab.example").is_ok());
-        assert!(verdict(&[server.clone()], &server, "evil.example").is_err());
+        assert!(verdict(from_ref(&server), &server, "lab.example").is_ok());
+        assert!(verdict(from_ref(&server), &server, "evil.example").is_err());
     }
 
     #[test]

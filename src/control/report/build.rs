@@ -9,7 +9,7 @@ use super::document::{
     AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, OwnAddressReport,
     Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
 };
-use crate::accounts::{AccountView, LastFailure, UNREADABLE};
+use crate::accounts::{AccountView, LastFailure, UNREADABLE, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Route, RouteName};
 use crate::platform::harden::Measure;
@@ -177,7 +177,7 @@ impl AccountReport {
             credential,
             renewals: *renewals,
             token_requests: *token_requests,
-            next_action: why_code.map(|why| next_action(why, id.as_str(), invocation)),
+            next_action: why_code.map(|why| remedy(why, id, invocation)),
         }
     }
 }
@@ -188,16 +188,6 @@ pub(super) fn state(phase: Phase, usable: bool) -> State {
         Phase::Scheduled { .. } | Phase::InFlight { .. } if usable => State::Usable,
         Phase::Scheduled { .. } => State::Waiting,
         Phase::InFlight { .. } => State::Renewing,
-    }
-}
-
-/// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
-fn next_action(why: Why, account: &str, invocation: &str) -> String {
-    match why {
-        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere => {
-            format!("{invocation} login {account}")
-        }
-        Why::ClientRefused => format!("{invocation} reload"),
     }
 }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
-use crate::proxy::Table;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::headers::{self, Homeward};
@@ -16,21 +15,22 @@ use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::Found;
 use crate::proxy::replay::{self, Kept};
 use crate::proxy::table::RouteEntry;
+use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::token_source::{Published, Unavailable};
 
 /// Waits for a response in the exchange's time.
 pub(crate) async fn in_time(
-    connection: &Connection,
+    stream: &Stream,
     sending: Pin<&mut impl Future<Output = Result<upstream::Response, Error>>>,
 ) -> Result<upstream::Response, Error> {
-    let sent = connection.in_time(sending).await;
+    let sent = stream.in_time(sending).await;
     sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
 }
 
 /// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
 pub(crate) async fn renewed_token(
-    connection: &Connection,
+    stream: &Stream,
     route: &RouteEntry,
     refused: &Published,
     kept: Option<&Kept>,
@@ -41,7 +41,7 @@ pub(crate) async fn renewed_token(
     }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
-    let renewal = connection.in_time(pin!(route.tokens.token_after(refused, patience))).await;
+    let renewal = stream.in_time(pin!(route.tokens.token_after(refused, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
@@ -77,8 +77,7 @@ pub(crate) fn clean(
     let own = OwnAddresses {
         listeners: &connection.worker.listeners.borrow(),
         hosts: &table.hosts,
-        own_route: connection.scope.own(),
-        by_unix_socket: !connection.door.is_tcp(),
+        ingress: &connection.ingress,
         shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
     };
     let asked = &target.path()[found.prefix..];

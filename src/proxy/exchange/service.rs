@@ -15,43 +15,43 @@ use hyper::{Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Refusal};
-use crate::proxy::Table;
 use crate::proxy::authorization::Authorization;
-use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::connection::Stream;
 use crate::proxy::exchange::accounting::{Counted, Exchange};
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{Home, clean, in_time, no_token, renewed_token, send_error, upstream_error};
 use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
+use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::policy::client_key::{self, Presented};
 use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyError, STORAGE};
 use crate::proxy::policy::guard::{self, Admission, Shared};
-use crate::proxy::policy::headers::{self, Ours, Survey};
+use crate::proxy::policy::head::{Head, HeadFlags};
+use crate::proxy::policy::headers::{self, Ours};
 use crate::proxy::policy::rewrite;
 use crate::proxy::policy::route;
+use crate::proxy::registry::Standing;
 use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
+use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
-use crate::proxy::worker::{LocalRoute, LocalTable};
 use crate::token_source::Published;
 
 /// Answers one request, whatever comes of it.
 ///
 /// The exchange has begun when this returns, before the future is asked: hyper looks first whether the client has more
 /// to say, and one that has closed its sending side right behind its request must not be taken for one that is gone.
-pub(crate) fn answer(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Response<Counted>> {
-    let table = connection.worker.table();
-    let mut exchange = Exchange::begin(&connection, &table, &request);
+pub(crate) fn answer(stream: Rc<Stream>, request: Request<Incoming>) -> impl Future<Output = Response<Counted>> {
+    let table = stream.connection.worker.table();
+    let mut exchange = Exchange::begin(&stream, &table, &request);
     async move {
-        let answer = carry_out(&connection, &table, &mut exchange, request).await;
+        let answer = carry_out(&stream, &table, &mut exchange, request).await;
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
-            let is_turned_away = connection.standing() != Standing::Client
+            let connection = &stream.connection;
+            let is_turned_away = connection.handle.standing() != Standing::Client
                 || matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root));
-            let mut response = error.into_response(&connection.scope.advice(&table.shared.advice));
+            let mut response = error.into_response(&connection.ingress.scope.advice(&table.shared.advice));
             if is_turned_away {
                 connection.turn_away();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -64,44 +64,38 @@ pub(crate) fn answer(
 }
 
 async fn carry_out(
-    connection: &Rc<Connection>,
+    stream: &Rc<Stream>,
     table: &LocalTable,
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let survey = Survey::of(request.headers());
-    let presented = take_key(&mut request, &survey)?;
+    let connection = &stream.connection;
+    let flags = HeadFlags::of(request.headers());
+    let presented = take_key(&mut request, &flags)?;
     let key = match &presented {
         Some(presented) => Some(valid_key(table, exchange, presented)?),
         None => None,
     };
-    let (target, method) = (request.uri(), request.method());
+    let head = Head::of(&request, flags);
+    let target = head.target;
     let Table { hosts, access, .. } = &*table.shared;
-    let host = guard::admit(
-        connection.door,
-        Admission { uids: &access.uids, hosts, keyed: key.is_some() },
-        method,
-        target,
-        request.version(),
-        request.headers(),
-        &survey,
-    )?;
+    let admission = Admission { uids: &access.uids, hosts, keyed: key.is_some() };
+    let host = guard::admit(&connection.ingress, &connection.peer, admission, &head)?;
     if let Some(containers) = &access.containers
         && key.is_none()
-        && !connection.is_at_home(containers).await
+        && !connection.is_outside_containers(containers).await
     {
         return Err(ProxyError::NotAllowed(Check::Container));
     }
     connection.vouch();
     route::check_path(target.path())?;
-    let scope = &connection.scope;
-    let position = |name: &str| if scope.has(name) { table.shared.position(name) } else { None };
-    let found = route::find(position, scope.own(), host, target.path()).ok_or(ProxyError::NoRoute)?;
+    let found = connection.ingress.find(|name| table.shared.position(name), host, target.path());
+    let found = found.ok_or(ProxyError::NoRoute)?;
     let local = table.routes[found.index].clone();
     let route = &*local.entry;
     exchange.reached(&local);
-    let shared = found.prefix > 0 && connection.door.is_tcp();
-    let way_in = if shared { guard::admit_to_shared(method, host, request.headers(), &survey)? } else { Shared::Use };
+    let shared = found.prefix > 0 && connection.ingress.is_tcp();
+    let way_in = if shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
     if route::is_refused(&route.refuse, &route.config.upstream.base_path, &target.path()[found.prefix..]) {
         return Err(ProxyError::ForbiddenByRoute);
     }
@@ -109,12 +103,12 @@ async fn carry_out(
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
     let rest = &target.path()[found.prefix..];
-    route::check_rules(&route.config, key.as_deref(), method, target, rest, request.headers())?;
+    route::check_rules(&route.config, key.as_deref(), &head, rest)?;
     if let Some(key) = &key {
         let admitted = access.keys.admit(key);
         admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
     }
-    if survey.via && has_been_here(request.headers(), &table.shared.pseudonym) {
+    if flags.via && has_been_here(request.headers(), &table.shared.pseudonym) {
         return Err(ProxyError::Loop);
     }
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
@@ -132,7 +126,7 @@ async fn carry_out(
 
     exchange.goes_up_with(&token);
 
-    let protocol = headers::upgrade_protocol(request.headers(), &survey);
+    let protocol = headers::upgrade_protocol(request.headers(), &flags);
     let prefix = if found.prefix > 0 { route.prefix.as_str() } else { "" };
     let prefix = match &presented {
         Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
@@ -163,7 +157,7 @@ async fn carry_out(
         edits: &route.edits,
         upgrade: protocol.clone(),
     };
-    headers::prepare_request(request.headers_mut(), &survey, ours);
+    headers::prepare_request(request.headers_mut(), &flags, ours);
 
     if let Some(name) = &route.token_query {
         request.headers_mut().remove(&token.name); // one place is enough (RFC 6750 section 2)
@@ -174,14 +168,14 @@ async fn carry_out(
     }
 
     if protocol.is_some() {
-        return Box::pin(upgrade::forward(connection, &local, request, token, home, exchange)).await;
+        return Box::pin(upgrade::forward(stream, &local, request, token, home, exchange)).await;
     }
-    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
+    let (request, kept) = replay::keep(request, route, &stream.activity, &token.name);
     let mut authorization = Authorization::with(route, token);
-    let response = match send(connection, &local, request, &mut authorization, false).await {
+    let response = match send(stream, &local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
-            let again = send_again_if_lost(connection, &local, &mut authorization, kept.as_ref(), fault, resend);
+            let again = send_again_if_lost(stream, &local, &mut authorization, kept.as_ref(), fault, resend);
             Box::pin(again).await?
         }
         Err(error) => return Err(send_error(route, error)),
@@ -190,7 +184,7 @@ async fn carry_out(
     exchange.goes_up_with(token); // it may be another one by now
     if response.status() == StatusCode::UNAUTHORIZED {
         let token = token.clone();
-        return Box::pin(after_401(connection, &local, token, kept, response, home)).await;
+        return Box::pin(after_401(stream, &local, token, kept, response, home)).await;
     }
     if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
         route.tokens.worked(token, exchange.began.elapsed());
@@ -224,8 +218,8 @@ fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) ->
 }
 
 /// Takes the client key off a request, if it presents one.
-fn take_key(request: &mut Request<Incoming>, survey: &Survey) -> Result<Option<Presented>, ProxyError> {
-    if !client_key::may_be_there(request.uri(), survey) {
+fn take_key(request: &mut Request<Incoming>, flags: &HeadFlags) -> Result<Option<Presented>, ProxyError> {
+    if !client_key::may_be_there(request.uri(), flags) {
         return Ok(None);
     }
     let mut target = std::mem::take(request.uri_mut());
@@ -251,7 +245,7 @@ fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented)
 /// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what
 /// the upstream says it has not begun with.
 async fn send_again_if_lost(
-    connection: &Rc<Connection>,
+    stream: &Rc<Stream>,
     local: &LocalRoute,
     authorization: &mut Authorization<'_>,
     kept: Option<&Kept>,
@@ -270,28 +264,28 @@ async fn send_again_if_lost(
     };
     debug!(?fault, "an idle connection had closed; sending once more");
     // also for what goes to a connection that is open: the first sending may have taken a while
-    let renewed = connection.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
+    let renewed = stream.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
     let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;
     renewed.map_err(|why_not| no_token(route, why_not))?;
-    send(connection, local, request, authorization, true).await.map_err(|error| send_error(route, error))
+    send(stream, local, request, authorization, true).await.map_err(|error| send_error(route, error))
 }
 
 /// Sends a request in the exchange's time.
 async fn send(
-    connection: &Connection,
+    stream: &Stream,
     local: &LocalRoute,
     request: Request<RequestBody>,
     authorization: &mut Authorization<'_>,
     fresh: bool,
 ) -> Result<upstream::Response, Error> {
     let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.config.connect_timeout, fresh));
-    in_time(connection, sending).await
+    in_time(stream, sending).await
 }
 
 /// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot
 /// be, the 401 is handed on.
 async fn after_401(
-    connection: &Rc<Connection>,
+    stream: &Rc<Stream>,
     local: &LocalRoute,
     token: Arc<Published>,
     kept: Option<Kept>,
@@ -299,7 +293,7 @@ async fn after_401(
     home: Home<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
-    let Some(new) = renewed_token(connection, route, &token, kept.as_ref(), response.headers()).await else {
+    let Some(new) = renewed_token(stream, route, &token, kept.as_ref(), response.headers()).await else {
         return hand_on(route, response, &token, &home);
     };
     let Some(request) = kept.as_ref().and_then(|kept| kept.again(&new)) else {
@@ -308,10 +302,10 @@ async fn after_401(
     drop(response); // its body is not worth reading, so its connection goes, too
     route.stats.replayed.add(1);
     let mut authorization = Authorization::with(route, new);
-    let response = match send(connection, local, request, &mut authorization, false).await {
+    let response = match send(stream, local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
-            send_again_if_lost(connection, local, &mut authorization, kept.as_ref(), fault, resend).await?
+            send_again_if_lost(stream, local, &mut authorization, kept.as_ref(), fault, resend).await?
         }
         Err(error) => return Err(send_error(route, error)),
     };

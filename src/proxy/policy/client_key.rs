@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::client_keys::{self, LENGTH, PREFIX};
 use crate::proxy::policy::error::{Check, ProxyError};
-use crate::proxy::policy::headers::Survey;
+use crate::proxy::policy::head::HeadFlags;
 
 /// The field's name as it should be written.
 const FIELD: HeaderName = HeaderName::from_static("x-valetd-key");
@@ -29,8 +29,8 @@ pub(crate) struct Presented {
 }
 
 /// Whether a request could present a key: a field that may carry one is among those that never go upstream.
-pub(crate) fn may_be_there(target: &Uri, survey: &Survey) -> bool {
-    survey.strays || has_key_segment(target.path())
+pub(crate) fn may_be_there(target: &Uri, flags: &HeadFlags) -> bool {
+    flags.never_forwarded || has_key_segment(target.path())
 }
 
 /// Takes the key off a request. `None`, as for nearly all requests, if it presents none.

@@ -2,18 +2,18 @@
 //!
 //! Out first: hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1), the client's credentials in
 //! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
-//! Each head is looked over once ([`Survey`], [`clean_answer`]); only what was seen is then searched for.
+//! Each head is looked over once ([`HeadFlags`], [`clean_answer`]); only what was seen is then searched for.
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_TYPE, COOKIE, DATE, ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION,
-    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
-    USER_AGENT, VARY, VIA,
+    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, DATE, ETAG,
+    EXPECT, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, REFRESH, SERVER,
+    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
 
 use crate::proxy::fault::Fault;
-use crate::proxy::policy::overrides::{is_of_another_proxy, is_override};
+use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
+use crate::proxy::policy::overrides::is_override;
 use crate::proxy::policy::rewrite::{self, Mapping};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -23,76 +23,6 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Makes a document an origin of its own that shares nothing with any other: what it asks us for says `Origin: null`.
 pub(crate) const SANDBOX: HeaderValue =
     HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
-
-/// What is in a request's head, as far as anybody has to act on it.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Survey {
-    pub(crate) hosts: u8,
-    pub(crate) origin: bool,
-    /// A field that only browsers send: `Sec-Fetch-...`, `Service-Worker`.
-    pub(crate) browser: bool,
-    pub(crate) transfer_encoding: bool,
-    pub(crate) upgrade: bool,
-    pub(crate) via: bool,
-    connection: bool,
-    te: bool,
-    expect: bool,
-    /// Fields that are dropped whenever they occur, which is rarely; among them all that can carry a client key.
-    pub(crate) strays: bool,
-}
-
-impl Survey {
-    /// Looks once at every field.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut survey = Survey::default();
-        for (name, _) in headers {
-            match *name {
-                HOST => survey.hosts = survey.hosts.saturating_add(1),
-                CONNECTION => survey.connection = true,
-                ORIGIN => survey.origin = true,
-                TRANSFER_ENCODING => survey.transfer_encoding = true,
-                UPGRADE => survey.upgrade = true,
-                TE => survey.te = true,
-                EXPECT => survey.expect = true,
-                VIA => survey.via = true,
-                // of nearly every request, and nobody's concern
-                ACCEPT | ACCEPT_ENCODING | USER_AGENT | CONTENT_TYPE | CONTENT_LENGTH => {}
-                _ if is_browsers(name) => survey.browser = true,
-                _ => survey.strays |= is_stray(name),
-            }
-        }
-        survey
-    }
-}
-
-fn is_browsers(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("sec-fetch-") || name == "service-worker"
-}
-
-/// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
-/// all of these written with `_`, which some servers take for `-`.
-fn is_stray(field: &HeaderName) -> bool {
-    match *field {
-        AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
-        COOKIE => return false,
-        _ => {}
-    }
-    let name = field.as_str();
-    if !matches!(name.as_bytes()[0], b'a' | b'p' | b'k' | b'h' | b'x') {
-        return false;
-    }
-    let same = |other: &str| {
-        name.len() == other.len()
-            && name.bytes().zip(other.bytes()).all(|(ours, other)| ours == other || (ours == b'_' && other == b'-'))
-    };
-    matches!(name, "keep-alive" | "http2-settings")
-        || same("proxy-connection")
-        || same("authorization")
-        || same("proxy-authorization")
-        || same("x-valetd-key")
-        || is_of_another_proxy(field)
-}
 
 /// What a route changes besides.
 #[derive(Default)]
@@ -115,27 +45,26 @@ pub(crate) struct Ours<'a> {
 
 /// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
 /// there is a body where the method would not.
-pub(crate) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ours<'_>) {
-    if survey.connection {
+pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: Ours<'_>) {
+    if flags.connection {
         remove_connection_options(headers);
     }
-    let trailers = survey.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
-    if survey.transfer_encoding {
+    let trailers = flags.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
+    if flags.transfer_encoding {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")); // in one spelling
     }
-    if survey.te {
+    if flags.te {
         headers.remove(TE);
     }
-    if survey.upgrade {
+    if flags.upgrade {
         headers.remove(UPGRADE);
     }
-    if survey.expect
-        && headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    if flags.expect && headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         headers.remove(EXPECT); // answered here, as soon as somebody wants the body
     }
-    if survey.strays {
-        let strays: Vec<_> = headers.keys().filter(|name| is_stray(name)).cloned().collect();
+    if flags.never_forwarded {
+        let strays: Vec<_> = headers.keys().filter(|name| is_never_forwarded(name)).cloned().collect();
         for name in strays {
             headers.remove(name);
         }
@@ -214,8 +143,8 @@ pub(crate) fn lists(value: &HeaderValue, option: &str) -> bool {
 
 /// The one protocol that a request wants to switch to, if it does and if we go along: anything but HTTP/2, which we
 /// speak only from the first byte on.
-pub(crate) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<HeaderValue> {
-    if !survey.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
+pub(crate) fn upgrade_protocol(headers: &HeaderMap, flags: &HeadFlags) -> Option<HeaderValue> {
+    if !flags.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
         return None;
     }
     let protocol = headers.get(UPGRADE)?;
@@ -228,7 +157,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
     let bad: Vec<_> = trailers
         .keys()
         .filter(|name| {
-            is_stray(name)
+            is_never_forwarded(name)
                 || is_override(name)
                 || matches!(**name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE)
                 || *name == token_name
@@ -420,7 +349,12 @@ fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::Origin;
+    use crate::proxy::policy::ingress::Ingress;
     use crate::proxy::policy::rewrite::OwnAddresses;
+    use crate::proxy::policy::scope::Scope;
+
+    /// A listener that all routes share.
+    static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -438,13 +372,13 @@ mod tests {
 
     fn edited(fields: &[(&str, &str)], token_name: &HeaderName, edits: &Edits) -> HeaderMap {
         let mut headers = map(fields);
-        let survey = Survey::of(&headers);
-        let upgrade = upgrade_protocol(&headers, &survey);
+        let flags = HeadFlags::of(&headers);
+        let upgrade = upgrade_protocol(&headers, &flags);
         let host = HeaderValue::from_static("api.example");
         let token = HeaderValue::from_static("Bearer ours-and-only-ours");
         prepare_request(
             &mut headers,
-            &survey,
+            &flags,
             Ours { host: &host, via: None, token_name, token: &token, edits, upgrade },
         );
         headers
@@ -502,7 +436,7 @@ mod tests {
     #[test]
     fn a_routes_edits_replace_and_remove_but_never_the_token() {
         let edits = Edits {
-            remove: vec![COOKIE],
+            remove: vec![hyper::header::COOKIE],
             add: vec![
                 (HeaderName::from_static("user-agent"), HeaderValue::from_static("lab/1")),
                 (HeaderName::from_static("x-api-key"), HeaderValue::from_static("key")),
@@ -553,7 +487,7 @@ mod tests {
         ];
         for (case, fields, expected) in rows {
             let headers = map(fields);
-            assert_eq!(upgrade_protocol(&headers, &Survey::of(&headers)).is_some(), *expected, "{case}");
+            assert_eq!(upgrade_protocol(&headers, &HeadFlags::of(&headers)).is_some(), *expected, "{case}");
         }
         let headers = prepared(&[("connection", "Upgrade"), ("upgrade", "websocket")], &AUTHORIZATION);
         assert_eq!(
@@ -572,8 +506,7 @@ mod tests {
         let own = OwnAddresses {
             listeners: &[],
             hosts: &[],
-            own_route: None,
-            by_unix_socket: false,
+            ingress: &SHARED,
             shares_account: &|name| (name == "lab").then_some(true),
         };
         let local_authority = "localhost:8253";
