@@ -5,7 +5,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderVal
 use hyper::{Method, StatusCode};
 
 use crate::config::{Account, Endpoint};
-use crate::http_client::{self, HttpClient, HttpError, Outgoing, secret_body};
+use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
 use crate::oauth::{Client, EndpointKind, Grant, Refusal, TokenRequest, TokenResponse, Tokens, rfc7009};
 use crate::platform::clock::wall;
 use crate::platform::secret_source;
@@ -131,7 +131,8 @@ impl TokenEndpoint {
             header.insert(HeaderName::from_static(name), value);
         }
         let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
-        self.http.send(endpoint, account.extra_ca.as_deref(), outgoing).await
+        let reach = Reach { extra_ca: account.extra_ca.as_deref(), proxy: Some(&account.proxy) };
+        self.http.send(endpoint, reach, outgoing).await
     }
 }
 

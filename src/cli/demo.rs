@@ -26,7 +26,7 @@ use crate::control::ControlState;
 use crate::control::client::Client;
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::daemon::{Daemon, Surroundings};
-use crate::http_client::{HttpClient, Outgoing};
+use crate::http_client::{HttpClient, Outgoing, Reach};
 use crate::oauth::Grant;
 use crate::platform::log::{self, Format, LogHandle};
 use crate::secret::Secret;
@@ -204,7 +204,7 @@ async fn request(base: &str, path: &str) -> Result<(), Failure> {
     let url = format!("{base}{path}");
     let endpoint = Endpoint::parse(&url).map_err(Failure::say)?;
     let outgoing = Outgoing { method: Method::GET, fields: HeaderMap::new(), body: Default::default() };
-    let answer = HttpClient::direct().send(&endpoint, None, outgoing).await.map_err(Failure::new)?;
+    let answer = HttpClient::direct().send(&endpoint, Reach::default(), outgoing).await.map_err(Failure::new)?;
     let body = printable(&String::from_utf8_lossy(&answer.body).replace(['\n', '\r'], " "));
     let shown: String = body.chars().take(100).collect();
     let more = if body.chars().count() > 100 { "…" } else { "" };

@@ -27,7 +27,10 @@ Files:
 Environment:
   RUST_LOG              what the daemon logs, where --log does not say it
   NO_COLOR              no colour, also on a terminal
-  HTTPS_PROXY, NO_PROXY the way to the authorization servers and APIs
+  HTTPS_PROXY, ALL_PROXY, NO_PROXY (or in lower case)
+                        the way to the authorization servers and APIs:
+                        http, https, socks5 or socks5h. Never on this machine;
+                        an account's `proxy` comes first
 
 Exit codes:
   0  done; for status and wait: every account is usable

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authorization_server::AuthorizationServer;
+use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
 use super::names::AccountId;
 use super::problem::Complaint;
-use super::read::{Layer, Table, one_of};
+use super::read::{Layer, Located, Table, one_of};
 use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
 use crate::oauth::{ClientAuth, Dialect, GrantType};
@@ -38,6 +39,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "keep_password",
     "import",
     "extra_ca",
+    "proxy",
 ];
 
 const GRANTS: &[(&str, (GrantType, Dialect))] = &[
@@ -100,6 +102,8 @@ pub struct Account {
     /// A PEM file with certificate authorities to trust besides the system's, for the endpoints above and as the
     /// routes' default.
     pub extra_ca: Option<PathBuf>,
+    /// The proxy on the way to the endpoints above and to the routes' upstreams.
+    pub proxy: ProxyChoice,
 }
 
 impl Account {
@@ -123,6 +127,7 @@ impl Account {
             renew: _,
             sign_in: _,
             extra_ca,
+            proxy: _, // what goes through it is TLS with the server
         } = self;
         *id != new.id
             || *grant != new.grant
@@ -219,8 +224,22 @@ impl<'a> Reader<'a> {
             renew: self.policy(&table),
             sign_in,
             extra_ca: self.path(&table, "extra_ca"),
+            proxy: self.proxy(&table),
         };
         Some(account)
+    }
+
+    fn proxy(&self, table: &Table<'_>) -> ProxyChoice {
+        let Some(Located { value, place }) = table.parsed("proxy", ProxyChoice::parse) else {
+            return ProxyChoice::Environment;
+        };
+        if let ProxyChoice::Proxy(ForwardProxy { login: Some(_), .. }) = &value
+            && place.source.readable_by_others
+        {
+            let message = "holds a password in a file that others can read";
+            self.sink.error(&place, Complaint::new(message, "chmod 600 the file"));
+        }
+        value
     }
 
     fn client(&self, table: &Table<'_>, grant: GrantType) -> (ClientAuth, Option<SecretSource>) {

@@ -14,6 +14,7 @@
 mod account;
 mod address;
 mod authorization_server;
+mod forward_proxy;
 mod header;
 mod names;
 mod parse;
@@ -34,6 +35,7 @@ pub use account::{Account, ImportSource, SignIn, SignInMethod};
 pub(crate) use address::is_localhost;
 pub use address::{Endpoint, ListenAddress, Origin, Upstream};
 pub use authorization_server::AuthorizationServer;
+pub use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub use header::{HeaderEdits, HeaderTemplate, TokenKind};
 pub use names::{AccountId, KeyName, RouteName};
 pub use parse::{AuditTarget, Config, NoticeSettings, Parsed};

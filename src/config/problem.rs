@@ -272,7 +272,7 @@ impl Sink {
 }
 
 /// Keys whose lines may be shown, if the value looks as such values do. Not among them: what may hold a secret
-/// (`client_secret`, `parameters`, `header`), and what is free text.
+/// (`client_secret`, `parameters`, `header`, `proxy`), and what is free text.
 const SHOWN: &[&str] = &[
     "account",
     "allow",
@@ -324,6 +324,7 @@ const NAMED: &[&str] = &[
     "header",
     "import",
     "parameters",
+    "proxy",
     "request_headers",
 ];
 

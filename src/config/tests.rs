@@ -480,6 +480,7 @@ fn tokens_outlive_a_change_that_is_none_of_their_business() {
         ("nothing", base.clone(), false),
         ("the upstream", base.replace("api.example", "api2.example"), false),
         ("when to renew", format!("{base}renew = {{ early = \"1m\" }}\n"), false),
+        ("the proxy", format!("{base}proxy = \"direct\"\n"), false),
         ("the header", format!("{base}header = \"X-Token: {{access_token}}\"\n"), false),
         ("how to sign in", format!("{base}sign_in = [\"password\"]\n"), false),
         ("token endpoint", base.replace("auth.lab", "evil.lab"), true),
@@ -492,6 +493,33 @@ fn tokens_outlive_a_change_that_is_none_of_their_business() {
     ];
     for (name, text, expected) in rows {
         assert_eq!(old.security_relevant_change(&account(&text)), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_accounts_proxy_is_a_url_or_none_and_its_password_is_for_its_owner() {
+    let base = format!("{LAB}upstream = \"https://api.example\"\n");
+    let proxy = |text: &str| parse(&format!("{base}proxy = \"{text}\"\n")).accounts["lab"].proxy.clone();
+    assert_eq!(parse(&base).accounts["lab"].proxy, ProxyChoice::Environment);
+    assert_eq!(proxy("direct"), ProxyChoice::Direct);
+    let ProxyChoice::Proxy(found) = proxy("socks5h://me:p%40w@proxy.example") else { panic!("no proxy") };
+    assert_eq!(found.to_string(), "socks5h://proxy.example:1080");
+
+    let problem_of = |text: &str, readable_by_others| {
+        let text = format!("{base}proxy = \"{text}\"\n");
+        let source = Source { name: "config.toml".into(), text, readable_by_others };
+        let problems = Config::parse(&source, &[], &facts()).unwrap_err();
+        assert!(!problems.rendered().contains("hunter2"), "{}", problems.rendered());
+        problems.to_string()
+    };
+    let rows = [
+        ("gopher://me:hunter2@proxy.example", false, "has a scheme gopher that is not supported"),
+        ("http://me:hunter2@", false, "names no host"),
+        ("http://me:hunter2@proxy.example", true, "holds a password in a file that others can read"),
+    ];
+    for (text, readable_by_others, expected) in rows {
+        let problem = problem_of(text, readable_by_others);
+        assert!(problem.contains(expected) && !problem.contains("hunter2"), "{text}: {problem}");
     }
 }
 

@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::accounts::Accounts;
 use crate::client_keys::{self, KeyRing};
-use crate::config::{Config, Parsed, Problem, Problems};
+use crate::config::{Config, Parsed, Problem, Problems, Proxies};
 use crate::config_files;
 use crate::control::events::Events;
 use crate::control::report::Facts;
@@ -30,6 +30,7 @@ use crate::control::{self, ControlState, LendRequest, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
 use crate::platform::clock::Clock;
+use crate::platform::environment;
 use crate::platform::harden::{self, Measure};
 use crate::platform::hints::NetworkWatch;
 use crate::platform::log::LogHandle;
@@ -298,6 +299,7 @@ fn facts(
         warnings: Vec::new(),
         audit: observers.audit_file(),
         hardening: hardening.unwrap_or_default(),
+        proxies: Proxies::read(environment::text),
         invocation,
     }
 }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod containers;
 pub mod descriptors;
+pub mod dial;
 pub mod environment;
 pub mod harden;
 pub mod hints;
@@ -18,7 +19,9 @@ pub mod socket;
 pub mod systemd;
 pub mod timer;
 pub mod tls;
+mod tunnel;
 pub mod users;
+pub mod vectored;
 pub mod watch;
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::RouteName;
-use crate::platform::socket;
+use crate::platform::{socket, vectored};
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
@@ -51,7 +51,6 @@ mod table;
 mod tests;
 mod thread;
 mod upstream;
-mod vectored;
 mod worker;
 
 /// The running data plane. Dropping it ends it at once; [`Proxy::stop`] lets running requests end first.

@@ -10,11 +10,11 @@ use rustls::ClientConfig;
 
 use crate::audit::AuditLog;
 use crate::client_keys::KeyRing;
-use crate::config::{AccountId, Config, HeaderEdits, Route, RouteName};
+use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, Way};
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
-use crate::platform::tls;
+use crate::platform::{environment, tls};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
 use crate::proxy::upstream::UpstreamOrigin;
@@ -122,13 +122,16 @@ impl Table {
         sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
         stats: &Stats,
     ) -> Result<Table, TableError> {
+        let proxies = Proxies::read(environment::text);
         let mut origins = Origins::default();
         let mut routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
             let account = &config.accounts[&route.account];
             let extra_ca = route.extra_ca.as_ref().or(account.extra_ca.as_ref());
             let failed = |problem| TableError::Route { route: route.name.clone(), problem };
-            let upstream = origins.upstream(route, extra_ca).map_err(failed)?;
+            let upstream = origins
+                .upstream(route, extra_ca, proxies.way(&account.proxy, &route.upstream.origin))
+                .map_err(failed)?;
             let entry = RouteEntry::new(route, upstream, sources(&route.account), stats).map_err(failed)?;
             routes.push(Arc::new(entry));
         }
@@ -249,7 +252,12 @@ struct Origins {
 }
 
 impl Origins {
-    fn upstream(&mut self, route: &Route, extra_ca: Option<&PathBuf>) -> Result<Arc<UpstreamOrigin>, RouteProblem> {
+    fn upstream(
+        &mut self,
+        route: &Route,
+        extra_ca: Option<&PathBuf>,
+        way: Way,
+    ) -> Result<Arc<UpstreamOrigin>, RouteProblem> {
         let origin = &route.upstream.origin;
         let extra_ca = extra_ca.filter(|_| origin.tls);
         // the certificates, or, where there are none, what is wrong: such an upstream is the same as no other
@@ -257,10 +265,9 @@ impl Origins {
         let authorities = authorities.map(|found| {
             found.map_or_else(String::into_bytes, |found| found.iter().flat_map(|one| one.to_vec()).collect())
         });
-        let known = self
-            .upstreams
-            .iter()
-            .find(|known| known.origin == *origin && known.extra_ca == authorities && known.http2 == route.http2);
+        let known = self.upstreams.iter().find(|known| {
+            known.origin == *origin && known.way == way && known.extra_ca == authorities && known.http2 == route.http2
+        });
         if let Some(known) = known {
             return Ok(known.clone());
         }
@@ -281,7 +288,7 @@ impl Origins {
             }
         };
         let upstream = Arc::new(
-            UpstreamOrigin::new(origin.clone(), tls, authorities, route.http2).map_err(RouteProblem::Upstream)?,
+            UpstreamOrigin::new(origin.clone(), way, tls, authorities, route.http2).map_err(RouteProblem::Upstream)?,
         );
         self.upstreams.push(upstream.clone());
         Ok(upstream)

@@ -50,6 +50,8 @@ mod corpus_h2;
 mod fidelity_h1;
 /// In HTTP/2, the same, also where the other side speaks HTTP/1.1.
 mod fidelity_h2;
+/// Through a company's proxy everything works as without, and it learns where to and nothing else.
+mod forward_proxies;
 /// What belongs to a body is never changed and never a request.
 mod framing;
 /// An API that means no good ends in its route's time, at little memory, and delays no other route.

@@ -223,8 +223,9 @@ pub(super) fn keyless(status: &StatusReport) -> Option<Finding> {
 /// What the environment says of a company's proxy. User names and passwords in it are not shown.
 pub(super) fn proxy_variables(variable: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     const CHECK: &str = "proxy";
-    let either = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase())).filter(|text| !text.is_empty());
-    let set: Vec<String> = ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
+    let set = |name: &str| variable(name).filter(|text| !text.is_empty());
+    let either = |name: &str| set(&name.to_lowercase()).or_else(|| set(name));
+    let set: Vec<String> = ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HTTP_PROXY"]
         .into_iter()
         .filter_map(|name| {
             let value = either(name)?;
@@ -276,6 +277,8 @@ mod tests {
         let variable = |name: &str| (name == "https_proxy").then(|| "http://me:hunter2@proxy.example:3128".to_owned());
         let findings = proxy_variables(variable);
         assert_eq!(findings[0].says, "HTTPS_PROXY=...@proxy.example:3128");
+        let findings = proxy_variables(|name| (name == "HTTP_PROXY").then(|| "http://me:hunter2@p".to_owned()));
+        assert_eq!(findings[0].says, "HTTP_PROXY=...@p", "it is none of ours, and what exec runs has it");
     }
 
     #[test]

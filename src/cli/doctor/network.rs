@@ -14,10 +14,11 @@ use tokio::time::timeout;
 
 use super::super::text::{length, printable};
 use super::finding::{Finding, fail, ok, warn};
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, Origin, Proxies, ProxyChoice, Way};
 use crate::control::report::StatusReport;
-use crate::http_client::{HttpClient, Limits, Outgoing};
+use crate::http_client::{HttpClient, Limits, Outgoing, Reach};
 use crate::platform::clock::wall;
+use crate::platform::environment;
 
 /// A request as a page that has rebound its name would send it.
 pub(super) async fn guard(status: &StatusReport) -> Option<Finding> {
@@ -75,31 +76,40 @@ struct Question {
     endpoint: Endpoint,
     method: Method,
     extra_ca: Option<PathBuf>,
+    proxy: ProxyChoice,
 }
 
 /// Every server once: names, connection, TLS, an answer, and what time it is there.
 pub(super) async fn servers(config: &Config) -> Vec<Finding> {
+    let proxies = Proxies::read(environment::text);
+    // a server that two accounts reach by different ways is asked by both
+    let way = |choice: &ProxyChoice, origin: &Origin| by_way(&proxies.way(choice, origin));
     let mut questions: BTreeMap<String, Question> = BTreeMap::new();
     for account in config.accounts.values() {
         for (_, endpoint) in account.server.token_endpoints() {
-            questions.entry(format!("0 {}", endpoint.origin)).or_insert_with(|| Question {
+            let about = format!("{}{}", endpoint.origin, way(&account.proxy, &endpoint.origin));
+            questions.entry(format!("0 {about}")).or_insert_with(|| Question {
                 check: "token server",
-                about: endpoint.origin.to_string(),
+                about,
                 endpoint: endpoint.clone(),
                 method: Method::OPTIONS,
                 extra_ca: account.extra_ca.clone(),
+                proxy: account.proxy.clone(),
             });
         }
     }
     for route in &config.routes {
         let origin = &route.upstream.origin;
         let account = config.accounts.get(&route.account);
-        questions.entry(format!("1 {origin}")).or_insert_with(|| Question {
+        let proxy = account.map(|account| account.proxy.clone()).unwrap_or_default();
+        let about = format!("{origin}{}", way(&proxy, origin));
+        questions.entry(format!("1 {about}")).or_insert_with(|| Question {
             check: "upstream",
-            about: origin.to_string(),
+            about,
             endpoint: Endpoint { origin: origin.clone(), path_and_query: format!("{}/", route.upstream.base_path) },
             method: Method::HEAD,
             extra_ca: route.extra_ca.clone().or_else(|| account.and_then(|account| account.extra_ca.clone())),
+            proxy,
         });
     }
     let mut asked = JoinSet::new();
@@ -118,13 +128,22 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// " (through http://proxy.example:3128)", if there is a proxy on the way.
+fn by_way(way: &Way) -> String {
+    match way {
+        Way::Direct => String::new(),
+        Way::Through(proxy) => format!(" (through {proxy})"),
+        Way::Misnamed { variable, .. } => format!(" (through {variable})"),
+    }
+}
+
 /// Asks one server; with the answer, how many seconds its clock is ahead of ours.
 async fn ask(question: Question) -> (Finding, Option<i64>) {
-    let Question { check, about, endpoint, method, extra_ca } = question;
+    let Question { check, about, endpoint, method, extra_ca, proxy } = question;
     let limits = Limits { connect: Duration::from_secs(5), exchange: Duration::from_secs(10), ..Limits::default() };
     let client = HttpClient::from_environment().with_limits(limits);
     let outgoing = Outgoing { method: method.clone(), fields: HeaderMap::new(), body: Default::default() };
-    match client.send(&endpoint, extra_ca.as_deref(), outgoing).await {
+    match client.send(&endpoint, Reach { extra_ca: extra_ca.as_deref(), proxy: Some(&proxy) }, outgoing).await {
         Ok(answer) => {
             let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, wall()));
             let status = answer.status.as_u16();
@@ -154,8 +173,10 @@ fn remedy(words: &str) -> &'static str {
             "this machine does not trust it: if the server or a company's proxy signs for itself, name the authority: \
              extra_ca = \"/path/ca.pem\""
         }
+        () if has("proxy") || has("_PROXY") => {
+            "look at HTTPS_PROXY, ALL_PROXY and NO_PROXY, and at the account's proxy"
+        }
         () if has("looking up") => "no such name here: is there a network? behind a company's proxy, set HTTPS_PROXY",
-        () if has("proxy") => "look at HTTPS_PROXY and NO_PROXY",
         () if has("refused") => "nothing listens there: look at the address in the configuration",
         () if has("timed out") => "a firewall swallows it: behind a company's proxy, set HTTPS_PROXY",
         () => "look at the address in the configuration, and at the network",
@@ -206,6 +227,9 @@ mod tests {
             ("TLS with a:443: invalid peer certificate: UnknownIssuer", "extra_ca"),
             ("looking up a: no such name", "no such name here"),
             ("proxy: connecting to p:3128: connection refused", "HTTPS_PROXY"),
+            ("proxy: looking up p: no such name", "the account's proxy"),
+            ("asking the proxy p:3128 for a:443: it answered 403", "the account's proxy"),
+            ("HTTPS_PROXY has a scheme that is not supported", "HTTPS_PROXY"),
             ("TLS with a:443: invalid peer certificate: Other(CaUsedAsEndEntity)", "extra_ca"),
             ("connecting to a:443: connection refused", "nothing listens"),
             ("connecting to a:443: timed out", "firewall"),

@@ -11,7 +11,7 @@ use super::document::{
 };
 use crate::accounts::{AccountView, LastFailure, UNREADABLE, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
-use crate::config::{Config, ListenAddress, Route, RouteName};
+use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Why};
 use crate::stats::Stats;
@@ -40,6 +40,8 @@ pub struct Facts {
     pub audit: Option<PathBuf>,
     /// What the process has given up, or should have.
     pub hardening: Vec<Measure>,
+    /// The environment's proxies.
+    pub proxies: Proxies,
     /// How a person calls the program so that it finds this daemon: `valetd`, and the options for folders other
     /// than the usual ones.
     pub invocation: String,
@@ -96,7 +98,7 @@ impl StatusReport {
             at: readings.moment(readings.now),
             daemon,
             accounts: views.iter().map(|view| AccountReport::new(view, readings, &facts.invocation)).collect(),
-            routes: config.routes.iter().map(|route| route_report(route, facts, stats)).collect(),
+            routes: config.routes.iter().map(|route| route_report(route, config, facts, stats)).collect(),
         }
     }
 }
@@ -219,7 +221,7 @@ fn own_addresses(keys: &KeyRing) -> Vec<OwnAddressReport> {
     keys.keys().iter().filter_map(lent).collect()
 }
 
-fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
+fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) -> RouteReport {
     let numbers = stats.route(&route.name);
     let own = facts.route_listen.get(&route.name).or(route.listen.as_ref());
     let millis = |share| numbers.latency.quantile(share).map(|bound| bound.as_secs_f64() * 1000.0);
@@ -228,6 +230,7 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         urls: urls(&route.name, &facts.listen, own),
         upstream: route.upstream.to_string(),
         account: route.account.to_string(),
+        proxy: proxy(route, config, &facts.proxies),
         require_key: route.require_key,
         requests: numbers.requests.get(),
         open: numbers.open.get(),
@@ -236,6 +239,15 @@ fn route_report(route: &Route, facts: &Facts, stats: &Stats) -> RouteReport {
         replayed: numbers.replayed.get(),
         median_ms: millis(0.5),
         p99_ms: millis(0.99),
+    }
+}
+
+fn proxy(route: &Route, config: &Config, proxies: &Proxies) -> Option<String> {
+    let choice = config.accounts.get(&route.account).map(|account| &account.proxy);
+    match proxies.way(choice.unwrap_or(&ProxyChoice::Environment), &route.upstream.origin) {
+        Way::Direct => None,
+        Way::Through(proxy) => Some(proxy.to_string()),
+        Way::Misnamed { variable, problem } => Some(format!("{variable} {problem}")),
     }
 }
 

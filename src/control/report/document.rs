@@ -232,6 +232,9 @@ pub struct RouteReport {
     pub upstream: String,
     /// Whose token is sent.
     pub account: String,
+    /// The proxy on the way there, without user name and password; what is wrong with its name, if it is none.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// Whether every request needs a client key, whoever sends it.
     #[serde(default)]
     pub require_key: bool,

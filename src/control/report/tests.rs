@@ -9,7 +9,7 @@ use super::build::{state, urls};
 use super::*;
 use crate::accounts::{AccountView, LastFailure, Stored};
 use crate::client_keys::KeyRing;
-use crate::config::{self, AccountId, Config, ListenAddress, RouteName};
+use crate::config::{self, AccountId, Config, ListenAddress, Proxies, RouteName};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, RenewalId, Why};
 use crate::stats::Stats;
@@ -229,6 +229,7 @@ pub(crate) fn facts() -> Facts {
         warnings: vec!["lingering is off".to_owned()],
         audit: Some("/var/log/audit.jsonl".into()),
         hardening: vec![Measure::waived("landlock", "switched off")],
+        proxies: Proxies::default(),
         invocation: "valetd".to_owned(),
     }
 }

@@ -7,13 +7,15 @@ use hyper::http::uri::Authority;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use crate::config::Origin;
+use crate::config::{Origin, Way};
 
 /// An upstream as all workers know it.
 pub(crate) struct UpstreamOrigin {
     /// Tells pools apart; never used twice in a process.
     pub(crate) id: u64,
     pub(crate) origin: Origin,
+    /// Straight to it, or through a proxy.
+    pub(crate) way: Way,
     /// The origin as text, for people.
     pub(crate) label: Arc<str>,
     pub(crate) tls: Option<Tls>,
@@ -42,6 +44,7 @@ impl UpstreamOrigin {
     /// If TLS is to be spoken with something that is neither a host name nor an address.
     pub(crate) fn new(
         origin: Origin,
+        way: Way,
         tls: Option<Arc<ClientConfig>>,
         extra_ca: Option<Vec<u8>>,
         http2: bool,
@@ -61,6 +64,7 @@ impl UpstreamOrigin {
             tls: tls.transpose()?,
             authority,
             origin,
+            way,
             extra_ca,
             http2,
         })
@@ -68,6 +72,9 @@ impl UpstreamOrigin {
 
     /// Whether connections to one serve the other as well.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.origin == other.origin && self.extra_ca == other.extra_ca && self.http2 == other.http2
+        self.origin == other.origin
+            && self.way == other.way
+            && self.extra_ca == other.extra_ca
+            && self.http2 == other.http2
     }
 }
