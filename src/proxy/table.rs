@@ -115,7 +115,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// [`TableError`]. An `extra_ca` that cannot be used is none: no connection is made where it was to vouch for the
+    /// `TableError`. An `extra_ca` that cannot be used is none: no connection is made where it was to vouch for the
     /// server, and the other routes are served.
     pub fn build(
         config: &Config,

@@ -28,7 +28,7 @@ pub(super) trait World {
     /// that one has come meanwhile calls [`super::machines::Renewer::settle`].
     fn store_answer(&mut self) -> Option<StoreAnswer>;
 
-    /// Sends a grant. Owes exactly one [`Renewer::answered`] with this account and id, also when the server never
+    /// Sends a grant. Owes exactly one `Renewer::answered` with this account and id, also when the server never
     /// replies.
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant);
 
