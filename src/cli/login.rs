@@ -94,6 +94,10 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
+    // before somebody signs in for nothing
+    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
+        return Err(Failure::of_call(error, options));
+    }
     let new = obtain(account, arguments)?;
     deliver(options, &places, &config, account, new, is_new)
 }

@@ -26,6 +26,8 @@ use super::report::{AccountReport, SCHEMA, StatusReport};
 use crate::accounts::NewCredential;
 use crate::client_keys::NewKey;
 use crate::config::KeyName;
+use crate::platform::peer::own_uid;
+use crate::platform::users;
 use crate::secret::Secret;
 
 /// How long an answer may take that is made from what the daemon has at hand.
@@ -41,6 +43,8 @@ const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
+    /// Whose daemon it is.
+    owner: u32,
     sender: SendRequest<Full<Bytes>>,
 }
 
@@ -57,6 +61,14 @@ pub(crate) enum ClientError {
         socket: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// Somebody else listens there: what it says is not to be believed, and nothing is told to it.
+    #[error("the daemon on {} is not yours: {} listens there", .socket.display(), user(*.owner))]
+    Foreign {
+        /// Where.
+        socket: PathBuf,
+        /// Who made the socket.
+        owner: u32,
     },
     /// The daemon took the call and did not answer in time.
     #[error("the daemon on {} did not answer within {} s", .socket.display(), .after.as_secs())]
@@ -84,26 +96,29 @@ impl ClientError {
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             ClientError::NotRunning(_) | ClientError::Unreachable { .. } => true,
-            ClientError::Silent { .. } | ClientError::Garbled { .. } | ClientError::Refused(_) => false,
+            ClientError::Foreign { .. }
+            | ClientError::Silent { .. }
+            | ClientError::Garbled { .. }
+            | ClientError::Refused(_) => false,
         }
     }
 }
 
 impl Client {
-    /// Connects to the daemon that listens on `socket`.
+    /// Connects to the daemon that listens on `socket`, which must be this user's or root's; root itself may ask anybody's.
     ///
     /// # Errors
     ///
-    /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it.
+    /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it; [`ClientError::Foreign`].
     pub(crate) async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = connect(socket).await?;
+        let (stream, owner) = connect(socket).await?;
         let socket = socket.to_owned();
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ClientError::Garbled { socket: socket.clone(), detail: error.to_string() })?;
         // what ends the connection is told by the call that it ends
         tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { socket, sender })
+        Ok(Self { socket, owner, sender })
     }
 
     /// The status document.
@@ -133,8 +148,16 @@ impl Client {
         self.read(&body)
     }
 
-    /// Hands in what a sign-in has brought. Returns when it is saved.
+    /// Hands in what a sign-in has brought. Returns when it is saved. Root may ask anybody's daemon, but gives its credentials
+    /// to its own alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Foreign`], before anything is sent.
     pub(crate) async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
+        if !keeps_for_us(self.owner, own_uid(), users::shown_for_others()) {
+            return Err(ClientError::Foreign { socket: self.socket.clone(), owner: self.owner });
+        }
         let path = format!("/v1/accounts/{id}/credential");
         let answer = match self.call(Method::PUT, &path, Some(credential_body(new)), AFTER_WORK).await {
             // a daemon of before an update, which has not heard of servers: a sign-in must not be lost by that
@@ -192,7 +215,7 @@ impl Client {
     /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed;
     /// `with_address`, its report names an address that ends with it, where its routes exist and no others.
     pub(crate) async fn hold_key(socket: &Path, new: NewKey, with_address: bool) -> Result<HeldKey, ClientError> {
-        let stream = connect(socket).await?;
+        let (stream, owner) = connect(socket).await?;
         let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
         let stream = stream.into_std().map_err(unreachable)?;
         let line = OwnedFd::from(stream.try_clone().map_err(unreachable)?);
@@ -200,7 +223,7 @@ impl Client {
             .await
             .map_err(|error| ClientError::Garbled { socket: socket.to_owned(), detail: error.to_string() })?;
         let serving = tokio::spawn(async move { drop(connection.await) });
-        let mut client = Self { socket: socket.to_owned(), sender };
+        let mut client = Self { socket: socket.to_owned(), owner, sender };
         let order = KeyOrder { address: with_address, ..KeyOrder::of(&NewKey { ephemeral: true, ..new }) };
         let mut request =
             Request::new(Full::new(Bytes::from(serde_json::to_string(&order).expect("texts and numbers"))));
@@ -305,16 +328,39 @@ impl Client {
     }
 }
 
-async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
+/// Connects, and says who listens: whoever called listen(2) on the socket (unix(7), `SO_PEERCRED`), which for one of a
+/// service manager is the user that the manager runs as.
+async fn connect(socket: &Path) -> Result<(UnixStream, u32), ClientError> {
     let socket = socket.to_owned();
     match timeout(AT_ONCE, UnixStream::connect(&socket)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => match stream.peer_cred().map(|peer| peer.uid()) {
+            Ok(owner) if answers_us(owner, own_uid(), users::shown_for_others()) => Ok((stream, owner)),
+            Ok(owner) => Err(ClientError::Foreign { socket, owner }),
+            Err(error) => Err(ClientError::Unreachable { socket, error }),
+        },
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket),
             _ => ClientError::Unreachable { socket, error },
         }),
         Err(_) => Err(ClientError::Silent { socket, after: AT_ONCE }),
     }
+}
+
+/// Whether `ours` may give its credentials to a daemon of `owner`: to its own, or to root's, who can read them anyway.
+/// `others` is what everybody is shown as whom our user namespace does not know, if there may be such.
+fn keeps_for_us(owner: u32, ours: u32, others: Option<u32>) -> bool {
+    (owner == ours || owner == 0) && Some(owner) != others
+}
+
+/// Whether `ours` may act on what a daemon of `owner` says. Root, which looks after others' daemons, may ask all.
+fn answers_us(owner: u32, ours: u32, others: Option<u32>) -> bool {
+    keeps_for_us(owner, ours, others) || ours == 0
+}
+
+/// A user in words: `user 1000 (ada)`.
+fn user(uid: u32) -> String {
+    let name = users::name_of(uid).map(|name| format!(" ({})", name.escape_debug()));
+    format!("user {uid}{}", name.unwrap_or_default())
 }
 
 /// An ephemeral client key and the connection that it lives on.
@@ -398,4 +444,31 @@ fn credential_body(new: &NewCredential) -> String {
         body["servers"] = json!(servers);
     }
     body.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_for_a_daemon_of_our_own_or_of_roots() {
+        const US: u32 = 1000;
+        const NOBODY: u32 = 65534;
+        for (name, owner, ours, others, keeps, answers) in [
+            ("our own", US, US, None, true, true),
+            ("root's", 0, US, None, true, true),
+            ("another user's", 1001, US, None, false, false),
+            ("root asks a user's", US, 0, None, false, true),
+            ("root asks root's", 0, 0, None, true, true),
+            ("in a user namespace, whoever it does not know", NOBODY, US, Some(NOBODY), false, false),
+            ("in one, ourselves", US, US, Some(NOBODY), true, true),
+            ("in one where we are nobody, anybody", NOBODY, NOBODY, Some(NOBODY), false, false),
+        ] {
+            assert_eq!(
+                (keeps_for_us(owner, ours, others), answers_us(owner, ours, others)),
+                (keeps, answers),
+                "{name}"
+            );
+        }
+    }
 }

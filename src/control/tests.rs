@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::client::{Client, ClientError};
 use super::events::Events;
+use super::line::MOST_STREAMS;
 use super::problem::{Problem, kind};
 use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
@@ -106,6 +107,38 @@ async fn what_changes_is_told_as_it_changes_and_again_to_who_comes_back() {
     drop(events);
     let mut again = house.client().await.events(Some(102)).await.unwrap();
     assert_eq!(again.next().await.unwrap().unwrap().id, 103);
+}
+
+#[tokio::test]
+async fn as_many_streams_as_may_be_leave_room_for_every_other_verb() {
+    let house = House::open([usable_view()]);
+    let mut streams = Vec::new();
+    loop {
+        match house.client().await.events(None).await {
+            Ok(stream) => streams.push(stream),
+            Err(error) => {
+                assert!(error.to_string().contains("listening to events already"), "{error}");
+                break;
+            }
+        }
+        assert!(streams.len() <= MOST_STREAMS, "there is no bound");
+    }
+    assert_eq!(streams.len(), MOST_STREAMS);
+    let verbs = async {
+        for _ in 0..5 {
+            let mut client = house.client().await;
+            client.status().await.unwrap();
+            client.keys().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(10), verbs).await.expect("others are answered");
+    drop(streams.pop());
+    let again = async {
+        while house.client().await.events(None).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), again).await.expect("a seat that was left can be taken");
 }
 
 #[tokio::test]

@@ -145,6 +145,11 @@ impl Start {
         let problems = match self.outcome {
             Ok(strange) => {
                 warnings.config = said(strange);
+                warnings.config.extend(config_files::unusable_authorities(&self.config).into_iter().map(|words| {
+                    let words = format!("{words}; its requests fail until that is mended");
+                    error!("{words}");
+                    words
+                }));
                 Vec::new()
             }
             Err(problems) => {
@@ -388,6 +393,7 @@ async fn run_until_stopped(
             _ = hangup.recv() => {
                 files = ConfigWatch::new(running.watched()); // what is read now is no change later
                 let _ = running.reload().await;
+                files.follow(running.watched());
             }
             () = network.changed() => {
                 debug!("the network has changed");
@@ -396,10 +402,13 @@ async fn run_until_stopped(
             () = files.changed() => {
                 info!("the configuration has changed");
                 let _ = running.reload().await;
+                files.follow(running.watched());
             }
             Some(reply) = requests.reload.recv() => {
                 files = ConfigWatch::new(running.watched());
-                let _ = reply.send(running.reload().await);
+                let outcome = running.reload().await;
+                files.follow(running.watched());
+                let _ = reply.send(outcome);
             }
             Some(LendRequest { routes, reply }) = requests.lend.recv() => {
                 let _ = reply.send(running.lend(&routes)); // what nobody waits for any more is closed by its drop

@@ -1,7 +1,6 @@
 //! What the workers have been told: the routes of a configuration, prepared so that a request copies as little as possible.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, W
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
-use crate::platform::{environment, ownership, tls};
+use crate::platform::{environment, tls};
 use crate::proxy::authorization::{Authorization, TokenMethod};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
@@ -89,14 +88,6 @@ pub enum RouteProblem {
         /// The field.
         field: String,
     },
-    /// The file with certificate authorities cannot be read, or could be changed by others.
-    #[error("extra_ca: {}: {why}", path.display())]
-    UnreadableAuthorities {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: ownership::Refused,
-    },
     /// There is no TLS with these certificate authorities.
     #[error("{0}")]
     Tls(String),
@@ -126,7 +117,8 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// `TableError`
+    /// `TableError`. An `extra_ca` that cannot be used is none: no connection is made where it was to vouch for the
+    /// server, and the other routes are served.
     pub fn build(
         config: &Config,
         sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
@@ -284,16 +276,11 @@ impl Origins {
     ) -> Result<Arc<UpstreamOrigin>, RouteProblem> {
         let origin = &route.upstream.origin;
         let extra_ca = extra_ca.filter(|_| origin.tls);
-        let authorities = match extra_ca {
-            Some(path) => {
-                let unreadable = |why| RouteProblem::UnreadableAuthorities { path: path.clone(), why };
-                let mut file = ownership::open(path).map_err(unreadable)?;
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(|error| unreadable(error.into()))?;
-                Some(bytes)
-            }
-            None => None,
-        };
+        // the certificates, or, where there are none, what is wrong: such an upstream is the same as no other
+        let authorities = extra_ca.map(|path| tls::authorities(path));
+        let authorities = authorities.map(|found| {
+            found.map_or_else(String::into_bytes, |found| found.iter().flat_map(|one| one.to_vec()).collect())
+        });
         let known = self.upstreams.iter().find(|known| {
             known.origin == *origin && known.way == way && known.extra_ca == authorities && known.http2 == route.http2
         });
@@ -304,8 +291,14 @@ impl Origins {
             (false, _) => None,
             (true, Some(settings)) => Some(settings.clone()),
             (true, None) => {
-                let settings =
-                    tls::client_config(extra_ca.map(PathBuf::as_path), &[b"http/1.1"]).map_err(RouteProblem::Tls)?;
+                const ALPN: &[&[u8]] = &[b"http/1.1"];
+                let path = extra_ca.map(PathBuf::as_path);
+                // one account's file must not keep the others from being served
+                let settings = match path.map(tls::authorities).transpose() {
+                    Ok(_) => tls::client_config(path, ALPN),
+                    Err(why) => tls::refusing_config(why, ALPN),
+                };
+                let settings = settings.map_err(RouteProblem::Tls)?;
                 self.settings.insert(extra_ca.cloned(), settings.clone());
                 Some(settings)
             }

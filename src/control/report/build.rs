@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{
@@ -75,15 +75,15 @@ impl StatusReport {
             pid: facts.pid,
             uptime_seconds: readings.now.since(facts.started_at).as_secs(),
             listen: facts.listen.iter().map(ToString::to_string).collect(),
-            config_file: facts.config_file.clone(),
-            state_dir: facts.state_dir.clone(),
+            config_file: as_text(&facts.config_file),
+            state_dir: as_text(&facts.state_dir),
             config_problems: config_problems.to_vec(),
             warnings: facts.warnings.clone(),
             connections: stats.connections.get(),
             refused: stats.refused.get(),
             refused_root: stats.refused_root.get(),
             audit: facts.audit.as_ref().map(|file| AuditReport {
-                file: file.clone(),
+                file: as_text(file),
                 written: stats.audit.written.get(),
                 dropped: stats.audit.dropped.get(),
                 refused: stats.audit.refused.get(),
@@ -101,6 +101,11 @@ impl StatusReport {
             routes: config.routes.iter().map(|route| route_report(route, config, facts, stats)).collect(),
         }
     }
+}
+
+/// A path as JSON can have it: bytes that are no UTF-8 are shown as U+FFFD.
+fn as_text(path: &Path) -> PathBuf {
+    path.to_string_lossy().into_owned().into()
 }
 
 impl AccountReport {
