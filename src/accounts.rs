@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::AccountId;
-use crate::renewal::{AccountSnapshot, RenewalId};
+use crate::renewal::{AccountSnapshot, RenewalId, Why};
 pub use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
 
@@ -67,9 +67,22 @@ pub struct LastFailure {
 /// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
 pub const UNREADABLE: &str = "unreadable";
 
+/// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
+pub(crate) fn remedy(why: Why, account: &AccountId, invocation: &str) -> String {
+    match why {
+        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere => login(account, invocation),
+        Why::ClientRefused => format!("{invocation} reload"),
+    }
+}
+
+/// The command that signs in to an account.
+pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
+    format!("{invocation} login {account}")
+}
+
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]
-pub enum Request {
+pub enum AccountRequest {
     /// Renew now. Answered when the renewal has been asked for, not when it has ended.
     Refresh(AccountId, oneshot::Sender<Result<(), String>>),
     /// A person has signed in. Answered when the credential is saved, or cannot be.
@@ -82,7 +95,7 @@ pub enum Request {
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
 #[derive(Clone)]
 pub struct Accounts {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<AccountRequest>,
     views: watch::Receiver<Arc<Vec<AccountView>>>,
 }
 
@@ -99,7 +112,7 @@ pub enum RequestError {
 
 impl Accounts {
     /// Joins the two ends; the renewer keeps the others.
-    pub fn new(requests: mpsc::Sender<Request>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
+    pub fn new(requests: mpsc::Sender<AccountRequest>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
         Self { requests, views }
     }
 
@@ -115,25 +128,46 @@ impl Accounts {
 
     /// Asks for a renewal now.
     pub async fn refresh(&self, account: AccountId) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Refresh(account, reply)).await
+        self.ask(|reply| AccountRequest::Refresh(account, reply)).await
     }
 
     /// Hands in what a sign-in brought.
     pub async fn replace(&self, account: AccountId, new: NewCredential) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Replace(account, Box::new(new), reply)).await
+        self.ask(|reply| AccountRequest::Replace(account, Box::new(new), reply)).await
     }
 
     /// Signs out. Returns what happened at the server, for people.
     pub async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
-        self.ask(|reply| Request::Remove(account, reply)).await
+        self.ask(|reply| AccountRequest::Remove(account, reply)).await
     }
 
     async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request,
+        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> AccountRequest,
     ) -> Result<T, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| RequestError::Stopping)?;
         answer.await.map_err(|_| RequestError::Stopping)?.map_err(RequestError::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_person_is_needed_is_one_word_everywhere_and_has_one_remedy() {
+        let rows = [
+            (Why::NotSignedIn, "not-signed-in", "valetd login lab"),
+            (Why::Revoked, "revoked", "valetd login lab"),
+            (Why::Ambiguous, "ambiguous", "valetd login lab"),
+            (Why::IssuedElsewhere, "issued-elsewhere", "valetd login lab"),
+            (Why::ClientRefused, "client-refused", "valetd reload"),
+        ];
+        let lab = AccountId::new("lab").unwrap();
+        for (why, word, expected) in rows {
+            assert_eq!((why.code(), remedy(why, &lab, "valetd").as_str()), (word, expected));
+            assert_eq!(serde_json::to_value(why).unwrap(), word, "the status document's word");
+        }
     }
 }

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, Facts, Source};
+use crate::config::{Config, MachineFacts, Source};
 use crate::oauth::{Client, Dialect, Grant, TokenResponse, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
@@ -98,7 +98,7 @@ pub fn jwt_claims(data: &[u8]) {
 
 /// The configuration, and a provider preset.
 pub fn config(data: &[u8]) {
-    let facts = Facts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 };
+    let facts = MachineFacts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 };
     let read = Source::from_bytes("config.toml", data, data.len().is_multiple_of(2))
         .and_then(|source| Config::parse(&source, &[("lab".to_owned(), source.clone())], &facts));
     match read {

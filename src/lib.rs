@@ -35,15 +35,16 @@
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
-//! 0  secret     timestamp                     words that everyone uses                             (pure)
+//! 0  secret     timestamp                     types that everyone uses                             (pure)
+//!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //! ```
 //!
 //! # Journeys
 //!
 //! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; whoever would need a client key
-//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top to bottom: guard,
-//! route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published token: no lock, no await, no
-//! allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
+//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top
+//! to bottom: identify, admit, find, permit, token, prepare, send, respond. [`token_source::TokenSource::usable`] borrows
+//! the published token: no lock, no await, no allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
 //! cancels its own wait, never a renewal. Where it had to wait for a connection, it leaves with the token that is usable
 //! then. A reload that changes what an account is, or where its tokens go, ends the waits for them. A 401 from the
 //! upstream renews once for all who got it, and the request is sent once more.
@@ -52,18 +53,18 @@
 //! rotation: note that generation N is being redeemed → redeem ([`token_endpoint`], with what [`oauth`] says) → save
 //! ([`store`]: temporary file, fsync, rename, fsync of the folder) → publish.
 //!
-//! **A status query.** [`control`] answers from what the renewer has published, and waits for nobody.
+//! **A status query.** `control` answers from what the renewer has published, and waits for nobody.
 //!
-//! **A sign-in** runs in the person's own process ([`sign_in`]); its result is handed to the daemon over the control
-//! socket, or saved under the store's lock if none runs.
+//! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
+//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]).
 //!
 //! # Where the invariants are
 //!
 //! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
 //! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
-//! credential may be sent: [`store::Record`]; where an answer may lead: `proxy/policy/rewrite.rs`. Whose a configuration
-//! must be: [`platform::ownership`]. The time line: [`platform::clock`].
+//! credential may be sent: [`config::AuthorizationServer`], [`store::Record`]; where an answer may lead:
+//! `proxy/policy/rewrite.rs`. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 
@@ -73,13 +74,14 @@ pub mod cli;
 pub mod client_keys;
 pub mod config;
 pub(crate) mod config_files;
-pub mod control;
-pub mod daemon;
+pub(crate) mod control;
+pub(crate) mod daemon;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http_client;
-pub mod notices;
+pub(crate) mod names;
+pub(crate) mod notices;
 pub mod oauth;
 pub mod path_rules;
 pub mod platform;
@@ -89,6 +91,7 @@ pub mod renewer;
 pub mod secret;
 pub mod shutdown;
 pub mod sign_in;
+pub(crate) mod span;
 pub mod stand_in;
 pub mod stats;
 pub mod store;

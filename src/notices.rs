@@ -21,13 +21,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
-use crate::accounts::{AccountView, Accounts};
+use crate::accounts::{self, AccountView, Accounts};
 use crate::config::{AccountId, Config};
 use crate::platform::clock::{Clock, wall};
 use crate::platform::descriptors;
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Phase, Why};
 use crate::shutdown::Shutdown;
+use crate::span::coarse;
 use crate::timestamp::Timestamp;
 
 /// For one account and cause, a person is told this often at the most.
@@ -55,11 +56,7 @@ impl Cause {
     /// For scripts, and for the memory of what was told.
     fn code(self) -> &'static str {
         match self {
-            Cause::SignInRequired(Why::NotSignedIn) => "not-signed-in",
-            Cause::SignInRequired(Why::Revoked) => "revoked",
-            Cause::SignInRequired(Why::Ambiguous) => "ambiguous",
-            Cause::SignInRequired(Why::ClientRefused) => "client-refused",
-            Cause::SignInRequired(Why::IssuedElsewhere) => "issued-elsewhere",
+            Cause::SignInRequired(why) => why.code(),
             Cause::Dies(_) => "refresh-token-dies",
         }
     }
@@ -135,12 +132,12 @@ struct Message {
 impl Message {
     fn new(account: &AccountId, cause: Cause, now: Timestamp, invocation: &str) -> Self {
         let remedy = match cause {
-            Cause::SignInRequired(Why::ClientRefused) => format!("{invocation} reload"),
-            Cause::SignInRequired(_) | Cause::Dies(_) => format!("{invocation} login {account}"),
+            Cause::SignInRequired(why) => accounts::remedy(why, account, invocation),
+            Cause::Dies(_) => accounts::login(account, invocation),
         };
         let what = match cause {
             Cause::SignInRequired(why) => why.to_string(),
-            Cause::Dies(at) => format!("the refresh token dies in {}", coarse(at.since(now))),
+            Cause::Dies(at) => format!("the refresh token dies in {}", coarse(at.since(now).as_secs())),
         };
         let text = format!("{account}: {what}. To mend it, run: {remedy}");
         Self { account: account.to_string(), why: cause.code(), remedy, text }
@@ -152,15 +149,6 @@ impl Message {
             .replace("{why}", self.why)
             .replace("{remedy}", &self.remedy)
             .replace("{message}", &self.text)
-    }
-}
-
-fn coarse(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds @ ..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -221,7 +209,7 @@ fn key(account: &AccountId, cause: Cause) -> String {
 }
 
 /// What the notices are made from.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The accounts as they stand.
     pub accounts: Accounts,
     /// The configuration in force.
@@ -235,7 +223,7 @@ pub struct Parts {
 }
 
 /// Gives notices until the stop has started. It sleeps until something changes or the next one is due.
-pub async fn watch(parts: Parts, mut shutdown: Shutdown) {
+pub(crate) async fn watch(parts: Parts, mut shutdown: Shutdown) {
     let Parts { mut accounts, mut config, clock, state_dir, invocation } = parts;
     let mut timer = match WakeTimer::new() {
         Ok(timer) => timer,

@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::options::Options;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
+use crate::names::UnknownName;
 use crate::platform::paths::{Overrides, Paths};
 
 /// Where this process finds and leaves things.
@@ -47,15 +48,16 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     if let Some(account) = config.accounts.get(id) {
         return Ok(account);
     }
-    let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
     if preset_names().contains(&id.as_str()) {
+        let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
         let lines = config_lines(id).lines().map(str::to_owned).collect();
         return Err(failure.with_problems(lines).with_remedy("add these two lines to it, and try again"));
     }
-    let names: Vec<&str> = config.accounts.keys().map(AccountId::as_str).collect();
-    Err(match names.as_slice() {
-        [] => failure.with_remedy(format!("providers that valetd knows: {}", preset_names().join(", "))),
-        names => failure.with_remedy(format!("the accounts are: {}", names.join(", "))),
+    let failure =
+        Failure::unknown(&UnknownName::new("account", id.as_str(), config.accounts.keys().map(AccountId::as_str)));
+    Err(match config.accounts.is_empty() {
+        true => failure.with_remedy(format!("providers that valetd knows: {}", preset_names().join(", "))),
+        false => failure,
     })
 }
 

@@ -1,23 +1,27 @@
 //! `valetd exec`
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
 use super::arguments::parse_route;
-use super::configuration::places;
+use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
 use crate::client_keys::{NewKey, Rights};
-use crate::config::{AccountId, RouteName};
+use crate::config::{self, AccountId, ImportSource, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
+use crate::names::UnknownName;
 use crate::platform::environment;
+use crate::platform::paths::Paths;
 use crate::secret::Secret;
 
 /// Run a command that finds valetd in its environment
@@ -40,7 +44,8 @@ presented, and the other routes have no variable. They end with the command and
 its children, and when the daemon stops; a restarted daemon has others.
 
 Where the environment names a proxy, localhost and 127.0.0.1 are added to
-NO_PROXY, with -r or without.
+NO_PROXY, with -r or without. Variables that 'valetd login --import' would
+take a refresh token from, such as GDH_REFRESH_TOKEN, are taken out.
 
 A process of yours still reaches every route on the common addresses without a
 key, a command of exec -r too, unless the configuration says require_key = true;
@@ -68,7 +73,7 @@ pub(super) struct Arguments {
     key_in_url: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
@@ -115,6 +120,9 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let mut child = Command::new(program);
     child.args(rest);
     let past_proxies = past_proxies(environment::text);
+    for name in variables_with_tokens(&places) {
+        child.env_remove(name);
+    }
     for (name, value) in variables(&report, names, key.as_ref(), key_in_url).into_iter().chain(past_proxies) {
         match value {
             Some(value) => child.env(name, value),
@@ -126,7 +134,21 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         io::ErrorKind::NotFound => Exit::NoSuchCommand,
         _ => Exit::NotExecutable,
     };
-    Err(Failure::new(error).while_doing(format!("running {program}")).with_exit(exit))
+    Err(Failure::new(error).while_doing(format!("running {}", program.display())).with_exit(exit))
+}
+
+/// The variables that a refresh token may be in, for `login --import`: those of the configuration, if it can be used, and
+/// those of all presets. A command that is lent a route is not to have what renews it.
+fn variables_with_tokens(places: &Paths) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = config::import_variables().collect();
+    if let Ok(Loaded { config, warnings: _ }) = load_config(places) {
+        let sources = config.accounts.values().flat_map(|account| &account.sign_in.import);
+        names.extend(sources.filter_map(|source| match source {
+            ImportSource::Environment(name) => Some(name.clone()),
+            ImportSource::JsonFile(_) | ImportSource::GbdxConfig(_) => None,
+        }));
+    }
+    names
 }
 
 /// The routes that are named, or all.
@@ -136,9 +158,8 @@ fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a R
     }
     let find = |name: &RouteName| {
         report.routes.iter().find(|route| route.name == name.as_str()).ok_or_else(|| {
-            let names: Vec<&str> = report.routes.iter().map(|route| route.name.as_str()).collect();
-            Failure::say(format!("no route is named {name:?}"))
-                .with_remedy(format!("the routes are: {}", names.join(", ")))
+            let routes = report.routes.iter().map(|route| route.name.as_str());
+            Failure::unknown(&UnknownName::new("route", name.as_str(), routes))
         })
     };
     names.iter().map(find).collect()

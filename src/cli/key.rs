@@ -16,6 +16,7 @@ use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights};
 use crate::config::{Config, KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::{KeyList, KeyReport};
+use crate::names::UnknownName;
 use crate::path_rules::{self, PathPattern};
 use crate::platform::clock::{Clock, unix_seconds};
 use crate::platform::paths::Paths;
@@ -157,9 +158,8 @@ fn add_here(places: &Paths, new: NewKey) -> Result<Secret, Failure> {
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
     let known = |name: &RouteName| loaded.config.routes.iter().any(|route| route.name == *name);
     if let Some(unknown) = new.rights.routes.iter().find(|name| !known(name)) {
-        let routes: Vec<&str> = loaded.config.routes.iter().map(|route| route.name.as_str()).collect();
-        let failure = Failure::say(format!("no route is named \"{unknown}\""));
-        return Err(failure.with_remedy(format!("the routes are: {}", routes.join(", "))));
+        let routes = loaded.config.routes.iter().map(|route| route.name.as_str());
+        return Err(Failure::unknown(&UnknownName::new("route", unknown.as_str(), routes)));
     }
     Ok(ring(places, &loaded.config)?.add(new).map_err(Failure::new)?.0)
 }

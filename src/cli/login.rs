@@ -15,7 +15,7 @@ use super::refresh::{self, Outcome};
 use super::runtime::block_on;
 use super::text::{length, printable};
 use crate::accounts::NewCredential;
-use crate::config::{Account, AccountId};
+use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::kind;
 use crate::http_client::HttpClient;
@@ -25,7 +25,7 @@ use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::Store;
+use crate::store::open_store;
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -94,8 +94,12 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
+    // before somebody signs in for nothing
+    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
+        return Err(Failure::of_call(error, options));
+    }
     let new = obtain(account, arguments)?;
-    deliver(options, &places, account, new, is_new)
+    deliver(options, &places, &config, account, new, is_new)
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
@@ -192,6 +196,7 @@ fn failure_of(error: SignInError) -> Failure {
 fn deliver(
     options: &Options,
     places: &Paths,
+    config: &Config,
     account: &Account,
     new: NewCredential,
     config_is_new: bool,
@@ -209,8 +214,8 @@ fn deliver(
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
-            let saved = Store::open(&places.state_dir).and_then(|store| offline::save(&store, account, new));
-            saved.map_err(|error| Failure::new(error).while_doing("saving the credential"))?;
+            let saved = open_store(places, config).and_then(|store| offline::save(&store, account, new));
+            saved.map_err(|error| Failure::say(error.to_string()).while_doing("saving the credential"))?;
             let start = match options.invocation() {
                 plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
                 elsewhere => format!("{elsewhere} run"),

@@ -1,8 +1,7 @@
 //! `valetd logout`
 
 use super::arguments::parse_account;
-use super::configuration::load_config;
-use super::configuration::{account_of, places};
+use super::configuration::{account_of, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
@@ -12,7 +11,7 @@ use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::http_client::HttpClient;
 use crate::sign_in::offline;
-use crate::store::{Store, StoreError};
+use crate::store::{StoreError, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign out: revoke the refresh token at the server, then forget it
@@ -44,9 +43,9 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
             })?;
             let account = account_of(&loaded.config, &id)?;
-            let failed = |error: StoreError| Failure::new(error).while_doing(doing);
+            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing(doing);
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            match Store::open(&places.state_dir) {
+            match open_store(&places, &loaded.config) {
                 Ok(store) => block_on(offline::forget(&store, &endpoint, account))?.map_err(failed)?,
                 Err(error) => return Err(failed(error)),
             }

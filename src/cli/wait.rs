@@ -14,6 +14,7 @@ use super::text::{length, parse_length};
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{AccountReport, State, StatusReport};
+use crate::names::UnknownName;
 
 /// Wait until an account, or every account, is usable
 #[derive(clap::Args, Debug)]
@@ -130,9 +131,7 @@ fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Ou
 }
 
 fn unknown(report: &StatusReport, id: &AccountId) -> Failure {
-    let names: Vec<&str> = report.accounts.iter().map(|account| account.id.as_str()).collect();
-    let failure = Failure::say(format!("no account is named {id:?}"));
-    if names.is_empty() { failure } else { failure.with_remedy(format!("the accounts are: {}", names.join(", "))) }
+    Failure::unknown(&UnknownName::new("account", id.as_str(), report.accounts.iter().map(|account| &*account.id)))
 }
 
 #[cfg(test)]

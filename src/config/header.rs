@@ -37,10 +37,12 @@ pub struct HeaderEdits {
     pub add: Vec<(String, SecretSource)>,
 }
 
-/// Fields that are not ours to set: of one hop (RFC 9110 section 7.6.1), or set by the proxy from other sources.
+/// Fields that no setting may change, because the proxy is answerable for them: those of one hop (RFC 9110 section 7.6.1,
+/// with the ones that its ancestors knew), and those that say whose message it is and where it ends.
 const RESERVED_FIELDS: &[&str] = &[
     "connection",
     "content-length",
+    "expect",
     "host",
     "keep-alive",
     "proxy-authenticate",
@@ -52,6 +54,12 @@ const RESERVED_FIELDS: &[&str] = &[
     "upgrade",
 ];
 
+/// A field's name in lower case, if it is one (RFC 9110 section 5.1).
+fn field_name(text: &str) -> Option<String> {
+    let of_a_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (!text.is_empty() && text.bytes().all(of_a_token)).then(|| text.to_ascii_lowercase())
+}
+
 impl HeaderTemplate {
     /// Reads a template: `Authorization: Bearer {access_token}`.
     ///
@@ -61,11 +69,7 @@ impl HeaderTemplate {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, value) =
             text.split_once(':').ok_or("has no colon: write it as in \"Authorization: Bearer {access_token}\"")?;
-        let name = name.to_ascii_lowercase();
-        let of_a_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        if name.is_empty() || !name.chars().all(of_a_token) {
-            return Err("has a bad field name (RFC 9110 section 5.1)".into());
-        }
+        let name = field_name(name).ok_or("has a bad field name (RFC 9110 section 5.1)")?;
         if RESERVED_FIELDS.contains(&name.as_str()) {
             return Err(format!("sets {name}, which belongs to the connection and is not for a token"));
         }
@@ -134,27 +138,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The name of a field that a route may change: not those that say whose message it is, and where it ends.
+/// The name of a field that a route may change: no reserved one, nor `Authorization`, which the header template may be.
 fn edited_field(text: &str) -> Result<String, Complaint> {
-    const OURS: &[&str] = &[
-        "authorization",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let name = text.to_ascii_lowercase();
-    let is_name =
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-    match name {
-        _ if !is_name => Err("is not the name of a header field".into()),
-        name if OURS.contains(&name.as_str()) => Err("is a field that valetd itself is answerable for".into()),
-        name => Ok(name),
+    match field_name(text) {
+        None => Err("is not the name of a header field".into()),
+        Some(name) if name == "authorization" || RESERVED_FIELDS.contains(&name.as_str()) => {
+            Err("is a field that valetd itself is answerable for".into())
+        }
+        Some(name) => Ok(name),
     }
 }
 
@@ -188,6 +179,23 @@ mod tests {
         for text in bad {
             let error = HeaderTemplate::parse(text).expect_err(text);
             assert!(!error.contains("eyJ"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_is_reserved_for_every_setting() {
+        for name in RESERVED_FIELDS {
+            assert!(edited_field(&name.to_uppercase()).is_err(), "{name}");
+            assert!(HeaderTemplate::parse(&format!("{name}: {{access_token}}")).is_err(), "{name}");
+        }
+        assert!(edited_field("Authorization").is_err());
+        assert!(HeaderTemplate::parse("Authorization: {access_token}").is_ok());
+        assert_eq!(edited_field("X-Key"), Ok("x-key".to_owned()));
+        for odd in ["", "a b", "ä"] {
+            assert!(
+                edited_field(odd).is_err() && HeaderTemplate::parse(&format!("{odd}: {{id_token}}")).is_err(),
+                "{odd}"
+            );
         }
     }
 }

@@ -13,10 +13,11 @@ use super::names::{AccountId, RouteName};
 use super::problem::{Complaint, Problem, Problems, Severity, Sink, Source};
 use super::provider;
 use super::read::{Document, Layer, Located, Table, not_empty};
-use super::reader::{CrossChecks, Facts, Reader, bad_name};
+use super::reader::{CrossChecks, MachineFacts, Reader, bad_name};
 use super::route::{PresetRoute, ROUTE_KEYS, Route, RouteContext};
 use super::secret_source::SecretSource;
-use super::value::{self, Client};
+use super::value::{self, AllowedClient};
+use crate::names::nearest;
 
 /// Where all routes are served if nothing else is said: both loopback addresses, since a client's `localhost` may be either.
 const LISTEN: [&str; 2] = ["127.0.0.1:8253", "[::1]:8253"];
@@ -74,7 +75,7 @@ pub struct Config {
     /// How long running requests may go on after a stop.
     pub drain: Duration,
     /// Whose processes are given tokens without a client key.
-    pub clients: Vec<Client>,
+    pub clients: Vec<AllowedClient>,
     /// Whether every request needs a client key, whoever sends it.
     pub require_key: bool,
     /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
@@ -82,7 +83,7 @@ pub struct Config {
     /// Whether processes that run in containers, as far as that can be told, need a client key whoever they belong to.
     pub containers_need_key: bool,
     /// Where requests are noted.
-    pub audit: Audit,
+    pub audit: AuditTarget,
     /// Whether a request that cannot be noted is refused.
     pub audit_required: bool,
     /// The size that an audit file has at most before it is renamed.
@@ -101,7 +102,7 @@ pub struct Config {
 
 /// Where requests are noted, one line each.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Audit {
+pub enum AuditTarget {
     /// Nowhere.
     Off,
     /// In `audit.jsonl` in the state folder.
@@ -121,17 +122,17 @@ pub struct NoticeSettings {
 
 impl Config {
     /// What no configuration file at all means: the default listeners and no accounts.
-    pub fn empty(facts: &Facts) -> Self {
+    pub fn empty(facts: &MachineFacts) -> Self {
         Self {
             listen: LISTEN.map(|text| ListenAddress::Tcp(text.parse().expect("a literal address"))).to_vec(),
             hosts: Vec::new(),
             workers: facts.cores.clamp(1, 2),
             drain: DRAIN,
-            clients: vec![Client::Own],
+            clients: vec![AllowedClient::Own],
             require_key: false,
             strict_exec: false,
             containers_need_key: false,
-            audit: Audit::Off,
+            audit: AuditTarget::Off,
             audit_required: false,
             audit_size: AUDIT_SIZE,
             audit_keep: AUDIT_KEEP,
@@ -148,7 +149,7 @@ impl Config {
     /// # Errors
     ///
     /// Every problem at once, warnings included, in the order of the file.
-    pub fn parse(file: &Source, providers: &[(String, Source)], facts: &Facts) -> Result<Parsed, Problems> {
+    pub fn parse(file: &Source, providers: &[(String, Source)], facts: &MachineFacts) -> Result<Parsed, Problems> {
         let sink = Sink::default();
         let config = Reader { facts, sink: &sink }.config(file, providers);
         let problems = sink.finish(&file.name);
@@ -216,13 +217,13 @@ impl<'a> Reader<'a> {
         config.strict_exec = root.boolean("strict_exec").unwrap_or(false);
         config.sandbox = root.boolean("sandbox").unwrap_or(true);
         config.audit = match root.boolean_or_string("audit") {
-            None | Some(Ok(false)) => Audit::Off,
-            Some(Ok(true)) => Audit::StateFolder,
-            Some(Err(file)) => Audit::File(value::path(&file.value, &self.facts.folder, &self.facts.home)),
+            None | Some(Ok(false)) => AuditTarget::Off,
+            Some(Ok(true)) => AuditTarget::StateFolder,
+            Some(Err(file)) => AuditTarget::File(value::path(&file.value, &self.facts.folder, &self.facts.home)),
         };
         config.containers_need_key = root.boolean("containers_need_key").unwrap_or(false);
         config.audit_required = root.boolean("audit_required").unwrap_or(false);
-        if config.audit_required && config.audit == Audit::Off {
+        if config.audit_required && config.audit == AuditTarget::Off {
             let remedy = "say where requests are noted: audit = true";
             self.sink.error(&root.place_of("audit_required"), Complaint::new("needs an audit", remedy));
         }
@@ -331,7 +332,7 @@ impl<'a> Reader<'a> {
             Some(Some(document)) => Ok((text.to_owned(), document)),
             Some(None) | None => {
                 let all = known().collect::<Vec<_>>().join(", ");
-                let remedy = match value::nearest(text, known()) {
+                let remedy = match nearest(text, known()) {
                     Some(near) => format!("did you mean \"{near}\"? (known: {all})"),
                     None => format!("known: {all}; or leave it out and say everything here"),
                 };

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Complaint, Place, Sink, Source};
-use super::value::nearest;
+use crate::names::nearest;
 
 /// A file, read as far as it can be read.
 pub(super) struct Document<'a> {

@@ -10,7 +10,7 @@ use super::value;
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Facts {
+pub struct MachineFacts {
     /// The configuration's folder, absolute: relative paths start here.
     pub folder: PathBuf,
     /// The home folder, absolute: what `~/` means.
@@ -21,7 +21,7 @@ pub struct Facts {
 
 /// Reads tables.
 pub(super) struct Reader<'a> {
-    pub(super) facts: &'a Facts,
+    pub(super) facts: &'a MachineFacts,
     pub(super) sink: &'a Sink,
 }
 

@@ -12,6 +12,7 @@ use super::problem::Complaint;
 use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader, bad_name};
 use super::value;
+use crate::names::nearest;
 use crate::path_rules::{PathRules, Rule};
 
 /// A renewal takes a second or two; after ten a client does better to be told.
@@ -158,7 +159,7 @@ impl<'a> Reader<'a> {
             Some(Located { value, .. }) if context.names.contains(&value.as_str()) => AccountId::new(&value),
             Some(Located { value, place }) => {
                 let names = || context.names.iter().copied();
-                let remedy = match value::nearest(&value, names()) {
+                let remedy = match nearest(&value, names()) {
                     Some(near) => format!("did you mean \"{near}\"?"),
                     None if context.names.is_empty() => format!("add [account.{value}]"),
                     None => format!("there are: {}", names().collect::<Vec<_>>().join(", ")),

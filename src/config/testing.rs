@@ -1,10 +1,10 @@
 //! Configurations for tests.
 
-use super::{Account, AccountId, Config, Facts, Parsed, Source};
+use super::{Account, AccountId, Config, MachineFacts, Parsed, Source};
 
 /// A machine like any other.
-pub(crate) fn facts() -> Facts {
-    Facts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 }
+pub(crate) fn facts() -> MachineFacts {
+    MachineFacts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 }
 }
 
 /// A file that only its owner can read.

@@ -40,7 +40,7 @@ fn an_empty_file_and_the_example_mean_what_no_file_means() {
     for text in ["", "# nothing\n", EXAMPLE] {
         assert_eq!(parse(text), Config::empty(&facts()));
     }
-    assert_eq!(Config::empty(&Facts { cores: 0, ..facts() }).workers, 1);
+    assert_eq!(Config::empty(&MachineFacts { cores: 0, ..facts() }).workers, 1);
     let listen: Vec<_> = Config::empty(&facts()).listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:8253", "[::1]:8253"]);
 }
@@ -390,15 +390,20 @@ fn clients_audit_and_rules_mean_what_they_say() {
         deny = ["/admin/**"]
     "#;
     let config = parse(text);
-    let expected = [Client::Own, Client::Root, Client::User("alice".into()), Client::Group("1001".into())];
+    let expected = [
+        AllowedClient::Own,
+        AllowedClient::Root,
+        AllowedClient::User("alice".into()),
+        AllowedClient::Group("1001".into()),
+    ];
     assert_eq!(config.clients, expected);
-    assert_eq!(config.audit, Audit::File("/home/me/.config/valetd/log/audit.jsonl".into()));
+    assert_eq!(config.audit, AuditTarget::File("/home/me/.config/valetd/log/audit.jsonl".into()));
     assert!(config.containers_need_key && config.audit_required);
     assert_eq!((config.audit_size, config.audit_keep), (1_000_000, 7));
     assert!(!config.sandbox && config.strict_exec);
     let rules = &config.routes[0].rules;
     assert_eq!((rules.allow.len(), rules.deny.len()), (1, 1));
-    assert_eq!(parse("audit = true").audit, Audit::StateFolder);
+    assert_eq!(parse("audit = true").audit, AuditTarget::StateFolder);
     assert_eq!(config.starts_programs(), None);
     let command = format!(
         "{LAB}upstream = \"https://a.example\"\nclient_id = \"i\"\nclient_auth = \"post\"\nclient_secret = {{ command = [\"x\"] }}\n"

@@ -58,7 +58,7 @@ pub(super) fn path(text: &str, folder: &Path, home: &Path) -> PathBuf {
 
 /// Whose processes may call.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Client {
+pub enum AllowedClient {
     /// `self`: the user that valetd runs as.
     Own,
     /// `root`, who can read the tokens anyway, but whose jobs need not use them unawares.
@@ -70,29 +70,21 @@ pub enum Client {
 }
 
 /// Whose processes may call: `self`, `user:alice`, `group:gis`.
-pub(super) fn client(text: &str) -> Result<Client, Complaint> {
+pub(super) fn client(text: &str) -> Result<AllowedClient, Complaint> {
     let name = |name: &str| {
         let good = |c: char| c.is_alphanumeric() || "._-@$".contains(c);
         (!name.is_empty() && name.chars().all(good)).then(|| name.to_owned())
     };
     let client = match text.split_once(':') {
-        None if text == "self" => Some(Client::Own),
-        None if text == "root" => Some(Client::Root),
+        None if text == "self" => Some(AllowedClient::Own),
+        None if text == "root" => Some(AllowedClient::Root),
         None => None,
-        Some(("user", user)) => name(user).map(Client::User),
-        Some(("group", group)) => name(group).map(Client::Group),
+        Some(("user", user)) => name(user).map(AllowedClient::User),
+        Some(("group", group)) => name(group).map(AllowedClient::Group),
         Some(_) => None,
     };
     client
         .ok_or_else(|| Complaint::new("names no clients", "write \"self\", \"root\", \"user:alice\" or \"group:gis\""))
-}
-
-/// The candidate that was probably meant.
-pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
-    let tolerated = |candidate: &str| 1 + candidate.len().min(word.len()) / 4;
-    let close = candidates.into_iter().filter(|candidate| distance(candidate) <= tolerated(candidate));
-    close.min_by_key(|candidate| distance(candidate))
 }
 
 #[cfg(test)]
@@ -140,12 +132,5 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(bytes(text).ok(), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn the_nearest_word_is_near() {
-        assert_eq!(nearest("upstraem", ["account", "upstream"]), Some("upstream"));
-        assert_eq!(nearest("wrok", ["work", "home"]), Some("work"));
-        assert_eq!(nearest("banana", ["work", "home"]), None);
     }
 }

@@ -25,6 +25,7 @@ use super::state::ControlState;
 use super::{key_verbs, metrics};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
+use crate::names::UnknownName;
 use crate::secret::Secret;
 use crate::store::{Credential, Servers};
 
@@ -109,7 +110,7 @@ where
     };
     if verb == Verb::Events {
         let last_id = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-        return stream(state, line, last_id);
+        return stream(state, line, last_id).unwrap_or_else(|problem| refuse(&problem));
     }
     perform(state, line, head.version, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
 }
@@ -213,8 +214,12 @@ where
 }
 
 /// Answers with what changes from now on, and since `last_id`.
-fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Answer {
-    line.stream();
+fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Result<Answer, Problem> {
+    if !line.stream() {
+        let detail = "as many as may be are listening to events already";
+        return Err(Problem::new(409, kind::REFUSED, "that cannot be done now", detail)
+            .with_remedy("end one of them: pgrep -af 'valetd events'"));
+    }
     let (reader, pieces) = mpsc::channel(STREAM_BUFFER);
     tokio::spawn(event_stream::feed(state.clone(), last_id, reader, line.clone()));
     let mut answer = Response::new(Fed(pieces).boxed());
@@ -222,7 +227,7 @@ fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Answer {
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // a stream is the connection's last answer: what is sent while it lasts is no request when it ends
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
+    Ok(answer)
 }
 
 fn tell(state: &ControlState, kind: Kind, account: &str) {
@@ -285,20 +290,9 @@ fn find<T>(state: &ControlState, id: &str, found: impl FnOnce(&AccountView) -> T
     if let Some(view) = views.iter().find(|view| view.id.as_str() == id) {
         return Ok(found(view));
     }
-    let nearest = views.iter().max_by(|a, b| likeness(&a.id, id).total_cmp(&likeness(&b.id, id)));
-    let nearest = nearest.filter(|view| likeness(&view.id, id) > 0.7);
-    let hint = nearest.map(|view| format!(" (did you mean {:?}?)", view.id.as_str())).unwrap_or_default();
-    let names: Vec<&str> = views.iter().map(|view| view.id.as_str()).collect();
-    let remedy = match names.as_slice() {
-        [] => "add an account to the configuration".to_owned(),
-        names => format!("the accounts are: {}", names.join(", ")),
-    };
-    let detail = format!("no account is named {id:?}{hint}");
-    Err(Problem::new(404, kind::NO_SUCH_ACCOUNT, "no such account", detail).with_remedy(remedy))
-}
-
-fn likeness(id: &AccountId, asked: &str) -> f64 {
-    strsim::jaro_winkler(id.as_str(), asked)
+    let unknown = UnknownName::new("account", id, views.iter().map(|view| view.id.as_str()));
+    let remedy = unknown.choice().unwrap_or_else(|| "add an account to the configuration".to_owned());
+    Err(Problem::new(404, kind::NO_SUCH_ACCOUNT, "no such account", unknown.to_string()).with_remedy(remedy))
 }
 
 /// Reads a whole body, within its limits of size and time.

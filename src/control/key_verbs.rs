@@ -15,6 +15,7 @@ use super::problem::{Problem, kind};
 use super::state::{ControlState, LendRequest};
 use crate::client_keys::{KeyError, OwnAddress};
 use crate::config::{KeyName, RouteName};
+use crate::names::UnknownName;
 
 pub(super) fn list(state: &ControlState) -> Answer {
     json(StatusCode::OK, &KeyList { keys: KeyReport::all(&state.keys) })
@@ -29,9 +30,10 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
     let config = state.config.borrow().clone();
     if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))
     {
-        let routes: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
-        let problem = bad_request(format!("no route is named \"{unknown}\""));
-        return Err(problem.with_remedy(format!("the routes are: {}", routes.join(", "))));
+        let routes = config.routes.iter().map(|route| route.name.as_str());
+        let unknown = UnknownName::new("route", unknown.as_str(), routes);
+        let remedy = unknown.choice().unwrap_or_else(|| "there is none".to_owned());
+        return Err(bad_request(unknown.to_string()).with_remedy(remedy));
     }
     let own = match wants_address {
         true => Some(lend(state, new.rights.routes.clone()).await?),
@@ -98,10 +100,7 @@ fn refused(error: &KeyError) -> Problem {
 
 fn not_changed_unknown(state: &ControlState, name: &str) -> Problem {
     let keys = state.keys.keys();
-    let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-    let remedy = match names.as_slice() {
-        [] => "there is none".to_owned(),
-        names => format!("the keys are: {}", names.join(", ")),
-    };
-    Problem::new(404, kind::NO_SUCH_KEY, "no such key", format!("no key is named {name:?}")).with_remedy(remedy)
+    let unknown = UnknownName::new("key", name, keys.iter().map(|key| key.name.as_str()));
+    let remedy = unknown.choice().unwrap_or_else(|| "there is none".to_owned());
+    Problem::new(404, kind::NO_SUCH_KEY, "no such key", unknown.to_string()).with_remedy(remedy)
 }

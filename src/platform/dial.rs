@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::names;
 use super::tunnel::{self, Target, TunnelError};
 use super::vectored::{SMALL_WRITE, joined};
 use crate::config::{ForwardProxy, Origin, ProxyProtocol, Way};
@@ -203,11 +204,8 @@ async fn answered(
 }
 
 async fn look_up(host: &str, port: u16, step_limit: Duration) -> Result<Vec<SocketAddr>, DialError> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![(address, port).into()]);
-    }
-    match timeout(step_limit, tokio::net::lookup_host((host, port))).await {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
+    match timeout(step_limit, names::look_up(host, port)).await {
+        Ok(Ok(addresses)) => Ok(addresses),
         Ok(Err(why)) => Err(DialError::LookUp { host: host.to_owned(), why }),
         Err(_) => Err(DialError::TimedOut { step: format!("looking up {host}") }),
     }

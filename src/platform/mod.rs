@@ -10,6 +10,7 @@ pub mod hints;
 mod journal;
 pub mod listeners;
 pub mod log;
+pub mod names;
 pub mod ownership;
 pub mod paths;
 pub mod peer;

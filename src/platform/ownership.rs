@@ -77,7 +77,7 @@ pub fn open(path: &Path) -> Result<File, Refused> {
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
 
-/// Like [`open`], without waiting for the other end of a pipe: whoever reads has to wait until there is something.
+/// Like [`open()`], without waiting for the other end of a pipe: whoever reads has to wait until there is something.
 ///
 /// # Errors
 ///

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::OnceLock;
 
-use crate::config::Client;
+use crate::config::AllowedClient;
 
 /// The user ids of all these clients, and what could not be found, in sentences.
-pub fn resolve(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
+pub fn resolve(clients: &[AllowedClient]) -> (BTreeSet<u32>, Vec<String>) {
     let (uids, mut problems) = look_up(clients);
     let (uids, unknown) = identities(uids, shown_for_others(), is_shown(0));
     problems.extend(unknown);
@@ -63,8 +63,8 @@ fn identities(mut uids: BTreeSet<u32>, others: Option<u32>, root_is_shown: bool)
     (uids, problems)
 }
 
-fn look_up(clients: &[Client]) -> (BTreeSet<u32>, Vec<String>) {
-    if clients.iter().all(|client| matches!(client, Client::Own | Client::Root)) {
+fn look_up(clients: &[AllowedClient]) -> (BTreeSet<u32>, Vec<String>) {
+    if clients.iter().all(|client| matches!(client, AllowedClient::Own | AllowedClient::Root)) {
         return members(clients, super::peer::own_uid(), "", "");
     }
     let mut problems = Vec::new();
@@ -121,7 +121,7 @@ pub(super) fn group_members(gid: u32, passwd: &str, group: &str) -> Option<BTree
 }
 
 /// The user ids of all these clients, from the two files' texts (passwd(5), group(5)).
-fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
+fn members(clients: &[AllowedClient], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
     let (users, groups) = (users_of(passwd), groups_of(group));
     let uid_of = |user: &str| {
         let named = users.iter().find(|(name, ..)| *name == user).map(|(_, uid, _)| *uid);
@@ -130,13 +130,13 @@ fn members(clients: &[Client], own: u32, passwd: &str, group: &str) -> (BTreeSet
     let (mut uids, mut unknown) = (BTreeSet::new(), Vec::new());
     for client in clients {
         match client {
-            Client::Own => drop(uids.insert(own)),
-            Client::Root => drop(uids.insert(0)),
-            Client::User(user) => match uid_of(user) {
+            AllowedClient::Own => drop(uids.insert(own)),
+            AllowedClient::Root => drop(uids.insert(0)),
+            AllowedClient::User(user) => match uid_of(user) {
                 Some(uid) => drop(uids.insert(uid)),
                 None => unknown.push(format!("clients: no user is named \"{user}\" in /etc/passwd; nobody is let in")),
             },
-            Client::Group(wanted) => {
+            AllowedClient::Group(wanted) => {
                 let number = wanted.parse::<u32>().ok();
                 let Some((_, gid, listed)) = groups
                     .iter()
@@ -164,12 +164,12 @@ mod tests {
 
     #[test]
     fn names_numbers_and_groups_become_user_ids() {
-        let user = |name: &str| Client::User(name.to_owned());
-        let group = |name: &str| Client::Group(name.to_owned());
-        let rows: [(&str, Vec<Client>, &[u32], usize); 12] = [
+        let user = |name: &str| AllowedClient::User(name.to_owned());
+        let group = |name: &str| AllowedClient::Group(name.to_owned());
+        let rows: [(&str, Vec<AllowedClient>, &[u32], usize); 12] = [
             ("nobody", vec![], &[], 0),
-            ("self", vec![Client::Own], &[1000], 0),
-            ("root", vec![Client::Own, Client::Root], &[0, 1000], 0),
+            ("self", vec![AllowedClient::Own], &[1000], 0),
+            ("root", vec![AllowedClient::Own, AllowedClient::Root], &[0, 1000], 0),
             ("root as a user", vec![user("root")], &[0], 0),
             ("root by number", vec![user("0")], &[0], 0),
             ("a user", vec![user("alice")], &[1001], 0),

@@ -10,14 +10,18 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Facts, Source};
+use crate::config::{Config, MachineFacts, Source};
 use crate::platform::clock::Clock;
 use crate::proxy::Table;
+use crate::proxy::peer::{Peer, Process};
 use crate::proxy::policy::client_key;
-use crate::proxy::policy::guard::{self, Admission, Caller, Door};
-use crate::proxy::policy::headers::{self, Homeward, Ours, Survey};
+use crate::proxy::policy::guard::{self, Admission};
+use crate::proxy::policy::head::{Head, HeadFlags};
+use crate::proxy::policy::headers::{self, ResponseContext, UpstreamFields};
+use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::{self, Found};
+use crate::proxy::policy::scope::Scope;
 use crate::proxy::table::RouteEntry;
 use crate::renewal::RenewalId;
 use crate::stats::Stats;
@@ -60,12 +64,14 @@ pub struct Stage {
     table: Table,
     tokens: Arc<TokenSource>,
     token: Arc<Published>,
+    ingress: Ingress,
+    peer: Peer,
 }
 
 /// A request as hyper hands it over, ready for any of the steps.
 pub struct Request {
     head: Parts,
-    survey: Survey,
+    flags: HeadFlags,
     found: Found,
     authority: Option<HeaderValue>,
 }
@@ -73,7 +79,7 @@ pub struct Request {
 /// Four routes, and a token that is usable.
 impl Default for Stage {
     fn default() -> Self {
-        let facts = Facts { folder: "/".into(), home: "/".into(), cores: 1 };
+        let facts = MachineFacts { folder: "/".into(), home: "/".into(), cores: 1 };
         let source = Source::from_bytes("config.toml", CONFIG.as_bytes(), false);
         let parsed = source.and_then(|source| Config::parse(&source, &[], &facts));
         let config = parsed.unwrap_or_else(|problems| panic!("{problems}")).config;
@@ -86,33 +92,40 @@ impl Default for Stage {
         let token = Arc::new(token);
         tokens.publish(Availability::Usable { token: token.clone(), wished_for: None });
         let table = Table::build(&config, &|_| tokens.clone(), &Stats::default());
-        Self { table: table.unwrap_or_else(|problem| panic!("{problem}")), tokens, token }
+        let table = table.unwrap_or_else(|problem| panic!("{problem}"));
+        let peer = Peer { addresses: None, process: Process::Of { uid: OWN, pid: None } };
+        Self { table, tokens, token, ingress: Ingress::loopback(PORT, Scope::All), peer }
+    }
+}
+
+impl Request {
+    fn head(&self) -> Head<'_> {
+        let Parts { method, uri: target, version, headers, .. } = &self.head;
+        Head { method, target, version: *version, headers, flags: self.flags }
     }
 }
 
 impl Stage {
     /// Gets a request ready.
     pub fn request(&self, head: Parts) -> Request {
-        let (survey, authority) = (Survey::of(&head.headers), head.headers.get(HOST).cloned());
-        let mut request = Request { head, survey, found: Found { index: 0, prefix: 0 }, authority };
+        let (flags, authority) = (HeadFlags::of(&head.headers), head.headers.get(HOST).cloned());
+        let mut request = Request { head, flags, found: Found { index: 0, prefix: 0 }, authority };
         assert!(self.route(&mut request), "benchmarks call routes that exist");
         request
     }
 
     /// Looks the head over, and takes the client key off, if there is one.
     pub fn key(&self, request: &mut Request) -> bool {
-        let Request { head, survey, .. } = request;
-        *survey = Survey::of(&head.headers);
-        client_key::may_be_there(&head.uri, survey)
+        let Request { head, flags, .. } = request;
+        *flags = HeadFlags::of(&head.headers);
+        client_key::may_be_there(&head.uri, flags)
             && client_key::take(&mut head.uri, &mut head.headers).is_ok_and(|key| key.is_some())
     }
 
     /// Decides whether it may be given a token.
     pub fn guard(&self, request: &Request) -> bool {
-        let Request { head, survey, .. } = request;
-        let door = Door { port: Some(PORT), key_required: false, caller: Caller::Of { uid: OWN, pid: None } };
         let admission = Admission { uids: &[0, OWN], hosts: &self.table.hosts, keyed: false };
-        guard::admit(door, admission, &head.method, &head.uri, head.version, &head.headers, survey).is_ok()
+        guard::admit(&self.ingress, &self.peer, admission, &request.head()).is_ok()
     }
 
     /// Looks for a way out of the route in the path.
@@ -122,16 +135,15 @@ impl Stage {
 
     /// Finds the route.
     pub fn route(&self, request: &mut Request) -> bool {
-        let found = route::find(|name| self.table.position(name), None, "localhost", request.head.uri.path());
+        let found = self.ingress.find(|name| self.table.position(name), "localhost", request.head.uri.path());
         found.map(|found| request.found = found).is_some()
     }
 
     /// Asks the route's rules.
     pub fn rules(&self, request: &Request) -> bool {
-        let Parts { method, uri, headers, .. } = &request.head;
-        let (route, rest) = (self.route_of(request), &uri.path()[request.found.prefix..]);
+        let (route, rest) = (self.route_of(request), &request.head.uri.path()[request.found.prefix..]);
         !route::is_refused(&route.refuse, &route.config.upstream.base_path, rest)
-            && route::check_rules(&route.config, None, method, uri, rest, headers).is_ok()
+            && route::check_rules(&route.config, None, &request.head(), rest).is_ok()
     }
 
     /// Borrows the token.
@@ -151,15 +163,15 @@ impl Stage {
     pub fn headers(&self, request: &mut Request) {
         request.authority = request.head.headers.get(HOST).cloned();
         let route = self.route_of(request);
-        let ours = Ours {
+        let fields = UpstreamFields {
             host: &route.host,
-            via: route.config.via.then_some(&self.table.via_out),
+            via: route.config.via.then_some(&self.table.via_request),
             token_name: &self.token.name,
-            token: &self.token.value,
             edits: &route.edits,
             upgrade: None,
         };
-        headers::prepare_request(&mut request.head.headers, &request.survey, ours);
+        headers::prepare_request(&mut request.head.headers, &request.flags, fields);
+        request.head.headers.insert(self.token.name.clone(), self.token.value.clone()); // as `Authorization::apply`
     }
 
     /// Makes the head of an answer ours.
@@ -174,14 +186,13 @@ impl Stage {
             own: OwnAddresses {
                 listeners: &[],
                 hosts: &self.table.hosts,
-                own_route: None,
-                by_unix_socket: false,
+                ingress: &self.ingress,
                 shares_account: &|name| self.table.position(name).map(|_| true),
             },
         };
-        let via = route.config.via.then_some(&self.table.via_home);
-        let homeward = Homeward { via, token: &self.token.value, mapping, shared: true, switching: false };
-        headers::clean_answer(answer, &homeward).is_ok() && !headers::may_become_document(answer)
+        let via = route.config.via.then_some(&self.table.via_response);
+        let context = ResponseContext { via, token: self.token.spelling(), mapping, shared: true, switching: false };
+        headers::clean_response(answer, &context).is_ok() && !headers::may_become_document(answer)
     }
 
     /// Counts a request and its answer.
@@ -203,9 +214,9 @@ impl Stage {
             && self.token();
         self.target(request);
         self.headers(request);
-        let comes_home = self.answer(request, answer);
+        let comes_back = self.answer(request, answer);
         self.count(request, took);
-        goes_up && comes_home
+        goes_up && comes_back
     }
 
     fn route_of(&self, request: &Request) -> &RouteEntry {

@@ -1,211 +1,103 @@
-//! What requests know of a client's connection.
+//! What requests know of the client's connection that they come on.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
-use crate::audit;
+use crate::audit::Seat;
 use crate::platform::containers::Containers;
-use crate::platform::peer::Ends;
-use crate::proxy::Peer;
 use crate::proxy::deadline::Activity;
 use crate::proxy::fault::Fault;
-use crate::proxy::policy::guard::{Caller, Door};
+use crate::proxy::peer::{Peer, Process};
+use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::scope::Scope;
+use crate::proxy::registry::{Handle, Standing};
 use crate::proxy::worker::Worker;
 
-/// A client's connection, or one stream of it, as its requests see it.
+/// A client's connection. It is one of its worker's until it is dropped.
 pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) door: Door,
-    /// The routes of the listener.
-    pub(crate) scope: Scope,
+    /// The listener that it was accepted on.
+    pub(crate) ingress: Rc<Ingress>,
+    pub(crate) peer: Peer,
+    pub(crate) handle: Rc<Handle>,
     pub(crate) activity: Arc<Activity>,
     /// Its place in the audit, from its first noted request on.
-    pub(crate) seat: Rc<RefCell<Option<audit::Seat>>>,
-    /// Both ends, on TCP: the client's, ours.
-    pub(crate) ends: Option<(SocketAddr, SocketAddr)>,
+    pub(crate) seat: Rc<RefCell<Option<Seat>>>,
     /// Whether the client runs outside of containers, once somebody has looked.
-    at_home: Cell<Option<bool>>,
-    id: u64,
-    /// A stream's is its connection's.
-    standing: Cell<Standing>,
-    stopping: Cell<Stopping>,
-    waker: RefCell<Option<Waker>>,
-    /// The connection that this is a stream of.
-    carrier: Option<Rc<Connection>>,
-    /// How many streams are open.
-    streams: Cell<usize>,
+    is_outside_containers: Cell<Option<bool>>,
 }
 
-/// What is known of a connection's client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
-    /// It may come in, or has shown a client key.
-    Client,
-    /// It has yet to show a client key.
-    Stranger,
-    /// It was told no, and may read so.
-    TurnedAway,
-    /// Others need its place.
-    Closed,
-}
-
-/// How far the end of a connection has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stopping {
-    No,
-    /// As soon as it has been used: who has only just connected is about to ask, and is answered.
-    Used,
-    /// Whatever it is at, once the running exchange has ended.
-    Now,
-    Told,
+/// What a request comes on: all of an HTTP/1.1 connection, or one stream of an HTTP/2 connection.
+pub(crate) struct Stream {
+    pub(crate) connection: Rc<Connection>,
+    /// The connection's own, or the stream's.
+    pub(crate) activity: Arc<Activity>,
 }
 
 impl Connection {
-    pub(crate) fn new(
-        worker: Rc<Worker>,
-        door: Door,
-        scope: Scope,
-        ends: Option<(SocketAddr, SocketAddr)>,
-        standing: Standing,
-    ) -> Rc<Self> {
-        let id = worker.next_id();
-        let connection = Rc::new(Self {
-            door,
-            scope,
+    pub(crate) fn new(worker: Rc<Worker>, ingress: Rc<Ingress>, peer: Peer, standing: Standing) -> Rc<Self> {
+        worker.stats.connections.add(1);
+        Rc::new(Self {
+            ingress,
+            peer,
+            handle: worker.registry.opened(standing),
             activity: Activity::new(),
             seat: Rc::default(),
-            ends,
-            at_home: Cell::new(None),
-            id,
-            standing: Cell::new(standing),
-            stopping: Cell::new(Stopping::No),
-            waker: RefCell::new(None),
-            carrier: None,
-            streams: Cell::new(0),
+            is_outside_containers: Cell::new(None),
             worker,
-        });
-        connection.worker.opened(id, &connection);
-        connection
-    }
-
-    /// Opens a stream: to its request, a connection like any other.
-    pub(crate) fn stream(self: &Rc<Self>) -> Rc<Self> {
-        self.streams.set(self.streams.get() + 1);
-        Rc::new(Self {
-            worker: self.worker.clone(),
-            door: self.door,
-            scope: self.scope.clone(),
-            activity: Activity::new(),
-            seat: self.seat.clone(),
-            ends: self.ends,
-            at_home: Cell::new(None),
-            id: self.id,
-            standing: self.standing.clone(),
-            stopping: Cell::new(Stopping::No),
-            waker: RefCell::new(None),
-            carrier: Some(self.clone()),
-            streams: Cell::new(0),
         })
     }
 
     /// Whether names below `localhost` lead to the same listener: clients take them for the usual addresses. What a command
     /// is lent is on one of the two only, and anybody may have the other.
     pub(crate) fn is_where_localhost_is(&self) -> bool {
-        !matches!(self.scope, Scope::Lent(_))
-            && self.ends.is_some_and(|(_, server)| match server.ip().to_canonical() {
+        !matches!(self.ingress.scope, Scope::Lent(_))
+            && self.peer.addresses.is_some_and(|(_, server)| match server.ip().to_canonical() {
                 IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
                 IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
             })
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// The connection that this is, or is a stream of.
-    fn whole(&self) -> &Self {
-        self.carrier.as_deref().unwrap_or(self)
-    }
-
-    pub(crate) fn standing(&self) -> Standing {
-        self.whole().standing.get()
-    }
-
     /// A request may come in, or has shown a valid client key: from here on it is a client's connection.
     pub(crate) fn vouch(&self) {
-        let whole = self.whole();
-        if whole.standing.get() == Standing::Stranger {
-            whole.worker.strangers.leave(whole.id);
-            whole.stands(Standing::Client);
-        }
+        self.worker.registry.vouch(&self.handle);
     }
 
     /// Its client was told no: the connection ends when that has been read.
     pub(crate) fn turn_away(&self) {
-        self.whole().stands(Standing::TurnedAway);
+        self.handle.stands(Standing::TurnedAway);
     }
 
-    /// Ends a stranger's connection at once.
-    pub(crate) fn close(&self) {
-        self.whole().stands(Standing::Closed);
-    }
-
-    fn stands(&self, standing: Standing) {
-        self.standing.set(standing);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
+    /// Whether the client is known to run outside of containers; looked up once.
+    pub(crate) async fn is_outside_containers(&self, containers: &Containers) -> bool {
+        if let Some(known) = self.is_outside_containers.get() {
+            return known;
         }
+        let is_outside = containers.is_at_home(self.peer.ends()).await;
+        self.is_outside_containers.set(Some(is_outside));
+        is_outside
     }
 
-    pub(crate) fn has_streams(&self) -> bool {
-        self.streams.get() > 0
+    /// Whether nobody is left at the client's end. A client that has closed its sending side while a response is due may
+    /// only be done with asking, or be gone; where that cannot be told, it is taken to be gone, as most servers do.
+    pub(crate) fn client_is_gone(&self) -> bool {
+        self.peer.addresses.is_none() || !matches!(self.worker.look_up_process(self.peer.addresses), Process::Of { .. })
     }
+}
 
-    /// Whether it is to end now, which is said once. `is_fresh` is whether a first exchange may still come. Wakes the
-    /// asking task when there is anything new.
-    pub(crate) fn is_told_to_stop(&self, cx: &Context<'_>, is_fresh: bool) -> bool {
-        if self.waker.borrow().is_none() {
-            *self.waker.borrow_mut() = Some(cx.waker().clone());
-        }
-        let stops = match self.stopping.get() {
-            Stopping::No | Stopping::Told => false,
-            Stopping::Used => !is_fresh,
-            Stopping::Now => true,
-        };
-        if stops {
-            self.stopping.set(Stopping::Told);
-        }
-        stops
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.worker.stats.connections.subtract(1);
+        self.worker.registry.closed(&self.handle);
     }
+}
 
-    /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
-    /// [`Connection::stop_waiting`].
-    pub(crate) fn stop(&self) {
-        self.stop_at(Stopping::Used);
-    }
-
-    /// Waits no longer for a first exchange.
-    pub(crate) fn stop_waiting(&self) {
-        self.stop_at(Stopping::Now);
-    }
-
-    fn stop_at(&self, stopping: Stopping) {
-        if self.stopping.get() != Stopping::Told {
-            self.stopping.set(stopping);
-        }
-        self.wake();
-    }
-
+impl Stream {
     /// Waits for `answer`, unless the exchange passes its limit first.
     pub(crate) async fn in_time<T>(&self, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
         poll_fn(|cx| match answer.as_mut().poll(cx) {
@@ -214,40 +106,5 @@ impl Connection {
             Poll::Pending => Poll::Pending,
         })
         .await
-    }
-
-    /// Whether the client is known to run outside of containers; looked up once.
-    pub(crate) async fn is_at_home(&self, containers: &Containers) -> bool {
-        let connection = self.carrier.as_deref().unwrap_or(self);
-        if let Some(known) = connection.at_home.get() {
-            return known;
-        }
-        let at_home = match (self.ends, self.door.caller) {
-            (Some((client, server)), _) => containers.is_at_home(Ends::Tcp(client, server)).await,
-            (None, Caller::Of { pid, .. }) => containers.is_at_home(Ends::Unix(pid)).await,
-            (None, Caller::NotAsked | Caller::Unknown) => false,
-        };
-        connection.at_home.set(Some(at_home));
-        at_home
-    }
-
-    /// A client that has closed its sending side while an answer is due may only be done with asking, or be gone.
-    /// Where nobody can tell, it is taken to be gone, as most servers do.
-    pub(crate) fn client_is_gone(&self) -> bool {
-        match self.ends {
-            Some((client, server)) => !matches!(self.worker.look_up_peer(client, server), Some(Peer::Uid(_))),
-            None => true,
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let Some(carrier) = &self.carrier else { return self.worker.closed(self.id) };
-        carrier.streams.set(carrier.streams.get() - 1);
-        carrier.activity.renew();
-        if carrier.standing.get() == Standing::TurnedAway {
-            carrier.wake();
-        }
     }
 }

@@ -5,10 +5,13 @@ use hyper::{Method, Uri, Version};
 
 use crate::config::{Origin, RouteName};
 use crate::path_rules::{PathPattern, Reading, RefusedPath};
-use crate::proxy::policy::guard::{self, Admission, Caller, Door};
-use crate::proxy::policy::headers::Survey;
+use crate::proxy::peer::{Peer, Process};
+use crate::proxy::policy::guard::{self, Admission};
+use crate::proxy::policy::head::{Head, HeadFlags};
+use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::rewrite::{self, OwnListener};
 use crate::proxy::policy::route;
+use crate::proxy::policy::scope::Scope;
 
 /// A request's target: whatever the guard lets through leads nowhere but below the route, however often the upstream
 /// decodes it.
@@ -16,14 +19,16 @@ pub fn request_path(data: &[u8]) {
     let Ok(target) = Uri::try_from(data) else { return };
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("localhost:8253"));
-    let survey = Survey::of(&headers);
-    let door = Door { port: Some(8253), key_required: false, caller: Caller::NotAsked };
+    let flags = HeadFlags::of(&headers);
+    let head = Head { method: &Method::GET, target: &target, version: Version::HTTP_11, headers: &headers, flags };
+    let ingress = Ingress::loopback(8253, Scope::All);
+    let peer = Peer { addresses: None, process: Process::NotAsked };
     let admission = Admission { uids: &[], hosts: &[], keyed: false };
-    let admitted = guard::admit(door, admission, &Method::GET, &target, Version::HTTP_11, &headers, &survey);
+    let admitted = guard::admit(&ingress, &peer, admission, &head);
     if admitted.is_err() || route::check_path(target.path()).is_err() {
         return;
     }
-    let Some(found) = route::find(|name| (name == "lab").then_some(0), None, "localhost", target.path()) else {
+    let Some(found) = ingress.find(|name| (name == "lab").then_some(0), "localhost", target.path()) else {
         return;
     };
     let rest = &target.path()[found.prefix..];
@@ -63,6 +68,7 @@ pub fn links(data: &[u8]) {
     let asked = ["", "/x/y"];
     let prefix = prefixes[data.len() / 4 % 2];
     let own_route = RouteName::new("lab").filter(|_| prefix.is_empty());
+    let ingress = Ingress::loopback(8253, own_route.clone().map_or(Scope::All, Scope::Own));
     let mapping = rewrite::Mapping {
         origin: &origin,
         base_path: bases[data.len() / 2 % 2],
@@ -72,8 +78,7 @@ pub fn links(data: &[u8]) {
         own: rewrite::OwnAddresses {
             listeners: &[OwnListener { port: 8253, route: own_route.clone(), is_open: false, is_lent: false }],
             hosts: &[],
-            own_route: own_route.as_ref(),
-            by_unix_socket: false,
+            ingress: &ingress,
             shares_account: &|name| match name {
                 "lab" => Some(true),
                 "two" => Some(false),

@@ -3,31 +3,38 @@
 //! [`Proxy`] is a few worker threads. Each accepts from the same listening sockets, has a runtime of its own and its own
 //! connections to the upstreams; [`Table`] is what they have been told. Where to read on:
 //!
-//! * `downstream`: the client's side: connections, who is at their other end, what a stranger may cost;
-//! * `exchange`: one request from start to end (`service`), its note for the audit;
-//! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
+//! * `thread`: a worker's thread, which is told what to do;
+//! * `downstream`: the client's side: accepting, serving HTTP/1.1 and HTTP/2, what a stranger may cost;
+//! * `exchange`: one request from start to end (`service`), a tunnel (`upgrade`), and what is counted of it;
+//! * `connection`: what requests know of the client's connection; `worker`: what a worker has; `local_table`: the table
+//!   with its pools; `registry`: the open connections, as far as they are stopped or make room; `note`: what the audit is
+//!   told of a request;
+//! * `table`: what the workers have been told: the routes, prepared;
 //! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
-//! * `authorization`: which token a request leaves with; `replay`: the bounded copy of a body, and the second sending;
-//! * `table`: what the workers have been told: the routes, prepared; `worker`: a thread's state;
-//! * `fault` and `vectored`: what several of these need.
+//! * `replay`: the bounded copy of a body, and the second sending; `authorization`: what a request is authorized by;
+//! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
+//! * `peer`: who is at a connection's other end; `deadline`: its phases and its one timer; `fault`: what can be wrong with
+//!   an upstream.
+//!
+//! Imports go down this list only, from wing to wing and within a wing; `tests/it/architecture.rs` sees to it that there
+//! is no circle.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, mpsc as blocking_mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::RouteName;
-use crate::platform::{socket, vectored};
+use crate::platform::socket;
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
 use policy::scope::Lent;
-use worker::{Command, Worker};
+use thread::{Command, WorkerThread};
 
+pub use downstream::accept::ProxyListener;
+pub use peer::{PeerLookup, PeerLookups};
 pub use table::{Access, Table};
 
 mod authorization;
@@ -40,51 +47,23 @@ mod exchange;
 mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod local_table;
+mod note;
+mod peer;
 mod policy;
+mod registry;
 mod replay;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod upstream;
 mod worker;
 
-/// A listening socket, and the route that is served there without prefix, if it is not for all.
-#[derive(Debug)]
-pub struct ProxyListener {
-    /// Bound and listening.
-    pub socket: socket::Listener,
-    /// The route that the address belongs to.
-    pub route: Option<RouteName>,
-}
-
-/// What is known of the process at the client's end of a TCP connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// It has the socket open, for writing or only for reading, and belongs to this user.
-    Uid(u32),
-    /// Nobody has the socket open any more.
-    Gone,
-    /// It could not be told.
-    Unknown,
-}
-
-/// Looks a client up: its address, then ours. Asked right after accepting, and again when a client has closed its
-/// sending side while an answer is due. Must not block for long: the worker waits.
-pub type PeerLookup = Box<dyn FnMut(SocketAddr, SocketAddr) -> Peer>;
-
-/// Makes a [`PeerLookup`] for each worker, on the worker's thread.
-pub type PeerLookups = Arc<dyn Fn() -> PeerLookup + Send + Sync>;
-
 /// The running data plane. Dropping it ends it at once; [`Proxy::stop`] lets running requests end first.
 pub struct Proxy {
-    workers: Vec<Running>,
+    workers: Vec<WorkerThread>,
     table: Arc<Table>,
-}
-
-struct Running {
-    commands: mpsc::UnboundedSender<Command>,
-    ended: oneshot::Receiver<()>,
-    thread: JoinHandle<()>,
 }
 
 impl Proxy {
@@ -103,7 +82,7 @@ impl Proxy {
         let table = Arc::new(table);
         let mut workers = Vec::with_capacity(table.workers);
         for index in 0..table.workers {
-            workers.push(start_worker(index, table.clone(), stats.clone(), peers.clone())?);
+            workers.push(thread::start(index, table.clone(), stats.clone(), peers.clone())?);
         }
         let proxy = Proxy { workers, table };
         proxy.listen(listeners)?;
@@ -132,7 +111,7 @@ impl Proxy {
     /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
     /// never, as long as one of them is stuck.
     pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
-        let ask = |worker: &Running| {
+        let ask = |worker: &WorkerThread| {
             let (reply, answer) = oneshot::channel();
             let _ = worker.commands.send(Command::Ping(reply));
             answer
@@ -157,7 +136,7 @@ impl Proxy {
         let copies: Vec<Vec<_>> = self
             .workers
             .iter()
-            .map(|_| listeners.iter().map(worker::duplicate).collect())
+            .map(|_| listeners.iter().map(ProxyListener::duplicate).collect())
             .collect::<io::Result<_>>()?;
         for (worker, listeners) in self.workers.iter().zip(copies) {
             let _ = worker.commands.send(Command::Listen(listeners));
@@ -195,30 +174,4 @@ impl Proxy {
             let _ = worker.commands.send(command()); // an error means that it ended by a panic
         }
     }
-}
-
-fn start_worker(index: usize, table: Arc<Table>, stats: Arc<Stats>, peers: Option<PeerLookups>) -> io::Result<Running> {
-    let (commands, orders) = mpsc::unbounded_channel();
-    let (started, has_started) = blocking_mpsc::sync_channel(1);
-    let (ending, ended) = oneshot::channel();
-    let thread = thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
-        let runtime = match Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return;
-            }
-        };
-        let _ = started.send(Ok(()));
-        runtime.block_on(async {
-            let workers = table.workers;
-            Worker::new(table, stats, peers.as_ref(), workers).run(orders).await;
-        });
-        // a name server that does not answer must not hold up the end
-        runtime.shutdown_background();
-        let _ = ending.send(());
-    })?;
-    has_started.recv().map_err(io::Error::other)??;
-    Ok(Running { commands, ended, thread })
 }

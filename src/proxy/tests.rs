@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Access, Peer, PeerLookups, Proxy, ProxyListener, Table};
+use super::{Access, PeerLookups, Proxy, ProxyListener, Table};
 use crate::client_keys::{KeyRing, NewKey, Rights};
 use crate::config::{self, AccountId, Config, KeyName, Replay, RouteName};
 use crate::platform::clock::Clock;
@@ -840,7 +840,7 @@ async fn what_comes_back_to_us_is_a_loop() {
 async fn a_client_that_goes_away_ends_its_request_and_one_that_only_stops_talking_does_not() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let peer = Arc::new(Mutex::new(Peer::Uid(rustix::process::geteuid().as_raw())));
+    let peer = Arc::new(Mutex::new(Some(rustix::process::geteuid().as_raw())));
     let said = peer.clone();
     let lookups: PeerLookups = Arc::new(move || {
         let said = said.clone();
@@ -860,11 +860,11 @@ async fn a_client_that_goes_away_ends_its_request_and_one_that_only_stops_talkin
     client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
     let mut origin = Wire::accept(&listener).await;
     origin.raw_head().await;
-    *peer.lock().unwrap() = Peer::Gone;
+    *peer.lock().unwrap() = None;
     drop(client);
     assert_eq!(origin.until_closed().await, "");
 
-    *peer.lock().unwrap() = Peer::Unknown;
+    *peer.lock().unwrap() = None;
     let mut client = proxy.connect().await;
     client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
     let answer = client.answer().await;

@@ -1,11 +1,15 @@
 //! One account's renewal: when to ask for a new access token, and what an answer changes.
-//! It waits for one of three things: the clock, the authorization server, or a person.
+//! It waits for one of four things: the clock, the store of credentials, the authorization server, or a person.
+//!
+//! A renewal that goes well: the clock → `Note` → `Saved` → `Renew` → `Renewed` → (if rotated: `Save` → `Saved` →)
+//! `Publish`. The store may be slow, fail, or know better; the machine does nothing that hangs on its answer before that
+//! has come.
 
 use std::time::Duration;
 
 use super::life::{self, LearntLife};
 use super::policy::{self, Policy};
-use super::{AccountSnapshot, Failure, Phase, Reason, RenewalId, Why};
+use super::{AccountSnapshot, Failure, NotSaved, Phase, Reason, RenewalId, SaveId, Why};
 use crate::timestamp::Timestamp;
 
 /// What has happened.
@@ -60,7 +64,18 @@ pub enum Event {
         /// What it means.
         failure: Failure,
     },
-    /// There is a new credential: from a sign-in, or from the disk at a start.
+    /// The store has done what a `Note` or a `Save` asked for.
+    Saved(SaveId),
+    /// The store has not, as far as is known.
+    NotSaved {
+        /// What it was asked for.
+        save: SaveId,
+        /// Why.
+        reason: NotSaved,
+    },
+    /// The store was found to hold a later credential than the one at hand, by a save that the machine does not wait for.
+    Superseded,
+    /// There is a new credential: from a sign-in, or from the store at a start, or in answer to `Adopt`.
     CredentialReplaced {
         /// How long the first renewal may wait, unless a request wants it: spreads many accounts at a start.
         patience: Duration,
@@ -90,8 +105,13 @@ pub enum Event {
 pub enum Action {
     /// Ask the authorization server. Owes exactly one `Renewed` or `Failed` with this id, also when it never replies.
     Renew(RenewalId),
-    /// Make the new refresh token of the answer at hand durable, before anything after it is done.
-    SaveRefreshToken,
+    /// Note durably that the credential is about to be spent. Owes exactly one `Saved` or `NotSaved` with this id.
+    Note(SaveId),
+    /// Make the new refresh token of the answer at hand durable. Owes exactly one `Saved` or `NotSaved` with this id.
+    Save(SaveId),
+    /// Take over the credential that the store holds in the place of the one at hand. Owes exactly one
+    /// `CredentialReplaced`, `CredentialRefused` or `CredentialRemoved`.
+    Adopt,
     /// Note durably that the credential was refused.
     SetAside(Why),
     /// Hand the token of the answer at hand to requests.
@@ -110,13 +130,16 @@ pub enum Action {
 /// One account's machine. See the module's invariants.
 #[derive(Clone, Debug)]
 pub struct Renewal {
-    policy: Policy,
-    phase: Phase,
+    pub(super) policy: Policy,
+    pub(super) phase: Phase,
+    /// Who owes the answer while a renewal is under way.
+    pub(super) owed: Owed,
     reason: Reason,
-    published: Option<Token>,
+    pub(super) published: Option<Token>,
     next_id: u64,
-    /// When the last renewal of this credential started.
-    last_start: Option<Timestamp>,
+    next_save: u64,
+    /// When the server was last asked to renew this credential.
+    pub(super) last_start: Option<Timestamp>,
     /// Nobody but a person or a change of the network may start the next renewal before this.
     earliest: Timestamp,
     failures: u32,
@@ -129,12 +152,33 @@ pub struct Renewal {
     refusal_before: Option<Refusal>,
     learnt: LearntLife,
     random: Random,
-    #[cfg(test)]
-    pub(crate) fault: Option<super::tests::Fault>,
+}
+
+/// What a renewal that is under way waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Owed {
+    /// That its credential's use is noted, since some time.
+    Note(SaveId, Timestamp),
+    /// The server's answer.
+    Answer,
+    /// That the refresh token of its answer is saved.
+    Save(SaveId, Answer),
+    /// The credential that the store holds.
+    Credential,
+}
+
+/// What an answer has brought.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    id: RenewalId,
+    /// Lives count from here: the server's clock ran while its answer was under way.
+    start: Timestamp,
+    lifetime: Option<Duration>,
+    refresh_lifetime: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Token {
+pub(super) struct Token {
     id: RenewalId,
     /// Lives count from here: the server's clock ran while its answer was under way.
     start: Timestamp,
@@ -217,9 +261,11 @@ impl Renewal {
         Self {
             policy,
             phase: Phase::SignInRequired { why: Why::NotSignedIn },
+            owed: Owed::Answer,
             reason: Reason::First,
             published: None,
             next_id: 1,
+            next_save: 1,
             last_start: None,
             earliest: Timestamp::default(),
             failures: 0,
@@ -229,8 +275,6 @@ impl Renewal {
             refusal_before: None,
             learnt: LearntLife::known(None),
             random: Random(seed),
-            #[cfg(test)]
-            fault: None,
         }
     }
 
@@ -245,13 +289,6 @@ impl Renewal {
         self.withdraw_if_due(now, &mut actions);
         match event {
             Event::Tick => {}
-            #[cfg(test)]
-            Event::Wanted
-                if self.faulty(super::tests::Fault::StartsWhileInFlight)
-                    && matches!(self.phase, Phase::InFlight { .. }) =>
-            {
-                self.start(now, &mut actions);
-            }
             Event::Wanted => {
                 if self.published.is_none() {
                     self.bring_forward(self.earliest);
@@ -267,22 +304,52 @@ impl Renewal {
             Event::Replayed { refused, at, accepted } => self.replayed(refused, at, accepted, now),
             Event::Worked { id, sent } => self.worked(id, sent),
             Event::Renewed { id, lifetime, rotated, refresh_lifetime } => {
-                if self.owes(id) {
-                    self.renewed(id, lifetime, rotated, refresh_lifetime, now, &mut actions);
+                if self.is_owed_answer(id) {
+                    // lives count from the start: the server's clock ran while its answer was under way
+                    let start = self.last_start.unwrap_or(now);
+                    self.renewed(Answer { id, start, lifetime, refresh_lifetime }, rotated, now, &mut actions);
                 }
             }
             Event::Failed { id, failure } => {
-                if self.owes(id) {
+                if self.is_owed_answer(id) {
                     self.failed(failure, now, &mut actions);
                 }
             }
+            Event::Saved(save) => self.saved(save, now, &mut actions),
+            Event::NotSaved { save, reason: NotSaved::Failed } => self.saved(save, now, &mut actions),
+            Event::NotSaved { save, reason: NotSaved::Unknown } => {
+                if self.owed_save() == Some(save) && self.is_noting() {
+                    // what another machine has renewed meanwhile must not be spent a second time
+                    self.failures = self.failures.saturating_add(1);
+                    self.back_off(None, now);
+                } else {
+                    self.saved(save, now, &mut actions);
+                }
+            }
+            Event::NotSaved { save, reason: NotSaved::Stale } => {
+                if self.owed_save() == Some(save) {
+                    self.superseded(now, &mut actions);
+                }
+            }
+            Event::Superseded => {
+                // what is under way ends first: its own save will be told the same
+                if !matches!(self.phase, Phase::InFlight { .. }) {
+                    self.superseded(now, &mut actions);
+                }
+            }
             Event::CredentialReplaced { patience, answer_lost, refresh_expires_at, learnt_life } => {
+                // a store that holds a later credential each time makes no loop without a pause
+                let adopted_at = self.last_start.filter(|_| self.is_adopting());
                 self.forget_credential(&mut actions);
+                self.last_start = adopted_at;
                 self.learnt = LearntLife::known(learnt_life);
                 self.answer_lost = answer_lost;
                 self.refresh_expires_at =
                     refresh_expires_at.or_else(|| self.policy.refresh_lifetime.map(|life| now + life));
-                self.phase = Phase::Scheduled { at: now + patience };
+                self.phase = Phase::Scheduled { at: self.spaced(now + patience) };
+                if adopted_at.is_some() {
+                    self.earliest = self.spaced(now);
+                }
                 self.reason = Reason::First;
             }
             Event::CredentialRefused(why) => {
@@ -328,7 +395,10 @@ impl Renewal {
     /// not worth waiting for.
     pub fn wished_for(&self, now: Timestamp) -> Option<Timestamp> {
         match (self.phase, self.reason) {
-            (Phase::InFlight { .. }, _) => Some(self.last_start.unwrap_or(now)),
+            (Phase::InFlight { .. }, _) => Some(match self.owed {
+                Owed::Note(_, since) => since,
+                Owed::Answer | Owed::Save(..) | Owed::Credential => self.last_start.unwrap_or(now),
+            }),
             (Phase::Scheduled { at }, Reason::Asked) => Some(at),
             // what 401s have brought about, and has failed
             (Phase::Scheduled { at }, Reason::Retry) => {
@@ -344,19 +414,29 @@ impl Renewal {
         self.answer_lost
     }
 
-    fn owes(&self, id: RenewalId) -> bool {
-        #[cfg(test)]
-        if self.faulty(super::tests::Fault::TakesForgottenAnswers) {
-            return matches!(self.phase, Phase::InFlight { .. } | Phase::Scheduled { .. });
+    /// Whether a renewal is under way whose request to the server is not sent: its note is still owed.
+    pub fn is_noting(&self) -> bool {
+        matches!((self.phase, self.owed), (Phase::InFlight { .. }, Owed::Note(..)))
+    }
+
+    /// What the store owes an answer to, if anything.
+    pub fn owed_save(&self) -> Option<SaveId> {
+        match (self.phase, self.owed) {
+            (Phase::InFlight { .. }, Owed::Note(save, _) | Owed::Save(save, _)) => Some(save),
+            (Phase::InFlight { .. }, Owed::Answer | Owed::Credential) => None,
+            (Phase::Scheduled { .. } | Phase::SignInRequired { .. }, _) => None,
         }
-        self.phase == Phase::InFlight { id }
+    }
+
+    fn is_owed_answer(&self, id: RenewalId) -> bool {
+        self.phase == Phase::InFlight { id } && matches!(self.owed, Owed::Answer)
+    }
+
+    fn is_adopting(&self) -> bool {
+        matches!((self.phase, self.owed), (Phase::InFlight { .. }, Owed::Credential))
     }
 
     fn withdraw_if_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        #[cfg(test)]
-        if self.faulty(super::tests::Fault::NeverWithdraws) {
-            return;
-        }
         if self.published.is_some_and(|token| now >= token.usable_until) {
             self.withdraw(actions);
         }
@@ -370,8 +450,6 @@ impl Renewal {
 
     fn start_if_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let Phase::Scheduled { at } = self.phase else { return };
-        #[cfg(test)]
-        let at = if self.faulty(super::tests::Fault::StartsEarly) { at - Duration::from_secs(1) } else { at };
         if now >= at {
             self.start(now, actions);
         }
@@ -380,17 +458,45 @@ impl Renewal {
     fn start(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let id = RenewalId(self.next_id);
         self.next_id += 1;
+        let save = self.new_save();
+        (self.phase, self.owed) = (Phase::InFlight { id }, Owed::Note(save, now));
+        actions.push(Action::Note(save));
+    }
+
+    fn new_save(&mut self) -> SaveId {
+        let save = SaveId(self.next_save);
+        self.next_save += 1;
+        save
+    }
+
+    /// The store has answered, and holds nothing later. What could not be saved is used all the same: a full disk costs no
+    /// request, and what is at hand is the latest that there is.
+    fn saved(&mut self, save: SaveId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Phase::InFlight { id } = self.phase else { return };
+        match self.owed {
+            Owed::Note(awaited, _) if awaited == save => {
+                self.last_start = Some(now);
+                self.owed = Owed::Answer;
+                actions.push(Action::Renew(id));
+            }
+            Owed::Save(awaited, answer) if awaited == save => self.take(answer, now, actions),
+            Owed::Note(..) | Owed::Answer | Owed::Save(..) | Owed::Credential => {}
+        }
+    }
+
+    /// The store holds a later credential: the one at hand is spent no more, nor is anything of it handed out. What the
+    /// server has refused may be good again with the later one.
+    fn superseded(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        self.withdraw(actions);
+        let id = RenewalId(self.next_id);
+        self.next_id += 1;
         self.last_start = Some(now);
-        self.phase = Phase::InFlight { id };
-        actions.push(Action::Renew(id));
+        (self.phase, self.owed) = (Phase::InFlight { id }, Owed::Credential);
+        actions.push(Action::Adopt);
     }
 
     /// The first moment, not before now, that keeps the minimum spacing.
     fn spaced(&self, now: Timestamp) -> Timestamp {
-        #[cfg(test)]
-        if self.faulty(super::tests::Fault::IgnoresSpacing) {
-            return now;
-        }
         self.last_start.map_or(now, |start| now.max(start + self.policy.minimum_spacing))
     }
 
@@ -461,10 +567,6 @@ impl Renewal {
         let is_younger = next.is_none_or(|next| now.since(next.start) < age.max(life::SHORTEST_LIFE));
         refusal.is_healed |= accepted;
         refusal.is_mood |= !accepted && is_younger;
-        #[cfg(test)]
-        if self.fault == Some(super::tests::Fault::DistrustsWhatWasHealed) {
-            refusal.is_healed = false;
-        }
         let refusal = *refusal;
         // a 401 to the next token may have come before this was known
         if let Some(next) = self.refusal.as_mut().filter(|next| next.token != refused) {
@@ -488,28 +590,27 @@ impl Renewal {
         self.plan_again();
     }
 
-    fn renewed(
-        &mut self,
-        id: RenewalId,
-        lifetime: Option<Duration>,
-        rotated: bool,
-        refresh_lifetime: Option<Duration>,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
+    fn renewed(&mut self, answer: Answer, rotated: bool, now: Timestamp, actions: &mut Vec<Action>) {
         self.answer_lost = false;
-        // lives count from the start: the server's clock ran while its answer was under way
-        let start = self.last_start.unwrap_or(now);
-        if let Some(life) = refresh_lifetime {
-            self.refresh_expires_at = Some(start + life);
+        if let Some(life) = answer.refresh_lifetime {
+            self.refresh_expires_at = Some(answer.start + life);
         }
-        if lifetime.is_some_and(|life| !life.is_zero()) {
+        if answer.lifetime.is_some_and(|life| !life.is_zero()) {
             self.learnt = LearntLife::known(None); // the server knows better
         }
-        let usable_until = policy::usable_until(&self.policy, start, lifetime.unwrap_or(self.policy.assumed_lifetime));
         if rotated {
-            actions.push(Action::SaveRefreshToken);
+            let save = self.new_save();
+            self.owed = Owed::Save(save, answer);
+            actions.push(Action::Save(save));
+        } else {
+            self.take(answer, now, actions);
         }
+    }
+
+    /// Hands out the token of an answer of which nothing is left to save, and plans its renewal.
+    fn take(&mut self, answer: Answer, now: Timestamp, actions: &mut Vec<Action>) {
+        let Answer { id, start, lifetime, refresh_lifetime } = answer;
+        let usable_until = policy::usable_until(&self.policy, start, lifetime.unwrap_or(self.policy.assumed_lifetime));
         let is_trial = lifetime.is_none() && self.learnt.begins();
         let token = Token {
             id,
@@ -521,23 +622,16 @@ impl Renewal {
             is_trial,
             is_in_use: false,
         };
-        if now < usable_until {
-            self.failures = 0;
-            self.published = Some(token);
-            let refuted_from = self.learnt.refuted_from().filter(|_| lifetime.is_none());
-            let outlived_from = refuted_from.map_or(Timestamp::FAR, |age| start + age);
-            actions.push(Action::Publish { id, usable_until, outlived_from });
-        } else {
+        if now >= usable_until {
             self.failures = self.failures.saturating_add(1); // dead on arrival: as good as none
-        }
-        #[cfg(test)]
-        if self.faulty(super::tests::Fault::PublishesBeforeSaving) {
-            actions.reverse();
-        }
-        if self.failures > 0 {
             self.back_off(None, now);
             return;
         }
+        self.failures = 0;
+        self.published = Some(token);
+        let refuted_from = self.learnt.refuted_from().filter(|_| lifetime.is_none());
+        let outlived_from = refuted_from.map_or(Timestamp::FAR, |age| start + age);
+        actions.push(Action::Publish { id, usable_until, outlived_from });
         self.earliest = self.spaced(now);
         self.plan(token);
     }
@@ -589,15 +683,7 @@ impl Renewal {
                 let why = if self.answer_lost && why == Why::Revoked { Why::Ambiguous } else { why };
                 self.phase = Phase::SignInRequired { why };
                 actions.push(Action::SetAside(why));
-                #[cfg(test)]
-                if self.faulty(super::tests::Fault::RetriesAfterRefusal) {
-                    self.back_off(None, now);
-                }
             }
-        }
-        #[cfg(test)]
-        if self.faulty(super::tests::Fault::GivesUp) && matches!(failure, Failure::Transient { .. }) {
-            self.phase = Phase::Scheduled { at: Timestamp::FAR };
         }
     }
 
@@ -615,11 +701,6 @@ impl Renewal {
     }
 
     fn forget_credential(&mut self, actions: &mut Vec<Action>) {
-        #[cfg(test)]
-        if self.faulty(super::tests::Fault::KeepsTheOldToken) {
-            self.last_start = None;
-            return;
-        }
         self.withdraw(actions);
         self.last_start = None;
         self.earliest = Timestamp::default();
@@ -629,11 +710,6 @@ impl Renewal {
         self.refusal = None;
         self.refusal_before = None;
         self.learnt = LearntLife::known(None);
-    }
-
-    #[cfg(test)]
-    fn faulty(&self, fault: super::tests::Fault) -> bool {
-        self.fault == Some(fault)
     }
 }
 

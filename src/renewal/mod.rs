@@ -1,7 +1,7 @@
 //! When to ask for a new access token, and what an answer changes. Pure: no clock, no I/O, no secret.
 //!
-//! [`Renewal`] is one account's machine. It waits for one of three things: the clock, the authorization server, or a
-//! person. Whether the token in hand is still usable is a separate fact. [`policy`] has the rules as plain functions of
+//! [`Renewal`] is one account's machine. It waits for one of four things: the clock, the store of credentials, the
+//! authorization server, or a person. Whether the token in hand is still usable is a separate fact. [`policy`] has the rules as plain functions of
 //! plain numbers; [`life`] is what tokens teach of their own life where the server states none.
 //!
 //! # Invariants
@@ -10,13 +10,16 @@
 //!
 //! * **I1** at most one renewal is in flight for each credential;
 //! * **I2** a published token is usable now, and the first event at or after `usable_until` withdraws it;
-//! * **I3** never stuck: a wakeup is set, or an answer is owed, or a person is needed;
-//! * **I4** a rotated refresh token is saved before the new grant is published;
-//! * **I5** an answer with a forgotten id changes nothing;
+//! * **I3** never stuck: a wakeup is set, or an answer is owed (the server's, or the store's), or a person is needed;
+//! * **I4** a new grant whose refresh token was rotated is published when the store has answered that this one is saved,
+//!   or that it is not; a credential is spent when the store has answered that this was noted, or that it cannot be, but
+//!   not while nobody knows what the store holds; neither if the store holds a later one;
+//! * **I5** an answer with a forgotten id changes nothing, the server's or the store's: one that comes late, of an earlier
+//!   save or of a replaced credential, is nobody's;
 //! * **I6** two starts for the same credential are at least the minimum spacing apart;
 //! * **I7** a tick before the wakeup does nothing;
 //! * **I8** a permanent refusal ends in `SignInRequired`, and nothing starts until the credential changes;
-//! * **I9** nothing of a replaced credential stays published.
+//! * **I9** nothing of a replaced credential stays published, and one that the store holds a later one of is spent no more.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,20 +28,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::timestamp::Timestamp;
 
+#[cfg(test)]
+mod faulty;
 pub mod life;
 pub mod machine;
 pub mod policy;
 #[cfg(test)]
 mod tests;
 
-pub use machine::{Action, Event, Renewal};
-pub use policy::Policy;
+/// The machine, with a mistake if a test has planted one.
 #[cfg(test)]
-pub(crate) use tests::Fault;
+pub(crate) use faulty::{Fault, Faulty as Renewal};
+#[cfg(not(test))]
+pub use machine::Renewal;
+pub use machine::{Action, Event};
+pub use policy::Policy;
 
 /// Numbers one renewal of one account: unique in a process's life, growing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RenewalId(pub u64);
+
+/// Numbers what one machine asks of the store: never used twice by it, growing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SaveId(pub u64);
+
+/// Why something is not saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotSaved {
+    /// The store holds a later generation of the credential: somebody else has renewed it, or signed in.
+    Stale,
+    /// The store holds nothing later, and cannot take it: a full disk. The credential at hand is the latest all the same.
+    Failed,
+    /// Nobody knows whether it is saved, nor what the store holds: it does not reply.
+    Unknown,
+}
 
 /// Why a person is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -56,6 +79,19 @@ pub enum Why {
     /// The stored credential was issued by another server, or to another client, than the configuration now names: it
     /// must not be sent there.
     IssuedElsewhere,
+}
+
+impl Why {
+    /// In one word, for scripts.
+    pub fn code(self) -> &'static str {
+        match self {
+            Why::NotSignedIn => "not-signed-in",
+            Why::Revoked => "revoked",
+            Why::Ambiguous => "ambiguous",
+            Why::ClientRefused => "client-refused",
+            Why::IssuedElsewhere => "issued-elsewhere",
+        }
+    }
 }
 
 impl fmt::Display for Why {
@@ -92,9 +128,10 @@ pub enum Phase {
         /// When.
         at: Timestamp,
     },
-    /// The authorization server: exactly one answer, `Renewed` or `Failed`, is owed.
+    /// The authorization server, and the store before and after it: exactly one answer is owed, `Renewed` or `Failed` by
+    /// the one, `Saved` or `NotSaved` by the other.
     InFlight {
-        /// The renewal whose answer is owed.
+        /// The renewal that is under way.
         id: RenewalId,
     },
     /// A person.

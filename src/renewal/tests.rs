@@ -4,21 +4,6 @@ use std::time::Duration;
 
 use super::*;
 
-/// A mistake that can be switched on, to see that the histories notice it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
-    StartsWhileInFlight,
-    NeverWithdraws,
-    GivesUp,
-    PublishesBeforeSaving,
-    TakesForgottenAnswers,
-    IgnoresSpacing,
-    StartsEarly,
-    RetriesAfterRefusal,
-    KeepsTheOldToken,
-    DistrustsWhatWasHealed,
-}
-
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -56,7 +41,18 @@ impl Story {
         self.event(event)
     }
 
+    /// What happens while the store answers at once. What is noted in it goes without saying.
     fn event(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = self.slowly(event);
+        while let Some(save) = self.machine.owed_save() {
+            actions.extend(self.slowly(Event::Saved(save)));
+        }
+        actions.retain(|action| !matches!(action, Action::Note(_)));
+        actions
+    }
+
+    /// What happens while the store keeps its answer for later.
+    fn slowly(&mut self, event: Event) -> Vec<Action> {
         self.machine.handle(event, self.now)
     }
 
@@ -122,7 +118,7 @@ fn a_rotated_refresh_token_is_saved_before_the_grant_is_published() {
     let mut work = Story::signed_in();
     let id = RenewalId(1);
     let actions = work.event(Event::Renewed { id, lifetime: Some(HOUR), rotated: true, refresh_lifetime: None });
-    assert!(matches!(actions[..], [Action::SaveRefreshToken, Action::Publish { .. }]), "{actions:?}");
+    assert!(matches!(actions[..], [Action::Save(_), Action::Publish { .. }]), "{actions:?}");
 }
 
 #[test]
@@ -361,6 +357,120 @@ fn signing_out_withdraws_the_token_and_forgets_the_answer_that_is_owed() {
     assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::NotSignedIn });
 }
 
+const ROTATED: Event = Event::Renewed { id: RenewalId(1), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None };
+
+const STALE: NotSaved = NotSaved::Stale;
+
+fn replaced() -> Event {
+    Event::CredentialReplaced {
+        patience: Duration::ZERO,
+        answer_lost: false,
+        refresh_expires_at: None,
+        learnt_life: None,
+    }
+}
+
+#[test]
+fn a_slow_store_is_waited_for_before_a_credential_is_spent_and_before_its_grant_is_published() {
+    for failed in [false, true] {
+        let answer = |save| match failed {
+            true => Event::NotSaved { save, reason: NotSaved::Failed },
+            false => Event::Saved(save),
+        };
+        let mut work = Story { machine: Renewal::new(Policy::default(), 7), now: T0 };
+        assert_eq!(work.slowly(replaced()), [Action::Note(SaveId(1))]);
+        for event in [Event::Wanted, Event::Asked, Event::Tick, Event::NetworkChanged] {
+            assert_eq!(work.slowly(event), [], "{event:?}");
+        }
+        work.now = T0 + 5 * SECOND;
+        assert_eq!(work.slowly(answer(SaveId(1))), [renew(1)]);
+        assert_eq!(work.slowly(ROTATED), [Action::Save(SaveId(2))]);
+        assert_eq!(work.machine.snapshot().published, None);
+        assert_eq!(work.slowly(ROTATED), [], "it has been answered");
+        work.now = T0 + 9 * SECOND;
+        let published = work.slowly(answer(SaveId(2)));
+        // the life counts from when the server was asked, not from when the store had answered
+        let usable_until = T0 + 5 * SECOND + HOUR - 10 * SECOND;
+        let expected = Action::Publish { id: RenewalId(1), usable_until, outlived_from: Timestamp::FAR };
+        assert_eq!(published, [expected], "also where it is not saved: what is at hand is the latest");
+    }
+}
+
+#[test]
+fn nothing_is_spent_while_nobody_knows_what_the_store_holds_and_what_has_come_is_used() {
+    let unknown = |save| Event::NotSaved { save, reason: NotSaved::Unknown };
+    let mut work = Story { machine: Renewal::new(Policy::default(), 7), now: T0 };
+    assert_eq!(work.slowly(replaced()), [Action::Note(SaveId(1))]);
+    assert_eq!(work.slowly(unknown(SaveId(1))), []);
+    let snapshot = work.machine.snapshot();
+    assert_eq!((snapshot.failures, snapshot.next_wakeup.map(|(_, reason)| reason)), (1, Some(Reason::Retry)));
+    assert_eq!(work.wait(), [renew(2)]);
+    let rotated = Event::Renewed { id: RenewalId(2), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None };
+    let [Action::Save(save)] = work.slowly(rotated)[..] else { panic!("a save") };
+    assert!(matches!(work.slowly(unknown(save))[..], [Action::Publish { .. }]));
+}
+
+#[test]
+fn a_token_that_ends_while_its_successor_is_saved_is_withdrawn_all_the_same() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.wait(), [renew(2)]);
+    let rotated = Event::Renewed { id: RenewalId(2), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None };
+    assert_eq!(work.slowly(rotated).len(), 1);
+    let (at, reason) = work.machine.next_wakeup().expect("the end of the token in hand");
+    assert_eq!(reason, Reason::Withdraw);
+    work.now = at;
+    assert_eq!(work.slowly(Event::Tick), [Action::Withdraw]);
+    let save = work.machine.owed_save().expect("it is still owed");
+    assert!(matches!(work.slowly(Event::Saved(save))[..], [Action::Publish { .. }]));
+}
+
+#[test]
+fn a_store_that_holds_a_later_credential_is_believed_and_the_one_at_hand_is_spent_no_more() {
+    let stale = |save| Event::NotSaved { save, reason: STALE };
+    // before it is spent
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    work.now = work.machine.next_wakeup().expect("a renewal").0;
+    let [Action::Note(save)] = work.slowly(Event::Tick)[..] else { panic!("a note") };
+    assert_eq!(work.slowly(stale(save)), [Action::Withdraw, Action::Adopt]);
+    for event in [Event::Wanted, Event::Asked, Event::Tick, Event::Saved(save), stale(save), Event::Superseded] {
+        assert_eq!(work.slowly(event), [], "{event:?}");
+    }
+    // the later one is spent at once, but a store that always says so makes no loop without a pause
+    assert_eq!(work.slowly(replaced()), []);
+    assert_eq!(work.machine.next_wakeup().expect("scheduled").0, work.now + SECOND);
+    // after its grant was rotated
+    let mut work = Story::signed_in();
+    let [Action::Save(save)] = work.slowly(ROTATED)[..] else { panic!("a save") };
+    assert_eq!(work.slowly(stale(save)), [Action::Adopt]);
+    assert_eq!(work.slowly(Event::CredentialRefused(Why::IssuedElsewhere)), []);
+    // after a refusal: it was refused because another machine had renewed it
+    let mut work = Story::signed_in();
+    assert_eq!(work.failed(1, Failure::Permanent(Why::Revoked)), [Action::SetAside(Why::Revoked)]);
+    assert_eq!(work.slowly(Event::Superseded), [Action::Adopt]);
+    assert_eq!(work.slowly(replaced()), []);
+    assert_eq!(work.wait(), [renew(3)]);
+}
+
+#[test]
+fn what_the_store_says_late_of_a_replaced_credential_or_an_earlier_save_is_nobodys() {
+    let answers = [Event::Saved(SaveId(1)), Event::NotSaved { save: SaveId(1), reason: STALE }];
+    for late in answers {
+        // a sign-in while a note is owed
+        let mut work = Story { machine: Renewal::new(Policy::default(), 7), now: T0 };
+        assert_eq!(work.slowly(replaced()), [Action::Note(SaveId(1))]);
+        assert_eq!(work.slowly(replaced()), [Action::Note(SaveId(2))]);
+        assert_eq!(work.slowly(late), [], "{late:?}");
+        assert_eq!(work.slowly(Event::Saved(SaveId(2))), [renew(2)]);
+        // a sign-out while the rotated refresh token's save is owed
+        let mut work = Story::signed_in();
+        let [Action::Save(save)] = work.slowly(ROTATED)[..] else { panic!("a save") };
+        assert_eq!(work.slowly(late), [], "{late:?}");
+        assert_eq!(work.slowly(Event::CredentialRemoved), []);
+        assert_eq!(work.slowly(Event::Saved(save)), []);
+        assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::NotSignedIn });
+    }
+}
+
 /// A random history and what an observer outside the machine knows of it.
 struct History {
     machine: Renewal,
@@ -371,6 +481,12 @@ struct History {
     /// Answers owed, with the credential that they belong to.
     owed: Vec<(RenewalId, u32)>,
     answered: Vec<RenewalId>,
+    /// What the store owes an answer to.
+    owed_saves: Vec<SaveId>,
+    /// The credential that it holds is owed.
+    owes_credential: bool,
+    /// Renewals whose answers held a new refresh token.
+    rotated: Vec<RenewalId>,
     published: Option<Timestamp>,
     last_start: Option<Timestamp>,
     is_refused: bool,
@@ -395,6 +511,9 @@ impl History {
             credential: 0,
             owed: Vec::new(),
             answered: Vec::new(),
+            owed_saves: Vec::new(),
+            owes_credential: false,
+            rotated: Vec::new(),
             published: None,
             last_start: None,
             is_refused: true,
@@ -410,6 +529,7 @@ impl History {
         self.let_time_pass();
         let before = self.machine.snapshot();
         let wakeup = self.machine.next_wakeup().map(|(at, _)| at);
+        let owed_save = self.machine.owed_save();
         let event = self.pick_event();
         let actions = self.machine.handle(event, self.now);
         let after = self.machine.snapshot();
@@ -419,13 +539,25 @@ impl History {
             return Err(("I7", format!("a tick at {:?}, before {wakeup:?}: {actions:?}", self.now)));
         }
         if let Event::Renewed { id, .. } | Event::Failed { id, .. } = event {
-            let was_owed = before.phase == Phase::InFlight { id };
+            let was_owed = before.phase == Phase::InFlight { id } && owed_save.is_none();
+            if let Event::Renewed { rotated: true, .. } = event
+                && was_owed
+            {
+                self.rotated.push(id);
+            }
             let is_due = wakeup.is_some_and(|at| self.now >= at);
             if !was_owed && !is_due && !nothing_happened {
                 return Err(("I5", format!("{event:?} while {before:?}: {actions:?}")));
             }
         }
+        if let Event::Saved(save) | Event::NotSaved { save, .. } = event {
+            let is_due = wakeup.is_some_and(|at| self.now >= at);
+            if owed_save != Some(save) && !is_due && !nothing_happened {
+                return Err(("I5", format!("{event:?} while {before:?}: {actions:?}")));
+            }
+        }
         if let Event::CredentialReplaced { .. } | Event::CredentialRefused(_) | Event::CredentialRemoved = event {
+            self.owes_credential = false;
             self.credential += 1;
             self.last_start = None;
             self.is_refused = !matches!(event, Event::CredentialReplaced { .. });
@@ -433,12 +565,19 @@ impl History {
                 return Err(("I9", format!("{event:?}: {actions:?}")));
             }
         }
-        self.observe(event, &actions)?;
+        self.observe(event, owed_save, &actions)?;
         self.check_state(&after)
     }
 
-    fn observe(&mut self, event: Event, actions: &[Action]) -> Result<(), Violation> {
-        let mut is_saved = false;
+    fn observe(&mut self, event: Event, owed_save: Option<SaveId>, actions: &[Action]) -> Result<(), Violation> {
+        // the answer without which nothing is spent, and nothing that was rotated is published
+        let (is_noted, is_saved) = match event {
+            Event::Saved(save) | Event::NotSaved { save, reason: NotSaved::Failed } => {
+                (owed_save == Some(save), owed_save == Some(save))
+            }
+            Event::NotSaved { save, reason: NotSaved::Unknown } => (false, owed_save == Some(save)),
+            _ => (false, false),
+        };
         for action in actions {
             match *action {
                 Action::Renew(id) => {
@@ -453,14 +592,23 @@ impl History {
                     {
                         return Err(("I6", format!("{last:?} and {:?}, by {event:?}", self.now)));
                     }
+                    if !is_noted {
+                        return Err(("I4", format!("{id:?} is not noted, by {event:?}")));
+                    }
                     self.last_start = Some(self.now);
                     self.owed.push((id, self.credential));
                 }
-                Action::SaveRefreshToken => is_saved = true,
+                Action::Note(save) | Action::Save(save) => self.owed_saves.push(save),
+                Action::Adopt => {
+                    self.owes_credential = true;
+                    if self.published.is_some() {
+                        return Err(("I9", format!("{event:?}: {actions:?}")));
+                    }
+                }
                 Action::SetAside(_) => self.is_refused = true,
-                Action::Publish { usable_until, .. } => {
-                    if matches!(event, Event::Renewed { rotated: true, .. }) && !is_saved {
-                        return Err(("I4", format!("{actions:?}")));
+                Action::Publish { id, usable_until, .. } => {
+                    if self.rotated.contains(&id) && !is_saved {
+                        return Err(("I4", format!("{event:?}: {actions:?}")));
                     }
                     self.published = Some(usable_until);
                 }
@@ -485,7 +633,11 @@ impl History {
                 }
             }
             Phase::InFlight { id } => {
-                if !self.owed.contains(&(id, self.credential)) {
+                let is_owed = match self.machine.owed_save() {
+                    Some(save) => self.owed_saves.contains(&save),
+                    None => self.owes_credential || self.owed.contains(&(id, self.credential)),
+                };
+                if !is_owed {
                     return Err(("I3", format!("{id:?} is owed by nobody")));
                 }
             }
@@ -510,7 +662,22 @@ impl History {
     }
 
     fn pick_event(&mut self) -> Event {
-        match self.roll(24) {
+        match self.roll(36) {
+            24..=32 if !self.owed_saves.is_empty() => {
+                let which = self.roll(self.owed_saves.len() as u64) as usize;
+                let save = self.owed_saves.swap_remove(which);
+                self.store_says(save)
+            }
+            33 => {
+                let forgotten = SaveId(self.roll(20)); // or never asked
+                self.store_says(forgotten)
+            }
+            34 if self.roll(4) == 0 => Event::Superseded,
+            _ if self.owes_credential && self.roll(4) == 0 => match self.roll(8) {
+                0 => Event::CredentialRemoved,
+                1 => Event::CredentialRefused(Why::Revoked),
+                _ => replaced(),
+            },
             0..=5 => Event::Tick,
             6 | 7 => Event::Wanted,
             8 => Event::Asked,
@@ -549,6 +716,15 @@ impl History {
                     self.answer_for(id)
                 }
             },
+        }
+    }
+
+    fn store_says(&mut self, save: SaveId) -> Event {
+        match self.roll(8) {
+            0 => Event::NotSaved { save, reason: NotSaved::Stale },
+            1 => Event::NotSaved { save, reason: NotSaved::Failed },
+            2 => Event::NotSaved { save, reason: NotSaved::Unknown },
+            _ => Event::Saved(save),
         }
     }
 
@@ -597,7 +773,11 @@ fn each_invariant_bites() {
         (Fault::StartsWhileInFlight, "I1"),
         (Fault::NeverWithdraws, "I2"),
         (Fault::GivesUp, "I3"),
-        (Fault::PublishesBeforeSaving, "I4"),
+        (Fault::PublishesBeforeSaved, "I4"),
+        (Fault::SpendsBeforeNoted, "I4"),
+        (Fault::IgnoresStale, "I4"),
+        (Fault::SpendsUnknowing, "I4"),
+        (Fault::BelievesLateSaves, "I5"),
         (Fault::TakesForgottenAnswers, "I5"),
         (Fault::IgnoresSpacing, "I6"),
         (Fault::StartsEarly, "I7"),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HeaderName, HeaderValue};
-use tracing::{error, info, warn};
+use tracing::warn;
 
-use super::world::World;
+use super::world::{RevokeReply, SavedReply, Ticket};
 use crate::accounts::{AccountView, LastFailure, Stored, UNREADABLE};
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, GrantType, Tokens, jwt};
-use crate::renewal::{Failure, Phase, Renewal, RenewalId, Why};
+use crate::renewal::{Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
 use crate::timestamp::Timestamp;
@@ -25,8 +25,20 @@ pub(super) struct AccountState {
     pub(super) account: Arc<Account>,
     pub(super) machine: Renewal,
     pub(super) record: Option<Record>,
-    /// Whether the disk has `record` as it stands here; if not, when to try again.
+    /// The last try to bring the store to what stands here has failed: when the next one is.
     pub(super) unsaved: Option<Timestamp>,
+    /// The save or removal that the store owes an answer to.
+    pub(super) saving: Option<Saving>,
+    /// Another one is wanted after that, and by whom.
+    pub(super) save_next: Option<Waiters>,
+    /// The highest generation that the store is known to hold.
+    pub(super) stored_generation: u64,
+    /// Grows with every credential that takes the place of another one.
+    pub(super) credential: u64,
+    /// A person has signed in, and the store does not have it yet: it takes the place of whatever is there.
+    pub(super) is_new: bool,
+    /// The later record that the store was found to hold, until it is taken over.
+    pub(super) found: Option<Box<Record>>,
     pub(super) published: Option<Arc<Published>>,
     /// The header field of the answer at hand, between taking it and publishing it.
     pub(super) at_hand: Option<(HeaderName, HeaderValue)>,
@@ -44,6 +56,49 @@ pub(super) struct AccountState {
     pub(super) is_leaving: bool,
 }
 
+/// A save or a removal under way.
+pub(super) struct Saving {
+    pub(super) ticket: Ticket,
+    /// Of the record, if it is a save.
+    pub(super) generation: Option<u64>,
+    /// Of the account, when it began.
+    pub(super) credential: u64,
+    /// It was told before that the store holds a later record, and has gone above that.
+    pub(super) is_second_try: bool,
+    pub(super) waiters: Waiters,
+}
+
+/// Who waits until the store has what stands here.
+#[derive(Default)]
+pub(super) struct Waiters {
+    pub(super) machine: Option<SaveId>,
+    pub(super) signed_in: Vec<SavedReply>,
+    pub(super) signed_out: Vec<SignedOut>,
+}
+
+impl Waiters {
+    pub(super) fn machine(save: SaveId) -> Self {
+        Self { machine: Some(save), ..Self::default() }
+    }
+
+    pub(super) fn join(&mut self, others: Waiters) {
+        let Waiters { machine, signed_in, signed_out } = others;
+        self.machine = machine.or(self.machine); // it waits for one at a time, the last
+        self.signed_in.extend(signed_in);
+        self.signed_out.extend(signed_out);
+    }
+}
+
+/// A sign-out that is told to the server when the store has forgotten the credential, or cannot.
+pub(super) struct SignedOut {
+    /// As it was configured.
+    pub(super) account: Arc<Account>,
+    pub(super) refresh_token: Option<Secret>,
+    /// Why the server is not told.
+    pub(super) kept_from: Option<String>,
+    pub(super) reply: RevokeReply,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) published: Option<RenewalId>,
@@ -56,8 +111,14 @@ impl AccountState {
         Self {
             machine: Renewal::new(account.renew, seed),
             account: Arc::new(account),
+            stored_generation: record.as_ref().map_or(0, |record| record.generation),
             record,
             unsaved: None,
+            saving: None,
+            save_next: None,
+            credential: 0,
+            is_new: false,
+            found: None,
             published: None,
             at_hand: None,
             told: None,
@@ -69,12 +130,6 @@ impl AccountState {
             starts_over: false,
             is_leaving: false,
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn with_fault(mut self, off: Option<super::simulation::Measure>) -> Self {
-        self.machine.fault = off.and_then(super::simulation::Measure::fault);
-        self
     }
 
     /// Whether nothing more is tried for this reason, which a change of the configuration may have mended.
@@ -92,10 +147,44 @@ impl AccountState {
         matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.iter().any(|(owed, _)| *owed == id))
     }
 
+    /// Whether the store owes the answer that the machine waits for.
+    fn awaits_the_store(&self) -> bool {
+        let waiting = self.saving.iter().map(|saving| &saving.waiters).chain(&self.save_next);
+        let awaited = self.machine.owed_save();
+        awaited.is_some() && waiting.filter_map(|waiters| waiters.machine).any(|save| Some(save) == awaited)
+    }
+
     /// Whether the machine waits for an answer that nobody owes: its renewal began while the account was leaving the
     /// configuration, and was not sent.
     pub(super) fn is_stranded(&self) -> bool {
-        matches!(self.machine.snapshot().phase, Phase::InFlight { .. }) && !self.awaits_an_answer()
+        let is_in_flight = matches!(self.machine.snapshot().phase, Phase::InFlight { .. });
+        is_in_flight && !self.awaits_an_answer() && !self.awaits_the_store()
+    }
+
+    /// Whether the store is known to have what stands here.
+    pub(super) fn is_saved(&self) -> bool {
+        self.unsaved.is_none() && self.saving.is_none() && self.save_next.is_none()
+    }
+
+    /// Whether a failed save is due again.
+    pub(super) fn save_again_at(&self) -> Option<Timestamp> {
+        self.unsaved.filter(|_| self.saving.is_none())
+    }
+
+    /// Takes back the note that the refresh token is being spent, as that has not been sent. Returns whether there was one.
+    pub(super) fn take_back_note(&mut self) -> bool {
+        let may_be_lost = self.machine.may_have_lost_an_answer();
+        self.record.as_mut().is_some_and(|record| std::mem::replace(&mut record.redeeming, may_be_lost) != may_be_lost)
+    }
+
+    /// Another credential takes the place of this one, or none.
+    pub(super) fn put(&mut self, record: Option<Record>) -> Option<Record> {
+        self.credential += 1;
+        self.at_hand = None;
+        self.starts_over = false;
+        self.is_new = false;
+        self.found = None;
+        std::mem::replace(&mut self.record, record)
     }
 
     /// What is presented to the authorization server this time, taken out of the credential.
@@ -129,7 +218,7 @@ impl AccountState {
     }
 
     /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
-    pub(super) fn take_credential(&mut self, tokens: Tokens, today: SystemTime) -> bool {
+    pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
         let identity =
             tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).and_then(|claims| claims.identity);
         let Some(record) = &mut self.record else { return false };
@@ -146,7 +235,7 @@ impl AccountState {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);
                 record.generation += 1;
-                record.received_at = unix(today);
+                record.received_at = unix(received_at);
                 true
             }
             Some(_) | None => false,
@@ -156,32 +245,6 @@ impl AccountState {
     /// Gives up the refresh token for the kept password. Returns whether there was one to give up.
     pub(super) fn drop_refresh_token(&mut self) -> bool {
         self.record.as_mut().is_some_and(|record| record.credential.refresh_token.take().is_some())
-    }
-
-    /// Brings the disk to what is at hand, after that has failed.
-    pub(super) fn catch_up(&mut self, world: &mut impl World, now: Timestamp) {
-        if self.record.is_some() {
-            let _ = self.save(world, now);
-        } else {
-            let removed = world.remove(&self.account.id);
-            self.unsaved = removed.is_err().then_some(now + SAVE_AGAIN);
-        }
-    }
-
-    pub(super) fn save(&mut self, world: &mut impl World, now: Timestamp) -> Result<(), String> {
-        let Some(record) = &self.record else { return Ok(()) };
-        let saved = world.save(record);
-        match &saved {
-            Ok(()) if self.unsaved.take().is_some() => info!(account = %record.account, "saved at last"),
-            Ok(()) => {}
-            Err(error) => {
-                if self.unsaved.is_none() {
-                    error!(account = %record.account, %error, "the credential is not saved; signed in until the daemon ends");
-                }
-                self.unsaved = Some(now + SAVE_AGAIN);
-            }
-        }
-        saved
     }
 
     pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
@@ -204,7 +267,7 @@ impl AccountState {
             stored: self.record.as_ref().map(|record| Stored {
                 generation: record.generation,
                 fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
-                saved: self.unsaved.is_none(),
+                saved: self.is_saved(),
                 identity: record.identity.clone(),
             }),
             last_success: self.last_success,

@@ -4,7 +4,7 @@
 //! the stop. It starts nothing after the stop, but waits for the answers that are owed: a rotated refresh token that is on
 //! its way is saved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::machines::Renewer;
-use super::world::{RevokeReply, World};
-use crate::accounts::{AccountView, Accounts, Request};
+use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
+use crate::accounts::{AccountRequest, AccountView, Accounts};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
@@ -23,7 +23,7 @@ use crate::platform::timer::WakeTimer;
 use crate::renewal::{Failure, RenewalId};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
-use crate::store::{Record, Store};
+use crate::store::{Record, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
 use crate::token_source::{Availability, Said, TokenSource};
@@ -67,7 +67,7 @@ pub struct RenewerLoop {
     renewer: Renewer<RealWorld>,
     clock: Arc<Clock>,
     demands: mpsc::UnboundedReceiver<Said>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
 }
@@ -76,8 +76,15 @@ impl RenewerLoop {
     /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
     pub fn new(parts: Parts) -> (Self, Accounts) {
         let Parts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
-        let world =
-            RealWorld { clock: clock.clone(), store, endpoint, sources, answers: JoinSet::new(), later: Vec::new() };
+        let world = RealWorld {
+            clock: clock.clone(),
+            store,
+            endpoint,
+            sources,
+            answers: JoinSet::new(),
+            later: Vec::new(),
+            store_answers: VecDeque::new(),
+        };
         let mut renewer = Renewer::new(world, seed);
         configure(&mut renewer, &config, clock.now());
         let (views, seen) = watch::channel(Arc::new(renewer.views()));
@@ -103,7 +110,7 @@ impl RenewerLoop {
             }
             self.renewer.world.send_what_is_due();
             self.views.send_replace(Arc::new(self.renewer.views()));
-            if is_stopping && self.renewer.world.answers.is_empty() {
+            if is_stopping && self.renewer.world.answers.is_empty() && !self.renewer.awaits_the_store() {
                 return Ok(());
             }
             let wakeup = if is_stopping { None } else { self.renewer.next_wakeup() };
@@ -139,16 +146,16 @@ impl RenewerLoop {
         self.renewer.demands(said.drain(..).map(|(_, demand)| demand), self.clock.now());
     }
 
-    fn request(&mut self, request: Request) {
+    fn request(&mut self, request: AccountRequest) {
         let now = self.clock.now();
         match request {
-            Request::Refresh(account, reply) => {
+            AccountRequest::Refresh(account, reply) => {
                 let _ = reply.send(self.renewer.refresh(&account, now));
             }
-            Request::Replace(account, new, reply) => {
-                let _ = reply.send(self.renewer.replace(&account, *new, now));
+            AccountRequest::Replace(account, new, reply) => {
+                self.renewer.replace(&account, *new, reply, now);
             }
-            Request::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
         }
     }
 
@@ -187,9 +194,28 @@ struct RealWorld {
     answers: JoinSet<Answer>,
     /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
     later: Vec<(Arc<Account>, RenewalId, Grant)>,
+    /// The folder's answers, which come with the call.
+    store_answers: VecDeque<StoreAnswer>,
 }
 
 impl RealWorld {
+    /// What a record that was not saved means for the one at hand.
+    fn save_error(&self, account: &AccountId, error: &StoreError) -> SaveError {
+        let words = error.to_string();
+        match error {
+            StoreError::Stale { .. } => match self.store.load(account) {
+                Ok(Some(found)) => SaveError::Stale { found: Box::new(found), words },
+                Ok(None) | Err(_) => SaveError::Failed(words),
+            },
+            StoreError::Folder(_)
+            | StoreError::Held { .. }
+            | StoreError::Io { .. }
+            | StoreError::NotOurFile { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Newer { .. } => SaveError::Failed(words),
+        }
+    }
+
     fn send_what_is_due(&mut self) {
         for (account, id, grant) in self.later.drain(..) {
             let endpoint = self.endpoint.clone();
@@ -219,16 +245,19 @@ async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> R
 }
 
 impl World for RealWorld {
-    fn save(&mut self, record: &Record) -> Result<(), String> {
-        self.store.save(record).map_err(|error| error.to_string())
+    fn save(&mut self, ticket: Ticket, record: &Record) {
+        let account = record.account.clone();
+        let result = self.store.save(record).map_err(|error| self.save_error(&account, &error));
+        self.store_answers.push_back(StoreAnswer { account, ticket, result });
     }
 
-    fn remove(&mut self, account: &AccountId) -> Result<(), String> {
-        self.store.remove(account).map_err(|error| error.to_string())
+    fn remove(&mut self, ticket: Ticket, account: &AccountId) {
+        let result = self.store.remove(account).map_err(|error| SaveError::Failed(error.to_string()));
+        self.store_answers.push_back(StoreAnswer { account: account.clone(), ticket, result });
     }
 
-    fn saved_generation(&self, account: &AccountId) -> u64 {
-        self.store.load(account).ok().flatten().map_or(0, |record| record.generation)
+    fn store_answer(&mut self) -> Option<StoreAnswer> {
+        self.store_answers.pop_front()
     }
 
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {

@@ -4,9 +4,13 @@
 //! and the waiting requests through a [`World`] alone; the daemon's is real, the simulation's is not. Nothing in here
 //! waits.
 //!
-//! The order on a rotation: note that generation N is being redeemed; redeem; save generation N + 1; publish. A process
-//! that dies in between comes back with the newest credential whose answer had reached it, and knows whether an answer
-//! may have been lost.
+//! The order on a rotation: note that generation N is being redeemed; redeem; save generation N + 1; publish. Each step
+//! follows from the answer to the one before it, also where the store takes its time. A process that dies in between comes
+//! back with the newest credential whose answer had reached it, and knows whether an answer may have been lost.
+//!
+//! The store is brought to what stands here by one save or removal at a time for each account; what is wanted meanwhile is
+//! one more after it. Where it holds a later generation, what a person has just handed in goes above that, and anything
+//! else gives way to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +18,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::account::{AccountState, SAVE_AGAIN, Told, unix};
-use super::world::{RevokeReply, World};
+use super::account::{AccountState, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
+use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{AccountView, LastFailure, NewCredential, UNREADABLE};
 use crate::config::{AccountId, Config};
 use crate::oauth::{Grant, GrantType, Tokens};
-use crate::renewal::{Action, Event, Failure, Phase, RenewalId, Why};
+use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
@@ -28,17 +32,6 @@ use crate::token_source::{Availability, Demand, Published};
 /// At a start, one account's first renewal follows another's at this distance, unless a request wants it sooner.
 const STAGGER: Duration = Duration::from_millis(100);
 
-/// Whether the simulation has switched a protective measure off; never in the daemon.
-macro_rules! off {
-    ($renewer:expr, $measure:ident) => {{
-        #[cfg(test)]
-        let off = $renewer.off == Some(super::simulation::Measure::$measure);
-        #[cfg(not(test))]
-        let off = false;
-        off
-    }};
-}
-
 /// All accounts' machines and credentials.
 pub(super) struct Renewer<W> {
     /// The way out.
@@ -46,22 +39,13 @@ pub(super) struct Renewer<W> {
     pub(super) accounts: BTreeMap<AccountId, AccountState>,
     seed: u64,
     is_stopping: bool,
-    /// A measure that the simulation has switched off.
-    #[cfg(test)]
-    pub(super) off: Option<super::simulation::Measure>,
+    tickets: u64,
 }
 
 impl<W: World> Renewer<W> {
     /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
     pub(super) fn new(world: W, seed: u64) -> Self {
-        Self {
-            world,
-            accounts: BTreeMap::new(),
-            seed,
-            is_stopping: false,
-            #[cfg(test)]
-            off: None,
-        }
+        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, tickets: 0 }
     }
 
     /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
@@ -93,11 +77,14 @@ impl<W: World> Renewer<W> {
                     continue;
                 }
                 info!(account = %id, "the account's server or client may have changed: starting over");
-                if state.awaits_an_answer() && !off!(self, OneGrant) {
+                if state.awaits_an_answer() {
                     // spent once more now, a refresh token that rotates would look stolen
                     state.starts_over = true;
                     self.handle(id, Event::SettingsChanged, now);
                     continue;
+                }
+                if state.machine.is_noting() && state.take_back_note() {
+                    self.save(id, Waiters::default(), now);
                 }
             } else {
                 self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -118,8 +105,6 @@ impl<W: World> Renewer<W> {
                         attempt: 1,
                     });
                 }
-                #[cfg(test)]
-                let state = state.with_fault(self.off);
                 self.accounts.insert(id.clone(), state);
             }
             let Some(event) = self.first_event(id, stagger, now) else { continue };
@@ -129,9 +114,9 @@ impl<W: World> Renewer<W> {
     }
 
     /// Lets go of the accounts that the configuration no longer has, but of none too early: an answer that is owed may
-    /// hold the only refresh token that still works, and so may a record that a full disk did not take.
+    /// hold the only refresh token that still works, and so may a record that the store has not taken yet.
     fn part(&mut self) {
-        self.accounts.retain(|_, state| !state.is_leaving || !state.owed.is_empty() || state.unsaved.is_some());
+        self.accounts.retain(|_, state| !state.is_leaving || !state.owed.is_empty() || !state.is_saved());
     }
 
     /// What an account's record means for its machine.
@@ -205,17 +190,13 @@ impl<W: World> Renewer<W> {
             Some(life) => info!(account = %id, ?life, "learnt how long its tokens live"),
             None => info!(account = %id, "a token outlived what was learnt of their life"),
         }
-        let _ = state.save(&mut self.world, now);
+        self.save(id, Waiters::default(), now);
     }
 
     /// Lets time pass: for every wakeup, and whenever anything suggests a look at the clock.
     pub(super) fn tick(&mut self, now: Timestamp) {
         self.each(Event::Tick, now);
-        for state in self.accounts.values_mut() {
-            if state.unsaved.is_some_and(|again| now >= again) {
-                state.catch_up(&mut self.world, now);
-            }
-        }
+        self.save_where(|state| state.save_again_at().is_some_and(|again| now >= again), now);
         self.part();
     }
 
@@ -250,53 +231,56 @@ impl<W: World> Renewer<W> {
         Ok(())
     }
 
-    /// A person has signed in: saves the credential, then starts its first renewal.
-    ///
-    /// # Errors
-    ///
-    /// A sentence for people if it could not be saved; it is used all the same.
-    pub(super) fn replace(&mut self, id: &AccountId, new: NewCredential, now: Timestamp) -> Result<(), String> {
-        let state = self.accounts.get_mut(id).ok_or_else(|| no_account(id))?;
-        let today = unix(self.world.calendar(now));
-        state.starts_over = false;
-        let (last, saved) = (state.record.take(), self.world.saved_generation(id));
-        let record = Record::succeeding(last.as_ref(), saved, &state.account, new, today);
+    /// A person has signed in: saves the credential, then starts its first renewal. The reply comes when the store has
+    /// answered; an error is a sentence for people, and the credential is used all the same.
+    pub(super) fn replace(&mut self, id: &AccountId, new: NewCredential, reply: SavedReply, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else {
+            let _ = reply.send(Err(no_account(id)));
+            return;
+        };
+        let unix_now = unix(self.world.calendar(now));
+        let last = state.put(None);
+        let record = Record::succeeding(last.as_ref(), state.stored_generation, &state.account, new, unix_now);
         let generation = record.generation;
         state.record = Some(record);
-        let saved = state.save(&mut self.world, now);
+        state.is_new = true;
         info!(account = %id, generation, "signed in");
+        self.save(id, Waiters { signed_in: vec![reply], ..Waiters::default() }, now);
         if let Some(event) = self.first_event(id, Duration::ZERO, now) {
             self.handle(id, event, now);
         }
-        saved
     }
 
-    /// A person signs out: forgets at once, and tells the server. The reply comes when the server has answered.
+    /// A person signs out: forgets at once, also in the store, and tells the server. The reply comes when all have
+    /// answered.
     pub(super) fn remove(&mut self, id: &AccountId, reply: RevokeReply, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else {
             let _ = reply.send(Err(no_account(id)));
             return;
         };
-        let record = state.record.take();
+        let record = state.put(None);
         state.unsaved = None;
-        state.starts_over = false;
         let account = state.account.clone();
         self.handle(id, Event::CredentialRemoved, now);
         let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(&account));
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
         let refresh_token = refresh_token.filter(|_| kept_from.is_none());
-        if let Err(error) = self.world.remove(id) {
+        let signed_out = vec![SignedOut { account, refresh_token, kept_from, reply }];
+        self.save(id, Waiters { signed_out, ..Waiters::default() }, now);
+    }
+
+    /// The store has answered: what a sign-out still has to do.
+    fn signed_out(&mut self, id: &AccountId, signed_out: SignedOut, error: Option<&str>) {
+        let SignedOut { account, refresh_token, kept_from, reply } = signed_out;
+        if let Some(error) = error {
             warn!(account = %id, %error, "signed out, but the credential is still on the disk; removing it is tried again");
-            if let Some(state) = self.accounts.get_mut(id) {
-                state.unsaved = Some(now + SAVE_AGAIN);
-            }
             let words = match refresh_token {
                 // dead at the server, it is no harm on the disk
                 Some(refresh_token) => {
                     self.world.revoke(account, refresh_token, None);
                     format!("{error}; the server is told to revoke it all the same")
                 }
-                None => error,
+                None => error.to_owned(),
             };
             let _ = reply.send(Err(words));
             return;
@@ -324,12 +308,9 @@ impl<W: World> Renewer<W> {
     ) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let is_owed = state.owed.iter().position(|(id, _)| *id == renewal);
-        let is_awaited = state.machine.snapshot().phase == (Phase::InFlight { id: renewal }) || off!(self, IdCheck);
-        let asked = match is_owed {
-            Some(position) => state.owed.swap_remove(position).1,
-            None if off!(self, IdCheck) => state.account.clone(),
-            None => return,
-        };
+        let is_awaited = state.machine.snapshot().phase == (Phase::InFlight { id: renewal });
+        let Some(position) = is_owed else { return };
+        let (_, asked) = state.owed.swap_remove(position);
         state.token_requests += 1;
         match answer {
             answer if is_awaited && state.starts_over => self.start_over(id, renewal, answer, now),
@@ -362,7 +343,7 @@ impl<W: World> Renewer<W> {
                 }
             }
         }
-        let _ = state.save(&mut self.world, now);
+        self.save(id, Waiters::default(), now);
         if let Some(event) = self.first_event(id, Duration::ZERO, now) {
             self.handle(id, event, now);
         }
@@ -385,19 +366,23 @@ impl<W: World> Renewer<W> {
         let is_usable = state.at_hand.is_some();
         self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
-        state.at_hand = None;
         if is_usable {
             state.renewals += 1;
             state.last_success = Some(now);
         }
+        if !rotated && state.record.is_some() {
+            self.keep_lives(id);
+            self.save(id, Waiters::default(), now); // the note that it was being redeemed is done with
+        }
+    }
+
+    /// What the machine knows of lives goes into the record.
+    fn keep_lives(&mut self, id: &AccountId) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
         let snapshot = state.machine.snapshot();
-        let (expected_death, learnt_life) = (snapshot.refresh_expires_at, millis(snapshot.learnt_life));
         if let Some(record) = &mut state.record {
-            record.refresh_expires_at = expected_death.map(|at| unix(self.world.calendar(at)));
-            record.learnt_life = learnt_life;
-            if !rotated {
-                let _ = state.save(&mut self.world, now); // the note that it was being redeemed is done with
-            }
+            record.refresh_expires_at = snapshot.refresh_expires_at.map(|at| unix(self.world.calendar(at)));
+            record.learnt_life = millis(snapshot.learnt_life);
         }
     }
 
@@ -422,8 +407,9 @@ impl<W: World> Renewer<W> {
         self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
         if state.record.is_some() && !matches!(verdict, Failure::Permanent(_)) {
-            let _ = state.save(&mut self.world, now);
+            self.save(id, Waiters::default(), now);
         }
+        let Some(state) = self.accounts.get_mut(id) else { return };
         let snapshot = state.machine.snapshot();
         match snapshot.phase {
             Phase::SignInRequired { why } => {
@@ -436,29 +422,35 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// Hands an event to a machine and does what it says, in order.
+    /// Hands an event to a machine, does what it says, and takes in what the store says to that.
     fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
+        self.perform(id, event, now);
+        self.settle(now);
+        self.tell(id, now, false);
+    }
+
+    /// Hands an event to a machine and does what it says, in order.
+    fn perform(&mut self, id: &AccountId, event: Event, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
-        if self.is_stopping && !matches!(event, Event::Renewed { .. } | Event::Failed { .. }) {
+        let is_answer =
+            matches!(event, Event::Renewed { .. } | Event::Failed { .. } | Event::Saved(_) | Event::NotSaved { .. });
+        if self.is_stopping && !is_answer {
             return;
         }
-        let actions = state.machine.handle(event, now);
-        for action in actions {
+        for action in state.machine.handle(event, now) {
             let Some(state) = self.accounts.get_mut(id) else { return };
             match action {
+                Action::Note(save) => self.note(id, save, now),
                 Action::Renew(renewal) => self.redeem(id, renewal, now),
-                Action::SaveRefreshToken => {
-                    if off!(self, SaveBeforePublish) {
-                        self.tell(id, now, false);
-                    }
-                    let Some(state) = self.accounts.get_mut(id) else { return };
-                    let _ = state.save(&mut self.world, now);
+                Action::Save(save) => {
+                    self.keep_lives(id);
+                    self.ask_to_save(id, Waiters::machine(save));
                 }
                 Action::SetAside(why) => {
                     if let Some(set_aside) = state.record.as_mut().and_then(|record| record.set_aside.as_mut()) {
                         set_aside.why = why; // the machine knows better: an answer may have been lost
                     }
-                    let _ = state.save(&mut self.world, now);
+                    self.ask_to_save(id, Waiters::default());
                 }
                 Action::Publish { id: renewal, usable_until, outlived_from } => {
                     let header = state.at_hand.take();
@@ -468,13 +460,18 @@ impl<W: World> Renewer<W> {
                     });
                 }
                 Action::Withdraw => state.published = None,
+                Action::Adopt => self.adopt(id, now),
             }
         }
-        self.tell(id, now, false);
+        if let Some(state) = self.accounts.get_mut(id)
+            && state.machine.owed_save().is_none()
+        {
+            state.at_hand = None;
+        }
     }
 
-    /// Notes that the credential is about to be spent, and spends it.
-    fn redeem(&mut self, id: &AccountId, renewal: RenewalId, now: Timestamp) {
+    /// Notes that the credential is about to be spent, if that may use it up.
+    fn note(&mut self, id: &AccountId, save: SaveId, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         if self.is_stopping || state.is_leaving {
             return;
@@ -482,16 +479,169 @@ impl<W: World> Renewer<W> {
         if let Some(record) = &mut state.record {
             record.note_servers(&state.account);
         }
-        let grant = state.grant();
-        if matches!(grant, Grant::RefreshToken(_))
-            && !off!(self, NoteBeforeUse)
-            && let Some(record) = &mut state.record
-        {
-            record.redeeming = true;
-            let _ = state.save(&mut self.world, now);
+        let is_used_up = matches!(state.grant(), Grant::RefreshToken(_));
+        match &mut state.record {
+            Some(record) if is_used_up => {
+                record.redeeming = true;
+                self.ask_to_save(id, Waiters::machine(save));
+            }
+            Some(_) | None => self.perform(id, Event::Saved(save), now),
         }
+    }
+
+    /// Spends the credential.
+    fn redeem(&mut self, id: &AccountId, renewal: RenewalId, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        if self.is_stopping || state.is_leaving {
+            // the stop came while the note was being saved: nothing is sent, so no answer can be lost
+            if state.take_back_note() {
+                self.save(id, Waiters::default(), now);
+            }
+            return;
+        }
+        let grant = state.grant();
         state.owed.push((renewal, state.account.clone()));
         self.world.redeem(state.account.clone(), renewal, grant);
+    }
+
+    /// Takes over the later credential that the store was found to hold.
+    fn adopt(&mut self, id: &AccountId, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        if let Some(found) = state.found.take() {
+            info!(account = %id, generation = found.generation, "the store holds a later credential, which is used now");
+            state.stored_generation = found.generation;
+            state.unsaved = None;
+            state.put(Some(*found));
+        }
+        if let Some(event) = self.first_event(id, Duration::ZERO, now) {
+            self.perform(id, event, now);
+        }
+    }
+
+    /// Brings the store to what stands here, and takes in what it says.
+    fn save(&mut self, id: &AccountId, waiters: Waiters, now: Timestamp) {
+        self.ask_to_save(id, waiters);
+        self.settle(now);
+    }
+
+    fn save_where(&mut self, is_due: impl Fn(&AccountState) -> bool, now: Timestamp) {
+        let due = self.accounts.iter().filter(|(_, state)| is_due(state)).map(|(id, _)| id.clone());
+        for id in due.collect::<Vec<AccountId>>() {
+            self.save(&id, Waiters::default(), now);
+        }
+    }
+
+    /// Has the store brought to what stands here, now or after what is under way.
+    fn ask_to_save(&mut self, id: &AccountId, waiters: Waiters) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        state.save_next.get_or_insert_default().join(waiters);
+        if state.saving.is_none() {
+            self.write(id, false);
+        }
+    }
+
+    fn write(&mut self, id: &AccountId, is_second_try: bool) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let Some(waiters) = state.save_next.take() else { return };
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let generation = state.record.as_ref().map(|record| record.generation);
+        state.saving = Some(Saving { ticket, generation, credential: state.credential, is_second_try, waiters });
+        match &state.record {
+            Some(record) => self.world.save(ticket, record),
+            None => self.world.remove(ticket, id),
+        }
+    }
+
+    /// Takes in what the store has answered so far.
+    pub(super) fn settle(&mut self, now: Timestamp) {
+        while let Some(StoreAnswer { account, ticket, result }) = self.world.store_answer() {
+            self.stored(&account, ticket, result, now);
+        }
+    }
+
+    /// The one answer that [`World::save`] or [`World::remove`] owes.
+    fn stored(&mut self, id: &AccountId, ticket: Ticket, result: Result<(), SaveError>, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let Some(saving) = state.saving.take_if(|saving| saving.ticket == ticket) else { return };
+        let Saving { generation, credential, is_second_try, waiters, .. } = saving;
+        let is_present = credential == state.credential;
+        let error = match result {
+            Ok(()) => {
+                state.stored_generation = generation.unwrap_or(0);
+                state.is_new &= !is_present;
+                if state.save_next.is_none() && state.unsaved.take().is_some() && generation.is_some() {
+                    info!(account = %id, "saved at last");
+                }
+                None
+            }
+            Err(SaveError::Stale { found, .. }) if is_present && state.is_new && !is_second_try => {
+                if let Some(record) = &mut state.record {
+                    record.generation = record.generation.max(found.generation) + 1;
+                }
+                let mut all = waiters;
+                all.join(state.save_next.take().unwrap_or_default());
+                state.save_next = Some(all);
+                return self.write(id, true);
+            }
+            Err(SaveError::Stale { found, words }) if is_present && !state.is_new => {
+                state.found = Some(found);
+                Some((NotSaved::Stale, words))
+            }
+            Err(SaveError::Unknown(words)) => Some((NotSaved::Unknown, words)),
+            Err(error @ (SaveError::Stale { .. } | SaveError::Failed(_))) => {
+                Some((NotSaved::Failed, error.into_words()))
+            }
+        };
+        if let Some((reason, words)) = &error {
+            if *reason != NotSaved::Stale && state.unsaved.is_none() && generation.is_some() {
+                error!(account = %id, error = %words, "the credential is not saved; signed in until the daemon ends");
+            }
+            state.unsaved = Some(now + SAVE_AGAIN);
+        }
+        let words = error.as_ref().map(|(_, words)| words.as_str());
+        for reply in waiters.signed_in {
+            let _ = reply.send(words.map_or(Ok(()), |words| Err(words.to_owned())));
+        }
+        for signed_out in waiters.signed_out {
+            self.signed_out(id, signed_out, words);
+        }
+        let unknown = error.as_ref().filter(|(reason, _)| *reason == NotSaved::Unknown).map(|(_, words)| words.clone());
+        let event = match (waiters.machine, error.map(|(reason, _)| reason)) {
+            (Some(save), None) => Some(Event::Saved(save)),
+            (Some(save), Some(reason)) => Some(Event::NotSaved { save, reason }),
+            (None, Some(NotSaved::Stale)) => Some(Event::Superseded),
+            (None, Some(NotSaved::Failed | NotSaved::Unknown) | None) => None,
+        };
+        if let Some(event) = event {
+            self.note_unknown(id, &event, unknown, now);
+            self.perform(id, event, now);
+            self.tell(id, now, false);
+        }
+        if self.accounts.get(id).is_some_and(|state| state.saving.is_none()) {
+            self.write(id, false);
+        }
+    }
+
+    /// What was to be noted may be, or not: nothing is spent for now, which is a failure of the renewal.
+    fn note_unknown(&mut self, id: &AccountId, event: &Event, detail: Option<String>, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let is_noting = matches!(event, Event::NotSaved { save, .. } if state.machine.owed_save() == Some(*save))
+            && state.machine.is_noting();
+        if let (Some(detail), true, Phase::InFlight { id: renewal }) =
+            (detail, is_noting, state.machine.snapshot().phase)
+        {
+            warn!(account = %id, error = %detail, "not renewed: the store does not say what it holds");
+            let failure = Failure::Transient { retry_after: None };
+            let failure = GrantFailure { failure, oauth_error: None, http_status: None, detail };
+            state.note_failure(renewal, failure, now);
+            state.take_back_note(); // it is offered again as it is
+        }
+    }
+
+    /// Whether the store owes an answer.
+    pub(super) fn awaits_the_store(&self) -> bool {
+        self.accounts.values().any(|state| state.saving.is_some())
     }
 
     /// Tells requests how the account stands, if that has changed or somebody has asked.
@@ -524,21 +674,13 @@ impl<W: World> Renewer<W> {
     /// once more.
     pub(super) fn stop(&mut self, now: Timestamp) {
         self.is_stopping = true;
-        for state in self.accounts.values_mut().filter(|state| state.unsaved.is_some()) {
-            state.catch_up(&mut self.world, now);
-        }
-    }
-
-    /// What the simulation's observer sees of an account: the machine, and whether the disk is said to have it all.
-    #[cfg(test)]
-    pub(super) fn observed(&self, id: &AccountId) -> Option<(crate::renewal::AccountSnapshot, bool)> {
-        self.accounts.get(id).map(|state| (state.machine.snapshot(), state.unsaved.is_none()))
+        self.save_where(|state| state.unsaved.is_some(), now);
     }
 
     /// When [`Renewer::tick`] should be called next.
     pub(super) fn next_wakeup(&self) -> Option<Timestamp> {
         let machines = self.accounts.values().filter_map(|state| state.machine.next_wakeup()).map(|(at, _)| at);
-        let saves = self.accounts.values().filter_map(|state| state.unsaved);
+        let saves = self.accounts.values().filter_map(AccountState::save_again_at);
         machines.chain(saves).min()
     }
 

@@ -1,11 +1,12 @@
 //! What the renewer tells its world, and in which order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::account::SAVE_AGAIN;
 use super::machines::Renewer;
-use super::world::{RevokeReply, World};
+use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
@@ -21,36 +22,45 @@ use crate::token_source::{Availability, Demand};
 struct Diary {
     lines: Vec<String>,
     is_disk_full: bool,
-    generation: u64,
+    /// So many more answers of the store come; all of them at once, if there is no number.
+    answers_left: Option<usize>,
+    answers: VecDeque<StoreAnswer>,
+    /// What somebody else has saved.
+    later: Option<Record>,
     replies: Vec<RevokeReply>,
     revoked_at: Vec<Option<String>>,
 }
 
 impl World for Diary {
-    fn save(&mut self, record: &Record) -> Result<(), String> {
+    fn save(&mut self, ticket: Ticket, record: &Record) {
         let token = record.credential.refresh_token.as_ref().map_or("none", Secret::expose);
         let note = if record.redeeming { " being redeemed" } else { "" };
         let verdict = record.set_aside.as_ref().map(|s| format!(" set aside: {:?}", s.why)).unwrap_or_default();
         let learnt = record.learnt_life.map(|life| format!(" learnt {life} ms")).unwrap_or_default();
         self.lines.push(format!("save {} {token}{note}{verdict}{learnt}", record.generation));
-        if self.is_disk_full {
-            return Err("no space left on device".into());
-        }
-        self.generation = record.generation;
-        Ok(())
+        let result = match &self.later {
+            _ if self.is_disk_full => Err(SaveError::Failed("no space left on device".into())),
+            Some(found) if found.generation > record.generation => {
+                Err(SaveError::Stale { found: Box::new(found.clone()), words: "a later generation is there".into() })
+            }
+            Some(_) | None => Ok(()),
+        };
+        self.answers.push_back(StoreAnswer { account: record.account.clone(), ticket, result });
     }
 
-    fn remove(&mut self, _: &AccountId) -> Result<(), String> {
+    fn remove(&mut self, ticket: Ticket, account: &AccountId) {
         self.lines.push("remove".into());
-        if self.is_disk_full {
-            return Err("input/output error".into());
-        }
-        self.generation = 0;
-        Ok(())
+        let result = if self.is_disk_full { Err(SaveError::Failed("input/output error".into())) } else { Ok(()) };
+        self.answers.push_back(StoreAnswer { account: account.clone(), ticket, result });
     }
 
-    fn saved_generation(&self, _: &AccountId) -> u64 {
-        self.generation
+    fn store_answer(&mut self) -> Option<StoreAnswer> {
+        match &mut self.answers_left {
+            Some(0) => return None,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.answers.pop_front()
     }
 
     fn redeem(&mut self, _: Arc<Account>, id: RenewalId, grant: Grant) {
@@ -120,11 +130,17 @@ fn signed_in(token: &str) -> NewCredential {
     }
 }
 
+fn sign_in(renewer: &mut Renewer<Diary>, new: NewCredential, now: Timestamp) {
+    let (reply, mut saved) = tokio::sync::oneshot::channel();
+    renewer.replace(&lab(), new, reply, now);
+    saved.try_recv().expect("the store answers at once").expect("saved");
+}
+
 /// A renewer whose first renewal, with refresh token `r1`, is under way.
 fn started() -> Renewer<Diary> {
     let mut renewer = Renewer::new(Diary::default(), 7);
     renewer.configure(&config(), |_| Ok(None), T0);
-    renewer.replace(&lab(), signed_in("r1"), T0).expect("saved");
+    sign_in(&mut renewer, signed_in("r1"), T0);
     let lines = std::mem::take(&mut renewer.world.lines);
     let expected = ["publish NotSignedIn", "save 1 r1", "save 1 r1 being redeemed", "redeem 1 r1", "publish wait"];
     assert_eq!(lines, expected);
@@ -231,7 +247,7 @@ fn an_endpoint_on_another_origin_gets_nothing_and_going_back_works_again() {
     for (case, before, after, needs_sign_in) in rows {
         let mut renewer = Renewer::new(Diary::default(), 7);
         renewer.configure(&before, |_| Ok(None), T0);
-        renewer.replace(&lab(), signed_in("r1"), T0).expect("saved");
+        sign_in(&mut renewer, signed_in("r1"), T0);
         renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
         renewer.world.lines.clear();
         renewer.configure(&after, |_| Ok(None), T0);
@@ -282,7 +298,7 @@ fn a_sign_in_that_was_made_at_another_server_is_kept_and_not_used() {
     let mut renewer = Renewer::new(Diary::default(), 7);
     renewer.configure(&with_endpoints("revocation_endpoint = \"https://new.example/r\"\n"), |_| Ok(None), T0);
     let servers = Some(crate::store::Servers::of(&config().accounts[&lab()]));
-    renewer.replace(&lab(), NewCredential { servers, ..signed_in("r1") }, T0).expect("saved");
+    sign_in(&mut renewer, NewCredential { servers, ..signed_in("r1") }, T0);
     assert_eq!(renewer.world.lines.last().expect("a line"), "publish IssuedElsewhere");
     renewer.configure(&config(), |_| Ok(None), T0);
     assert!(renewer.world.lines.contains(&"redeem 1 r1".to_owned()), "{:?}", renewer.world.lines);
@@ -323,7 +339,7 @@ fn signing_out_during_a_renewal_forgets_at_once_and_revokes_what_comes_back() {
 #[test]
 fn a_sign_in_during_a_renewal_wins_over_the_answer_that_is_still_owed() {
     let mut renewer = started();
-    renewer.replace(&lab(), signed_in("n1"), T0).expect("saved");
+    sign_in(&mut renewer, signed_in("n1"), T0);
     renewer.world.lines.clear();
     renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
     assert_eq!(renewer.world.lines, [] as [&str; 0]);
@@ -390,7 +406,7 @@ fn an_account_that_leaves_with_an_unsaved_credential_and_comes_back_still_has_it
 #[test]
 fn an_account_that_comes_back_never_waits_for_an_answer_that_nobody_owes() {
     let mut renewer = started();
-    renewer.replace(&lab(), signed_in("n1"), T0).expect("saved"); // renewal 2; the answer to 1 is still under way
+    sign_in(&mut renewer, signed_in("n1"), T0); // renewal 2; the answer to 1 is still under way
     renewer.configure(&parsed(""), |_| Ok(None), T0);
     renewer.answered(&lab(), RenewalId(2), lost(), T0);
     renewer.tick(T0 + HOUR); // would be tried again now, but the account is leaving
@@ -406,7 +422,7 @@ fn an_answer_to_a_forgotten_sign_in_is_not_taken_for_one_of_its_successor() {
     renewer.remove(&lab(), reply, T0);
     renewer.configure(&parsed(""), |_| Ok(None), T0);
     renewer.configure(&config(), |_| Ok(None), T0);
-    renewer.replace(&lab(), signed_in("n1"), T0).expect("saved");
+    sign_in(&mut renewer, signed_in("n1"), T0);
     renewer.world.lines.clear();
     renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
     assert_eq!(renewer.world.lines, [] as [&str; 0]);
@@ -427,7 +443,7 @@ fn a_sign_out_that_the_disk_refuses_revokes_is_tried_again_and_blocks_no_sign_in
     renewer.tick(T0 + SAVE_AGAIN);
     assert_eq!(renewer.world.lines[3..], ["remove"]);
     renewer.world.is_disk_full = false;
-    renewer.replace(&lab(), signed_in("n1"), T0 + SAVE_AGAIN).expect("saved");
+    sign_in(&mut renewer, signed_in("n1"), T0 + SAVE_AGAIN);
     assert_eq!(renewer.world.lines[4], "save 3 n1", "above what is still on the disk");
 }
 
@@ -475,7 +491,7 @@ fn the_life_of_tokens_is_learnt_kept_with_the_account_and_known_to_the_next_proc
     }
     assert_eq!(renewer.world.lines, ["publish Bearer a", "save 1 r1 learnt 6000 ms"], "it is renewed at another time");
     // the next person to sign in is given tokens by the same server
-    renewer.replace(&lab(), signed_in("n1"), now).expect("saved");
+    sign_in(&mut renewer, signed_in("n1"), now);
     assert_eq!(renewer.views()[0].snapshot.learnt_life, Some(Duration::from_secs(6)));
     let record = renewer.accounts[&lab()].record.clone().expect("a record");
     let mut renewer = Renewer::new(Diary::default(), 7);
@@ -501,10 +517,155 @@ fn a_kept_password_signs_in_again_when_the_refresh_token_is_refused() {
     let mut renewer = started();
     let mut new = signed_in("r1");
     new.credential.password = Some(("me".into(), Secret::new("pw")));
-    renewer.replace(&lab(), new, T0).expect("saved");
+    sign_in(&mut renewer, new, T0);
     renewer.world.lines.clear();
     renewer.answered(&lab(), RenewalId(2), refused(), T0);
     assert_eq!(renewer.world.lines, ["redeem 2 the password of me"]);
     renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r5")), T0);
     assert_eq!(renewer.world.lines[1..], ["save 3 r5", "publish Bearer a2"]);
+}
+
+/// A renewer whose store keeps its answers back from now on.
+fn with_slow_store(mut renewer: Renewer<Diary>) -> Renewer<Diary> {
+    renewer.world.answers_left = Some(0);
+    renewer.world.lines.clear();
+    renewer
+}
+
+/// The store answers one question. Returns what comes of it.
+fn store_answers(renewer: &mut Renewer<Diary>, now: Timestamp) -> Vec<String> {
+    renewer.world.lines.clear();
+    renewer.world.answers_left = Some(1);
+    renewer.settle(now);
+    assert_eq!(renewer.world.answers_left, Some(0), "it owed one");
+    std::mem::take(&mut renewer.world.lines)
+}
+
+#[test]
+fn a_slow_store_is_waited_for_at_each_step_of_a_rotation_and_one_save_is_under_way_at_a_time() {
+    let mut renewer = with_slow_store(started());
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2"], "nothing is published");
+    renewer.demands([Demand::Wanted(lab())], T0);
+    renewer.tick(T0 + HOUR - Duration::from_secs(200));
+    assert!(!renewer.views()[0].stored.as_ref().expect("stored").saved);
+    assert!(renewer.awaits_the_store());
+    assert_eq!(store_answers(&mut renewer, T0), ["publish Bearer a1"]);
+    assert!(renewer.views()[0].stored.as_ref().expect("stored").saved);
+    renewer.world.lines.clear();
+    renewer.tick(T0 + HOUR);
+    assert_eq!(renewer.world.lines, ["save 2 r2 being redeemed", "publish wait"], "nothing is sent");
+    assert_eq!(store_answers(&mut renewer, T0 + HOUR), ["redeem 2 r2"]);
+    // what changes while a save is under way is saved after it, once
+    renewer.answered(&lab(), RenewalId(2), lost(), T0 + HOUR);
+    renewer.tick(T0 + HOUR + Duration::from_secs(1));
+    let saves = renewer.world.lines.iter().filter(|line| line.starts_with("save")).count();
+    assert_eq!(saves, 1, "{:?}", renewer.world.lines);
+    assert_eq!(store_answers(&mut renewer, T0 + HOUR), ["save 2 r2 being redeemed"]);
+    assert_eq!(store_answers(&mut renewer, T0 + HOUR), ["redeem 3 r2", "publish wait"]);
+    assert!(!renewer.awaits_the_store());
+}
+
+#[test]
+fn a_sign_in_while_a_save_is_owed_is_saved_after_it_and_what_that_says_is_nobodys() {
+    let mut renewer = with_slow_store(started());
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let (reply, mut saved) = tokio::sync::oneshot::channel();
+    renewer.replace(&lab(), signed_in("n1"), reply, T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2", "publish wait"]);
+    let after = store_answers(&mut renewer, T0);
+    assert_eq!(after, ["save 3 n1 being redeemed"], "a1 is not published, and one save is enough for both");
+    assert!(saved.try_recv().is_err(), "it is not saved yet");
+    assert_eq!(store_answers(&mut renewer, T0), ["redeem 2 n1"]);
+    saved.try_recv().expect("answered").expect("saved");
+}
+
+#[test]
+fn a_sign_out_while_a_save_is_owed_forgets_at_once_and_removes_after_it() {
+    let mut renewer = with_slow_store(started());
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2", "publish NotSignedIn"]);
+    assert_eq!(store_answers(&mut renewer, T0), ["remove"], "what was saved late is no token to publish");
+    assert_eq!(store_answers(&mut renewer, T0), ["revoke r2"]);
+    assert!(renewer.views()[0].stored.is_none());
+}
+
+#[test]
+fn an_account_leaves_when_its_save_is_answered_and_a_stop_waits_for_it() {
+    let mut renewer = with_slow_store(started());
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.configure(&parsed(""), |_| Ok(None), T0);
+    assert!(renewer.accounts.contains_key(&lab()));
+    let _ = store_answers(&mut renewer, T0);
+    renewer.tick(T0);
+    assert!(renewer.accounts.is_empty());
+
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), lost(), T0);
+    let mut renewer = with_slow_store(renewer);
+    renewer.tick(T0 + Duration::from_secs(1));
+    assert_eq!(renewer.world.lines, ["save 1 r1 being redeemed", "publish wait"]);
+    renewer.stop(T0 + Duration::from_secs(1));
+    assert!(renewer.awaits_the_store());
+    let after = store_answers(&mut renewer, T0 + Duration::from_secs(1));
+    assert_eq!(after, [] as [&str; 0], "nothing is sent; that an answer was lost before is still so");
+    assert!(!renewer.awaits_the_store());
+}
+
+#[test]
+fn a_stop_while_a_note_is_owed_takes_the_note_back_as_nothing_is_sent() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let mut renewer = with_slow_store(renewer);
+    renewer.tick(T0 + HOUR);
+    assert_eq!(renewer.world.lines[..1], ["save 2 r2 being redeemed"]);
+    renewer.stop(T0 + HOUR);
+    assert_eq!(store_answers(&mut renewer, T0 + HOUR), ["save 2 r2"]);
+    assert!(renewer.awaits_the_store());
+    assert_eq!(store_answers(&mut renewer, T0 + HOUR), [] as [&str; 0]);
+    assert!(!renewer.awaits_the_store());
+}
+
+#[test]
+fn a_reload_while_a_note_is_owed_starts_over_and_the_note_is_no_lost_answer() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let mut renewer = with_slow_store(renewer);
+    renewer.tick(T0 + HOUR);
+    let mut changed = config();
+    changed.accounts.get_mut(&lab()).expect("it is there").scopes.push("more".into());
+    renewer.configure(&changed, |_| Ok(None), T0 + HOUR);
+    assert!(!renewer.accounts[&lab()].machine.may_have_lost_an_answer());
+    let _ = store_answers(&mut renewer, T0 + HOUR);
+    assert_eq!(store_answers(&mut renewer, T0 + HOUR), ["redeem 3 r2"]);
+}
+
+#[test]
+fn a_later_credential_in_the_store_is_taken_over_and_a_sign_in_goes_above_it() {
+    let elsewhere = |generation, token| Record::new(&config().accounts[&lab()], generation, signed_in(token), 0);
+    // another machine has renewed
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.world.later = Some(elsewhere(7, "r7"));
+    renewer.world.lines.clear();
+    renewer.tick(T0 + HOUR);
+    assert_eq!(renewer.world.lines, ["save 2 r2 being redeemed", "publish wait for a retry"], "r2 is not spent");
+    renewer.world.lines.clear();
+    renewer.tick(T0 + HOUR + Duration::from_secs(1));
+    assert_eq!(renewer.world.lines[..2], ["save 7 r7 being redeemed", "redeem 4 r7"]);
+    // its refusal here was because of that
+    renewer.world.later = Some(elsewhere(9, "r9"));
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(4), refused(), T0 + HOUR + Duration::from_secs(1));
+    assert!(!renewer.world.lines.iter().any(|line| line == "publish Revoked"), "{:?}", renewer.world.lines);
+    renewer.tick(T0 + HOUR + Duration::from_secs(2));
+    assert!(renewer.world.lines.contains(&"redeem 6 r9".to_owned()), "{:?}", renewer.world.lines);
+    // a person knows better than either
+    renewer.world.later = Some(elsewhere(12, "r12"));
+    renewer.world.lines.clear();
+    sign_in(&mut renewer, signed_in("n1"), T0 + HOUR);
+    assert_eq!(renewer.world.lines[..2], ["save 10 n1", "save 13 n1"]);
+    assert!(renewer.world.lines.contains(&"redeem 7 n1".to_owned()), "{:?}", renewer.world.lines);
 }

@@ -11,27 +11,24 @@ use crate::store::Record;
 use crate::timestamp::Timestamp;
 use crate::token_source::Availability;
 
-/// What the renewer reaches the rest of the world by. No method waits for the network.
+/// What the renewer reaches the rest of the world by. No method waits, neither for the network nor for the store.
+///
+/// The store may be a folder or a service that several machines share. It compares and swaps by generation: a record never
+/// takes the place of one with a higher number, and who tries is told of the later one. Of each account at most one save
+/// or removal is under way. One that has been answered has happened, or never will.
 pub(super) trait World {
-    /// Makes a record durable, replacing the account's last one.
-    ///
-    /// # Errors
-    ///
-    /// A sentence for people: what could not be done, to what, and why.
-    fn save(&mut self, record: &Record) -> Result<(), String>;
+    /// Makes a record durable, in the place of the account's last one. Owes exactly one [`StoreAnswer`] with this ticket,
+    /// also when the store never replies.
+    fn save(&mut self, ticket: Ticket, record: &Record);
 
-    /// Forgets an account's record.
-    ///
-    /// # Errors
-    ///
-    /// Likewise.
-    fn remove(&mut self, account: &AccountId) -> Result<(), String>;
+    /// Forgets an account's record. Owes exactly one [`StoreAnswer`] likewise.
+    fn remove(&mut self, ticket: Ticket, account: &AccountId);
 
-    /// The generation of the record that the disk has of an account; 0 if none can be read. A lower one is never saved
-    /// in its place.
-    fn saved_generation(&self, account: &AccountId) -> u64;
+    /// Takes the next answer of the store that has come, if one has; the local store's comes with the call. Whoever knows
+    /// that one has come meanwhile calls [`super::machines::Renewer::settle`].
+    fn store_answer(&mut self) -> Option<StoreAnswer>;
 
-    /// Sends a grant. Owes exactly one [`Renewer::answered`] with this account and id, also when the server never
+    /// Sends a grant. Owes exactly one `Renewer::answered` with this account and id, also when the server never
     /// replies.
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant);
 
@@ -47,6 +44,46 @@ pub(super) trait World {
     /// The point of the time line at a calendar's time.
     fn timestamp_of(&self, wall: SystemTime) -> Timestamp;
 }
+
+/// Numbers what the store was asked: never used twice in a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ticket(pub(super) u64);
+
+/// What has become of a [`World::save`] or a [`World::remove`].
+#[derive(Debug)]
+pub(super) struct StoreAnswer {
+    pub(super) account: AccountId,
+    pub(super) ticket: Ticket,
+    pub(super) result: Result<(), SaveError>,
+}
+
+/// Why the store does not have what it was given.
+#[derive(Debug)]
+pub(super) enum SaveError {
+    /// It holds a record of a later generation, which stays.
+    Stale {
+        /// That record.
+        found: Box<Record>,
+        /// A sentence for people.
+        words: String,
+    },
+    /// It holds nothing later, and could not do it. Worth another try.
+    Failed(String),
+    /// It has not replied: nobody knows what it holds. Worth another try. (The local folder always replies.)
+    #[cfg_attr(not(test), expect(dead_code, reason = "for a store across a network; the simulation has one"))]
+    Unknown(String),
+}
+
+impl SaveError {
+    /// A sentence for people: what could not be done, to what, and why.
+    pub(super) fn into_words(self) -> String {
+        let (SaveError::Stale { words, .. } | SaveError::Failed(words) | SaveError::Unknown(words)) = self;
+        words
+    }
+}
+
+/// Where it is said whether a sign-in is saved: an error is a sentence for people.
+pub(super) type SavedReply = tokio::sync::oneshot::Sender<Result<(), String>>;
 
 /// Where the outcome of a sign-out goes: a sentence for people.
 pub(super) type RevokeReply = tokio::sync::oneshot::Sender<Result<String, String>>;

@@ -71,7 +71,7 @@ mod tests {
     }
 
     fn code() -> Grant {
-        Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None }
+        Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: Some("https://x.example/code".to_owned()) }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct Wishes {
     pub browser: bool,
 }
 
-/// One way to sign in. Each has a file, which ends in its row.
+/// One way to sign in. Each has a file, which begins with its row.
 pub(super) struct Method {
     /// What it takes, to choose from.
     pub(super) in_words: &'static str,

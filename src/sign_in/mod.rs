@@ -3,7 +3,7 @@
 //! It runs in the command line's process; the daemon never asks anybody anything. [`in_person`] lets the person choose one
 //! of the account's ways, and goes it to its end.
 //!
-//! * `method`: what a way is; `paste`, `password`: one file each, which ends in its row. A new way is such a file, its name
+//! * `method`: what a way is; `paste`, `password`: one file each, which begins with its row. A new way is such a file, its name
 //!   in [`SignInMethod`], and the arm of `method_of`, which the compiler then asks for;
 //! * [`import`], [`handed_in`]: credentials that were issued elsewhere; [`exchange`]: those that a grant brings;
 //! * [`offline`]: saving and forgetting them while no daemon runs;

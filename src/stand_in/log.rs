@@ -47,7 +47,7 @@ pub struct ApiCall {
     pub method: String,
     /// Path and query as they arrived.
     pub target: String,
-    /// The fingerprints ([`Secret::fingerprint`]) of its `Authorization` fields.
+    /// The fingerprints (`Secret::fingerprint`) of its `Authorization` fields.
     pub authorization: Vec<String>,
     /// Whether it carried one token, in the right form, that was valid at that moment.
     pub token_valid: bool,

@@ -104,24 +104,24 @@ pub struct SetAside {
 
 impl Record {
     /// The record of a sign-in, which takes the place of `previous`. `saved` is the generation that the store has of the
-    /// account, or 0: it may be a later one than that of `previous`. `today` is in Unix seconds.
+    /// account, or 0: it may be a later one than that of `previous`. `unix_now` is the wall clock, in Unix seconds.
     pub fn succeeding(
         previous: Option<&Record>,
         saved: u64,
         account: &Account,
         new: NewCredential,
-        today: u64,
+        unix_now: u64,
     ) -> Self {
         let generation = previous.map_or(0, |previous| previous.generation).max(saved) + 1;
-        let mut record = Self::new(account, generation, new, today);
+        let mut record = Self::new(account, generation, new, unix_now);
         // how long tokens live is the server's doing, whoever signs in
         let same_server = |last: &&Record| last.issued_by == record.issued_by && last.client_id == record.client_id;
         record.learnt_life = previous.filter(same_server).and_then(|last| last.learnt_life);
         record
     }
 
-    /// A record without a past. `today` is in Unix seconds.
-    pub fn new(account: &Account, generation: u64, new: NewCredential, today: u64) -> Self {
+    /// A record without a past. `unix_now` is the wall clock, in Unix seconds.
+    pub fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
         let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
@@ -131,8 +131,8 @@ impl Record {
             issued_by,
             others: Some(others),
             credential,
-            received_at: today,
-            refresh_expires_at: refresh_lifetime.map(|life| today.saturating_add(life)),
+            received_at: unix_now,
+            refresh_expires_at: refresh_lifetime.map(|life| unix_now.saturating_add(life)),
             identity,
             learnt_life: None,
             redeeming: false,
@@ -177,6 +177,42 @@ impl Record {
     pub fn note_servers(&mut self, account: &Account) {
         if self.others.is_none() && self.was_issued_to(account) {
             self.others = Some(Servers::of(account).others);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::account;
+
+    #[test]
+    fn a_sign_in_is_the_next_generation_and_keeps_what_is_known_of_the_same_server() {
+        let lab = account("lab", "client_id = \"valetd\"\n");
+        let elsewhere = account("lab", "client_id = \"valetd\"\ntoken_endpoint = \"https://other.example/t\"\n");
+        let other_client = account("lab", "client_id = \"other\"\n");
+        let new = |account: &Account| {
+            let credential = Credential { refresh_token: Some(Secret::new("r")), password: None };
+            NewCredential::of(account, credential)
+        };
+        let last = |generation| Record {
+            learnt_life: Some(6000),
+            redeeming: true,
+            ..Record::new(&lab, generation, new(&lab), 1)
+        };
+        let rows = [
+            ("the first", None, 0, &lab, (1, None)),
+            ("nothing at hand, but in the store", None, 7, &lab, (8, None)),
+            ("another one", Some(last(3)), 3, &lab, (4, Some(6000))),
+            ("the store has an earlier one", Some(last(3)), 2, &lab, (4, Some(6000))),
+            ("the store has a later one", Some(last(3)), 9, &lab, (10, Some(6000))),
+            ("another server", Some(last(3)), 3, &elsewhere, (4, None)),
+            ("another client", Some(last(3)), 3, &other_client, (4, None)),
+        ];
+        for (case, previous, saved, account, (generation, learnt_life)) in rows {
+            let record = Record::succeeding(previous.as_ref(), saved, account, new(account), 2);
+            assert_eq!((record.generation, record.learnt_life), (generation, learnt_life), "{case}");
+            assert_eq!((record.received_at, record.redeeming, &record.set_aside), (2, false, &None), "{case}");
         }
     }
 }

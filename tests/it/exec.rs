@@ -122,7 +122,7 @@ fn a_command_cannot_make_the_line_of_its_key_speak_as_whichever_user_it_runs() {
 fn what_is_sent_behind_a_request_for_events_is_no_request_when_they_end() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");
-    for round in 0..16 {
+    for round in 0..8 {
         let mut daemon = home.start();
         let (mut line, mut answer) = keys::line(&home);
         let request = "GET /v1/events HTTP/1.1\r\nHost: v\r\n\r\n";

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::support::http2::{Http2Client, rest};
-use crate::support::stage::Stage;
+use crate::support::stage::{COLD, Stage};
 use crate::support::wire::{RawOrigin, Wire, eventually, soon};
 use crate::support::{Daemon, free_address};
 
@@ -17,11 +17,9 @@ use crate::support::{Daemon, free_address};
 #[tokio::test]
 async fn a_route_edits_fields_puts_the_token_into_the_query_and_blots_it_out() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(
-        &origin.url,
-        "request_headers = { add = { User-Agent = \"lab/1\", X-Api-Key = { file = \"key\" } }, remove = [\"cookie\"] }\n\
-         token_query = \"access_token\"\nscrub = true",
-    );
+    let edits = "request_headers = { add = { User-Agent = \"lab/1\", X-Api-Key = { file = \"key\" } }, \
+                 remove = [\"cookie\"] }\ntoken_query = \"access_token\"\nscrub = true";
+    let stage = Stage::leading_to(&origin.url, &format!("{COLD}\n{edits}"));
     std::fs::write(stage.home.path("config/valetd/key"), "secret-key\n").expect("written");
     let daemon = stage.start();
     let mut client = Wire::connect(&stage.address).await;
@@ -106,8 +104,8 @@ async fn open_tunnel(stage: &Stage, origin: &RawOrigin) -> (Wire, Wire) {
 #[tokio::test]
 async fn a_stop_lets_streams_and_tunnels_end_in_the_time_of_grace() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
-    stage.home.write_config(&format!("drain = \"20s\"\n{}", stage.config(&origin.url, "")));
+    let stage = Stage::leading_to(&origin.url, COLD);
+    stage.home.write_config(&format!("drain = \"20s\"\n{}", stage.config(&origin.url, COLD)));
     let mut daemon = stage.start();
     let (mut reader, mut writer) = open_stream(&stage, &origin).await;
     let (mut client, mut up) = open_tunnel(&stage, &origin).await;
@@ -135,8 +133,8 @@ async fn a_stop_lets_streams_and_tunnels_end_in_the_time_of_grace() {
 #[tokio::test]
 async fn a_stop_cuts_off_what_does_not_end_in_time() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
-    stage.home.write_config(&format!("drain = \"1s\"\n{}", stage.config(&origin.url, "")));
+    let stage = Stage::leading_to(&origin.url, COLD);
+    stage.home.write_config(&format!("drain = \"1s\"\n{}", stage.config(&origin.url, COLD)));
     let mut daemon = stage.start();
     let (mut reader, _writer) = open_stream(&stage, &origin).await;
     let (mut client, _up) = open_tunnel(&stage, &origin).await;
@@ -152,9 +150,9 @@ async fn a_stop_cuts_off_what_does_not_end_in_time() {
 #[tokio::test]
 async fn a_listener_that_leaves_the_configuration_takes_no_more_and_cuts_off_nobody() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let other = free_address();
-    let config = stage.config(&origin.url, "");
+    let config = stage.config(&origin.url, COLD);
     stage.home.write_config(&config.replace("]\n[account", &format!(", \"{other}\"]\n[account")));
     let daemon = stage.start();
     let mut client = Wire::connect(&other).await;
@@ -175,7 +173,7 @@ const DRIP: Duration = Duration::from_millis(400);
 #[tokio::test]
 async fn heads_that_drip_are_cut_off_and_delay_nobody() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let start = Instant::now();
     let mut dripping = Vec::new();
@@ -238,7 +236,7 @@ async fn an_upstream_that_accepts_and_does_nothing_costs_no_longer_than_its_rout
 #[tokio::test]
 async fn a_verdict_in_the_middle_of_an_upload_is_heard() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let mut client = Wire::connect(&stage.address).await;
     client
@@ -277,7 +275,7 @@ async fn a_verdict_in_the_middle_of_an_upload_is_heard() {
 /// Sends `size` bytes up and gets as many down, in HTTP/1.1 and in HTTP/2, and sees how much memory that took.
 async fn carry(size: u64, most_kib: u64) {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let chunk = vec![b'x'; 1 << 20];
     let before = daemon.memory("VmHWM");

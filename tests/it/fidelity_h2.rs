@@ -12,7 +12,7 @@ use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::http2::{Http2Client, Http2Origin, rest, some, trailers};
-use crate::support::stage::Stage;
+use crate::support::stage::{COLD, Stage};
 use crate::support::tls::certified;
 use crate::support::wire::{RawOrigin, Wire, serving, soon};
 
@@ -339,7 +339,7 @@ async fn over_tls_the_upstream_chooses_and_the_client_decides() {
 #[tokio::test]
 async fn an_http2_client_finds_an_http1_upstream_and_loses_nothing() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let mut client = Http2Client::connect(&stage.address).await;
     // a body without length, also of a GET

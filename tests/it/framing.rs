@@ -13,11 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::support::PATIENCE;
-use crate::support::stage::Stage;
+use crate::support::stage::{COLD, Stage};
 use crate::support::wire::{RawOrigin, Wire, serving, soon};
-
-/// No connection is opened before it is needed: whatever the origin accepts brings a request.
-const COLD: &str = "warm = \"0s\"";
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -76,7 +73,7 @@ async fn the_end_of_a_body_is_no_request_though_its_answer_came_early() {
 #[tokio::test]
 async fn what_follows_a_body_that_nobody_read_is_no_request() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let body = poisoned(&stage.address);
     // refused before anything was read, by us
@@ -144,7 +141,7 @@ async fn a_head_keeps_every_byte_of_its_fields_wherever_it_is_cut() {
 #[tokio::test]
 async fn targets_as_typed_are_understood_after_requests_of_every_kind() {
     let origin = RawOrigin::start().await;
-    let stage = Stage::leading_to(&origin.url, "");
+    let stage = Stage::leading_to(&origin.url, COLD);
     let daemon = stage.start();
     let here = &stage.address;
     let rows = [

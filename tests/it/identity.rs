@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::support::frames::{ACK, END_HEADERS, END_STREAM, Frame, HEADERS, SETTINGS, STATUS_200, frame, take_frame};
+use crate::support::stage::COLD;
 use crate::support::tls::certified;
 use crate::support::wire::{RawOrigin, Wire, eventually, serving, soon};
 use crate::support::{Daemon, Home, free_address, words};
@@ -112,7 +113,7 @@ fn config(address: &str, account: Option<As<'_>>) -> String {
         "listen = [\"{address}\"]\n[account.lab]\ngrant = \"client_credentials\"\ntoken_endpoint = \"{issuer}\"\n\
          client_id = \"{client}\"\nclient_auth = \"post\"\nclient_secret = {{ file = \"{}\" }}\n\
          renew = {{ minimum_spacing = \"10ms\" }}\n\
-         {more}\n[route.api]\naccount = \"lab\"\nupstream = \"{upstream}{base}\"\n",
+         {more}\n[route.api]\naccount = \"lab\"\nupstream = \"{upstream}{base}\"\n{COLD}\n",
         secret().display()
     )
 }

@@ -60,8 +60,8 @@ fn a_logout_during_a_refresh_revokes_forgets_and_lets_no_request_through() {
     let daemon = home.start();
     daemon.until("lab", "usable");
     let address = address(&daemon);
-    // the server has rotated already, and its answer, of more than a thousand bytes, is on its way for seconds
-    server.behave(Behaviour::SlowDrip(Duration::from_millis(5)), Some(1));
+    // the server has rotated already, and its answer, of some thousand bytes, is on its way for eight seconds
+    server.behave(Behaviour::SlowDrip(Duration::from_millis(2)), Some(1));
     let before = server.issued();
     assert!(ask_for_renewal(&daemon));
     eventually("the server has rotated", || (server.issued() == before + 1).then_some(()));

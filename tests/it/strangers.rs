@@ -199,17 +199,25 @@ fn a_stranger_can_read_why_it_is_refused_however_it_asks_and_then_the_connection
             ("with a long head", vec![long.as_bytes()], Duration::ZERO),
         ];
         for (case, pieces, pause) in rows {
-            let (answer, rest) = act_as_nobody(|| {
+            let ask = || {
+                let since = Instant::now();
                 let mut stream = connect(address);
                 thread::sleep(pause); // the case
-                for piece in pieces {
+                for piece in &pieces {
                     let _ = stream.write_all(piece); // all is said already, perhaps
                 }
                 let mut reader = BufReader::new(stream);
                 let answer = read_answer(&mut reader, true);
+                let took = since.elapsed();
                 let mut rest = Vec::new();
-                (answer, reader.read_to_end(&mut rest).map(|_| rest))
-            });
+                (answer, reader.read_to_end(&mut rest).map(|_| rest), took)
+            };
+            // where a busy machine lets the two seconds pass that a stranger has, there is nothing to read: once more
+            let is_in_time = |(answer, _, took): &(std::io::Result<Answer>, _, Duration)| {
+                answer.is_ok() || *took < Duration::from_millis(1500)
+            };
+            let asked = (0..5).map(|_| act_as_nobody(ask)).find(is_in_time);
+            let (answer, rest, _) = asked.unwrap_or_else(|| panic!("{case}: no answer in time"));
             let case = format!("{case}, with a key: {}", key.is_some());
             let answer = answer.unwrap_or_else(|error| panic!("{case}: {error}"));
             assert_eq!(answer.status, 403, "{case}");

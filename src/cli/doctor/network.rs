@@ -128,7 +128,7 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// " (through http://proxy.example:3128)", if there is a proxy on the way.
+/// `" (through http://proxy.example:3128)"`, if there is a proxy on the way.
 fn by_way(way: &Way) -> String {
     match way {
         Way::Direct => String::new(),

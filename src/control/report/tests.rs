@@ -9,10 +9,7 @@ use super::build::{state, urls};
 use super::*;
 use crate::accounts::{AccountView, LastFailure, Stored};
 use crate::client_keys::KeyRing;
-use crate::config::{
-    AccountId, Audit, Client, Config, ListenAddress, NoticeSettings, Origin, Proxies, Replay, Route, RouteName,
-    Upstream,
-};
+use crate::config::{self, AccountId, Config, ListenAddress, Proxies, RouteName};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, RenewalId, Why};
 use crate::stats::Stats;
@@ -140,6 +137,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "replayed": 2,
             "median_ms": 4.0,
             "p99_ms": 4.0,
+            "proxy": null,
         }],
     });
     assert_eq!(serde_json::to_value(&report).unwrap(), golden);
@@ -238,46 +236,11 @@ pub(crate) fn facts() -> Facts {
 }
 
 pub(crate) fn config() -> Config {
-    let origin = Origin { tls: true, host: "geobigdata.io".to_owned(), port: 443 };
-    let route = Route {
-        name: name("gbdx"),
-        account: AccountId::new("gbdx").unwrap(),
-        upstream: Upstream { origin, base_path: String::new() },
-        listen: Some(tcp("127.0.0.1:0")),
-        replay: Replay::Any,
-        replay_limit: 65536,
-        refuse: Vec::new(),
-        wait: Duration::from_secs(30),
-        connect_timeout: Duration::from_secs(10),
-        warm: Duration::from_secs(900),
-        idle_timeout: Duration::from_secs(300),
-        via: true,
-        http2: false,
-        request_headers: Default::default(),
-        token_query: None,
-        scrub: false,
-        extra_ca: None,
-        require_key: false,
-        rules: Default::default(),
-    };
-    Config {
-        listen: vec![tcp("127.0.0.1:8253"), tcp("[::1]:8253")],
-        hosts: Vec::new(),
-        workers: 1,
-        drain: Duration::from_secs(10),
-        clients: vec![Client::Own],
-        require_key: false,
-        strict_exec: false,
-        containers_need_key: false,
-        audit: Audit::Off,
-        audit_required: false,
-        audit_size: 1 << 20,
-        audit_keep: 4,
-        sandbox: true,
-        notice: NoticeSettings { command: Vec::new(), before: Duration::from_secs(3 * 86_400) },
-        accounts: BTreeMap::new(),
-        routes: vec![route],
-    }
+    let config = config::testing::config(
+        "workers = 1\n[account.gbdx]\nprovider = \"any\"\nupstream = \"https://geobigdata.io\"\n\
+         [route.gbdx]\nlisten = \"127.0.0.1:0\"\nreplay_limit = 65536\nwait = \"30 s\"\nhttp2 = false\n",
+    );
+    Config { accounts: BTreeMap::new(), ..config } // what is known of the account comes from elsewhere
 }
 
 pub(crate) fn usable_view() -> AccountView {

@@ -1,7 +1,7 @@
 //! HTTP/2 from clients, by prior knowledge and in the clear (RFC 9113 section 3.3), as gRPC's tools speak it on loopback.
 //!
 //! To the rest of the house a request is a request: its head comes in HTTP/1.1's terms, and its stream looks like a
-//! connection of its own, with a activity, a limit and an end. A stream that ends early is reset, and takes its exchange with
+//! connection of its own, with an activity, a limit and an end. A stream that ends early is reset, and takes its exchange with
 //! the upstream along; an answer that breaks off upstream resets its stream with the upstream's own reason.
 
 use std::cell::{Cell, RefCell};
@@ -22,14 +22,14 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::deadline::{Activity, IdleTimer, Phase};
 use crate::proxy::downstream::gate::GatedIo;
 use crate::proxy::downstream::io::ClientIo;
 use crate::proxy::exchange::accounting::Counted;
 use crate::proxy::exchange::service;
 use crate::proxy::policy::error::ProxyError;
-use crate::proxy::worker::Worker;
+use crate::proxy::registry::Standing;
 
 /// Requests that one connection may have open; browsers' and gRPC's clients ask for about a hundred.
 const MOST_STREAMS: u32 = 256;
@@ -61,16 +61,15 @@ const LONGEST_HEAD: u32 = 64 * 1024;
 
 /// Serves a connection until either side ends it. A client without streams is asked to go once it has been silent for as
 /// long as one that speaks HTTP/1.1 may be.
-pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
+pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo, budget: Rc<StreamBudget>) {
     let activity = connection.activity.clone();
     activity.enter(Phase::Resting);
     let streams = Streams::default();
     let service = service_fn(|request| {
-        let stream = connection.stream();
-        streams.opened.replace(Some(stream.clone()));
+        let stream = streams.open(&connection);
         async move { Ok::<_, Infallible>(answer(stream, request).await) }
     });
-    let mut share = Share::new(&connection);
+    let mut share = Share::new(&connection, budget);
     // what a flood of resets or of broken frames may cost is limited by hyper's defaults
     let mut builder = http2::Builder::new(streams.clone());
     builder
@@ -79,14 +78,16 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
         .initial_connection_window_size(share.streams * WINDOW_SHARE)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(LONGEST_HEAD);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(GatedIo::new(io.unobserved(), &connection)), service));
+    let mut serving = pin!(
+        builder.serve_connection(TokioIo::new(GatedIo::new(io.unobserved(), &connection, &streams.open)), service)
+    );
     let mut timer = IdleTimer::new(activity.deadline());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
-        if connection.is_told_to_stop(cx, false) {
+        if connection.handle.is_told_to_stop(cx, false) {
             serving.as_mut().graceful_shutdown();
         }
-        match connection.standing() {
+        match connection.handle.standing() {
             Standing::Client => share.is_used(),
             Standing::TurnedAway if !asked_to_go => {
                 asked_to_go = true;
@@ -99,7 +100,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
                 return Poll::Ready(ended);
             }
             ready!(timer.poll_expired(cx, &activity));
-            if connection.has_streams() {
+            if streams.open.get() > 0 {
                 continue;
             }
             if asked_to_go {
@@ -117,31 +118,30 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo) {
 
 /// What the HTTP/2 connections of one worker hold together, in streams: memory is bounded by what they may open.
 #[derive(Default)]
-pub(crate) struct Shares {
+pub(crate) struct StreamBudget {
     used: Cell<i64>,
 }
 
 /// One connection's share: a quarter of what the others have left, within bounds. A stranger has one as well, but it counts
 /// only from a valid client key on, so that strangers make nobody else's smaller.
 struct Share {
-    worker: Rc<Worker>,
+    budget: Rc<StreamBudget>,
     streams: u32,
     is_used: bool,
 }
 
 impl Share {
-    fn new(connection: &Connection) -> Self {
-        let worker = connection.worker.clone();
-        let most = if connection.standing() == Standing::Client { MOST_STREAMS } else { STRANGERS_STREAMS };
-        let streams = share(worker.shares.used.get()).min(most);
-        Self { worker, streams, is_used: false }
+    fn new(connection: &Connection, budget: Rc<StreamBudget>) -> Self {
+        let most = if connection.handle.standing() == Standing::Client { MOST_STREAMS } else { STRANGERS_STREAMS };
+        let streams = share(budget.used.get()).min(most);
+        Self { budget, streams, is_used: false }
     }
 
     /// From here on it is not there for others.
     fn is_used(&mut self) {
         if !self.is_used {
             self.is_used = true;
-            let used = &self.worker.shares.used;
+            let used = &self.budget.used;
             used.set(used.get() + i64::from(self.streams));
         }
     }
@@ -155,20 +155,21 @@ fn share(used: i64) -> u32 {
 impl Drop for Share {
     fn drop(&mut self) {
         if self.is_used {
-            let used = &self.worker.shares.used;
+            let used = &self.budget.used;
             used.set(used.get() - i64::from(self.streams));
         }
     }
 }
 
-async fn answer(stream: Rc<Connection>, mut request: Request<Incoming>) -> Response<StreamBody> {
+async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<StreamBody> {
     let activity = stream.activity.clone();
     let mut response = if request.headers().len() > MOST_FIELDS {
-        stream.worker.stats.refused.add(1);
-        if stream.standing() != Standing::Client {
-            stream.turn_away();
+        let connection = &stream.connection;
+        connection.worker.stats.refused.add(1);
+        if connection.handle.standing() != Standing::Client {
+            connection.turn_away();
         }
-        let refusal = ProxyError::HeadTooLarge.into_response(&stream.worker.table().shared.advice);
+        let refusal = ProxyError::HeadTooLarge.into_response(&connection.worker.table().shared.advice);
         refusal.map(Counted::without_exchange)
     } else {
         in_http1_terms(&mut request);
@@ -204,8 +205,36 @@ fn in_http1_terms<B: Body>(request: &mut Request<B>) {
 /// Runs what hyper makes of each stream, and watches over it.
 #[derive(Clone, Default)]
 struct Streams {
+    /// How many are open.
+    open: Rc<Cell<usize>>,
     /// The stream whose task hyper is about to start: it does so before it asks for the next.
-    opened: Rc<RefCell<Option<Rc<Connection>>>>,
+    opened: Rc<RefCell<Option<OpenStream>>>,
+}
+
+/// A stream that is counted as open until this is dropped.
+struct OpenStream {
+    stream: Rc<Stream>,
+    open: Rc<Cell<usize>>,
+}
+
+impl Streams {
+    fn open(&self, connection: &Rc<Connection>) -> Rc<Stream> {
+        let stream = Rc::new(Stream { connection: connection.clone(), activity: Activity::new() });
+        self.open.set(self.open.get() + 1);
+        self.opened.replace(Some(OpenStream { stream: stream.clone(), open: self.open.clone() }));
+        stream
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let connection = &self.stream.connection;
+        self.open.set(self.open.get() - 1);
+        connection.activity.renew();
+        if connection.handle.standing() == Standing::TurnedAway {
+            connection.handle.wake();
+        }
+    }
 }
 
 impl<T: Future<Output = ()> + 'static> Executor<T> for Streams {
@@ -218,7 +247,8 @@ impl<T: Future<Output = ()> + 'static> Executor<T> for Streams {
 }
 
 /// Runs a stream's task to its end, or drops it when the exchange has passed its limit, which resets the stream.
-async fn watch_over(stream: Rc<Connection>, task: impl Future<Output = ()>) {
+async fn watch_over(open: OpenStream, task: impl Future<Output = ()>) {
+    let stream = &open.stream;
     let mut task = pin!(task);
     let mut timer = IdleTimer::new(stream.activity.deadline());
     poll_fn(|cx| {

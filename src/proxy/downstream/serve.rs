@@ -6,10 +6,11 @@
 //! A connection that has nothing to do is given no buffers: before its first byte and some time after its last one, there
 //! is the socket and nothing of hyper's, whose two buffers of 8 KiB would be most of what an idle client costs.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, ready};
 
 use hyper::server::conn::http1;
@@ -18,24 +19,77 @@ use hyper_util::rt::TokioIo;
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::proxy::connection::{Connection, Standing};
+use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::deadline::{IdleTimer, Phase};
+use crate::proxy::downstream::http2::StreamBudget;
 use crate::proxy::downstream::io::{ClientIo, Protocol, Socket};
+use crate::proxy::downstream::stranger::{ReadyMade, Turnstile};
 use crate::proxy::downstream::{http2, stranger};
 use crate::proxy::exchange::service;
+use crate::proxy::local_table::LocalTable;
+use crate::proxy::peer::Peer;
+use crate::proxy::policy::error::Check;
+use crate::proxy::policy::guard;
+use crate::proxy::registry::Standing;
+use crate::proxy::worker::Worker;
 
 /// Requests' heads, and the chunks of bodies, at most.
 const BUFFER: usize = 64 * 1024;
 
+/// A worker's client side.
+pub(crate) struct Downstream {
+    pub(crate) worker: Rc<Worker>,
+    turnstile: Rc<Turnstile>,
+    stream_budget: Rc<StreamBudget>,
+    refusals: RefCell<Refusals>,
+}
+
+/// What strangers are told by one table, as far as there has been one.
+#[derive(Default)]
+struct Refusals {
+    table: Weak<LocalTable>,
+    made: Vec<(Check, Rc<ReadyMade>)>,
+}
+
+impl Downstream {
+    pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
+        let turnstile = Turnstile::new(worker.registry.strangers_places(), worker.stats.clone());
+        Rc::new(Self { worker, turnstile, stream_budget: Rc::default(), refusals: RefCell::default() })
+    }
+
+    /// Refuses what comes on a connection without looking closer; `read` is what has come already.
+    pub(crate) fn turn_away(&self, socket: Socket, peer: &Peer, check: Check, read: &[u8]) {
+        if let Ok(socket) = socket.into_descriptor() {
+            let table = self.worker.table();
+            let audit = table.shared.access.audit.clone();
+            self.turnstile.turn_away(socket, peer.uid(), audit, self.refusal(&table, check), read);
+        }
+    }
+
+    /// The refusal for this reason, made when it is first wanted.
+    fn refusal(&self, table: &Rc<LocalTable>, check: Check) -> Rc<ReadyMade> {
+        let mut refusals = self.refusals.borrow_mut();
+        if !std::ptr::eq(refusals.table.as_ptr(), Rc::as_ptr(table)) {
+            *refusals = Refusals { table: Rc::downgrade(table), made: Vec::new() };
+        }
+        if let Some((_, refusal)) = refusals.made.iter().find(|(of, _)| *of == check) {
+            return refusal.clone();
+        }
+        let refusal = ReadyMade::new(check, &table.shared.advice);
+        refusals.made.push((check, refusal.clone()));
+        refusal
+    }
+}
+
 /// Serves a stranger's connection, which ends with [`stranger::PATIENCE`] unless a request has shown a client key.
-pub(crate) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
+pub(crate) async fn serve_stranger(downstream: Rc<Downstream>, connection: Rc<Connection>, socket: Socket) {
     let mut patience = pin!(sleep(stranger::PATIENCE));
-    let mut serving = pin!(serve(connection.clone(), socket));
+    let mut serving = pin!(serve(downstream, connection.clone(), socket));
     poll_fn(|cx| {
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        match connection.standing() {
+        match connection.handle.standing() {
             Standing::Client => Poll::Pending,
             Standing::Stranger | Standing::TurnedAway => patience.as_mut().poll(cx),
             Standing::Closed => Poll::Ready(()),
@@ -45,13 +99,13 @@ pub(crate) async fn serve_stranger(connection: Rc<Connection>, socket: Socket) {
 }
 
 /// Serves a connection until either side ends it.
-pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
+pub(crate) async fn serve(downstream: Rc<Downstream>, connection: Rc<Connection>, socket: Socket) {
     let activity = connection.activity.clone();
     let mut io = ClientIo::new(socket, activity.clone());
     let mut timer = IdleTimer::new(activity.deadline());
     loop {
         let protocol = poll_fn(|cx| {
-            if connection.is_told_to_stop(cx, activity.is_fresh()) {
+            if connection.handle.is_told_to_stop(cx, activity.is_fresh()) {
                 return Poll::Ready(None);
             }
             if let Poll::Ready(protocol) = io.poll_protocol(cx) {
@@ -61,11 +115,11 @@ pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
         });
         let protocol = protocol.await;
         if protocol == Some(Protocol::Http1)
-            && connection.standing() == Standing::Stranger
+            && connection.handle.standing() == Standing::Stranger
             && shows_no_key(&connection, &mut io).await
-            && let Some(check) = connection.worker.bar(connection.door)
+            && let Some(check) = needs_key(&connection)
         {
-            return connection.worker.turn_away(io.socket, connection.door.caller, check, &io.surplus);
+            return downstream.turn_away(io.socket, &connection.peer, check, &io.surplus);
         }
         // boxed, so that a connection without them takes no room for them
         match protocol {
@@ -73,10 +127,17 @@ pub(crate) async fn serve(connection: Rc<Connection>, socket: Socket) {
                 Some(at_rest) => io = at_rest,
                 None => return,
             },
-            Some(Protocol::Http2) => return Box::pin(http2::serve(connection, io)).await,
+            Some(Protocol::Http2) => {
+                return Box::pin(http2::serve(connection, io, downstream.stream_budget.clone())).await;
+            }
             None => return,
         }
     }
+}
+
+/// Why the client is not served without a client key, as things are now.
+fn needs_key(connection: &Connection) -> Option<Check> {
+    guard::needs_key(&connection.ingress, &connection.peer, &connection.worker.table().shared.access.uids)
 }
 
 /// Reads a stranger's first head as far as it has to, without hyper, to see that it shows no client key. What comes in
@@ -88,7 +149,7 @@ async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
             return shows_no_key;
         }
         seen = io.surplus.len();
-        let more = poll_fn(|cx| match connection.is_told_to_stop(cx, true) {
+        let more = poll_fn(|cx| match connection.handle.is_told_to_stop(cx, true) {
             true => Poll::Ready(Ok(false)),
             false => io.poll_more(cx),
         });
@@ -102,10 +163,10 @@ async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
 /// Serves requests until the connection has come to an end, or to rest: then it gives back the client's bytes.
 async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut IdleTimer) -> Option<ClientIo> {
     let activity = connection.activity.clone();
-    let is_unix = matches!(io.socket, Socket::Unix(_));
+    let stream = Rc::new(Stream { connection: connection.clone(), activity: activity.clone() });
     let service = service_fn(|request| {
         // boxed, as hyper would move its whole state about before it begins
-        let answer = Box::pin(service::answer(connection.clone(), request));
+        let answer = Box::pin(service::answer(stream.clone(), request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     // no header_read_timeout: it counts the time between requests, too, and sets a timer for each
@@ -118,13 +179,13 @@ async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut Idle
                 return Poll::Ready(Ended::Over(ended));
             }
             // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
-            if connection.is_told_to_stop(cx, activity.is_fresh()) {
+            if connection.handle.is_told_to_stop(cx, activity.is_fresh()) {
                 Pin::new(&mut serving).graceful_shutdown();
                 continue;
             }
             if activity.is_half_closed() && activity.exchange_runs() && !gone_was_asked {
                 gone_was_asked = true;
-                if is_unix || connection.client_is_gone() {
+                if connection.client_is_gone() {
                     return Poll::Ready(Ended::Over(Ok(())));
                 }
             }

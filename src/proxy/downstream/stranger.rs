@@ -2,15 +2,13 @@
 //!
 //! Whoever can reach the port can connect as often as they like, so what a stranger costs is bounded before a word is
 //! read. Where there is no client key at all, nothing that a stranger says can change the answer: it is ready-made, and
-//! the [`Turnstile`] gives it without a task and without hyper. Where there are keys, a stranger has a place among the
-//! [`Strangers`] and [`PATIENCE`] to show one; the places are few, and who has waited longest makes room for who comes.
-//! The clients' own places are others: strangers take none of them.
+//! the [`Turnstile`] gives it without a task and without hyper. Where there are keys, a stranger has one of a few places
+//! (`registry.rs`) and [`PATIENCE`] to show one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +20,9 @@ use tracing::debug;
 
 use crate::audit::AuditLog;
 use crate::client_keys;
-use crate::proxy::connection::Connection;
-use crate::proxy::downstream::gate::FirstHead;
+use crate::proxy::downstream::first_head::FirstHead;
 use crate::proxy::downstream::io::{PREFACE, spell_out};
 use crate::proxy::policy::error::{Advice, Check, ProxyError};
-use crate::proxy::policy::guard::{Caller, Door};
 use crate::stats::Stats;
 
 /// For a request that shows a valid client key, from the connection's beginning on; and for reading a refusal.
@@ -270,79 +266,6 @@ impl Leaving {
     }
 }
 
-/// The connections of those who have yet to show a client key.
-pub(crate) struct Strangers {
-    /// In the order in which they came.
-    places: RefCell<VecDeque<Place>>,
-    most: usize,
-}
-
-struct Place {
-    id: u64,
-    origin: Origin,
-    connection: Weak<Connection>,
-}
-
-/// Whose a stranger's connection is, for all that can be told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Origin {
-    User(u32),
-    /// Of an IPv6 address the network's half, as who has one has them all.
-    Address(IpAddr),
-    Unknown,
-}
-
-impl Origin {
-    fn of(door: Door, client: Option<IpAddr>) -> Self {
-        match (door.caller, client) {
-            (Caller::Of { uid, .. }, _) => Self::User(uid),
-            (Caller::NotAsked | Caller::Unknown, Some(IpAddr::V6(address))) if address.to_ipv4_mapped().is_none() => {
-                let network = address.to_bits() & !u128::from(u64::MAX);
-                Self::Address(Ipv6Addr::from_bits(network).into())
-            }
-            (Caller::NotAsked | Caller::Unknown, Some(address)) => Self::Address(address.to_canonical()),
-            (Caller::NotAsked | Caller::Unknown, None) => Self::Unknown,
-        }
-    }
-}
-
-impl Strangers {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { places: RefCell::default(), most }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.places.borrow().len()
-    }
-
-    /// Gives a connection a place. One user or address has at most half of them; where there is none left, the
-    /// connection that has waited longest is closed.
-    pub(crate) fn enter(&self, id: u64, door: Door, client: Option<IpAddr>, connection: &Rc<Connection>) {
-        let origin = Origin::of(door, client);
-        let mut places = self.places.borrow_mut();
-        let of_this_origin = places.iter().filter(|place| place.origin == origin).count();
-        let full = if of_this_origin >= self.most.div_ceil(2) {
-            places.iter().position(|place| place.origin == origin)
-        } else {
-            (places.len() >= self.most).then_some(0)
-        };
-        let oldest = full.and_then(|at| places.remove(at)).and_then(|place| place.connection.upgrade());
-        places.push_back(Place { id, origin, connection: Rc::downgrade(connection) });
-        drop(places);
-        if let Some(oldest) = oldest {
-            oldest.close();
-        }
-    }
-
-    /// Takes a place back, if the connection has one.
-    pub(crate) fn leave(&self, id: u64) {
-        let mut places = self.places.borrow_mut();
-        if let Some(at) = places.iter().position(|place| place.id == id) {
-            places.remove(at);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,17 +317,5 @@ mod tests {
         assert!(!String::from_utf8_lossy(headers).contains("connection"), "HTTP/2 has none");
         assert_eq!(rest[3..9], [0, 1, 0, 0, 0, 5]);
         assert!(rest[9..].starts_with(body.as_bytes()) && rest.ends_with(&[0, 0, 0, 5, 0, 0, 0, 0]), "{rest:?}");
-    }
-
-    #[test]
-    fn strangers_are_told_apart_by_user_or_by_network() {
-        let door = |caller| Door { port: None, key_required: true, caller };
-        let of = |caller, address: &str| Origin::of(door(caller), address.parse().ok());
-        assert_eq!(of(Caller::Of { uid: 7, pid: None }, "127.0.0.1"), Origin::User(7));
-        assert_eq!(of(Caller::Unknown, "2001:db8::1"), of(Caller::Unknown, "2001:db8::2:3"));
-        assert_ne!(of(Caller::Unknown, "2001:db8::1"), of(Caller::Unknown, "2001:db8:0:1::1"));
-        assert_eq!(of(Caller::Unknown, "::ffff:10.0.0.1"), of(Caller::Unknown, "10.0.0.1"));
-        assert_ne!(of(Caller::Unknown, "10.0.0.2"), of(Caller::Unknown, "10.0.0.1"));
-        assert_eq!(of(Caller::Unknown, ""), Origin::Unknown);
     }
 }

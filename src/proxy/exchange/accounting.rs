@@ -11,12 +11,12 @@ use hyper::{Method, Request, StatusCode};
 use tracing::{Level, debug, enabled};
 
 use crate::config::KeyName;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::Stream;
 use crate::proxy::exchange::body::ResponseBody;
-use crate::proxy::exchange::note::Note;
+use crate::proxy::local_table::{LocalRoute, LocalTable};
+use crate::proxy::note::{Note, Origin};
 use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::upstream::BodyError;
-use crate::proxy::worker::{LocalRoute, LocalTable};
 use crate::token_source::Published;
 
 /// A response's body, and the exchange that ends when this is dropped: sent, broken off, or nobody left to send it to.
@@ -64,7 +64,7 @@ impl Body for Counted {
 
 /// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
 pub(crate) struct Exchange {
-    connection: Rc<Connection>,
+    stream: Rc<Stream>,
     /// From the time on when it is known.
     route: Option<Rc<LocalRoute>>,
     pub(crate) began: Instant,
@@ -76,21 +76,21 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn begin(connection: &Rc<Connection>, table: &LocalTable, request: &Request<Incoming>) -> Self {
-        connection.activity.begin(!request.body().is_end_stream());
-        let note = table
-            .shared
-            .access
-            .audit
-            .as_ref()
-            .map(|log| Note::begin(connection, log, &table.shared.access.uids, request));
+    pub(crate) fn begin(stream: &Rc<Stream>, table: &LocalTable, request: &Request<Incoming>) -> Self {
+        stream.activity.begin(!request.body().is_end_stream());
+        let access = &table.shared.access;
+        let note = access.audit.as_ref().map(|log| {
+            let connection = &stream.connection;
+            let origin = Origin { peer: &connection.peer, seat: &connection.seat, activity: &stream.activity };
+            Note::begin(&connection.worker.notes, origin, log, &access.uids, request)
+        });
         let log = enabled!(Level::DEBUG).then(|| request.method().clone());
         let began = Instant::now();
-        Self { connection: connection.clone(), route: None, began, log, note, status: StatusCode::OK }
+        Self { stream: stream.clone(), route: None, began, log, note, status: StatusCode::OK }
     }
 
     pub(crate) fn is_keyed(&mut self, key: &KeyName) {
-        self.connection.vouch();
+        self.stream.connection.vouch();
         if let Some(note) = &self.note {
             note.is_keyed(key);
         }
@@ -127,7 +127,7 @@ impl Exchange {
 
     pub(crate) fn reached(&mut self, local: &Rc<LocalRoute>) {
         let route = &local.entry;
-        self.connection.activity.limit(route.config.idle_timeout);
+        self.stream.activity.limit(route.config.idle_timeout);
         route.stats.requests.add(1);
         route.stats.open.add(1);
         if let Some(note) = &self.note {
@@ -141,13 +141,13 @@ impl Exchange {
             note.failed(error.word());
         }
         if *error == ProxyError::NotAllowed(Check::Root) {
-            self.connection.worker.stats.refused_root.add(1);
+            self.stream.connection.worker.stats.refused_root.add(1);
         }
         match &self.route {
             Some(local) if !error.is_refusal() => local.entry.stats.errors.add(1),
-            _ => self.connection.worker.stats.refused.add(1),
+            _ => self.stream.connection.worker.stats.refused.add(1),
         }
-        self.connection.activity.refused();
+        self.stream.activity.refused();
         debug!(?error, "a request was not carried out");
     }
 
@@ -156,7 +156,7 @@ impl Exchange {
         if let Some(note) = &self.note {
             note.answered(status);
         }
-        self.connection.activity.answer();
+        self.stream.activity.answer();
         if let Some(local) = &self.route {
             local.entry.stats.answered(status.as_u16(), self.began.elapsed());
         }
@@ -165,7 +165,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.connection.activity.end();
+        self.stream.activity.end();
         if let Some(note) = self.note.take() {
             note.answered(self.status);
         }

@@ -3,6 +3,5 @@
 pub(super) mod accounting;
 pub(super) mod body;
 pub(super) mod forward;
-pub(super) mod note;
 pub(super) mod service;
 pub(super) mod upgrade;

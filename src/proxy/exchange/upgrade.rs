@@ -7,7 +7,6 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -18,43 +17,42 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use crate::proxy::authorization::Authorization;
-use crate::proxy::connection::Connection;
+use crate::proxy::authorization::{Authorization, Rejection};
+use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::accounting::Exchange;
 use crate::proxy::exchange::body::ResponseBody;
-use crate::proxy::exchange::forward::{self, Home, send_error};
-use crate::proxy::exchange::note::{Note, Noted};
+use crate::proxy::exchange::forward::{self, RequestContext, send_error};
+use crate::proxy::local_table::LocalRoute;
+use crate::proxy::note::{Note, Noted};
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::replay::{self, RequestBody};
 use crate::proxy::upstream::{self, tunnel};
-use crate::proxy::worker::LocalRoute;
-use crate::token_source::Published;
 
 /// Forwards a request to switch protocols, and switches if the upstream does.
 pub(crate) async fn forward(
-    connection: &Rc<Connection>,
+    stream: &Rc<Stream>,
     local: &LocalRoute,
     mut request: Request<Incoming>,
-    token: Arc<Published>,
-    home: Home<'_>,
+    mut authorization: Authorization<'_>,
+    context: RequestContext<'_>,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
-    let (request, kept) = replay::keep(request, route, &connection.activity, &token.name);
+    let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
     let began = Instant::now();
-    let mut authorization = Authorization::with(route, token);
-    let mut response = send(connection, local, request, &mut authorization).await?;
+    let mut response = send(stream, local, request, &mut authorization).await?;
     let (refused, refused_at) = (authorization.token().clone(), Instant::now());
-    if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = forward::renewed_token(connection, route, &refused, kept.as_ref(), response.headers()).await
-        && let Some(request) = kept.and_then(|kept| kept.again(&new))
+    if authorization.judge(&response) == Some(Rejection::Renew)
+        && let Some(new) = forward::renewed_token(stream, route, &refused, kept.as_ref()).await
+        && let renewed = route.authorize(new)
+        && let Some(request) = kept.and_then(|kept| kept.again(&renewed))
     {
         route.stats.replayed.add(1);
-        authorization = Authorization::with(route, new);
-        response = send(connection, local, request, &mut authorization).await?;
-        let outcome = replay::outcome(&response);
+        authorization = renewed;
+        response = send(stream, local, request, &mut authorization).await?;
+        let outcome = authorization.outcome(&response);
         route.tokens.replayed(&refused, authorization.token(), refused_at.elapsed(), outcome);
     }
     let token = authorization.token();
@@ -63,27 +61,27 @@ pub(crate) async fn forward(
         route.tokens.worked(token, began.elapsed());
     }
     let upstream = switching.then(|| tunnel::switched(&mut response));
-    forward::clean(route, &mut response, token, &home, switching)?;
+    forward::clean(route, &mut response, token, &context, switching)?;
     let (head, body) = response.into_parts();
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), None)));
     };
-    connection.activity.switch();
+    stream.activity.switch();
     let note = exchange.becomes_tunnel(head.status);
-    tokio::task::spawn_local(join(connection.clone(), client, upstream, note));
+    tokio::task::spawn_local(join(stream.connection.clone(), client, upstream, note));
     Ok(Response::from_parts(head, ResponseBody::Empty))
 }
 
 /// Sends a handshake on a connection of its own.
 async fn send(
-    connection: &Connection,
+    stream: &Stream,
     local: &LocalRoute,
     request: Request<RequestBody>,
     authorization: &mut Authorization<'_>,
 ) -> Result<upstream::Response, ProxyError> {
     let route = &*local.entry;
     let sending = pin!(tunnel::send(&route.upstream, request, authorization, route.config.connect_timeout));
-    let sent = forward::in_time(connection, sending).await;
+    let sent = forward::in_time(stream, sending).await;
     sent.map_err(|error| send_error(route, error))
 }
 
@@ -101,7 +99,7 @@ async fn join(
             let mut client = Noted::new(TokioIo::new(client), note);
             tokio::select! {
                 ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
-                () = connection.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),
+                () = connection.ingress.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),
             }
         }
         (Err(error), _) | (_, Err(error)) => debug!(%error, "a tunnel did not come about"),

@@ -7,13 +7,13 @@
 //! ambiguous is refused before that, so that we and the upstream can never disagree about what was asked (RFC 9112
 //! sections 3.2, 6.3 and 11.2).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING};
+use hyper::{Method, Version};
 
-use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING};
-use hyper::{Method, Uri, Version};
-
+use crate::proxy::peer::{Peer, Process};
 use crate::proxy::policy::error::{Check, ProxyError};
-use crate::proxy::policy::headers::Survey;
+use crate::proxy::policy::head::Head;
+use crate::proxy::policy::ingress::{Ingress, is_loopback_name, split_port};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -24,54 +24,6 @@ const LONGEST_METHOD: usize = 32;
 
 /// The longest request target we take; what most servers take, too.
 const LONGEST_TARGET: usize = 8 * 1024;
-
-/// How a connection came in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Door {
-    /// The TCP port that loopback names must be followed by; `None` where any name is fine: on a unix socket, where the
-    /// file's permissions decide, and where nobody comes in without a client key, which a web page does not know.
-    pub(crate) port: Option<u16>,
-    /// Whether nobody comes in without a client key: other machines can reach it.
-    pub(crate) key_required: bool,
-    pub(crate) caller: Caller,
-}
-
-impl Door {
-    /// Whether it is on TCP; a browser reaches nothing else.
-    pub(crate) fn is_tcp(&self) -> bool {
-        self.port.is_some() || self.key_required
-    }
-}
-
-/// What is known of the process at the other end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Caller {
-    /// Nobody asks.
-    NotAsked,
-    /// It belongs to this user; on a unix socket the process is known as well.
-    Of { uid: u32, pid: Option<u32> },
-    /// Nobody knows whose it is.
-    Unknown,
-}
-
-impl Caller {
-    /// The user, if known.
-    pub(crate) fn uid(self) -> Option<u32> {
-        match self {
-            Caller::Of { uid, .. } => Some(uid),
-            Caller::NotAsked | Caller::Unknown => None,
-        }
-    }
-
-    /// Whether it may come in without a client key; `uids` are those of the setting `clients`, in order.
-    pub(crate) fn is_one_of(self, uids: &[u32]) -> bool {
-        match self {
-            Caller::NotAsked => true,
-            Caller::Of { uid, .. } => uids.binary_search(&uid).is_ok(),
-            Caller::Unknown => false,
-        }
-    }
-}
 
 /// Who is let in.
 #[derive(Clone, Copy, Debug)]
@@ -84,38 +36,37 @@ pub(crate) struct Admission<'a> {
     pub(crate) keyed: bool,
 }
 
-/// Why nobody is served without a client key who comes in like this; `None` if they are.
-pub(crate) fn bar(door: Door, uids: &[u32]) -> Option<Check> {
-    if door.key_required {
+/// Why a client is not served without a client key that comes in like this; `None` if it is. `uids` are those of the
+/// setting `clients`, in order.
+pub(crate) fn needs_key(ingress: &Ingress, peer: &Peer, uids: &[u32]) -> Option<Check> {
+    if ingress.requires_key() {
         return Some(Check::KeyRequired);
     }
-    match door.caller {
-        caller if caller.is_one_of(uids) => None,
-        Caller::Of { uid: 0, .. } => Some(Check::Root),
-        Caller::NotAsked | Caller::Of { .. } | Caller::Unknown => Some(Check::Peer),
+    match peer.process {
+        _ if peer.is_one_of(uids) => None,
+        Process::Of { uid: 0, .. } => Some(Check::Root),
+        Process::NotAsked | Process::Of { .. } | Process::Unknown => Some(Check::Peer),
     }
 }
 
 /// Decides about one request; on success, its host name without port (empty if an HTTP/1.0 client sent none).
-pub(crate) fn admit<'request>(
-    door: Door,
+pub(crate) fn admit<'head>(
+    ingress: &Ingress,
+    peer: &Peer,
     admission: Admission<'_>,
-    method: &Method,
-    target: &'request Uri,
-    version: Version,
-    headers: &'request HeaderMap,
-    survey: &Survey,
-) -> Result<&'request str, ProxyError> {
+    head: &Head<'head>,
+) -> Result<&'head str, ProxyError> {
     let Admission { uids, hosts, keyed } = admission;
-    if !keyed && let Some(check) = bar(door, uids) {
+    if !keyed && let Some(check) = needs_key(ingress, peer, uids) {
         return Err(ProxyError::NotAllowed(check));
     }
-    check_form(method, target, headers, survey)?;
-    let host = check_host(door, hosts, target, version, headers, survey)?;
-    if survey.origin && !is_our_origin(headers) {
+    check_form(head)?;
+    let host = check_host(ingress, hosts, head)?;
+    if head.flags.origin && !is_our_origin(head.headers) {
         return Err(ProxyError::NotAllowed(Check::Origin));
     }
-    if survey.browser && !headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin") {
+    let is_own_site = |site: &HeaderValue| site == "none" || site == "same-origin";
+    if head.flags.browser && !head.headers.get_all(SEC_FETCH_SITE).iter().all(is_own_site) {
         return Err(ProxyError::NotAllowed(Check::FetchSite));
     }
     Ok(host)
@@ -134,13 +85,9 @@ pub(crate) enum Shared {
 ///
 /// Such an address is for tools. Whatever page or worker is at home there could have come from any of the APIs, so what
 /// it asks for is refused.
-pub(crate) fn admit_to_shared(
-    method: &Method,
-    host: &str,
-    headers: &HeaderMap,
-    survey: &Survey,
-) -> Result<Shared, ProxyError> {
-    if !survey.browser {
+pub(crate) fn admit_to_shared(head: &Head<'_>, host: &str) -> Result<Shared, ProxyError> {
+    let Head { method, headers, flags, .. } = head;
+    if !flags.browser {
         return Ok(Shared::Use);
     }
     if headers.contains_key(SERVICE_WORKER) {
@@ -148,14 +95,14 @@ pub(crate) fn admit_to_shared(
     }
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
     // a person who types an address sends no `Origin`
-    if survey.origin && sites.peek().is_some() {
+    if flags.origin && sites.peek().is_some() {
         return Err(ProxyError::NotAllowed(Check::Origin));
     }
     if !sites.all(|site| site == "none") {
         return Err(ProxyError::NotAllowed(Check::FetchSite));
     }
     let navigates = headers.get_all(SEC_FETCH_MODE).iter().any(|mode| mode == "navigate");
-    Ok(if navigates && *method == Method::GET && is_loopback_name(host) { Shared::Navigation } else { Shared::Use })
+    Ok(if navigates && **method == Method::GET && is_loopback_name(host) { Shared::Navigation } else { Shared::Use })
 }
 
 /// The address of a route's own origin, in the spelling of a client that named us in `host`, which [`admit`] let pass:
@@ -171,14 +118,15 @@ pub(crate) fn own_origin(route: &str, host: &str) -> String {
 ///
 /// Of `Content-Length` there is nothing left to check: hyper refuses different ones, and drops it, with the connection
 /// after this request, where there is a `Transfer-Encoding` (RFC 9112 section 6.3).
-fn check_form(method: &Method, target: &Uri, headers: &HeaderMap, survey: &Survey) -> Result<(), ProxyError> {
+fn check_form(head: &Head<'_>) -> Result<(), ProxyError> {
+    let Head { method, target, headers, flags, .. } = head;
     if method.as_str().len() > LONGEST_METHOD {
         return Err(ProxyError::BadRequest("the method is longer than 32 bytes"));
     }
-    if *method == Method::CONNECT || *method == Method::TRACE {
+    if **method == Method::CONNECT || **method == Method::TRACE {
         return Err(ProxyError::MethodNotAllowed);
     }
-    if survey.transfer_encoding {
+    if flags.transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
         let only_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !only_chunked || codings.next().is_some() {
@@ -195,16 +143,10 @@ fn check_form(method: &Method, target: &Uri, headers: &HeaderMap, survey: &Surve
     Ok(())
 }
 
-fn check_host<'request>(
-    door: Door,
-    hosts: &[String],
-    target: &'request Uri,
-    version: Version,
-    headers: &'request HeaderMap,
-    survey: &Survey,
-) -> Result<&'request str, ProxyError> {
+fn check_host<'head>(ingress: &Ingress, hosts: &[String], head: &Head<'head>) -> Result<&'head str, ProxyError> {
+    let Head { target, version, headers, flags, .. } = *head;
     let authority = target.authority().map(|authority| authority.as_str());
-    let host = match (survey.hosts, version) {
+    let host = match (flags.hosts, version) {
         (1, _) => headers[HOST].to_str().map_err(|_| ProxyError::BadRequest("Host is not a host name"))?,
         (0, Version::HTTP_2) => authority.ok_or(ProxyError::BadRequest("no :authority and no Host"))?,
         // HTTP/1.0 knows no Host; no browser, which is whom the check is for, speaks it
@@ -220,44 +162,10 @@ fn check_host<'request>(
     }
     let (name, port) = split_port(host).ok_or(ProxyError::BadRequest("Host is not a host name"))?;
     let known = hosts.iter().any(|known| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(name));
-    let ours = known
-        || match door.port {
-            None => true,
-            Some(own) => is_loopback_name(name) && port.unwrap_or(80) == own,
-        };
-    if ours { Ok(name) } else { Err(ProxyError::NotAllowed(Check::Host)) }
+    if known || ingress.admits_host(name, port) { Ok(name) } else { Err(ProxyError::NotAllowed(Check::Host)) }
 }
 
 const ABSOLUTE_FORM: ProxyError = ProxyError::BadRequest("the target's authority is not that of Host");
-
-/// Host name (brackets and all) and port of a `Host` field's value (RFC 9110 section 7.2).
-fn split_port(host: &str) -> Option<(&str, Option<u16>)> {
-    let end = match host.strip_prefix('[') {
-        Some(rest) => rest.find(']')? + 2,
-        None => host.find(':').unwrap_or(host.len()),
-    };
-    let (name, port) = host.split_at(end);
-    let port = match port.strip_prefix(':') {
-        None if port.is_empty() => None,
-        None => return None,
-        Some(digits) => Some(digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())??),
-    };
-    let in_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    (!name.is_empty() && name.bytes().all(in_names)).then_some((name, port))
-}
-
-/// RFC 6761 section 6.3 names, and the loopback addresses as browsers and tools write them.
-fn is_loopback_name(name: &str) -> bool {
-    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback());
-    }
-    let tail = name.len().saturating_sub("localhost".len());
-    if name.as_bytes()[tail..].eq_ignore_ascii_case(b"localhost") {
-        let labels = &name[..tail];
-        return labels.is_empty() || (labels.ends_with('.') && !labels.starts_with('.') && !labels.contains(".."));
-    }
-    name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-}
 
 /// Whether the one `Origin` is that of pages that come from here: `http://` and what `Host` says.
 fn is_our_origin(headers: &HeaderMap) -> bool {
@@ -271,18 +179,31 @@ mod tests {
     use hyper::Request;
 
     use super::*;
+    use crate::proxy::policy::head::HeadFlags;
+    use crate::proxy::policy::scope::Scope;
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
     const OWN: u32 = 1000;
-    const HERE: Door = Door { port: Some(8253), key_required: false, caller: Caller::Of { uid: OWN, pid: None } };
+    /// A listener, and who comes in by it.
+    struct Way {
+        ingress: Ingress,
+        peer: Peer,
+    }
 
-    fn admit_request(door: Door, method: &str, target: &str, fields: &[(&str, &str)]) -> Result<String, ProxyError> {
-        admit_with(door, false, method, target, fields)
+    const fn process(process: Process) -> Peer {
+        Peer { addresses: None, process }
+    }
+
+    const HERE: Way =
+        Way { ingress: Ingress::loopback(8253, Scope::All), peer: process(Process::Of { uid: OWN, pid: None }) };
+
+    fn admit_request(way: Way, method: &str, target: &str, fields: &[(&str, &str)]) -> Result<String, ProxyError> {
+        admit_with(way, false, method, target, fields)
     }
 
     fn admit_with(
-        door: Door,
+        way: Way,
         keyed: bool,
         method: &str,
         target: &str,
@@ -293,11 +214,10 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        let survey = Survey::of(request.headers());
+        let head = Head::of(&request, HeadFlags::of(request.headers()));
         let hosts = ["valet.lan".to_owned()];
         let admission = Admission { uids: &[0, OWN], hosts: &hosts, keyed };
-        admit(door, admission, request.method(), request.uri(), request.version(), request.headers(), &survey)
-            .map(str::to_owned)
+        admit(&way.ingress, &way.peer, admission, &head).map(str::to_owned)
     }
 
     #[test]
@@ -367,9 +287,9 @@ mod tests {
 
     #[test]
     fn a_host_without_port_means_port_80_and_a_unix_socket_takes_any_name() {
-        let eighty = Door { port: Some(80), ..HERE };
+        let eighty = Way { ingress: Ingress::loopback(80, Scope::All), ..HERE };
         assert_eq!(admit_request(eighty, "GET", "/", &[("host", "localhost")]), Ok("localhost".into()));
-        let unix = Door { port: None, ..HERE };
+        let unix = Way { ingress: Ingress::unix(Scope::All), ..HERE };
         assert_eq!(admit_request(unix, "GET", "/", &[("host", "valetd")]), Ok("valetd".into()));
     }
 
@@ -410,7 +330,7 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let request = request.body(()).unwrap();
-            admit_to_shared(request.method(), host, request.headers(), &Survey::of(request.headers()))
+            admit_to_shared(&Head::of(&request, HeadFlags::of(request.headers())), host)
         };
         let (site, mode) = (|site| ("sec-fetch-site", site), |mode| ("sec-fetch-mode", mode));
         let own = ("origin", "http://localhost:8253");
@@ -471,34 +391,32 @@ mod tests {
 
     #[test]
     fn without_a_key_only_the_clients_of_the_setting_are_admitted_and_nobody_from_elsewhere() {
-        let of = |uid| Caller::Of { uid, pid: None };
-        let at_home = |caller| Door { caller, ..HERE };
-        let open = |caller| Door { port: None, key_required: true, caller };
+        let of = |uid| Process::Of { uid, pid: None };
+        let at_home = |whose| Way { peer: process(whose), ..HERE };
+        let open = |whose| Way { ingress: Ingress::remote(Scope::All), peer: process(whose) };
         let (peer, key) = (Some(Check::Peer), Some(Check::KeyRequired));
         let rows = [
             ("our own", at_home(of(OWN)), false, None),
             ("root's", at_home(of(0)), false, None),
             ("another user's", at_home(of(1001)), false, peer),
             ("a user's of no name", at_home(of(65534)), false, peer),
-            ("nobody knows whose", at_home(Caller::Unknown), false, peer),
-            ("nobody asks", at_home(Caller::NotAsked), false, None),
+            ("nobody knows whose", at_home(Process::Unknown), false, peer),
+            ("nobody asks", at_home(Process::NotAsked), false, None),
             ("another user's, with a key", at_home(of(1001)), true, None),
-            ("nobody knows whose, with a key", at_home(Caller::Unknown), true, None),
-            ("from elsewhere", open(Caller::Unknown), false, key),
+            ("nobody knows whose, with a key", at_home(Process::Unknown), true, None),
+            ("from elsewhere", open(Process::Unknown), false, key),
             ("our own, where others can come in", open(of(OWN)), false, key),
-            ("from elsewhere, with a key", open(Caller::Unknown), true, None),
+            ("from elsewhere, with a key", open(Process::Unknown), true, None),
         ];
-        for (case, door, keyed, refused) in rows {
+        for (case, way, keyed, refused) in rows {
             let host = ("host", "localhost:8253");
             let expected = refused.map_or(Ok("localhost".to_owned()), |check| Err(ProxyError::NotAllowed(check)));
-            assert_eq!(admit_with(door, keyed, "GET", "/", &[host]), expected, "{case}");
+            assert_eq!(admit_with(way, keyed, "GET", "/", &[host]), expected, "{case}");
         }
-        let roots = Door { caller: of(0), ..HERE };
         let admission = Admission { uids: &[OWN], hosts: &[], keyed: false };
         let request = Request::builder().uri("/").body(()).unwrap();
-        let survey = Survey::of(request.headers());
-        let refused =
-            admit(roots, admission, request.method(), request.uri(), request.version(), request.headers(), &survey);
+        let head = Head::of(&request, HeadFlags::of(request.headers()));
+        let refused = admit(&HERE.ingress, &process(of(0)), admission, &head);
         assert_eq!(refused, Err(ProxyError::NotAllowed(Check::Root)), "root is not named");
         // a key opens no way around the other walls
         let page = [("host", "localhost:8253"), ("origin", "https://evil.example")];

@@ -2,19 +2,20 @@
 //!
 //! Out first: hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1), the client's credentials in
 //! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
-//! Each head is looked over once ([`Survey`], [`clean_answer`]); only what was seen is then searched for.
+//! Each head is looked over once ([`HeadFlags`], [`clean_response`]); only what was seen is then searched for.
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_TYPE, COOKIE, DATE, ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION,
-    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
-    USER_AGENT, VARY, VIA,
+    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, DATE, ETAG,
+    EXPECT, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, REFRESH, SERVER,
+    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
 
 use crate::proxy::fault::Fault;
-use crate::proxy::policy::overrides::{is_of_another_proxy, is_override};
+use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
+use crate::proxy::policy::overrides::is_override;
 use crate::proxy::policy::rewrite::{self, Mapping};
+use crate::token_source::Spelling;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -23,76 +24,6 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Makes a document an origin of its own that shares nothing with any other: what it asks us for says `Origin: null`.
 pub(crate) const SANDBOX: HeaderValue =
     HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
-
-/// What is in a request's head, as far as anybody has to act on it.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Survey {
-    pub(crate) hosts: u8,
-    pub(crate) origin: bool,
-    /// A field that only browsers send: `Sec-Fetch-...`, `Service-Worker`.
-    pub(crate) browser: bool,
-    pub(crate) transfer_encoding: bool,
-    pub(crate) upgrade: bool,
-    pub(crate) via: bool,
-    connection: bool,
-    te: bool,
-    expect: bool,
-    /// Fields that are dropped whenever they occur, which is rarely; among them all that can carry a client key.
-    pub(crate) strays: bool,
-}
-
-impl Survey {
-    /// Looks once at every field.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut survey = Survey::default();
-        for (name, _) in headers {
-            match *name {
-                HOST => survey.hosts = survey.hosts.saturating_add(1),
-                CONNECTION => survey.connection = true,
-                ORIGIN => survey.origin = true,
-                TRANSFER_ENCODING => survey.transfer_encoding = true,
-                UPGRADE => survey.upgrade = true,
-                TE => survey.te = true,
-                EXPECT => survey.expect = true,
-                VIA => survey.via = true,
-                // of nearly every request, and nobody's concern
-                ACCEPT | ACCEPT_ENCODING | USER_AGENT | CONTENT_TYPE | CONTENT_LENGTH => {}
-                _ if is_browsers(name) => survey.browser = true,
-                _ => survey.strays |= is_stray(name),
-            }
-        }
-        survey
-    }
-}
-
-fn is_browsers(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("sec-fetch-") || name == "service-worker"
-}
-
-/// Whether a field never goes upstream: credentials, hop-by-hop fields by name, claims about who the client is, and
-/// all of these written with `_`, which some servers take for `-`.
-fn is_stray(field: &HeaderName) -> bool {
-    match *field {
-        AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED => return true,
-        COOKIE => return false,
-        _ => {}
-    }
-    let name = field.as_str();
-    if !matches!(name.as_bytes()[0], b'a' | b'p' | b'k' | b'h' | b'x') {
-        return false;
-    }
-    let same = |other: &str| {
-        name.len() == other.len()
-            && name.bytes().zip(other.bytes()).all(|(ours, other)| ours == other || (ours == b'_' && other == b'-'))
-    };
-    matches!(name, "keep-alive" | "http2-settings")
-        || same("proxy-connection")
-        || same("authorization")
-        || same("proxy-authorization")
-        || same("x-valetd-key")
-        || is_of_another_proxy(field)
-}
 
 /// What a route changes besides.
 #[derive(Default)]
@@ -103,54 +34,54 @@ pub(crate) struct Edits {
 }
 
 /// What goes into every request of a route.
-pub(crate) struct Ours<'a> {
+pub(crate) struct UpstreamFields<'a> {
     pub(crate) host: &'a HeaderValue,
     pub(crate) via: Option<&'a HeaderValue>,
+    /// The token's field, which is to be free for it.
     pub(crate) token_name: &'a HeaderName,
-    pub(crate) token: &'a HeaderValue,
     pub(crate) edits: &'a Edits,
     /// The protocol asked for, if the request is to be upgraded.
     pub(crate) upgrade: Option<HeaderValue>,
 }
 
-/// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
-/// there is a body where the method would not.
-pub(crate) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ours<'_>) {
-    if survey.connection {
+/// Makes a client's head the upstream's: removes hop-by-hop fields, those that are never forwarded and the route's, and
+/// adds what goes into every request, except the token. `Transfer-Encoding` stays: the guard saw to it that it is one
+/// `chunked`, and it says that there is a body where the method would not.
+pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, fields: UpstreamFields<'_>) {
+    if flags.connection {
         remove_connection_options(headers);
     }
-    let trailers = survey.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
-    if survey.transfer_encoding {
+    let trailers = flags.te && headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
+    if flags.transfer_encoding {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")); // in one spelling
     }
-    if survey.te {
+    if flags.te {
         headers.remove(TE);
     }
-    if survey.upgrade {
+    if flags.upgrade {
         headers.remove(UPGRADE);
     }
-    if survey.expect
-        && headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    if flags.expect && headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         headers.remove(EXPECT); // answered here, as soon as somebody wants the body
     }
-    if survey.strays {
-        let strays: Vec<_> = headers.keys().filter(|name| is_stray(name)).cloned().collect();
-        for name in strays {
+    if flags.never_forwarded {
+        let dropped: Vec<_> = headers.keys().filter(|name| is_never_forwarded(name)).cloned().collect();
+        for name in dropped {
             headers.remove(name);
         }
     }
-    if *ours.token_name != AUTHORIZATION {
-        remove_spellings(headers, ours.token_name);
+    if *fields.token_name != AUTHORIZATION {
+        remove_spellings(headers, fields.token_name);
     }
-    for name in &ours.edits.remove {
+    for name in &fields.edits.remove {
         headers.remove(name);
     }
-    for (name, value) in &ours.edits.add {
+    for (name, value) in &fields.edits.add {
         remove_spellings(headers, name);
         headers.insert(name.clone(), value.clone());
     }
-    match ours.upgrade {
+    match fields.upgrade {
         Some(protocol) => {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);
@@ -161,11 +92,10 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, survey: &Survey, ours: Ou
         }
         None => {}
     }
-    if let Some(via) = ours.via {
+    if let Some(via) = fields.via {
         headers.append(VIA, via.clone());
     }
-    headers.insert(HOST, ours.host.clone());
-    headers.insert(ours.token_name.clone(), ours.token.clone());
+    headers.insert(HOST, fields.host.clone());
 }
 
 /// Removes `Connection` and what it names. Three fields are not its business: without them the message could not be
@@ -214,8 +144,8 @@ pub(crate) fn lists(value: &HeaderValue, option: &str) -> bool {
 
 /// The one protocol that a request wants to switch to, if it does and if we go along: anything but HTTP/2, which we
 /// speak only from the first byte on.
-pub(crate) fn upgrade_protocol(headers: &HeaderMap, survey: &Survey) -> Option<HeaderValue> {
-    if !survey.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
+pub(crate) fn upgrade_protocol(headers: &HeaderMap, flags: &HeadFlags) -> Option<HeaderValue> {
+    if !flags.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
         return None;
     }
     let protocol = headers.get(UPGRADE)?;
@@ -228,7 +158,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
     let bad: Vec<_> = trailers
         .keys()
         .filter(|name| {
-            is_stray(name)
+            is_never_forwarded(name)
                 || is_override(name)
                 || matches!(**name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE)
                 || *name == token_name
@@ -241,12 +171,12 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
     remove_spellings(trailers, token_name);
 }
 
-/// How an answer comes home.
-pub(crate) struct Homeward<'a> {
-    /// Ours to append.
+/// What an upstream's head becomes the client's by.
+pub(crate) struct ResponseContext<'a> {
+    /// What we append to `Via`.
     pub(crate) via: Option<&'a HeaderValue>,
-    /// The field's value that was sent: not to be seen in an answer.
-    pub(crate) token: &'a HeaderValue,
+    /// The token that was sent: not to be seen in an answer.
+    pub(crate) token: Spelling<'a>,
     /// Where links lead.
     pub(crate) mapping: Mapping<'a>,
     /// Whether the address is one that routes share.
@@ -255,18 +185,18 @@ pub(crate) struct Homeward<'a> {
     pub(crate) switching: bool,
 }
 
-/// Makes an upstream's head ours.
+/// Makes an upstream's head the client's: removes hop-by-hop fields, cross-origin grants, and what shows the token; leads
+/// references to the local address.
 ///
 /// # Errors
 ///
 /// If the head could be read in two ways (RFC 9112 section 6.3): it is handed on to nobody.
-pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
+pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) -> Result<(), Fault> {
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
     let mut links = false;
-    let mut strays = false;
-    let needle = telltale(homeward.token);
+    let mut unwanted = false;
     for (name, value) in headers.iter() {
         match *name {
             CONNECTION => connection = true,
@@ -274,14 +204,14 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => content_length = true,
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
-            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
+            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
             CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
             _ => {
-                strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name));
+                unwanted |= is_never_returned(name) || (context.shared && speaks_for_the_origin(name));
                 links |= rewrite::may_lead(name, value);
             }
         }
-        strays |= reflects(value, needle);
+        unwanted |= context.token.is_in(value.as_bytes());
     }
     if transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -297,15 +227,15 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
     if connection {
         remove_connection_options(headers);
     }
-    if strays {
+    if unwanted {
         let names: Vec<_> = headers
             .keys()
             .filter(|name| {
-                is_answer_stray(name)
-                    || (homeward.shared && speaks_for_the_origin(name))
+                is_never_returned(name)
+                    || (context.shared && speaks_for_the_origin(name))
                     || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
-                    || (**name == UPGRADE && !homeward.switching)
-                    || headers.get_all(*name).iter().any(|value| reflects(value, needle))
+                    || (**name == UPGRADE && !context.switching)
+                    || headers.get_all(*name).iter().any(|value| context.token.is_in(value.as_bytes()))
             })
             .cloned()
             .collect();
@@ -314,12 +244,12 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
         }
     }
     if links {
-        rewrite::links(headers, &homeward.mapping);
+        rewrite::links(headers, &context.mapping);
     }
-    if homeward.switching {
+    if context.switching {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if let Some(via) = homeward.via {
+    if let Some(via) = context.via {
         headers.append(VIA, via.clone());
     }
     Ok(())
@@ -330,7 +260,7 @@ fn broken(detail: &str) -> Fault {
 }
 
 /// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
-fn is_answer_stray(name: &HeaderName) -> bool {
+fn is_never_returned(name: &HeaderName) -> bool {
     match name.as_str().as_bytes()[0] {
         b'k' => *name == KEEP_ALIVE,
         b'p' => *name == PROXY_CONNECTION,
@@ -398,29 +328,22 @@ fn is_json_by_suffix(essence: &[u8]) -> bool {
     is_name(kind) && front.is_some_and(|(front, suffix)| is_name(front) && suffix.eq_ignore_ascii_case(b"+json"))
 }
 
-/// The token without its scheme.
-pub(crate) fn bare_token(value: &HeaderValue) -> &[u8] {
-    let value = value.as_bytes();
-    value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..])
-}
-
-/// What of the token nobody may see again; empty if it is too short to be told from an ordinary word.
-pub(crate) fn telltale(value: &HeaderValue) -> &[u8] {
-    let bare = bare_token(value);
-    if bare.len() < 8 { &[] } else { bare }
-}
-
-fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
-    !needle.is_empty()
-        && value.len() >= needle.len()
-        && value.as_bytes().windows(needle.len()).any(|part| part == needle)
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::Request;
+
     use super::*;
     use crate::config::Origin;
+    use crate::proxy::authorization::TokenMethod;
+    use crate::proxy::policy::ingress::Ingress;
     use crate::proxy::policy::rewrite::OwnAddresses;
+    use crate::proxy::policy::scope::Scope;
+    use crate::renewal::RenewalId;
+    use crate::timestamp::Timestamp;
+    use crate::token_source::Published;
+
+    /// A listener that all routes share.
+    static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -432,22 +355,25 @@ mod tests {
         headers
     }
 
+    fn published(name: &HeaderName, value: &'static str) -> Published {
+        let field = (name.clone(), HeaderValue::from_static(value));
+        Published::new(RenewalId(1), field, Timestamp::FAR, Timestamp::FAR)
+    }
+
     fn prepared(fields: &[(&str, &str)], token_name: &HeaderName) -> HeaderMap {
         edited(fields, token_name, &Edits::default())
     }
 
     fn edited(fields: &[(&str, &str)], token_name: &HeaderName, edits: &Edits) -> HeaderMap {
         let mut headers = map(fields);
-        let survey = Survey::of(&headers);
-        let upgrade = upgrade_protocol(&headers, &survey);
+        let flags = HeadFlags::of(&headers);
+        let upgrade = upgrade_protocol(&headers, &flags);
         let host = HeaderValue::from_static("api.example");
-        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        prepare_request(
-            &mut headers,
-            &survey,
-            Ours { host: &host, via: None, token_name, token: &token, edits, upgrade },
-        );
-        headers
+        prepare_request(&mut headers, &flags, UpstreamFields { host: &host, via: None, token_name, edits, upgrade });
+        let mut request = Request::new(());
+        *request.headers_mut() = headers;
+        TokenMethod::Field.apply(&published(token_name, "Bearer ours-and-only-ours"), &mut request);
+        std::mem::take(request.headers_mut())
     }
 
     #[test]
@@ -502,7 +428,7 @@ mod tests {
     #[test]
     fn a_routes_edits_replace_and_remove_but_never_the_token() {
         let edits = Edits {
-            remove: vec![COOKIE],
+            remove: vec![hyper::header::COOKIE],
             add: vec![
                 (HeaderName::from_static("user-agent"), HeaderValue::from_static("lab/1")),
                 (HeaderName::from_static("x-api-key"), HeaderValue::from_static("key")),
@@ -553,7 +479,7 @@ mod tests {
         ];
         for (case, fields, expected) in rows {
             let headers = map(fields);
-            assert_eq!(upgrade_protocol(&headers, &Survey::of(&headers)).is_some(), *expected, "{case}");
+            assert_eq!(upgrade_protocol(&headers, &HeadFlags::of(&headers)).is_some(), *expected, "{case}");
         }
         let headers = prepared(&[("connection", "Upgrade"), ("upgrade", "websocket")], &AUTHORIZATION);
         assert_eq!(
@@ -572,15 +498,14 @@ mod tests {
         let own = OwnAddresses {
             listeners: &[],
             hosts: &[],
-            own_route: None,
-            by_unix_socket: false,
+            ingress: &SHARED,
             shares_account: &|name| (name == "lab").then_some(true),
         };
         let local_authority = "localhost:8253";
         let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
-        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        let homeward = Homeward { via: None, token: &token, mapping, shared, switching: false };
-        clean_answer(&mut headers, &homeward).map(|()| headers)
+        let token = published(&AUTHORIZATION, "Bearer ours-and-only-ours");
+        let context = ResponseContext { via: None, token: token.spelling(), mapping, shared, switching: false };
+        clean_response(&mut headers, &context).map(|()| headers)
     }
 
     #[test]

@@ -3,7 +3,9 @@
 pub(super) mod client_key;
 pub(super) mod error;
 pub(super) mod guard;
+pub(super) mod head;
 pub(super) mod headers;
+pub(super) mod ingress;
 pub(super) mod overrides;
 pub(super) mod reference;
 pub(super) mod rewrite;

@@ -1,6 +1,6 @@
-//! References in an answer's head, back to the local address; and the token in a request's query. Pure.
+//! References in an answer's head, back to the local address. Pure.
 //!
-//! Without the first a redirect would send the tool past us to the real API, without a token; or to another route, with
+//! Without this a redirect would send the tool past us to the real API, without a token; or to another route, with
 //! that one's. Every reference is resolved against the address that the upstream was asked for (RFC 3986 section 5), and
 //! then mapped: what is below the route's base becomes its local address, what else is at the upstream's origin becomes
 //! the absolute address there. One that leads to a route of another account, or that clients could read in different
@@ -10,18 +10,16 @@ use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::HeaderMap;
-use hyper::Uri;
 use hyper::header::{
     CONTENT_LOCATION, CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, Entry, HeaderName, HeaderValue,
     LINK, LOCATION, REFRESH, SET_COOKIE,
 };
-use hyper::http::uri::PathAndQuery;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use tracing::debug;
 
 use crate::client_keys;
 use crate::config::{Origin, RouteName};
-use crate::proxy::policy::headers::bare_token;
+use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments, merged, without_dot_segments};
 use crate::proxy::policy::route;
 
@@ -49,10 +47,8 @@ pub(crate) struct OwnAddresses<'a> {
     pub(crate) listeners: &'a [OwnListener],
     /// Names besides the loopback ones, with or without a port.
     pub(crate) hosts: &'a [String],
-    /// The route that the client's own connection belongs to, if it came to an address that one has.
-    pub(crate) own_route: Option<&'a RouteName>,
-    /// Whether the client came in by a unix socket: curl then asks there for whatever plain `http` address it is led to.
-    pub(crate) by_unix_socket: bool,
+    /// The one that the client has come in by.
+    pub(crate) ingress: &'a Ingress,
     /// Whether the route of that name has this account; `None` if there is no such route.
     pub(crate) shares_account: &'a dyn Fn(&str) -> Option<bool>,
 }
@@ -226,7 +222,10 @@ fn local_form(path: &str, tail: &str, form: Form<'_>, mapping: &Mapping<'_>) -> 
         path.strip_prefix(base_path).filter(|below| base_path.is_empty() || below.is_empty() || below.starts_with('/'));
     let Some(below) = below else {
         // curl would ask for it at the socket that it has come by
-        if !origin.tls && own.by_unix_socket && own.may_lead_to_another_account(own.own_route, &origin.host, &path) {
+        if !origin.tls
+            && own.is_by_unix_socket()
+            && own.may_lead_to_another_account(own.ingress.own_route(), &origin.host, &path)
+        {
             return Goes;
         }
         // outside the base path: no local address leads there
@@ -277,14 +276,19 @@ impl OwnAddresses<'_> {
         }
         if is_ours {
             let mut owners = at_port().map(|listener| listener.route.as_ref());
-            let owner = owners.next().unwrap_or(self.own_route);
+            let owner = owners.next().unwrap_or(self.ingress.own_route());
             return self.leads_home(owner, host, path) && owners.all(|owner| self.leads_home(owner, host, path));
         }
         // what may be ours: a port that somebody forwards, a name of this machine on a network, curl's --unix-socket
         let goes_astray = |owner| self.may_lead_to_another_account(owner, host, path);
         !(is_known && goes_astray(None)
-            || is_plain && self.by_unix_socket && goes_astray(self.own_route)
+            || is_plain && self.is_by_unix_socket() && goes_astray(self.ingress.own_route())
             || at_port().any(|listener| listener.is_open && goes_astray(listener.route.as_ref())))
+    }
+
+    /// Whether the client came in by a unix socket: curl then asks there for whatever plain `http` address it is led to.
+    fn is_by_unix_socket(&self) -> bool {
+        !self.ingress.is_tcp()
     }
 
     fn leads_home(&self, owner: Option<&RouteName>, host: &str, path: &str) -> bool {
@@ -447,7 +451,7 @@ fn leads_astray_as_it_stands(text: &str, mapping: &Mapping<'_>) -> bool {
         Some(Reference::Relative { path, .. }) => merged(&format!("{prefix}{asked}"), path),
     };
     let host = local_authority.split(':').next().unwrap_or_default();
-    own.may_lead_to_another_account(own.own_route, host, &local_path)
+    own.may_lead_to_another_account(own.ingress.own_route(), host, &local_path)
 }
 
 /// Where the quotation mark that closes a quoted string is (RFC 9110 section 5.6.4).
@@ -516,34 +520,17 @@ fn cookie_path(path: &str, mapping: &Mapping<'_>) -> String {
     }
 }
 
-/// What may stand in a query as it is (RFC 3986 section 2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// The target with the token as the query's last parameter, and without the client's own parameters of that name.
-pub(crate) fn with_token(target: &Uri, name: &str, token: &HeaderValue) -> Uri {
-    let mut parts = target.clone().into_parts();
-    let mut text = format!("{}?", target.path());
-    for pair in target.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        if !percent_decode_str(key).eq(name.bytes()) {
-            text.push_str(pair);
-            text.push('&');
-        }
-    }
-    let token = String::from_utf8_lossy(bare_token(token));
-    text.extend([name, "="]);
-    text.extend(utf8_percent_encode(&token, UNRESERVED));
-    parts.path_and_query = Some(PathAndQuery::try_from(text).expect("pieces of a query, and what is encoded"));
-    Uri::from_parts(parts).expect("only the query has changed")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{LazyLock, OnceLock};
 
     use super::*;
+    use crate::proxy::policy::scope::Scope;
 
     /// Ports at which every route is served, `lab` alone, `two` alone, and every route for other machines.
+    /// A listener that all routes share.
+    static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
+
     fn listeners() -> &'static [OwnListener] {
         static LISTENERS: LazyLock<Vec<OwnListener>> = LazyLock::new(|| {
             let at = |port, route: Option<&str>, is_open| OwnListener {
@@ -576,8 +563,7 @@ mod tests {
         let own = OwnAddresses {
             listeners: listeners(),
             hosts: HOSTS.get_or_init(|| vec!["valet.lan".into(), "forwarded.lan:9999".into()]),
-            own_route: None,
-            by_unix_socket: false,
+            ingress: &SHARED,
             shares_account: &shares_account,
         };
         Mapping { origin, base_path: "/v1", asked: "/d/x", local_authority: "localhost:8253", prefix: "/lab", own }
@@ -645,10 +631,11 @@ mod tests {
     fn our_own_addresses_lead_to_routes_of_the_same_account_alone() {
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let based = mapping(&origin);
-        let own = OwnAddresses { by_unix_socket: true, ..based.own };
+        let unix = Ingress::unix(Scope::All);
+        let own = OwnAddresses { ingress: &unix, ..based.own };
         let unix = Mapping { own, local_authority: "v", ..based };
-        let lab = RouteName::new("lab");
-        let own = OwnAddresses { own_route: lab.as_ref(), ..based.own };
+        let lab = Ingress::loopback(8300, Scope::Own(RouteName::new("lab").unwrap()));
+        let own = OwnAddresses { ingress: &lab, ..based.own };
         let alone = Mapping { own, local_authority: "localhost:8300", prefix: "", ..based };
         let forwarded = Mapping { local_authority: "forwarded.lan:9999", ..based };
         let loopback = [
@@ -893,22 +880,6 @@ mod tests {
         ];
         for (case, mapping, given, expected) in rows {
             assert_eq!(set_cookie(given, &mapping), expected, "{case}");
-        }
-    }
-
-    #[test]
-    fn a_token_in_the_query_is_the_only_one_of_its_name() {
-        let token = HeaderValue::from_static("Bearer a+b/c=");
-        let rows = [
-            ("/x", "/x?access_token=a%2Bb%2Fc%3D"),
-            ("/x?", "/x?access_token=a%2Bb%2Fc%3D"),
-            ("/x?q=%2F..%2f&r", "/x?q=%2F..%2f&r&access_token=a%2Bb%2Fc%3D"),
-            ("/x?access_token=theirs&q=1", "/x?q=1&access_token=a%2Bb%2Fc%3D"),
-            ("/x?q=1&access%5ftoken=theirs&access_token", "/x?q=1&access_token=a%2Bb%2Fc%3D"),
-            ("/x?access_tokens=1", "/x?access_tokens=1&access_token=a%2Bb%2Fc%3D"),
-        ];
-        for (given, expected) in rows {
-            assert_eq!(with_token(&given.parse().unwrap(), "access_token", &token).to_string(), expected, "{given}");
         }
     }
 }

@@ -7,16 +7,15 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::header::HeaderMap;
+use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Uri};
 
 use crate::client_keys::ClientKey;
 use crate::config::{Route, RouteName};
-
 pub(crate) use crate::path_rules::canonical;
 use crate::path_rules::{self, Reading, RefusedPath, decode, is_encoded_over_and_over};
 use crate::proxy::policy::error::{Check, ProxyError};
+use crate::proxy::policy::head::Head;
 use crate::proxy::policy::overrides;
 
 /// What [`find`] found.
@@ -156,10 +155,8 @@ pub(crate) fn is_refused(refuse: &[RefusedPath], base_path: &str, rest: &str) ->
 pub(crate) fn check_rules(
     route: &Route,
     key: Option<&ClientKey>,
-    method: &Method,
-    target: &Uri,
+    head: &Head<'_>,
     rest: &str,
-    headers: &HeaderMap,
 ) -> Result<(), ProxyError> {
     if let Some(key) = key
         && !key.rights.routes.contains(&route.name)
@@ -170,17 +167,15 @@ pub(crate) fn check_rules(
     if route.rules.is_empty() && narrow_key.is_none() {
         return Ok(());
     }
-    let reading = Reading::of(rest);
-    if !route.rules.permit(method.as_str(), &reading)
-        || headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
-        || target.query().is_some_and(overrides::query_overrides_method)
+    let (method, reading) = (head.method.as_str(), Reading::of(rest));
+    if !route.rules.permit(method, &reading)
+        || head.headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
+        || head.target.query().is_some_and(overrides::query_overrides_method)
     {
         return Err(ProxyError::ForbiddenByRules);
     }
     match narrow_key {
-        Some(key) if !key.rights.permit(&route.name, method.as_str(), &reading) => {
-            Err(ProxyError::NotAllowed(Check::KeyRights))
-        }
+        Some(key) if !key.rights.permit(&route.name, method, &reading) => Err(ProxyError::NotAllowed(Check::KeyRights)),
         _ => Ok(()),
     }
 }

@@ -16,7 +16,7 @@ pub(crate) async fn dial(upstream: &UpstreamOrigin, timeout: Duration) -> Result
     connect(upstream, tls, timeout).await
 }
 
-/// Like [`dial`], for HTTP/2; `None` if the upstream chose HTTP/1.1.
+/// Like [`dial()`], for HTTP/2; `None` if the upstream chose HTTP/1.1.
 pub(crate) async fn dial_http2(upstream: &UpstreamOrigin, timeout: Duration) -> Result<Option<UpstreamIo>, Fault> {
     let tls = upstream.tls.as_ref();
     let tls = tls.map(|tls| dial::Tls { name: &tls.name, settings: &tls.http2, proxy_settings: &tls.http1 });

@@ -1,6 +1,6 @@
 //! The API's side: connections to an upstream, and what is sent and answered on them.
 //!
-//! [`send`] takes a connection of a [`Pool`], or opens one, and brings a [`Response`], whose body owns that connection
+//! [`send()`] takes a connection of a [`Pool`], or opens one, and brings a [`Response`], whose body owns that connection
 //! until its end; or an [`Error`], which says what failed and whether the request may be sent again. A request to switch
 //! protocols has a connection of its own ([`tunnel`]). No type of hyper's connections, bodies or errors leaves this folder.
 //!

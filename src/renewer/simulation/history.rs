@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::promises::Promise;
+use super::promises::{Measure, Promise};
 use super::servers::{AccessToken, End, InFlight, Message, Outcome, Server};
-use super::world::{
-    CONFIG, Disk, HOUR, LIVES, LastStart, Outside, SECOND, SimWorld, WAIT, Waiting, index, name, number,
-};
+use super::store::Disk;
+use super::world::{CONFIG, HOUR, LIVES, LastStart, Outside, SECOND, SimWorld, WAIT, Waiting, index, name, number};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::platform::clock::Clock;
-use crate::renewal::{Phase, Policy};
+use crate::renewal::{AccountSnapshot, Phase, Policy, RenewalId};
 use crate::renewer::machines::Renewer;
 use crate::secret::Secret;
 use crate::store::{Credential, Store};
@@ -60,9 +59,7 @@ impl History {
             outside.tell(|| format!("process {process} starts"));
         }
         let seed = self.outside().roll(u64::MAX);
-        let off = self.outside().off;
         self.renewer = Renewer::new(self.world.clone(), seed);
-        self.renewer.off = off;
         for known in &mut self.outside().known {
             known.least_spacing = Duration::MAX;
         }
@@ -94,7 +91,19 @@ impl History {
             }
         }
         let now = self.now();
+        let off = self.outside().off;
+        if off == Some(Measure::OneGrant) {
+            // nobody remembers that answers are owed
+            self.renewer.accounts.values_mut().for_each(|state| state.owed.clear());
+        }
         self.renewer.configure(&self.config, |id| records.remove(id).unwrap_or(Ok(None)), now);
+        let fault = off.and_then(Measure::fault);
+        self.renewer.accounts.values_mut().for_each(|state| state.machine.fault = fault);
+    }
+
+    /// What the observer sees of an account: the machine, and whether the store is said to have it all.
+    fn observed(&self, account: usize) -> Option<(AccountSnapshot, bool)> {
+        self.renewer.accounts.get(&name(account)).map(|state| (state.machine.snapshot(), state.is_saved()))
     }
 
     /// The process is gone; after a while there is a new one.
@@ -132,12 +141,13 @@ impl History {
         let mut outside = self.world.outside();
         outside.look();
         for account in 0..outside.known.len() {
-            let Some((snapshot, is_saved)) = self.renewer.observed(&name(account)) else { continue };
+            let Some((snapshot, is_saved)) = self.observed(account) else { continue };
             if let Phase::InFlight { id } = snapshot.phase
                 && outside.known[account].is_configured
             {
                 let process = outside.process;
-                if !outside.owed.iter().any(|owed| (owed.0, owed.1, owed.3) == (process, account, id)) {
+                let is_owed = outside.owed.iter().any(|owed| (owed.0, owed.1, owed.3) == (process, account, id));
+                if !is_owed && !outside.is_asked_of_store(account) {
                     let how = format!("a{account}: waits for the answer to {id:?}, which nobody owes");
                     outside.breaks(Promise::EveryWaitEnds, how);
                 }
@@ -171,7 +181,15 @@ impl History {
             let wakeup = wakeup.map(|at| truth.saturating_add(at.since(now).as_millis() as u64));
             let in_flight = outside.in_flight.iter().enumerate().min_by_key(|(_, message)| message.at);
             let in_flight = in_flight.map(|(position, in_flight)| (position, in_flight.at.max(truth)));
-            let next = wakeup.into_iter().chain(in_flight.map(|(_, at)| at)).min().unwrap_or(u64::MAX).max(truth);
+            let reply = outside.asked_of_store.iter().enumerate().min_by_key(|(_, asked)| asked.at);
+            let reply = reply.map(|(position, asked)| (position, asked.at.max(truth)));
+            let next = wakeup
+                .into_iter()
+                .chain(reply.map(|(_, at)| at))
+                .chain(in_flight.map(|(_, at)| at))
+                .min()
+                .unwrap_or(u64::MAX)
+                .max(truth);
             let next = next.min(until.max(truth));
             if next > truth && outside.chance(4) {
                 outside.truth += 1 + outside.dice % (next - truth); // somebody looks in between
@@ -180,6 +198,12 @@ impl History {
             }
             outside.truth = next;
             match in_flight {
+                _ if reply.is_some_and(|(_, at)| at <= next) => {
+                    outside.store_replies(reply.expect("it is due").0);
+                    drop(outside);
+                    let now = self.now();
+                    self.renewer.settle(now);
+                }
                 Some((position, at)) if at <= next => {
                     let in_flight = outside.in_flight.swap_remove(position);
                     drop(outside);
@@ -218,8 +242,18 @@ impl History {
                     answer
                 };
                 let now = self.now();
-                self.renewer.answered(&name(in_flight.account), in_flight.id, answer, now);
+                let id = self.taken_for(in_flight.account, in_flight.id);
+                self.renewer.answered(&name(in_flight.account), id, answer, now);
             }
+        }
+    }
+
+    /// Which renewal's answer one is taken for: without a check of ids, that of the one under way.
+    fn taken_for(&self, account: usize, id: RenewalId) -> RenewalId {
+        let is_unchecked = self.outside().off == Some(Measure::IdCheck);
+        match self.observed(account) {
+            Some((AccountSnapshot { phase: Phase::InFlight { id }, .. }, _)) if is_unchecked => id,
+            Some(_) | None => id,
         }
     }
 
@@ -317,6 +351,7 @@ impl History {
                     outside.tell(|| format!("a{account}: the server revokes the login"));
                 }
             }
+            96..=99 if self.outside().is_store_shared => self.outside().another_machine_renews(account),
             _ => self.reload(account),
         }
     }
@@ -444,7 +479,8 @@ impl History {
             }
         };
         let now = self.now();
-        let _ = self.renewer.replace(&name(account), new, now);
+        let (reply, _heard) = tokio::sync::oneshot::channel();
+        self.renewer.replace(&name(account), new, reply, now);
     }
 
     /// The machine sleeps, or is paused: then the boot clock does not know of it.
@@ -485,15 +521,31 @@ impl History {
         self.renewer.stop(now);
         for _ in 0..1000 {
             let mut outside = self.outside();
-            if outside.is_dead || outside.in_flight.is_empty() {
-                break;
-            }
             let first = outside.in_flight.iter().enumerate().min_by_key(|(_, message)| message.at);
-            let position = first.map(|(position, _)| position).expect("it is not empty");
-            let in_flight = outside.in_flight.swap_remove(position);
-            outside.truth = outside.truth.max(in_flight.at);
-            drop(outside);
-            self.deliver(in_flight);
+            let first = first.map(|(position, message)| (position, message.at));
+            let reply = outside.asked_of_store.iter().enumerate().min_by_key(|(_, asked)| asked.at);
+            let reply = reply.map(|(position, asked)| (position, asked.at));
+            match (first, reply) {
+                _ if outside.is_dead => break,
+                (None, None) => break,
+                (first, Some((position, at))) if first.is_none_or(|(_, first)| at <= first) => {
+                    outside.truth = outside.truth.max(at);
+                    outside.store_replies(position);
+                    drop(outside);
+                    let now = self.now();
+                    self.renewer.settle(now);
+                }
+                (Some((position, at)), _) => {
+                    let in_flight = outside.in_flight.swap_remove(position);
+                    outside.truth = outside.truth.max(at);
+                    drop(outside);
+                    self.deliver(in_flight);
+                }
+                (None, Some(_)) => unreachable!("it is the first then"),
+            }
+        }
+        if !self.outside().is_dead && self.renewer.awaits_the_store() {
+            self.outside().breaks(Promise::EveryWaitEnds, "a stop waits for the store, which owes nothing".into());
         }
         self.restart();
     }
@@ -567,7 +619,7 @@ impl History {
         }
         for account in 0..accounts {
             if !self.is_well(account) {
-                let seen = self.renewer.observed(&name(account)).map(|(snapshot, _)| snapshot);
+                let seen = self.observed(account).map(|(snapshot, _)| snapshot);
                 let how = format!("a{account}: twenty minutes later it is {seen:?}");
                 self.outside().breaks(Promise::UsableAgain, how);
             }
@@ -578,7 +630,7 @@ impl History {
     pub(super) fn live_on(&mut self) {
         let accounts = self.outside().known.len();
         for account in 0..accounts {
-            let snapshot = self.renewer.observed(&name(account)).map(|(snapshot, _)| snapshot);
+            let snapshot = self.observed(account).map(|(snapshot, _)| snapshot);
             let is_at_rest = snapshot.is_some_and(|snapshot| {
                 snapshot.failures == 0 && !matches!(snapshot.phase, Phase::SignInRequired { .. })
             });
@@ -610,7 +662,7 @@ impl History {
     pub(super) fn is_well(&self, account: usize) -> bool {
         let now = self.now();
         let outside = self.outside();
-        let Some((snapshot, is_saved)) = self.renewer.observed(&name(account)) else { return false };
+        let Some((snapshot, is_saved)) = self.observed(account) else { return false };
         let is_usable = outside.known[account].usable.is_some_and(|(_, _, until)| now < until);
         is_saved && (is_usable || matches!(snapshot.phase, Phase::SignInRequired { .. }))
     }

@@ -2,7 +2,8 @@
 //!
 //! What runs is the real thing: the desk, the machines, the time line of `platform::clock`, the reading of answers, and
 //! in some of the histories the store on a disk that tears writes. What is simulated is what they reach. A history deals
-//! out faults wherever the daemon meets the world: requests and answers lost, late, twice, refused; a full disk; a kill
+//! out faults wherever the daemon meets the world: requests and answers lost, late, twice, refused; a full disk, and
+//! a store across a network that is slow, fails and knows better; a kill
 //! or a power cut between any two steps, and a restart; clocks set forward and back, nights of sleep, a paused virtual
 //! machine; sign-ins, sign-outs, revocations and reloads in between.
 //!
@@ -21,13 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod history;
 mod promises;
 mod servers;
+mod store;
 mod world;
 
 use history::History;
-pub(super) use promises::Measure;
-use promises::{Broken, Promise, Tally};
+use promises::{Broken, Measure, Promise, Tally};
 use servers::Rotation;
-use world::{Disk, HOUR, MINUTE, Outside, SECOND};
+use store::Disk;
+use world::{HOUR, MINUTE, Outside, SECOND};
 
 /// One history of a seed.
 fn history(seed: u64, off: Option<Measure>, is_told: bool) -> Result<Tally, Broken> {
@@ -145,6 +147,10 @@ fn without_any_one_measure_a_promise_breaks_and_is_named() {
     for (measure, promises) in [
         (Measure::SaveBeforePublish, &[Promise::SavedBeforePublished] as &[Promise]),
         (Measure::NoteBeforeUse, &[Promise::HonestVerdict]),
+        (Measure::WaitForNote, &[Promise::NotedBeforeSpent]),
+        (Measure::SaveIdCheck, &[Promise::NotedBeforeSpent, Promise::SavedBeforePublished]),
+        (Measure::HeedStale, &[Promise::NoLoginLost]),
+        (Measure::KnowBeforeSpending, &[Promise::NoLoginLost]),
         (Measure::IdCheck, &[Promise::NothingForgotten]),
         (Measure::Spacing, &[Promise::NoStorm]),
         (Measure::TwoClocks, &[Promise::ValidWhileValid]),

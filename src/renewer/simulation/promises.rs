@@ -6,11 +6,19 @@ use crate::renewal::Fault;
 
 /// What keeps a promise, and can be switched off to see which one breaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::renewer) enum Measure {
+pub(super) enum Measure {
     /// A rotated refresh token is saved before its grant is published.
     SaveBeforePublish,
-    /// It is noted on the disk that a refresh token is about to be spent.
+    /// It is noted in the store that a refresh token is about to be spent.
     NoteBeforeUse,
+    /// What spends it waits until that is noted.
+    WaitForNote,
+    /// What the store says late, of an earlier save or of a replaced credential, is nobody's.
+    SaveIdCheck,
+    /// A store that holds a later credential is believed.
+    HeedStale,
+    /// Nothing is spent while nobody knows what the store holds.
+    KnowBeforeSpending,
     /// An answer that nobody waits for any more changes nothing.
     IdCheck,
     /// Two starts keep their distance.
@@ -27,13 +35,20 @@ pub(in crate::renewer) enum Measure {
 
 impl Measure {
     /// The mistake of the machine that it is to be without the measure, if it is one of the machine's.
-    pub(in crate::renewer) fn fault(self) -> Option<Fault> {
+    pub(super) fn fault(self) -> Option<Fault> {
         match self {
-            Measure::SaveBeforePublish => Some(Fault::PublishesBeforeSaving),
-            Measure::IdCheck => Some(Fault::TakesForgottenAnswers),
+            Measure::SaveBeforePublish => Some(Fault::PublishesBeforeSaved),
+            Measure::WaitForNote => Some(Fault::SpendsBeforeNoted),
+            Measure::SaveIdCheck => Some(Fault::BelievesLateSaves),
+            Measure::HeedStale => Some(Fault::IgnoresStale),
+            Measure::KnowBeforeSpending => Some(Fault::SpendsUnknowing),
             Measure::Spacing => Some(Fault::IgnoresSpacing),
             Measure::TrustAfterHealing => Some(Fault::DistrustsWhatWasHealed),
-            Measure::NoteBeforeUse | Measure::TwoClocks | Measure::VerdictByCode | Measure::OneGrant => None,
+            Measure::NoteBeforeUse
+            | Measure::IdCheck
+            | Measure::TwoClocks
+            | Measure::VerdictByCode
+            | Measure::OneGrant => None,
         }
     }
 }
@@ -44,6 +59,7 @@ pub(super) enum Promise {
     ValidWhileValid,
     NothingForgotten,
     SavedBeforePublished,
+    NotedBeforeSpent,
     NoLoginLost,
     HonestVerdict,
     OneGrantAtATime,
@@ -61,6 +77,7 @@ impl fmt::Display for Promise {
             Promise::SavedBeforePublished => {
                 "a refresh token is saved before its grant is published, or said not to be"
             }
+            Promise::NotedBeforeSpent => "that a credential is being spent is saved before, or said not to be",
             Promise::NoLoginLost => "no login is lost unless the server ended it",
             Promise::HonestVerdict => "a person is told truly why they must sign in",
             Promise::OneGrantAtATime => "a credential is spent once at a time",
@@ -100,6 +117,13 @@ pub(super) struct Tally {
     pub(super) unavoidable_losses: u64,
     /// Logins that a server or a person ended.
     pub(super) revocations: u64,
+    pub(super) saves_slow: u64,
+    pub(super) saves_failed: u64,
+    /// Of those: they had been carried out.
+    pub(super) saves_done_but_failed: u64,
+    /// Somebody else's credential was in the store.
+    pub(super) saves_stale: u64,
+    pub(super) rotations_elsewhere: u64,
 }
 
 impl Tally {
@@ -114,5 +138,10 @@ impl Tally {
         self.sign_ins += sign_ins;
         self.unavoidable_losses += other.unavoidable_losses;
         self.revocations += other.revocations;
+        self.saves_slow += other.saves_slow;
+        self.saves_failed += other.saves_failed;
+        self.saves_done_but_failed += other.saves_done_but_failed;
+        self.saves_stale += other.saves_stale;
+        self.rotations_elsewhere += other.rotations_elsewhere;
     }
 }

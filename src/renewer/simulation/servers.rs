@@ -73,6 +73,8 @@ pub(super) struct RefreshToken {
     /// The process that has got it.
     pub(super) arrived_in: Option<u32>,
     pub(super) is_saved: bool,
+    /// The store has answered of it, whatever that was.
+    pub(super) is_answered: bool,
 }
 
 /// What becomes of a grant.
@@ -137,7 +139,13 @@ impl Outside {
     }
 
     pub(super) fn new_refresh_token(&mut self, login: u64) -> usize {
-        self.refresh.push(RefreshToken { login, successor: None, arrived_in: None, is_saved: false });
+        self.refresh.push(RefreshToken {
+            login,
+            successor: None,
+            arrived_in: None,
+            is_saved: false,
+            is_answered: false,
+        });
         self.refresh.len() - 1
     }
 

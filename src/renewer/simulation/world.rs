@@ -1,18 +1,19 @@
 //! What the renewer reaches, the truth behind it, and the observer who knows it.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::promises::{Broken, Measure, Promise, Tally};
 use super::servers::{AccessToken, End, Fate, InFlight, Message, RefreshToken, Rotation, Server};
+use super::store::{AskedOfStore, Disk};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
 use crate::renewal::{Failure, RenewalId, Why, policy};
-use crate::renewer::world::{RevokeReply, World};
+use crate::renewer::world::{RevokeReply, StoreAnswer, Ticket, World};
 use crate::secret::Secret;
 use crate::store::{FaultyDisk, Record, Store};
 use crate::timestamp::Timestamp;
@@ -81,46 +82,6 @@ pub(super) struct Waiting {
 /// So long a request waits for a token, as is the default.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 
-/// Credentials at rest.
-pub(super) enum Disk {
-    /// As values: fast.
-    Plain(BTreeMap<AccountId, Record>),
-    /// The real store.
-    Store(Store, FaultyDisk),
-}
-
-impl Disk {
-    pub(super) fn load(&self, account: &AccountId) -> Result<Option<Record>, String> {
-        match self {
-            Disk::Plain(records) => Ok(records.get(account).cloned()),
-            Disk::Store(store, _) => store.load(account).map_err(|error| error.to_string()),
-        }
-    }
-
-    pub(super) fn save(&mut self, record: &Record) -> Result<(), String> {
-        match self {
-            Disk::Plain(records) => {
-                if records.get(&record.account).is_some_and(|found| found.generation > record.generation) {
-                    return Err("a later generation is on the disk".into());
-                }
-                records.insert(record.account.clone(), record.clone());
-                Ok(())
-            }
-            Disk::Store(store, _) => store.save(record).map_err(|error| error.to_string()),
-        }
-    }
-
-    fn remove(&mut self, account: &AccountId) -> Result<(), String> {
-        match self {
-            Disk::Plain(records) => {
-                records.remove(account);
-                Ok(())
-            }
-            Disk::Store(store, _) => store.remove(account).map_err(|error| error.to_string()),
-        }
-    }
-}
-
 /// What the daemon reaches, and the truth behind it.
 pub(super) struct Outside {
     pub(super) dice: u64,
@@ -134,6 +95,8 @@ pub(super) struct Outside {
     pub(super) clock: Clock,
     pub(super) disk: Disk,
     pub(super) is_disk_full: bool,
+    /// The store is across a network, and other machines use it, too.
+    pub(super) is_store_shared: bool,
     pub(super) is_network_down: bool,
     pub(super) is_calm: bool,
     pub(super) servers: Vec<Server>,
@@ -141,6 +104,10 @@ pub(super) struct Outside {
     pub(super) refresh: Vec<RefreshToken>,
     pub(super) logins: u64,
     pub(super) in_flight: Vec<InFlight>,
+    /// What the store was asked and has not answered.
+    pub(super) asked_of_store: Vec<AskedOfStore>,
+    /// Its answers that the renewer has not taken in.
+    pub(super) store_answers: VecDeque<(StoreAnswer, usize, Option<usize>)>,
     pub(super) waiting: Vec<Waiting>,
     /// When renewals started, by true time, and whose.
     pub(super) starts: Vec<(u64, usize)>,
@@ -202,6 +169,7 @@ impl Outside {
             clock: Clock::start_at(truth as i64 + boot, truth as i64),
             disk: Disk::Plain(BTreeMap::new()),
             is_disk_full: false,
+            is_store_shared: false,
             is_network_down: false,
             is_calm: false,
             servers: Vec::new(),
@@ -209,6 +177,8 @@ impl Outside {
             refresh: Vec::new(),
             logins: 0,
             in_flight: Vec::new(),
+            asked_of_store: Vec::new(),
+            store_answers: VecDeque::new(),
             waiting: Vec::new(),
             starts: Vec::new(),
             owed: Vec::new(),
@@ -236,6 +206,8 @@ impl Outside {
         if this.chance(16) {
             let disk = FaultyDisk::default();
             this.disk = Disk::Store(Store::on_faulty_disk(disk.clone()), disk);
+        } else {
+            this.is_store_shared = this.chance(3);
         }
         this
     }
@@ -425,6 +397,12 @@ impl Outside {
             }
             self.tally.answers_lost += 1;
         }
+        self.store_answers.clear();
+        for asked in std::mem::take(&mut self.asked_of_store) {
+            if self.chance(2) {
+                let _ = self.carry_out(&asked);
+            }
+        }
         for (_, account, login, _) in std::mem::take(&mut self.owed) {
             if let Some(state) = self.servers[account].logins.get_mut(&login) {
                 state.may_be_lost = true;
@@ -508,70 +486,16 @@ impl SimWorld {
 }
 
 impl World for SimWorld {
-    fn save(&mut self, record: &Record) -> Result<(), String> {
-        let mut outside = self.outside();
-        let outside = &mut *outside;
-        if outside.dies() {
-            return Err("dead".into());
-        }
-        let account = index(&record.account);
-        let token = record.credential.refresh_token.as_ref().map(|token| number(token.expose()));
-        let saved = if let Disk::Store(_, disk) = &outside.disk {
-            let disk = disk.clone();
-            let steps = 8;
-            if outside.kill_in.is_some_and(|left| left < steps) {
-                disk.kill_at(outside.kill_in.take().unwrap_or_default() as usize);
-            } else if outside.is_disk_full {
-                let step = outside.roll(steps) as usize;
-                disk.fail_at(step, ENOSPC);
-            }
-            let saved = outside.disk.save(record);
-            if disk.is_dead() {
-                outside.is_dead = true;
-                outside.tell(|| "killed in the middle of a save".into());
-                return Err("dead".into());
-            }
-            let _ = disk.fault_has_happened();
-            saved
-        } else if outside.is_disk_full {
-            Err("no space left on device".into())
-        } else {
-            outside.disk.save(record)
-        };
-        outside.tell(|| {
-            let note = if record.redeeming { ", being redeemed" } else { "" };
-            format!("a{account}: save generation {} with r{token:?}{note}: {saved:?}", record.generation)
-        });
-        let known = &mut outside.known[account];
-        known.is_loud = saved.is_err();
-        if saved.is_ok() {
-            if let Some(token) = token {
-                known.durable = Some(token);
-                outside.refresh[token].is_saved = true;
-            } else {
-                known.durable = None;
-            }
-        }
-        let _ = outside.dies();
-        saved
+    fn save(&mut self, ticket: Ticket, record: &Record) {
+        self.outside().ask_store(index(&record.account), ticket, Some(record.clone()));
     }
 
-    fn remove(&mut self, account: &AccountId) -> Result<(), String> {
-        let mut outside = self.outside();
-        if outside.dies() {
-            return Err("dead".into());
-        }
-        let account = index(account);
-        outside.known[account].durable = None;
-        let removed =
-            if outside.is_disk_full { Err("input/output error".into()) } else { outside.disk.remove(&name(account)) };
-        outside.tell(|| format!("a{account}: remove: {removed:?}"));
-        let _ = outside.dies();
-        removed
+    fn remove(&mut self, ticket: Ticket, account: &AccountId) {
+        self.outside().ask_store(index(account), ticket, None);
     }
 
-    fn saved_generation(&self, account: &AccountId) -> u64 {
-        self.0.borrow().disk.load(account).ok().flatten().map_or(0, |record| record.generation)
+    fn store_answer(&mut self) -> Option<StoreAnswer> {
+        self.outside().store_answer()
     }
 
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
@@ -596,6 +520,10 @@ impl World for SimWorld {
             outside.breaks(Promise::NothingForgotten, how);
         }
         let process = outside.process;
+        if matches!(grant, Grant::RefreshToken(_)) && outside.is_asked_of_store(account) {
+            let how = format!("a{account}: renewal {} starts while its note is owed", id.0);
+            outside.breaks(Promise::NotedBeforeSpent, how);
+        }
         if outside.owed.iter().any(|owed| (owed.0, owed.1, owed.2) == (process, account, login)) {
             let how = format!("a{account}: login {login} is spent while an answer is owed");
             outside.breaks(Promise::OneGrantAtATime, how);
@@ -660,6 +588,11 @@ impl World for SimWorld {
                 let is_new = outside.known[account].usable.is_none_or(|(_, id, _)| id != token.id);
                 if is_new && !outside.refresh[refresh].is_saved && !outside.known[account].is_loud {
                     let how = format!("a{account}: t{access} is published and r{refresh} is not on the disk");
+                    outside.breaks(Promise::SavedBeforePublished, how);
+                }
+                if is_new && !outside.refresh[refresh].is_answered {
+                    let how =
+                        format!("a{account}: t{access} is published, and the store has said nothing of r{refresh}");
                     outside.breaks(Promise::SavedBeforePublished, how);
                 }
                 let known = &mut outside.known[account];

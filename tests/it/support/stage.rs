@@ -7,6 +7,10 @@ use valetd::stand_in::{Options, Provider};
 use crate::support::providers::{Running, gbdx_account, start};
 use crate::support::{Daemon, Home, free_address};
 
+/// No connection is opened before it is needed, so that whatever a story accepts by hand brings a request: otherwise one
+/// is kept ready from a second after the last has ended.
+pub const COLD: &str = "warm = \"0s\"";
+
 /// A home with an account that is signed in, and the route `api` to an upstream.
 pub struct Stage {
     pub home: Home,

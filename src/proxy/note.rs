@@ -1,10 +1,11 @@
 //! What the audit is told of one request: gathered while it runs and handed over at its end; of one that runs long, or
 //! becomes a tunnel, at a start as well.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -13,22 +14,33 @@ use hyper::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::audit::{self, AuditLog, Entry, Place, Whose};
+use crate::audit::{self, AuditLog, Entry, Place, Seat, Whose};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
-use crate::platform::peer::{self, Ends};
-use crate::proxy::connection::Connection;
-use crate::proxy::policy::guard::Caller;
+use crate::platform::peer::own_uid;
+use crate::proxy::deadline::Activity;
+use crate::proxy::peer::{Peer, Process};
 use crate::proxy::policy::{client_key, route};
 
 /// One request's line, which is written when this is dropped.
 pub(crate) struct Note {
     id: u64,
     content: Rc<RefCell<Content>>,
+    running: Rc<Running>,
+}
+
+/// Of the connection that a request comes on: what a note of it needs.
+pub(crate) struct Origin<'a> {
+    pub(crate) peer: &'a Peer,
+    /// The connection's place in the audit, once it has one.
+    pub(crate) seat: &'a Rc<RefCell<Option<Seat>>>,
+    pub(crate) activity: &'a Arc<Activity>,
 }
 
 struct Content {
-    connection: Rc<Connection>,
+    peer: Peer,
+    seat: Rc<RefCell<Option<Seat>>>,
+    activity: Arc<Activity>,
     log: AuditLog,
     /// Whether the caller needs no key.
     is_client: bool,
@@ -53,12 +65,15 @@ struct Content {
 
 /// A worker's requests that are noted and have not ended.
 #[derive(Default)]
-pub(crate) struct Running(RefCell<HashMap<u64, Rc<RefCell<Content>>>>);
+pub(crate) struct Running {
+    contents: RefCell<HashMap<u64, Rc<RefCell<Content>>>>,
+    last_id: Cell<u64>,
+}
 
 impl Running {
     /// Writes a line about each that has become long.
     pub(crate) fn tell_of_long(&self) {
-        for content in self.0.borrow().values() {
+        for content in self.contents.borrow().values() {
             let mut content = content.borrow_mut();
             if content.began.elapsed() >= audit::LONG {
                 content.start();
@@ -70,25 +85,28 @@ impl Running {
 impl Note {
     /// Begins with what a head says. `uids` are the users who need no key, in order.
     pub(crate) fn begin(
-        connection: &Rc<Connection>,
+        running: &Rc<Running>,
+        origin: Origin<'_>,
         log: &AuditLog,
         uids: &[u32],
         request: &Request<Incoming>,
     ) -> Self {
-        let path = route::canonical(client_key::redacted(request.uri().path()));
+        let path = route::canonical(client_key::without_first_key(request.uri().path()));
         let mut path = match &*path {
             [] => "/".to_owned(),
             path => String::from_utf8_lossy(path).into_owned(),
         };
         let mut method = request.method().to_string();
-        client_key::blot_out(&mut path);
+        client_key::redact(&mut path);
         let path_is_cut = audit::cut(&mut path, audit::LONGEST_PATH);
         let method_is_cut = audit::cut(&mut method, audit::LONGEST_METHOD);
         let cut = [("method", method_is_cut), ("path", path_is_cut)];
         let content = Content {
-            connection: connection.clone(),
+            peer: *origin.peer,
+            seat: origin.seat.clone(),
+            activity: origin.activity.clone(),
             log: log.clone(),
-            is_client: connection.door.caller.is_one_of(uids),
+            is_client: origin.peer.is_one_of(uids),
             at: wall(),
             began: Instant::now(),
             method,
@@ -107,10 +125,11 @@ impl Note {
         if content.is_client {
             content.take_seat(); // at once: the process at the other end may be gone soon
         }
-        let id = connection.worker.next_id();
+        let id = running.last_id.get() + 1;
+        running.last_id.set(id);
         let content = Rc::new(RefCell::new(content));
-        connection.worker.notes.0.borrow_mut().insert(id, content.clone());
-        Self { id, content }
+        running.contents.borrow_mut().insert(id, content.clone());
+        Self { id, content, running: running.clone() }
     }
 
     pub(crate) fn is_keyed(&self, key: &KeyName) {
@@ -160,7 +179,7 @@ impl Note {
     pub(crate) fn becomes_tunnel(&self, status: StatusCode) {
         let mut content = self.content.borrow_mut();
         content.status = Some(status.as_u16());
-        content.bytes_in = Some(content.connection.activity.bytes_received());
+        content.bytes_in = Some(content.activity.bytes_received());
         content.start();
     }
 }
@@ -168,30 +187,24 @@ impl Note {
 impl Drop for Note {
     fn drop(&mut self) {
         let mut content = self.content.borrow_mut();
-        content.connection.worker.notes.0.borrow_mut().remove(&self.id);
+        self.running.contents.borrow_mut().remove(&self.id);
         content.end();
     }
 }
 
 impl Content {
     fn take_seat(&self) {
-        let connection = &self.connection;
-        let mut seat = connection.seat.borrow_mut();
+        let mut seat = self.seat.borrow_mut();
         if !seat.as_ref().is_some_and(|seat| seat.is_of(&self.log)) {
-            let ends = match (connection.ends, connection.door.caller) {
-                (Some((client, server)), _) => Ends::Tcp(client, server),
-                (None, Caller::Of { pid, .. }) => Ends::Unix(pid),
-                (None, Caller::NotAsked | Caller::Unknown) => Ends::Unix(None),
-            };
-            *seat = Some(self.log.seat(ends, self.whose()));
+            *seat = Some(self.log.seat(self.peer.ends(), self.whose()));
         }
     }
 
     fn whose(&self) -> Whose {
-        match self.connection.door.caller {
-            Caller::NotAsked if self.key.is_none() => Whose::Own,
-            Caller::Of { uid, .. } if self.key.is_none() && uid == peer::own_uid() => Whose::Own,
-            Caller::NotAsked | Caller::Of { .. } | Caller::Unknown => Whose::Others,
+        match self.peer.process {
+            Process::NotAsked if self.key.is_none() => Whose::Own,
+            Process::Of { uid, .. } if self.key.is_none() && uid == own_uid() => Whose::Own,
+            Process::NotAsked | Process::Of { .. } | Process::Unknown => Whose::Others,
         }
     }
 
@@ -211,25 +224,25 @@ impl Content {
 
     fn end(&mut self) {
         if self.is_strangers() {
-            return self.log.note_stranger(self.connection.door.caller.uid());
+            return self.log.note_stranger(self.peer.uid());
         }
         let place = self.place.take().or_else(|| self.log.place(self.whose()));
         self.write(place, self.verdict);
     }
 
     fn write(&self, place: Option<Place>, verdict: &'static str) {
-        let seat = self.connection.seat.borrow();
+        let seat = self.seat.borrow();
         let (Some(place), Some(seat)) = (place, &*seat) else { return self.log.dropped() };
         seat.note(Box::new(Entry {
             at: self.at,
             seat: seat.id(),
-            uid: self.connection.door.caller.uid(),
+            uid: self.peer.uid(),
             key: self.key.clone(),
             route: self.route.clone(),
             method: self.method.clone(),
             path: self.path.clone(),
             status: self.status,
-            bytes_in: self.bytes_in.unwrap_or_else(|| self.connection.activity.bytes_received()),
+            bytes_in: self.bytes_in.unwrap_or_else(|| self.activity.bytes_received()),
             bytes_out: self.bytes_out,
             took: self.began.elapsed(),
             renewal: self.renewal,
