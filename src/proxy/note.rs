@@ -98,6 +98,7 @@ impl Note {
         };
         let mut method = request.method().to_string();
         client_key::redact(&mut path);
+        client_key::redact(&mut method);
         let path_is_cut = audit::cut(&mut path, audit::LONGEST_PATH);
         let method_is_cut = audit::cut(&mut method, audit::LONGEST_METHOD);
         let cut = [("method", method_is_cut), ("path", path_is_cut)];

@@ -20,7 +20,7 @@ use hyper::{Method, Request, Uri, Version};
 use crate::config::Replay;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::deadline::Activity;
-use crate::proxy::policy::headers;
+use crate::proxy::policy::{client_key, headers};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
@@ -277,6 +277,7 @@ impl Source {
         let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx)?);
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
+            client_key::clean_trailers(trailers);
         }
         let data = frame.as_ref().and_then(Frame::data_ref);
         self.activity.received(self.serial, data.map_or(0, Bytes::len));

@@ -11,7 +11,7 @@ use valetd::stand_in::{Options, Provider};
 use crate::support::keys::{self, add, check, keyed};
 use crate::support::lab::{self, Server, address};
 use crate::support::providers::{gbdx_account, start};
-use crate::support::upstreams::mirror;
+use crate::support::upstreams::{Witness, mirror};
 use crate::support::{Home, eventually, free_address, get, mode, read_answer, send, words};
 
 #[test]
@@ -25,9 +25,16 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     let key = add(&home, "agent", &rights);
     let basic = format!("Basic {}", STANDARD.encode(format!("{key}:")));
     type Fields<'a> = Vec<(&'a str, &'a str)>;
-    let forms: [(&str, String, Fields<'_>); 3] = [
+    let as_password = format!("Basic {}", STANDARD.encode(format!("me:{key}")));
+    let bearer = format!("Bearer {key}");
+    let forms: [(&str, String, Fields<'_>); 8] = [
         ("field", "/lab/catalog/x?q=1".into(), vec![("X-Valetd-Key", &key)]),
         ("Basic", "/lab/catalog/x?q=1".into(), vec![("Authorization", &basic)]),
+        ("Basic's password", "/lab/catalog/x?q=1".into(), vec![("Authorization", &as_password)]),
+        ("Bearer", "/lab/catalog/x?q=1".into(), vec![("Authorization", &bearer)]),
+        ("an SDK's field", "/lab/catalog/x?q=1".into(), vec![("x-api-key", &key)]),
+        ("another SDK's field", "/lab/catalog/x?q=1".into(), vec![("api-key", &key)]),
+        ("an SDK's field, other spelling", "/lab/catalog/x?q=1".into(), vec![("X_Api_Key", &key)]),
         ("path", format!("/{key}/lab/catalog/x?q=1"), vec![("Referer", "http://localhost/page")]),
     ];
     for (form, target, headers) in &forms {
@@ -59,7 +66,7 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     let list: Value = serde_json::from_slice(&list.stdout).expect("JSON");
     let shown = &list["keys"][0];
     assert_eq!((&shown["name"], &shown["paths"]), (&json!("agent"), &json!(["/catalog/**"])));
-    assert_eq!(shown["requests"], 4, "{shown:#}");
+    assert_eq!(shown["requests"], 9, "{shown:#}");
     assert!(words(&home.run(&["key", "list"])).contains("lab GET /catalog/**"));
     let output = home.run(&["key", "revoke", "agent"]);
     assert!(output.status.success(), "{}", words(&output));
@@ -68,6 +75,57 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     // neither the key nor a piece of it that is worth anything
     let secret = &key["vk_".len()..][..12];
     assert!(!daemon.log().contains(secret) && !daemon.status().to_string().contains(secret));
+}
+
+#[test]
+fn a_key_where_none_is_meant_is_refused_and_neither_goes_upstream_nor_into_the_audit() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let upstream = Witness::start();
+    let home = lab::home(&server, "", &format!("upstream = \"{}\"", upstream.url), "audit = true");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let key = add(&home, "agent", &["--route", "lab"]);
+    let encoded = key.replacen("vk_", "%76k_", 1);
+    let every_byte: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let spellings =
+        [key.clone(), encoded.clone(), encoded.replace('%', "%25"), every_byte.replace('%', "%25"), every_byte];
+    let mut requests = 0;
+    for spelling in &spellings {
+        let page = format!("http://{address}/{spelling}/lab/page");
+        for (target, field) in [
+            (format!("//{spelling}/lab/x"), None),
+            (format!("/lab/{spelling}"), None),
+            (format!("/lab/x{spelling}y"), None),
+            (format!("/lab/x?key={spelling}"), None),
+            ("/lab/x".into(), Some(("Referer", page.clone()))),
+            ("/lab/x".into(), Some(("Cookie", format!("a={spelling}")))),
+            ("/lab/x".into(), Some(("X-Goog-Api-Key", spelling.clone()))),
+            ("/lab/x".into(), Some(("Authorization", format!("Token {spelling}")))),
+        ] {
+            let fields: Vec<(&str, &str)> = field.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = send(&address, "GET", &target, &fields, b"").expect("an answer");
+            assert_eq!(check(&answer).as_deref(), Some("key-misplaced"), "{target} {fields:?}");
+            requests += 1;
+        }
+    }
+    let at_first = send(&address, "GET", &format!("/{encoded}/lab/x"), &[], b"").expect("an answer");
+    assert_eq!(check(&at_first).as_deref(), Some("key-misplaced"), "an encoded key is not taken for one");
+    assert_eq!(upstream.seen(), "");
+    // a value of their own that is like a key, or long, is nobody's business
+    let fields = [("X-Api-Key", "vk_live_51H"), ("Cookie", &*"vk_".repeat(3)), ("X-Long", &*"x".repeat(99))];
+    assert_eq!(send(&address, "GET", "/lab/y", &fields, b"").expect("an answer").status, 200);
+    assert!(upstream.seen().to_ascii_lowercase().contains("x-api-key: vk_live_51h"));
+    let audit = eventually("all are noted", || {
+        let text = std::fs::read_to_string(home.path("state/valetd/audit.jsonl")).ok()?;
+        (text.lines().filter(|line| line.contains("\"verdict\"")).count() >= requests + 2).then_some(text)
+    });
+    for spelling in &spellings {
+        for piece in [&spelling[spelling.len() - 12..], &spelling[..12]] {
+            assert!(!audit.contains(piece) && !daemon.log().contains(piece), "{piece} is in {audit}");
+        }
+    }
+    assert!(audit.contains("key-misplaced"), "{audit}");
 }
 
 #[test]

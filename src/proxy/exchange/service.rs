@@ -155,7 +155,7 @@ fn identify(
     request: &mut Request<Incoming>,
 ) -> Result<Caller, ProxyError> {
     let flags = HeadFlags::of(request.headers());
-    let presented = take_key(request, &flags)?;
+    let presented = take_key(table, request, &flags)?;
     let key = match &presented {
         Some(presented) => Some(valid_key(table, exchange, presented)?),
         None => None,
@@ -285,12 +285,17 @@ fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) ->
 }
 
 /// Takes the client key off a request, if it presents one.
-fn take_key(request: &mut Request<Incoming>, flags: &HeadFlags) -> Result<Option<Presented>, ProxyError> {
+fn take_key(
+    table: &LocalTable,
+    request: &mut Request<Incoming>,
+    flags: &HeadFlags,
+) -> Result<Option<Presented>, ProxyError> {
     if !client_key::may_be_there(request.uri(), flags) {
         return Ok(None);
     }
     let mut target = std::mem::take(request.uri_mut());
-    let taken = client_key::take(&mut target, request.headers_mut());
+    let is_known = |text: &str| !matches!(table.shared.access.keys.find(text), Err(Refusal::Unknown));
+    let taken = client_key::take(&mut target, request.headers_mut(), is_known);
     *request.uri_mut() = target;
     taken
 }

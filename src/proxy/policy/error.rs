@@ -82,6 +82,10 @@ pub(crate) enum Check {
     KeyRequired,
     /// The client key is good, but not for this.
     KeyRights,
+    /// The client key is somebody else's.
+    KeyUser,
+    /// What looks like a client key is where none is looked for.
+    KeyMisplaced,
 }
 
 /// What all answers of one configuration say besides.
@@ -337,6 +341,8 @@ impl Check {
             Check::KeyExpired => "key-expired",
             Check::KeyRequired => "key-required",
             Check::KeyRights => "key-rights",
+            Check::KeyUser => "key-user",
+            Check::KeyMisplaced => "key-misplaced",
         }
     }
 
@@ -353,6 +359,8 @@ impl Check {
             Check::KeyExpired => "Not allowed: the client key has expired",
             Check::KeyRequired => "Not allowed: a client key is required",
             Check::KeyRights => "Not allowed: the client key is not for this",
+            Check::KeyUser => "Not allowed: the client key is for another user",
+            Check::KeyMisplaced => "Not allowed: a client key where none is looked for",
         }
     }
 
@@ -396,12 +404,22 @@ impl Check {
             }
             Check::KeyExpired => "Check: client key. The one presented has expired. To make one: valetd key add",
             Check::KeyRequired => {
-                "Check: client key. Here nobody is served without one: as X-Valetd-Key, as Basic user name, or as the \
-                 path's first segment. To make one: valetd key add"
+                "Check: client key. Here nobody is served without one: as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer \
+                 token, as user name or password of Basic, or as the path's first segment. To make one: valetd key add"
             }
             Check::KeyRights => {
                 "Check: client key. The one presented is valid, but not for this route, method or path; valetd key list \
                  shows what it is for."
+            }
+            Check::KeyUser => {
+                "Check: client key. The one presented is only for the processes of one user, and the client is \
+                 somebody else's, or whose it is cannot be told. A command that runs as another user needs \
+                 valetd exec --for-user NAME, and one in a container or on another machine a key of valetd key add."
+            }
+            Check::KeyMisplaced => {
+                "Check: client key. What looks like one is where none is looked for, and is not handed on. It can be \
+                 presented as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer token, as user name or password of Basic, \
+                 or as the path's first segment, as it is."
             }
         }
     }
