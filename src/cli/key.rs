@@ -44,9 +44,10 @@ It never goes upstream, and of a key only its hash is kept. What looks like one
 anywhere else in a request's head is refused; contents are not looked into. An
 address with a key in it is in the arguments of the command that is called with
 it, which every user of the machine can read: with --for-user, a key is good
-for the processes of that user alone, and not from other machines. A process of yours
-that leaves its key out still reaches every route on the common addresses,
-unless the configuration says require_key = true.
+for the processes of that user alone, and not from other machines.
+
+A process of yours that leaves its key out still reaches every route on the
+common addresses, unless the configuration says require_key = true.
 
 A key with --method or --path is for what the request line says: requests that
 tell some servers another method or path (X-HTTP-Method-Override,
