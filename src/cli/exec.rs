@@ -7,14 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use super::arguments::parse_route;
+use super::arguments::{parse_route, parse_user};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
-use crate::client_keys::{NewKey, Rights};
+use crate::client_keys::{Limits, NewKey, Rights};
 use crate::config::{self, AccountId, ImportSource, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::UNKNOWN_JSON;
@@ -22,6 +22,7 @@ use crate::control::report::{RouteReport, StatusReport};
 use crate::names::UnknownName;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
+use crate::platform::peer::own_uid;
 use crate::secret::Secret;
 
 /// Run a command that finds valetd in its environment
@@ -36,7 +37,8 @@ exit code and its signals are its own.
   GBDX_URL       the route gbdx: http://localhost:8253/gbdx
   GBDX_RDA_URL   the route gbdx-rda, and so on: upper case, - becomes _
   VALETD_KEY     a client key for the routes of -r (all, without), which is
-                 good for as long as the command and its children run
+                 good for as long as the command and its children run, and
+                 for processes of your user alone, or of --for-user NAME
 
 With -r, these are addresses of the command's own, such as
 http://127.0.0.1:40311/gbdx: only the routes of -r exist there, whichever key is
@@ -55,7 +57,7 @@ with strict_exec = true, exec runs nothing until it does.",
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
   valetd exec --timeout 2m -- python3 nightly.py
-  valetd exec -r gbdx --key-in-url -- sudo -u sandbox agent
+  valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
 it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
@@ -72,13 +74,16 @@ pub(super) struct Arguments {
     /// Put the key into the addresses, for what runs as another user
     #[arg(long)]
     key_in_url: bool,
+    /// Whose processes may present the key, if the command does not run as you
+    #[arg(long, value_name = "NAME", value_parser = parse_user)]
+    for_user: Option<u32>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { mut routes, timeout, key_in_url, command } = arguments;
+    let Arguments { mut routes, timeout, key_in_url, for_user, command } = arguments;
     routes.sort();
     routes.dedup();
     let places = places(options)?;
@@ -100,7 +105,9 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             false => until_usable(options, &places.socket, &accounts, timeout).await?,
         };
         refuse_if_strict(&report)?; // once more: the configuration may have changed while it was waited
-        let new = NewKey { name: None, rights, lifetime: None, rate: None, ephemeral: true };
+        // an address with the key in it is in the arguments of what is called with it, which every user can read
+        let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
+        let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
         let key = match new.rights.routes.is_empty() {
             true => None,
             false => {

@@ -5,21 +5,22 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::arguments::{parse_key, parse_route};
+use super::arguments::{parse_key, parse_route, parse_user};
 use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::{Cell, Table, parse_length, printable, relative};
-use crate::client_keys::{KeyError, KeyRing, NewKey, Rate, Rights};
-use crate::config::{Config, KeyName, RouteName};
+use crate::client_keys::{KeyError, KeyRing, Limits, NewKey, Rate, Rights};
+use crate::config::{self, Config, KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
 use crate::control::keys::{KeyList, KeyReport};
 use crate::names::UnknownName;
 use crate::path_rules::{self, PathPattern};
 use crate::platform::clock::{Clock, unix_seconds};
 use crate::platform::paths::Paths;
+use crate::platform::users;
 use crate::secret::Secret;
 use crate::store::open_store;
 
@@ -31,15 +32,22 @@ Make, list and revoke client keys. Your own processes need none; a sandbox, an
 agent, another user or (with require_key) another machine presents one, and can
 then do what the key allows and nothing else.
 
-A key is presented in one of three ways, whichever a tool can be told:
+A key is presented in one of these ways, whichever a tool can be told:
 
-  X-Valetd-Key: vk_...
+  X-Valetd-Key: vk_...                      or X-Api-Key, or Api-Key
+  Authorization: Bearer vk_...
   http://vk_...@localhost:8253/gbdx/...     as the user name (Basic)
+  http://me:vk_...@localhost:8253/gbdx/...  or as its password
   http://localhost:8253/vk_.../gbdx/...     as the path's first segment
 
-It never goes upstream, and of a key only its hash is kept. A process of yours
-that leaves its key out still reaches every route on the common addresses,
-unless the configuration says require_key = true.
+It never goes upstream, and of a key only its hash is kept. What looks like one
+anywhere else in a request's head is refused; contents are not looked into. An
+address with a key in it is in the arguments of the command that is called with
+it, which every user of the machine can read: with --for-user, a key is good
+for the processes of that user alone, and not from other machines.
+
+A process of yours that leaves its key out still reaches every route on the
+common addresses, unless the configuration says require_key = true.
 
 A key with --method or --path is for what the request line says: requests that
 tell some servers another method or path (X-HTTP-Method-Override,
@@ -94,6 +102,16 @@ struct Add {
     /// How often it may be used: 10/s, 100/m, 1000/h
     #[arg(long, value_name = "RATE", value_parser = Rate::parse)]
     rate: Option<Rate>,
+    /// How many requests may run at once, their answers included
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrent: Option<u32>,
+    /// How much content may go through it, both ways together: 500MB, 2GiB;
+    /// then no further request is let in
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    bytes: Option<u64>,
+    /// Whose processes may present it; without, anybody's, from anywhere
+    #[arg(long, value_name = "NAME", value_parser = parse_user)]
+    for_user: Option<u32>,
 }
 
 /// Show which keys there are, and what each is good for
@@ -122,6 +140,10 @@ fn parse_method(text: &str) -> Result<String, String> {
     path_rules::method(&text.to_ascii_uppercase())
 }
 
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    config::size(text).filter(|bytes| *bytes > 0).ok_or_else(|| "write it like 500MB or 2GiB".to_owned())
+}
+
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.verb {
         Verb::Add(arguments) => add(options, arguments),
@@ -131,13 +153,14 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 }
 
 fn add(options: &Options, arguments: Add) -> Result<Exit, Failure> {
-    let Add { name, routes, methods, paths, expires, rate } = arguments;
+    let Add { name, routes, methods, paths, expires, rate, concurrent, bytes, for_user } = arguments;
     let doing = format!("making the key {name}");
     let new = NewKey {
         name: Some(name.clone()),
         rights: Rights { routes, methods, paths },
         lifetime: expires,
         rate,
+        limits: Limits { user: for_user, concurrent, bytes },
         ephemeral: false,
     };
     let places = places(options)?;
@@ -199,7 +222,17 @@ fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
     table.row(["NAME", "GOOD FOR", "EXPIRES", "RATE", "REQUESTS"].map(Cell::new));
     for key in keys {
         let any = |words: &[String]| if words.is_empty() { "*".to_owned() } else { words.join(",") };
-        let good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
+        let mut good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
+        if let Some(user) = key.user {
+            let user = users::name_of(user).unwrap_or_else(|| user.to_string());
+            good_for.push_str(&format!("; for {user}"));
+        }
+        if let Some(concurrent) = key.concurrent {
+            good_for.push_str(&format!("; {concurrent} at once"));
+        }
+        if let Some(bytes) = key.bytes {
+            good_for.push_str(&format!("; {} of {bytes} bytes used", key.bytes_used.unwrap_or_default()));
+        }
         let expires = match (&key.expires_at, key.ephemeral) {
             // by the daemon's time, which is ahead of a clock that was set back
             (Some(at), _) if key.expired => relative((at.unix() - now.cast_signed()).min(0)),
@@ -253,6 +286,10 @@ mod tests {
             methods: vec!["GET".into()],
             paths: vec!["/catalog/**".into()],
             rate: Some("10/s".into()),
+            user: None,
+            concurrent: None,
+            bytes: None,
+            bytes_used: None,
             ephemeral: false,
             created_at: Moment::of_unix(1000),
             expires_at: Some(Moment::of_unix(1000 + 7200)),
@@ -267,6 +304,10 @@ mod tests {
             methods: Vec::new(),
             paths: Vec::new(),
             rate: None,
+            user: None,
+            concurrent: None,
+            bytes: None,
+            bytes_used: None,
             ephemeral: true,
             expires_at: None,
             requests: 0,
@@ -277,6 +318,15 @@ mod tests {
             "agent         gbdx,gdh GET /catalog/**  in 2 h           10/s        12",
             "ephemeral-00  gdh * *                   with its holder  -            0",
         ];
-        assert_eq!(table(&[key, whole], 1000), expected);
+        assert_eq!(table(&[key.clone(), whole], 1000), expected);
+        let bounded = KeyReport {
+            user: Some(4_000_000_000),
+            concurrent: Some(4),
+            bytes: Some(1000),
+            bytes_used: Some(10),
+            ..key
+        };
+        let said = "gbdx,gdh GET /catalog/**; for 4000000000; 4 at once; 10 of 1000 bytes used";
+        assert!(table(&[bounded], 1000)[1].contains(said));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::key::{ClientKey, Rights, Used};
+use super::key::{ClientKey, Limits, Rights, Used};
 use super::rate::Rate;
 use crate::config::{KeyName, RouteName};
 use crate::path_rules::{self, PathPattern};
@@ -12,8 +12,11 @@ use crate::path_rules::{self, PathPattern};
 /// The store's file. No account's file can have this name: theirs have no dot before `.json`.
 pub(super) const FILE: &str = "client.keys.json";
 
-/// The format that this program writes.
+/// The format of a file whose keys have no limits but rate and end, which all versions of this program read.
 const VERSION: u64 = 1;
+
+/// The format of one with limits, which a version that does not know them must not take for keys without.
+const VERSION_WITH_LIMITS: u64 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct KeyFile {
@@ -42,6 +45,15 @@ struct KeptKey {
     created_at: u64,
     expires_at: Option<u64>,
     rate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    concurrent: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    /// How many of them are used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes_used: Option<u64>,
 }
 
 pub(super) fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
@@ -54,10 +66,15 @@ pub(super) fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
         created_at: key.created_at,
         expires_at: key.expires_at,
         rate: key.rate.map(|rate| rate.to_string()),
+        user: key.limits.user,
+        concurrent: key.limits.concurrent,
+        bytes: key.limits.bytes,
+        bytes_used: key.limits.bytes.map(|_| key.bytes()),
     };
+    let has_limits = keys.iter().any(|key| !key.ephemeral && key.limits != Limits::default());
+    let version = if has_limits { VERSION_WITH_LIMITS } else { VERSION };
     let kept = keys.iter().filter(|key| !key.ephemeral).map(entry).collect();
-    let mut bytes =
-        serde_json::to_vec_pretty(&KeyFile { version: VERSION, latest, keys: kept }).expect("texts and numbers");
+    let mut bytes = serde_json::to_vec_pretty(&KeyFile { version, latest, keys: kept }).expect("texts and numbers");
     bytes.push(b'\n');
     bytes
 }
@@ -66,11 +83,14 @@ pub(super) fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
 pub(super) fn read(bytes: &[u8]) -> Result<Kept, String> {
     let place = |error: serde_json::Error| format!("makes no sense at line {}", error.line());
     let KeyFile { version, mut latest, keys } = serde_json::from_slice(bytes).map_err(place)?;
-    if version != VERSION {
-        return Err(format!("has the format {version}, this program reads {VERSION}"));
+    if version != VERSION && version != VERSION_WITH_LIMITS {
+        return Err(format!("has the format {version}, this program reads {VERSION} and {VERSION_WITH_LIMITS}"));
     }
     let mut read = Vec::with_capacity(keys.len());
-    for KeptKey { name, sha256, routes, methods, paths, created_at, expires_at, rate } in keys {
+    for key in keys {
+        let KeptKey { name, sha256, routes, methods, paths, created_at, expires_at, rate, .. } = key;
+        let (limits, bytes_used) =
+            (Limits { user: key.user, concurrent: key.concurrent, bytes: key.bytes }, key.bytes_used);
         let wrong = |what: &str| format!("has a key \"{}\" with a wrong {what}", name.escape_debug());
         let digits = |at: usize| sha256.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         let bytes: Option<Vec<u8>> = (0..32).map(|index| digits(2 * index)).collect();
@@ -89,10 +109,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Kept, String> {
             created_at,
             expires_at,
             rate: rate.as_deref().map(Rate::parse).transpose().map_err(|_| wrong("rate"))?,
+            limits,
             ephemeral: false,
             own: None,
             sha256: bytes.try_into().expect("32 bytes were read"),
-            used: Used::default(),
+            used: Used { bytes: bytes_used.unwrap_or_default().into(), ..Used::default() },
             name: KeyName::new(&name).ok_or_else(|| wrong("name"))?,
         }));
     }

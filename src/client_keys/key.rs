@@ -1,6 +1,7 @@
 //! One client key: what it looks like, what it lets its holder do, and how it has been used.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::rate::Rate;
@@ -46,6 +47,17 @@ impl Rights {
     }
 }
 
+/// What bounds a key's use beside its rate and its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Whose processes may present it; anybody's, from anywhere, if nobody is named.
+    pub user: Option<u32>,
+    /// Requests that may run at once, their answers included.
+    pub concurrent: Option<u32>,
+    /// Bytes of content that may go through it, both ways together, before no further request is let in.
+    pub bytes: Option<u64>,
+}
+
 /// A key that somebody asks for.
 #[derive(Clone, Debug)]
 pub struct NewKey {
@@ -57,6 +69,8 @@ pub struct NewKey {
     pub lifetime: Option<Duration>,
     /// How often it may be used.
     pub rate: Option<Rate>,
+    /// How much, and by whom.
+    pub limits: Limits,
     /// Whether it stays in memory, and dies with who asked for it.
     pub ephemeral: bool,
 }
@@ -74,6 +88,8 @@ pub struct ClientKey {
     pub expires_at: Option<u64>,
     /// How often it may be used.
     pub rate: Option<Rate>,
+    /// How much, and by whom.
+    pub limits: Limits,
     /// Whether it is in memory alone.
     pub ephemeral: bool,
     /// The address that lives as long as the key.
@@ -100,12 +116,55 @@ pub struct OwnAddress {
 pub(super) struct Used {
     pub(super) requests: AtomicU64,
     pub(super) last: AtomicU64,
+    /// Requests that run.
+    pub(super) open: AtomicU32,
+    /// Bytes of content, both ways together.
+    pub(super) bytes: AtomicU64,
+    /// Whether it has been told that it is used up.
+    pub(super) end_is_noted: AtomicBool,
     /// When the next request would come if they came evenly at the key's rate (see `rate`), in nanoseconds since the ring
     /// was made.
     pub(super) theoretical_arrival: AtomicU64,
 }
 
+/// A key while a request runs with it.
+#[derive(Debug)]
+pub struct KeyInUse(Arc<ClientKey>);
+
+impl KeyInUse {
+    /// Counts a request that runs; `None` if as many as may run at once do.
+    pub(super) fn begin(key: &Arc<ClientKey>) -> Option<Self> {
+        let most = key.limits.concurrent.unwrap_or(u32::MAX);
+        let one_more = |open: u32| (open < most).then(|| open + 1);
+        key.used.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Self(key.clone()))
+    }
+
+    /// Counts content that has gone through.
+    pub fn carries(&self, bytes: u64) {
+        if self.0.limits.bytes.is_some() {
+            self.0.used.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for KeyInUse {
+    fn drop(&mut self) {
+        self.0.used.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl ClientKey {
+    /// Bytes that have gone through it, as far as they are counted: if there is a limit.
+    pub fn bytes(&self) -> u64 {
+        self.used.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether as many bytes have gone through it as may.
+    pub fn is_used_up(&self) -> bool {
+        self.limits.bytes.is_some_and(|most| self.bytes() >= most)
+    }
+
     /// Whether it has expired by `now`, in Unix seconds.
     pub fn is_expired(&self, now: u64) -> bool {
         self.expires_at.is_some_and(|end| now >= end)

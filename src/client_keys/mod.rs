@@ -13,7 +13,7 @@
 //! it when a key expires and when the daemon stops. What it cannot know is how long no daemon ran, if the clock was set
 //! back meanwhile.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ mod tests;
 
 use file::{FILE, Kept, hex, read, write};
 use key::Used;
-pub use key::{ClientKey, LENGTH, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
+pub use key::{ClientKey, KeyInUse, LENGTH, Limits, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
 pub use rate::Rate;
 use rate::next_arrival;
 
@@ -58,6 +58,17 @@ pub enum Refusal {
     Unknown,
     /// It has expired.
     Expired,
+}
+
+/// Why a request with a valid key is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exhausted {
+    /// It comes too soon: how long to wait.
+    Rate(Duration),
+    /// As many as may run at once do.
+    Concurrent,
+    /// As many bytes as may have gone through it.
+    Bytes,
 }
 
 /// Why the keys were not changed.
@@ -101,8 +112,10 @@ pub struct KeyRing {
     floor: Floor,
     /// The latest time that is in the file, in Unix seconds.
     noted: AtomicU64,
-    /// The keys that are kept have changed.
+    /// The keys that are kept have changed, or one is used up.
     changed: Notify,
+    /// One is used up, of which the file does not know yet.
+    used_up: AtomicBool,
 }
 
 /// The latest time that an earlier process knew of, in Unix seconds, and the machine's age when that was read.
@@ -144,6 +157,7 @@ impl KeyRing {
             floor: Floor::default(),
             noted: AtomicU64::new(0),
             changed: Notify::new(),
+            used_up: AtomicBool::new(false),
         }
     }
 
@@ -183,14 +197,22 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// How long to wait, if it comes too soon; then it is not counted.
-    pub fn admit(&self, key: &ClientKey) -> Result<(), Duration> {
+    /// [`Exhausted`]; then it is not counted.
+    pub fn admit(&self, key: &Arc<ClientKey>) -> Result<KeyInUse, Exhausted> {
+        if key.is_used_up() {
+            if !key.ephemeral && !key.used.end_is_noted.swap(true, Ordering::Relaxed) {
+                self.used_up.store(true, Ordering::Relaxed);
+                self.changed.notify_one();
+            }
+            return Err(Exhausted::Bytes);
+        }
+        let in_use = KeyInUse::begin(key).ok_or(Exhausted::Concurrent)?;
         if let Some(rate) = key.rate {
             let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let theoretical_arrival = &key.used.theoretical_arrival;
             let mut last = theoretical_arrival.load(Ordering::Relaxed);
             loop {
-                let next = next_arrival(last, elapsed, rate)?;
+                let next = next_arrival(last, elapsed, rate).map_err(Exhausted::Rate)?;
                 match theoretical_arrival.compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => break,
                     Err(meanwhile) => last = meanwhile,
@@ -199,7 +221,7 @@ impl KeyRing {
         }
         key.used.requests.fetch_add(1, Ordering::Relaxed);
         key.used.last.store(self.now(), Ordering::Relaxed);
-        Ok(())
+        Ok(in_use)
     }
 
     /// Makes a key, saves it unless it is ephemeral, and returns it: the only time that it can be seen. Waits for the
@@ -219,7 +241,7 @@ impl KeyRing {
     /// [`KeyError`]; then nothing has changed.
     pub fn add_with(&self, new: NewKey, own: Option<OwnAddress>) -> Result<(Secret, Arc<ClientKey>), KeyError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let NewKey { name, rights, lifetime, rate, ephemeral } = new;
+        let NewKey { name, rights, lifetime, rate, limits, ephemeral } = new;
         let now = self.now();
         let mut keys = Vec::clone(&self.keys.load());
         let name = match name {
@@ -253,6 +275,7 @@ impl KeyRing {
             created_at: now,
             expires_at: lifetime.map(|lifetime| now.saturating_add(lifetime.as_secs().max(1))),
             rate,
+            limits,
             ephemeral,
             own,
             sha256: sha256.as_ref().try_into().expect("SHA-256 has 32 bytes"),
@@ -308,7 +331,12 @@ impl KeyRing {
         ends.filter(|end| *end > noted).min()
     }
 
-    /// Writes down what time it is. Waits for the disk.
+    /// Whether bytes are counted of a key that is kept.
+    fn counts_bytes(&self) -> bool {
+        self.keys.load().iter().any(|key| !key.ephemeral && key.limits.bytes.is_some())
+    }
+
+    /// Writes down what time it is, and what was used. Waits for the disk.
     fn note_time(&self) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = self.save(&self.keys.load()) {
@@ -338,7 +366,7 @@ pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
     loop {
         let next = ring.next_end();
         let now = ring.now();
-        if next.is_some_and(|end| end <= now) {
+        if ring.used_up.swap(false, Ordering::Relaxed) || next.is_some_and(|end| end <= now) {
             let _ = note().await; // an error means that it panicked
             continue;
         }
@@ -349,7 +377,7 @@ pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
             _ = timer.wait(&ring.clock, due) => {}
         }
     }
-    if ring.next_end().is_some() {
+    if ring.next_end().is_some() || ring.counts_bytes() {
         let _ = note().await;
     }
 }

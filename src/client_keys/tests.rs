@@ -22,6 +22,7 @@ fn new(name: &str) -> NewKey {
         rights: rights(&["gbdx"], &["GET"], &["/catalog/**"]),
         lifetime: Some(Duration::from_secs(3600)),
         rate: Some(Rate::parse("10/s").unwrap()),
+        limits: Limits::default(),
         ephemeral: false,
     }
 }
@@ -98,7 +99,7 @@ fn a_file_that_makes_no_sense_is_set_aside_and_lets_nobody_in() {
     let rest = "\"methods\": [], \"paths\": [], \"created_at\": 1";
     let rows = [
         ("no JSON", "vk_".to_owned()),
-        ("another version", "{\"version\": 2, \"keys\": []}".to_owned()),
+        ("another version", "{\"version\": 3, \"keys\": []}".to_owned()),
         ("no hash", key(&format!("\"name\": \"a\", \"sha256\": \"00\", \"routes\": [\"a\"], {rest}"))),
         ("no route", key(&format!("\"name\": \"a\", \"sha256\": \"{hash}\", \"routes\": [], {rest}"))),
         ("a bad name", key(&format!("\"name\": \"A\", \"sha256\": \"{hash}\", \"routes\": [\"a\"], {rest}"))),
@@ -112,4 +113,31 @@ fn a_file_that_makes_no_sense_is_set_aside_and_lets_nobody_in() {
         assert!(ring.keys().is_empty(), "{case}");
         assert!(!folder.path().join(FILE).exists(), "{case}");
     }
+}
+
+#[test]
+fn a_key_ends_when_its_bytes_are_used_up_also_across_a_restart_and_runs_so_often_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || KeyRing::load(Arc::new(Store::open(folder.path()).unwrap()), clock()).0;
+    let ring = open();
+    let limits = Limits { user: Some(7), concurrent: Some(2), bytes: Some(100) };
+    let (secret, key) = ring.add(NewKey { limits, rate: None, ..new("agent") }).unwrap();
+    let (one, other) = (ring.admit(&key).unwrap(), ring.admit(&key).unwrap());
+    assert_eq!(ring.admit(&key).err(), Some(Exhausted::Concurrent));
+    one.carries(99);
+    drop((one, other));
+    ring.admit(&key).unwrap().carries(1);
+    assert_eq!(ring.admit(&key).err(), Some(Exhausted::Bytes));
+    assert!(ring.used_up.load(Ordering::Relaxed), "it is to be noted");
+    ring.note_time();
+    drop(ring);
+    let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+    assert!(text.contains("\"version\": 2"), "a version that knows no limits does not read it: {text}");
+    let ring = open();
+    let key = ring.find(secret.expose()).unwrap();
+    assert_eq!((key.limits, key.bytes(), ring.admit(&key).err()), (limits, 100, Some(Exhausted::Bytes)));
+    // without a limit nothing is counted
+    let (_, other) = ring.add(new("other")).unwrap();
+    ring.admit(&other).unwrap().carries(1 << 40);
+    assert_eq!((other.bytes(), ring.admit(&other).is_ok()), (0, true));
 }

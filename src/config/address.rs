@@ -183,7 +183,9 @@ impl Endpoint {
         }
         if origin.is_metadata_service() {
             return Err(
-                "is the address of a cloud's metadata service, which hands out the machine's own credentials".into()
+                "is link-local, or the address of a cloud's metadata service, which hands out the machine's own \
+                        credentials"
+                    .into(),
             );
         }
         let path_and_query = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -216,12 +218,30 @@ impl Origin {
         same_host && self.port == address.port()
     }
 
-    /// All of IPv4's link-local block, where clouds put these services, Amazon's IPv6 block, and Google's name.
+    /// Whether it is one by its name alone; what a name stands for is looked at when it is dialled.
     fn is_metadata_service(&self) -> bool {
-        match self.host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-            Ok(IpAddr::V4(ip)) => ip.is_link_local(),
-            Ok(IpAddr::V6(ip)) => ip.segments()[..2] == [0xfd00, 0x0ec2],
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => is_metadata_address(ip),
             Err(_) => self.host == "metadata.google.internal",
+        }
+    }
+}
+
+/// Whether an address is link-local, as those are where clouds put their metadata services, or one of the others that are
+/// known: Amazon's IPv6 block, Alibaba's and Oracle's address. The IPv4 address inside an IPv6 one counts.
+pub(crate) fn is_metadata_address(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local() || [[100, 100, 100, 200], [192, 0, 0, 192]].contains(&ip.octets()),
+        IpAddr::V6(ip) => {
+            let inside = match ip.segments() {
+                [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)), // RFC 6052
+                [0x2002, high, low, ..] => Some((high, low)),                                               // RFC 3056
+                _ => None,
+            };
+            let inside = inside.map(|(high, low)| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+            ip.is_unicast_link_local()
+                || ip.segments()[..2] == [0xfd00, 0x0ec2]
+                || inside.is_some_and(|ip| is_metadata_address(ip.into()))
         }
     }
 }
@@ -328,6 +348,10 @@ mod tests {
             ("http://169.254.169.254/latest", None),
             ("https://[fd00:ec2::254]/", None),
             ("https://[::ffff:169.254.169.254]/", None),
+            ("https://[fe80::1]/", None),
+            ("https://[64:ff9b::a9fe:a9fe]/", None),
+            ("https://[2002:a9fe:a9fe::]/", None),
+            ("https://100.100.100.200/", None),
             ("https://metadata.google.internal/", None),
         ];
         for (text, expected) in rows {

@@ -32,8 +32,8 @@ mod tests;
 mod value;
 
 pub use account::{Account, ImportSource, SignIn, SignInMethod};
-pub(crate) use address::is_localhost;
 pub use address::{Endpoint, ListenAddress, Origin, Upstream};
+pub(crate) use address::{is_localhost, is_metadata_address};
 pub use authorization_server::AuthorizationServer;
 pub use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub use header::{HeaderEdits, HeaderTemplate, TokenKind};
@@ -46,3 +46,4 @@ pub use reader::MachineFacts;
 pub use route::{Replay, Route};
 pub use secret_source::SecretSource;
 pub use value::AllowedClient;
+pub(crate) use value::size;

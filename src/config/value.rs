@@ -28,6 +28,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     if duration > LONGEST { Err("is longer than ten years".into()) } else { Ok(duration) }
 }
 
+/// [`bytes`], for the command line.
+pub(crate) fn size(text: &str) -> Option<u64> {
+    bytes(text).ok()
+}
+
 /// A number of bytes: `1MiB`, `64 kB`, `500`.
 pub(super) fn bytes(text: &str) -> Result<u64, Complaint> {
     let text = text.trim();

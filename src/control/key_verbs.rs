@@ -16,6 +16,7 @@ use super::state::{ControlState, LendRequest};
 use crate::client_keys::{KeyError, OwnAddress};
 use crate::config::{KeyName, RouteName};
 use crate::names::UnknownName;
+use crate::platform::users;
 
 pub(super) fn list(state: &ControlState) -> Answer {
     json(StatusCode::OK, &KeyList { keys: KeyReport::all(&state.keys) })
@@ -27,6 +28,10 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
         serde_json::from_slice(body).map_err(|_| bad_request(UNKNOWN_JSON).with_remedy(format!("send {example}")))?;
     let wants_address = order.address;
     let new = order.read().map_err(bad_request)?;
+    if let Some(user) = new.limits.user.filter(|user| !users::is_shown(*user)) {
+        let why = format!("user {user} cannot be told from others in valetd's user namespace (PrivateUsers=)");
+        return Err(bad_request(why).with_remedy("a key that anybody may present is made by: valetd key add"));
+    }
     let config = state.config.borrow().clone();
     if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))
     {

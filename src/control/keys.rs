@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::Moment;
-use crate::client_keys::{ClientKey, KeyRing, NewKey, Rate, Rights};
+use crate::client_keys::{ClientKey, KeyRing, Limits, NewKey, Rate, Rights};
 use crate::config::{KeyName, RouteName};
 use crate::path_rules::{self, PathPattern};
 use crate::secret::Secret;
@@ -34,6 +34,15 @@ pub(crate) struct KeyOrder {
     /// How often it may be used: `10/s`.
     #[serde(default)]
     pub rate: Option<String>,
+    /// The id of the user whose processes may present it; anybody's, if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+    /// How many requests may run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent: Option<u32>,
+    /// How many bytes may go through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// Whether it lives in memory alone, and no longer than the answer's body.
     #[serde(default)]
     pub ephemeral: bool,
@@ -55,6 +64,18 @@ pub(crate) struct KeyReport {
     pub paths: Vec<String>,
     /// How often it may be used.
     pub rate: Option<String>,
+    /// The id of the user whose processes may present it; anybody's, if there is none.
+    #[serde(default)]
+    pub user: Option<u32>,
+    /// How many requests may run at once.
+    #[serde(default)]
+    pub concurrent: Option<u32>,
+    /// How many bytes may go through it.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// How many of them have.
+    #[serde(default)]
+    pub bytes_used: Option<u64>,
     /// Whether it lives in memory alone.
     pub ephemeral: bool,
     /// When it was made.
@@ -90,7 +111,7 @@ pub(super) struct MadeKey {
 impl KeyOrder {
     /// The order for a key.
     pub(crate) fn of(new: &NewKey) -> Self {
-        let NewKey { name, rights: Rights { routes, methods, paths }, lifetime, rate, ephemeral } = new;
+        let NewKey { name, rights: Rights { routes, methods, paths }, lifetime, rate, limits, ephemeral } = new;
         Self {
             name: name.as_ref().map(ToString::to_string),
             routes: routes.iter().map(ToString::to_string).collect(),
@@ -98,6 +119,9 @@ impl KeyOrder {
             paths: paths.iter().map(ToString::to_string).collect(),
             expires_in: lifetime.map(|lifetime| lifetime.as_secs()),
             rate: rate.map(|rate| rate.to_string()),
+            user: limits.user,
+            concurrent: limits.concurrent,
+            bytes: limits.bytes,
             ephemeral: *ephemeral,
             address: false,
         }
@@ -127,6 +151,7 @@ impl KeyOrder {
             rights: Rights { routes: routes?, methods: methods?, paths: paths? },
             lifetime: self.expires_in.map(Duration::from_secs),
             rate: self.rate.as_deref().map(Rate::parse).transpose().map_err(|wrong| format!("rate: {wrong}"))?,
+            limits: Limits { user: self.user, concurrent: self.concurrent, bytes: self.bytes },
             ephemeral: self.ephemeral,
         })
     }
@@ -142,6 +167,10 @@ impl KeyReport {
             methods: key.rights.methods.clone(),
             paths: key.rights.paths.iter().map(ToString::to_string).collect(),
             rate: key.rate.map(|rate| rate.to_string()),
+            user: key.limits.user,
+            concurrent: key.limits.concurrent,
+            bytes: key.limits.bytes,
+            bytes_used: key.limits.bytes.map(|_| key.bytes()),
             ephemeral: key.ephemeral,
             created_at: Moment::of_unix(key.created_at),
             expires_at: key.expires_at.map(Moment::of_unix),

@@ -19,7 +19,7 @@ use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
 use super::*;
 use crate::accounts::{AccountRequest, AccountView, Accounts, NewCredential};
-use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key};
+use crate::client_keys::{KeyRing, Limits, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::Clock;
 use crate::secret::Secret;
@@ -226,7 +226,14 @@ fn rights() -> Rights {
 }
 
 fn new_key(name: &str) -> NewKey {
-    NewKey { name: KeyName::new(name), rights: rights(), lifetime: None, rate: None, ephemeral: false }
+    NewKey {
+        name: KeyName::new(name),
+        rights: rights(),
+        lifetime: None,
+        rate: None,
+        limits: Limits::default(),
+        ephemeral: false,
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use super::io_error::words;
 use super::names;
 use super::tunnel::{self, Target, TunnelError};
 use super::vectored::{SMALL_WRITE, joined};
-use crate::config::{ForwardProxy, Origin, ProxyProtocol, Way};
+use crate::config::{ForwardProxy, Origin, ProxyProtocol, Way, is_metadata_address};
 
 /// RFC 8305 section 5: the time after which the next address is tried as well.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -206,10 +206,22 @@ async fn answered(
 
 async fn look_up(host: &str, port: u16, step_limit: Duration) -> Result<Vec<SocketAddr>, DialError> {
     match timeout(step_limit, names::look_up(host, port)).await {
-        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Ok(addresses)) => beside_metadata(addresses).map_err(|why| DialError::LookUp { host: host.to_owned(), why }),
         Ok(Err(why)) => Err(DialError::LookUp { host: host.to_owned(), why }),
         Err(_) => Err(DialError::TimedOut { step: format!("looking up {host}") }),
     }
+}
+
+/// Leaves out what no name may stand for: an address that is refused where it is configured as such.
+fn beside_metadata(mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let had_some = !addresses.is_empty();
+    addresses.retain(|address| !is_metadata_address(address.ip()));
+    if had_some && addresses.is_empty() {
+        let says = "the name stands for a link-local address or a cloud's metadata service, which hands out the machine's \
+                    own credentials; valetd does not connect to it";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, says));
+    }
+    Ok(addresses)
 }
 
 async fn connect(host: &str, port: u16, step_limit: Duration) -> Result<TcpStream, DialError> {
@@ -352,5 +364,40 @@ impl AsyncWrite for ByteStream {
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::TlsInTls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_stands_for_a_metadata_service_is_not_connected_to() {
+        let left = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 443)).collect();
+            beside_metadata(addresses)
+                .map(|left| left.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>())
+        };
+        for ip in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "64:ff9b::169.254.169.254",
+            "2002:a9fe:a9fe::1",
+            "fe80::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "192.0.0.192",
+        ] {
+            let refused = left(&[ip]).expect_err(ip);
+            assert!(refused.to_string().contains("metadata"), "{ip}: {refused}");
+            assert_eq!(left(&[ip, "192.0.2.1"]).unwrap(), ["192.0.2.1"], "{ip}");
+        }
+        // what a person may well have meant
+        for ip in ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "fd12::1", "2001:db8::1", "64:ff9b::192.0.2.1"] {
+            assert_eq!(left(&[ip]).unwrap().len(), 1, "{ip}");
+        }
+        assert_eq!(left(&[]).unwrap().len(), 0);
     }
 }

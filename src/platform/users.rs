@@ -30,7 +30,7 @@ pub fn shown_for_others() -> Option<u32> {
 }
 
 /// Whether a process of this user is seen as this user's here.
-fn is_shown(uid: u32) -> bool {
+pub fn is_shown(uid: u32) -> bool {
     // without the file there are no user namespaces
     std::fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_in_map(&map, uid))
 }
@@ -85,6 +85,17 @@ pub fn name_of(uid: u32) -> Option<String> {
     users_of(&passwd).into_iter().find(|(_, found, _)| *found == uid).map(|(name, ..)| name.to_owned())
 }
 
+/// The id of a user, by the name in `/etc/passwd` or by its number.
+pub fn id_of(user: &str) -> Option<u32> {
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    id_in(&String::from_utf8_lossy(&passwd), user)
+}
+
+fn id_in(passwd: &str, user: &str) -> Option<u32> {
+    let named = users_of(passwd).into_iter().find(|(name, ..)| *name == user).map(|(_, uid, _)| uid);
+    named.or_else(|| user.parse().ok())
+}
+
 /// Name, uid and gid of each user (passwd(5)); lines that make no sense are nobody's.
 fn users_of(passwd: &str) -> Vec<(&str, u32, u32)> {
     let user = |line| {
@@ -123,10 +134,7 @@ pub(super) fn group_members(gid: u32, passwd: &str, group: &str) -> Option<BTree
 /// The user ids of all these clients, from the two files' texts (passwd(5), group(5)).
 fn members(clients: &[AllowedClient], own: u32, passwd: &str, group: &str) -> (BTreeSet<u32>, Vec<String>) {
     let (users, groups) = (users_of(passwd), groups_of(group));
-    let uid_of = |user: &str| {
-        let named = users.iter().find(|(name, ..)| *name == user).map(|(_, uid, _)| *uid);
-        named.or_else(|| user.parse().ok())
-    };
+    let uid_of = |user: &str| id_in(passwd, user);
     let (mut uids, mut unknown) = (BTreeSet::new(), Vec::new());
     for client in clients {
         match client {

@@ -1,5 +1,6 @@
 //! What requests know of the client's connection that they come on.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,13 +10,17 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use crate::audit::Seat;
+use crate::client_keys::ClientKey;
 use crate::platform::containers::Containers;
 use crate::proxy::deadline::Activity;
 use crate::proxy::fault::Fault;
 use crate::proxy::peer::{Peer, Process};
+use crate::proxy::policy::error::Advice;
+use crate::proxy::policy::guard;
 use crate::proxy::policy::ingress::Ingress;
-use crate::proxy::policy::scope::Scope;
+use crate::proxy::policy::scope::{Reader, Scope};
 use crate::proxy::registry::{Handle, Standing};
+use crate::proxy::table::Table;
 use crate::proxy::worker::Worker;
 
 /// A client's connection. It is one of its worker's until it is dropped.
@@ -61,6 +66,16 @@ impl Connection {
                 IpAddr::V4(address) => address == Ipv4Addr::LOCALHOST,
                 IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
             })
+    }
+
+    /// What an answer of our own says besides; `key` is the valid one that its request has presented.
+    pub(crate) fn advice<'a>(&self, table: &'a Table, key: Option<&ClientKey>) -> Cow<'a, Advice> {
+        let reader = match key {
+            Some(key) => Reader::Holder(&key.rights),
+            None if guard::needs_key(&self.ingress, &self.peer, &table.access.uids).is_some() => Reader::Stranger,
+            None => Reader::Owner,
+        };
+        self.ingress.scope.advice(&table.advice, reader)
     }
 
     /// A request may come in, or has shown a valid client key: from here on it is a client's connection.

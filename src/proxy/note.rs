@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::audit::{self, AuditLog, Entry, Place, Seat, Whose};
+use crate::client_keys::KeyInUse;
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
 use crate::platform::peer::own_uid;
@@ -98,6 +99,7 @@ impl Note {
         };
         let mut method = request.method().to_string();
         client_key::redact(&mut path);
+        client_key::redact(&mut method);
         let path_is_cut = audit::cut(&mut path, audit::LONGEST_PATH);
         let method_is_cut = audit::cut(&mut method, audit::LONGEST_METHOD);
         let cut = [("method", method_is_cut), ("path", path_is_cut)];
@@ -254,15 +256,16 @@ impl Content {
     }
 }
 
-/// A tunnel's end on the client's side, whose bytes are noted.
+/// A tunnel's end on the client's side, whose bytes are noted, and counted with the client's key.
 pub(crate) struct Noted<T> {
     io: T,
     note: Option<Note>,
+    key: Option<KeyInUse>,
 }
 
 impl<T> Noted<T> {
-    pub(crate) fn new(io: T, note: Option<Note>) -> Self {
-        Self { io, note }
+    pub(crate) fn new(io: T, note: Option<Note>, key: Option<KeyInUse>) -> Self {
+        Self { io, note, key }
     }
 }
 
@@ -270,8 +273,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf)?);
+        let bytes = (buf.filled().len() - before) as u64;
+        if let Some(key) = &self.key {
+            key.carries(bytes);
+        }
         if let Some(note) = &self.note {
-            let bytes = (buf.filled().len() - before) as u64;
             *note.content.borrow_mut().bytes_in.get_or_insert_default() += bytes;
         }
         Poll::Ready(Ok(()))
@@ -283,6 +289,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf)?);
         if let Some(note) = &self.note {
             note.sends(written);
+        }
+        if let Some(key) = &self.key {
+            key.carries(written as u64);
         }
         Poll::Ready(Ok(written))
     }

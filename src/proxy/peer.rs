@@ -51,6 +51,15 @@ impl Peer {
         }
     }
 
+    /// Whether it is a process of this user. Where nobody asks, it is anybody's.
+    pub(crate) fn is_of(&self, user: u32) -> bool {
+        match self.process {
+            Process::NotAsked => true,
+            Process::Of { uid, .. } => uid == user,
+            Process::Unknown => false,
+        }
+    }
+
     /// By what the process can be found.
     pub(crate) fn ends(&self) -> Ends {
         match (self.addresses, self.process) {

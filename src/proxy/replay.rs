@@ -10,6 +10,7 @@ use std::mem;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -20,10 +21,42 @@ use hyper::{Method, Request, Uri, Version};
 use crate::config::Replay;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::deadline::Activity;
-use crate::proxy::policy::headers;
+use crate::proxy::policy::{client_key, headers};
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
+
+/// What all copies of all workers hold together: so many uploads at the usual limit. A copy that is larger by its route's
+/// `replay_limit` alone is as large as that. Who finds no room goes without a copy, and gets a 401 as it is.
+const ALL_COPIES: usize = 64 << 20;
+
+/// Bytes that copies hold.
+#[derive(Default)]
+struct Budget(AtomicUsize);
+
+static BUDGET: Budget = Budget(AtomicUsize::new(0));
+
+/// A copy's part of the bytes that all hold, given back with it.
+struct Held {
+    budget: &'static Budget,
+    bytes: usize,
+}
+
+impl Held {
+    /// Takes more, as long as all together have no more than `most`.
+    fn grow(&mut self, bytes: usize, most: usize) -> Option<()> {
+        let more = |all: usize| all.checked_add(bytes).filter(|all| *all <= most);
+        self.budget.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.bytes += bytes;
+        Some(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 /// A request's body on its way upstream. Little room for the most of them, which are empty: a request is moved often.
 pub(crate) enum RequestBody {
@@ -51,6 +84,7 @@ pub(crate) struct Replayed {
     copy: VecDeque<Bytes>,
     /// What the client still sends, or sent last.
     rest: Rest,
+    _held: Held,
 }
 
 /// The client's end of a body.
@@ -81,12 +115,14 @@ pub(crate) struct Recording {
     ended: bool,
 }
 
-#[derive(Default)]
 struct Copy {
     chunks: VecDeque<Bytes>,
     /// Small frames since the last chunk.
     tail: BytesMut,
     room: usize,
+    /// What all copies may hold together.
+    most: usize,
+    held: Held,
 }
 
 /// Why the first sending of a body ends early: the second has taken the source.
@@ -146,7 +182,7 @@ pub(crate) fn keep(
             Source { incoming, activity: activity.clone(), serial: activity.serial(), token_name: token_name.clone() };
         activity.uploads();
         if after_401 && fits {
-            let copy = Some(Copy { room: policy.limit, ..Copy::default() });
+            let copy = Some(Copy::new(policy.limit, &BUDGET));
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
             let recording = Rc::new(RefCell::new(recording));
             (RequestBody::Recorded(recording.clone()), KeptBody::Recorded(recording))
@@ -219,7 +255,8 @@ impl Recording {
             (false, _, Some(source)) => Rest::Source(source),
             (false, _, None) => return None,
         };
-        Some(RequestBody::Replayed(Box::new(Replayed { copy: copy.into_chunks(), rest })))
+        let (copy, held) = copy.into_chunks();
+        Some(RequestBody::Replayed(Box::new(Replayed { copy, rest, _held: held })))
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -248,9 +285,15 @@ impl Recording {
 }
 
 impl Copy {
+    fn new(limit: usize, budget: &'static Budget) -> Self {
+        let held = Held { budget, bytes: 0 };
+        Self { chunks: VecDeque::new(), tail: BytesMut::new(), room: limit, most: ALL_COPIES.max(limit), held }
+    }
+
     /// With one more frame, if there is room.
     fn with(mut self, data: &Bytes) -> Option<Self> {
         self.room = self.room.checked_sub(data.len())?;
+        self.held.grow(data.len(), self.most)?;
         if data.len() < SMALL {
             self.tail.extend_from_slice(data);
         } else {
@@ -260,9 +303,9 @@ impl Copy {
         Some(self)
     }
 
-    fn into_chunks(mut self) -> VecDeque<Bytes> {
+    fn into_chunks(mut self) -> (VecDeque<Bytes>, Held) {
         self.close_tail();
-        self.chunks
+        (self.chunks, self.held)
     }
 
     fn close_tail(&mut self) {
@@ -277,6 +320,7 @@ impl Source {
         let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx)?);
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
+            client_key::clean_trailers(trailers);
         }
         let data = frame.as_ref().and_then(Frame::data_ref);
         self.activity.received(self.serial, data.map_or(0, Bytes::len));
@@ -317,7 +361,7 @@ impl Body for RequestBody {
             RequestBody::Recorded(recording) => recording.borrow_mut().poll_frame(cx),
             RequestBody::Watched(watched) => Pin::new(&mut watched.body).poll_frame(cx),
             RequestBody::Replayed(replayed) => {
-                let Replayed { copy, rest } = &mut **replayed;
+                let Replayed { copy, rest, _held } = &mut **replayed;
                 if let Some(chunk) = copy.pop_front() {
                     return Poll::Ready(Some(Ok(Frame::data(chunk))));
                 }
@@ -369,15 +413,38 @@ impl Body for RequestBody {
 mod tests {
     use super::*;
 
+    fn budget() -> &'static Budget {
+        Box::leak(Box::default())
+    }
+
+    #[test]
+    fn all_copies_together_hold_no_more_than_there_is_room_for() {
+        let (budget, frame) = (budget(), Bytes::from(vec![b'x'; 1 << 20]));
+        let copy = || Copy::new(1 << 20, budget).with(&frame);
+        let mut copies: Vec<_> = (0..400).filter_map(|_| copy()).collect();
+        assert_eq!((copies.len(), budget.0.load(Ordering::Relaxed)), (64, ALL_COPIES));
+        assert!(Copy::new(1, budget).with(&Bytes::from_static(b"x")).is_none(), "not a byte more");
+        let (chunks, held) = copies.pop().expect("there are 64").into_chunks();
+        assert!(copy().is_none(), "what is sent again is held as well");
+        drop((chunks, held));
+        copies.extend(copy());
+        assert_eq!(copies.len(), 64);
+        drop(copies);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+        // what a route asks for by itself it gets, if nobody else has it
+        let large = Copy::new(2 * ALL_COPIES, budget);
+        assert!((0..128).try_fold(large, |copy, _| copy.with(&frame)).is_some());
+    }
+
     #[test]
     fn a_copy_is_whole_or_nothing() {
         let small = Bytes::from_static(b"abc");
         let large = Bytes::from(vec![b'x'; SMALL]);
-        let copy = Copy { room: 2 * SMALL, ..Copy::default() };
+        let copy = Copy::new(2 * SMALL, budget());
         let copy = copy.with(&small).and_then(|copy| copy.with(&small)).and_then(|copy| copy.with(&large)).unwrap();
         let copy = copy.with(&small).unwrap();
-        assert!(Copy { room: 2, ..Copy::default() }.with(&small).is_none());
-        let chunks = copy.into_chunks();
+        assert!(Copy::new(2, budget()).with(&small).is_none());
+        let (chunks, _held) = copy.into_chunks();
         assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [6, SMALL, 3]);
         assert_eq!(chunks[1].as_ptr(), large.as_ptr(), "a large frame is shared, not copied");
     }

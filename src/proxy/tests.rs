@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Access, PeerLookups, Proxy, ProxyListener, Table};
-use crate::client_keys::{KeyRing, NewKey, Rights};
+use crate::client_keys::{KeyRing, Limits, NewKey, Rights};
 use crate::config::{self, AccountId, Config, KeyName, Replay, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::socket;
@@ -167,7 +167,14 @@ async fn redirects_keep_the_key_that_came_in_the_path_and_the_upstream_never_see
     let mut proxy = Running::start(&origin, |_| {}).await;
     let keys = Arc::new(KeyRing::default());
     let rights = Rights { routes: vec![RouteName::new("lab").unwrap()], methods: Vec::new(), paths: Vec::new() };
-    let new = NewKey { name: KeyName::new("agent"), rights, lifetime: None, rate: None, ephemeral: true };
+    let new = NewKey {
+        name: KeyName::new("agent"),
+        rights,
+        lifetime: None,
+        rate: None,
+        limits: Limits::default(),
+        ephemeral: true,
+    };
     let (key, held) = keys.add(new).unwrap();
     let key = key.expose();
     let table = Table::build(&proxy.config, &|_| proxy.source.clone(), &proxy.stats).unwrap();

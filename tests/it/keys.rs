@@ -10,8 +10,9 @@ use valetd::stand_in::{Options, Provider};
 
 use crate::support::keys::{self, add, check, keyed};
 use crate::support::lab::{self, Server, address};
+use crate::support::nobody::{NOBODY, as_nobody, can_play_nobody, said_to_nobody};
 use crate::support::providers::{gbdx_account, start};
-use crate::support::upstreams::mirror;
+use crate::support::upstreams::{Witness, mirror};
 use crate::support::{Home, eventually, free_address, get, mode, read_answer, send, words};
 
 #[test]
@@ -25,9 +26,16 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     let key = add(&home, "agent", &rights);
     let basic = format!("Basic {}", STANDARD.encode(format!("{key}:")));
     type Fields<'a> = Vec<(&'a str, &'a str)>;
-    let forms: [(&str, String, Fields<'_>); 3] = [
+    let as_password = format!("Basic {}", STANDARD.encode(format!("me:{key}")));
+    let bearer = format!("Bearer {key}");
+    let forms: [(&str, String, Fields<'_>); 8] = [
         ("field", "/lab/catalog/x?q=1".into(), vec![("X-Valetd-Key", &key)]),
         ("Basic", "/lab/catalog/x?q=1".into(), vec![("Authorization", &basic)]),
+        ("Basic's password", "/lab/catalog/x?q=1".into(), vec![("Authorization", &as_password)]),
+        ("Bearer", "/lab/catalog/x?q=1".into(), vec![("Authorization", &bearer)]),
+        ("an SDK's field", "/lab/catalog/x?q=1".into(), vec![("x-api-key", &key)]),
+        ("another SDK's field", "/lab/catalog/x?q=1".into(), vec![("api-key", &key)]),
+        ("an SDK's field, other spelling", "/lab/catalog/x?q=1".into(), vec![("X_Api_Key", &key)]),
         ("path", format!("/{key}/lab/catalog/x?q=1"), vec![("Referer", "http://localhost/page")]),
     ];
     for (form, target, headers) in &forms {
@@ -59,7 +67,7 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     let list: Value = serde_json::from_slice(&list.stdout).expect("JSON");
     let shown = &list["keys"][0];
     assert_eq!((&shown["name"], &shown["paths"]), (&json!("agent"), &json!(["/catalog/**"])));
-    assert_eq!(shown["requests"], 4, "{shown:#}");
+    assert_eq!(shown["requests"], 9, "{shown:#}");
     assert!(words(&home.run(&["key", "list"])).contains("lab GET /catalog/**"));
     let output = home.run(&["key", "revoke", "agent"]);
     assert!(output.status.success(), "{}", words(&output));
@@ -68,6 +76,57 @@ fn a_key_gives_exactly_its_rights_in_each_of_its_forms_and_never_goes_upstream()
     // neither the key nor a piece of it that is worth anything
     let secret = &key["vk_".len()..][..12];
     assert!(!daemon.log().contains(secret) && !daemon.status().to_string().contains(secret));
+}
+
+#[test]
+fn a_key_where_none_is_meant_is_refused_and_neither_goes_upstream_nor_into_the_audit() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let upstream = Witness::start();
+    let home = lab::home(&server, "", &format!("upstream = \"{}\"", upstream.url), "audit = true");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let key = add(&home, "agent", &["--route", "lab"]);
+    let encoded = key.replacen("vk_", "%76k_", 1);
+    let every_byte: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let spellings =
+        [key.clone(), encoded.clone(), encoded.replace('%', "%25"), every_byte.replace('%', "%25"), every_byte];
+    let mut requests = 0;
+    for spelling in &spellings {
+        let page = format!("http://{address}/{spelling}/lab/page");
+        for (target, field) in [
+            (format!("//{spelling}/lab/x"), None),
+            (format!("/lab/{spelling}"), None),
+            (format!("/lab/x{spelling}y"), None),
+            (format!("/lab/x?key={spelling}"), None),
+            ("/lab/x".into(), Some(("Referer", page.clone()))),
+            ("/lab/x".into(), Some(("Cookie", format!("a={spelling}")))),
+            ("/lab/x".into(), Some(("X-Goog-Api-Key", spelling.clone()))),
+            ("/lab/x".into(), Some(("Authorization", format!("Token {spelling}")))),
+        ] {
+            let fields: Vec<(&str, &str)> = field.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = send(&address, "GET", &target, &fields, b"").expect("an answer");
+            assert_eq!(check(&answer).as_deref(), Some("key-misplaced"), "{target} {fields:?}");
+            requests += 1;
+        }
+    }
+    let at_first = send(&address, "GET", &format!("/{encoded}/lab/x"), &[], b"").expect("an answer");
+    assert_eq!(check(&at_first).as_deref(), Some("key-misplaced"), "an encoded key is not taken for one");
+    assert_eq!(upstream.seen(), "");
+    // a value of their own that is like a key, or long, is nobody's business
+    let fields = [("X-Api-Key", "vk_live_51H"), ("Cookie", &*"vk_".repeat(3)), ("X-Long", &*"x".repeat(99))];
+    assert_eq!(send(&address, "GET", "/lab/y", &fields, b"").expect("an answer").status, 200);
+    assert!(upstream.seen().to_ascii_lowercase().contains("x-api-key: vk_live_51h"));
+    let audit = eventually("all are noted", || {
+        let text = std::fs::read_to_string(home.path("state/valetd/audit.jsonl")).ok()?;
+        (text.lines().filter(|line| line.contains("\"verdict\"")).count() >= requests + 2).then_some(text)
+    });
+    for spelling in &spellings {
+        for piece in [&spelling[spelling.len() - 12..], &spelling[..12]] {
+            assert!(!audit.contains(piece) && !daemon.log().contains(piece), "{piece} is in {audit}");
+        }
+    }
+    assert!(audit.contains("key-misplaced"), "{audit}");
 }
 
 #[test]
@@ -109,6 +168,111 @@ fn a_key_that_is_used_too_often_has_to_wait() {
     let wait: u64 = answer.header("retry-after").and_then(|wait| wait.parse().ok()).expect("Retry-After");
     assert!((1..=1200).contains(&wait), "{wait}");
     assert!(answer.json()["type"].as_str().is_some_and(|kind| kind.ends_with("too-many-requests")));
+}
+
+#[test]
+fn a_key_carries_so_many_bytes_and_no_more_also_after_a_restart() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", &format!("upstream = \"http://{}\"", mirror()), "");
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    let key = add(&home, "small", &["--route", "lab", "--bytes", "2kB"]);
+    let ask = |daemon: &_, bytes: usize| {
+        send(&address(daemon), "POST", "/lab/x", &[("X-Valetd-Key", &key)], &vec![b'x'; bytes]).expect("an answer")
+    };
+    assert_eq!(ask(&daemon, 1).status, 200);
+    assert_eq!(ask(&daemon, 3000).status, 200, "what has begun is let through to its end");
+    let refused = eventually("it is used up", || Some(ask(&daemon, 1)).filter(|answer| answer.status == 403));
+    assert_eq!(check(&refused).as_deref(), Some("key-bytes"));
+    let list = words(&home.run(&["key", "list"]));
+    assert!(list.contains("of 2000 bytes used"), "{list}");
+    assert!(daemon.signal("TERM").success());
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(check(&ask(&daemon, 1)).as_deref(), Some("key-bytes"));
+}
+
+#[test]
+fn a_key_runs_so_many_requests_at_once_and_no_more() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", &format!("upstream = \"http://{}\"", mirror()), "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let key = add(&home, "few", &["--route", "lab", "--concurrent", "2"]);
+    let begin = || {
+        let mut stream = std::net::TcpStream::connect(&address).expect("connected");
+        let head =
+            format!("POST /lab/x HTTP/1.1\r\nHost: {address}\r\nX-Valetd-Key: {key}\r\nContent-Length: 5\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        stream
+    };
+    let held = [begin(), begin()];
+    let refused = eventually("both run", || Some(keyed(&address, &key)).filter(|answer| answer.status == 429));
+    assert!(refused.header("retry-after").is_some() && refused.text().contains("at once"), "{}", refused.text());
+    drop(held);
+    eventually("they have ended", || (keyed(&address, &key).status == 200).then_some(()));
+}
+
+#[test]
+fn a_key_is_for_the_processes_of_the_user_that_it_was_made_for() {
+    if !can_play_nobody() {
+        eprintln!("skipped: not root, or setpriv or curl is not installed");
+        return;
+    }
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    let theirs = add(&home, "theirs", &["--route", "lab", "--for-user", NOBODY.0]);
+    let anybodys = add(&home, "anybodys", &["--route", "lab"]);
+    assert!(words(&home.run(&["key", "list"])).contains("; for nobody"));
+    for when in ["at once", "after a restart"] {
+        let url = format!("http://{}/lab/datasets", address(&daemon));
+        let as_nobody = |key: &str| as_nobody(&["--header", &format!("X-Valetd-Key: {key}"), &url]);
+        assert_eq!((&*as_nobody(&theirs), &*as_nobody(&anybodys)), ("200", "200"), "{when}");
+        assert_eq!(keyed(&address(&daemon), &anybodys).status, 200, "{when}");
+        assert_eq!(check(&keyed(&address(&daemon), &theirs)).as_deref(), Some("key-user"), "{when}");
+        assert!(daemon.signal("TERM").success());
+        daemon = home.start();
+        daemon.until("lab", "usable");
+    }
+}
+
+#[test]
+fn an_answer_of_valetds_own_tells_a_key_nothing_but_its_routes_and_a_stranger_nothing_of_the_configuration() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let other = format!("[route.other]\naccount = \"lab\"\nupstream = \"http://{}\"\n", mirror());
+    let home = lab::home(&server, "", "", "");
+    home.write_config(&(lab::config(&server, "", "", "") + &other));
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let key = add(&home, "agent", &["--route", "lab"]);
+    let address = address(&daemon);
+    let nowhere = |fields: &[(&str, &str)]| send(&address, "GET", "/nowhere", fields, b"").expect("an answer");
+    assert_eq!(nowhere(&[]).json()["routes"], json!(["/lab/", "/other/"]));
+    home.write_config("nonsense");
+    assert!(!home.run(&["reload"]).status.success());
+    let folder = home.path("").display().to_string();
+    let ours = eventually("we are told of the problem", || {
+        Some(nowhere(&[])).filter(|answer| answer.text().contains(folder.trim_end_matches('/')))
+    });
+    assert_eq!(ours.status, 404);
+    let theirs = nowhere(&[("X-Valetd-Key", &key)]);
+    assert_eq!(theirs.json()["routes"], json!(["/lab/"]));
+    assert!(!theirs.text().contains(folder.trim_end_matches('/')), "{}", theirs.text());
+    if !can_play_nobody() {
+        eprintln!("skipped: not root, or setpriv or curl is not installed");
+        return;
+    }
+    let fields: Vec<String> = (0..120).map(|number| format!("X-A{number}: vk_")).collect();
+    let mut arguments = vec!["--http2-prior-knowledge"];
+    fields.iter().for_each(|field| arguments.extend(["--header", field]));
+    let url = format!("http://{address}/lab/x");
+    arguments.push(&url);
+    let told = said_to_nobody(&arguments);
+    assert!(told.contains("431"), "{told}");
+    assert!(!told.contains("toml") && !told.contains(folder.trim_end_matches('/')), "{told}");
 }
 
 #[test]

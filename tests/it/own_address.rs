@@ -16,7 +16,7 @@ use valetd::stand_in::{Behaviour, Options, Provider};
 use crate::support::frames;
 use crate::support::keys::{self, add};
 use crate::support::lab::{self, Server, address};
-use crate::support::nobody::{as_nobody, can_play_nobody};
+use crate::support::nobody::{NOBODY, as_nobody, can_play_nobody, said_to_nobody};
 use crate::support::upstreams::{mirror, read_head, serving};
 use crate::support::{Home, Killed, PATIENCE, eventually, free_address, mode, request, send, words};
 
@@ -204,13 +204,27 @@ fn who_may_call_is_the_same_at_a_commands_own_address_as_at_the_common_one() {
     let home = home_of_two(&server);
     let daemon = home.start();
     daemon.until("lab", "usable");
-    let (_child, variables) = waiting(&home, &["-r", "lab"], &[]);
+    // an address with the key in it stands in the arguments of whatever is called with it
+    let (_ours, variables) = waiting(&home, &["-r", "lab", "--key-in-url"], &[]);
+    let url = format!("{}/x", variables["LAB_URL"]);
+    let (own, path) = url["http://".len()..].split_once('/').expect("a path");
+    assert_eq!(status_of(own, &format!("/{path}"), &[]), 200);
+    assert_eq!(as_nobody(&[&url]), "403", "the key is for our processes");
+    let (base, key) =
+        (format!("http://{}/lab/x", address(&daemon)), format!("X-Valetd-Key: {}", variables["VALETD_KEY"]));
+    let answer = said_to_nobody(&["--header", &key, &base]);
+    assert!(answer.contains("\"key-user\"") && answer.contains("--for-user NAME"), "{answer}");
+    let unknown = home.run(&["exec", "--for-user", "nobody-of-that-name", "--", "true"]);
+    assert!(words(&unknown).contains("/etc/passwd"), "{}", words(&unknown));
+    let (_child, variables) = waiting(&home, &["-r", "lab", "--for-user", NOBODY.0], &[]);
     let url = format!("{}/x", variables["LAB_URL"]);
     assert_eq!(as_nobody(&[&url]), "403");
+    let with_it = [("X-Valetd-Key", &*variables["VALETD_KEY"])];
+    assert_eq!(status_of(&address(&daemon), "/lab/x", &with_it), 403, "nor is theirs for ours");
     assert_eq!(as_nobody(&["--header", &format!("X-Valetd-Key: {}", variables["VALETD_KEY"]), &url]), "200");
     let other = format!("{}/other/x", variables["VALETD_URL"]);
     assert_eq!(as_nobody(&["--header", &format!("X-Valetd-Key: {}", variables["VALETD_KEY"]), &other]), "404");
-    let (_child, variables) = waiting(&home, &["-r", "lab", "--key-in-url"], &[]);
+    let (_child, variables) = waiting(&home, &["-r", "lab", "--key-in-url", "--for-user", NOBODY.0], &[]);
     assert_eq!(as_nobody(&[&format!("{}/x", variables["LAB_URL"])]), "200");
 }
 

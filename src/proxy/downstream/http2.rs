@@ -169,7 +169,8 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
         if connection.handle.standing() != Standing::Client {
             connection.turn_away();
         }
-        let refusal = ProxyError::HeadTooLarge.into_response(&connection.worker.table().shared.advice);
+        let table = connection.worker.table();
+        let refusal = ProxyError::HeadTooLarge.into_response(&connection.advice(&table.shared, None));
         refusal.map(Counted::without_exchange)
     } else {
         in_http1_terms(&mut request);

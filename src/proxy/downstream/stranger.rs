@@ -106,16 +106,17 @@ const FIRST_BYTES: usize = 16 * 1024;
 pub(crate) const MOST_READS: usize = 16;
 
 /// Whether a request that begins with these bytes cannot show a client key: nothing in its head, or in the part of it that
-/// counts, looks like the beginning of one, neither plain nor in Basic credentials, which begin with it. `None` if that
-/// cannot be told yet. The first `seen` bytes have been asked about before.
+/// counts, looks like the beginning of one, neither plain nor anywhere in Basic credentials. `None` if that cannot be told
+/// yet. The first `seen` bytes have been asked about before.
 pub(crate) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
-    /// [`client_keys::PREFIX`] in base64.
-    const IN_BASE64: &[u8] = b"dmtf";
+    /// [`client_keys::PREFIX`] in base64: at its beginning, and what is left of it behind one byte, or two, of another
+    /// group of three.
+    const IN_BASE64: [&[u8]; 3] = [b"dmtf", b"ZrX", b"2a1"];
     let mut is_whole = false;
-    for (at, byte) in bytes.iter().enumerate().skip(seen.saturating_sub(IN_BASE64.len() - 1)) {
+    for (at, byte) in bytes.iter().enumerate().skip(seen.saturating_sub(IN_BASE64[0].len() - 1)) {
         match byte {
             b'v' if bytes[at..].starts_with(client_keys::PREFIX.as_bytes()) => return Some(false),
-            b'd' if bytes[at..].starts_with(IN_BASE64) => return Some(false),
+            b'd' | b'Z' | b'2' if IN_BASE64.iter().any(|part| bytes[at..].starts_with(part)) => return Some(false),
             b'\r' if bytes[at..].starts_with(b"\r\n\r\n") => is_whole = true,
             _ => {}
         }
@@ -273,12 +274,15 @@ mod tests {
     #[test]
     fn a_head_without_anything_like_a_key_shows_none() {
         let long = [b"GET / HTTP/1.1\r\nA: ", &[b'x'; FIRST_BYTES][..]].concat();
-        let rows: [(&[u8], Option<bool>); 9] = [
+        let rows: [(&[u8], Option<bool>); 12] = [
             (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Some(true)),
             (b"GET / HTTP/1.1\r\nHost: x\r\n", None),
             (b"GET /vk_ HTTP/1.1\r\n\r\n", Some(false)),
             (b"GET / HTTP/1.1\r\nX-Valetd-Key: vk_x\r\n", Some(false)),
             (b"GET / HTTP/1.1\r\nAuthorization: Basic dmtfeDo=\r\n\r\n", Some(false)),
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic OnZrX3g=\r\n\r\n", Some(false)), // :vk_x
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic YTp2a194\r\n\r\n", Some(false)), // a:vk_x
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic YWI6dmtfeA==\r\n\r\n", Some(false)), // ab:vk_x
             (b"GET / HTTP/1.1\r\nAuthorization: Basic bWU6cHc=\r\n\r\n", Some(true)),
             (b"", None),
             (&long, Some(true)),

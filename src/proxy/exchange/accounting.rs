@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::{Method, Request, StatusCode};
 use tracing::{Level, debug, enabled};
 
-use crate::config::KeyName;
+use crate::client_keys::{ClientKey, KeyInUse};
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
@@ -73,6 +74,10 @@ pub(crate) struct Exchange {
     /// For the audit, and only if there is one.
     note: Option<Note>,
     status: StatusCode,
+    /// The valid key that was presented.
+    key: Option<Arc<ClientKey>>,
+    /// The same, once it has let the request through.
+    in_use: Option<KeyInUse>,
 }
 
 impl Exchange {
@@ -86,14 +91,25 @@ impl Exchange {
         });
         let log = enabled!(Level::DEBUG).then(|| request.method().clone());
         let began = Instant::now();
-        Self { stream: stream.clone(), route: None, began, log, note, status: StatusCode::OK }
+        Self { stream: stream.clone(), route: None, began, log, note, status: StatusCode::OK, key: None, in_use: None }
     }
 
-    pub(crate) fn is_keyed(&mut self, key: &KeyName) {
+    pub(crate) fn is_keyed(&mut self, key: &Arc<ClientKey>) {
         self.stream.connection.vouch();
         if let Some(note) = &self.note {
-            note.is_keyed(key);
+            note.is_keyed(&key.name);
         }
+        self.key = Some(key.clone());
+    }
+
+    /// The valid key that was presented.
+    pub(crate) fn key(&self) -> Option<&ClientKey> {
+        self.key.as_deref()
+    }
+
+    /// The key lets it through; its content is counted from here on.
+    pub(crate) fn uses(&mut self, key: KeyInUse) {
+        self.in_use = Some(key);
     }
 
     /// Whether the audit will have a line about it, as far as anybody can know.
@@ -115,14 +131,17 @@ impl Exchange {
 
     /// A part of the response's body is on its way to the client.
     fn sends(&self, bytes: usize) {
+        if let Some(key) = &self.in_use {
+            key.carries(bytes as u64);
+        }
         if let Some(note) = &self.note {
             note.sends(bytes);
         }
     }
 
     /// The answer is a switch to another protocol; what the audit will be told goes with the bytes.
-    pub(crate) fn becomes_tunnel(&mut self, status: StatusCode) -> Option<Note> {
-        self.note.take().inspect(|note| note.becomes_tunnel(status))
+    pub(crate) fn becomes_tunnel(&mut self, status: StatusCode) -> (Option<Note>, Option<KeyInUse>) {
+        (self.note.take().inspect(|note| note.becomes_tunnel(status)), self.in_use.take())
     }
 
     pub(crate) fn reached(&mut self, local: &Rc<LocalRoute>) {
@@ -165,6 +184,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(key) = &self.in_use {
+            key.carries(self.stream.activity.bytes_received());
+        }
         self.stream.activity.end();
         if let Some(note) = self.note.take() {
             note.answered(self.status);

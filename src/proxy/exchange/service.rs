@@ -14,7 +14,7 @@ use hyper::header::{
 use hyper::{Request, Response, StatusCode, Version};
 use tracing::debug;
 
-use crate::client_keys::{ClientKey, Refusal};
+use crate::client_keys::{ClientKey, Exhausted, Refusal};
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
@@ -52,7 +52,7 @@ pub(crate) fn answer(stream: Rc<Stream>, request: Request<Incoming>) -> impl Fut
             let connection = &stream.connection;
             let is_turned_away = connection.handle.standing() != Standing::Client
                 || matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root));
-            let mut response = error.into_response(&connection.ingress.scope.advice(&table.shared.advice));
+            let mut response = error.into_response(&connection.advice(&table.shared, exchange.key()));
             if is_turned_away {
                 connection.turn_away();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -73,7 +73,7 @@ async fn carry_out(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (connection, access) = (&stream.connection, &table.shared.access);
-    let caller = identify(table, exchange, &mut request)?;
+    let caller = identify(connection, table, exchange, &mut request)?;
     let host = admit(connection, &table.shared, &caller, &request)?;
     if let Some(containers) = &access.containers
         && caller.key.is_none()
@@ -85,7 +85,7 @@ async fn carry_out(
     let target = find(connection, table, host, request.uri().path())?;
     let route = &*target.local.entry;
     exchange.reached(&target.local);
-    let way_in = permit(&table.shared, &caller, &target, host, &request)?;
+    let way_in = permit(&table.shared, &caller, &target, host, &request, exchange)?;
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
@@ -150,14 +150,15 @@ impl Target {
 
 /// Takes the client key off a request, if it presents one, which must be valid.
 fn identify(
+    connection: &Connection,
     table: &LocalTable,
     exchange: &mut Exchange,
     request: &mut Request<Incoming>,
 ) -> Result<Caller, ProxyError> {
     let flags = HeadFlags::of(request.headers());
-    let presented = take_key(request, &flags)?;
+    let presented = take_key(table, request, &flags)?;
     let key = match &presented {
-        Some(presented) => Some(valid_key(table, exchange, presented)?),
+        Some(presented) => Some(valid_key(connection, table, exchange, presented)?),
         None => None,
     };
     Ok(Caller { flags, presented, key })
@@ -189,6 +190,7 @@ fn permit(
     target: &Target,
     host: &str,
     request: &Request<Incoming>,
+    exchange: &mut Exchange,
 ) -> Result<Shared, ProxyError> {
     let (route, head, rest) = (&*target.local.entry, Head::of(request, caller.flags), target.rest(request));
     let way_in = if target.is_shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
@@ -200,8 +202,12 @@ fn permit(
     }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
     if let Some(key) = &caller.key {
-        let admitted = table.access.keys.admit(key);
-        admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
+        let in_use = table.access.keys.admit(key).map_err(|exhausted| match exhausted {
+            Exhausted::Rate(retry_after) => ProxyError::TooManyRequests { retry_after },
+            Exhausted::Concurrent => ProxyError::TooManyAtOnce,
+            Exhausted::Bytes => ProxyError::NotAllowed(Check::KeyBytes),
+        })?;
+        exchange.uses(in_use);
     }
     if caller.flags.via && has_been_here(request.headers(), &table.pseudonym) {
         return Err(ProxyError::Loop);
@@ -285,18 +291,28 @@ fn to_own_origin(route: &RouteEntry, path: &str, request: &Request<Incoming>) ->
 }
 
 /// Takes the client key off a request, if it presents one.
-fn take_key(request: &mut Request<Incoming>, flags: &HeadFlags) -> Result<Option<Presented>, ProxyError> {
+fn take_key(
+    table: &LocalTable,
+    request: &mut Request<Incoming>,
+    flags: &HeadFlags,
+) -> Result<Option<Presented>, ProxyError> {
     if !client_key::may_be_there(request.uri(), flags) {
         return Ok(None);
     }
     let mut target = std::mem::take(request.uri_mut());
-    let taken = client_key::take(&mut target, request.headers_mut());
+    let is_known = |text: &str| !matches!(table.shared.access.keys.find(text), Err(Refusal::Unknown));
+    let taken = client_key::take(&mut target, request.headers_mut(), is_known);
     *request.uri_mut() = target;
     taken
 }
 
 /// The key that was presented, if it is one that is valid now.
-fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented) -> Result<Arc<ClientKey>, ProxyError> {
+fn valid_key(
+    connection: &Connection,
+    table: &LocalTable,
+    exchange: &mut Exchange,
+    presented: &Presented,
+) -> Result<Arc<ClientKey>, ProxyError> {
     let found = table.shared.access.keys.find(&presented.key);
     let key = found.map_err(|refusal| {
         ProxyError::NotAllowed(match refusal {
@@ -304,7 +320,11 @@ fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented)
             Refusal::Expired => Check::KeyExpired,
         })
     })?;
-    exchange.is_keyed(&key.name);
+    // before the connection counts as a client's: the key may have been read from another user's arguments
+    if !key.limits.user.is_none_or(|user| connection.peer.is_of(user)) {
+        return Err(ProxyError::NotAllowed(Check::KeyUser));
+    }
+    exchange.is_keyed(&key);
     Ok(key)
 }
 

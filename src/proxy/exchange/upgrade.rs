@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
+use crate::client_keys::KeyInUse;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::accounting::Exchange;
@@ -67,8 +68,8 @@ pub(crate) async fn forward(
         return Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), None)));
     };
     stream.activity.switch();
-    let note = exchange.becomes_tunnel(head.status);
-    tokio::task::spawn_local(join(stream.connection.clone(), client, upstream, note));
+    let noted = exchange.becomes_tunnel(head.status);
+    tokio::task::spawn_local(join(stream.connection.clone(), client, upstream, noted));
     Ok(Response::from_parts(head, ResponseBody::Empty))
 }
 
@@ -91,12 +92,12 @@ async fn join(
     connection: Rc<Connection>,
     client: OnUpgrade,
     upstream: impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin>>,
-    note: Option<Note>,
+    (note, key): (Option<Note>, Option<KeyInUse>),
 ) {
     let client = async { client.await.map_err(io::Error::other) };
     match tokio::join!(client, upstream) {
         (Ok(client), Ok(mut upstream)) => {
-            let mut client = Noted::new(TokioIo::new(client), note);
+            let mut client = Noted::new(TokioIo::new(client), note, key);
             tokio::select! {
                 ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
                 () = connection.ingress.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),

@@ -37,6 +37,8 @@ pub(crate) enum ProxyError {
     ForbiddenByRules,
     /// The client key has been used too often.
     TooManyRequests { retry_after: Duration },
+    /// As many requests run with the client key as may at once.
+    TooManyAtOnce,
     /// We are no forward proxy, and TRACE would show the token (RFC 9110 section 9.3.8).
     MethodNotAllowed,
     /// Malformed or ambiguous; the connection is closed.
@@ -82,6 +84,12 @@ pub(crate) enum Check {
     KeyRequired,
     /// The client key is good, but not for this.
     KeyRights,
+    /// The client key is somebody else's.
+    KeyUser,
+    /// As many bytes have gone through the client key as may.
+    KeyBytes,
+    /// What looks like a client key is where none is looked for.
+    KeyMisplaced,
 }
 
 /// What all answers of one configuration say besides.
@@ -109,7 +117,7 @@ impl ProxyError {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
-            Self::ForbiddenByRules | Self::TooManyRequests { .. } => true,
+            Self::ForbiddenByRules | Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
             Self::AuditUnavailable => false,
@@ -172,6 +180,9 @@ impl ProxyError {
             Self::AuditUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5")); // as often as the audit is tried again
             }
+            Self::TooManyAtOnce => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1")); // nobody knows when one of them ends
+            }
             Self::MethodNotAllowed => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
             }
@@ -225,6 +236,14 @@ kind: "too-many-requests",
 title: "The client key has been used too often",
 proxy_error: "http_request_denied",
 detail: "The rate that the client key was made with (valetd key list) is exhausted; the upstream was not asked."
+                    .to_owned(),
+},
+            Self::TooManyAtOnce => Problem {
+status: StatusCode::TOO_MANY_REQUESTS,
+kind: "too-many-requests",
+title: "The client key is used too often at once",
+proxy_error: "http_request_denied",
+detail: "As many requests run with the client key as it was made for (valetd key list); the upstream was not asked."
                     .to_owned(),
 },
             Self::MethodNotAllowed => Problem {
@@ -319,7 +338,7 @@ detail,
                 document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
             }
             Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::MethodNotAllowed | Self::BadRequest(_) => {}
-            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}
+            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable | Self::TooManyAtOnce => {}
         }
     }
 }
@@ -337,6 +356,9 @@ impl Check {
             Check::KeyExpired => "key-expired",
             Check::KeyRequired => "key-required",
             Check::KeyRights => "key-rights",
+            Check::KeyUser => "key-user",
+            Check::KeyBytes => "key-bytes",
+            Check::KeyMisplaced => "key-misplaced",
         }
     }
 
@@ -353,6 +375,9 @@ impl Check {
             Check::KeyExpired => "Not allowed: the client key has expired",
             Check::KeyRequired => "Not allowed: a client key is required",
             Check::KeyRights => "Not allowed: the client key is not for this",
+            Check::KeyUser => "Not allowed: the client key is for another user",
+            Check::KeyBytes => "Not allowed: the client key is used up",
+            Check::KeyMisplaced => "Not allowed: a client key where none is looked for",
         }
     }
 
@@ -396,12 +421,26 @@ impl Check {
             }
             Check::KeyExpired => "Check: client key. The one presented has expired. To make one: valetd key add",
             Check::KeyRequired => {
-                "Check: client key. Here nobody is served without one: as X-Valetd-Key, as Basic user name, or as the \
-                 path's first segment. To make one: valetd key add"
+                "Check: client key. Here nobody is served without one: as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer \
+                 token, as user name or password of Basic, or as the path's first segment. To make one: valetd key add"
             }
             Check::KeyRights => {
                 "Check: client key. The one presented is valid, but not for this route, method or path; valetd key list \
                  shows what it is for."
+            }
+            Check::KeyUser => {
+                "Check: client key. The one presented is only for the processes of one user, and the client is \
+                 somebody else's, or whose it is cannot be told. A command that runs as another user needs \
+                 valetd exec --for-user NAME, and one in a container or on another machine a key of valetd key add."
+            }
+            Check::KeyBytes => {
+                "Check: client key. As many bytes as the one presented was made for have gone through it. To make one: \
+                 valetd key add"
+            }
+            Check::KeyMisplaced => {
+                "Check: client key. What looks like one is where none is looked for, and is not handed on. It can be \
+                 presented as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer token, as user name or password of Basic, \
+                 or as the path's first segment, as it is."
             }
         }
     }
@@ -489,6 +528,10 @@ mod tests {
                 "too-many-requests",
                 "http_request_denied",
             ),
+            (ProxyError::TooManyAtOnce, 429, "too-many-requests", "http_request_denied"),
+            (ProxyError::NotAllowed(Check::KeyUser), 403, "not-allowed", "http_request_denied"),
+            (ProxyError::NotAllowed(Check::KeyBytes), 403, "not-allowed", "http_request_denied"),
+            (ProxyError::NotAllowed(Check::KeyMisplaced), 403, "not-allowed", "http_request_denied"),
             (ProxyError::MethodNotAllowed, 405, "forbidden-by-route", "http_request_denied"),
             (ProxyError::BadRequest("x"), 400, "bad-request", "http_request_error"),
             (ProxyError::TargetTooLong, 414, "bad-request", "http_request_error"),

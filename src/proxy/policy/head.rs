@@ -7,6 +7,7 @@ use hyper::header::{
 };
 use hyper::{Method, Uri, Version};
 
+use crate::client_keys;
 use crate::proxy::policy::overrides::is_of_another_proxy;
 
 /// A request's head.
@@ -40,15 +41,18 @@ pub(crate) struct HeadFlags {
     pub(crate) connection: bool,
     pub(crate) te: bool,
     pub(crate) expect: bool,
-    /// A field that is never forwarded, which is rare; all that can carry a client key are among them.
+    /// A field that is never forwarded, which is rare.
     pub(crate) never_forwarded: bool,
+    /// A value as long as a client key.
+    pub(crate) long_value: bool,
 }
 
 impl HeadFlags {
     /// Looks once at every field.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut flags = HeadFlags::default();
-        for (name, _) in headers {
+        for (name, value) in headers {
+            flags.long_value |= value.len() >= client_keys::LENGTH;
             match *name {
                 HOST => flags.hosts = flags.hosts.saturating_add(1),
                 CONNECTION => flags.connection = true,

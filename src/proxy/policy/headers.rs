@@ -143,14 +143,27 @@ pub(crate) fn lists(value: &HeaderValue, option: &str) -> bool {
 }
 
 /// The one protocol that a request wants to switch to, if it does and if we go along: anything but HTTP/2, which we
-/// speak only from the first byte on.
+/// speak only from the first byte on, and what is no list of protocols (RFC 9110 section 7.8), which servers may read
+/// as they like.
 pub(crate) fn upgrade_protocol(headers: &HeaderMap, flags: &HeadFlags) -> Option<HeaderValue> {
     if !flags.upgrade || !headers.get_all(CONNECTION).iter().any(|value| lists(value, "upgrade")) {
         return None;
     }
-    let protocol = headers.get(UPGRADE)?;
-    let h2 = lists(protocol, "h2c") || lists(protocol, "h2") || lists(protocol, "HTTP/2.0");
-    (!h2).then(|| protocol.clone())
+    let protocols = headers.get(UPGRADE)?;
+    let is_ours = |protocol: &[u8]| {
+        let mut parts = protocol.trim_ascii().splitn(2, |byte| *byte == b'/');
+        let (name, version) = (parts.next().unwrap_or_default(), parts.next());
+        let is_http2 = name.eq_ignore_ascii_case(b"h2")
+            || name.eq_ignore_ascii_case(b"h2c")
+            || (name.eq_ignore_ascii_case(b"http") && version.is_none_or(|version| !version.starts_with(b"1.")));
+        is_token(name) && version.is_none_or(is_token) && !is_http2
+    };
+    protocols.as_bytes().split(|byte| *byte == b',').all(is_ours).then(|| protocols.clone())
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// Whether a trailer field may not pass: credentials, framing and routing have no business there (RFC 9110 6.5.1).
@@ -476,6 +489,20 @@ mod tests {
             ("not named", &[("upgrade", "websocket")], false),
             ("h2c", &[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")], false),
             ("no upgrade", &[("connection", "upgrade")], false),
+            ("h2c with parameters", &[("connection", "upgrade"), ("upgrade", "h2c;a")], false),
+            ("and a space", &[("connection", "upgrade"), ("upgrade", "h2c ; a=b")], false),
+            ("another's parameters", &[("connection", "upgrade"), ("upgrade", "websocket;h2c")], false),
+            ("h2c with a version", &[("connection", "upgrade"), ("upgrade", "H2C/1")], false),
+            ("h2", &[("connection", "upgrade"), ("upgrade", "websocket, h2")], false),
+            ("HTTP/2", &[("connection", "upgrade"), ("upgrade", "HTTP/2")], false),
+            ("HTTP/2.0", &[("connection", "upgrade"), ("upgrade", "http/2.0")], false),
+            ("HTTP/3", &[("connection", "upgrade"), ("upgrade", "HTTP/3")], false),
+            ("quoted", &[("connection", "upgrade"), ("upgrade", "\"h2c\"")], false),
+            ("two words", &[("connection", "upgrade"), ("upgrade", "h2c websocket")], false),
+            ("an empty member", &[("connection", "upgrade"), ("upgrade", "websocket,,")], false),
+            ("two versions", &[("connection", "upgrade"), ("upgrade", "foo/1/2")], false),
+            ("with a version", &[("connection", "upgrade"), ("upgrade", "SPDY/3.1")], true),
+            ("IRC", &[("connection", "upgrade"), ("upgrade", "IRC/6.9, RTA/x11")], true),
         ];
         for (case, fields, expected) in rows {
             let headers = map(fields);

@@ -3,9 +3,21 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::client_keys::Rights;
 use crate::config::RouteName;
 use crate::proxy::policy::error::Advice;
 use crate::shutdown::Shutdown;
+
+/// Who reads an answer of our own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader<'a> {
+    /// A client that needs no key, and has presented none.
+    Owner,
+    /// A client with a key of these rights.
+    Holder(&'a Rights),
+    /// Anybody else.
+    Stranger,
+}
 
 /// The routes of a listener. Cheap to clone.
 #[derive(Clone)]
@@ -43,8 +55,23 @@ impl Scope {
         }
     }
 
-    /// What answers of our own say here: nothing of routes that do not exist.
-    pub(crate) fn advice<'a>(&self, all: &'a Advice) -> Cow<'a, Advice> {
+    /// What answers of our own say here: nothing of routes that do not exist, or that the client's key is not for, and to a
+    /// client that would need a key nothing of the configuration.
+    pub(crate) fn advice<'a>(&self, all: &'a Advice, to: Reader<'_>) -> Cow<'a, Advice> {
+        match to {
+            Reader::Owner => {}
+            Reader::Holder(rights) => {
+                let is_theirs = |prefix: &&String| {
+                    let name = prefix.trim_matches('/');
+                    self.has(name) && rights.routes.iter().any(|route| route.as_str() == name)
+                };
+                let routes = all.routes.iter().filter(is_theirs).cloned().collect();
+                return Cow::Owned(Advice { routes, ..Advice::default() });
+            }
+            Reader::Stranger => {
+                return Cow::Owned(Advice { first_steps: all.first_steps.clone(), ..Advice::default() });
+            }
+        }
         match self {
             Scope::All | Scope::Own(_) => Cow::Borrowed(all),
             Scope::Lent(_) => {
@@ -59,6 +86,35 @@ impl Scope {
         match self {
             Scope::All | Scope::Own(_) => std::future::pending().await,
             Scope::Lent(lent) => lent.ended.clone().started().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_no_route_and_no_file_that_its_reader_may_not_know() {
+        let all = Advice {
+            routes: vec!["/lab/".into(), "/gbdx/".into()],
+            first_steps: None,
+            config_problem: Some("/home/me/valetd.toml".into()),
+        };
+        let rights = |routes: &[&str]| Rights {
+            routes: routes.iter().map(|name| RouteName::new(name).unwrap()).collect(),
+            methods: Vec::new(),
+            paths: Vec::new(),
+        };
+        let (lab, gdh) = (rights(&["lab", "gdh"]), rights(&["gdh"]));
+        for (case, reader, routes, is_told) in [
+            ("owner", Reader::Owner, 2, true),
+            ("holder", Reader::Holder(&lab), 1, false),
+            ("holder for a route that is gone", Reader::Holder(&gdh), 0, false),
+            ("stranger", Reader::Stranger, 0, false),
+        ] {
+            let told = Scope::All.advice(&all, reader);
+            assert_eq!((told.routes.len(), told.config_problem.is_some()), (routes, is_told), "{case}");
         }
     }
 }

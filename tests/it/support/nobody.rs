@@ -45,6 +45,13 @@ pub fn as_nobody(arguments: &[&str]) -> String {
     curl(&mut command, arguments)
 }
 
+/// What `nobody`'s curl is answered.
+pub fn said_to_nobody(arguments: &[&str]) -> String {
+    let mut command = Command::new(AS_NOBODY[0]);
+    command.args(&AS_NOBODY[1..]).arg("curl").args(["--silent", "--max-time", "30", "--noproxy", "*"]).args(arguments);
+    String::from_utf8_lossy(&command.output().expect("it runs").stdout).into_owned()
+}
+
 /// The statuses that a curl gets; 000 without any.
 pub fn curl(command: &mut Command, arguments: &[&str]) -> String {
     command.args(["--silent", "--max-time", "30", "--noproxy", "*"]);
