@@ -607,11 +607,12 @@ impl History {
         self.configure();
         self.settle();
         let accounts = self.outside().known.len();
-        for round in 0..40 {
+        for _ in 0..40 {
             for account in 0..accounts {
                 self.request(account);
-                if round == 0 && self.is_falsely_refused(account) {
-                    // a third time is final, until a person asks
+                let waits = self.observed(account).is_some_and(|(snapshot, _)| snapshot.next_wakeup.is_some());
+                if self.is_falsely_refused(account) && !waits {
+                    // a third time is final, until a person asks; before that it mends itself
                     let now = self.now();
                     self.outside().gives_a_reason(account);
                     let _ = self.renewer.refresh(&name(account), now);
