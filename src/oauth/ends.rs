@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use jiff::fmt::rfc2822;
 use serde_json::Value;
 
-use super::verdict::{LONGEST_LIFE, http_date};
+/// No life is believed to be longer: ten years, far from where arithmetic ends.
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The members that tell it. RFC 6749 knows `expires_in` alone.
 #[derive(Default)]
@@ -56,6 +58,12 @@ fn time(value: &Value, server_now: i64, says_date: bool) -> Option<Duration> {
 fn date(text: &str) -> Option<f64> {
     let time = text.parse::<jiff::Timestamp>().ok().map(|time| time.as_second());
     time.or_else(|| http_date(Some(text))).map(|seconds| seconds as f64)
+}
+
+/// RFC 9110 section 5.6.7's preferred form, as Unix seconds. The two obsolete forms count as absent.
+pub(super) fn http_date(text: Option<&str>) -> Option<i64> {
+    let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    parser.parse_timestamp(text?.trim()).ok().map(|date| date.as_second())
 }
 
 /// A span of time in seconds, as a number or as text; what is negative or no number counts as absent.

@@ -281,10 +281,10 @@ mod tests {
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use serde_json::json;
 
+    use super::super::ends::LONGEST_LIFE;
     use super::super::testing::{
         CLIENT_REFUSED, NOW, REVOKED, TRANSIENT, client, now, pairs, public, read, refreshed, words,
     };
-    use super::super::verdict::LONGEST_LIFE;
     use super::super::{Dialect, ErrorWords, TokenResponse};
     use super::{BASE64_STANDARD, ClientAuth, EndpointKind, Engine, FORM, Failure, Grant, Secret, Value, Why, request};
     use crate::oauth::Client;

@@ -8,19 +8,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jiff::fmt::rfc2822;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::ends::Ends;
+use super::ends::{Ends, LONGEST_LIFE, http_date};
 use super::grant::{Client, Grant, Tokens};
 use super::jwt;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
-
-/// No life is believed to be longer: ten years, far from where arithmetic ends.
-pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// How much of an `error_description` is quoted.
 const LONGEST_QUOTE: usize = 200;
@@ -319,12 +315,6 @@ fn retry_after(text: &str, server_now: i64) -> Option<Duration> {
         date => u64::try_from(http_date(Some(date))?.saturating_sub(server_now)).unwrap_or(0),
     };
     Some(Duration::from_secs(wait))
-}
-
-/// RFC 9110 section 5.6.7's preferred form, as Unix seconds. The two obsolete forms count as absent.
-pub(super) fn http_date(text: Option<&str>) -> Option<i64> {
-    let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
-    parser.parse_timestamp(text?.trim()).ok().map(|date| date.as_second())
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
