@@ -13,7 +13,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
-use crate::oauth::{Client, Dialect, Grant, TokenResponse, jwt};
+use crate::oauth::{Client, Dialect, ErrorWords, Grant, TokenResponse, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
 use crate::timestamp::Timestamp;
@@ -52,7 +52,13 @@ pub fn token_answer(data: &[u8]) {
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
     let response = TokenResponse { status, retry_after: field, date: field, content_type: field, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    match dialect.read(&response, &grant, &Client::default(), now) {
+    match dialect.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now) {
+        Ok(tokens) if tokens.unusable.is_some() => {
+            assert!((200..300).contains(&status), "tokens come with success alone");
+            assert!(tokens.access_token.is_none() && tokens.id_token.is_none());
+            assert!(tokens.refresh_token.is_some_and(|token| !token.is_empty() && token.expose() != SENT));
+            assert!(dialect.spends_refresh_token(&grant), "nothing was spent");
+        }
         Ok(tokens) => {
             let all = [&tokens.access_token, &tokens.id_token, &tokens.refresh_token];
             for token in all.into_iter().flatten() {
@@ -77,7 +83,11 @@ pub fn token_answer(data: &[u8]) {
                     let (earliest, _) = policy::retry_times(now, Duration::ZERO, retry_after);
                     assert!(earliest.since(now) <= policy::LONGEST_RETRY_AFTER);
                 }
-                Failure::Ambiguous => panic!("an answer has come"),
+                Failure::Ambiguous => {
+                    assert!((200..300).contains(&status) && dialect.spends_refresh_token(&grant), "nothing was spent");
+                }
+                Failure::Refused => panic!("that is the renewer's word"),
+                Failure::Unconfirmed(_) => panic!("no provider's words were given"),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The small HTTP client for the authorization server: one request, one connection, one bounded answer.
 //!
-//! It follows no redirect, keeps no connection and decodes nothing. What it has to tell apart, because a refresh token
-//! hangs on it, is whether a request that failed can have reached the server: see [`HttpError`].
+//! It follows no redirect and keeps no connection. It asks for no content coding, and undoes those that are sent all the
+//! same (`http_client/coding.rs`). What it has to tell apart, because a refresh token hangs on it, is whether a request
+//! that failed can have reached the server: see [`HttpError`].
 
 use std::error::Error;
 use std::fmt;
@@ -9,11 +10,13 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+mod coding;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -76,8 +79,8 @@ pub fn secret_body(body: &str) -> Bytes {
     Bytes::from_owner(Zeroizing::new(body.as_bytes().to_vec()))
 }
 
-/// What came back. An answer that says no (a status other than 2xx) is complete with its head: if the rest of it was
-/// lost or too long, its body is empty.
+/// What came back, its content codings undone. An answer that says no (a status other than 2xx) is complete with its head:
+/// if the rest of it was lost, too long or cannot be decoded, its body is empty.
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
@@ -159,11 +162,19 @@ impl HttpClient {
             Ok(Err(error)) => return Err(lost(&chain(error.error()))),
             Err(_) => return Err(lost(&"timed out")),
         };
-        let body = match timeout_at(deadline, read_body(body, self.limits.body)).await {
-            Ok(Ok(body)) => body,
+        let limit = self.limits.body;
+        let mut came = Zeroizing::new(Vec::with_capacity(limit)); // at once: growing would leave copies of tokens behind
+        let end = timeout_at(deadline, read_body(body, &mut came, limit)).await;
+        let end = end.unwrap_or_else(|_| Err("timed out".to_owned()));
+        let decoded = coding::undo(&head.headers, came, limit).ok_or("it cannot be decoded");
+        let body = match (end, decoded) {
+            (Ok(()), Ok(body)) => body,
+            // Without a length an answer ends with its connection, and many servers cut TLS short of close_notify: a
+            // JSON document that is whole is not the less so.
+            (Err(_), Ok(body)) if !head.headers.contains_key(CONTENT_LENGTH) && is_json_object(&body) => body,
             _ if !head.status.is_success() => Zeroizing::default(),
-            Ok(Err(why)) => return Err(lost(&why)),
-            Err(_) => return Err(lost(&"timed out")),
+            (Err(why), _) => return Err(lost(&why)),
+            (Ok(()), Err(why)) => return Err(lost(&why)),
         };
         Ok(Answer { status: head.status, fields: head.headers, body })
     }
@@ -198,8 +209,8 @@ fn http_request(endpoint: &Endpoint, request: Outgoing) -> Result<Request<Full<B
     Ok(request)
 }
 
-async fn read_body(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    let mut whole = Zeroizing::new(Vec::with_capacity(limit)); // at once: growing would leave copies of tokens behind
+/// Reads a body into what has room for it. What has come stands there also where the end of it has not.
+async fn read_body(mut body: Incoming, whole: &mut Vec<u8>, limit: usize) -> Result<(), String> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| chain(&error))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -208,7 +219,11 @@ async fn read_body(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>
         }
         whole.extend_from_slice(&data);
     }
-    Ok(whole)
+    Ok(())
+}
+
+fn is_json_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 /// An error and its causes, in one line.
@@ -319,6 +334,64 @@ mod tests {
                 (Err(HttpError::AnswerLost(text)), Err(part)) => assert!(text.contains(part), "{name}: {text}"),
                 (other, _) => panic!("{name}: {other:?}"),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn whole_json_without_a_length_is_whole_however_its_connection_ends() {
+        let (acceptor, ca) = certified();
+        let table: [(&str, &'static [u8], bool); 7] = [
+            ("whole", b"HTTP/1.1 200 OK\r\n\r\n{\"a\":\"b\"}", true),
+            ("with blanks", b"HTTP/1.1 200 OK\r\n\r\n {\"a\":\"b\"}\n", true),
+            (
+                "chunked, without the last chunk",
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n",
+                true,
+            ),
+            ("half", b"HTTP/1.1 200 OK\r\n\r\n{\"a\":\"b\"", false),
+            ("nothing", b"HTTP/1.1 200 OK\r\n\r\n", false),
+            ("a number, which may go on", b"HTTP/1.1 200 OK\r\n\r\n17", false),
+            ("shorter than its length", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", false),
+        ];
+        for (name, answer, is_whole) in table {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let acceptor = acceptor.clone();
+            let server = tokio::spawn(async move {
+                let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"body") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                stream.write_all(answer).await.unwrap();
+                stream.flush().await.unwrap();
+                stream.get_mut().0.shutdown().await.unwrap(); // TCP's end, without TLS's
+            });
+            let endpoint = endpoint(true, "localhost", port);
+            let answer = HttpClient::direct().send(&endpoint, trusting(ca.path()), post("body")).await;
+            server.await.unwrap();
+            assert_eq!(answer.is_ok(), is_whole, "{name}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_coding_that_nobody_asked_for_is_undone_and_one_that_cannot_be_is_an_answer_lost() {
+        let zipped = coding::tests::gzip(br#"{"a":"b"}"#);
+        let head = |status: &str, coding: &str, length: usize| {
+            format!("HTTP/1.1 {status}\r\n{coding}Content-Length: {length}\r\n\r\n").into_bytes()
+        };
+        let named = "Content-Encoding: gzip\r\n";
+        let table = [
+            ("gzip", head("200 OK", named, zipped.len()), &zipped[..], Some(&br#"{"a":"b"}"#[..])),
+            ("gzip that is not said", head("200 OK", "", zipped.len()), &zipped[..], Some(br#"{"a":"b"}"#)),
+            ("half of it", head("200 OK", named, 14), &zipped[..14], None),
+            ("half of a no", head("400 No", named, 14), &zipped[..14], Some(b"")),
+        ];
+        for (name, head, body, expected) in table {
+            let (port, _) = server(Box::leak([&head, body].concat().into_boxed_slice())).await;
+            let client = HttpClient::direct();
+            let answer = client.send(&endpoint(false, "127.0.0.1", port), Reach::default(), post("body")).await;
+            assert_eq!(answer.ok().as_ref().map(|answer| &answer.body[..]), expected, "{name}");
         }
     }
 

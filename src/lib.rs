@@ -5,8 +5,9 @@
 //!
 //! When in doubt, these decide.
 //!
-//! 1. **Never lose a login.** A rotated refresh token is on the disk before its grant is used; a refusal is believed only
-//!    when it is well-formed; a refused credential is set aside, not erased.
+//! 1. **Never lose a login.** A rotated refresh token is on the disk before its grant is used, and whatever else is wrong
+//!    with its answer; a refusal is believed only when it is well-formed; a refused credential is set aside, not erased, and
+//!    a refresh token is presented again before that is final.
 //! 2. **Never storm a server.** One renewal in flight for each credential, a distance between two starts, back-off with
 //!    jitter for ever, `Retry-After` obeyed.
 //! 3. **Valid while valid, never after.** A failed renewal takes no valid token away, and one whose end was stated never

@@ -53,12 +53,13 @@ impl TokenEndpoint {
     /// # Errors
     ///
     /// [`GrantFailure`]. It is [`Failure::Ambiguous`] if and only if the request spends a refresh token, had left, and
-    /// no whole answer came back. An answer that is none (5xx, a web page) is [`Failure::Transient`]: some server has
-    /// refused the request, and those that rotate before they fail are rare. What cannot even be asked with this
-    /// configuration is permanent.
+    /// no answer came back that is whole and can be read, or that says no. An answer that is none (5xx, a web page) is
+    /// [`Failure::Transient`]: some server has refused the request, and those that rotate before they fail are rare. What
+    /// cannot even be asked with this configuration is permanent.
     pub async fn redeem(&self, account: &Account, client: &Client, grant: &Grant) -> Result<Tokens, GrantFailure> {
         let dialect = account.dialect;
-        let outgoing = dialect.request(grant, client, &account.scopes, &account.parameters).map_err(cannot_be_asked)?;
+        let scopes = account.scopes_with(grant);
+        let outgoing = dialect.request(grant, client, scopes, &account.parameters).map_err(cannot_be_asked)?;
         let missing = |kind: EndpointKind| cannot_be_asked(format!("no {} is configured", kind.key()));
         let endpoint = account.server.endpoint(outgoing.endpoint).ok_or_else(|| missing(outgoing.endpoint))?;
         let answer = self.send(account, endpoint, outgoing).await.map_err(|error| match error {
@@ -69,9 +70,10 @@ impl TokenEndpoint {
                 unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
-        dialect
-            .read(&as_read(&answer), grant, client, wall())
-            .map_err(|refusal| refused(endpoint, answer.status, refusal))
+        let read = dialect.read(&as_read(&answer), grant, client, &account.errors, wall());
+        let tokens = read.map_err(|refusal| refused(endpoint, answer.status, refusal))?;
+        let unusable = tokens.unusable.map(|words| format!("{} {words}", endpoint.origin.authority()));
+        Ok(Tokens { unusable, ..tokens })
     }
 
     /// Revokes a refresh token (RFC 7009), where the account has an endpoint for it. Safe to call again: a token that
@@ -261,7 +263,7 @@ mod tests {
             ("a byte at a time", Behaviour::SlowDrip(Duration::from_secs(60)), Failure::Ambiguous, None),
             ("without end", Behaviour::Endless, Failure::Ambiguous, None),
             ("a web page", Behaviour::Html, transient, Some(200)),
-            ("nonsense", Behaviour::Malformed("{".to_owned()), transient, Some(200)),
+            ("nonsense", Behaviour::Malformed("{".to_owned()), Failure::Ambiguous, Some(200)),
             ("busy", busy, in_7_s, Some(429)),
             ("down", Behaviour::Status(502, "<p>".to_owned(), Vec::new()), transient, Some(502)),
             ("refused", refused, Failure::Permanent(Why::Revoked), Some(400)),

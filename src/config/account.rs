@@ -11,7 +11,7 @@ use super::problem::Complaint;
 use super::read::{Layer, Located, Table, one_of};
 use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
-use crate::oauth::{ClientAuth, Dialect, GrantType};
+use crate::oauth::{ClientAuth, Dialect, ErrorWords, Grant, GrantType};
 use crate::renewal::Policy;
 
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
@@ -29,7 +29,9 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "client_auth",
     "client_secret",
     "scopes",
+    "refresh_scope",
     "parameters",
+    "errors",
     "header",
     "renew",
     "lifetime",
@@ -64,7 +66,6 @@ const GRANT_PARAMETERS: &[&str] = &[
     "password",
     "redirect_uri",
     "refresh_token",
-    "scope",
     "username",
 ];
 
@@ -91,8 +92,12 @@ pub struct Account {
     pub client_secret: Option<SecretSource>,
     /// Asked for where the grant has a scope; may be empty.
     pub scopes: Vec<String>,
+    /// Whether they are asked for with a refresh token, too.
+    pub refresh_scope: bool,
     /// Further parameters of every token request (`audience`, `resource`, ...), in the order of their names.
     pub parameters: Vec<(String, String)>,
+    /// What the provider means by words of its own.
+    pub errors: ErrorWords,
     /// What goes into each request.
     pub header: HeaderTemplate,
     /// When to renew.
@@ -107,6 +112,16 @@ pub struct Account {
 }
 
 impl Account {
+    /// The scopes that are asked for with a grant. With a refresh token they were settled when the person consented (RFC
+    /// 6749 section 6), but for servers that want to hear them each time.
+    pub fn scopes_with(&self, grant: &Grant) -> &[String] {
+        match grant {
+            Grant::RefreshToken(_) if !self.refresh_scope => &[],
+            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => &self.scopes,
+            Grant::AuthorizationCode { .. } => &[],
+        }
+    }
+
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
     /// tokens of the old account are not those of the new one, and must not be sent where it says.
     pub fn security_relevant_change(&self, new: &Account) -> bool {
@@ -122,7 +137,9 @@ impl Account {
             client_auth,
             client_secret,
             scopes,
+            refresh_scope,
             parameters,
+            errors: _, // what is made of a refusal
             header: _, // which of the tokens in hand is sent, and how
             renew: _,
             sign_in: _,
@@ -137,6 +154,7 @@ impl Account {
             || *client_auth != new.client_auth
             || *client_secret != new.client_secret
             || *scopes != new.scopes
+            || *refresh_scope != new.refresh_scope
             || *parameters != new.parameters
             || *extra_ca != new.extra_ca
     }
@@ -208,6 +226,12 @@ impl<'a> Reader<'a> {
         let (client_auth, client_secret) = self.client(&table, grant);
         let sign_in = self.sign_in(&table, grant);
         let scopes = table.array("scopes", scope).unwrap_or_default();
+        let refresh_scope = table.boolean("refresh_scope").unwrap_or(false);
+        let asks_for_scopes = match grant {
+            _ if scopes.is_empty() => false,
+            GrantType::ClientCredentials | GrantType::Password => true,
+            GrantType::RefreshToken => refresh_scope || sign_in.methods.contains(&SignInMethod::Password),
+        };
         let account = Account {
             id: id.clone(),
             provider,
@@ -219,7 +243,9 @@ impl<'a> Reader<'a> {
             client_auth,
             client_secret,
             scopes: scopes.into_iter().map(|scope| scope.value).collect(),
-            parameters: self.parameters(&table),
+            refresh_scope,
+            parameters: self.parameters(&table, asks_for_scopes),
+            errors: self.error_words(&table),
             header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
             renew: self.policy(&table),
             sign_in,
@@ -275,11 +301,26 @@ impl<'a> Reader<'a> {
         (auth, secret)
     }
 
-    fn parameters(&self, table: &Table<'_>) -> Vec<(String, String)> {
+    fn error_words(&self, table: &Table<'_>) -> ErrorWords {
+        let Some(errors) = table.table("errors") else { return ErrorWords::NONE };
+        errors.only(&["sign_in", "sign_in_if_repeated", "again"]);
+        let words = |key: &str| {
+            let found = errors.array(key, |text| if text.is_empty() { Err("is empty") } else { Ok(text.to_owned()) });
+            found.unwrap_or_default().into_iter().map(|word| word.value).collect()
+        };
+        let [sign_in, sign_in_if_repeated, again] = ["sign_in", "sign_in_if_repeated", "again"].map(words);
+        ErrorWords { sign_in, sign_in_if_repeated, again }
+    }
+
+    fn parameters(&self, table: &Table<'_>, asks_for_scopes: bool) -> Vec<(String, String)> {
         let pairs = table.table("parameters").map(|parameters| parameters.pairs()).unwrap_or_default();
         for (name, found) in &pairs {
             if GRANT_PARAMETERS.contains(&name.as_str()) {
                 self.sink.error(&found.place, "is a parameter that the grant sets itself");
+            }
+            if name == "scope" && asks_for_scopes {
+                let remedy = "say it in one of the two places";
+                self.sink.error(&found.place, Complaint::new("is what `scopes` are sent as already", remedy));
             }
         }
         pairs.into_iter().map(|(name, found)| (name, found.value)).collect()

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use super::account::ACCOUNT_KEYS;
 use super::parse::TOP_KEYS;
 use super::route::ROUTE_KEYS;
-use super::testing::{facts, parse_with, source};
+use super::testing::{self, facts, parse_with, source};
 use super::*;
-use crate::oauth::{Dialect, GrantType};
+use crate::oauth::{Client, Dialect, Grant, GrantType};
 use crate::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../config/valetd.toml");
@@ -295,6 +295,24 @@ fn each_mistake_is_named() {
         ),
         ("scope", "[account.a]\nprovider = \"gdh\"\nscopes = [\"a b\"]", "scopes[0]: is not a scope", "of its own"),
         ("parameter", "[account.a]\nprovider = \"gdh\"\nparameters = { grant_type = \"x\" }", "grant sets itself", ""),
+        (
+            "scope twice",
+            "[account.a]\nprovider = \"gdh\"\nscopes = [\"a\"]\nrefresh_scope = true\nparameters = { scope = \"a\" }",
+            "account.a.parameters.scope: is what `scopes` are sent as already",
+            "one of the two",
+        ),
+        (
+            "errors",
+            "[account.a]\nprovider = \"gdh\"\nerrors = { signin = [\"x\"] }",
+            "errors.signin: is no key",
+            "sign_in",
+        ),
+        (
+            "an empty error",
+            "[account.a]\nprovider = \"gdh\"\nerrors = { again = [\"\"] }",
+            "errors.again[0]: is empty",
+            "",
+        ),
         ("spacing", "[account.a]\nprovider = \"gdh\"\nrenew = { minimum_spacing = \"0s\" }", "is less than 10 ms", ""),
         (
             "renew's keys",
@@ -563,5 +581,48 @@ proptest! {
         if let Err(problems) = Config::parse(&source(&text), &[], &facts()) {
             prop_assert!(!problems.rendered().contains("hunter2h"), "{}", problems.rendered());
         }
+    }
+}
+
+#[test]
+fn scopes_are_asked_for_where_the_grant_has_any_and_with_a_refresh_token_only_if_that_is_wanted() {
+    let refresh = Grant::RefreshToken(Secret::new("r"));
+    let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+    let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None };
+    let scopes = "client_id = \"valetd\"\nscopes = [\"a\"]\n";
+    let table = [
+        ("as they are", testing::account("lab", scopes), [0, 1, 1, 0]),
+        ("with refresh_scope", testing::account("lab", &format!("{scopes}refresh_scope = true\n")), [1, 1, 1, 0]),
+    ];
+    for (case, account, expected) in table {
+        let asked =
+            [&refresh, &password, &Grant::ClientCredentials, &code].map(|grant| account.scopes_with(grant).len());
+        assert_eq!(asked, expected, "{case}");
+    }
+    // where no scopes are sent, a scope is a parameter like any other
+    for lines in ["parameters = { scope = \"a b\" }\n", "scopes = [\"a\"]\nparameters = { scope = \"a b\" }\n"] {
+        let account = testing::account("lab", &format!("client_id = \"valetd\"\n{lines}"));
+        assert_eq!(account.parameters, [("scope".to_owned(), "a b".to_owned())], "{lines}");
+        let request = account.dialect.request(&refresh, &public(), account.scopes_with(&refresh), &account.parameters);
+        assert!(request.expect(lines).body.expose().ends_with("&scope=a+b"), "{lines}");
+    }
+}
+
+fn public() -> Client {
+    Client { id: Some("valetd".to_owned()), ..Client::default() }
+}
+
+#[test]
+fn every_keycloak_preset_says_where_refresh_tokens_are_revoked() {
+    for name in ["cdse", "mgp", "sentinelhub", "terrascope", "up42"] {
+        let secret = "client_id = \"me\"\nclient_secret = { file = \"/secret\" }\n";
+        let own = if name == "sentinelhub" { secret } else { "" };
+        let account =
+            testing::config(&format!("[account.a]\nprovider = \"{name}\"\n{own}")).accounts.into_values().next();
+        let server = account.expect("there is one").server;
+        let revocation = server.revocation.expect(name);
+        assert_eq!(revocation.origin, server.token.origin, "{name}: so no sign-in is needed for it");
+        let base = server.token.path_and_query.strip_suffix("/token").expect(name);
+        assert_eq!(revocation.path_and_query, format!("{base}/revoke"), "{name}");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ends::Ends;
 use super::grant::{Client, EndpointKind, TokenRequest, Tokens, taken_already};
 use super::verdict::{Reader, Refusal, TokenFields};
 use crate::renewal::Why;
@@ -124,7 +125,8 @@ pub(super) fn read(operation: Operation, reader: &Reader<'_>) -> Result<Tokens, 
     }
     let AuthenticationResult { access_token, id_token, refresh_token, token_type, expires_in } =
         authentication_result.unwrap_or_default();
-    reader.tokens(TokenFields { access_token, id_token, refresh_token, token_type, expires_in })
+    let ends = Ends { expires_in, ..Ends::default() };
+    reader.tokens(TokenFields { access_token, id_token, refresh_token, token_type, ends })
 }
 
 /// One of Cognito's exceptions.

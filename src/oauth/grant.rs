@@ -74,7 +74,7 @@ pub struct Client {
     pub secret: Option<Secret>,
 }
 
-/// What a well-formed, positive answer holds.
+/// What a positive answer holds.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     /// The access token.
@@ -87,6 +87,8 @@ pub struct Tokens {
     pub lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
+    /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.
+    pub unusable: Option<String>,
 }
 
 /// A POST request, but for the address.

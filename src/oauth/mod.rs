@@ -5,22 +5,25 @@
 //!
 //! * `grant`: the types that every dialect speaks of;
 //! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation;
-//! * `verdict`: what they share in reading, leniently, and in judging what is no token;
+//! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
+//! * `salvage`: what becomes of a refresh token whose answer cannot be used;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::SystemTime;
 
 mod cognito;
+mod ends;
 mod grant;
 pub mod jwt;
 mod rfc6749;
 pub mod rfc7009;
+mod salvage;
 #[cfg(test)]
 mod testing;
 mod verdict;
 
 pub use grant::{Client, ClientAuth, EndpointKind, Grant, GrantType, TokenRequest, Tokens};
-pub use verdict::{Refusal, TokenResponse};
+pub use verdict::{ErrorWords, Refusal, TokenResponse};
 
 use cognito::Operation;
 use verdict::Reader;
@@ -62,7 +65,8 @@ impl Dialect {
         }
     }
 
-    /// Writes the request that redeems a grant. `scopes` are asked for where the grant has a scope of its own. `parameters`
+    /// Writes the request that redeems a grant. `scopes` are asked for with whatever grant may have any: all forms but a code's.
+    /// `parameters`
     /// go into every form, into `AuthParameters` of `InitiateAuth`, and to the top of `GetTokensFromRefreshToken`.
     ///
     /// # Errors
@@ -81,24 +85,29 @@ impl Dialect {
         }
     }
 
-    /// Reads the response to that request. `now` is the wall clock's time, which matters only for a JWT without `iat` and
-    /// for a `Retry-After` date in a response without `Date`.
+    /// Reads the response to that request. `now` is the wall clock's time, which matters only for a JWT without `iat`, for
+    /// an end or a `Retry-After` that is a date in a response without `Date`. `words` are the provider's own.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] if there is no usable token in it. It is never [`Ambiguous`](crate::renewal::Failure::Ambiguous): a
-    /// response has arrived.
+    /// A [`Refusal`] if there is nothing in it to keep. It is [`Ambiguous`](crate::renewal::Failure::Ambiguous) where the
+    /// response is a success that cannot be read, and the refresh token that was sent may be spent.
     pub fn read(
         self,
         response: &TokenResponse<'_>,
         grant: &Grant,
         client: &Client,
+        words: &ErrorWords,
         now: SystemTime,
     ) -> Result<Tokens, Refusal> {
-        let reader = Reader::new(response, grant, client, now);
-        match self.operation(grant) {
+        let reader = Reader::new(response, grant, client, words, now);
+        let read = match self.operation(grant) {
             Some((operation, _)) => cognito::read(operation, &reader),
             None => rfc6749::read(&reader),
+        };
+        match read {
+            Err(refusal) if self.spends_refresh_token(grant) => salvage::rescue(&reader, refusal),
+            read => read,
         }
     }
 }

@@ -6,15 +6,16 @@ use form_urlencoded::{Serializer, byte_serialize};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::ends::{Ends, seconds};
 use super::grant::{Client, ClientAuth, EndpointKind, Grant, TokenRequest, Tokens, taken_already};
-use super::verdict::{Reader, Refusal, TokenFields, names_something, seconds};
-use crate::renewal::Why;
+use super::verdict::{Reader, Refusal, TokenFields, names_something};
+use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Writes the request. `scopes` are asked for where the grant has a scope of its own: with a refresh token (section 6) and
-/// a code they were settled when the person consented.
+/// Writes the request. `scopes` are asked for where the request may have a scope: with a code they were settled when the
+/// person consented. So they were with a refresh token (section 6), where the caller mostly has none to ask for.
 pub(super) fn request(
     grant: &Grant,
     client: &Client,
@@ -26,6 +27,7 @@ pub(super) fn request(
     match grant {
         Grant::RefreshToken(refresh_token) => {
             pairs.extend([("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())]);
+            pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
         Grant::Password { username, password } => {
             let password = password.expose();
@@ -99,77 +101,177 @@ pub(super) struct Form {
     refresh_token: Option<Secret>,
     token_type: Value,
     expires_in: Value,
+    expires: Value,
+    expires_on: Value,
+    expires_at: Value,
     /// Keycloak's name.
     refresh_expires_in: Value,
     /// Microsoft's and GitHub's name.
     refresh_token_expires_in: Value,
-    pub(super) error: Value,
-    pub(super) error_description: Value,
+    error: Value,
+    error_description: Value,
+    /// Fitbit's: `{"errors": [{"errorType": "invalid_grant", "message": "..."}]}`.
+    errors: Value,
+    /// GoTrue's: `{"code": 400, "error_code": "refresh_token_not_found", "msg": "..."}`.
+    error_code: Value,
+    msg: Value,
+    /// HubSpot's: `{"status": "BAD_REFRESH_TOKEN", "message": "..."}`.
+    status: Value,
+    message: Value,
     /// GBDX's whole vocabulary: `{"Error": "401 Unauthorized: Unauthorized"}`.
     #[serde(rename = "Error")]
     gbdx_error: Value,
 }
 
+impl Form {
+    /// An answer that is form-encoded, as GitHub's is to who does not ask for JSON. Tokens are taken from any text that has
+    /// them; an error only where the answer says that it is a form.
+    fn encoded(reader: &Reader<'_>) -> Option<Self> {
+        let body = reader.body().trim_ascii_end();
+        if reader.is_web_page() || body.iter().any(|byte| !byte.is_ascii_graphic()) {
+            return None;
+        }
+        let says_form = reader.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(FORM));
+        let mut form = Self::default();
+        let mut seen: Vec<String> = Vec::new();
+        for (name, value) in form_urlencoded::parse(body) {
+            if seen.iter().any(|seen| *seen == name) {
+                return None;
+            }
+            seen.push(name.to_string());
+            let text = || Value::String(value.to_string());
+            match &*name {
+                "access_token" => form.access_token = Some(Secret::new(&*value)),
+                "id_token" => form.id_token = Some(Secret::new(&*value)),
+                "refresh_token" => form.refresh_token = Some(Secret::new(&*value)),
+                "token_type" => form.token_type = text(),
+                "expires_in" => form.expires_in = text(),
+                "expires" => form.expires = text(),
+                "expires_on" => form.expires_on = text(),
+                "expires_at" => form.expires_at = text(),
+                "refresh_expires_in" => form.refresh_expires_in = text(),
+                "refresh_token_expires_in" => form.refresh_token_expires_in = text(),
+                "error" => form.error = text(),
+                "error_description" => form.error_description = text(),
+                _ => {}
+            }
+        }
+        let holds_a_token = form.access_token.is_some() || form.id_token.is_some();
+        (holds_a_token || says_form).then_some(form)
+    }
+
+    /// The codes of an error, in the places in which servers put them, the RFC's own first.
+    fn codes(&self) -> Vec<&str> {
+        let Self { error, errors, error_code, status, gbdx_error, .. } = self;
+        let mut codes: Vec<&str> = code_of(error).into_iter().collect();
+        codes.extend(errors.as_array().into_iter().flatten().filter_map(code_of));
+        codes.extend([error_code, status, gbdx_error].into_iter().filter_map(Value::as_str));
+        codes.retain(|code| !code.is_empty());
+        codes
+    }
+
+    /// What it says beside the code, for people.
+    fn description(&self) -> &Value {
+        let Self { error, error_description, errors, msg, message, .. } = self;
+        let [in_error, in_errors] = [error.get("message"), errors.get(0).and_then(|first| first.get("message"))];
+        let places = [Some(error_description), in_error, in_errors, Some(msg), Some(message)];
+        places.into_iter().flatten().find(|value| value.is_string()).unwrap_or(error_description)
+    }
+}
+
+fn code_of(error: &Value) -> Option<&str> {
+    let inside = || ["code", "type", "errorType", "error", "status"].iter().find_map(|name| error.get(name)?.as_str());
+    error.as_str().or_else(inside)
+}
+
 /// Reads the response to a form (RFC 6749 sections 5.1 and 5.2).
 pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
-    let Some(body) = reader.object::<Form>() else { return Err(reader.no_verdict()) };
-    let Form {
-        access_token,
-        id_token,
-        refresh_token,
-        token_type,
-        expires_in,
-        refresh_expires_in,
-        refresh_token_expires_in,
-        error,
-        error_description,
-        gbdx_error,
-    } = body;
-    let found = TokenFields { access_token, id_token, refresh_token, token_type, expires_in };
-    if names_something(&error) {
-        if found.holds_a_token() {
+    let Some(mut body) = reader.object::<Form>().or_else(|| Form::encoded(reader)) else {
+        return Err(reader.no_verdict());
+    };
+    let take = |value: &mut Value| std::mem::take(value);
+    let ends = Ends {
+        expires_in: take(&mut body.expires_in),
+        expires: take(&mut body.expires),
+        expires_on: take(&mut body.expires_on),
+        expires_at: take(&mut body.expires_at),
+    };
+    let found = TokenFields {
+        access_token: body.access_token.take(),
+        id_token: body.id_token.take(),
+        refresh_token: body.refresh_token.take(),
+        token_type: take(&mut body.token_type),
+        ends,
+    };
+    if found.holds_a_token() {
+        if names_something(&body.error) {
             return Err(reader.transient(None, "with both tokens and an error"));
         }
-        return Err(oauth_error(reader, &error, &error_description, &found.secrets()));
-    }
-    if let (Grant::Password { .. }, 401, Value::String(_)) = (reader.grant, reader.response.status, &gbdx_error) {
-        // For a refresh token the same answer would be no verdict: nobody knows what GBDX says of an expired one.
-        // A wrong password is not sent again, as that locks accounts.
-        return Err(reader.permanent(Why::Revoked, None, ": wrong user name or password"));
+    } else {
+        if let (Grant::Password { .. }, 401, Value::String(_)) =
+            (reader.grant, reader.response.status, &body.gbdx_error)
+        {
+            // A wrong password is not sent again, as that locks accounts.
+            return Err(reader.permanent(Why::Revoked, None, ": wrong user name or password"));
+        }
+        if let Some(refusal) = oauth_error(reader, &body, &found.secrets()) {
+            return Err(refusal);
+        }
     }
     // Keycloak's 0 is a refresh token that does not expire.
-    let refresh_lifetime =
-        seconds(&refresh_expires_in).or_else(|| seconds(&refresh_token_expires_in)).filter(|life| !life.is_zero());
+    let refresh_lifetime = seconds(&body.refresh_expires_in)
+        .or_else(|| seconds(&body.refresh_token_expires_in))
+        .filter(|life| !life.is_zero());
     Ok(Tokens { refresh_lifetime, ..reader.tokens(found)? })
 }
 
-/// An `error` member. The code decides, not the status, unless the status is that of a hop or of overload.
-pub(super) fn oauth_error(reader: &Reader<'_>, error: &Value, description: &Value, received: &[&Secret]) -> Refusal {
-    let code = match error {
-        Value::String(code) => code,
-        object => match object.get("code").or_else(|| object.get("type")) {
-            Some(Value::String(code)) => code,
-            _ => return reader.transient(None, "with an error that is no OAuth error code"),
-        },
-    };
-    let why = match code.as_str() {
-        "invalid_grant" => Some(Why::Revoked),
-        "invalid_client" | "unauthorized_client" | "unsupported_grant_type" | "invalid_scope" => {
-            Some(Why::ClientRefused)
+/// What a code means for who presented a refresh token. It decides, not the status, unless the status is that of a hop or
+/// of overload.
+fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
+    if let Some(meaning) = reader.words.meaning(code) {
+        return meaning;
+    }
+    match code {
+        "invalid_grant"
+        // OpenID Connect Core section 3.1.2.6: what only a person can do
+        | "interaction_required" | "login_required" | "consent_required" | "account_selection_required"
+        // GitHub's, GoTrue's and HubSpot's
+        | "bad_refresh_token" | "refresh_token_not_found" | "refresh_token_already_used" | "session_not_found"
+        | "session_expired" | "BAD_REFRESH_TOKEN" => Some(Failure::Permanent(Why::Revoked)),
+        "invalid_client" | "unauthorized_client" | "unsupported_grant_type" | "invalid_scope"
+        // GitHub's and HubSpot's
+        | "incorrect_client_credentials" | "BAD_CLIENT_ID" | "BAD_CLIENT_SECRET" => {
+            Some(Failure::Permanent(Why::ClientRefused))
         }
         // `invalid_request` too: many servers and firewalls use it for whatever they did not like just then, and
         // it says nothing about the credential.
         _ => None,
+    }
+}
+
+/// The refusal that an answer names, if it names one. Where a success names what nobody knows, it is none.
+pub(super) fn oauth_error(reader: &Reader<'_>, body: &Form, received: &[&Secret]) -> Option<Refusal> {
+    let codes = body.codes();
+    let known = codes.iter().find_map(|code| Some((*code, meaning(reader, code)?)));
+    let says_so = names_something(&body.error);
+    let (code, meaning) = match (known, codes.first()) {
+        (Some((code, meaning)), _) => (code, Some(meaning)),
+        (None, Some(code)) if says_so || (!reader.is_success() && body.gbdx_error.as_str() != Some(code)) => {
+            (*code, None)
+        }
+        (None, None) if says_so => return Some(reader.transient(None, "with an error that is no OAuth error code")),
+        (None, _) => return None,
     };
-    let words = match (code.as_str(), reader.grant) {
+    let words = match (code, reader.grant) {
         ("invalid_grant", Grant::Password { .. }) => ": wrong user name or password".to_owned(),
         ("invalid_grant", Grant::AuthorizationCode { .. }) => {
             ": the code has been used, has expired, or was issued to another client".to_owned()
         }
-        _ => reader.quote(description, received),
+        _ => reader.quote(body.description(), received),
     };
-    let known = why.is_some().then(|| code.clone());
-    reader.verdict(why, known.or_else(|| reader.code(code)), &words)
+    // a word of the RFCs' or of the configuration's is no secret
+    let shown = reader.code(code).or_else(|| meaning.is_some().then(|| code.to_owned()));
+    Some(reader.refusal(meaning, shown, &words))
 }
 
 #[cfg(test)]
@@ -179,12 +281,12 @@ mod tests {
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use serde_json::json;
 
+    use super::super::ends::LONGEST_LIFE;
     use super::super::testing::{
         CLIENT_REFUSED, NOW, REVOKED, TRANSIENT, client, now, pairs, public, read, refreshed, words,
     };
-    use super::super::verdict::LONGEST_LIFE;
-    use super::super::{Dialect, TokenResponse};
-    use super::{BASE64_STANDARD, ClientAuth, EndpointKind, Engine, FORM, Grant, Secret, Value, request};
+    use super::super::{Dialect, ErrorWords, TokenResponse};
+    use super::{BASE64_STANDARD, ClientAuth, EndpointKind, Engine, FORM, Failure, Grant, Secret, Value, Why, request};
     use crate::oauth::Client;
 
     fn jwt(claims: Value) -> String {
@@ -204,9 +306,14 @@ mod tests {
         let post = client(Some("me"), ClientAuth::Post, Some("s&s"));
         let table = [
             (
-                "a public client's id goes into the body, and a refresh asks for no scope",
-                request(&refresh, &public(), &scopes, &[]),
+                "a public client's id goes into the body, and a refresh without scopes asks for none",
+                request(&refresh, &public(), &[], &[]),
                 "grant_type=refresh_token&refresh_token=r%2B%2F%3D1%26x&client_id=valetd",
+            ),
+            (
+                "a refresh that is to ask for scopes",
+                request(&refresh, &public(), &scopes, &[]),
+                "grant_type=refresh_token&refresh_token=r%2B%2F%3D1%26x&scope=read+a%3Ab&client_id=valetd",
             ),
             (
                 "GBDX knows no client at all",
@@ -259,6 +366,20 @@ mod tests {
             ("type in lower case", r#"{"access_token":"a","token_type":"bearer","expires_in":3600}"#, hour),
             ("no type", r#"{"access_token":"a","expires_in":3600}"#, hour),
             ("type null", r#"{"access_token":"a","token_type":null,"expires_in":3600}"#, hour),
+            ("eBay's type", r#"{"access_token":"a","token_type":"User Access Token","expires_in":3600}"#, hour),
+            ("Apigee's type", r#"{"access_token":"a","token_type":"BearerToken","expires_in":3600}"#, hour),
+            (
+                "another type that needs no proof",
+                r#"{"access_token":"a","token_type":"popular","expires_in":3600}"#,
+                hour,
+            ),
+            ("type empty", r#"{"access_token":"a","token_type":"","expires_in":3600}"#, hour),
+            ("type a number", r#"{"access_token":"a","token_type":1,"expires_in":3600}"#, hour),
+            ("a form", "access_token=a&expires_in=3600&token_type=bearer&scope=", hour),
+            ("a form with a line end before it", "\r\naccess_token=a&expires_in=3600", hour),
+            ("a line end and NUL behind", "{\"access_token\":\"a\",\"expires_in\":3600}\n\0", hour),
+            ("a comment behind", "{\"access_token\":\"a\",\"expires_in\":3600}<!-- 12 ms -->", hour),
+            ("an end by another name", r#"{"access_token":"a","expires":"3600"}"#, hour),
             ("type N_A", r#"{"id_token":"a","token_type":"N_A","expires_in":3600}"#, hour),
             ("life as text", r#"{"access_token":"a","expires_in":" 3600 "}"#, hour),
             ("life as a float", r#"{"access_token":"a","expires_in":3600.0}"#, hour),
@@ -326,8 +447,9 @@ mod tests {
         for (name, claims, date, life) in table {
             let body = json!({"access_token": "opaque", "id_token": jwt(claims)}).to_string();
             let answer = TokenResponse { status: 200, date, body: body.as_bytes(), ..TokenResponse::default() };
-            let tokens =
-                Dialect::Rfc6749.read(&answer, &Grant::ClientCredentials, &Client::default(), self::now()).expect(name);
+            let tokens = Dialect::Rfc6749
+                .read(&answer, &Grant::ClientCredentials, &Client::default(), &ErrorWords::NONE, self::now())
+                .expect(name);
             assert_eq!(tokens.lifetime, life.map(Duration::from_secs), "{name}");
         }
     }
@@ -341,7 +463,6 @@ mod tests {
             ("a blank in the token", r#"{"access_token":"a b"}"#),
             ("a non-ASCII token", r#"{"access_token":"ä"}"#),
             ("CRLF in the other token", r#"{"access_token":"a","id_token":"a\nb"}"#),
-            ("CRLF in the refresh token", r#"{"access_token":"a","refresh_token":"a\nb"}"#),
             ("the token twice", r#"{"access_token":"a","access_token":"b"}"#),
             ("a token that is a number", r#"{"access_token":17}"#),
             ("an empty token", r#"{"access_token":""}"#),
@@ -357,10 +478,16 @@ mod tests {
         ];
         for (name, body) in table {
             let refusal = refreshed(200, body).expect_err(name);
-            assert_eq!(refusal.failure, TRANSIENT, "{name}");
+            // what became of the refresh token: see `salvage`
+            assert!(!matches!(refusal.failure, Failure::Permanent(_)), "{name}");
             assert_eq!(refusal.oauth_error, None, "{name}");
+            let password = Grant::Password { username: "me".to_owned(), password: Secret::new("correct horse") };
+            let unspent = read(Dialect::Rfc6749, &password, 200, body).expect_err(name);
+            assert_eq!((unspent.failure, unspent.oauth_error), (TRANSIENT, None), "{name}");
         }
-        assert_eq!(refreshed(200, "\u{1}\u{2}").unwrap_err().failure, TRANSIENT);
+        let in_refresh_token = r#"{"access_token":"a","refresh_token":"a\nb"}"#;
+        let tokens = refreshed(200, in_refresh_token).expect("the refresh token is kept");
+        assert!(tokens.access_token.is_none() && tokens.unusable.is_some(), "and nothing else");
     }
 
     #[test]
@@ -373,6 +500,54 @@ mod tests {
             ("as an object", 400, r#"{"error":{"code":"invalid_grant"}}"#, REVOKED, Some("invalid_grant")),
             ("client", 401, r#"{"error":"invalid_client"}"#, CLIENT_REFUSED, Some("invalid_client")),
             ("scope", 400, r#"{"error":"invalid_scope"}"#, CLIENT_REFUSED, Some("invalid_scope")),
+            ("GitHub's", 200, r#"{"error":"bad_refresh_token"}"#, REVOKED, Some("bad_refresh_token")),
+            (
+                "GoTrue's",
+                400,
+                r#"{"code":400,"error_code":"refresh_token_not_found","msg":"x"}"#,
+                REVOKED,
+                Some("refresh_token_not_found"),
+            ),
+            ("HubSpot's", 400, r#"{"status":"BAD_REFRESH_TOKEN","message":"x"}"#, REVOKED, Some("BAD_REFRESH_TOKEN")),
+            (
+                "Fitbit's",
+                400,
+                r#"{"errors":[{"errorType":"invalid_grant","message":"x"}],"success":false}"#,
+                REVOKED,
+                Some("invalid_grant"),
+            ),
+            (
+                "a second error",
+                400,
+                r#"{"errors":[{"errorType":"x"},{"errorType":"invalid_grant"}]}"#,
+                REVOKED,
+                Some("invalid_grant"),
+            ),
+            (
+                "MFA",
+                400,
+                r#"{"error":"interaction_required","suberror":"basic_action"}"#,
+                REVOKED,
+                Some("interaction_required"),
+            ),
+            ("consent", 400, r#"{"error":"consent_required"}"#, REVOKED, Some("consent_required")),
+            ("login", 400, r#"{"error":"login_required"}"#, REVOKED, Some("login_required")),
+            (
+                "GitHub's client",
+                200,
+                r#"{"error":"incorrect_client_credentials"}"#,
+                CLIENT_REFUSED,
+                Some("incorrect_client_credentials"),
+            ),
+            ("a status that is no error", 400, r#"{"status":"error","message":"x"}"#, TRANSIENT, Some("error")),
+            ("a status as a number", 400, r#"{"status":400}"#, TRANSIENT, None),
+            (
+                "GoTrue in trouble",
+                500,
+                r#"{"error_code":"refresh_token_not_found"}"#,
+                TRANSIENT,
+                Some("refresh_token_not_found"),
+            ),
             ("not for it", 400, r#"{"error":"unauthorized_client"}"#, CLIENT_REFUSED, Some("unauthorized_client")),
             ("grant", 400, r#"{"error":"unsupported_grant_type"}"#, CLIENT_REFUSED, Some("unsupported_grant_type")),
             ("a catch-all", 400, r#"{"error":"invalid_request"}"#, TRANSIENT, Some("invalid_request")),
@@ -398,6 +573,66 @@ mod tests {
             let refusal = refreshed(status, body).expect_err(name);
             assert_eq!((refusal.failure, refusal.oauth_error.as_deref()), (failure, code), "{name}");
             assert!(refusal.detail.starts_with(&format!("answered {status}")), "{name}: {}", refusal.detail);
+        }
+    }
+
+    #[test]
+    fn a_code_is_heard_beside_bytes_that_are_not_utf_8_and_in_a_form_that_says_so() {
+        let latin = b"{\"error\":\"invalid_grant\",\"error_description\":\"Ung\xfcltig\"}";
+        let form = b"error=bad_refresh_token&error_description=The+refresh+token+is+incorrect";
+        let table: [(&str, &[u8], Option<&str>, super::Failure); 4] = [
+            ("Latin-1", latin, None, REVOKED),
+            ("a form", form, Some("application/x-www-form-urlencoded; charset=utf-8"), REVOKED),
+            ("the same in a text", form, Some("text/plain"), TRANSIENT),
+            ("the same without a label", form, None, TRANSIENT),
+        ];
+        for (name, body, content_type, failure) in table {
+            let response = TokenResponse { status: 400, content_type, body, ..TokenResponse::default() };
+            let grant = Grant::RefreshToken(Secret::new("r"));
+            let read = Dialect::Rfc6749.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now());
+            assert_eq!(read.expect_err(name).failure, failure, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_providers_own_words_are_heard_and_come_first() {
+        let list = |word: &str| vec![word.to_owned()];
+        let words = ErrorWords {
+            sign_in: list("TOKEN_GONE"),
+            sign_in_if_repeated: list("401 Unauthorized: Unauthorized"),
+            again: list("invalid_grant"),
+        };
+        let unconfirmed = Failure::Unconfirmed(Why::Revoked);
+        let table = [
+            ("theirs", 400, r#"{"error":"TOKEN_GONE"}"#, REVOKED),
+            ("in another place", 400, r#"{"errors":[{"code":"TOKEN_GONE"}]}"#, REVOKED),
+            ("GBDX's", 401, r#"{"Error":"401 Unauthorized: Unauthorized"}"#, unconfirmed),
+            ("of a hop", 503, r#"{"Error":"401 Unauthorized: Unauthorized"}"#, TRANSIENT),
+            ("not theirs", 401, r#"{"Error":"500 Internal"}"#, TRANSIENT),
+            ("no verdict here", 400, r#"{"error":"invalid_grant"}"#, TRANSIENT),
+            ("a part of a word", 400, r#"{"error":"TOKEN_GONE_ASTRAY"}"#, TRANSIENT),
+        ];
+        for (name, status, body, failure) in table {
+            let response = TokenResponse { status, body: body.as_bytes(), ..TokenResponse::default() };
+            let grant = Grant::RefreshToken(Secret::new("r"));
+            let read = Dialect::Rfc6749.read(&response, &grant, &Client::default(), &words, now());
+            assert_eq!(read.expect_err(name).failure, failure, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_life_in_milliseconds_is_seen_by_the_tokens_own_and_no_other_is() {
+        let now = i64::try_from(NOW).unwrap();
+        let table = [
+            ("milliseconds", json!({"iat": now, "exp": now + 3600}), 3_600_000, 3600),
+            ("less than ten times", json!({"iat": now, "exp": now + 3600}), 35_000, 35_000),
+            ("shorter than its own", json!({"iat": now, "exp": now + 36_000}), 60, 60),
+            ("one that hangs on our clock", json!({"exp": now + 60}), 3600, 3600),
+            ("none of its own", json!({"iat": now, "exp": now}), 3600, 3600),
+        ];
+        for (name, claims, told, life) in table {
+            let body = json!({"access_token": jwt(claims), "expires_in": told}).to_string();
+            assert_eq!(refreshed(200, &body).expect(name).lifetime, Some(Duration::from_secs(life)), "{name}");
         }
     }
 

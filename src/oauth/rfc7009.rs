@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::grant::{Client, EndpointKind, Grant, TokenRequest};
 use super::rfc6749::{FORM, Form, authenticate, form, oauth_error};
-use super::verdict::{Reader, Refusal, TokenResponse};
+use super::verdict::{ErrorWords, Reader, Refusal, TokenResponse};
 use crate::secret::Secret;
 
 /// Writes the request that revokes a refresh token and what was issued from it (RFC 7009 section 2.1).
@@ -31,12 +31,13 @@ pub fn read(
     now: SystemTime,
 ) -> Result<(), Refusal> {
     let grant = &Grant::RefreshToken(refresh_token.clone());
-    let reader = Reader::new(response, grant, client, now);
+    let words = ErrorWords::NONE;
+    let reader = Reader::new(response, grant, client, &words, now);
     if (200..300).contains(&response.status) {
         return Ok(());
     }
     Err(match reader.object::<Form>() {
-        Some(Form { error, error_description, .. }) => oauth_error(&reader, &error, &error_description, &[]),
+        Some(form) => oauth_error(&reader, &form, &[]).unwrap_or_else(|| reader.no_verdict()),
         None => reader.no_verdict(),
     })
 }

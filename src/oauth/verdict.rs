@@ -2,22 +2,21 @@
 //!
 //! Tokens are read leniently, because a renewal is lost otherwise; refusals strictly, because a login is. Only a
 //! well-formed OAuth error code, or the provider's own dialect of one, says anything about the credential. Everything
-//! else (HTML, an empty body, redirects, 5xx, a proxy's 407, a captive portal) is no verdict, and is tried again.
+//! else (HTML, an empty body, redirects, 5xx, a proxy's 407, a captive portal) is no verdict, and is tried again. What a 2xx
+//! that cannot be used means for the refresh token that was sent: `salvage`.
 //! What could damage a request header is refused whole.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jiff::fmt::rfc2822;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
+use super::ends::{Ends, LONGEST_LIFE, http_date};
 use super::grant::{Client, Grant, Tokens};
 use super::jwt;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
-
-/// No life is believed to be longer: ten years, far from where arithmetic ends.
-pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// How much of an `error_description` is quoted.
 const LONGEST_QUOTE: usize = 200;
@@ -49,10 +48,39 @@ pub struct Refusal {
     pub detail: String,
 }
 
+/// The words of a provider's own in which its token endpoint refuses, besides those of the RFCs. Each is compared whole.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ErrorWords {
+    /// The credential is refused: a person must sign in.
+    pub sign_in: Vec<String>,
+    /// The same, but only when it is said again, a minute later or more.
+    pub sign_in_if_repeated: Vec<String>,
+    /// No verdict, though the word may be one elsewhere.
+    pub again: Vec<String>,
+}
+
+impl ErrorWords {
+    /// None.
+    pub const NONE: Self = Self { sign_in: Vec::new(), sign_in_if_repeated: Vec::new(), again: Vec::new() };
+
+    /// What the provider means by a word, if it is one of these.
+    pub(super) fn meaning(&self, word: &str) -> Option<Option<Failure>> {
+        let has = |words: &[String]| words.iter().any(|known| known == word);
+        if has(&self.again) {
+            return Some(None);
+        }
+        if has(&self.sign_in) {
+            return Some(Some(Failure::Permanent(Why::Revoked)));
+        }
+        has(&self.sign_in_if_repeated).then_some(Some(Failure::Unconfirmed(Why::Revoked)))
+    }
+}
+
 /// One response, read with what it answers.
 pub(super) struct Reader<'a> {
     pub(super) response: &'a TokenResponse<'a>,
     pub(super) grant: &'a Grant,
+    pub(super) words: &'a ErrorWords,
     client: &'a Client,
     /// Unix seconds by the server's clock, as far as it told.
     server_now: i64,
@@ -61,19 +89,45 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// `now` is the wall clock's time, which matters only for a JWT without `iat` and for a `Retry-After` date in a response
     /// without `Date`.
-    pub(super) fn new(response: &'a TokenResponse<'a>, grant: &'a Grant, client: &'a Client, now: SystemTime) -> Self {
-        Self { response, grant, client, server_now: http_date(response.date).unwrap_or(unix_seconds(now)) }
+    pub(super) fn new(
+        response: &'a TokenResponse<'a>,
+        grant: &'a Grant,
+        client: &'a Client,
+        words: &'a ErrorWords,
+        now: SystemTime,
+    ) -> Self {
+        Self { response, grant, words, client, server_now: http_date(response.date).unwrap_or(unix_seconds(now)) }
     }
 
-    /// The body as a JSON object; `None` if it is none.
-    pub(super) fn object<'b, T: Deserialize<'b>>(&'b self) -> Option<T> {
-        let body = self.response.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.response.body);
-        // serde would take an array for a struct
-        body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(body).ok())?
+    /// The body, without a byte order mark and blanks before it.
+    pub(super) fn body(&self) -> &'a [u8] {
+        let body = self.response.body;
+        body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start()
+    }
+
+    /// The body as a JSON object; `None` if it is none. Bytes that are not UTF-8 become U+FFFD, which no token may hold.
+    /// What follows it does no harm, unless it is more of the same kind.
+    pub(super) fn object<T: DeserializeOwned>(&self) -> Option<T> {
+        let body = self.body();
+        if std::str::from_utf8(body).is_ok() {
+            return first_object(body);
+        }
+        let text = Zeroizing::new(String::from_utf8_lossy(body).into_owned());
+        first_object(text.as_bytes())
+    }
+
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.response.status)
+    }
+
+    /// Whether it is somebody's web page rather than an answer to a token request.
+    pub(super) fn is_web_page(&self) -> bool {
+        let says_html = self.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
+        self.body().starts_with(b"<") || (says_html && !self.body().starts_with(b"{"))
     }
 
     pub(super) fn tokens(&self, found: TokenFields) -> Result<Tokens, Refusal> {
-        if !(200..300).contains(&self.response.status) {
+        if !self.is_success() {
             return Err(self.no_verdict());
         }
         if !found.holds_a_token() {
@@ -82,24 +136,29 @@ impl<'a> Reader<'a> {
         if !found.secrets().into_iter().all(is_well_formed) {
             return Err(self.transient(None, "with a token that holds forbidden characters"));
         }
-        let TokenFields { access_token, id_token, refresh_token, token_type, expires_in } = found;
-        let token_type = match token_type {
-            Value::String(name) if !name.is_empty() => Some(name),
-            Value::Null | Value::String(_) => None,
-            _ => return Err(self.transient(None, "with a token_type that is no text")),
-        };
-        if let Some(name) = token_type.as_deref().filter(|name| !is_bearer(name)) {
-            let shown = self.code(name).unwrap_or_else(|| "another".to_owned());
+        let TokenFields { access_token, id_token, refresh_token, token_type, ends } = found;
+        if needs_a_proof(&token_type) {
+            let shown = token_type.as_str().and_then(|name| self.code(name)).unwrap_or_else(|| "another".to_owned());
             return Err(
                 self.transient(None, &format!("with a token of type {shown}, which cannot be used as a bearer token"))
             );
         }
         let [access_token, id_token, refresh_token] =
             [access_token, id_token, refresh_token].map(|token| token.filter(|token| !token.is_empty()));
-        let lifetime = seconds(&expires_in)
-            .or_else(|| self.jwt_life(access_token.as_ref()?))
-            .or_else(|| self.jwt_life(id_token.as_ref()?));
-        Ok(Tokens { access_token, id_token, refresh_token, lifetime, refresh_lifetime: None })
+        let told = ends.life(self.server_now, self.response.date.is_some());
+        let own = access_token.as_ref().and_then(|token| self.sure_jwt_life(token));
+        let lifetime = match (told, own) {
+            // orders of magnitude apart: milliseconds where seconds belong
+            (Some(told), Some(own)) if told >= own * 10 => Some(own),
+            _ => told.or_else(|| self.jwt_life(access_token.as_ref()?)).or_else(|| self.jwt_life(id_token.as_ref()?)),
+        };
+        Ok(Tokens { access_token, id_token, refresh_token, lifetime, ..Tokens::default() })
+    }
+
+    /// A JWT's own life, where it does not hang on our clock. None is no contradiction.
+    fn sure_jwt_life(&self, token: &Secret) -> Option<Duration> {
+        let is_sure = self.response.date.is_some() || jwt::claims(token.expose())?.iat.is_some();
+        self.jwt_life(token).filter(|life| is_sure && !life.is_zero())
     }
 
     /// `exp - iat` is independent of any clock, but too long for a token that the server had kept and handed out again;
@@ -116,8 +175,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn verdict(&self, why: Option<Why>, code: Option<String>, words: &str) -> Refusal {
-        match why {
-            Some(why) if gives_verdicts(self.response.status) => self.permanent(why, code, words),
+        self.refusal(why.map(Failure::Permanent), code, words)
+    }
+
+    /// A refusal that means this, if the status is one with which verdicts are given.
+    pub(super) fn refusal(&self, meaning: Option<Failure>, code: Option<String>, words: &str) -> Refusal {
+        match meaning {
+            Some(failure) if gives_verdicts(self.response.status) => {
+                Refusal { failure, detail: self.detail(code.as_deref(), words), oauth_error: code }
+            }
             _ => self.transient(code, words),
         }
     }
@@ -133,13 +199,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn no_verdict(&self) -> Refusal {
-        let html = self.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
         self.transient(
             None,
             match self.response.body {
                 _ if (300..400).contains(&self.response.status) => "with a redirect, which is not followed",
                 [] => "with an empty body",
-                _ if html => "with a web page",
+                _ if self.is_web_page() => "with a web page",
+                _ if self.is_success() => "with nothing that can be read as tokens",
                 _ => "without an OAuth error code",
             },
         )
@@ -187,7 +253,7 @@ pub(super) struct TokenFields {
     pub(super) id_token: Option<Secret>,
     pub(super) refresh_token: Option<Secret>,
     pub(super) token_type: Value,
-    pub(super) expires_in: Value,
+    pub(super) ends: Ends,
 }
 
 impl TokenFields {
@@ -216,19 +282,27 @@ fn is_well_formed(token: &Secret) -> bool {
     token.expose().bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// RFC 6749 section 5.1 makes the type case-insensitive; `N_A` is for answers without an access token (RFC 8693).
-fn is_bearer(token_type: &str) -> bool {
-    token_type.eq_ignore_ascii_case("bearer") || token_type.eq_ignore_ascii_case("N_A")
+/// The types of tokens that are worth nothing without a proof of possession. Every other is a bearer token by whatever name
+/// ("User Access Token", "BearerToken"; `N_A` is for answers without an access token, RFC 8693).
+fn needs_a_proof(token_type: &Value) -> bool {
+    const WITH_PROOF: [&str; 5] = ["dpop", "mac", "pop", "hoba", "httpsig"];
+    let text = match token_type {
+        Value::Null => return false,
+        Value::String(text) => text.to_ascii_lowercase(),
+        other => other.to_string().to_ascii_lowercase(),
+    };
+    text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| WITH_PROOF.contains(&word))
 }
 
-/// A span of time in seconds, as a number or as text; what is negative or no number counts as absent.
-pub(super) fn seconds(value: &Value) -> Option<Duration> {
-    let seconds: f64 = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    (seconds.is_finite() && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())))
+/// The JSON object that the bytes begin with, if no other follows.
+fn first_object<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    if !body.starts_with(b"{") {
+        return None; // serde would take an array for a struct
+    }
+    let mut stream = serde_json::Deserializer::from_slice(body).into_iter::<T>();
+    let first = stream.next()?.ok()?;
+    let rest = &body[stream.byte_offset()..];
+    (!rest.contains(&b'{')).then_some(first)
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date by the server's clock. As it was asked for: `renewal::policy` says how
@@ -241,12 +315,6 @@ fn retry_after(text: &str, server_now: i64) -> Option<Duration> {
         date => u64::try_from(http_date(Some(date))?.saturating_sub(server_now)).unwrap_or(0),
     };
     Some(Duration::from_secs(wait))
-}
-
-/// RFC 9110 section 5.6.7's preferred form, as Unix seconds. The two obsolete forms count as absent.
-fn http_date(text: Option<&str>) -> Option<i64> {
-    let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
-    parser.parse_timestamp(text?.trim()).ok().map(|date| date.as_second())
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
@@ -313,7 +381,9 @@ mod tests {
             let answer =
                 TokenResponse { status: 429, retry_after: Some(retry_after), date, ..TokenResponse::default() };
             let grant = Grant::RefreshToken(refresh_token());
-            let refusal = Dialect::Rfc6749.read(&answer, &grant, &Client::default(), self::now()).expect_err(name);
+            let refusal = Dialect::Rfc6749
+                .read(&answer, &grant, &Client::default(), &ErrorWords::NONE, self::now())
+                .expect_err(name);
             assert_eq!(
                 refusal.failure,
                 Failure::Transient { retry_after: expected.map(Duration::from_secs) },
@@ -345,7 +415,9 @@ mod tests {
         }
         let html =
             TokenResponse { status: 502, content_type: Some("text/html"), body: b"<p>", ..TokenResponse::default() };
-        let refusal = Dialect::Rfc6749.read(&html, &Grant::ClientCredentials, &Client::default(), now()).unwrap_err();
+        let refusal = Dialect::Rfc6749
+            .read(&html, &Grant::ClientCredentials, &Client::default(), &ErrorWords::NONE, now())
+            .unwrap_err();
         assert_eq!(refusal.detail, "answered 502 with a web page");
         assert_eq!(refreshed(302, "").unwrap_err().detail, "answered 302 with a redirect, which is not followed");
     }
@@ -363,7 +435,7 @@ mod tests {
                 for body in [&body[..], text.as_bytes()] {
                     let [retry_after, date, content_type] = [Some(text.as_str()); 3];
                     let response = TokenResponse { status, retry_after, date, content_type, body };
-                    let _ = dialect.read(&response, &grant, &Client::default(), now());
+                    let _ = dialect.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now());
                 }
             }
         }
@@ -393,7 +465,7 @@ mod tests {
             let grant = Grant::RefreshToken(token);
             for dialect in [Dialect::Rfc6749, Dialect::CognitoInitiateAuth] {
                 let response = TokenResponse { status, content_type: Some(&secret), body: body.as_bytes(), ..TokenResponse::default() };
-                if let Err(refusal) = dialect.read(&response, &grant, &Client::default(), now()) {
+                if let Err(refusal) = dialect.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now()) {
                     prop_assert!(!format!("{refusal:?}").contains(&secret), "{refusal:?}");
                 }
             }

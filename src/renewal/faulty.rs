@@ -56,8 +56,13 @@ impl Faulty {
     /// [`machine::Renewal::handle`], with the mistake.
     pub(crate) fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         let Some(fault) = self.fault else { return self.machine.handle(event, now) };
-        let is_of_credential =
-            matches!(event, Event::CredentialReplaced { .. } | Event::CredentialRefused(_) | Event::CredentialRemoved);
+        let is_of_credential = matches!(
+            event,
+            Event::CredentialReplaced { .. }
+                | Event::CredentialRefused(_)
+                | Event::CredentialDoubted { .. }
+                | Event::CredentialRemoved
+        );
         let is_in_flight = matches!((self.machine.phase, self.machine.owed), (Phase::InFlight { .. }, Owed::Answer));
         let published = self.machine.published;
         if fault == Fault::IgnoresSpacing {

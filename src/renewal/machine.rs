@@ -86,8 +86,21 @@ pub enum Event {
         /// What an earlier process has learnt of its access tokens' life.
         learnt_life: Option<Duration>,
     },
-    /// The credential on the disk has been refused before, by an earlier process.
+    /// The credential on the disk has been refused before, by an earlier process, and is not presented again.
     CredentialRefused(Why),
+    /// Its refresh token has been refused before, by an earlier process. It is presented once more.
+    CredentialDoubted {
+        /// Why it was.
+        why: Why,
+        /// As of `CredentialReplaced`.
+        patience: Duration,
+        /// As of `CredentialReplaced`.
+        answer_lost: bool,
+        /// As of `CredentialReplaced`.
+        refresh_expires_at: Option<Timestamp>,
+        /// As of `CredentialReplaced`.
+        learnt_life: Option<Duration>,
+    },
     /// Somebody has signed out.
     CredentialRemoved,
     /// What the safety of the token in hand hangs on has changed: it must not be used any more. An answer that is owed
@@ -146,6 +159,10 @@ pub struct Renewal {
     /// An answer to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
     answer_lost: bool,
     refresh_expires_at: Option<Timestamp>,
+    /// The server has refused the refresh token, which is presented again.
+    refused: Option<Refused>,
+    /// Since when the server has been saying what counts only when it is repeated.
+    unconfirmed_since: Option<Timestamp>,
     /// The last 401 that has brought a renewal about, or will.
     refusal: Option<Refusal>,
     /// The one before it, whose replay may still be under way.
@@ -165,6 +182,16 @@ pub(super) enum Owed {
     Save(SaveId, Answer),
     /// The credential that the store holds.
     Credential,
+}
+
+/// A refresh token that the server has refused.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    why: Why,
+    /// How often.
+    times: usize,
+    /// When it is presented again without being asked to.
+    again_at: Option<Timestamp>,
 }
 
 /// What an answer has brought.
@@ -271,6 +298,8 @@ impl Renewal {
             failures: 0,
             answer_lost: false,
             refresh_expires_at: None,
+            refused: None,
+            unconfirmed_since: None,
             refusal: None,
             refusal_before: None,
             learnt: LearntLife::known(None),
@@ -294,7 +323,13 @@ impl Renewal {
                     self.bring_forward(self.earliest);
                 }
             }
-            Event::Asked => self.bring_forward(self.spaced(now)),
+            Event::Asked => {
+                let now = self.spaced(now);
+                self.bring_forward(now);
+                if let (Phase::SignInRequired { .. }, Some(refused)) = (self.phase, &mut self.refused) {
+                    refused.again_at = Some(now);
+                }
+            }
             Event::NetworkChanged | Event::Resumed => {
                 if self.failures > 0 {
                     self.bring_forward(self.spaced(now));
@@ -356,6 +391,17 @@ impl Renewal {
                 self.forget_credential(&mut actions);
                 self.phase = Phase::SignInRequired { why };
             }
+            Event::CredentialDoubted { why, patience, answer_lost, refresh_expires_at, learnt_life } => {
+                let adopted_at = self.last_start.filter(|_| self.is_adopting());
+                self.forget_credential(&mut actions);
+                self.last_start = adopted_at;
+                self.learnt = LearntLife::known(learnt_life);
+                self.answer_lost = answer_lost;
+                self.refresh_expires_at = refresh_expires_at;
+                let again_at = Some(self.spaced(now + patience));
+                self.refused = Some(Refused { why, times: policy::SECOND_LIFE.len(), again_at });
+                self.phase = Phase::SignInRequired { why };
+            }
             Event::CredentialRemoved => {
                 self.forget_credential(&mut actions);
                 self.phase = Phase::SignInRequired { why: Why::NotSignedIn };
@@ -374,8 +420,17 @@ impl Renewal {
                 Some(withdraw) if withdraw.0 < at => withdraw,
                 _ => (at, self.reason),
             }),
-            Phase::InFlight { .. } | Phase::SignInRequired { .. } => withdraw,
+            Phase::InFlight { .. } => withdraw,
+            Phase::SignInRequired { .. } => {
+                let again = self.refused.and_then(|refused| refused.again_at).map(|at| (at, Reason::Retry));
+                withdraw.into_iter().chain(again).min_by_key(|(at, _)| *at)
+            }
         }
+    }
+
+    /// Whether a refused credential is presented again if somebody asks for it.
+    pub fn may_be_presented_again(&self) -> bool {
+        self.refused.is_some()
     }
 
     /// The machine as it stands.
@@ -449,8 +504,12 @@ impl Renewal {
     }
 
     fn start_if_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let Phase::Scheduled { at } = self.phase else { return };
-        if now >= at {
+        let at = match self.phase {
+            Phase::Scheduled { at } => Some(at),
+            Phase::SignInRequired { .. } => self.refused.and_then(|refused| refused.again_at),
+            Phase::InFlight { .. } => None,
+        };
+        if at.is_some_and(|at| now >= at) {
             self.start(now, actions);
         }
     }
@@ -592,6 +651,8 @@ impl Renewal {
 
     fn renewed(&mut self, answer: Answer, rotated: bool, now: Timestamp, actions: &mut Vec<Action>) {
         self.answer_lost = false;
+        self.refused = None;
+        self.unconfirmed_since = None;
         if let Some(life) = answer.refresh_lifetime {
             self.refresh_expires_at = Some(answer.start + life);
         }
@@ -679,12 +740,29 @@ impl Renewal {
                     self.schedule(self.earliest);
                 }
             }
-            Failure::Permanent(why) => {
-                let why = if self.answer_lost && why == Why::Revoked { Why::Ambiguous } else { why };
-                self.phase = Phase::SignInRequired { why };
-                actions.push(Action::SetAside(why));
+            Failure::Permanent(why) => self.refuse(why, false, now, actions),
+            Failure::Refused => self.refuse(Why::Revoked, true, now, actions),
+            Failure::Unconfirmed(why) => {
+                let since = *self.unconfirmed_since.get_or_insert(now);
+                if now >= since + policy::CONFIRMED_AFTER {
+                    self.refuse(why, true, now, actions);
+                } else {
+                    self.back_off(None, now);
+                }
             }
         }
+    }
+
+    /// A person must sign in, and is told so now. A refresh token is presented again all the same: its refusal may have been
+    /// the server's bad minute.
+    fn refuse(&mut self, why: Why, has_second_life: bool, now: Timestamp, actions: &mut Vec<Action>) {
+        let was_lost = self.answer_lost || self.refused.is_some_and(|refused| refused.why == Why::Ambiguous);
+        let why = if was_lost && why == Why::Revoked { Why::Ambiguous } else { why };
+        let times = self.refused.map_or(0, |refused| refused.times);
+        let again_at = policy::SECOND_LIFE.get(times).map(|wait| self.spaced(now + *wait));
+        self.refused = has_second_life.then_some(Refused { why, times: times + 1, again_at });
+        self.phase = Phase::SignInRequired { why };
+        actions.push(Action::SetAside(why));
     }
 
     fn back_off(&mut self, retry_after: Option<Duration>, now: Timestamp) {
@@ -696,8 +774,15 @@ impl Renewal {
         self.schedule(at.max(spaced));
     }
 
+    /// What was refused and is presented again stays refused until there are tokens, and nobody is in a hurry for it.
     fn schedule(&mut self, at: Timestamp) {
-        self.phase = Phase::Scheduled { at };
+        match &mut self.refused {
+            Some(refused) => {
+                refused.again_at = Some(at.max(self.earliest));
+                self.phase = Phase::SignInRequired { why: refused.why };
+            }
+            None => self.phase = Phase::Scheduled { at },
+        }
     }
 
     fn forget_credential(&mut self, actions: &mut Vec<Action>) {
@@ -707,6 +792,8 @@ impl Renewal {
         self.failures = 0;
         self.answer_lost = false;
         self.refresh_expires_at = None;
+        self.refused = None;
+        self.unconfirmed_since = None;
         self.refusal = None;
         self.refusal_before = None;
         self.learnt = LearntLife::known(None);

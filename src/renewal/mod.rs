@@ -18,7 +18,9 @@
 //!   save or of a replaced credential, is nobody's;
 //! * **I6** two starts for the same credential are at least the minimum spacing apart;
 //! * **I7** a tick before the wakeup does nothing;
-//! * **I8** a permanent refusal ends in `SignInRequired`, and nothing starts until the credential changes;
+//! * **I8** a refusal ends in `SignInRequired`, and nothing starts until the credential changes, with one exception: a refresh
+//!   token is presented again one minute after its first refusal, ten minutes after its second, once at a start, and when a
+//!   person asks; no answer in between changes the phase but one with tokens;
 //! * **I9** nothing of a replaced credential stays published, and one that the store holds a later one of is spent no more.
 
 use std::fmt;
@@ -118,6 +120,10 @@ pub enum Failure {
     Ambiguous,
     /// A well-formed refusal that time will not mend.
     Permanent(Why),
+    /// A well-formed refusal of the refresh token. A server in its bad minute says the same, so the token is presented again.
+    Refused,
+    /// A refusal in words that count only when they are said again, a minute later or more.
+    Unconfirmed(Why),
 }
 
 /// What a machine waits for.

@@ -49,6 +49,13 @@ const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
 /// must not keep a person from a token for a day. Asking every ten minutes harms nobody.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
+/// A refresh token that was refused is presented again so long after its first refusal, and after its second: servers refuse
+/// good ones in a bad minute (a database that lags, a bad release). What is refused a third time is refused.
+pub const SECOND_LIFE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10 * 60)];
+
+/// A refusal that counts only when it is repeated is one when it is said so long after the first time.
+pub const CONFIRMED_AFTER: Duration = Duration::from_secs(60);
+
 /// After a renewal that a 401 has brought about and whose token was refused again, or of whose token nothing is known,
 /// the next 401 brings one about no sooner than this, and twice as long after each further one: an upstream that always
 /// says 401 must not become a storm at the authorization server.

@@ -471,6 +471,113 @@ fn what_the_store_says_late_of_a_replaced_credential_or_an_earlier_save_is_nobod
     }
 }
 
+#[test]
+fn a_false_refusal_is_told_at_once_and_forgotten_when_the_server_takes_the_token_again() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert_eq!(work.failed(2, Failure::Refused), [Action::SetAside(Why::Revoked)]);
+    let refused_at = work.now;
+    assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::Revoked });
+    assert_eq!(work.machine.snapshot().published, Some(RenewalId(1)), "what is valid is served");
+    for event in [Event::Wanted, Event::NetworkChanged, Event::Resumed, Event::Tick] {
+        assert_eq!(work.event(event), [], "{event:?}");
+    }
+    assert_eq!(work.wait(), [renew(3)]);
+    assert_eq!(work.now, refused_at + MINUTE);
+    assert!(matches!(work.renewed(3, HOUR)[..], [Action::Publish { id: RenewalId(3), .. }]));
+    assert!(matches!(work.machine.snapshot().phase, Phase::Scheduled { .. }));
+    // and the next one has all its lives
+    assert_eq!(work.wait(), [renew(4)]);
+    assert_eq!(work.failed(4, Failure::Refused), [Action::SetAside(Why::Revoked)]);
+    assert_eq!(work.machine.next_wakeup().map(|(at, _)| at), Some(work.now + MINUTE));
+}
+
+#[test]
+fn a_refresh_token_that_is_refused_three_times_is_presented_again_only_when_a_person_asks() {
+    let mut work = Story::signed_in();
+    assert_eq!(work.failed(1, Failure::Refused), [Action::SetAside(Why::Revoked)]);
+    for (id, wait) in [(2, MINUTE), (3, 10 * MINUTE)] {
+        let refused_at = work.now;
+        assert_eq!(work.wait(), [renew(id)]);
+        assert_eq!(work.now, refused_at + wait);
+        assert_eq!(work.failed(id, Failure::Refused), [Action::SetAside(Why::Revoked)]);
+    }
+    assert_eq!(work.machine.next_wakeup(), None);
+    assert_eq!(work.after(HOUR, Event::Asked), [renew(4)]);
+    assert_eq!(work.failed(4, Failure::Refused), [Action::SetAside(Why::Revoked)]);
+    assert_eq!(work.machine.next_wakeup(), None);
+}
+
+#[test]
+fn no_failure_but_a_refusal_uses_up_a_second_life_and_none_ends_the_first_verdict() {
+    let mut work = Story::signed_in();
+    assert_eq!(work.failed(1, Failure::Refused), [Action::SetAside(Why::Revoked)]);
+    assert_eq!(work.wait(), [renew(2)]);
+    for id in 2..20 {
+        let _ = work.failed(id, TRANSIENT);
+        assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::Revoked });
+        assert_eq!(work.wait(), [renew(id + 1)]);
+    }
+    // an answer lost may have been the one that took it
+    assert_eq!(work.failed(20, Failure::Ambiguous), []);
+    assert_eq!(work.wait(), [renew(21)]);
+    assert_eq!(work.failed(21, Failure::Refused), [Action::SetAside(Why::Ambiguous)]);
+    assert_eq!(work.machine.next_wakeup().map(|(at, _)| at), Some(work.now + 10 * MINUTE));
+}
+
+#[test]
+fn a_password_or_a_client_that_is_refused_has_no_second_life() {
+    for why in [Why::Revoked, Why::ClientRefused] {
+        let mut work = Story::signed_in();
+        assert_eq!(work.failed(1, Failure::Permanent(why)), [Action::SetAside(why)]);
+        assert_eq!(work.machine.next_wakeup(), None);
+        assert_eq!(work.after(HOUR, Event::Asked), []);
+    }
+}
+
+#[test]
+fn what_an_earlier_process_was_refused_is_presented_once_at_a_start() {
+    for (why, answer_lost, again) in [
+        (Why::Revoked, false, Why::Revoked),
+        (Why::Ambiguous, false, Why::Ambiguous),
+        (Why::Revoked, true, Why::Ambiguous),
+    ] {
+        let mut work = Story { machine: Renewal::new(Policy::default(), 7), now: T0 };
+        let (refresh_expires_at, learnt_life) = (None, None);
+        let patience = SECOND;
+        let doubted = Event::CredentialDoubted { why, patience, answer_lost, refresh_expires_at, learnt_life };
+        assert_eq!(work.event(doubted), []);
+        assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why }, "told at once");
+        assert_eq!(work.wait(), [renew(1)]);
+        assert_eq!(work.failed(1, Failure::Refused), [Action::SetAside(again)]);
+        assert_eq!(work.machine.next_wakeup(), None);
+    }
+}
+
+#[test]
+fn a_refusal_that_has_to_be_repeated_counts_a_minute_after_the_first_and_a_success_in_between_forgets_it() {
+    let mut work = Story::signed_in();
+    let said = Failure::Unconfirmed(Why::Revoked);
+    let mut id = 1;
+    let first = work.now;
+    loop {
+        let actions = work.failed(id, said);
+        if !actions.is_empty() {
+            assert_eq!(actions, [Action::SetAside(Why::Revoked)]);
+            break;
+        }
+        id += 1;
+        assert_eq!(work.wait(), [renew(id)]);
+    }
+    assert!(work.now >= first + MINUTE && id >= 2);
+    let mut work = Story::signed_in();
+    assert_eq!(work.failed(1, said), []);
+    assert_eq!(work.wait(), [renew(2)]);
+    assert!(!work.renewed(2, HOUR).is_empty());
+    assert_eq!(work.wait(), [renew(3)]);
+    assert_eq!(work.failed(3, said), [], "the first time again");
+}
+
 /// A random history and what an observer outside the machine knows of it.
 struct History {
     machine: Renewal,
@@ -490,6 +597,10 @@ struct History {
     published: Option<Timestamp>,
     last_start: Option<Timestamp>,
     is_refused: bool,
+    /// When and how often the refresh token in force was refused, where it may be presented again.
+    refused: Option<(Timestamp, usize)>,
+    /// A person has asked for that, or there was a start.
+    is_asked: bool,
 }
 
 /// Which invariant was broken, and how.
@@ -517,6 +628,8 @@ impl History {
             published: None,
             last_start: None,
             is_refused: true,
+            refused: None,
+            is_asked: false,
         }
     }
 
@@ -556,7 +669,22 @@ impl History {
                 return Err(("I5", format!("{event:?} while {before:?}: {actions:?}")));
             }
         }
-        if let Event::CredentialReplaced { .. } | Event::CredentialRefused(_) | Event::CredentialRemoved = event {
+        match event {
+            Event::Asked if self.refused.is_some() => self.is_asked = true,
+            Event::Renewed { id, .. } if owed_save.is_none() && before.phase == (Phase::InFlight { id }) => {
+                (self.is_refused, self.refused) = (false, None);
+            }
+            _ => {}
+        }
+        if let Event::CredentialReplaced { .. }
+        | Event::CredentialRefused(_)
+        | Event::CredentialDoubted { .. }
+        | Event::CredentialRemoved = event
+        {
+            (self.refused, self.is_asked) = match event {
+                Event::CredentialDoubted { .. } => (Some((self.now, 2)), true),
+                _ => (None, false),
+            };
             self.owes_credential = false;
             self.credential += 1;
             self.last_start = None;
@@ -584,7 +712,13 @@ impl History {
                     if self.owed.iter().any(|(_, credential)| *credential == self.credential) {
                         return Err(("I1", format!("{id:?} beside {:?}", self.owed)));
                     }
-                    if self.is_refused {
+                    let has_another_life = self.refused.is_some_and(|(at, times)| match times {
+                        _ if self.is_asked => true,
+                        1 => self.now >= at + MINUTE,
+                        2 => self.now >= at + 10 * MINUTE,
+                        _ => false,
+                    });
+                    if self.is_refused && !has_another_life {
                         return Err(("I8", format!("{id:?} after a refusal, by {event:?}")));
                     }
                     if let Some(last) = self.last_start
@@ -605,7 +739,16 @@ impl History {
                         return Err(("I9", format!("{event:?}: {actions:?}")));
                     }
                 }
-                Action::SetAside(_) => self.is_refused = true,
+                Action::SetAside(_) => {
+                    let times = self.refused.map_or(0, |(_, times)| times);
+                    self.refused = match event {
+                        Event::Failed { failure: Failure::Refused | Failure::Unconfirmed(_), .. } => {
+                            Some((self.now, times + 1))
+                        }
+                        _ => None,
+                    };
+                    (self.is_refused, self.is_asked) = (true, false);
+                }
                 Action::Publish { id, usable_until, .. } => {
                     if self.rotated.contains(&id) && !is_saved {
                         return Err(("I4", format!("{event:?}: {actions:?}")));
@@ -697,6 +840,13 @@ impl History {
             11 => Event::Resumed,
             12 if self.roll(8) == 0 => Event::CredentialRemoved,
             13 if self.roll(8) == 0 => Event::CredentialRefused(Why::Revoked),
+            13 if self.roll(8) == 0 => Event::CredentialDoubted {
+                why: Why::Revoked,
+                patience: Duration::from_millis(self.roll(3) * 700),
+                answer_lost: self.roll(4) == 0,
+                refresh_expires_at: None,
+                learnt_life: None,
+            },
             14 if self.roll(4) == 0 || self.is_refused => Event::CredentialReplaced {
                 patience: Duration::from_millis(self.roll(3) * 700),
                 answer_lost: self.roll(4) == 0,
@@ -745,6 +895,8 @@ impl History {
                 Event::Failed { id, failure: Failure::Transient { retry_after } }
             }
             2 => Event::Failed { id, failure: Failure::Ambiguous },
+            3 if self.roll(3) == 0 => Event::Failed { id, failure: Failure::Refused },
+            4 if self.roll(6) == 0 => Event::Failed { id, failure: Failure::Unconfirmed(Why::Revoked) },
             3 if self.roll(3) == 0 => Event::Failed { id, failure: Failure::Permanent(Why::Revoked) },
             _ => {
                 let (lifetime, refresh_lifetime) = (life(self.roll(12)), life(self.roll(30)));

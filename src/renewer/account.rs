@@ -20,6 +20,17 @@ use crate::token_source::Published;
 /// Room on the disk is looked for this often after a save has failed.
 pub(super) const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
+/// A refusal that nobody knows is told to the person when it has been the same for so long, and as often.
+const UNCHANGED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A refusal that is no verdict, as the server repeats it.
+pub(super) struct Repeated {
+    http_status: u16,
+    oauth_error: Option<String>,
+    since: Timestamp,
+    told: Option<Timestamp>,
+}
+
 /// One account.
 pub(super) struct AccountState {
     pub(super) account: Arc<Account>,
@@ -46,6 +57,8 @@ pub(super) struct AccountState {
     pub(super) told: Option<Told>,
     pub(super) last_success: Option<Timestamp>,
     pub(super) last_failure: Option<LastFailure>,
+    /// Since the last success.
+    pub(super) repeated: Option<Repeated>,
     pub(super) renewals: u64,
     pub(super) token_requests: u64,
     /// Renewals whose answers are still under way, also those that nobody waits for any more.
@@ -124,6 +137,7 @@ impl AccountState {
             told: None,
             last_success: None,
             last_failure: None,
+            repeated: None,
             renewals: 0,
             token_requests: 0,
             owed: Vec::new(),
@@ -247,12 +261,43 @@ impl AccountState {
         self.record.as_mut().is_some_and(|record| record.credential.refresh_token.take().is_some())
     }
 
+    /// Takes note of a refusal that is no verdict, and says in its words when it has been the same for a day. Returns whether
+    /// that is to be told now.
+    pub(super) fn note_repeated(&mut self, failure: &mut GrantFailure, now: Timestamp) -> bool {
+        let GrantFailure { failure: Failure::Transient { .. }, http_status: Some(status), oauth_error, detail } =
+            failure
+        else {
+            return false;
+        };
+        // those of a hop, or of overload, are no word of the server's on what was asked
+        if !(400..500).contains(status) || matches!(status, 407 | 408 | 425 | 429) {
+            return false;
+        }
+        let is_the_same =
+            |last: &Repeated| last.http_status == *status && last.oauth_error.as_ref() == oauth_error.as_ref();
+        let new = || Repeated { http_status: *status, oauth_error: oauth_error.clone(), since: now, told: None };
+        let repeated = match self.repeated.take() {
+            Some(last) if is_the_same(&last) => last,
+            Some(_) | None => new(),
+        };
+        let repeated = self.repeated.insert(repeated);
+        if now < repeated.since + UNCHANGED {
+            return false;
+        }
+        detail.push_str("; the same for a day, so it may take a person");
+        let is_due = repeated.told.is_none_or(|told| now >= told + UNCHANGED);
+        if is_due {
+            repeated.told = Some(now);
+        }
+        is_due
+    }
+
     pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
         let GrantFailure { failure, oauth_error, http_status, detail } = failure;
         let class = match failure {
-            Failure::Transient { .. } => "transient",
+            Failure::Transient { .. } | Failure::Unconfirmed(_) => "transient",
             Failure::Ambiguous => "ambiguous",
-            Failure::Permanent(_) => "permanent",
+            Failure::Permanent(_) | Failure::Refused => "permanent",
         };
         let attempt = self.machine.snapshot().failures + 1;
         self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });

@@ -147,11 +147,26 @@ impl<W: World> Renewer<W> {
         match &record.set_aside {
             // the configuration may have been mended since: worth one question
             None | Some(SetAside { why: Why::ClientRefused, .. }) => {}
-            Some(set_aside) => return Some(Event::CredentialRefused(set_aside.why)),
+            // never a password, which is locked by too many: only a refresh token's refusal may have been a bad minute
+            Some(set_aside) if !matches!(state.grant(), Grant::RefreshToken(_)) => {
+                return Some(Event::CredentialRefused(set_aside.why));
+            }
+            Some(_) => {}
         }
         let refresh_expires_at = record.refresh_expires_at.map(|at| self.world.timestamp_of(from_unix(at)).max(now));
         let learnt_life = record.learnt_life.map(Duration::from_millis);
-        Some(Event::CredentialReplaced { patience, answer_lost: record.redeeming, refresh_expires_at, learnt_life })
+        let answer_lost = record.redeeming;
+        Some(match &record.set_aside {
+            Some(SetAside { why: why @ (Why::Revoked | Why::Ambiguous), .. }) => {
+                Event::CredentialDoubted { why: *why, patience, answer_lost, refresh_expires_at, learnt_life }
+            }
+            Some(SetAside { why: why @ (Why::NotSignedIn | Why::IssuedElsewhere), .. }) => {
+                Event::CredentialRefused(*why)
+            }
+            Some(SetAside { why: Why::ClientRefused, .. }) | None => {
+                Event::CredentialReplaced { patience, answer_lost, refresh_expires_at, learnt_life }
+            }
+        })
     }
 
     /// Takes note of what requests say. All that came since the last call are handed over together, so that a thousand
@@ -224,7 +239,9 @@ impl<W: World> Renewer<W> {
     /// Why there will be none, for people.
     pub(super) fn refresh(&mut self, id: &AccountId, now: Timestamp) -> Result<(), String> {
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
-        if let Phase::SignInRequired { why } = state.machine.snapshot().phase {
+        if let Phase::SignInRequired { why } = state.machine.snapshot().phase
+            && !state.machine.may_be_presented_again()
+        {
             return Err(format!("{why}; run `valetd login {id}`"));
         }
         self.handle(id, Event::Asked, now);
@@ -349,10 +366,10 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
+    fn renewed(&mut self, id: &AccountId, renewal: RenewalId, mut tokens: Tokens, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
-        let header = state.header(&tokens);
+        let header = tokens.unusable.take().map_or_else(|| state.header(&tokens), Err);
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
             lifetime = Some(Duration::ZERO);
@@ -367,6 +384,7 @@ impl<W: World> Renewer<W> {
         self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
         if is_usable {
+            state.repeated = None;
             state.renewals += 1;
             state.last_success = Some(now);
         }
@@ -386,8 +404,12 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    fn failed(&mut self, id: &AccountId, renewal: RenewalId, failure: GrantFailure, now: Timestamp) {
+    fn failed(&mut self, id: &AccountId, renewal: RenewalId, mut failure: GrantFailure, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
+        if state.note_repeated(&mut failure, now) {
+            error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not known: \
+                look at its answer, or run `valetd login {id}`");
+        }
         let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
         state.note_failure(renewal, failure, now);
         let has_password = state.record.as_ref().is_some_and(|record| record.credential.password.is_some());
@@ -397,16 +419,27 @@ impl<W: World> Renewer<W> {
             self.redeem(id, renewal, now);
             return;
         }
+        // a password is not sent again, as that locks accounts
+        let is_of_refresh_token = state.record.is_some() && matches!(state.grant(), Grant::RefreshToken(_));
+        let verdict = match verdict {
+            Failure::Permanent(Why::Revoked) if is_of_refresh_token => Failure::Refused,
+            verdict => verdict,
+        };
         if let Some(record) = &mut state.record {
             // a later answer that is no verdict does not bring the lost one back
             record.redeeming = verdict == Failure::Ambiguous || state.machine.may_have_lost_an_answer();
-            if let Failure::Permanent(why) = verdict {
+            let why = match verdict {
+                Failure::Permanent(why) => Some(why),
+                Failure::Refused => Some(Why::Revoked),
+                Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed(_) => None,
+            };
+            if let Some(why) = why {
                 record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
             }
         }
         self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
-        if state.record.is_some() && !matches!(verdict, Failure::Permanent(_)) {
+        if state.record.is_some() && !matches!(verdict, Failure::Permanent(_) | Failure::Refused) {
             self.save(id, Waiters::default(), now);
         }
         let Some(state) = self.accounts.get_mut(id) else { return };
@@ -447,8 +480,11 @@ impl<W: World> Renewer<W> {
                     self.ask_to_save(id, Waiters::machine(save));
                 }
                 Action::SetAside(why) => {
-                    if let Some(set_aside) = state.record.as_mut().and_then(|record| record.set_aside.as_mut()) {
-                        set_aside.why = why; // the machine knows better: an answer may have been lost
+                    if let Some(record) = &mut state.record {
+                        // the machine knows better: an answer may have been lost, or this was said before
+                        let at = unix(self.world.calendar(now));
+                        let new = || SetAside { why, at, oauth_error: None };
+                        record.set_aside.get_or_insert_with(new).why = why;
                     }
                     self.ask_to_save(id, Waiters::default());
                 }

@@ -12,7 +12,7 @@ use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
-use crate::store::{Credential, Record};
+use crate::store::{Credential, Record, SetAside};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
@@ -523,6 +523,77 @@ fn a_kept_password_signs_in_again_when_the_refresh_token_is_refused() {
     assert_eq!(renewer.world.lines, ["redeem 2 the password of me"]);
     renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r5")), T0);
     assert_eq!(renewer.world.lines[1..], ["save 3 r5", "publish Bearer a2"]);
+}
+
+#[test]
+fn a_refused_refresh_token_is_presented_once_more_at_a_start_or_when_asked_and_a_refused_password_is_not() {
+    let account = config().accounts[&lab()].clone();
+    let password = || Credential { refresh_token: None, password: Some(("me".into(), Secret::new("pw"))) };
+    for (why, credential, is_presented) in [
+        (Why::Revoked, signed_in("r1").credential, true),
+        (Why::Ambiguous, signed_in("r1").credential, true),
+        (Why::Revoked, password(), false),
+    ] {
+        let new = NewCredential { credential, ..signed_in("r1") };
+        let set_aside = Some(SetAside { why, at: 0, oauth_error: None });
+        let record = Record { set_aside, ..Record::new(&account, 1, new, 0) };
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
+        let lines = std::mem::take(&mut renewer.world.lines);
+        let redeems = |lines: &[String]| lines.iter().filter(|line| line.starts_with("redeem")).count();
+        assert_eq!(redeems(&lines), usize::from(is_presented), "{why:?}: {lines:?}");
+        assert_eq!(renewer.refresh(&lab(), T0).is_ok(), is_presented, "{why:?}");
+        if is_presented {
+            renewer.answered(&lab(), RenewalId(1), refused(), T0);
+            assert!(renewer.world.lines.last().is_some_and(|line| *line == format!("publish {why:?}")), "{why:?}");
+            renewer.tick(T0 + 24 * HOUR);
+            assert_eq!(redeems(&renewer.world.lines), 0, "{why:?}: final");
+            renewer.refresh(&lab(), T0 + 24 * HOUR).expect("a person asks");
+            assert_eq!(redeems(&renewer.world.lines), 1, "{why:?}");
+            renewer.answered(&lab(), RenewalId(2), tokens("a1", None), T0 + 24 * HOUR);
+            assert!(renewer.world.lines.iter().any(|line| line == "publish Bearer a1"), "{:?}", renewer.world.lines);
+        }
+    }
+}
+
+#[test]
+fn what_an_unusable_answer_rotates_is_saved_and_asked_again_with() {
+    let mut renewer = started();
+    let unusable = Some("auth.lab.example answered 200 with a token of type DPoP".to_owned());
+    let answer = Tokens { refresh_token: Some(Secret::new("r2")), unusable, ..Tokens::default() };
+    renewer.answered(&lab(), RenewalId(1), Ok(answer), T0);
+    assert_eq!(renewer.world.lines, ["save 2 r2", "publish wait for a retry"]);
+    let failure = renewer.views()[0].last_failure.clone().expect("told");
+    assert!(failure.detail.contains("DPoP"), "{failure:?}");
+    renewer.world.lines.clear();
+    renewer.tick(T0 + Duration::from_secs(5));
+    assert!(renewer.world.lines.contains(&"redeem 2 r2".to_owned()), "{:?}", renewer.world.lines);
+}
+
+#[test]
+fn an_unknown_refusal_that_is_the_same_for_a_day_is_told_as_such() {
+    let detail = |status: u16, last: u16, hours: u32| {
+        let mut renewer = started();
+        let answer = |status| GrantFailure {
+            failure: Failure::Transient { retry_after: None },
+            oauth_error: None,
+            http_status: Some(status),
+            detail: "auth.lab.example answered".to_owned(),
+        };
+        renewer.answered(&lab(), RenewalId(1), Err(answer(status)), T0);
+        renewer.tick(T0 + hours * HOUR);
+        renewer.answered(&lab(), RenewalId(2), Err(answer(last)), T0 + hours * HOUR);
+        renewer.views()[0].last_failure.clone().expect("told").detail
+    };
+    for (case, status, last, hours, is_told) in [
+        ("for a day", 400, 400, 24, true),
+        ("for less", 400, 400, 23, false),
+        ("another one", 400, 403, 24, false),
+        ("overload", 429, 429, 24, false),
+        ("a server in trouble", 503, 503, 24, false),
+    ] {
+        assert_eq!(detail(status, last, hours).contains("the same for a day"), is_told, "{case}");
+    }
 }
 
 /// A renewer whose store keeps its answers back from now on.

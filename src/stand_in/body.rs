@@ -82,6 +82,12 @@ impl Body {
         Self { pace, ..self }
     }
 
+    /// The same with other bytes. For bodies that end.
+    pub(super) fn altered(mut self, alter: impl FnOnce(&[u8]) -> Vec<u8>) -> Self {
+        let pieces: Vec<Bytes> = std::iter::from_fn(|| (self.next)()).collect();
+        Self::whole(alter(&pieces.concat()))
+    }
+
     pub(super) fn dripping(mut self, pace: Duration) -> Self {
         let mut whole = Bytes::new();
         let next = move || {

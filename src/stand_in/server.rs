@@ -116,6 +116,9 @@ async fn token_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<
     match behaviour {
         Behaviour::ResetBefore | Behaviour::ResetAfter => Err(io::Error::other("reset, as asked")),
         Behaviour::SlowDrip(pause) => Ok(reply.map(|body| body.dripping(pause))),
+        Behaviour::Compressed => Ok(faults::compressed(reply)),
+        Behaviour::FormEncoded => Ok(faults::form_encoded(reply)),
+        Behaviour::TokenType(name) => Ok(faults::with_token_type(reply, &name)),
         _ => Ok(reply),
     }
 }

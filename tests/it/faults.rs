@@ -231,6 +231,72 @@ fn an_answer_that_is_lost_after_a_rotation_is_asked_for_again_and_reported_apart
 }
 
 #[test]
+fn an_answer_in_another_dialect_renews_at_a_server_that_forgives_nothing() {
+    let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    for (name, dialect) in [
+        ("gzip that nobody asked for", Behaviour::Compressed),
+        ("a form", Behaviour::FormEncoded),
+        ("eBay's type", Behaviour::TokenType("User Access Token".to_owned())),
+        ("Apigee's type", Behaviour::TokenType("BearerToken".to_owned())),
+    ] {
+        server.behave(dialect, None);
+        for _ in 0..2 {
+            let before = daemon.account("lab")["renewals"].as_u64();
+            let account = renew(&daemon);
+            assert!(account["renewals"].as_u64() > before, "{name}: {account:#}");
+            assert_eq!(account["failures"], 0, "{name}: {account:#}");
+        }
+    }
+    assert_eq!(server.log().reuse_detected, 0);
+}
+
+#[test]
+fn an_answer_that_cannot_be_used_does_not_cost_the_login_at_a_server_that_forgives_nothing() {
+    let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let generation = daemon.account("lab")["credential"]["generation"].as_u64();
+    server.behave(Behaviour::TokenType("DPoP".to_owned()), Some(2));
+    assert!(renew(&daemon)["last_failure"]["detail"].as_str().is_some_and(|detail| detail.contains("DPoP")));
+    assert_eq!(ping(&address(&daemon)).status, 200, "the token in hand is valid while it is valid");
+    let account = eventually("it mends itself", || {
+        ask_for_renewal(&daemon);
+        Some(daemon.account("lab")).filter(|account| account["failures"] == 0)
+    });
+    assert!(account["credential"]["generation"].as_u64() >= generation.map(|before| before + 3), "{account:#}");
+    assert_eq!((&account["state"], server.log().reuse_detected), (&json!("usable"), 0));
+}
+
+#[test]
+fn one_false_refusal_is_told_at_once_and_mended_by_a_restart_or_by_a_person_who_asks() {
+    let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let refusal = Behaviour::Status(400, "{\"error\":\"invalid_grant\"}".to_owned(), Vec::new());
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    server.behave(refusal.clone(), Some(1));
+    assert!(ask_for_renewal(&daemon));
+    let account = daemon.until("lab", "sign-in-required");
+    assert_eq!((&account["why_code"], &account["usable"]), (&json!("revoked"), &json!(true)), "{account:#}");
+    assert_eq!(ping(&address(&daemon)).status, 200, "what is valid is served");
+    let output = home.run(&["refresh", "lab"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(daemon.account("lab")["state"], "usable");
+
+    server.behave(refusal, Some(1));
+    assert!(ask_for_renewal(&daemon));
+    daemon.until("lab", "sign-in-required");
+    daemon.signal("TERM");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(server.log().reuse_detected, 0);
+}
+
+#[test]
 fn an_answer_for_another_identity_is_noticed() {
     let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({"sub": "eve", "email": "eve@example.org", "exp": 4_000_000_000_u64});

@@ -12,7 +12,7 @@ use super::world::{CONFIG, HOUR, LIVES, LastStart, Outside, SECOND, SimWorld, WA
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::platform::clock::Clock;
-use crate::renewal::{AccountSnapshot, Phase, Policy, RenewalId};
+use crate::renewal::{AccountSnapshot, Phase, Policy, RenewalId, Why};
 use crate::renewer::machines::Renewer;
 use crate::secret::Secret;
 use crate::store::{Credential, Store};
@@ -610,6 +610,14 @@ impl History {
         for _ in 0..40 {
             for account in 0..accounts {
                 self.request(account);
+                let waits = self.observed(account).is_some_and(|(snapshot, _)| snapshot.next_wakeup.is_some());
+                if self.is_falsely_refused(account) && !waits {
+                    // a third time is final, until a person asks; before that it mends itself
+                    let now = self.now();
+                    self.outside().gives_a_reason(account);
+                    let _ = self.renewer.refresh(&name(account), now);
+                    self.settle();
+                }
             }
             self.pass(30 * SECOND);
             let is_broken = self.outside().broken.is_some();
@@ -658,12 +666,27 @@ impl History {
         }
     }
 
+    /// A person is told to sign in to what the server has only refused in its bad minutes.
+    fn is_falsely_refused(&self, account: usize) -> bool {
+        let outside = self.outside();
+        let Some(login) = outside.known[account].login else { return false };
+        let state = &outside.servers[account].logins[&login];
+        let is_refused = self.observed(account).is_some_and(|(snapshot, _)| {
+            matches!(snapshot.phase, Phase::SignInRequired { why: Why::Revoked | Why::Ambiguous })
+        });
+        is_refused && state.was_falsely_refused && state.ended.is_none() && !state.has_password
+    }
+
     /// Usable and saved, or a person is needed (which was judged when it was said).
     pub(super) fn is_well(&self, account: usize) -> bool {
         let now = self.now();
         let outside = self.outside();
         let Some((snapshot, is_saved)) = self.observed(account) else { return false };
         let is_usable = outside.known[account].usable.is_some_and(|(_, _, until)| now < until);
+        drop(outside);
+        if self.is_falsely_refused(account) {
+            return false; // it must be usable again
+        }
         is_saved && (is_usable || matches!(snapshot.phase, Phase::SignInRequired { .. }))
     }
 }

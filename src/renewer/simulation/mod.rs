@@ -155,7 +155,7 @@ fn without_any_one_measure_a_promise_breaks_and_is_named() {
         (Measure::Spacing, &[Promise::NoStorm]),
         (Measure::TwoClocks, &[Promise::ValidWhileValid]),
         (Measure::VerdictByCode, &[Promise::NoLoginLost]),
-        (Measure::OneGrant, &[Promise::OneGrantAtATime, Promise::SavedBeforePublished]),
+        (Measure::OneGrant, &[Promise::OneGrantAtATime, Promise::SavedBeforePublished, Promise::NoStorm]),
         (Measure::TrustAfterHealing, &[Promise::Healed]),
     ] {
         let (tally, broken) = histories(0, Some(measure), |done| done >= 5000);

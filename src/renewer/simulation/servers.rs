@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::promises::{Measure, Promise};
 use super::world::{HOUR, Outside, SECOND, number};
-use crate::oauth::{Client, Dialect, Grant, TokenResponse, Tokens};
+use crate::oauth::{Client, Dialect, ErrorWords, Grant, TokenResponse, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
 use crate::token_endpoint::GrantFailure;
@@ -47,6 +47,8 @@ pub(super) struct Login {
     pub(super) may_be_lost: bool,
     /// Likewise: the disk may know less of it than a process that died.
     pub(super) may_be_stale: bool,
+    /// The server has refused it in a bad minute. The disk may say so for longer than it holds.
+    pub(super) was_falsely_refused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +92,10 @@ pub(super) enum Fate {
     /// A hop on the way speaks in the server's place, with this status.
     Stranger(u16),
     ClientRefused,
+    /// The server's bad minute: the refresh token is refused, and is as good as before.
+    FalseRefusal,
+    /// The server does what is asked, and its answer cannot be read: cut, or with a new refresh token in it.
+    Garbled(bool),
 }
 
 /// What came back.
@@ -132,6 +138,7 @@ impl Outside {
             has_password,
             may_be_lost: false,
             may_be_stale: false,
+            was_falsely_refused: false,
         };
         self.servers[account].logins.insert(login, at_server);
         self.tally.sign_ins += 1;
@@ -244,6 +251,31 @@ impl Outside {
                 let body = r#"{"error":"invalid_client"}"#.into();
                 (Outcome::Http { status: 401, retry_after: None, body }, None)
             }
+            Fate::FalseRefusal => {
+                let login = self.servers[in_flight.account].logins.get_mut(&in_flight.login);
+                if let Some(login) = login {
+                    login.was_falsely_refused = true;
+                }
+                let body = r#"{"error":"invalid_grant"}"#.into();
+                (Outcome::Http { status: 400, retry_after: None, body }, None)
+            }
+            Fate::Garbled(is_cut) => match self.serve(&in_flight, in_flight.at) {
+                (Outcome::Http { status: 200, retry_after, body }, brought) => {
+                    let body = match is_cut {
+                        true => body[..body.len() / 2].to_owned(),
+                        false => body.replace("\"Bearer\"", "\"DPoP\""),
+                    };
+                    // half of it may be without the new refresh token; the whole is not, if there is one
+                    let has_new = brought
+                        .and_then(|(_, refresh)| refresh)
+                        .is_some_and(|refresh| body.contains(&format!("\"r{refresh}\"")));
+                    if !has_new && is_cut {
+                        self.tally.answers_lost += 1;
+                    }
+                    (Outcome::Http { status: 200, retry_after, body }, brought.filter(|_| has_new))
+                }
+                other => other,
+            },
             Fate::Answered | Fate::AnsweredTwice => self.serve(&in_flight, in_flight.at),
             Fate::AnswerLost => {
                 self.tally.answers_lost += 1;
@@ -289,7 +321,7 @@ impl Outside {
             ..TokenResponse::default()
         };
         let wall = UNIX_EPOCH + Duration::from_millis(self.truth);
-        Dialect::Rfc6749.read(&response, grant, &Client::default(), wall).or_else(|refusal| {
+        Dialect::Rfc6749.read(&response, grant, &Client::default(), &ErrorWords::NONE, wall).or_else(|refusal| {
             let by_status = self.off == Some(Measure::VerdictByCode) && (400..500).contains(&status);
             let failure = if by_status { Failure::Permanent(Why::Revoked) } else { refusal.failure };
             failed(failure, refusal.oauth_error, Some(status), refusal.detail)

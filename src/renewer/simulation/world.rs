@@ -282,6 +282,8 @@ impl Outside {
             }
             8 | 9 => Fate::Stranger(self.one_of(&[200, 302, 400, 401, 403, 404, 407, 502])),
             10 if self.chance(4) => Fate::ClientRefused,
+            11 => Fate::FalseRefusal,
+            12 => Fate::Garbled(self.chance(2)),
             _ => Fate::Answered,
         }
     }
@@ -306,7 +308,7 @@ impl Outside {
         let known = &mut self.known[account];
         let state = self.servers[account].logins.get_mut(&login).expect("it was signed in to");
         match (answer, brought) {
-            (Ok(_), Some((_, refresh))) => {
+            (Ok(tokens), Some((_, refresh))) => {
                 (state.may_be_lost, state.may_be_stale) = (false, false);
                 if let Some(refresh) = refresh {
                     known.newest = Some(refresh);
@@ -316,7 +318,8 @@ impl Outside {
                     let lead = known.early.min(life / 3).mul_f64(1.1);
                     let end = life - lead.max(life / 10).max(Duration::from_millis(5)).min(life);
                     let is_usable = now < last_start.started + life * 8 / 10;
-                    last_start.earliest = (is_usable && tells_life && !hands_back).then_some(last_start.started + end);
+                    last_start.earliest = (is_usable && tells_life && !hands_back && tokens.unusable.is_none())
+                        .then_some(last_start.started + end);
                 }
             }
             (Err(GrantFailure { failure: Failure::Ambiguous, .. }), _) => state.may_be_lost = true,
@@ -364,7 +367,11 @@ impl Outside {
             (Why::IssuedElsewhere, _) => Some((lost, "it was not issued elsewhere")),
             (Why::ClientRefused, _) if known.client_refused => None,
             (Why::ClientRefused, _) => Some((lost, "the client was not refused")),
-            (Why::Revoked | Why::Ambiguous, _) if state.has_password => Some((lost, "its password was never refused")),
+            (Why::Revoked | Why::Ambiguous, _) if state.has_password && !state.was_falsely_refused => {
+                Some((lost, "its password was never refused"))
+            }
+            // the server's word, which is asked again: see `UsableAgain`
+            (Why::Revoked | Why::Ambiguous, _) if state.was_falsely_refused => None,
             (Why::Revoked | Why::Ambiguous, None) => Some((lost, "the server never ended it")),
             (Why::Revoked, Some(End::Reused)) if state.may_be_stale => None,
             (Why::Revoked, Some(End::Reused)) => Some((verdict, "a lost answer is told as a revocation")),

@@ -1,0 +1,219 @@
+//! What a 2xx that cannot be used says of the refresh token all the same: a server that rotates has spent the one that was
+//! sent. A new one in it is kept before anything is judged; where there is none to be seen, the answer counts as lost.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::grant::{Grant, Tokens};
+use super::verdict::{Reader, Refusal};
+use crate::renewal::Failure;
+use crate::secret::Secret;
+
+/// The refusal of an answer to a refresh token, or what it brought besides.
+pub(super) fn rescue(reader: &Reader<'_>, refusal: Refusal) -> Result<Tokens, Refusal> {
+    let has_verdict = !matches!(refusal.failure, Failure::Transient { .. });
+    if has_verdict || !reader.is_success() || reader.is_web_page() {
+        return Err(refusal);
+    }
+    let Seen { refresh_token, holds_token, names_error, is_whole } = look(reader.body());
+    match (refresh_token, reader.grant) {
+        (Some(same), Grant::RefreshToken(sent)) if same == *sent => Err(refusal),
+        (Some(new), _) => Ok(Tokens { refresh_token: Some(new), unusable: Some(refusal.detail), ..Tokens::default() }),
+        // section 6 of RFC 6749: without a new one the old one stays
+        (None, _) if names_error || (is_whole && holds_token) => Err(refusal),
+        (None, _) => Err(Refusal { failure: Failure::Ambiguous, ..refusal }),
+    }
+}
+
+/// What was seen in a body, as far as it could be read.
+#[derive(Default)]
+struct Seen {
+    refresh_token: Option<Secret>,
+    holds_token: bool,
+    names_error: bool,
+    is_whole: bool,
+}
+
+fn look(body: &[u8]) -> Seen {
+    let mut seen = Seen::default();
+    if body.starts_with(b"{") || body.starts_with(b"[") {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let is_read = Look { seen: &mut seen, member: Member::Other }.deserialize(&mut json).is_ok();
+        seen.is_whole = is_read && json.end().is_ok();
+        return seen;
+    }
+    for (name, value) in form_urlencoded::parse(body) {
+        seen.take(Member::of(&name), &value);
+    }
+    seen.is_whole = true;
+    seen
+}
+
+impl Seen {
+    fn take(&mut self, member: Member, text: &str) {
+        match member {
+            _ if text.is_empty() => {}
+            Member::RefreshToken => self.refresh_token = Some(Secret::new(text)),
+            Member::Token => self.holds_token = true,
+            Member::Error => self.names_error = true,
+            Member::Other => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Member {
+    RefreshToken,
+    Token,
+    Error,
+    Other,
+}
+
+impl Member {
+    /// In every dialect: `refresh_token`, `refreshToken`, `RefreshToken`.
+    fn of(name: &str) -> Self {
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        match plain.to_ascii_lowercase().as_str() {
+            "refreshtoken" => Member::RefreshToken,
+            "accesstoken" | "idtoken" => Member::Token,
+            "error" | "errors" | "errorcode" => Member::Error,
+            _ => Member::Other,
+        }
+    }
+}
+
+/// Reads a value at any depth, and takes note of what its members hold; also of those before the place where it breaks off.
+struct Look<'s> {
+    seen: &'s mut Seen,
+    member: Member,
+}
+
+impl<'de> DeserializeSeed<'de> for Look<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.seen.take(self.member, text);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, is_so: bool) -> Result<(), E> {
+        self.seen.names_error |= is_so && matches!(self.member, Member::Error);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        match self.member {
+            Member::Token => self.seen.holds_token = true,
+            Member::Error => self.seen.names_error = true,
+            Member::RefreshToken | Member::Other => {}
+        }
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
+        while values.next_element_seed(Look { seen: &mut *self.seen, member: self.member })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key::<String>()? {
+            self.seen.names_error |= matches!(self.member, Member::Error);
+            members.next_value_seed(Look { seen: &mut *self.seen, member: Member::of(&name) })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{REVOKED, TRANSIENT, read, refresh_token, refreshed};
+    use super::super::{Dialect, Grant};
+    use super::*;
+
+    #[test]
+    fn a_new_refresh_token_of_an_answer_that_cannot_be_used_is_kept() {
+        let table = [
+            ("a token that needs a proof", r#"{"access_token":"a","token_type":"DPoP","refresh_token":"r2"}"#),
+            ("CRLF in the token", r#"{"access_token":"a\r\nX: 1","refresh_token":"r2"}"#),
+            ("the token twice", r#"{"access_token":"a","access_token":"b","refresh_token":"r2"}"#),
+            ("no access token", r#"{"refresh_token":"r2"}"#),
+            ("beside an error", r#"{"access_token":"a","refresh_token":"r2","error":"server_error"}"#),
+            ("cut behind it", r#"{"refresh_token":"r2","access_token":"aaaa"#),
+            ("another object behind", r#"{"access_token":"a","refresh_token":"r2"}{"b":1}"#),
+            ("nested", r#"{"data":{"accessToken":"a","refreshToken":"r2"}}"#),
+            ("in an array", r#"[{"access_token":"a","refresh_token":"r2"}]"#),
+            ("said twice, the last one", r#"{"refresh_token":"r1","access_token":"a","refresh_token":"r2"}"#),
+            ("a life that is no text", r#"{"access_token":["a"],"refresh_token":"r2"}"#),
+            ("as a form, without an access token", "refresh_token=r2&expires_in=60"),
+        ];
+        for (name, body) in table {
+            let tokens = refreshed(200, body).expect(name);
+            assert_eq!(tokens.refresh_token.as_ref().map(Secret::expose), Some("r2"), "{name}");
+            assert!(tokens.access_token.is_none() && tokens.id_token.is_none(), "{name}");
+            assert!(tokens.unusable.expect(name).starts_with("answered 200 "), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_replaced_the_refresh_token_is_an_answer_lost_and_nothing_else_is() {
+        let same = format!(r#"{{"refresh_token":"{}"}}"#, refresh_token().expose());
+        let table = [
+            ("nothing", 200, "", Failure::Ambiguous),
+            ("no content", 204, "", Failure::Ambiguous),
+            ("an empty object", 200, "{}", Failure::Ambiguous),
+            ("nonsense", 200, "{", Failure::Ambiguous),
+            ("a word", 200, "OK", Failure::Ambiguous),
+            ("cut in the new one", 200, r#"{"access_token":"a","refresh_token":"r2"#, Failure::Ambiguous),
+            ("cut before it", 200, r#"{"access_token":"a","refre"#, Failure::Ambiguous),
+            ("the same one", 200, same.as_str(), TRANSIENT),
+            (
+                "a token that needs a proof, and no new one",
+                200,
+                r#"{"access_token":"a","token_type":"mac"}"#,
+                TRANSIENT,
+            ),
+            ("an error", 200, r#"{"error":"server_error"}"#, TRANSIENT),
+            ("an error by another name", 200, r#"{"errors":[{"message":"no"}]}"#, TRANSIENT),
+            ("a verdict", 200, r#"{"error":"invalid_grant","refresh_token":"r2"}"#, REVOKED),
+            ("a web page", 200, "<html>Welcome</html>", TRANSIENT),
+            ("a redirect", 302, "", TRANSIENT),
+            ("a server in trouble", 500, r#"{"refresh_token":"r2"}"#, TRANSIENT),
+        ];
+        for (name, status, body, failure) in table {
+            assert_eq!(refreshed(status, body).expect_err(name).failure, failure, "{name}");
+        }
+        for (dialect, failure) in
+            [(Dialect::CognitoGetTokens, Failure::Ambiguous), (Dialect::CognitoInitiateAuth, TRANSIENT)]
+        {
+            let grant = Grant::RefreshToken(refresh_token());
+            assert_eq!(read(dialect, &grant, 200, "{}").expect_err("no token").failure, failure, "{dialect:?}");
+        }
+        let nobody = read(Dialect::Rfc6749, &Grant::ClientCredentials, 200, "{}").expect_err("no token");
+        assert_eq!(nobody.failure, TRANSIENT, "nothing was spent");
+    }
+}
