@@ -17,15 +17,18 @@ use super::text::{length, printable};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
-use crate::control::problem::kind;
+use crate::control::problem::{Problem, kind};
+use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::Grant;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
+use crate::sign_in::import::{Found, TakenOver};
+use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::open_store;
+use crate::store::{StoreError, Trial, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -36,6 +39,9 @@ Sign in to an account. Without an option, you are asked in the account's own
 way: a page to open and a code to paste, or a user name and a password. Where
 an account has both, you choose; --code and --username choose theirs. The
 result goes to the running daemon; if none runs, it is saved for the next one.
+
+What is handed in is tried first, by one renewal: what is stored stays until
+the new credential has worked. --untried believes it, where there is no network.
 
 Without a configuration, 'valetd login gbdx' writes a first one for a provider
 that valetd knows.",
@@ -71,6 +77,9 @@ pub(super) struct Arguments {
     /// Take over what another tool has left on this machine
     #[arg(long, group = "way")]
     import: bool,
+    /// Believe the refresh token, without a renewal that tries it: it takes the place of what is stored
+    #[arg(long, requires = "way", conflicts_with_all = ["code", "password_stdin"])]
+    untried: bool,
     /// Print the page's address only
     #[arg(long)]
     no_browser: bool,
@@ -78,6 +87,9 @@ pub(super) struct Arguments {
 
 /// How long the first renewal may take until we leave it to the daemon.
 const FIRST_RENEWAL: Duration = Duration::from_secs(20);
+
+/// What can be done about a credential that could not be tried.
+const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let id = arguments.account.clone();
@@ -94,7 +106,11 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
-    let new = obtain(account, arguments)?;
+    let untried = arguments.untried;
+    let mut new = obtain(account, arguments)?;
+    if untried {
+        new.trial = Trial::Skipped;
+    }
     deliver(options, &places, &config, account, new, is_new)
 }
 
@@ -126,12 +142,26 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let taken = taken.map_err(|error| Failure::say(error).while_doing("importing"))?;
-        remark(&format!("{}: taken over from {}", account.id, taken.from));
-        return Ok(taken.new);
+        let TakenOver { found, from } = taken;
+        remark(&format!("{}: taken over from {from}", account.id));
+        return match found {
+            Found::Credential(new) => Ok(new),
+            Found::Password { .. } if arguments.untried => {
+                let words = "there is no refresh token, and user name and password bring one only where they are tried";
+                Err(Failure::say(words).with_remedy("leave out --untried").while_doing("importing"))
+            }
+            Found::Password { username, password } => {
+                let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+                let grant = Grant::Password { username, password };
+                block_on(exchange::redeem(account, &endpoint, grant))?.map_err(failure_of)
+            }
+        };
     }
     if arguments.refresh_token_stdin {
         let token = secret_on_stdin("the refresh token")?;
-        return Ok(handed_in::refresh_token(account, Secret::new(token.expose().trim())));
+        let token = handed_in::clean(token.expose());
+        let token = token.map_err(|unclear| Failure::new(unclear).while_doing("reading the refresh token"))?;
+        return Ok(handed_in::refresh_token(account, token));
     }
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
     let redeemed = match grant(account, &arguments)? {
@@ -146,8 +176,16 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
 
 /// The grant that the options bring; `None` if the person is to be asked.
 fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
-    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin: _, import: _, no_browser: _ } =
-        arguments;
+    let Arguments {
+        account: _,
+        code,
+        username,
+        password_stdin,
+        refresh_token_stdin: _,
+        import: _,
+        untried: _,
+        no_browser: _,
+    } = arguments;
     if let Some(code) = code {
         let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
         return Ok(Some(paste::grant(account, code)));
@@ -200,18 +238,43 @@ fn deliver(
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let id = &account.id;
     match block_on(hand_in(places, id, &new, config_is_new))? {
-        Ok((Outcome::Renewed, now)) => {
+        Ok(Delivered::Kept(problem, state)) => {
+            let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
+            let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
+            Err(match problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) {
+                true => failure.with_remedy(UNTRIED),
+                false => failure,
+            })
+        }
+        Ok(Delivered::Taken(Outcome::Renewed, now)) => {
             let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
             print(&format!("{id}: signed in{who}{}\n", life.unwrap_or_default()))?;
             Ok(Exit::Fine)
         }
-        Ok((outcome, now)) => {
+        Ok(Delivered::Taken(outcome, now)) => {
             remark(&format!("{id}: signed in{who}, and the credential is saved"));
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
-            let saved = open_store(places, config).and_then(|store| offline::save(&store, account, new));
-            saved.map_err(|error| Failure::say(error.to_string()).while_doing("saving the credential"))?;
+            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
+            let store = open_store(places, config).map_err(failed)?;
+            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+            let Taken { identity, untried } = match block_on(offline::take(&store, &endpoint, account, new))? {
+                Ok(taken) => taken,
+                Err(NotTaken::Store(error)) => return Err(failed(error)),
+                Err(error @ NotTaken::Refused(_)) => {
+                    return Err(Failure::new(error)
+                        .while_doing("trying the credential")
+                        .with_exit(Exit::SignInRequired));
+                }
+                Err(error @ NotTaken::Untried(_)) => {
+                    return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
+                }
+            };
+            if let Some(why) = untried {
+                remark(&format!("{id}: not tried yet: {}", printable(&why)));
+            }
+            let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
             let start = match options.invocation() {
                 plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
                 elsewhere => format!("{elsewhere} run"),
@@ -223,6 +286,14 @@ fn deliver(
     }
 }
 
+/// What the daemon has done with a credential.
+enum Delivered {
+    /// It took it; what has become of the first renewal.
+    Taken(Outcome, AccountReport),
+    /// It kept what it had, for this reason and in this state.
+    Kept(Box<Problem>, State),
+}
+
 /// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
 /// again.
 async fn hand_in(
@@ -230,7 +301,7 @@ async fn hand_in(
     id: &AccountId,
     new: &NewCredential,
     config_is_new: bool,
-) -> Result<(Outcome, crate::control::report::AccountReport), ClientError> {
+) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
     if config_is_new {
         client.reload().await?;
@@ -242,8 +313,16 @@ async fn hand_in(
         }
         answer => answer?,
     };
-    client.set_credential(id.as_str(), new).await?;
-    refresh::outcome(&mut client, &before, FIRST_RENEWAL).await
+    match client.set_credential(id.as_str(), new).await {
+        Err(ClientError::Refused(problem))
+            if problem.is(kind::CREDENTIAL_REFUSED) || problem.is(kind::CREDENTIAL_UNTRIED) =>
+        {
+            return Ok(Delivered::Kept(problem, before.state));
+        }
+        answer => answer?,
+    };
+    let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
+    Ok(Delivered::Taken(outcome, now))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
-use crate::store::{Credential, Record};
+use crate::store::{Credential, Record, Trial};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
@@ -127,6 +127,7 @@ fn signed_in(token: &str) -> NewCredential {
         refresh_lifetime: None,
         identity: None,
         servers: None,
+        trial: Trial::Skipped,
     }
 }
 

@@ -39,7 +39,7 @@ use error::io_error;
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use lock::lock;
-pub use record::{Credential, NewCredential, Record, Servers, SetAside};
+pub use record::{Credential, NewCredential, Record, Servers, SetAside, Trial};
 
 /// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
 /// having read it: how credentials are sealed at rest will be said there.
