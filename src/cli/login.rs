@@ -26,6 +26,7 @@ use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
+use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
 use crate::store::{StoreError, Trial, open_store};
@@ -107,7 +108,7 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     })?;
     let account = account_of(&config, &id)?;
     let untried = arguments.untried;
-    let mut new = obtain(account, arguments)?;
+    let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
@@ -138,7 +139,7 @@ fn write_new(file: &Path, text: &str) -> io::Result<()> {
 }
 
 /// From what the command line says, or the person answers, to what is stored.
-fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Failure> {
+fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<NewCredential, Failure> {
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let taken = taken.map_err(|error| Failure::say(error).while_doing("importing"))?;
@@ -164,10 +165,20 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
         return Ok(handed_in::refresh_token(account, token));
     }
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let redeemed = match grant(account, &arguments)? {
-        Some(grant) => block_on(exchange::redeem(account, &endpoint, grant))?,
+    let redeemed = match grant(account, places, &arguments)? {
+        Some(grant) => {
+            let redeemed = block_on(exchange::redeem(account, &endpoint, grant))?;
+            if arguments.code.is_some() {
+                PendingSignIn::forget(&places.state_dir, &account.id); // a code is good once, whatever became of it
+            }
+            redeemed
+        }
         None => {
-            let wishes = Wishes { username: arguments.username, browser: !arguments.no_browser };
+            let wishes = Wishes {
+                username: arguments.username,
+                browser: !arguments.no_browser,
+                state_dir: Some(places.state_dir.clone()),
+            };
             block_on(sign_in::in_person(account, &wishes, &endpoint))?
         }
     };
@@ -175,7 +186,7 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
 }
 
 /// The grant that the options bring; `None` if the person is to be asked.
-fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
+fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
     let Arguments {
         account: _,
         code,
@@ -187,8 +198,21 @@ fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Fail
         no_browser: _,
     } = arguments;
     if let Some(code) = code {
-        let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
-        return Ok(Some(paste::grant(account, code)));
+        let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
+        let pending = PendingSignIn::load(&places.state_dir, &account.id);
+        let checked = match &pending {
+            Some(pending) => pending.check(account, &pasted),
+            None => {
+                let id = &account.id;
+                remark(&format!(
+                    "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
+                     from others (`valetd login {id}` begins one)"
+                ));
+                pending::check_issuer(account, &pasted)
+            }
+        };
+        checked.map_err(|error| failure_of(error.into()))?;
+        return Ok(Some(paste::grant(account, pasted.code, pending)));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;

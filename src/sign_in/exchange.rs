@@ -72,7 +72,11 @@ mod tests {
     }
 
     fn code() -> Grant {
-        Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: Some("https://x.example/code".to_owned()) }
+        Grant::AuthorizationCode {
+            code: Secret::new("c"),
+            redirect_uri: Some("https://x.example/code".to_owned()),
+            code_verifier: None,
+        }
     }
 
     #[test]

@@ -162,6 +162,7 @@ pub async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) 
         (Some(refresh_token), None) => endpoint.revoke_in_words(account, refresh_token).await,
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
+    store.forget_pending(&account.id);
     store.remove(&account.id)?;
     Ok(outcome)
 }
