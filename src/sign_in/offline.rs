@@ -28,7 +28,7 @@ pub enum NotTaken {
 pub struct Taken {
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
-    /// Why it could not be tried, if it was to be.
+    /// Why it could not be tried, if it was to be: nothing else was there to lose.
     pub untried: Option<String>,
 }
 
@@ -44,7 +44,12 @@ pub async fn take(
     account: &Account,
     mut new: NewCredential,
 ) -> Result<Taken, NotTaken> {
-    if new.trial == Trial::Skipped || account.grant == GrantType::ClientCredentials {
+    let is_wanted = match new.trial {
+        Trial::Required => account.grant != GrantType::ClientCredentials,
+        // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
+        Trial::Preferred | Trial::Skipped => false,
+    };
+    if !is_wanted {
         let identity = new.identity.clone();
         save(store, account, new)?;
         return Ok(Taken { identity, untried: None });
@@ -95,17 +100,14 @@ pub async fn take(
             Err(NotTaken::Refused(failure.detail))
         }
         Err(GrantFailure { failure, detail, .. }) => {
-            if new.trial == Trial::Required && previous.is_some() {
+            if previous.is_some() {
                 if failure != Failure::Ambiguous {
                     take_back()?;
                 }
                 return Err(NotTaken::Untried(detail));
             }
             let identity = new.identity.clone();
-            let saved = previous.as_ref().map_or(0, |record| record.generation);
-            let record =
-                Record::succeeding(previous.as_ref(), saved.max(noted.generation), account, new, unix_seconds());
-            store.save(&Record { redeeming: failure == Failure::Ambiguous, ..record })?;
+            store.save(&Record { redeeming: failure == Failure::Ambiguous, ..noted })?;
             Ok(Taken { identity, untried: Some(detail) })
         }
     }
