@@ -82,7 +82,7 @@ pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
 
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]
-pub enum Request {
+pub enum AccountRequest {
     /// Renew now. Answered when the renewal has been asked for, not when it has ended.
     Refresh(AccountId, oneshot::Sender<Result<(), String>>),
     /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
@@ -96,7 +96,7 @@ pub enum Request {
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
 #[derive(Clone)]
 pub struct Accounts {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<AccountRequest>,
     views: watch::Receiver<Arc<Vec<AccountView>>>,
 }
 
@@ -119,7 +119,7 @@ pub enum RequestError {
 
 impl Accounts {
     /// Joins the two ends; the renewer keeps the others.
-    pub fn new(requests: mpsc::Sender<Request>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
+    pub fn new(requests: mpsc::Sender<AccountRequest>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
         Self { requests, views }
     }
 
@@ -135,25 +135,25 @@ impl Accounts {
 
     /// Asks for a renewal now.
     pub async fn refresh(&self, account: AccountId) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Refresh(account, reply)).await
+        self.ask(|reply| AccountRequest::Refresh(account, reply)).await
     }
 
     /// Hands in what a sign-in brought.
     pub async fn replace(&self, account: AccountId, new: NewCredential) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Replace(account, Box::new(new), reply);
+        let request = AccountRequest::Replace(account, Box::new(new), reply);
         self.requests.send(request).await.map_err(|_| RequestError::Stopping)?;
         answer.await.map_err(|_| RequestError::Stopping)?
     }
 
     /// Signs out. Returns what happened at the server, for people.
     pub async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
-        self.ask(|reply| Request::Remove(account, reply)).await
+        self.ask(|reply| AccountRequest::Remove(account, reply)).await
     }
 
     async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request,
+        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> AccountRequest,
     ) -> Result<T, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| RequestError::Stopping)?;

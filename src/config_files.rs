@@ -3,13 +3,14 @@
 //! [`config`](crate::config) is pure; this is where its texts come from. What others could change, of the files and of
 //! those that they name, is refused: see [`ownership`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, MachineFacts, Parsed, Problem, Problems, SecretSource, Source};
 use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::Paths;
+use crate::platform::tls;
 
 /// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
 /// others could change, of these and of the files that they name, is refused: see [`ownership`].
@@ -73,6 +74,20 @@ fn named_files(config: &Config) -> BTreeSet<&Path> {
         files.extend(route.request_headers.add.iter().filter_map(|(_, source)| file_of(source)));
     }
     files
+}
+
+/// What is wrong with the files of certificate authorities that a configuration names, each file once, with whose it is.
+pub(crate) fn unusable_authorities(config: &Config) -> Vec<String> {
+    let mut named: BTreeMap<&Path, String> = BTreeMap::new();
+    let accounts =
+        config.accounts.values().map(|account| (account.extra_ca.as_deref(), "account", account.id.as_str()));
+    let routes = config.routes.iter().map(|route| (route.extra_ca.as_deref(), "route", route.name.as_str()));
+    for (path, what, name) in accounts.chain(routes) {
+        if let Some(path) = path {
+            named.entry(path).or_insert_with(|| format!("{what} {name}"));
+        }
+    }
+    named.into_iter().filter_map(|(path, whose)| Some(format!("{whose}: {}", tls::authorities(path).err()?))).collect()
 }
 
 fn file_of(source: &SecretSource) -> Option<&Path> {

@@ -42,9 +42,9 @@
 //! # Journeys
 //!
 //! **A proxied request.** A [`proxy`] worker accepts, learns who the peer is, and serves; whoever would need a client key
-//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top to bottom: guard,
-//! route, token, forward, answer. [`token_source::TokenSource::usable`] borrows the published token: no lock, no await, no
-//! allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
+//! gets little until a request has shown one (`proxy/downstream/stranger.rs`). `proxy/exchange/service.rs` reads from top
+//! to bottom: identify, admit, find, permit, token, prepare, send, respond. [`token_source::TokenSource::usable`] borrows
+//! the published token: no lock, no await, no allocation. Without one the request says that it is wanted, and waits up to its patience; a client that hangs up
 //! cancels its own wait, never a renewal. Where it had to wait for a connection, it leaves with the token that is usable
 //! then. A reload that changes what an account is, or where its tokens go, ends the waits for them. A 401 from the
 //! upstream renews once for all who got it, and the request is sent once more.
@@ -53,10 +53,11 @@
 //! rotation: note that generation N is being redeemed → redeem ([`token_endpoint`], with what [`oauth`] says) → save
 //! ([`store`]: temporary file, fsync, rename, fsync of the folder) → publish.
 //!
-//! **A status query.** [`control`] answers from what the renewer has published, and waits for nobody.
+//! **A status query.** `control` answers from what the renewer has published, and waits for nobody.
 //!
 //! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
-//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]).
+//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]). What is handed in is tried by one
+//! renewal before it takes the place of what is stored: `renewer/trials.rs`, and [`sign_in::offline`] alike.
 //!
 //! # Where the invariants are
 //!
@@ -74,14 +75,14 @@ pub mod cli;
 pub mod client_keys;
 pub mod config;
 pub(crate) mod config_files;
-pub mod control;
-pub mod daemon;
+pub(crate) mod control;
+pub(crate) mod daemon;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http_client;
 pub(crate) mod names;
-pub mod notices;
+pub(crate) mod notices;
 pub mod oauth;
 pub mod path_rules;
 pub mod platform;

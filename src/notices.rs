@@ -209,7 +209,7 @@ fn key(account: &AccountId, cause: Cause) -> String {
 }
 
 /// What the notices are made from.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The accounts as they stand.
     pub accounts: Accounts,
     /// The configuration in force.
@@ -223,7 +223,7 @@ pub struct Parts {
 }
 
 /// Gives notices until the stop has started. It sleeps until something changes or the next one is due.
-pub async fn watch(parts: Parts, mut shutdown: Shutdown) {
+pub(crate) async fn watch(parts: Parts, mut shutdown: Shutdown) {
     let Parts { mut accounts, mut config, clock, state_dir, invocation } = parts;
     let mut timer = match WakeTimer::new() {
         Ok(timer) => timer,

@@ -30,6 +30,8 @@ pub struct Published {
     pub name: HeaderName,
     /// The field's value.
     pub value: HeaderValue,
+    /// Where in it the token begins: after its scheme, if it has one.
+    secret_at: usize,
     /// Not to be handed out from here on.
     pub usable_until: Timestamp,
     /// Its life is not stated but learnt: a request that is sent from here on and succeeds refutes that.
@@ -51,17 +53,51 @@ impl Published {
         usable_until: Timestamp,
         outlived_from: Timestamp,
     ) -> Self {
+        let secret_at = value.as_bytes().iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
         let [has_worked, is_outlived] = [AtomicBool::new(false), AtomicBool::new(false)];
         Self {
             id,
             name,
             value,
+            secret_at,
             usable_until,
             outlived_from,
             has_worked,
             is_watched: AtomicBool::new(true),
             is_outlived,
         }
+    }
+
+    /// The token as it was issued, without the scheme in front of it.
+    pub fn secret(&self) -> &[u8] {
+        &self.value.as_bytes()[self.secret_at..]
+    }
+
+    /// What must not be seen again, in any response.
+    pub fn spelling(&self) -> Spelling<'_> {
+        let secret = self.secret();
+        Spelling(if secret.len() < SHORTEST_SPELLING { &[] } else { secret })
+    }
+}
+
+/// A shorter token cannot be told from an ordinary word.
+const SHORTEST_SPELLING: usize = 8;
+
+/// How a token is spelt where a server may have repeated it. The one place that knows the ways to spell one; today it is
+/// the bytes as they were sent. Empty for a token that is too short to be told from an ordinary word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spelling<'a>(&'a [u8]);
+
+impl<'a> Spelling<'a> {
+    /// The bytes to look for, if there are any.
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        (!self.0.is_empty()).then_some(self.0)
+    }
+
+    /// Whether `text` repeats the token.
+    pub fn is_in(self, text: &[u8]) -> bool {
+        let length = self.0.len();
+        length > 0 && text.len() >= length && text.windows(length).any(|part| part == self.0)
     }
 }
 
@@ -360,6 +396,31 @@ impl TokenSource {
             if !in_time {
                 return None;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::AUTHORIZATION;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_known_without_its_scheme_and_looked_for_if_it_is_no_ordinary_word() {
+        let rows: [(&'static str, &str, &str, bool); 6] = [
+            ("Bearer abcdefgh", "abcdefgh", "x-abcdefgh-x", true),
+            ("Bearer abcdefgh", "abcdefgh", "abcdefg", false),
+            ("abcdefgh", "abcdefgh", "abcdefgh", true),
+            ("Token of two words", "of two words", "Token of two words", true),
+            ("Bearer abcdefg", "abcdefg", "abcdefg", false),
+            ("Bearer ", "", "", false),
+        ];
+        for (value, secret, text, is_in) in rows {
+            let field = (AUTHORIZATION, HeaderValue::from_static(value));
+            let token = Published::new(RenewalId(1), field, Timestamp::FAR, Timestamp::FAR);
+            assert_eq!(token.secret(), secret.as_bytes(), "{value}");
+            assert_eq!(token.spelling().is_in(text.as_bytes()), is_in, "{value} in {text}");
         }
     }
 }

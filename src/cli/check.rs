@@ -5,6 +5,7 @@ use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
 use super::text::printable;
+use crate::config_files::unusable_authorities;
 
 /// Check the configuration file and print every problem in it
 #[derive(clap::Args, Debug)]
@@ -30,6 +31,11 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
     let Loaded { config, warnings } = load_config(&places).map_err(|problems| {
         Failure::say(format!("{file} cannot be used: {}", count(problems.len(), "problem"))).with_problems(problems)
     })?;
+    let unusable = unusable_authorities(&config);
+    if !unusable.is_empty() {
+        let problems = count(unusable.len(), "problem");
+        return Err(Failure::say(format!("{file} cannot be used as it is: {problems}")).with_problems(unusable));
+    }
     let mut out = String::new();
     for warning in &warnings {
         for line in warning.lines() {

@@ -1,7 +1,7 @@
 //! How a verb ends: an exit status that scripts can tell apart, or a failure that a person can mend.
 
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use anyhow::anyhow;
 
@@ -9,6 +9,7 @@ use super::options::Options;
 use super::text::printable;
 use crate::control::client::ClientError;
 use crate::names::UnknownName;
+use crate::platform::peer::own_uid;
 
 /// How a verb ended: the process's exit status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +103,21 @@ impl Failure {
                     plain if plain == "valetd" => format!("start it: {start}  (or, here: valetd run)"),
                     elsewhere => format!("start it: {elsewhere} run"),
                 };
+                Self::new(error).with_remedy(remedy)
+            }
+            ClientError::Foreign { owner, .. } => {
+                let remedy = match own_uid() {
+                    0 => {
+                        format!("act as that user: setpriv --reuid {owner} --clear-groups {} ...", options.invocation())
+                    }
+                    _ => "nothing was sent to it; start your own daemon, and name its socket with --socket".to_owned(),
+                };
+                Self::new(error).with_remedy(remedy)
+            }
+            // the system's words for it name no option
+            ClientError::Unreachable { error: ref too_long, .. } if too_long.kind() == io::ErrorKind::InvalidInput => {
+                let remedy = "a unix socket's path has at most 107 bytes: name a shorter one with --socket, for this command \
+                              and for 'valetd run'";
                 Self::new(error).with_remedy(remedy)
             }
             ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::Garbled { .. } => {

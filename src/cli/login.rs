@@ -107,6 +107,10 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
+    // before somebody signs in for nothing
+    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
+        return Err(Failure::of_call(error, options));
+    }
     let untried = arguments.untried;
     let mut new = obtain(account, &places, arguments)?;
     if untried {
@@ -313,7 +317,7 @@ fn deliver(
 /// What the daemon has done with a credential.
 enum Delivered {
     /// It took it; what has become of the first renewal.
-    Taken(Outcome, AccountReport),
+    Taken(Outcome, Box<AccountReport>),
     /// It kept what it had, for this reason and in this state.
     Kept(Box<Problem>, State),
 }
@@ -346,7 +350,7 @@ async fn hand_in(
         answer => answer?,
     };
     let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
-    Ok(Delivered::Taken(outcome, now))
+    Ok(Delivered::Taken(outcome, Box::new(now)))
 }
 
 #[cfg(test)]

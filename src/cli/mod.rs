@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::platform::harden;
+
 // what the verbs share
 mod arguments;
 mod configuration;
@@ -117,6 +119,10 @@ enum Verb {
 impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
+        // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
+        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_)) {
+            harden::keep_memory_private();
+        }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),

@@ -208,13 +208,13 @@ fn status() -> Result<Exit, Failure> {
 /// Every file to write, with its text.
 fn files(program: &Path, strict: bool) -> Result<Vec<(PathBuf, String)>, Failure> {
     let folder = unit_folder()?;
-    let quoted = quoted(program).ok_or_else(|| {
+    let command = command(program).ok_or_else(|| {
         let words = format!("{} cannot stand in a unit: it is no UTF-8, or has a line end in it", program.display());
         Failure::say(words)
     })?;
     let mut files: Vec<(PathBuf, String)> = UNITS
         .iter()
-        .map(|(name, text)| (folder.join(name), format!("{MARK}{}", with_program(text, &quoted))))
+        .map(|(name, text)| (folder.join(name), format!("{MARK}{}", with_program(text, &command))))
         .collect();
     if strict {
         files.push((folder.join(format!("{SERVICE}.d/strict.conf")), format!("{MARK}{STRICT}")));
@@ -235,12 +235,22 @@ fn with_program(unit: &str, program: &str) -> String {
     })
 }
 
-/// A path as a unit file takes it (systemd.service(5), "Command lines"). `None` if it cannot stand there.
-fn quoted(path: &Path) -> Option<String> {
-    let text = path.to_str().filter(|text| !text.contains(char::is_control))?;
+/// How a unit calls a program (systemd.service(5), "Command lines"). `None` if its path cannot stand in a unit.
+///
+/// systemd takes no quotes, backslashes or control characters in what is to be run, and reads `$$` there to the letter, but
+/// takes all of them in an argument: such a path is handed to a shell that becomes the program.
+fn command(program: &Path) -> Option<String> {
+    let text = program.to_str().filter(|text| !text.contains(char::is_control))?;
+    let is_odd = text.contains(['\'', '"', '\\', '$']);
+    let word = quoted(text);
+    Some(if is_odd { format!("/bin/sh -c \"exec \\\"$$0\\\" \\\"$$@\\\"\" {word}") } else { word })
+}
+
+/// One word of a command line in a unit.
+fn quoted(text: &str) -> String {
     let escaped = text.replace('%', "%%").replace('$', "$$").replace('\\', "\\\\").replace('"', "\\\"");
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
-    Some(if escaped.chars().all(plain) { escaped } else { format!("\"{escaped}\"") })
+    if escaped.chars().all(plain) { escaped } else { format!("\"{escaped}\"") }
 }
 
 fn own_path() -> Result<PathBuf, Failure> {
@@ -361,14 +371,16 @@ mod tests {
         let table = [
             ("/home/me/.cargo/bin/valetd", "ExecStart=/home/me/.cargo/bin/valetd run\n"),
             ("/home/a b/100%/valetd", "ExecStart=\"/home/a b/100%%/valetd\" run\n"),
-            ("/x/$HOME/\"v\"", "ExecStart=\"/x/$$HOME/\\\"v\\\"\" run\n"),
+            ("/a=b/\u{e9}/valetd", "ExecStart=\"/a=b/\u{e9}/valetd\" run\n"),
+            ("/x/$HOME/\"v\"", "ExecStart=/bin/sh -c \"exec \\\"$$0\\\" \\\"$$@\\\"\" \"/x/$$HOME/\\\"v\\\"\" run\n"),
+            ("/it's/a\\b", "ExecStart=/bin/sh -c \"exec \\\"$$0\\\" \\\"$$@\\\"\" \"/it's/a\\\\b\" run\n"),
         ];
         for (path, expected) in table {
-            let text = with_program(UNITS[0].1, &quoted(Path::new(path)).unwrap());
+            let text = with_program(UNITS[0].1, &command(Path::new(path)).unwrap());
             assert!(text.contains(expected), "{path}:\n{text}");
             assert!(text.contains("\nExecReload=") && !text.contains(PACKAGED), "{path}:\n{text}");
         }
-        assert_eq!(quoted(Path::new("/a\nExecStart=/evil")), None);
+        assert_eq!(command(Path::new("/a\nExecStart=/evil")), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use super::problem::Complaint;
+use super::punycode;
 use super::value::path;
 
 /// The longest path that fits into `sockaddr_un` with its closing zero byte.
@@ -99,7 +100,8 @@ pub(super) fn host(text: &str) -> Result<String, String> {
             && label.chars().all(good)
     };
     if name.len() > 253 || !name.split('.').all(good_label) {
-        return Err("has a bad host name (RFC 1123); write an international one in its xn-- form".into());
+        return Err(international(text)
+            .unwrap_or_else(|| "has a bad host name (RFC 1123); write an international one in its xn-- form".into()));
     }
     // `127.1`, `0x7f000001` and `2130706433` are IPv4 addresses to resolvers: only the plain form may mean one
     let last = name.rsplit('.').next().unwrap_or_default();
@@ -108,6 +110,21 @@ pub(super) fn host(text: &str) -> Result<String, String> {
         return Err("has a bad IPv4 address".into());
     }
     Ok(name)
+}
+
+/// What is said of an international host name: DNS, TLS and HTTP know its ASCII form alone. `None` for any other name.
+fn international(host: &str) -> Option<String> {
+    let form = match (host.is_ascii(), punycode::to_ascii(host)) {
+        (true, _) => return None,
+        (false, Some(form)) => format!("\"{form}\""),
+        (false, None) => "its form with xn--, as the registry or a browser's address bar shows it".to_owned(),
+    };
+    Some(format!("has an international host name, which is written in ASCII (RFC 5891): {form}"))
+}
+
+/// Whether a host name, in lower case, is this machine by itself: `localhost` or a name below it (RFC 6761 section 6.3).
+pub(crate) fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 impl Endpoint {
@@ -120,7 +137,11 @@ impl Endpoint {
         if !text.bytes().all(|byte| byte.is_ascii_graphic())
             || text.contains(['\\', '"', '<', '>', '^', '`', '{', '|', '}'])
         {
-            return Err("has a character that a URL cannot have (RFC 3986 section 2); percent-encode it".into());
+            let host =
+                text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#', ':']).next().unwrap_or_default());
+            return Err(host.and_then(international).unwrap_or_else(|| {
+                "has a character that a URL cannot have (RFC 3986 section 2); percent-encode it".into()
+            }));
         }
         let (scheme, rest) = text.split_once("://").ok_or("is not an absolute URL, as in https://api.example/v1")?;
         let tls = match scheme.to_ascii_lowercase().as_str() {
@@ -181,7 +202,7 @@ impl Origin {
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
             Ok(ip) => ip.to_canonical().is_loopback(),
-            Err(_) => self.host == "localhost" || self.host.ends_with(".localhost"),
+            Err(_) => is_localhost(&self.host),
         }
     }
 

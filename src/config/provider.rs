@@ -51,6 +51,17 @@ pub(crate) fn shipped_origins(token_endpoint: &str) -> Vec<String> {
     origins.filter(|origins| origins.first().is_some_and(|first| first == token_endpoint)).flatten().collect()
 }
 
+/// The environment variables that the presets which come with the binary import a refresh token from.
+pub(crate) fn import_variables() -> impl Iterator<Item = String> {
+    EMBEDDED.iter().flat_map(|(name, text)| {
+        let (source, sink) = (embedded(name, text), Sink::default());
+        let document = Document::read(&source, &sink);
+        let places = Table::new([document.layer()], &sink).array_of_tables("import").unwrap_or_default();
+        let variables = places.into_iter().filter_map(|place| place.string("environment").map(|found| found.value));
+        variables.collect::<Vec<_>>()
+    })
+}
+
 /// The user's provider files and the embedded ones that they do not shadow.
 pub(super) fn all(user: &[(String, Source)]) -> Vec<(String, Source)> {
     let shadowed = |name: &str| user.iter().any(|(theirs, _)| theirs == name);

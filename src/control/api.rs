@@ -112,7 +112,7 @@ where
     };
     if verb == Verb::Events {
         let last_id = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-        return stream(state, line, last_id);
+        return stream(state, line, last_id).unwrap_or_else(|problem| refuse(&problem));
     }
     perform(state, line, head.version, verb, body).await.unwrap_or_else(|problem| refuse(&problem))
 }
@@ -216,8 +216,12 @@ where
 }
 
 /// Answers with what changes from now on, and since `last_id`.
-fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Answer {
-    line.stream();
+fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Result<Answer, Problem> {
+    if !line.stream() {
+        let detail = "as many as may be are listening to events already";
+        return Err(Problem::new(409, kind::REFUSED, "that cannot be done now", detail)
+            .with_remedy("end one of them: pgrep -af 'valetd events'"));
+    }
     let (reader, pieces) = mpsc::channel(STREAM_BUFFER);
     tokio::spawn(event_stream::feed(state.clone(), last_id, reader, line.clone()));
     let mut answer = Response::new(Fed(pieces).boxed());
@@ -225,7 +229,7 @@ fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Answer {
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // a stream is the connection's last answer: what is sent while it lasts is no request when it ends
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
+    Ok(answer)
 }
 
 fn tell(state: &ControlState, kind: Kind, account: &str) {

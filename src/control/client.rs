@@ -26,6 +26,8 @@ use super::report::{AccountReport, SCHEMA, StatusReport};
 use crate::accounts::NewCredential;
 use crate::client_keys::NewKey;
 use crate::config::KeyName;
+use crate::platform::peer::own_uid;
+use crate::platform::users;
 use crate::secret::Secret;
 use crate::store::Trial;
 
@@ -40,14 +42,16 @@ const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
 
 /// A connection to a running daemon. Its calls need the runtime that it was made in.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
+    /// Whose daemon it is.
+    owner: u32,
     sender: SendRequest<Full<Bytes>>,
 }
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// Nobody listens there.
     #[error("no daemon listens on {}", .0.display())]
     NotRunning(PathBuf),
@@ -58,6 +62,14 @@ pub enum ClientError {
         socket: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// Somebody else listens there: what it says is not to be believed, and nothing is told to it.
+    #[error("the daemon on {} is not yours: {} listens there", .socket.display(), user(*.owner))]
+    Foreign {
+        /// Where.
+        socket: PathBuf,
+        /// Who made the socket.
+        owner: u32,
     },
     /// The daemon took the call and did not answer in time.
     #[error("the daemon on {} did not answer within {} s", .socket.display(), .after.as_secs())]
@@ -82,33 +94,36 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether there is no daemon to talk to now: one that is started may mend it.
-    pub fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             ClientError::NotRunning(_) | ClientError::Unreachable { .. } => true,
-            ClientError::Silent { .. } | ClientError::Garbled { .. } | ClientError::Refused(_) => false,
+            ClientError::Foreign { .. }
+            | ClientError::Silent { .. }
+            | ClientError::Garbled { .. }
+            | ClientError::Refused(_) => false,
         }
     }
 }
 
 impl Client {
-    /// Connects to the daemon that listens on `socket`.
+    /// Connects to the daemon that listens on `socket`, which must be this user's or root's; root itself may ask anybody's.
     ///
     /// # Errors
     ///
-    /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it.
-    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = connect(socket).await?;
+    /// [`ClientError::NotRunning`] if there is no socket or nobody listens on it; [`ClientError::Foreign`].
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let (stream, owner) = connect(socket).await?;
         let socket = socket.to_owned();
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ClientError::Garbled { socket: socket.clone(), detail: error.to_string() })?;
         // what ends the connection is told by the call that it ends
         tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { socket, sender })
+        Ok(Self { socket, owner, sender })
     }
 
     /// The status document.
-    pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
+    pub(crate) async fn status(&mut self) -> Result<StatusReport, ClientError> {
         #[derive(Deserialize)]
         struct Versioned {
             schema: u32,
@@ -123,19 +138,27 @@ impl Client {
     }
 
     /// One account.
-    pub async fn account(&mut self, id: &str) -> Result<AccountReport, ClientError> {
+    pub(crate) async fn account(&mut self, id: &str) -> Result<AccountReport, ClientError> {
         let body = self.call(Method::GET, &format!("/v1/accounts/{id}"), None, AT_ONCE).await?;
         self.read(&body)
     }
 
     /// Asks for a renewal now. Returns when it has been asked for, not when it has ended.
-    pub async fn refresh(&mut self, id: &str) -> Result<AccountReport, ClientError> {
+    pub(crate) async fn refresh(&mut self, id: &str) -> Result<AccountReport, ClientError> {
         let body = self.call(Method::POST, &format!("/v1/accounts/{id}/refresh"), None, AT_ONCE).await?;
         self.read(&body)
     }
 
-    /// Hands in what a sign-in has brought. Returns when it has been tried, where that is wanted, and is saved.
-    pub async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
+    /// Hands in what a sign-in has brought. Returns when it has been tried, where that is wanted, and is saved. Root may ask anybody's daemon, but gives its credentials
+    /// to its own alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Foreign`], before anything is sent.
+    pub(crate) async fn set_credential(&mut self, id: &str, new: &NewCredential) -> Result<AccountReport, ClientError> {
+        if !keeps_for_us(self.owner, own_uid(), users::shown_for_others()) {
+            return Err(ClientError::Foreign { socket: self.socket.clone(), owner: self.owner });
+        }
         let path = format!("/v1/accounts/{id}/credential");
         let answer = match self.call(Method::PUT, &path, Some(credential_body(new, false)), AFTER_WORK).await {
             // a daemon of before an update, which has not heard of servers or trials: a sign-in that nobody could repeat must
@@ -149,51 +172,51 @@ impl Client {
     }
 
     /// Signs out. Returns what happened at the server, for people.
-    pub async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
+    pub(crate) async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;
         self.read(&body).map(|Done { message }| message)
     }
 
     /// Has the configuration read again. Returns when the new one is in force; refused with the problems if it has any.
-    pub async fn reload(&mut self) -> Result<(), ClientError> {
+    pub(crate) async fn reload(&mut self) -> Result<(), ClientError> {
         self.call(Method::POST, "/v1/reload", None, AFTER_WORK).await.map(drop)
     }
 
     /// What the daemon logs.
-    pub async fn log_filter(&mut self) -> Result<String, ClientError> {
+    pub(crate) async fn log_filter(&mut self) -> Result<String, ClientError> {
         let body = self.call(Method::GET, "/v1/log", None, AT_ONCE).await?;
         self.read(&body).map(|LogFilter { filter }| filter)
     }
 
     /// Has the daemon log otherwise from now on, until it is started anew.
-    pub async fn set_log_filter(&mut self, filter: &str) -> Result<(), ClientError> {
+    pub(crate) async fn set_log_filter(&mut self, filter: &str) -> Result<(), ClientError> {
         let body = json!({ "filter": filter }).to_string();
         self.call(Method::PUT, "/v1/log", Some(body), AT_ONCE).await.map(drop)
     }
 
     /// The client keys, without the keys themselves.
-    pub async fn keys(&mut self) -> Result<Vec<KeyReport>, ClientError> {
+    pub(crate) async fn keys(&mut self) -> Result<Vec<KeyReport>, ClientError> {
         let body = self.call(Method::GET, "/v1/keys", None, AT_ONCE).await?;
         self.read(&body).map(|KeyList { keys }| keys)
     }
 
     /// Makes a client key that is kept: see [`Client::hold_key`] for one that is not. Returns the key, this once.
-    pub async fn add_key(&mut self, new: &NewKey) -> Result<(Secret, KeyReport), ClientError> {
+    pub(crate) async fn add_key(&mut self, new: &NewKey) -> Result<(Secret, KeyReport), ClientError> {
         let order = serde_json::to_string(&KeyOrder::of(new)).expect("texts and numbers");
         let body = self.call(Method::POST, "/v1/keys", Some(order), AFTER_WORK).await?;
         keys::read_made(&body).map_err(|detail| self.garbled(detail))
     }
 
     /// Revokes a client key.
-    pub async fn revoke_key(&mut self, name: &KeyName) -> Result<String, ClientError> {
+    pub(crate) async fn revoke_key(&mut self, name: &KeyName) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/keys/{name}"), None, AFTER_WORK).await?;
         self.read(&body).map(|Done { message }| message)
     }
 
     /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed;
     /// `with_address`, its report names an address that ends with it, where its routes exist and no others.
-    pub async fn hold_key(socket: &Path, new: NewKey, with_address: bool) -> Result<HeldKey, ClientError> {
-        let stream = connect(socket).await?;
+    pub(crate) async fn hold_key(socket: &Path, new: NewKey, with_address: bool) -> Result<HeldKey, ClientError> {
+        let (stream, owner) = connect(socket).await?;
         let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
         let stream = stream.into_std().map_err(unreachable)?;
         let line = OwnedFd::from(stream.try_clone().map_err(unreachable)?);
@@ -201,7 +224,7 @@ impl Client {
             .await
             .map_err(|error| ClientError::Garbled { socket: socket.to_owned(), detail: error.to_string() })?;
         let serving = tokio::spawn(async move { drop(connection.await) });
-        let mut client = Self { socket: socket.to_owned(), sender };
+        let mut client = Self { socket: socket.to_owned(), owner, sender };
         let order = KeyOrder { address: with_address, ..KeyOrder::of(&NewKey { ephemeral: true, ..new }) };
         let mut request =
             Request::new(Full::new(Bytes::from(serde_json::to_string(&order).expect("texts and numbers"))));
@@ -236,7 +259,7 @@ impl Client {
     }
 
     /// Listens to what changes: from now on, and since the event `last_id`, if one is named. Takes the connection.
-    pub async fn events(mut self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
+    pub(crate) async fn events(mut self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
         let mut request = Request::new(Full::default());
         *request.uri_mut() = "/v1/events".parse().expect("a path");
         request.headers_mut().insert(HOST, HeaderValue::from_static("valetd"));
@@ -306,10 +329,16 @@ impl Client {
     }
 }
 
-async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
+/// Connects, and says who listens: whoever called listen(2) on the socket (unix(7), `SO_PEERCRED`), which for one of a
+/// service manager is the user that the manager runs as.
+async fn connect(socket: &Path) -> Result<(UnixStream, u32), ClientError> {
     let socket = socket.to_owned();
     match timeout(AT_ONCE, UnixStream::connect(&socket)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => match stream.peer_cred().map(|peer| peer.uid()) {
+            Ok(owner) if answers_us(owner, own_uid(), users::shown_for_others()) => Ok((stream, owner)),
+            Ok(owner) => Err(ClientError::Foreign { socket, owner }),
+            Err(error) => Err(ClientError::Unreachable { socket, error }),
+        },
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket),
             _ => ClientError::Unreachable { socket, error },
@@ -318,9 +347,26 @@ async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
     }
 }
 
+/// Whether `ours` may give its credentials to a daemon of `owner`: to its own, or to root's, who can read them anyway.
+/// `others` is what everybody is shown as whom our user namespace does not know, if there may be such.
+fn keeps_for_us(owner: u32, ours: u32, others: Option<u32>) -> bool {
+    (owner == ours || owner == 0) && Some(owner) != others
+}
+
+/// Whether `ours` may act on what a daemon of `owner` says. Root, which looks after others' daemons, may ask all.
+fn answers_us(owner: u32, ours: u32, others: Option<u32>) -> bool {
+    keeps_for_us(owner, ours, others) || ours == 0
+}
+
+/// A user in words: `user 1000 (ada)`.
+fn user(uid: u32) -> String {
+    let name = users::name_of(uid).map(|name| format!(" ({})", name.escape_debug()));
+    format!("user {uid}{}", name.unwrap_or_default())
+}
+
 /// An ephemeral client key and the connection that it lives on.
 #[derive(Debug)]
-pub struct HeldKey {
+pub(crate) struct HeldKey {
     /// The key.
     pub key: Secret,
     /// What it is good for.
@@ -335,7 +381,7 @@ impl HeldKey {
     /// # Errors
     ///
     /// The system's.
-    pub fn survive_exec(self) -> io::Result<Secret> {
+    pub(crate) fn survive_exec(self) -> io::Result<Secret> {
         rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?;
         // closed by the end of the program alone
         let _ = std::os::fd::IntoRawFd::into_raw_fd(self.line);
@@ -345,7 +391,7 @@ impl HeldKey {
 
 /// What changes, as it changes. The daemon says something every 15 s.
 #[derive(Debug)]
-pub struct EventStream {
+pub(crate) struct EventStream {
     client: Client,
     body: Incoming,
     /// What has come and is no whole event yet.
@@ -361,7 +407,7 @@ impl EventStream {
     /// # Errors
     ///
     /// If the daemon falls silent or says what is no event.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
             while let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();
@@ -402,4 +448,31 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         }
     }
     body.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_for_a_daemon_of_our_own_or_of_roots() {
+        const US: u32 = 1000;
+        const NOBODY: u32 = 65534;
+        for (name, owner, ours, others, keeps, answers) in [
+            ("our own", US, US, None, true, true),
+            ("root's", 0, US, None, true, true),
+            ("another user's", 1001, US, None, false, false),
+            ("root asks a user's", US, 0, None, false, true),
+            ("root asks root's", 0, 0, None, true, true),
+            ("in a user namespace, whoever it does not know", NOBODY, US, Some(NOBODY), false, false),
+            ("in one, ourselves", US, US, Some(NOBODY), true, true),
+            ("in one where we are nobody, anybody", NOBODY, NOBODY, Some(NOBODY), false, false),
+        ] {
+            assert_eq!(
+                (keeps_for_us(owner, ours, others), answers_us(owner, ours, others)),
+                (keeps, answers),
+                "{name}"
+            );
+        }
+    }
 }

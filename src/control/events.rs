@@ -14,7 +14,7 @@ use super::report::Moment;
 /// What has happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// An account has a new token.
     Renewed,
     /// A renewal failed.
@@ -35,7 +35,7 @@ pub enum Kind {
 
 impl Kind {
     /// `sign-in-required`
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Renewed => "renewed",
             Kind::Failed => "failed",
@@ -51,7 +51,7 @@ impl Kind {
 
 /// One event, as its `data` shows it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Event {
+pub(crate) struct Event {
     /// Grows by one with each event, across restarts too: it starts at the daemon's start, in milliseconds since 1970.
     pub id: u64,
     /// When.
@@ -105,7 +105,7 @@ const LONGEST_BACKLOG: usize = 256;
 
 /// Where events are told and heard.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     sender: broadcast::Sender<Arc<Event>>,
     told: Mutex<Told>,
 }
@@ -118,7 +118,7 @@ struct Told {
 
 impl Events {
     /// A beginning. Ids go on from `first_id`: the start in milliseconds since 1970, so that no restart repeats one.
-    pub fn starting_after(first_id: u64) -> Self {
+    pub(crate) fn starting_after(first_id: u64) -> Self {
         let told = Mutex::new(Told { last_id: first_id, recent: VecDeque::new() });
         Self { sender: broadcast::Sender::new(LONGEST_BACKLOG), told }
     }

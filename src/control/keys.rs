@@ -11,12 +11,12 @@ use crate::path_rules::{self, PathPattern};
 use crate::secret::Secret;
 
 /// What is said of an order that cannot be read, and so of one with a member that a newer version knows.
-pub const UNKNOWN_JSON: &str = "not the expected JSON";
+pub(crate) const UNKNOWN_JSON: &str = "not the expected JSON";
 
 /// What `POST /v1/keys` takes.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct KeyOrder {
+pub(crate) struct KeyOrder {
     /// What it is for; an ephemeral one may go without.
     #[serde(default)]
     pub name: Option<String>,
@@ -44,7 +44,7 @@ pub struct KeyOrder {
 
 /// A key without the key: what `GET /v1/keys` shows.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct KeyReport {
+pub(crate) struct KeyReport {
     /// What it is for.
     pub name: String,
     /// Which routes.
@@ -74,7 +74,7 @@ pub struct KeyReport {
 
 /// All keys.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct KeyList {
+pub(crate) struct KeyList {
     /// In the order of their names.
     pub keys: Vec<KeyReport>,
 }
@@ -89,7 +89,7 @@ pub(super) struct MadeKey {
 
 impl KeyOrder {
     /// The order for a key.
-    pub fn of(new: &NewKey) -> Self {
+    pub(crate) fn of(new: &NewKey) -> Self {
         let NewKey { name, rights: Rights { routes, methods, paths }, lifetime, rate, ephemeral } = new;
         Self {
             name: name.as_ref().map(ToString::to_string),
@@ -134,7 +134,7 @@ impl KeyOrder {
 
 impl KeyReport {
     /// A key as of `now`, in Unix seconds.
-    pub fn new(key: &ClientKey, now: u64) -> Self {
+    pub(crate) fn new(key: &ClientKey, now: u64) -> Self {
         let (requests, last_used) = key.uses();
         Self {
             name: key.name.to_string(),
@@ -153,7 +153,7 @@ impl KeyReport {
     }
 
     /// All keys of a ring.
-    pub fn all(ring: &KeyRing) -> Vec<KeyReport> {
+    pub(crate) fn all(ring: &KeyRing) -> Vec<KeyReport> {
         let now = ring.now();
         ring.keys().iter().map(|key| Self::new(key, now)).collect()
     }

@@ -30,23 +30,23 @@ use crate::shutdown::Shutdown;
 
 mod answer;
 mod api;
-pub mod client;
+pub(crate) mod client;
 mod event_stream;
-pub mod events;
+pub(crate) mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod key_verbs;
-pub mod keys;
+pub(crate) mod keys;
 mod lifeline;
 mod line;
 mod metrics;
-pub mod problem;
-pub mod report;
+pub(crate) mod problem;
+pub(crate) mod report;
 mod state;
 
 use lifeline::Lifeline;
-use line::Line;
-pub use state::{ControlState, LendRequest, ReloadRequest};
+use line::{Line, Seats};
+pub(crate) use state::{ControlState, LendRequest, ReloadRequest};
 
 /// How long a client may take for a request's head, and stay idle between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +58,8 @@ const LARGEST_HEAD: usize = 16 * 1024;
 /// is slow to revoke. The limit frees what a client holds who asks and never reads.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5 * 60);
 
-/// More connections than any number of scripts and status bars needs, fewer than the process has descriptors.
+/// More connections than any number of scripts needs, fewer than the process has descriptors. Event streams and the lines
+/// of ephemeral keys do not count: they have bounds of their own (`line::MOST_STREAMS`, and that of the client keys).
 const MOST_CONNECTIONS: usize = 128;
 
 /// What answers under way are given when the daemon stops.
@@ -69,13 +70,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
-pub async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
+pub(crate) async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
     let mut stop = shutdown.clone();
     let mut connections: JoinSet<Option<(Lifeline, UnixStream)>> = JoinSet::new();
     let mut lifelines = JoinSet::new();
+    let seats = Seats::new();
     let telling = tokio::spawn(event_stream::watch(state.clone()));
     loop {
-        let room = connections.len() < MOST_CONNECTIONS;
+        let room = connections.len().saturating_sub(seats.streams()) < MOST_CONNECTIONS;
         tokio::select! {
             () = stop.started() => break,
             Some(ended) = connections.join_next() => {
@@ -84,9 +86,10 @@ pub async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdo
                 }
             }
             Some(_) = lifelines.join_next() => {}
+            () = seats.taken() => {}
             accepted = listener.accept(), if room => match accepted {
                 Ok((stream, _)) => match admit(&stream) {
-                    Ok(()) => drop(connections.spawn(connection(stream, state.clone(), shutdown.clone()))),
+                    Ok(()) => drop(connections.spawn(connection(stream, state.clone(), seats.clone(), shutdown.clone()))),
                     Err(error) => debug!(%error, "connection to the control socket refused"),
                 },
                 Err(error) => {
@@ -123,8 +126,13 @@ fn may_ask(peer: u32, ours: u32, others: Option<u32>) -> bool {
 }
 
 /// Serves requests until the connection ends, or becomes the line that an ephemeral client key lives on.
-async fn connection(stream: UnixStream, state: ControlState, mut shutdown: Shutdown) -> Option<(Lifeline, UnixStream)> {
-    let (line, mut lifelines) = Line::new(shutdown.clone());
+async fn connection(
+    stream: UnixStream,
+    state: ControlState,
+    seats: Seats,
+    mut shutdown: Shutdown,
+) -> Option<(Lifeline, UnixStream)> {
+    let (line, mut lifelines) = Line::new(shutdown.clone(), seats);
     let service = service_fn(|request| {
         let (state, line) = (state.clone(), line.clone());
         async move { Ok::<_, Infallible>(api::answer(&state, &line, request).await) }

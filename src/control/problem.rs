@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A problem document. Says what is wrong and what a person can do about it; holds no secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Which kind of problem: `urn:valetd:problem:` and one of the words of [`kind`].
     #[serde(rename = "type")]
     pub kind: Box<str>,
@@ -23,44 +23,44 @@ pub struct Problem {
 }
 
 /// The media type of a problem document.
-pub const CONTENT_TYPE: &str = "application/problem+json";
+pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 
 /// What `type` begins with.
-pub const TYPE_PREFIX: &str = "urn:valetd:problem:";
+pub(crate) const TYPE_PREFIX: &str = "urn:valetd:problem:";
 
 /// The kinds: what `type` ends in.
-pub mod kind {
+pub(crate) mod kind {
     /// 404: there is nothing at this path.
-    pub const NO_SUCH_PATH: &str = "no-such-path";
+    pub(crate) const NO_SUCH_PATH: &str = "no-such-path";
     /// 404: there is no account of this name.
-    pub const NO_SUCH_ACCOUNT: &str = "no-such-account";
+    pub(crate) const NO_SUCH_ACCOUNT: &str = "no-such-account";
     /// 404: there is no client key of this name.
-    pub const NO_SUCH_KEY: &str = "no-such-key";
+    pub(crate) const NO_SUCH_KEY: &str = "no-such-key";
     /// 405: the path knows other methods.
-    pub const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
+    pub(crate) const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
     /// 400: the body is not what the path wants.
-    pub const BAD_REQUEST: &str = "bad-request";
+    pub(crate) const BAD_REQUEST: &str = "bad-request";
     /// 408: the body did not arrive in time.
-    pub const TOO_SLOW: &str = "too-slow";
+    pub(crate) const TOO_SLOW: &str = "too-slow";
     /// 413: the body is too large.
-    pub const TOO_LARGE: &str = "too-large";
+    pub(crate) const TOO_LARGE: &str = "too-large";
     /// 409: the daemon understood and said no.
-    pub const REFUSED: &str = "refused";
+    pub(crate) const REFUSED: &str = "refused";
     /// 409: the server has refused a credential that was handed in; what is stored stays.
-    pub const CREDENTIAL_REFUSED: &str = "credential-refused";
+    pub(crate) const CREDENTIAL_REFUSED: &str = "credential-refused";
     /// 409: a credential that was handed in could not be tried; what is stored stays.
-    pub const CREDENTIAL_UNTRIED: &str = "credential-untried";
+    pub(crate) const CREDENTIAL_UNTRIED: &str = "credential-untried";
     /// 422: the configuration has problems; the one before it stays in force.
-    pub const BAD_CONFIG: &str = "bad-config";
+    pub(crate) const BAD_CONFIG: &str = "bad-config";
     /// 503: an account has no usable token.
-    pub const NOT_READY: &str = "not-ready";
+    pub(crate) const NOT_READY: &str = "not-ready";
     /// 503: the daemon is stopping.
-    pub const STOPPING: &str = "stopping";
+    pub(crate) const STOPPING: &str = "stopping";
 }
 
 impl Problem {
     /// A problem of a kind, with what happened this time.
-    pub fn new(status: u16, kind: &str, title: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: u16, kind: &str, title: &str, detail: impl Into<String>) -> Self {
         Self {
             kind: format!("{TYPE_PREFIX}{kind}").into(),
             title: title.into(),
@@ -73,20 +73,20 @@ impl Problem {
 
     /// Adds what can be done about it.
     #[must_use]
-    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
     /// Adds the single problems.
     #[must_use]
-    pub fn with_problems(mut self, problems: Vec<String>) -> Self {
+    pub(crate) fn with_problems(mut self, problems: Vec<String>) -> Self {
         self.problems = problems;
         self
     }
 
     /// Whether it is of this kind.
-    pub fn is(&self, kind: &str) -> bool {
+    pub(crate) fn is(&self, kind: &str) -> bool {
         self.kind.strip_prefix(TYPE_PREFIX) == Some(kind)
     }
 }

@@ -14,10 +14,10 @@ use crate::platform::log::LogHandle;
 use crate::stats::Stats;
 
 /// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
-pub type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
+pub(crate) type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// Asks for an address where some routes exist and no others, for a command that runs with a key of its own.
-pub struct LendRequest {
+pub(crate) struct LendRequest {
     /// The routes.
     pub routes: Vec<RouteName>,
     /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
@@ -26,7 +26,7 @@ pub struct LendRequest {
 
 /// What the verbs read and whom they ask. Cheap to clone.
 #[derive(Clone)]
-pub struct ControlState {
+pub(crate) struct ControlState {
     /// The renewer.
     pub accounts: Accounts,
     /// The proxy's numbers.
@@ -53,13 +53,13 @@ pub struct ControlState {
 
 impl ControlState {
     /// One instant of both clocks.
-    pub fn readings(&self) -> Readings {
+    pub(crate) fn readings(&self) -> Readings {
         let now = self.clock.now();
         Readings { now, wall: self.clock.calendar(now) }
     }
 
     /// The status document as of now. Waits for nothing.
-    pub fn report(&self) -> StatusReport {
+    pub(crate) fn report(&self) -> StatusReport {
         StatusReport::new(&Sources {
             readings: self.readings(),
             facts: &self.facts.borrow(),

@@ -13,11 +13,12 @@ use tokio::time::timeout;
 
 use super::client::{Client, ClientError};
 use super::events::Events;
+use super::line::MOST_STREAMS;
 use super::problem::{Problem, kind};
 use super::report::tests::{config, facts, refused_view, usable_view};
 use super::report::{State, StatusReport};
 use super::*;
-use crate::accounts::{AccountView, Accounts, NewCredential, Request};
+use crate::accounts::{AccountRequest, AccountView, Accounts, NewCredential};
 use crate::client_keys::{KeyRing, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::Clock;
@@ -106,6 +107,38 @@ async fn what_changes_is_told_as_it_changes_and_again_to_who_comes_back() {
     drop(events);
     let mut again = house.client().await.events(Some(102)).await.unwrap();
     assert_eq!(again.next().await.unwrap().unwrap().id, 103);
+}
+
+#[tokio::test]
+async fn as_many_streams_as_may_be_leave_room_for_every_other_verb() {
+    let house = House::open([usable_view()]);
+    let mut streams = Vec::new();
+    loop {
+        match house.client().await.events(None).await {
+            Ok(stream) => streams.push(stream),
+            Err(error) => {
+                assert!(error.to_string().contains("listening to events already"), "{error}");
+                break;
+            }
+        }
+        assert!(streams.len() <= MOST_STREAMS, "there is no bound");
+    }
+    assert_eq!(streams.len(), MOST_STREAMS);
+    let verbs = async {
+        for _ in 0..5 {
+            let mut client = house.client().await;
+            client.status().await.unwrap();
+            client.keys().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(10), verbs).await.expect("others are answered");
+    drop(streams.pop());
+    let again = async {
+        while house.client().await.events(None).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), again).await.expect("a seat that was left can be taken");
 }
 
 #[tokio::test]
@@ -201,7 +234,7 @@ async fn a_refresh_reaches_the_renewer() {
     let mut house = House::open([usable_view()]);
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.refresh("gbdx"), async {
-        let Some(Request::Refresh(account, reply)) = house.requests.recv().await else { panic!("no refresh") };
+        let Some(AccountRequest::Refresh(account, reply)) = house.requests.recv().await else { panic!("no refresh") };
         assert_eq!(account.as_str(), "gbdx");
         reply.send(Ok(())).unwrap();
     });
@@ -213,7 +246,7 @@ async fn a_refused_refresh_says_why_and_what_to_do() {
     let mut house = House::open([refused_view()]);
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.refresh("gdh"), async {
-        let Some(Request::Refresh(_, reply)) = house.requests.recv().await else { panic!("no refresh") };
+        let Some(AccountRequest::Refresh(_, reply)) = house.requests.recv().await else { panic!("no refresh") };
         reply.send(Err("somebody has to sign in first".to_owned())).unwrap();
     });
     let problem = refusal(answer);
@@ -237,7 +270,9 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
     };
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
-        let Some(Request::Replace(account, received, reply)) = house.requests.recv().await else { panic!("none") };
+        let Some(AccountRequest::Replace(account, received, reply)) = house.requests.recv().await else {
+            panic!("none")
+        };
         assert_eq!(account.as_str(), "gdh");
         assert_eq!(received.credential, new.credential);
         assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
@@ -253,7 +288,7 @@ async fn a_sign_out_tells_what_happened_at_the_server() {
     let mut house = House::open([usable_view()]);
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.remove_credential("gbdx"), async {
-        let Some(Request::Remove(_, reply)) = house.requests.recv().await else { panic!("no sign-out") };
+        let Some(AccountRequest::Remove(_, reply)) = house.requests.recv().await else { panic!("no sign-out") };
         reply.send(Ok("revoked at the server".to_owned())).unwrap();
     });
     assert_eq!(answer.unwrap(), "revoked at the server");
@@ -340,7 +375,7 @@ fn only_this_user_and_root_may_ask() {
 /// A control socket in service, and every other end of it.
 struct House {
     socket: PathBuf,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<AccountRequest>,
     reloads: mpsc::Receiver<ReloadRequest>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
     clock: Arc<Clock>,

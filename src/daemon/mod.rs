@@ -67,7 +67,7 @@ use warnings::{Warnings, said};
 use watchdog::Watchdog;
 
 /// What a daemon finds around it.
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Where it finds and leaves things.
     pub paths: Paths,
     /// How a person calls the program so that it finds this daemon: `valetd`, and options for other places.
@@ -94,7 +94,7 @@ const LOOK: Duration = Duration::from_secs(61);
 /// # Errors
 ///
 /// Those of [`Daemon::build`] and [`Daemon::serve`].
-pub fn run(surroundings: Surroundings) -> anyhow::Result<()> {
+pub(crate) fn run(surroundings: Surroundings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let (stop, stopped) = shutdown();
@@ -113,7 +113,7 @@ pub fn run(surroundings: Surroundings) -> anyhow::Result<()> {
 }
 
 /// A daemon that is bound and wired, and runs from here on.
-pub struct Daemon {
+pub(crate) struct Daemon {
     running: Running,
     control: ControlSocket,
     requests: Requests,
@@ -145,6 +145,11 @@ impl Start {
         let problems = match self.outcome {
             Ok(strange) => {
                 warnings.config = said(strange);
+                warnings.config.extend(config_files::unusable_authorities(&self.config).into_iter().map(|words| {
+                    let words = format!("{words}; its requests fail until that is mended");
+                    error!("{words}");
+                    words
+                }));
                 Vec::new()
             }
             Err(problems) => {
@@ -166,7 +171,7 @@ impl Daemon {
     ///
     /// What it cannot do without: the state folder and its lock, the control socket, one listener; and if an address that
     /// it should serve is taken by another process, whatever else could be served.
-    pub fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
+    pub(crate) fn build(surroundings: Surroundings) -> anyhow::Result<Self> {
         let Surroundings { paths, invocation, inherited, warnings: standing, seed, hardening, log } = surroundings;
         let (clock, stats) = (Arc::new(Clock::start()), Arc::new(Stats::default()));
         let start = Start::read(&paths);
@@ -236,7 +241,7 @@ impl Daemon {
     }
 
     /// What the verbs of the control socket read, for the status.
-    pub fn control_state(&self) -> ControlState {
+    pub(crate) fn control_state(&self) -> ControlState {
         self.running.state.clone()
     }
 
@@ -245,7 +250,7 @@ impl Daemon {
     /// # Errors
     ///
     /// If the renewer ends on its own, or the kernel refuses what cannot be done without.
-    pub async fn serve(self, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    pub(crate) async fn serve(self, mut shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { mut running, control: ControlSocket { listener, file: _file }, mut requests } = self;
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let control = tokio::spawn(control::serve(listener, running.state.clone(), control_shutdown));
@@ -388,6 +393,7 @@ async fn run_until_stopped(
             _ = hangup.recv() => {
                 files = ConfigWatch::new(running.watched()); // what is read now is no change later
                 let _ = running.reload().await;
+                files.follow(running.watched());
             }
             () = network.changed() => {
                 debug!("the network has changed");
@@ -396,10 +402,13 @@ async fn run_until_stopped(
             () = files.changed() => {
                 info!("the configuration has changed");
                 let _ = running.reload().await;
+                files.follow(running.watched());
             }
             Some(reply) = requests.reload.recv() => {
                 files = ConfigWatch::new(running.watched());
-                let _ = reply.send(running.reload().await);
+                let outcome = running.reload().await;
+                files.follow(running.watched());
+                let _ = reply.send(outcome);
             }
             Some(LendRequest { routes, reply }) = requests.lend.recv() => {
                 let _ = reply.send(running.lend(&routes)); // what nobody waits for any more is closed by its drop

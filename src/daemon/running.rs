@@ -1,5 +1,6 @@
 //! What a reload changes while the daemon runs: configuration, listeners, routing table, token sources, observers.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +90,10 @@ impl Running {
     async fn take_over(&mut self) -> Result<(), Vec<String>> {
         let parsed = config_files::load(&self.paths).map_err(|Problems(problems)| texts(&problems))?;
         let config = Arc::new(parsed.config);
+        let unusable = config_files::unusable_authorities(&config);
+        if !unusable.is_empty() {
+            return Err(unusable);
+        }
         let before = self.published.config.borrow().clone();
         let sources = sources(&config, &before, &self.sources, &self.state.clock, &self.demands);
         let table = table(&config, &sources, &self.state.stats).map_err(|error| vec![error])?;
@@ -212,9 +217,14 @@ impl Running {
         async move { renewer.await && workers.await }
     }
 
-    /// The places where a change means another configuration.
+    /// The places where a change means another configuration. Files of certificate authorities are among them, as those who
+    /// renew them tell nobody.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
-        vec![self.paths.config_file.clone(), self.paths.providers_dir.clone()]
+        let config = self.published.config.borrow();
+        let accounts = config.accounts.values().filter_map(|account| account.extra_ca.clone());
+        let routes = config.routes.iter().filter_map(|route| route.extra_ca.clone());
+        let authorities: BTreeSet<PathBuf> = accounts.chain(routes).collect();
+        [self.paths.config_file.clone(), self.paths.providers_dir.clone()].into_iter().chain(authorities).collect()
     }
 
     fn is_confined(&self) -> bool {

@@ -4,7 +4,9 @@
 //! [`harden`] closes the process; [`confine`] takes from its threads the right to write outside their own folders and to
 //! start programs (Landlock). Reading stays free: certificate files, configurations behind links and secrets in files
 //! may be anywhere, and a reload may name others. Connecting and binding stay free, since upstreams and listeners come
-//! from a configuration that can be reloaded. The filter of system calls (seccomp) is the service unit's, which the
+//! from a configuration that can be reloaded, and a unix socket's path is not among what Landlock keeps: the user's bus
+//! (`$XDG_RUNTIME_DIR/bus`) and the service manager on it can be asked to start programs by whoever takes the process over. A
+//! user of its own for the daemon is what keeps it from there. The filter of system calls (seccomp) is the service unit's, which the
 //! distribution keeps in step with its C library, as a list in this program could not be; here it is only reported.
 //!
 //! Nor is memory locked. Every token passes through buffers of HTTP, TLS and the kernel's sockets, which nobody locks;
@@ -91,6 +93,13 @@ pub fn harden() -> Vec<Measure> {
         ),
         filter_of_system_calls(),
     ]
+}
+
+/// Keeps the memory of a command that holds a secret for a moment from other processes of this user and from core files
+/// (PR_SET_DUMPABLE). That is all that costs it nothing, since what it starts inherits the rest: a browser needs privileges
+/// for its own sandbox.
+pub fn keep_memory_private() {
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable); // refused, it leaves us as we were
 }
 
 /// Whether somebody, mostly the service manager, filters our system calls (proc_pid_status(5), `Seccomp`).

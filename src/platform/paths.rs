@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// Where this process finds and leaves things. All absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,6 +142,22 @@ pub fn shell_word(path: &Path) -> String {
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
+/// Brings a folder's names to the disk, as far as its file system lets that be asked for.
+pub(crate) fn sync_folder(folder: &File) -> io::Result<()> {
+    match folder.sync_all() {
+        Err(error) if knows_no_sync(&error) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Whether a file system answers `fsync` with that it has none, as network and FUSE file systems do for folders (fsync(2):
+/// EINVAL). It is no failure to write: asking again changes nothing, and what was written is there.
+pub(crate) fn knows_no_sync(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    // a number of its own for "unsupported" on some, and for a handle that was opened for reading on others
+    matches!(number, Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF))
+}
+
 /// A folder that belongs to us, held open: what it names cannot be exchanged under our hands.
 #[derive(Debug)]
 pub struct OwnFolder {
@@ -191,7 +208,7 @@ impl OwnFolder {
             for made in missing {
                 // a folder survives a power cut once its entry in the one above it is on the disk
                 let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
+                File::open(above).and_then(|above| sync_folder(&above)).map_err(failed)?;
             }
         }
         let kind = path.symlink_metadata().map_err(failed)?.file_type();

@@ -22,6 +22,9 @@ use crate::config::ListenAddress;
 /// Connections that may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
 
+/// The longest path that the kernel takes for a unix socket, without the zero behind it (unix(7), `sun_path`).
+const LONGEST_PATH: usize = 107;
+
 /// The mode that lets other users, at most, look at a folder.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -122,6 +125,15 @@ fn explain(address: &ListenAddress, error: io::Error) -> io::Error {
             ": ports below 1024 are for root; name a higher one".to_owned()
         }
         (ErrorKind::AddrNotAvailable, ListenAddress::Tcp(_)) => ": this machine has no such address".to_owned(),
+        (ErrorKind::InvalidInput, ListenAddress::Unix(_)) => {
+            ": name a shorter one (the control socket: --socket PATH, for 'valetd run' and for every other command)"
+                .to_owned()
+        }
+        // flock(2) on the folder, which some network file systems do not have
+        (ErrorKind::Unsupported, ListenAddress::Unix(_)) => {
+            ": its file system lacks what that takes; name another folder (the control socket: --socket PATH)"
+                .to_owned()
+        }
         _ => String::new(),
     };
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{remedy}"))
@@ -151,7 +163,9 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
         return in_words(ErrorKind::InvalidInput, "that is not the path of a file");
     };
     let Ok(address) = SocketAddrUnix::new(path) else {
-        return in_words(ErrorKind::InvalidInput, "a unix socket's path has at most 107 bytes: name a shorter one");
+        let length = path.as_os_str().len();
+        let words = format!("a unix socket's path has at most {LONGEST_PATH} bytes, and this one has {length}");
+        return in_words(ErrorKind::InvalidInput, &words);
     };
     let folder = OwnFolder::open_or_make(parent).map_err(io::Error::other)?;
     if folder.mode() & WRITABLE_BY_OTHERS != 0 {
@@ -450,7 +464,10 @@ mod tests {
     #[test]
     fn a_path_that_is_too_long_is_said_to_be() {
         let error = refusal(&ListenAddress::Unix(format!("/tmp/{}", "x".repeat(120)).into()));
-        assert!(error.contains("at most 107 bytes"), "{error}");
+        assert!(
+            error.contains("at most 107 bytes, and this one has 125") && error.contains("--socket PATH"),
+            "{error}"
+        );
     }
 
     #[test]

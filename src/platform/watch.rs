@@ -106,6 +106,20 @@ impl ConfigWatch {
         watch
     }
 
+    /// Watches these paths from now on. What is at a new one is not reported; at one that stays, what has changed since the
+    /// last look still is.
+    pub fn follow(&mut self, paths: Vec<PathBuf>) {
+        let paths: Vec<_> = paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect();
+        if paths == self.paths {
+            return;
+        }
+        let before = |path: &PathBuf| self.paths.iter().position(|known| known == path);
+        self.seen = paths.iter().map(|path| before(path).map_or_else(|| content(path), |at| self.seen[at])).collect();
+        self.paths = paths;
+        self.arm();
+        self.pending = true; // a hint may have come while it was armed anew
+    }
+
     /// Waits until what is at the paths differs from what was there at the last report. A burst of changes is one
     /// report, a rewrite with the same content none. What has vanished is not reported either: most often it is about to
     /// be replaced. Safe to drop at any point.
@@ -367,6 +381,26 @@ mod tests {
             fs::remove_file(story.at("valetd/config.toml~")).unwrap();
             story.reports_a_change().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_followed_later_is_watched_and_one_that_is_left_no_more() {
+        let mut story = Story::plain();
+        fs::write(story.at("ca.pem"), "1").unwrap();
+        let both = vec![story.at("valetd/config.toml"), story.at("ca.pem")];
+        story.watch.follow(both.clone());
+        fs::write(story.at("ca.pem"), "2").unwrap();
+        story.reports_a_change().await;
+        // what has changed meanwhile at a path that stays is still reported
+        fs::write(story.at("ca.pem"), "3").unwrap();
+        story.watch.follow(both[1..].to_vec());
+        story.reports_a_change().await;
+        fs::write(story.at("valetd/config.toml"), "2").unwrap();
+        assert!(
+            timeout(Duration::from_millis(500), story.watch.changed()).await.is_err(),
+            "it is not watched any more"
+        );
+        story.still_notices("ca.pem").await;
     }
 
     #[tokio::test]

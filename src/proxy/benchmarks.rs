@@ -17,7 +17,7 @@ use crate::proxy::peer::{Peer, Process};
 use crate::proxy::policy::client_key;
 use crate::proxy::policy::guard::{self, Admission};
 use crate::proxy::policy::head::{Head, HeadFlags};
-use crate::proxy::policy::headers::{self, Homeward, Ours};
+use crate::proxy::policy::headers::{self, ResponseContext, UpstreamFields};
 use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::{self, Found};
@@ -163,15 +163,15 @@ impl Stage {
     pub fn headers(&self, request: &mut Request) {
         request.authority = request.head.headers.get(HOST).cloned();
         let route = self.route_of(request);
-        let ours = Ours {
+        let fields = UpstreamFields {
             host: &route.host,
-            via: route.config.via.then_some(&self.table.via_out),
+            via: route.config.via.then_some(&self.table.via_request),
             token_name: &self.token.name,
-            token: &self.token.value,
             edits: &route.edits,
             upgrade: None,
         };
-        headers::prepare_request(&mut request.head.headers, &request.flags, ours);
+        headers::prepare_request(&mut request.head.headers, &request.flags, fields);
+        request.head.headers.insert(self.token.name.clone(), self.token.value.clone()); // as `Authorization::apply`
     }
 
     /// Makes the head of an answer ours.
@@ -190,9 +190,9 @@ impl Stage {
                 shares_account: &|name| self.table.position(name).map(|_| true),
             },
         };
-        let via = route.config.via.then_some(&self.table.via_home);
-        let homeward = Homeward { via, token: &self.token.value, mapping, shared: true, switching: false };
-        headers::clean_answer(answer, &homeward).is_ok() && !headers::may_become_document(answer)
+        let via = route.config.via.then_some(&self.table.via_response);
+        let context = ResponseContext { via, token: self.token.spelling(), mapping, shared: true, switching: false };
+        headers::clean_response(answer, &context).is_ok() && !headers::may_become_document(answer)
     }
 
     /// Counts a request and its answer.
@@ -214,9 +214,9 @@ impl Stage {
             && self.token();
         self.target(request);
         self.headers(request);
-        let comes_home = self.answer(request, answer);
+        let comes_back = self.answer(request, answer);
         self.count(request, took);
-        goes_up && comes_home
+        goes_up && comes_back
     }
 
     fn route_of(&self, request: &Request) -> &RouteEntry {

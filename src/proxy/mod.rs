@@ -3,13 +3,21 @@
 //! [`Proxy`] is a few worker threads. Each accepts from the same listening sockets, has a runtime of its own and its own
 //! connections to the upstreams; [`Table`] is what they have been told. Where to read on:
 //!
-//! * `downstream`: the client's side: connections, who is at their other end, what a stranger may cost;
-//! * `exchange`: one request from start to end (`service`), its note for the audit;
-//! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
+//! * `thread`: a worker's thread, which is told what to do;
+//! * `downstream`: the client's side: accepting, serving HTTP/1.1 and HTTP/2, what a stranger may cost;
+//! * `exchange`: one request from start to end (`service`), a tunnel (`upgrade`), and what is counted of it;
+//! * `connection`: what requests know of the client's connection; `worker`: what a worker has; `local_table`: the table
+//!   with its pools; `registry`: the open connections, as far as they are stopped or make room; `note`: what the audit is
+//!   told of a request;
+//! * `table`: what the workers have been told: the routes, prepared;
 //! * `upstream`: the API's side: connections kept and shared, HTTP/1.1 and HTTP/2 on them;
-//! * `authorization`: which token a request leaves with; `replay`: the bounded copy of a body, and the second sending;
-//! * `table`: what the workers have been told: the routes, prepared; `worker`: a thread's state;
-//! * `fault` and `vectored`: what several of these need.
+//! * `replay`: the bounded copy of a body, and the second sending; `authorization`: what a request is authorized by;
+//! * `policy`: what is decided about requests and responses (pure), and what a tool sees when something is wrong;
+//! * `peer`: who is at a connection's other end; `deadline`: its phases and its one timer; `fault`: what can be wrong with
+//!   an upstream.
+//!
+//! Imports go down this list only, from wing to wing and within a wing; `tests/it/architecture.rs` sees to it that there
+//! is no circle.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::RouteName;
-use crate::platform::{socket, vectored};
+use crate::platform::socket;
 use crate::shutdown::Shutdown;
 use crate::stats::Stats;
 
@@ -27,7 +35,6 @@ use thread::{Command, WorkerThread};
 
 pub use downstream::accept::ProxyListener;
 pub use peer::{PeerLookup, PeerLookups};
-
 pub use table::{Access, Table};
 
 mod authorization;

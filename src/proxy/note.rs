@@ -91,13 +91,13 @@ impl Note {
         uids: &[u32],
         request: &Request<Incoming>,
     ) -> Self {
-        let path = route::canonical(client_key::redacted(request.uri().path()));
+        let path = route::canonical(client_key::without_first_key(request.uri().path()));
         let mut path = match &*path {
             [] => "/".to_owned(),
             path => String::from_utf8_lossy(path).into_owned(),
         };
         let mut method = request.method().to_string();
-        client_key::blot_out(&mut path);
+        client_key::redact(&mut path);
         let path_is_cut = audit::cut(&mut path, audit::LONGEST_PATH);
         let method_is_cut = audit::cut(&mut method, audit::LONGEST_METHOD);
         let cut = [("method", method_is_cut), ("path", path_is_cut)];

@@ -14,14 +14,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Uri, Version};
 
 use crate::config::Replay;
+use crate::proxy::authorization::Authorization;
 use crate::proxy::deadline::Activity;
-use crate::proxy::policy::{headers, rewrite};
-use crate::proxy::table::RouteEntry;
-use crate::token_source::{Outcome, Published};
+use crate::proxy::policy::headers;
 
 /// Frames below this size are copied into one buffer: a share of hyper's would cost more than the bytes.
 const SMALL: usize = 1024;
@@ -104,8 +103,6 @@ pub(crate) struct Kept {
     method: Method,
     target: Uri,
     version: Version,
-    /// The parameter that carries the token in place of a field.
-    token_query: Option<Arc<str>>,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: KeptBody,
     /// Whether the route lets it be sent again after a 401.
@@ -118,15 +115,24 @@ enum KeptBody {
     Lost,
 }
 
+/// Which requests of a route may be sent again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplayPolicy {
+    /// After a 401.
+    pub(crate) mode: Replay,
+    /// Of a body, so many bytes are kept at most.
+    pub(crate) limit: usize,
+}
+
 /// Wraps a client's body and keeps what a second sending needs, if there may be one. `request` is as it goes upstream.
 pub(crate) fn keep(
     request: Request<Incoming>,
-    route: &RouteEntry,
+    policy: ReplayPolicy,
     activity: &Arc<Activity>,
     token_name: &HeaderName,
 ) -> (Request<RequestBody>, Option<Kept>) {
     let (parts, incoming) = request.into_parts();
-    let after_401 = match route.config.replay {
+    let after_401 = match policy.mode {
         Replay::Any => true,
         Replay::Idempotent => is_idempotent(&parts.method),
         Replay::Never => false,
@@ -135,12 +141,12 @@ pub(crate) fn keep(
     let (body, kept_body) = if bodyless {
         (RequestBody::Empty, KeptBody::Empty)
     } else {
-        let fits = incoming.size_hint().lower() <= route.config.replay_limit as u64;
+        let fits = incoming.size_hint().lower() <= policy.limit as u64;
         let source =
             Source { incoming, activity: activity.clone(), serial: activity.serial(), token_name: token_name.clone() };
         activity.uploads();
         if after_401 && fits {
-            let copy = Some(Copy { room: route.config.replay_limit, ..Copy::default() });
+            let copy = Some(Copy { room: policy.limit, ..Copy::default() });
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
             let recording = Rc::new(RefCell::new(recording));
             (RequestBody::Recorded(recording.clone()), KeptBody::Recorded(recording))
@@ -153,7 +159,6 @@ pub(crate) fn keep(
         method: parts.method.clone(),
         target: parts.uri.clone(),
         version: parts.version,
-        token_query: route.token_query.clone(),
         // a list, as a clone of the map would hash and allocate twice
         fields: parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         body: kept_body,
@@ -167,28 +172,8 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
-/// Whether a 401 says that the token is good but not for this: no renewal will help (RFC 6750 section 3.1).
-pub(crate) fn lacks_scope(headers: &HeaderMap) -> bool {
-    let phrase = b"insufficient_scope";
-    headers
-        .get_all(WWW_AUTHENTICATE)
-        .iter()
-        .any(|value| value.as_bytes().windows(phrase.len()).any(|part| part == phrase))
-}
-
-/// What the answer to a second sending says of its token: it was taken unless it was refused, by 401, or the upstream
-/// had no time to look at it (RFC 9110 section 15.6, RFC 6585 section 4).
-pub(crate) fn outcome<B>(answer: &Response<B>) -> Outcome {
-    match answer.status() {
-        StatusCode::UNAUTHORIZED if !lacks_scope(answer.headers()) => Outcome::Refused,
-        StatusCode::TOO_MANY_REQUESTS => Outcome::Unknown,
-        status if status.is_server_error() => Outcome::Unknown,
-        _ => Outcome::Accepted,
-    }
-}
-
 impl Kept {
-    /// Whether it may be sent again on a new connection, after the upstream closed the old one without a byte of answer:
+    /// Whether it may be sent again on a new connection, after the upstream closed the old one before a whole head:
     /// an idempotent request without body.
     pub(crate) fn survives_lost_connection(&self) -> bool {
         matches!(self.body, KeptBody::Empty) && is_idempotent(&self.method)
@@ -204,9 +189,8 @@ impl Kept {
             }
     }
 
-    /// The request once more, with this token. The first sending, should it still be under way,
-    /// breaks off. `None` if the body is not to be had any more.
-    pub(crate) fn again(&self, token: &Published) -> Option<Request<RequestBody>> {
+    /// The request once more, with this authorization. The first sending, should it still be under way, breaks off. `None` if the body is not to be had any more.
+    pub(crate) fn again(&self, authorization: &Authorization<'_>) -> Option<Request<RequestBody>> {
         let body = match &self.body {
             KeptBody::Empty => RequestBody::Empty,
             KeptBody::Recorded(recording) => recording.borrow_mut().rewind()?,
@@ -221,10 +205,7 @@ impl Kept {
         for (name, value) in &self.fields {
             headers.append(name.clone(), value.clone());
         }
-        match &self.token_query {
-            None => drop(headers.insert(token.name.clone(), token.value.clone())),
-            Some(name) => *request.uri_mut() = rewrite::with_token(&self.target, name, &token.value),
-        }
+        authorization.apply(&mut request);
         Some(request)
     }
 }
@@ -399,19 +380,5 @@ mod tests {
         let chunks = copy.into_chunks();
         assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [6, SMALL, 3]);
         assert_eq!(chunks[1].as_ptr(), large.as_ptr(), "a large frame is shared, not copied");
-    }
-
-    #[test]
-    fn only_a_bearer_challenge_without_scope_trouble_brings_a_renewal() {
-        let rows = [
-            ("Bearer", false),
-            ("Bearer error=\"invalid_token\"", false),
-            ("Bearer realm=\"x\", error=\"insufficient_scope\", scope=\"write\"", true),
-        ];
-        for (challenge, expected) in rows {
-            let mut headers = HeaderMap::new();
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            assert_eq!(lacks_scope(&headers), expected, "{challenge}");
-        }
     }
 }

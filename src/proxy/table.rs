@@ -1,7 +1,6 @@
 //! What the workers have been told: the routes of a configuration, prepared so that a request copies as little as possible.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,12 +14,14 @@ use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, W
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
-use crate::platform::{environment, ownership, tls};
+use crate::platform::{environment, tls};
+use crate::proxy::authorization::{Authorization, TokenMethod};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
+use crate::proxy::replay::ReplayPolicy;
 use crate::proxy::upstream::UpstreamOrigin;
 use crate::stats::{RouteStats, Stats};
-use crate::token_source::TokenSource;
+use crate::token_source::{Published, TokenSource};
 
 /// Who may call, and who is told of it.
 #[derive(Clone)]
@@ -87,14 +88,6 @@ pub enum RouteProblem {
         /// The field.
         field: String,
     },
-    /// The file with certificate authorities cannot be read, or could be changed by others.
-    #[error("extra_ca: {}: {why}", path.display())]
-    UnreadableAuthorities {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: ownership::Refused,
-    },
     /// There is no TLS with these certificate authorities.
     #[error("{0}")]
     Tls(String),
@@ -114,8 +107,8 @@ pub struct Table {
     pub(super) advice: Advice,
     /// Known to this process alone; in our `Via`, so that we recognise what comes back (RFC 9110 section 7.6.3).
     pub(super) pseudonym: Arc<str>,
-    pub(super) via_out: HeaderValue,
-    pub(super) via_home: HeaderValue,
+    pub(super) via_request: HeaderValue,
+    pub(super) via_response: HeaderValue,
 }
 
 impl Table {
@@ -124,7 +117,8 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// `TableError`
+    /// `TableError`. An `extra_ca` that cannot be used is none: no connection is made where it was to vouch for the
+    /// server, and the other routes are served.
     pub fn build(
         config: &Config,
         sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
@@ -157,8 +151,9 @@ impl Table {
             access: Access::default(),
             workers: config.workers.max(1),
             advice,
-            via_out: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})")).expect("hex digits are visible ASCII"),
-            via_home: HeaderValue::from_static("1.1 valetd"),
+            via_request: HeaderValue::try_from(format!("1.1 valetd ({pseudonym})"))
+                .expect("hex digits are visible ASCII"),
+            via_response: HeaderValue::from_static("1.1 valetd"),
             pseudonym,
         })
     }
@@ -184,7 +179,7 @@ impl Table {
             }
         }
         self.pseudonym = before.pseudonym.clone();
-        self.via_out = before.via_out.clone();
+        self.via_request = before.via_request.clone();
     }
 }
 
@@ -203,8 +198,8 @@ pub(crate) struct RouteEntry {
     pub(crate) refuse: Vec<RefusedPath>,
     /// `config.request_headers`, with the values from where they are kept.
     pub(crate) edits: Edits,
-    /// `config.token_query`, to be shared.
-    pub(crate) token_query: Option<Arc<str>>,
+    /// How its requests carry their token: `config.token_query`.
+    pub(crate) method: TokenMethod,
 }
 
 impl RouteEntry {
@@ -228,9 +223,22 @@ impl RouteEntry {
             host,
             refuse: config.refuse.iter().map(|path| RefusedPath::new(path)).collect(),
             edits: edits(&config.request_headers)?,
-            token_query: config.token_query.as_deref().map(Arc::from),
+            method: match config.token_query.clone() {
+                None => TokenMethod::Field,
+                Some(parameter) => TokenMethod::Query { parameter },
+            },
             config: config.clone(),
         })
+    }
+
+    /// Which of its requests may be sent again.
+    pub(crate) fn replay_policy(&self) -> ReplayPolicy {
+        ReplayPolicy { mode: self.config.replay, limit: self.config.replay_limit }
+    }
+
+    /// What authorizes a request of this route, beginning with `token`.
+    pub(crate) fn authorize(&self, token: Arc<Published>) -> Authorization<'_> {
+        Authorization::new(&self.method, &self.tokens, self.config.wait, token)
     }
 }
 
@@ -268,16 +276,11 @@ impl Origins {
     ) -> Result<Arc<UpstreamOrigin>, RouteProblem> {
         let origin = &route.upstream.origin;
         let extra_ca = extra_ca.filter(|_| origin.tls);
-        let authorities = match extra_ca {
-            Some(path) => {
-                let unreadable = |why| RouteProblem::UnreadableAuthorities { path: path.clone(), why };
-                let mut file = ownership::open(path).map_err(unreadable)?;
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(|error| unreadable(error.into()))?;
-                Some(bytes)
-            }
-            None => None,
-        };
+        // the certificates, or, where there are none, what is wrong: such an upstream is the same as no other
+        let authorities = extra_ca.map(|path| tls::authorities(path));
+        let authorities = authorities.map(|found| {
+            found.map_or_else(String::into_bytes, |found| found.iter().flat_map(|one| one.to_vec()).collect())
+        });
         let known = self.upstreams.iter().find(|known| {
             known.origin == *origin && known.way == way && known.extra_ca == authorities && known.http2 == route.http2
         });
@@ -288,8 +291,14 @@ impl Origins {
             (false, _) => None,
             (true, Some(settings)) => Some(settings.clone()),
             (true, None) => {
-                let settings =
-                    tls::client_config(extra_ca.map(PathBuf::as_path), &[b"http/1.1"]).map_err(RouteProblem::Tls)?;
+                const ALPN: &[&[u8]] = &[b"http/1.1"];
+                let path = extra_ca.map(PathBuf::as_path);
+                // one account's file must not keep the others from being served
+                let settings = match path.map(tls::authorities).transpose() {
+                    Ok(_) => tls::client_config(path, ALPN),
+                    Err(why) => tls::refusing_config(why, ALPN),
+                };
+                let settings = settings.map_err(RouteProblem::Tls)?;
                 self.settings.insert(extra_ca.cloned(), settings.clone());
                 Some(settings)
             }
@@ -306,4 +315,40 @@ fn pseudonym() -> Result<String, TableError> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TableError::NoRandomNumbers)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ProxyChoice, testing};
+
+    #[test]
+    fn routes_share_connections_if_they_lead_to_one_origin_by_one_way() {
+        let lines = "[account.a]\nprovider = \"any\"\n[account.b]\nprovider = \"any\"\n[account.c]\nprovider = \"any\"\n\
+                     [account.d]\nprovider = \"any\"\n";
+        let at = |name: &str, proxy: &str| {
+            let before = format!("[account.{name}]\n");
+            (before.clone(), format!("{before}upstream = \"https://api.example\"\n{proxy}"))
+        };
+        let proxies = [
+            at("a", "proxy = \"direct\"\n"),
+            at("b", "proxy = \"http://me:one@proxy.example\"\n"),
+            at("c", "proxy = \"http://me:one@proxy.example:80\"\n"),
+            at("d", "proxy = \"http://me:two@proxy.example\"\n"),
+        ];
+        let text = proxies.iter().fold(lines.to_owned(), |text, (before, after)| text.replace(before, after));
+        let config = testing::config(&text);
+        let mut origins = Origins::default();
+        let mut upstream = |name: &str| {
+            let route = config.routes.iter().find(|route| route.name.as_str() == name).unwrap();
+            let choice = &config.accounts[&route.account].proxy;
+            assert_ne!(*choice, ProxyChoice::Environment);
+            let way = Proxies::default().way(choice, &route.upstream.origin);
+            origins.upstream(route, None, way).unwrap()
+        };
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(&mut upstream);
+        assert_eq!(b.id, c.id);
+        assert!(a.id != b.id && b.id != d.id && a.id != d.id);
+        assert!(!a.is_same(&b) && !b.is_same(&d), "nor after a reload");
+    }
 }

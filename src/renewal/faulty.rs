@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use super::machine::{self, Awaited};
+use super::machine::{self, Owed};
 use super::{Action, Event, Failure, NotSaved, Phase, Policy, RenewalId};
 use crate::timestamp::Timestamp;
 
@@ -58,8 +58,7 @@ impl Faulty {
         let Some(fault) = self.fault else { return self.machine.handle(event, now) };
         let is_of_credential =
             matches!(event, Event::CredentialReplaced { .. } | Event::CredentialRefused(_) | Event::CredentialRemoved);
-        let is_in_flight =
-            matches!((self.machine.phase, self.machine.awaited), (Phase::InFlight { .. }, Awaited::Answer));
+        let is_in_flight = matches!((self.machine.phase, self.machine.owed), (Phase::InFlight { .. }, Owed::Answer));
         let published = self.machine.published;
         if fault == Fault::IgnoresSpacing {
             self.machine.policy.minimum_spacing = Duration::ZERO;
@@ -77,10 +76,10 @@ impl Faulty {
                 }
             }
             Fault::PublishesBeforeSaved | Fault::SpendsBeforeNoted => {
-                let awaited = match (fault, self.machine.awaited) {
-                    (Fault::PublishesBeforeSaved, Awaited::Save(save, _))
-                    | (Fault::SpendsBeforeNoted, Awaited::Note(save, _)) => {
-                        self.machine.awaited_save().filter(|s| *s == save)
+                let awaited = match (fault, self.machine.owed) {
+                    (Fault::PublishesBeforeSaved, Owed::Save(save, _))
+                    | (Fault::SpendsBeforeNoted, Owed::Note(save, _)) => {
+                        self.machine.owed_save().filter(|s| *s == save)
                     }
                     _ => None,
                 };
@@ -117,7 +116,7 @@ impl Faulty {
                     Phase::Scheduled { .. } => RenewalId(u64::MAX - 1),
                     Phase::SignInRequired { .. } => return Some(event),
                 };
-                (self.machine.phase, self.machine.awaited) = (Phase::InFlight { id }, Awaited::Answer);
+                (self.machine.phase, self.machine.owed) = (Phase::InFlight { id }, Owed::Answer);
                 Some(match event {
                     Event::Renewed { lifetime, rotated, refresh_lifetime, .. } => {
                         Event::Renewed { id, lifetime, rotated, refresh_lifetime }
@@ -127,10 +126,10 @@ impl Faulty {
                 })
             }
             (Fault::BelievesLateSaves, Event::Saved(save)) => {
-                Some(Event::Saved(self.machine.awaited_save().unwrap_or(save)))
+                Some(Event::Saved(self.machine.owed_save().unwrap_or(save)))
             }
             (Fault::BelievesLateSaves, Event::NotSaved { save, reason }) => {
-                Some(Event::NotSaved { save: self.machine.awaited_save().unwrap_or(save), reason })
+                Some(Event::NotSaved { save: self.machine.owed_save().unwrap_or(save), reason })
             }
             (Fault::IgnoresStale, Event::NotSaved { save, reason: NotSaved::Stale })
             | (Fault::SpendsUnknowing, Event::NotSaved { save, reason: NotSaved::Unknown }) => {

@@ -133,7 +133,7 @@ pub struct Renewal {
     pub(super) policy: Policy,
     pub(super) phase: Phase,
     /// Who owes the answer while a renewal is under way.
-    pub(super) awaited: Awaited,
+    pub(super) owed: Owed,
     reason: Reason,
     pub(super) published: Option<Token>,
     next_id: u64,
@@ -156,7 +156,7 @@ pub struct Renewal {
 
 /// What a renewal that is under way waits for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Awaited {
+pub(super) enum Owed {
     /// That its credential's use is noted, since some time.
     Note(SaveId, Timestamp),
     /// The server's answer.
@@ -261,7 +261,7 @@ impl Renewal {
         Self {
             policy,
             phase: Phase::SignInRequired { why: Why::NotSignedIn },
-            awaited: Awaited::Answer,
+            owed: Owed::Answer,
             reason: Reason::First,
             published: None,
             next_id: 1,
@@ -304,21 +304,21 @@ impl Renewal {
             Event::Replayed { refused, at, accepted } => self.replayed(refused, at, accepted, now),
             Event::Worked { id, sent } => self.worked(id, sent),
             Event::Renewed { id, lifetime, rotated, refresh_lifetime } => {
-                if self.awaits_answer(id) {
+                if self.is_owed_answer(id) {
                     // lives count from the start: the server's clock ran while its answer was under way
                     let start = self.last_start.unwrap_or(now);
                     self.renewed(Answer { id, start, lifetime, refresh_lifetime }, rotated, now, &mut actions);
                 }
             }
             Event::Failed { id, failure } => {
-                if self.awaits_answer(id) {
+                if self.is_owed_answer(id) {
                     self.failed(failure, now, &mut actions);
                 }
             }
             Event::Saved(save) => self.saved(save, now, &mut actions),
             Event::NotSaved { save, reason: NotSaved::Failed } => self.saved(save, now, &mut actions),
             Event::NotSaved { save, reason: NotSaved::Unknown } => {
-                if self.awaited_save() == Some(save) && self.is_noting() {
+                if self.owed_save() == Some(save) && self.is_noting() {
                     // what another machine has renewed meanwhile must not be spent a second time
                     self.failures = self.failures.saturating_add(1);
                     self.back_off(None, now);
@@ -327,7 +327,7 @@ impl Renewal {
                 }
             }
             Event::NotSaved { save, reason: NotSaved::Stale } => {
-                if self.awaited_save() == Some(save) {
+                if self.owed_save() == Some(save) {
                     self.superseded(now, &mut actions);
                 }
             }
@@ -395,9 +395,9 @@ impl Renewal {
     /// not worth waiting for.
     pub fn wished_for(&self, now: Timestamp) -> Option<Timestamp> {
         match (self.phase, self.reason) {
-            (Phase::InFlight { .. }, _) => Some(match self.awaited {
-                Awaited::Note(_, since) => since,
-                Awaited::Answer | Awaited::Save(..) | Awaited::Credential => self.last_start.unwrap_or(now),
+            (Phase::InFlight { .. }, _) => Some(match self.owed {
+                Owed::Note(_, since) => since,
+                Owed::Answer | Owed::Save(..) | Owed::Credential => self.last_start.unwrap_or(now),
             }),
             (Phase::Scheduled { at }, Reason::Asked) => Some(at),
             // what 401s have brought about, and has failed
@@ -416,24 +416,24 @@ impl Renewal {
 
     /// Whether a renewal is under way whose request to the server is not sent: its note is still owed.
     pub fn is_noting(&self) -> bool {
-        matches!((self.phase, self.awaited), (Phase::InFlight { .. }, Awaited::Note(..)))
+        matches!((self.phase, self.owed), (Phase::InFlight { .. }, Owed::Note(..)))
     }
 
     /// What the store owes an answer to, if anything.
-    pub fn awaited_save(&self) -> Option<SaveId> {
-        match (self.phase, self.awaited) {
-            (Phase::InFlight { .. }, Awaited::Note(save, _) | Awaited::Save(save, _)) => Some(save),
-            (Phase::InFlight { .. }, Awaited::Answer | Awaited::Credential) => None,
+    pub fn owed_save(&self) -> Option<SaveId> {
+        match (self.phase, self.owed) {
+            (Phase::InFlight { .. }, Owed::Note(save, _) | Owed::Save(save, _)) => Some(save),
+            (Phase::InFlight { .. }, Owed::Answer | Owed::Credential) => None,
             (Phase::Scheduled { .. } | Phase::SignInRequired { .. }, _) => None,
         }
     }
 
-    fn awaits_answer(&self, id: RenewalId) -> bool {
-        self.phase == Phase::InFlight { id } && matches!(self.awaited, Awaited::Answer)
+    fn is_owed_answer(&self, id: RenewalId) -> bool {
+        self.phase == Phase::InFlight { id } && matches!(self.owed, Owed::Answer)
     }
 
     fn is_adopting(&self) -> bool {
-        matches!((self.phase, self.awaited), (Phase::InFlight { .. }, Awaited::Credential))
+        matches!((self.phase, self.owed), (Phase::InFlight { .. }, Owed::Credential))
     }
 
     fn withdraw_if_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
@@ -459,7 +459,7 @@ impl Renewal {
         let id = RenewalId(self.next_id);
         self.next_id += 1;
         let save = self.new_save();
-        (self.phase, self.awaited) = (Phase::InFlight { id }, Awaited::Note(save, now));
+        (self.phase, self.owed) = (Phase::InFlight { id }, Owed::Note(save, now));
         actions.push(Action::Note(save));
     }
 
@@ -473,25 +473,25 @@ impl Renewal {
     /// request, and what is at hand is the latest that there is.
     fn saved(&mut self, save: SaveId, now: Timestamp, actions: &mut Vec<Action>) {
         let Phase::InFlight { id } = self.phase else { return };
-        match self.awaited {
-            Awaited::Note(awaited, _) if awaited == save => {
+        match self.owed {
+            Owed::Note(awaited, _) if awaited == save => {
                 self.last_start = Some(now);
-                self.awaited = Awaited::Answer;
+                self.owed = Owed::Answer;
                 actions.push(Action::Renew(id));
             }
-            Awaited::Save(awaited, answer) if awaited == save => self.take(answer, now, actions),
-            Awaited::Note(..) | Awaited::Answer | Awaited::Save(..) | Awaited::Credential => {}
+            Owed::Save(awaited, answer) if awaited == save => self.take(answer, now, actions),
+            Owed::Note(..) | Owed::Answer | Owed::Save(..) | Owed::Credential => {}
         }
     }
 
     /// The store holds a later credential: the one at hand is spent no more, nor is anything of it handed out. What the
-    /// server has refused may be good again with the later one. An answer that is still owed is nobody's from here on.
+    /// server has refused may be good again with the later one.
     fn superseded(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         self.withdraw(actions);
         let id = RenewalId(self.next_id);
         self.next_id += 1;
         self.last_start = Some(now);
-        (self.phase, self.awaited) = (Phase::InFlight { id }, Awaited::Credential);
+        (self.phase, self.owed) = (Phase::InFlight { id }, Owed::Credential);
         actions.push(Action::Adopt);
     }
 
@@ -600,7 +600,7 @@ impl Renewal {
         }
         if rotated {
             let save = self.new_save();
-            self.awaited = Awaited::Save(save, answer);
+            self.owed = Owed::Save(save, answer);
             actions.push(Action::Save(save));
         } else {
             self.take(answer, now, actions);

@@ -44,7 +44,7 @@ impl Story {
     /// What happens while the store answers at once. What is noted in it goes without saying.
     fn event(&mut self, event: Event) -> Vec<Action> {
         let mut actions = self.slowly(event);
-        while let Some(save) = self.machine.awaited_save() {
+        while let Some(save) = self.machine.owed_save() {
             actions.extend(self.slowly(Event::Saved(save)));
         }
         actions.retain(|action| !matches!(action, Action::Note(_)));
@@ -420,7 +420,7 @@ fn a_token_that_ends_while_its_successor_is_saved_is_withdrawn_all_the_same() {
     assert_eq!(reason, Reason::Withdraw);
     work.now = at;
     assert_eq!(work.slowly(Event::Tick), [Action::Withdraw]);
-    let save = work.machine.awaited_save().expect("it is still owed");
+    let save = work.machine.owed_save().expect("it is still owed");
     assert!(matches!(work.slowly(Event::Saved(save))[..], [Action::Publish { .. }]));
 }
 
@@ -529,7 +529,7 @@ impl History {
         self.let_time_pass();
         let before = self.machine.snapshot();
         let wakeup = self.machine.next_wakeup().map(|(at, _)| at);
-        let awaited_save = self.machine.awaited_save();
+        let owed_save = self.machine.owed_save();
         let event = self.pick_event();
         let actions = self.machine.handle(event, self.now);
         let after = self.machine.snapshot();
@@ -539,7 +539,7 @@ impl History {
             return Err(("I7", format!("a tick at {:?}, before {wakeup:?}: {actions:?}", self.now)));
         }
         if let Event::Renewed { id, .. } | Event::Failed { id, .. } = event {
-            let was_owed = before.phase == Phase::InFlight { id } && awaited_save.is_none();
+            let was_owed = before.phase == Phase::InFlight { id } && owed_save.is_none();
             if let Event::Renewed { rotated: true, .. } = event
                 && was_owed
             {
@@ -552,7 +552,7 @@ impl History {
         }
         if let Event::Saved(save) | Event::NotSaved { save, .. } = event {
             let is_due = wakeup.is_some_and(|at| self.now >= at);
-            if awaited_save != Some(save) && !is_due && !nothing_happened {
+            if owed_save != Some(save) && !is_due && !nothing_happened {
                 return Err(("I5", format!("{event:?} while {before:?}: {actions:?}")));
             }
         }
@@ -565,17 +565,17 @@ impl History {
                 return Err(("I9", format!("{event:?}: {actions:?}")));
             }
         }
-        self.observe(event, awaited_save, &actions)?;
+        self.observe(event, owed_save, &actions)?;
         self.check_state(&after)
     }
 
-    fn observe(&mut self, event: Event, awaited_save: Option<SaveId>, actions: &[Action]) -> Result<(), Violation> {
+    fn observe(&mut self, event: Event, owed_save: Option<SaveId>, actions: &[Action]) -> Result<(), Violation> {
         // the answer without which nothing is spent, and nothing that was rotated is published
         let (is_noted, is_saved) = match event {
             Event::Saved(save) | Event::NotSaved { save, reason: NotSaved::Failed } => {
-                (awaited_save == Some(save), awaited_save == Some(save))
+                (owed_save == Some(save), owed_save == Some(save))
             }
-            Event::NotSaved { save, reason: NotSaved::Unknown } => (false, awaited_save == Some(save)),
+            Event::NotSaved { save, reason: NotSaved::Unknown } => (false, owed_save == Some(save)),
             _ => (false, false),
         };
         for action in actions {
@@ -633,7 +633,7 @@ impl History {
                 }
             }
             Phase::InFlight { id } => {
-                let is_owed = match self.machine.awaited_save() {
+                let is_owed = match self.machine.owed_save() {
                     Some(save) => self.owed_saves.contains(&save),
                     None => self.owes_credential || self.owed.contains(&(id, self.credential)),
                 };

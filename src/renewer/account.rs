@@ -168,7 +168,7 @@ impl AccountState {
     /// Whether the store owes the answer that the machine waits for.
     fn awaits_the_store(&self) -> bool {
         let waiting = self.saving.iter().map(|saving| &saving.waiters).chain(&self.save_next);
-        let awaited = self.machine.awaited_save();
+        let awaited = self.machine.owed_save();
         awaited.is_some() && waiting.filter_map(|waiters| waiters.machine).any(|save| Some(save) == awaited)
     }
 

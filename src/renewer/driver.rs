@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountView, Accounts, Request};
+use crate::accounts::{AccountRequest, AccountView, Accounts};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
@@ -67,7 +67,7 @@ pub struct RenewerLoop {
     renewer: Renewer<RealWorld>,
     clock: Arc<Clock>,
     demands: mpsc::UnboundedReceiver<Said>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
 }
@@ -146,16 +146,16 @@ impl RenewerLoop {
         self.renewer.demands(said.drain(..).map(|(_, demand)| demand), self.clock.now());
     }
 
-    fn request(&mut self, request: Request) {
+    fn request(&mut self, request: AccountRequest) {
         let now = self.clock.now();
         match request {
-            Request::Refresh(account, reply) => {
+            AccountRequest::Refresh(account, reply) => {
                 let _ = reply.send(self.renewer.refresh(&account, now));
             }
-            Request::Replace(account, new, reply) => {
+            AccountRequest::Replace(account, new, reply) => {
                 self.renewer.replace(&account, *new, reply, now);
             }
-            Request::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
         }
     }
 

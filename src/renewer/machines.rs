@@ -480,7 +480,7 @@ impl<W: World> Renewer<W> {
             }
         }
         if let Some(state) = self.accounts.get_mut(id)
-            && state.machine.awaited_save().is_none()
+            && state.machine.owed_save().is_none()
         {
             state.at_hand = None;
         }
@@ -648,7 +648,7 @@ impl<W: World> Renewer<W> {
     /// What was to be noted may be, or not: nothing is spent for now, which is a failure of the renewal.
     fn note_unknown(&mut self, id: &AccountId, event: &Event, detail: Option<String>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
-        let is_noting = matches!(event, Event::NotSaved { save, .. } if state.machine.awaited_save() == Some(*save))
+        let is_noting = matches!(event, Event::NotSaved { save, .. } if state.machine.owed_save() == Some(*save))
             && state.machine.is_noting();
         if let (Some(detail), true, Phase::InFlight { id: renewal }) =
             (detail, is_noting, state.machine.snapshot().phase)

@@ -156,7 +156,10 @@ fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), Stor
 ///
 /// Those of [`Store::load`] and [`Store::remove`].
 pub async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) -> Result<String, StoreError> {
-    let record = store.load(&account.id)?;
+    let record = match store.load(&account.id) {
+        Err(StoreError::Corrupt { .. }) => None, // it is removed below with what was set aside before
+        loaded => loaded?,
+    };
     let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));
     let refresh_token = record.and_then(|record| record.credential.refresh_token);
     let outcome = match (&refresh_token, kept_from) {

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use crate::platform::paths::OwnFolder;
+use crate::platform::paths::{OwnFolder, knows_no_sync};
 
 /// The largest file that is read. A record has a few kilobytes.
 pub(super) const LARGEST: usize = 1024 * 1024;
@@ -34,6 +34,14 @@ pub(super) trait Disk: Debug + Send {
 
     /// When this has returned, the names survive a power cut.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// The same, but done where the file system has no such thing: what was saved is there, and nobody can do more.
+    fn settle(&mut self) -> io::Result<()> {
+        match self.sync() {
+            Err(error) if knows_no_sync(&error) => Ok(()),
+            synced => synced,
+        }
+    }
 }
 
 /// Why a file is not read.
@@ -124,9 +132,20 @@ impl Disk for FolderDisk {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let mut file = File::from(rustix::fs::openat(&self.folder, name, flags, mode)?);
-        rustix::fs::fchmod(&file, mode)?; // a strict umask could have taken more than others' permissions
+        // a strict umask could have taken more than others' permissions; a file system that keeps no modes says no, which
+        // matters only where it shows the file to others
+        if let Err(error) = rustix::fs::fchmod(&file, mode)
+            && file.metadata()?.mode() & 0o077 != 0
+        {
+            drop(file);
+            let _ = self.remove(name);
+            return Err(error.into());
+        }
         file.write_all(bytes)?;
-        file.sync_all()
+        match file.sync_all() {
+            Err(error) if knows_no_sync(&error) => Ok(()),
+            synced => synced,
+        }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {

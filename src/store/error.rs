@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::file;
 use crate::platform::paths::FolderError;
 
@@ -21,7 +23,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// The system says no. Worth another try when the cause is mended.
-    #[error("cannot {action} {}: {error}{}", path.display(), remedy(error))]
+    #[error("cannot {action} {}: {error}{}", path.display(), remedy(action, error))]
     Io {
         /// What we were doing: "save", "read", ...
         action: &'static str,
@@ -72,8 +74,25 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another valetd".to_owned(), |pid| format!("another valetd (pid {pid})"))
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+/// What cannot be done to a folder or its files on a file system that keeps no modes (FAT, some network file systems).
+pub(super) const CHANGE_MODE: &str = "change the mode of";
+
+/// What cannot be done on a file system without locks (flock(2)).
+pub(super) const TAKE_LOCK: &str = "lock";
+
+fn remedy(action: &str, error: &io::Error) -> &'static str {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
     match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported if action == CHANGE_MODE => {
+            ": it is open to other users, and its file system does not let that be changed; name a folder on another file \
+             system with --state-dir"
+        }
+        _ if action == TAKE_LOCK
+            && matches!(number, Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)) =>
+        {
+            ": its file system has no locks, and without one two daemons would spend the same refresh tokens; name a folder \
+             on another file system with --state-dir"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
         io::ErrorKind::ReadOnlyFilesystem => {
             ": its file system is read-only; mount it writable, or use another --state-dir"

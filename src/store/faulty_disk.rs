@@ -47,6 +47,8 @@ struct Machine {
     fault: Option<(usize, Fault)>,
     dead: bool,
     lie: Lie,
+    /// What every sync of the folder is answered with, as by a file system that has none.
+    no_sync: Option<i32>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -66,6 +68,13 @@ impl FaultyDisk {
     pub(super) fn that_lies_about(lie: Lie) -> Self {
         let disk = Self::default();
         disk.machine().lie = lie;
+        disk
+    }
+
+    /// A file system that answers every sync of the folder with this number.
+    pub(super) fn that_cannot_sync(error: i32) -> Self {
+        let disk = Self::default();
+        disk.machine().no_sync = Some(error);
         disk
     }
 
@@ -248,6 +257,9 @@ impl Disk for FaultyDisk {
     fn sync(&mut self) -> io::Result<()> {
         let mut machine = self.machine();
         machine.step()?;
+        if let Some(number) = machine.no_sync {
+            return Err(io::Error::from_raw_os_error(number));
+        }
         if machine.lie != Lie::Names {
             machine.names_on_disk = machine.names.clone();
             machine.changes.clear();

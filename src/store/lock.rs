@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::{StoreError, io_error};
+use super::error::{StoreError, TAKE_LOCK, io_error};
 use crate::platform::clock::wall;
 use crate::platform::paths::OwnFolder;
 
@@ -16,7 +16,7 @@ pub(super) const LOCK: &str = "lock";
 
 /// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
 pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
-    let failed = |error: io::Error| io_error("lock", &folder.path().join(LOCK), error);
+    let failed = |error: io::Error| io_error(TAKE_LOCK, &folder.path().join(LOCK), error);
     let open = |flags| {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
@@ -39,7 +39,10 @@ pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
     let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let words = format!("pid {} started {}\n", std::process::id(), now.strftime("%FT%TZ"));
     let write = |file: &mut File| {
-        file.set_permissions(PermissionsExt::from_mode(0o600))?;
+        match file.set_permissions(PermissionsExt::from_mode(0o600)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {} // it has no modes there, and no secret in it
+            changed => changed?,
+        }
         file.set_len(0)?;
         file.rewind()?;
         file.write_all(words.as_bytes())

@@ -6,7 +6,7 @@
 //!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
 //!     client.keys.json         0600, the client keys' hashes and rights
-//!     gbdx.json.corrupt-1      set aside because it could not be read; never deleted by us
+//!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
 //! ```
 //!
 //! A save writes beside, reaches the disk, and only then takes the name, so that whatever happens at whatever moment,
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::config::{AccountId, Config};
-use crate::platform::paths::{OwnFolder, Paths};
+use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
 
 mod disk;
 mod error;
@@ -36,7 +36,7 @@ mod tests;
 
 use disk::{Disk, FolderDisk};
 pub use error::StoreError;
-use error::io_error;
+use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use lock::lock;
@@ -75,13 +75,22 @@ impl Store {
         if folder.mode() != 0o700 {
             let path = dir.to_owned();
             let only_ours = folder.handle().set_permissions(PermissionsExt::from_mode(0o700));
-            only_ours.map_err(|error| StoreError::Io { action: "change the mode of", path, error })?;
-            if folder.mode() & 0o077 != 0 {
-                warnings.push(opened_to_others(dir, folder.mode(), 0o700));
+            let is_open = folder.mode() & 0o077 != 0;
+            match only_ours {
+                Err(error) if is_open => return Err(StoreError::Io { action: CHANGE_MODE, path, error }),
+                Ok(()) if is_open => warnings.push(opened_to_others(dir, folder.mode(), 0o700)),
+                Ok(()) | Err(_) => {}
             }
         }
         let lock = lock(&folder)?;
-        let disk = FolderDisk::new(folder);
+        let mut disk = FolderDisk::new(folder);
+        if disk.sync().is_err_and(|error| knows_no_sync(&error)) {
+            let dir = dir.display();
+            warnings.push(format!(
+                "the file system of {dir} cannot be asked to keep what is saved over a power cut: after one you may have to \
+                 sign in again; --state-dir names a folder on another one"
+            ));
+        }
         for (name, mode) in disk.close_to_others().map_err(|error| io_error("look at", dir, error))? {
             warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
         }
@@ -156,15 +165,23 @@ impl Store {
         replace(&mut **disk, &name, &bytes).map_err(|error| StoreError::Io { action: "save", path, error })
     }
 
-    /// Forgets an account's record; done if there is none.
+    /// Forgets an account's record, and what was set aside of earlier ones, which may hold tokens; done if there is none.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`].
     pub fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
         let mut disk = self.disk();
-        let removed = disk.remove(&file_name(account)).and_then(|()| disk.sync());
-        removed.map_err(|error| io_error("remove", &self.path(account), error))
+        let name = file_name(account);
+        let set_aside = format!("{name}{CORRUPT}");
+        let mut steps = || {
+            disk.remove(&name)?;
+            for kept in disk.names()?.iter().filter(|found| found.starts_with(&set_aside)) {
+                disk.remove(kept)?;
+            }
+            disk.settle()
+        };
+        steps().map_err(|error| io_error("remove", &self.path(account), error))
     }
 
     /// Forgets a sign-in that is under way in a browser. One that cannot be removed is of no use soon.
@@ -223,7 +240,7 @@ impl Store {
             let number = (1..).find(free).expect("there are more numbers than files");
             let kept_as = format!("{name}{CORRUPT}{number}");
             disk.rename(name, &kept_as)?;
-            disk.sync()?;
+            disk.settle()?;
             Ok(kept_as)
         };
         match set_aside() {
@@ -297,7 +314,7 @@ fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
         disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
         disk.write_new(&temporary, bytes)?;
         disk.rename(&temporary, name)?;
-        disk.sync()
+        disk.settle()
     };
     let replaced = steps();
     if replaced.is_err() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::Mode;
 
+use super::error::TAKE_LOCK;
 use super::faulty_disk::{Fault, FaultyDisk, Lie};
 use super::lock::LOCK;
 use super::*;
@@ -155,6 +156,67 @@ fn a_removal_that_was_confirmed_stays_one() {
     for world in disk.after_a_power_cut() {
         assert_eq!(on(&world).load(&id("gbdx")).unwrap(), None);
     }
+}
+
+/// What fsync of a folder says on file systems that have none.
+const NO_SYNC: [i32; 5] = [libc::EINVAL, libc::ENOTSUP, libc::EOPNOTSUPP, libc::ENOSYS, libc::EBADF];
+
+#[test]
+fn on_a_file_system_that_cannot_sync_folders_a_login_is_saved_and_removed() {
+    for number in NO_SYNC {
+        let disk = FaultyDisk::that_cannot_sync(number);
+        let store = on(&disk);
+        store.save(&record(1)).unwrap();
+        store.save(&record(2)).unwrap();
+        store.write_file("client.keys.json", b"{}").unwrap();
+        assert_eq!(on(&disk).load(&id("gbdx")).unwrap(), Some(record(2)), "{number}");
+        disk.put("alpha.json", b"garbage");
+        assert!(matches!(store.load(&id("alpha")), Err(StoreError::Corrupt { .. })), "{number}");
+        store.remove(&id("gbdx")).unwrap();
+        assert_eq!(on(&disk).load(&id("gbdx")).unwrap(), None, "{number}");
+    }
+    // a disk that fails is another matter
+    for number in [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EROFS] {
+        let error = on(&FaultyDisk::that_cannot_sync(number)).save(&record(1)).unwrap_err();
+        assert!(matches!(error, StoreError::Io { action: "save", .. }), "{number}: {error}");
+    }
+}
+
+#[test]
+fn a_logout_removes_what_was_set_aside_of_the_account_and_of_no_other() {
+    let disk = FaultyDisk::default();
+    let kept = ["gbdx-2.json", "gbdx-2.json.corrupt-1", "alpha.json.corrupt-1", "client.keys.json.corrupt-1"];
+    for name in ["gbdx.json", "gbdx.json.corrupt-1", "gbdx.json.corrupt-12"].iter().chain(&kept) {
+        disk.put(name, b"a token");
+    }
+    on(&disk).remove(&id("gbdx")).unwrap();
+    for world in disk.after_a_power_cut() {
+        let mut left: Vec<String> = world.files().into_keys().collect();
+        left.sort();
+        let mut expected = kept;
+        expected.sort();
+        assert_eq!(left, expected);
+    }
+    // without a record as well: it was set aside when it was looked at
+    disk.put("gbdx.json.corrupt-1", b"a token");
+    on(&disk).remove(&id("gbdx")).unwrap();
+    assert_eq!(disk.files().len(), kept.len());
+}
+
+#[test]
+fn a_file_system_that_lacks_something_is_named_with_the_option_that_helps() {
+    let no_lock = [libc::ENOLCK, libc::ENOSYS, libc::ENOTSUP, libc::EOPNOTSUPP, libc::EINVAL];
+    let rows = no_lock.map(|number| (TAKE_LOCK, number, "has no locks")).into_iter().chain([
+        (CHANGE_MODE, libc::EPERM, "does not let that be changed"),
+        (CHANGE_MODE, libc::EACCES, "does not let that be changed"),
+        (CHANGE_MODE, libc::EOPNOTSUPP, "does not let that be changed"),
+    ]);
+    for (action, number, words) in rows {
+        let error = io_error(action, Path::new("/state/lock"), io::Error::from_raw_os_error(number)).to_string();
+        assert!(error.contains(words) && error.contains("--state-dir"), "{error}");
+    }
+    let error = io_error(TAKE_LOCK, Path::new("/state/lock"), io::Error::from_raw_os_error(libc::EIO)).to_string();
+    assert!(!error.contains("has no locks"), "{error}");
 }
 
 #[test]

@@ -68,10 +68,14 @@ mod rules;
 
 /// What `valetd exec` hands down can do no more than its key, and ends with the command.
 mod exec;
+/// A certificate authority of one's own is believed where it was named, and a bad file of one stops nobody else.
+mod extra_ca;
 /// A client key gives exactly its rights, in each of its forms, for its time.
 mod keys;
 /// Nothing is served beside a stranger's half of an address.
 mod listeners;
+/// On machines with odd names, long paths, no IPv6 and others' sockets, nothing breaks and nothing is told to strangers.
+mod machine;
 /// At a command's own address exist the routes that it named, as long as it runs.
 mod own_address;
 /// Another user is refused until they are named or have a key, and so is root.

@@ -111,7 +111,7 @@ fn lock_holder(folder: &Path) -> Option<String> {
     }
     let mut words = String::new();
     let _ = file.read_to_string(&mut words);
-    let pid: String = words.chars().filter(char::is_ascii_digit).collect();
+    let pid = words.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
     Some(if pid.is_empty() { String::new() } else { format!(" (pid {pid})") })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{
@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 /// What is true of the process, apart from accounts and routes. Replaced as a whole when a reload changes it.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The program's version.
     pub version: &'static str,
     /// The process id.
@@ -49,7 +49,7 @@ pub struct Facts {
 
 /// Everything that a document is made from.
 #[derive(Clone, Copy)]
-pub struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     /// What time it is.
     pub readings: Readings,
     /// The process.
@@ -68,22 +68,22 @@ pub struct Sources<'a> {
 
 impl StatusReport {
     /// Makes the document.
-    pub fn new(sources: &Sources<'_>) -> Self {
+    pub(crate) fn new(sources: &Sources<'_>) -> Self {
         let Sources { readings, facts, config, config_problems, views, stats, keys } = *sources;
         let daemon = DaemonReport {
             version: facts.version.to_owned(),
             pid: facts.pid,
             uptime_seconds: readings.now.since(facts.started_at).as_secs(),
             listen: facts.listen.iter().map(ToString::to_string).collect(),
-            config_file: facts.config_file.clone(),
-            state_dir: facts.state_dir.clone(),
+            config_file: as_text(&facts.config_file),
+            state_dir: as_text(&facts.state_dir),
             config_problems: config_problems.to_vec(),
             warnings: facts.warnings.clone(),
             connections: stats.connections.get(),
             refused: stats.refused.get(),
             refused_root: stats.refused_root.get(),
             audit: facts.audit.as_ref().map(|file| AuditReport {
-                file: file.clone(),
+                file: as_text(file),
                 written: stats.audit.written.get(),
                 dropped: stats.audit.dropped.get(),
                 refused: stats.audit.refused.get(),
@@ -103,9 +103,14 @@ impl StatusReport {
     }
 }
 
+/// A path as JSON can have it: bytes that are no UTF-8 are shown as U+FFFD.
+fn as_text(path: &Path) -> PathBuf {
+    path.to_string_lossy().into_owned().into()
+}
+
 impl AccountReport {
     /// Makes the part of the document that speaks of one account.
-    pub fn new(view: &AccountView, readings: Readings, invocation: &str) -> Self {
+    pub(crate) fn new(view: &AccountView, readings: Readings, invocation: &str) -> Self {
         let AccountView {
             id,
             provider,

@@ -13,11 +13,11 @@ use crate::renewal::{Reason, Why};
 use crate::timestamp::Timestamp;
 
 /// The version of the document that this program writes and reads.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// The whole document.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct StatusReport {
+pub(crate) struct StatusReport {
     /// [`SCHEMA`].
     pub schema: u32,
     /// When it was made; what `in_seconds` and `seconds_left` count from.
@@ -32,7 +32,7 @@ pub struct StatusReport {
 
 /// The process.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct DaemonReport {
+pub(crate) struct DaemonReport {
     /// Its version.
     pub version: String,
     /// Its process id.
@@ -72,7 +72,7 @@ pub struct DaemonReport {
 
 /// An address that is lent to a command.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct OwnAddressReport {
+pub(crate) struct OwnAddressReport {
     /// Where it is.
     pub address: String,
     /// The command's client key, with which it ends.
@@ -83,7 +83,7 @@ pub struct OwnAddressReport {
 
 /// The audit.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct AuditReport {
+pub(crate) struct AuditReport {
     /// Its file.
     pub file: PathBuf,
     /// Lines written since the daemon started.
@@ -100,7 +100,7 @@ pub struct AuditReport {
 
 /// One thing that the process has given up, or should have.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct MeasureReport {
+pub(crate) struct MeasureReport {
     /// In one word: `no-trace`, `no-core`, `no-new-privileges`, `landlock`.
     pub name: String,
     /// Whether it is in force.
@@ -111,7 +111,7 @@ pub struct MeasureReport {
 
 /// One account.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct AccountReport {
+pub(crate) struct AccountReport {
     /// Its name.
     pub id: String,
     /// The preset it was made from.
@@ -154,7 +154,7 @@ pub struct AccountReport {
 /// An account in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub(crate) enum State {
     /// Requests get a token; its renewal is arranged.
     Usable,
     /// There is no token; the next attempt has its time.
@@ -178,7 +178,7 @@ impl fmt::Display for State {
 
 /// When something happens next.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Wakeup {
+pub(crate) struct Wakeup {
     /// When.
     pub at: Moment,
     /// The same, counted from the document's `at`; 0 if it is due.
@@ -189,7 +189,7 @@ pub struct Wakeup {
 
 /// A failed renewal.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct FailureReport {
+pub(crate) struct FailureReport {
     /// When.
     pub at: Moment,
     /// `transient`, `ambiguous` or `permanent`; or `unreadable`, when the stored credential could not be used.
@@ -206,7 +206,7 @@ pub struct FailureReport {
 
 /// A stored credential, without the credential.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct CredentialReport {
+pub(crate) struct CredentialReport {
     /// Grows with every new credential.
     pub generation: u64,
     /// The first hex digits of the refresh token's SHA-256.
@@ -223,7 +223,7 @@ pub struct CredentialReport {
 
 /// One route.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct RouteReport {
+pub(crate) struct RouteReport {
     /// Its name.
     pub name: String,
     /// Where tools reach it, the plainest first.
@@ -258,29 +258,29 @@ pub struct RouteReport {
 
 /// A point of the calendar; whole seconds, in UTC, as RFC 3339 writes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Moment(jiff::Timestamp);
+pub(crate) struct Moment(jiff::Timestamp);
 
 impl StatusReport {
     /// The account of this name.
-    pub fn account(&self, id: &str) -> Option<&AccountReport> {
+    pub(crate) fn account(&self, id: &str) -> Option<&AccountReport> {
         self.accounts.iter().find(|account| account.id == id)
     }
 }
 
 impl Moment {
     /// Seconds from `earlier` to this; negative if this comes first.
-    pub fn seconds_since(self, earlier: Moment) -> i64 {
+    pub(crate) fn seconds_since(self, earlier: Moment) -> i64 {
         self.0.as_second() - earlier.0.as_second()
     }
 
     /// A number of seconds since 1970; the end of the calendar, if it lies beyond that.
-    pub fn of_unix(seconds: u64) -> Self {
+    pub(crate) fn of_unix(seconds: u64) -> Self {
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX).min(jiff::Timestamp::MAX.as_second());
         Self(jiff::Timestamp::from_second(seconds).expect("it was clamped to jiff's range"))
     }
 
     /// Seconds since 1970.
-    pub fn unix(self) -> i64 {
+    pub(crate) fn unix(self) -> i64 {
         self.0.as_second()
     }
 }
@@ -305,7 +305,7 @@ impl<'de> Deserialize<'de> for Moment {
 
 /// Two readings of one instant: what joins the daemon's time line to the calendar.
 #[derive(Clone, Copy, Debug)]
-pub struct Readings {
+pub(crate) struct Readings {
     /// On the time line.
     pub now: Timestamp,
     /// On the calendar.
@@ -314,7 +314,7 @@ pub struct Readings {
 
 impl Readings {
     /// What a calendar shows at a point of the time line, cut down to whole seconds.
-    pub fn moment(&self, at: Timestamp) -> Moment {
+    pub(crate) fn moment(&self, at: Timestamp) -> Moment {
         let wall = self.wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let millis = i128::from(at.as_millis()) - i128::from(self.now.as_millis()) + wall.as_millis().cast_signed();
         let end = jiff::Timestamp::MAX.as_second();

@@ -3,13 +3,12 @@
 //! It is served as JSON by the control socket and read back by the command line. [`document`] has its members, [`build`]
 //! makes it.
 
-pub mod build;
-pub mod document;
+pub(crate) mod build;
+pub(crate) mod document;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use build::{Facts, Sources};
-pub use document::{
-    AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, Moment, OwnAddressReport,
-    Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
+pub(crate) use build::{Facts, Sources};
+pub(crate) use document::{
+    AccountReport, DaemonReport, Moment, OwnAddressReport, Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
 };

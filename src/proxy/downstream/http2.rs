@@ -1,7 +1,7 @@
 //! HTTP/2 from clients, by prior knowledge and in the clear (RFC 9113 section 3.3), as gRPC's tools speak it on loopback.
 //!
 //! To the rest of the house a request is a request: its head comes in HTTP/1.1's terms, and its stream looks like a
-//! connection of its own, with a activity, a limit and an end. A stream that ends early is reset, and takes its exchange with
+//! connection of its own, with an activity, a limit and an end. A stream that ends early is reset, and takes its exchange with
 //! the upstream along; an answer that breaks off upstream resets its stream with the upstream's own reason.
 
 use std::cell::{Cell, RefCell};

@@ -12,9 +12,9 @@ use hyper::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::platform::vectored::{SMALL_WRITE, joined};
 use crate::proxy::deadline::{Activity, Phase, Upload};
 use crate::proxy::policy::error::{Advice, ProxyError};
-use crate::proxy::vectored::{SMALL_WRITE, joined};
 
 /// How an HTTP/2 client begins (RFC 9113 section 3.4).
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -2,9 +2,8 @@
 //!
 //! Whoever can reach the port can connect as often as they like, so what a stranger costs is bounded before a word is
 //! read. Where there is no client key at all, nothing that a stranger says can change the answer: it is ready-made, and
-//! the [`Turnstile`] gives it without a task and without hyper. Where there are keys, a stranger has a place among the
-//! few that the registry has and [`PATIENCE`] to show one; the places are few, and who has waited longest makes room for who comes.
-//! The clients' own places are others: strangers take none of them.
+//! the [`Turnstile`] gives it without a task and without hyper. Where there are keys, a stranger has one of a few places
+//! (`registry.rs`) and [`PATIENCE`] to show one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,21 +1,21 @@
 //! What every request that goes up has in common, whether it becomes a response or a tunnel.
 
+use std::borrow::Cow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
-use crate::proxy::policy::headers::{self, Homeward};
+use crate::proxy::policy::headers::{self, ResponseContext};
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::Found;
-use crate::proxy::replay::{self, Kept};
-use crate::proxy::table::RouteEntry;
-use crate::proxy::table::Table;
+use crate::proxy::replay::Kept;
+use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::upstream::{self, Error, Resend};
 use crate::token_source::{Published, Unavailable};
 
@@ -28,32 +28,29 @@ pub(crate) async fn in_time(
     sent.unwrap_or_else(|fault| Err(Error::Lost { fault, resend: Resend::Never }))
 }
 
-/// Reports a 401 and, if the request can be sent again, waits for the next token. `None`: hand the 401 on.
+/// Reports a 401 that rejects a token and, if the request can be sent again, waits for the next one. `None`: hand the 401
+/// on.
 pub(crate) async fn renewed_token(
     stream: &Stream,
     route: &RouteEntry,
     refused: &Published,
     kept: Option<&Kept>,
-    answer: &HeaderMap,
 ) -> Option<Arc<Published>> {
-    if replay::lacks_scope(answer) {
-        return None;
-    }
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
     let renewal = stream.in_time(pin!(route.tokens.token_after(refused, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 
-/// What an answer needs to know of the request that it belongs to.
-pub(crate) struct Home<'a> {
+/// What a response needs to know of its request.
+pub(crate) struct RequestContext<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) table: &'a Table,
     pub(crate) authority: Option<HeaderValue>,
     /// As the client asked for it.
     pub(crate) target: Uri,
     pub(crate) found: Found,
-    pub(crate) prefix: &'a str,
+    pub(crate) prefix: Cow<'a, str>,
     /// Whether the address is one that routes share.
     pub(crate) shared: bool,
     pub(crate) via: Option<&'a HeaderValue>,
@@ -64,16 +61,16 @@ pub(crate) fn clean(
     route: &RouteEntry,
     response: &mut upstream::Response,
     token: &Published,
-    home: &Home<'_>,
+    context: &RequestContext<'_>,
     switching: bool,
 ) -> Result<(), ProxyError> {
     if !switching && response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "101 without having been asked to switch".to_owned();
         return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
     }
-    let local_authority = home.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let local_authority = context.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let origin = &route.upstream.origin;
-    let Home { connection, table, target, found, prefix, shared, .. } = home;
+    let RequestContext { connection, table, target, found, prefix, shared, .. } = context;
     let own = OwnAddresses {
         listeners: &connection.worker.listeners.borrow(),
         hosts: &table.hosts,
@@ -82,8 +79,9 @@ pub(crate) fn clean(
     };
     let asked = &target.path()[found.prefix..];
     let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
-    let homeward = Homeward { via: home.via, token: &token.value, mapping, shared: *shared, switching };
-    headers::clean_answer(response.headers_mut(), &homeward).map_err(|fault| upstream_error(route, fault))?;
+    let response_context =
+        ResponseContext { via: context.via, token: token.spelling(), mapping, shared: *shared, switching };
+    headers::clean_response(response.headers_mut(), &response_context).map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
     if *shared && has_content && headers::may_become_document(response.headers()) {
         // beside the upstream's own, and so in force together with it

@@ -15,11 +15,13 @@ use hyper::{Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Refusal};
-use crate::proxy::authorization::Authorization;
-use crate::proxy::connection::Stream;
+use crate::proxy::authorization::{Authorization, Rejection};
+use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
 use crate::proxy::exchange::body::ResponseBody;
-use crate::proxy::exchange::forward::{Home, clean, in_time, no_token, renewed_token, send_error, upstream_error};
+use crate::proxy::exchange::forward::{
+    RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
+};
 use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
@@ -27,9 +29,8 @@ use crate::proxy::policy::client_key::{self, Presented};
 use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyError, STORAGE};
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::head::{Head, HeadFlags};
-use crate::proxy::policy::headers::{self, Ours};
-use crate::proxy::policy::rewrite;
-use crate::proxy::policy::route;
+use crate::proxy::policy::headers::{self, UpstreamFields};
+use crate::proxy::policy::route::{self, Found};
 use crate::proxy::registry::Standing;
 use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
@@ -63,57 +64,31 @@ pub(crate) fn answer(stream: Rc<Stream>, request: Request<Incoming>) -> impl Fut
     }
 }
 
+/// The steps of a request, in their order: whose it is, whether it comes in, where it leads, whether it may go there; then a
+/// token, the upstream's response, and what the client gets of it.
 async fn carry_out(
     stream: &Rc<Stream>,
     table: &LocalTable,
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let connection = &stream.connection;
-    let flags = HeadFlags::of(request.headers());
-    let presented = take_key(&mut request, &flags)?;
-    let key = match &presented {
-        Some(presented) => Some(valid_key(table, exchange, presented)?),
-        None => None,
-    };
-    let head = Head::of(&request, flags);
-    let target = head.target;
-    let Table { hosts, access, .. } = &*table.shared;
-    let admission = Admission { uids: &access.uids, hosts, keyed: key.is_some() };
-    let host = guard::admit(&connection.ingress, &connection.peer, admission, &head)?;
+    let (connection, access) = (&stream.connection, &table.shared.access);
+    let caller = identify(table, exchange, &mut request)?;
+    let host = admit(connection, &table.shared, &caller, &request)?;
     if let Some(containers) = &access.containers
-        && key.is_none()
+        && caller.key.is_none()
         && !connection.is_outside_containers(containers).await
     {
         return Err(ProxyError::NotAllowed(Check::Container));
     }
     connection.vouch();
-    route::check_path(target.path())?;
-    let found = connection.ingress.find(|name| table.shared.position(name), host, target.path());
-    let found = found.ok_or(ProxyError::NoRoute)?;
-    let local = table.routes[found.index].clone();
-    let route = &*local.entry;
-    exchange.reached(&local);
-    let shared = found.prefix > 0 && connection.ingress.is_tcp();
-    let way_in = if shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
-    if route::is_refused(&route.refuse, &route.config.upstream.base_path, &target.path()[found.prefix..]) {
-        return Err(ProxyError::ForbiddenByRoute);
-    }
-    if route.config.require_key && key.is_none() {
-        return Err(ProxyError::NotAllowed(Check::KeyRequired));
-    }
-    let rest = &target.path()[found.prefix..];
-    route::check_rules(&route.config, key.as_deref(), &head, rest)?;
-    if let Some(key) = &key {
-        let admitted = access.keys.admit(key);
-        admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
-    }
-    if flags.via && has_been_here(request.headers(), &table.shared.pseudonym) {
-        return Err(ProxyError::Loop);
-    }
+    let target = find(connection, table, host, request.uri().path())?;
+    let route = &*target.local.entry;
+    exchange.reached(&target.local);
+    let way_in = permit(&table.shared, &caller, &target, host, &request)?;
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
-        return Ok(to_own_origin(route, &target.path()[found.prefix..], &request));
+        return Ok(to_own_origin(route, target.rest(&request), &request));
     }
     if access.audit_required && !exchange.is_promised_a_line() {
         return Err(ProxyError::AuditUnavailable);
@@ -123,73 +98,165 @@ async fn carry_out(
         Some(token) => token,
         None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
     };
-
     exchange.goes_up_with(&token);
 
-    let protocol = headers::upgrade_protocol(request.headers(), &flags);
-    let prefix = if found.prefix > 0 { route.prefix.as_str() } else { "" };
-    let prefix = match &presented {
-        Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
-        Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
-    };
-    let target = match route::target(&route.config.upstream.base_path, found.prefix, request.uri()) {
-        Some(target) => std::mem::replace(request.uri_mut(), target),
-        None => request.uri().clone(),
-    };
-    let home = Home {
-        connection,
-        table: &table.shared,
-        authority: request.headers().get(HOST).cloned(),
-        target,
-        found,
-        prefix: &prefix,
-        shared,
-        via: route.config.via.then_some(&table.shared.via_home),
-    };
-    if request.version() != Version::HTTP_2 {
-        *request.version_mut() = Version::HTTP_11;
+    let mut authorization = route.authorize(token);
+    let (context, switches) = prepare(connection, &table.shared, &caller, &target, &mut request, &authorization);
+    if switches {
+        return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
-    let ours = Ours {
-        host: &route.host,
-        via: route.config.via.then_some(&table.shared.via_out),
-        token_name: &token.name,
-        token: &token.value,
-        edits: &route.edits,
-        upgrade: protocol.clone(),
-    };
-    headers::prepare_request(request.headers_mut(), &flags, ours);
-
-    if let Some(name) = &route.token_query {
-        request.headers_mut().remove(&token.name); // one place is enough (RFC 6750 section 2)
-        *request.uri_mut() = rewrite::with_token(request.uri(), name, &token.value);
-    }
-    if route.config.scrub {
-        request.headers_mut().remove(ACCEPT_ENCODING);
-    }
-
-    if protocol.is_some() {
-        return Box::pin(upgrade::forward(stream, &local, request, token, home, exchange)).await;
-    }
-    let (request, kept) = replay::keep(request, route, &stream.activity, &token.name);
-    let mut authorization = Authorization::with(route, token);
-    let response = match send(stream, &local, request, &mut authorization, false).await {
+    let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
+    let response = match send(stream, &target.local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
-            let again = send_again_if_lost(stream, &local, &mut authorization, kept.as_ref(), fault, resend);
+            let again = send_again_if_lost(stream, &target.local, &mut authorization, kept.as_ref(), fault, resend);
             Box::pin(again).await?
         }
         Err(error) => return Err(send_error(route, error)),
     };
-    let token = authorization.token();
-    exchange.goes_up_with(token); // it may be another one by now
-    if response.status() == StatusCode::UNAUTHORIZED {
-        let token = token.clone();
-        return Box::pin(after_401(stream, &local, token, kept, response, home)).await;
+    exchange.goes_up_with(authorization.token()); // it may be another one by now
+    if authorization.judge(&response) == Some(Rejection::Renew) {
+        return Box::pin(after_401(stream, &target.local, authorization, kept, response, context)).await;
     }
+    let token = authorization.token();
     if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
         route.tokens.worked(token, exchange.began.elapsed());
     }
-    hand_on(route, response, token, &home)
+    respond(route, response, token, &context)
+}
+
+/// Who asks, as far as the request says it, and what one look at its fields has found.
+struct Caller {
+    flags: HeadFlags,
+    presented: Option<Presented>,
+    /// The key that was presented; valid.
+    key: Option<Arc<ClientKey>>,
+}
+
+/// Where a request leads.
+struct Target {
+    local: Rc<LocalRoute>,
+    found: Found,
+    /// Whether the address is one that routes share, and that a browser can reach.
+    is_shared: bool,
+}
+
+impl Target {
+    /// The path behind the route's prefix.
+    fn rest<'a>(&self, request: &'a Request<Incoming>) -> &'a str {
+        &request.uri().path()[self.found.prefix..]
+    }
+}
+
+/// Takes the client key off a request, if it presents one, which must be valid.
+fn identify(
+    table: &LocalTable,
+    exchange: &mut Exchange,
+    request: &mut Request<Incoming>,
+) -> Result<Caller, ProxyError> {
+    let flags = HeadFlags::of(request.headers());
+    let presented = take_key(request, &flags)?;
+    let key = match &presented {
+        Some(presented) => Some(valid_key(table, exchange, presented)?),
+        None => None,
+    };
+    Ok(Caller { flags, presented, key })
+}
+
+/// Whether the request may come in; its host name.
+fn admit<'request>(
+    connection: &Connection,
+    table: &Table,
+    caller: &Caller,
+    request: &'request Request<Incoming>,
+) -> Result<&'request str, ProxyError> {
+    let admission = Admission { uids: &table.access.uids, hosts: &table.hosts, keyed: caller.key.is_some() };
+    guard::admit(&connection.ingress, &connection.peer, admission, &Head::of(request, caller.flags))
+}
+
+/// Finds the route.
+fn find(connection: &Connection, table: &LocalTable, host: &str, path: &str) -> Result<Target, ProxyError> {
+    route::check_path(path)?;
+    let found = connection.ingress.find(|name| table.shared.position(name), host, path).ok_or(ProxyError::NoRoute)?;
+    let is_shared = found.prefix > 0 && connection.ingress.is_tcp();
+    Ok(Target { local: table.routes[found.index].clone(), found, is_shared })
+}
+
+/// Whether the route and the client key let the request through.
+fn permit(
+    table: &Table,
+    caller: &Caller,
+    target: &Target,
+    host: &str,
+    request: &Request<Incoming>,
+) -> Result<Shared, ProxyError> {
+    let (route, head, rest) = (&*target.local.entry, Head::of(request, caller.flags), target.rest(request));
+    let way_in = if target.is_shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
+    if route::is_refused(&route.refuse, &route.config.upstream.base_path, rest) {
+        return Err(ProxyError::ForbiddenByRoute);
+    }
+    if route.config.require_key && caller.key.is_none() {
+        return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
+    if let Some(key) = &caller.key {
+        let admitted = table.access.keys.admit(key);
+        admitted.map_err(|retry_after| ProxyError::TooManyRequests { retry_after })?;
+    }
+    if caller.flags.via && has_been_here(request.headers(), &table.pseudonym) {
+        return Err(ProxyError::Loop);
+    }
+    Ok(way_in)
+}
+
+/// Makes a client's request the upstream's. Returns what its response will need to know, and whether it wants to switch
+/// protocols.
+fn prepare<'a>(
+    connection: &'a Connection,
+    table: &'a Table,
+    caller: &Caller,
+    target: &'a Target,
+    request: &mut Request<Incoming>,
+    authorization: &Authorization<'_>,
+) -> (RequestContext<'a>, bool) {
+    let (route, found) = (&*target.local.entry, target.found);
+    let protocol = headers::upgrade_protocol(request.headers(), &caller.flags);
+    let switches = protocol.is_some();
+    let prefix = if found.prefix > 0 { route.prefix.as_str() } else { "" };
+    let prefix = match &caller.presented {
+        Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
+        Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),
+    };
+    let asked = match route::target(&route.config.upstream.base_path, found.prefix, request.uri()) {
+        Some(upstreams) => std::mem::replace(request.uri_mut(), upstreams),
+        None => request.uri().clone(),
+    };
+    let context = RequestContext {
+        connection,
+        table,
+        authority: request.headers().get(HOST).cloned(),
+        target: asked,
+        found,
+        prefix,
+        shared: target.is_shared,
+        via: route.config.via.then_some(&table.via_response),
+    };
+    if request.version() != Version::HTTP_2 {
+        *request.version_mut() = Version::HTTP_11;
+    }
+    let fields = UpstreamFields {
+        host: &route.host,
+        via: route.config.via.then_some(&table.via_request),
+        token_name: &authorization.token().name,
+        edits: &route.edits,
+        upgrade: protocol,
+    };
+    headers::prepare_request(request.headers_mut(), &caller.flags, fields);
+    authorization.apply(request);
+    if route.config.scrub {
+        request.headers_mut().remove(ACCEPT_ENCODING);
+    }
+    (context, switches)
 }
 
 /// Leads a browser from an address that routes share to the route's own origin, where it can do no harm to another
@@ -241,7 +308,7 @@ fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented)
     Ok(key)
 }
 
-/// The upstream closed a connection that others had used before, without a byte of answer: most likely it had grown
+/// The upstream closed a connection that others had used before, before a whole head: most likely it had grown
 /// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what
 /// the upstream says it has not begun with.
 async fn send_again_if_lost(
@@ -258,8 +325,7 @@ async fn send_again_if_lost(
         Resend::IfIdempotent => kept.survives_lost_connection(),
         Resend::Never => false,
     });
-    let token = authorization.token();
-    let Some(mut request) = again.and_then(|kept| kept.again(token)) else {
+    let Some(mut request) = again.and_then(|kept| kept.again(authorization)) else {
         return Err(upstream_error(route, fault));
     };
     debug!(?fault, "an idle connection had closed; sending once more");
@@ -287,21 +353,22 @@ async fn send(
 async fn after_401(
     stream: &Rc<Stream>,
     local: &LocalRoute,
-    token: Arc<Published>,
+    rejected: Authorization<'_>,
     kept: Option<Kept>,
     response: upstream::Response,
-    home: Home<'_>,
+    context: RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
-    let Some(new) = renewed_token(stream, route, &token, kept.as_ref(), response.headers()).await else {
-        return hand_on(route, response, &token, &home);
+    let token = rejected.token();
+    let Some(new) = renewed_token(stream, route, token, kept.as_ref()).await else {
+        return respond(route, response, token, &context);
     };
-    let Some(request) = kept.as_ref().and_then(|kept| kept.again(&new)) else {
-        return hand_on(route, response, &token, &home);
+    let mut authorization = route.authorize(new);
+    let Some(request) = kept.as_ref().and_then(|kept| kept.again(&authorization)) else {
+        return respond(route, response, token, &context);
     };
     drop(response); // its body is not worth reading, so its connection goes, too
     route.stats.replayed.add(1);
-    let mut authorization = Authorization::with(route, new);
     let response = match send(stream, local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
@@ -310,21 +377,21 @@ async fn after_401(
         Err(error) => return Err(send_error(route, error)),
     };
     let new = authorization.token();
-    route.tokens.replayed(&token, new, refused.elapsed(), replay::outcome(&response));
-    hand_on(route, response, new, &home)
+    route.tokens.replayed(token, new, refused.elapsed(), authorization.outcome(&response));
+    respond(route, response, new, &context)
 }
 
-/// Makes the upstream's answer the client's.
-fn hand_on(
+/// Makes the upstream's response the client's.
+fn respond(
     route: &RouteEntry,
     mut response: upstream::Response,
     token: &Published,
-    home: &Home<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    clean(route, &mut response, token, home, false)?;
+    clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
-    let scrub = route.config.scrub.then(|| headers::telltale(&token.value)).filter(|token| !token.is_empty());
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), scrub)))
+    let redact = if route.config.scrub { token.spelling().bytes() } else { None };
+    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), redact)))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.

@@ -7,7 +7,6 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -18,43 +17,42 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use crate::proxy::authorization::Authorization;
+use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::accounting::Exchange;
 use crate::proxy::exchange::body::ResponseBody;
-use crate::proxy::exchange::forward::{self, Home, send_error};
+use crate::proxy::exchange::forward::{self, RequestContext, send_error};
 use crate::proxy::local_table::LocalRoute;
 use crate::proxy::note::{Note, Noted};
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::replay::{self, RequestBody};
 use crate::proxy::upstream::{self, tunnel};
-use crate::token_source::Published;
 
 /// Forwards a request to switch protocols, and switches if the upstream does.
 pub(crate) async fn forward(
     stream: &Rc<Stream>,
     local: &LocalRoute,
     mut request: Request<Incoming>,
-    token: Arc<Published>,
-    home: Home<'_>,
+    mut authorization: Authorization<'_>,
+    context: RequestContext<'_>,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
-    let (request, kept) = replay::keep(request, route, &stream.activity, &token.name);
+    let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
     let began = Instant::now();
-    let mut authorization = Authorization::with(route, token);
     let mut response = send(stream, local, request, &mut authorization).await?;
     let (refused, refused_at) = (authorization.token().clone(), Instant::now());
-    if response.status() == StatusCode::UNAUTHORIZED
-        && let Some(new) = forward::renewed_token(stream, route, &refused, kept.as_ref(), response.headers()).await
-        && let Some(request) = kept.and_then(|kept| kept.again(&new))
+    if authorization.judge(&response) == Some(Rejection::Renew)
+        && let Some(new) = forward::renewed_token(stream, route, &refused, kept.as_ref()).await
+        && let renewed = route.authorize(new)
+        && let Some(request) = kept.and_then(|kept| kept.again(&renewed))
     {
         route.stats.replayed.add(1);
-        authorization = Authorization::with(route, new);
+        authorization = renewed;
         response = send(stream, local, request, &mut authorization).await?;
-        let outcome = replay::outcome(&response);
+        let outcome = authorization.outcome(&response);
         route.tokens.replayed(&refused, authorization.token(), refused_at.elapsed(), outcome);
     }
     let token = authorization.token();
@@ -63,7 +61,7 @@ pub(crate) async fn forward(
         route.tokens.worked(token, began.elapsed());
     }
     let upstream = switching.then(|| tunnel::switched(&mut response));
-    forward::clean(route, &mut response, token, &home, switching)?;
+    forward::clean(route, &mut response, token, &context, switching)?;
     let (head, body) = response.into_parts();
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), None)));

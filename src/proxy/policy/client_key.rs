@@ -71,17 +71,17 @@ pub(crate) fn take(target: &mut Uri, headers: &mut HeaderMap) -> Result<Option<P
 }
 
 /// A path as it may be shown: without what is, or was meant to be, a key.
-pub(crate) fn redacted(path: &str) -> &str {
+pub(crate) fn without_first_key(path: &str) -> &str {
     let Some(rest) = path.strip_prefix('/').filter(|rest| rest.starts_with(PREFIX)) else { return path };
     rest.find('/').map_or("/", |end| &rest[end..])
 }
 
 /// What is shown where a whole key was.
-const BLOT: &str = "[key]";
+const REDACTED: &str = "[key]";
 
-/// Blots keys out of a path, wherever else a client may have put one, as in `//vk_...` or `/gbdx/vk_...`, with what they
+/// Redacts keys in a path, wherever else a client may have put one, as in `//vk_...` or `/gbdx/vk_...`, with what they
 /// cannot be told from.
-pub(crate) fn blot_out(path: &mut String) {
+pub(crate) fn redact(path: &mut String) {
     let mut at = 0;
     while let Some(found) = path[at..].find(PREFIX) {
         at += found;
@@ -90,8 +90,8 @@ pub(crate) fn blot_out(path: &mut String) {
         if length < LENGTH {
             at += length;
         } else {
-            path.replace_range(at..at + length, BLOT);
-            at += BLOT.len();
+            path.replace_range(at..at + length, REDACTED);
+            at += REDACTED.len();
         }
     }
 }
@@ -213,12 +213,12 @@ mod tests {
             ("/gbdx/vk_x".into(), "/gbdx/vk_x"),
         ];
         for (path, expected) in rows {
-            assert_eq!(redacted(&path), expected);
+            assert_eq!(without_first_key(&path), expected);
         }
     }
 
     #[test]
-    fn whole_keys_are_blotted_out_of_a_path_wherever_they_are() {
+    fn whole_keys_are_redacted_in_a_path_wherever_they_are() {
         for (path, expected) in [
             (format!("//{KEY}/gbdx/x"), "//[key]/gbdx/x"),
             (format!("/gbdx/{KEY}{OTHER}"), "/gbdx/[key]"),
@@ -228,7 +228,7 @@ mod tests {
             ("/vk_".into(), "/vk_"),
         ] {
             let mut shown = path.clone();
-            blot_out(&mut shown);
+            redact(&mut shown);
             assert_eq!(shown, expected, "{path}");
         }
     }

@@ -408,10 +408,10 @@ mod tests {
             ("our own, where others can come in", open(of(OWN)), false, key),
             ("from elsewhere, with a key", open(Process::Unknown), true, None),
         ];
-        for (case, door, keyed, refused) in rows {
+        for (case, way, keyed, refused) in rows {
             let host = ("host", "localhost:8253");
             let expected = refused.map_or(Ok("localhost".to_owned()), |check| Err(ProxyError::NotAllowed(check)));
-            assert_eq!(admit_with(door, keyed, "GET", "/", &[host]), expected, "{case}");
+            assert_eq!(admit_with(way, keyed, "GET", "/", &[host]), expected, "{case}");
         }
         let admission = Admission { uids: &[OWN], hosts: &[], keyed: false };
         let request = Request::builder().uri("/").body(()).unwrap();

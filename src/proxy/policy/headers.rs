@@ -2,7 +2,7 @@
 //!
 //! Out first: hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1), the client's credentials in
 //! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
-//! Each head is looked over once ([`HeadFlags`], [`clean_answer`]); only what was seen is then searched for.
+//! Each head is looked over once ([`HeadFlags`], [`clean_response`]); only what was seen is then searched for.
 
 use hyper::HeaderMap;
 use hyper::header::{
@@ -15,6 +15,7 @@ use crate::proxy::fault::Fault;
 use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
 use crate::proxy::policy::overrides::is_override;
 use crate::proxy::policy::rewrite::{self, Mapping};
+use crate::token_source::Spelling;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -33,19 +34,20 @@ pub(crate) struct Edits {
 }
 
 /// What goes into every request of a route.
-pub(crate) struct Ours<'a> {
+pub(crate) struct UpstreamFields<'a> {
     pub(crate) host: &'a HeaderValue,
     pub(crate) via: Option<&'a HeaderValue>,
+    /// The token's field, which is to be free for it.
     pub(crate) token_name: &'a HeaderName,
-    pub(crate) token: &'a HeaderValue,
     pub(crate) edits: &'a Edits,
     /// The protocol asked for, if the request is to be upgraded.
     pub(crate) upgrade: Option<HeaderValue>,
 }
 
-/// Makes a client's head ours. `Transfer-Encoding` stays: the guard saw to it that it is one `chunked`, and it says that
-/// there is a body where the method would not.
-pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: Ours<'_>) {
+/// Makes a client's head the upstream's: removes hop-by-hop fields, those that are never forwarded and the route's, and
+/// adds what goes into every request, except the token. `Transfer-Encoding` stays: the guard saw to it that it is one
+/// `chunked`, and it says that there is a body where the method would not.
+pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, fields: UpstreamFields<'_>) {
     if flags.connection {
         remove_connection_options(headers);
     }
@@ -64,22 +66,22 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: 
         headers.remove(EXPECT); // answered here, as soon as somebody wants the body
     }
     if flags.never_forwarded {
-        let strays: Vec<_> = headers.keys().filter(|name| is_never_forwarded(name)).cloned().collect();
-        for name in strays {
+        let dropped: Vec<_> = headers.keys().filter(|name| is_never_forwarded(name)).cloned().collect();
+        for name in dropped {
             headers.remove(name);
         }
     }
-    if *ours.token_name != AUTHORIZATION {
-        remove_spellings(headers, ours.token_name);
+    if *fields.token_name != AUTHORIZATION {
+        remove_spellings(headers, fields.token_name);
     }
-    for name in &ours.edits.remove {
+    for name in &fields.edits.remove {
         headers.remove(name);
     }
-    for (name, value) in &ours.edits.add {
+    for (name, value) in &fields.edits.add {
         remove_spellings(headers, name);
         headers.insert(name.clone(), value.clone());
     }
-    match ours.upgrade {
+    match fields.upgrade {
         Some(protocol) => {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);
@@ -90,11 +92,10 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, flags: &HeadFlags, ours: 
         }
         None => {}
     }
-    if let Some(via) = ours.via {
+    if let Some(via) = fields.via {
         headers.append(VIA, via.clone());
     }
-    headers.insert(HOST, ours.host.clone());
-    headers.insert(ours.token_name.clone(), ours.token.clone());
+    headers.insert(HOST, fields.host.clone());
 }
 
 /// Removes `Connection` and what it names. Three fields are not its business: without them the message could not be
@@ -170,12 +171,12 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
     remove_spellings(trailers, token_name);
 }
 
-/// How an answer comes home.
-pub(crate) struct Homeward<'a> {
-    /// Ours to append.
+/// What an upstream's head becomes the client's by.
+pub(crate) struct ResponseContext<'a> {
+    /// What we append to `Via`.
     pub(crate) via: Option<&'a HeaderValue>,
-    /// The field's value that was sent: not to be seen in an answer.
-    pub(crate) token: &'a HeaderValue,
+    /// The token that was sent: not to be seen in an answer.
+    pub(crate) token: Spelling<'a>,
     /// Where links lead.
     pub(crate) mapping: Mapping<'a>,
     /// Whether the address is one that routes share.
@@ -184,18 +185,18 @@ pub(crate) struct Homeward<'a> {
     pub(crate) switching: bool,
 }
 
-/// Makes an upstream's head ours.
+/// Makes an upstream's head the client's: removes hop-by-hop fields, cross-origin grants, and what shows the token; leads
+/// references to the local address.
 ///
 /// # Errors
 ///
 /// If the head could be read in two ways (RFC 9112 section 6.3): it is handed on to nobody.
-pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> Result<(), Fault> {
+pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) -> Result<(), Fault> {
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
     let mut links = false;
-    let mut strays = false;
-    let needle = telltale(homeward.token);
+    let mut unwanted = false;
     for (name, value) in headers.iter() {
         match *name {
             CONNECTION => connection = true,
@@ -203,14 +204,14 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => content_length = true,
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
-            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => strays = true,
+            PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
             CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
             _ => {
-                strays |= is_answer_stray(name) || (homeward.shared && speaks_for_the_origin(name));
+                unwanted |= is_never_returned(name) || (context.shared && speaks_for_the_origin(name));
                 links |= rewrite::may_lead(name, value);
             }
         }
-        strays |= reflects(value, needle);
+        unwanted |= context.token.is_in(value.as_bytes());
     }
     if transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -226,15 +227,15 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
     if connection {
         remove_connection_options(headers);
     }
-    if strays {
+    if unwanted {
         let names: Vec<_> = headers
             .keys()
             .filter(|name| {
-                is_answer_stray(name)
-                    || (homeward.shared && speaks_for_the_origin(name))
+                is_never_returned(name)
+                    || (context.shared && speaks_for_the_origin(name))
                     || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
-                    || (**name == UPGRADE && !homeward.switching)
-                    || headers.get_all(*name).iter().any(|value| reflects(value, needle))
+                    || (**name == UPGRADE && !context.switching)
+                    || headers.get_all(*name).iter().any(|value| context.token.is_in(value.as_bytes()))
             })
             .cloned()
             .collect();
@@ -243,12 +244,12 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, homeward: &Homeward<'_>) -> 
         }
     }
     if links {
-        rewrite::links(headers, &homeward.mapping);
+        rewrite::links(headers, &context.mapping);
     }
-    if homeward.switching {
+    if context.switching {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if let Some(via) = homeward.via {
+    if let Some(via) = context.via {
         headers.append(VIA, via.clone());
     }
     Ok(())
@@ -259,7 +260,7 @@ fn broken(detail: &str) -> Fault {
 }
 
 /// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
-fn is_answer_stray(name: &HeaderName) -> bool {
+fn is_never_returned(name: &HeaderName) -> bool {
     match name.as_str().as_bytes()[0] {
         b'k' => *name == KEEP_ALIVE,
         b'p' => *name == PROXY_CONNECTION,
@@ -327,31 +328,19 @@ fn is_json_by_suffix(essence: &[u8]) -> bool {
     is_name(kind) && front.is_some_and(|(front, suffix)| is_name(front) && suffix.eq_ignore_ascii_case(b"+json"))
 }
 
-/// The token without its scheme.
-pub(crate) fn bare_token(value: &HeaderValue) -> &[u8] {
-    let value = value.as_bytes();
-    value.iter().position(|byte| *byte == b' ').map_or(value, |space| &value[space + 1..])
-}
-
-/// What of the token nobody may see again; empty if it is too short to be told from an ordinary word.
-pub(crate) fn telltale(value: &HeaderValue) -> &[u8] {
-    let bare = bare_token(value);
-    if bare.len() < 8 { &[] } else { bare }
-}
-
-fn reflects(value: &HeaderValue, needle: &[u8]) -> bool {
-    !needle.is_empty()
-        && value.len() >= needle.len()
-        && value.as_bytes().windows(needle.len()).any(|part| part == needle)
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::Request;
+
     use super::*;
     use crate::config::Origin;
+    use crate::proxy::authorization::TokenMethod;
     use crate::proxy::policy::ingress::Ingress;
     use crate::proxy::policy::rewrite::OwnAddresses;
     use crate::proxy::policy::scope::Scope;
+    use crate::renewal::RenewalId;
+    use crate::timestamp::Timestamp;
+    use crate::token_source::Published;
 
     /// A listener that all routes share.
     static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
@@ -366,6 +355,11 @@ mod tests {
         headers
     }
 
+    fn published(name: &HeaderName, value: &'static str) -> Published {
+        let field = (name.clone(), HeaderValue::from_static(value));
+        Published::new(RenewalId(1), field, Timestamp::FAR, Timestamp::FAR)
+    }
+
     fn prepared(fields: &[(&str, &str)], token_name: &HeaderName) -> HeaderMap {
         edited(fields, token_name, &Edits::default())
     }
@@ -375,13 +369,11 @@ mod tests {
         let flags = HeadFlags::of(&headers);
         let upgrade = upgrade_protocol(&headers, &flags);
         let host = HeaderValue::from_static("api.example");
-        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        prepare_request(
-            &mut headers,
-            &flags,
-            Ours { host: &host, via: None, token_name, token: &token, edits, upgrade },
-        );
-        headers
+        prepare_request(&mut headers, &flags, UpstreamFields { host: &host, via: None, token_name, edits, upgrade });
+        let mut request = Request::new(());
+        *request.headers_mut() = headers;
+        TokenMethod::Field.apply(&published(token_name, "Bearer ours-and-only-ours"), &mut request);
+        std::mem::take(request.headers_mut())
     }
 
     #[test]
@@ -511,9 +503,9 @@ mod tests {
         };
         let local_authority = "localhost:8253";
         let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
-        let token = HeaderValue::from_static("Bearer ours-and-only-ours");
-        let homeward = Homeward { via: None, token: &token, mapping, shared, switching: false };
-        clean_answer(&mut headers, &homeward).map(|()| headers)
+        let token = published(&AUTHORIZATION, "Bearer ours-and-only-ours");
+        let context = ResponseContext { via: None, token: token.spelling(), mapping, shared, switching: false };
+        clean_response(&mut headers, &context).map(|()| headers)
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! References in an answer's head, back to the local address; and the token in a request's query. Pure.
+//! References in an answer's head, back to the local address. Pure.
 //!
-//! Without the first a redirect would send the tool past us to the real API, without a token; or to another route, with
+//! Without this a redirect would send the tool past us to the real API, without a token; or to another route, with
 //! that one's. Every reference is resolved against the address that the upstream was asked for (RFC 3986 section 5), and
 //! then mapped: what is below the route's base becomes its local address, what else is at the upstream's origin becomes
 //! the absolute address there. One that leads to a route of another account, or that clients could read in different
@@ -10,18 +10,15 @@ use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::HeaderMap;
-use hyper::Uri;
 use hyper::header::{
     CONTENT_LOCATION, CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, Entry, HeaderName, HeaderValue,
     LINK, LOCATION, REFRESH, SET_COOKIE,
 };
-use hyper::http::uri::PathAndQuery;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use tracing::debug;
 
 use crate::client_keys;
 use crate::config::{Origin, RouteName};
-use crate::proxy::policy::headers::bare_token;
 use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments, merged, without_dot_segments};
 use crate::proxy::policy::route;
@@ -523,27 +520,6 @@ fn cookie_path(path: &str, mapping: &Mapping<'_>) -> String {
     }
 }
 
-/// What may stand in a query as it is (RFC 3986 section 2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// The target with the token as the query's last parameter, and without the client's own parameters of that name.
-pub(crate) fn with_token(target: &Uri, name: &str, token: &HeaderValue) -> Uri {
-    let mut parts = target.clone().into_parts();
-    let mut text = format!("{}?", target.path());
-    for pair in target.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        if !percent_decode_str(key).eq(name.bytes()) {
-            text.push_str(pair);
-            text.push('&');
-        }
-    }
-    let token = String::from_utf8_lossy(bare_token(token));
-    text.extend([name, "="]);
-    text.extend(utf8_percent_encode(&token, UNRESERVED));
-    parts.path_and_query = Some(PathAndQuery::try_from(text).expect("pieces of a query, and what is encoded"));
-    Uri::from_parts(parts).expect("only the query has changed")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{LazyLock, OnceLock};
@@ -904,22 +880,6 @@ mod tests {
         ];
         for (case, mapping, given, expected) in rows {
             assert_eq!(set_cookie(given, &mapping), expected, "{case}");
-        }
-    }
-
-    #[test]
-    fn a_token_in_the_query_is_the_only_one_of_its_name() {
-        let token = HeaderValue::from_static("Bearer a+b/c=");
-        let rows = [
-            ("/x", "/x?access_token=a%2Bb%2Fc%3D"),
-            ("/x?", "/x?access_token=a%2Bb%2Fc%3D"),
-            ("/x?q=%2F..%2f&r", "/x?q=%2F..%2f&r&access_token=a%2Bb%2Fc%3D"),
-            ("/x?access_token=theirs&q=1", "/x?q=1&access_token=a%2Bb%2Fc%3D"),
-            ("/x?q=1&access%5ftoken=theirs&access_token", "/x?q=1&access_token=a%2Bb%2Fc%3D"),
-            ("/x?access_tokens=1", "/x?access_tokens=1&access_token=a%2Bb%2Fc%3D"),
-        ];
-        for (given, expected) in rows {
-            assert_eq!(with_token(&given.parse().unwrap(), "access_token", &token).to_string(), expected, "{given}");
         }
     }
 }
