@@ -85,8 +85,9 @@ pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
 pub enum AccountRequest {
     /// Renew now. Answered when the renewal has been asked for, not when it has ended.
     Refresh(AccountId, oneshot::Sender<Result<(), String>>),
-    /// A person has signed in. Answered when the credential is saved, or cannot be.
-    Replace(AccountId, Box<NewCredential>, oneshot::Sender<Result<(), String>>),
+    /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
+    /// taking the place of what is stored.
+    Replace(AccountId, Box<NewCredential>, oneshot::Sender<Result<(), RequestError>>),
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
     /// what happened at the server, for people.
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
@@ -108,6 +109,12 @@ pub enum RequestError {
     /// The renewer said no.
     #[error("{0}")]
     Refused(String),
+    /// The server has refused a credential that was handed in: what is stored stays.
+    #[error("{0}")]
+    CredentialRefused(String),
+    /// A credential that was handed in could not be tried: what is stored stays.
+    #[error("{0}")]
+    CredentialUntried(String),
 }
 
 impl Accounts {
@@ -133,7 +140,10 @@ impl Accounts {
 
     /// Hands in what a sign-in brought.
     pub async fn replace(&self, account: AccountId, new: NewCredential) -> Result<(), RequestError> {
-        self.ask(|reply| AccountRequest::Replace(account, Box::new(new), reply)).await
+        let (reply, answer) = oneshot::channel();
+        let request = AccountRequest::Replace(account, Box::new(new), reply);
+        self.requests.send(request).await.map_err(|_| RequestError::Stopping)?;
+        answer.await.map_err(|_| RequestError::Stopping)?
     }
 
     /// Signs out. Returns what happened at the server, for people.

@@ -57,7 +57,8 @@
 //! **A status query.** `control` answers from what the renewer has published, and waits for nobody.
 //!
 //! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
-//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]).
+//! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]). What is handed in is tried by one
+//! renewal before it takes the place of what is stored: `renewer/trials.rs`, and [`sign_in::offline`] alike.
 //!
 //! # Where the invariants are
 //!

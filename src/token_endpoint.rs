@@ -231,7 +231,11 @@ mod tests {
         let http = TokenEndpoint::new(HttpClient::direct());
         let (gdh, account) = start(Provider::Gdh, Rotation::Off).await;
         let code = Secret::new(gdh.mint_code());
-        let grant = Grant::AuthorizationCode { code, redirect_uri: Some("https://x.example/v".to_owned()) };
+        let grant = Grant::AuthorizationCode {
+            code,
+            redirect_uri: Some("https://x.example/v".to_owned()),
+            code_verifier: None,
+        };
         let tokens = http.redeem(&account, &public(), &grant).await.unwrap();
         let grant = Grant::RefreshToken(tokens.refresh_token.expect("a code brings one"));
         for dialect in [Dialect::Rfc6749, Dialect::CognitoInitiateAuth] {

@@ -98,7 +98,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         let password = Secret::new(stand_in::PASSWORD);
         let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password };
         let account = |name: &str| &config.accounts[&AccountId::new(name).expect("a name")];
-        for (name, grant) in [("gdh", paste::grant(account("gdh"), code)), ("gbdx", login)] {
+        for (name, grant) in [("gdh", paste::grant(account("gdh"), code, None)), ("gbdx", login)] {
             let account = account(name);
             let new = exchange::redeem(account, &endpoint, grant)
                 .await

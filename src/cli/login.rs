@@ -17,15 +17,19 @@ use super::text::{length, printable};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
-use crate::control::problem::kind;
+use crate::control::problem::{Problem, kind};
+use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::Grant;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
+use crate::sign_in::import::{Found, TakenOver};
+use crate::sign_in::offline::{NotTaken, Taken};
+use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::open_store;
+use crate::store::{StoreError, Trial, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -36,6 +40,9 @@ Sign in to an account. Without an option, you are asked in the account's own
 way: a page to open and a code to paste, or a user name and a password. Where
 an account has both, you choose; --code and --username choose theirs. The
 result goes to the running daemon; if none runs, it is saved for the next one.
+
+What is handed in is tried first, by one renewal: what is stored stays until
+the new credential has worked. --untried believes it, where there is no network.
 
 Without a configuration, 'valetd login gbdx' writes a first one for a provider
 that valetd knows.",
@@ -71,6 +78,9 @@ pub(super) struct Arguments {
     /// Take over what another tool has left on this machine
     #[arg(long, group = "way")]
     import: bool,
+    /// Believe the refresh token, without a renewal that tries it: it takes the place of what is stored
+    #[arg(long, requires = "way", conflicts_with_all = ["code", "password_stdin"])]
+    untried: bool,
     /// Print the page's address only
     #[arg(long)]
     no_browser: bool,
@@ -78,6 +88,9 @@ pub(super) struct Arguments {
 
 /// How long the first renewal may take until we leave it to the daemon.
 const FIRST_RENEWAL: Duration = Duration::from_secs(20);
+
+/// What can be done about a credential that could not be tried.
+const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let id = arguments.account.clone();
@@ -98,7 +111,11 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
         return Err(Failure::of_call(error, options));
     }
-    let new = obtain(account, arguments)?;
+    let untried = arguments.untried;
+    let mut new = obtain(account, &places, arguments)?;
+    if untried {
+        new.trial = Trial::Skipped;
+    }
     deliver(options, &places, &config, account, new, is_new)
 }
 
@@ -126,22 +143,46 @@ fn write_new(file: &Path, text: &str) -> io::Result<()> {
 }
 
 /// From what the command line says, or the person answers, to what is stored.
-fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Failure> {
+fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<NewCredential, Failure> {
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let taken = taken.map_err(|error| Failure::say(error).while_doing("importing"))?;
-        remark(&format!("{}: taken over from {}", account.id, taken.from));
-        return Ok(taken.new);
+        let TakenOver { found, from } = taken;
+        remark(&format!("{}: taken over from {from}", account.id));
+        return match found {
+            Found::Credential(new) => Ok(new),
+            Found::Password { .. } if arguments.untried => {
+                let words = "there is no refresh token, and user name and password bring one only where they are tried";
+                Err(Failure::say(words).with_remedy("leave out --untried").while_doing("importing"))
+            }
+            Found::Password { username, password } => {
+                let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+                let grant = Grant::Password { username, password };
+                block_on(exchange::redeem(account, &endpoint, grant))?.map_err(failure_of)
+            }
+        };
     }
     if arguments.refresh_token_stdin {
         let token = secret_on_stdin("the refresh token")?;
-        return Ok(handed_in::refresh_token(account, Secret::new(token.expose().trim())));
+        let token = handed_in::clean(token.expose());
+        let token = token.map_err(|unclear| Failure::new(unclear).while_doing("reading the refresh token"))?;
+        return Ok(handed_in::refresh_token(account, token));
     }
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let redeemed = match grant(account, &arguments)? {
-        Some(grant) => block_on(exchange::redeem(account, &endpoint, grant))?,
+    let redeemed = match grant(account, places, &arguments)? {
+        Some(grant) => {
+            let redeemed = block_on(exchange::redeem(account, &endpoint, grant))?;
+            if arguments.code.is_some() {
+                PendingSignIn::forget(&places.state_dir, &account.id); // a code is good once, whatever became of it
+            }
+            redeemed
+        }
         None => {
-            let wishes = Wishes { username: arguments.username, browser: !arguments.no_browser };
+            let wishes = Wishes {
+                username: arguments.username,
+                browser: !arguments.no_browser,
+                state_dir: Some(places.state_dir.clone()),
+            };
             block_on(sign_in::in_person(account, &wishes, &endpoint))?
         }
     };
@@ -149,12 +190,33 @@ fn obtain(account: &Account, arguments: Arguments) -> Result<NewCredential, Fail
 }
 
 /// The grant that the options bring; `None` if the person is to be asked.
-fn grant(account: &Account, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
-    let Arguments { account: _, code, username, password_stdin, refresh_token_stdin: _, import: _, no_browser: _ } =
-        arguments;
+fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
+    let Arguments {
+        account: _,
+        code,
+        username,
+        password_stdin,
+        refresh_token_stdin: _,
+        import: _,
+        untried: _,
+        no_browser: _,
+    } = arguments;
     if let Some(code) = code {
-        let code = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
-        return Ok(Some(paste::grant(account, code)));
+        let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
+        let pending = PendingSignIn::load(&places.state_dir, &account.id);
+        let checked = match &pending {
+            Some(pending) => pending.check(account, &pasted),
+            None => {
+                let id = &account.id;
+                remark(&format!(
+                    "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
+                     from others (`valetd login {id}` begins one)"
+                ));
+                pending::check_issuer(account, &pasted)
+            }
+        };
+        checked.map_err(|error| failure_of(error.into()))?;
+        return Ok(Some(paste::grant(account, pasted.code, pending)));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;
@@ -204,18 +266,43 @@ fn deliver(
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let id = &account.id;
     match block_on(hand_in(places, id, &new, config_is_new))? {
-        Ok((Outcome::Renewed, now)) => {
+        Ok(Delivered::Kept(problem, state)) => {
+            let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
+            let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
+            Err(match problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) {
+                true => failure.with_remedy(UNTRIED),
+                false => failure,
+            })
+        }
+        Ok(Delivered::Taken(Outcome::Renewed, now)) => {
             let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
             print(&format!("{id}: signed in{who}{}\n", life.unwrap_or_default()))?;
             Ok(Exit::Fine)
         }
-        Ok((outcome, now)) => {
+        Ok(Delivered::Taken(outcome, now)) => {
             remark(&format!("{id}: signed in{who}, and the credential is saved"));
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
-            let saved = open_store(places, config).and_then(|store| offline::save(&store, account, new));
-            saved.map_err(|error| Failure::say(error.to_string()).while_doing("saving the credential"))?;
+            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
+            let store = open_store(places, config).map_err(failed)?;
+            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+            let Taken { identity, untried } = match block_on(offline::take(&store, &endpoint, account, new))? {
+                Ok(taken) => taken,
+                Err(NotTaken::Store(error)) => return Err(failed(error)),
+                Err(error @ NotTaken::Refused(_)) => {
+                    return Err(Failure::new(error)
+                        .while_doing("trying the credential")
+                        .with_exit(Exit::SignInRequired));
+                }
+                Err(error @ NotTaken::Untried(_)) => {
+                    return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
+                }
+            };
+            if let Some(why) = untried {
+                remark(&format!("{id}: not tried yet: {}", printable(&why)));
+            }
+            let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
             let start = match options.invocation() {
                 plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
                 elsewhere => format!("{elsewhere} run"),
@@ -227,6 +314,14 @@ fn deliver(
     }
 }
 
+/// What the daemon has done with a credential.
+enum Delivered {
+    /// It took it; what has become of the first renewal.
+    Taken(Outcome, Box<AccountReport>),
+    /// It kept what it had, for this reason and in this state.
+    Kept(Box<Problem>, State),
+}
+
 /// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
 /// again.
 async fn hand_in(
@@ -234,7 +329,7 @@ async fn hand_in(
     id: &AccountId,
     new: &NewCredential,
     config_is_new: bool,
-) -> Result<(Outcome, crate::control::report::AccountReport), ClientError> {
+) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
     if config_is_new {
         client.reload().await?;
@@ -246,8 +341,16 @@ async fn hand_in(
         }
         answer => answer?,
     };
-    client.set_credential(id.as_str(), new).await?;
-    refresh::outcome(&mut client, &before, FIRST_RENEWAL).await
+    match client.set_credential(id.as_str(), new).await {
+        Err(ClientError::Refused(problem))
+            if problem.is(kind::CREDENTIAL_REFUSED) || problem.is(kind::CREDENTIAL_UNTRIED) =>
+        {
+            return Ok(Delivered::Kept(problem, before.state));
+        }
+        answer => answer?,
+    };
+    let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
+    Ok(Delivered::Taken(outcome, Box::new(now)))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::names::UnknownName;
 use crate::secret::Secret;
-use crate::store::{Credential, Servers};
+use crate::store::{Credential, Servers, Trial};
 
 /// The largest body that is read. A credential is a few kilobytes at the most.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -72,6 +72,8 @@ struct CredentialBody {
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
     servers: Option<Servers>,
+    #[serde(default)]
+    trial: Trial,
 }
 
 #[derive(Deserialize)]
@@ -319,17 +321,18 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
-            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers",
+            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers, trial \
+             (\"required\", \"preferred\", \"skipped\")",
         )
     })?;
-    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers } = body;
+    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers, trial } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
         return Err(bad_request("neither a refresh_token nor a password is in it"));
     }
     let password = password.map(|PasswordBody { username, password }| (username, password));
     let credential = Credential { refresh_token, password };
-    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers })
+    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial })
 }
 
 fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
@@ -341,6 +344,12 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
                 Some(AccountReport { next_action: Some(command), .. }) => problem.with_remedy(command),
                 _ => problem,
             }
+        }
+        RequestError::CredentialRefused(sentence) => {
+            Problem::new(409, kind::CREDENTIAL_REFUSED, "the server refused it; what is stored stays", sentence)
+        }
+        RequestError::CredentialUntried(sentence) => {
+            Problem::new(409, kind::CREDENTIAL_UNTRIED, "it could not be tried; what is stored stays", sentence)
         }
     }
 }

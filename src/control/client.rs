@@ -29,6 +29,7 @@ use crate::config::KeyName;
 use crate::platform::peer::own_uid;
 use crate::platform::users;
 use crate::secret::Secret;
+use crate::store::Trial;
 
 /// How long an answer may take that is made from what the daemon has at hand.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -148,7 +149,7 @@ impl Client {
         self.read(&body)
     }
 
-    /// Hands in what a sign-in has brought. Returns when it is saved. Root may ask anybody's daemon, but gives its credentials
+    /// Hands in what a sign-in has brought. Returns when it has been tried, where that is wanted, and is saved. Root may ask anybody's daemon, but gives its credentials
     /// to its own alone.
     ///
     /// # Errors
@@ -159,11 +160,11 @@ impl Client {
             return Err(ClientError::Foreign { socket: self.socket.clone(), owner: self.owner });
         }
         let path = format!("/v1/accounts/{id}/credential");
-        let answer = match self.call(Method::PUT, &path, Some(credential_body(new)), AFTER_WORK).await {
-            // a daemon of before an update, which has not heard of servers: a sign-in must not be lost by that
-            Err(ClientError::Refused(problem)) if problem.status == 400 && new.servers.is_some() => {
-                let new = NewCredential { servers: None, ..new.clone() };
-                self.call(Method::PUT, &path, Some(credential_body(&new)), AFTER_WORK).await
+        let answer = match self.call(Method::PUT, &path, Some(credential_body(new, false)), AFTER_WORK).await {
+            // a daemon of before an update, which has not heard of servers or trials: a sign-in that nobody could repeat must
+            // not be lost by that
+            Err(ClientError::Refused(problem)) if problem.status == 400 && new.trial != Trial::Required => {
+                self.call(Method::PUT, &path, Some(credential_body(new, true)), AFTER_WORK).await
             }
             answer => answer,
         };
@@ -430,8 +431,8 @@ impl EventStream {
 }
 
 /// One of the places where a credential leaves: to the daemon that keeps it, over the user's own socket.
-fn credential_body(new: &NewCredential) -> String {
-    let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
+fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
+    let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial } = new;
     let password = credential.password.as_ref();
     let mut body = json!({
         "refresh_token": credential.refresh_token.as_ref().map(Secret::expose),
@@ -440,8 +441,11 @@ fn credential_body(new: &NewCredential) -> String {
         "refresh_lifetime": refresh_lifetime,
         "identity": identity,
     });
-    if let Some(servers) = servers {
-        body["servers"] = json!(servers);
+    if !for_an_old_daemon {
+        body["trial"] = json!(trial);
+        if let Some(servers) = servers {
+            body["servers"] = json!(servers);
+        }
     }
     body.to_string()
 }

@@ -46,6 +46,10 @@ pub(crate) mod kind {
     pub(crate) const TOO_LARGE: &str = "too-large";
     /// 409: the daemon understood and said no.
     pub(crate) const REFUSED: &str = "refused";
+    /// 409: the server has refused a credential that was handed in; what is stored stays.
+    pub(crate) const CREDENTIAL_REFUSED: &str = "credential-refused";
+    /// 409: a credential that was handed in could not be tried; what is stored stays.
+    pub(crate) const CREDENTIAL_UNTRIED: &str = "credential-untried";
     /// 422: the configuration has problems; the one before it stays in force.
     pub(crate) const BAD_CONFIG: &str = "bad-config";
     /// 503: an account has no usable token.

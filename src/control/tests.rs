@@ -24,7 +24,7 @@ use crate::config::{KeyName, RouteName};
 use crate::platform::clock::Clock;
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
-use crate::store::{Credential, Servers};
+use crate::store::{Credential, Servers, Trial};
 
 #[tokio::test]
 async fn status_answers_while_the_renewer_is_busy() {
@@ -273,6 +273,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         refresh_lifetime: Some(86_400),
         identity: Some("me@example.com".to_owned()),
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
+        trial: Trial::Preferred,
     };
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
@@ -283,6 +284,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!(received.credential, new.credential);
         assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
         assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
+        assert_eq!(received.trial, new.trial);
         reply.send(Ok(())).unwrap();
     });
     assert!(!serde_json::to_string(&answer.unwrap()).unwrap().contains("hunter2"));

@@ -25,18 +25,21 @@ pub enum Grant {
         code: Secret,
         /// The same one as in the authorization request, if there was one in it.
         redirect_uri: Option<String>,
+        /// What the request's code challenge was made of (RFC 7636), if it had one.
+        code_verifier: Option<Secret>,
     },
 }
 
 impl Grant {
-    /// The secret that is presented, if there is one besides the client's own.
-    pub fn secret(&self) -> Option<&Secret> {
-        match self {
-            Grant::RefreshToken(refresh_token) => Some(refresh_token),
-            Grant::Password { password, .. } => Some(password),
-            Grant::AuthorizationCode { code, .. } => Some(code),
-            Grant::ClientCredentials => None,
-        }
+    /// The secrets that are presented besides the client's own.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let (secret, verifier) = match self {
+            Grant::RefreshToken(refresh_token) => (Some(refresh_token), None),
+            Grant::Password { password, .. } => (Some(password), None),
+            Grant::AuthorizationCode { code, code_verifier, .. } => (Some(code), code_verifier.as_ref()),
+            Grant::ClientCredentials => (None, None),
+        };
+        secret.into_iter().chain(verifier)
     }
 }
 

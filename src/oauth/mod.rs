@@ -146,7 +146,7 @@ mod tests {
     fn only_rotating_grants_spend_the_refresh_token() {
         let token = Grant::RefreshToken(Secret::new("r"));
         let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
-        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None };
+        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
         let dialects = [Dialect::Rfc6749, Dialect::CognitoGetTokens, Dialect::CognitoInitiateAuth];
         assert_eq!(dialects.map(|dialect| dialect.spends_refresh_token(&token)), [true, true, false]);
         for (dialect, grant) in
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn in_every_dialect_all_but_refresh_tokens_go_to_the_token_endpoint_as_forms() {
         let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
-        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None };
+        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
         let token = Grant::RefreshToken(Secret::new("r"));
         for (dialect, endpoint) in [
             (Dialect::Rfc6749, EndpointKind::Token),

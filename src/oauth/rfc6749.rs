@@ -38,9 +38,10 @@ pub(super) fn request(
             pairs.push(("grant_type", "client_credentials"));
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
-        Grant::AuthorizationCode { code, redirect_uri } => {
+        Grant::AuthorizationCode { code, redirect_uri, code_verifier } => {
             pairs.extend([("grant_type", "authorization_code"), ("code", code.expose())]);
             pairs.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+            pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
         }
     }
     let fields = authenticate(client, &mut pairs)?;
@@ -298,8 +299,11 @@ mod tests {
         let password = Secret::new("p w%ö");
         let code = Secret::new("c-1");
         let refresh = Grant::RefreshToken(Secret::new("r+/=1&x"));
-        let with_uri =
-            Grant::AuthorizationCode { code: code.clone(), redirect_uri: Some("https://x.example/v?a=b".to_owned()) };
+        let with_uri = Grant::AuthorizationCode {
+            code: code.clone(),
+            redirect_uri: Some("https://x.example/v?a=b".to_owned()),
+            code_verifier: Some(Secret::new("v~1")),
+        };
         let scopes = words(&["read", "a:b"]);
         let audience = pairs(&[("audience", "https://api.example/")]);
         let gbdx = client(None, ClientAuth::None, None);
@@ -330,11 +334,16 @@ mod tests {
                 "a code with its redirect URI and without a scope",
                 request(&with_uri, &public(), &scopes, &[]),
                 "grant_type=authorization_code&code=c-1&redirect_uri=https%3A%2F%2Fx.example%2Fv%3Fa%3Db\
-                 &client_id=valetd",
+                 &code_verifier=v%7E1&client_id=valetd",
             ),
             (
                 "a code without one",
-                request(&Grant::AuthorizationCode { code, redirect_uri: None }, &public(), &[], &[]),
+                request(
+                    &Grant::AuthorizationCode { code, redirect_uri: None, code_verifier: None },
+                    &public(),
+                    &[],
+                    &[],
+                ),
                 "grant_type=authorization_code&code=c-1&client_id=valetd",
             ),
         ];

@@ -242,7 +242,7 @@ impl<'a> Reader<'a> {
     }
 
     fn holds_a_secret(&self, text: &str, received: &[&Secret]) -> bool {
-        let sent = self.grant.secret().into_iter().chain(&self.client.secret);
+        let sent = self.grant.secrets().chain(&self.client.secret);
         sent.chain(received.iter().copied()).any(|secret| !secret.is_empty() && text.contains(secret.expose()))
     }
 }

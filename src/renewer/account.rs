@@ -7,12 +7,12 @@ use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
 
 use super::world::{RevokeReply, SavedReply, Ticket};
-use crate::accounts::{AccountView, LastFailure, Stored, UNREADABLE};
+use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, TokenKind};
-use crate::oauth::{Grant, GrantType, Tokens, jwt};
+use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
-use crate::store::{Credential, Record};
+use crate::store::Record;
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::Published;
@@ -63,10 +63,26 @@ pub(super) struct AccountState {
     pub(super) token_requests: u64,
     /// Renewals whose answers are still under way, also those that nobody waits for any more.
     pub(super) owed: Vec<(RenewalId, Arc<Account>)>,
+    /// Credentials that were handed in and are being tried.
+    pub(super) trials: Vec<Trying>,
+    /// The answer to the trial of the credential at hand: that of its first renewal, which is not sent again.
+    pub(super) tried: Option<Result<Tokens, GrantFailure>>,
     /// The settings have changed while an answer is owed: when it has come, everything starts over with them.
     pub(super) starts_over: bool,
     /// The configuration no longer has it; it stays only until the answers that are owed have come.
     pub(super) is_leaving: bool,
+}
+
+/// A credential that is tried before it takes the place of the one at hand.
+pub(super) struct Trying {
+    pub(super) renewal: RenewalId,
+    pub(super) new: NewCredential,
+    /// As it was configured when it was asked.
+    pub(super) asked: Arc<Account>,
+    pub(super) since: Timestamp,
+    /// An answer was lost: this is the second try.
+    pub(super) answer_lost: bool,
+    pub(super) reply: SavedReply,
 }
 
 /// A save or a removal under way.
@@ -141,6 +157,8 @@ impl AccountState {
             renewals: 0,
             token_requests: 0,
             owed: Vec::new(),
+            trials: Vec::new(),
+            tried: None,
             starts_over: false,
             is_leaving: false,
         }
@@ -195,6 +213,7 @@ impl AccountState {
     pub(super) fn put(&mut self, record: Option<Record>) -> Option<Record> {
         self.credential += 1;
         self.at_hand = None;
+        self.tried = None;
         self.starts_over = false;
         self.is_new = false;
         self.found = None;
@@ -204,15 +223,7 @@ impl AccountState {
     /// What is presented to the authorization server this time, taken out of the credential.
     pub(super) fn grant(&self) -> Grant {
         let credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
-        match (self.account.grant, credential) {
-            (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
-            (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
-                Grant::Password { username, password }
-            }
-            (_, Credential { refresh_token: Some(refresh_token), .. }) => Grant::RefreshToken(refresh_token),
-            (_, Credential { password: Some((username, password)), .. }) => Grant::Password { username, password },
-            (_, Credential { refresh_token: None, password: None }) => Grant::ClientCredentials,
-        }
+        credential.grant(self.account.grant)
     }
 
     /// The header field for the token that the account's template names.

@@ -252,6 +252,7 @@ impl World for RealWorld {
     }
 
     fn remove(&mut self, ticket: Ticket, account: &AccountId) {
+        self.store.forget_pending(account);
         let result = self.store.remove(account).map_err(|error| SaveError::Failed(error.to_string()));
         self.store_answers.push_back(StoreAnswer { account: account.clone(), ticket, result });
     }

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::account::{AccountState, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountView, LastFailure, NewCredential, UNREADABLE};
+use crate::accounts::{AccountView, LastFailure, NewCredential, RequestError, UNREADABLE};
 use crate::config::{AccountId, Config};
 use crate::oauth::{Grant, GrantType, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
@@ -38,14 +38,16 @@ pub(super) struct Renewer<W> {
     pub(super) world: W,
     pub(super) accounts: BTreeMap<AccountId, AccountState>,
     seed: u64,
-    is_stopping: bool,
-    tickets: u64,
+    pub(super) is_stopping: bool,
+    pub(super) tickets: u64,
+    /// Answers of trials that first renewals have been given in place of one of their own.
+    answers: Vec<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>,
 }
 
 impl<W: World> Renewer<W> {
     /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
     pub(super) fn new(world: W, seed: u64) -> Self {
-        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, tickets: 0 }
+        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, tickets: 0, answers: Vec::new() }
     }
 
     /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
@@ -248,15 +250,23 @@ impl<W: World> Renewer<W> {
         Ok(())
     }
 
-    /// A person has signed in: saves the credential, then starts its first renewal. The reply comes when the store has
-    /// answered; an error is a sentence for people, and the credential is used all the same.
-    pub(super) fn replace(&mut self, id: &AccountId, new: NewCredential, reply: SavedReply, now: Timestamp) {
+    /// A person has signed in: saves the credential, then starts its first renewal, whose answer may be at hand already.
+    /// The reply comes when the store has answered; with an error, the credential is used all the same.
+    pub(super) fn take(
+        &mut self,
+        id: &AccountId,
+        new: NewCredential,
+        tried: Option<Result<Tokens, GrantFailure>>,
+        reply: SavedReply,
+        now: Timestamp,
+    ) {
         let Some(state) = self.accounts.get_mut(id) else {
-            let _ = reply.send(Err(no_account(id)));
+            let _ = reply.send(Err(RequestError::Refused(no_account(id))));
             return;
         };
         let unix_now = unix(self.world.calendar(now));
         let last = state.put(None);
+        state.tried = tried;
         let record = Record::succeeding(last.as_ref(), state.stored_generation, &state.account, new, unix_now);
         let generation = record.generation;
         state.record = Some(record);
@@ -277,6 +287,7 @@ impl<W: World> Renewer<W> {
         };
         let record = state.put(None);
         state.unsaved = None;
+        state.end_trials();
         let account = state.account.clone();
         self.handle(id, Event::CredentialRemoved, now);
         let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(&account));
@@ -328,6 +339,11 @@ impl<W: World> Renewer<W> {
         let is_awaited = state.machine.snapshot().phase == (Phase::InFlight { id: renewal });
         let Some(position) = is_owed else { return };
         let (_, asked) = state.owed.swap_remove(position);
+        if let Some(position) = state.trials.iter().position(|trial| trial.renewal == renewal) {
+            let trial = state.trials.swap_remove(position);
+            self.judge(id, trial, answer, now);
+            return self.part();
+        }
         state.token_requests += 1;
         match answer {
             answer if is_awaited && state.starts_over => self.start_over(id, renewal, answer, now),
@@ -456,7 +472,7 @@ impl<W: World> Renewer<W> {
     }
 
     /// Hands an event to a machine, does what it says, and takes in what the store says to that.
-    fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
+    pub(super) fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
         self.perform(id, event, now);
         self.settle(now);
         self.tell(id, now, false);
@@ -537,7 +553,10 @@ impl<W: World> Renewer<W> {
         }
         let grant = state.grant();
         state.owed.push((renewal, state.account.clone()));
-        self.world.redeem(state.account.clone(), renewal, grant);
+        match state.tried.take() {
+            Some(answer) => self.answers.push((id.clone(), renewal, answer)),
+            None => self.world.redeem(state.account.clone(), renewal, grant),
+        }
     }
 
     /// Takes over the later credential that the store was found to hold.
@@ -594,6 +613,9 @@ impl<W: World> Renewer<W> {
         while let Some(StoreAnswer { account, ticket, result }) = self.world.store_answer() {
             self.stored(&account, ticket, result, now);
         }
+        while let Some((account, renewal, answer)) = self.answers.pop() {
+            self.answered(&account, renewal, answer, now);
+        }
     }
 
     /// The one answer that [`World::save`] or [`World::remove`] owes.
@@ -637,7 +659,7 @@ impl<W: World> Renewer<W> {
         }
         let words = error.as_ref().map(|(_, words)| words.as_str());
         for reply in waiters.signed_in {
-            let _ = reply.send(words.map_or(Ok(()), |words| Err(words.to_owned())));
+            let _ = reply.send(words.map_or(Ok(()), |words| Err(RequestError::Refused(words.to_owned()))));
         }
         for signed_out in waiters.signed_out {
             self.signed_out(id, signed_out, words);
@@ -726,7 +748,7 @@ impl<W: World> Renewer<W> {
     }
 }
 
-fn no_account(id: &AccountId) -> String {
+pub(super) fn no_account(id: &AccountId) -> String {
     format!("there is no account named \"{id}\" in the configuration")
 }
 

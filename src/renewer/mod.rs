@@ -2,6 +2,7 @@
 //!
 //! * `machines` decides what is done and in which order, for all accounts; nothing in it waits.
 //! * `account` is one of them: its machine and its credential.
+//! * `trials` tries what is handed in before it takes the place of what works.
 //! * `world` is their way out.
 //! * `driver` is the loop, and the world of the daemon. The simulation has another one, with faults.
 
@@ -12,6 +13,7 @@ mod machines;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod world;
 
 pub use driver::{Parts, RenewerCommand, RenewerLoop, Sources};

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::account::SAVE_AGAIN;
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::NewCredential;
+use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
-use crate::store::{Credential, Record, SetAside};
+use crate::store::{Credential, Record, SetAside, Trial};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
@@ -127,6 +127,7 @@ fn signed_in(token: &str) -> NewCredential {
         refresh_lifetime: None,
         identity: None,
         servers: None,
+        trial: Trial::Skipped,
     }
 }
 
@@ -739,4 +740,157 @@ fn a_later_credential_in_the_store_is_taken_over_and_a_sign_in_goes_above_it() {
     sign_in(&mut renewer, signed_in("n1"), T0 + HOUR);
     assert_eq!(renewer.world.lines[..2], ["save 10 n1", "save 13 n1"]);
     assert!(renewer.world.lines.contains(&"redeem 7 n1".to_owned()), "{:?}", renewer.world.lines);
+}
+
+/// Hands in what has to be tried first. The number of its trial, and where its fate is told.
+fn hand_in(
+    renewer: &mut Renewer<Diary>,
+    new: NewCredential,
+    now: Timestamp,
+) -> (RenewalId, tokio::sync::oneshot::Receiver<Result<(), RequestError>>) {
+    let (reply, told) = tokio::sync::oneshot::channel();
+    renewer.world.lines.clear();
+    renewer.replace(&lab(), NewCredential { trial: Trial::Required, ..new }, reply, now);
+    let trial = renewer.accounts[&lab()].trials.last().map_or(RenewalId(0), |trial| trial.renewal);
+    (trial, told)
+}
+
+/// A renewer with a token of refresh token `r1`.
+fn usable() -> Renewer<Diary> {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+    renewer
+}
+
+fn unreachable_server() -> Result<Tokens, GrantFailure> {
+    let failure = Failure::Transient { retry_after: None };
+    Err(GrantFailure { failure, oauth_error: None, http_status: None, detail: "no route".to_owned() })
+}
+
+#[test]
+fn what_works_stays_until_what_is_handed_in_has_worked_and_the_trial_is_its_first_renewal() {
+    for rotated in [None, Some("n2")] {
+        let mut renewer = usable();
+        let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+        assert_eq!(renewer.world.lines, [format!("redeem {} n1", trial.0)], "nothing is replaced yet");
+        assert!(told.try_recv().is_err());
+        renewer.world.lines.clear();
+        renewer.answered(&lab(), trial, tokens("b1", rotated), T0 + Duration::from_secs(2));
+        let lines = renewer.world.lines.join("; ");
+        let newest = rotated.unwrap_or("n1");
+        assert!(lines.starts_with(&format!("save 2 {newest}")), "saved before it is used: {lines}");
+        assert!(lines.contains("publish Bearer b1") && !lines.contains("; redeem "), "one request is enough: {lines}");
+        told.try_recv().expect("answered").expect("taken");
+        let view = &renewer.views()[0];
+        assert_eq!((view.token_requests, view.renewals), (2, 2));
+    }
+}
+
+#[test]
+fn what_the_server_refuses_replaces_nothing() {
+    let mut renewer = usable();
+    let (trial, mut told) = hand_in(&mut renewer, signed_in("wrong"), T0);
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), trial, refused(), T0);
+    assert_eq!(renewer.world.lines, [""; 0]);
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialRefused(_))));
+    assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r1")));
+    // and where nothing is stored, nothing is stored afterwards
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    let (trial, _told) = hand_in(&mut renewer, signed_in("wrong"), T0);
+    renewer.answered(&lab(), trial, refused(), T0);
+    assert!(renewer.accounts[&lab()].record.is_none());
+}
+
+#[test]
+fn a_lost_answer_to_a_trial_is_asked_for_once_more_and_loses_neither() {
+    // the second time it comes: a server with a grace period
+    let mut renewer = usable();
+    let (first, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), first, lost(), T0);
+    let second = renewer.accounts[&lab()].trials[0].renewal;
+    assert_ne!(second, first);
+    renewer.answered(&lab(), second, tokens("b1", Some("n2")), T0);
+    told.try_recv().expect("answered").expect("taken");
+    assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("n2")));
+
+    // it does not: what was there stays, and what was handed in is said to be untried
+    for second_answer in [lost(), unreachable_server()] {
+        let mut renewer = usable();
+        let (first, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+        renewer.answered(&lab(), first, lost(), T0);
+        let second = renewer.accounts[&lab()].trials[0].renewal;
+        renewer.answered(&lab(), second, second_answer, T0);
+        assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
+        assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r1")));
+    }
+}
+
+#[test]
+fn what_could_not_be_tried_is_taken_where_nothing_is_lost_by_it() {
+    // nobody else has it
+    let mut renewer = usable();
+    let (reply, mut told) = tokio::sync::oneshot::channel();
+    renewer.replace(&lab(), NewCredential { trial: Trial::Preferred, ..signed_in("n1") }, reply, T0);
+    let trial = renewer.accounts[&lab()].trials[0].renewal;
+    renewer.answered(&lab(), trial, unreachable_server(), T0);
+    told.try_recv().expect("answered").expect("taken");
+    assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("n1")));
+    assert_eq!(renewer.views()[0].last_failure.as_ref().expect("its first renewal").detail, "no route");
+
+    // nothing else is there; a lost answer is not forgotten
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    let (first, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), first, lost(), T0);
+    let second = renewer.accounts[&lab()].trials[0].renewal;
+    renewer.answered(&lab(), second, lost(), T0);
+    told.try_recv().expect("answered").expect("taken");
+    assert!(renewer.accounts[&lab()].record.as_ref().expect("saved").redeeming);
+}
+
+#[test]
+fn the_refresh_token_at_hand_is_not_sent_a_second_time_beside_the_machines_own_renewal() {
+    let mut renewer = started();
+    let (_, mut told) = hand_in(&mut renewer, signed_in("r1"), T0);
+    told.try_recv().expect("answered").expect("it is there");
+    assert!(!renewer.world.lines.iter().any(|line| line.starts_with("redeem")), "{:?}", renewer.world.lines);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r2")), "and its answer counts");
+}
+
+#[test]
+fn a_sign_out_ends_a_trial_and_what_it_brings_is_revoked() {
+    let mut renewer = usable();
+    let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, T0);
+    assert!(told.try_recv().expect("answered").is_err());
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), trial, tokens("b1", Some("n2")), T0);
+    assert_eq!(renewer.world.lines, ["revoke n2"]);
+}
+
+#[test]
+fn a_trial_that_ends_while_the_daemon_stops_is_saved_and_none_begins() {
+    let mut renewer = usable();
+    let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.stop(T0);
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), trial, tokens("b1", Some("n2")), T0);
+    assert_eq!(renewer.world.lines[0], "save 2 n2");
+    told.try_recv().expect("answered").expect("saved");
+    let (_, mut told) = hand_in(&mut renewer, signed_in("m1"), T0);
+    assert_eq!(told.try_recv().expect("answered"), Err(RequestError::Stopping));
+    assert_eq!(renewer.world.lines, [""; 0]);
+}
+
+#[test]
+fn what_other_servers_have_issued_is_not_sent_to_this_one_to_try_it() {
+    let mut renewer = usable();
+    let servers = Some(crate::store::Servers { issued_by: "https://other.example".to_owned(), others: Vec::new() });
+    let (_, mut told) = hand_in(&mut renewer, NewCredential { servers, ..signed_in("n1") }, T0);
+    assert_eq!(renewer.world.lines, [""; 0]);
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
 }

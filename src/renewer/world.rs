@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::accounts::RequestError;
 use crate::config::{Account, AccountId};
 use crate::oauth::Grant;
 use crate::renewal::RenewalId;
@@ -82,8 +83,8 @@ impl SaveError {
     }
 }
 
-/// Where it is said whether a sign-in is saved: an error is a sentence for people.
-pub(super) type SavedReply = tokio::sync::oneshot::Sender<Result<(), String>>;
+/// Where it is said whether a sign-in is saved.
+pub(super) type SavedReply = tokio::sync::oneshot::Sender<Result<(), RequestError>>;
 
 /// Where the outcome of a sign-out goes: a sentence for people.
 pub(super) type RevokeReply = tokio::sync::oneshot::Sender<Result<String, String>>;

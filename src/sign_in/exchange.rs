@@ -4,7 +4,7 @@ use super::error::SignInError;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::{Grant, Tokens, jwt};
-use crate::store::Credential;
+use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 /// Redeems a grant that a person, or a script, has brought: one request to the account's token endpoint.
@@ -21,7 +21,7 @@ pub async fn redeem(account: &Account, endpoint: &TokenEndpoint, grant: Grant) -
 
 /// What is stored of the tokens that a grant has brought: the refresh token, or the one that was presented, and the
 /// password where the account says so. Pure.
-fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
+pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
     let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
     let claimed = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
     let (presented, username, password) = match grant {
@@ -39,6 +39,7 @@ fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredent
     Ok(NewCredential {
         refresh_lifetime: tokens.refresh_lifetime.map(|life| life.as_secs()),
         identity: claimed.or(username),
+        trial: Trial::Preferred,
         ..NewCredential::of(account, Credential { refresh_token, password })
     })
 }
@@ -71,7 +72,11 @@ mod tests {
     }
 
     fn code() -> Grant {
-        Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: Some("https://x.example/code".to_owned()) }
+        Grant::AuthorizationCode {
+            code: Secret::new("c"),
+            redirect_uri: Some("https://x.example/code".to_owned()),
+            code_verifier: None,
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::handed_in;
 use crate::accounts::NewCredential;
 use crate::config::{Account, ImportSource};
 use crate::platform::paths::shell_word;
@@ -103,8 +104,13 @@ pub fn import(
         ImportSource::JsonFile(file) => (file, from_json as Parser),
         ImportSource::GbdxConfig(file) => (file, from_gbdx_config as Parser),
         ImportSource::Environment(name) => {
-            let token = variable(name).map(|token| Secret::new(token.trim())).filter(|token| !token.is_empty());
-            return Ok(token.map(|token| Imported {
+            let Some(text) = variable(name).filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+            let problem = |unclear: handed_in::Unclear| ImportError::Unusable {
+                place: format!("${name}"),
+                problem: format!("holds no refresh token: {unclear}"),
+            };
+            let token = handed_in::clean(&text).map_err(problem)?;
+            return Ok(Some(Imported {
                 credential: Credential { refresh_token: Some(token), password: None },
                 warnings: vec![format!("{name} is in the environment, which every child process inherits: unset it")],
             }));
@@ -121,13 +127,27 @@ pub fn import(
     Ok(Some(imported))
 }
 
-/// A credential that another tool has left.
+/// What another tool has left.
 #[derive(Debug)]
 pub struct TakenOver {
-    /// The credential.
-    pub new: NewCredential,
+    /// What was found.
+    pub found: Found,
     /// Where it was found, for people.
     pub from: String,
+}
+
+/// What signs in, of what another tool has left.
+#[derive(Debug)]
+pub enum Found {
+    /// A refresh token, or a password that the account may keep.
+    Credential(NewCredential),
+    /// User name and password alone, which the account may not keep: good for one password grant.
+    Password {
+        /// The user name.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
 }
 
 /// What another tool has left, from the first of the account's places that has something. `warn` hears what a person
@@ -147,17 +167,19 @@ pub fn take_over(
         for warning in warnings {
             warn(&warning);
         }
-        if !account.sign_in.keep_password {
-            credential.password = None;
-        }
-        if credential == Credential::default() {
-            continue;
-        }
+        let unkept = credential.password.take_if(|_| !account.sign_in.keep_password);
+        let found = match (unkept, &credential) {
+            (Some((username, password)), Credential { refresh_token: None, .. }) => {
+                Found::Password { username, password }
+            }
+            (_, Credential { refresh_token: None, password: None }) => continue,
+            (_, _) => Found::Credential(NewCredential::of(account, credential)),
+        };
         let from = match source {
             ImportSource::Environment(name) => format!("${name}"),
             ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
         };
-        return Ok(TakenOver { new: NewCredential::of(account, credential), from });
+        return Ok(TakenOver { found, from });
     }
     Err("no other tool has left a refresh token in the places that its preset names".to_owned())
 }
@@ -185,9 +207,14 @@ struct KeptToken {
 }
 
 fn read_token(text: &str) -> Result<KeptToken, String> {
-    // serde_json's own words quote what they complain about
-    serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| format!("is not the JSON that it should be (line {} column {})", error.line(), error.column()))
+    let text = text.trim_start_matches('\u{feff}');
+    serde_json::from_str(text).or_else(|error| {
+        // an end that is no number (Python writes NaN and Infinity) is of no use here, and no reason to lose what is
+        let plain = serde_json::from_str::<KeptToken>(&handed_in::without_odd_words(text));
+        // serde_json's own words quote what they complain about
+        let words = || format!("is not the JSON that it should be (line {} column {})", error.line(), error.column());
+        plain.ok().filter(|token| token.refresh_token.is_some()).ok_or_else(words)
+    })
 }
 
 /// Reads an INI file as Python's `ConfigParser` does: sections of keys in lower case; `=` or `:` between key and value,
@@ -251,6 +278,13 @@ json = {"access_token": "at", "scope": ["openid", "email"], "token_type": "Beare
                 "\u{feff}{\"id_token\": 1, \"refresh_token\": \"rt\", \"expires_at\": null}\r\n",
                 Ok("rt"),
             ),
+            ("an end that is no number", r#"{"expires_at": NaN, "refresh_token": "rt"}"#, Ok("rt")),
+            ("an end without end", r#"{"refresh_token": "rt", "expires_at": -Infinity, "scope": ["a"]}"#, Ok("rt")),
+            ("an end beyond numbers", r#"{"expires_at": 1e999, "refresh_token": "rt"}"#, Ok("rt")),
+            ("an end with a zero before it", r#"{"expires_at": 0123, "refresh_token": "rt"}"#, Ok("rt")),
+            ("an end in words", r#"{"expires_at": "soon \" NaN", "refresh_token": "r\"t"}"#, Ok("r\"t")),
+            ("an end of another type", r#"{"expires_at": {"$date": 1}, "refresh_token": "rt"}"#, Ok("rt")),
+            ("an end that is missing", r#"{"expires_at": , "refresh_token": "secret"}"#, Err("line 1")),
             ("no token", r#"{"access_token": "secret"}"#, Err("holds no refresh_token")),
             ("an empty token", r#"{"refresh_token": ""}"#, Err("holds no refresh_token")),
             ("null", r#"{"refresh_token": null}"#, Err("holds no refresh_token")),

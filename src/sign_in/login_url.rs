@@ -2,19 +2,24 @@
 
 use form_urlencoded::Serializer;
 
+use super::pending::PendingSignIn;
 use crate::config::Account;
 
-/// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1); `None` if the
+/// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1, RFC 7636); `None` if the
 /// account has no such page. What the page's own query says stays as it is and is not said again.
-pub fn login_url(account: &Account) -> Option<String> {
+pub fn login_url(account: &Account, pending: &PendingSignIn) -> Option<String> {
     let page = account.server.login_page.as_ref()?.to_string();
     let own_query = page.split_once('?').map(|(_, query)| query);
     let scope = (!account.scopes.is_empty()).then(|| account.scopes.join(" "));
+    let challenge = pending.challenge();
     let wanted = [
         ("response_type", Some("code")),
         ("client_id", account.client_id.as_deref()),
         ("redirect_uri", account.sign_in.redirect_uri.as_deref()),
         ("scope", scope.as_deref()),
+        ("state", Some(pending.state.as_str())),
+        ("code_challenge", challenge.as_deref()),
+        ("code_challenge_method", challenge.as_ref().map(|_| "S256")),
     ];
     let mut parameters = Serializer::new(String::new());
     for (name, value) in wanted {
@@ -37,6 +42,22 @@ pub fn login_url(account: &Account) -> Option<String> {
 mod tests {
     use super::*;
     use crate::config::{Endpoint, testing};
+
+    fn pending() -> PendingSignIn {
+        PendingSignIn::begin(&account()).unwrap()
+    }
+
+    /// The address without what each sign-in has of its own, which must be at its end.
+    fn common(account: &Account) -> Option<String> {
+        let pending = PendingSignIn::begin(account).unwrap();
+        let url = login_url(account, &pending)?;
+        let own = format!(
+            "&state={}&code_challenge={}&code_challenge_method=S256",
+            pending.state,
+            pending.challenge().expect("no page states one")
+        );
+        Some(url.strip_suffix(&own).unwrap_or_else(|| panic!("{url}")).to_owned())
+    }
 
     fn account() -> Account {
         testing::account("gdh", "client_id = \"client\"\nredirect_uri = \"https://www.example/validate.html\"\n")
@@ -67,7 +88,7 @@ mod tests {
             let mut account = account();
             account.server.login_page = Some(Endpoint::parse(page).unwrap());
             account.scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-            assert_eq!(login_url(&account), Some(expected), "{case}");
+            assert_eq!(common(&account), Some(expected), "{case}");
         }
     }
 
@@ -75,6 +96,6 @@ mod tests {
     fn without_a_page_there_is_nothing_to_open() {
         let mut account = account();
         account.server.login_page = None;
-        assert_eq!(login_url(&account), None);
+        assert_eq!(login_url(&account, &pending()), None);
     }
 }

@@ -1,6 +1,7 @@
 //! What a way to sign in is: a row that says when it can be taken, and how.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use super::error::SignInError;
@@ -16,6 +17,8 @@ pub struct Wishes {
     pub username: Option<String>,
     /// Whether a browser may be opened.
     pub browser: bool,
+    /// Where a sign-in that is under way in a browser is kept for `login --code`.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// One way to sign in. Each has a file, which begins with its row.

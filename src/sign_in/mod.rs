@@ -7,7 +7,8 @@
 //!   in [`SignInMethod`], and the arm of `method_of`, which the compiler then asks for;
 //! * [`import`], [`handed_in`]: credentials that were issued elsewhere; [`exchange`]: those that a grant brings;
 //! * [`offline`]: saving and forgetting them while no daemon runs;
-//! * [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`terminal`]: questions.
+//! * [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`pending`]: what that is checked with;
+//!   [`terminal`]: questions.
 
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
@@ -24,6 +25,7 @@ pub mod offline;
 pub mod password;
 pub mod paste;
 pub mod pasted;
+pub mod pending;
 pub mod terminal;
 
 pub use error::SignInError;

@@ -1,17 +1,149 @@
 //! Signing in and out while no daemon runs: under the store's lock, in the person's own process.
 
+use super::exchange;
 use crate::accounts::NewCredential;
 use crate::config::Account;
+use crate::oauth::{Grant, GrantType, Tokens};
 use crate::platform::clock::unix_seconds;
-use crate::store::{Record, Store, StoreError};
-use crate::token_endpoint::TokenEndpoint;
+use crate::renewal::{Failure, Why};
+use crate::store::{Credential, Record, Store, StoreError, Trial};
+use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
 
-/// Saves a credential for the next daemon.
+/// Why a credential did not take the place of what is stored, which stays.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// The server has refused it, in these words.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be tried, for this reason.
+    #[error("not tried: {0}")]
+    Untried(String),
+    /// It cannot be saved.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// Who is signed in, as far as the server told.
+    pub identity: Option<String>,
+    /// Why it could not be tried, if it was to be: nothing else was there to lose.
+    pub untried: Option<String>,
+}
+
+/// Tries a credential where that is wanted (one renewal), and saves it for the next daemon. What is stored already stays
+/// until the new one has worked. An answer that is lost is asked for once more at once, for servers with a grace period.
+///
+/// # Errors
+///
+/// [`NotTaken`].
+pub async fn take(
+    store: &Store,
+    endpoint: &TokenEndpoint,
+    account: &Account,
+    mut new: NewCredential,
+) -> Result<Taken, NotTaken> {
+    let is_wanted = match new.trial {
+        Trial::Required => account.grant != GrantType::ClientCredentials,
+        // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
+        Trial::Preferred | Trial::Skipped => false,
+    };
+    if !is_wanted {
+        let identity = new.identity.clone();
+        save(store, account, new)?;
+        return Ok(Taken { identity, untried: None });
+    }
+    // what cannot be read is set aside by the store, and replaced
+    let previous = store.load(&account.id).ok().flatten();
+    let is_at_hand = |record: &Record| {
+        new.credential.refresh_token.is_some() && record.credential.refresh_token == new.credential.refresh_token
+    };
+    // nothing is spent that could not be saved; what may be the only copy is on the disk before it is spent
+    let noted = match &previous {
+        Some(record) if is_at_hand(record) => Record { redeeming: true, ..record.clone() },
+        Some(record) => record.clone(),
+        None => Record { redeeming: true, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
+    };
+    store.save(&noted)?;
+    let take_back = || match &previous {
+        Some(record) => store.save(record),
+        None => store.remove(&account.id),
+    };
+    let grant = |new: &NewCredential| new.credential.clone().grant(account.grant);
+    let mut answer = redeem(endpoint, account, &grant(&new)).await;
+    let is_refused = |answer: &Result<Tokens, GrantFailure>| matches!(answer, Err(GrantFailure { failure: Failure::Permanent(why), .. }) if *why != Why::ClientRefused);
+    if is_refused(&answer) && new.credential.password.is_some() && new.credential.refresh_token.take().is_some() {
+        answer = redeem(endpoint, account, &grant(&new)).await;
+    }
+    match answer {
+        Ok(tokens) => {
+            let brought = match exchange::lasting(account, grant(&new), tokens) {
+                Ok(brought) => brought,
+                Err(error) => {
+                    take_back()?;
+                    return Err(NotTaken::Refused(error.to_string()));
+                }
+            };
+            let NewCredential {
+                credential: Credential { refresh_token, password }, refresh_lifetime, identity, ..
+            } = brought;
+            new.credential = Credential { refresh_token, password: password.or(new.credential.password) };
+            new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
+            new.identity = identity.or(new.identity);
+            let identity = new.identity.clone();
+            save(store, account, new)?;
+            Ok(Taken { identity, untried: None })
+        }
+        Err(failure) if is_refused(&Err(failure.clone())) => {
+            take_back()?;
+            Err(NotTaken::Refused(failure.detail))
+        }
+        Err(GrantFailure { failure, detail, .. }) => {
+            if previous.is_some() {
+                if failure != Failure::Ambiguous {
+                    take_back()?;
+                }
+                return Err(NotTaken::Untried(detail));
+            }
+            let identity = new.identity.clone();
+            store.save(&Record { redeeming: failure == Failure::Ambiguous, ..noted })?;
+            Ok(Taken { identity, untried: Some(detail) })
+        }
+    }
+}
+
+/// Redeems a grant, and once more at once if the answer was lost.
+async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
+    let client = client_secret(account).await.map_err(|detail| GrantFailure {
+        failure: Failure::Transient { retry_after: None },
+        oauth_error: None,
+        http_status: None,
+        detail,
+    })?;
+    match endpoint.redeem(account, &client, grant).await {
+        Err(GrantFailure { failure: Failure::Ambiguous, detail: lost, .. }) => {
+            let again = endpoint.redeem(account, &client, grant).await;
+            again.map_err(|failure| match failure.failure {
+                // no verdict does not bring the lost answer back
+                Failure::Transient { .. } => GrantFailure { failure: Failure::Ambiguous, ..failure },
+                Failure::Permanent(_) => {
+                    let detail = format!("{lost}; asked once more: {}", failure.detail);
+                    GrantFailure { detail, ..failure }
+                }
+                Failure::Ambiguous => failure,
+            })
+        }
+        answer => answer,
+    }
+}
+
+/// Saves a credential for the next daemon, untried.
 ///
 /// # Errors
 ///
 /// Those of [`Store::save`].
-pub fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), StoreError> {
+fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), StoreError> {
     // what cannot be read is set aside by the store, and replaced
     let previous = store.load(&account.id).ok().flatten();
     let saved = previous.as_ref().map_or(0, |record| record.generation);
@@ -35,6 +167,7 @@ pub async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) 
         (Some(refresh_token), None) => endpoint.revoke_in_words(account, refresh_token).await,
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
+    store.forget_pending(&account.id);
     store.remove(&account.id)?;
     Ok(outcome)
 }
@@ -46,7 +179,6 @@ mod tests {
     use crate::http_client::HttpClient;
     use crate::secret::Secret;
     use crate::stand_in::{Options, Provider, StandIn};
-    use crate::store::Credential;
 
     fn new(account: &Account, token: Secret) -> NewCredential {
         NewCredential::of(account, Credential { refresh_token: Some(token), password: None })

@@ -5,6 +5,7 @@ use super::exchange::redeem;
 use super::login_url::login_url;
 use super::method::{Attempt, Method, Titled, Wishes};
 use super::pasted::{self, NotACode};
+use super::pending::PendingSignIn;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::Grant;
@@ -20,16 +21,21 @@ pub(super) const METHOD: Method = Method {
 /// How often a person may paste something that is no code before we give up.
 const TRIES: usize = 3;
 
-/// The grant of a one-time code.
-pub fn grant(account: &Account, code: Secret) -> Grant {
-    Grant::AuthorizationCode { code, redirect_uri: account.sign_in.redirect_uri.clone() }
+/// The grant of a one-time code, which answers the sign-in that is under way, if one is.
+pub fn grant(account: &Account, code: Secret, pending: Option<PendingSignIn>) -> Grant {
+    let code_verifier = pending.and_then(|pending| pending.verifier);
+    Grant::AuthorizationCode { code, redirect_uri: account.sign_in.redirect_uri.clone(), code_verifier }
 }
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let Attempt { account, wishes, endpoint, terminal } = attempt;
-    let Some(url) = login_url(account) else {
+    let pending = PendingSignIn::begin(account).map_err(|words| SignInError::NotExchanged(words.to_owned()))?;
+    let Some(url) = login_url(account, &pending) else {
         return Err(SignInError::NoWay("this account has no login_page to open"));
     };
+    if let Some(Err(error)) = wishes.state_dir.as_deref().map(|folder| pending.save(folder, &account.id)) {
+        terminal.say(&format!("Only this terminal can take the code: {error}.\n\n"))?;
+    }
     terminal.say(&format!(
         "Sign in to {} in a browser, on this or any other machine:\n\n  {url}\n\n\
          Then paste the one-time code that it shows here, or the whole address that it ends on.\n\n",
@@ -41,7 +47,8 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     }
     let mut tries = 1;
     let code = loop {
-        match pasted::recognise(&terminal.ask_line("Code: ")?) {
+        let pasted = pasted::recognise(&terminal.ask_line("Code: ")?);
+        match pasted.and_then(|pasted| pending.check(account, &pasted).map(|()| pasted.code)) {
             Ok(code) => break code,
             Err(refused @ NotACode::ServerSaid { .. }) => return Err(refused.into()),
             Err(other) if tries >= TRIES => return Err(other.into()),
@@ -49,7 +56,11 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
         }
         tries += 1;
     };
-    redeem(account, endpoint, grant(account, code)).await
+    let redeemed = redeem(account, endpoint, grant(account, code, Some(pending))).await;
+    if let Some(folder) = &wishes.state_dir {
+        PendingSignIn::forget(folder, &account.id);
+    }
+    redeemed
 }
 
 /// Whether a browser that is opened would show on the person's own screen, and not be lynx in this terminal.
@@ -66,7 +77,11 @@ mod tests {
     #[test]
     fn a_code_is_exchanged_with_the_registered_redirect_uri() {
         let account = account("gdh", "redirect_uri = \"https://www.example/validate.html\"\n");
-        let Grant::AuthorizationCode { code, redirect_uri } = grant(&account, Secret::new("c")) else { panic!() };
+        let pending = PendingSignIn::begin(&account).unwrap();
+        let verifier = pending.verifier.clone();
+        let grant = grant(&account, Secret::new("c"), Some(pending));
+        let Grant::AuthorizationCode { code, redirect_uri, code_verifier } = grant else { panic!() };
+        assert!(verifier.is_some() && code_verifier == verifier);
         assert_eq!((code.expose(), redirect_uri.as_deref()), ("c", Some("https://www.example/validate.html")));
     }
 

@@ -23,9 +23,42 @@ pub enum NotACode {
     /// A token, which goes elsewhere.
     #[error("this is a token, not a code: a refresh token is handed in with --refresh-token-stdin")]
     Token,
+    /// An address that says one thing in two ways.
+    #[error("this address holds two different values of {0}: do the sign-in again")]
+    Twice(&'static str),
+    /// An address that answers another authorization request.
+    #[error("this address answers another sign-in than the one that was begun here: do the sign-in again")]
+    OtherSignIn,
+    /// An address that does not say which authorization request it answers.
+    #[error(
+        "this address does not say which sign-in it answers (it has no state): if its page shows a code, paste that alone"
+    )]
+    NoState,
+    /// An address that another authorization server has made (RFC 9207).
+    #[error("this address comes from another authorization server than this account's (iss)")]
+    OtherIssuer,
     /// Several words, and none of them is a code for certain.
     #[error("this is more than a code: paste the code alone")]
     ManyWords,
+}
+
+/// What was pasted: the code, and what came with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pasted {
+    /// The code.
+    pub code: Secret,
+    /// Whether it stood in an address, or the query of one.
+    pub is_address: bool,
+    /// `state` (RFC 6749 section 4.1.2).
+    pub state: Option<String>,
+    /// `iss` (RFC 9207).
+    pub issuer: Option<String>,
+}
+
+impl Pasted {
+    fn bare(code: impl Into<String>) -> Self {
+        Self { code: Secret::new(code), is_address: false, state: None, issuer: None }
+    }
 }
 
 /// Finds the code in what was pasted.
@@ -33,7 +66,7 @@ pub enum NotACode {
 /// # Errors
 ///
 /// [`NotACode`] says what it is instead.
-pub fn recognise(text: &str) -> Result<Secret, NotACode> {
+pub fn recognise(text: &str) -> Result<Pasted, NotACode> {
     let text = bare(text);
     if text.is_empty() {
         return Err(NotACode::Nothing);
@@ -45,15 +78,15 @@ pub fn recognise(text: &str) -> Result<Secret, NotACode> {
     let words: Vec<&str> = text.split_whitespace().map(bare).filter(|word| !word.is_empty()).collect();
     let codes: Vec<&str> = words.iter().copied().filter(|word| is_uuid(word)).collect();
     if let [code] = codes.as_slice() {
-        return Ok(Secret::new(*code));
+        return Ok(Pasted::bare(*code));
     }
     let joined = words.concat();
     if is_uuid(&joined) {
-        return Ok(Secret::new(joined)); // a code that a line break has cut
+        return Ok(Pasted::bare(joined)); // a code that a line break has cut
     }
     match words.as_slice() {
         [word] if is_token(word) => Err(NotACode::Token),
-        [word] => Ok(Secret::new(*word)),
+        [word] => Ok(Pasted::bare(*word)),
         _ => Err(NotACode::ManyWords),
     }
 }
@@ -68,7 +101,7 @@ fn looks_like_address(text: &str) -> bool {
     text.contains("://") || text.starts_with(['?', '#']) || text.contains("code=") || text.contains("error=")
 }
 
-fn from_address(address: &str) -> Result<Secret, NotACode> {
+fn from_address(address: &str) -> Result<Pasted, NotACode> {
     // both parts are read: some servers answer in the query, some in the fragment (OAuth 2.0 Multiple Response Types)
     let (rest, fragment) = address.split_once('#').unwrap_or((address, ""));
     let query = match rest.split_once('?') {
@@ -85,7 +118,17 @@ fn from_address(address: &str) -> Result<Secret, NotACode> {
         let description = value("error_description").map(|(_, words)| words.into_owned());
         return Err(NotACode::ServerSaid { error: error.into_owned(), description });
     }
-    value("code").map(|(_, code)| Secret::new(code)).ok_or(NotACode::AddressWithoutCode)
+    // RFC 6749 section 3.1: none is there more than once; of two, nobody knows which one the server has said
+    for name in ["code", "state", "iss"] {
+        let mut all = parameters().filter(|(found, value)| found == name && !value.is_empty()).map(|(_, value)| value);
+        let first = all.next();
+        if all.any(|other| Some(other) != first) {
+            return Err(NotACode::Twice(name));
+        }
+    }
+    let text = |name: &str| value(name).map(|(_, value)| value.into_owned());
+    let code = text("code").ok_or(NotACode::AddressWithoutCode)?;
+    Ok(Pasted { code: Secret::new(code), is_address: true, state: text("state"), issuer: text("iss") })
 }
 
 fn is_uuid(word: &str) -> bool {
@@ -126,7 +169,7 @@ mod tests {
             ("an address in two lines", format!("'https://www.example/?co\n  de={UUID}'"), UUID),
         ];
         for (case, text, expected) in table {
-            assert_eq!(recognise(&text), Ok(Secret::new(expected)), "{case}");
+            assert_eq!(recognise(&text).map(|pasted| pasted.code), Ok(Secret::new(expected)), "{case}");
         }
     }
 
@@ -147,6 +190,10 @@ mod tests {
                 "https://a.example/#error=access_denied&error_description=not+today",
                 said("access_denied", Some("not today")),
             ),
+            ("two codes", "https://a.example/?code=a&code=b", NotACode::Twice("code")),
+            ("a second code in the fragment", "https://a.example/?code=a#code=b", NotACode::Twice("code")),
+            ("two states", "https://a.example/?code=a&state=s&state=t", NotACode::Twice("state")),
+            ("two issuers", "https://a.example/?code=a&iss=https://a&iss=https://b", NotACode::Twice("iss")),
             ("a token", "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.x", NotACode::Token),
             ("a sentence", "what is a code", NotACode::ManyWords),
         ];

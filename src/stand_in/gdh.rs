@@ -41,7 +41,8 @@ fn token_endpoint(issuer: &mut Issuer, body: &[u8], now: SystemTime) -> TokenRep
             return oauth_error(grant, 400, "invalid_request");
         }
         Some("authorization_code") => {
-            issuer.redeem_code(text_value(&fields, "code").unwrap_or_default(), Some(client), now)
+            let verifier = text_value(&fields, "code_verifier");
+            issuer.redeem_code(text_value(&fields, "code").unwrap_or_default(), verifier, Some(client), now)
         }
         Some("refresh_token") => {
             let token = text_value(&fields, "refresh_token").unwrap_or_default();
@@ -126,15 +127,22 @@ pub(super) fn public(issuer: &mut Issuer, parts: &Parts, url: &str) -> Option<Re
             &json!({"message": {"cli": {"response_type": "code", "redirection_url": format!("{url}/validate-code.html"),
                 "app_id": "stand-in-client", "url": url}}}),
         )),
-        (&Method::GET, "/login", Some(_)) => {
+        (&Method::GET, "/login", Some(query)) => {
             let mut reply = text_reply(302, "text/plain", "");
-            let location = format!("{url}/validate-code.html?code={}", issuer.mint_code());
+            let asked = |name: &str| {
+                let mut pairs = form_urlencoded::parse(query.as_bytes());
+                pairs.find_map(|(found, value)| (found == name).then(|| value.into_owned()))
+            };
+            let code = issuer.mint_code(asked("code_challenge"));
+            let state = asked("state").map(|state| format!("&state={state}")).unwrap_or_default();
+            let location = format!("{url}/validate-code.html?code={code}{state}");
             let location = location.parse().expect("a URL is a field value");
             reply.headers_mut().insert(hyper::header::LOCATION, location);
             Some(reply)
         }
         (&Method::GET, "/validate-code.html", query) => {
             let code = query.and_then(|query| query.strip_prefix("code=")).unwrap_or("none");
+            let code = code.split('&').next().unwrap_or_default();
             let code: String = code.chars().filter(|c| c.is_ascii_hexdigit() || *c == '-').collect();
             Some(text_reply(200, "text/html", &format!("<p>Your one-time code:</p>\n<pre>{code}</pre>\n")))
         }

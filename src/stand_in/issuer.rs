@@ -88,8 +88,8 @@ pub(super) struct Issuer {
     pub(super) secrets: Vec<String>,
     pub(super) reuse_detected: u64,
     sign_ins: Vec<SignIn>,
-    /// Those not used yet.
-    codes: Vec<String>,
+    /// Those not used yet, each with the challenge of its request (RFC 7636, S256), if it had one.
+    codes: Vec<(String, Option<String>)>,
     refresh_tokens: HashMap<String, RefreshToken>,
     tokens: HashMap<String, Token>,
 }
@@ -117,9 +117,9 @@ impl Issuer {
     }
 
     /// A one-time code, as a person who signs in is shown.
-    pub(super) fn mint_code(&mut self) -> String {
+    pub(super) fn mint_code(&mut self, challenge: Option<String>) -> String {
         let code = uuid();
-        self.codes.push(code.clone());
+        self.codes.push((code.clone(), challenge));
         self.secrets.push(code.clone());
         code
     }
@@ -131,9 +131,20 @@ impl Issuer {
         self.new_refresh_token(self.sign_ins.len() - 1)
     }
 
-    pub(super) fn redeem_code(&mut self, code: &str, client: Option<&str>, now: SystemTime) -> Result<Issued, Denied> {
-        let Some(place) = self.codes.iter().position(|known| known == code) else { return Err("Invalid code") };
-        self.codes.swap_remove(place);
+    pub(super) fn redeem_code(
+        &mut self,
+        code: &str,
+        verifier: Option<&str>,
+        client: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Issued, Denied> {
+        let Some(place) = self.codes.iter().position(|(known, _)| known == code) else { return Err("Invalid code") };
+        let (_, challenge) = self.codes.swap_remove(place);
+        let digest = |verifier: &str| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
+        let made = verifier.map(|verifier| BASE64_URL_SAFE_NO_PAD.encode(digest(verifier)));
+        if challenge.is_some() && challenge != made {
+            return Err("Invalid code verifier");
+        }
         let refresh_token = self.sign_in(client, now);
         Ok(self.issue(self.sign_ins.len() - 1, Some(refresh_token), client, now))
     }
@@ -326,9 +337,9 @@ mod tests {
     #[test]
     fn a_code_is_good_once() {
         let (mut issuer, now) = issuer(Rotation::Off);
-        let code = issuer.mint_code();
-        assert!(issuer.redeem_code(&code, Some("c"), now).is_ok());
-        assert_eq!(issuer.redeem_code(&code, Some("c"), now).err(), Some("Invalid code"));
+        let code = issuer.mint_code(None);
+        assert!(issuer.redeem_code(&code, None, Some("c"), now).is_ok());
+        assert_eq!(issuer.redeem_code(&code, None, Some("c"), now).err(), Some("Invalid code"));
         assert!(issuer.secrets.contains(&code));
     }
 }

@@ -107,7 +107,7 @@ impl StandIn {
 
     /// A one-time code, as a person is shown it after signing in.
     pub fn mint_code(&self) -> String {
-        self.world.state().issuer.mint_code()
+        self.world.state().issuer.mint_code(None)
     }
 
     /// Changes lifetimes and rotation for what is issued from now on.

@@ -4,6 +4,7 @@
 //! $XDG_STATE_HOME/valetd/      0700, ours, held by a kernel lock on `lock`
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
+//!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
 //!     client.keys.json         0600, the client keys' hashes and rights
 //!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
 //! ```
@@ -39,7 +40,7 @@ use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use lock::lock;
-pub use record::{Credential, NewCredential, Record, Servers, SetAside};
+pub use record::{Credential, NewCredential, Record, Servers, SetAside, Trial};
 
 /// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
 /// having read it: how credentials are sealed at rest will be said there.
@@ -183,6 +184,11 @@ impl Store {
         steps().map_err(|error| io_error("remove", &self.path(account), error))
     }
 
+    /// Forgets a sign-in that is under way in a browser. One that cannot be removed is of no use soon.
+    pub fn forget_pending(&self, account: &AccountId) {
+        let _ = self.disk().remove(&pending_name(account));
+    }
+
     /// Reads a file that is no account's; `None` if there is none. Its name has a dot before the last one.
     ///
     /// # Errors
@@ -253,6 +259,36 @@ impl Store {
     }
 }
 
+/// Small files in the store's folder that are no records: they are read and replaced without its lock, which a daemon may
+/// hold.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    folder: PathBuf,
+    disk: FolderDisk,
+}
+
+impl Beside {
+    /// Opens the folder, and makes it if it is missing.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        Ok(Self { folder: dir.to_owned(), disk: FolderDisk::new(OwnFolder::open_or_make(dir)?) })
+    }
+
+    /// A whole file, if it is there and ours.
+    pub(crate) fn read(&mut self, name: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        self.disk.read(name).ok().flatten()
+    }
+
+    /// Replaces a file, for us alone.
+    pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        replace(&mut self.disk, name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
+    }
+
+    /// Removes a file. One that cannot be removed is of no use soon.
+    pub(crate) fn remove(&mut self, name: &str) {
+        let _ = self.disk.remove(name);
+    }
+}
+
 /// What a file that could not be read has in its new name, before a number.
 const CORRUPT: &str = ".corrupt-";
 
@@ -260,6 +296,11 @@ const CORRUPT: &str = ".corrupt-";
 
 fn file_name(account: &AccountId) -> String {
     format!("{account}.json")
+}
+
+/// Of the sign-in that is under way in a browser.
+pub(crate) fn pending_name(account: &AccountId) -> String {
+    format!("{account}.sign-in.json")
 }
 
 fn temporary_name(name: &str) -> String {

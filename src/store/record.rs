@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId, Origin, provider};
+use crate::oauth::{Grant, GrantType};
 use crate::renewal::Why;
 use crate::secret::Secret;
 
@@ -61,6 +62,22 @@ pub struct NewCredential {
     /// The servers that were configured where the person signed in, if that is known: the account as it is saved may
     /// name others by now.
     pub servers: Option<Servers>,
+    /// Whether it is tried before it takes the place of what is stored.
+    pub trial: Trial,
+}
+
+/// Whether a credential that is handed in is tried (one renewal) before it takes the place of what is stored. What the
+/// server refuses in a trial never does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trial {
+    /// Only what has worked takes the place of what is stored. Where nothing is stored, as [`Trial::Preferred`].
+    #[default]
+    Required,
+    /// What could not be tried is taken all the same: the server has just issued it, and nobody else has it.
+    Preferred,
+    /// It is believed: there may be no network.
+    Skipped,
 }
 
 /// The servers that a credential may be sent to.
@@ -83,11 +100,27 @@ impl Servers {
     }
 }
 
+impl Credential {
+    /// What is presented to the authorization server by an account that renews with `grant`.
+    pub fn grant(self, grant: GrantType) -> Grant {
+        match (grant, self) {
+            (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
+            (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
+                Grant::Password { username, password }
+            }
+            (_, Credential { refresh_token: Some(refresh_token), .. }) => Grant::RefreshToken(refresh_token),
+            (_, Credential { password: Some((username, password)), .. }) => Grant::Password { username, password },
+            (_, Credential { refresh_token: None, password: None }) => Grant::ClientCredentials,
+        }
+    }
+}
+
 impl NewCredential {
-    /// One of which nothing more is known than the servers that it may be sent to: those of the account.
+    /// One of which nothing more is known than the servers that it may be sent to: those of the account. It is tried first.
     pub fn of(account: &Account, credential: Credential) -> Self {
         let servers = Some(Servers::of(account));
-        Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers }
+        let trial = Trial::Required;
+        Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers, trial }
     }
 }
 
@@ -122,7 +155,7 @@ impl Record {
 
     /// A record without a past. `unix_now` is the wall clock, in Unix seconds.
     pub fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
-        let NewCredential { credential, client_id, refresh_lifetime, identity, servers } = new;
+        let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial: _ } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
             account: account.id.clone(),

@@ -73,7 +73,7 @@ upstream = "{api.url}"
         assert len(tokens) >= 5, f"{len(tokens)} tokens"
         same(valetd.account("gdh")["credential"]["generation"], 1, "the credential's generation")
     with check("the twin: a made-up refresh token meets NotAuthorizedException and needs a person"):
-        done = run([VALETD, "login", "gdh", "--refresh-token-stdin"], input="made-up", env=valetd.environment())
+        done = run([VALETD, "login", "gdh", "--refresh-token-stdin", "--untried"], input="made-up", env=valetd.environment())
         assert done.returncode != 0, "it signs in"
         account = valetd.until("gdh", lambda account: account["state"] == "sign-in-required")
         same((account["why_code"], account["last_failure"]["oauth_error"]), ("revoked", "NotAuthorizedException"))

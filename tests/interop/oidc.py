@@ -110,7 +110,7 @@ upstream = "{places['api']}"
     with check("the others are not touched by it"):
         same(ask(valetd.url("machine-post", "hello"))[0], 200, "the answer")
     with check("a refresh token that the server refuses needs a person, and is said to be revoked"):
-        done = run([VALETD, "login", "public", "--refresh-token-stdin"], input="made-up", env=valetd.environment())
+        done = run([VALETD, "login", "public", "--refresh-token-stdin", "--untried"], input="made-up", env=valetd.environment())
         assert done.returncode != 0, "the login succeeds"
         account = valetd.until("public", lambda account: account["state"] == "sign-in-required")
         same(account["why_code"], "revoked", "why")

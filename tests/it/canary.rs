@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
@@ -16,6 +17,7 @@ use crate::support::{Daemon, Home, eventually, get, send, words};
 const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
 /// Libraries too, which are quiet unless they are named.
 const NOISIEST: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,tokio_rustls=trace,notify=trace";
+const VERIFIER: &str = "verifier-canary-dBjftJeZ4CVP-mB92K27uhbUJU1p";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -187,7 +189,12 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let address = daemon.status()["daemon"]["listen"][0].as_str().expect("one").to_owned();
 
     // sign in, in every way, also wrongly
+    // one with a verifier at hand
+    let until = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 300;
+    let pending = json!({"state": "s", "verifier": VERIFIER, "until": until}).to_string();
+    fs::write(home.path("state/valetd/id.sign-in.json"), pending).expect("written");
     heard.command(&home, &["login", "id", "--code", "not-a-code-at-all"], "");
+    assert!(!home.path("state/valetd/id.sign-in.json").exists(), "the verifier was used");
     heard.command(&home, &["login", "pw", "--username", USERNAME, "--password-stdin"], "wrong password of mine");
     heard.command(&home, &["login", "id", "--code", &gdh.mint_code()], "");
     heard.command(&home, &["login", "pw", "--username", USERNAME, "--password-stdin"], PASSWORD);
@@ -252,7 +259,7 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
 
     let mut secrets = gdh.secrets();
     secrets.extend(gbdx.secrets());
-    secrets.extend([PASSWORD, CLIENT_SECRET, CLIENTS_OWN, "wrong password of mine"].map(str::to_owned));
+    secrets.extend([PASSWORD, CLIENT_SECRET, CLIENTS_OWN, VERIFIER, "wrong password of mine"].map(str::to_owned));
     let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
     eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
     assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");

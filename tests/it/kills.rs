@@ -427,7 +427,7 @@ fn a_symbolic_link_in_place_of_the_file_is_neither_read_nor_written_through() {
     let before = fs::read(&elsewhere).expect("read");
     let (_, why) = unusable(&home);
     assert!(why.contains("is a symbolic link"), "{why}");
-    let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], server.sign_in().expose());
+    let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], server.sign_in().expose());
     assert!(!login.status.success(), "{}", words(&login));
     assert!(words(&login).contains("is a symbolic link: move it away"), "{}", words(&login));
     assert_eq!(fs::read(&elsewhere).expect("read"), before);
@@ -471,7 +471,7 @@ fn a_file_of_a_later_version_is_left_alone_also_by_a_sign_in() {
     fs::write(file(&home), &later).expect("written");
     let (_, why) = unusable(&home);
     assert!(why.contains("was written by a later valetd (format 99"), "{why}");
-    let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], server.sign_in().expose());
+    let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], server.sign_in().expose());
     assert!(!login.status.success() && words(&login).contains("later valetd"), "{}", words(&login));
     assert_eq!(fs::read_to_string(file(&home)).expect("read"), later);
 }

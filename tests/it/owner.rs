@@ -87,7 +87,7 @@ fn two_sign_ins_at_once_without_a_daemon_leave_one_of_them_whole() {
     let children = tokens.each_ref().map(|token| {
         let input = home.path(&format!("token-{}", token.fingerprint()));
         fs::write(&input, token.expose()).expect("written");
-        home.valetd(&["login", "lab", "--refresh-token-stdin"])
+        home.valetd(&["login", "lab", "--refresh-token-stdin", "--untried"])
             .stdin(File::open(input).expect("opened"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -131,7 +131,7 @@ fn a_login_without_a_daemon_takes_the_lock() {
     let before = fs::read(home.path("state/valetd/lab.json")).expect("read");
     let lock = File::options().read(true).write(true).open(home.path("state/valetd/lock")).expect("the lock's file");
     lock.lock().expect("free");
-    let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], server.sign_in().expose());
+    let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], server.sign_in().expose());
     assert_eq!(login.status.code(), Some(1), "{}", words(&login));
     assert!(words(&login).contains("holds"), "{}", words(&login));
     assert_eq!(fs::read(home.path("state/valetd/lab.json")).expect("read"), before);

@@ -75,7 +75,7 @@ fn root_is_a_client_only_where_it_is_named() {
     let home = Home::with(&config(""));
     let Some(daemon) = start_as_nobody(&home) else { return };
     let token = server.sign_in();
-    owners(&home, &["login", "lab", "--refresh-token-stdin"], token.expose());
+    owners(&home, &["login", "lab", "--refresh-token-stdin", "--untried"], token.expose());
     daemon.until("lab", "usable"); // the control socket hears root
     let refused = lab::ping(&address(&daemon));
     assert_eq!(refused.status, 403, "{}", daemon.log());

@@ -15,7 +15,7 @@ use crate::platform::clock::Clock;
 use crate::renewal::{AccountSnapshot, Phase, Policy, RenewalId, Why};
 use crate::renewer::machines::Renewer;
 use crate::secret::Secret;
-use crate::store::{Credential, Store};
+use crate::store::{Credential, Store, Trial};
 use crate::timestamp::Timestamp;
 use crate::token_source::Demand;
 
@@ -476,6 +476,7 @@ impl History {
                 refresh_lifetime: None,
                 identity: None,
                 servers: None,
+                trial: Trial::Skipped,
             }
         };
         let now = self.now();

@@ -56,8 +56,12 @@ impl Terminal {
 
     pub fn answer(&mut self, question: &str, line: &str) -> String {
         let before = self.until(question);
-        self.keys.write_all(format!("{line}\r").as_bytes()).expect("typed");
+        self.type_line(line);
         before
+    }
+
+    pub fn type_line(&mut self, line: &str) {
+        self.keys.write_all(format!("{line}\r").as_bytes()).expect("typed");
     }
 
     /// Waits for its end. Returns its exit code, and all that was shown.

@@ -1,0 +1,169 @@
+//! What is handed in is tried before it takes the place of what works: one renewal with it, beside the machine, which goes
+//! on with the credential at hand meanwhile. The answer is that of the new credential's first renewal, whichever it is: no
+//! server is asked twice for it.
+//!
+//! A refusal of the credential keeps it out. So does an answer that never came, where something else is stored; it is
+//! asked for once more at once first, for servers with a grace period. Whoever has handed it in has it still.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::account::{AccountState, Trying};
+use super::machines::{Renewer, no_account};
+use super::world::{SavedReply, World};
+use crate::accounts::{NewCredential, RequestError};
+use crate::config::AccountId;
+use crate::oauth::{GrantType, Tokens};
+use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
+use crate::store::{Record, Servers, Trial};
+use crate::timestamp::Timestamp;
+use crate::token_endpoint::GrantFailure;
+
+/// Where the numbers of trials begin: far from those of renewals, which grow from 1.
+const FIRST_TRIAL: u64 = 1 << 63;
+
+impl<W: World> Renewer<W> {
+    /// A person has signed in: tries the credential where that is wanted, and takes it over. The reply comes when that is
+    /// done, or why not.
+    pub(super) fn replace(&mut self, id: &AccountId, mut new: NewCredential, reply: SavedReply, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else {
+            let _ = reply.send(Err(RequestError::Refused(no_account(id))));
+            return;
+        };
+        if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
+            // presented a second time beside the machine's own renewal, it would look stolen
+            info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");
+            let _ = reply.send(Ok(()));
+            return self.handle(id, Event::Asked, now);
+        }
+        let is_wanted = match new.trial {
+            Trial::Required | Trial::Preferred => state.account.grant != GrantType::ClientCredentials,
+            Trial::Skipped => false,
+        };
+        if !is_wanted {
+            return self.take(id, new, None, reply, now);
+        }
+        if self.is_stopping {
+            let _ = reply.send(Err(RequestError::Stopping));
+            return;
+        }
+        if state.trials.iter().any(|trial| trial.new.credential == new.credential) {
+            let _ = reply.send(Err(RequestError::Refused("this very credential is being tried already".to_owned())));
+            return;
+        }
+        let account = state.account.clone();
+        new.servers.get_or_insert_with(|| Servers::of(&account));
+        new.client_id = new.client_id.or_else(|| account.client_id.clone());
+        let renewal = RenewalId(0); // it gets its number when it is sent
+        let trial = Trying { renewal, new, asked: account, since: now, answer_lost: false, reply };
+        let record = Record::new(&trial.asked, 0, trial.new.clone(), 0);
+        if !record.was_issued_to(&trial.asked) {
+            let words = format!("not tried: {}", Why::IssuedElsewhere);
+            return self.untried(id, trial, None, words, now);
+        }
+        self.send_trial(id, trial);
+    }
+
+    fn send_trial(&mut self, id: &AccountId, trial: Trying) {
+        self.tickets += 1;
+        let renewal = RenewalId(FIRST_TRIAL + self.tickets);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let grant = trial.new.credential.clone().grant(trial.asked.grant);
+        let asked = trial.asked.clone();
+        state.owed.push((renewal, asked.clone()));
+        state.trials.push(Trying { renewal, ..trial });
+        self.world.redeem(asked, renewal, grant);
+    }
+
+    /// The answer to a trial.
+    pub(super) fn judge(
+        &mut self,
+        id: &AccountId,
+        mut trial: Trying,
+        answer: Result<Tokens, GrantFailure>,
+        now: Timestamp,
+    ) {
+        let failure = match answer {
+            Ok(tokens) => return self.worked(id, trial, tokens, now),
+            Err(failure) => failure,
+        };
+        match failure.failure {
+            Failure::Ambiguous if !trial.answer_lost && !self.is_stopping => {
+                warn!(account = %id, error = %failure.detail, "the answer to a trial was lost; it is asked for once more");
+                trial.answer_lost = true;
+                self.count(id);
+                self.send_trial(id, trial);
+            }
+            // that the client or the configuration is refused says nothing of the credential
+            Failure::Ambiguous | Failure::Transient { .. } | Failure::Permanent(Why::ClientRefused) => {
+                let words = format!("not tried: {}", failure.detail);
+                self.untried(id, trial, Some(failure), words, now);
+            }
+            Failure::Permanent(_) => {
+                self.count(id);
+                let credential = &mut trial.new.credential;
+                if credential.password.is_some() && credential.refresh_token.take().is_some() && !self.is_stopping {
+                    return self.send_trial(id, trial);
+                }
+                warn!(account = %id, error = %failure.detail, "what was handed in is refused; nothing changes");
+                let lost = if trial.answer_lost { "an answer was lost, and now it is refused: " } else { "" };
+                let _ = trial.reply.send(Err(RequestError::CredentialRefused(format!("{lost}{}", failure.detail))));
+            }
+        }
+    }
+
+    /// It has worked: what the answer brought takes the place of what is stored.
+    fn worked(&mut self, id: &AccountId, trial: Trying, mut tokens: Tokens, now: Timestamp) {
+        let Trying { mut new, asked, since, reply, .. } = trial;
+        if let Some(refresh_token) = tokens.refresh_token.clone().filter(|token| !token.is_empty()) {
+            new.credential.refresh_token = Some(refresh_token);
+        }
+        // lives count from the start of the request; the machine counts from when it takes the answer
+        let taken = now.since(since);
+        let left = |life: Option<Duration>| life.map(|life| life.saturating_sub(taken));
+        tokens.lifetime = left(tokens.lifetime);
+        tokens.refresh_lifetime = left(tokens.refresh_lifetime);
+        new.refresh_lifetime = tokens.refresh_lifetime.map(|life| life.as_secs()).or(new.refresh_lifetime);
+        let is_the_same = |state: &AccountState| !asked.security_relevant_change(&state.account);
+        let is_usable = !self.is_stopping && self.accounts.get(id).is_some_and(is_the_same);
+        self.take(id, new, is_usable.then_some(Ok(tokens)), reply, now);
+    }
+
+    /// Nobody knows whether it works.
+    fn untried(&mut self, id: &AccountId, trial: Trying, failure: Option<GrantFailure>, words: String, now: Timestamp) {
+        let Trying { new, reply, .. } = trial;
+        let is_kept = self.accounts.get(id).is_some_and(|state| state.record.is_some());
+        if new.trial == Trial::Required && is_kept {
+            warn!(account = %id, "what was handed in is {words}; nothing changes");
+            if failure.is_some() {
+                self.count(id);
+            }
+            let _ = reply.send(Err(RequestError::CredentialUntried(words)));
+            return;
+        }
+        self.take(id, new, failure.map(Err), reply, now);
+    }
+
+    /// Counts a request that no renewal takes for its own.
+    fn count(&mut self, id: &AccountId) {
+        if let Some(state) = self.accounts.get_mut(id) {
+            state.token_requests += 1;
+        }
+    }
+}
+
+impl AccountState {
+    /// Whether a credential that is handed in is the one at hand.
+    fn has_at_hand(&self, new: &NewCredential) -> bool {
+        let at_hand = self.record.as_ref().map(|record| &record.credential);
+        new.credential.refresh_token.is_some() && at_hand == Some(&new.credential)
+    }
+
+    /// Somebody signs out: what is being tried is not wanted any more.
+    pub(super) fn end_trials(&mut self) {
+        for Trying { reply, .. } in self.trials.drain(..) {
+            let _ = reply.send(Err(RequestError::Refused("somebody has signed out meanwhile".to_owned())));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A sign-in that was begun in a browser and has not come back yet: what its answer is checked with.
+//!
+//! It is kept in the state folder for ten minutes (mode 0600), for `login --code` in another process, and is removed
+//! after use and at a sign-out.
+
+use std::path::Path;
+
+use aws_lc_rs::{digest, rand};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::pasted::{NotACode, Pasted};
+use crate::config::{Account, AccountId};
+use crate::platform::clock::unix_seconds;
+use crate::secret::Secret;
+use crate::store::{Beside, StoreError, pending_name};
+
+/// How long a sign-in may take: ten minutes, as codes live at the most (RFC 6749 section 4.1.2).
+const LIFE: u64 = 600;
+
+/// What belongs to one authorization request.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PendingSignIn {
+    /// `state` (RFC 6749 section 10.12): the answer names it.
+    pub(super) state: String,
+    /// What the code challenge was made of (RFC 7636); `None` where the page's own address states a challenge.
+    pub(super) verifier: Option<Secret>,
+    /// Unix seconds.
+    until: u64,
+}
+
+impl PendingSignIn {
+    /// A new one, of 128 bits of state and a verifier of 256.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no random numbers.
+    pub fn begin(account: &Account) -> Result<Self, &'static str> {
+        let page = account.server.login_page.as_ref().map(ToString::to_string).unwrap_or_default();
+        let own_query = page.split_once('?').map_or("", |(_, query)| query);
+        let own =
+            |name: &str| form_urlencoded::parse(own_query.as_bytes()).find(|(own, _)| own == name).map(|(_, v)| v);
+        let state = match own("state") {
+            Some(state) => state.into_owned(),
+            None => random::<16>()?.expose().to_owned(),
+        };
+        let verifier = if own("code_challenge").is_some() { None } else { Some(random::<32>()?) };
+        Ok(Self { state, verifier, until: unix_seconds() + LIFE })
+    }
+
+    /// The code challenge of method S256 (RFC 7636 section 4.2).
+    pub(super) fn challenge(&self) -> Option<String> {
+        let verifier = self.verifier.as_ref()?;
+        let digest = digest::digest(&digest::SHA256, verifier.expose().as_bytes());
+        Some(BASE64_URL_SAFE_NO_PAD.encode(digest))
+    }
+
+    /// Keeps it for another process.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn save(&self, state_dir: &Path, account: &AccountId) -> Result<(), StoreError> {
+        let Self { state, verifier, until } = self;
+        let text = json!({ "state": state, "verifier": verifier.as_ref().map(Secret::expose), "until": until });
+        Beside::open(state_dir)?.write(&pending_name(account), Secret::new(text.to_string()).expose().as_bytes())
+    }
+
+    /// The account's, if one was begun in the last ten minutes. An older one is removed.
+    pub fn load(state_dir: &Path, account: &AccountId) -> Option<Self> {
+        let now = unix_seconds();
+        let bytes = Beside::open(state_dir).ok()?.read(&pending_name(account))?;
+        let pending: Option<Self> = serde_json::from_slice(&bytes).ok();
+        let pending = pending.filter(|pending| (now..=now + LIFE).contains(&pending.until));
+        if pending.is_none() {
+            Self::forget(state_dir, account);
+        }
+        pending
+    }
+
+    /// It has been used, or is not wanted any more.
+    pub fn forget(state_dir: &Path, account: &AccountId) {
+        if let Ok(mut folder) = Beside::open(state_dir) {
+            folder.remove(&pending_name(account));
+        }
+    }
+
+    /// Whether what came back answers this request: an address must name its `state`, and, if it names an issuer (RFC
+    /// 9207), one of the account's servers. A code alone names neither; the server compares it with the verifier. Pure.
+    ///
+    /// # Errors
+    ///
+    /// [`NotACode`], if it does not.
+    pub fn check(&self, account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
+        if !pasted.is_address {
+            return Ok(());
+        }
+        match &pasted.state {
+            Some(state) if *state == self.state => {}
+            Some(_) => return Err(NotACode::OtherSignIn),
+            None => return Err(NotACode::NoState),
+        }
+        check_issuer(account, pasted)
+    }
+}
+
+/// Whether the issuer that an address names, if it does, is one of the account's servers.
+///
+/// # Errors
+///
+/// [`NotACode::OtherIssuer`], if it is not.
+pub fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
+    let Some(issuer) = &pasted.issuer else { return Ok(()) };
+    // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has
+    let origin = crate::config::Endpoint::parse(issuer).ok().map(|endpoint| endpoint.origin);
+    let is_ours = account.server.endpoints().any(|(_, endpoint)| Some(&endpoint.origin) == origin.as_ref());
+    if is_ours { Ok(()) } else { Err(NotACode::OtherIssuer) }
+}
+
+fn random<const BYTES: usize>() -> Result<Secret, &'static str> {
+    let mut bytes = zeroize::Zeroizing::new([0; BYTES]);
+    rand::fill(bytes.as_mut_slice()).map_err(|_| "the system's random numbers cannot be had")?;
+    Ok(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::pasted::recognise;
+    use super::*;
+    use crate::config::testing::account;
+
+    const PAGE: &str = "sign_in = [\"paste\"]\nlogin_page = \"https://auth.example/login\"\n";
+
+    fn pending() -> PendingSignIn {
+        // RFC 7636 appendix B
+        let verifier = Some(Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"));
+        PendingSignIn { state: "s1".to_owned(), verifier, until: unix_seconds() + 5 }
+    }
+
+    #[test]
+    fn the_challenge_is_that_of_rfc_7636() {
+        assert_eq!(pending().challenge().as_deref(), Some("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"));
+    }
+
+    #[test]
+    fn each_sign_in_has_a_state_and_a_verifier_of_its_own() {
+        let account = account("gdh", PAGE);
+        let [one, other] = [0, 1].map(|_| PendingSignIn::begin(&account).unwrap());
+        assert_ne!(one.state, other.state);
+        assert_ne!(one.verifier, other.verifier);
+        assert_eq!((one.state.len(), one.verifier.unwrap().expose().len()), (22, 43));
+    }
+
+    #[test]
+    fn what_a_pages_own_address_states_is_not_said_again() {
+        let lines = "sign_in = [\"paste\"]\nlogin_page = \"https://a.example/l?state=own&code_challenge=c\"\n";
+        let pending = PendingSignIn::begin(&account("gdh", lines)).unwrap();
+        assert_eq!((pending.state.as_str(), pending.verifier), ("own", None));
+    }
+
+    #[test]
+    fn what_came_back_must_answer_this_sign_in_and_come_from_this_server() {
+        let account = account("gdh", PAGE);
+        let issuer = |host: &str| format!("https://x.example/cb?code=c&state=s1&iss=https%3A%2F%2F{host}%2Frealms%2Fr");
+        let at = |query: &str| format!("https://x.example/cb?{query}");
+        let rows = [
+            ("a bare code", "0f8fad5b-d9cb-469f-a165-70867728950e".to_owned(), Ok(())),
+            ("its state", at("code=c&state=s1"), Ok(())),
+            ("in the fragment", "https://x.example/cb#code=c&state=s1".to_owned(), Ok(())),
+            ("the query alone", "?code=c&state=s1".to_owned(), Ok(())),
+            ("another state", at("code=c&state=s2"), Err(NotACode::OtherSignIn)),
+            ("a longer state", at("code=c&state=s11"), Err(NotACode::OtherSignIn)),
+            ("another case", at("code=c&state=S1"), Err(NotACode::OtherSignIn)),
+            ("no state", at("code=c"), Err(NotACode::NoState)),
+            ("an empty state", at("code=c&state="), Err(NotACode::NoState)),
+            ("its issuer", issuer("auth.example"), Ok(())),
+            ("another issuer", issuer("evil.example"), Err(NotACode::OtherIssuer)),
+            ("another port", issuer("auth.example%3A444"), Err(NotACode::OtherIssuer)),
+            ("a longer name", issuer("auth.example.evil.example"), Err(NotACode::OtherIssuer)),
+            ("a user name", issuer("auth.example%40evil.example"), Err(NotACode::OtherIssuer)),
+            ("no address", at("code=c&state=s1&iss=auth.example"), Err(NotACode::OtherIssuer)),
+        ];
+        for (case, text, expected) in rows {
+            let pasted = recognise(&text).expect(case);
+            assert_eq!(pending().check(&account, &pasted), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn it_is_kept_for_its_time_and_for_us_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("valetd");
+        let id = AccountId::new("lab").unwrap();
+        assert_eq!(PendingSignIn::load(&state_dir, &id), None);
+        pending().save(&state_dir, &id).unwrap();
+        let file = state_dir.join("lab.sign-in.json");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(PendingSignIn::load(&state_dir, &id).unwrap().verifier, pending().verifier);
+        for until in [0, unix_seconds() - 1, unix_seconds() + 2 * LIFE] {
+            PendingSignIn { until, ..pending() }.save(&state_dir, &id).unwrap();
+            assert_eq!(PendingSignIn::load(&state_dir, &id), None, "{until}");
+            assert!(!file.exists(), "{until}");
+        }
+        pending().save(&state_dir, &id).unwrap();
+        PendingSignIn::forget(&state_dir, &id);
+        assert!(!file.exists());
+    }
+}

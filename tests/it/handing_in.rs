@@ -1,0 +1,234 @@
+//! What is handed in is tried before it takes the place of what works; and what comes back from a browser is checked.
+
+use std::fs;
+
+use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
+
+use crate::support::lab::{self, Server, address, ping, rotating};
+use crate::support::terminal::Terminal;
+use crate::support::{Home, VALETD, get, mode, words};
+
+const HAND_IN: &[&str] = &["login", "lab", "--refresh-token-stdin"];
+
+fn record(home: &Home) -> String {
+    fs::read_to_string(home.path("state/valetd/lab.json")).unwrap_or_default()
+}
+
+#[test]
+fn a_wrong_token_replaces_nothing_that_works_with_and_without_a_daemon() {
+    for rotation in [Rotation::Off, Rotation::Strict] {
+        let server = Server::start(Provider::Gdh, rotating(rotation));
+        let home = lab::home(&server, "", "", "");
+        let before = record(&home);
+        let refused = home.run_with_input(HAND_IN, "made-up");
+        assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
+        assert!(words(&refused).contains("invalid_grant"), "{}", words(&refused));
+        assert_eq!(record(&home), before);
+
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        let generation = daemon.account("lab")["credential"]["generation"].clone();
+        let refused = home.run_with_input(HAND_IN, "made-up");
+        assert_eq!(refused.status.code(), Some(1), "{}", words(&refused));
+        assert_eq!(daemon.account("lab")["credential"]["generation"], generation);
+        assert_eq!(ping(&address(&daemon)).status, 200);
+        assert_eq!(lab::renew(&daemon)["state"], "usable", "its refresh token works as before");
+    }
+}
+
+#[test]
+fn a_good_token_takes_the_place_of_another_with_one_renewal() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let home = lab::home(&server, "", "", "");
+    let done = home.run_with_input(HAND_IN, server.sign_in().expose());
+    assert!(done.status.success(), "{}", words(&done));
+    assert_eq!(server.issued(), 1, "it was tried");
+    assert!(record(&home).contains(&server.newest_refresh_token()), "what the trial brought is kept");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let before = server.log().token_calls.len();
+    let done = home.run_with_input(HAND_IN, server.sign_in().expose());
+    assert!(done.status.success() && words(&done).contains("usable for"), "{}", words(&done));
+    assert_eq!(server.log().token_calls.len(), before + 1, "its trial is its first renewal");
+    assert_eq!(server.log().reuse_detected, 0);
+    assert_eq!(ping(&address(&daemon)).status, 200);
+}
+
+#[test]
+fn without_an_answer_the_old_one_stays_unless_the_new_one_is_to_be_believed() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let nothing = Behaviour::Status(503, String::new(), Vec::new());
+    for is_running in [false, true] {
+        server.behave(Behaviour::Normal, None);
+        let daemon = is_running.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        for behaviour in [nothing.clone(), Behaviour::ResetBefore, Behaviour::Html] {
+            server.behave(behaviour.clone(), None);
+            let before = record(&home);
+            let kept = home.run_with_input(HAND_IN, server.sign_in().expose());
+            assert_eq!(kept.status.code(), Some(1), "{behaviour:?}: {}", words(&kept));
+            assert!(words(&kept).contains("--untried"), "{behaviour:?}: {}", words(&kept));
+            assert_eq!(record(&home), before, "{behaviour:?}");
+        }
+        let new = server.sign_in();
+        let believed = home.run_with_input(&[HAND_IN, &["--untried"]].concat(), new.expose());
+        assert!(is_running || believed.status.success(), "{}", words(&believed));
+        assert!(record(&home).contains(new.expose()), "{}", words(&believed));
+        server.behave(Behaviour::Normal, None);
+    }
+}
+
+#[test]
+fn an_answer_that_is_lost_once_is_asked_for_again_where_the_server_has_a_grace_period() {
+    let grace = Rotation::Grace(std::time::Duration::from_secs(60));
+    let server = Server::start(Provider::Gdh, rotating(grace));
+    let home = lab::home(&server, "", "", "");
+    for is_running in [false, true] {
+        let daemon = is_running.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        server.behave(Behaviour::ResetAfter, Some(1));
+        let done = home.run_with_input(HAND_IN, server.sign_in().expose());
+        assert!(done.status.success(), "{is_running}: {}", words(&done));
+        assert!(record(&home).contains(&server.newest_refresh_token()), "{is_running}");
+    }
+}
+
+#[test]
+fn standard_input_is_cleaned_where_it_is_certain_and_refused_in_words_where_it_is_not() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "", "");
+    for clinging in ["\u{feff}@\r\n", "\"@\"\n", "export GDH_REFRESH_TOKEN='@'\n", "{\"refresh_token\": \"@\"}\n"] {
+        let token = server.sign_in();
+        let done = home.run_with_input(HAND_IN, &clinging.replace('@', token.expose()));
+        assert!(done.status.success(), "{clinging:?}: {}", words(&done));
+        assert!(record(&home).contains(token.expose()), "{clinging:?}");
+    }
+    let before = (record(&home), server.log().token_calls.len());
+    for unclear in ["one\ntwo\n", "null\n", "{\"access_token\": \"a\"}", "Bearer abc", "\"abc", "$TOKEN"] {
+        let refused = home.run_with_input(HAND_IN, unclear);
+        assert!(!refused.status.success(), "{unclear:?}");
+        assert!(words(&refused).contains("reading the refresh token"), "{unclear:?}: {}", words(&refused));
+        assert_eq!((record(&home), server.log().token_calls.len()), before, "{unclear:?}: nothing was sent");
+    }
+}
+
+#[test]
+fn user_name_and_password_in_gbdx_auths_file_are_one_password_grant() {
+    let server = Server::start(Provider::Gbdx, Options::default());
+    let home = Home::with(&format!(
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{}\"\nupstream = \"{}\"\nsign_in = [\"password\"]\n\
+         import = [{{ gbdx_config = \"~/.gbdx-config\" }}]\n",
+        server.token_endpoint(),
+        server.url(),
+    ));
+    let file = home.path(".gbdx-config");
+    fs::write(&file, format!("[gbdx]\nuser_name = {USERNAME}\nuser_password = {PASSWORD}\n")).expect("written");
+    let done = home.run(&["login", "lab", "--import"]);
+    assert!(done.status.success(), "{}", words(&done));
+    assert!(record(&home).contains(&server.newest_refresh_token()) && !record(&home).contains(PASSWORD));
+    let asked: Vec<String> = server.log().token_calls.iter().map(|call| call.grant.clone()).collect();
+    assert_eq!(asked.iter().filter(|grant| *grant == "password").count(), 1, "{asked:?}");
+
+    fs::write(&file, format!("[gbdx]\nuser_name = {USERNAME}\nuser_password = wrong\n")).expect("written");
+    let before = record(&home);
+    let refused = home.run(&["login", "lab", "--import"]);
+    assert!(!refused.status.success() && record(&home) == before, "{}", words(&refused));
+}
+
+/// An account that is signed in to on the stand-in's own page.
+fn on_a_page(server: &Server) -> Home {
+    Home::with(&format!(
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{0}\"\nrevocation_endpoint = \"{1}/oauth2/revoke\"\n\
+         client_id = \"lab\"\nupstream = \"{1}\"\nsign_in = [\"paste\"]\n\
+         login_page = \"{1}/login?response_type=code\"\nredirect_uri = \"{1}/validate-code.html\"\n",
+        server.token_endpoint(),
+        server.url(),
+    ))
+}
+
+/// Where a browser ends that opens an address of the server's.
+fn browse(server: &Server, url: &str) -> String {
+    let path = url.strip_prefix(server.url()).expect("the server's own page");
+    let answer = get(&server.address().to_string(), path).expect("an answer");
+    answer.header("location").expect("a redirect").to_owned()
+}
+
+fn shown_address(terminal: &mut Terminal, server: &Server) -> String {
+    terminal.until(server.url());
+    let rest = terminal.until("\r\n");
+    format!("{}{}", server.url(), rest.trim())
+}
+
+#[test]
+fn every_address_that_is_shown_has_a_state_and_a_challenge_and_its_answer_is_checked() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = on_a_page(&server);
+    let pending = home.path("state/valetd/lab.sign-in.json");
+    let line = format!("'{VALETD}' login lab --no-browser");
+
+    // the address that it ends on, after others were refused
+    let mut terminal = Terminal::open(&home, &line);
+    let url = shown_address(&mut terminal, &server);
+    for parameter in ["&state=", "&code_challenge=", "&code_challenge_method=S256", "response_type=code"] {
+        assert!(url.contains(parameter), "{parameter}: {url}");
+    }
+    terminal.until("Code: ");
+    assert_eq!(mode(&pending), 0o600);
+    let end = browse(&server, &url);
+    terminal.type_line(&end.replace("state=", "state=x"));
+    terminal.until("answers another sign-in");
+    terminal.answer("Code: ", &format!("{end}&iss=https://evil.example"));
+    terminal.until("another authorization server");
+    terminal.answer("Code: ", &end);
+    terminal.until("lab: signed in");
+    assert_eq!(terminal.exit().0, Some(0));
+    assert!(!pending.exists(), "it has been used");
+
+    // a code alone: the server compares it with the verifier, and one of another request is worth nothing
+    let stolen = browse(&server, &format!("{}/login?code_challenge=of-somebody-else", server.url()));
+    let stolen = stolen.split("code=").nth(1).expect("a code").to_owned();
+    let before = record(&home);
+    let mut terminal = Terminal::open(&home, &line);
+    terminal.answer("Code: ", &stolen);
+    terminal.until("invalid_grant");
+    assert_eq!(terminal.exit().0, Some(1));
+    assert_eq!(record(&home), before);
+}
+
+#[test]
+fn a_code_on_the_command_line_answers_the_sign_in_that_was_begun_here() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = on_a_page(&server);
+    let pending = home.path("state/valetd/lab.sign-in.json");
+    let begin = || {
+        let mut terminal = Terminal::open(&home, &format!("'{VALETD}' login lab --no-browser"));
+        let url = shown_address(&mut terminal, &server);
+        terminal.answer("Code: ", "\x03");
+        assert_eq!(terminal.exit().0, Some(130));
+        assert!(pending.exists(), "it is kept for another process");
+        browse(&server, &url)
+    };
+    let end = begin();
+    let foreign = home.run(&["login", "lab", "--code", &end.replace("state=", "state=x")]);
+    assert!(!foreign.status.success() && words(&foreign).contains("another sign-in"), "{}", words(&foreign));
+    let done = home.run(&["login", "lab", "--code", &end]);
+    assert!(done.status.success() && !words(&done).contains("nothing could be checked"), "{}", words(&done));
+    assert!(!pending.exists());
+
+    // without one it works as ever, and says so
+    let done = home.run(&["login", "lab", "--code", &server.mint_code()]);
+    assert!(done.status.success() && words(&done).contains("nothing could be checked"), "{}", words(&done));
+
+    // a sign-out forgets it, with and without a daemon
+    for is_running in [false, true] {
+        begin();
+        let _daemon = is_running.then(|| home.start());
+        let done = home.run(&["logout", "lab"]);
+        assert!(done.status.success() && !pending.exists(), "{is_running}: {}", words(&done));
+    }
+}
