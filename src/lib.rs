@@ -37,6 +37,7 @@
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
 //! 0  secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
+//!    spelling                                 secrets in whatever spelling they come back            (pure)
 //! ```
 //!
 //! # Journeys
@@ -92,6 +93,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod sign_in;
 pub(crate) mod span;
+pub(crate) mod spelling;
 pub mod stand_in;
 pub mod stats;
 pub mod store;

@@ -19,6 +19,7 @@ use crate::proxy::policy::guard::{self, Admission};
 use crate::proxy::policy::head::{Head, HeadFlags};
 use crate::proxy::policy::headers::{self, ResponseContext, UpstreamFields};
 use crate::proxy::policy::ingress::Ingress;
+use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::{self, Found};
 use crate::proxy::policy::scope::Scope;
@@ -191,7 +192,13 @@ impl Stage {
             },
         };
         let via = route.config.via.then_some(&self.table.via_response);
-        let context = ResponseContext { via, token: self.token.spelling(), mapping, shared: true, switching: false };
+        let context = ResponseContext {
+            via,
+            confidential: Confidential::of(&self.token, None),
+            mapping,
+            shared: true,
+            switching: false,
+        };
         headers::clean_response(answer, &context).is_ok() && !headers::may_become_document(answer)
     }
 

@@ -5,6 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Body;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
@@ -12,6 +14,7 @@ use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::headers::{self, ResponseContext};
+use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::Found;
 use crate::proxy::replay::Kept;
@@ -77,10 +80,18 @@ pub(crate) fn clean(
         ingress: &connection.ingress,
         shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
     };
+    let confidential = Confidential::of(token, route.edits.secrets.as_deref());
+    if response.extensions().get::<ReasonPhrase>().is_some_and(|phrase| confidential.is_in(phrase.as_bytes())) {
+        response.extensions_mut().remove::<ReasonPhrase>();
+    }
+    if route.config.scrub && !response.body().is_end_stream() && headers::is_encoded(response.headers()) {
+        let detail = "its content is encoded, which nobody asked for, so with `scrub` it cannot be looked through";
+        let detail = detail.to_owned();
+        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_response_content_coding", detail }));
+    }
     let asked = &target.path()[found.prefix..];
     let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
-    let response_context =
-        ResponseContext { via: context.via, token: token.spelling(), mapping, shared: *shared, switching };
+    let response_context = ResponseContext { via: context.via, confidential, mapping, shared: *shared, switching };
     headers::clean_response(response.headers_mut(), &response_context).map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
     if *shared && has_content && headers::may_become_document(response.headers()) {

@@ -102,6 +102,9 @@ async fn carry_out(
 
     let mut authorization = route.authorize(token);
     let (context, switches) = prepare(connection, &table.shared, &caller, &target, &mut request, &authorization);
+    if switches && route.config.scrub {
+        return Err(ProxyError::ForbiddenByScrub);
+    }
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
@@ -385,13 +388,12 @@ async fn after_401(
 fn respond(
     route: &RouteEntry,
     mut response: upstream::Response,
-    token: &Published,
+    token: &Arc<Published>,
     context: &RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
-    let redact = if route.config.scrub { token.spelling().bytes() } else { None };
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), redact)))
+    Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.

@@ -35,6 +35,8 @@ pub(crate) enum ProxyError {
     ForbiddenByRoute,
     /// The route's rules do not let this method and path through.
     ForbiddenByRules,
+    /// The route looks through what comes back, which it cannot where another protocol is switched to.
+    ForbiddenByScrub,
     /// The client key has been used too often.
     TooManyRequests { retry_after: Duration },
     /// We are no forward proxy, and TRACE would show the token (RFC 9110 section 9.3.8).
@@ -109,7 +111,7 @@ impl ProxyError {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
-            Self::ForbiddenByRules | Self::TooManyRequests { .. } => true,
+            Self::ForbiddenByRules | Self::ForbiddenByScrub | Self::TooManyRequests { .. } => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
             Self::AuditUnavailable => false,
@@ -210,6 +212,15 @@ title: "The route does not forward this path",
 proxy_error: "http_request_denied",
 detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
 },
+            Self::ForbiddenByScrub => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "forbidden-by-route",
+                title: "The route does not switch protocols",
+                proxy_error: "http_request_denied",
+                detail: "The request asks to switch to another protocol (Upgrade). The route has the setting `scrub`, and \
+                         what comes back in another protocol cannot be looked through for the token."
+                    .to_owned(),
+            },
             Self::ForbiddenByRules => Problem {
 status: StatusCode::FORBIDDEN,
 kind: "forbidden-by-route",
@@ -318,7 +329,8 @@ detail,
             Self::TooManyRequests { retry_after } => {
                 document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
             }
-            Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::MethodNotAllowed | Self::BadRequest(_) => {}
+            Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::ForbiddenByScrub => {}
+            Self::MethodNotAllowed | Self::BadRequest(_) => {}
             Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}
         }
     }
@@ -482,6 +494,7 @@ mod tests {
             (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::ForbiddenByScrub, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::NotAllowed(Check::KeyRights), 403, "not-allowed", "http_request_denied"),
             (
                 ProxyError::TooManyRequests { retry_after: Duration::from_millis(1) },

@@ -7,6 +7,7 @@ pub(super) mod head;
 pub(super) mod headers;
 pub(super) mod ingress;
 pub(super) mod overrides;
+pub(super) mod redact;
 pub(super) mod reference;
 pub(super) mod rewrite;
 pub(super) mod route;

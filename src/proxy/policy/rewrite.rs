@@ -78,7 +78,8 @@ use Rewritten::{Becomes, Goes, Stays};
 
 /// Fields whose value is one reference, as that of `Location` is, beside those of the RFCs: where Azure's clients ask how
 /// far an operation has come, where browsers find a script's source, where htmx goes.
-const REFERENCES: [&str; 5] = ["operation-location", "azure-asyncoperation", "sourcemap", "x-sourcemap", "hx-redirect"];
+pub(crate) const REFERENCES: [&str; 5] =
+    ["operation-location", "azure-asyncoperation", "sourcemap", "x-sourcemap", "hx-redirect"];
 
 /// Whether [`links`] has anything to do with a field that is none of the five below.
 pub(crate) fn may_lead(name: &HeaderName, value: &HeaderValue) -> bool {
