@@ -184,11 +184,13 @@ impl Stage {
             asked: "/x",
             local_authority: request.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
             prefix: &route.prefix,
+            route_prefix: &route.prefix,
             own: OwnAddresses {
                 listeners: &[],
                 hosts: &self.table.hosts,
                 ingress: &self.ingress,
                 shares_account: &|name| self.table.position(name).map(|_| true),
+                sibling: &|_, _| None,
             },
         };
         let via = route.config.via.then_some(&self.table.via_response);

@@ -13,7 +13,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::config::AccountId;
+use crate::config::{AccountId, RouteName};
 use crate::proxy::fault::Fault;
 use crate::renewal::Why;
 
@@ -31,6 +31,8 @@ pub(crate) enum ProxyError {
     NoRoute,
     /// The guard said no.
     NotAllowed(Check),
+    /// The client key is good, but not for this route, which a redirect of another one may have led to.
+    KeyLacksRoute(RouteName),
     /// The route does not forward this path.
     ForbiddenByRoute,
     /// The route's rules do not let this method and path through.
@@ -110,7 +112,8 @@ impl ProxyError {
     /// Whether the client's own doing is at fault: what a stranger can cause.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
+            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) => true,
+            Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
             Self::ForbiddenByRules | Self::ForbiddenByScrub | Self::TooManyRequests { .. } => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
@@ -122,6 +125,7 @@ impl ProxyError {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::NotAllowed(check) => check.name(),
+            Self::KeyLacksRoute(_) => Check::KeyRights.name(),
             _ => self.problem().kind,
         }
     }
@@ -205,6 +209,16 @@ title: check.title(),
 proxy_error: "http_request_denied",
 detail: check.explanation().to_owned(),
 },
+            Self::KeyLacksRoute(route) => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "not-allowed",
+                title: Check::KeyRights.title(),
+                proxy_error: "http_request_denied",
+                detail: format!(
+                    "Check: client key. The one presented is valid, but not for the route \"{route}\", which an answer of \
+                     another route may have led to. A key for both: valetd key add, with --route {route} beside the other."
+                ),
+            },
             Self::ForbiddenByRoute => Problem {
 status: StatusCode::FORBIDDEN,
 kind: "forbidden-by-route",
@@ -322,6 +336,10 @@ detail,
             }
             Self::NotAllowed(check) => {
                 document.insert("check".into(), check.name().into());
+            }
+            Self::KeyLacksRoute(route) => {
+                document.insert("check".into(), Check::KeyRights.name().into());
+                document.insert("route".into(), route.as_str().into());
             }
             Self::Upstream { upstream, .. } => {
                 document.insert("upstream".into(), upstream.as_ref().into());
@@ -494,6 +512,7 @@ mod tests {
             (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::KeyLacksRoute(RouteName::new("zip").unwrap()), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByScrub, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::NotAllowed(Check::KeyRights), 403, "not-allowed", "http_request_denied"),
             (

@@ -516,9 +516,18 @@ mod tests {
             hosts: &[],
             ingress: &SHARED,
             shares_account: &|name| (name == "lab").then_some(true),
+            sibling: &|_, _| None,
         };
         let local_authority = "localhost:8253";
-        let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
+        let mapping = Mapping {
+            origin: &origin,
+            base_path: "",
+            asked: "/x",
+            local_authority,
+            prefix: "/lab",
+            route_prefix: "/lab",
+            own,
+        };
         let token = published(&AUTHORIZATION, "Bearer ours-and-only-ours");
         let context = ResponseContext {
             via: None,

@@ -6,6 +6,7 @@ pub(super) mod guard;
 pub(super) mod head;
 pub(super) mod headers;
 pub(super) mod ingress;
+pub(super) mod outward;
 pub(super) mod overrides;
 pub(super) mod redact;
 pub(super) mod reference;
