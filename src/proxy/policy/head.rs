@@ -7,7 +7,6 @@ use hyper::header::{
 };
 use hyper::{Method, Uri, Version};
 
-use crate::proxy::policy::outward;
 use crate::proxy::policy::overrides::is_of_another_proxy;
 
 /// A request's head.
@@ -65,7 +64,7 @@ impl HeadFlags {
                 // of nearly every request, and nobody's concern
                 ACCEPT | ACCEPT_ENCODING | USER_AGENT | CONTENT_TYPE | CONTENT_LENGTH => {}
                 _ if is_browsers(name) => flags.browser = true,
-                _ if outward::may_refer(name) => flags.references = true,
+                _ if matches!(name.as_str(), "if" | "destination") => flags.references = true,
                 _ => flags.never_forwarded |= is_never_forwarded(name),
             }
         }

@@ -17,11 +17,6 @@ use crate::proxy::policy::rewrite::{Mapping, is_of, text};
 const DESTINATION: HeaderName = HeaderName::from_static("destination");
 const IF: HeaderName = HeaderName::from_static("if");
 
-/// Whether a field that is none of the constants of `http` may refer to us.
-pub(crate) fn may_refer(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "if" | "destination")
-}
-
 /// What a reference names.
 enum Named<'a> {
     /// Something below this route: its path there, its query and fragment.
