@@ -7,6 +7,7 @@ use std::process::Command;
 use valetd::stand_in::{Options, Provider};
 
 use crate::support::lab::{self, Server};
+use crate::support::tls::certified;
 use crate::support::{Home, eventually, words};
 
 /// A home whose configuration names a file of each kind, and the files and folders that decide.
@@ -16,8 +17,8 @@ fn home(server: &Server) -> Home {
     let home = Home::with(&lab::config(server, account, route, ""));
     let config = home.path("config/valetd");
     fs::create_dir(config.join("providers")).expect("a folder");
-    let files =
-        [("ca.pem", "of no matter here"), ("secret", "lab-secret"), ("header", "lab-key"), ("providers/own.toml", OWN)];
+    certified(&config, &[]); // its ca.pem
+    let files = [("secret", "lab-secret"), ("header", "lab-key"), ("providers/own.toml", OWN)];
     for (name, text) in files {
         fs::write(config.join(name), text).expect("a file");
     }
