@@ -38,6 +38,7 @@
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
 //! 0  secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
+//!    spelling                                 secrets in whatever spelling they come back            (pure)
 //! ```
 //!
 //! # Journeys
@@ -94,6 +95,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod sign_in;
 pub(crate) mod span;
+pub(crate) mod spelling;
 pub mod stand_in;
 pub mod stats;
 pub mod store;

@@ -8,8 +8,9 @@
 //! they may be sent, the account gets another source, and the old one ends ([`TokenSource::end`]). Whoever still holds
 //! that gets no token from it, and what it says of one is not heard.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::AccountId;
 use crate::platform::clock::Clock;
 use crate::renewal::{RenewalId, Why};
+use crate::spelling::Secrets;
 use crate::timestamp::Timestamp;
 
 /// A token as requests use it: the header field, ready and marked sensitive.
@@ -43,6 +45,10 @@ pub struct Published {
     pub is_watched: AtomicBool,
     /// `is_watched` was set again past `outlived_from`.
     is_outlived: AtomicBool,
+    /// What must not be seen of it in a response.
+    own_secrets: Secrets,
+    /// The same, and of those before it that may still live: once it has been published.
+    with_earlier: OnceLock<Secrets>,
 }
 
 impl Published {
@@ -55,6 +61,7 @@ impl Published {
     ) -> Self {
         let secret_at = value.as_bytes().iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
         let [has_worked, is_outlived] = [AtomicBool::new(false), AtomicBool::new(false)];
+        let own_secrets = Secrets::of_field(value.as_bytes());
         Self {
             id,
             name,
@@ -65,6 +72,8 @@ impl Published {
             has_worked,
             is_watched: AtomicBool::new(true),
             is_outlived,
+            own_secrets,
+            with_earlier: OnceLock::new(),
         }
     }
 
@@ -73,31 +82,9 @@ impl Published {
         &self.value.as_bytes()[self.secret_at..]
     }
 
-    /// What must not be seen again, in any response.
-    pub fn spelling(&self) -> Spelling<'_> {
-        let secret = self.secret();
-        Spelling(if secret.len() < SHORTEST_SPELLING { &[] } else { secret })
-    }
-}
-
-/// A shorter token cannot be told from an ordinary word.
-const SHORTEST_SPELLING: usize = 8;
-
-/// How a token is spelt where a server may have repeated it. The one place that knows the ways to spell one; today it is
-/// the bytes as they were sent. Empty for a token that is too short to be told from an ordinary word.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Spelling<'a>(&'a [u8]);
-
-impl<'a> Spelling<'a> {
-    /// The bytes to look for, if there are any.
-    pub fn bytes(self) -> Option<&'a [u8]> {
-        (!self.0.is_empty()).then_some(self.0)
-    }
-
-    /// Whether `text` repeats the token.
-    pub fn is_in(self, text: &[u8]) -> bool {
-        let length = self.0.len();
-        length > 0 && text.len() >= length && text.windows(length).any(|part| part == self.0)
+    /// What must not be seen again, in any response: this token and those before it.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        self.with_earlier.get().unwrap_or(&self.own_secrets)
     }
 }
 
@@ -209,6 +196,8 @@ pub struct TokenSource {
     account: AccountId,
     clock: Arc<Clock>,
     current: ArcSwap<Availability>,
+    /// The tokens that were published last, the latest at the end. For [`TokenSource::publish`] alone.
+    latest: Mutex<VecDeque<Arc<Published>>>,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
     demands: mpsc::UnboundedSender<Said>,
@@ -231,6 +220,10 @@ pub enum Outcome {
     Unknown,
 }
 
+/// How many tokens before the present one responses are searched for: some hours of renewals, when a token may have been
+/// renewed before its time for each 401, and few enough to look for all at once.
+const EARLIER: usize = 8;
+
 /// `Retry-After` where nothing better is known.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -248,7 +241,8 @@ impl TokenSource {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = SourceId(NEXT.fetch_add(1, Ordering::Relaxed));
         let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });
-        Arc::new(Self { id, account, clock, current, changed: watch::Sender::new(()), demands })
+        let latest = Mutex::default();
+        Arc::new(Self { id, account, clock, current, latest, changed: watch::Sender::new(()), demands })
     }
 
     /// Which source this is.
@@ -258,8 +252,26 @@ impl TokenSource {
 
     /// Replaces what is known, and wakes everyone who waits. For the renewer alone, and not after the end.
     pub fn publish(&self, availability: Availability) {
+        if let Availability::Usable { token, .. } = &availability {
+            self.remember(token);
+        }
         self.current.store(Arc::new(availability));
         self.changed.send_replace(());
+    }
+
+    /// Has the responses to `token` searched for those before it, too: they may live on at the server, which may have kept
+    /// them for this very answer.
+    fn remember(&self, token: &Arc<Published>) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.iter().any(|known| Arc::ptr_eq(known, token)) {
+            return;
+        }
+        let secrets = latest.iter().fold(token.own_secrets.clone(), |all, earlier| all.and(&earlier.own_secrets));
+        let _ = token.with_earlier.set(secrets); // published by another source before: then it knows those of that
+        latest.push_back(token.clone());
+        if latest.len() > EARLIER {
+            latest.pop_front();
+        }
     }
 
     /// Hands out nothing from here on, and ends every wait: another source has taken its place, or none.
@@ -406,6 +418,11 @@ mod tests {
 
     use super::*;
 
+    fn token(value: &'static str) -> Arc<Published> {
+        let field = (AUTHORIZATION, HeaderValue::from_static(value));
+        Arc::new(Published::new(RenewalId(1), field, Timestamp::FAR, Timestamp::FAR))
+    }
+
     #[test]
     fn a_token_is_known_without_its_scheme_and_looked_for_if_it_is_no_ordinary_word() {
         let rows: [(&'static str, &str, &str, bool); 6] = [
@@ -417,10 +434,26 @@ mod tests {
             ("Bearer ", "", "", false),
         ];
         for (value, secret, text, is_in) in rows {
-            let field = (AUTHORIZATION, HeaderValue::from_static(value));
-            let token = Published::new(RenewalId(1), field, Timestamp::FAR, Timestamp::FAR);
+            let token = token(value);
             assert_eq!(token.secret(), secret.as_bytes(), "{value}");
-            assert_eq!(token.spelling().is_in(text.as_bytes()), is_in, "{value} in {text}");
+            assert_eq!(token.secrets().are_in(text.as_bytes()), is_in, "{value} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_responses_to_a_token_are_searched_for_those_before_it() {
+        let source =
+            TokenSource::new(AccountId::new("lab").unwrap(), Arc::new(Clock::start()), mpsc::unbounded_channel().0);
+        let usable = |token: &Arc<Published>| Availability::Usable { token: token.clone(), wished_for: None };
+        let tokens = ["Bearer the-first", "Bearer the-second", "Bearer the-third"].map(token);
+        for token in &tokens {
+            source.publish(Availability::Waiting { retry_at: None, because: None });
+            source.publish(usable(token));
+            source.publish(usable(token));
+        }
+        for (token, expected) in tokens.iter().zip([[true, false, false], [true, true, false], [true, true, true]]) {
+            let found = ["the-first", "the-second", "the-third"].map(|text| token.secrets().are_in(text.as_bytes()));
+            assert_eq!(found, expected);
         }
     }
 }

@@ -588,7 +588,7 @@ proptest! {
 fn scopes_are_asked_for_where_the_grant_has_any_and_with_a_refresh_token_only_if_that_is_wanted() {
     let refresh = Grant::RefreshToken(Secret::new("r"));
     let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
-    let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None };
+    let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
     let scopes = "client_id = \"valetd\"\nscopes = [\"a\"]\n";
     let table = [
         ("as they are", testing::account("lab", scopes), [0, 1, 1, 0]),

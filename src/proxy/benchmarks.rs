@@ -19,6 +19,7 @@ use crate::proxy::policy::guard::{self, Admission};
 use crate::proxy::policy::head::{Head, HeadFlags};
 use crate::proxy::policy::headers::{self, ResponseContext, UpstreamFields};
 use crate::proxy::policy::ingress::Ingress;
+use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
 use crate::proxy::policy::route::{self, Found};
 use crate::proxy::policy::scope::Scope;
@@ -183,15 +184,23 @@ impl Stage {
             asked: "/x",
             local_authority: request.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
             prefix: &route.prefix,
+            route_prefix: &route.prefix,
             own: OwnAddresses {
                 listeners: &[],
                 hosts: &self.table.hosts,
                 ingress: &self.ingress,
                 shares_account: &|name| self.table.position(name).map(|_| true),
+                sibling: &|_, _| None,
             },
         };
         let via = route.config.via.then_some(&self.table.via_response);
-        let context = ResponseContext { via, token: self.token.spelling(), mapping, shared: true, switching: false };
+        let context = ResponseContext {
+            via,
+            confidential: Confidential::of(&self.token, None),
+            mapping,
+            shared: true,
+            switching: false,
+        };
         headers::clean_response(answer, &context).is_ok() && !headers::may_become_document(answer)
     }
 

@@ -75,6 +75,7 @@ pub fn links(data: &[u8]) {
         asked: asked[data.len() / 8 % 2],
         local_authority: "localhost:8253",
         prefix,
+        route_prefix: prefix,
         own: rewrite::OwnAddresses {
             listeners: &[OwnListener { port: 8253, route: own_route.clone(), is_open: false, is_lent: false }],
             hosts: &[],
@@ -84,6 +85,7 @@ pub fn links(data: &[u8]) {
                 "two" => Some(false),
                 _ => None,
             },
+            sibling: &|_, _| None,
         },
     };
     let mut headers = HeaderMap::new();

@@ -95,12 +95,15 @@ impl<W: World> Renewer<W> {
                 self.count(id);
                 self.send_trial(id, trial);
             }
-            // that the client or the configuration is refused says nothing of the credential
-            Failure::Ambiguous | Failure::Transient { .. } | Failure::Permanent(Why::ClientRefused) => {
+            // no verdict on the credential: that the client is refused, or words that count only when they are said again
+            Failure::Ambiguous
+            | Failure::Transient { .. }
+            | Failure::Unconfirmed(_)
+            | Failure::Permanent(Why::ClientRefused) => {
                 let words = format!("not tried: {}", failure.detail);
                 self.untried(id, trial, Some(failure), words, now);
             }
-            Failure::Permanent(_) => {
+            Failure::Permanent(_) | Failure::Refused => {
                 self.count(id);
                 let credential = &mut trial.new.credential;
                 if credential.password.is_some() && credential.refresh_token.take().is_some() && !self.is_stopping {

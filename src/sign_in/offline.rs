@@ -126,8 +126,10 @@ async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> R
             let again = endpoint.redeem(account, &client, grant).await;
             again.map_err(|failure| match failure.failure {
                 // no verdict does not bring the lost answer back
-                Failure::Transient { .. } => GrantFailure { failure: Failure::Ambiguous, ..failure },
-                Failure::Permanent(_) => {
+                Failure::Transient { .. } | Failure::Unconfirmed(_) => {
+                    GrantFailure { failure: Failure::Ambiguous, ..failure }
+                }
+                Failure::Permanent(_) | Failure::Refused => {
                     let detail = format!("{lost}; asked once more: {}", failure.detail);
                     GrantFailure { detail, ..failure }
                 }

@@ -61,6 +61,8 @@ mod hostile;
 mod identity;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
+/// No answer shows a secret, every link leads home, and the upstream is told of itself.
+mod references;
 /// What a rule denies is denied in every spelling that some server would understand.
 mod rules;
 

@@ -5,14 +5,17 @@
 
 use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::HeaderName;
 
-use crate::proxy::policy::headers;
+use crate::proxy::policy::headers::{self, Edits};
+use crate::proxy::policy::redact::Confidential;
 use crate::proxy::upstream::{BodyError, UpstreamBody};
+use crate::spelling::{Scanner, Secrets};
+use crate::token_source::Published;
 
 /// The content of a response to a client.
 pub(crate) enum ResponseBody {
@@ -27,30 +30,37 @@ pub(crate) enum ResponseBody {
 /// What an upstream sends, as a client may see it.
 pub(crate) struct Upstream {
     body: UpstreamBody,
-    token_name: HeaderName,
+    /// What its request carried, which trailers must not repeat.
+    token: Arc<Published>,
+    added: Option<Arc<Secrets>>,
     redactor: Option<Box<Redactor>>,
     /// What the upstream has broken off with, until what came before is on its way.
     broken: Option<BodyError>,
 }
 
-/// Replaces every occurrence of a token by asterisks, byte for byte, so that lengths and ranges stay true. Holds back only what may
-/// be the beginning of one.
+/// Replaces every occurrence of a secret by asterisks, byte for byte, so that lengths and ranges stay true. Holds back only
+/// what may be the beginning of one.
 struct Redactor {
-    token: Box<[u8]>,
+    scanner: Scanner,
     held: Vec<u8>,
+    /// How much has been handed on.
+    gone: usize,
     /// What comes after the data that is held.
     then: Option<Frame<Bytes>>,
 }
 
 impl ResponseBody {
-    /// What the upstream sends. Trailers lose their credentials and the field `token_name`; the data lose `redact`.
-    pub(crate) fn upstream(body: UpstreamBody, token_name: HeaderName, redact: Option<&[u8]>) -> Self {
+    /// What the upstream sends. Trailers lose their credentials and what repeats a secret; so do the data, if they are
+    /// looked through.
+    pub(crate) fn upstream(body: UpstreamBody, token: &Arc<Published>, edits: &Edits, scrub: bool) -> Self {
         if body.is_end_stream() {
             body.release();
             return Self::Empty;
         }
-        let redactor = redact.map(|token| Box::new(Redactor::of(token)));
-        Self::Upstream(Upstream { body, token_name, redactor, broken: None })
+        let (token, added) = (token.clone(), edits.secrets.clone());
+        let secrets = if scrub { Confidential::of(&token, added.as_deref()).all() } else { None };
+        let redactor = secrets.map(|secrets| Box::new(Redactor::of(secrets)));
+        Self::Upstream(Upstream { body, token, added, redactor, broken: None })
     }
 }
 
@@ -63,7 +73,8 @@ impl Upstream {
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::clean_trailers(trailers, &self.token_name);
+                    headers::clean_trailers(trailers, &self.token.name);
+                    Confidential::of(&self.token, self.added.as_deref()).remove_from(trailers);
                 }
             }
             Some(Err(_)) => {
@@ -91,7 +102,7 @@ impl Upstream {
                         return Poll::Ready(Some(Ok(Frame::data(clean))));
                     }
                 }
-                // the end: what is held was no token
+                // the end: what is held was no secret
                 other => {
                     let held = mem::take(&mut redactor.held);
                     let then = other.and_then(Result::err);
@@ -107,8 +118,8 @@ impl Upstream {
 }
 
 impl Redactor {
-    fn of(token: &[u8]) -> Self {
-        Self { token: token.into(), held: Vec::new(), then: None }
+    fn of(secrets: Secrets) -> Self {
+        Self { scanner: Scanner::new(secrets), held: Vec::new(), gone: 0, then: None }
     }
 
     fn is_done(&self) -> bool {
@@ -119,17 +130,13 @@ impl Redactor {
     fn redact(&mut self, data: &[u8]) -> Bytes {
         let mut bytes = mem::take(&mut self.held);
         bytes.extend_from_slice(data);
-        let mut at = 0;
-        while at + self.token.len() <= bytes.len() {
-            if bytes[at..].starts_with(&self.token) {
-                bytes[at..at + self.token.len()].fill(b'*');
-                at += self.token.len();
-            } else {
-                at += 1;
-            }
+        let mut found = Vec::new();
+        self.scanner.feed(data, &mut found);
+        for secret in found {
+            bytes[secret.start - self.gone..secret.end - self.gone].fill(b'*');
         }
-        let tail = (at..bytes.len()).find(|from| self.token.starts_with(&bytes[*from..])).unwrap_or(bytes.len());
-        self.held = bytes.split_off(tail);
+        self.held = bytes.split_off(self.scanner.undecided() - self.gone);
+        self.gone += bytes.len();
         bytes.into()
     }
 }
@@ -178,17 +185,21 @@ mod tests {
 
     #[test]
     fn a_token_is_redacted_wherever_it_is_cut() {
-        let text = b"a toto token tokentoken toke tok";
+        let text = b"a toto a token! a token!a%20token%21 a toke a tok";
         for cut in 0..=text.len() {
             for other in cut..=text.len() {
-                let mut redactor = Redactor::of(b"token");
+                let mut redactor = Redactor::of(Secrets::of_whole(b"a token!"));
                 let mut clean = Vec::new();
                 for part in [&text[..cut], &text[cut..other], &text[other..]] {
                     clean.extend_from_slice(&redactor.redact(part));
-                    assert!(redactor.held.len() < 5);
+                    assert!(redactor.held.len() < 12);
                 }
                 clean.extend_from_slice(&redactor.held);
-                assert_eq!(String::from_utf8_lossy(&clean), "a toto ***** ********** toke tok", "{cut} {other}");
+                assert_eq!(
+                    String::from_utf8_lossy(&clean),
+                    "a toto ******** ******************** a toke a tok",
+                    "{cut} {other}"
+                );
             }
         }
     }

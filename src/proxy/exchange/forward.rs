@@ -5,6 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Body;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use hyper::{StatusCode, Uri, Version};
 
@@ -12,7 +14,8 @@ use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::headers::{self, ResponseContext};
-use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
+use crate::proxy::policy::redact::Confidential;
+use crate::proxy::policy::rewrite::{Mapping, OwnAddresses, Sibling};
 use crate::proxy::policy::route::Found;
 use crate::proxy::replay::Kept;
 use crate::proxy::table::{RouteEntry, Table};
@@ -56,6 +59,46 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) via: Option<&'a HeaderValue>,
 }
 
+impl RequestContext<'_> {
+    /// Has `act` see how the upstream's addresses map to those that the client knows.
+    pub(crate) fn with_mapping<T>(&self, route: &RouteEntry, act: impl FnOnce(Mapping<'_>) -> T) -> T {
+        let RequestContext { connection, table, target, found, prefix, .. } = self;
+        let scope = &connection.ingress.scope;
+        let own = OwnAddresses {
+            listeners: &connection.worker.listeners.borrow(),
+            hosts: &table.hosts,
+            ingress: &connection.ingress,
+            shares_account: &|name| {
+                table.position(name).map(|at| table.routes[at].config.account == route.config.account)
+            },
+            sibling: &|is_meant, path| {
+                let leads = |other: &&Arc<RouteEntry>| {
+                    let config = &other.config;
+                    config.account == route.config.account
+                        && config.name != route.config.name
+                        && scope.has(config.name.as_str())
+                        && is_meant(&config.upstream.origin)
+                        && path
+                            .strip_prefix(config.upstream.base_path.as_str())
+                            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                let found = table.routes.iter().filter(leads).max_by_key(|one| one.config.upstream.base_path.len())?;
+                let config = &found.config;
+                Some(Sibling { name: config.name.clone(), base: config.upstream.base_path.len() })
+            },
+        };
+        act(Mapping {
+            origin: &route.upstream.origin,
+            base_path: &route.config.upstream.base_path,
+            asked: &target.path()[found.prefix..],
+            local_authority: self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
+            prefix,
+            route_prefix: if found.prefix > 0 { &route.prefix } else { "" },
+            own,
+        })
+    }
+}
+
 /// Makes an upstream's head what the client may see.
 pub(crate) fn clean(
     route: &RouteEntry,
@@ -68,22 +111,23 @@ pub(crate) fn clean(
         let detail = "101 without having been asked to switch".to_owned();
         return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_protocol_error", detail }));
     }
-    let local_authority = context.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let origin = &route.upstream.origin;
-    let RequestContext { connection, table, target, found, prefix, shared, .. } = context;
-    let own = OwnAddresses {
-        listeners: &connection.worker.listeners.borrow(),
-        hosts: &table.hosts,
-        ingress: &connection.ingress,
-        shares_account: &|name| table.position(name).map(|at| table.routes[at].config.account == route.config.account),
-    };
-    let asked = &target.path()[found.prefix..];
-    let mapping = Mapping { origin, base_path: &route.config.upstream.base_path, asked, local_authority, prefix, own };
-    let response_context =
-        ResponseContext { via: context.via, token: token.spelling(), mapping, shared: *shared, switching };
-    headers::clean_response(response.headers_mut(), &response_context).map_err(|fault| upstream_error(route, fault))?;
+    let confidential = Confidential::of(token, route.edits.secrets.as_deref());
+    if response.extensions().get::<ReasonPhrase>().is_some_and(|phrase| confidential.is_in(phrase.as_bytes())) {
+        response.extensions_mut().remove::<ReasonPhrase>();
+    }
+    if route.config.scrub && !response.body().is_end_stream() && headers::is_encoded(response.headers()) {
+        let detail = "its content is encoded, which nobody asked for, so with `scrub` it cannot be looked through";
+        let detail = detail.to_owned();
+        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_response_content_coding", detail }));
+    }
+    let cleaned = context.with_mapping(route, |mapping| {
+        let response_context =
+            ResponseContext { via: context.via, confidential, mapping, shared: context.shared, switching };
+        headers::clean_response(response.headers_mut(), &response_context)
+    });
+    cleaned.map_err(|fault| upstream_error(route, fault))?;
     let has_content = !switching && response.status() != StatusCode::NO_CONTENT;
-    if *shared && has_content && headers::may_become_document(response.headers()) {
+    if context.shared && has_content && headers::may_become_document(response.headers()) {
         // beside the upstream's own, and so in force together with it
         response.headers_mut().append(CONTENT_SECURITY_POLICY, headers::SANDBOX);
     }

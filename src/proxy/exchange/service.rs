@@ -30,6 +30,7 @@ use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyErr
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::head::{Head, HeadFlags};
 use crate::proxy::policy::headers::{self, UpstreamFields};
+use crate::proxy::policy::outward;
 use crate::proxy::policy::route::{self, Found};
 use crate::proxy::registry::Standing;
 use crate::proxy::replay::{self, Kept, RequestBody};
@@ -101,7 +102,10 @@ async fn carry_out(
     exchange.goes_up_with(&token);
 
     let mut authorization = route.authorize(token);
-    let (context, switches) = prepare(connection, &table.shared, &caller, &target, &mut request, &authorization);
+    let (context, switches) = prepare(connection, &table.shared, &caller, &target, &mut request, &authorization)?;
+    if switches && route.config.scrub {
+        return Err(ProxyError::ForbiddenByScrub);
+    }
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
@@ -224,7 +228,7 @@ fn prepare<'a>(
     target: &'a Target,
     request: &mut Request<Incoming>,
     authorization: &Authorization<'_>,
-) -> (RequestContext<'a>, bool) {
+) -> Result<(RequestContext<'a>, bool), ProxyError> {
     let (route, found) = (&*target.local.entry, target.found);
     let protocol = headers::upgrade_protocol(request.headers(), &caller.flags);
     let switches = protocol.is_some();
@@ -247,6 +251,13 @@ fn prepare<'a>(
         shared: target.is_shared,
         via: route.config.via.then_some(&table.via_response),
     };
+    if caller.flags.origin || caller.flags.references {
+        let method = request.method().clone();
+        let permit = |rest: Option<&str>| {
+            route::check_other_path(&route.config, &route.refuse, caller.key.as_deref(), &method, rest)
+        };
+        context.with_mapping(route, |mapping| outward::translate(request.headers_mut(), &mapping, &permit))?;
+    }
     if request.version() != Version::HTTP_2 {
         *request.version_mut() = Version::HTTP_11;
     }
@@ -262,7 +273,7 @@ fn prepare<'a>(
     if route.config.scrub {
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
-    (context, switches)
+    Ok((context, switches))
 }
 
 /// Leads a browser from an address that routes share to the route's own origin, where it can do no harm to another
@@ -405,13 +416,12 @@ async fn after_401(
 fn respond(
     route: &RouteEntry,
     mut response: upstream::Response,
-    token: &Published,
+    token: &Arc<Published>,
     context: &RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
-    let redact = if route.config.scrub { token.spelling().bytes() } else { None };
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token.name.clone(), redact)))
+    Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.

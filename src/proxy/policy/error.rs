@@ -13,7 +13,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::config::AccountId;
+use crate::config::{AccountId, RouteName};
 use crate::proxy::fault::Fault;
 use crate::renewal::Why;
 
@@ -31,10 +31,14 @@ pub(crate) enum ProxyError {
     NoRoute,
     /// The guard said no.
     NotAllowed(Check),
+    /// The client key is good, but not for this route, which a redirect of another one may have led to.
+    KeyLacksRoute(RouteName),
     /// The route does not forward this path.
     ForbiddenByRoute,
     /// The route's rules do not let this method and path through.
     ForbiddenByRules,
+    /// The route looks through what comes back, which it cannot where another protocol is switched to.
+    ForbiddenByScrub,
     /// The client key has been used too often.
     TooManyRequests { retry_after: Duration },
     /// As many requests run with the client key as may at once.
@@ -116,8 +120,10 @@ impl ProxyError {
     /// Whether the client's own doing is at fault: what a stranger can cause.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::NoRoute | Self::NotAllowed(_) | Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
-            Self::ForbiddenByRules | Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
+            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) => true,
+            Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
+            Self::ForbiddenByRules | Self::ForbiddenByScrub => true,
+            Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
             Self::AuditUnavailable => false,
@@ -128,6 +134,7 @@ impl ProxyError {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::NotAllowed(check) => check.name(),
+            Self::KeyLacksRoute(_) => Check::KeyRights.name(),
             _ => self.problem().kind,
         }
     }
@@ -214,6 +221,16 @@ title: check.title(),
 proxy_error: "http_request_denied",
 detail: check.explanation().to_owned(),
 },
+            Self::KeyLacksRoute(route) => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "not-allowed",
+                title: Check::KeyRights.title(),
+                proxy_error: "http_request_denied",
+                detail: format!(
+                    "Check: client key. The one presented is valid, but not for the route \"{route}\", which an answer of \
+                     another route may have led to. A key for both: valetd key add, with --route {route} beside the other."
+                ),
+            },
             Self::ForbiddenByRoute => Problem {
 status: StatusCode::FORBIDDEN,
 kind: "forbidden-by-route",
@@ -221,6 +238,15 @@ title: "The route does not forward this path",
 proxy_error: "http_request_denied",
 detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
 },
+            Self::ForbiddenByScrub => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "forbidden-by-route",
+                title: "The route does not switch protocols",
+                proxy_error: "http_request_denied",
+                detail: "The request asks to switch to another protocol (Upgrade). The route has the setting `scrub`, and \
+                         what comes back in another protocol cannot be looked through for the token."
+                    .to_owned(),
+            },
             Self::ForbiddenByRules => Problem {
 status: StatusCode::FORBIDDEN,
 kind: "forbidden-by-route",
@@ -331,14 +357,19 @@ detail,
             Self::NotAllowed(check) => {
                 document.insert("check".into(), check.name().into());
             }
+            Self::KeyLacksRoute(route) => {
+                document.insert("check".into(), Check::KeyRights.name().into());
+                document.insert("route".into(), route.as_str().into());
+            }
             Self::Upstream { upstream, .. } => {
                 document.insert("upstream".into(), upstream.as_ref().into());
             }
             Self::TooManyRequests { retry_after } => {
                 document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
             }
-            Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::MethodNotAllowed | Self::BadRequest(_) => {}
-            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable | Self::TooManyAtOnce => {}
+            Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::ForbiddenByScrub => {}
+            Self::MethodNotAllowed | Self::BadRequest(_) | Self::TooManyAtOnce => {}
+            Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}
         }
     }
 }
@@ -521,6 +552,8 @@ mod tests {
             (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),
+            (ProxyError::KeyLacksRoute(RouteName::new("zip").unwrap()), 403, "not-allowed", "http_request_denied"),
+            (ProxyError::ForbiddenByScrub, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::NotAllowed(Check::KeyRights), 403, "not-allowed", "http_request_denied"),
             (
                 ProxyError::TooManyRequests { retry_after: Duration::from_millis(1) },

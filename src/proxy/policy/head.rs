@@ -2,8 +2,8 @@
 
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST,
-    HeaderMap, HeaderName, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-    VIA,
+    HeaderMap, HeaderName, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFERER, TE, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, VIA,
 };
 use hyper::{Method, Uri, Version};
 
@@ -41,6 +41,8 @@ pub(crate) struct HeadFlags {
     pub(crate) connection: bool,
     pub(crate) te: bool,
     pub(crate) expect: bool,
+    /// A field besides `Origin` that may refer to us: `Referer`, `Destination`, `If`.
+    pub(crate) references: bool,
     /// A field that is never forwarded, which is rare.
     pub(crate) never_forwarded: bool,
     /// A value as long as a client key.
@@ -62,9 +64,11 @@ impl HeadFlags {
                 TE => flags.te = true,
                 EXPECT => flags.expect = true,
                 VIA => flags.via = true,
+                REFERER => flags.references = true,
                 // of nearly every request, and nobody's concern
                 ACCEPT | ACCEPT_ENCODING | USER_AGENT | CONTENT_TYPE | CONTENT_LENGTH => {}
                 _ if is_browsers(name) => flags.browser = true,
+                _ if matches!(name.as_str(), "if" | "destination") => flags.references = true,
                 _ => flags.never_forwarded |= is_never_forwarded(name),
             }
         }

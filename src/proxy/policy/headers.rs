@@ -4,18 +4,21 @@
 //! any spelling. In last: ours, exactly once, so that nothing a client sends can remove, double or replace it.
 //! Each head is looked over once ([`HeadFlags`], [`clean_response`]); only what was seen is then searched for.
 
+use std::sync::Arc;
+
 use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, DATE, ETAG,
-    EXPECT, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, REFRESH, SERVER,
-    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
+    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE,
+    REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
 
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
 use crate::proxy::policy::overrides::is_override;
+use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{self, Mapping};
-use crate::token_source::Spelling;
+use crate::spelling::Secrets;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -31,6 +34,8 @@ pub(crate) struct Edits {
     pub(crate) remove: Vec<HeaderName>,
     /// In place of the client's own.
     pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+    /// Those among the values added that must not be seen in a response, if there are any.
+    pub(crate) secrets: Option<Arc<Secrets>>,
 }
 
 /// What goes into every request of a route.
@@ -188,8 +193,8 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
 pub(crate) struct ResponseContext<'a> {
     /// What we append to `Via`.
     pub(crate) via: Option<&'a HeaderValue>,
-    /// The token that was sent: not to be seen in an answer.
-    pub(crate) token: Spelling<'a>,
+    /// What was sent and is not to be seen in an answer.
+    pub(crate) confidential: Confidential<'a>,
     /// Where links lead.
     pub(crate) mapping: Mapping<'a>,
     /// Whether the address is one that routes share.
@@ -210,6 +215,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
     let mut content_length = false;
     let mut links = false;
     let mut unwanted = false;
+    let mut repeats = false;
     for (name, value) in headers.iter() {
         match *name {
             CONNECTION => connection = true,
@@ -224,7 +230,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
                 links |= rewrite::may_lead(name, value);
             }
         }
-        unwanted |= context.token.is_in(value.as_bytes());
+        repeats |= context.confidential.is_in_field(name, value);
     }
     if transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -248,13 +254,15 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
                     || (context.shared && speaks_for_the_origin(name))
                     || matches!(**name, PROXY_AUTHENTICATE | TE | ALT_SVC)
                     || (**name == UPGRADE && !context.switching)
-                    || headers.get_all(*name).iter().any(|value| context.token.is_in(value.as_bytes()))
             })
             .cloned()
             .collect();
         for name in names {
             headers.remove(name);
         }
+    }
+    if repeats {
+        context.confidential.remove_from(headers);
     }
     if links {
         rewrite::links(headers, &context.mapping);
@@ -270,6 +278,13 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
 
 fn broken(detail: &str) -> Fault {
     Fault::BrokenAnswer { error: "http_protocol_error", detail: detail.to_owned() }
+}
+
+/// Whether an answer's content is in an encoding that must be undone before it can be read.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let codings =
+        headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
@@ -446,6 +461,7 @@ mod tests {
                 (HeaderName::from_static("user-agent"), HeaderValue::from_static("lab/1")),
                 (HeaderName::from_static("x-api-key"), HeaderValue::from_static("key")),
             ],
+            secrets: None,
         };
         let client =
             [("user-agent", "curl"), ("user-agent", "b"), ("x_api_key", "theirs"), ("cookie", "a"), ("accept", "x")];
@@ -527,11 +543,26 @@ mod tests {
             hosts: &[],
             ingress: &SHARED,
             shares_account: &|name| (name == "lab").then_some(true),
+            sibling: &|_, _| None,
         };
         let local_authority = "localhost:8253";
-        let mapping = Mapping { origin: &origin, base_path: "", asked: "/x", local_authority, prefix: "/lab", own };
+        let mapping = Mapping {
+            origin: &origin,
+            base_path: "",
+            asked: "/x",
+            local_authority,
+            prefix: "/lab",
+            route_prefix: "/lab",
+            own,
+        };
         let token = published(&AUTHORIZATION, "Bearer ours-and-only-ours");
-        let context = ResponseContext { via: None, token: token.spelling(), mapping, shared, switching: false };
+        let context = ResponseContext {
+            via: None,
+            confidential: Confidential::of(&token, None),
+            mapping,
+            shared,
+            switching: false,
+        };
         clean_response(&mut headers, &context).map(|()| headers)
     }
 

@@ -34,8 +34,11 @@ pub(crate) struct Mapping<'a> {
     pub(crate) asked: &'a str,
     /// The `Host` that the client used.
     pub(crate) local_authority: &'a str,
-    /// `/NAME`, or empty where the route has a host name or listener of its own.
+    /// `/NAME`, or empty where the route has a host name or listener of its own; behind the client key, if that is in the
+    /// path.
     pub(crate) prefix: &'a str,
+    /// The prefix without the key.
+    pub(crate) route_prefix: &'a str,
     /// Where else an address can lead to us.
     pub(crate) own: OwnAddresses<'a>,
 }
@@ -51,6 +54,16 @@ pub(crate) struct OwnAddresses<'a> {
     pub(crate) ingress: &'a Ingress,
     /// Whether the route of that name has this account; `None` if there is no such route.
     pub(crate) shares_account: &'a dyn Fn(&str) -> Option<bool>,
+    /// Another route of this account that the client can reach, and that leads to such an origin and below it to such a
+    /// path: the one with the longest base path.
+    pub(crate) sibling: &'a dyn Fn(&dyn Fn(&Origin) -> bool, &str) -> Option<Sibling>,
+}
+
+/// Another route of an answer's own account.
+pub(crate) struct Sibling {
+    pub(crate) name: RouteName,
+    /// The length of its upstream's base path.
+    pub(crate) base: usize,
 }
 
 /// A TCP listener, as far as it matters which references lead there.
@@ -78,7 +91,8 @@ use Rewritten::{Becomes, Goes, Stays};
 
 /// Fields whose value is one reference, as that of `Location` is, beside those of the RFCs: where Azure's clients ask how
 /// far an operation has come, where browsers find a script's source, where htmx goes.
-const REFERENCES: [&str; 5] = ["operation-location", "azure-asyncoperation", "sourcemap", "x-sourcemap", "hx-redirect"];
+pub(crate) const REFERENCES: [&str; 5] =
+    ["operation-location", "azure-asyncoperation", "sourcemap", "x-sourcemap", "hx-redirect"];
 
 /// Whether [`links`] has anything to do with a field that is none of the five below.
 pub(crate) fn may_lead(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -163,11 +177,16 @@ fn rewrite_all(headers: &mut HeaderMap, name: HeaderName, rewrite: impl Fn(&str)
 }
 
 /// A field's value, one character for each byte: what is beyond ASCII has no meaning here, and must stay as it is.
-fn text(value: &HeaderValue) -> Cow<'_, str> {
+pub(crate) fn text(value: &HeaderValue) -> Cow<'_, str> {
     match value.to_str() {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(value.as_bytes().iter().map(|byte| char::from(*byte)).collect()),
     }
+}
+
+/// A path, one character for each byte, as [`text`] makes them of values.
+fn bytewise(path: &str) -> Cow<'_, str> {
+    if path.is_ascii() { Cow::Borrowed(path) } else { Cow::Owned(path.bytes().map(char::from).collect()) }
 }
 
 /// The local form of a reference.
@@ -184,8 +203,11 @@ fn location(link: &str, mapping: &Mapping<'_>) -> Rewritten {
         Some(Reference::Absolute { scheme, authority, path, tail }) => {
             let own_scheme = if origin.tls { "https" } else { "http" };
             let meant = scheme.unwrap_or(own_scheme);
-            if meant.eq_ignore_ascii_case(own_scheme) && is_of(authority, origin) {
+            if is_of(meant, authority, origin) {
                 return local_form(path, tail, Form::Absolute { link, has_scheme: scheme.is_some() }, mapping);
+            }
+            if let Some(local) = siblings_form(&|origin| is_of(meant, authority, origin), path, tail, mapping) {
+                return Becomes(local);
             }
             if !own.admit(mapping, meant, authority, path) {
                 return Goes;
@@ -200,7 +222,7 @@ fn location(link: &str, mapping: &Mapping<'_>) -> Rewritten {
         // behind the prefix, both addresses have the same folders
         Some(Reference::Relative { path, .. }) if !asked.is_empty() && !has_dot_segments(path) => Stays,
         Some(Reference::Relative { path, tail }) => {
-            let base = format!("{base_path}{asked}");
+            let base = format!("{base_path}{}", bytewise(asked));
             local_form(&merged(&base, path), tail, Form::Path, mapping)
         }
     }
@@ -221,6 +243,9 @@ fn local_form(path: &str, tail: &str, form: Form<'_>, mapping: &Mapping<'_>) -> 
     let below =
         path.strip_prefix(base_path).filter(|below| base_path.is_empty() || below.is_empty() || below.starts_with('/'));
     let Some(below) = below else {
+        if let Some(local) = siblings_form(&|other| other == *origin, &path, tail, mapping) {
+            return Becomes(local);
+        }
         // curl would ask for it at the socket that it has come by
         if !origin.tls
             && own.is_by_unix_socket()
@@ -250,11 +275,44 @@ fn local_form(path: &str, tail: &str, form: Form<'_>, mapping: &Mapping<'_>) -> 
     }
 }
 
-/// Whether a reference names the upstream's own server, and nobody who signs in there.
-fn is_of(authority: Authority<'_>, origin: &Origin) -> bool {
+/// The address here of what another route of the account leads to: at the place where the client is, by the way it came.
+fn siblings_form(is_meant: &dyn Fn(&Origin) -> bool, path: &str, tail: &str, mapping: &Mapping<'_>) -> Option<String> {
+    let Mapping { local_authority, prefix, route_prefix, own, .. } = mapping;
+    let path = if has_dot_segments(path) { Cow::Owned(without_dot_segments(path)) } else { Cow::Borrowed(path) };
+    let Sibling { name, base } = (own.sibling)(is_meant, &path)?;
+    let below = &path[base..];
+    let key = prefix.strip_suffix(route_prefix).unwrap_or_default();
+    let home = if !route_prefix.is_empty() {
+        format!("{local_authority}{key}/{name}")
+    } else if own.ingress.own_route().is_none() {
+        let (_, domain) = local_authority.split_once('.')?;
+        format!("{name}.{domain}{key}")
+    } else {
+        let here = Authority::parse(local_authority)?;
+        let is_open = |port: u16| own.listeners.iter().any(|listener| listener.port == port && listener.is_open);
+        let here_is_open = is_open(here.port.unwrap_or(80));
+        let mut near = own.listeners.iter().filter(|one| own.ingress.is_tcp() && !one.is_lent);
+        let is_its = |one: &&OwnListener| one.route.as_ref().is_none_or(|route| *route == name);
+        let at = near.find(|one| one.is_open == here_is_open && is_its(one))?;
+        let prefix = if at.route.is_some() { String::new() } else { format!("/{name}") };
+        format!("{}:{}{key}{prefix}", here.host, at.port)
+    };
+    let slash = if below.is_empty() && !home.contains('/') { "/" } else { "" };
+    Some(format!("http://{home}{slash}{below}{tail}"))
+}
+
+/// Whether a reference names the upstream's own server, and nobody who signs in there. Plain `http` there means the same
+/// where we speak TLS: who followed it would ask in the clear, and without a token.
+pub(crate) fn is_of(scheme: &str, authority: Authority<'_>, origin: &Origin) -> bool {
     let host = authority.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(authority.host);
-    let port = authority.port.unwrap_or(if origin.tls { 443 } else { 80 });
-    !authority.has_userinfo && host.eq_ignore_ascii_case(&origin.host) && port == origin.port
+    let port = authority.port.unwrap_or(if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 });
+    let is_plain = scheme.eq_ignore_ascii_case("http");
+    let is_there = if origin.tls && is_plain {
+        port == origin.port || (port == 80 && origin.port == 443)
+    } else {
+        port == origin.port && (is_plain || scheme.eq_ignore_ascii_case("https") && origin.tls)
+    };
+    !authority.has_userinfo && host.eq_ignore_ascii_case(&origin.host) && is_there
 }
 
 impl OwnAddresses<'_> {
@@ -448,7 +506,7 @@ fn leads_astray_as_it_stands(text: &str, mapping: &Mapping<'_>) -> bool {
             return !own.admit(mapping, scheme.unwrap_or("http"), authority, path);
         }
         Some(Reference::Path { path, .. }) => path.to_owned(),
-        Some(Reference::Relative { path, .. }) => merged(&format!("{prefix}{asked}"), path),
+        Some(Reference::Relative { path, .. }) => merged(&format!("{prefix}{}", bytewise(asked)), path),
     };
     let host = local_authority.split(':').next().unwrap_or_default();
     own.may_lead_to_another_account(own.ingress.own_route(), host, &local_path)
@@ -497,11 +555,23 @@ fn set_cookie(cookie: &str, mapping: &Mapping<'_>) -> String {
             }
         }
     }
-    // the default is the folder of the request's path (RFC 6265 section 5.1.4): of the prefix alone, that of all routes
-    if !has_path && mapping.asked.is_empty() && !mapping.prefix.is_empty() {
-        rewritten.extend(["; Path=", mapping.prefix]);
+    // of the prefix alone, a client's own default would be the folder of all routes
+    if !has_path {
+        rewritten.push_str("; Path=");
+        rewritten.push_str(&cookie_path(&default_path(mapping), mapping));
     }
     rewritten
+}
+
+/// The path of a cookie that has none: the folder of what the upstream was asked for (RFC 6265 section 5.1.4). Of a folder
+/// whose name would end the attribute, it is the one above.
+fn default_path(mapping: &Mapping<'_>) -> String {
+    let asked = format!("{}{}", mapping.base_path, bytewise(mapping.asked));
+    let asked = asked.split(';').next().unwrap_or_default();
+    match asked.rfind('/') {
+        None | Some(0) => "/".to_owned(),
+        Some(end) => asked[..end].to_owned(),
+    }
 }
 
 /// The local form of a cookie's path: below the route's, so that no other route gets it.
@@ -559,14 +629,36 @@ mod tests {
         }
     }
 
+    /// `same` leads to another server, `else` to another path of the same.
+    fn sibling(is_meant: &dyn Fn(&Origin) -> bool, path: &str) -> Option<Sibling> {
+        let at = |host: &str| Origin { tls: true, host: host.into(), port: 443 };
+        let rows =
+            [("same", "zip.example", "/odata"), ("else", "api.example", "/v2"), ("deep", "zip.example", "/odata/a")];
+        let leads = |(_, host, base): &&(&str, &str, &str)| {
+            is_meant(&at(host)) && path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let found = rows.iter().filter(leads).max_by_key(|(_, _, base)| base.len());
+        found.map(|(name, _, base)| Sibling { name: RouteName::new(name).unwrap(), base: base.len() })
+    }
+
     fn mapping(origin: &Origin) -> Mapping<'_> {
         let own = OwnAddresses {
             listeners: listeners(),
             hosts: HOSTS.get_or_init(|| vec!["valet.lan".into(), "forwarded.lan:9999".into()]),
             ingress: &SHARED,
             shares_account: &shares_account,
+            sibling: &sibling,
         };
-        Mapping { origin, base_path: "/v1", asked: "/d/x", local_authority: "localhost:8253", prefix: "/lab", own }
+        let prefix = "/lab";
+        Mapping {
+            origin,
+            base_path: "/v1",
+            asked: "/d/x",
+            local_authority: "localhost:8253",
+            prefix,
+            route_prefix: prefix,
+            own,
+        }
     }
 
     static HOSTS: OnceLock<Vec<String>> = OnceLock::new();
@@ -583,7 +675,8 @@ mod tests {
         let alone = Mapping { asked: "", ..based };
         let bare_alone = Mapping { base_path: "", asked: "", ..based };
         let keyed = Mapping { prefix: "/vk_x/lab", ..based };
-        let named = Mapping { prefix: "", base_path: "", local_authority: "lab.localhost:8253", ..based };
+        let named =
+            Mapping { prefix: "", route_prefix: "", base_path: "", local_authority: "lab.localhost:8253", ..based };
         let becomes = |local: &str| Becomes(local.to_owned());
         let rows = [
             ("into the folder above", based, "../two/x", becomes("/lab/two/x")),
@@ -636,7 +729,7 @@ mod tests {
         let unix = Mapping { own, local_authority: "v", ..based };
         let lab = Ingress::loopback(8300, Scope::Own(RouteName::new("lab").unwrap()));
         let own = OwnAddresses { ingress: &lab, ..based.own };
-        let alone = Mapping { own, local_authority: "localhost:8300", prefix: "", ..based };
+        let alone = Mapping { own, local_authority: "localhost:8300", prefix: "", route_prefix: "", ..based };
         let forwarded = Mapping { local_authority: "forwarded.lan:9999", ..based };
         let loopback = [
             "localhost",
@@ -709,6 +802,44 @@ mod tests {
     }
 
     #[test]
+    fn what_another_route_of_the_account_leads_to_is_asked_for_here() {
+        let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
+        let based = mapping(&origin);
+        let keyed = Mapping { prefix: "/vk_x/lab", ..based };
+        let named = Mapping { prefix: "", route_prefix: "", local_authority: "lab.localhost:8253", ..based };
+        let named_keyed = Mapping { prefix: "/vk_x", ..named };
+        let lab = Ingress::loopback(8300, Scope::Own(RouteName::new("lab").unwrap()));
+        let own = OwnAddresses { ingress: &lab, ..based.own };
+        let alone = Mapping { own, local_authority: "127.0.0.1:8300", prefix: "", route_prefix: "", ..based };
+        let rows = [
+            ("by prefix", based, "https://zip.example/odata/x?y#z", Some("http://localhost:8253/same/x?y#z")),
+            ("the base alone", based, "https://zip.example/odata", Some("http://localhost:8253/same")),
+            ("the longest base", based, "https://zip.example/odata/a/b", Some("http://localhost:8253/deep/b")),
+            ("in the clear", based, "http://zip.example/odata/x", Some("http://localhost:8253/same/x")),
+            ("without scheme", based, "//zip.example/odata/x", Some("http://localhost:8253/same/x")),
+            ("dots", based, "https://zip.example/x/../odata/x", Some("http://localhost:8253/same/x")),
+            ("dots out of it", based, "https://zip.example/odata/../x", None),
+            ("beside its base", based, "https://zip.example/odatas/x", None),
+            ("another port", based, "https://zip.example:8443/odata/x", None),
+            ("a user", based, "https://u@zip.example/odata/x", None),
+            ("another base on this server", based, "https://api.example/v2/x", Some("http://localhost:8253/else/x")),
+            ("and as a path", based, "/v2/x?y", Some("http://localhost:8253/else/x?y")),
+            ("with a key in the path", keyed, "https://zip.example/odata/x", Some("http://localhost:8253/vk_x/same/x")),
+            ("by host name", named, "https://zip.example/odata/x", Some("http://same.localhost:8253/x")),
+            ("by host name, the base", named, "https://zip.example/odata?q", Some("http://same.localhost:8253/?q")),
+            ("by host name and key", named_keyed, "https://zip.example/odata", Some("http://same.localhost:8253/vk_x")),
+            ("from an address of its own", alone, "https://zip.example/odata/x", Some("http://127.0.0.1:8253/same/x")),
+        ];
+        for (case, mapping, given, expected) in rows {
+            assert_eq!(location(given, &mapping), as_expected(expected), "{case}");
+        }
+        let expected = Becomes("0;url=http://localhost:8253/same/x".into());
+        assert_eq!(refresh("0; url=https://zip.example/odata/x", &based), expected);
+        let expected = Becomes("<http://localhost:8253/same/x>; rel=next".into());
+        assert_eq!(link("<https://zip.example/odata/x>; rel=next", &based), expected);
+    }
+
+    #[test]
     fn a_refresh_is_a_redirect() {
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let mapping = mapping(&origin);
@@ -760,7 +891,8 @@ mod tests {
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let prefixed = mapping(&origin);
         let bare = Mapping { base_path: "", ..prefixed };
-        let named = Mapping { base_path: "", local_authority: "lab.localhost:8253", prefix: "", ..prefixed };
+        let named =
+            Mapping { base_path: "", local_authority: "lab.localhost:8253", prefix: "", route_prefix: "", ..prefixed };
         let rows = [
             ("absolute", prefixed, "https://api.example/v1/x?y#z", Some("http://localhost:8253/lab/x?y#z")),
             ("port said", prefixed, "https://api.example:443/v1/x", Some("http://localhost:8253/lab/x")),
@@ -773,7 +905,12 @@ mod tests {
             ("other port", prefixed, "https://api.example:8443/v1/x", None),
             ("longer host", prefixed, "https://api.example.evil/v1/x", None),
             ("userinfo", prefixed, "https://u@api.example/v1/x", None),
-            ("other scheme", prefixed, "http://api.example/v1/x", None),
+            ("other scheme", prefixed, "ftp://api.example/v1/x", None),
+            ("in the clear", prefixed, "http://api.example/v1/x", Some("http://localhost:8253/lab/x")),
+            ("in the clear, port said", prefixed, "HTTP://api.example:80/v1/x", Some("http://localhost:8253/lab/x")),
+            ("in the clear, odd port", prefixed, "http://api.example:443/v1/x", Some("http://localhost:8253/lab/x")),
+            ("in the clear, other port", prefixed, "http://api.example:8080/v1/x", None),
+            ("in the clear, other host", prefixed, "http://cdn.example/v1/x", None),
             ("path", prefixed, "/v1/x", Some("/lab/x")),
             ("path outside", prefixed, "/login?x", Some("https://api.example/login?x")),
             ("relative", prefixed, "x/y", None),
@@ -850,7 +987,7 @@ mod tests {
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let based = mapping(&origin);
         let bare = Mapping { base_path: "", ..based };
-        let named = Mapping { prefix: "", ..based };
+        let named = Mapping { prefix: "", route_prefix: "", ..based };
         let alone = Mapping { asked: "", ..based };
         let rows = [
             ("below the base", based, "a=b; Path=/v1/x", "a=b; Path=/lab/x"),
@@ -859,24 +996,37 @@ mod tests {
             ("everything", based, "a=b; Path=/", "a=b; Path=/lab"),
             ("beside the base", based, "a=b; Path=/v10/x", "a=b; Path=/lab/v10/x"),
             ("elsewhere", based, "a=b; Path=/login", "a=b; Path=/lab/login"),
-            ("no path", based, "a=b", "a=b"),
+            ("no path", based, "a=b", "a=b; Path=/lab/d"),
+            ("no path, a byte beyond ASCII", based, "a=\u{fc}; Secure; Domain=.example", "a=\u{fc}; Path=/lab/d"),
+            ("no path, asked by host name", named, "a=b", "a=b; Path=/d"),
+            ("no path, of the folder", Mapping { asked: "/d/", ..based }, "a=b", "a=b; Path=/lab/d"),
+            ("no path, of the root", Mapping { asked: "/d", ..based }, "a=b", "a=b; Path=/lab"),
+            ("no path, no base", Mapping { asked: "/d", ..bare }, "a=b", "a=b; Path=/lab"),
+            ("no path, by name, no base", Mapping { asked: "/d", base_path: "", ..named }, "a=b", "a=b; Path=/"),
+            ("no path, parameters in it", Mapping { asked: "/d;x/y/z", ..based }, "a=b", "a=b; Path=/lab"),
+            (
+                "no path, wide letters in it",
+                Mapping { asked: "/\u{151}/y", ..based },
+                "a=b",
+                "a=b; Path=/lab/\u{c5}\u{91}",
+            ),
             ("no path, asked of the prefix alone", alone, "a=b", "a=b; Path=/lab"),
             ("a relative path, likewise", alone, "a=b; Path=x; HttpOnly", "a=b; HttpOnly; Path=/lab"),
-            ("no path at all", based, "a=b; Path=", "a=b"),
-            ("a relative path", based, "a=b; Path=x", "a=b"),
+            ("no path at all", based, "a=b; Path=", "a=b; Path=/lab/d"),
+            ("a relative path", based, "a=b; Path=x", "a=b; Path=/lab/d"),
             ("no base", bare, "a=b; Path=/", "a=b; Path=/lab"),
             ("no base, below", bare, "a=b; Path=/x/", "a=b; Path=/lab/x/"),
             ("by host name", named, "a=b; Path=/v1/x", "a=b; Path=/x"),
             ("by host name, everything", named, "a=b; Path=/", "a=b; Path=/"),
-            ("domain", based, "a=b; Domain=api.example; HttpOnly", "a=b; HttpOnly"),
-            ("domain and a dot", based, "a=b; domain=.example", "a=b"),
-            ("secure", based, "a=b; Secure; HttpOnly; Max-Age=3", "a=b; HttpOnly; Max-Age=3"),
-            ("good only if secure", based, "a=b; SameSite=None; Secure; Partitioned", "a=b"),
-            ("of this site", based, "a=b; SameSite=Lax; Secure", "a=b; SameSite=Lax"),
+            ("domain", based, "a=b; Domain=api.example; HttpOnly", "a=b; HttpOnly; Path=/lab/d"),
+            ("domain and a dot", based, "a=b; domain=.example", "a=b; Path=/lab/d"),
+            ("secure", based, "a=b; Secure; HttpOnly; Max-Age=3", "a=b; HttpOnly; Max-Age=3; Path=/lab/d"),
+            ("good only if secure", based, "a=b; SameSite=None; Secure; Partitioned", "a=b; Path=/lab/d"),
+            ("of this site", based, "a=b; SameSite=Lax; Secure", "a=b; SameSite=Lax; Path=/lab/d"),
             ("named so", based, "__Secure-a=b; Secure; Path=/v1", "__Secure-a=b; Secure; Path=/lab"),
             ("named so for a host", named, "__Host-a=b; Secure; Path=/", "__Host-a=b; Secure; Path=/"),
             ("an equals sign", based, "a=b=c==; Path=/v1", "a=b=c==; Path=/lab"),
-            ("an unknown attribute", based, "a=b; Priority=High", "a=b; Priority=High"),
+            ("an unknown attribute", based, "a=b; Priority=High", "a=b; Priority=High; Path=/lab/d"),
         ];
         for (case, mapping, given, expected) in rows {
             assert_eq!(set_cookie(given, &mapping), expected, "{case}");

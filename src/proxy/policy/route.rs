@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Uri};
 
 use crate::client_keys::ClientKey;
 use crate::config::{Route, RouteName};
@@ -161,7 +161,7 @@ pub(crate) fn check_rules(
     if let Some(key) = key
         && !key.rights.routes.contains(&route.name)
     {
-        return Err(ProxyError::NotAllowed(Check::KeyRights));
+        return Err(ProxyError::KeyLacksRoute(route.name.clone()));
     }
     let narrow_key = key.filter(|key| !key.rights.is_whole_route());
     if route.rules.is_empty() && narrow_key.is_none() {
@@ -176,6 +176,36 @@ pub(crate) fn check_rules(
     }
     match narrow_key {
         Some(key) if !key.rights.permit(&route.name, method, &reading) => Err(ProxyError::NotAllowed(Check::KeyRights)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a path that a request acts on besides its own, as `Destination` names one, is within what holds for its own.
+/// One that is outside the route's base path is, where nothing is narrower than the route.
+pub(crate) fn check_other_path(
+    route: &Route,
+    refuse: &[RefusedPath],
+    key: Option<&ClientKey>,
+    method: &Method,
+    rest: Option<&str>,
+) -> Result<(), ProxyError> {
+    let narrow_key = key.filter(|key| !key.rights.is_whole_route());
+    let Some(rest) = rest else {
+        let is_bounded = !route.rules.is_empty() || narrow_key.is_some() || !refuse.is_empty();
+        return if is_bounded { Err(ProxyError::ForbiddenByRules) } else { Ok(()) };
+    };
+    check_path(rest)?;
+    if is_refused(refuse, &route.upstream.base_path, rest) {
+        return Err(ProxyError::ForbiddenByRoute);
+    }
+    let reading = Reading::of(rest);
+    if !route.rules.permit(method.as_str(), &reading) {
+        return Err(ProxyError::ForbiddenByRules);
+    }
+    match narrow_key {
+        Some(key) if !key.rights.permit(&route.name, method.as_str(), &reading) => {
+            Err(ProxyError::NotAllowed(Check::KeyRights))
+        }
         _ => Ok(()),
     }
 }

@@ -1,0 +1,480 @@
+//! Secrets in whatever spelling a server sends them back. Pure.
+//!
+//! A text is read three times at once: as it stands, with its escapes decoded, and with what comes of that decoded again,
+//! as in the query of an address in another's query. An escape is one of percent-encoding, of JSON and quoted strings, or of
+//! HTML; a blank is `+` in forms, so the two are one here. Each reading is searched by Knuth, Morris and Pratt, so time
+//! is linear in the text, whatever is in it and wherever it is cut.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+/// A shorter secret cannot be told from an ordinary word.
+const SHORTEST: usize = 8;
+
+/// A part of a field's value that is no shorter is looked for by itself: `abc...` in `Token token="abc..."`.
+const SHORTEST_PART: usize = 16;
+
+/// How often a text is decoded.
+const DECODINGS: usize = 2;
+
+/// The longest escape, `&#x000002B;`, and then some.
+const LONGEST_ESCAPE: usize = 12;
+
+/// Characters of HTML that have names, as far as they occur in tokens or must be escaped.
+const ENTITIES: [(&[u8], u8); 8] = [
+    (b"amp;", b'&'),
+    (b"lt;", b'<'),
+    (b"gt;", b'>'),
+    (b"quot;", b'"'),
+    (b"apos;", b'\''),
+    (b"plus;", b'+'),
+    (b"equals;", b'='),
+    (b"sol;", b'/'),
+];
+
+/// Secrets that are looked for. Cheap to clone.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Secrets {
+    patterns: Vec<Arc<Pattern>>,
+    /// The length of the shortest; a shorter text holds none.
+    shortest: usize,
+}
+
+/// One secret, prepared for the search.
+struct Pattern {
+    bytes: Box<[u8]>,
+    /// For each length of a beginning that was found, the longest shorter one that it ends in.
+    shorter: Box<[usize]>,
+}
+
+impl std::fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Secrets {
+    /// Looks for a field's secret: for all that follows its scheme, for the long parts of that, and for what Basic
+    /// credentials encode.
+    pub(crate) fn of_field(value: &[u8]) -> Self {
+        let scheme = value.iter().position(|byte| *byte == b' ');
+        let secret = &value[scheme.map_or(0, |space| space + 1)..];
+        let mut secrets = Self::default();
+        secrets.add(secret);
+        let is_of_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
+        for part in secret.split(|byte| !is_of_part(byte)).filter(|part| part.len() >= SHORTEST_PART) {
+            secrets.add(part);
+        }
+        if scheme.is_some_and(|end| value[..end].eq_ignore_ascii_case(b"basic"))
+            && let Ok(pair) = BASE64_STANDARD.decode(secret)
+        {
+            secrets.add(&pair);
+            secrets.add(pair.splitn(2, |byte| *byte == b':').nth(1).unwrap_or_default());
+        }
+        secrets
+    }
+
+    /// Looks for a text that is secret from its beginning to its end.
+    pub(crate) fn of_whole(secret: &[u8]) -> Self {
+        let mut secrets = Self::default();
+        secrets.add(secret);
+        secrets
+    }
+
+    fn add(&mut self, secret: &[u8]) {
+        if secret.len() < SHORTEST || self.patterns.iter().any(|known| *known.bytes == *secret) {
+            return;
+        }
+        self.patterns.push(Arc::new(Pattern::of(secret)));
+        self.set_shortest();
+    }
+
+    /// These and those.
+    #[must_use]
+    pub(crate) fn and(&self, others: &Self) -> Self {
+        let mut all = self.clone();
+        for other in &others.patterns {
+            if !all.patterns.iter().any(|known| known.bytes == other.bytes) {
+                all.patterns.push(other.clone());
+            }
+        }
+        all.set_shortest();
+        all
+    }
+
+    fn set_shortest(&mut self) {
+        self.shortest = self.patterns.iter().map(|pattern| pattern.bytes.len()).min().unwrap_or(0);
+    }
+
+    /// Whether there is nothing to look for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// Whether a text of this length can hold a secret.
+    pub(crate) fn fit(&self, length: usize) -> bool {
+        length >= self.shortest && !self.is_empty()
+    }
+
+    /// Whether `text` repeats a secret.
+    pub(crate) fn are_in(&self, text: &[u8]) -> bool {
+        self.fit(text.len())
+            && (self.patterns.iter().any(|pattern| pattern.is_in(text))
+                // nearly all texts have no escapes
+                || text.iter().any(|byte| matches!(byte, b'%' | b'\\' | b'&')) && !self.find(text).is_empty())
+    }
+
+    /// Whether a field's name, which is in lower case, repeats a secret.
+    pub(crate) fn are_in_name(&self, name: &str) -> bool {
+        self.fit(name.len()) && {
+            let in_lower_case = |pattern: &Arc<Pattern>| Arc::new(Pattern::of(&pattern.bytes.to_ascii_lowercase()));
+            let patterns = self.patterns.iter().map(in_lower_case).collect();
+            Self { patterns, shortest: self.shortest }.are_in(name.as_bytes())
+        }
+    }
+
+    /// Where `text` repeats a secret; in order, apart from each other.
+    pub(crate) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        if self.fit(text.len()) {
+            Scanner::new(self.clone()).feed(text, &mut found);
+        }
+        found.sort_by_key(|range| range.start);
+        let mut apart: Vec<Range<usize>> = Vec::with_capacity(found.len());
+        for range in found {
+            match apart.last_mut() {
+                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => apart.push(range),
+            }
+        }
+        apart
+    }
+}
+
+/// In forms a blank is `+`.
+fn folded(byte: u8) -> u8 {
+    if byte == b'+' { b' ' } else { byte }
+}
+
+impl Pattern {
+    fn of(secret: &[u8]) -> Self {
+        let bytes: Box<[u8]> = secret.into();
+        let mut shorter = vec![0; bytes.len() + 1];
+        let mut length = 0;
+        for at in 1..bytes.len() {
+            while length > 0 && folded(bytes[at]) != folded(bytes[length]) {
+                length = shorter[length];
+            }
+            length += usize::from(folded(bytes[at]) == folded(bytes[length]));
+            shorter[at + 1] = length;
+        }
+        Self { bytes, shorter: shorter.into() }
+    }
+
+    /// Whether a text holds the secret as it stands.
+    fn is_in(&self, text: &[u8]) -> bool {
+        let mut length = 0;
+        text.len() >= self.bytes.len()
+            && text.iter().any(|byte| {
+                length = self.step(length, *byte);
+                length == self.bytes.len()
+            })
+    }
+
+    /// How much of a beginning is found after `byte` has followed one of `length`.
+    fn step(&self, mut length: usize, byte: u8) -> usize {
+        if length == self.bytes.len() {
+            length = self.shorter[length];
+        }
+        while length > 0 && folded(byte) != folded(self.bytes[length]) {
+            length = self.shorter[length];
+        }
+        length + usize::from(folded(byte) == folded(self.bytes[length]))
+    }
+}
+
+/// A byte as one of the readings has it, and where its spelling is in the text.
+#[derive(Clone, Copy)]
+struct Unit {
+    byte: u8,
+    start: usize,
+    end: usize,
+}
+
+/// Looks through a text that comes in pieces.
+pub(crate) struct Scanner {
+    secrets: Secrets,
+    /// The text as it stands, decoded once, decoded twice.
+    readings: [Reading; DECODINGS + 1],
+    /// What can begin a secret or an escape.
+    is_lead: [bool; 256],
+    longest: usize,
+    /// How much has come.
+    at: usize,
+}
+
+#[derive(Default)]
+struct Reading {
+    /// What may become an escape for the next reading.
+    undecoded: VecDeque<Unit>,
+    /// How much of each secret has been found.
+    lengths: Vec<usize>,
+    /// Where the last bytes begin, as many as the longest secret has.
+    starts: VecDeque<usize>,
+}
+
+impl Scanner {
+    pub(crate) fn new(secrets: Secrets) -> Self {
+        let mut is_lead = [false; 256];
+        for lead in secrets.patterns.iter().map(|pattern| folded(pattern.bytes[0])).chain(*b"%\\&") {
+            is_lead[usize::from(lead)] = true;
+        }
+        is_lead[usize::from(b'+')] |= is_lead[usize::from(b' ')];
+        let longest = secrets.patterns.iter().map(|pattern| pattern.bytes.len()).max().unwrap_or(0);
+        let readings =
+            [(); DECODINGS + 1].map(|()| Reading { lengths: vec![0; secrets.patterns.len()], ..Reading::default() });
+        Self { secrets, readings, is_lead, longest, at: 0 }
+    }
+
+    /// Takes the next piece, and adds to `found` where secrets are, counted from the text's beginning.
+    pub(crate) fn feed(&mut self, piece: &[u8], found: &mut Vec<Range<usize>>) {
+        let mut is_idle = self.is_idle();
+        for byte in piece {
+            if !is_idle || self.is_lead[usize::from(*byte)] {
+                self.read(0, Unit { byte: *byte, start: self.at, end: self.at + 1 }, found);
+                is_idle = self.is_idle();
+            }
+            self.at += 1;
+        }
+    }
+
+    /// From where on the text that has come may belong to a secret that has not come whole.
+    pub(crate) fn undecided(&self) -> usize {
+        let starts = self.readings.iter().flat_map(|reading| {
+            let longest = reading.lengths.iter().zip(&self.secrets.patterns).map(|(length, pattern)| {
+                if *length == pattern.bytes.len() { pattern.shorter[*length] } else { *length }
+            });
+            let longest = longest.max().unwrap_or(0);
+            let begun = reading.starts.len().checked_sub(longest).and_then(|at| reading.starts.get(at));
+            begun.copied().into_iter().chain(reading.undecoded.front().map(|unit| unit.start))
+        });
+        starts.min().unwrap_or(self.at)
+    }
+
+    /// Whether nothing has begun.
+    fn is_idle(&self) -> bool {
+        self.readings
+            .iter()
+            .all(|reading| reading.undecoded.is_empty() && reading.lengths.iter().all(|length| *length == 0))
+    }
+
+    fn read(&mut self, depth: usize, unit: Unit, found: &mut Vec<Range<usize>>) {
+        let reading = &mut self.readings[depth];
+        reading.starts.push_back(unit.start);
+        if reading.starts.len() > self.longest {
+            reading.starts.pop_front();
+        }
+        for (length, pattern) in reading.lengths.iter_mut().zip(&self.secrets.patterns) {
+            *length = pattern.step(*length, unit.byte);
+            if *length == pattern.bytes.len() {
+                found.push(reading.starts[reading.starts.len() - *length]..unit.end);
+            }
+        }
+        if depth == DECODINGS {
+            return;
+        }
+        reading.undecoded.push_back(unit);
+        while let Some(first) = self.readings[depth].undecoded.front().copied() {
+            let undecoded = &mut self.readings[depth].undecoded;
+            let (byte, width) = match escape(undecoded.make_contiguous()) {
+                Escape::Is(byte, width) => (byte, width),
+                Escape::Begins if undecoded.len() < LONGEST_ESCAPE => return,
+                Escape::Begins | Escape::IsNot => (first.byte, 1),
+            };
+            let end = undecoded.drain(..width).next_back().map_or(first.end, |last| last.end);
+            self.read(depth + 1, Unit { byte, start: first.start, end }, found);
+        }
+    }
+}
+
+/// What stands at a text's beginning.
+enum Escape {
+    /// An escape for a byte, and how long it is.
+    Is(u8, usize),
+    /// What can become one.
+    Begins,
+    IsNot,
+}
+
+/// Whether a text begins with an escape: `%2B`, `\u002B`, `\x2B`, `\/`, `&#43;`, `&#x2B;`, `&plus;`.
+fn escape(text: &[Unit]) -> Escape {
+    let byte = |at: usize| text.get(at).map(|unit| unit.byte);
+    match byte(0) {
+        Some(b'%') => digits(text, 1, 2),
+        Some(b'\\') => match byte(1) {
+            None => Escape::Begins,
+            Some(b'u') => digits(text, 2, 4),
+            Some(b'x') => digits(text, 2, 2),
+            Some(mark) if mark.is_ascii_punctuation() => Escape::Is(mark, 2),
+            Some(_) => Escape::IsNot,
+        },
+        Some(b'&') => match byte(1) {
+            Some(b'#') => match byte(2) {
+                Some(b'x' | b'X') => number(text, 3, 16),
+                _ => number(text, 2, 10),
+            },
+            _ => named(text),
+        },
+        _ => Escape::IsNot,
+    }
+}
+
+/// So many hexadecimal digits.
+fn digits(text: &[Unit], from: usize, count: usize) -> Escape {
+    let mut value = 0;
+    for unit in text.iter().skip(from).take(count) {
+        let Some(digit) = char::from(unit.byte).to_digit(16) else { return Escape::IsNot };
+        value = value * 16 + digit;
+    }
+    match u8::try_from(value) {
+        _ if text.len() < from + count => Escape::Begins,
+        Ok(byte) => Escape::Is(byte, from + count),
+        Err(_) => Escape::IsNot,
+    }
+}
+
+/// Digits up to a semicolon.
+fn number(text: &[Unit], from: usize, radix: u32) -> Escape {
+    let mut value = 0_u32;
+    for (at, unit) in text.iter().enumerate().skip(from) {
+        if unit.byte == b';' && at > from {
+            return u8::try_from(value).map_or(Escape::IsNot, |byte| Escape::Is(byte, at + 1));
+        }
+        let Some(digit) = char::from(unit.byte).to_digit(radix) else { return Escape::IsNot };
+        value = value.saturating_mul(radix).saturating_add(digit);
+    }
+    Escape::Begins
+}
+
+/// A name up to a semicolon.
+fn named(text: &[Unit]) -> Escape {
+    let mut begins = false;
+    for (name, byte) in ENTITIES {
+        let is_alike = text.iter().skip(1).zip(name).all(|(unit, expected)| unit.byte == *expected);
+        if is_alike && text.len() > name.len() {
+            return Escape::Is(byte, 1 + name.len());
+        }
+        begins |= is_alike;
+    }
+    if begins { Escape::Begins } else { Escape::IsNot }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "ab+c/d==\"\\é x.-_~";
+
+    fn encoded(each: impl Fn(u8) -> String) -> String {
+        SECRET.bytes().map(each).collect()
+    }
+
+    /// `SECRET` as servers spell it.
+    fn spellings() -> Vec<(&'static str, Vec<u8>)> {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+        let upper = encoded(|byte| if is_plain(&byte) { char::from(byte).into() } else { format!("%{byte:02X}") });
+        let json = serde_json::to_string(SECRET).unwrap();
+        let json = json.trim_start_matches('"').strip_suffix('"').unwrap().to_owned();
+        let html = SECRET.replace('&', "&amp;").replace('"', "&quot;").replace('+', "&#43;").replace('=', "&#x3D;");
+        let form: String = form_urlencoded::byte_serialize(SECRET.as_bytes()).collect();
+        let mixed = format!("%61{}", &upper[1..]);
+        vec![
+            ("as it is", SECRET.as_bytes().to_vec()),
+            ("percent-encoded", upper.clone().into_bytes()),
+            ("in lower case", upper.to_lowercase().into_bytes()),
+            ("where it need not be", encoded(|byte| format!("%{byte:02x}")).into_bytes()),
+            ("here and there", mixed.into_bytes()),
+            ("as a form's value", form.into_bytes()),
+            ("with a blank for each plus", SECRET.replace('+', " ").into_bytes()),
+            ("in JSON", json.clone().into_bytes()),
+            ("in JSON, slashes escaped", json.replace('/', "\\/").into_bytes()),
+            ("in JSON, within JSON", json.replace('\\', "\\\\").replace('"', "\\\"").into_bytes()),
+            ("in ASCII JSON", json.replace('+', "\\u002b").replace('=', "\\u003D").into_bytes()),
+            ("in JavaScript", json.replace('=', "\\x3d").into_bytes()),
+            ("in HTML", html.into_bytes()),
+            ("percent-encoded twice", upper.replace('%', "%25").into_bytes()),
+            ("percent-encoded, in JSON", upper.replace('%', "\\u0025").into_bytes()),
+        ]
+    }
+
+    fn secrets(secret: &str) -> Secrets {
+        Secrets::of_whole(secret.as_bytes())
+    }
+
+    #[test]
+    fn a_secret_is_found_in_every_spelling_wherever_it_is_cut() {
+        let secrets = secrets(SECRET);
+        for (case, spelling) in spellings() {
+            let text = [b"%ab\\ab+c&ab+", &*spelling, b"%"].concat();
+            let expected = [12..12 + spelling.len()];
+            assert_eq!(secrets.find(&text), expected, "{case}");
+            assert!(secrets.are_in(&text), "{case}");
+            for cut in 0..=text.len() {
+                let mut scanner = Scanner::new(secrets.clone());
+                let mut found = Vec::new();
+                scanner.feed(&text[..cut], &mut found);
+                if (12..12 + spelling.len()).contains(&cut) {
+                    assert!(scanner.undecided() <= 12, "{case}: {cut}");
+                }
+                scanner.feed(&text[cut..], &mut found);
+                found.dedup(); // by one reading after the other
+                assert_eq!(found, expected, "{case}: {cut}");
+            }
+            for byte in 0..spelling.len() {
+                let mut other = spelling.clone();
+                other[byte] = b'!';
+                assert!(!secrets.are_in(&other), "{case}: {byte}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_is_known_by_its_parts() {
+        let rows = [
+            ("Bearer abcdefgh", "x-abcdefgh-x", true),
+            ("Bearer abcdefgh", "abcdefg", false),
+            ("Bearer abcdefg", "abcdefg", false),
+            ("Bearer ", "", false),
+            ("Token token=\"0123456789abcdef\"", "0123456789abcdef", true),
+            ("Token token=\"0123456789abcdef\"", "token=", false),
+            ("Basic dXNlcjpsb25nIHBhc3N3b3Jk", "dXNlcjpsb25nIHBhc3N3b3Jk", true),
+            ("Basic dXNlcjpsb25nIHBhc3N3b3Jk", "user:long password", true),
+            ("Basic dXNlcjpsb25nIHBhc3N3b3Jk", "long+password", true),
+        ];
+        for (value, text, expected) in rows {
+            assert_eq!(Secrets::of_field(value.as_bytes()).are_in(text.as_bytes()), expected, "{value} in {text}");
+        }
+        assert!(secrets("Abcdefgh").are_in_name("x-abcdefgh"));
+        assert!(!secrets("Abcdefgh").are_in_name("x-abcdefg"));
+    }
+
+    #[test]
+    fn two_secrets_are_found_beside_and_within_each_other() {
+        let both = secrets("aabaabaab").and(&secrets("baabaabb"));
+        assert_eq!(both.find(b"aabaabaabaab.baabaabb aabaabaabb"), [0..12, 13..21, 22..32]);
+        assert_eq!(both.and(&both).patterns.len(), 2);
+    }
+
+    #[test]
+    fn time_is_linear_in_the_text() {
+        let secrets = secrets(&format!("{}b", "a".repeat(20_000)));
+        let text = "a".repeat(2_000_000);
+        assert!(!secrets.are_in(text.as_bytes()), "4e10 comparisons would not have ended");
+        let text = "%25".repeat(500_000);
+        assert!(!secrets.are_in(text.as_bytes()));
+    }
+}
