@@ -54,6 +54,8 @@ mod fidelity_h2;
 mod forward_proxies;
 /// What belongs to a body is never changed and never a request.
 mod framing;
+/// What one hop says in its own terms is said anew for the next.
+mod hops;
 /// An API that means no good ends in its route's time, at little memory, and delays no other route.
 mod hostile;
 /// Only a token that is usable then leaves, and only to where it was meant for.

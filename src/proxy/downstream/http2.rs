@@ -18,7 +18,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TRANS
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
@@ -163,6 +163,7 @@ impl Drop for Share {
 
 async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<StreamBody> {
     let activity = stream.activity.clone();
+    let is_head = *request.method() == Method::HEAD;
     let mut response = if request.headers().len() > MOST_FIELDS {
         let connection = &stream.connection;
         connection.worker.stats.refused.add(1);
@@ -176,7 +177,8 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
         service::answer(stream, request).await
     };
     response.headers_mut().remove(CONNECTION); // a stream can end without the connection
-    response.map(|body| StreamBody { body, activity })
+    // hyper leaves that to us: content in answer to HEAD makes a stream malformed (RFC 9113 section 8.1.1)
+    response.map(|body| StreamBody { body: if is_head { body.without_content() } else { body }, activity })
 }
 
 /// Says in HTTP/1.1's terms what HTTP/2 says otherwise: to whom, how long the body is, and the cookies in one field (RFC
@@ -185,14 +187,19 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
 fn in_http1_terms<B: Body>(request: &mut Request<B>) {
     let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     let has_body = !request.body().is_end_stream();
+    // without a length, HTTP/1.1 servers answer 411 to these (RFC 9110 sections 8.6 and 15.5.12)
+    let expects_content = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     let headers = request.headers_mut();
     if let Some(authority) = authority
         && !headers.contains_key(HOST)
     {
         headers.insert(HOST, authority);
     }
-    if has_body && !headers.contains_key(CONTENT_LENGTH) {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    match (has_body, headers.contains_key(CONTENT_LENGTH)) {
+        (_, true) => {}
+        (true, false) => drop(headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
+        (false, false) if expects_content => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"))),
+        (false, false) => {}
     }
     if headers.get_all(COOKIE).iter().nth(1).is_some() {
         let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -332,6 +339,22 @@ mod tests {
         in_http1_terms(&mut request);
         assert_eq!(request.headers()[HOST], "other", "not ours to correct");
         assert!(!request.headers().contains_key(TRANSFER_ENCODING));
+
+        for (method, expected) in [
+            ("POST", Some("0")),
+            ("PUT", Some("0")),
+            ("PATCH", Some("0")),
+            ("GET", None),
+            ("HEAD", None),
+            ("DELETE", None),
+            ("OPTIONS", None),
+            ("PROPFIND", None),
+        ] {
+            let mut request = Request::builder().method(method).uri("/").body(Empty::<Bytes>::new()).unwrap();
+            in_http1_terms(&mut request);
+            let length = request.headers().get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+            assert_eq!(length, expected.map(str::as_bytes), "{method}");
+        }
 
         let mut request =
             Request::builder().uri("/").header("content-length", "1").body(Full::new(Bytes::from("x"))).unwrap();

@@ -32,6 +32,11 @@ impl Counted {
         Self { body, exchange: Some(exchange) }
     }
 
+    /// The same exchange, of whose answer the client gets the head alone.
+    pub(crate) fn without_content(self) -> Self {
+        Self { body: ResponseBody::Empty, ..self }
+    }
+
     /// A text of our own, in answer to what was no exchange.
     pub(crate) fn without_exchange(text: Bytes) -> Self {
         Self { body: ResponseBody::Full(text), exchange: None }

@@ -328,7 +328,7 @@ async fn send_again_if_lost(
     let Some(mut request) = again.and_then(|kept| kept.again(authorization)) else {
         return Err(upstream_error(route, fault));
     };
-    debug!(?fault, "an idle connection had closed; sending once more");
+    debug!(?fault, "the answer was lost; sending once more");
     // also for what goes to a connection that is open: the first sending may have taken a while
     let renewed = stream.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
     let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;

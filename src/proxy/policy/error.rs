@@ -374,8 +374,8 @@ impl Check {
                  process may not be looked at. To make a key: valetd key add"
             }
             Check::Host => {
-                "Check: Host. It must be localhost, a name below localhost, or a loopback address, with the port of \
-                 this listener; the setting `hosts` adds further names."
+                "Check: Host. It must be localhost, a name below localhost, or a loopback address, with any port; the \
+                 setting `hosts` adds further names."
             }
             Check::Origin => {
                 "Check: Origin. Requests that web pages of another origin make are not given a token, nor are those of \

@@ -35,8 +35,8 @@ use crate::proxy::authorization::Authorization;
 use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
 use crate::proxy::upstream::dial::{UpstreamIo, dial_http2};
-use crate::proxy::upstream::error::{self, Error};
-use crate::proxy::upstream::origin::UpstreamOrigin;
+use crate::proxy::upstream::error::{self, Error, Resend};
+use crate::proxy::upstream::origin::{LONGEST_HEAD, MOST_FIELDS, UpstreamOrigin};
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -47,9 +47,6 @@ const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// What is kept of a request for an upstream that does not read it.
 const SEND_BUFFER: usize = 256 * 1024;
-
-/// Answers' heads, at most; as in HTTP/1.1.
-const LONGEST_HEAD: u32 = 64 * 1024;
 
 /// Where an upstream allows more at once, further ones still go to a connection of their own: more than that suffer
 /// together when one packet is lost.
@@ -144,6 +141,11 @@ pub(crate) async fn send(
         match sender.try_send_request(request).await {
             Ok(response) => {
                 stream.connection.has_worked.set(true);
+                if response.headers().len() > MOST_FIELDS {
+                    let detail = format!("more than {MOST_FIELDS} fields in an answer");
+                    let fault = Fault::BrokenAnswer { error: "http_response_header_section_size", detail };
+                    return Err(Error::Lost { fault, resend: Resend::Never });
+                }
                 return Ok(Sent::Answered(response, stream));
             }
             Err(mut refused) => {
@@ -211,7 +213,7 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(LONGEST_HEAD)
+        .max_header_list_size(LONGEST_HEAD as u32)
         .handshake(TokioIo::new(InTurns(io)))
         .await
         .map_err(|error| error::fault(&error))?;
@@ -268,6 +270,11 @@ impl Multiplexed {
 
     fn forget(&self, gone: &Rc<Shared>) {
         self.connections.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, gone));
+    }
+
+    /// Uses none of the connections for another request; one closes with its last stream.
+    pub(crate) fn retire(&self) {
+        self.connections.borrow_mut().clear();
     }
 
     /// Forgets what has been idle for longer than `longest`, which closes it; tells when to look again, if anything is left.

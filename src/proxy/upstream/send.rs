@@ -7,8 +7,8 @@ use hyper::{Request, Version};
 
 use crate::proxy::authorization::Authorization;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::error::Error;
-use crate::proxy::upstream::http1::Http1Connection;
+use crate::proxy::upstream::error::{Error, Resend};
+use crate::proxy::upstream::http1::{Http1Connection, Room};
 use crate::proxy::upstream::http2::{self, Sent};
 use crate::proxy::upstream::pool::Pool;
 use crate::proxy::upstream::response::{Response, UpstreamBody};
@@ -52,9 +52,21 @@ pub(crate) async fn send(
             }
             Err(mut refused) => match refused.take_message() {
                 Some(unsent) if reused => request = unsent,
-                _ => return Err(Error::lost(&refused.into_error(), reused)),
+                _ => return Err(lost(pool, connection.room, &refused.into_error(), reused)),
             },
         }
+    }
+}
+
+/// What a lost response means. One whose head had no room comes by a connection with more, where the request may be sent
+/// again.
+fn lost(pool: &Pool, room: Room, error: &hyper::Error, reused: bool) -> Error {
+    match Error::lost(error, reused) {
+        Error::Lost { fault, .. } if error.is_parse_too_large() && room == Room::Usual => {
+            pool.needs_room();
+            Error::Lost { fault, resend: Resend::IfIdempotent }
+        }
+        lost => lost,
     }
 }
 
