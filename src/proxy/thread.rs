@@ -86,6 +86,7 @@ pub(crate) fn start(
 /// Does what it is told until it is told to stop, or nobody is left to tell.
 async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let worker = downstream.worker.clone();
+    worker.watch_authority();
     let mut accepting: Vec<AbortHandle> = Vec::new();
     let mut lending: Vec<AbortHandle> = Vec::new();
     let mut look = tokio::time::interval(audit::LOOK);
@@ -99,7 +100,10 @@ async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<C
             }
         };
         match command {
-            Some(Command::Table(shared)) => worker.replace_table(shared),
+            Some(Command::Table(shared)) => {
+                worker.replace_table(shared);
+                worker.watch_authority();
+            }
             Some(Command::Listen(listeners)) => {
                 accepting.drain(..).for_each(|task| task.abort());
                 let mut own = worker.listeners.borrow_mut();

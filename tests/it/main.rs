@@ -62,6 +62,8 @@ mod hostile;
 mod identity;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
+/// Authority ends with what gave it: a revoked or expired key, an ended command, a logout cut what still runs by them.
+mod revoked;
 /// What a rule denies is denied in every spelling that some server would understand.
 mod rules;
 

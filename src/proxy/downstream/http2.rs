@@ -84,6 +84,9 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo, budget: Rc<S
     let mut timer = IdleTimer::new(activity.deadline());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
+        if connection.handle.is_doubted() {
+            streams.running.borrow().iter().for_each(|stream| stream.look_at_authority());
+        }
         if connection.handle.is_told_to_stop(cx, false) {
             serving.as_mut().graceful_shutdown();
         }
@@ -214,6 +217,8 @@ fn in_http1_terms<B: Body>(request: &mut Request<B>) {
 struct Streams {
     /// How many are open.
     open: Rc<Cell<usize>>,
+    /// Those that are.
+    running: Rc<RefCell<Vec<Rc<Stream>>>>,
     /// The stream whose task hyper is about to start: it does so before it asks for the next.
     opened: Rc<RefCell<Option<OpenStream>>>,
 }
@@ -222,13 +227,19 @@ struct Streams {
 struct OpenStream {
     stream: Rc<Stream>,
     open: Rc<Cell<usize>>,
+    running: Rc<RefCell<Vec<Rc<Stream>>>>,
 }
 
 impl Streams {
     fn open(&self, connection: &Rc<Connection>) -> Rc<Stream> {
-        let stream = Rc::new(Stream { connection: connection.clone(), activity: Activity::new() });
+        let stream = Stream::new(connection.clone(), Activity::new());
         self.open.set(self.open.get() + 1);
-        self.opened.replace(Some(OpenStream { stream: stream.clone(), open: self.open.clone() }));
+        self.running.borrow_mut().push(stream.clone());
+        self.opened.replace(Some(OpenStream {
+            stream: stream.clone(),
+            open: self.open.clone(),
+            running: self.running.clone(),
+        }));
         stream
     }
 }
@@ -237,6 +248,10 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         let connection = &self.stream.connection;
         self.open.set(self.open.get() - 1);
+        let mut running = self.running.borrow_mut();
+        if let Some(at) = running.iter().position(|stream| Rc::ptr_eq(stream, &self.stream)) {
+            running.swap_remove(at);
+        }
         connection.activity.renew();
         if connection.handle.standing() == Standing::TurnedAway {
             connection.handle.wake();
@@ -259,6 +274,11 @@ async fn watch_over(open: OpenStream, task: impl Future<Output = ()>) {
     let mut task = pin!(task);
     let mut timer = IdleTimer::new(stream.activity.deadline());
     poll_fn(|cx| {
+        stream.is_served_by(cx.waker());
+        if stream.is_to_be_cut() {
+            debug!("an answer was cut: its client key or its account has ended");
+            return Poll::Ready(());
+        }
         loop {
             if task.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());

@@ -171,6 +171,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.stream.activity.end();
+        self.stream.is_independent();
         if let Some(note) = self.note.take() {
             note.answered(self.status);
         }

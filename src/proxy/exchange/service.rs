@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::client_keys::{ClientKey, Refusal};
 use crate::proxy::authorization::{Authorization, Rejection};
-use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{
@@ -36,7 +36,8 @@ use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
-use crate::token_source::Published;
+use crate::renewal::Why;
+use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
 ///
@@ -46,7 +47,11 @@ pub(crate) fn answer(stream: Rc<Stream>, request: Request<Incoming>) -> impl Fut
     let table = stream.connection.worker.table();
     let mut exchange = Exchange::begin(&stream, &table, &request);
     async move {
-        let answer = carry_out(&stream, &table, &mut exchange, request).await;
+        let answer = {
+            let carried_out = pin!(carry_out(&stream, &table, &mut exchange, request));
+            stream.while_authorized(carried_out).await
+        };
+        let answer = answer.unwrap_or_else(|lost| Err(no_right(&stream, lost)));
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
             let connection = &stream.connection;
@@ -90,6 +95,7 @@ async fn carry_out(
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
     }
+    stream.depends_on(Authority::of(caller.key.clone(), target.local.clone()));
     if access.audit_required && !exchange.is_promised_a_line() {
         return Err(ProxyError::AuditUnavailable);
     }
@@ -298,15 +304,29 @@ fn take_key(request: &mut Request<Incoming>, flags: &HeadFlags) -> Result<Option
 /// The key that was presented, if it is one that is valid now.
 fn valid_key(table: &LocalTable, exchange: &mut Exchange, presented: &Presented) -> Result<Arc<ClientKey>, ProxyError> {
     let found = table.shared.access.keys.find(&presented.key);
-    let key = found.map_err(|refusal| {
-        ProxyError::NotAllowed(match refusal {
-            Refusal::Unknown => Check::Key,
-            Refusal::Expired => Check::KeyExpired,
-        })
-    })?;
+    let key = found.map_err(refused_key)?;
     exchange.is_keyed(&key.name);
     Ok(key)
 }
+
+fn refused_key(refusal: Refusal) -> ProxyError {
+    ProxyError::NotAllowed(match refusal {
+        Refusal::Unknown => Check::Key,
+        Refusal::Expired => Check::KeyExpired,
+    })
+}
+
+/// What a request is told that has lost its right before there was an answer. The answer that says so is for everybody.
+fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
+    let authority = stream.is_independent();
+    match (lost, authority) {
+        (Lost::Key(refusal), _) => refused_key(refusal),
+        (Lost::Account, Some(authority)) => no_token(authority.route(), NOT_SIGNED_IN),
+        (Lost::Account, None) => unreachable!("what is lost was there"),
+    }
+}
+
+const NOT_SIGNED_IN: Unavailable = Unavailable::SignInRequired { why: Why::NotSignedIn };
 
 /// The upstream closed a connection that others had used before, without a byte of answer: most likely it had grown
 /// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what

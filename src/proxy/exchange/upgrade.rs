@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use crate::proxy::authorization::{Authorization, Rejection};
-use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::Exchange;
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{self, RequestContext, send_error};
@@ -68,7 +68,8 @@ pub(crate) async fn forward(
     };
     stream.activity.switch();
     let note = exchange.becomes_tunnel(head.status);
-    tokio::task::spawn_local(join(stream.connection.clone(), client, upstream, note));
+    let authority = stream.authority();
+    tokio::task::spawn_local(join(stream.connection.clone(), authority, client, upstream, note));
     Ok(Response::from_parts(head, ResponseBody::Empty))
 }
 
@@ -85,10 +86,11 @@ async fn send(
     sent.map_err(|error| send_error(route, error))
 }
 
-/// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's
+/// Carries bytes both ways until both ends have closed, or what the tunnel has its right from has ended. Holds the client's
 /// connection, so that it counts as open, and what the audit will be told.
 async fn join(
     connection: Rc<Connection>,
+    authority: Option<Authority>,
     client: OnUpgrade,
     upstream: impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin>>,
     note: Option<Note>,
@@ -99,10 +101,19 @@ async fn join(
             let mut client = Noted::new(TokioIo::new(client), note);
             tokio::select! {
                 ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
+                lost = lost(&connection, authority) => debug!(?lost, "a tunnel was cut: its client key or its account has ended"),
                 () = connection.ingress.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),
             }
         }
         (Err(error), _) | (_, Err(error)) => debug!(%error, "a tunnel did not come about"),
     }
     drop(connection);
+}
+
+/// Returns when the tunnel has lost its right.
+async fn lost(connection: &Connection, authority: Option<Authority>) -> Lost {
+    match authority {
+        Some(authority) => authority.ended(&connection.worker).await,
+        None => std::future::pending().await,
+    }
 }
