@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Listen(Vec<ProxyListener>),
     /// Accept on this one as well, until what is lent has ended.
     Lend(socket::Listener, Lent),
+    /// Use no connection to an upstream again that was opened before now.
+    NetworkChanged,
     /// Say that you are there.
     Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
@@ -119,6 +121,7 @@ async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<C
                 lending.retain(|task| !task.is_finished());
                 lending.push(tokio::task::spawn_local(lend(downstream.clone(), socket, lent)).abort_handle());
             }
+            Some(Command::NetworkChanged) => worker.table().routes.iter().for_each(|route| route.pool.retire()),
             Some(Command::Ping(reply)) => drop(reply.send(())),
             Some(Command::Stop(drain)) => break drain,
             None => break Duration::ZERO,

@@ -6,6 +6,7 @@ use tokio::time::timeout;
 use crate::support::PATIENCE;
 use crate::support::http2::{Http2Client, Http2Origin, rest};
 use crate::support::stage::{COLD, Stage};
+use crate::support::tls::certified;
 use crate::support::wire::{RawOrigin, Wire, serving, soon};
 
 /// An upstream that answers everything with this head and the body `ok`, as often as it is asked.
@@ -231,4 +232,47 @@ async fn a_forwarded_port_is_served_and_kept_in_links_and_cookies() {
         assert!(client.head().await.starts_with("HTTP/1.1 403"), "{host}");
     }
     drop(daemon);
+}
+
+#[tokio::test]
+async fn a_client_of_http1_is_served_by_an_upstream_that_speaks_only_http2() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let acceptor = certified(folder.path(), &[b"h2"]);
+    let trust = format!("extra_ca = \"{}\"", folder.path().join("ca.pem").display());
+    for tls in [false, true] {
+        let mut origin = Http2Origin::start(tls.then(|| acceptor.clone())).await;
+        let stage = match tls {
+            false => Stage::leading_to(&format!("http://{}", origin.address), "http2 = true"),
+            true => Stage::leading_to(&format!("https://{}", origin.address), &trust),
+        };
+        let daemon = stage.start();
+        for (turn, (request, body)) in [
+            ("GET /api/x?y HTTP/1.1\r\nConnection: keep-alive\r\nTE: trailers\r\n", ""),
+            ("POST /api/x?y HTTP/1.1\r\nContent-Length: 3\r\n", "abc"),
+            ("PUT /api/x?y HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+            ("HEAD /api/x?y HTTP/1.0\r\n", ""),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut client = Wire::connect(&stage.address).await;
+            client.send(format!("{request}Host: {}\r\n\r\n{body}", stage.address)).await;
+            let mut asked = origin.next().await;
+            assert_eq!(asked.request.method().as_str(), request.split(' ').next().expect("a method"), "{tls} {turn}");
+            assert_eq!(asked.request.uri().path_and_query().expect("a path"), "/x?y", "{tls} {turn}");
+            assert_eq!(asked.authorization().len(), 1, "{tls} {turn}");
+            assert!(stage.is_ours(asked.authorization()[0]), "{tls} {turn}");
+            let sent = rest(asked.request.body_mut()).await.expect("a body").0;
+            assert_eq!(sent, if body.is_empty() { b"".as_slice() } else { b"abc" }, "{tls} {turn}");
+            let is_head = asked.request.method() == "HEAD";
+            let mut down = asked.answer();
+            down.send_data(if is_head { "" } else { "hello" }.into(), true).expect("sent");
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.") && head[8..].starts_with(" 200"), "{tls} {turn}: {head}");
+            if !is_head {
+                assert!(client.until("hello").await.ends_with("hello"), "{tls} {turn}");
+            }
+        }
+        drop(daemon);
+    }
 }

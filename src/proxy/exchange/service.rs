@@ -365,7 +365,11 @@ async fn send(
     fresh: bool,
 ) -> Result<upstream::Response, Error> {
     let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.config.connect_timeout, fresh));
-    in_time(stream, sending).await
+    let sent = in_time(stream, sending).await;
+    if matches!(sent, Err(Error::Lost { fault: Fault::AnswerTimeout, .. })) {
+        local.pool.retire_http1(); // the others may be as dead as the one that was silent
+    }
+    sent
 }
 
 /// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot

@@ -417,7 +417,7 @@ impl Fault {
                 proxy_error: error,
                 detail: format!("Connecting valetd to {upstream} failed: {detail}."),
             },
-            Fault::Tls { error, detail } => Problem {
+            Fault::Tls { error, detail } | Fault::NoHttp1 { error: error @ "tls_alert_received", detail } => Problem {
                 status: StatusCode::BAD_GATEWAY,
                 kind: "upstream-tls",
                 title: "TLS with the upstream failed",
@@ -440,7 +440,7 @@ impl Fault {
                     "{upstream} took the request from valetd, but no byte moved for the route's `idle_timeout`."
                 ),
             },
-            Fault::BrokenAnswer { error, detail } => Problem {
+            Fault::BrokenAnswer { error, detail } | Fault::NoHttp1 { error, detail } => Problem {
                 status: StatusCode::BAD_GATEWAY,
                 kind: "upstream-answer",
                 title: "The upstream's answer is broken",

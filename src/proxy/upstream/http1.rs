@@ -275,6 +275,19 @@ impl Allowance {
     }
 }
 
+/// Its first bytes are not HTTP/1.1's.
+#[derive(Debug, thiserror::Error)]
+#[error("it speaks HTTP/2, which the route's setting http2 = true lets requests go by")]
+pub(super) struct AnswersInHttp2;
+
+/// Whether an answer begins with the head of a SETTINGS frame, which no server of HTTP/2 sends later than first (RFC 9113
+/// section 3.4), or of the GOAWAY frame that says why there will be none.
+fn begins_http2(bytes: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    matches!(bytes, [0, _, _, SETTINGS | GOAWAY, 0, 0, 0, 0, 0, ..])
+}
+
 /// An upstream's bytes, as many as are allowed.
 pub(crate) struct Limited {
     io: UpstreamIo,
@@ -288,6 +301,9 @@ impl AsyncRead for Limited {
         let left = self.allowance.0.load(Relaxed);
         if left == usize::MAX {
             return Poll::Ready(Ok(()));
+        }
+        if left == MOST_BEFORE_ANSWER && begins_http2(&buf.filled()[before..]) {
+            return Poll::Ready(Err(io::Error::other(AnswersInHttp2)));
         }
         match left.checked_sub(buf.filled().len() - before) {
             Some(left) => self.allowance.0.store(left, Relaxed),

@@ -1,7 +1,7 @@
 //! HTTP/2 to an upstream: few connections, each shared by many exchanges, for the requests that came in HTTP/2.
 //!
 //! The client's version decides, so that what needs HTTP/2 from end to end (gRPC) has it, and what upgrades (WebSocket)
-//! finds HTTP/1.1. Over TLS the upstream is asked by ALPN; in the clear it has to be known, by the route's setting.
+//! finds HTTP/1.1; but where an upstream is seen to speak nothing else, HTTP/1.1's requests go by HTTP/2 as well. Over TLS the upstream is asked by ALPN; in the clear it has to be known, by the route's setting.
 //! Whoever needs a connection while one is being opened waits for that one and shares its fate, so that a burst of
 //! requests costs one handshake. A connection that the upstream wants to be rid of (GOAWAY) is used no more; what runs on
 //! it ends in peace, and what had not left yet goes to the next.
@@ -23,7 +23,7 @@ use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::rt::Executor;
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -316,6 +316,7 @@ fn in_http2_terms<B>(request: &mut Request<B>, tls: bool, authority: &Authority)
     let mut target = std::mem::take(request.uri_mut()).into_parts();
     target.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     target.authority = Some(authority.clone());
+    *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::from_parts(target).expect("scheme, authority and path, each a parsed one");
     for field in [HOST, CONNECTION, TRANSFER_ENCODING] {
         request.headers_mut().remove(field);

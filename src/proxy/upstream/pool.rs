@@ -47,6 +47,8 @@ pub(crate) struct Pool {
     /// Whether a task keeps a connection warm.
     warming: Cell<bool>,
     last_used: Cell<Instant>,
+    /// Whether the upstream was seen to speak HTTP/2 where HTTP/1.1 was due.
+    pub(super) speaks_only_http2: Cell<bool>,
     /// How often its connections have been retired.
     era: Cell<u32>,
     /// Rung when a connection has ended.
@@ -79,6 +81,7 @@ impl Pool {
             warmth: Cell::default(),
             warming: Cell::new(false),
             last_used: Cell::new(Instant::now()),
+            speaks_only_http2: Cell::new(false),
             era: Cell::new(0),
             ended: Rc::default(),
         })
@@ -125,16 +128,21 @@ impl Pool {
     /// Uses none of its connections for another request: the idle ones close at once, the others when what runs on them has
     /// ended.
     pub(crate) fn retire(&self) {
+        self.multiplexed.retire();
+        self.retire_http1();
+    }
+
+    /// The same of those that speak HTTP/1.1.
+    pub(crate) fn retire_http1(&self) {
         self.era.set(self.era.get().wrapping_add(1));
         self.idle.borrow_mut().clear();
-        self.multiplexed.retire();
         self.ended.notify_waiters();
     }
 
     /// An answer's head had no room: connections that are opened from here on have more.
     pub(super) fn needs_room(&self) {
         self.upstream.has_large_heads.store(true, Relaxed);
-        self.retire();
+        self.retire_http1();
     }
 
     /// Sees to it that connections which have become idle are looked after.
