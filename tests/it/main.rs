@@ -66,6 +66,8 @@ mod origins;
 mod revoked;
 /// What a rule denies is denied in every spelling that some server would understand.
 mod rules;
+/// An upstream connection that is dead without a word costs one request a while, and the next ones nothing.
+mod silence;
 
 // --- who may call, and from where ---
 

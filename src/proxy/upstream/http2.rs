@@ -6,13 +6,12 @@
 //! requests costs one handshake. A connection that the upstream wants to be rid of (GOAWAY) is used no more; what runs on
 //! it ends in peace, and what had not left yet goes to the next.
 //!
-//! No pings: gRPC's servers take those of an idle client for an attack. A vanished upstream is found by the routes'
-//! limits and by TCP's keep-alive.
+//! A connection that goes silent is not trusted: see `pulse`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -34,9 +33,10 @@ use tracing::debug;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::dial::{UpstreamIo, dial_http2};
+use crate::proxy::upstream::dial::dial_http2;
 use crate::proxy::upstream::error::{self, Error, Resend};
 use crate::proxy::upstream::origin::{LONGEST_HEAD, MOST_FIELDS, UpstreamOrigin};
+use crate::proxy::upstream::pulse::{self, Observed, Pulse};
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -84,6 +84,7 @@ struct Shared {
     /// Since when there has been no stream.
     idle_since: Cell<Instant>,
     has_worked: Cell<bool>,
+    pulse: Rc<Pulse>,
 }
 
 type Engine = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
@@ -91,6 +92,9 @@ type Engine = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
 /// A stream that somebody uses.
 pub(crate) struct Stream {
     connection: Rc<Shared>,
+    began: Instant,
+    /// What had been read on the connection when it began.
+    read_before: u64,
 }
 
 /// How the opening of a connection goes.
@@ -209,6 +213,8 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
         multiplexed.declined.set(Some(Instant::now()));
         return Ok(());
     };
+    let pulse = Rc::new(Pulse::default());
+    let io = Observed::new(io, pulse.clone());
     let (sender, connection) = Builder::new(LocalTasks)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -224,14 +230,23 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
         streams: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         has_worked: Cell::new(false),
+        pulse: pulse.clone(),
     });
     multiplexed.connections.borrow_mut().push(shared.clone());
     // weakly, so that a connection that is forgotten ends with its last stream
     let (shared, multiplexed) = (Rc::downgrade(&shared), Rc::downgrade(multiplexed));
     tokio::task::spawn_local(async move {
-        let ended = poll_fn(|cx| match &mut *engine.borrow_mut() {
-            Some(engine) => Pin::new(engine).poll(cx),
-            None => Poll::Ready(Ok(())),
+        let is_waiting = || shared.upgrade().is_some_and(|shared| shared.streams.get() > 0);
+        let mut silence = pin!(pulse::lost(&pulse, is_waiting));
+        let ended = poll_fn(|cx| {
+            if silence.as_mut().poll(cx).is_ready() {
+                debug!("an upstream connection answers no PING; it is given up");
+                return Poll::Ready(Ok(()));
+            }
+            match &mut *engine.borrow_mut() {
+                Some(engine) => Pin::new(engine).poll(cx),
+                None => Poll::Ready(Ok(())),
+            }
         });
         let ended = ended.await;
         drop(engine.take()); // with it go the requests that it has not sent
@@ -259,7 +274,7 @@ impl Multiplexed {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|shared| {
             let is_of_use = shared.streams.get() > 0 || shared.allows() > 0;
-            is_of_use && !shared.sender.is_closed()
+            is_of_use && !shared.sender.is_closed() && !shared.pulse.is_given_up()
         });
         connections.iter().find(|shared| shared.streams.get() < shared.allows()).cloned()
     }
@@ -297,14 +312,19 @@ impl Shared {
 impl Stream {
     fn on(connection: Rc<Shared>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self { connection }
+        connection.pulse.asked();
+        let read_before = connection.pulse.read();
+        Self { began: Instant::now(), read_before, connection }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let Shared { streams, idle_since, .. } = &*self.connection;
+        let Shared { streams, idle_since, pulse, .. } = &*self.connection;
         streams.set(streams.get() - 1);
+        if pulse.read() == self.read_before && self.began.elapsed() >= pulse::UNANSWERED {
+            pulse.give_up();
+        }
         if streams.get() == 0 {
             idle_since.set(Instant::now());
         }
@@ -324,7 +344,7 @@ fn in_http2_terms<B>(request: &mut Request<B>, tls: bool, authority: &Authority)
 }
 
 /// A byte stream that is read a few times a turn.
-struct InTurns(UpstreamIo);
+struct InTurns(Observed);
 
 impl AsyncRead for InTurns {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
