@@ -22,7 +22,8 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::config::{Endpoint, Origin, Proxies, ProxyChoice};
-use crate::platform::dial::{self, ByteStream, host_and_port, words};
+use crate::platform::dial::{self, ByteStream, host_and_port};
+use crate::platform::io_error::words;
 use crate::platform::{environment, tls};
 
 /// Makes requests. Cheap to clone; holds no connection.

@@ -43,9 +43,10 @@ http://127.0.0.1:40311/gbdx: only the routes of -r exist there, whichever key is
 presented, and the other routes have no variable. They end with the command and
 its children, and when the daemon stops; a restarted daemon has others.
 
-Where the environment names a proxy, localhost and 127.0.0.1 are added to
-NO_PROXY, with -r or without. Variables that 'valetd login --import' would
-take a refresh token from, such as GDH_REFRESH_TOKEN, are taken out.
+Where the environment names a proxy, localhost, 127.0.0.1 and the hosts of these
+addresses are added to NO_PROXY, with -r or without. Variables that 'valetd
+login --import' would take a refresh token from, such as GDH_REFRESH_TOKEN, are
+taken out.
 
 A process of yours still reaches every route on the common addresses without a
 key, a command of exec -r too, unless the configuration says require_key = true;
@@ -119,11 +120,12 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
     let mut child = Command::new(program);
     child.args(rest);
-    let past_proxies = past_proxies(environment::text);
+    let variables = variables(&report, names, key.as_ref(), key_in_url);
+    let past_proxies = past_proxies(environment::text, &hosts(&variables));
     for name in variables_with_tokens(&places) {
         child.env_remove(name);
     }
-    for (name, value) in variables(&report, names, key.as_ref(), key_in_url).into_iter().chain(past_proxies) {
+    for (name, value) in variables.into_iter().chain(past_proxies) {
         match value {
             Some(value) => child.env(name, value),
             None => child.env_remove(name),
@@ -234,21 +236,36 @@ fn variable_of(route: &str) -> String {
     format!("{}_URL", route.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// What the URLs in a command's environment call this machine.
+/// What the URLs in a command's environment may call this machine, and what people write in their place.
 const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// Whom the URLs in a command's environment name; an IPv6 address in both spellings, as tools compare either.
+fn hosts(variables: &[(String, Option<String>)]) -> BTreeSet<String> {
+    let urls = variables.iter().filter_map(|(_, value)| value.as_deref()?.strip_prefix("http://"));
+    let authorities = urls.filter(|rest| !rest.starts_with("unix:")).filter_map(|rest| rest.split('/').next());
+    let mut hosts = BTreeSet::new();
+    for authority in authorities {
+        match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => hosts.extend([address.to_owned(), format!("[{address}]")]),
+            None => hosts.extend(authority.split(':').next().map(str::to_owned)),
+        }
+    }
+    hosts
+}
 
 /// Keeps tools that are told of a proxy from sending it what is for valetd, the key included: curl, wget and Python send
 /// it `localhost` as well.
-fn past_proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, Option<String>)> {
+fn past_proxies(variable: impl Fn(&str) -> Option<String>, named: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
     if !["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(is_set) {
         return Vec::new();
     }
+    let others = named.iter().map(String::as_str).filter(|host| !LOOPBACK.contains(host));
     let with_ours = |(name, other): (&str, &str)| {
         let before = variable(name).or_else(|| variable(other)).filter(|hosts| !hosts.trim().is_empty());
         let mut hosts: Vec<&str> = before.as_deref().map(|hosts| hosts.split(',').collect()).unwrap_or_default();
         let is_there = |wanted: &str| hosts.iter().any(|host| host.trim() == wanted || host.trim() == "*");
-        let missing: Vec<&str> = LOOPBACK.into_iter().filter(|host| !is_there(host)).collect();
+        let missing: Vec<&str> = LOOPBACK.into_iter().chain(others.clone()).filter(|host| !is_there(host)).collect();
         hosts.extend(missing);
         (name.to_owned(), Some(hosts.join(",")))
     };
@@ -344,14 +361,29 @@ mod tests {
                 Some(("127.0.0.11,localhosts,localhost,127.0.0.1", "127.0.0.11,localhosts,localhost,127.0.0.1")),
             ),
         ];
+        let none = BTreeSet::new();
         for (set, expected) in rows {
-            let found =
-                past_proxies(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()));
+            let found = past_proxies(
+                |name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()),
+                &none,
+            );
             let expected = expected.map(|(lower, upper)| [("no_proxy", lower), ("NO_PROXY", upper)]);
             let expected =
                 expected.into_iter().flatten().map(|(name, value)| (name.to_owned(), Some(value.to_owned())));
             assert_eq!(found, expected.collect::<Vec<_>>(), "{set:?}");
         }
+        // a listener elsewhere is named by its address
+        let url = |url: &str| ("X_URL".to_owned(), Some(url.to_owned()));
+        let urls =
+            [url("http://[::1]:8253/vk_x/lab"), url("http://lab.localhost:8253"), url("http://unix:/run/x.sock:/lab")];
+        let named = hosts(&[&urls[..], &[url("http://192.0.2.7/lab"), ("GONE_URL".to_owned(), None)]].concat());
+        assert_eq!(
+            named.iter().map(String::as_str).collect::<Vec<_>>(),
+            ["192.0.2.7", "::1", "[::1]", "lab.localhost"]
+        );
+        let found = past_proxies(|name| (name == "http_proxy").then(|| "http://p:1".to_owned()), &named);
+        let all = "localhost,127.0.0.1,192.0.2.7,::1,[::1],lab.localhost";
+        assert!(found.iter().all(|(_, value)| value.as_deref() == Some(all)), "{found:?}");
     }
 
     #[test]

@@ -43,8 +43,8 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              detail attempt } failures renewals token_requests next_action
              credential { generation fingerprint saved sealed identity
              refresh_expires_at }
-  routes[]   name urls[] upstream account require_key requests open errors
-             rejected replayed median_ms p99_ms",
+  routes[]   name urls[] upstream account proxy require_key requests open
+             errors rejected replayed median_ms p99_ms",
     after_help = "\
 Examples:
   valetd status

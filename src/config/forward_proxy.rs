@@ -377,7 +377,8 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_as_curl_reads_it() {
-        let rows: [(&str, &[(&str, &str)], Option<&str>); 9] = [
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>);
+        let rows: [Row<'_>; 9] = [
             ("nothing", &[], None),
             ("upper case", &[("HTTPS_PROXY", "a:1")], Some("http://a:1")),
             ("lower case before upper case", &[("HTTPS_PROXY", "a:1"), ("https_proxy", "b:1")], Some("http://b:1")),

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::io_error::words;
 use super::names;
 use super::tunnel::{self, Target, TunnelError};
 use super::vectored::{SMALL_WRITE, joined};
@@ -269,12 +270,6 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) fn host_and_port(origin: &Origin) -> String {
     let Origin { tls: _, host, port } = origin;
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// What went wrong, without "(os error 111)" where there are words for it.
-pub(crate) fn words(error: &io::Error) -> String {
-    let kind = error.kind().to_string();
-    if error.raw_os_error().is_some() && kind != "uncategorized error" { kind } else { error.to_string() }
 }
 
 /// A byte stream to a server.

@@ -7,6 +7,7 @@ pub mod dial;
 pub mod environment;
 pub mod harden;
 pub mod hints;
+pub(crate) mod io_error;
 mod journal;
 pub mod listeners;
 pub mod log;

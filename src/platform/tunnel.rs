@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
+use super::io_error::words;
 use crate::config::ProxyLogin;
 
 /// Longer heads are not a proxy's answer.
@@ -18,7 +19,7 @@ const LONGEST_HEAD: usize = 8 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
     /// The connection to it broke.
-    #[error("{}", super::dial::words(.0))]
+    #[error("{}", words(.0))]
     Io(#[from] io::Error),
     /// It answered, and it was no answer.
     #[error("it does not speak {0}")]

@@ -173,7 +173,7 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 impl Kept {
-    /// Whether it may be sent again on a new connection, after the upstream closed the old one without a byte of answer:
+    /// Whether it may be sent again on a new connection, after the upstream closed the old one before a whole head:
     /// an idempotent request without body.
     pub(crate) fn survives_lost_connection(&self) -> bool {
         matches!(self.body, KeptBody::Empty) && is_idempotent(&self.method)

@@ -316,3 +316,39 @@ fn pseudonym() -> Result<String, TableError> {
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TableError::NoRandomNumbers)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ProxyChoice, testing};
+
+    #[test]
+    fn routes_share_connections_if_they_lead_to_one_origin_by_one_way() {
+        let lines = "[account.a]\nprovider = \"any\"\n[account.b]\nprovider = \"any\"\n[account.c]\nprovider = \"any\"\n\
+                     [account.d]\nprovider = \"any\"\n";
+        let at = |name: &str, proxy: &str| {
+            let before = format!("[account.{name}]\n");
+            (before.clone(), format!("{before}upstream = \"https://api.example\"\n{proxy}"))
+        };
+        let proxies = [
+            at("a", "proxy = \"direct\"\n"),
+            at("b", "proxy = \"http://me:one@proxy.example\"\n"),
+            at("c", "proxy = \"http://me:one@proxy.example:80\"\n"),
+            at("d", "proxy = \"http://me:two@proxy.example\"\n"),
+        ];
+        let text = proxies.iter().fold(lines.to_owned(), |text, (before, after)| text.replace(before, after));
+        let config = testing::config(&text);
+        let mut origins = Origins::default();
+        let mut upstream = |name: &str| {
+            let route = config.routes.iter().find(|route| route.name.as_str() == name).unwrap();
+            let choice = &config.accounts[&route.account].proxy;
+            assert_ne!(*choice, ProxyChoice::Environment);
+            let way = Proxies::default().way(choice, &route.upstream.origin);
+            origins.upstream(route, None, way).unwrap()
+        };
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(&mut upstream);
+        assert_eq!(b.id, c.id);
+        assert!(a.id != b.id && b.id != d.id && a.id != d.id);
+        assert!(!a.is_same(&b) && !b.is_same(&d), "nor after a reload");
+    }
+}

@@ -368,7 +368,8 @@ fn a_reload_moves_an_accounts_requests_to_its_new_proxy_and_its_token_requests_t
     assert!(!other.has_seen("refresh_token") && !one.has_seen("refresh_token"));
 
     // and a loopback upstream is asked of none
-    stage.home.write_config(&with_account(&stage, "proxy = \"http://127.0.0.1:1\"", stage.gbdx.url(), ""));
+    let here = through("http://127.0.0.1:1").replace("https://api.example", &format!("http://{}", mirror()));
+    stage.home.write_config(&here);
     assert!(stage.home.run(&["reload"]).status.success(), "{}", daemon.log());
     assert_eq!(get(&stage.address, "/api/ping").expect("an answer").status, 200, "{}", daemon.log());
 }

@@ -328,7 +328,7 @@ fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
 
 const NOT_SIGNED_IN: Unavailable = Unavailable::SignInRequired { why: Why::NotSignedIn };
 
-/// The upstream closed a connection that others had used before, without a byte of answer: most likely it had grown
+/// The upstream closed a connection that others had used before, before a whole head: most likely it had grown
 /// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what
 /// the upstream says it has not begun with.
 async fn send_again_if_lost(

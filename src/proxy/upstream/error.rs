@@ -31,7 +31,7 @@ pub(crate) enum Resend {
     /// Whatever it is: the upstream says that it has not begun with it (RFC 9113 section 8.7).
     Always,
     /// If it is idempotent and has no body (RFC 9110 section 9.2.2): the connection, which others had used before, ended
-    /// without a byte of response, most likely because the upstream had grown tired of waiting just then.
+    /// before the response's head was whole, most likely because the upstream had grown tired of waiting just then.
     IfIdempotent,
     /// It may have been carried out, and a new connection would fare no better.
     Never,

@@ -57,7 +57,7 @@ pub(crate) struct Http1Connection {
     sender: SendRequest<RequestBody>,
     allowance: Allowance,
     /// `None` if a task of its own drives it, or if it has ended.
-    engine: Option<Engine>,
+    driver: Option<Driver>,
     pub(super) room: Room,
     /// Its pool's when it was opened; in a later one it serves no other request.
     pub(super) era: u32,
@@ -69,15 +69,15 @@ impl Http1Connection {
     /// Opens HTTP/1.1 on a byte stream.
     pub(crate) async fn open(io: UpstreamIo, room: Room, era: u32) -> Result<Self, Fault> {
         let (sender, connection, allowance) = handshake(io, room).await?;
-        let bell = Arc::new(Bell::default());
-        let waker = bell.clone().into();
-        let engine = Some(Engine { connection: Box::pin(connection), bell, waker });
-        Ok(Self { sender, allowance, engine, room, era, overtaken: false })
+        let handoff = Arc::new(HandoffWaker::default());
+        let waker = handoff.clone().into();
+        let driver = Some(Driver { connection: Box::pin(connection), handoff, waker });
+        Ok(Self { sender, allowance, driver, room, era, overtaken: false })
     }
 
     /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
     pub(crate) fn is_free(&self) -> bool {
-        self.engine.is_some() || self.sender.is_ready()
+        self.driver.is_some() || self.sender.is_ready()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -102,7 +102,7 @@ impl Http1Connection {
         };
         self.allowance.limit();
         let mut answer = pin!(self.sender.try_send_request(request));
-        let answer = poll_fn(|cx| drive(&mut self.engine, cx, |cx| answer.as_mut().poll(cx))).await;
+        let answer = poll_fn(|cx| drive(&mut self.driver, cx, |cx| answer.as_mut().poll(cx))).await;
         self.allowance.lift();
         // hyper drops a body when it has taken the last of it
         self.overtaken |= upload.strong_count() > 0;
@@ -116,19 +116,19 @@ impl Http1Connection {
         incoming: &mut Incoming,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut incoming = Pin::new(incoming);
-        let Some(engine) = &self.engine else { return incoming.poll_frame(cx) };
+        let Some(driver) = &self.driver else { return incoming.poll_frame(cx) };
         // what has come together with the head, before anything else is read
-        if let Poll::Ready(frame) = incoming.as_mut().poll_frame(&mut Context::from_waker(&engine.waker)) {
+        if let Poll::Ready(frame) = incoming.as_mut().poll_frame(&mut Context::from_waker(&driver.waker)) {
             return Poll::Ready(frame);
         }
-        drive(&mut self.engine, cx, |cx| incoming.as_mut().poll_frame(cx))
+        drive(&mut self.driver, cx, |cx| incoming.as_mut().poll_frame(cx))
     }
 
-    /// Drives it from now on with a task of its own, which rings when it has ended.
+    /// Drives it from now on with a task of its own, which notifies `ended` at its end.
     fn hand_over(&mut self, ended: Rc<Notify>) {
-        let Some(engine) = self.engine.take() else { return };
+        let Some(driver) = self.driver.take() else { return };
         tokio::task::spawn_local(async move {
-            if let Err(error) = engine.connection.await {
+            if let Err(error) = driver.connection.await {
                 debug!(%error, "an upstream connection ended");
             }
             ended.notify_waiters();
@@ -141,10 +141,10 @@ impl Http1Connection {
         if self.overtaken || self.is_closed() {
             return None;
         }
-        match &self.engine {
+        match &self.driver {
             // as always, but for answers whose end is not the end of what is sent
             Some(_) if !self.sender.is_ready() => self.hand_over(ended.clone()),
-            Some(engine) => engine.bell.wake_nobody(),
+            Some(driver) => driver.handoff.take_note(),
             None => {}
         }
         Some(self)
@@ -152,16 +152,16 @@ impl Http1Connection {
 
     /// Whether it has ended while it was idle. If not, the task is woken when it has.
     pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let _: Poll<()> = drive(&mut self.engine, cx, |_| Poll::Pending);
+        let _: Poll<()> = drive(&mut self.driver, cx, |_| Poll::Pending);
         if self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 /// A connection to be driven, and what hyper wakes.
-struct Engine {
+struct Driver {
     connection: Pin<Box<Http1>>,
-    bell: Arc<Bell>,
-    /// The bell as hyper knows it.
+    handoff: Arc<HandoffWaker>,
+    /// The same as hyper knows it.
     waker: Waker,
 }
 
@@ -171,26 +171,26 @@ const MOST_TURNS: usize = 4;
 /// Drives the connection, if it is for us to drive, and then asks for what may have come of it; both as often as there is
 /// something to do.
 fn drive<T>(
-    engine: &mut Option<Engine>,
+    driver: &mut Option<Driver>,
     cx: &mut Context<'_>,
     mut outcome: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Poll<T> {
     for _ in 0..MOST_TURNS {
-        let Some(running) = engine else { return outcome(cx) };
-        running.bell.wake_nobody();
+        let Some(running) = driver else { return outcome(cx) };
+        running.handoff.take_note();
         let mut inner = Context::from_waker(&running.waker);
         if let Poll::Ready(ended) = running.connection.as_mut().poll(&mut inner) {
             if let Err(error) = ended {
                 debug!(%error, "an upstream connection ended");
             }
             // which tells whoever still waits for something
-            *engine = None;
+            *driver = None;
             continue;
         }
         if let Poll::Ready(outcome) = outcome(&mut inner) {
             return Poll::Ready(outcome);
         }
-        if running.bell.wakes(cx.waker()) {
+        if running.handoff.hand_to(cx.waker()) {
             return Poll::Pending;
         }
     }
@@ -201,40 +201,42 @@ fn drive<T>(
 /// What hyper wakes in place of a task: the connection changes hands, and what one task learns while it is driving needs
 /// to wake nobody.
 #[derive(Default)]
-struct Bell(Mutex<Ring>);
+struct HandoffWaker(Mutex<WakeState>);
 
 #[derive(Default)]
-enum Ring {
+enum WakeState {
     #[default]
-    Nobody,
+    /// A wake is noted, and wakes nobody.
+    Idle,
+    /// A wake wakes this task.
     Task(Waker),
-    /// It has rung since somebody said who is to be woken.
-    Rung,
+    /// It has been woken since it was last said what a wake does.
+    Woken,
 }
 
-impl Bell {
-    fn set(&self, ring: Ring) -> Ring {
-        mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), ring)
+impl HandoffWaker {
+    fn set(&self, state: WakeState) -> WakeState {
+        mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), state)
     }
 
-    /// From now on it is only noted that it rings.
-    fn wake_nobody(&self) {
-        self.set(Ring::Nobody);
+    /// From now on a wake is only noted.
+    fn take_note(&self) {
+        self.set(WakeState::Idle);
     }
 
-    /// Whether it wakes this task from now on. If it has rung meanwhile, it does not.
-    fn wakes(&self, task: &Waker) -> bool {
-        !matches!(self.set(Ring::Task(task.clone())), Ring::Rung)
+    /// Has a wake wake this task from now on; false if there has been one meanwhile, so that there is something to do.
+    fn hand_to(&self, task: &Waker) -> bool {
+        !matches!(self.set(WakeState::Task(task.clone())), WakeState::Woken)
     }
 }
 
-impl Wake for Bell {
+impl Wake for HandoffWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if let Ring::Task(task) = self.set(Ring::Rung) {
+        if let WakeState::Task(task) = self.set(WakeState::Woken) {
             task.wake();
         }
     }

@@ -79,7 +79,7 @@ pub(crate) struct Multiplexed {
 struct Shared {
     sender: SendRequest<RequestBody>,
     /// What gives it its requests, until it has ended; a task polls it.
-    engine: Rc<RefCell<Option<Engine>>>,
+    driver: Rc<RefCell<Option<Driver>>>,
     streams: Cell<usize>,
     /// Since when there has been no stream.
     idle_since: Cell<Instant>,
@@ -87,7 +87,7 @@ struct Shared {
     pulse: Rc<Pulse>,
 }
 
-type Engine = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
+type Driver = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
 
 /// A stream that somebody uses.
 pub(crate) struct Stream {
@@ -223,10 +223,10 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
         .handshake(TokioIo::new(InTurns(io)))
         .await
         .map_err(|error| error::fault(&error))?;
-    let engine = Rc::new(RefCell::new(Some(connection)));
+    let driver = Rc::new(RefCell::new(Some(connection)));
     let shared = Rc::new(Shared {
         sender,
-        engine: engine.clone(),
+        driver: driver.clone(),
         streams: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         has_worked: Cell::new(false),
@@ -243,13 +243,13 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
                 debug!("an upstream connection answers no PING; it is given up");
                 return Poll::Ready(Ok(()));
             }
-            match &mut *engine.borrow_mut() {
-                Some(engine) => Pin::new(engine).poll(cx),
+            match &mut *driver.borrow_mut() {
+                Some(driver) => Pin::new(driver).poll(cx),
                 None => Poll::Ready(Ok(())),
             }
         });
         let ended = ended.await;
-        drop(engine.take()); // with it go the requests that it has not sent
+        drop(driver.take()); // with it go the requests that it has not sent
         if let Err(error) = ended {
             debug!(%error, "an upstream connection ended");
         }
@@ -305,7 +305,7 @@ impl Shared {
     /// Streams that the upstream allows just now; it may be none (RFC 9113 section 6.5.2). A request beyond them would wait
     /// inside of h2, and leave with the token that it has.
     fn allows(&self) -> usize {
-        self.engine.borrow().as_ref().map_or(0, Engine::current_max_send_streams).min(MOST_STREAMS)
+        self.driver.borrow().as_ref().map_or(0, Driver::current_max_send_streams).min(MOST_STREAMS)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Connections to an upstream: opened when none is free, kept warm, one pool a worker.
 //!
-//! HTTP/1.1 carries one exchange at a time, so a connection is leased, and given back when its answer has been read to
-//! the end. One that ended otherwise, or was answered before its request had been sent, is never used again: dropping it
-//! closes it. One such connection is in `link`; HTTP/2's are in `multiplexed`.
+//! HTTP/1.1 carries one exchange at a time, so a connection is taken out of the pool, and put back when its response has
+//! been read to the end (`response`). One that ended otherwise, or was answered before its request had been sent, is never
+//! used again: dropping it closes it. HTTP/2's connections are shared, and stay here (`http2`).
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -34,7 +34,7 @@ const MOST_IDLE: usize = 1024;
 pub(crate) struct Pool {
     pub(crate) upstream: Arc<UpstreamOrigin>,
     /// The most recently used last.
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Vec<IdleConnection>>,
     pub(super) multiplexed: Rc<Multiplexed>,
     /// Whether a task looks after the idle ones.
     has_reaper: Cell<bool>,
@@ -51,7 +51,7 @@ pub(crate) struct Pool {
     pub(super) speaks_only_http2: Cell<bool>,
     /// How often its connections have been retired.
     era: Cell<u32>,
-    /// Rung when a connection has ended.
+    /// Notified when a connection has ended.
     ended: Rc<Notify>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Warmth {
     pub(crate) connect_timeout: Duration,
 }
 
-struct Idle {
+struct IdleConnection {
     connection: Http1Connection,
     since: Instant,
 }
@@ -115,7 +115,7 @@ impl Pool {
             if idle.len() >= MOST_IDLE {
                 idle.remove(0);
             }
-            idle.push(Idle { connection, since: now });
+            idle.push(IdleConnection { connection, since: now });
         }
         self.last_used.set(now);
         self.watch_idle();
@@ -179,7 +179,7 @@ impl Pool {
         Http1Connection::open(io, room, era).await
     }
 
-    /// Rung when a connection has ended.
+    /// Notified when a connection has ended.
     pub(super) fn ended(&self) -> &Rc<Notify> {
         &self.ended
     }
@@ -262,18 +262,141 @@ async fn keep_warm(pool: Weak<Pool>) {
             match this.connect(warmth.connect_timeout).await {
                 // behind those in use: it is for the one who finds no other
                 Ok(connection) => {
-                    this.idle.borrow_mut().insert(0, Idle { connection, since: Instant::now() });
+                    this.idle.borrow_mut().insert(0, IdleConnection { connection, since: Instant::now() });
                     this.watch_idle();
                 }
                 Err(fault) => debug!(upstream = %this.upstream.label, ?fault, "no warm connection to be had"),
             }
             continue;
         }
-        let bell = this.ended.clone();
+        let ended = this.ended.clone();
         drop(this); // the pool may go meanwhile
         tokio::select! {
             () = tokio::time::sleep_until(due.min(end)) => {}
-            () = bell.notified() => {}
+            () = ended.notified() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+    use crate::config::{Origin, Way};
+    use crate::proxy::replay::RequestBody;
+    use crate::proxy::upstream::error::{Error, Resend};
+
+    /// A pool, and the upstream that its connections lead to.
+    async fn pool() -> (Rc<Pool>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = Origin { tls: false, host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let upstream = UpstreamOrigin::new(origin, Way::Direct, None, None, false).unwrap();
+        (Pool::new(Arc::new(upstream)), listener)
+    }
+
+    /// A connection, and the upstream's end of it.
+    async fn connection(pool: &Pool, listener: &TcpListener) -> (Http1Connection, TcpStream) {
+        let (connection, accepted) = tokio::join!(pool.connect(Duration::from_secs(10)), listener.accept());
+        (connection.unwrap(), accepted.unwrap().0)
+    }
+
+    /// A connection that has served a request.
+    async fn used(pool: &Pool, listener: &TcpListener) -> (Http1Connection, TcpStream) {
+        let (mut connection, mut end) = connection(pool, listener).await;
+        let upstream = async {
+            let _ = end.read(&mut [0; 1024]).await;
+            end.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        };
+        let (sent, ()) = tokio::join!(connection.send(request(), pool.ended()), upstream);
+        assert!(sent.is_ok());
+        (connection, end)
+    }
+
+    fn request() -> Request<RequestBody> {
+        Request::builder().uri("/x").header("host", "h").body(RequestBody::Empty).unwrap()
+    }
+
+    /// Whether our end of a connection closes.
+    async fn closes(end: &mut TcpStream) -> bool {
+        let read = tokio::time::timeout(Duration::from_secs(10), end.read(&mut [0; 16])).await;
+        matches!(read, Ok(Ok(0)))
+    }
+
+    fn run(story: impl Future<Output = ()>) {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        let in_time = async { tokio::time::timeout(Duration::from_secs(60), story).await };
+        runtime.block_on(in_time).expect("the story ends in time");
+    }
+
+    #[test]
+    fn the_connection_that_was_used_last_is_taken_first() {
+        run(async {
+            let (pool, listener) = pool().await;
+            let (first, mut first_end) = used(&pool, &listener).await;
+            let (second, mut second_end) = used(&pool, &listener).await;
+            pool.put(first);
+            pool.put(second);
+            drop(pool.take().expect("two are idle"));
+            assert!(closes(&mut second_end).await);
+            drop(pool.take().expect("one is idle"));
+            assert!(closes(&mut first_end).await);
+            assert!(pool.take().is_none());
+        });
+    }
+
+    #[test]
+    fn what_the_upstream_closes_is_forgotten_and_what_is_idle_for_too_long_is_closed() {
+        run(async {
+            let (pool, listener) = pool().await;
+            let (first, mut first_end) = used(&pool, &listener).await;
+            let (second, second_end) = used(&pool, &listener).await;
+            pool.put(first);
+            pool.put(second);
+            drop(second_end);
+            // until the end has been seen
+            poll_fn(|cx| {
+                pool.reap(cx, Instant::now());
+                if pool.idle.borrow().len() == 1 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            let next = poll_fn(|cx| Poll::Ready(pool.reap(cx, Instant::now()))).await.expect("one is left");
+            assert!(next > Instant::now() && next <= Instant::now() + LONGEST_IDLE);
+            let next = poll_fn(|cx| Poll::Ready(pool.reap(cx, next))).await;
+            assert_eq!(next, None, "nothing is left to look after");
+            assert!(closes(&mut first_end).await);
+            assert!(pool.take().is_none());
+        });
+    }
+
+    #[test]
+    fn a_request_may_be_sent_again_only_where_a_connection_in_use_ended_before_a_whole_head() {
+        let rows: [(&str, &[u8], bool, Resend); 5] = [
+            ("closed, as it was idle", b"", true, Resend::IfIdempotent),
+            ("closed, and was new", b"", false, Resend::Never),
+            ("half a head, and was in use", b"HTTP/1.1 200 OK\r\nA: b", true, Resend::IfIdempotent),
+            ("nonsense, and was in use", b"nonsense\r\n\r\n", true, Resend::Never),
+            ("nonsense, and was new", b"nonsense\r\n\r\n", false, Resend::Never),
+        ];
+        for (case, said, reused, expected) in rows {
+            run(async {
+                let (pool, listener) = pool().await;
+                let (mut connection, mut end) = connection(&pool, &listener).await;
+                let upstream = async {
+                    let _ = end.read(&mut [0; 1024]).await;
+                    let _ = end.write_all(said).await;
+                    drop(end);
+                };
+                let (sent, ()) = tokio::join!(connection.send(request(), pool.ended()), upstream);
+                let refused = sent.expect_err(case);
+                let Error::Lost { fault, resend } = Error::lost(&refused.into_error(), reused) else {
+                    panic!("{case}");
+                };
+                assert_eq!(resend, expected, "{case}: {fault:?}");
+            });
         }
     }
 }
