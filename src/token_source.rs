@@ -200,6 +200,8 @@ pub struct TokenSource {
     latest: Mutex<VecDeque<Arc<Published>>>,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
+    /// How often the account has been logged out; of all sources that it had.
+    withdrawals: Arc<AtomicU64>,
     demands: mpsc::UnboundedSender<Said>,
 }
 
@@ -241,8 +243,16 @@ impl TokenSource {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = SourceId(NEXT.fetch_add(1, Ordering::Relaxed));
         let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });
-        let latest = Mutex::default();
-        Arc::new(Self { id, account, clock, current, latest, changed: watch::Sender::new(()), demands })
+        Arc::new(Self {
+            id,
+            account,
+            clock,
+            current,
+            latest: Mutex::default(),
+            changed: watch::Sender::new(()),
+            withdrawals: Arc::default(),
+            demands,
+        })
     }
 
     /// Which source this is.
@@ -254,6 +264,9 @@ impl TokenSource {
     pub fn publish(&self, availability: Availability) {
         if let Availability::Usable { token, .. } = &availability {
             self.remember(token);
+        }
+        if matches!(availability, Availability::SignInRequired { why: Why::NotSignedIn }) {
+            self.withdrawals.fetch_add(1, Ordering::Release);
         }
         self.current.store(Arc::new(availability));
         self.changed.send_replace(());
@@ -277,6 +290,23 @@ impl TokenSource {
     /// Hands out nothing from here on, and ends every wait: another source has taken its place, or none.
     pub fn end(&self) {
         self.publish(Availability::Ended);
+    }
+
+    /// Another source for the same account, in place of this one. What began with the one ends with a logout at the other.
+    pub fn successor(&self) -> Arc<Self> {
+        let source = Self::new(self.account.clone(), self.clock.clone(), self.demands.clone());
+        let fresh = Arc::into_inner(source).expect("nobody has it yet");
+        Arc::new(Self { withdrawals: self.withdrawals.clone(), ..fresh })
+    }
+
+    /// A number that changes when the account is logged out. What began at another one than the present has lost its right.
+    pub fn withdrawals(&self) -> u64 {
+        self.withdrawals.load(Ordering::Acquire)
+    }
+
+    /// Tells of publications from now on.
+    pub fn publications(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// The token in hand, if it is usable now.

@@ -1,6 +1,7 @@
 //! The keys that are kept, as they are written: JSON, with a version.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Kept, String> {
             own: None,
             sha256: bytes.try_into().expect("32 bytes were read"),
             used: Used { bytes: bytes_used.unwrap_or_default().into(), ..Used::default() },
+            ended: AtomicBool::new(false),
             name: KeyName::new(&name).ok_or_else(|| wrong("name"))?,
         }));
     }

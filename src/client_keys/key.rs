@@ -97,6 +97,8 @@ pub struct ClientKey {
     /// Of the key as it is presented.
     pub(super) sha256: [u8; 32],
     pub(super) used: Used,
+    /// Revoked, or forgotten.
+    pub(super) ended: AtomicBool,
 }
 
 /// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
@@ -170,6 +172,11 @@ impl ClientKey {
         self.expires_at.is_some_and(|end| now >= end)
     }
 
+    /// Whether it has been revoked, or was ephemeral and is forgotten.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// The address that lives as long as the key, if it has one.
     pub fn own_address(&self) -> Option<&ListenAddress> {
         self.own.as_ref().map(|own| &own.address)
@@ -177,6 +184,7 @@ impl ClientKey {
 
     /// Ends what lives no longer than the key, though a request that it was good for may still have it in hand.
     pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
         if let Some(own) = &self.own {
             own.serving.start();
         }

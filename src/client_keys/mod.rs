@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{error, warn};
 use zeroize::Zeroizing;
 
@@ -112,10 +112,14 @@ pub struct KeyRing {
     floor: Floor,
     /// The latest time that is in the file, in Unix seconds.
     noted: AtomicU64,
-    /// The keys that are kept have changed, or one is used up.
+    /// A key has been added, one is used up, or the last end has been told.
     changed: Notify,
     /// One is used up, of which the file does not know yet.
     used_up: AtomicBool,
+    /// Says that a key is valid no longer; carries nothing.
+    ended: watch::Sender<()>,
+    /// Until when ends by expiry have been told, in Unix seconds.
+    told: AtomicU64,
 }
 
 /// The latest time that an earlier process knew of, in Unix seconds, and the machine's age when that was read.
@@ -158,6 +162,8 @@ impl KeyRing {
             noted: AtomicU64::new(0),
             changed: Notify::new(),
             used_up: AtomicBool::new(false),
+            ended: watch::Sender::new(()),
+            told: AtomicU64::new(0),
         }
     }
 
@@ -169,6 +175,24 @@ impl KeyRing {
     /// The keys, in the order of their names.
     pub fn keys(&self) -> Arc<Vec<Arc<ClientKey>>> {
         self.keys.load_full()
+    }
+
+    /// Tells from now on when a key has been revoked, has expired, or was forgotten.
+    pub fn ends(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
+    }
+
+    /// Looks whether a key that was found before is still valid.
+    ///
+    /// # Errors
+    ///
+    /// Why it is no longer.
+    pub fn check(&self, key: &ClientKey) -> Result<(), Refusal> {
+        match (key.has_ended(), key.is_expired(self.now())) {
+            (true, _) => Err(Refusal::Unknown),
+            (false, true) => Err(Refusal::Expired),
+            (false, false) => Ok(()),
+        }
     }
 
     /// Whether there is no key at all, so that none that is presented can be valid.
@@ -280,6 +304,7 @@ impl KeyRing {
             own,
             sha256: sha256.as_ref().try_into().expect("SHA-256 has 32 bytes"),
             used: Used::default(),
+            ended: AtomicBool::new(false),
         });
         keys.push(key.clone());
         keys.sort_by(|one, other| one.name.cmp(&other.name));
@@ -305,6 +330,7 @@ impl KeyRing {
         let revoked = keys.remove(at);
         revoked.end();
         self.keys.store(Arc::new(keys.clone()));
+        self.ended.send_replace(()); // before the disk, which may be slow
         if revoked.ephemeral { Ok(()) } else { Ok(self.save(&keys)?) }
     }
 
@@ -314,6 +340,7 @@ impl KeyRing {
         let keys = self.keys.load().iter().filter(|key| !Arc::ptr_eq(key, ephemeral)).cloned().collect();
         self.keys.store(Arc::new(keys));
         ephemeral.end();
+        self.ended.send_replace(());
     }
 
     fn save(&self, keys: &[Arc<ClientKey>]) -> Result<(), StoreError> {
@@ -336,6 +363,19 @@ impl KeyRing {
         self.keys.load().iter().any(|key| !key.ephemeral && key.limits.bytes.is_some())
     }
 
+    /// When the next of all keys expires that was not told yet, in Unix seconds.
+    fn next_expiry(&self) -> Option<u64> {
+        let told = self.told.load(Ordering::Relaxed);
+        let keys = self.keys.load();
+        keys.iter().filter_map(|key| key.expires_at).filter(|end| *end > told).min()
+    }
+
+    /// Tells those who look after what runs that keys have expired by now.
+    fn tell_expired(&self, now: u64) {
+        self.told.store(now, Ordering::Relaxed);
+        self.ended.send_replace(());
+    }
+
     /// Writes down what time it is, and what was used. Waits for the disk.
     fn note_time(&self) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -352,8 +392,8 @@ impl Default for KeyRing {
     }
 }
 
-/// Notes the time in the keys' file when one of them expires, and when the stop has started while one can still expire.
-/// It sleeps until then; without a key that expires, it writes nothing.
+/// Notes the time in the keys' file when one of them expires, and when the stop has started while one can still expire;
+/// and tells that one has expired ([`KeyRing::ends`]). It sleeps until then; without a key that expires, it writes nothing.
 pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
     let note = || {
         let ring = ring.clone();
@@ -366,11 +406,16 @@ pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
     loop {
         let next = ring.next_end();
         let now = ring.now();
+        let expiry = ring.next_expiry();
+        if expiry.is_some_and(|end| end <= now) {
+            ring.tell_expired(now);
+        }
         if ring.used_up.swap(false, Ordering::Relaxed) || next.is_some_and(|end| end <= now) {
             let _ = note().await; // an error means that it panicked
             continue;
         }
-        let due = next.map(|end| ring.clock.now() + Duration::from_secs(end - now));
+        let due = next.into_iter().chain(ring.next_expiry()).min();
+        let due = due.map(|end| ring.clock.now() + Duration::from_secs(end - now));
         tokio::select! {
             () = shutdown.started() => break,
             () = ring.changed.notified() => {}

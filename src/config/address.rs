@@ -84,6 +84,26 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+/// What a client's `Host` may say (RFC 9110 section 7.2): a host, IPv6 in brackets, with a port or without.
+pub(super) fn client_host(text: &str) -> Result<String, String> {
+    let end = match text.strip_prefix('[') {
+        Some(_) => text.find(']').map(|at| at + 1),
+        None => text.find(':'),
+    };
+    let (name, port) = text.split_at(end.unwrap_or(text.len()));
+    if !port.is_empty() && !port.starts_with(':') {
+        return Err("has something behind the address".to_owned());
+    }
+    let name = host(name)?;
+    let name = if name.contains(':') { format!("[{name}]") } else { name };
+    let Some(digits) = port.strip_prefix(':') else { return Ok(name) };
+    let port = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    match port.and_then(|digits| digits.parse::<u16>().ok()).filter(|port| *port > 0) {
+        Some(port) => Ok(format!("{name}:{port}")),
+        None => Err("has a bad port".to_owned()),
+    }
+}
+
 /// A host as RFC 3986 section 3.2.2 and DNS have it: in lower case, IPv6 without brackets.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -315,6 +335,30 @@ pub(super) fn listen_address(text: &str, folder: &Path, home: &Path) -> Result<L
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_of_clients_may_name_a_port() {
+        for (text, expected) in [
+            ("valet.lan", Some("valet.lan")),
+            ("Valet.LAN:9000", Some("valet.lan:9000")),
+            ("192.168.1.5:80", Some("192.168.1.5:80")),
+            ("[FD00::1]", Some("[fd00::1]")),
+            ("[fd00::1]:9000", Some("[fd00::1]:9000")),
+            ("valet.lan:", None),
+            ("valet.lan:0", None),
+            ("valet.lan:65536", None),
+            ("valet.lan:+1", None),
+            ("valet.lan:1:2", None),
+            ("valet.lan:1/x", None),
+            ("fd00::1", None),
+            ("[fd00::1]9000", None),
+            ("[fd00::1", None),
+            (":9000", None),
+            ("a b:9000", None),
+        ] {
+            assert_eq!(client_host(text).ok().as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn endpoints_are_https_or_on_loopback() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::account::{ACCOUNT_KEYS, Account};
-use super::address::{Endpoint, ListenAddress, host};
+use super::address::{Endpoint, ListenAddress, client_host};
 use super::names::{AccountId, RouteName};
 use super::problem::{Complaint, Problem, Problems, Severity, Sink, Source};
 use super::provider;
@@ -68,7 +68,8 @@ pub struct Parsed {
 pub struct Config {
     /// Where all routes are served, by path prefix and by host name.
     pub listen: Vec<ListenAddress>,
-    /// Host names that clients may use besides the loopback ones (RFC 6761 `localhost` and its subdomains).
+    /// Host names that clients may use besides the loopback ones (RFC 6761 `localhost` and its subdomains); with a port, by
+    /// that alone.
     pub hosts: Vec<String>,
     /// Threads of the data plane; at least 1.
     pub workers: usize,
@@ -201,7 +202,7 @@ impl<'a> Reader<'a> {
             let place = root.place_of("listen");
             checks.listeners.extend(config.listen.iter().map(|at| Located { value: at.clone(), place: place.clone() }));
         }
-        if let Some(hosts) = root.array("hosts", host) {
+        if let Some(hosts) = root.array("hosts", client_host) {
             config.hosts = hosts.into_iter().map(|host| host.value).collect();
         }
         if let Some(workers) = root.integer("workers", 1..=MOST_WORKERS) {

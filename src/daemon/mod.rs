@@ -397,6 +397,7 @@ async fn run_until_stopped(
             }
             () = network.changed() => {
                 debug!("the network has changed");
+                running.proxy.network_changed();
                 running.renewer.network_changed().await;
             }
             () = files.changed() => {

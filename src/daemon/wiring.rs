@@ -29,9 +29,10 @@ pub(super) fn sources(
     clock: &Arc<Clock>,
     demands: &mpsc::UnboundedSender<Said>,
 ) -> Sources {
-    let source = |id: &AccountId| {
-        let kept = last.get(id).filter(|_| before.leaves_in_place(config, id)).cloned();
-        kept.unwrap_or_else(|| TokenSource::new(id.clone(), clock.clone(), demands.clone()))
+    let source = |id: &AccountId| match last.get(id) {
+        Some(kept) if before.leaves_in_place(config, id) => kept.clone(),
+        Some(replaced) => replaced.successor(),
+        None => TokenSource::new(id.clone(), clock.clone(), demands.clone()),
     };
     config.accounts.keys().map(|id| (id.clone(), source(id))).collect()
 }

@@ -48,8 +48,10 @@ pub struct LogHandle(reload::Handle<Targets, Registry>);
 #[error("{0}")]
 pub struct LogError(String);
 
-/// Libraries that tell more than anyone wants to know: warnings at most, unless the filter names them.
-const QUIET: &str = "hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tokio_rustls=warn,notify=warn";
+/// Libraries that tell more than anyone wants to know: warnings at most, unless the filter names them; and not that answers
+/// come to PINGs that are not h2's own, but ours.
+const QUIET: &str =
+    "hyper=warn,hyper_util=warn,h2=warn,h2::proto::ping_pong=error,rustls=warn,tokio_rustls=warn,notify=warn";
 
 impl LogHandle {
     /// The filter, as it was written.

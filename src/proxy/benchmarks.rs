@@ -29,9 +29,6 @@ use crate::stats::Stats;
 use crate::timestamp::Timestamp;
 use crate::token_source::{Availability, Published, TokenSource};
 
-/// The port that requests must name in `Host`.
-const PORT: u16 = 8253;
-
 /// Who calls, and is let in.
 const OWN: u32 = 1000;
 
@@ -95,7 +92,7 @@ impl Default for Stage {
         let table = Table::build(&config, &|_| tokens.clone(), &Stats::default());
         let table = table.unwrap_or_else(|problem| panic!("{problem}"));
         let peer = Peer { addresses: None, process: Process::Of { uid: OWN, pid: None } };
-        Self { table, tokens, token, ingress: Ingress::loopback(PORT, Scope::All), peer }
+        Self { table, tokens, token, ingress: Ingress::loopback(Scope::All), peer }
     }
 }
 

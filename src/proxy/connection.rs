@@ -7,20 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use crate::audit::Seat;
-use crate::client_keys::ClientKey;
+use crate::client_keys::{ClientKey, KeyRing, Refusal};
 use crate::platform::containers::Containers;
-use crate::proxy::deadline::Activity;
+use crate::proxy::deadline::{Activity, Phase};
 use crate::proxy::fault::Fault;
+use crate::proxy::local_table::LocalRoute;
 use crate::proxy::peer::{Peer, Process};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::guard;
 use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::scope::{Reader, Scope};
 use crate::proxy::registry::{Handle, Standing};
-use crate::proxy::table::Table;
+use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::worker::Worker;
 
 /// A client's connection. It is one of its worker's until it is dropped.
@@ -37,11 +38,68 @@ pub(crate) struct Connection {
     is_outside_containers: Cell<Option<bool>>,
 }
 
+/// What a running exchange owes its right to. It is lost with either, and so is the exchange.
+#[derive(Clone)]
+pub(crate) struct Authority {
+    /// The client key that was presented, if one was.
+    key: Option<Arc<ClientKey>>,
+    route: Rc<LocalRoute>,
+    /// Of the account's logouts, when the exchange began.
+    withdrawals: u64,
+}
+
+impl Authority {
+    pub(crate) fn of(key: Option<Arc<ClientKey>>, route: Rc<LocalRoute>) -> Self {
+        Self { withdrawals: route.entry.tokens.withdrawals(), key, route }
+    }
+
+    pub(crate) fn route(&self) -> &RouteEntry {
+        &self.route.entry
+    }
+
+    /// Returns when it is lost.
+    pub(crate) async fn ended(&self, worker: &Worker) -> Lost {
+        loop {
+            let changed = worker.authority_changed.notified();
+            if let Some(lost) = self.lost(&worker.table().shared.access.keys) {
+                return lost;
+            }
+            changed.await;
+        }
+    }
+
+    /// Why it is no more.
+    fn lost(&self, keys: &KeyRing) -> Option<Lost> {
+        if let Some(refusal) = self.key.as_ref().and_then(|key| keys.check(key).err()) {
+            Some(Lost::Key(refusal))
+        } else if self.route.entry.tokens.withdrawals() != self.withdrawals {
+            Some(Lost::Account)
+        } else {
+            None
+        }
+    }
+}
+
+/// What an exchange has lost its right with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lost {
+    /// The client key was revoked, or its command has ended; or it has expired.
+    Key(Refusal),
+    /// The account was logged out.
+    Account,
+}
+
 /// What a request comes on: all of an HTTP/1.1 connection, or one stream of an HTTP/2 connection.
 pub(crate) struct Stream {
     pub(crate) connection: Rc<Connection>,
     /// The connection's own, or the stream's.
     pub(crate) activity: Arc<Activity>,
+    /// The running exchange's.
+    authority: RefCell<Option<Authority>>,
+    /// It is lost.
+    lost: Cell<Option<Lost>>,
+    /// The task that serves an HTTP/2 stream.
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Connection {
@@ -113,6 +171,65 @@ impl Drop for Connection {
 }
 
 impl Stream {
+    pub(crate) fn new(connection: Rc<Connection>, activity: Arc<Activity>) -> Rc<Self> {
+        Rc::new(Self {
+            connection,
+            activity,
+            authority: RefCell::default(),
+            lost: Cell::default(),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// From here on, the running exchange ends when this does.
+    pub(crate) fn depends_on(&self, authority: Authority) {
+        self.authority.replace(Some(authority));
+    }
+
+    /// What the running exchange depends on.
+    pub(crate) fn authority(&self) -> Option<Authority> {
+        self.authority.borrow().clone()
+    }
+
+    /// What goes on from here depends on nothing; on what it did before.
+    pub(crate) fn is_independent(&self) -> Option<Authority> {
+        self.lost.set(None);
+        self.authority.take()
+    }
+
+    /// Looks whether the running exchange has still its right.
+    pub(crate) fn look_at_authority(&self) {
+        let keys = &self.connection.worker.table().shared.access.keys;
+        let lost = self.authority.borrow().as_ref().and_then(|authority| authority.lost(keys));
+        if lost.is_some() {
+            self.lost.set(lost);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Whether an answer is on its way that nobody may have any more.
+    pub(crate) fn is_to_be_cut(&self) -> bool {
+        self.lost.get().is_some() && self.activity.phase() == Phase::Answering
+    }
+
+    /// The task of an HTTP/2 stream, which is woken when there is something to be cut.
+    pub(crate) fn is_served_by(&self, task: &Waker) {
+        if self.waker.borrow().is_none() {
+            self.waker.replace(Some(task.clone()));
+        }
+    }
+
+    /// Waits for what comes of a request, unless it loses its right first.
+    pub(crate) async fn while_authorized<T>(&self, mut exchange: Pin<&mut impl Future<Output = T>>) -> Result<T, Lost> {
+        poll_fn(|cx| match self.lost.get() {
+            Some(lost) => Poll::Ready(Err(lost)),
+            None => exchange.as_mut().poll(cx).map(Ok),
+        })
+        .await
+    }
+
     /// Waits for `answer`, unless the exchange passes its limit first.
     pub(crate) async fn in_time<T>(&self, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
         poll_fn(|cx| match answer.as_mut().poll(cx) {

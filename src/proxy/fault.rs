@@ -7,6 +7,8 @@ pub(crate) enum Fault {
     Unreachable { error: &'static str, detail: String },
     /// A connection, but no TLS.
     Tls { error: &'static str, detail: String },
+    /// A connection on which it does not speak HTTP/1.1, but HTTP/2.
+    NoHttp1 { error: &'static str, detail: String },
     /// Connecting took too long.
     ConnectTimeout,
     /// Too long without a byte, while the answer was due.

@@ -21,7 +21,7 @@ pub fn request_path(data: &[u8]) {
     headers.insert("host", HeaderValue::from_static("localhost:8253"));
     let flags = HeadFlags::of(&headers);
     let head = Head { method: &Method::GET, target: &target, version: Version::HTTP_11, headers: &headers, flags };
-    let ingress = Ingress::loopback(8253, Scope::All);
+    let ingress = Ingress::loopback(Scope::All);
     let peer = Peer { addresses: None, process: Process::NotAsked };
     let admission = Admission { uids: &[], hosts: &[], keyed: false };
     let admitted = guard::admit(&ingress, &peer, admission, &head);
@@ -68,7 +68,7 @@ pub fn links(data: &[u8]) {
     let asked = ["", "/x/y"];
     let prefix = prefixes[data.len() / 4 % 2];
     let own_route = RouteName::new("lab").filter(|_| prefix.is_empty());
-    let ingress = Ingress::loopback(8253, own_route.clone().map_or(Scope::All, Scope::Own));
+    let ingress = Ingress::loopback(own_route.clone().map_or(Scope::All, Scope::Own));
     let mapping = rewrite::Mapping {
         origin: &origin,
         base_path: bases[data.len() / 2 % 2],

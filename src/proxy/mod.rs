@@ -108,6 +108,12 @@ impl Proxy {
         self.tell(|| Command::Table(self.table.clone()));
     }
 
+    /// Uses no connection to an upstream for another request that was opened before now: the machine's network has changed,
+    /// and they may lead nowhere. What runs on them goes on.
+    pub fn network_changed(&self) {
+        self.tell(|| Command::NetworkChanged);
+    }
+
     /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
     /// never, as long as one of them is stuck.
     pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {

@@ -24,6 +24,8 @@ pub(crate) struct Handle {
     id: u64,
     standing: Cell<Standing>,
     stopping: Cell<Stopping>,
+    /// Whether the rights of what runs on it are to be looked at.
+    doubted: Cell<bool>,
     /// The task that serves the connection.
     waker: RefCell<Option<Waker>>,
 }
@@ -87,6 +89,17 @@ impl Handle {
         stops
     }
 
+    /// Has the serving task look whether what runs on the connection has still its right.
+    pub(crate) fn look_at_authority(&self) {
+        self.doubted.set(true);
+        self.wake();
+    }
+
+    /// Whether that is to be looked at, which is said once.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted.get() && self.doubted.replace(false)
+    }
+
     /// Lets the running exchange end, and no other begin; but a first one, if there was none yet, until
     /// [`Handle::stop_waiting`].
     pub(crate) fn stop(&self) {
@@ -141,6 +154,7 @@ impl Registry {
             id,
             standing: Cell::new(standing),
             stopping: Cell::new(Stopping::No),
+            doubted: Cell::new(false),
             waker: RefCell::new(None),
         });
         self.connections.borrow_mut().insert(id, handle.clone());

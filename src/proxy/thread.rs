@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Listen(Vec<ProxyListener>),
     /// Accept on this one as well, until what is lent has ended.
     Lend(socket::Listener, Lent),
+    /// Use no connection to an upstream again that was opened before now.
+    NetworkChanged,
     /// Say that you are there.
     Ping(oneshot::Sender<()>),
     /// Accept no more, let running exchanges end within the time, and end.
@@ -86,6 +88,7 @@ pub(crate) fn start(
 /// Does what it is told until it is told to stop, or nobody is left to tell.
 async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let worker = downstream.worker.clone();
+    worker.watch_authority();
     let mut accepting: Vec<AbortHandle> = Vec::new();
     let mut lending: Vec<AbortHandle> = Vec::new();
     let mut look = tokio::time::interval(audit::LOOK);
@@ -99,7 +102,10 @@ async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<C
             }
         };
         match command {
-            Some(Command::Table(shared)) => worker.replace_table(shared),
+            Some(Command::Table(shared)) => {
+                worker.replace_table(shared);
+                worker.watch_authority();
+            }
             Some(Command::Listen(listeners)) => {
                 accepting.drain(..).for_each(|task| task.abort());
                 let mut own = worker.listeners.borrow_mut();
@@ -115,6 +121,7 @@ async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<C
                 lending.retain(|task| !task.is_finished());
                 lending.push(tokio::task::spawn_local(lend(downstream.clone(), socket, lent)).abort_handle());
             }
+            Some(Command::NetworkChanged) => worker.table().routes.iter().for_each(|route| route.pool.retire()),
             Some(Command::Ping(reply)) => drop(reply.send(())),
             Some(Command::Stop(drain)) => break drain,
             None => break Duration::ZERO,

@@ -8,13 +8,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
 use crate::proxy::local_table::LocalTable;
 use crate::proxy::note::Running;
 use crate::proxy::peer::{PeerLookup, PeerLookups, Process};
 use crate::proxy::policy::rewrite::OwnListener;
-use crate::proxy::registry::Registry;
+use crate::proxy::registry::{Handle, Registry};
 use crate::proxy::table::Table;
 use crate::stats::Stats;
+use crate::token_source::TokenSource;
 
 /// One worker, as its connections see it.
 pub(crate) struct Worker {
@@ -26,6 +30,10 @@ pub(crate) struct Worker {
     peers: Option<RefCell<PeerLookup>>,
     /// What the audit will be told.
     pub(crate) notes: Rc<Running>,
+    /// Rung when a client key is valid no longer, or an account was logged out.
+    pub(crate) authority_changed: Notify,
+    /// The tasks that ring it.
+    watching: RefCell<JoinSet<()>>,
 }
 
 impl Worker {
@@ -38,6 +46,8 @@ impl Worker {
             listeners: RefCell::default(),
             peers: peers.map(|peers| RefCell::new(peers())),
             notes: Rc::default(),
+            authority_changed: Notify::new(),
+            watching: RefCell::default(),
         })
     }
 
@@ -50,6 +60,47 @@ impl Worker {
     pub(crate) fn replace_table(&self, shared: Arc<Table>) {
         let table = LocalTable::new(shared, &self.table().routes);
         self.table.replace(table);
+    }
+
+    /// Has every exchange that has lost its right cut, now and whenever a client key ends or an account is logged out from now
+    /// on, as far as both are in the table of now.
+    pub(crate) fn watch_authority(self: &Rc<Self>) {
+        let table = self.table();
+        let mut sources: Vec<&Arc<TokenSource>> = table.routes.iter().map(|route| &route.entry.tokens).collect();
+        sources.sort_by_key(|source| Arc::as_ptr(source));
+        sources.dedup_by_key(|source| Arc::as_ptr(source));
+        let mut watching = JoinSet::new();
+        let mut ends = table.shared.access.keys.ends();
+        let worker = Rc::downgrade(self);
+        watching.spawn_local(async move {
+            while ends.changed().await.is_ok()
+                && let Some(worker) = worker.upgrade()
+            {
+                worker.look_at_authority();
+            }
+        });
+        for source in sources {
+            let mut publications = source.publications();
+            let (source, worker) = (source.clone(), Rc::downgrade(self));
+            let mut before = source.withdrawals();
+            watching.spawn_local(async move {
+                while publications.changed().await.is_ok()
+                    && let Some(worker) = worker.upgrade()
+                {
+                    let now = source.withdrawals();
+                    if std::mem::replace(&mut before, now) != now {
+                        worker.look_at_authority();
+                    }
+                }
+            });
+        }
+        self.watching.replace(watching);
+        self.look_at_authority(); // what has ended while nobody watched
+    }
+
+    fn look_at_authority(&self) {
+        self.authority_changed.notify_waiters();
+        self.registry.to_all(Handle::look_at_authority);
     }
 
     /// Who is at the client's end of a TCP connection. `None` for addresses if even they cannot be told.

@@ -268,8 +268,8 @@ fn requests() -> Vec<Row> {
     c.refused("a decimal address", host("2130706433:PORT"), &[403], host("127.0.0.1:PORT"), "GET /x");
     c.refused("a short address", host("127.1:PORT"), &[403], host("127.1.1.1:PORT"), "GET /x");
     c.refused("all addresses", host("0.0.0.0:PORT"), &[403], host("127.0.0.1:PORT"), "GET /x");
-    c.refused("another port", host("localhost:1"), &[403], host("localhost:PORT"), "GET /x");
-    c.refused("no port", host("localhost"), &[403], host("localhost:PORT"), "GET /x");
+    c.refused("another name's port", host("evil.example:1"), &[403], host("localhost:1"), "GET /x");
+    c.refused("another name without port", host("evil.example"), &[403], host("localhost"), "GET /x");
     c.refused("a dot behind", host("localhost.:PORT"), &[403], host("LOCALHOST:PORT"), "GET /x");
     c.refused("brackets that stay open", host("[::1"), &[400], host("[::1]:PORT"), "GET /x");
     c.refused(

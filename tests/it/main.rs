@@ -55,6 +55,8 @@ mod forward_proxies;
 /// What belongs to a body is never changed and never a request.
 mod framing;
 mod handing_in;
+/// What one hop says in its own terms is said anew for the next.
+mod hops;
 /// An API that means no good ends in its route's time, at little memory, and delays no other route.
 mod hostile;
 /// Only a token that is usable then leaves, and only to where it was meant for.
@@ -63,8 +65,12 @@ mod identity;
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.
 mod references;
+/// Authority ends with what gave it: a revoked or expired key, an ended command, a logout cut what still runs by them.
+mod revoked;
 /// What a rule denies is denied in every spelling that some server would understand.
 mod rules;
+/// An upstream connection that is dead without a word costs one request a while, and the next ones nothing.
+mod silence;
 
 // --- who may call, and from where ---
 

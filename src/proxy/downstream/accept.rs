@@ -128,7 +128,7 @@ fn listen(socket: socket::Listener, scope: Scope) -> io::Result<(Listener, Ingre
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             let ingress = match address.ip().is_loopback() {
-                true => Ingress::loopback(address.port(), scope),
+                true => Ingress::loopback(scope),
                 false => Ingress::remote(scope),
             };
             Ok((Listener::Tcp(TcpListener::from_std(listener)?), ingress))

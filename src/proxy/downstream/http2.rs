@@ -18,7 +18,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TRANS
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
@@ -84,6 +84,9 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo, budget: Rc<S
     let mut timer = IdleTimer::new(activity.deadline());
     let mut asked_to_go = false;
     let ended = poll_fn(|cx| {
+        if connection.handle.is_doubted() {
+            streams.running.borrow().iter().for_each(|stream| stream.look_at_authority());
+        }
         if connection.handle.is_told_to_stop(cx, false) {
             serving.as_mut().graceful_shutdown();
         }
@@ -163,6 +166,7 @@ impl Drop for Share {
 
 async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<StreamBody> {
     let activity = stream.activity.clone();
+    let is_head = *request.method() == Method::HEAD;
     let mut response = if request.headers().len() > MOST_FIELDS {
         let connection = &stream.connection;
         connection.worker.stats.refused.add(1);
@@ -177,7 +181,8 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
         service::answer(stream, request).await
     };
     response.headers_mut().remove(CONNECTION); // a stream can end without the connection
-    response.map(|body| StreamBody { body, activity })
+    // hyper leaves that to us: content in answer to HEAD makes a stream malformed (RFC 9113 section 8.1.1)
+    response.map(|body| StreamBody { body: if is_head { body.without_content() } else { body }, activity })
 }
 
 /// Says in HTTP/1.1's terms what HTTP/2 says otherwise: to whom, how long the body is, and the cookies in one field (RFC
@@ -186,14 +191,19 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
 fn in_http1_terms<B: Body>(request: &mut Request<B>) {
     let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     let has_body = !request.body().is_end_stream();
+    // without a length, HTTP/1.1 servers answer 411 to these (RFC 9110 sections 8.6 and 15.5.12)
+    let expects_content = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     let headers = request.headers_mut();
     if let Some(authority) = authority
         && !headers.contains_key(HOST)
     {
         headers.insert(HOST, authority);
     }
-    if has_body && !headers.contains_key(CONTENT_LENGTH) {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    match (has_body, headers.contains_key(CONTENT_LENGTH)) {
+        (_, true) => {}
+        (true, false) => drop(headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
+        (false, false) if expects_content => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"))),
+        (false, false) => {}
     }
     if headers.get_all(COOKIE).iter().nth(1).is_some() {
         let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -208,6 +218,8 @@ fn in_http1_terms<B: Body>(request: &mut Request<B>) {
 struct Streams {
     /// How many are open.
     open: Rc<Cell<usize>>,
+    /// Those that are.
+    running: Rc<RefCell<Vec<Rc<Stream>>>>,
     /// The stream whose task hyper is about to start: it does so before it asks for the next.
     opened: Rc<RefCell<Option<OpenStream>>>,
 }
@@ -216,13 +228,19 @@ struct Streams {
 struct OpenStream {
     stream: Rc<Stream>,
     open: Rc<Cell<usize>>,
+    running: Rc<RefCell<Vec<Rc<Stream>>>>,
 }
 
 impl Streams {
     fn open(&self, connection: &Rc<Connection>) -> Rc<Stream> {
-        let stream = Rc::new(Stream { connection: connection.clone(), activity: Activity::new() });
+        let stream = Stream::new(connection.clone(), Activity::new());
         self.open.set(self.open.get() + 1);
-        self.opened.replace(Some(OpenStream { stream: stream.clone(), open: self.open.clone() }));
+        self.running.borrow_mut().push(stream.clone());
+        self.opened.replace(Some(OpenStream {
+            stream: stream.clone(),
+            open: self.open.clone(),
+            running: self.running.clone(),
+        }));
         stream
     }
 }
@@ -231,6 +249,10 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         let connection = &self.stream.connection;
         self.open.set(self.open.get() - 1);
+        let mut running = self.running.borrow_mut();
+        if let Some(at) = running.iter().position(|stream| Rc::ptr_eq(stream, &self.stream)) {
+            running.swap_remove(at);
+        }
         connection.activity.renew();
         if connection.handle.standing() == Standing::TurnedAway {
             connection.handle.wake();
@@ -253,6 +275,11 @@ async fn watch_over(open: OpenStream, task: impl Future<Output = ()>) {
     let mut task = pin!(task);
     let mut timer = IdleTimer::new(stream.activity.deadline());
     poll_fn(|cx| {
+        stream.is_served_by(cx.waker());
+        if stream.is_to_be_cut() {
+            debug!("an answer was cut: its client key or its account has ended");
+            return Poll::Ready(());
+        }
         loop {
             if task.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -333,6 +360,22 @@ mod tests {
         in_http1_terms(&mut request);
         assert_eq!(request.headers()[HOST], "other", "not ours to correct");
         assert!(!request.headers().contains_key(TRANSFER_ENCODING));
+
+        for (method, expected) in [
+            ("POST", Some("0")),
+            ("PUT", Some("0")),
+            ("PATCH", Some("0")),
+            ("GET", None),
+            ("HEAD", None),
+            ("DELETE", None),
+            ("OPTIONS", None),
+            ("PROPFIND", None),
+        ] {
+            let mut request = Request::builder().method(method).uri("/").body(Empty::<Bytes>::new()).unwrap();
+            in_http1_terms(&mut request);
+            let length = request.headers().get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+            assert_eq!(length, expected.map(str::as_bytes), "{method}");
+        }
 
         let mut request =
             Request::builder().uri("/").header("content-length", "1").body(Full::new(Bytes::from("x"))).unwrap();

@@ -163,8 +163,9 @@ async fn shows_no_key(connection: &Connection, io: &mut ClientIo) -> bool {
 /// Serves requests until the connection has come to an end, or to rest: then it gives back the client's bytes.
 async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut IdleTimer) -> Option<ClientIo> {
     let activity = connection.activity.clone();
-    let stream = Rc::new(Stream { connection: connection.clone(), activity: activity.clone() });
-    let service = service_fn(|request| {
+    let stream = Stream::new(connection.clone(), activity.clone());
+    let served = stream.clone();
+    let service = service_fn(move |request| {
         // boxed, as hyper would move its whole state about before it begins
         let answer = Box::pin(service::answer(stream.clone(), request));
         async move { Ok::<_, Infallible>(answer.await) }
@@ -174,6 +175,13 @@ async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut Idle
         http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut gone_was_asked = false;
     let ended = poll_fn(|cx| {
+        if connection.handle.is_doubted() {
+            served.look_at_authority();
+            if served.is_to_be_cut() {
+                debug!("an answer was cut: its client key or its account has ended");
+                return Poll::Ready(Ended::Over(Ok(())));
+            }
+        }
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut serving).poll(cx) {
                 return Poll::Ready(Ended::Over(ended));

@@ -33,6 +33,11 @@ impl Counted {
         Self { body, exchange: Some(exchange) }
     }
 
+    /// The same exchange, of whose answer the client gets the head alone.
+    pub(crate) fn without_content(self) -> Self {
+        Self { body: ResponseBody::Empty, ..self }
+    }
+
     /// A text of our own, in answer to what was no exchange.
     pub(crate) fn without_exchange(text: Bytes) -> Self {
         Self { body: ResponseBody::Full(text), exchange: None }
@@ -188,6 +193,7 @@ impl Drop for Exchange {
             key.carries(self.stream.activity.bytes_received());
         }
         self.stream.activity.end();
+        self.stream.is_independent();
         if let Some(note) = self.note.take() {
             note.answered(self.status);
         }

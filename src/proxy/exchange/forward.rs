@@ -143,6 +143,7 @@ pub(crate) fn upstream_error(route: &RouteEntry, fault: Fault) -> ProxyError {
 pub(crate) fn send_error(route: &RouteEntry, error: Error) -> ProxyError {
     match error {
         Error::NotConnected(fault) | Error::Lost { fault, .. } => upstream_error(route, fault),
+        Error::BrokenRequest => ProxyError::BadRequest("its body is malformed, or broke off"),
         Error::NotAuthorized(why_not) => no_token(route, why_not),
     }
 }

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
 use crate::proxy::authorization::{Authorization, Rejection};
-use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{
@@ -37,7 +37,8 @@ use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
-use crate::token_source::Published;
+use crate::renewal::Why;
+use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
 ///
@@ -47,7 +48,11 @@ pub(crate) fn answer(stream: Rc<Stream>, request: Request<Incoming>) -> impl Fut
     let table = stream.connection.worker.table();
     let mut exchange = Exchange::begin(&stream, &table, &request);
     async move {
-        let answer = carry_out(&stream, &table, &mut exchange, request).await;
+        let answer = {
+            let carried_out = pin!(carry_out(&stream, &table, &mut exchange, request));
+            stream.while_authorized(carried_out).await
+        };
+        let answer = answer.unwrap_or_else(|lost| Err(no_right(&stream, lost)));
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
             let connection = &stream.connection;
@@ -91,6 +96,7 @@ async fn carry_out(
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
     }
+    stream.depends_on(Authority::of(caller.key.clone(), target.local.clone()));
     if access.audit_required && !exchange.is_promised_a_line() {
         return Err(ProxyError::AuditUnavailable);
     }
@@ -325,12 +331,7 @@ fn valid_key(
     presented: &Presented,
 ) -> Result<Arc<ClientKey>, ProxyError> {
     let found = table.shared.access.keys.find(&presented.key);
-    let key = found.map_err(|refusal| {
-        ProxyError::NotAllowed(match refusal {
-            Refusal::Unknown => Check::Key,
-            Refusal::Expired => Check::KeyExpired,
-        })
-    })?;
+    let key = found.map_err(refused_key)?;
     // before the connection counts as a client's: the key may have been read from another user's arguments
     if !key.limits.user.is_none_or(|user| connection.peer.is_of(user)) {
         return Err(ProxyError::NotAllowed(Check::KeyUser));
@@ -338,6 +339,25 @@ fn valid_key(
     exchange.is_keyed(&key);
     Ok(key)
 }
+
+fn refused_key(refusal: Refusal) -> ProxyError {
+    ProxyError::NotAllowed(match refusal {
+        Refusal::Unknown => Check::Key,
+        Refusal::Expired => Check::KeyExpired,
+    })
+}
+
+/// What a request is told that has lost its right before there was an answer. The answer that says so is for everybody.
+fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
+    let authority = stream.is_independent();
+    match (lost, authority) {
+        (Lost::Key(refusal), _) => refused_key(refusal),
+        (Lost::Account, Some(authority)) => no_token(authority.route(), NOT_SIGNED_IN),
+        (Lost::Account, None) => unreachable!("what is lost was there"),
+    }
+}
+
+const NOT_SIGNED_IN: Unavailable = Unavailable::SignInRequired { why: Why::NotSignedIn };
 
 /// The upstream closed a connection that others had used before, before a whole head: most likely it had grown
 /// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what
@@ -359,7 +379,7 @@ async fn send_again_if_lost(
     let Some(mut request) = again.and_then(|kept| kept.again(authorization)) else {
         return Err(upstream_error(route, fault));
     };
-    debug!(?fault, "an idle connection had closed; sending once more");
+    debug!(?fault, "the answer was lost; sending once more");
     // also for what goes to a connection that is open: the first sending may have taken a while
     let renewed = stream.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
     let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;
@@ -376,7 +396,11 @@ async fn send(
     fresh: bool,
 ) -> Result<upstream::Response, Error> {
     let sending = pin!(upstream::send(&local.pool, request, authorization, local.entry.config.connect_timeout, fresh));
-    in_time(stream, sending).await
+    let sent = in_time(stream, sending).await;
+    if matches!(sent, Err(Error::Lost { fault: Fault::AnswerTimeout, .. })) {
+        local.pool.retire_http1(); // the others may be as dead as the one that was silent
+    }
+    sent
 }
 
 /// The upstream did not like the token: one renewal, shared by all who were told so, and one replay. Where that cannot

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use crate::client_keys::KeyInUse;
 use crate::proxy::authorization::{Authorization, Rejection};
-use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::Exchange;
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{self, RequestContext, send_error};
@@ -69,7 +69,8 @@ pub(crate) async fn forward(
     };
     stream.activity.switch();
     let noted = exchange.becomes_tunnel(head.status);
-    tokio::task::spawn_local(join(stream.connection.clone(), client, upstream, noted));
+    let authority = stream.authority();
+    tokio::task::spawn_local(join(stream.connection.clone(), authority, client, upstream, noted));
     Ok(Response::from_parts(head, ResponseBody::Empty))
 }
 
@@ -86,10 +87,11 @@ async fn send(
     sent.map_err(|error| send_error(route, error))
 }
 
-/// Carries bytes both ways until both ends have closed, or what the listener was lent for has ended. Holds the client's
+/// Carries bytes both ways until both ends have closed, or what the tunnel has its right from has ended. Holds the client's
 /// connection, so that it counts as open, and what the audit will be told.
 async fn join(
     connection: Rc<Connection>,
+    authority: Option<Authority>,
     client: OnUpgrade,
     upstream: impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin>>,
     (note, key): (Option<Note>, Option<KeyInUse>),
@@ -100,10 +102,19 @@ async fn join(
             let mut client = Noted::new(TokioIo::new(client), note, key);
             tokio::select! {
                 ended = tokio::io::copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a tunnel ended"),
+                lost = lost(&connection, authority) => debug!(?lost, "a tunnel was cut: its client key or its account has ended"),
                 () = connection.ingress.scope.ended() => debug!("a tunnel ended with the command that it was lent to"),
             }
         }
         (Err(error), _) | (_, Err(error)) => debug!(%error, "a tunnel did not come about"),
     }
     drop(connection);
+}
+
+/// Returns when the tunnel has lost its right.
+async fn lost(connection: &Connection, authority: Option<Authority>) -> Lost {
+    match authority {
+        Some(authority) => authority.ended(&connection.worker).await,
+        None => std::future::pending().await,
+    }
 }

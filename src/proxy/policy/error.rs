@@ -430,8 +430,8 @@ impl Check {
                  process may not be looked at. To make a key: valetd key add"
             }
             Check::Host => {
-                "Check: Host. It must be localhost, a name below localhost, or a loopback address, with the port of \
-                 this listener; the setting `hosts` adds further names."
+                "Check: Host. It must be localhost, a name below localhost, or a loopback address, with any port; the \
+                 setting `hosts` adds further names."
             }
             Check::Origin => {
                 "Check: Origin. Requests that web pages of another origin make are not given a token, nor are those of \
@@ -487,7 +487,7 @@ impl Fault {
                 proxy_error: error,
                 detail: format!("Connecting valetd to {upstream} failed: {detail}."),
             },
-            Fault::Tls { error, detail } => Problem {
+            Fault::Tls { error, detail } | Fault::NoHttp1 { error: error @ "tls_alert_received", detail } => Problem {
                 status: StatusCode::BAD_GATEWAY,
                 kind: "upstream-tls",
                 title: "TLS with the upstream failed",
@@ -510,7 +510,7 @@ impl Fault {
                     "{upstream} took the request from valetd, but no byte moved for the route's `idle_timeout`."
                 ),
             },
-            Fault::BrokenAnswer { error, detail } => Problem {
+            Fault::BrokenAnswer { error, detail } | Fault::NoHttp1 { error, detail } => Problem {
                 status: StatusCode::BAD_GATEWAY,
                 kind: "upstream-answer",
                 title: "The upstream's answer is broken",

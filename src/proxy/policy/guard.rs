@@ -160,9 +160,9 @@ fn check_host<'head>(ingress: &Ingress, hosts: &[String], head: &Head<'head>) ->
     if authority.is_some() && version < Version::HTTP_2 && target.scheme_str() != Some("http") {
         return Err(ABSOLUTE_FORM);
     }
-    let (name, port) = split_port(host).ok_or(ProxyError::BadRequest("Host is not a host name"))?;
+    let (name, _) = split_port(host).ok_or(ProxyError::BadRequest("Host is not a host name"))?;
     let known = hosts.iter().any(|known| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(name));
-    if known || ingress.admits_host(name, port) { Ok(name) } else { Err(ProxyError::NotAllowed(Check::Host)) }
+    if known || ingress.admits_host(name) { Ok(name) } else { Err(ProxyError::NotAllowed(Check::Host)) }
 }
 
 const ABSOLUTE_FORM: ProxyError = ProxyError::BadRequest("the target's authority is not that of Host");
@@ -196,7 +196,7 @@ mod tests {
     }
 
     const HERE: Way =
-        Way { ingress: Ingress::loopback(8253, Scope::All), peer: process(Process::Of { uid: OWN, pid: None }) };
+        Way { ingress: Ingress::loopback(Scope::All), peer: process(Process::Of { uid: OWN, pid: None }) };
 
     fn admit_request(way: Way, method: &str, target: &str, fields: &[(&str, &str)]) -> Result<String, ProxyError> {
         admit_with(way, false, method, target, fields)
@@ -233,6 +233,17 @@ mod tests {
             ("[0:0:0:0:0:0:0:1]:8253", "[0:0:0:0:0:0:0:1]"),
             ("valet.lan:9999", "valet.lan"),
             ("valet.lan", "valet.lan"),
+            // forwarded ports: `ssh -L 9000:localhost:8253`, a container's, an editor's
+            ("localhost:80", "localhost"),
+            ("localhost:8254", "localhost"),
+            ("localhost:9000", "localhost"),
+            ("localhost", "localhost"),
+            ("gbdx.localhost:9000", "gbdx.localhost"),
+            ("gbdx.localhost", "gbdx.localhost"),
+            ("127.0.0.1:9000", "127.0.0.1"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("[::1]:1", "[::1]"),
+            ("[::1]:65535", "[::1]"),
         ];
         for (host, name) in good {
             assert_eq!(admit_request(HERE, "GET", "/", &[("host", host)]), Ok(name.to_owned()), "{host}");
@@ -254,10 +265,11 @@ mod tests {
             "[::]:8253",
             "[::ffff:127.0.0.1]:8253",
             "[fe80::1]:8253",
-            "localhost:80",
-            "localhost:8254",
-            "localhost",
-            "127.0.0.1",
+            "evil.example",
+            "evil.example:9000",
+            "localhost.evil.example:9000",
+            "localhost.:9000",
+            "10.0.0.1:9000",
             "valet.lan.evil.example:8253",
         ];
         for host in foreign {
@@ -286,9 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_port_means_port_80_and_a_unix_socket_takes_any_name() {
-        let eighty = Way { ingress: Ingress::loopback(80, Scope::All), ..HERE };
-        assert_eq!(admit_request(eighty, "GET", "/", &[("host", "localhost")]), Ok("localhost".into()));
+    fn a_unix_socket_takes_any_name() {
         let unix = Way { ingress: Ingress::unix(Scope::All), ..HERE };
         assert_eq!(admit_request(unix, "GET", "/", &[("host", "valetd")]), Ok("valetd".into()));
     }
@@ -315,6 +325,11 @@ mod tests {
         ];
         for (case, field, expected) in rows {
             assert_eq!(&admit_request(HERE, "GET", "/", &[host, field]), expected, "{case}");
+        }
+        let forwarded = ("host", "localhost:9000");
+        assert_eq!(admit_request(HERE, "GET", "/", &[forwarded, ("origin", "http://localhost:9000")]), fine);
+        for foreign in ["http://localhost:8253", "http://localhost", "http://127.0.0.1:9000"] {
+            assert_eq!(admit_request(HERE, "GET", "/", &[forwarded, ("origin", foreign)]), origin, "{foreign}");
         }
         let twice = [host, ("origin", "http://localhost:8253"), ("origin", "https://evil.example")];
         assert_eq!(admit_request(HERE, "GET", "/", &twice), origin);

@@ -213,6 +213,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
+    let mut length_is_list = false;
     let mut links = false;
     let mut unwanted = false;
     let mut repeats = false;
@@ -221,7 +222,10 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
             CONNECTION => connection = true,
             TRANSFER_ENCODING => transfer_encoding = true,
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
-            CONTENT_LENGTH => content_length = true,
+            CONTENT_LENGTH => {
+                content_length = true;
+                length_is_list = !value.as_bytes().iter().all(u8::is_ascii_digit);
+            }
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
             CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
@@ -242,6 +246,10 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
             return Err(broken("both Transfer-Encoding and Content-Length"));
         }
         headers.remove(TRANSFER_ENCODING);
+    }
+    if length_is_list {
+        let one = one_length(&headers[CONTENT_LENGTH]).ok_or_else(|| broken("Content-Length is not a number"))?;
+        headers.insert(CONTENT_LENGTH, one);
     }
     if connection {
         remove_connection_options(headers);
@@ -274,6 +282,14 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
         headers.append(VIA, via.clone());
     }
     Ok(())
+}
+
+/// The number that a list says several times (RFC 9110 section 8.6): what follows us may read a list otherwise than we do.
+fn one_length(list: &HeaderValue) -> Option<HeaderValue> {
+    let mut members = list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let first = members.next().filter(|first| !first.is_empty() && first.iter().all(u8::is_ascii_digit))?;
+    let is_said_again = members.all(|member| member == first);
+    is_said_again.then(|| HeaderValue::from_bytes(first).expect("digits"))
 }
 
 fn broken(detail: &str) -> Fault {
@@ -371,7 +387,7 @@ mod tests {
     use crate::token_source::Published;
 
     /// A listener that all routes share.
-    static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
+    static SHARED: Ingress = Ingress::loopback(Scope::All);
 
     type Fields<'a> = &'a [(&'a str, &'a str)];
 

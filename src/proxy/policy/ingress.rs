@@ -17,8 +17,9 @@ pub(crate) struct Ingress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reach {
     /// TCP, from this machine. A web page can reach it by a name of its own that resolves to us (DNS rebinding), so only
-    /// loopback names with this port are ours.
-    Loopback { port: u16 },
+    /// loopback names are ours: those no page can have resolve elsewhere. With any port, as a page chooses the port but
+    /// not the name, and whoever forwards one (`ssh -L`, containers) names his own.
+    Loopback,
     /// A unix socket. The file's permissions decide who comes in, and no browser does.
     Unix,
     /// TCP, from other machines. Nobody comes in without a client key, which no web page knows, so any name is ours.
@@ -27,8 +28,8 @@ enum Reach {
 
 impl Ingress {
     /// A listener on a loopback address.
-    pub(crate) const fn loopback(port: u16, scope: Scope) -> Self {
-        Self { reach: Reach::Loopback { port }, scope }
+    pub(crate) const fn loopback(scope: Scope) -> Self {
+        Self { reach: Reach::Loopback, scope }
     }
 
     /// A listener on a unix socket.
@@ -44,7 +45,7 @@ impl Ingress {
     /// Whether it is on TCP; a browser reaches nothing else.
     pub(crate) fn is_tcp(&self) -> bool {
         match self.reach {
-            Reach::Loopback { .. } | Reach::Remote => true,
+            Reach::Loopback | Reach::Remote => true,
             Reach::Unix => false,
         }
     }
@@ -52,15 +53,15 @@ impl Ingress {
     /// Whether nobody is served without a client key.
     pub(crate) fn requires_key(&self) -> bool {
         match self.reach {
-            Reach::Loopback { .. } | Reach::Unix => false,
+            Reach::Loopback | Reach::Unix => false,
             Reach::Remote => true,
         }
     }
 
-    /// Whether a `Host` of this name and port is ours, whatever the setting `hosts` adds.
-    pub(crate) fn admits_host(&self, name: &str, port: Option<u16>) -> bool {
+    /// Whether a `Host` of this name, with any port, is ours, whatever the setting `hosts` adds.
+    pub(crate) fn admits_host(&self, name: &str) -> bool {
         match self.reach {
-            Reach::Loopback { port: own } => is_loopback_name(name) && port.unwrap_or(80) == own,
+            Reach::Loopback => is_loopback_name(name),
             Reach::Unix | Reach::Remote => true,
         }
     }
@@ -112,17 +113,16 @@ mod tests {
 
     #[test]
     fn what_a_listener_asks_for_follows_from_where_it_can_be_reached() {
-        let loopback = || Ingress::loopback(8253, Scope::All);
+        let loopback = || Ingress::loopback(Scope::All);
         let rows = [
-            ("loopback", loopback(), true, false, [true, false, false]),
+            ("loopback", loopback(), true, false, [true, true, false]),
             ("unix", Ingress::unix(Scope::All), false, false, [true, true, true]),
             ("remote", Ingress::remote(Scope::All), true, true, [true, true, true]),
         ];
         for (case, ingress, is_tcp, requires_key, admits) in rows {
             assert_eq!((ingress.is_tcp(), ingress.requires_key()), (is_tcp, requires_key), "{case}");
-            let hosts = [("lab.localhost", Some(8253)), ("localhost", None), ("evil.example", Some(8253))];
-            assert_eq!(hosts.map(|(name, port)| ingress.admits_host(name, port)), admits, "{case}");
+            let hosts = ["lab.localhost", "127.0.0.1", "evil.example"];
+            assert_eq!(hosts.map(|name| ingress.admits_host(name)), admits, "{case}");
         }
-        assert!(Ingress::loopback(80, Scope::All).admits_host("localhost", None), "the port that is left out");
     }
 }

@@ -215,7 +215,7 @@ mod tests {
 
     fn translated(way: &str, name: &'static str, given: &str) -> Result<Option<String>, ProxyError> {
         let origin = Origin { tls: true, host: "dav.example".into(), port: 443 };
-        let ingress = Ingress::loopback(8253, Scope::All);
+        let ingress = Ingress::loopback(Scope::All);
         let at = |port| OwnListener { port, route: None, is_open: false, is_lent: false };
         let listeners = [at(8253), at(8300)];
         let own = OwnAddresses {

@@ -326,7 +326,9 @@ impl OwnAddresses<'_> {
         let is_named_with_port =
             |name: &str| Authority::parse(name).is_some_and(|own| is_named(own.host) && own.port.unwrap_or(80) == port);
         let is_known = self.hosts.iter().any(|known| is_named(known));
-        let is_ours = ((is_known || is_loopback(host)) && at_port().next().is_some())
+        let is_clients_port =
+            || Authority::parse(mapping.local_authority).is_some_and(|own| own.port.unwrap_or(80) == port);
+        let is_ours = ((is_known || is_loopback(host)) && (at_port().next().is_some() || is_clients_port()))
             || is_named_with_port(mapping.local_authority)
             || self.hosts.iter().any(|known| known.contains(':') && is_named_with_port(known));
         if (is_ours || is_known) && (authority.has_userinfo || has_dot_segments(path)) {
@@ -599,7 +601,7 @@ mod tests {
 
     /// Ports at which every route is served, `lab` alone, `two` alone, and every route for other machines.
     /// A listener that all routes share.
-    static SHARED: Ingress = Ingress::loopback(8253, Scope::All);
+    static SHARED: Ingress = Ingress::loopback(Scope::All);
 
     fn listeners() -> &'static [OwnListener] {
         static LISTENERS: LazyLock<Vec<OwnListener>> = LazyLock::new(|| {
@@ -668,6 +670,24 @@ mod tests {
     }
 
     #[test]
+    fn a_forwarded_port_is_ours_by_every_loopback_name_and_links_keep_it() {
+        let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
+        let forwarded = Mapping { local_authority: "localhost:9000", ..mapping(&origin) };
+        let rows = [
+            ("home", "https://api.example/v1/a", Becomes("http://localhost:9000/lab/a".into())),
+            ("another account's route", "http://localhost:9000/two/a", Goes),
+            ("by an address", "http://127.0.0.1:9000/two/a", Goes),
+            ("by IPv6", "http://[::1]:9000/two/a", Goes),
+            ("by its own name", "http://two.localhost:9000/", Goes),
+            ("the same account's", "http://127.0.0.1:9000/same/a", Stays),
+            ("another program's port", "http://127.0.0.1:9001/two/a", Stays),
+        ];
+        for (case, text, expected) in rows {
+            assert_eq!(location(text, &forwarded), expected, "{case}");
+        }
+    }
+
+    #[test]
     fn a_reference_is_resolved_before_it_is_mapped() {
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let based = mapping(&origin);
@@ -727,7 +747,7 @@ mod tests {
         let unix = Ingress::unix(Scope::All);
         let own = OwnAddresses { ingress: &unix, ..based.own };
         let unix = Mapping { own, local_authority: "v", ..based };
-        let lab = Ingress::loopback(8300, Scope::Own(RouteName::new("lab").unwrap()));
+        let lab = Ingress::loopback(Scope::Own(RouteName::new("lab").unwrap()));
         let own = OwnAddresses { ingress: &lab, ..based.own };
         let alone = Mapping { own, local_authority: "localhost:8300", prefix: "", route_prefix: "", ..based };
         let forwarded = Mapping { local_authority: "forwarded.lan:9999", ..based };
@@ -808,7 +828,7 @@ mod tests {
         let keyed = Mapping { prefix: "/vk_x/lab", ..based };
         let named = Mapping { prefix: "", route_prefix: "", local_authority: "lab.localhost:8253", ..based };
         let named_keyed = Mapping { prefix: "/vk_x", ..named };
-        let lab = Ingress::loopback(8300, Scope::Own(RouteName::new("lab").unwrap()));
+        let lab = Ingress::loopback(Scope::Own(RouteName::new("lab").unwrap()));
         let own = OwnAddresses { ingress: &lab, ..based.own };
         let alone = Mapping { own, local_authority: "127.0.0.1:8300", prefix: "", route_prefix: "", ..based };
         let rows = [

@@ -61,6 +61,9 @@ fn tls_fault(error: &io::Error) -> Fault {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     let word = match cause {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => "tls_certificate_error",
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+            return Fault::NoHttp1 { error: "tls_alert_received", detail: error.to_string() };
+        }
         Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
         _ => "tls_protocol_error",
     };

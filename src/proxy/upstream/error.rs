@@ -1,6 +1,10 @@
 //! Why a request has no response, or a response no end: what failed, and whether the request may be sent again.
 
+use std::io;
+
 use crate::proxy::fault::Fault;
+use crate::proxy::replay;
+use crate::proxy::upstream::http1::AnswersInHttp2;
 use crate::token_source::Unavailable;
 
 /// Why a request has no response.
@@ -8,6 +12,8 @@ use crate::token_source::Unavailable;
 pub(crate) enum Error {
     /// The request was not sent: there is no connection.
     NotConnected(Fault),
+    /// The request was not sent whole: the client's body is malformed, or broke off.
+    BrokenRequest,
     /// The request was not sent: when there was a connection, there was no usable token any more.
     NotAuthorized(Unavailable),
     /// The connection or the stream failed before the response's head was whole; the request may have been carried out.
@@ -34,6 +40,13 @@ pub(crate) enum Resend {
 impl Error {
     /// A lost response on an HTTP/1.1 connection, or on all of an HTTP/2 one; `reused` if it had served others before.
     pub(crate) fn lost(error: &hyper::Error, reused: bool) -> Self {
+        if is_of_request(error) {
+            return Error::BrokenRequest;
+        }
+        if answers_in_http2(error) {
+            let fault = Fault::NoHttp1 { error: "http_protocol_error", detail: AnswersInHttp2.to_string() };
+            return Error::Lost { fault, resend: Resend::Never };
+        }
         let resend = if was_not_begun(error) {
             Resend::Always
         } else if reused && !error.is_parse() && !is_reset(error) {
@@ -49,6 +62,18 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct BodyError(#[from] hyper::Error); // transparent, so that HTTP/2 finds the reason of a reset among its sources
+
+/// Whether the upstream spoke HTTP/2 where HTTP/1.1 was due, and so cannot have understood the request.
+fn answers_in_http2(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<AnswersInHttp2>())
+}
+
+/// Whether the client's body was at fault.
+fn is_of_request(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(replay::BodyError::Client(_)))
+}
 
 /// Whether the upstream ended the request's stream alone, on a connection that goes on.
 fn is_reset(error: &hyper::Error) -> bool {

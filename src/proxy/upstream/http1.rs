@@ -31,13 +31,24 @@ use tracing::debug;
 use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
 use crate::proxy::upstream::dial::UpstreamIo;
+use crate::proxy::upstream::origin::{LONGEST_HEAD, MOST_FIELDS};
 
-/// Answers' heads and the chunks of bodies are read into buffers of at most this size.
+/// Answers' heads and the chunks of bodies are read into buffers of at most this size, in [`Room::Usual`].
 const BUFFER: usize = 64 * 1024;
 
 /// What an upstream may send before its answer's head is whole: the head, and interim responses. One that sent those as fast
 /// as it can would keep the worker busy, however short the exchange's limit is.
 const MOST_BEFORE_ANSWER: usize = 512 * 1024;
+
+/// How large an answer's head a connection can take. More than the usual costs two allocations with every answer, and for
+/// every stalled upload a larger buffer, so it is for upstreams that are known to need it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Room {
+    /// 64 KiB and 100 fields.
+    Usual,
+    /// [`LONGEST_HEAD`] and [`MOST_FIELDS`].
+    Ample,
+}
 
 type Http1 = http1::Connection<TokioIo<Limited>, RequestBody>;
 
@@ -47,18 +58,21 @@ pub(crate) struct Http1Connection {
     allowance: Allowance,
     /// `None` if a task of its own drives it, or if it has ended.
     driver: Option<Driver>,
+    pub(super) room: Room,
+    /// Its pool's when it was opened; in a later one it serves no other request.
+    pub(super) era: u32,
     /// An answer has overtaken its request.
     overtaken: bool,
 }
 
 impl Http1Connection {
     /// Opens HTTP/1.1 on a byte stream.
-    pub(crate) async fn open(io: UpstreamIo) -> Result<Self, Fault> {
-        let (sender, connection, allowance) = handshake(io).await?;
+    pub(crate) async fn open(io: UpstreamIo, room: Room, era: u32) -> Result<Self, Fault> {
+        let (sender, connection, allowance) = handshake(io, room).await?;
         let handoff = Arc::new(HandoffWaker::default());
         let waker = handoff.clone().into();
         let driver = Some(Driver { connection: Box::pin(connection), handoff, waker });
-        Ok(Self { sender, allowance, driver, overtaken: false })
+        Ok(Self { sender, allowance, driver, room, era, overtaken: false })
     }
 
     /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
@@ -229,10 +243,17 @@ impl Wake for HandoffWaker {
 }
 
 /// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half, and to limit what comes before an answer.
-pub(crate) async fn handshake(io: UpstreamIo) -> Result<(SendRequest<RequestBody>, Http1, Allowance), Fault> {
+pub(crate) async fn handshake(
+    io: UpstreamIo,
+    room: Room,
+) -> Result<(SendRequest<RequestBody>, Http1, Allowance), Fault> {
     let allowance = Allowance(Arc::new(AtomicUsize::new(usize::MAX)));
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER)
+    let mut builder = http1::Builder::new();
+    match room {
+        Room::Usual => builder.max_buf_size(BUFFER),
+        Room::Ample => builder.max_buf_size(LONGEST_HEAD).max_headers(MOST_FIELDS),
+    };
+    let (sender, connection) = builder
         .handshake(TokioIo::new(Limited { io, allowance: allowance.clone() }))
         .await
         .map_err(|error| Fault::BrokenAnswer { error: "http_protocol_error", detail: error.to_string() })?;
@@ -256,6 +277,19 @@ impl Allowance {
     }
 }
 
+/// Its first bytes are not HTTP/1.1's.
+#[derive(Debug, thiserror::Error)]
+#[error("it speaks HTTP/2, which the route's setting http2 = true lets requests go by")]
+pub(super) struct AnswersInHttp2;
+
+/// Whether an answer begins with the head of a SETTINGS frame, which no server of HTTP/2 sends later than first (RFC 9113
+/// section 3.4), or of the GOAWAY frame that says why there will be none.
+fn begins_http2(bytes: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    matches!(bytes, [0, _, _, SETTINGS | GOAWAY, 0, 0, 0, 0, 0, ..])
+}
+
 /// An upstream's bytes, as many as are allowed.
 pub(crate) struct Limited {
     io: UpstreamIo,
@@ -269,6 +303,9 @@ impl AsyncRead for Limited {
         let left = self.allowance.0.load(Relaxed);
         if left == usize::MAX {
             return Poll::Ready(Ok(()));
+        }
+        if left == MOST_BEFORE_ANSWER && begins_http2(&buf.filled()[before..]) {
+            return Poll::Ready(Err(io::Error::other(AnswersInHttp2)));
         }
         match left.checked_sub(buf.filled().len() - before) {
             Some(left) => self.allowance.0.store(left, Relaxed),

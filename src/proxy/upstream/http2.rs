@@ -1,18 +1,17 @@
 //! HTTP/2 to an upstream: few connections, each shared by many exchanges, for the requests that came in HTTP/2.
 //!
 //! The client's version decides, so that what needs HTTP/2 from end to end (gRPC) has it, and what upgrades (WebSocket)
-//! finds HTTP/1.1. Over TLS the upstream is asked by ALPN; in the clear it has to be known, by the route's setting.
+//! finds HTTP/1.1; but where an upstream is seen to speak nothing else, HTTP/1.1's requests go by HTTP/2 as well. Over TLS the upstream is asked by ALPN; in the clear it has to be known, by the route's setting.
 //! Whoever needs a connection while one is being opened waits for that one and shares its fate, so that a burst of
 //! requests costs one handshake. A connection that the upstream wants to be rid of (GOAWAY) is used no more; what runs on
 //! it ends in peace, and what had not left yet goes to the next.
 //!
-//! No pings: gRPC's servers take those of an idle client for an attack. A vanished upstream is found by the routes'
-//! limits and by TCP's keep-alive.
+//! A connection that goes silent is not trusted: see `pulse`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,7 +22,7 @@ use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::rt::Executor;
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -34,9 +33,10 @@ use tracing::debug;
 use crate::proxy::authorization::Authorization;
 use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::dial::{UpstreamIo, dial_http2};
-use crate::proxy::upstream::error::{self, Error};
-use crate::proxy::upstream::origin::UpstreamOrigin;
+use crate::proxy::upstream::dial::dial_http2;
+use crate::proxy::upstream::error::{self, Error, Resend};
+use crate::proxy::upstream::origin::{LONGEST_HEAD, MOST_FIELDS, UpstreamOrigin};
+use crate::proxy::upstream::pulse::{self, Observed, Pulse};
 
 /// What an upstream may send on one stream before the client has read it: memory that a stalled client costs.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -47,9 +47,6 @@ const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// What is kept of a request for an upstream that does not read it.
 const SEND_BUFFER: usize = 256 * 1024;
-
-/// Answers' heads, at most; as in HTTP/1.1.
-const LONGEST_HEAD: u32 = 64 * 1024;
 
 /// Where an upstream allows more at once, further ones still go to a connection of their own: more than that suffer
 /// together when one packet is lost.
@@ -87,6 +84,7 @@ struct Shared {
     /// Since when there has been no stream.
     idle_since: Cell<Instant>,
     has_worked: Cell<bool>,
+    pulse: Rc<Pulse>,
 }
 
 type Driver = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
@@ -94,6 +92,9 @@ type Driver = http2::Connection<TokioIo<InTurns>, RequestBody, LocalTasks>;
 /// A stream that somebody uses.
 pub(crate) struct Stream {
     connection: Rc<Shared>,
+    began: Instant,
+    /// What had been read on the connection when it began.
+    read_before: u64,
 }
 
 /// How the opening of a connection goes.
@@ -144,6 +145,11 @@ pub(crate) async fn send(
         match sender.try_send_request(request).await {
             Ok(response) => {
                 stream.connection.has_worked.set(true);
+                if response.headers().len() > MOST_FIELDS {
+                    let detail = format!("more than {MOST_FIELDS} fields in an answer");
+                    let fault = Fault::BrokenAnswer { error: "http_response_header_section_size", detail };
+                    return Err(Error::Lost { fault, resend: Resend::Never });
+                }
                 return Ok(Sent::Answered(response, stream));
             }
             Err(mut refused) => {
@@ -207,11 +213,13 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
         multiplexed.declined.set(Some(Instant::now()));
         return Ok(());
     };
+    let pulse = Rc::new(Pulse::default());
+    let io = Observed::new(io, pulse.clone());
     let (sender, connection) = Builder::new(LocalTasks)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(LONGEST_HEAD)
+        .max_header_list_size(LONGEST_HEAD as u32)
         .handshake(TokioIo::new(InTurns(io)))
         .await
         .map_err(|error| error::fault(&error))?;
@@ -222,14 +230,23 @@ async fn open(multiplexed: &Rc<Multiplexed>, timeout: Duration) -> Result<(), Fa
         streams: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         has_worked: Cell::new(false),
+        pulse: pulse.clone(),
     });
     multiplexed.connections.borrow_mut().push(shared.clone());
     // weakly, so that a connection that is forgotten ends with its last stream
     let (shared, multiplexed) = (Rc::downgrade(&shared), Rc::downgrade(multiplexed));
     tokio::task::spawn_local(async move {
-        let ended = poll_fn(|cx| match &mut *driver.borrow_mut() {
-            Some(driver) => Pin::new(driver).poll(cx),
-            None => Poll::Ready(Ok(())),
+        let is_waiting = || shared.upgrade().is_some_and(|shared| shared.streams.get() > 0);
+        let mut silence = pin!(pulse::lost(&pulse, is_waiting));
+        let ended = poll_fn(|cx| {
+            if silence.as_mut().poll(cx).is_ready() {
+                debug!("an upstream connection answers no PING; it is given up");
+                return Poll::Ready(Ok(()));
+            }
+            match &mut *driver.borrow_mut() {
+                Some(driver) => Pin::new(driver).poll(cx),
+                None => Poll::Ready(Ok(())),
+            }
         });
         let ended = ended.await;
         drop(driver.take()); // with it go the requests that it has not sent
@@ -257,7 +274,7 @@ impl Multiplexed {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|shared| {
             let is_of_use = shared.streams.get() > 0 || shared.allows() > 0;
-            is_of_use && !shared.sender.is_closed()
+            is_of_use && !shared.sender.is_closed() && !shared.pulse.is_given_up()
         });
         connections.iter().find(|shared| shared.streams.get() < shared.allows()).cloned()
     }
@@ -268,6 +285,11 @@ impl Multiplexed {
 
     fn forget(&self, gone: &Rc<Shared>) {
         self.connections.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, gone));
+    }
+
+    /// Uses none of the connections for another request; one closes with its last stream.
+    pub(crate) fn retire(&self) {
+        self.connections.borrow_mut().clear();
     }
 
     /// Forgets what has been idle for longer than `longest`, which closes it; tells when to look again, if anything is left.
@@ -290,14 +312,19 @@ impl Shared {
 impl Stream {
     fn on(connection: Rc<Shared>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self { connection }
+        connection.pulse.asked();
+        let read_before = connection.pulse.read();
+        Self { began: Instant::now(), read_before, connection }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let Shared { streams, idle_since, .. } = &*self.connection;
+        let Shared { streams, idle_since, pulse, .. } = &*self.connection;
         streams.set(streams.get() - 1);
+        if pulse.read() == self.read_before && self.began.elapsed() >= pulse::UNANSWERED {
+            pulse.give_up();
+        }
         if streams.get() == 0 {
             idle_since.set(Instant::now());
         }
@@ -309,6 +336,7 @@ fn in_http2_terms<B>(request: &mut Request<B>, tls: bool, authority: &Authority)
     let mut target = std::mem::take(request.uri_mut()).into_parts();
     target.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     target.authority = Some(authority.clone());
+    *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::from_parts(target).expect("scheme, authority and path, each a parsed one");
     for field in [HOST, CONNECTION, TRANSFER_ENCODING] {
         request.headers_mut().remove(field);
@@ -316,7 +344,7 @@ fn in_http2_terms<B>(request: &mut Request<B>, tls: bool, authority: &Authority)
 }
 
 /// A byte stream that is read a few times a turn.
-struct InTurns(UpstreamIo);
+struct InTurns(Observed);
 
 impl AsyncRead for InTurns {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,13 +1,20 @@
 //! An upstream as the table knows it: its origin, and how it is spoken with.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::http::uri::Authority;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::config::{Origin, Way};
+
+/// An answer's head, at most, in HTTP/1.1 and HTTP/2 (RFC 9113 section 6.5.2 counts 32 bytes more for each field): 256 KiB,
+/// and what a thousand fields cost besides.
+pub(crate) const LONGEST_HEAD: usize = 320 * 1024;
+
+/// An answer's fields, at most.
+pub(crate) const MOST_FIELDS: usize = 1000;
 
 /// An upstream as all workers know it.
 pub(crate) struct UpstreamOrigin {
@@ -25,6 +32,8 @@ pub(crate) struct UpstreamOrigin {
     pub(crate) http2: bool,
     /// The certificate authorities besides the system's, as they were when this was made.
     pub(crate) extra_ca: Option<Vec<u8>>,
+    /// Whether an HTTP/1.1 answer's head had no room once.
+    pub(crate) has_large_heads: AtomicBool,
 }
 
 /// How TLS is spoken with an upstream.
@@ -67,6 +76,7 @@ impl UpstreamOrigin {
             way,
             extra_ca,
             http2,
+            has_large_heads: AtomicBool::new(false),
         })
     }
 

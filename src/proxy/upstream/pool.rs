@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tracing::debug;
 
 use crate::proxy::fault::Fault;
 use crate::proxy::upstream::dial::dial;
-use crate::proxy::upstream::http1::Http1Connection;
+use crate::proxy::upstream::http1::{Http1Connection, Room};
 use crate::proxy::upstream::http2::Multiplexed;
 use crate::proxy::upstream::origin::UpstreamOrigin;
 
@@ -46,6 +47,10 @@ pub(crate) struct Pool {
     /// Whether a task keeps a connection warm.
     warming: Cell<bool>,
     last_used: Cell<Instant>,
+    /// Whether the upstream was seen to speak HTTP/2 where HTTP/1.1 was due.
+    pub(super) speaks_only_http2: Cell<bool>,
+    /// How often its connections have been retired.
+    era: Cell<u32>,
     /// Notified when a connection has ended.
     ended: Rc<Notify>,
 }
@@ -76,6 +81,8 @@ impl Pool {
             warmth: Cell::default(),
             warming: Cell::new(false),
             last_used: Cell::new(Instant::now()),
+            speaks_only_http2: Cell::new(false),
+            era: Cell::new(0),
             ended: Rc::default(),
         })
     }
@@ -98,6 +105,9 @@ impl Pool {
     /// Keeps a connection whose response has been read to the end, unless it is closed or that response came before its
     /// request's end.
     pub(super) fn put(self: &Rc<Self>, connection: Http1Connection) {
+        if connection.era != self.era.get() {
+            return;
+        }
         let Some(connection) = connection.rest(&self.ended) else { return };
         let now = Instant::now();
         {
@@ -113,6 +123,26 @@ impl Pool {
             self.warming.set(true);
             tokio::task::spawn_local(keep_warm(Rc::downgrade(self)));
         }
+    }
+
+    /// Uses none of its connections for another request: the idle ones close at once, the others when what runs on them has
+    /// ended.
+    pub(crate) fn retire(&self) {
+        self.multiplexed.retire();
+        self.retire_http1();
+    }
+
+    /// The same of those that speak HTTP/1.1.
+    pub(crate) fn retire_http1(&self) {
+        self.era.set(self.era.get().wrapping_add(1));
+        self.idle.borrow_mut().clear();
+        self.ended.notify_waiters();
+    }
+
+    /// An answer's head had no room: connections that are opened from here on have more.
+    pub(super) fn needs_room(&self) {
+        self.upstream.has_large_heads.store(true, Relaxed);
+        self.retire_http1();
     }
 
     /// Sees to it that connections which have become idle are looked after.
@@ -143,7 +173,10 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<Http1Connection, Fault> {
-        Http1Connection::open(dial(&self.upstream, timeout).await?).await
+        let era = self.era.get();
+        let io = dial(&self.upstream, timeout).await?;
+        let room = if self.upstream.has_large_heads.load(Relaxed) { Room::Ample } else { Room::Usual };
+        Http1Connection::open(io, room, era).await
     }
 
     /// Notified when a connection has ended.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use hyper::{Request, Version};
 
 use crate::proxy::authorization::Authorization;
+use crate::proxy::fault::Fault;
 use crate::proxy::replay::RequestBody;
-use crate::proxy::upstream::error::Error;
-use crate::proxy::upstream::http1::Http1Connection;
+use crate::proxy::upstream::error::{Error, Resend};
+use crate::proxy::upstream::http1::{Http1Connection, Room};
 use crate::proxy::upstream::http2::{self, Sent};
 use crate::proxy::upstream::pool::Pool;
 use crate::proxy::upstream::response::{Response, UpstreamBody};
@@ -27,14 +28,11 @@ pub(crate) async fn send(
     connect_timeout: Duration,
     fresh: bool,
 ) -> Result<Response, Error> {
-    if request.version() == Version::HTTP_2 {
+    if request.version() == Version::HTTP_2 || pool.speaks_only_http2.get() {
         if pool.upstream.http2 {
-            pool.watch_idle();
-            match Box::pin(http2::send(&pool.multiplexed, request, authorization, connect_timeout)).await? {
-                Sent::Answered(response, stream) => {
-                    return Ok(response.map(|incoming| UpstreamBody::of_http2(incoming, stream)));
-                }
-                Sent::NotSpoken(unsent) => request = unsent,
+            match over_http2(pool, request, authorization, connect_timeout).await? {
+                Ok(response) => return Ok(response),
+                Err(unsent) => request = unsent,
             }
         }
         *request.version_mut() = Version::HTTP_11;
@@ -44,7 +42,15 @@ pub(crate) async fn send(
         let (mut connection, reused) = match free {
             Some(connection) => (connection, true),
             // boxed, as its state is large and hardly ever needed: a request's own is moved about
-            None => Box::pin(connect_for(pool, &mut request, authorization, connect_timeout)).await?,
+            None => match Box::pin(connect_for(pool, &mut request, authorization, connect_timeout)).await {
+                Ok(connected) => connected,
+                Err(Error::NotConnected(fault @ Fault::NoHttp1 { .. })) if pool.upstream.http2 => {
+                    pool.speaks_only_http2.set(true);
+                    let sent = over_http2(pool, request, authorization, connect_timeout).await?;
+                    return sent.map_err(|_| Error::NotConnected(fault));
+                }
+                Err(error) => return Err(error),
+            },
         };
         match connection.send(request, pool.ended()).await {
             Ok(response) => {
@@ -52,9 +58,49 @@ pub(crate) async fn send(
             }
             Err(mut refused) => match refused.take_message() {
                 Some(unsent) if reused => request = unsent,
-                _ => return Err(Error::lost(&refused.into_error(), reused)),
+                _ => return Err(lost(pool, connection.room, &refused.into_error(), reused)),
             },
         }
+    }
+}
+
+/// Sends a request on a connection that speaks HTTP/2; back comes the response, or the request if the upstream chose
+/// HTTP/1.1. An upstream that was believed to speak nothing else is asked again after a failure.
+async fn over_http2(
+    pool: &Rc<Pool>,
+    request: Request<RequestBody>,
+    authorization: &mut Authorization<'_>,
+    connect_timeout: Duration,
+) -> Result<Result<Response, Request<RequestBody>>, Error> {
+    pool.watch_idle();
+    match Box::pin(http2::send(&pool.multiplexed, request, authorization, connect_timeout)).await {
+        Ok(Sent::Answered(response, stream)) => {
+            Ok(Ok(response.map(|incoming| UpstreamBody::of_http2(incoming, stream))))
+        }
+        Ok(Sent::NotSpoken(unsent)) => {
+            pool.speaks_only_http2.set(false);
+            Ok(Err(unsent))
+        }
+        Err(error) => {
+            pool.speaks_only_http2.set(false);
+            Err(error)
+        }
+    }
+}
+
+/// What a lost response means. One whose head had no room comes by a connection with more, where the request may be sent
+/// again.
+fn lost(pool: &Pool, room: Room, error: &hyper::Error, reused: bool) -> Error {
+    match Error::lost(error, reused) {
+        Error::Lost { fault, .. } if error.is_parse_too_large() && room == Room::Usual => {
+            pool.needs_room();
+            Error::Lost { fault, resend: Resend::IfIdempotent }
+        }
+        Error::Lost { fault: fault @ Fault::NoHttp1 { .. }, .. } if pool.upstream.http2 => {
+            pool.speaks_only_http2.set(true);
+            Error::Lost { fault, resend: Resend::Always }
+        }
+        lost => lost,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::proxy::authorization::Authorization;
 use crate::proxy::replay::RequestBody;
 use crate::proxy::upstream::dial::dial;
 use crate::proxy::upstream::error::Error;
-use crate::proxy::upstream::http1::handshake;
+use crate::proxy::upstream::http1::{Room, handshake};
 use crate::proxy::upstream::origin::UpstreamOrigin;
 use crate::proxy::upstream::response::{Response, UpstreamBody};
 
@@ -28,7 +28,7 @@ pub(crate) async fn send(
     connect_timeout: Duration,
 ) -> Result<Response, Error> {
     let io = dial(upstream, connect_timeout).await.map_err(Error::NotConnected)?;
-    let (mut sender, driver, allowance) = handshake(io).await.map_err(Error::NotConnected)?;
+    let (mut sender, driver, allowance) = handshake(io, Room::Ample).await.map_err(Error::NotConnected)?;
     tokio::task::spawn_local(async move {
         if let Err(error) = driver.with_upgrades().await {
             debug!(%error, "an upstream connection ended");
