@@ -459,8 +459,8 @@ fn fields_beyond_those_of_redirects_lead_nowhere_else_either() {
         let rows = [
             (format!("{}/v1/operations/1?v=2", api.url), Some(format!("{here}/api/operations/1?v=2"))),
             ("/v1/operations/1".to_owned(), Some("/api/operations/1".to_owned())),
-            ("/two/x".into(), Some(format!("{}/two/x", api.url))),
-            ("../../two/x".into(), Some(format!("{}/two/x", api.url))),
+            ("/two/x".into(), Some(format!("{here}/twin/two/x"))),
+            ("../../two/x".into(), Some(format!("{here}/twin/two/x"))),
             (format!("{here}/two/x"), None),
             (format!("{here}/twin/x"), Some(format!("{here}/twin/x"))),
             ("https://elsewhere.example/x".into(), Some("https://elsewhere.example/x".into())),
@@ -507,7 +507,7 @@ fn fields_beyond_those_of_redirects_lead_nowhere_else_either() {
 }
 
 #[test]
-fn what_leads_to_a_route_of_the_same_account_or_elsewhere_is_left_alone() {
+fn what_leads_to_a_route_of_the_same_account_stays_here_and_what_leads_elsewhere_is_left_alone() {
     let stage = Stage::start();
     let daemon = stage.daemon();
     let Stage { port, api, .. } = &stage;
@@ -516,8 +516,8 @@ fn what_leads_to_a_route_of_the_same_account_or_elsewhere_is_left_alone() {
         ("next?p=2", Some("next?p=2".to_owned())),
         ("../up", Some("/api/up".into())),
         ("/v1/x", Some("/api/x".into())),
-        ("/login", Some(format!("{}/login", api.url))),
-        ("../../login", Some(format!("{}/login", api.url))),
+        ("/login", Some(format!("{here}/twin/login"))),
+        ("../../login", Some(format!("{here}/twin/login"))),
         (&*format!("{}/v1/d/../x", api.url), Some(format!("{here}/api/x"))),
         ("https://cdn.example/a/../b?c", Some("https://cdn.example/a/../b?c".into())),
         (&*format!("{here}/twin/x"), Some(format!("{here}/twin/x"))),

@@ -101,7 +101,7 @@ fn cut(text: &[u8], secret: Range<usize>) -> Option<Range<usize>> {
     let end = text[secret.end..].iter().position(|byte| b"&#<>\"' \t,;".contains(byte));
     let end = end.map_or(text.len(), |length| secret.end + length);
     let name = text[start..secret.start].strip_suffix(b"=");
-    if end != secret.end || !name.is_some_and(|name| !name.contains(&b'=')) {
+    if end != secret.end || name.is_none_or(|name| name.contains(&b'=')) {
         return Some(secret);
     }
     Some(match (text[start - 1], text.get(end)) {

@@ -56,8 +56,11 @@ pub(crate) struct OwnAddresses<'a> {
     pub(crate) shares_account: &'a dyn Fn(&str) -> Option<bool>,
     /// Another route of this account that the client can reach, and that leads to such an origin and below it to such a
     /// path: the one with the longest base path.
-    pub(crate) sibling: &'a dyn Fn(&dyn Fn(&Origin) -> bool, &str) -> Option<Sibling>,
+    pub(crate) sibling: &'a FindSibling<'a>,
 }
+
+/// Finds a route by whether an origin is meant, and by a path there.
+pub(crate) type FindSibling<'a> = dyn Fn(&dyn Fn(&Origin) -> bool, &str) -> Option<Sibling> + 'a;
 
 /// Another route of an answer's own account.
 pub(crate) struct Sibling {
