@@ -84,7 +84,8 @@ pub(super) mod tests {
         let raw = miniz_oxide::deflate::compress_to_vec(TEXT, 6);
         let long = gzip(&[b'a'; 2000]);
         let cut = gzip(TEXT)[..30].to_vec();
-        let table: [(&str, &str, Vec<u8>, Option<&[u8]>); 14] = [
+        type Row = (&'static str, &'static str, Vec<u8>, Option<&'static [u8]>);
+        let table: [Row; 14] = [
             ("plain", "", TEXT.to_vec(), Some(TEXT)),
             ("nothing", "", Vec::new(), Some(b"")),
             ("nothing, said to be deflated", "deflate", Vec::new(), Some(b"")),
