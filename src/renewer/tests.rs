@@ -804,6 +804,24 @@ fn what_the_server_refuses_replaces_nothing() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_used_is_no_trial_that_was_stood() {
+    let unusable = || Ok(Tokens { unusable: Some("a DPoP token".to_owned()), ..tokens("b1", Some("n2")).unwrap() });
+    let mut renewer = usable();
+    let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), trial, unusable(), T0);
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
+    assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r1")), "what works stays");
+
+    // where nothing is stored, what the answer rotated is kept
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), trial, unusable(), T0);
+    told.try_recv().expect("answered").expect("taken");
+    assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("n2")));
+}
+
+#[test]
 fn a_lost_answer_to_a_trial_is_asked_for_once_more_and_loses_neither() {
     // the second time it comes: a server with a grace period
     let mut renewer = usable();

@@ -85,7 +85,17 @@ impl<W: World> Renewer<W> {
         now: Timestamp,
     ) {
         let failure = match answer {
-            Ok(tokens) => return self.worked(id, trial, tokens, now),
+            Ok(tokens) => match tokens.unusable.clone() {
+                None => return self.worked(id, trial, tokens, now),
+                // an answer that cannot be used has not shown that it works; where nothing is kept, it is the best there is
+                Some(_) if !self.keeps_what_works(id, &trial.new) => return self.worked(id, trial, tokens, now),
+                Some(detail) => {
+                    let (oauth_error, http_status) = (None, None);
+                    let words = format!("not tried: {detail}");
+                    let failure = GrantFailure { failure: Failure::Ambiguous, oauth_error, http_status, detail };
+                    return self.untried(id, trial, Some(failure), words, now);
+                }
+            },
             Err(failure) => failure,
         };
         match failure.failure {
@@ -133,11 +143,15 @@ impl<W: World> Renewer<W> {
         self.take(id, new, is_usable.then_some(Ok(tokens)), reply, now);
     }
 
+    /// Whether the account has a credential that only one which has worked may replace.
+    fn keeps_what_works(&self, id: &AccountId, new: &NewCredential) -> bool {
+        new.trial == Trial::Required && self.accounts.get(id).is_some_and(|state| state.record.is_some())
+    }
+
     /// Nobody knows whether it works.
     fn untried(&mut self, id: &AccountId, trial: Trying, failure: Option<GrantFailure>, words: String, now: Timestamp) {
         let Trying { new, reply, .. } = trial;
-        let is_kept = self.accounts.get(id).is_some_and(|state| state.record.is_some());
-        if new.trial == Trial::Required && is_kept {
+        if self.keeps_what_works(id, &new) {
             warn!(account = %id, "what was handed in is {words}; nothing changes");
             if failure.is_some() {
                 self.count(id);

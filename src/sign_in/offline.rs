@@ -65,6 +65,7 @@ pub async fn take(
         Some(record) => record.clone(),
         None => Record { redeeming: true, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
     };
+    let replaces_another = previous.as_ref().is_some_and(|record| !is_at_hand(record));
     store.save(&noted)?;
     let take_back = || match &previous {
         Some(record) => store.save(record),
@@ -77,6 +78,8 @@ pub async fn take(
         answer = redeem(endpoint, account, &grant(&new)).await;
     }
     match answer {
+        // an answer that cannot be used has not shown that what was handed in works
+        Ok(Tokens { unusable: Some(detail), .. }) if replaces_another => Err(NotTaken::Untried(detail)),
         Ok(tokens) => {
             let brought = match exchange::lasting(account, grant(&new), tokens) {
                 Ok(brought) => brought,
