@@ -685,7 +685,7 @@ fn answers() -> Vec<(&'static str, Vec<u8>, Home)> {
         ("no colon", plain("A\r\nContent-Length: 2\r\n", "ok"), BadOr("ok")),
         ("bare LF", b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok".to_vec(), BadOr("ok")),
         ("a head of 300 kB", plain(&format!("A: {}\r\nContent-Length: 2\r\n", "b".repeat(300_000)), "ok"), Bad),
-        ("200 fields", plain(&format!("{}Content-Length: 2\r\n", "A: b\r\n".repeat(200)), "ok"), Bad),
+        ("1,100 fields", plain(&format!("{}Content-Length: 2\r\n", "A: b\r\n".repeat(1_100)), "ok"), Bad),
         ("a body that is too short", plain("Content-Length: 10\r\n", "half"), Cut),
         ("a chunk without end", chunked("a\r\nhalf"), Cut),
         ("chunks without end", chunked("4\r\nhalf\r\n"), Cut),

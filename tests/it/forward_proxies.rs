@@ -344,7 +344,7 @@ fn a_reload_moves_an_accounts_requests_to_its_new_proxy_and_its_token_requests_t
     // where a proxy is named, NO_PROXY is for others
     stage.home.write_config(&through(&format!("socks5h://{}", one.address)));
     let sign_in = stage.gbdx.sign_in();
-    let output = stage.home.run_with_input(&["login", "gbdx", "--refresh-token-stdin"], sign_in.expose());
+    let output = stage.home.run_with_input(&["login", "gbdx", "--refresh-token-stdin", "--untried"], sign_in.expose());
     assert!(output.status.success(), "{}", words(&output));
     let daemon = start(&stage, &[("HTTPS_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "*")]);
     assert_eq!(get(&stage.address, "/api/x").expect("an answer").status, 200);
