@@ -28,7 +28,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     if duration > LONGEST { Err("is longer than ten years".into()) } else { Ok(duration) }
 }
 
-/// [`bytes`], for the command line.
+/// [`bytes()`], for the command line.
 pub(crate) fn size(text: &str) -> Option<u64> {
     bytes(text).ok()
 }
