@@ -116,8 +116,8 @@ impl Failure {
             }
             // the system's words for it name no option
             ClientError::Unreachable { error: ref too_long, .. } if too_long.kind() == io::ErrorKind::InvalidInput => {
-                let remedy = "a unix socket's path has at most 107 bytes: name a shorter one with --socket, for this command \
-                              and for 'valetd run'";
+                let remedy = "a unix socket's path has at most 107 bytes: name a shorter one with --socket, for this \
+                              command and for 'valetd run'";
                 Self::new(error).with_remedy(remedy)
             }
             ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::Garbled { .. } => {

@@ -321,8 +321,8 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
-            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers, trial \
-             (\"required\", \"preferred\", \"skipped\")",
+            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers, \
+             trial (\"required\", \"preferred\", \"skipped\")",
         )
     })?;
     let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers, trial } = body;
@@ -357,8 +357,8 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
 fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
-        "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; POST \
-         /v1/accounts/{id}/refresh, /v1/reload, /v1/keys; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+        "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; \
+         POST /v1/accounts/{id}/refresh, /v1/reload, /v1/keys; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
          /v1/keys/{name}",
     )
 }

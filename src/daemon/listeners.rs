@@ -151,8 +151,8 @@ impl Listeners {
         let found = self.lone_halves().into_iter().filter_map(listeners::occupant);
         let words = found.filter(|occupant| occupant.uid != peer::own_uid()).map(|occupant| {
             format!(
-                "what tools send to http://localhost:{} may go to {occupant}: have it ended, or list 127.0.0.1 and [::1] \
-                 both in `listen` with a port that is free",
+                "what tools send to http://localhost:{} may go to {occupant}: have it ended, or list 127.0.0.1 and \
+                 [::1] both in `listen` with a port that is free",
                 occupant.address.port()
             )
         });

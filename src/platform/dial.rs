@@ -217,8 +217,8 @@ fn beside_metadata(mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>
     let had_some = !addresses.is_empty();
     addresses.retain(|address| !is_metadata_address(address.ip()));
     if had_some && addresses.is_empty() {
-        let says = "the name stands for a link-local address or a cloud's metadata service, which hands out the machine's \
-                    own credentials; valetd does not connect to it";
+        let says = "the name stands for a link-local address or a cloud's metadata service, which hands out the \
+                    machine's own credentials; valetd does not connect to it";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, says));
     }
     Ok(addresses)

@@ -423,8 +423,8 @@ impl<W: World> Renewer<W> {
     fn failed(&mut self, id: &AccountId, renewal: RenewalId, mut failure: GrantFailure, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         if state.note_repeated(&mut failure, now) {
-            error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not known: \
-                look at its answer, or run `valetd login {id}`");
+            error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not \
+                known: look at its answer, or run `valetd login {id}`");
         }
         let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
         state.note_failure(renewal, failure, now);

@@ -84,14 +84,14 @@ fn remedy(action: &str, error: &io::Error) -> &'static str {
     let number = error.raw_os_error().map(Errno::from_raw_os_error);
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported if action == CHANGE_MODE => {
-            ": it is open to other users, and its file system does not let that be changed; name a folder on another file \
-             system with --state-dir"
+            ": it is open to other users, and its file system does not let that be changed; name a folder on another \
+             file system with --state-dir"
         }
         _ if action == TAKE_LOCK
             && matches!(number, Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)) =>
         {
-            ": its file system has no locks, and without one two daemons would spend the same refresh tokens; name a folder \
-             on another file system with --state-dir"
+            ": its file system has no locks, and without one two daemons would spend the same refresh tokens; name a \
+             folder on another file system with --state-dir"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
         io::ErrorKind::ReadOnlyFilesystem => {

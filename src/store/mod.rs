@@ -87,8 +87,8 @@ impl Store {
         if disk.sync().is_err_and(|error| knows_no_sync(&error)) {
             let dir = dir.display();
             warnings.push(format!(
-                "the file system of {dir} cannot be asked to keep what is saved over a power cut: after one you may have to \
-                 sign in again; --state-dir names a folder on another one"
+                "the file system of {dir} cannot be asked to keep what is saved over a power cut: after one you may \
+                 have to sign in again; --state-dir names a folder on another one"
             ));
         }
         for (name, mode) in disk.close_to_others().map_err(|error| io_error("look at", dir, error))? {

@@ -200,8 +200,8 @@ impl Record {
             let Self { issued_by, .. } = self;
             let origin = &endpoint.origin;
             format!(
-                "revocation_endpoint is now on {origin}, and the refresh token is of {issued_by}, where it lives on until \
-                 it expires"
+                "revocation_endpoint is now on {origin}, and the refresh token is of {issued_by}, where it lives on \
+                 until it expires"
             )
         })
     }

@@ -208,133 +208,138 @@ impl ProxyError {
     fn problem(&self) -> Problem {
         match self {
             Self::NoRoute => Problem {
-status: StatusCode::NOT_FOUND,
-kind: "no-route",
-title: "No such route",
-proxy_error: "destination_not_found",
-detail: "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
-},
+                status: StatusCode::NOT_FOUND,
+                kind: "no-route",
+                title: "No such route",
+                proxy_error: "destination_not_found",
+                detail: "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
+            },
             Self::NotAllowed(check) => Problem {
-status: StatusCode::FORBIDDEN,
-kind: "not-allowed",
-title: check.title(),
-proxy_error: "http_request_denied",
-detail: check.explanation().to_owned(),
-},
+                status: StatusCode::FORBIDDEN,
+                kind: "not-allowed",
+                title: check.title(),
+                proxy_error: "http_request_denied",
+                detail: check.explanation().to_owned(),
+            },
             Self::KeyLacksRoute(route) => Problem {
                 status: StatusCode::FORBIDDEN,
                 kind: "not-allowed",
                 title: Check::KeyRights.title(),
                 proxy_error: "http_request_denied",
                 detail: format!(
-                    "Check: client key. The one presented is valid, but not for the route \"{route}\", which an answer of \
-                     another route may have led to. A key for both: valetd key add, with --route {route} beside the other."
+                    "Check: client key. The one presented is valid, but not for the route \"{route}\", which an answer \
+                     of another route may have led to. A key for both: valetd key add, with --route {route} \
+                     beside the other."
                 ),
             },
             Self::ForbiddenByRoute => Problem {
-status: StatusCode::FORBIDDEN,
-kind: "forbidden-by-route",
-title: "The route does not forward this path",
-proxy_error: "http_request_denied",
-detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
-},
+                status: StatusCode::FORBIDDEN,
+                kind: "forbidden-by-route",
+                title: "The route does not forward this path",
+                proxy_error: "http_request_denied",
+                detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            },
             Self::ForbiddenByScrub => Problem {
                 status: StatusCode::FORBIDDEN,
                 kind: "forbidden-by-route",
                 title: "The route does not switch protocols",
                 proxy_error: "http_request_denied",
-                detail: "The request asks to switch to another protocol (Upgrade). The route has the setting `scrub`, and \
-                         what comes back in another protocol cannot be looked through for the token."
+                detail: "The request asks to switch to another protocol (Upgrade). The route has the setting `scrub`, \
+                         and what comes back in another protocol cannot be looked through for the token."
                     .to_owned(),
             },
             Self::ForbiddenByRules => Problem {
-status: StatusCode::FORBIDDEN,
-kind: "forbidden-by-route",
-title: "The route does not let this through",
-proxy_error: "http_request_denied",
-detail: "The route's settings `allow` and `deny` do not let this method and path through, or the request tells \
-                 some servers another method or path than its first line, in a field or in the query."
+                status: StatusCode::FORBIDDEN,
+                kind: "forbidden-by-route",
+                title: "The route does not let this through",
+                proxy_error: "http_request_denied",
+                detail: "The route's settings `allow` and `deny` do not let this method and path through, or the \
+                 request tells some servers another method or path than its first line, in a field or in the query."
                     .to_owned(),
-},
+            },
             Self::TooManyRequests { .. } => Problem {
-status: StatusCode::TOO_MANY_REQUESTS,
-kind: "too-many-requests",
-title: "The client key has been used too often",
-proxy_error: "http_request_denied",
-detail: "The rate that the client key was made with (valetd key list) is exhausted; the upstream was not asked."
+                status: StatusCode::TOO_MANY_REQUESTS,
+                kind: "too-many-requests",
+                title: "The client key has been used too often",
+                proxy_error: "http_request_denied",
+                detail: "The rate that the client key was made with (valetd key list) is exhausted; the upstream \
+                         was not asked."
                     .to_owned(),
-},
+            },
             Self::TooManyAtOnce => Problem {
-status: StatusCode::TOO_MANY_REQUESTS,
-kind: "too-many-requests",
-title: "The client key is used too often at once",
-proxy_error: "http_request_denied",
-detail: "As many requests run with the client key as it was made for (valetd key list); the upstream was not asked."
+                status: StatusCode::TOO_MANY_REQUESTS,
+                kind: "too-many-requests",
+                title: "The client key is used too often at once",
+                proxy_error: "http_request_denied",
+                detail: "As many requests run with the client key as it was made for (valetd key list); the \
+                         upstream was not asked."
                     .to_owned(),
-},
+            },
             Self::MethodNotAllowed => Problem {
-status: StatusCode::METHOD_NOT_ALLOWED,
-kind: "forbidden-by-route",
-title: "CONNECT and TRACE are not proxied",
-proxy_error: "http_request_denied",
-detail: "valetd is a reverse proxy for the routes in its configuration.".to_owned(),
-},
+                status: StatusCode::METHOD_NOT_ALLOWED,
+                kind: "forbidden-by-route",
+                title: "CONNECT and TRACE are not proxied",
+                proxy_error: "http_request_denied",
+                detail: "valetd is a reverse proxy for the routes in its configuration.".to_owned(),
+            },
             Self::BadRequest(what) => Problem {
-status: StatusCode::BAD_REQUEST,
-kind: "bad-request",
-title: "Malformed or ambiguous request",
-proxy_error: "http_request_error",
-detail: format!("The request was refused: {what}."),
-},
+                status: StatusCode::BAD_REQUEST,
+                kind: "bad-request",
+                title: "Malformed or ambiguous request",
+                proxy_error: "http_request_error",
+                detail: format!("The request was refused: {what}."),
+            },
             Self::TargetTooLong => Problem {
-status: StatusCode::URI_TOO_LONG,
-kind: "bad-request",
-title: "The request target is too long",
-proxy_error: "http_request_error",
-detail: "The request target is longer than 8 KiB.".to_owned(),
-},
+                status: StatusCode::URI_TOO_LONG,
+                kind: "bad-request",
+                title: "The request target is too long",
+                proxy_error: "http_request_error",
+                detail: "The request target is longer than 8 KiB.".to_owned(),
+            },
             Self::HeadTooLarge => Problem {
-status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-kind: "bad-request",
-title: "The request's head is too large",
-proxy_error: "http_request_error",
-detail: "The head is longer than 64 KiB or has more than 100 fields.".to_owned(),
-},
+                status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                kind: "bad-request",
+                title: "The request's head is too large",
+                proxy_error: "http_request_error",
+                detail: "The head is longer than 64 KiB or has more than 100 fields.".to_owned(),
+            },
             Self::Loop => Problem {
-status: StatusCode::LOOP_DETECTED,
-kind: "loop",
-title: "The route leads back to valetd",
-proxy_error: "proxy_loop_detected",
-detail: "The request has come through this valetd before: a route's upstream leads back to it.".to_owned(),
-},
-            Self::SignInRequired { account, why } => Problem {
-status: StatusCode::SERVICE_UNAVAILABLE,
-kind: "sign-in-required",
-title: "Sign-in required",
-proxy_error: "proxy_internal_response",
-detail: format!("Account \"{account}\": {why}. Run: valetd login {account}"),
-},
-            Self::AuditUnavailable => Problem {
-status: StatusCode::SERVICE_UNAVAILABLE,
-kind: "audit-unavailable",
-title: "The request cannot be noted",
-proxy_error: "proxy_internal_response",
-detail: "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit cannot be \
-                 written just now, or has no room: valetd status tells why. The upstream was not asked."
+                status: StatusCode::LOOP_DETECTED,
+                kind: "loop",
+                title: "The route leads back to valetd",
+                proxy_error: "proxy_loop_detected",
+                detail: "The request has come through this valetd before: a route's upstream leads back \
+                         to it."
                     .to_owned(),
-},
+            },
+            Self::SignInRequired { account, why } => Problem {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                kind: "sign-in-required",
+                title: "Sign-in required",
+                proxy_error: "proxy_internal_response",
+                detail: format!("Account \"{account}\": {why}. Run: valetd login {account}"),
+            },
+            Self::AuditUnavailable => Problem {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                kind: "audit-unavailable",
+                title: "The request cannot be noted",
+                proxy_error: "proxy_internal_response",
+                detail: "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit \
+                 cannot be written just now, or has no room: valetd status tells why. The upstream was not asked."
+                    .to_owned(),
+            },
             Self::TokenUnavailable { account, because, .. } => {
                 let mut detail = format!("Account \"{account}\" has no usable token just now; it is being renewed.");
                 if let Some(because) = because {
                     let _ = write!(detail, " Last failure: {because}.");
                 }
                 Problem {
-status: StatusCode::SERVICE_UNAVAILABLE,
-kind: "token-unavailable",
-title: "No usable token just now",
-proxy_error: "proxy_internal_response",
-detail,
-}
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    kind: "token-unavailable",
+                    title: "No usable token just now",
+                    proxy_error: "proxy_internal_response",
+                    detail,
+                }
             }
             Self::Upstream { upstream, fault } => fault.problem(upstream),
         }
@@ -415,19 +420,19 @@ impl Check {
     fn explanation(self) -> &'static str {
         match self {
             Check::Peer => {
-                "Check: peer. Only processes of the users in the setting `clients` (by default the one that valetd runs \
-                 as) are served without a client key; who the client is could not be told, or it is somebody \
+                "Check: peer. Only processes of the users in the setting `clients` (by default the one that valetd \
+                 runs as) are served without a client key; who the client is could not be told, or it is somebody \
                  else."
             }
             Check::Root => {
                 "Check: peer. The client is root's, and the setting `clients` does not name root. To let root's \
-                 processes in, write clients = [\"self\", \"root\"] in the configuration; or run the client as the user \
-                 that valetd runs as, or give it a key: valetd key add"
+                 processes in, write clients = [\"self\", \"root\"] in the configuration; or run the client as the \
+                 user that valetd runs as, or give it a key: valetd key add"
             }
             Check::Container => {
-                "Check: container. With the setting `containers_need_key`, a client needs a key unless it is seen to run \
-                 outside of containers, and this one is not: it has namespaces or a control group of its own, or its \
-                 process may not be looked at. To make a key: valetd key add"
+                "Check: container. With the setting `containers_need_key`, a client needs a key unless it is seen to \
+                 run outside of containers, and this one is not: it has namespaces or a control group of its own, or \
+                 its process may not be looked at. To make a key: valetd key add"
             }
             Check::Host => {
                 "Check: Host. It must be localhost, a name below localhost, or a loopback address, with any port; the \
@@ -443,8 +448,8 @@ impl Check {
                  http://NAME.localhost:PORT/, and to be typed, not linked to."
             }
             Check::ServiceWorker => {
-                "Check: Service-Worker. At an address that routes share it would see the requests to all of them; for a \
-                 browser, a route is at http://NAME.localhost:PORT/."
+                "Check: Service-Worker. At an address that routes share it would see the requests to all of them; for \
+                 a browser, a route is at http://NAME.localhost:PORT/."
             }
             Check::Key => {
                 "Check: client key. The one presented is wrong or was revoked, or two different ones were presented. \
@@ -452,12 +457,13 @@ impl Check {
             }
             Check::KeyExpired => "Check: client key. The one presented has expired. To make one: valetd key add",
             Check::KeyRequired => {
-                "Check: client key. Here nobody is served without one: as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer \
-                 token, as user name or password of Basic, or as the path's first segment. To make one: valetd key add"
+                "Check: client key. Here nobody is served without one: as X-Valetd-Key, X-Api-Key or Api-Key, as a \
+                 Bearer token, as user name or password of Basic, or as the path's first segment. To make \
+                 one: valetd key add"
             }
             Check::KeyRights => {
-                "Check: client key. The one presented is valid, but not for this route, method or path; valetd key list \
-                 shows what it is for."
+                "Check: client key. The one presented is valid, but not for this route, method or path; valetd key \
+                 list shows what it is for."
             }
             Check::KeyUser => {
                 "Check: client key. The one presented is only for the processes of one user, and the client is \
@@ -470,8 +476,8 @@ impl Check {
             }
             Check::KeyMisplaced => {
                 "Check: client key. What looks like one is where none is looked for, and is not handed on. It can be \
-                 presented as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer token, as user name or password of Basic, \
-                 or as the path's first segment, as it is."
+                 presented as X-Valetd-Key, X-Api-Key or Api-Key, as a Bearer token, as user name or password of \
+                 Basic, or as the path's first segment, as it is."
             }
         }
     }
