@@ -32,6 +32,13 @@ pub struct GrantFailure {
     pub detail: String,
 }
 
+impl GrantFailure {
+    /// One that no answer of the server tells of.
+    pub(crate) fn unanswered(failure: Failure, detail: String) -> Self {
+        Self { failure, oauth_error: None, http_status: None, detail }
+    }
+}
+
 /// What became of a revocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Revocation {
@@ -64,10 +71,10 @@ impl TokenEndpoint {
         let endpoint = account.server.endpoint(outgoing.endpoint).ok_or_else(|| missing(outgoing.endpoint))?;
         let answer = self.send(account, endpoint, outgoing).await.map_err(|error| match error {
             HttpError::AnswerLost(detail) if dialect.spends_refresh_token(grant) => {
-                unanswered(Failure::Ambiguous, detail)
+                GrantFailure::unanswered(Failure::Ambiguous, detail)
             }
             HttpError::AnswerLost(detail) | HttpError::NotSent(detail) => {
-                unanswered(Failure::Transient { retry_after: None }, detail)
+                GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
         let read = dialect.read(&as_read(&answer), grant, client, &account.errors, wall());
@@ -93,7 +100,7 @@ impl TokenEndpoint {
         let answer = self
             .send(account, endpoint, outgoing)
             .await
-            .map_err(|error| unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
+            .map_err(|error| GrantFailure::unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
         rfc7009::read(&as_read(&answer), refresh_token, client, wall())
             .map(|()| Revocation::Done)
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
@@ -155,13 +162,9 @@ fn refused(endpoint: &Endpoint, status: StatusCode, refusal: Refusal) -> GrantFa
     GrantFailure { failure, oauth_error, http_status: Some(status.as_u16()), detail }
 }
 
-fn unanswered(failure: Failure, detail: String) -> GrantFailure {
-    GrantFailure { failure, oauth_error: None, http_status: None, detail }
-}
-
 /// The configuration contradicts itself: only a person can mend that.
 fn cannot_be_asked(detail: String) -> GrantFailure {
-    unanswered(Failure::Permanent(Why::ClientRefused), detail)
+    GrantFailure::unanswered(Failure::Permanent(Why::ClientRefused), detail)
 }
 
 /// Says who asks for an account: the client's id and its secret, read or asked for now from where the configuration
@@ -176,6 +179,16 @@ pub async fn client_secret(account: &Account) -> Result<Client, String> {
         None => None,
     };
     Ok(Client { id: account.client_id.clone(), auth: account.client_auth, secret })
+}
+
+/// [`client_secret`] for a grant that is redeemed now: a secret that cannot be read is tried again later.
+///
+/// # Errors
+///
+/// A transient [`GrantFailure`], as no server was asked.
+pub(crate) async fn client(account: &Account) -> Result<Client, GrantFailure> {
+    let client = client_secret(account).await;
+    client.map_err(|detail| GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail))
 }
 
 #[cfg(test)]

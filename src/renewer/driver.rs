@@ -25,7 +25,7 @@ use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::store::{Record, Store, StoreError};
 use crate::timestamp::Timestamp;
-use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
+use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
 use crate::token_source::{Availability, Said, TokenSource};
 
 /// What others tell the loop besides demands and requests.
@@ -225,7 +225,7 @@ impl RealWorld {
                 // a panic in there must not leave the machine waiting for ever
                 let answer = work.await.unwrap_or_else(|error| {
                     let detail = format!("the renewal's task ended badly: {error}");
-                    Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+                    Err(GrantFailure::unanswered(Failure::Ambiguous, detail))
                 });
                 Some((name, id, answer))
             });
@@ -235,13 +235,7 @@ impl RealWorld {
 
 /// Redeems a grant at the account's server.
 async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
-    let client = client_secret(account).await.map_err(|detail| GrantFailure {
-        failure: Failure::Transient { retry_after: None },
-        oauth_error: None,
-        http_status: None,
-        detail,
-    })?;
-    endpoint.redeem(account, &client, grant).await
+    endpoint.redeem(account, &client(account).await?, grant).await
 }
 
 impl World for RealWorld {

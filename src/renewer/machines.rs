@@ -389,8 +389,7 @@ impl<W: World> Renewer<W> {
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
             lifetime = Some(Duration::ZERO);
-            let failure = Failure::Transient { retry_after: None };
-            let failure = GrantFailure { failure, oauth_error: None, http_status: None, detail: detail.clone() };
+            let failure = GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail.clone());
             state.note_failure(renewal, failure, now);
             warn!(account = %id, error = %detail, "the answer to the renewal cannot be used");
         }
@@ -690,8 +689,7 @@ impl<W: World> Renewer<W> {
             (detail, is_noting, state.machine.snapshot().phase)
         {
             warn!(account = %id, error = %detail, "not renewed: the store does not say what it holds");
-            let failure = Failure::Transient { retry_after: None };
-            let failure = GrantFailure { failure, oauth_error: None, http_status: None, detail };
+            let failure = GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
             state.note_failure(renewal, failure, now);
             state.take_back_note(); // it is offered again as it is
         }

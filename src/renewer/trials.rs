@@ -90,9 +90,8 @@ impl<W: World> Renewer<W> {
                 // an answer that cannot be used has not shown that it works; where nothing is kept, it is the best there is
                 Some(_) if !self.keeps_what_works(id, &trial.new) => return self.worked(id, trial, tokens, now),
                 Some(detail) => {
-                    let (oauth_error, http_status) = (None, None);
                     let words = format!("not tried: {detail}");
-                    let failure = GrantFailure { failure: Failure::Ambiguous, oauth_error, http_status, detail };
+                    let failure = GrantFailure::unanswered(Failure::Ambiguous, detail);
                     return self.untried(id, trial, Some(failure), words, now);
                 }
             },

@@ -7,7 +7,7 @@ use crate::oauth::{Grant, GrantType, Tokens};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::{Failure, Why};
 use crate::store::{Credential, Record, Store, StoreError, Trial};
-use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
+use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
 
 /// Why a credential did not take the place of what is stored, which stays.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +73,10 @@ pub async fn take(
     };
     let grant = |new: &NewCredential| new.credential.clone().grant(account.grant);
     let mut answer = redeem(endpoint, account, &grant(&new)).await;
-    let is_refused = |answer: &Result<Tokens, GrantFailure>| matches!(answer, Err(GrantFailure { failure: Failure::Permanent(why), .. }) if *why != Why::ClientRefused);
-    if is_refused(&answer) && new.credential.password.is_some() && new.credential.refresh_token.take().is_some() {
+    if answer.as_ref().is_err_and(is_refused)
+        && new.credential.password.is_some()
+        && new.credential.refresh_token.take().is_some()
+    {
         answer = redeem(endpoint, account, &grant(&new)).await;
     }
     match answer {
@@ -98,7 +100,7 @@ pub async fn take(
             save(store, account, new)?;
             Ok(Taken { identity, untried: None })
         }
-        Err(failure) if is_refused(&Err(failure.clone())) => {
+        Err(failure) if is_refused(&failure) => {
             take_back()?;
             Err(NotTaken::Refused(failure.detail))
         }
@@ -116,14 +118,14 @@ pub async fn take(
     }
 }
 
+/// Whether the credential is refused for good: that the client is refused says nothing of it.
+fn is_refused(failure: &GrantFailure) -> bool {
+    matches!(failure.failure, Failure::Permanent(why) if why != Why::ClientRefused)
+}
+
 /// Redeems a grant, and once more at once if the answer was lost.
 async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
-    let client = client_secret(account).await.map_err(|detail| GrantFailure {
-        failure: Failure::Transient { retry_after: None },
-        oauth_error: None,
-        http_status: None,
-        detail,
-    })?;
+    let client = client(account).await?;
     match endpoint.redeem(account, &client, grant).await {
         Err(GrantFailure { failure: Failure::Ambiguous, detail: lost, .. }) => {
             let again = endpoint.redeem(account, &client, grant).await;
