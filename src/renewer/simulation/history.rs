@@ -6,9 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::promises::{Measure, Promise};
-use super::servers::{AccessToken, End, InFlight, Message, Outcome, Server};
-use super::store::Disk;
-use super::world::{CONFIG, HOUR, LIVES, LastStart, Outside, SECOND, SimWorld, WAIT, Waiting, index, name, number};
+use super::state::{AccessToken, Disk, End, HOUR, InFlight, Message, Outcome, SECOND, Server, index, name, number};
+use super::world::{CONFIG, LIVES, LastStart, Outside, SimWorld, WAIT, Waiting};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::platform::clock::Clock;

@@ -22,14 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod history;
 mod promises;
 mod servers;
+mod state;
 mod store;
 mod world;
 
 use history::History;
 use promises::{Broken, Measure, Promise, Tally};
-use servers::Rotation;
-use store::Disk;
-use world::{HOUR, MINUTE, Outside, SECOND};
+use state::{Disk, HOUR, MINUTE, Rotation, SECOND};
+use world::Outside;
 
 /// One history of a seed.
 fn history(seed: u64, off: Option<Measure>, is_told: bool) -> Result<Tally, Broken> {

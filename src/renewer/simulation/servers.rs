@@ -1,128 +1,16 @@
 //! The authorization servers: what they know of each sign-in, what becomes of a grant, and what an answer says.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::promises::{Measure, Promise};
-use super::world::{HOUR, Outside, SECOND, number};
+use super::state::{
+    AccessToken, End, Fate, HOUR, InFlight, Login, Message, Outcome, RefreshToken, Rotation, SECOND, number, shown,
+};
+use super::world::Outside;
 use crate::oauth::{Client, Dialect, ErrorWords, Grant, TokenResponse, Tokens};
-use crate::renewal::{Failure, RenewalId, Why};
+use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 use crate::token_endpoint::GrantFailure;
-
-/// How a server treats a refresh token that has been used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rotation {
-    /// It stays good.
-    Off,
-    /// It is dead at once, and using it again ends the login (RFC 9700 section 4.14.2).
-    Strict,
-    /// It stays good until its successor has been used.
-    Graceful,
-}
-
-/// One account's authorization server.
-#[derive(Clone, Debug)]
-pub(super) struct Server {
-    pub(super) rotation: Rotation,
-    /// An access token's life, in milliseconds.
-    pub(super) life: u64,
-    /// Whether answers tell it.
-    pub(super) tells_life: bool,
-    /// Whether an access token that has life left is handed out again.
-    pub(super) hands_back: bool,
-    pub(super) logins: BTreeMap<u64, Login>,
-}
-
-/// What a server knows of one sign-in.
-#[derive(Clone, Debug)]
-pub(super) struct Login {
-    /// The refresh token in force.
-    pub(super) current: usize,
-    /// The access token given last.
-    pub(super) access: Option<usize>,
-    pub(super) ended: Option<End>,
-    pub(super) has_password: bool,
-    /// The observer's note: an answer may have been lost since the last one that arrived.
-    pub(super) may_be_lost: bool,
-    /// Likewise: the disk may know less of it than a process that died.
-    pub(super) may_be_stale: bool,
-    /// The server has refused it in a bad minute. The disk may say so for longer than it holds.
-    pub(super) was_falsely_refused: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
-    Revoked,
-    SignedOut,
-    Reused,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct AccessToken {
-    pub(super) expires: u64,
-    /// Whether the daemon can know when: it was told, or assumes the same.
-    pub(super) is_end_known: bool,
-    pub(super) is_revoked: bool,
-    pub(super) login: u64,
-    pub(super) refresh: usize,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct RefreshToken {
-    pub(super) login: u64,
-    pub(super) successor: Option<usize>,
-    /// The process that has got it.
-    pub(super) arrived_in: Option<u32>,
-    pub(super) is_saved: bool,
-    /// The store has answered of it, whatever that was.
-    pub(super) is_answered: bool,
-}
-
-/// What becomes of a grant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fate {
-    Answered,
-    AnsweredTwice,
-    NotSent,
-    ResetBefore,
-    AnswerLost,
-    /// Status and `Retry-After`.
-    Busy(u16, Option<u64>),
-    /// A hop on the way speaks in the server's place, with this status.
-    Stranger(u16),
-    ClientRefused,
-    /// The server's bad minute: the refresh token is refused, and is as good as before.
-    FalseRefusal,
-    /// The server does what is asked, and its answer cannot be read: cut, or with a new refresh token in it.
-    Garbled(bool),
-}
-
-/// What came back.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    NotSent,
-    Lost,
-    Http { status: u16, retry_after: Option<u64>, body: String },
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Message {
-    Grant(Fate),
-    Answer(Outcome, Option<(usize, Option<usize>)>),
-}
-
-/// A grant on its way to the server, or what comes back.
-#[derive(Clone, Debug)]
-pub(super) struct InFlight {
-    pub(super) at: u64,
-    pub(super) account: usize,
-    pub(super) id: RenewalId,
-    pub(super) process: u32,
-    pub(super) login: u64,
-    pub(super) grant: Grant,
-    pub(super) message: Message,
-}
 
 impl Outside {
     /// A new sign-in at a server, by a person.
@@ -326,14 +214,5 @@ impl Outside {
             let failure = if by_status { Failure::Permanent(Why::Revoked) } else { refusal.failure };
             failed(failure, refusal.oauth_error, Some(status), refusal.detail)
         })
-    }
-}
-
-pub(super) fn shown(in_flight: &InFlight) -> String {
-    match &in_flight.grant {
-        Grant::RefreshToken(token) => token.expose().to_owned(),
-        Grant::Password { .. } => "the password".to_owned(),
-        Grant::ClientCredentials => "nothing".to_owned(),
-        Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
     }
 }

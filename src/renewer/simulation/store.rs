@@ -1,85 +1,12 @@
 //! The store of credentials: a folder that answers at once, or a service across a network that other machines use, too. It
 //! is slow, fails, fails after it has done what it was asked, and knows of later credentials than ours.
 
-use std::collections::BTreeMap;
-
 use super::promises::Measure;
-use super::servers::Rotation;
-use super::world::{ENOSPC, Outside, SECOND, name, number};
-use crate::config::AccountId;
+use super::state::{AskedOfStore, Disk, ENOSPC, Rotation, SECOND, name, number};
+use super::world::Outside;
 use crate::renewer::world::{SaveError, StoreAnswer, Ticket};
 use crate::secret::Secret;
-use crate::store::{FaultyDisk, Record, Store, StoreError};
-
-/// Credentials at rest.
-pub(super) enum Disk {
-    /// As values: fast.
-    Plain(BTreeMap<AccountId, Record>),
-    /// The real store.
-    Store(Store, FaultyDisk),
-}
-
-impl Disk {
-    pub(super) fn load(&self, account: &AccountId) -> Result<Option<Record>, String> {
-        match self {
-            Disk::Plain(records) => Ok(records.get(account).cloned()),
-            Disk::Store(store, _) => store.load(account).map_err(|error| error.to_string()),
-        }
-    }
-
-    fn save(&mut self, record: &Record, is_full: bool) -> Result<(), SaveError> {
-        let found = match self {
-            Disk::Plain(records) => match records.get(&record.account) {
-                Some(found) if found.generation > record.generation => found.clone(),
-                Some(_) | None if is_full => return Err(SaveError::Failed("no space left on device".into())),
-                Some(_) | None => {
-                    records.insert(record.account.clone(), record.clone());
-                    return Ok(());
-                }
-            },
-            Disk::Store(store, _) => match store.save(record) {
-                Ok(()) => return Ok(()),
-                Err(StoreError::Stale { .. }) => match store.load(&record.account) {
-                    Ok(Some(found)) => found,
-                    other => return Err(SaveError::Failed(format!("{other:?}"))),
-                },
-                Err(error) => return Err(SaveError::Failed(error.to_string())),
-            },
-        };
-        Err(SaveError::Stale { found: Box::new(found), words: "a later generation is in the store".into() })
-    }
-
-    fn remove(&mut self, account: &AccountId) -> Result<(), SaveError> {
-        match self {
-            Disk::Plain(records) => {
-                records.remove(account);
-                Ok(())
-            }
-            Disk::Store(store, _) => store.remove(account).map_err(|error| SaveError::Failed(error.to_string())),
-        }
-    }
-}
-
-/// What the store was asked and has not answered yet.
-pub(super) struct AskedOfStore {
-    /// When the answer comes.
-    pub(super) at: u64,
-    account: usize,
-    ticket: Ticket,
-    /// To save; `None` if it was asked to forget.
-    record: Option<Record>,
-    /// What has come of it, if it was carried out before its answer set out.
-    done: Option<Result<(), SaveError>>,
-    /// The answer says that it failed, whatever has come of it.
-    is_failure: bool,
-}
-
-impl AskedOfStore {
-    fn token(&self) -> Option<usize> {
-        let record = self.record.as_ref()?;
-        record.credential.refresh_token.as_ref().map(|token| number(token.expose()))
-    }
-}
+use crate::store::Record;
 
 impl Outside {
     /// The daemon asks the store to save a record, or to forget it.

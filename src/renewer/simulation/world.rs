@@ -7,8 +7,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::promises::{Broken, Measure, Promise, Tally};
-use super::servers::{AccessToken, End, Fate, InFlight, Message, RefreshToken, Rotation, Server};
-use super::store::{AskedOfStore, Disk};
+use super::state::{
+    AccessToken, AskedOfStore, Disk, End, Fate, HOUR, InFlight, Message, RefreshToken, Rotation, SECOND, Server, index,
+    name, number,
+};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
@@ -122,11 +124,6 @@ pub(super) struct Outside {
     pub(super) tally: Tally,
 }
 
-pub(super) const SECOND: u64 = 1000;
-pub(super) const MINUTE: u64 = 60 * SECOND;
-pub(super) const HOUR: u64 = 60 * MINUTE;
-pub(super) const ENOSPC: i32 = 28;
-
 /// So many lives are watched when the faults have ended.
 pub(super) const LIVES: u64 = 10;
 
@@ -143,18 +140,6 @@ pub(super) static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         .collect();
     crate::config::testing::parse_with(&text, &[]).config
 });
-
-pub(super) fn name(account: usize) -> AccountId {
-    AccountId::new(&format!("a{account}")).expect("a name")
-}
-
-pub(super) fn index(account: &AccountId) -> usize {
-    account.as_str()[1..].parse().expect("a number")
-}
-
-pub(super) fn number(token: &str) -> usize {
-    token[1..].parse().expect("a number")
-}
 
 impl Outside {
     pub(super) fn new(seed: u64, off: Option<Measure>, accounts: usize) -> Self {
