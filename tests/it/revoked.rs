@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::support::http2::{Http2Client, some};
 use crate::support::keys::{add, line, ordered};
@@ -16,18 +16,19 @@ use crate::support::stage::{COLD, Stage};
 use crate::support::wire::{Wire, eventually, serving, soon};
 use crate::support::{Daemon, words};
 
-/// An upstream with answers that never end, and how many of its connections are open.
+/// An upstream with answers that never end: how often it was asked for one, and how many of its connections are open.
 struct Endless {
     url: String,
+    asked: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
 }
 
 impl Endless {
     async fn start() -> Self {
-        let open = Arc::new(AtomicUsize::new(0));
-        let count = open.clone();
+        let (asked, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counts = (asked.clone(), open.clone());
         let address = serving(move |_, stream| {
-            let open = count.clone();
+            let (asked, open) = counts.clone();
             async move {
                 open.fetch_add(1, Ordering::SeqCst);
                 let mut up = Wire::on(stream);
@@ -36,6 +37,7 @@ impl Endless {
                         up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
                         continue;
                     }
+                    asked.fetch_add(1, Ordering::SeqCst);
                     if head.starts_with("GET /tunnel") {
                         up.send(
                             "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello",
@@ -56,7 +58,7 @@ impl Endless {
                 open.fetch_sub(1, Ordering::SeqCst);
             }
         });
-        Self { url: format!("http://{}", address.await), open }
+        Self { url: format!("http://{}", address.await), asked, open }
     }
 
     /// Waits until nothing runs upstream any more.
@@ -65,6 +67,9 @@ impl Endless {
         eventually(&format!("{case}: the upstream's connections are closed"), open).await;
     }
 }
+
+/// How soon everything ends with its authority.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// What a client has running.
 enum Running {
@@ -75,8 +80,9 @@ enum Running {
     WaitingInHttp2(h2::client::ResponseFuture),
 }
 
-/// One of everything, by this key or without.
-async fn all_kinds(stage: &Stage, key: Option<&str>) -> Vec<Running> {
+/// One of everything, by this key or without; all of it has got to the upstream.
+async fn all_kinds(stage: &Stage, upstream: &Endless, key: Option<&str>) -> Vec<Running> {
+    let before = upstream.asked.load(Ordering::SeqCst);
     let mut running = Vec::new();
     let field = key.map(|key| format!("X-Valetd-Key: {key}\r\n")).unwrap_or_default();
     let ask = async |path: &str, more: &str| {
@@ -109,12 +115,13 @@ async fn all_kinds(stage: &Stage, key: Option<&str>) -> Vec<Running> {
     }
     let (waiting, _) = client.send("GET", &format!("{prefix}/api/wait"), true).await;
     running.push(Running::WaitingInHttp2(waiting));
-    sleep(Duration::from_millis(50)).await; // what waits has been sent up
+    let is_asked = || (upstream.asked.load(Ordering::SeqCst) == before + running.len()).then_some(());
+    eventually("all of it is sent up", is_asked).await;
     running
 }
 
 /// Sees that everything has been cut, and that what waits for an answer is told why.
-async fn is_cut(case: &str, running: Vec<Running>, status: u16) {
+async fn is_cut(case: &str, running: Vec<Running>, status: u16, patience: Duration) {
     for one in running {
         match one {
             Running::Http1(kind, mut client) => {
@@ -122,7 +129,7 @@ async fn is_cut(case: &str, running: Vec<Running>, status: u16) {
                     let mut buffer = vec![0; 65536];
                     while client.stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
                 };
-                timeout(Duration::from_secs(5), end).await.unwrap_or_else(|_| panic!("{case}: {kind} goes on"));
+                timeout(patience, end).await.unwrap_or_else(|_| panic!("{case}: {kind} goes on"));
             }
             Running::Http2(mut answer) => {
                 let end = async {
@@ -134,7 +141,7 @@ async fn is_cut(case: &str, running: Vec<Running>, status: u16) {
                         }
                     }
                 };
-                let is_reset = timeout(Duration::from_secs(5), end).await;
+                let is_reset = timeout(patience, end).await;
                 assert!(is_reset.unwrap_or_else(|_| panic!("{case}: a stream goes on")), "{case}: half looks whole");
             }
             Running::Waiting(mut client) => {
@@ -170,12 +177,12 @@ async fn what_runs_by_a_key_ends_when_the_key_is_revoked() {
     let mut others = Wire::connect(&stage.address).await;
     others.send(format!("GET /{other}/api/events HTTP/1.1\r\nHost: {}\r\n\r\n", stage.address)).await;
     others.until("hello\r\n").await;
-    let running = all_kinds(&stage, Some(&key)).await;
+    let running = all_kinds(&stage, &upstream, Some(&key)).await;
     run(&stage, &["key", "revoke", "one"]);
-    is_cut("revoked", running, 403).await;
+    is_cut("revoked", running, 403, AT_ONCE).await;
     goes_on(&stage, &mut others, &daemon).await;
     run(&stage, &["key", "revoke", "two"]);
-    is_cut("revoked, too", vec![Running::Http1("the other's", others)], 403).await;
+    is_cut("revoked, too", vec![Running::Http1("the other's", others)], 403, AT_ONCE).await;
     drop(daemon);
     upstream.is_left_alone("revoked").await;
 }
@@ -185,9 +192,9 @@ async fn what_runs_by_a_key_ends_when_the_key_expires() {
     let upstream = Endless::start().await;
     let stage = Stage::leading_to(&upstream.url, COLD);
     let daemon = stage.start();
-    let key = add(&stage.home, "short", &["--route", "api", "--expires", "3s"]);
-    let running = all_kinds(&stage, Some(&key)).await;
-    is_cut("expired", running, 403).await;
+    let key = add(&stage.home, "short", &["--route", "api", "--expires", "8s"]);
+    let running = all_kinds(&stage, &upstream, Some(&key)).await;
+    is_cut("expired", running, 403, Duration::from_secs(8) + AT_ONCE).await;
     drop(daemon);
     upstream.is_left_alone("expired").await;
 }
@@ -202,9 +209,9 @@ async fn what_runs_by_a_commands_key_ends_with_the_command() {
     let order = format!("POST /v1/keys HTTP/1.1\r\nHost: v\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     held.write_all(order.as_bytes()).expect("sent");
     let key = ordered(&mut answer);
-    let running = all_kinds(&stage, Some(&key)).await;
+    let running = all_kinds(&stage, &upstream, Some(&key)).await;
     held.shutdown(Shutdown::Both).expect("hung up");
-    is_cut("its command has ended", running, 403).await;
+    is_cut("its command has ended", running, 403, AT_ONCE).await;
     drop(daemon);
     upstream.is_left_alone("its command has ended").await;
 }
@@ -215,7 +222,7 @@ async fn what_runs_by_an_account_ends_when_it_is_logged_out_though_it_is_signed_
     let stage = Stage::leading_to(&upstream.url, COLD);
     let daemon = stage.start();
     for turn in ["logged out", "logged out again, after a reload"] {
-        let running = all_kinds(&stage, None).await;
+        let running = all_kinds(&stage, &upstream, None).await;
         if turn.ends_with("reload") {
             // the account gets another source of tokens, and its streams go on
             stage.home.write_config(&stage.config(&format!("{}/elsewhere", upstream.url), COLD));
@@ -223,7 +230,7 @@ async fn what_runs_by_an_account_ends_when_it_is_logged_out_though_it_is_signed_
         }
         run(&stage, &["logout", "gbdx"]);
         stage.home.sign_in("gbdx", &stage.gbdx.sign_in());
-        is_cut(turn, running, 503).await;
+        is_cut(turn, running, 503, AT_ONCE).await;
         daemon.until("gbdx", "usable");
     }
     drop(daemon);

@@ -66,8 +66,9 @@ impl Terminal {
 
     /// Waits for its end. Returns its exit code, and all that was shown.
     pub fn exit(mut self) -> (Option<i32>, String) {
+        let status = eventually("it ends", || self.child.try_wait().expect("asked"));
         self.reader.join().expect("no panic");
         let shown = self.shown.lock().expect("a screen").clone();
-        (self.child.wait().expect("it ends").code(), shown)
+        (status.code(), shown)
     }
 }
