@@ -1,7 +1,9 @@
 //! Client keys, as a sandbox, an agent or another machine uses them.
 
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +14,7 @@ use crate::support::keys::{self, add, check, keyed};
 use crate::support::lab::{self, Server, address};
 use crate::support::nobody::{NOBODY, as_nobody, can_play_nobody, said_to_nobody};
 use crate::support::providers::{gbdx_account, start};
-use crate::support::upstreams::{Witness, mirror};
+use crate::support::upstreams::{Witness, mirror, read_head, serving};
 use crate::support::{Home, eventually, free_address, get, mode, read_answer, send, words};
 
 #[test]
@@ -195,7 +197,15 @@ fn a_key_carries_so_many_bytes_and_no_more_also_after_a_restart() {
 #[test]
 fn a_key_runs_so_many_requests_at_once_and_no_more() {
     let server = Server::start(Provider::Gdh, Options::default());
-    let home = lab::home(&server, "", &format!("upstream = \"http://{}\"", mirror()), "");
+    let (begun, begins) = mpsc::channel();
+    let upstream = serving(move |mut stream| {
+        if read_head(&mut BufReader::new(&stream))?.starts_with("POST ") {
+            begun.send(()).expect("they are waited for");
+            return stream.read_to_end(&mut Vec::new()).map(drop); // never answered
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    });
+    let home = lab::home(&server, "", &format!("upstream = \"http://{upstream}\""), "");
     let daemon = home.start();
     daemon.until("lab", "usable");
     let address = address(&daemon);
@@ -208,7 +218,11 @@ fn a_key_runs_so_many_requests_at_once_and_no_more() {
         stream
     };
     let held = [begin(), begin()];
-    let refused = eventually("both run", || Some(keyed(&address, &key)).filter(|answer| answer.status == 429));
+    for _ in &held {
+        begins.recv_timeout(Duration::from_secs(20)).expect("both run");
+    }
+    let refused = keyed(&address, &key);
+    assert_eq!(refused.status, 429, "{}", refused.text());
     assert!(refused.header("retry-after").is_some() && refused.text().contains("at once"), "{}", refused.text());
     drop(held);
     eventually("they have ended", || (keyed(&address, &key).status == 200).then_some(()));
