@@ -99,9 +99,9 @@ fn file_of(source: &SecretSource) -> Option<&Path> {
 
 /// Who else could change a file; nobody if it cannot be opened, which is told where it is needed.
 fn faults_of(path: &Path) -> BTreeSet<Fault> {
-    match ownership::open_and_judge(path) {
-        Ok((_, faults)) | Err(Refused::Faults(faults)) => faults,
-        Err(Refused::Io(_)) => BTreeSet::new(),
+    match ownership::open_without_waiting(path) {
+        Err(Refused::Faults(faults)) => faults,
+        Ok(_) | Err(Refused::Io(_)) => BTreeSet::new(),
     }
 }
 
