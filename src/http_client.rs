@@ -188,9 +188,11 @@ impl HttpClient {
         }
         let extra_ca = extra_ca.map(Path::to_owned);
         // it reads files
-        let settings = tokio::task::spawn_blocking(move || tls::client_config(extra_ca.as_deref(), &[b"http/1.1"]))
-            .await
-            .map_err(|error| format!("preparing TLS: {error}"))??;
+        let settings = tokio::task::spawn_blocking(move || {
+            let listed = extra_ca.as_deref().map(tls::authorities).transpose()?;
+            tls::client_config(listed.unwrap_or_default(), &[b"http/1.1"])
+        });
+        let settings = settings.await.map_err(|error| format!("preparing TLS: {error}"))??;
         let name = ServerName::try_from(origin.host.clone())
             .map_err(|error| format!("TLS with {}: {error}", host_and_port(origin)))?;
         let tls = dial::Tls { name: &name, settings: &settings, proxy_settings: &settings };

@@ -18,19 +18,18 @@ use super::ownership;
 /// A trust store of all of a system's authorities has a quarter of a megabyte.
 const LARGEST: u64 = 4 << 20;
 
-/// Makes a client's TLS settings: TLS 1.2 and up, the operating system's verifier, the certificates of `extra_ca` (PEM)
-/// besides the system's authorities, and `alpn` in the order of preference. Reads files: call it at a reload, not for a
-/// request.
+/// Makes a client's TLS settings: TLS 1.2 and up, the operating system's verifier, `listed` besides the system's
+/// authorities, and `alpn` in the order of preference. Reads the system's files: call it at a reload, not for a request.
 ///
-/// A certificate of `extra_ca` is an authority. It is also a server's own where the server presents the very same bytes and
-/// its name and dates fit, whatever it says that it may be used for: what `openssl req -x509` makes is such a one.
+/// `listed` are the [`authorities`] of `extra_ca`. Each is an authority. It is also a server's own where the server presents
+/// the very same bytes and its name and dates fit, whatever it says that it may be used for: what `openssl req -x509` makes
+/// is such a one.
 ///
 /// # Errors
 ///
-/// A sentence that names the file, as for [`authorities`]; or one about the system's.
-pub fn client_config(extra_ca: Option<&Path>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
+/// A sentence about the system's authorities.
+pub fn client_config(listed: Vec<CertificateDer<'static>>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let listed = extra_ca.map(authorities).transpose()?.unwrap_or_default();
     let unusable = |error: &dyn std::fmt::Display| format!("the system's certificate authorities: {error}");
     let system = Verifier::new_with_extra_roots(listed.clone(), provider.clone()).map_err(|error| unusable(&error))?;
     let verifier: Arc<dyn ServerCertVerifier> = match listed.is_empty() {

@@ -278,9 +278,13 @@ fn is_secret(field: &str, source: &SecretSource) -> bool {
 /// certificate authorities, as reading the system's takes milliseconds.
 #[derive(Default)]
 struct Origins {
-    settings: HashMap<Option<PathBuf>, Arc<ClientConfig>>,
+    settings: HashMap<Option<PathBuf>, Settings>,
     upstreams: Vec<Arc<UpstreamOrigin>>,
 }
+
+/// How TLS is spoken, and the certificates of `extra_ca`, or, where there are none, what is wrong: such an upstream is the
+/// same as no other.
+type Settings = (Option<Arc<ClientConfig>>, Option<Vec<u8>>);
 
 impl Origins {
     fn upstream(
@@ -291,38 +295,41 @@ impl Origins {
     ) -> Result<Arc<UpstreamOrigin>, RouteProblem> {
         let origin = &route.upstream.origin;
         let extra_ca = extra_ca.filter(|_| origin.tls);
-        // the certificates, or, where there are none, what is wrong: such an upstream is the same as no other
-        let authorities = extra_ca.map(|path| tls::authorities(path));
-        let authorities = authorities.map(|found| {
-            found.map_or_else(String::into_bytes, |found| found.iter().flat_map(|one| one.to_vec()).collect())
-        });
+        let (settings, authorities) = match origin.tls {
+            true => self.settings(extra_ca)?,
+            false => (None, None),
+        };
         let known = self.upstreams.iter().find(|known| {
             known.origin == *origin && known.way == way && known.extra_ca == authorities && known.http2 == route.http2
         });
         if let Some(known) = known {
             return Ok(known.clone());
         }
-        let tls = match (origin.tls, self.settings.get(&extra_ca.cloned())) {
-            (false, _) => None,
-            (true, Some(settings)) => Some(settings.clone()),
-            (true, None) => {
-                const ALPN: &[&[u8]] = &[b"http/1.1"];
-                let path = extra_ca.map(PathBuf::as_path);
-                // one account's file must not keep the others from being served
-                let settings = match path.map(tls::authorities).transpose() {
-                    Ok(_) => tls::client_config(path, ALPN),
-                    Err(why) => tls::refusing_config(why, ALPN),
-                };
-                let settings = settings.map_err(RouteProblem::Tls)?;
-                self.settings.insert(extra_ca.cloned(), settings.clone());
-                Some(settings)
-            }
-        };
         let upstream = Arc::new(
-            UpstreamOrigin::new(origin.clone(), way, tls, authorities, route.http2).map_err(RouteProblem::Upstream)?,
+            UpstreamOrigin::new(origin.clone(), way, settings, authorities, route.http2)
+                .map_err(RouteProblem::Upstream)?,
         );
         self.upstreams.push(upstream.clone());
         Ok(upstream)
+    }
+
+    /// The settings for what a file vouches for. It is read once, so that what tells upstreams apart is what is believed.
+    fn settings(&mut self, extra_ca: Option<&PathBuf>) -> Result<Settings, RouteProblem> {
+        const ALPN: &[&[u8]] = &[b"http/1.1"];
+        if let Some(known) = self.settings.get(&extra_ca.cloned()) {
+            return Ok(known.clone());
+        }
+        let (settings, authorities) = match extra_ca.map(|path| tls::authorities(path)).transpose() {
+            Ok(listed) => {
+                let bytes = listed.as_ref().map(|listed| listed.iter().flat_map(|one| one.to_vec()).collect());
+                (tls::client_config(listed.unwrap_or_default(), ALPN), bytes)
+            }
+            // one account's file must not keep the others from being served
+            Err(why) => (tls::refusing_config(why.clone(), ALPN), Some(why.into_bytes())),
+        };
+        let made = (Some(settings.map_err(RouteProblem::Tls)?), authorities);
+        self.settings.insert(extra_ca.cloned(), made.clone());
+        Ok(made)
     }
 }
 
