@@ -195,8 +195,13 @@ pub(crate) fn keep(
         method: parts.method.clone(),
         target: parts.uri.clone(),
         version: parts.version,
-        // a list, as a clone of the map would hash and allocate twice
-        fields: parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        // a list, as a clone of the map would hash and allocate twice; without the token, which the second sending has of its own
+        fields: parts
+            .headers
+            .iter()
+            .filter(|(name, _)| *name != token_name)
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         body: kept_body,
         after_401,
     });

@@ -44,6 +44,7 @@ pub(crate) async fn forward(
     let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
     let began = Instant::now();
     let mut response = send(stream, local, request, &mut authorization).await?;
+    exchange.goes_up_with(authorization.token()); // it may be another one by now
     let (refused, refused_at) = (authorization.token().clone(), Instant::now());
     if authorization.judge(&response) == Some(Rejection::Renew)
         && let Some(new) = forward::renewed_token(stream, route, &refused, kept.as_ref()).await
