@@ -117,7 +117,7 @@ impl Stage {
         let Request { head, flags, .. } = request;
         *flags = HeadFlags::of(&head.headers);
         client_key::may_be_there(&head.uri, flags)
-            && client_key::take(&mut head.uri, &mut head.headers, |_| false).is_ok_and(|key| key.is_some())
+            && client_key::take(&mut head.uri, &mut head.headers, flags, |_| false).is_ok_and(|key| key.is_some())
     }
 
     /// Decides whether it may be given a token.

@@ -318,7 +318,7 @@ fn take_key(
     }
     let mut target = std::mem::take(request.uri_mut());
     let is_known = |text: &str| !matches!(table.shared.access.keys.find(text), Err(Refusal::Unknown));
-    let taken = client_key::take(&mut target, request.headers_mut(), is_known);
+    let taken = client_key::take(&mut target, request.headers_mut(), flags, is_known);
     *request.uri_mut() = target;
     taken
 }

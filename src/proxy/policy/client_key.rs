@@ -57,8 +57,8 @@ fn target_may_hold_key(target: &Uri) -> bool {
     length > LENGTH || target.authority().is_some_and(|authority| authority.as_str().len() > LENGTH)
 }
 
-/// Takes the key off a request. `None`, as for nearly all requests, if it presents none. `is_known` tells whether there is
-/// such a key, also one that has expired.
+/// Takes the key off a request. `None`, as for nearly all requests, if it presents none. `flags` are of these `headers`, and
+/// say which fields need a look; `is_known` tells whether there is such a key, also one that has expired.
 ///
 /// # Errors
 ///
@@ -66,6 +66,7 @@ fn target_may_hold_key(target: &Uri) -> bool {
 pub(crate) fn take(
     target: &mut Uri,
     headers: &mut HeaderMap,
+    flags: &HeadFlags,
     is_known: impl Fn(&str) -> bool,
 ) -> Result<Option<Presented>, ProxyError> {
     let in_path = has_key_segment(target.path());
@@ -85,11 +86,11 @@ pub(crate) fn take(
         present(&target.path().as_bytes()[1..=LENGTH])?;
         *target = without_segment(target);
     }
-    for field in &FIELDS {
+    for field in FIELDS.iter().filter(|_| flags.never_forwarded) {
         headers.get_all(field).iter().try_for_each(|value| present(value.as_bytes()))?;
         headers.remove(field);
     }
-    for field in &API_FIELDS {
+    for field in API_FIELDS.iter().filter(|_| flags.long_value) {
         let mut is_ours = false;
         for value in headers.get_all(field) {
             if let Ok(key) = std::str::from_utf8(value.as_bytes()).map(str::trim)
@@ -103,22 +104,25 @@ pub(crate) fn take(
             headers.remove(field);
         }
     }
-    let mut is_ours = false;
-    for value in headers.get_all(AUTHORIZATION) {
-        for key in in_credentials(value.as_bytes())? {
-            present(key.as_bytes())?;
-            is_ours = true;
+    if flags.never_forwarded {
+        let mut is_ours = false;
+        for value in headers.get_all(AUTHORIZATION) {
+            for key in in_credentials(value.as_bytes())? {
+                present(key.as_bytes())?;
+                is_ours = true;
+            }
         }
-    }
-    if is_ours {
-        headers.remove(AUTHORIZATION);
+        if is_ours {
+            headers.remove(AUTHORIZATION);
+        }
     }
     if let Some(key) = found.as_ref().filter(|_| in_path) {
         remove_own_address(headers, key);
     }
     let mut search = Search { is_known, left: MOST_COMPARED };
     let target = [target.path_and_query().map(PathAndQuery::as_str), target.authority().map(|name| name.as_str())];
-    let mut texts = target.into_iter().flatten().map(str::as_bytes).chain(headers.values().map(HeaderValue::as_bytes));
+    let values = headers.values().filter(|_| flags.long_value).map(HeaderValue::as_bytes);
+    let mut texts = target.into_iter().flatten().map(str::as_bytes).chain(values);
     if texts.any(|text| search.finds_key(text)) {
         return Err(ProxyError::NotAllowed(Check::KeyMisplaced));
     }
@@ -324,7 +328,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        let found = take(&mut head.uri, &mut head.headers, |key| key == KEY);
+        let flags = HeadFlags::of(&head.headers);
+        let found = take(&mut head.uri, &mut head.headers, &flags, |key| key == KEY);
         let found = found.map(|found| found.map(|found| (found.key.to_string(), found.in_path)));
         (found, head.uri.to_string(), head.headers)
     }
@@ -457,7 +462,8 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         headers.insert("x-a", HeaderValue::from_str(&"vk_".repeat(5000)).unwrap());
-        let refused = take(&mut Uri::from_static("/x"), &mut headers, is_known).err();
+        let flags = HeadFlags::of(&headers);
+        let refused = take(&mut Uri::from_static("/x"), &mut headers, &flags, is_known).err();
         assert_eq!((refused, compared.get()), (Some(ProxyError::NotAllowed(Check::KeyMisplaced)), MOST_COMPARED));
     }
 

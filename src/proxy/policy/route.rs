@@ -167,11 +167,18 @@ pub(crate) fn check_rules(
     if route.rules.is_empty() && narrow_key.is_none() {
         return Ok(());
     }
-    let (method, reading) = (head.method.as_str(), Reading::of(rest));
-    if !route.rules.permit(method, &reading)
-        || head.headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
+    if head.headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
         || head.target.query().is_some_and(overrides::query_overrides_method)
     {
+        return Err(ProxyError::ForbiddenByRules);
+    }
+    is_within(route, narrow_key, head.method, rest)
+}
+
+/// Whether a method and a path are within the route's rules and the rights of a key that has less than the whole route.
+fn is_within(route: &Route, narrow_key: Option<&ClientKey>, method: &Method, rest: &str) -> Result<(), ProxyError> {
+    let (method, reading) = (method.as_str(), Reading::of(rest));
+    if !route.rules.permit(method, &reading) {
         return Err(ProxyError::ForbiddenByRules);
     }
     match narrow_key {
@@ -198,16 +205,7 @@ pub(crate) fn check_other_path(
     if is_refused(refuse, &route.upstream.base_path, rest) {
         return Err(ProxyError::ForbiddenByRoute);
     }
-    let reading = Reading::of(rest);
-    if !route.rules.permit(method.as_str(), &reading) {
-        return Err(ProxyError::ForbiddenByRules);
-    }
-    match narrow_key {
-        Some(key) if !key.rights.permit(&route.name, method.as_str(), &reading) => {
-            Err(ProxyError::NotAllowed(Check::KeyRights))
-        }
-        _ => Ok(()),
-    }
+    is_within(route, narrow_key, method, rest)
 }
 
 #[cfg(test)]
