@@ -130,11 +130,20 @@ impl Secrets {
 
     /// Whether a field's name, which is in lower case, repeats a secret.
     pub(crate) fn are_in_name(&self, name: &str) -> bool {
-        self.fit(name.len()) && {
-            let in_lower_case = |pattern: &Arc<Pattern>| Arc::new(Pattern::of(&pattern.bytes.to_ascii_lowercase()));
-            let patterns = self.patterns.iter().map(in_lower_case).collect();
-            Self { patterns, shortest: self.shortest }.are_in(name.as_bytes())
-        }
+        let name_bytes = name.as_bytes();
+        let same = |(ours, secret): (&u8, &u8)| folded(*ours) == folded(secret.to_ascii_lowercase());
+        let stands_in = |pattern: &Arc<Pattern>| {
+            name_bytes.windows(pattern.bytes.len()).any(|part| part.iter().zip(&*pattern.bytes).all(same))
+        };
+        let is_escaped = || name_bytes.iter().any(|byte| matches!(byte, b'%' | b'&'));
+        self.fit(name.len())
+            && (self.patterns.iter().any(stands_in)
+                || is_escaped() && {
+                    let in_lower_case =
+                        |pattern: &Arc<Pattern>| Arc::new(Pattern::of(&pattern.bytes.to_ascii_lowercase()));
+                    let patterns = self.patterns.iter().map(in_lower_case).collect();
+                    Self { patterns, shortest: self.shortest }.are_in(name_bytes)
+                })
     }
 
     /// Where `text` repeats a secret; in order, apart from each other.

@@ -174,12 +174,8 @@ impl RenewerLoop {
 }
 
 fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
-    let mut records: BTreeMap<AccountId, Result<Option<Record>, String>> = config
-        .accounts
-        .keys()
-        .map(|id| (id.clone(), renewer.world.store.load(id).map_err(|error| error.to_string())))
-        .collect();
-    renewer.configure(config, |id| records.remove(id).unwrap_or(Ok(None)), now);
+    let store = renewer.world.store.clone();
+    renewer.configure(config, |id| store.load(id).map_err(|error| error.to_string()), now);
 }
 
 /// An answer on its way back, or a piece of work that brings none.
