@@ -13,7 +13,7 @@ use bytes::Bytes;
 use divan::{AllocProfiler, Bencher};
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use valetd::proxy::benchmarks::{Request, Stage};
+use valetd::benchmarks::{Request, Stage};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();

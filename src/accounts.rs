@@ -6,12 +6,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::AccountId;
 use crate::renewal::{AccountSnapshot, RenewalId, Why};
-pub use crate::store::NewCredential;
+pub(crate) use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
 
 /// One account as it stands. No field of it could carry a token.
 #[derive(Clone, Debug)]
-pub struct AccountView {
+pub(crate) struct AccountView {
     /// Its name.
     pub id: AccountId,
     /// The preset it was made from.
@@ -34,7 +34,7 @@ pub struct AccountView {
 
 /// What is known of a stored credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Its generation number.
     pub generation: u64,
     /// The first hex digits of the refresh token's SHA-256.
@@ -47,7 +47,7 @@ pub struct Stored {
 
 /// A failed renewal, in words and codes that give nothing away.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastFailure {
+pub(crate) struct LastFailure {
     /// When.
     pub at: Timestamp,
     /// The renewal that failed.
@@ -65,7 +65,7 @@ pub struct LastFailure {
 }
 
 /// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
-pub const UNREADABLE: &str = "unreadable";
+pub(crate) const UNREADABLE: &str = "unreadable";
 
 /// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
 pub(crate) fn remedy(why: Why, account: &AccountId, invocation: &str) -> String {
@@ -82,7 +82,7 @@ pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
 
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]
-pub enum AccountRequest {
+pub(crate) enum AccountRequest {
     /// Renew now. Answered when the renewal has been asked for, not when it has ended.
     Refresh(AccountId, oneshot::Sender<Result<(), String>>),
     /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
@@ -95,14 +95,14 @@ pub enum AccountRequest {
 
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
 #[derive(Clone)]
-pub struct Accounts {
+pub(crate) struct Accounts {
     requests: mpsc::Sender<AccountRequest>,
     views: watch::Receiver<Arc<Vec<AccountView>>>,
 }
 
 /// Why a request was not carried out.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -119,27 +119,27 @@ pub enum RequestError {
 
 impl Accounts {
     /// Joins the two ends; the renewer keeps the others.
-    pub fn new(requests: mpsc::Sender<AccountRequest>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
+    pub(crate) fn new(requests: mpsc::Sender<AccountRequest>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
         Self { requests, views }
     }
 
     /// All accounts as they stand, in the order of their names. Never waits.
-    pub fn views(&self) -> Arc<Vec<AccountView>> {
+    pub(crate) fn views(&self) -> Arc<Vec<AccountView>> {
         self.views.borrow().clone()
     }
 
     /// Waits until something has changed since the last call on this clone.
-    pub async fn changed(&mut self) -> Result<(), RequestError> {
+    pub(crate) async fn changed(&mut self) -> Result<(), RequestError> {
         self.views.changed().await.map_err(|_| RequestError::Stopping)
     }
 
     /// Asks for a renewal now.
-    pub async fn refresh(&self, account: AccountId) -> Result<(), RequestError> {
+    pub(crate) async fn refresh(&self, account: AccountId) -> Result<(), RequestError> {
         self.ask(|reply| AccountRequest::Refresh(account, reply)).await
     }
 
     /// Hands in what a sign-in brought.
-    pub async fn replace(&self, account: AccountId, new: NewCredential) -> Result<(), RequestError> {
+    pub(crate) async fn replace(&self, account: AccountId, new: NewCredential) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         let request = AccountRequest::Replace(account, Box::new(new), reply);
         self.requests.send(request).await.map_err(|_| RequestError::Stopping)?;
@@ -147,7 +147,7 @@ impl Accounts {
     }
 
     /// Signs out. Returns what happened at the server, for people.
-    pub async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
+    pub(crate) async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
         self.ask(|reply| AccountRequest::Remove(account, reply)).await
     }
 

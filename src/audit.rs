@@ -71,7 +71,7 @@ const LONGEST_EXECUTABLE: usize = 512;
 
 /// Where the audit goes, and how much of it is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The file.
     pub path: PathBuf,
     /// A file that would grow beyond this is renamed first.
@@ -84,7 +84,7 @@ pub struct Settings {
 
 /// The writing thread. Dropping it lets what waits be written and ends it.
 #[derive(Debug)]
-pub struct Audit {
+pub(crate) struct Audit {
     log: AuditLog,
     reopen: Sender<Reopen>,
     path: PathBuf,
@@ -93,7 +93,7 @@ pub struct Audit {
 
 /// Where entries go. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct AuditLog {
+pub(crate) struct AuditLog {
     own: Sender<(u64, Message)>,
     others: Sender<(u64, Message)>,
     thread: Thread,
@@ -232,7 +232,7 @@ impl Audit {
     /// # Errors
     ///
     /// If there can be no further thread.
-    pub fn start(settings: Settings, stats: Arc<Stats>) -> io::Result<Self> {
+    pub(crate) fn start(settings: Settings, stats: Arc<Stats>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             stats,
             next_seat: AtomicU64::new(0),
@@ -264,18 +264,18 @@ impl Audit {
     }
 
     /// Where entries go.
-    pub fn log(&self) -> AuditLog {
+    pub(crate) fn log(&self) -> AuditLog {
         self.log.clone()
     }
 
     /// The file.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Writes to this file from here on, opening it anew in any case. Waits until that is done, but not for a disk that
     /// does not answer.
-    pub fn reopen(&mut self, settings: Settings) {
+    pub(crate) fn reopen(&mut self, settings: Settings) {
         self.path.clone_from(&settings.path);
         let (done, opened) = channel();
         let _ = self.reopen.send((settings, done)); // an error means that the thread has ended by a panic

@@ -31,14 +31,14 @@ use crate::platform::{environment, tls};
 
 /// Makes requests. Cheap to clone; holds no connection.
 #[derive(Clone, Debug, Default)]
-pub struct HttpClient {
+pub(crate) struct HttpClient {
     proxies: Proxies,
     limits: Limits,
 }
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// For a host's addresses, for one TLS handshake, and for a proxy's answer. Long enough for a lost SYN or two.
     pub connect: Duration,
     /// For everything from the look-up of the name to the last byte: longer than any healthy server takes, short enough
@@ -56,7 +56,7 @@ impl Default for Limits {
 
 /// What an account says of the connections to its servers.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Reach<'a> {
+pub(crate) struct Reach<'a> {
     /// A PEM file with authorities to trust besides the system's; it is read anew each time.
     pub extra_ca: Option<&'a Path>,
     /// The proxy, if not the environment's; nothing said means the environment's, too.
@@ -65,7 +65,7 @@ pub struct Reach<'a> {
 
 /// What is sent. `Host`, `Content-Length`, `User-Agent` and `Connection` are added.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// The method.
     pub method: Method,
     /// Header fields; mark those that are secret as sensitive.
@@ -75,13 +75,13 @@ pub struct Outgoing {
 }
 
 /// A body whose memory is overwritten when it has been sent.
-pub fn secret_body(body: &str) -> Bytes {
+pub(crate) fn secret_body(body: &str) -> Bytes {
     Bytes::from_owner(Zeroizing::new(body.as_bytes().to_vec()))
 }
 
 /// What came back, its content codings undone. An answer that says no (a status other than 2xx) is complete with its head:
 /// if the rest of it was lost, too long or cannot be decoded, its body is empty.
-pub struct Answer {
+pub(crate) struct Answer {
     /// The status.
     pub status: StatusCode,
     /// The header fields.
@@ -99,7 +99,7 @@ impl fmt::Debug for Answer {
 
 /// Why there is no answer, in words that name the hop: "connecting to auth.example:443: connection refused".
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum HttpError {
+pub(crate) enum HttpError {
     /// The request never left: the server cannot have carried it out.
     #[error("{0}")]
     NotSent(String),
@@ -110,17 +110,17 @@ pub enum HttpError {
 
 impl HttpClient {
     /// A client that honours `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` as they are now.
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         Self { proxies: Proxies::read(environment::text), limits: Limits::default() }
     }
 
     /// A client that uses no proxy but an account's own.
-    pub fn direct() -> Self {
+    pub(crate) fn direct() -> Self {
         Self::default()
     }
 
     /// The same with other limits.
-    pub fn with_limits(self, limits: Limits) -> Self {
+    pub(crate) fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
@@ -129,7 +129,12 @@ impl HttpClient {
     /// # Errors
     ///
     /// [`HttpError`]; an answer is never an error, whatever it says.
-    pub async fn send(&self, endpoint: &Endpoint, reach: Reach<'_>, request: Outgoing) -> Result<Answer, HttpError> {
+    pub(crate) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        reach: Reach<'_>,
+        request: Outgoing,
+    ) -> Result<Answer, HttpError> {
         let deadline = Instant::now() + self.limits.exchange;
         let origin = &endpoint.origin;
         let stream = timeout_at(deadline, self.connect(origin, reach))

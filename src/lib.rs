@@ -66,39 +66,44 @@
 //! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
 //! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
-//! credential may be sent: [`config::AuthorizationServer`], [`store::Record`]; where an answer may lead:
+//! credential may be sent: `config/authorization_server.rs`, [`store::Record`]; where an answer may lead:
 //! `proxy/policy/rewrite.rs`. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
+#![allow(rustdoc::private_intra_doc_links)] // the map is for those who read the rooms, and nearly all are private
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 
-pub mod accounts;
-pub mod audit;
+mod accounts;
+mod audit;
 pub mod cli;
-pub mod client_keys;
-pub mod config;
-pub(crate) mod config_files;
-pub(crate) mod control;
-pub(crate) mod daemon;
+mod client_keys;
+mod config;
+mod config_files;
+mod control;
+mod daemon;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod http_client;
-pub(crate) mod names;
-pub(crate) mod notices;
-pub mod oauth;
-pub mod path_rules;
-pub mod platform;
-pub mod proxy;
-pub mod renewal;
-pub mod renewer;
+mod http_client;
+mod names;
+mod notices;
+mod oauth;
+mod path_rules;
+mod platform;
+mod proxy;
+mod renewal;
+mod renewer;
 pub mod secret;
-pub mod shutdown;
-pub mod sign_in;
-pub(crate) mod span;
-pub(crate) mod spelling;
+mod shutdown;
+mod sign_in;
+mod span;
+mod spelling;
 pub mod stand_in;
-pub mod stats;
-pub mod store;
-pub mod timestamp;
-pub mod token_endpoint;
-pub mod token_source;
+mod stats;
+mod store;
+mod timestamp;
+mod token_endpoint;
+mod token_source;
+
+#[cfg(feature = "benchmarks")]
+#[doc(hidden)]
+pub use proxy::benchmarks;

@@ -104,7 +104,7 @@ pub(crate) fn canonical(path: &str) -> Cow<'_, [u8]> {
 
 /// A path in the form in which patterns are matched against it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// With parameters as ordinary text.
     whole: Vec<Symbol>,
     /// With parameters cut off, if there are any.
@@ -142,7 +142,7 @@ enum Symbol {
 
 impl Reading {
     /// Reads a path; an empty one is the root.
-    pub fn of(path: &str) -> Self {
+    pub(crate) fn of(path: &str) -> Self {
         let whole = symbols(path, true);
         let cut = whole.contains(&Symbol::Char(CUT)).then(|| symbols(path, false));
         Self { whole, cut }
@@ -314,7 +314,7 @@ fn folded(code: Code) -> Code {
 /// `/catalog/**` is `/catalog` and everything below it. Upper and lower case differ for what is allowed, not for what is
 /// denied.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PathPattern {
+pub(crate) struct PathPattern {
     text: String,
     steps: Vec<Step>,
 }
@@ -346,7 +346,7 @@ impl PathPattern {
     /// # Errors
     ///
     /// What is wrong, as the end of a sentence that starts with the key's or the option's name.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let Some(below) = text.strip_prefix('/') else {
             return Err("is not a path, which begins with \"/\", as in \"/catalog/**\"".into());
         };
@@ -398,12 +398,12 @@ impl PathPattern {
     }
 
     /// Whether some way of reading the path leads there: for what is denied.
-    pub fn matches_possibly(&self, path: &Reading) -> bool {
+    pub(crate) fn matches_possibly(&self, path: &Reading) -> bool {
         path.any(|symbols| self.leads_there(symbols, Mode::Any))
     }
 
     /// Whether every way of reading the path leads there: for what is allowed.
-    pub fn matches_surely(&self, path: &Reading) -> bool {
+    pub(crate) fn matches_surely(&self, path: &Reading) -> bool {
         path.all(|symbols| self.leads_there(symbols, Mode::Every))
     }
 
@@ -514,7 +514,7 @@ fn stays(step: &Step, symbol: &Symbol, mode: Mode) -> bool {
 
 /// A path that is never proxied, with all below it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RefusedPath {
+pub(crate) struct RefusedPath {
     /// In the form that [`canonical`] gives.
     canonical: Vec<u8>,
     pattern: PathPattern,
@@ -522,14 +522,14 @@ pub struct RefusedPath {
 
 impl RefusedPath {
     /// Every character of `path` stands for itself.
-    pub fn new(path: &str) -> Self {
+    pub(crate) fn new(path: &str) -> Self {
         Self { canonical: canonical(path).into_owned(), pattern: PathPattern::below(path) }
     }
 }
 
 /// Whether some way of reading a path leads to one of the refused ones, or below it. Nearly every path can be read in one
 /// way only, but for its case; that is seen without an allocation.
-pub fn is_refused(refused: &[RefusedPath], path: &str) -> bool {
+pub(crate) fn is_refused(refused: &[RefusedPath], path: &str) -> bool {
     if refused.iter().all(|refused| refused.canonical.is_ascii()) && is_read_in_one_way(path) {
         let path = path.as_bytes();
         return refused.iter().any(|RefusedPath { canonical, .. }| {
@@ -570,21 +570,21 @@ impl fmt::Display for PathPattern {
 /// A method, or any, and paths: `GET /catalog/**`, `/search`. A rule for `GET` is one for `HEAD`, too (RFC 9110 section
 /// 9.3.2).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rule {
+pub(crate) struct Rule {
     method: Option<String>,
     pattern: PathPattern,
 }
 
 impl Rule {
     /// What a good one looks like, as a remedy.
-    pub const EXAMPLE: &str = "write it as in \"GET /catalog/**\", or without method for all: \"/catalog/**\"";
+    pub(crate) const EXAMPLE: &str = "write it as in \"GET /catalog/**\", or without method for all: \"/catalog/**\"";
 
     /// Reads one as it is written in a configuration.
     ///
     /// # Errors
     ///
     /// What is wrong, as the end of a sentence.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (method, pattern) = match text.trim().split_once(' ') {
             Some((method, pattern)) => (Some(method), pattern.trim_start()),
             None => (None, text.trim()),
@@ -599,7 +599,7 @@ impl Rule {
 /// # Errors
 ///
 /// What is wrong, as the end of a sentence.
-pub fn method(text: &str) -> Result<String, String> {
+pub(crate) fn method(text: &str) -> Result<String, String> {
     let good = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
     if text.is_empty() || text.len() > 32 || !text.bytes().all(good) {
         return Err("does not name a method, as in \"GET\" or \"POST\"".into());
@@ -608,13 +608,13 @@ pub fn method(text: &str) -> Result<String, String> {
 }
 
 /// Whether a rule or a key for the method `ours` lets the method `asked` through. Methods are case-sensitive.
-pub fn covers(ours: &str, asked: &str) -> bool {
+pub(crate) fn covers(ours: &str, asked: &str) -> bool {
     ours == asked || (ours == "GET" && asked == "HEAD")
 }
 
 /// What a route lets through.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PathRules {
+pub(crate) struct PathRules {
     /// If there are any, only what one of them allows goes through.
     pub allow: Vec<Rule>,
     /// What never goes through, whatever `allow` says.
@@ -623,12 +623,12 @@ pub struct PathRules {
 
 impl PathRules {
     /// Whether everything goes through.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
 
     /// Whether a request with this method and path goes through.
-    pub fn permit(&self, method: &str, path: &Reading) -> bool {
+    pub(crate) fn permit(&self, method: &str, path: &Reading) -> bool {
         let denies = |rule: &Rule| {
             // some servers read methods without regard to case
             let same = |ours: &String| ours.eq_ignore_ascii_case(method) || covers(ours, &method.to_ascii_uppercase());

@@ -9,28 +9,28 @@ use crate::config::RouteName;
 
 /// A number that many threads add to.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds `amount`.
-    pub fn add(&self, amount: u64) {
+    pub(crate) fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
     /// Takes `amount` away; for gauges.
-    pub fn subtract(&self, amount: u64) {
+    pub(crate) fn subtract(&self, amount: u64) {
         self.0.fetch_sub(amount, Ordering::Relaxed);
     }
 
     /// Reads it.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// One route's numbers since the daemon started.
 #[derive(Debug, Default)]
-pub struct RouteStats {
+pub(crate) struct RouteStats {
     /// Requests that reached the route.
     pub requests: Counter,
     /// Requests under way now.
@@ -47,14 +47,14 @@ pub struct RouteStats {
 
 impl RouteStats {
     /// Counts an answer by its status and the time from the request's head to the answer's.
-    pub fn answered(&self, status: u16, took: Duration) {
+    pub(crate) fn answered(&self, status: u16, took: Duration) {
         self.latency.add(StatusClass::of(status), took);
     }
 }
 
 /// The first digit of an HTTP status.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum StatusClass {
+pub(crate) enum StatusClass {
     /// 1xx: a switch to another protocol.
     Informational,
     /// 2xx
@@ -69,11 +69,11 @@ pub enum StatusClass {
 
 impl StatusClass {
     /// All of them, in order.
-    pub const ALL: [StatusClass; 5] =
+    pub(crate) const ALL: [StatusClass; 5] =
         [Self::Informational, Self::Success, Self::Redirection, Self::ClientError, Self::ServerError];
 
     /// The class of a status.
-    pub fn of(status: u16) -> Self {
+    pub(crate) fn of(status: u16) -> Self {
         match status / 100 {
             1 => Self::Informational,
             2 => Self::Success,
@@ -84,7 +84,7 @@ impl StatusClass {
     }
 
     /// `2xx`
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Informational => "1xx",
             Self::Success => "2xx",
@@ -103,7 +103,7 @@ const BOUNDED: usize = 19;
 
 /// Times in buckets that double, for each class of status. An answer costs two relaxed additions and takes no lock.
 #[derive(Debug, Default)]
-pub struct Latency([ClassLatency; 5]);
+pub(crate) struct Latency([ClassLatency; 5]);
 
 #[derive(Debug, Default)]
 struct ClassLatency {
@@ -113,7 +113,7 @@ struct ClassLatency {
 
 /// A class's times as they stand.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     /// How many took at most so long and longer than the bucket before, in the order of the bounds; `None` is "longer".
     pub buckets: Vec<(Option<Duration>, u64)>,
     /// All times together.
@@ -122,7 +122,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// How many were counted.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
 }
@@ -136,7 +136,7 @@ impl Latency {
     }
 
     /// The times of one class. The numbers are read one by one: an answer in between may be in some of them only.
-    pub fn of(&self, class: StatusClass) -> Histogram {
+    pub(crate) fn of(&self, class: StatusClass) -> Histogram {
         let ClassLatency { buckets, micros } = &self.0[class as usize];
         let bound = |index: usize| (index < BOUNDED).then(|| SMALLEST * (1 << index));
         let buckets = buckets.iter().enumerate().map(|(index, count)| (bound(index), count.get())).collect();
@@ -144,7 +144,7 @@ impl Latency {
     }
 
     /// The bound that `share` (0 to 1) of all answers stayed below; `None` without answers, or where it is unbounded.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
+    pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
         let all: Vec<Histogram> = StatusClass::ALL.iter().map(|class| self.of(*class)).collect();
         let total: u64 = all.iter().map(Histogram::count).sum();
         let rank = (share * total as f64).ceil().max(1.0) as u64;
@@ -166,7 +166,7 @@ fn bucket(micros: u64) -> usize {
 
 /// All routes' numbers. Survives a reload: a route that keeps its name keeps its numbers.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub(crate) struct Stats {
     routes: RwLock<BTreeMap<RouteName, Arc<RouteStats>>>,
     /// Connections open to the proxy now.
     pub connections: Counter,
@@ -180,7 +180,7 @@ pub struct Stats {
 
 /// What the audit has done so far.
 #[derive(Debug, Default)]
-pub struct AuditCounts {
+pub(crate) struct AuditCounts {
     /// Lines written.
     pub written: Counter,
     /// Lines lost: too many were waiting, or the file could not be written.
@@ -192,19 +192,19 @@ pub struct AuditCounts {
 
 impl AuditCounts {
     /// Why nothing can be written, if that is so.
-    pub fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says why nothing can be written, or that it can.
-    pub fn set_trouble(&self, trouble: Option<String>) {
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }
 
 impl Stats {
     /// The numbers of a route, made at the first call. Not for the path of a request.
-    pub fn route(&self, name: &RouteName) -> Arc<RouteStats> {
+    pub(crate) fn route(&self, name: &RouteName) -> Arc<RouteStats> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         routes.entry(name.clone()).or_default().clone()
     }

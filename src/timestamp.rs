@@ -9,24 +9,24 @@ use std::time::Duration;
 
 /// Milliseconds on the daemon's time line; close to milliseconds since 1970 unless somebody turned the clock back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp(u64);
+pub(crate) struct Timestamp(u64);
 
 impl Timestamp {
     /// A point that nothing comes after.
-    pub const FAR: Timestamp = Timestamp(u64::MAX);
+    pub(crate) const FAR: Timestamp = Timestamp(u64::MAX);
 
     /// The point `millis` milliseconds after the time line's zero.
-    pub const fn from_millis(millis: u64) -> Self {
+    pub(crate) const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
     /// Milliseconds after the time line's zero.
-    pub const fn as_millis(self) -> u64 {
+    pub(crate) const fn as_millis(self) -> u64 {
         self.0
     }
 
     /// How long after `earlier` this is; zero if it is not after it.
-    pub fn since(self, earlier: Timestamp) -> Duration {
+    pub(crate) fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }

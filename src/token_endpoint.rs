@@ -14,14 +14,14 @@ use crate::secret::Secret;
 
 /// Where grants are redeemed and revoked: any account's authorization server. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct TokenEndpoint {
+pub(crate) struct TokenEndpoint {
     http: HttpClient,
 }
 
 /// Why there are no tokens. Holds no secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{detail}")]
-pub struct GrantFailure {
+pub(crate) struct GrantFailure {
     /// What it means for the renewal.
     pub failure: Failure,
     /// The server's code, if it gave one.
@@ -41,7 +41,7 @@ impl GrantFailure {
 
 /// What became of a revocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Revocation {
+pub(crate) enum Revocation {
     /// The refresh token is dead, and whatever the server hangs on it.
     Done,
     /// The account has no revocation endpoint: the refresh token lives on at the server until it expires.
@@ -50,7 +50,7 @@ pub enum Revocation {
 
 impl TokenEndpoint {
     /// Sends through `http`.
-    pub fn new(http: HttpClient) -> Self {
+    pub(crate) fn new(http: HttpClient) -> Self {
         Self { http }
     }
 
@@ -63,7 +63,12 @@ impl TokenEndpoint {
     /// no answer came back that is whole and can be read, or that says no. An answer that is none (5xx, a web page) is
     /// [`Failure::Transient`]: some server has refused the request, and those that rotate before they fail are rare. What
     /// cannot even be asked with this configuration is permanent.
-    pub async fn redeem(&self, account: &Account, client: &Client, grant: &Grant) -> Result<Tokens, GrantFailure> {
+    pub(crate) async fn redeem(
+        &self,
+        account: &Account,
+        client: &Client,
+        grant: &Grant,
+    ) -> Result<Tokens, GrantFailure> {
         let dialect = account.dialect;
         let scopes = account.scopes_with(grant);
         let outgoing = dialect.request(grant, client, scopes, &account.parameters).map_err(cannot_be_asked)?;
@@ -89,7 +94,7 @@ impl TokenEndpoint {
     /// # Errors
     ///
     /// [`GrantFailure`], never ambiguous: the token may live on, and it may be tried again.
-    pub async fn revoke(
+    pub(crate) async fn revoke(
         &self,
         account: &Account,
         client: &Client,
@@ -108,7 +113,7 @@ impl TokenEndpoint {
 
     /// [`TokenEndpoint::revoke`] for a credential that is forgotten here whatever the server says. Returns what came of
     /// it, in a sentence for people.
-    pub async fn revoke_in_words(&self, account: &Account, refresh_token: &Secret) -> String {
+    pub(crate) async fn revoke_in_words(&self, account: &Account, refresh_token: &Secret) -> String {
         let revoked = match client_secret(account).await {
             Ok(client) => self.revoke(account, &client, refresh_token).await.map_err(|error| error.to_string()),
             Err(error) => Err(error),
@@ -173,7 +178,7 @@ fn cannot_be_asked(detail: String) -> GrantFailure {
 /// # Errors
 ///
 /// A sentence for people that names the file, command or credential, and never what was in it.
-pub async fn client_secret(account: &Account) -> Result<Client, String> {
+pub(crate) async fn client_secret(account: &Account) -> Result<Client, String> {
     let secret = match &account.client_secret {
         Some(source) => Some(secret_source::read(source).await.map_err(|error| format!("client_secret: {error}"))?),
         None => None,

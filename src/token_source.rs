@@ -25,7 +25,7 @@ use crate::timestamp::Timestamp;
 
 /// A token as requests use it: the header field, ready and marked sensitive.
 #[derive(Debug)]
-pub struct Published {
+pub(crate) struct Published {
     /// The renewal that it came from: what [`TokenSource::token_after`] wants back.
     pub id: RenewalId,
     /// The field's name, mostly `authorization`.
@@ -53,7 +53,7 @@ pub struct Published {
 
 impl Published {
     /// A token of which nothing is known yet.
-    pub fn new(
+    pub(crate) fn new(
         id: RenewalId,
         (name, value): (HeaderName, HeaderValue),
         usable_until: Timestamp,
@@ -78,7 +78,7 @@ impl Published {
     }
 
     /// The token as it was issued, without the scheme in front of it.
-    pub fn secret(&self) -> &[u8] {
+    pub(crate) fn secret(&self) -> &[u8] {
         &self.value.as_bytes()[self.secret_at..]
     }
 
@@ -90,7 +90,7 @@ impl Published {
 
 /// What is known of an account's token.
 #[derive(Debug)]
-pub enum Availability {
+pub(crate) enum Availability {
     /// There is one, usable until the time it carries.
     Usable {
         /// The token.
@@ -117,7 +117,7 @@ pub enum Availability {
 
 /// Why a request gets no token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Unavailable {
+pub(crate) enum Unavailable {
     /// Not yet: come back after `retry_after`.
     NotNow {
         /// A hint for `Retry-After`.
@@ -134,15 +134,15 @@ pub enum Unavailable {
 
 /// Tells a source from those that an account had before or has later; never used twice in a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SourceId(u64);
+pub(crate) struct SourceId(u64);
 
 /// What requests tell the renewer, and through which source. What comes from another than the account's present one
 /// concerns other tokens.
-pub type Said = (SourceId, Demand);
+pub(crate) type Said = (SourceId, Demand);
 
 /// What requests tell the renewer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Demand {
+pub(crate) enum Demand {
     /// A request found no usable token.
     Wanted(AccountId),
     /// The upstream answered 401 to a token.
@@ -180,7 +180,7 @@ pub enum Demand {
 
 impl Demand {
     /// Whose token it is about.
-    pub fn account(&self) -> &AccountId {
+    pub(crate) fn account(&self) -> &AccountId {
         match self {
             Demand::Wanted(account)
             | Demand::Rejected { account, .. }
@@ -191,7 +191,7 @@ impl Demand {
 }
 
 /// One account's token, as requests see it.
-pub struct TokenSource {
+pub(crate) struct TokenSource {
     id: SourceId,
     account: AccountId,
     clock: Arc<Clock>,
@@ -213,7 +213,7 @@ impl std::fmt::Debug for TokenSource {
 
 /// What a second sending said of the token that it went with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It was taken.
     Accepted,
     /// 401 again.
@@ -239,7 +239,7 @@ fn watch_again(token: &Published) {
 
 impl TokenSource {
     /// A source without a token yet. What requests say goes to `demands`.
-    pub fn new(account: AccountId, clock: Arc<Clock>, demands: mpsc::UnboundedSender<Said>) -> Arc<Self> {
+    pub(crate) fn new(account: AccountId, clock: Arc<Clock>, demands: mpsc::UnboundedSender<Said>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = SourceId(NEXT.fetch_add(1, Ordering::Relaxed));
         let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });
@@ -256,12 +256,12 @@ impl TokenSource {
     }
 
     /// Which source this is.
-    pub fn id(&self) -> SourceId {
+    pub(crate) fn id(&self) -> SourceId {
         self.id
     }
 
     /// Replaces what is known, and wakes everyone who waits. For the renewer alone, and not after the end.
-    pub fn publish(&self, availability: Availability) {
+    pub(crate) fn publish(&self, availability: Availability) {
         if let Availability::Usable { token, .. } = &availability {
             self.remember(token);
         }
@@ -288,29 +288,29 @@ impl TokenSource {
     }
 
     /// Hands out nothing from here on, and ends every wait: another source has taken its place, or none.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.publish(Availability::Ended);
     }
 
     /// Another source for the same account, in place of this one. What began with the one ends with a logout at the other.
-    pub fn successor(&self) -> Arc<Self> {
+    pub(crate) fn successor(&self) -> Arc<Self> {
         let source = Self::new(self.account.clone(), self.clock.clone(), self.demands.clone());
         let fresh = Arc::into_inner(source).expect("nobody has it yet");
         Arc::new(Self { withdrawals: self.withdrawals.clone(), ..fresh })
     }
 
     /// A number that changes when the account is logged out. What began at another one than the present has lost its right.
-    pub fn withdrawals(&self) -> u64 {
+    pub(crate) fn withdrawals(&self) -> u64 {
         self.withdrawals.load(Ordering::Acquire)
     }
 
     /// Tells of publications from now on.
-    pub fn publications(&self) -> watch::Receiver<()> {
+    pub(crate) fn publications(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     /// The token in hand, if it is usable now.
-    pub fn usable(&self) -> Option<Arc<Published>> {
+    pub(crate) fn usable(&self) -> Option<Arc<Published>> {
         match &**self.current.load() {
             Availability::Usable { token, .. } => {
                 let now = self.clock.now();
@@ -325,7 +325,7 @@ impl TokenSource {
 
     /// Takes note of a good answer to a watched token, whose request was sent so long ago at the most.
     #[cold]
-    pub fn worked(&self, token: &Published, ago: Duration) {
+    pub(crate) fn worked(&self, token: &Published, ago: Duration) {
         token.has_worked.store(true, Ordering::Relaxed);
         let sent = self.clock.now() - ago;
         if token.is_outlived.load(Ordering::Relaxed) && sent < token.outlived_from {
@@ -338,7 +338,7 @@ impl TokenSource {
 
     /// Takes note of the answer to a request that was sent again with `token` after a 401 to that of `refused`, which
     /// came so long ago.
-    pub fn replayed(&self, refused: &Published, token: &Published, ago: Duration, outcome: Outcome) {
+    pub(crate) fn replayed(&self, refused: &Published, token: &Published, ago: Duration, outcome: Outcome) {
         let accepted = match outcome {
             Outcome::Unknown => return,
             Outcome::Refused => false,
@@ -356,7 +356,7 @@ impl TokenSource {
     /// # Errors
     ///
     /// [`Unavailable`] at once where waiting is known to be in vain, else when patience ends.
-    pub async fn token(&self, patience: Duration) -> Result<Arc<Published>, Unavailable> {
+    pub(crate) async fn token(&self, patience: Duration) -> Result<Arc<Published>, Unavailable> {
         if let Some(token) = self.usable() {
             return Ok(token);
         }
@@ -389,7 +389,7 @@ impl TokenSource {
 
     /// Says that the upstream answered 401 to the token of `refused`, and waits up to `patience` for that of another
     /// renewal: what a replay needs. `None` as soon as it is plain that none will come in time.
-    pub async fn token_after(&self, refused: &Published, patience: Duration) -> Option<Arc<Published>> {
+    pub(crate) async fn token_after(&self, refused: &Published, patience: Duration) -> Option<Arc<Published>> {
         let (refused, worked) = (refused.id, refused.has_worked.load(Ordering::Relaxed));
         let deadline = self.clock.now() + patience;
         if let Some(token) = self.usable().filter(|token| token.id > refused) {

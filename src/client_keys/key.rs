@@ -11,20 +11,20 @@ use crate::platform::socket::SocketFile;
 use crate::shutdown::ShutdownTrigger;
 
 /// What every key begins with.
-pub const PREFIX: &str = "vk_";
+pub(crate) const PREFIX: &str = "vk_";
 
 /// A key's length in characters: the prefix and 32 bytes in base64url (RFC 4648 section 5).
-pub const LENGTH: usize = PREFIX.len() + 43;
+pub(crate) const LENGTH: usize = PREFIX.len() + 43;
 
 /// Whether a text looks like a key.
-pub fn looks_like_key(text: &str) -> bool {
+pub(crate) fn looks_like_key(text: &str) -> bool {
     let in_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     text.len() == LENGTH && text.starts_with(PREFIX) && text.bytes().all(in_base64url)
 }
 
 /// What a key lets its holder do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rights {
+pub(crate) struct Rights {
     /// Which routes; at least one.
     pub routes: Vec<RouteName>,
     /// Which methods; all, if there are none.
@@ -35,21 +35,21 @@ pub struct Rights {
 
 impl Rights {
     /// Whether a request to this route, with this method and path, is within them.
-    pub fn permit(&self, route: &RouteName, method: &str, path: &Reading) -> bool {
+    pub(crate) fn permit(&self, route: &RouteName, method: &str, path: &Reading) -> bool {
         self.routes.contains(route)
             && (self.methods.is_empty() || self.methods.iter().any(|ours| path_rules::covers(ours, method)))
             && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches_surely(path)))
     }
 
     /// Whether they are as wide as their routes, so that path and method need no look.
-    pub fn is_whole_route(&self) -> bool {
+    pub(crate) fn is_whole_route(&self) -> bool {
         self.methods.is_empty() && self.paths.is_empty()
     }
 }
 
 /// What bounds a key's use beside its rate and its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Whose processes may present it; anybody's, from anywhere, if nobody is named.
     pub user: Option<u32>,
     /// Requests that may run at once, their answers included.
@@ -60,7 +60,7 @@ pub struct Limits {
 
 /// A key that somebody asks for.
 #[derive(Clone, Debug)]
-pub struct NewKey {
+pub(crate) struct NewKey {
     /// What it is for; an ephemeral one may go without.
     pub name: Option<KeyName>,
     /// What it lets its holder do.
@@ -77,7 +77,7 @@ pub struct NewKey {
 
 /// A key as it is kept.
 #[derive(Debug)]
-pub struct ClientKey {
+pub(crate) struct ClientKey {
     /// What it is for.
     pub name: KeyName,
     /// What it lets its holder do.
@@ -104,13 +104,13 @@ pub struct ClientKey {
 /// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
 /// once this is dropped.
 #[derive(Debug)]
-pub struct OwnAddress {
+pub(crate) struct OwnAddress {
     /// Where it is.
     pub address: ListenAddress,
     /// Ends the listener and its connections.
     pub serving: ShutdownTrigger,
-    /// The file of a unix socket.
-    pub file: Option<SocketFile>,
+    /// The file of a unix socket, removed with this.
+    pub _file: Option<SocketFile>,
 }
 
 /// What changes with every use.
@@ -131,7 +131,7 @@ pub(super) struct Used {
 
 /// A key while a request runs with it.
 #[derive(Debug)]
-pub struct KeyInUse(Arc<ClientKey>);
+pub(crate) struct KeyInUse(Arc<ClientKey>);
 
 impl KeyInUse {
     /// Counts a request that runs; `None` if as many as may run at once do.
@@ -143,7 +143,7 @@ impl KeyInUse {
     }
 
     /// Counts content that has gone through.
-    pub fn carries(&self, bytes: u64) {
+    pub(crate) fn carries(&self, bytes: u64) {
         if self.0.limits.bytes.is_some() {
             self.0.used.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -158,27 +158,27 @@ impl Drop for KeyInUse {
 
 impl ClientKey {
     /// Bytes that have gone through it, as far as they are counted: if there is a limit.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.used.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether as many bytes have gone through it as may.
-    pub fn is_used_up(&self) -> bool {
+    pub(crate) fn is_used_up(&self) -> bool {
         self.limits.bytes.is_some_and(|most| self.bytes() >= most)
     }
 
     /// Whether it has expired by `now`, in Unix seconds.
-    pub fn is_expired(&self, now: u64) -> bool {
+    pub(crate) fn is_expired(&self, now: u64) -> bool {
         self.expires_at.is_some_and(|end| now >= end)
     }
 
     /// Whether it has been revoked, or was ephemeral and is forgotten.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
     /// The address that lives as long as the key, if it has one.
-    pub fn own_address(&self) -> Option<&ListenAddress> {
+    pub(crate) fn own_address(&self) -> Option<&ListenAddress> {
         self.own.as_ref().map(|own| &own.address)
     }
 
@@ -191,7 +191,7 @@ impl ClientKey {
     }
 
     /// Requests that it was used for since the daemon started, and when the last one was, in Unix seconds.
-    pub fn uses(&self) -> (u64, Option<u64>) {
+    pub(crate) fn uses(&self) -> (u64, Option<u64>) {
         let last = self.used.last.load(Ordering::Relaxed);
         (self.used.requests.load(Ordering::Relaxed), (last > 0).then_some(last))
     }

@@ -40,8 +40,8 @@ mod tests;
 
 use file::{FILE, Kept, hex, read, write};
 use key::Used;
-pub use key::{ClientKey, KeyInUse, LENGTH, Limits, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
-pub use rate::Rate;
+pub(crate) use key::{ClientKey, KeyInUse, LENGTH, Limits, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
+pub(crate) use rate::Rate;
 use rate::next_arrival;
 
 /// A thousand keys is more than anybody keeps an eye on; each costs a comparison for every request that presents one.
@@ -53,7 +53,7 @@ const MOST_EPHEMERAL: usize = 128;
 
 /// Why a key is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// There is no such key, or no longer.
     Unknown,
     /// It has expired.
@@ -62,7 +62,7 @@ pub enum Refusal {
 
 /// Why a request with a valid key is not let in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exhausted {
+pub(crate) enum Exhausted {
     /// It comes too soon: how long to wait.
     Rate(Duration),
     /// As many as may run at once do.
@@ -73,7 +73,7 @@ pub enum Exhausted {
 
 /// Why the keys were not changed.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub(crate) enum KeyError {
     /// Another key has the name.
     #[error("there is a key named \"{0}\" already: revoke it first, or take another name")]
     Taken(KeyName),
@@ -102,7 +102,7 @@ pub enum KeyError {
 
 /// All keys.
 #[derive(Debug)]
-pub struct KeyRing {
+pub(crate) struct KeyRing {
     keys: ArcSwap<Vec<Arc<ClientKey>>>,
     store: Option<Arc<Store>>,
     /// Held while the keys are changed, the file included.
@@ -139,7 +139,7 @@ impl Floor {
 impl KeyRing {
     /// Reads the keys of a store. What cannot be understood is set aside by the store, and then there are none: the second
     /// value says so.
-    pub fn load(store: Arc<Store>, clock: Arc<Clock>) -> (Self, Option<String>) {
+    pub(crate) fn load(store: Arc<Store>, clock: Arc<Clock>) -> (Self, Option<String>) {
         let read = store.read_file(FILE, read).map(Option::unwrap_or_default);
         let (Kept { keys, latest }, problem) = match read {
             Ok(kept) => (kept, None),
@@ -168,17 +168,17 @@ impl KeyRing {
     }
 
     /// The time by which keys are made and expire, in Unix seconds. It never runs backwards, not across a restart either.
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         (self.clock.now().as_millis() / 1000).max(self.floor.at(clock::since_boot()))
     }
 
     /// The keys, in the order of their names.
-    pub fn keys(&self) -> Arc<Vec<Arc<ClientKey>>> {
+    pub(crate) fn keys(&self) -> Arc<Vec<Arc<ClientKey>>> {
         self.keys.load_full()
     }
 
     /// Tells from now on when a key has been revoked, has expired, or was forgotten.
-    pub fn ends(&self) -> watch::Receiver<()> {
+    pub(crate) fn ends(&self) -> watch::Receiver<()> {
         self.ended.subscribe()
     }
 
@@ -187,7 +187,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// Why it is no longer.
-    pub fn check(&self, key: &ClientKey) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, key: &ClientKey) -> Result<(), Refusal> {
         match (key.has_ended(), key.is_expired(self.now())) {
             (true, _) => Err(Refusal::Unknown),
             (false, true) => Err(Refusal::Expired),
@@ -196,7 +196,7 @@ impl KeyRing {
     }
 
     /// Whether there is no key at all, so that none that is presented can be valid.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.load().is_empty()
     }
 
@@ -205,7 +205,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// Why it is not taken.
-    pub fn find(&self, presented: &str) -> Result<Arc<ClientKey>, Refusal> {
+    pub(crate) fn find(&self, presented: &str) -> Result<Arc<ClientKey>, Refusal> {
         let sha256 = digest::digest(&digest::SHA256, presented.as_bytes());
         let mut found = None;
         for key in self.keys.load().iter() {
@@ -222,7 +222,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`Exhausted`]; then it is not counted.
-    pub fn admit(&self, key: &Arc<ClientKey>) -> Result<KeyInUse, Exhausted> {
+    pub(crate) fn admit(&self, key: &Arc<ClientKey>) -> Result<KeyInUse, Exhausted> {
         if key.is_used_up() {
             if !key.ephemeral && !key.used.end_is_noted.swap(true, Ordering::Relaxed) {
                 self.used_up.store(true, Ordering::Relaxed);
@@ -254,7 +254,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`KeyError`]; then nothing has changed.
-    pub fn add(&self, new: NewKey) -> Result<(Secret, Arc<ClientKey>), KeyError> {
+    pub(crate) fn add(&self, new: NewKey) -> Result<(Secret, Arc<ClientKey>), KeyError> {
         self.add_with(new, None)
     }
 
@@ -263,7 +263,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`KeyError`]; then nothing has changed.
-    pub fn add_with(&self, new: NewKey, own: Option<OwnAddress>) -> Result<(Secret, Arc<ClientKey>), KeyError> {
+    pub(crate) fn add_with(&self, new: NewKey, own: Option<OwnAddress>) -> Result<(Secret, Arc<ClientKey>), KeyError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let NewKey { name, rights, lifetime, rate, limits, ephemeral } = new;
         let now = self.now();
@@ -321,7 +321,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`KeyError::Unknown`]; [`KeyError::Store`] if it would be valid again after a restart.
-    pub fn revoke(&self, name: &KeyName) -> Result<(), KeyError> {
+    pub(crate) fn revoke(&self, name: &KeyName) -> Result<(), KeyError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut keys = Vec::clone(&self.keys.load());
         let Some(at) = keys.iter().position(|key| key.name == *name) else {
@@ -335,7 +335,7 @@ impl KeyRing {
     }
 
     /// Forgets an ephemeral key, if it is still there. Does not wait.
-    pub fn forget(&self, ephemeral: &Arc<ClientKey>) {
+    pub(crate) fn forget(&self, ephemeral: &Arc<ClientKey>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = self.keys.load().iter().filter(|key| !Arc::ptr_eq(key, ephemeral)).cloned().collect();
         self.keys.store(Arc::new(keys));
@@ -394,7 +394,7 @@ impl Default for KeyRing {
 
 /// Notes the time in the keys' file when one of them expires, and when the stop has started while one can still expire;
 /// and tells that one has expired ([`KeyRing::ends`]). It sleeps until then; without a key that expires, it writes nothing.
-pub async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
+pub(crate) async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
     let note = || {
         let ring = ring.clone();
         tokio::task::spawn_blocking(move || ring.note_time())

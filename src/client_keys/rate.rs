@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// So many requests in so much time. Shows as `10/s`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rate {
+pub(crate) struct Rate {
     requests: u32,
     unit: Unit,
 }
@@ -23,7 +23,7 @@ impl Rate {
     /// # Errors
     ///
     /// What to write.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "write it like 10/s, 100/m or 1000/h".to_owned();
         let (requests, unit) = text.split_once('/').ok_or_else(wrong)?;
         let unit = match unit {

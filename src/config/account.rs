@@ -71,7 +71,7 @@ const GRANT_PARAMETERS: &[&str] = &[
 
 /// One identity at one authorization server.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Account {
+pub(crate) struct Account {
     /// Its name.
     pub id: AccountId,
     /// The preset it was made from.
@@ -114,7 +114,7 @@ pub struct Account {
 impl Account {
     /// The scopes that are asked for with a grant. With a refresh token they were settled when the person consented (RFC
     /// 6749 section 6), but for servers that want to hear them each time.
-    pub fn scopes_with(&self, grant: &Grant) -> &[String] {
+    pub(crate) fn scopes_with(&self, grant: &Grant) -> &[String] {
         match grant {
             Grant::RefreshToken(_) if !self.refresh_scope => &[],
             Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => &self.scopes,
@@ -124,7 +124,7 @@ impl Account {
 
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
     /// tokens of the old account are not those of the new one, and must not be sent where it says.
-    pub fn security_relevant_change(&self, new: &Account) -> bool {
+    pub(crate) fn security_relevant_change(&self, new: &Account) -> bool {
         // destructured whole: a new field must decide here
         let Account {
             id,
@@ -162,7 +162,7 @@ impl Account {
 
 /// How a person signs in to an account.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct SignIn {
+pub(crate) struct SignIn {
     /// The ways, in the order in which they are offered; empty means: import or standard input only.
     pub methods: Vec<SignInMethod>,
     /// The redirect URI registered for the client, sent with the code.
@@ -175,7 +175,7 @@ pub struct SignIn {
 
 /// One way to sign in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SignInMethod {
+pub(crate) enum SignInMethod {
     /// The person copies a one-time code, or the whole redirected URL, out of the browser.
     Paste,
     /// User name and password are asked for on the terminal.
@@ -186,7 +186,7 @@ impl SignInMethod {
     const ALL: [Self; 2] = [Self::Paste, Self::Password];
 
     /// What it is called in a configuration.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             SignInMethod::Paste => "paste",
             SignInMethod::Password => "password",
@@ -196,7 +196,7 @@ impl SignInMethod {
 
 /// A place where another tool leaves a refresh token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ImportSource {
+pub(crate) enum ImportSource {
     /// An environment variable that holds the refresh token itself.
     Environment(String),
     /// The absolute path of a JSON file with a `refresh_token` member (`~/.gdh/authentication`).

@@ -13,7 +13,7 @@ const LONGEST_SOCKET_PATH: usize = 107;
 
 /// An absolute `https` URL, or an `http` one on loopback, without user name, password or fragment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Scheme, host and port.
     pub origin: Origin,
     /// Path and query as written, beginning with `/`.
@@ -28,7 +28,7 @@ impl fmt::Display for Endpoint {
 
 /// Scheme, host and port (RFC 6454).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// Whether TLS is spoken.
     pub tls: bool,
     /// A name in lower case or an IP address; IPv6 without brackets.
@@ -39,7 +39,7 @@ pub struct Origin {
 
 impl Origin {
     /// What `Host` carries: the host, in brackets if it is IPv6, and the port unless it is the scheme's own.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == if self.tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
     }
@@ -53,7 +53,7 @@ impl fmt::Display for Origin {
 
 /// Where a route leads.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Scheme, host and port: what is dialled, and what `Host` and SNI say.
     pub origin: Origin,
     /// Put before every request's path: empty, or beginning with `/` and not ending with it.
@@ -68,7 +68,7 @@ impl fmt::Display for Upstream {
 
 /// One address to accept connections on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum ListenAddress {
+pub(crate) enum ListenAddress {
     /// A TCP address; on loopback, unless whoever comes in there needs a client key.
     Tcp(SocketAddr),
     /// The path of a unix socket, absolute.
@@ -153,7 +153,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// What is wrong, as the end of a sentence that starts with the key's name.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic())
             || text.contains(['\\', '"', '<', '>', '^', '`', '{', '|', '}'])
         {
@@ -213,7 +213,7 @@ impl Endpoint {
     }
 
     /// The path without the query.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.path_and_query.split('?').next().unwrap_or_default()
     }
 }
@@ -221,7 +221,7 @@ impl Endpoint {
 impl Origin {
     /// Returns whether it is on this machine by its name alone: a loopback address, `localhost` or a name below it
     /// (RFC 6761 section 6.3).
-    pub fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
             Ok(ip) => ip.to_canonical().is_loopback(),
             Err(_) => is_localhost(&self.host),
@@ -229,7 +229,7 @@ impl Origin {
     }
 
     /// Returns whether a connection to it would arrive at a listener on `address`.
-    pub fn leads_to(&self, address: SocketAddr) -> bool {
+    pub(crate) fn leads_to(&self, address: SocketAddr) -> bool {
         let same_host = match self.host.parse::<IpAddr>() {
             Ok(ip) if address.ip().is_unspecified() => ip.to_canonical().is_loopback() || ip.is_unspecified(),
             Ok(ip) => ip.to_canonical() == address.ip().to_canonical(),
@@ -272,7 +272,7 @@ impl Upstream {
     /// # Errors
     ///
     /// What is wrong, as the end of a sentence that starts with the key's name.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let endpoint = Endpoint::parse(text)?;
         if endpoint.path_and_query.contains('?') {
             return Err("has a query, which cannot be put before a request's path".into());

@@ -16,7 +16,7 @@ use crate::oauth::{Dialect, EndpointKind};
 
 /// Where an account's grants are sent, its tokens revoked, and its people sign in.
 #[derive(Clone, PartialEq, Debug)]
-pub struct AuthorizationServer {
+pub(crate) struct AuthorizationServer {
     /// Where grants are sent as forms (RFC 6749 section 3.2).
     pub token: Endpoint,
     /// Where Cognito's JSON grants are sent; present if and only if the account's dialect is one of them.
@@ -30,7 +30,7 @@ pub struct AuthorizationServer {
 
 impl AuthorizationServer {
     /// All endpoints that there are, the token endpoint first.
-    pub fn endpoints(&self) -> impl Iterator<Item = (EndpointKind, &Endpoint)> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (EndpointKind, &Endpoint)> {
         // destructured whole: a new endpoint is in every list
         let AuthorizationServer { token, cognito, revocation, login_page } = self;
         [
@@ -44,22 +44,22 @@ impl AuthorizationServer {
     }
 
     /// The endpoint of a kind, if there is one.
-    pub fn endpoint(&self, wanted: EndpointKind) -> Option<&Endpoint> {
+    pub(crate) fn endpoint(&self, wanted: EndpointKind) -> Option<&Endpoint> {
         self.endpoints().find(|(kind, _)| *kind == wanted).map(|(_, endpoint)| endpoint)
     }
 
     /// Those that may be sent the refresh token or the password, the token endpoint first.
-    pub fn credential_endpoints(&self) -> impl Iterator<Item = (EndpointKind, &Endpoint)> {
+    pub(crate) fn credential_endpoints(&self) -> impl Iterator<Item = (EndpointKind, &Endpoint)> {
         self.endpoints().filter(|(kind, _)| kind.takes_credentials())
     }
 
     /// Those that hand out tokens, the token endpoint first.
-    pub fn token_endpoints(&self) -> impl Iterator<Item = (EndpointKind, &Endpoint)> {
+    pub(crate) fn token_endpoints(&self) -> impl Iterator<Item = (EndpointKind, &Endpoint)> {
         self.endpoints().filter(|(kind, _)| kind.issues_tokens())
     }
 
     /// Whether tokens come from the same endpoints.
-    pub fn issues_the_same_tokens(&self, other: &AuthorizationServer) -> bool {
+    pub(crate) fn issues_the_same_tokens(&self, other: &AuthorizationServer) -> bool {
         self.token_endpoints().eq(other.token_endpoints())
     }
 }

@@ -15,7 +15,7 @@ use crate::secret::Secret;
 /// A proxy that carries bytes to a server: asked by CONNECT (RFC 9110 section 9.3.6) or in SOCKS 5 (RFC 1928). Prints
 /// without its user name and password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ForwardProxy {
+pub(crate) struct ForwardProxy {
     /// How it is asked.
     pub protocol: ProxyProtocol,
     /// A name in lower case or an IP address; IPv6 without brackets.
@@ -28,7 +28,7 @@ pub struct ForwardProxy {
 
 /// How a proxy is asked for a way through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ProxyProtocol {
+pub(crate) enum ProxyProtocol {
     /// CONNECT, in the clear.
     Http,
     /// CONNECT, over TLS.
@@ -59,7 +59,7 @@ impl ProxyProtocol {
 
 /// A user name and a password for a proxy. Shows neither.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ProxyLogin {
+pub(crate) struct ProxyLogin {
     /// The user name: where a token stands for both, it is the secret.
     pub username: Secret,
     /// The password; may be empty.
@@ -73,7 +73,7 @@ impl ForwardProxy {
     /// # Errors
     ///
     /// The end of a sentence, without anything of what was given but its scheme.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -113,7 +113,7 @@ impl ForwardProxy {
     }
 
     /// "proxy.example:3128", the port always there.
-    pub fn host_and_port(&self) -> String {
+    pub(crate) fn host_and_port(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -149,7 +149,7 @@ impl fmt::Debug for ForwardProxy {
 
 /// What an account says of proxies.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub enum ProxyChoice {
+pub(crate) enum ProxyChoice {
     /// Nothing: the environment decides.
     #[default]
     Environment,
@@ -165,7 +165,7 @@ impl ProxyChoice {
     /// # Errors
     ///
     /// [`ForwardProxy::parse`]
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text.trim() {
             "direct" | "none" => Ok(Self::Direct),
             text => ForwardProxy::parse(text).map(Self::Proxy),
@@ -175,7 +175,7 @@ impl ProxyChoice {
 
 /// The way to an origin.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Way {
+pub(crate) enum Way {
     /// Straight to its address.
     Direct,
     /// Through a proxy.
@@ -191,7 +191,7 @@ pub enum Way {
 
 /// The proxies of the environment. Shows no password.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Proxies {
+pub(crate) struct Proxies {
     https: Option<Way>,
     all: Option<Way>,
     no: NoProxy,
@@ -199,7 +199,7 @@ pub struct Proxies {
 
 impl Proxies {
     /// Reads the environment's variables.
-    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let either = |name: &str| set(&name.to_ascii_lowercase()).or_else(|| set(name));
         let way = |name: &'static str| {
@@ -216,7 +216,7 @@ impl Proxies {
     }
 
     /// The way to `origin` for an account that says `choice`. On this machine, and in plain http, there is no proxy.
-    pub fn way(&self, choice: &ProxyChoice, origin: &Origin) -> Way {
+    pub(crate) fn way(&self, choice: &ProxyChoice, origin: &Origin) -> Way {
         if !origin.tls || origin.is_loopback() {
             return Way::Direct;
         }

@@ -8,7 +8,7 @@ use crate::secret::Secret;
 
 /// Which token goes into which header field, and how: `Authorization: Bearer {access_token}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HeaderTemplate {
+pub(crate) struct HeaderTemplate {
     /// The field's name, in lower case.
     pub name: String,
     /// What comes before the token.
@@ -21,7 +21,7 @@ pub struct HeaderTemplate {
 
 /// Which of the tokens in an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TokenKind {
+pub(crate) enum TokenKind {
     /// `{access_token}`
     AccessToken,
     /// `{id_token}`
@@ -30,7 +30,7 @@ pub enum TokenKind {
 
 /// What a route changes in requests' header fields. Names are in lower case.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct HeaderEdits {
+pub(crate) struct HeaderEdits {
     /// Taken out.
     pub remove: Vec<String>,
     /// Put in, in place of the client's own. Values may be keys, so they are treated as secrets.
@@ -66,7 +66,7 @@ impl HeaderTemplate {
     /// # Errors
     ///
     /// What is wrong, as the end of a sentence that starts with the key's name.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (name, value) =
             text.split_once(':').ok_or("has no colon: write it as in \"Authorization: Bearer {access_token}\"")?;
         let name = field_name(name).ok_or("has a bad field name (RFC 9110 section 5.1)")?;

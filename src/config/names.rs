@@ -8,19 +8,19 @@ macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub(crate) struct $name(Arc<str>);
 
         impl $name {
             /// Takes a name if it is one: 1 to 63 of `a-z 0-9 - _`, not beginning with `-` or `_`, so that it can
             /// stand in a path, a host name, a file name and an environment variable's name.
-            pub fn new(name: &str) -> Option<Self> {
+            pub(crate) fn new(name: &str) -> Option<Self> {
                 let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
                 let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
                 (starts_well && name.len() <= 63 && name.chars().all(good)).then(|| Self(name.into()))
             }
 
             /// The name as text.
-            pub fn as_str(&self) -> &str {
+            pub(crate) fn as_str(&self) -> &str {
                 &self.0
             }
         }

@@ -56,7 +56,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
 
 /// A configuration that can be used.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// What it means.
     pub config: Config,
     /// What is strange about it, in the order of the file.
@@ -65,7 +65,7 @@ pub struct Parsed {
 
 /// Everything the user asked for.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Where all routes are served, by path prefix and by host name.
     pub listen: Vec<ListenAddress>,
     /// Host names that clients may use besides the loopback ones (RFC 6761 `localhost` and its subdomains); with a port, by
@@ -103,7 +103,7 @@ pub struct Config {
 
 /// Where requests are noted, one line each.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum AuditTarget {
+pub(crate) enum AuditTarget {
     /// Nowhere.
     Off,
     /// In `audit.jsonl` in the state folder.
@@ -114,7 +114,7 @@ pub enum AuditTarget {
 
 /// How a person is told, besides the log, that an account needs them.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NoticeSettings {
+pub(crate) struct NoticeSettings {
     /// Program and arguments, run without a shell; empty for none.
     pub command: Vec<String>,
     /// How long before the expected death of a refresh token.
@@ -123,7 +123,7 @@ pub struct NoticeSettings {
 
 impl Config {
     /// What no configuration file at all means: the default listeners and no accounts.
-    pub fn empty(facts: &MachineFacts) -> Self {
+    pub(crate) fn empty(facts: &MachineFacts) -> Self {
         Self {
             listen: LISTEN.map(|text| ListenAddress::Tcp(text.parse().expect("a literal address"))).to_vec(),
             hosts: Vec::new(),
@@ -150,7 +150,11 @@ impl Config {
     /// # Errors
     ///
     /// Every problem at once, warnings included, in the order of the file.
-    pub fn parse(file: &Source, providers: &[(String, Source)], facts: &MachineFacts) -> Result<Parsed, Problems> {
+    pub(crate) fn parse(
+        file: &Source,
+        providers: &[(String, Source)],
+        facts: &MachineFacts,
+    ) -> Result<Parsed, Problems> {
         let sink = Sink::default();
         let config = Reader { facts, sink: &sink }.config(file, providers);
         let problems = sink.finish(&file.name);
@@ -161,7 +165,7 @@ impl Config {
     }
 
     /// The setting, if there is one, that has the daemon start other programs.
-    pub fn starts_programs(&self) -> Option<String> {
+    pub(crate) fn starts_programs(&self) -> Option<String> {
         let command = |account: &&Account| matches!(account.client_secret, Some(SecretSource::Command(_)));
         let account =
             self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
@@ -170,7 +174,7 @@ impl Config {
 
     /// Returns whether `new` has an account's tokens be what they are here, and lets them go wherever they go here; it may
     /// let them go to further places.
-    pub fn leaves_in_place(&self, new: &Config, account: &AccountId) -> bool {
+    pub(crate) fn leaves_in_place(&self, new: &Config, account: &AccountId) -> bool {
         let (Some(was), Some(is)) = (self.accounts.get(account), new.accounts.get(account)) else { return false };
         let is_kept = |route: &Route| {
             let Route { name, account, upstream, extra_ca, .. } = route;

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// A text and what to call it.
 #[derive(Clone)]
-pub struct Source {
+pub(crate) struct Source {
     /// What people know it by, mostly its path.
     pub name: String,
     /// The text itself. It may hold secrets.
@@ -27,7 +27,11 @@ impl Source {
     /// # Errors
     ///
     /// The place of the first byte that is not UTF-8, which TOML demands.
-    pub fn from_bytes(name: impl Into<String>, bytes: &[u8], readable_by_others: bool) -> Result<Self, Problems> {
+    pub(crate) fn from_bytes(
+        name: impl Into<String>,
+        bytes: &[u8],
+        readable_by_others: bool,
+    ) -> Result<Self, Problems> {
         let name = name.into();
         let (good, bad) = match std::str::from_utf8(bytes) {
             Ok(text) => (text, false),
@@ -61,7 +65,7 @@ impl fmt::Debug for Source {
 
 /// Whether a problem keeps the configuration from being used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Severity {
+pub(crate) enum Severity {
     /// It does.
     Error,
     /// It does not.
@@ -70,7 +74,7 @@ pub enum Severity {
 
 /// One thing that is wrong. Shows on one line as `FILE:LINE:COLUMN: KEY: message; remedy`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Whether it keeps the configuration from being used.
     pub severity: Severity,
     /// The file, as its [`Source`] calls it.
@@ -98,7 +102,7 @@ impl Problem {
     }
 
     /// A file that is there and cannot be read.
-    pub fn unreadable(name: impl Into<String>, error: &std::io::Error) -> Self {
+    pub(crate) fn unreadable(name: impl Into<String>, error: &std::io::Error) -> Self {
         let source = Source { name: name.into(), text: String::new(), readable_by_others: false };
         let place = Place { source: &source, span: 0..0, key: String::new() };
         let remedy = "make it readable for the user that valetd runs as";
@@ -107,13 +111,13 @@ impl Problem {
     }
 
     /// A file or folder that others could change, so that nothing it says is acted on.
-    pub fn not_ours_alone(path: impl Into<String>, problem: String, remedy: String) -> Self {
+    pub(crate) fn not_ours_alone(path: impl Into<String>, problem: String, remedy: String) -> Self {
         let (file, key, remedy) = (path.into(), String::new(), Some(remedy));
         Self { severity: Severity::Error, file, line: 0, column: 0, key, message: problem, remedy, excerpt: None }
     }
 
     /// The problem and, where it can hold no secret, the line in question: several lines, for a terminal.
-    pub fn rendered(&self) -> String {
+    pub(crate) fn rendered(&self) -> String {
         let Some(Excerpt { text, marks }) = &self.excerpt else { return self.to_string() };
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
@@ -143,12 +147,12 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong, in the order of the file. Shows one problem a line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problems(pub Vec<Problem>);
+pub(crate) struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// All of them as [`Problem::rendered`], with a blank line between.
     #[cfg(any(test, fuzzing))]
-    pub fn rendered(&self) -> String {
+    pub(crate) fn rendered(&self) -> String {
         self.0.iter().map(Problem::rendered).collect::<Vec<_>>().join("\n\n")
     }
 }

@@ -19,7 +19,7 @@ const EMBEDDED: &[(&str, &str)] = &[
 
 /// A preset that comes with the binary.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Preset {
+pub(crate) struct Preset {
     /// What `provider = "..."` says.
     pub name: &'static str,
     /// What it is, for people.
@@ -29,7 +29,7 @@ pub struct Preset {
 }
 
 /// The presets that come with the binary, in the order of their names.
-pub fn presets() -> impl Iterator<Item = Preset> {
+pub(crate) fn presets() -> impl Iterator<Item = Preset> {
     EMBEDDED.iter().map(|(name, text)| {
         let (source, sink) = (embedded(name, text), Sink::default());
         let document = Document::read(&source, &sink);

@@ -10,7 +10,7 @@ use super::value;
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MachineFacts {
+pub(crate) struct MachineFacts {
     /// The configuration's folder, absolute: relative paths start here.
     pub folder: PathBuf,
     /// The home folder, absolute: what `~/` means.

@@ -56,7 +56,7 @@ const REPLAYS: &[(&str, Replay)] =
 
 /// A local address that forwards to one upstream with one account's token.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Route {
+pub(crate) struct Route {
     /// Its name.
     pub name: RouteName,
     /// Whose token is sent.
@@ -100,7 +100,7 @@ pub struct Route {
 
 /// Which requests may be sent again after a 401.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Replay {
+pub(crate) enum Replay {
     /// All whose body is kept whole: a 401 means that the request was not carried out.
     Any,
     /// Only idempotent methods (RFC 9110 section 9.2.2).

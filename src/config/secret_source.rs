@@ -9,7 +9,7 @@ use crate::secret::Secret;
 
 /// Where a client secret comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SecretSource {
+pub(crate) enum SecretSource {
     /// The first line of a file; relative to the configuration's folder.
     File(PathBuf),
     /// The first line that a command prints.

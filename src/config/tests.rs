@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::account::ACCOUNT_KEYS;
 use super::parse::TOP_KEYS;
+use super::problem::Severity;
 use super::route::ROUTE_KEYS;
 use super::testing::{self, facts, parse_with, source};
 use super::*;

@@ -63,7 +63,7 @@ pub(super) fn path(text: &str, folder: &Path, home: &Path) -> PathBuf {
 
 /// Whose processes may call.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum AllowedClient {
+pub(crate) enum AllowedClient {
     /// `self`: the user that valetd runs as.
     Own,
     /// `root`, who can read the tokens anyway, but whose jobs need not use them unawares.

@@ -31,7 +31,7 @@ pub(super) fn lend(
     let (serving, ended) = shutdown();
     let lent = listener.local_addr().and_then(|address| {
         proxy.lend(&listener, routes, &ended)?;
-        Ok(OwnAddress { address, serving, file })
+        Ok(OwnAddress { address, serving, _file: file })
     });
     lent.map_err(|error| error.to_string())
 }

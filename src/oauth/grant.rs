@@ -7,7 +7,7 @@ use crate::secret::Secret;
 
 /// An authorization grant (RFC 6749 section 1.3): what is presented to the authorization server in exchange for tokens.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Grant {
+pub(crate) enum Grant {
     /// RFC 6749 section 6. Spent by this, where the server rotates.
     RefreshToken(Secret),
     /// RFC 6749 section 4.3.
@@ -32,7 +32,7 @@ pub enum Grant {
 
 impl Grant {
     /// The secrets that are presented besides the client's own.
-    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let (secret, verifier) = match self {
             Grant::RefreshToken(refresh_token) => (Some(refresh_token), None),
             Grant::Password { password, .. } => (Some(password), None),
@@ -45,7 +45,7 @@ impl Grant {
 
 /// Which grant renews an account's access token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GrantType {
+pub(crate) enum GrantType {
     /// RFC 6749 section 6.
     RefreshToken,
     /// RFC 6749 section 4.4: nobody signs in; the client's own secret is the credential.
@@ -56,7 +56,7 @@ pub enum GrantType {
 
 /// How the client proves who it is (RFC 6749 section 2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ClientAuth {
+pub(crate) enum ClientAuth {
     /// A public client: `client_id` alone, in the body.
     #[default]
     None,
@@ -68,7 +68,7 @@ pub enum ClientAuth {
 
 /// Who asks, with the secret already at hand.
 #[derive(Clone, Debug, Default)]
-pub struct Client {
+pub(crate) struct Client {
     /// The client's id, where the server knows clients at all (GBDX does not).
     pub id: Option<String>,
     /// How it proves who it is.
@@ -79,7 +79,7 @@ pub struct Client {
 
 /// What a positive answer holds.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     /// The access token.
     pub access_token: Option<Secret>,
     /// The OpenID Connect ID token.
@@ -96,7 +96,7 @@ pub struct Tokens {
 
 /// A POST request, but for the address.
 #[derive(Debug)]
-pub struct TokenRequest {
+pub(crate) struct TokenRequest {
     /// Where it goes.
     pub endpoint: EndpointKind,
     /// `Content-Type`.
@@ -109,7 +109,7 @@ pub struct TokenRequest {
 
 /// Which of an account's endpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EndpointKind {
+pub(crate) enum EndpointKind {
     /// RFC 6749 section 3.2.
     Token,
     /// Cognito's JSON API.
@@ -122,10 +122,10 @@ pub enum EndpointKind {
 
 impl EndpointKind {
     /// All of them, the token endpoint first.
-    pub const ALL: [Self; 4] = [Self::Token, Self::Cognito, Self::Revocation, Self::LoginPage];
+    pub(crate) const ALL: [Self; 4] = [Self::Token, Self::Cognito, Self::Revocation, Self::LoginPage];
 
     /// Its key in a configuration.
-    pub fn key(self) -> &'static str {
+    pub(crate) fn key(self) -> &'static str {
         match self {
             EndpointKind::Token => "token_endpoint",
             EndpointKind::Cognito => "cognito_endpoint",
@@ -136,7 +136,7 @@ impl EndpointKind {
 
     /// Whether we send it refresh tokens or passwords: then a credential is bound to where it is, and no route leads
     /// there.
-    pub fn takes_credentials(self) -> bool {
+    pub(crate) fn takes_credentials(self) -> bool {
         match self {
             EndpointKind::Token | EndpointKind::Cognito | EndpointKind::Revocation => true,
             EndpointKind::LoginPage => false, // what a person types there, a browser sends
@@ -144,7 +144,7 @@ impl EndpointKind {
     }
 
     /// Whether tokens come from it: then those of another one are others, and without it nothing is renewed.
-    pub fn issues_tokens(self) -> bool {
+    pub(crate) fn issues_tokens(self) -> bool {
         match self {
             EndpointKind::Token | EndpointKind::Cognito => true,
             EndpointKind::Revocation | EndpointKind::LoginPage => false,

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// What was found in a token's claims. Times are Unix seconds by the server's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims {
+pub(crate) struct Claims {
     /// `exp`: not to be used from then on.
     pub exp: Option<i64>,
     /// `iat`: issued then.
@@ -22,7 +22,7 @@ pub struct Claims {
 
 /// Reads the claims of `token`; `None` if it is no JWT with readable claims, as opaque and encrypted tokens are.
 /// Numbers may also be floats or texts; a claim of another type counts as absent.
-pub fn claims(token: &str) -> Option<Claims> {
+pub(crate) fn claims(token: &str) -> Option<Claims> {
     let mut parts = token.split('.');
     let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
     let payload = LENIENT.decode(payload).ok()?;

@@ -14,16 +14,16 @@ use std::time::SystemTime;
 mod cognito;
 mod ends;
 mod grant;
-pub mod jwt;
+pub(crate) mod jwt;
 mod rfc6749;
-pub mod rfc7009;
+pub(crate) mod rfc7009;
 mod salvage;
 #[cfg(test)]
 mod testing;
 mod verdict;
 
-pub use grant::{Client, ClientAuth, EndpointKind, Grant, GrantType, TokenRequest, Tokens};
-pub use verdict::{ErrorWords, Refusal, TokenResponse};
+pub(crate) use grant::{Client, ClientAuth, EndpointKind, Grant, GrantType, TokenRequest, Tokens};
+pub(crate) use verdict::{ErrorWords, Refusal, TokenResponse};
 
 use cognito::Operation;
 use verdict::Reader;
@@ -33,7 +33,7 @@ use crate::secret::Secret;
 /// The language in which a server takes refresh tokens. All other grants go out as RFC 6749 has them: Cognito's hosted
 /// pages have a token endpoint for codes, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// A form to the token endpoint.
     Rfc6749,
     /// Amazon Cognito's `InitiateAuth` with `REFRESH_TOKEN_AUTH`, as JSON; refused where rotation is on.
@@ -57,7 +57,7 @@ impl Dialect {
 
     /// Whether a server that carries the request out may thereby have made the presented refresh token worthless, so that a
     /// lost response leaves us not knowing.
-    pub fn spends_refresh_token(self, grant: &Grant) -> bool {
+    pub(crate) fn spends_refresh_token(self, grant: &Grant) -> bool {
         match (self, grant) {
             (Dialect::Rfc6749 | Dialect::CognitoGetTokens, Grant::RefreshToken(_)) => true,
             (Dialect::CognitoInitiateAuth, Grant::RefreshToken(_)) => false,
@@ -72,7 +72,7 @@ impl Dialect {
     /// # Errors
     ///
     /// A sentence for people, where the client as configured cannot make this request.
-    pub fn request(
+    pub(crate) fn request(
         self,
         grant: &Grant,
         client: &Client,
@@ -92,7 +92,7 @@ impl Dialect {
     ///
     /// A [`Refusal`] if there is nothing in it to keep. It is [`Ambiguous`](crate::renewal::Failure::Ambiguous) where the
     /// response is a success that cannot be read, and the refresh token that was sent may be spent.
-    pub fn read(
+    pub(crate) fn read(
         self,
         response: &TokenResponse<'_>,
         grant: &Grant,

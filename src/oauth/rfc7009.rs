@@ -12,7 +12,7 @@ use crate::secret::Secret;
 /// # Errors
 ///
 /// A sentence for people, where the client as configured cannot make this request.
-pub fn request(refresh_token: &Secret, client: &Client) -> Result<TokenRequest, String> {
+pub(crate) fn request(refresh_token: &Secret, client: &Client) -> Result<TokenRequest, String> {
     let mut pairs = vec![("token", refresh_token.expose()), ("token_type_hint", "refresh_token")];
     let fields = authenticate(client, &mut pairs)?;
     Ok(TokenRequest { endpoint: EndpointKind::Revocation, content_type: FORM, fields, body: form(&pairs) })
@@ -24,7 +24,7 @@ pub fn request(refresh_token: &Secret, client: &Client) -> Result<TokenRequest, 
 /// # Errors
 ///
 /// A [`Refusal`], as of a token request.
-pub fn read(
+pub(crate) fn read(
     response: &TokenResponse<'_>,
     refresh_token: &Secret,
     client: &Client,

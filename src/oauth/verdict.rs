@@ -23,7 +23,7 @@ const LONGEST_QUOTE: usize = 200;
 
 /// An HTTP response, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TokenResponse<'a> {
+pub(crate) struct TokenResponse<'a> {
     /// The status code.
     pub status: u16,
     /// `Retry-After`.
@@ -38,7 +38,7 @@ pub struct TokenResponse<'a> {
 
 /// An answer that brings no tokens.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// What it means for the renewal.
     pub failure: Failure,
     /// The server's code: an OAuth error, or a Cognito exception's name.
@@ -50,7 +50,7 @@ pub struct Refusal {
 
 /// The words of a provider's own in which its token endpoint refuses, besides those of the RFCs. Each is compared whole.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ErrorWords {
+pub(crate) struct ErrorWords {
     /// The credential is refused: a person must sign in.
     pub sign_in: Vec<String>,
     /// The same, but only when it is said again, a minute later or more.
@@ -61,7 +61,7 @@ pub struct ErrorWords {
 
 impl ErrorWords {
     /// None.
-    pub const NONE: Self = Self { sign_in: Vec::new(), sign_in_if_repeated: Vec::new(), again: Vec::new() };
+    pub(crate) const NONE: Self = Self { sign_in: Vec::new(), sign_in_if_repeated: Vec::new(), again: Vec::new() };
 
     /// What the provider means by a word, if it is one of these.
     pub(super) fn meaning(&self, word: &str) -> Option<Option<Failure>> {

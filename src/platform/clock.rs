@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 /// Reads the time line. One for each process; shared by reference count.
 #[derive(Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// The time line's difference to the boot clock, in milliseconds: only ever grows.
     ahead: AtomicI64,
     /// How much of the wall clock's difference to the boot clock is in `ahead` already.
@@ -34,7 +34,7 @@ const SLEW: i64 = 1000;
 
 impl Clock {
     /// Starts a time line at the wall clock's time.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_at(boot_millis(), wall_millis())
     }
 
@@ -51,7 +51,7 @@ impl Clock {
     }
 
     /// Reads the time line: two clock readings and an atomic load, no system call on Linux.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.at(boot_millis(), wall_millis())
     }
 
@@ -81,14 +81,14 @@ impl Clock {
     }
 
     /// The reading of `CLOCK_BOOTTIME` at which the time line reaches `at`, unless the wall clock is set forward first.
-    pub fn boot_time_of(&self, at: Timestamp) -> Duration {
+    pub(crate) fn boot_time_of(&self, at: Timestamp) -> Duration {
         let ahead = self.ahead.load(Ordering::Relaxed);
         let at = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
         Duration::from_millis(at.saturating_sub(ahead).max(0).cast_unsigned())
     }
 
     /// What a calendar shows at a point of the time line, as far as can be told now.
-    pub fn calendar(&self, at: Timestamp) -> SystemTime {
+    pub(crate) fn calendar(&self, at: Timestamp) -> SystemTime {
         let now = self.now();
         let wall = wall();
         let after = wall.checked_add(at.since(now)).unwrap_or(wall);
@@ -96,7 +96,7 @@ impl Clock {
     }
 
     /// The point of the time line at which a calendar shows `wall`, as far as can be told now.
-    pub fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
+    pub(crate) fn timestamp_of(&self, wall: SystemTime) -> Timestamp {
         let now = self.now();
         match wall.duration_since(self::wall()) {
             Ok(ahead) => now + ahead,
@@ -107,17 +107,17 @@ impl Clock {
 
 /// What the machine's calendar shows now: it may be set back or forward at any time.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
-pub fn wall() -> SystemTime {
+pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
 /// The same in Unix seconds.
-pub fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// How long ago the machine was started, with its sleep.
-pub fn since_boot() -> Duration {
+pub(crate) fn since_boot() -> Duration {
     Duration::from_millis(boot_millis().max(0).cast_unsigned())
 }
 

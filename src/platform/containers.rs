@@ -31,7 +31,7 @@ const DELETED: &str = " (deleted)";
 
 /// Asks the thread. Cheap to clone; the thread ends with the last one.
 #[derive(Clone, Debug)]
-pub struct Containers {
+pub(crate) struct Containers {
     questions: Sender<(Ends, oneshot::Sender<bool>)>,
 }
 
@@ -41,7 +41,7 @@ impl Containers {
     /// # Errors
     ///
     /// If there can be no further thread.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let (questions, asked) = channel::<(Ends, oneshot::Sender<bool>)>();
         thread::Builder::new().name("containers".into()).spawn(move || {
             let mut lookup = PeerLookup::new();
@@ -56,7 +56,7 @@ impl Containers {
     }
 
     /// Whether the client of a connection is known not to run in a container.
-    pub async fn is_at_home(&self, ends: Ends) -> bool {
+    pub(crate) async fn is_at_home(&self, ends: Ends) -> bool {
         let (reply, answer) = oneshot::channel();
         self.questions.send((ends, reply)).is_ok() && answer.await.unwrap_or(false)
     }

@@ -17,7 +17,7 @@ const ENOUGH: u64 = 1 << 16;
 static BEFORE: OnceLock<Rlimit> = OnceLock::new();
 
 /// Raises the soft limit to the hard one, to `ENOUGH` at most; never lowers it. Call it before anything counts by it.
-pub fn raise() {
+pub(crate) fn raise() {
     let before = getrlimit(Resource::Nofile);
     let most = before.maximum.unwrap_or(ENOUGH).min(ENOUGH);
     if before.current.is_none_or(|current| current >= most) {
@@ -30,13 +30,13 @@ pub fn raise() {
 }
 
 /// The soft limit as it is now.
-pub fn limit() -> usize {
+pub(crate) fn limit() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
     usize::try_from(limit).unwrap_or(1 << 20)
 }
 
 /// Gives a program that has just been started the limit that we were started with: it may use select(2).
-pub fn restore(child: Option<u32>) {
+pub(crate) fn restore(child: Option<u32>) {
     let pid = child.and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
     if let (Some(before), Some(_)) = (BEFORE.get(), pid) {
         _ = prlimit(pid, Resource::Nofile, *before); // it may have ended

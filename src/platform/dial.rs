@@ -34,7 +34,7 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// How TLS is spoken with a server.
 #[derive(Clone, Copy)]
-pub struct Tls<'a> {
+pub(crate) struct Tls<'a> {
     /// Whose certificate it has to be.
     pub name: &'a ServerName<'static>,
     /// What is offered to the server.
@@ -46,7 +46,7 @@ pub struct Tls<'a> {
 /// Why there is no connection, in words that name the hop: "connecting to auth.example:443: connection refused". Holds no
 /// proxy's user name or password.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     /// The environment's word for a proxy is none.
     #[error("{variable} {problem}")]
     Misnamed {
@@ -106,7 +106,7 @@ pub enum DialError {
 /// # Errors
 ///
 /// [`DialError`]: not a byte of a request has left.
-pub async fn dial(
+pub(crate) async fn dial(
     origin: &Origin,
     way: &Way,
     tls: Option<Tls<'_>>,
@@ -285,7 +285,7 @@ pub(crate) fn host_and_port(origin: &Origin) -> String {
 }
 
 /// A byte stream to a server.
-pub enum ByteStream {
+pub(crate) enum ByteStream {
     /// In the clear, on this machine.
     Tcp(TcpStream),
     /// TLS with the server, over TCP to it or to a proxy.
@@ -296,7 +296,7 @@ pub enum ByteStream {
 
 impl ByteStream {
     /// The protocol that the server chose (RFC 7301), if it did.
-    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+    pub(crate) fn alpn_protocol(&self) -> Option<&[u8]> {
         match self {
             Self::Tcp(_) => None,
             Self::Tls(tls) => tls.get_ref().1.alpn_protocol(),

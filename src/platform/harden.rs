@@ -23,7 +23,7 @@ use rustix::thread::set_no_new_privs;
 
 /// One thing that is given up, or should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// In one word, for scripts: `no-trace`, `no-core`, `no-new-privileges`, `seccomp`, `landlock`.
     pub name: &'static str,
     /// Whether it is in force.
@@ -43,16 +43,16 @@ impl Measure {
     }
 
     /// A measure that is not taken on purpose.
-    pub fn waived(name: &'static str, why: impl Into<String>) -> Self {
+    pub(crate) fn waived(name: &'static str, why: impl Into<String>) -> Self {
         Self { name, in_force: false, detail: why.into(), is_missed: false }
     }
 }
 
 /// The [`Measure`] that [`confine`] takes.
-pub const LANDLOCK: &str = "landlock";
+pub(crate) const LANDLOCK: &str = "landlock";
 
 /// The one warning for everything that is missed; `None` if nothing is.
-pub fn warning(measures: &[Measure]) -> Option<String> {
+pub(crate) fn warning(measures: &[Measure]) -> Option<String> {
     let missed: Vec<&str> =
         measures.iter().filter(|measure| measure.is_missed).map(|measure| measure.detail.as_str()).collect();
     (!missed.is_empty()).then(|| format!("the process is less closed than it could be: {}", missed.join("; ")))
@@ -64,7 +64,7 @@ pub fn warning(measures: &[Measure]) -> Option<String> {
 /// and after the environment has been read: from here on the kernel treats `/proc/self` as root's, so that an ordinary
 /// user's process cannot read its own `environ` and `mem` there; `status`, `statm`, `maps` and `fd` stay readable to
 /// itself. Safe to call twice.
-pub fn harden() -> Vec<Measure> {
+pub(crate) fn harden() -> Vec<Measure> {
     // not ptraced and not read through /proc/PID/mem by other processes of the same user, whatever Yama allows
     let no_tracing = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     // a core dump would write every token to the disk; the hard limit keeps it from coming back
@@ -98,7 +98,7 @@ pub fn harden() -> Vec<Measure> {
 /// Keeps the memory of a command that holds a secret for a moment from other processes of this user and from core files
 /// (PR_SET_DUMPABLE). That is all that costs it nothing, since what it starts inherits the rest: a browser needs privileges
 /// for its own sandbox.
-pub fn keep_memory_private() {
+pub(crate) fn keep_memory_private() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable); // refused, it leaves us as we were
 }
 
@@ -123,7 +123,7 @@ const NEWEST: ABI = ABI::V6;
 /// not there now can be named by a later configuration only after a restart.
 ///
 /// A folder that cannot be opened is left out.
-pub fn confine(folders: &[PathBuf]) -> Measure {
+pub(crate) fn confine(folders: &[PathBuf]) -> Measure {
     let gain = "we can write only in our own folders and those of our sockets, and start no program";
     let loss = "we can write to all files of this user and start programs (Landlock)";
     Measure::new(LANDLOCK, restrict(folders), gain, loss)

@@ -20,7 +20,7 @@ use tracing::debug;
 
 /// Tells when links or addresses of the machine have changed.
 #[derive(Debug)]
-pub struct NetworkWatch {
+pub(crate) struct NetworkWatch {
     /// `None` where the kernel or a sandbox does not let us listen.
     socket: Option<AsyncFd<OwnedFd>>,
     /// The first word of what has not been told yet.
@@ -36,14 +36,14 @@ const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
 impl NetworkWatch {
     /// Begins to listen. To be called inside a runtime with I/O enabled.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = listen().inspect_err(|error| debug!(%error, "the kernel does not tell changes of the network"));
         Self { socket: socket.ok(), heard: None }
     }
 
     /// Waits until something has changed since the last call and has settled. Safe to drop at any point: what was
     /// heard is told by the next call.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         let Self { socket: Some(socket), heard } = self else { return pending().await };
         loop {
             let Ok(mut ready) = socket.readable().await else { return pending().await }; // the runtime is going away
@@ -91,7 +91,7 @@ fn drain(socket: &AsyncFd<OwnedFd>) -> bool {
 /// Finds out after the event that the machine has slept. The kernel wakes our timers when it resumes (see
 /// [`super::timer`]), so whoever looks at every wake learns it at once.
 #[derive(Debug)]
-pub struct SleepMeter {
+pub(crate) struct SleepMeter {
     slept: Duration,
 }
 
@@ -100,12 +100,12 @@ const NO_SLEEP: Duration = Duration::from_millis(500);
 
 impl SleepMeter {
     /// Counts from now.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { slept: slept_since_boot() }
     }
 
     /// How long the machine has slept since the last call, if it has.
-    pub fn slept(&mut self) -> Option<Duration> {
+    pub(crate) fn slept(&mut self) -> Option<Duration> {
         self.slept_by(slept_since_boot())
     }
 

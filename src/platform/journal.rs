@@ -144,7 +144,7 @@ pub(super) fn priority(level: Level) -> u8 {
 
 /// Whether a character gives orders to a terminal, turns text around, or cannot be seen: controls, separators of lines,
 /// marks of direction (UAX 9), what has no width, tags.
-pub fn is_treacherous(letter: char) -> bool {
+pub(crate) fn is_treacherous(letter: char) -> bool {
     letter.is_control()
         || matches!(letter,
             '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'

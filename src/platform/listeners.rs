@@ -9,7 +9,7 @@ use super::users;
 
 /// A process, or at least a user, that listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Occupant {
+pub(crate) struct Occupant {
     /// Where: the address in question, or all addresses with its port.
     pub address: SocketAddr,
     /// The user that made the socket.
@@ -37,7 +37,7 @@ impl fmt::Display for Occupant {
 
 /// Who listens on `address`, or on all addresses with its port; who keeps it from being bound, if it is itself all of
 /// them. A socket that is bound and does not listen is in no table.
-pub fn occupant(address: SocketAddr) -> Option<Occupant> {
+pub(crate) fn occupant(address: SocketAddr) -> Option<Occupant> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let all: Vec<_> = tables.iter().flat_map(|table| listening(table)).collect();
     let (address, uid, inode) = nearest(&all, address)?;
@@ -45,7 +45,7 @@ pub fn occupant(address: SocketAddr) -> Option<Occupant> {
 }
 
 /// The other address that the name `localhost` stands for, where `address` is one of the two.
-pub fn other_half(address: SocketAddr) -> Option<SocketAddr> {
+pub(crate) fn other_half(address: SocketAddr) -> Option<SocketAddr> {
     let other = match address.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -17,12 +17,12 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use super::clock::wall;
 use super::environment;
-pub use super::journal::is_treacherous;
+pub(crate) use super::journal::is_treacherous;
 use super::journal::{Journal, priority, tame};
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// `--log`; without it `RUST_LOG` counts, then `info`. Either a level or directives like `info,valetd::proxy=debug`.
     pub filter: Option<String>,
     /// Lines for people or for machines.
@@ -31,7 +31,7 @@ pub struct Options {
 
 /// What a line looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Format {
+pub(crate) enum Format {
     /// `10:15:02 warn  renewal failed account=gbdx`. In the journal, a priority (`<4>`) instead of time and level.
     #[default]
     Text,
@@ -41,12 +41,12 @@ pub enum Format {
 
 /// Changes the running log.
 #[derive(Clone, Debug)]
-pub struct LogHandle(reload::Handle<Targets, Registry>);
+pub(crate) struct LogHandle(reload::Handle<Targets, Registry>);
 
 /// A filter that cannot be read, or a log that has been started already; one sentence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct LogError(String);
+pub(crate) struct LogError(String);
 
 /// Libraries that tell more than anyone wants to know: warnings at most, unless the filter names them; and not that answers
 /// come to PINGs that are not h2's own, but ours.
@@ -55,7 +55,7 @@ const QUIET: &str =
 
 impl LogHandle {
     /// The filter, as it was written.
-    pub fn filter(&self) -> String {
+    pub(crate) fn filter(&self) -> String {
         let shown = self.0.with_current(|filter| filter.to_string()).unwrap_or_default();
         let quiet: Vec<&str> = QUIET.split(',').collect();
         let told: Vec<&str> = shown.split(',').filter(|part| !quiet.contains(part)).collect();
@@ -67,7 +67,7 @@ impl LogHandle {
     /// # Errors
     ///
     /// If it cannot be read; the old one stays.
-    pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
+    pub(crate) fn set_filter(&self, filter: &str) -> Result<(), LogError> {
         let filter = read_filter(filter)?;
         self.0.reload(filter).map_err(|error| LogError(format!("the log's filter cannot be replaced: {error}")))
     }
@@ -78,7 +78,7 @@ impl LogHandle {
 /// # Errors
 ///
 /// If the filter cannot be read, or if there is a log already.
-pub fn init(options: Options) -> Result<LogHandle, LogError> {
+pub(crate) fn init(options: Options) -> Result<LogHandle, LogError> {
     let environment = || environment::text("RUST_LOG").filter(|filter| !filter.is_empty());
     let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
     let (filter, handle) = reload::Layer::new(read_filter(&filter)?);

@@ -1,29 +1,29 @@
 //! One door to each part of the machine we run on.
 
-pub mod clock;
-pub mod containers;
-pub mod descriptors;
-pub mod dial;
-pub mod environment;
-pub mod harden;
-pub mod hints;
+pub(crate) mod clock;
+pub(crate) mod containers;
+pub(crate) mod descriptors;
+pub(crate) mod dial;
+pub(crate) mod environment;
+pub(crate) mod harden;
+pub(crate) mod hints;
 pub(crate) mod io_error;
 mod journal;
-pub mod listeners;
-pub mod log;
-pub mod names;
-pub mod ownership;
-pub mod paths;
-pub mod peer;
-pub mod secret_source;
-pub mod socket;
-pub mod systemd;
-pub mod timer;
-pub mod tls;
+pub(crate) mod listeners;
+pub(crate) mod log;
+pub(crate) mod names;
+pub(crate) mod ownership;
+pub(crate) mod paths;
+pub(crate) mod peer;
+pub(crate) mod secret_source;
+pub(crate) mod socket;
+pub(crate) mod systemd;
+pub(crate) mod timer;
+pub(crate) mod tls;
 mod tunnel;
-pub mod users;
-pub mod vectored;
-pub mod watch;
+pub(crate) mod users;
+pub(crate) mod vectored;
+pub(crate) mod watch;
 
 #[cfg(test)]
 pub(crate) mod rerun;

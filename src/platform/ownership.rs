@@ -25,7 +25,7 @@ const MOST_LINKS: usize = 40;
 
 /// A file or folder that somebody else could change, with what mends it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The file or folder.
     pub path: PathBuf,
     /// Who can change it, and by what, as the end of a sentence that starts with the path.
@@ -42,7 +42,7 @@ impl fmt::Display for Fault {
 
 /// Why a file is not read.
 #[derive(Debug)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// The system says no.
     Io(io::Error),
     /// Others could change it, or a folder on the way to it.
@@ -72,7 +72,7 @@ impl fmt::Display for Refused {
 /// # Errors
 ///
 /// [`Refused`], with everything that is wrong on the way.
-pub fn open(path: &Path) -> Result<File, Refused> {
+pub(crate) fn open(path: &Path) -> Result<File, Refused> {
     let (file, faults) = open_and_judge(path)?;
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
@@ -82,7 +82,7 @@ pub fn open(path: &Path) -> Result<File, Refused> {
 /// # Errors
 ///
 /// [`Refused`]
-pub fn open_without_waiting(path: &Path) -> Result<File, Refused> {
+pub(crate) fn open_without_waiting(path: &Path) -> Result<File, Refused> {
     let (file, faults) = judge_and_open(path, OFlags::NONBLOCK)?;
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
@@ -93,7 +93,7 @@ pub fn open_without_waiting(path: &Path) -> Result<File, Refused> {
 /// # Errors
 ///
 /// What the system says, or what is wrong with such a pipe.
-pub fn open_and_judge(path: &Path) -> Result<(File, BTreeSet<Fault>), Refused> {
+pub(crate) fn open_and_judge(path: &Path) -> Result<(File, BTreeSet<Fault>), Refused> {
     judge_and_open(path, OFlags::empty())
 }
 
@@ -134,7 +134,7 @@ fn judge_and_open(path: &Path, flags: OFlags) -> Result<(File, BTreeSet<Fault>),
 }
 
 /// Says who else could change a folder, or put another in its place. None if it is not there.
-pub fn judge_folder(path: &Path) -> BTreeSet<Fault> {
+pub(crate) fn judge_folder(path: &Path) -> BTreeSet<Fault> {
     let view = View::of_this_process();
     let mut faults = BTreeSet::new();
     if let Ok(Way::To(end)) = walk(path, &view, &mut faults) {

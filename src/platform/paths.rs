@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 /// Where this process finds and leaves things. All absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Paths {
+pub(crate) struct Paths {
     /// The configuration: `$XDG_CONFIG_HOME/valetd/config.toml`. It need not exist.
     pub config_file: PathBuf,
     /// The user's own presets: `providers/` beside the configuration. It need not exist.
@@ -32,7 +32,7 @@ pub struct Paths {
 
 /// What the command line says about places; relative ones are relative to the current folder.
 #[derive(Clone, Default, Debug)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// `--config`
     pub config: Option<PathBuf>,
     /// `--state-dir`
@@ -44,7 +44,7 @@ pub struct Overrides {
 /// There is no place to put things.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("this user has no home folder, so there is no place for {what}: set HOME, or say {option}")]
-pub struct NoHome {
+pub(crate) struct NoHome {
     what: &'static str,
     option: &'static str,
 }
@@ -56,7 +56,7 @@ impl Paths {
     /// # Errors
     ///
     /// [`NoHome`] if a place depends on a home folder and there is none.
-    pub fn find(overrides: Overrides) -> Result<Paths, NoHome> {
+    pub(crate) fn find(overrides: Overrides) -> Result<Paths, NoHome> {
         Self::choose(overrides, Bases::of_this_user())
     }
 
@@ -136,7 +136,7 @@ fn is_ours(folder: &Path) -> bool {
 }
 
 /// A path as a shell takes it: quoted where it must be.
-pub fn shell_word(path: &Path) -> String {
+pub(crate) fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
@@ -160,7 +160,7 @@ pub(crate) fn knows_no_sync(error: &io::Error) -> bool {
 
 /// A folder that belongs to us, held open: what it names cannot be exchanged under our hands.
 #[derive(Debug)]
-pub struct OwnFolder {
+pub(crate) struct OwnFolder {
     path: PathBuf,
     handle: File,
     mode: u32,
@@ -168,7 +168,7 @@ pub struct OwnFolder {
 
 /// Why a folder cannot be used for what must be ours alone.
 #[derive(Debug, thiserror::Error)]
-pub enum FolderError {
+pub(crate) enum FolderError {
     /// Its last component is a symbolic link.
     #[error("{} is a symbolic link: name the folder itself, so that nobody can lead us elsewhere", .0.display())]
     Link(PathBuf),
@@ -200,7 +200,7 @@ impl OwnFolder {
     ///
     /// [`FolderError`] if it is no folder, a symbolic link, or somebody else's.
     #[expect(clippy::disallowed_methods, reason = "the one maker of folders of ours")]
-    pub fn open_or_make(path: &Path) -> Result<Self, FolderError> {
+    pub(crate) fn open_or_make(path: &Path) -> Result<Self, FolderError> {
         let failed = |error: io::Error| FolderError::Io { path: path.to_owned(), error };
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| folder.symlink_metadata().is_err()).collect();
         if !missing.is_empty() {
@@ -229,17 +229,17 @@ impl OwnFolder {
     }
 
     /// Where it was found.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Its permission bits when it was opened.
-    pub fn mode(&self) -> u32 {
+    pub(crate) fn mode(&self) -> u32 {
         self.mode
     }
 
     /// The open folder: for a kernel lock on it, and for `fsync`.
-    pub fn handle(&self) -> &File {
+    pub(crate) fn handle(&self) -> &File {
         &self.handle
     }
 }

@@ -13,13 +13,13 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use tracing::warn;
 
 /// The user id that this process acts with.
-pub fn own_uid() -> u32 {
+pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
 /// Who owns a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The user.
     pub uid: u32,
     /// The socket's number in the kernel; `None` where only the user is known.
@@ -28,7 +28,7 @@ pub struct Owner {
 
 /// What is known of a local connection, to find the process at the client's end by.
 #[derive(Clone, Copy, Debug)]
-pub enum Ends {
+pub(crate) enum Ends {
     /// The client's address and ours.
     Tcp(SocketAddr, SocketAddr),
     /// The process.
@@ -37,12 +37,12 @@ pub enum Ends {
 
 /// A process that has a socket of this number open, and belongs to this user. Reads what all the user's processes have
 /// open: milliseconds. `None` if there is none, or if we may not look.
-pub fn process_with_socket(owner: Owner) -> Option<u32> {
+pub(crate) fn process_with_socket(owner: Owner) -> Option<u32> {
     find_processes(owner).next()
 }
 
 /// All of them.
-pub fn processes_with_socket(owner: Owner) -> Vec<u32> {
+pub(crate) fn processes_with_socket(owner: Owner) -> Vec<u32> {
     find_processes(owner).collect()
 }
 
@@ -70,19 +70,19 @@ fn find_processes(owner: Owner) -> impl Iterator<Item = u32> {
 }
 
 /// The program that a process runs, if we may see it.
-pub fn executable(pid: u32) -> Option<String> {
+pub(crate) fn executable(pid: u32) -> Option<String> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned())
 }
 
 /// Answers who owns the client's end of a TCP connection on loopback. Each worker thread has one of its own.
 #[derive(Debug)]
-pub struct PeerLookup {
+pub(crate) struct PeerLookup {
     netlink: Option<SockDiag>,
 }
 
 impl PeerLookup {
     /// Opens the way to the kernel that works here, by asking for a connection of our own.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let netlink = SockDiag::open().and_then(|mut netlink| {
             // without the kernel's tcp_diag module every answer is "no such connection": find that out now
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -102,12 +102,12 @@ impl PeerLookup {
     /// `None` if there is no live owner, or none to be found: a client that has closed is nobody. (The kernel reports
     /// its socket as root's, so only one with an inode is believed, which some process still has open.) A client that
     /// has only shut down its sending side is alive.
-    pub fn tcp_uid(&mut self, client: SocketAddr, server: SocketAddr) -> Option<u32> {
+    pub(crate) fn tcp_uid(&mut self, client: SocketAddr, server: SocketAddr) -> Option<u32> {
         self.tcp_owner(client, server).map(|owner| owner.uid)
     }
 
     /// The same with the socket's inode, by which the process can be found.
-    pub fn tcp_owner(&mut self, client: SocketAddr, server: SocketAddr) -> Option<Owner> {
+    pub(crate) fn tcp_owner(&mut self, client: SocketAddr, server: SocketAddr) -> Option<Owner> {
         // an IPv6 socket that talks to ::ffff:127.0.0.1 is found among those of IPv4
         let [client, server] =
             [client, server].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));

@@ -32,7 +32,7 @@ const LONGEST_LINE: usize = 64 * 1024;
 
 /// Why there is no secret. Shows where it was looked for, and nothing of what was there.
 #[derive(Debug)]
-pub struct SecretError {
+pub(crate) struct SecretError {
     /// A path, `command NAME` or `credential NAME`; empty where there is none.
     place: String,
     why: Why,
@@ -40,7 +40,7 @@ pub struct SecretError {
 
 /// What was wrong there.
 #[derive(Debug, thiserror::Error)]
-pub enum Why {
+pub(crate) enum Why {
     /// The system refuses, or somebody else could change the file.
     #[error("{0}")]
     Refused(Refused),
@@ -79,13 +79,6 @@ pub enum Why {
     CredentialIsPath,
 }
 
-impl SecretError {
-    /// What was wrong.
-    pub fn why(&self) -> &Why {
-        &self.why
-    }
-}
-
 impl fmt::Display for SecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.why, self.place.as_str()) {
@@ -103,7 +96,7 @@ impl std::error::Error for SecretError {}
 /// # Errors
 ///
 /// [`SecretError`], within half a minute.
-pub async fn read(source: &SecretSource) -> Result<Secret, SecretError> {
+pub(crate) async fn read(source: &SecretSource) -> Result<Secret, SecretError> {
     let path = match source {
         SecretSource::Inline(secret) => return Ok(secret.clone()),
         SecretSource::Command(command) => return from_command(command).await,
@@ -121,7 +114,7 @@ pub async fn read(source: &SecretSource) -> Result<Secret, SecretError> {
 /// # Errors
 ///
 /// [`SecretError`]
-pub fn read_at_rest(source: &SecretSource) -> Result<Secret, SecretError> {
+pub(crate) fn read_at_rest(source: &SecretSource) -> Result<Secret, SecretError> {
     match source {
         SecretSource::Inline(secret) => Ok(secret.clone()),
         SecretSource::File(path) => from_file(path, PATIENCE_AT_REST),
@@ -303,7 +296,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let brief = Duration::from_millis(100);
         let error = from_file(&path, brief).unwrap_err();
-        assert!(matches!(error.why(), Why::Silent(_)), "nobody writes: {error}");
+        assert!(matches!(error.why, Why::Silent(_)), "nobody writes: {error}");
 
         let write = |bytes: &'static [u8], keeps_it_open: bool| {
             let path = path.clone();

@@ -30,7 +30,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// A listening socket: non-blocking, closed at exec.
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     /// TCP, over IPv4 or IPv6.
     Tcp(TcpListener),
     /// A unix stream socket.
@@ -40,7 +40,7 @@ pub enum Listener {
 /// A listener that we bound ourselves, and the file that goes with it.
 #[derive(Debug)]
 #[must_use]
-pub struct Bound {
+pub(crate) struct Bound {
     /// What to accept on.
     pub listener: Listener,
     /// Keep it as long as connections are accepted; dropping it removes the socket's file. `None` for TCP.
@@ -49,7 +49,7 @@ pub struct Bound {
 
 /// A unix socket's file. Removed when this is dropped, if it is still the one that was made.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     folder: OwnFolder,
     identity: (u64, u64),
@@ -61,7 +61,7 @@ impl Listener {
     /// # Errors
     ///
     /// The system's; [`ErrorKind::AddrNotAvailable`] for a unix socket without a path.
-    pub fn local_addr(&self) -> io::Result<ListenAddress> {
+    pub(crate) fn local_addr(&self) -> io::Result<ListenAddress> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
             Listener::Unix(listener) => {
@@ -77,7 +77,7 @@ impl Listener {
     /// # Errors
     ///
     /// The system's: no descriptors left.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Listener::Tcp(listener) => Listener::Tcp(listener.try_clone()?),
             Listener::Unix(listener) => Listener::Unix(listener.try_clone()?),
@@ -100,7 +100,7 @@ impl AsFd for Listener {
 ///
 /// One sentence that names the address and what can be done, with the kind that the system gave:
 /// [`ErrorKind::AddrInUse`] where somebody answers there.
-pub fn bind(address: &ListenAddress) -> io::Result<Bound> {
+pub(crate) fn bind(address: &ListenAddress) -> io::Result<Bound> {
     match address {
         ListenAddress::Tcp(tcp) => {
             let bind = || {
@@ -272,7 +272,7 @@ const FIRST_PASSED: RawFd = 3;
 /// A sentence, if the variables make no sense or a descriptor is not a listening stream socket.
 #[allow(unsafe_code)]
 #[expect(clippy::disallowed_methods, reason = "no other thread runs yet, and a child must not take them for its own")]
-pub fn inherited() -> io::Result<Vec<(String, Listener)>> {
+pub(crate) fn inherited() -> io::Result<Vec<(String, Listener)>> {
     let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
     let [pid, count, names] = variables.map(environment::text);
     for name in variables {

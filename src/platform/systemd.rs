@@ -14,7 +14,7 @@ use super::environment;
 
 /// Speaks to the service manager that started us, if one did.
 #[derive(Debug)]
-pub struct Notifier {
+pub(crate) struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
 }
@@ -22,7 +22,7 @@ pub struct Notifier {
 impl Notifier {
     /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. The variables stay: systemd believes our main process
     /// alone (`NotifyAccess=main`).
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let address = environment::value("NOTIFY_SOCKET");
         Self::new(address.as_deref(), sd_notify::watchdog_enabled())
     }
@@ -39,23 +39,23 @@ impl Notifier {
     }
 
     /// Whether anybody listens.
-    pub fn has_manager(&self) -> bool {
+    pub(crate) fn has_manager(&self) -> bool {
         self.manager.is_some()
     }
 
     /// The service is up; also ends a reload.
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         self.tell(&[NotifyState::Ready]);
     }
 
     /// One line for `systemctl status`. Control characters become spaces.
-    pub fn status(&self, words: &str) {
+    pub(crate) fn status(&self, words: &str) {
         // the protocol is lines of NAME=value: a line break in the words would say something else
         self.tell(&[NotifyState::Status(&words.replace(char::is_control, " "))]);
     }
 
     /// A reload begins; end it with [`Notifier::ready`].
-    pub fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(error) => debug!(%error, "the monotonic clock cannot be read; the reload is not announced"),
@@ -63,18 +63,18 @@ impl Notifier {
     }
 
     /// The service goes down.
-    pub fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell(&[NotifyState::Stopping]);
     }
 
     /// The loop that does the work is alive. To be sent by that loop itself, not by a timer of its own.
-    pub fn watchdog(&self) {
+    pub(crate) fn watchdog(&self) {
         self.tell(&[NotifyState::Watchdog]);
     }
 
     /// How often [`Notifier::watchdog`] is to be called: half of what the manager waits, as sd_watchdog_enabled(3)
     /// advises. `None` if it does not wait for that at all.
-    pub fn watchdog_interval(&self) -> Option<Duration> {
+    pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
         self.manager.as_ref().and(self.watchdog).map(|patience| patience / 2)
     }
 

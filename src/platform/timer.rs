@@ -21,14 +21,14 @@ use crate::timestamp::Timestamp;
 
 /// Two kernel timers behind one wait.
 #[derive(Debug)]
-pub struct WakeTimer {
+pub(crate) struct WakeTimer {
     boot: AsyncFd<OwnedFd>,
     wall: AsyncFd<OwnedFd>,
 }
 
 /// Why a wait has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wake {
+pub(crate) enum Wake {
     /// The time line has reached the point.
     Due,
     /// Somebody has set the wall clock (or the machine has slept, which sets it as well): read the time line again.
@@ -43,7 +43,7 @@ impl WakeTimer {
     /// # Errors
     ///
     /// The system's: no descriptors left, or a sandbox that forbids timers.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let boot = register(timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?)?;
         let wall = register(timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?)?;
         let never = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
@@ -54,7 +54,7 @@ impl WakeTimer {
 
     /// Waits until the time line reaches `until` or somebody sets the wall clock; with `None`, for the latter alone.
     /// A setting of the clock between two calls is told by the second. Safe to drop at any point and to call again.
-    pub async fn wait(&mut self, clock: &Clock, until: Option<Timestamp>) -> Wake {
+    pub(crate) async fn wait(&mut self, clock: &Clock, until: Option<Timestamp>) -> Wake {
         tokio::select! {
             biased; // a moved clock first: it may be what has made the point due
             () = clock_set(&self.wall) => Wake::ClockSet,

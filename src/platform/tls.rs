@@ -28,7 +28,7 @@ const LARGEST: u64 = 4 << 20;
 /// # Errors
 ///
 /// A sentence about the system's authorities.
-pub fn client_config(listed: Vec<CertificateDer<'static>>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn client_config(listed: Vec<CertificateDer<'static>>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let unusable = |error: &dyn std::fmt::Display| format!("the system's certificate authorities: {error}");
     let system = Verifier::new_with_extra_roots(listed.clone(), provider.clone()).map_err(|error| unusable(&error))?;
@@ -45,7 +45,7 @@ pub fn client_config(listed: Vec<CertificateDer<'static>>, alpn: &[&[u8]]) -> Re
 /// # Errors
 ///
 /// The TLS library's.
-pub fn refusing_config(why: String, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn refusing_config(why: String, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let refusing = Arc::new(Refusing { why, provider: provider.clone() });
     settings(provider, refusing, alpn)
@@ -71,7 +71,7 @@ fn settings(
 /// # Errors
 ///
 /// A sentence that names the file, if it cannot be read, could be changed by others, or is not PEM with certificates.
-pub fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let named = |why: &dyn std::fmt::Display| format!("extra_ca: {}: {why}", path.display());
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(named(&"it is not a plain file")); // a pipe would be waited for

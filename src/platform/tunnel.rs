@@ -17,7 +17,7 @@ const LONGEST_HEAD: usize = 8 * 1024;
 
 /// Why a proxy does not let us through.
 #[derive(Debug, thiserror::Error)]
-pub enum TunnelError {
+pub(crate) enum TunnelError {
     /// The connection to it broke.
     #[error("{}", words(.0))]
     Io(#[from] io::Error),

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use crate::config::AllowedClient;
 
 /// The user ids of all these clients, and what could not be found, in sentences.
-pub fn resolve(clients: &[AllowedClient]) -> (BTreeSet<u32>, Vec<String>) {
+pub(crate) fn resolve(clients: &[AllowedClient]) -> (BTreeSet<u32>, Vec<String>) {
     let (uids, mut problems) = look_up(clients);
     let (uids, unknown) = identities(uids, shown_for_others(), is_shown(0));
     problems.extend(unknown);
@@ -20,7 +20,7 @@ pub fn resolve(clients: &[AllowedClient]) -> (BTreeSet<u32>, Vec<String>) {
 
 /// The user id that the kernel shows for everybody whom this process's user namespace does not know
 /// (user_namespaces(7)), unless that is a user of the namespace: then everybody is known. It is nobody's identity.
-pub fn shown_for_others() -> Option<u32> {
+pub(crate) fn shown_for_others() -> Option<u32> {
     static SHOWN: OnceLock<Option<u32>> = OnceLock::new();
     *SHOWN.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
@@ -30,7 +30,7 @@ pub fn shown_for_others() -> Option<u32> {
 }
 
 /// Whether a process of this user is seen as this user's here.
-pub fn is_shown(uid: u32) -> bool {
+pub(crate) fn is_shown(uid: u32) -> bool {
     // without the file there are no user namespaces
     std::fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_in_map(&map, uid))
 }
@@ -79,14 +79,14 @@ fn look_up(clients: &[AllowedClient]) -> (BTreeSet<u32>, Vec<String>) {
 }
 
 /// The name of a user, where `/etc/passwd` has one.
-pub fn name_of(uid: u32) -> Option<String> {
+pub(crate) fn name_of(uid: u32) -> Option<String> {
     let passwd = std::fs::read("/etc/passwd").ok()?;
     let passwd = String::from_utf8_lossy(&passwd);
     users_of(&passwd).into_iter().find(|(_, found, _)| *found == uid).map(|(name, ..)| name.to_owned())
 }
 
 /// The id of a user, by the name in `/etc/passwd` or by its number.
-pub fn id_of(user: &str) -> Option<u32> {
+pub(crate) fn id_of(user: &str) -> Option<u32> {
     let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
     id_in(&String::from_utf8_lossy(&passwd), user)
 }

@@ -37,7 +37,7 @@ const MOST_LINKS: usize = 40;
 const MOST_ATTEMPTS: usize = 8;
 
 /// Watches files, and folders of `*.toml` files.
-pub struct ConfigWatch {
+pub(crate) struct ConfigWatch {
     paths: Vec<PathBuf>,
     /// `None` where the machine has no watching at all.
     watcher: Option<RecommendedWatcher>,
@@ -67,7 +67,7 @@ struct Interest {
 impl ConfigWatch {
     /// Starts to watch. Each path may be a file or a folder (whose `*.toml` files count), and need not exist yet. What is
     /// there now is not reported. Reads all of it; never fails: without watches it looks at times.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
         let paths: Vec<_> = paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect();
         let (hints, events) = mpsc::unbounded_channel();
         let interest = Arc::new(Mutex::new(Interest::default()));
@@ -108,7 +108,7 @@ impl ConfigWatch {
 
     /// Watches these paths from now on. What is at a new one is not reported; at one that stays, what has changed since the
     /// last look still is.
-    pub fn follow(&mut self, paths: Vec<PathBuf>) {
+    pub(crate) fn follow(&mut self, paths: Vec<PathBuf>) {
         let paths: Vec<_> = paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect();
         if paths == self.paths {
             return;
@@ -123,7 +123,7 @@ impl ConfigWatch {
     /// Waits until what is at the paths differs from what was there at the last report. A burst of changes is one
     /// report, a rewrite with the same content none. What has vanished is not reported either: most often it is about to
     /// be replaced. Safe to drop at any point.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         while !self.look_after_a_hint().await {}
     }
 

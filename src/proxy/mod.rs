@@ -33,9 +33,9 @@ use crate::stats::Stats;
 use policy::scope::Lent;
 use thread::{Command, WorkerThread};
 
-pub use downstream::accept::ProxyListener;
-pub use peer::{PeerLookup, PeerLookups};
-pub use table::{Access, Table};
+pub(crate) use downstream::accept::ProxyListener;
+pub(crate) use peer::PeerLookups;
+pub(crate) use table::{Access, Table};
 
 mod authorization;
 #[cfg(feature = "benchmarks")]
@@ -61,7 +61,7 @@ mod upstream;
 mod worker;
 
 /// The running data plane. Dropping it ends it at once; [`Proxy::stop`] lets running requests end first.
-pub struct Proxy {
+pub(crate) struct Proxy {
     workers: Vec<WorkerThread>,
     table: Arc<Table>,
 }
@@ -73,7 +73,7 @@ impl Proxy {
     /// # Errors
     ///
     /// If a thread, its runtime or another descriptor of a listener cannot be had.
-    pub fn start(
+    pub(crate) fn start(
         listeners: Vec<ProxyListener>,
         table: Table,
         stats: Arc<Stats>,
@@ -91,14 +91,14 @@ impl Proxy {
 
     /// Serves by another table from the next request on. No connection is dropped, neither a client's nor one to an
     /// upstream that is still in the table. The number of threads stays.
-    pub fn replace(&mut self, mut table: Table) {
+    pub(crate) fn replace(&mut self, mut table: Table) {
         table.adopt(&self.table);
         self.table = Arc::new(table);
         self.tell(|| Command::Table(self.table.clone()));
     }
 
     /// Has the answers that valetd makes itself say so, or no longer: what is wrong with the configuration.
-    pub fn advise(&mut self, config_problem: Option<String>) {
+    pub(crate) fn advise(&mut self, config_problem: Option<String>) {
         if self.table.advice.config_problem == config_problem {
             return;
         }
@@ -110,13 +110,13 @@ impl Proxy {
 
     /// Uses no connection to an upstream for another request that was opened before now: the machine's network has changed,
     /// and they may lead nowhere. What runs on them goes on.
-    pub fn network_changed(&self) {
+    pub(crate) fn network_changed(&self) {
         self.tell(|| Command::NetworkChanged);
     }
 
     /// Asks every worker for a sign of life. The future ends when all have given it, with whether all are still there;
     /// never, as long as one of them is stuck.
-    pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
+    pub(crate) fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
         let ask = |worker: &WorkerThread| {
             let (reply, answer) = oneshot::channel();
             let _ = worker.commands.send(Command::Ping(reply));
@@ -138,7 +138,7 @@ impl Proxy {
     /// # Errors
     ///
     /// If another descriptor of a listener cannot be had; then nothing has changed.
-    pub fn listen(&self, listeners: Vec<ProxyListener>) -> io::Result<()> {
+    pub(crate) fn listen(&self, listeners: Vec<ProxyListener>) -> io::Result<()> {
         let copies: Vec<Vec<_>> = self
             .workers
             .iter()
@@ -156,7 +156,7 @@ impl Proxy {
     /// # Errors
     ///
     /// If another descriptor of the listener cannot be had; then nothing has changed.
-    pub fn lend(&self, listener: &socket::Listener, routes: &[RouteName], ended: &Shutdown) -> io::Result<()> {
+    pub(crate) fn lend(&self, listener: &socket::Listener, routes: &[RouteName], ended: &Shutdown) -> io::Result<()> {
         let copies: Vec<_> = self.workers.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
         for (worker, listener) in self.workers.iter().zip(copies) {
             let lent = Lent { routes: routes.to_vec(), ended: ended.clone() };
@@ -167,7 +167,7 @@ impl Proxy {
 
     /// Accepts no more, lets running requests end, closes what is left after `drain`, and returns when the threads have
     /// ended.
-    pub async fn stop(self, drain: Duration) {
+    pub(crate) async fn stop(self, drain: Duration) {
         self.tell(|| Command::Stop(drain));
         for worker in self.workers {
             let _ = worker.ended.await; // an error means that it ended by a panic

@@ -9,10 +9,10 @@ use crate::platform::peer::Ends;
 /// writing or only for reading. `None` if nobody has it open any more, or if it could not be told. Asked right after
 /// accepting, and again when a client has closed its sending side while a response is due. Must not block for long: the
 /// worker waits.
-pub type PeerLookup = Box<dyn FnMut(SocketAddr, SocketAddr) -> Option<u32>>;
+pub(crate) type PeerLookup = Box<dyn FnMut(SocketAddr, SocketAddr) -> Option<u32>>;
 
 /// Makes a [`PeerLookup`] for each worker, on the worker's thread.
-pub type PeerLookups = Arc<dyn Fn() -> PeerLookup + Send + Sync>;
+pub(crate) type PeerLookups = Arc<dyn Fn() -> PeerLookup + Send + Sync>;
 
 /// The client's end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

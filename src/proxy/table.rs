@@ -26,7 +26,7 @@ use crate::token_source::{Published, TokenSource};
 
 /// Who may call, and who is told of it.
 #[derive(Clone)]
-pub struct Access {
+pub(crate) struct Access {
     /// Users whose processes need no client key, in order.
     pub uids: Vec<u32>,
     /// The client keys.
@@ -49,7 +49,7 @@ impl Default for Access {
 
 /// Why a configuration cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum TableError {
+pub(crate) enum TableError {
     /// A route cannot be.
     #[error("route {route}: {problem}")]
     Route {
@@ -65,7 +65,7 @@ pub enum TableError {
 
 /// What stands in a route's way. Holds no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum RouteProblem {
+pub(crate) enum RouteProblem {
     /// The upstream's host cannot be in a `Host` field.
     #[error("\"{0}\" is no host name")]
     NoHostName(String),
@@ -99,7 +99,7 @@ pub enum RouteProblem {
 
 /// What the workers have been told: immutable, replaced as a whole.
 #[derive(Clone)]
-pub struct Table {
+pub(crate) struct Table {
     /// In the order of their names.
     pub(super) routes: Vec<Arc<RouteEntry>>,
     pub(super) hosts: Vec<String>,
@@ -120,7 +120,7 @@ impl Table {
     ///
     /// `TableError`. An `extra_ca` that cannot be used is none: no connection is made where it was to vouch for the
     /// server, and the other routes are served.
-    pub fn build(
+    pub(crate) fn build(
         config: &Config,
         sources: &dyn Fn(&AccountId) -> Arc<TokenSource>,
         stats: &Stats,
@@ -166,7 +166,7 @@ impl Table {
 
     /// The same table for these callers.
     #[must_use]
-    pub fn with_access(self, access: Access) -> Self {
+    pub(crate) fn with_access(self, access: Access) -> Self {
         Self { access, ..self }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// A token that was refused sooner than this was revoked, or refused for another reason: no life is so short, and what
 /// would be learnt from it is a storm.
-pub const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 
 /// So many tokens are renewed early before one is let run to its end, at first; twice as many after each that confirms
 /// what was learnt.
@@ -20,7 +20,7 @@ const LATEST_TRIAL: u32 = 64;
 
 /// What is known of the life of an account's access tokens, beyond what their answers state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LearntLife {
+pub(crate) struct LearntLife {
     life: Option<Duration>,
     /// The last end that nothing agreed with, shorter than what is learnt.
     lone_end: Option<Duration>,
@@ -34,24 +34,24 @@ pub struct LearntLife {
 
 impl LearntLife {
     /// What an earlier process has learnt, if anything.
-    pub fn known(life: Option<Duration>) -> Self {
+    pub(crate) fn known(life: Option<Duration>) -> Self {
         Self { life, lone_end: None, is_awaited: false, patience: FIRST_TRIAL, renewed_early: 0 }
     }
 
     /// The learnt life.
-    pub fn life(&self) -> Option<Duration> {
+    pub(crate) fn life(&self) -> Option<Duration> {
         self.life
     }
 
     /// Takes note that a token has come. Returns whether it is a trial: one that is not renewed before its learnt end.
-    pub fn begins(&mut self) -> bool {
+    pub(crate) fn begins(&mut self) -> bool {
         let is_trial = self.life.is_some() && self.renewed_early >= self.patience;
         self.renewed_early = if is_trial { 0 } else { self.renewed_early.saturating_add(1) };
         is_trial
     }
 
     /// Takes note that a token ended at this age, or before, and whether it was a trial.
-    pub fn ended(&mut self, age: Duration, was_trial: bool) {
+    pub(crate) fn ended(&mut self, age: Duration, was_trial: bool) {
         if age < SHORTEST_LIFE {
             return;
         }
@@ -70,7 +70,7 @@ impl LearntLife {
     }
 
     /// Takes note that a token was good at this age.
-    pub fn outlived(&mut self, age: Duration) {
+    pub(crate) fn outlived(&mut self, age: Duration) {
         let refutes = |end: Duration| end < age && !agree(end, age);
         self.lone_end = self.lone_end.filter(|end| !refutes(*end));
         if self.life.is_some_and(refutes) {
@@ -79,20 +79,20 @@ impl LearntLife {
     }
 
     /// From which age on a good token refutes the learnt life.
-    pub fn refuted_from(&self) -> Option<Duration> {
+    pub(crate) fn refuted_from(&self) -> Option<Duration> {
         // the first age, in whole milliseconds, that does not agree
         self.life.map(|life| life * 4 / 3 + Duration::from_millis(2))
     }
 
     /// The age at which a token is thought to have ended, if this one is near it or past it.
-    pub fn end_near(&self, age: Duration) -> Option<Duration> {
+    pub(crate) fn end_near(&self, age: Duration) -> Option<Duration> {
         let known = self.life.into_iter().chain(self.lone_end.filter(|_| self.is_awaited)).min();
         known.filter(|end| age >= *end || agree(*end, age))
     }
 
     /// A 401 at an age at which an end was expected was none, or not for all. Until there is another end, one that
     /// stands alone lets no more of them pass.
-    pub fn was_not_an_end(&mut self) {
+    pub(crate) fn was_not_an_end(&mut self) {
         self.is_awaited = false;
     }
 }

@@ -14,7 +14,7 @@ use crate::timestamp::Timestamp;
 
 /// What has happened.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Time has passed; nothing else happened.
     Tick,
     /// A request found no usable token.
@@ -115,7 +115,7 @@ pub enum Event {
 /// What is to be done, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Action {
+pub(crate) enum Action {
     /// Ask the authorization server. Owes exactly one `Renewed` or `Failed` with this id, also when it never replies.
     Renew(RenewalId),
     /// Note durably that the credential is about to be spent. Owes exactly one `Saved` or `NotSaved` with this id.
@@ -142,7 +142,7 @@ pub enum Action {
 
 /// One account's machine. See the module's invariants.
 #[derive(Clone, Debug)]
-pub struct Renewal {
+pub(crate) struct Renewal {
     pub(super) policy: Policy,
     pub(super) phase: Phase,
     /// Who owes the answer while a renewal is under way.
@@ -284,7 +284,7 @@ impl Refusal {
 
 impl Renewal {
     /// A machine without a credential. `seed` spreads renewals of different accounts and machines.
-    pub fn new(policy: Policy, seed: u64) -> Self {
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         Self {
             policy,
             phase: Phase::SignInRequired { why: Why::NotSignedIn },
@@ -308,12 +308,12 @@ impl Renewal {
     }
 
     /// Replaces the settings; they count from the next renewal on.
-    pub fn set_policy(&mut self, policy: Policy) {
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
     }
 
     /// Takes note of what has happened, and says what is to be done. `now` must not run backwards.
-    pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+    pub(crate) fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         self.withdraw_if_due(now, &mut actions);
         match event {
@@ -413,7 +413,7 @@ impl Renewal {
     }
 
     /// When the machine wants a `Tick`, and why. `None` while only an answer or a person can change anything.
-    pub fn next_wakeup(&self) -> Option<(Timestamp, Reason)> {
+    pub(crate) fn next_wakeup(&self) -> Option<(Timestamp, Reason)> {
         let withdraw = self.published.map(|token| (token.usable_until, Reason::Withdraw));
         match self.phase {
             Phase::Scheduled { at } => Some(match withdraw {
@@ -429,12 +429,12 @@ impl Renewal {
     }
 
     /// Whether a refused credential is presented again if somebody asks for it.
-    pub fn may_be_presented_again(&self) -> bool {
+    pub(crate) fn may_be_presented_again(&self) -> bool {
         self.refused.is_some()
     }
 
     /// The machine as it stands.
-    pub fn snapshot(&self) -> AccountSnapshot {
+    pub(crate) fn snapshot(&self) -> AccountSnapshot {
         AccountSnapshot {
             phase: self.phase,
             published: self.published.map(|token| token.id),
@@ -448,7 +448,7 @@ impl Renewal {
 
     /// When the renewal that somebody wishes for starts, or has started. `None` if the next one is nobody's wish: it is
     /// not worth waiting for.
-    pub fn wished_for(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn wished_for(&self, now: Timestamp) -> Option<Timestamp> {
         match (self.phase, self.reason) {
             (Phase::InFlight { .. }, _) => Some(match self.owed {
                 Owed::Note(_, since) => since,
@@ -465,17 +465,17 @@ impl Renewal {
     }
 
     /// Whether an answer to this credential's renewal was lost, and none has come since: a refusal is ambiguous then.
-    pub fn may_have_lost_an_answer(&self) -> bool {
+    pub(crate) fn may_have_lost_an_answer(&self) -> bool {
         self.answer_lost
     }
 
     /// Whether a renewal is under way whose request to the server is not sent: its note is still owed.
-    pub fn is_noting(&self) -> bool {
+    pub(crate) fn is_noting(&self) -> bool {
         matches!((self.phase, self.owed), (Phase::InFlight { .. }, Owed::Note(..)))
     }
 
     /// What the store owes an answer to, if anything.
-    pub fn owed_save(&self) -> Option<SaveId> {
+    pub(crate) fn owed_save(&self) -> Option<SaveId> {
         match (self.phase, self.owed) {
             (Phase::InFlight { .. }, Owed::Note(save, _) | Owed::Save(save, _)) => Some(save),
             (Phase::InFlight { .. }, Owed::Answer | Owed::Credential) => None,

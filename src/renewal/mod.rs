@@ -32,9 +32,9 @@ use crate::timestamp::Timestamp;
 
 #[cfg(test)]
 mod faulty;
-pub mod life;
-pub mod machine;
-pub mod policy;
+pub(crate) mod life;
+pub(crate) mod machine;
+pub(crate) mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -42,21 +42,21 @@ mod tests;
 #[cfg(test)]
 pub(crate) use faulty::{Fault, Faulty as Renewal};
 #[cfg(not(test))]
-pub use machine::Renewal;
-pub use machine::{Action, Event};
-pub use policy::Policy;
+pub(crate) use machine::Renewal;
+pub(crate) use machine::{Action, Event};
+pub(crate) use policy::Policy;
 
 /// Numbers one renewal of one account: unique in a process's life, growing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct RenewalId(pub u64);
+pub(crate) struct RenewalId(pub u64);
 
 /// Numbers what one machine asks of the store: never used twice by it, growing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct SaveId(pub u64);
+pub(crate) struct SaveId(pub u64);
 
 /// Why something is not saved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotSaved {
+pub(crate) enum NotSaved {
     /// The store holds a later generation of the credential: somebody else has renewed it, or signed in.
     Stale,
     /// The store holds nothing later, and cannot take it: a full disk. The credential at hand is the latest all the same.
@@ -68,7 +68,7 @@ pub enum NotSaved {
 /// Why a person is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Why {
+pub(crate) enum Why {
     /// Nobody has signed in to this account on this machine yet, or somebody signed out.
     NotSignedIn,
     /// The authorization server refused the refresh token: it was revoked, or it has expired.
@@ -85,7 +85,7 @@ pub enum Why {
 
 impl Why {
     /// In one word, for scripts.
-    pub fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Why::NotSignedIn => "not-signed-in",
             Why::Revoked => "revoked",
@@ -110,7 +110,7 @@ impl fmt::Display for Why {
 
 /// What a failed renewal means for the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// No verdict on the credential: try again later, no earlier than the server asked for.
     Transient {
         /// The server's `Retry-After`, if it sent one.
@@ -128,7 +128,7 @@ pub enum Failure {
 
 /// What a machine waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// The clock: the next renewal starts at this time.
     Scheduled {
         /// When.
@@ -150,7 +150,7 @@ pub enum Phase {
 /// Why the next wakeup is when it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The first token after a start or a sign-in.
     First,
     /// The token in hand will expire.
@@ -167,7 +167,7 @@ pub enum Reason {
 
 /// One account's machine as it stands: ids and times, nothing that could be a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AccountSnapshot {
+pub(crate) struct AccountSnapshot {
     /// What it waits for.
     pub phase: Phase,
     /// The published token, if there is one.

@@ -6,7 +6,7 @@ use crate::timestamp::Timestamp;
 
 /// One account's settings for renewal, from its preset and the configuration's `renew`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// How long before its end a token is renewed, at the most; a third of its life where that is shorter.
     pub early: Duration,
     /// The least time between two starts, after a success too.
@@ -34,7 +34,7 @@ impl Default for Policy {
 
 /// Nobody asked for the token: then its successor can wait this long after the last start, however short its life.
 /// A token of a few seconds is renewed for the requests that want it, not around the clock.
-pub const UNASKED_SPACING: Duration = Duration::from_secs(5);
+pub(crate) const UNASKED_SPACING: Duration = Duration::from_secs(5);
 
 /// The first step of the back-off.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -47,14 +47,14 @@ const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
 
 /// `Retry-After` is obeyed up to here, and only here is it cut: a server that asks for more (or was misconfigured to)
 /// must not keep a person from a token for a day. Asking every ten minutes harms nobody.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
 /// A refresh token that was refused is presented again so long after its first refusal, and after its second: servers refuse
 /// good ones in a bad minute (a database that lags, a bad release). What is refused a third time is refused.
-pub const SECOND_LIFE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10 * 60)];
+pub(crate) const SECOND_LIFE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10 * 60)];
 
 /// A refusal that counts only when it is repeated is one when it is said so long after the first time.
-pub const CONFIRMED_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const CONFIRMED_AFTER: Duration = Duration::from_secs(60);
 
 /// After a renewal that a 401 has brought about and whose token was refused again, or of whose token nothing is known,
 /// the next 401 brings one about no sooner than this, and twice as long after each further one: an upstream that always
@@ -69,7 +69,7 @@ const TRUST_IF_WORKED: u32 = 120;
 
 /// When a token is renewed: `min(early, lifetime / 3)` before its end, spread over a tenth of that to each side by
 /// `spread`, which is in 0..=1.
-pub fn renew_at(policy: &Policy, start: Timestamp, lifetime: Duration, spread: f64) -> Timestamp {
+pub(crate) fn renew_at(policy: &Policy, start: Timestamp, lifetime: Duration, spread: f64) -> Timestamp {
     let lead = policy.early.min(lifetime / 3);
     start + (lifetime - lead.mul_f64(0.9 + 0.2 * spread.clamp(0.0, 1.0)).min(lifetime))
 }
@@ -79,20 +79,20 @@ const WHOLE_SECONDS: Duration = Duration::from_secs(1);
 
 /// Until when a token is handed out: `min(margin, lifetime / 10)` before its end, but a second, or a third of its life if
 /// that is shorter, at the least.
-pub fn usable_until(policy: &Policy, start: Timestamp, lifetime: Duration) -> Timestamp {
+pub(crate) fn usable_until(policy: &Policy, start: Timestamp, lifetime: Duration) -> Timestamp {
     let margin = policy.margin.min(lifetime / 10);
     start + (lifetime - margin.max(WHOLE_SECONDS.min(lifetime / 3)))
 }
 
 /// How long to wait after the `failures`-th failure in a row (from 1): exponential with full jitter, from one second to
 /// five minutes. `spread` is in 0..=1.
-pub fn backoff(failures: u32, spread: f64) -> Duration {
+pub(crate) fn backoff(failures: u32, spread: f64) -> Duration {
     let doubled = FIRST_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
     doubled.min(LONGEST_BACKOFF).mul_f64(spread.clamp(0.0, 1.0))
 }
 
 /// The same when a request waits or the server has spoken: `(earliest whoever asks, next of its own accord)`.
-pub fn retry_times(now: Timestamp, backoff: Duration, retry_after: Option<Duration>) -> (Timestamp, Timestamp) {
+pub(crate) fn retry_times(now: Timestamp, backoff: Duration, retry_after: Option<Duration>) -> (Timestamp, Timestamp) {
     match retry_after {
         Some(asked) => {
             let earliest = now + asked.min(LONGEST_RETRY_AFTER);
@@ -103,13 +103,13 @@ pub fn retry_times(now: Timestamp, backoff: Duration, retry_after: Option<Durati
 }
 
 /// The step that follows `last`, the one before it, in the distance between renewals that 401s bring about.
-pub fn next_distrust(last: Option<Duration>) -> Duration {
+pub(crate) fn next_distrust(last: Option<Duration>) -> Duration {
     let longest = LONGEST_DISTRUST * TRUST_IF_WORKED;
     last.map_or(FIRST_DISTRUST, |last| (last * 2).min(longest))
 }
 
 /// How long after such a renewal 401s are passed on, given the step, and whether the token had worked before.
-pub fn patience(step: Duration, worked: bool) -> Duration {
+pub(crate) fn patience(step: Duration, worked: bool) -> Duration {
     if worked { step / TRUST_IF_WORKED } else { step }.min(LONGEST_DISTRUST)
 }
 

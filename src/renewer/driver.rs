@@ -30,7 +30,7 @@ use crate::token_source::{Availability, Said, TokenSource};
 
 /// What others tell the loop besides demands and requests.
 #[derive(Debug)]
-pub enum RenewerCommand {
+pub(crate) enum RenewerCommand {
     /// There is a new configuration, with the token sources of its accounts.
     Configure(Arc<Config>, Sources, oneshot::Sender<()>),
     /// The network has changed.
@@ -40,10 +40,10 @@ pub enum RenewerCommand {
 }
 
 /// Each account's token source.
-pub type Sources = BTreeMap<AccountId, Arc<TokenSource>>;
+pub(crate) type Sources = BTreeMap<AccountId, Arc<TokenSource>>;
 
 /// What the loop needs.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The time line.
     pub clock: Arc<Clock>,
     /// Credentials at rest, locked.
@@ -63,7 +63,7 @@ pub struct Parts {
 }
 
 /// The loop, ready to run, and the handle that others hold.
-pub struct RenewerLoop {
+pub(crate) struct RenewerLoop {
     renewer: Renewer<RealWorld>,
     clock: Arc<Clock>,
     demands: mpsc::UnboundedReceiver<Said>,
@@ -74,7 +74,7 @@ pub struct RenewerLoop {
 
 impl RenewerLoop {
     /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
-    pub fn new(parts: Parts) -> (Self, Accounts) {
+    pub(crate) fn new(parts: Parts) -> (Self, Accounts) {
         let Parts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
         let world = RealWorld {
             clock: clock.clone(),
@@ -98,7 +98,7 @@ impl RenewerLoop {
     /// # Errors
     ///
     /// If the kernel gives no timer.
-    pub async fn run(mut self, mut shutdown: Shutdown) -> std::io::Result<()> {
+    pub(crate) async fn run(mut self, mut shutdown: Shutdown) -> std::io::Result<()> {
         let mut timer = WakeTimer::new()?;
         let mut sleep = SleepMeter::start();
         let mut demands = Vec::new();

@@ -5,7 +5,7 @@ use super::terminal::Unasked;
 
 /// Why nobody is signed in now.
 #[derive(Debug, thiserror::Error)]
-pub enum SignInError {
+pub(crate) enum SignInError {
     /// The question could not be put, or was not answered.
     #[error(transparent)]
     Unasked(#[from] Unasked),
@@ -25,7 +25,7 @@ pub enum SignInError {
 
 impl SignInError {
     /// What can be done about it, where that is known.
-    pub fn remedy(&self) -> Option<&'static str> {
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {
             SignInError::Unasked(Unasked::NoTerminal(_)) => {
                 Some("hand it in with --code, --password-stdin or --refresh-token-stdin")

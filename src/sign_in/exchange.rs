@@ -12,7 +12,11 @@ use crate::token_endpoint::{TokenEndpoint, client_secret};
 /// # Errors
 ///
 /// [`SignInError`] if it is refused, or if its tokens hold nothing that lasts.
-pub async fn redeem(account: &Account, endpoint: &TokenEndpoint, grant: Grant) -> Result<NewCredential, SignInError> {
+pub(crate) async fn redeem(
+    account: &Account,
+    endpoint: &TokenEndpoint,
+    grant: Grant,
+) -> Result<NewCredential, SignInError> {
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
     let redeemed = endpoint.redeem(account, &client, &grant).await;
     let tokens = redeemed.map_err(|failure| SignInError::NotExchanged(failure.detail))?;

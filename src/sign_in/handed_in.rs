@@ -12,7 +12,7 @@ use crate::secret::Secret;
 use crate::store::Credential;
 
 /// A refresh token that was issued elsewhere.
-pub fn refresh_token(account: &Account, token: Secret) -> NewCredential {
+pub(crate) fn refresh_token(account: &Account, token: Secret) -> NewCredential {
     NewCredential::of(account, Credential { refresh_token: Some(token), password: None })
 }
 
@@ -22,7 +22,7 @@ pub fn refresh_token(account: &Account, token: Secret) -> NewCredential {
 /// # Errors
 ///
 /// If reading fails, or if it is empty, too long or neither UTF-8 nor UTF-16 with its mark.
-pub fn read_secret(input: impl io::Read) -> io::Result<Secret> {
+pub(crate) fn read_secret(input: impl io::Read) -> io::Result<Secret> {
     /// More than any token or password; less than what somebody pipes in by mistake.
     const LONGEST: u64 = 32 * 1024;
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
@@ -58,7 +58,7 @@ fn decoded(bytes: &[u8]) -> Option<Zeroizing<String>> {
 
 /// Why a text is no refresh token for certain. Never quotes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unclear {
+pub(crate) enum Unclear {
     /// Nothing is left of it.
     #[error("there is nothing in it")]
     Nothing,
@@ -100,7 +100,7 @@ pub enum Unclear {
 /// # Errors
 ///
 /// [`Unclear`], where it is not certain which part of the text is meant, or that it is a token at all.
-pub fn clean(text: &str) -> Result<Secret, Unclear> {
+pub(crate) fn clean(text: &str) -> Result<Secret, Unclear> {
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}' || c == '\0');
     if text.starts_with(['{', '[']) {
         return in_json(text);

@@ -19,7 +19,7 @@ use crate::store::Credential;
 
 /// What was found in one place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
+pub(crate) struct Imported {
     /// The refresh token, and user name and password where the place holds them.
     pub credential: Credential,
     /// What a person should know, in sentences.
@@ -28,7 +28,7 @@ pub struct Imported {
 
 /// Why a place that is there holds nothing for us. Never quotes what it found.
 #[derive(Debug, thiserror::Error)]
-pub enum ImportError {
+pub(crate) enum ImportError {
     /// The system says no.
     #[error("cannot read {place}: {error}")]
     Io {
@@ -54,7 +54,7 @@ type Parser = fn(&str) -> Result<Imported, String>;
 const LARGEST: u64 = 1024 * 1024;
 
 /// Reads a JSON object with a `refresh_token` member (`~/.gdh/authentication`). The error is a predicate.
-pub fn from_json(text: &str) -> Result<Imported, String> {
+pub(crate) fn from_json(text: &str) -> Result<Imported, String> {
     let token = read_token(text)?;
     let refresh_token = Some(token.refresh_token.filter(|token| !token.is_empty()).ok_or("holds no refresh_token")?);
     let credential = Credential { refresh_token, password: None };
@@ -64,7 +64,7 @@ pub fn from_json(text: &str) -> Result<Imported, String> {
 /// Reads gbdx-auth's INI file (`~/.gbdx-config`): the token in `[gbdx_token] json`, and `user_name` and `user_password`
 /// in `[gbdx]`. One of the two is enough. (The Java client's keys in `[gbdx]` hold an access token only.) The error is a
 /// predicate.
-pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
+pub(crate) fn from_gbdx_config(text: &str) -> Result<Imported, String> {
     let mut sections = read_ini(text);
     let mut take = |section: &str, key: &str| -> Option<Zeroizing<String>> {
         sections.get_mut(section)?.remove(key).filter(|value| !value.is_empty())
@@ -96,7 +96,7 @@ pub fn from_gbdx_config(text: &str) -> Result<Imported, String> {
 /// # Errors
 ///
 /// [`ImportError`] if it is there and holds nothing for us.
-pub fn import(
+pub(crate) fn import(
     source: &ImportSource,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Imported>, ImportError> {
@@ -129,7 +129,7 @@ pub fn import(
 
 /// What another tool has left.
 #[derive(Debug)]
-pub struct TakenOver {
+pub(crate) struct TakenOver {
     /// What was found.
     pub found: Found,
     /// Where it was found, for people.
@@ -138,7 +138,7 @@ pub struct TakenOver {
 
 /// What signs in, of what another tool has left.
 #[derive(Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// A refresh token, or a password that the account may keep.
     Credential(NewCredential),
     /// User name and password alone, which the account may not keep: good for one password grant.
@@ -156,7 +156,7 @@ pub enum Found {
 /// # Errors
 ///
 /// A sentence for people: what is wrong with a place, or that there is nothing in any.
-pub fn take_over(
+pub(crate) fn take_over(
     account: &Account,
     variable: impl Fn(&str) -> Option<String>,
     mut warn: impl FnMut(&str),

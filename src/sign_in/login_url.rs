@@ -7,7 +7,7 @@ use crate::config::Account;
 
 /// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1, RFC 7636); `None` if the
 /// account has no such page. What the page's own query says stays as it is and is not said again.
-pub fn login_url(account: &Account, pending: &PendingSignIn) -> Option<String> {
+pub(crate) fn login_url(account: &Account, pending: &PendingSignIn) -> Option<String> {
     let page = account.server.login_page.as_ref()?.to_string();
     let own_query = page.split_once('?').map(|(_, query)| query);
     let scope = (!account.scopes.is_empty()).then(|| account.scopes.join(" "));

@@ -12,7 +12,7 @@ use crate::token_endpoint::TokenEndpoint;
 
 /// What the command line says about asking.
 #[derive(Clone, Default, Debug)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     /// The user name, so that it need not be asked for; it chooses the password among an account's ways.
     pub username: Option<String>,
     /// Whether a browser may be opened.

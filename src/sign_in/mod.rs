@@ -16,20 +16,20 @@ use crate::oauth::GrantType;
 use crate::token_endpoint::TokenEndpoint;
 
 mod error;
-pub mod exchange;
-pub mod handed_in;
-pub mod import;
-pub mod login_url;
+pub(crate) mod exchange;
+pub(crate) mod handed_in;
+pub(crate) mod import;
+pub(crate) mod login_url;
 mod method;
-pub mod offline;
-pub mod password;
-pub mod paste;
-pub mod pasted;
-pub mod pending;
-pub mod terminal;
+pub(crate) mod offline;
+pub(crate) mod password;
+pub(crate) mod paste;
+pub(crate) mod pasted;
+pub(crate) mod pending;
+pub(crate) mod terminal;
 
-pub use error::SignInError;
-pub use method::Wishes;
+pub(crate) use error::SignInError;
+pub(crate) use method::Wishes;
 
 use method::{Attempt, Method, Titled};
 use terminal::Terminal;
@@ -48,7 +48,7 @@ fn method_of(method: SignInMethod) -> &'static Method {
 /// # Errors
 ///
 /// [`SignInError`] if there is no terminal, no way or no answer, or if the only way does not succeed.
-pub async fn in_person(
+pub(crate) async fn in_person(
     account: &Account,
     wishes: &Wishes,
     endpoint: &TokenEndpoint,

@@ -11,7 +11,7 @@ use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
 
 /// Why a credential did not take the place of what is stored, which stays.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub(crate) enum NotTaken {
     /// The server has refused it, in these words.
     #[error("{0}")]
     Refused(String),
@@ -25,7 +25,7 @@ pub enum NotTaken {
 
 /// What was taken.
 #[derive(Debug)]
-pub struct Taken {
+pub(crate) struct Taken {
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
     /// Why it could not be tried, if it was to be: nothing else was there to lose.
@@ -38,7 +38,7 @@ pub struct Taken {
 /// # Errors
 ///
 /// [`NotTaken`].
-pub async fn take(
+pub(crate) async fn take(
     store: &Store,
     endpoint: &TokenEndpoint,
     account: &Account,
@@ -162,7 +162,7 @@ fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), Stor
 /// # Errors
 ///
 /// Those of [`Store::load`] and [`Store::remove`].
-pub async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) -> Result<String, StoreError> {
+pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) -> Result<String, StoreError> {
     let record = match store.load(&account.id) {
         Err(StoreError::Corrupt { .. }) => None, // it is removed below with what was set aside before
         loaded => loaded?,

@@ -22,7 +22,7 @@ pub(super) const METHOD: Method = Method {
 const TRIES: usize = 3;
 
 /// The grant of a one-time code, which answers the sign-in that is under way, if one is.
-pub fn grant(account: &Account, code: Secret, pending: Option<PendingSignIn>) -> Grant {
+pub(crate) fn grant(account: &Account, code: Secret, pending: Option<PendingSignIn>) -> Grant {
     let code_verifier = pending.and_then(|pending| pending.verifier);
     Grant::AuthorizationCode { code, redirect_uri: account.sign_in.redirect_uri.clone(), code_verifier }
 }

@@ -5,7 +5,7 @@ use crate::secret::Secret;
 
 /// Why what was pasted holds no code. Never quotes what was pasted, but for the server's own words.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NotACode {
+pub(crate) enum NotACode {
     /// Nothing was pasted.
     #[error("nothing was pasted")]
     Nothing,
@@ -44,7 +44,7 @@ pub enum NotACode {
 
 /// What was pasted: the code, and what came with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pasted {
+pub(crate) struct Pasted {
     /// The code.
     pub code: Secret,
     /// Whether it stood in an address, or the query of one.
@@ -66,7 +66,7 @@ impl Pasted {
 /// # Errors
 ///
 /// [`NotACode`] says what it is instead.
-pub fn recognise(text: &str) -> Result<Pasted, NotACode> {
+pub(crate) fn recognise(text: &str) -> Result<Pasted, NotACode> {
     let text = bare(text);
     if text.is_empty() {
         return Err(NotACode::Nothing);

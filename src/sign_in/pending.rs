@@ -23,7 +23,7 @@ const LIFE: u64 = 600;
 /// What belongs to one authorization request.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PendingSignIn {
+pub(crate) struct PendingSignIn {
     /// `state` (RFC 6749 section 10.12): the answer names it.
     pub(super) state: String,
     /// What the code challenge was made of (RFC 7636); `None` where the page's own address states a challenge.
@@ -38,7 +38,7 @@ impl PendingSignIn {
     /// # Errors
     ///
     /// If the system has no random numbers.
-    pub fn begin(account: &Account) -> Result<Self, &'static str> {
+    pub(crate) fn begin(account: &Account) -> Result<Self, &'static str> {
         let page = account.server.login_page.as_ref().map(ToString::to_string).unwrap_or_default();
         let own_query = page.split_once('?').map_or("", |(_, query)| query);
         let own =
@@ -63,14 +63,14 @@ impl PendingSignIn {
     /// # Errors
     ///
     /// [`StoreError`].
-    pub fn save(&self, state_dir: &Path, account: &AccountId) -> Result<(), StoreError> {
+    pub(crate) fn save(&self, state_dir: &Path, account: &AccountId) -> Result<(), StoreError> {
         let Self { state, verifier, until } = self;
         let text = json!({ "state": state, "verifier": verifier.as_ref().map(Secret::expose), "until": until });
         Beside::open(state_dir)?.write(&pending_name(account), Secret::new(text.to_string()).expose().as_bytes())
     }
 
     /// The account's, if one was begun in the last ten minutes. An older one is removed.
-    pub fn load(state_dir: &Path, account: &AccountId) -> Option<Self> {
+    pub(crate) fn load(state_dir: &Path, account: &AccountId) -> Option<Self> {
         let now = unix_seconds();
         let bytes = Beside::open(state_dir).ok()?.read(&pending_name(account))?;
         let pending: Option<Self> = serde_json::from_slice(&bytes).ok();
@@ -82,7 +82,7 @@ impl PendingSignIn {
     }
 
     /// It has been used, or is not wanted any more.
-    pub fn forget(state_dir: &Path, account: &AccountId) {
+    pub(crate) fn forget(state_dir: &Path, account: &AccountId) {
         if let Ok(mut folder) = Beside::open(state_dir) {
             folder.remove(&pending_name(account));
         }
@@ -94,7 +94,7 @@ impl PendingSignIn {
     /// # Errors
     ///
     /// [`NotACode`], if it does not.
-    pub fn check(&self, account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
+    pub(crate) fn check(&self, account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
         if !pasted.is_address {
             return Ok(());
         }
@@ -112,7 +112,7 @@ impl PendingSignIn {
 /// # Errors
 ///
 /// [`NotACode::OtherIssuer`], if it is not.
-pub fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
+pub(crate) fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
     let Some(issuer) = &pasted.issuer else { return Ok(()) };
     // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has
     let origin = crate::config::Endpoint::parse(issuer).ok().map(|endpoint| endpoint.origin);

@@ -14,11 +14,11 @@ const LONGEST: usize = 32 * 1024;
 
 /// The terminal that this process was started from.
 #[derive(Debug)]
-pub struct Terminal(File);
+pub(crate) struct Terminal(File);
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Unasked {
+pub(crate) enum Unasked {
     /// Nobody to ask.
     #[error("there is no terminal to ask on: {0}")]
     NoTerminal(io::Error),
@@ -40,7 +40,7 @@ impl Terminal {
     ///
     /// [`Unasked::NoTerminal`] if it has none: under cron, in a service.
     #[expect(clippy::disallowed_methods, reason = "a terminal is no file")]
-    pub fn open() -> Result<Self, Unasked> {
+    pub(crate) fn open() -> Result<Self, Unasked> {
         File::options().read(true).write(true).open("/dev/tty").map(Self).map_err(Unasked::NoTerminal)
     }
 
@@ -49,7 +49,7 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked::Broken`] if the terminal fails.
-    pub fn say(&self, text: &str) -> Result<(), Unasked> {
+    pub(crate) fn say(&self, text: &str) -> Result<(), Unasked> {
         let harmless: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
         let mut screen = &self.0;
         screen.write_all(harmless.as_bytes())?;
@@ -62,7 +62,7 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked`] if there is no answer.
-    pub fn ask_line(&mut self, prompt: &str) -> Result<String, Unasked> {
+    pub(crate) fn ask_line(&mut self, prompt: &str) -> Result<String, Unasked> {
         loop {
             if let Some(line) = self.ask_line_or_none(prompt)? {
                 return Ok(line);
@@ -75,7 +75,7 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked`] if there is no answer.
-    pub fn ask_line_or_none(&mut self, prompt: &str) -> Result<Option<String>, Unasked> {
+    pub(crate) fn ask_line_or_none(&mut self, prompt: &str) -> Result<Option<String>, Unasked> {
         let line = {
             // before the question is seen: from then on, what is typed is the answer
             let _raw = Raw::begin(&self.0)?;
@@ -94,7 +94,7 @@ impl Terminal {
     /// # Errors
     ///
     /// [`Unasked`] if there is no answer.
-    pub fn ask_hidden(&mut self, prompt: &str) -> Result<Secret, Unasked> {
+    pub(crate) fn ask_hidden(&mut self, prompt: &str) -> Result<Secret, Unasked> {
         let answer = {
             let _raw = Raw::begin(&self.0)?;
             self.say(prompt)?;

@@ -10,7 +10,7 @@ use crate::platform::paths::FolderError;
 
 /// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The folder cannot be used.
     #[error("credentials cannot be stored: {0}")]
     Folder(#[from] FolderError),

@@ -35,12 +35,12 @@ mod record;
 mod tests;
 
 use disk::{Disk, FolderDisk};
-pub use error::StoreError;
+pub(crate) use error::StoreError;
 use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use lock::lock;
-pub use record::{Credential, NewCredential, Record, Servers, SetAside, Trial};
+pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Trial};
 
 /// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
 /// having read it: how credentials are sealed at rest will be said there.
@@ -54,7 +54,7 @@ pub(crate) fn open_store(paths: &Paths, _: &Config) -> Result<Store, StoreError>
 
 /// The folder of records. While it lives, no other process can open the same folder. Its calls wait for the disk.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     folder: PathBuf,
     /// The mutex makes "compare the generation, then replace" one step for threads, as the lock does for processes.
     disk: Mutex<Box<dyn Disk>>,
@@ -69,7 +69,7 @@ impl Store {
     ///
     /// [`StoreError::Held`] if another process has it; [`StoreError::Folder`] if it is a symbolic link or somebody
     /// else's; [`StoreError::Io`].
-    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+    pub(crate) fn open(dir: &Path) -> Result<Store, StoreError> {
         let folder = OwnFolder::open_or_make(dir)?;
         let mut warnings = Vec::new();
         if folder.mode() != 0o700 {
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// What was found and repaired when the folder was opened, in sentences.
-    pub fn warnings(&self) -> &[String] {
+    pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
@@ -138,7 +138,7 @@ impl Store {
     ///
     /// [`StoreError::Corrupt`] if the file could not be understood: it has another name now, and the next call finds
     /// `None`. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
-    pub fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
+    pub(crate) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
         self.read(&mut **self.disk(), account)
     }
 
@@ -149,7 +149,7 @@ impl Store {
     /// [`StoreError::Stale`] if the file holds a later generation (the same one may be saved again);
     /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
     /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
-    pub fn save(&self, record: &Record) -> Result<(), StoreError> {
+    pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
         let mut disk = self.disk();
         let path = self.path(&record.account);
         match self.read(&mut **disk, &record.account) {
@@ -170,7 +170,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Io`].
-    pub fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
         let mut disk = self.disk();
         let name = file_name(account);
         let set_aside = format!("{name}{CORRUPT}");
@@ -185,7 +185,7 @@ impl Store {
     }
 
     /// Forgets a sign-in that is under way in a browser. One that cannot be removed is of no use soon.
-    pub fn forget_pending(&self, account: &AccountId) {
+    pub(crate) fn forget_pending(&self, account: &AccountId) {
         let _ = self.disk().remove(&pending_name(account));
     }
 
@@ -194,7 +194,7 @@ impl Store {
     /// # Errors
     ///
     /// Those of [`Store::load`]; [`StoreError::Corrupt`] with what `understand` says.
-    pub fn read_file<T>(
+    pub(crate) fn read_file<T>(
         &self,
         name: &str,
         understand: impl FnOnce(&[u8]) -> Result<T, String>,
@@ -208,7 +208,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Io`]; the old file is still there, whole, as with [`Store::save`].
-    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         replace(&mut **self.disk(), name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
     }
 

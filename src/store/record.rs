@@ -11,7 +11,7 @@ use crate::secret::Secret;
 
 /// What is stored of one account. Times are Unix seconds by the wall clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Whose.
     pub account: AccountId,
     /// Grows by one with every new credential; a file is never replaced by one with a lower number.
@@ -41,7 +41,7 @@ pub struct Record {
 
 /// What signs in without a person. At least one of the two is there, except for grants that need neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credential {
+pub(crate) struct Credential {
     /// The refresh token.
     pub refresh_token: Option<Secret>,
     /// User name and password, only where the account says `keep_password`.
@@ -50,7 +50,7 @@ pub struct Credential {
 
 /// What a sign-in hands in.
 #[derive(Clone, Debug)]
-pub struct NewCredential {
+pub(crate) struct NewCredential {
     /// What signs in from now on.
     pub credential: Credential,
     /// The client that the refresh token was issued to, where it is not the configured one.
@@ -70,7 +70,7 @@ pub struct NewCredential {
 /// server refuses in a trial never does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Trial {
+pub(crate) enum Trial {
     /// Only what has worked takes the place of what is stored. Where nothing is stored, as [`Trial::Preferred`].
     #[default]
     Required,
@@ -83,7 +83,7 @@ pub enum Trial {
 /// The servers that a credential may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Servers {
+pub(crate) struct Servers {
     /// The token endpoint's origin.
     pub issued_by: String,
     /// The other endpoints' origins, each once, without that one.
@@ -92,7 +92,7 @@ pub struct Servers {
 
 impl Servers {
     /// Those of an account as it is configured.
-    pub fn of(account: &Account) -> Self {
+    pub(crate) fn of(account: &Account) -> Self {
         let mut origins = account.server.credential_endpoints().map(|(_, endpoint)| endpoint.origin.to_string());
         let issued_by = origins.next().expect("a token endpoint comes first");
         let others: BTreeSet<String> = origins.filter(|origin| *origin != issued_by).collect();
@@ -102,7 +102,7 @@ impl Servers {
 
 impl Credential {
     /// What is presented to the authorization server by an account that renews with `grant`.
-    pub fn grant(self, grant: GrantType) -> Grant {
+    pub(crate) fn grant(self, grant: GrantType) -> Grant {
         match (grant, self) {
             (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
             (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
@@ -117,7 +117,7 @@ impl Credential {
 
 impl NewCredential {
     /// One of which nothing more is known than the servers that it may be sent to: those of the account. It is tried first.
-    pub fn of(account: &Account, credential: Credential) -> Self {
+    pub(crate) fn of(account: &Account, credential: Credential) -> Self {
         let servers = Some(Servers::of(account));
         let trial = Trial::Required;
         Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers, trial }
@@ -126,7 +126,7 @@ impl NewCredential {
 
 /// A refusal that only a new sign-in can mend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetAside {
+pub(crate) struct SetAside {
     /// Why.
     pub why: Why,
     /// When.
@@ -138,7 +138,7 @@ pub struct SetAside {
 impl Record {
     /// The record of a sign-in, which takes the place of `previous`. `saved` is the generation that the store has of the
     /// account, or 0: it may be a later one than that of `previous`. `unix_now` is the wall clock, in Unix seconds.
-    pub fn succeeding(
+    pub(crate) fn succeeding(
         previous: Option<&Record>,
         saved: u64,
         account: &Account,
@@ -154,7 +154,7 @@ impl Record {
     }
 
     /// A record without a past. `unix_now` is the wall clock, in Unix seconds.
-    pub fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
+    pub(crate) fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
         let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial: _ } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
@@ -175,7 +175,7 @@ impl Record {
 
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
     /// endpoint's origin, and no endpoint that would be sent the credential on an origin that was not there then.
-    pub fn was_issued_to(&self, account: &Account) -> bool {
+    pub(crate) fn was_issued_to(&self, account: &Account) -> bool {
         self.issued_by == account.server.token.origin.to_string()
             && self.client_id == account.client_id
             && account.server.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
@@ -183,7 +183,7 @@ impl Record {
 
     /// Whether the credential may be sent to an origin. Where the others were not noted, those are taken that the presets
     /// in the binary itself name beside this token endpoint: nobody's edits are among them.
-    pub fn may_be_sent_to(&self, origin: &Origin) -> bool {
+    pub(crate) fn may_be_sent_to(&self, origin: &Origin) -> bool {
         let origin = origin.to_string();
         self.issued_by == origin
             || match &self.others {
@@ -194,7 +194,7 @@ impl Record {
 
     /// Why the refresh token is not sent to where the account would revoke it, as the end of a sentence. `None` if it may
     /// be, or if there is no such place.
-    pub fn not_to_be_revoked_at(&self, account: &Account) -> Option<String> {
+    pub(crate) fn not_to_be_revoked_at(&self, account: &Account) -> Option<String> {
         let endpoint = account.server.revocation.as_ref()?;
         (!self.may_be_sent_to(&endpoint.origin)).then(|| {
             let Self { issued_by, .. } = self;
@@ -207,7 +207,7 @@ impl Record {
     }
 
     /// Notes the servers of the account, if this was issued to it, where that was not done at the sign-in.
-    pub fn note_servers(&mut self, account: &Account) {
+    pub(crate) fn note_servers(&mut self, account: &Account) {
         if self.others.is_none() && self.was_issued_to(account) {
             self.others = Some(Servers::of(account).others);
         }

@@ -28,7 +28,7 @@ const ACCEPTED_AT_ONCE: usize = 8;
 
 /// A listening socket, and the route that is served there without prefix, if it is not for all.
 #[derive(Debug)]
-pub struct ProxyListener {
+pub(crate) struct ProxyListener {
     /// Bound and listening.
     pub socket: socket::Listener,
     /// The route that the address belongs to.
