@@ -16,7 +16,7 @@ use super::text::parse_length;
 use super::wait::until_usable;
 use crate::client_keys::{Limits, NewKey, Rights};
 use crate::config::{self, AccountId, ImportSource, RouteName};
-use crate::control::client::{Client, ClientError};
+use crate::control::client::{Client, ClientError, LentAddress};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
 use crate::names::UnknownName;
@@ -111,7 +111,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let key = match new.rights.routes.is_empty() {
             true => None,
             false => {
-                let held = Client::hold_key(&places.socket, new, !routes.is_empty()).await;
+                let address = if routes.is_empty() { LentAddress::None } else { LentAddress::OfRoutes };
+                let held = Client::hold_key(&places.socket, new, address).await;
                 let held = held.map_err(|error| refused(error, options))?;
                 let base = held.report.address.as_deref().map(base_url);
                 if base.is_none() && !routes.is_empty() {

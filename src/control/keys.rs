@@ -49,6 +49,14 @@ pub(crate) struct KeyOrder {
     /// Whether an ephemeral key comes with an address of its own, where its routes exist and no others.
     #[serde(default)]
     pub address: bool,
+    /// Whether it comes with one where a request names the upstream and not us.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub as_upstream: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A key without the key: what `GET /v1/keys` shows.
@@ -124,12 +132,13 @@ impl KeyOrder {
             bytes: limits.bytes,
             ephemeral: *ephemeral,
             address: false,
+            as_upstream: false,
         }
     }
 
     /// What it asks for, if it makes sense.
     pub(super) fn read(self) -> Result<NewKey, String> {
-        if self.address && (!self.ephemeral || self.expires_in.is_some()) {
+        if (self.address || self.as_upstream) && (!self.ephemeral || self.expires_in.is_some()) {
             return Err("an address is for an ephemeral key without expires_in: it ends with the connection".to_owned());
         }
         let no_name = |what: &str, name: &str| format!("{name:?} is not the name of a {what}");

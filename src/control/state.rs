@@ -20,6 +20,8 @@ pub(crate) type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
 pub(crate) struct LendRequest {
     /// The routes.
     pub routes: Vec<RouteName>,
+    /// Whether requests name upstreams there.
+    pub as_upstream: bool,
     /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
     pub reply: oneshot::Sender<Result<OwnAddress, String>>,
 }

@@ -11,16 +11,17 @@ use crate::proxy::Proxy;
 use crate::shutdown::shutdown;
 
 /// Opens an address for a command, where `routes` exist and no others: on 127.0.0.1, or, where no TCP address is
-/// served, a unix socket.
+/// served, or requests are to name upstreams, a unix socket.
 pub(super) fn lend(
     proxy: &Proxy,
     routes: &[RouteName],
+    as_upstream: bool,
     listen: &[ListenAddress],
     control: &Path,
     config: &Config,
 ) -> Result<OwnAddress, String> {
     let is_unix = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
-    let address = match !listen.is_empty() && listen.iter().all(is_unix) {
+    let address = match as_upstream || !listen.is_empty() && listen.iter().all(is_unix) {
         true => ListenAddress::Unix(lent_socket(control)?),
         false => ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
     };
@@ -30,7 +31,7 @@ pub(super) fn lend(
     }
     let (serving, ended) = shutdown();
     let lent = listener.local_addr().and_then(|address| {
-        proxy.lend(&listener, routes, &ended)?;
+        proxy.lend(&listener, routes, as_upstream, &ended)?;
         Ok(OwnAddress { address, serving, _file: file })
     });
     lent.map_err(|error| error.to_string())

@@ -205,9 +205,9 @@ impl Running {
     }
 
     /// Opens an address for a command, where `routes` exist and no others.
-    pub(super) fn lend(&self, routes: &[RouteName]) -> Result<OwnAddress, String> {
+    pub(super) fn lend(&self, routes: &[RouteName], as_upstream: bool) -> Result<OwnAddress, String> {
         let listen = &self.published.facts.borrow().listen;
-        own_address::lend(&self.proxy, routes, listen, &self.paths.socket, &self.published.config.borrow())
+        own_address::lend(&self.proxy, routes, as_upstream, listen, &self.paths.socket, &self.published.config.borrow())
     }
 
     /// Ends when the renewer and every worker of the proxy have answered, with whether all are there; never, as long as

@@ -151,15 +151,22 @@ impl Proxy {
     }
 
     /// Accepts on one more listener, whatever [`Proxy::listen`] is told, until `ended`; then its connections are closed,
-    /// wherever their requests are. Only `routes` exist there, by prefix and by host name.
+    /// wherever their requests are. Only `routes` exist there, by prefix and by host name; `as_upstream`, on a unix socket,
+    /// by where they lead to.
     ///
     /// # Errors
     ///
     /// If another descriptor of the listener cannot be had; then nothing has changed.
-    pub(crate) fn lend(&self, listener: &socket::Listener, routes: &[RouteName], ended: &Shutdown) -> io::Result<()> {
+    pub(crate) fn lend(
+        &self,
+        listener: &socket::Listener,
+        routes: &[RouteName],
+        as_upstream: bool,
+        ended: &Shutdown,
+    ) -> io::Result<()> {
         let copies: Vec<_> = self.workers.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
         for (worker, listener) in self.workers.iter().zip(copies) {
-            let lent = Lent { routes: routes.to_vec(), ended: ended.clone() };
+            let lent = Lent { routes: routes.to_vec(), as_upstream, ended: ended.clone() };
             let _ = worker.commands.send(Command::Lend(listener, lent));
         }
         Ok(())

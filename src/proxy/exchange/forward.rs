@@ -63,7 +63,8 @@ impl RequestContext<'_> {
     /// Has `act` see how the upstream's addresses map to those that the client knows.
     pub(crate) fn with_mapping<T>(&self, route: &RouteEntry, act: impl FnOnce(Mapping<'_>) -> T) -> T {
         let RequestContext { connection, table, target, found, prefix, .. } = self;
-        let scope = &connection.ingress.scope;
+        let (scope, names_upstream) = (&connection.ingress.scope, connection.ingress.names_upstreams());
+        let local_authority = self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
         let own = OwnAddresses {
             listeners: &connection.worker.listeners.borrow(),
             hosts: &table.hosts,
@@ -91,9 +92,10 @@ impl RequestContext<'_> {
             origin: &route.upstream.origin,
             base_path: &route.config.upstream.base_path,
             asked: &target.path()[found.prefix..],
-            local_authority: self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost"),
+            // where the client names the upstream, nothing else is called by that name
+            local_authority: if names_upstream { "" } else { local_authority },
             prefix,
-            route_prefix: if found.prefix > 0 { &route.prefix } else { "" },
+            route_prefix: if found.prefix > 0 && !names_upstream { &route.prefix } else { "" },
             own,
         })
     }

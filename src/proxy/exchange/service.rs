@@ -88,7 +88,7 @@ async fn carry_out(
         return Err(ProxyError::NotAllowed(Check::Container));
     }
     connection.vouch();
-    let target = find(connection, table, host, request.uri().path())?;
+    let target = find(connection, table, host, &request)?;
     let route = &*target.local.entry;
     exchange.reached(&target.local);
     let way_in = permit(&table.shared, &caller, &target, host, &request, exchange)?;
@@ -186,9 +186,24 @@ fn admit<'request>(
 }
 
 /// Finds the route.
-fn find(connection: &Connection, table: &LocalTable, host: &str, path: &str) -> Result<Target, ProxyError> {
+fn find(
+    connection: &Connection,
+    table: &LocalTable,
+    host: &str,
+    request: &Request<Incoming>,
+) -> Result<Target, ProxyError> {
+    let (ingress, path) = (&connection.ingress, request.uri().path());
     route::check_path(path)?;
-    let found = connection.ingress.find(|name| table.shared.position(name), host, path).ok_or(ProxyError::NoRoute)?;
+    let found = match ingress.names_upstreams() {
+        false => ingress.find(|name| table.shared.position(name), host, path),
+        true => {
+            let field = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+            let authority = field.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+            let routes = table.shared.routes.iter().map(|route| &route.config);
+            authority.and_then(|authority| route::find_by_upstream(routes, &ingress.scope, authority, path))
+        }
+    };
+    let found = found.ok_or(ProxyError::NoRoute)?;
     let is_shared = found.prefix > 0 && connection.ingress.is_tcp();
     Ok(Target { local: table.routes[found.index].clone(), found, is_shared })
 }
@@ -238,7 +253,7 @@ fn prepare<'a>(
     let (route, found) = (&*target.local.entry, target.found);
     let protocol = headers::upgrade_protocol(request.headers(), &caller.flags);
     let switches = protocol.is_some();
-    let prefix = if found.prefix > 0 { route.prefix.as_str() } else { "" };
+    let prefix = if found.prefix > 0 && !connection.ingress.names_upstreams() { route.prefix.as_str() } else { "" };
     let prefix = match &caller.presented {
         Some(Presented { key, in_path: true }) => Cow::Owned(format!("/{}{prefix}", **key)),
         Some(Presented { in_path: false, .. }) | None => Cow::Borrowed(prefix),

@@ -62,7 +62,7 @@ pub(crate) fn admit<'head>(
     }
     check_form(head)?;
     let host = check_host(ingress, hosts, head)?;
-    if head.flags.origin && !is_our_origin(head.headers) {
+    if head.flags.origin && !is_our_origin(head.headers, ingress) {
         return Err(ProxyError::NotAllowed(Check::Origin));
     }
     let is_own_site = |site: &HeaderValue| site == "none" || site == "same-origin";
@@ -167,11 +167,16 @@ fn check_host<'head>(ingress: &Ingress, hosts: &[String], head: &Head<'head>) ->
 
 const ABSOLUTE_FORM: ProxyError = ProxyError::BadRequest("the target's authority is not that of Host");
 
-/// Whether the one `Origin` is that of pages that come from here: `http://` and what `Host` says.
-fn is_our_origin(headers: &HeaderMap) -> bool {
+/// Whether the one `Origin` is that of pages that come from here: `http://` and what `Host` says; `https://`, where a
+/// request names an upstream.
+fn is_our_origin(headers: &HeaderMap, ingress: &Ingress) -> bool {
     let mut origins = headers.get_all(ORIGIN).iter();
     let (Some(origin), None, Some(host)) = (origins.next(), origins.next(), headers.get(HOST)) else { return false };
-    origin.as_bytes().strip_prefix(b"http://").is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_bytes()))
+    let is_of = |scheme: &[u8]| {
+        let authority = origin.as_bytes().strip_prefix(scheme);
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_bytes()))
+    };
+    is_of(b"http://") || ingress.names_upstreams() && is_of(b"https://")
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ enum Reach {
     Loopback,
     /// A unix socket. The file's permissions decide who comes in, and no browser does.
     Unix,
+    /// A unix socket where a request names the upstream that it is for.
+    Upstream,
     /// TCP, from other machines. Nobody comes in without a client key, which no web page knows, so any name is ours.
     Remote,
 }
@@ -33,8 +35,9 @@ impl Ingress {
     }
 
     /// A listener on a unix socket.
-    pub(crate) const fn unix(scope: Scope) -> Self {
-        Self { reach: Reach::Unix, scope }
+    pub(crate) fn unix(scope: Scope) -> Self {
+        let reach = if scope.names_upstreams() { Reach::Upstream } else { Reach::Unix };
+        Self { reach, scope }
     }
 
     /// A listener that other machines can reach.
@@ -46,14 +49,14 @@ impl Ingress {
     pub(crate) fn is_tcp(&self) -> bool {
         match self.reach {
             Reach::Loopback | Reach::Remote => true,
-            Reach::Unix => false,
+            Reach::Unix | Reach::Upstream => false,
         }
     }
 
     /// Whether nobody is served without a client key.
     pub(crate) fn requires_key(&self) -> bool {
         match self.reach {
-            Reach::Loopback | Reach::Unix => false,
+            Reach::Loopback | Reach::Unix | Reach::Upstream => false,
             Reach::Remote => true,
         }
     }
@@ -62,8 +65,13 @@ impl Ingress {
     pub(crate) fn admits_host(&self, name: &str) -> bool {
         match self.reach {
             Reach::Loopback => is_loopback_name(name),
-            Reach::Unix | Reach::Remote => true,
+            Reach::Unix | Reach::Upstream | Reach::Remote => true,
         }
+    }
+
+    /// Whether a request names an upstream there, so that what comes back needs no other address.
+    pub(crate) fn names_upstreams(&self) -> bool {
+        self.reach == Reach::Upstream
     }
 
     /// The route that a host name and a path lead to there. `position` tells where a name is in the table.

@@ -11,8 +11,8 @@ use hyper::header::{HeaderName, HeaderValue, ORIGIN, REFERER};
 use crate::client_keys;
 use crate::proxy::policy::error::ProxyError;
 use crate::proxy::policy::ingress::is_loopback_name;
-use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments};
-use crate::proxy::policy::rewrite::{Mapping, is_of, text};
+use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments, is_of};
+use crate::proxy::policy::rewrite::{Mapping, text};
 
 const DESTINATION: HeaderName = HeaderName::from_static("destination");
 const IF: HeaderName = HeaderName::from_static("if");
@@ -118,6 +118,9 @@ fn named<'a>(reference: &'a str, mapping: &Mapping<'_>) -> Option<Named<'a>> {
             (!has_dot_segments(path)).then(|| Named::There { rest: below(base_path, path) })
         }
         Reference::Path { path, .. } if has_dot_segments(path) => None,
+        Reference::Path { path, .. } if mapping.own.ingress.names_upstreams() => {
+            Some(Named::There { rest: below(base_path, path) })
+        }
         Reference::Path { path, tail } if !prefix.is_empty() || base_path.is_empty() => {
             Some(match below_route(path, mapping) {
                 Some(rest) => Named::Here { rest, tail },

@@ -5,6 +5,8 @@
 //! for different addresses is no reference here, with one exception: dot segments, however written, are resolved, and
 //! what comes of that is the same for all.
 
+use crate::config::Origin;
+
 /// A reference, cut into its parts. `tail` is the query and the fragment, with their `?` and `#`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reference<'a> {
@@ -142,6 +144,20 @@ fn dots(segment: &str) -> usize {
         }
     }
     dots
+}
+
+/// Whether a reference names the upstream's own server, and nobody who signs in there. Plain `http` there means the same
+/// where we speak TLS: who followed it would ask in the clear, and without a token.
+pub(crate) fn is_of(scheme: &str, authority: Authority<'_>, origin: &Origin) -> bool {
+    let host = authority.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(authority.host);
+    let port = authority.port.unwrap_or(if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 });
+    let is_plain = scheme.eq_ignore_ascii_case("http");
+    let is_there = if origin.tls && is_plain {
+        port == origin.port || (port == 80 && origin.port == 443)
+    } else {
+        port == origin.port && (is_plain || scheme.eq_ignore_ascii_case("https") && origin.tls)
+    };
+    !authority.has_userinfo && host.eq_ignore_ascii_case(&origin.host) && is_there
 }
 
 #[cfg(test)]

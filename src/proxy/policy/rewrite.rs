@@ -20,7 +20,7 @@ use tracing::debug;
 use crate::client_keys;
 use crate::config::{Origin, RouteName};
 use crate::proxy::policy::ingress::Ingress;
-use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments, merged, without_dot_segments};
+use crate::proxy::policy::reference::{Authority, Reference, has_dot_segments, is_of, merged, without_dot_segments};
 use crate::proxy::policy::route;
 
 /// How the upstream's addresses map to local ones.
@@ -104,8 +104,17 @@ pub(crate) fn may_lead(name: &HeaderName, value: &HeaderValue) -> bool {
 
 /// Rewrites `Location`, `Content-Location`, `Refresh`, `Link`, `Set-Cookie` and [`REFERENCES`]. Other fields are left as
 /// they are, or go if an absolute address in them leads to another account's route: there are clients that ask where
-/// `WWW-Authenticate` tells them.
+/// `WWW-Authenticate` tells them. Where the client names the upstream itself, that is all: its references are good as they
+/// are.
 pub(crate) fn links(headers: &mut HeaderMap, mapping: &Mapping<'_>) {
+    if mapping.own.ingress.names_upstreams() {
+        let astray: Vec<HeaderName> = headers
+            .iter()
+            .filter(|(_, value)| names_another_account(&text(value), mapping))
+            .map(|(name, _)| name.clone())
+            .collect();
+        return astray.iter().for_each(|name| drop(headers.remove(name)));
+    }
     for name in REFERENCES.map(HeaderName::from_static) {
         keep_if_one(headers, &name);
         rewrite_all(headers, name, |link| location(link, mapping));
@@ -304,20 +313,6 @@ fn siblings_form(is_meant: &dyn Fn(&Origin) -> bool, path: &str, tail: &str, map
     Some(format!("http://{home}{slash}{below}{tail}"))
 }
 
-/// Whether a reference names the upstream's own server, and nobody who signs in there. Plain `http` there means the same
-/// where we speak TLS: who followed it would ask in the clear, and without a token.
-pub(crate) fn is_of(scheme: &str, authority: Authority<'_>, origin: &Origin) -> bool {
-    let host = authority.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(authority.host);
-    let port = authority.port.unwrap_or(if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 });
-    let is_plain = scheme.eq_ignore_ascii_case("http");
-    let is_there = if origin.tls && is_plain {
-        port == origin.port || (port == 80 && origin.port == 443)
-    } else {
-        port == origin.port && (is_plain || scheme.eq_ignore_ascii_case("https") && origin.tls)
-    };
-    !authority.has_userinfo && host.eq_ignore_ascii_case(&origin.host) && is_there
-}
-
 impl OwnAddresses<'_> {
     /// Whether an address may stand in an answer: it leads elsewhere, or to a route of the answer's own account.
     fn admit(&self, mapping: &Mapping<'_>, scheme: &str, authority: Authority<'_>, path: &str) -> bool {
@@ -351,7 +346,7 @@ impl OwnAddresses<'_> {
 
     /// Whether the client came in by a unix socket: curl then asks there for whatever plain `http` address it is led to.
     fn is_by_unix_socket(&self) -> bool {
-        !self.ingress.is_tcp()
+        !self.ingress.is_tcp() && !self.ingress.names_upstreams()
     }
 
     fn leads_home(&self, owner: Option<&RouteName>, host: &str, path: &str) -> bool {

@@ -17,6 +17,8 @@ use crate::path_rules::{self, Reading, RefusedPath, decode, is_encoded_over_and_
 use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::policy::head::Head;
 use crate::proxy::policy::overrides;
+use crate::proxy::policy::reference::{Authority, is_of};
+use crate::proxy::policy::scope::Scope;
 
 /// What [`find`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,28 @@ pub(crate) fn find(
     let segment = path.strip_prefix('/')?;
     let segment = segment.split_once('/').map_or(segment, |(first, _)| first);
     Some(Found { index: position(segment)?, prefix: 1 + segment.len() })
+}
+
+/// Finds the route, of those of a scope, by the upstream's authority and path, which the client names there: the one with
+/// the longest base path.
+pub(crate) fn find_by_upstream<'a>(
+    routes: impl Iterator<Item = &'a Route>,
+    scope: &Scope,
+    authority: &str,
+    path: &str,
+) -> Option<Found> {
+    let authority = Authority::parse(authority)?;
+    let leads = |route: &Route| {
+        let upstream = &route.upstream;
+        let scheme = if upstream.origin.tls { "https" } else { "http" };
+        let rest = path.strip_prefix(upstream.base_path.as_str());
+        scope.has(route.name.as_str())
+            && is_of(scheme, authority, &upstream.origin)
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let found = routes.enumerate().filter(|(_, route)| leads(route));
+    let (index, route) = found.max_by_key(|(_, route)| route.upstream.base_path.len())?;
+    Some(Found { index, prefix: route.upstream.base_path.len() })
 }
 
 /// The target upstream: base path, the path without its first `prefix` bytes, and the query, in one buffer. `None` if

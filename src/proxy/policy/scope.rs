@@ -32,8 +32,10 @@ pub(crate) enum Scope {
 
 /// What a command is lent: for whoever comes in here no other route exists, whichever client key he presents.
 pub(crate) struct Lent {
-    /// By prefix or by host name.
+    /// By prefix or by host name, or by where they lead to.
     pub(crate) routes: Vec<RouteName>,
+    /// Whether a request names the upstream, as its client knows of no other address: `exec --intercept` hands it on.
+    pub(crate) as_upstream: bool,
     /// Ends the listener and its connections.
     pub(crate) ended: Shutdown,
 }
@@ -52,6 +54,14 @@ impl Scope {
         match self {
             Scope::All | Scope::Own(_) => true,
             Scope::Lent(lent) => lent.routes.iter().any(|route| route.as_str() == name),
+        }
+    }
+
+    /// Whether a request names an upstream here, and not us.
+    pub(crate) fn names_upstreams(&self) -> bool {
+        match self {
+            Scope::All | Scope::Own(_) => false,
+            Scope::Lent(lent) => lent.as_upstream,
         }
     }
 
