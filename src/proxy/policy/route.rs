@@ -260,6 +260,53 @@ mod tests {
     }
 
     #[test]
+    fn where_a_request_names_the_upstream_the_longest_base_path_of_the_scope_has_it() {
+        use crate::shutdown::shutdown;
+        let routes: Vec<Route> = [
+            ("all", "https://api.example"),
+            ("other", "https://other.example"),
+            ("port", "https://api.example:8443"),
+            ("v1", "https://api.example/v1"),
+            ("zip", "https://api.example/v1/zip"),
+        ]
+        .map(|(name, upstream)| {
+            let text =
+                format!("[account.{name}]\ntoken_endpoint = \"https://auth.example/t\"\nupstream = \"{upstream}\"\n");
+            crate::config::testing::config(&text).routes.remove(0)
+        })
+        .into();
+        let scope = |names: &[&str]| {
+            let routes = names.iter().map(|name| RouteName::new(name).unwrap()).collect();
+            Scope::Lent(std::sync::Arc::new(crate::proxy::policy::scope::Lent {
+                routes,
+                as_upstream: true,
+                ended: shutdown().1,
+            }))
+        };
+        let all = ["all", "other", "port", "v1", "zip"];
+        let rows: [(&[&str], &str, &str, Option<(usize, usize)>); 14] = [
+            (&all, "api.example", "/x", Some((0, 0))),
+            (&all, "API.Example:443", "/x", Some((0, 0))),
+            (&all, "api.example", "/v1", Some((3, 3))),
+            (&all, "api.example", "/v1/x", Some((3, 3))),
+            (&all, "api.example", "/v1/zip/x", Some((4, 7))),
+            (&all, "api.example", "/v10", Some((0, 0))),
+            (&["v1"], "api.example", "/v10", None),
+            (&["v1"], "api.example", "/x", None),
+            (&["all", "v1"], "api.example", "/v1/zip/x", Some((3, 3))),
+            (&all, "api.example:8443", "/v1/x", Some((2, 0))),
+            (&all, "api.example:80", "/", None),
+            (&["all"], "other.example", "/", None),
+            (&all, "api.example.evil.example", "/", None),
+            (&all, "me@api.example", "/", None),
+        ];
+        for (names, authority, path, expected) in rows {
+            let found = find_by_upstream(routes.iter(), &scope(names), authority, path);
+            assert_eq!(found.map(|found| (found.index, found.prefix)), expected, "{names:?} {authority} {path}");
+        }
+    }
+
+    #[test]
     fn the_target_keeps_every_byte_but_the_prefix() {
         let rows = [
             ("", 4, "/lab/x", Some("/x")),
