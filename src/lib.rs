@@ -29,6 +29,7 @@
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
+//!    intercept                                a command's own proxy, which stands for the hosts of its routes
 //!    config_files                             whose they are, and what they say
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
@@ -84,6 +85,7 @@ mod daemon;
 #[doc(hidden)]
 pub mod fuzzing;
 mod http_client;
+mod intercept;
 mod names;
 mod notices;
 mod oauth;

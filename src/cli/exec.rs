@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,15 +16,21 @@ use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
 use crate::client_keys::{Limits, NewKey, Rights};
-use crate::config::{self, AccountId, ImportSource, RouteName};
+use crate::config::{self, Account, AccountId, ImportSource, Route, RouteName};
 use crate::control::client::{Client, ClientError, LentAddress};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
+use crate::intercept::{Daemon, Lent};
 use crate::names::UnknownName;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::platform::peer::own_uid;
 use crate::secret::Secret;
+use intercept::Reached;
+
+mod intercept;
+mod supervise;
+mod trust;
 
 /// Run a command that finds valetd in its environment
 #[derive(clap::Args, Debug)]
@@ -52,12 +59,33 @@ taken out.
 
 A process of yours still reaches every route on the common addresses without a
 key, a command of exec -r too, unless the configuration says require_key = true;
-with strict_exec = true, exec runs nothing until it does.",
+with strict_exec = true, exec runs nothing until it does.
+
+--intercept is for programs that know no other address than the API's own, and
+is meant by -r alone where the provider's preset says so (gbdx): they find a
+proxy of their own (HTTPS_PROXY, HTTP_PROXY), and requests for the routes' hosts
+get the routes' tokens; Authorization of their own is dropped. exec stays beside
+the command, hands signals and the exit code through, and ends TLS itself, with
+a certificate authority that is made at the start, is in memory only, vouches
+for the routes' hosts alone (X.509 name constraints, which hold for what is
+below them, too; no addresses) and ends with the command. What no route leads to
+passes untouched, through the proxy that was named before; with --only it is
+refused. Programs are told of the authority by SSL_CERT_FILE, CURL_CA_BUNDLE,
+REQUESTS_CA_BUNDLE, GIT_SSL_CAINFO, PIP_CERT, AWS_CA_BUNDLE, CARGO_HTTP_CAINFO,
+PERL_LWP_SSL_CA_FILE, CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE, HTTPLIB2_CA_CERTS,
+GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, NIX_SSL_CERT_FILE, BUNDLE_SSL_CA_CERT and
+JULIA_SSL_CA_ROOTS_PATH (what they named, or the system's, and ours besides),
+NODE_EXTRA_CA_CERTS and DENO_CERT. Programs that read none of them, or no proxy
+variable, cannot be served so: wget, bare urllib3, aiohttp without trust_env,
+Node 20's fetch, pycurl and R's curl, and what has its authorities built in. A
+program that asks the provider's token endpoint itself is given a placeholder
+where the preset says so.",
     after_help = "\
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
   valetd exec --timeout 2m -- python3 nightly.py
   valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
+  valetd exec -r gbdx --intercept -- python3 with_gbdxtools.py
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
 it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
@@ -77,26 +105,45 @@ pub(super) struct Arguments {
     /// Whose processes may present the key, if the command does not run as you
     #[arg(long, value_name = "NAME", value_parser = parse_user)]
     for_user: Option<u32>,
+    /// Stand for the routes' own hosts, for programs that cannot be pointed
+    /// anywhere
+    #[arg(long, conflicts_with_all = ["for_user", "key_in_url"])]
+    intercept: bool,
+    /// Do not, although the provider's preset says so
+    #[arg(long, conflicts_with = "intercept")]
+    no_intercept: bool,
+    /// With --intercept: refuse what no route leads to
+    #[arg(long)]
+    only: bool,
+    /// With --intercept: show what went where
+    #[arg(short, long)]
+    verbose: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { mut routes, timeout, key_in_url, for_user, command } = arguments;
+    let Arguments { mut routes, timeout, key_in_url, for_user, intercept, no_intercept, only, verbose, command } =
+        arguments;
     routes.sort();
     routes.dedup();
     let places = places(options)?;
-    let (report, key) = block_on(async {
+    let (report, key, reached) = block_on(async {
         let report = match Client::connect(&places.socket).await {
             Ok(mut client) => client.status().await.map_err(|error| Failure::of_call(error, options))?,
             // it may be on its way up
             Err(_) => until_usable(options, &places.socket, &[], timeout).await?,
         };
         refuse_if_strict(&report)?;
+        let wanted = wanted(&report, &routes)?;
+        let reached = reached(&places, &wanted, intercept, {
+            // only where it is asked for by name does a command without -r change
+            no_intercept || key_in_url || for_user.is_some() || routes.is_empty()
+        })?;
         let mut accounts: Vec<AccountId> = Vec::new();
         let mut rights = Rights { routes: Vec::new(), methods: Vec::new(), paths: Vec::new() };
-        for route in wanted(&report, &routes)? {
+        for route in &wanted {
             rights.routes.extend(RouteName::new(&route.name));
             accounts.extend(AccountId::new(&route.account).filter(|account| !accounts.contains(account)));
         }
@@ -118,13 +165,22 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 if base.is_none() && !routes.is_empty() {
                     return Err(Failure::say("the daemon gave the command no address of its own"));
                 }
-                Some((held.survive_exec().map_err(Failure::new)?, base))
+                Some((held, base))
             }
         };
-        Ok::<_, Failure>((report, key))
+        Ok::<_, Failure>((report.clone(), key, reached))
     })??;
     let (program, rest) = command.split_first().expect("clap requires a command");
-    let (key, own) = key.map_or((None, None), |(key, own)| (Some(key), own));
+    let (held, own) = key.map_or((None, None), |(held, own)| (Some(held), own));
+    let (key, line) = match held {
+        None => (None, None),
+        // the proxy of the command ends with us, and what we hold
+        Some(held) if reached.is_some() => {
+            let (key, line) = held.into_parts();
+            (Some(key), Some(line))
+        }
+        Some(held) => (Some(held.survive_exec().map_err(Failure::new)?), None),
+    };
     let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
     let mut child = Command::new(program);
     child.args(rest);
@@ -139,12 +195,89 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             None => child.env_remove(name),
         };
     }
-    let error = child.exec();
+    let error = match reached {
+        None => child.exec(),
+        Some(reached) => {
+            let wanted: Vec<RouteName> =
+                reached.upstreams.iter().filter_map(|(name, _)| RouteName::new(name)).collect();
+            let settings = intercept::settings(&reached, only, verbose);
+            let env: Vec<_> = reached.accounts.into_iter().flat_map(|account| account.exec.env).collect();
+            let folder = places.socket.parent().unwrap_or(Path::new("/")).to_owned();
+            let ran = block_on(async {
+                let daemon = lent(places.socket.clone(), wanted).await.map_err(|error| refused(error, options))?;
+                intercept::run(child, settings, daemon, &folder, &env).await
+            })??;
+            drop(line);
+            match ran {
+                Ok(code) => std::process::exit(i32::from(code)),
+                Err(error) => error,
+            }
+        }
+    };
     let exit = match error.kind() {
         io::ErrorKind::NotFound => Exit::NoSuchCommand,
         _ => Exit::NotExecutable,
     };
     Err(Failure::new(error).while_doing(format!("running {}", program.display())).with_exit(exit))
+}
+
+/// What the routes lead to, if the command is to find a proxy that stands for their hosts: because it is wanted, or because
+/// an account says so and it can be.
+fn reached(
+    places: &Paths,
+    routes: &[&RouteReport],
+    is_wanted: bool,
+    is_unwanted: bool,
+) -> Result<Option<Reached>, Failure> {
+    let config = match load_config(places) {
+        Ok(Loaded { config, warnings: _ }) => config,
+        Err(_) if !is_wanted => return Ok(None),
+        Err(problems) => {
+            return Err(
+                Failure::say("the configuration cannot be used, and --intercept needs it").with_problems(problems)
+            );
+        }
+    };
+    let names = |route: &&Route| routes.iter().any(|wanted| wanted.name == route.name.as_str());
+    let routes: Vec<&Route> = config.routes.iter().filter(names).collect();
+    let of_account = |route: &&Route| config.accounts.get(&route.account);
+    let mut accounts: Vec<Account> = Vec::new();
+    for account in routes.iter().filter_map(of_account) {
+        if !accounts.iter().any(|known| known.id == account.id) {
+            accounts.push(account.clone());
+        }
+    }
+    if !is_wanted && (is_unwanted || !accounts.iter().any(|account| account.exec.intercept)) {
+        return Ok(None);
+    }
+    let upstreams = routes.iter().map(|route| (route.name.to_string(), route.upstream.clone())).collect();
+    let reached = Reached { upstreams, accounts };
+    match intercept::refuse_what_cannot_be(&reached) {
+        Ok(()) => Ok(Some(reached)),
+        Err(failure) if is_wanted => Err(failure),
+        Err(_) => Ok(None),
+    }
+}
+
+/// What the daemon lends to a command's proxy, now and after each of its restarts.
+async fn lent(socket: PathBuf, routes: Vec<RouteName>) -> Result<Daemon, ClientError> {
+    let lend = async |socket: &Path, routes: Vec<RouteName>| {
+        let rights = Rights { routes, methods: Vec::new(), paths: Vec::new() };
+        let limits = Limits { user: Some(own_uid()), ..Limits::default() };
+        let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
+        let held = Client::hold_key(socket, new, LentAddress::OfUpstreams).await?;
+        let address = held.report.address.clone().unwrap_or_default();
+        let (key, line) = held.into_parts();
+        Ok::<_, ClientError>(Lent { socket: address.trim_start_matches("unix:").into(), key, _line: line })
+    };
+    let first = lend(&socket, routes.clone()).await?;
+    Ok(Daemon::new(
+        first,
+        Box::new(move || {
+            let (socket, routes) = (socket.clone(), routes.clone());
+            Box::pin(async move { lend(&socket, routes).await.map_err(|error| error.to_string()) })
+        }),
+    ))
 }
 
 /// The variables that a refresh token may be in, for `login --import`: those of the configuration, if it can be used, and
@@ -157,6 +290,9 @@ fn variables_with_tokens(places: &Paths) -> BTreeSet<String> {
             ImportSource::Environment(name) => Some(name.clone()),
             ImportSource::JsonFile(_) | ImportSource::GbdxConfig(_) => None,
         }));
+        // a real one may be where a placeholder goes
+        let placeholders = config.accounts.values().flat_map(|account| &account.exec.env);
+        names.extend(placeholders.map(|(name, _)| name.clone()));
     }
     names
 }

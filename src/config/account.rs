@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authorization_server::AuthorizationServer;
+use super::exec::ExecSettings;
 use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
 use super::names::AccountId;
@@ -42,6 +43,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "import",
     "extra_ca",
     "proxy",
+    "exec",
 ];
 
 const GRANTS: &[(&str, (GrantType, Dialect))] = &[
@@ -109,6 +111,8 @@ pub(crate) struct Account {
     pub extra_ca: Option<PathBuf>,
     /// The proxy on the way to the endpoints above and to the routes' upstreams.
     pub proxy: ProxyChoice,
+    /// What commands need that insist on the provider's own hosts.
+    pub exec: ExecSettings,
 }
 
 impl Account {
@@ -145,6 +149,7 @@ impl Account {
             sign_in: _,
             extra_ca,
             proxy: _, // what goes through it is TLS with the server
+            exec: _,
         } = self;
         *id != new.id
             || *grant != new.grant
@@ -251,6 +256,7 @@ impl<'a> Reader<'a> {
             sign_in,
             extra_ca: self.path(&table, "extra_ca"),
             proxy: self.proxy(&table),
+            exec: self.exec(&table),
         };
         Some(account)
     }

@@ -27,7 +27,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// Scheme, host and port (RFC 6454).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Origin {
     /// Whether TLS is spoken.
     pub tls: bool,

@@ -215,6 +215,11 @@ impl Proxies {
         }
     }
 
+    /// Whether `NO_PROXY` names this origin.
+    pub(crate) fn excepts(&self, origin: &Origin) -> bool {
+        self.no.covers(origin)
+    }
+
     /// The way to `origin` for an account that says `choice`. On this machine, and in plain http, there is no proxy.
     pub(crate) fn way(&self, choice: &ProxyChoice, origin: &Origin) -> Way {
         if !origin.tls || origin.is_loopback() {

@@ -14,6 +14,7 @@
 mod account;
 mod address;
 mod authorization_server;
+mod exec;
 mod forward_proxy;
 mod header;
 mod names;
@@ -32,7 +33,7 @@ mod tests;
 mod value;
 
 pub(crate) use account::{Account, ImportSource, SignInMethod};
-pub(crate) use address::{Endpoint, ListenAddress, Origin};
+pub(crate) use address::{Endpoint, ListenAddress, Origin, Upstream};
 pub(crate) use address::{is_localhost, is_metadata_address};
 pub(crate) use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub(crate) use header::{HeaderEdits, TokenKind};

@@ -398,6 +398,11 @@ impl HeldKey {
         let _ = std::os::fd::IntoRawFd::into_raw_fd(self.line);
         Ok(self.key)
     }
+
+    /// The key, and the connection that it ends with.
+    pub(crate) fn into_parts(self) -> (Secret, OwnedFd) {
+        (self.key, self.line)
+    }
 }
 
 /// What changes, as it changes. The daemon says something every 15 s.

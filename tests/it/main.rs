@@ -61,6 +61,8 @@ mod hops;
 mod hostile;
 /// Only a token that is usable then leaves, and only to where it was meant for.
 mod identity;
+/// A program that cannot be pointed anywhere is served at the hosts that it insists on, and nobody else is.
+mod intercepting;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.

@@ -284,7 +284,8 @@ mod tests {
             }))
         };
         let all = ["all", "other", "port", "v1", "zip"];
-        let rows: [(&[&str], &str, &str, Option<(usize, usize)>); 14] = [
+        type Row<'a> = (&'a [&'a str], &'a str, &'a str, Option<(usize, usize)>);
+        let rows: [Row<'_>; 14] = [
             (&all, "api.example", "/x", Some((0, 0))),
             (&all, "API.Example:443", "/x", Some((0, 0))),
             (&all, "api.example", "/v1", Some((3, 3))),

@@ -1,5 +1,6 @@
 //! A home of its own for a daemon, the daemon itself, and a plain HTTP client to tell stories with.
 
+pub mod company;
 pub mod disk;
 pub mod frames;
 pub mod http2;

@@ -1,0 +1,183 @@
+//! What a command is told to trust, and how programs are told.
+//!
+//! A variable that takes the place of what a program trusts names what was trusted before, and our root besides; one that
+//! adds to it names our root alone.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::platform::paths::OwnFolder;
+
+/// Variables whose file a program trusts in place of all others: OpenSSL and what is built on it, curl, requests, git, pip,
+/// boto3, cargo, Perl's LWP, gcloud, gRPC, httplib2, R, Nix, Ruby's bundler.
+const REPLACING: [&str; 14] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "PERL_LWP_SSL_CA_FILE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "HTTPLIB2_CA_CERTS",
+    "NIX_SSL_CERT_FILE",
+    "BUNDLE_SSL_CA_CERT",
+    "JULIA_SSL_CA_ROOTS_PATH",
+];
+
+/// Variables whose file a program trusts besides: Node (npm included) and Deno.
+const ADDING: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+/// Variables without which a program does not listen to the proxy's: Node from 22.21 and 24.0 on, Perl's LWP.
+const SWITCHES: [(&str, &str); 2] = [("NODE_USE_ENV_PROXY", "1"), ("PERL_LWP_ENV_PROXY", "1")];
+
+/// The files of one command, which go with it.
+#[derive(Debug)]
+pub(super) struct Bundles {
+    made: Vec<PathBuf>,
+    /// Variables and their values.
+    pub(super) variables: Vec<(String, String)>,
+}
+
+impl Drop for Bundles {
+    #[expect(clippy::disallowed_methods, reason = "files of the command alone")]
+    fn drop(&mut self) {
+        for path in &self.made {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Bundles {
+    /// Writes what is to be trusted: `root`, a PEM, and beside it what `variable` names, or what the system trusts.
+    ///
+    /// # Errors
+    ///
+    /// The system's, with the file.
+    pub(super) fn write(folder: &Path, root: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let folder = OwnFolder::open_or_make(folder).map_err(|error| error.to_string())?;
+        sweep(folder.path());
+        let mut bundles = Self { made: Vec::new(), variables: Vec::new() };
+        let alone = bundles.add(folder.path(), root)?;
+        for name in ADDING {
+            // there is one file, and another may be named already
+            let value = match variable(name).and_then(|file| std::fs::read_to_string(file).ok()) {
+                Some(before) => bundles.add(folder.path(), &joined(&before, root))?,
+                None => alone.clone(),
+            };
+            bundles.variables.push((name.to_owned(), value));
+        }
+        let mut known: BTreeMap<Option<String>, String> = BTreeMap::new();
+        for name in REPLACING {
+            let before = variable(name).filter(|file| !file.is_empty() && Path::new(file).is_file());
+            let value = match known.get(&before) {
+                Some(value) => value.clone(),
+                None => {
+                    let trusted = match &before {
+                        Some(file) => {
+                            std::fs::read_to_string(file).map_err(|error| format!("{name}={file}: {error}"))?
+                        }
+                        None => systems(),
+                    };
+                    let value = bundles.add(folder.path(), &joined(&trusted, root))?;
+                    known.insert(before, value.clone());
+                    value
+                }
+            };
+            bundles.variables.push((name.to_owned(), value));
+        }
+        bundles.variables.extend(SWITCHES.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Ok(bundles)
+    }
+
+    fn add(&mut self, folder: &Path, text: &str) -> Result<String, String> {
+        let path = folder.join(format!("{PREFIX}{}-{}.pem", std::process::id(), self.made.len()));
+        make(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        self.made.push(path.clone());
+        path.into_os_string().into_string().map_err(|path| format!("{} is not UTF-8", path.display()))
+    }
+}
+
+const PREFIX: &str = "trust-";
+
+#[expect(clippy::disallowed_methods, reason = "nothing secret, and nothing that must outlive a crash")]
+fn make(path: &Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _ = std::fs::remove_file(path); // of a process that had our number before
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// Removes what commands have left whose `exec` was killed.
+#[expect(clippy::disallowed_methods, reason = "files of commands that are no more")]
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn joined(before: &str, root: &str) -> String {
+    let line = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    format!("{before}{line}{root}")
+}
+
+/// The system's authorities as PEM, wherever it keeps them.
+fn systems() -> String {
+    let mut text = String::new();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = STANDARD.encode(&*certificate);
+        for line in encoded.as_bytes().chunks(64) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_trusted_before_still_is_and_files_go_with_the_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let corporate = folder.path().join("corporate.pem");
+        std::fs::write(&corporate, "CORPORATE").unwrap();
+        let runtime = folder.path().join("run");
+        let left = runtime.join(format!("{PREFIX}4194999-0.pem"));
+        let set = |name: &str| match name {
+            "REQUESTS_CA_BUNDLE" | "NODE_EXTRA_CA_CERTS" => Some(corporate.display().to_string()),
+            "PIP_CERT" => Some("/there/is/no/such.pem".to_owned()),
+            _ => None,
+        };
+        OwnFolder::open_or_make(&runtime).unwrap();
+        std::fs::write(&left, "").unwrap();
+        let bundles = Bundles::write(&runtime, "ROOT\n", set).unwrap();
+        let content = |name: &str| {
+            let (_, file) = bundles.variables.iter().find(|(variable, _)| variable == name).unwrap();
+            std::fs::read_to_string(file).unwrap()
+        };
+        assert_eq!(content("REQUESTS_CA_BUNDLE"), "CORPORATE\nROOT\n");
+        assert_eq!(content("NODE_EXTRA_CA_CERTS"), "CORPORATE\nROOT\n");
+        assert_eq!(content("DENO_CERT"), "ROOT\n");
+        for name in ["SSL_CERT_FILE", "PIP_CERT", "GIT_SSL_CAINFO"] {
+            assert!(content(name).ends_with("ROOT\n"), "{name}");
+        }
+        assert_eq!(content("SSL_CERT_FILE"), content("PIP_CERT"));
+        assert!(!left.exists(), "a file of a process that is no more");
+        drop(bundles);
+        assert_eq!(std::fs::read_dir(&runtime).unwrap().count(), 0);
+    }
+}

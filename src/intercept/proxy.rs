@@ -1,0 +1,164 @@
+//! What the command asks of a proxy: tunnels (RFC 9110 section 9.3.6), and requests whose targets are in absolute form.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::http::uri::PathAndQuery;
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tracing::debug;
+
+use super::daemon::Link;
+use super::{Body, Interceptor, Outside, full, problem};
+use crate::config::{ForwardProxy, Origin, ProxyChoice, Way};
+use crate::platform::dial::{self, ByteStream};
+
+/// As for the daemon's own connections.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
+
+impl Interceptor {
+    /// Answers a request that was sent to us as to a proxy.
+    pub(super) async fn as_proxy(self: Rc<Self>, request: Request<Incoming>, link: &Link) -> Response<Body> {
+        let target = request.uri();
+        let is_tunnel = request.method() == Method::CONNECT;
+        let authority = target.authority().filter(|authority| !authority.as_str().contains('@'));
+        let (Some(authority), true) = (authority, is_tunnel || target.scheme_str() == Some("http")) else {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "bad-request",
+                "valetd; error=http_request_error",
+                "this is the proxy of a command that 'valetd exec' runs: it takes CONNECT, and http:// URLs",
+            );
+        };
+        let host = authority.host().trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+        let port = authority.port_u16();
+        if is_tunnel {
+            let Some(port) = port else {
+                return refused_target("CONNECT names a host and a port");
+            };
+            return match self.hosts.get(&(host.clone(), port)) {
+                Some(origin) => self.clone().intercept(origin.clone(), request),
+                None => self.pass(Origin { tls: true, host, port }, request).await,
+            };
+        }
+        // whoever asks in the clear for what a route leads to in TLS is led there in TLS
+        let port = port.unwrap_or(80);
+        let ours = if port == 80 { self.hosts.get(&(host.clone(), 443)) } else { None };
+        let plain = Origin { tls: false, host, port };
+        let ours = ours.or_else(|| self.settings.origins.get(&plain)).cloned();
+        match ours {
+            Some(origin) => self.forward(&origin, request, link).await,
+            None => self.pass_plain(plain, request).await,
+        }
+    }
+
+    fn intercept(self: Rc<Self>, origin: Origin, request: Request<Incoming>) -> Response<Body> {
+        tokio::task::spawn_local(async move {
+            if let Ok(tunnel) = hyper::upgrade::on(request).await {
+                self.serve_tunnel(origin, tunnel).await;
+            }
+        });
+        Response::new(full(""))
+    }
+
+    /// Carries a tunnel to a host that no route leads to.
+    async fn pass(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
+        let named = dial::host_and_port(&origin);
+        let Some(Outside { proxies, .. }) = &self.settings.outside else {
+            self.tell(format_args!("{named}: refused, as no route leads there"));
+            return not_ours(&named);
+        };
+        let way = proxies.way(&ProxyChoice::Environment, &origin);
+        let how =
+            if let Way::Through(proxy) = &way { format!(", by {}", proxy.host_and_port()) } else { String::new() };
+        // in a tunnel everything is the command's own affair, TLS included
+        match dial::dial(&origin, &way, None, STEP_LIMIT).await {
+            Ok(stream) => {
+                self.tell(format_args!("{named}: passed through{how}"));
+                tokio::task::spawn_local(carry(request, stream));
+                Response::new(full(""))
+            }
+            Err(error) => {
+                self.tell(format_args!("{named}: {error}"));
+                unreachable(&error.to_string())
+            }
+        }
+    }
+
+    /// Passes a plain request on that is for no route.
+    async fn pass_plain(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
+        let named = dial::host_and_port(&origin);
+        let Some(Outside { proxies, plain }) = &self.settings.outside else {
+            self.tell(format_args!("{named}: refused, as no route leads there"));
+            return not_ours(&named);
+        };
+        let proxy = plain.as_ref().filter(|_| !origin.is_loopback() && !proxies.excepts(&origin));
+        let next = proxy.map_or(origin, |proxy| Origin { tls: false, host: proxy.host.clone(), port: proxy.port });
+        self.tell(format_args!("{} http://{named}{}: passed through", request.method(), request.uri().path()));
+        request.headers_mut().remove("proxy-connection");
+        request.headers_mut().remove(PROXY_AUTHORIZATION);
+        match proxy {
+            Some(proxy) => {
+                if let Some(login) = login(proxy) {
+                    request.headers_mut().insert(PROXY_AUTHORIZATION, login);
+                }
+            }
+            None => {
+                let host = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+                if let Some(host) = host {
+                    request.headers_mut().insert(HOST, host);
+                }
+                let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+                *request.uri_mut() = path.into();
+            }
+        }
+        let exchange = async {
+            let stream = dial::dial(&next, &Way::Direct, None, STEP_LIMIT).await.map_err(|error| error.to_string())?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+            tokio::task::spawn_local(async move { drop(connection.await) });
+            sender.send_request(request).await.map_err(|error| error.to_string())
+        };
+        match exchange.await {
+            Ok(response) => response.map(BodyExt::boxed),
+            Err(why) => unreachable(&why),
+        }
+    }
+}
+
+async fn carry(request: Request<Incoming>, mut stream: ByteStream) {
+    let tunnel: Result<Upgraded, _> = hyper::upgrade::on(request).await;
+    if let Ok(tunnel) = tunnel
+        && let Err(error) = tokio::io::copy_bidirectional(&mut TokioIo::new(tunnel), &mut stream).await
+    {
+        debug!(%error, "a tunnel that was passed through ended badly");
+    }
+}
+
+/// Basic (RFC 7617), as the proxy wants it.
+fn login(proxy: &ForwardProxy) -> Option<HeaderValue> {
+    let login = proxy.login.as_ref()?;
+    let pair = format!("{}:{}", login.username.expose(), login.password.expose());
+    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn refused_target(detail: &str) -> Response<Body> {
+    problem(StatusCode::BAD_REQUEST, "bad-request", "valetd; error=http_request_error", detail)
+}
+
+fn not_ours(named: &str) -> Response<Body> {
+    let detail = format!("no route of this command leads to {named}, and 'valetd exec --only' lets nothing else out");
+    problem(StatusCode::FORBIDDEN, "no-route", "valetd; error=http_request_denied", &detail)
+}
+
+fn unreachable(why: &str) -> Response<Body> {
+    problem(StatusCode::BAD_GATEWAY, "upstream-unreachable", "valetd; error=destination_unavailable", why)
+}

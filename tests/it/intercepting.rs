@@ -1,0 +1,296 @@
+//! `valetd exec --intercept`: programs that insist on the API's own host get a route's token, unmodified.
+
+use std::io::{BufReader, Write};
+use std::process::{Command, Output};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use crate::support::company::{Manner, Proxy, World};
+use crate::support::stage::Stage;
+use crate::support::upstreams::{mirror, read_head, serving};
+use crate::support::{Daemon, Home, eventually, words};
+
+/// A route whose upstream is `https://api.example`, which is behind a company's proxy, as everything else is.
+struct Scene {
+    world: World,
+    proxy: Proxy,
+    stage: Stage,
+}
+
+impl Scene {
+    fn new(settings: &str) -> Self {
+        Self::before(&mirror(), settings)
+    }
+
+    fn before(upstream: &str, settings: &str) -> Self {
+        let world = World::new();
+        let origin = world.behind_tls(upstream);
+        let proxy = world.proxy(Manner::Open, false, origin, origin);
+        let stage = Stage::leading_to("https://api.example", &format!("{}\n{settings}", world.trust()));
+        Self { world, proxy, stage }
+    }
+
+    fn start(&self) -> Daemon<'_> {
+        let mut command = self.stage.home.valetd(&["run", "--log", "debug"]);
+        command.env("https_proxy", self.proxy_url());
+        let daemon = self.stage.home.start_as(command);
+        daemon.until("gbdx", "usable");
+        daemon
+    }
+
+    fn proxy_url(&self) -> String {
+        format!("http://{}", self.proxy.address)
+    }
+
+    fn home(&self) -> &Home {
+        &self.stage.home
+    }
+
+    /// `valetd exec` with these words, in the company's network.
+    fn exec(&self, arguments: &[&str]) -> Command {
+        let mut command = self.home().valetd(&["exec"]);
+        command.args(arguments).env("https_proxy", self.proxy_url());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.exec(arguments).output().expect("valetd runs")
+    }
+
+    /// The head that the upstream got, from what the command has printed, with a token of the account's.
+    fn upstreams_head(&self, output: &Output) -> String {
+        let head = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", words(output));
+        let fields: Vec<(&str, &str)> = head.lines().filter_map(|line| line.split_once(": ")).collect();
+        let tokens: Vec<&str> = fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+            .map(|(_, value)| *value)
+            .collect();
+        assert!(tokens.len() == 1 && self.stage.is_ours(tokens[0]), "{}", words(output));
+        head
+    }
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", words(output)))
+}
+
+const URL: &str = "https://api.example/catalog/v2?a=b%2Fc";
+
+#[test]
+fn an_unmodified_program_gets_the_routes_token_at_the_apis_own_host() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let python = "import urllib.request as u; print(u.urlopen(u.Request('https://api.example/catalog/v2?a=b%2Fc', \
+                  headers={'Authorization': 'Bearer theirs'})).read().decode())";
+    let programs: [(&str, &[&str]); 5] = [
+        ("curl", &["curl", "-sS", "-H", "Authorization: Bearer theirs", URL]),
+        ("curl, HTTP/1.1", &["curl", "-sS", "--http1.1", URL]),
+        ("curl, HTTP/2 only", &["curl", "-sS", "--http2", "-X", "POST", "-d", "x", URL]),
+        ("in the clear", &["curl", "-sS", "http://api.example/catalog/v2?a=b%2Fc"]),
+        ("urllib", &["python3", "-c", python]),
+    ];
+    for (name, program) in programs {
+        let output = scene.run(&[&["-r", "api", "--intercept", "--"], program].concat());
+        let head = scene.upstreams_head(&output);
+        let target = if name.contains("only") { "POST /catalog/v2?a=b%2Fc" } else { "GET /catalog/v2?a=b%2Fc" };
+        assert!(head.starts_with(target), "{name}: {head}");
+        assert!(head.to_ascii_lowercase().contains("\nhost: api.example\r\n"), "{name}: {head}");
+        for secret in ["vk_", "theirs", "proxy-authorization"] {
+            assert!(!head.to_ascii_lowercase().contains(secret), "{name}: {head}");
+        }
+        assert!(!scene.proxy.has_seen("catalog"), "{name}");
+    }
+    let left = std::fs::read_dir(scene.home().path("run/valetd")).expect("the folder of the socket");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("trust-")), "{left:?}");
+}
+
+#[test]
+fn what_no_route_leads_to_passes_untouched_or_is_refused_with_only() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let ca = scene.world.folder.path().join("ca.pem").display().to_string();
+    // with its own certificate, which the authority of the command cannot have made
+    let ask = ["curl", "-sS", "--http1.1", "--cacert", &ca, "https://auth.example/x"];
+    let output = scene.run(&[&["-r", "api", "--intercept", "-v", "--"], &ask[..]].concat());
+    assert!(output.status.success(), "{}", words(&output));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("auth.example:443: passed through, by 127.0.0.1:"), "{said}");
+    assert!(!String::from_utf8_lossy(&output.stdout).to_ascii_lowercase().contains("authorization"), "{output:?}");
+    assert!(scene.proxy.targets().contains(&"auth.example:443".to_owned()));
+    let before = scene.proxy.targets().len();
+    for ask in [&ask[..], &["curl", "-fsS", "http://auth.example/x"], &["curl", "-fsS", "http://127.0.0.2:1/"]] {
+        let output = scene.run(&[&["-r", "api", "--intercept", "--only", "-v", "--"], ask].concat());
+        let is_direct = ask.last().is_some_and(|url| url.contains("127.0.0"));
+        assert!(!output.status.success(), "{}", words(&output));
+        assert!(is_direct || words(&output).contains("refused, as no route leads there"), "{}", words(&output));
+    }
+    assert_eq!(scene.proxy.targets().len(), before);
+}
+
+#[test]
+fn rules_and_scopes_hold_as_on_the_reverse_path() {
+    let scene = Scene::new("deny = [\"DELETE /**\", \"/admin/**\"]");
+    let config = std::fs::read_to_string(scene.home().path("config/valetd/config.toml")).expect("a configuration");
+    let other = "[route.other]\naccount = \"gbdx\"\nupstream = \"https://auth.example/api\"\n";
+    scene.home().write_config(&format!("{config}{other}"));
+    let _daemon = scene.start();
+    let problem = |url: &str, words: &[&str]| {
+        let ask = ["curl", "-sS", url];
+        let output = scene.run(&[&["-r", "api", "--intercept", "--"], &ask[..], words].concat());
+        json(&output)["type"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(problem("https://api.example/admin/x", &[]), "urn:valetd:problem:forbidden-by-route");
+    assert_eq!(problem("https://api.example/Admin%2fx", &[]), "urn:valetd:problem:forbidden-by-route");
+    assert_eq!(problem("https://api.example/x", &["-X", "DELETE"]), "urn:valetd:problem:forbidden-by-route");
+    assert_eq!(
+        problem("https://api.example/x", &["-H", "Destination: https://api.example/admin/x"]),
+        "urn:valetd:problem:forbidden-by-route"
+    );
+    assert_eq!(
+        problem("https://api.example/x", &["-H", "Origin: https://evil.example"]),
+        "urn:valetd:problem:not-allowed"
+    );
+    let mismatch = problem("https://api.example/x", &["--http1.1", "-H", "Host: auth.example"]);
+    assert_eq!(mismatch, "urn:valetd:problem:misdirected-request");
+    // another route's host is not this command's
+    let output = scene.run(&["-r", "api", "--intercept", "--only", "--", "curl", "-sS", "https://auth.example/api/x"]);
+    assert!(!output.status.success(), "{}", words(&output));
+    // and where it is, what is outside of its base path is nobody's
+    let both = ["-r", "api", "-r", "other", "--intercept", "--", "curl", "-sS"];
+    let output = scene.run(&[&both[..], &["https://auth.example/elsewhere"]].concat());
+    assert_eq!(json(&output)["type"], "urn:valetd:problem:no-route", "{}", words(&output));
+}
+
+#[test]
+fn an_answers_references_stay_as_they_are_but_for_those_to_another_account() {
+    let port = Arc::new(OnceLock::new());
+    let its = port.clone();
+    let upstream = serving(move |mut stream| {
+        let port: &String = its.wait();
+        read_head(&mut BufReader::new(&stream))?;
+        let fields = format!(
+            "Location: https://api.example/next?a=b\r\nLink: </page/2>; rel=next\r\n\
+                      Set-Cookie: a=b; Path=/; Domain=api.example; Secure\r\nAlt-Svc: h3=\":443\"\r\n\
+                      Strict-Transport-Security: max-age=1\r\nContent-Location: http://localhost:{port}/other/x\r\n"
+        );
+        stream.write_all(
+            format!("HTTP/1.1 302 Found\r\n{fields}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+    });
+    let scene = Scene::before(&upstream, "");
+    let own = scene.stage.address.rsplit(':').next().expect("a port");
+    port.set(own.to_owned()).expect("once");
+    let config = std::fs::read_to_string(scene.home().path("config/valetd/config.toml")).expect("a configuration");
+    let other = "[account.lab]\ntoken_endpoint = \"https://auth.example/t\"\n[route.other]\naccount = \"lab\"\n\
+                 upstream = \"https://auth.example/api\"\n";
+    scene.home().write_config(&format!("{config}{other}"));
+    let _daemon = scene.start();
+    let output = scene.run(&["-r", "api", "--intercept", "--", "curl", "-sSi", "--http1.1", URL]);
+    assert!(output.status.success(), "{}", words(&output));
+    let head = String::from_utf8_lossy(&output.stdout).into_owned();
+    for field in [
+        "location: https://api.example/next?a=b",
+        "link: </page/2>; rel=next",
+        "set-cookie: a=b; path=/; domain=api.example; secure",
+        "strict-transport-security: max-age=1",
+    ] {
+        assert!(head.to_ascii_lowercase().contains(&format!("\r\n{field}\r\n")), "{field}: {head}");
+    }
+    // which would lead out of the tunnel, and to another account's token
+    for gone in ["alt-svc", "content-location"] {
+        assert!(!head.to_ascii_lowercase().contains(gone), "{head}");
+    }
+}
+
+#[test]
+fn exit_codes_and_signals_are_handed_through_and_nothing_outlives_the_command() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let shell = |script: &str| scene.exec(&["-r", "api", "--intercept", "--", "sh", "-c", script]);
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137)] {
+        assert_eq!(shell(script).status().expect("valetd runs").code(), Some(code), "{script}");
+    }
+    let missing = scene.run(&["-r", "api", "--intercept", "--", "no-such-command-here"]);
+    assert_eq!(missing.status.code(), Some(127), "{}", words(&missing));
+    // a signal reaches the command, which ends as it likes
+    let ready = scene.home().path("ready");
+    let script = format!("trap 'exit 9' TERM; touch {}; while :; do sleep 0.05; done", ready.display());
+    let mut running = shell(&script).spawn().expect("valetd runs");
+    eventually("it runs", || ready.exists().then_some(()));
+    let pid = running.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    assert_eq!(running.wait().expect("it ends").code(), Some(9));
+    // the key is of no more use
+    let keys = scene.home().run(&["key", "list"]);
+    assert!(!words(&keys).contains("ephemeral"), "{}", words(&keys));
+}
+
+#[test]
+fn a_daemon_that_is_restarted_under_a_command_serves_it_again() {
+    let scene = Scene::new("");
+    let mut daemon = scene.start();
+    let (ready, go) = (scene.home().path("ready"), scene.home().path("go"));
+    let script = format!(
+        "curl -sS {URL} >/dev/null && touch {} && while [ ! -e {} ]; do sleep 0.05; done; exec curl -sS {URL}",
+        ready.display(),
+        go.display()
+    );
+    let running = scene
+        .exec(&["-r", "api", "--intercept", "--", "sh", "-c", &script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("valetd runs");
+    eventually("it has asked once", || ready.exists().then_some(()));
+    assert!(daemon.signal("TERM").success());
+    daemon = scene.start();
+    std::fs::write(&go, "").expect("written");
+    let output = running.wait_with_output().expect("it ends");
+    scene.upstreams_head(&output);
+    drop(daemon);
+}
+
+#[test]
+fn a_route_to_an_address_and_two_routes_to_one_place_are_refused_in_words() {
+    let scene = Scene::new("");
+    let config = std::fs::read_to_string(scene.home().path("config/valetd/config.toml")).expect("a configuration");
+    let more = "[route.twin]\naccount = \"gbdx\"\nupstream = \"https://api.example\"\n\
+                [route.number]\naccount = \"gbdx\"\nupstream = \"https://192.0.2.1\"\n";
+    scene.home().write_config(&format!("{config}{more}"));
+    let _daemon = scene.start();
+    for (routes, says) in [(["api", "number"], "leads to the address"), (["api", "twin"], "both lead to")] {
+        let output = scene.run(&["-r", routes[0], "-r", routes[1], "--intercept", "--", "true"]);
+        assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+        assert!(words(&output).contains(says), "{}", words(&output));
+    }
+}
+
+#[test]
+fn a_program_that_insists_on_signing_in_is_given_a_placeholder_and_never_a_secret() {
+    let exec = "exec = { placeholder_token = true, env = { LAB_USER = \"x\", LAB_TOKEN = \"{placeholder_jwt}\" } }\n";
+    let scene = Scene::new("");
+    let config = std::fs::read_to_string(scene.home().path("config/valetd/config.toml")).expect("a configuration");
+    let endpoint = config.lines().find(|line| line.starts_with("token_endpoint")).expect("an endpoint");
+    let away = "token_endpoint = \"https://api.example/auth/token\"";
+    scene.home().write_config(&config.replacen("[account.gbdx]\n", &format!("[account.gbdx]\n{exec}"), 1));
+    let _daemon = scene.start();
+    // where the command believes its tokens to come from
+    scene.home().write_config(
+        &config.replacen("[account.gbdx]\n", &format!("[account.gbdx]\n{exec}"), 1).replacen(endpoint, away, 1),
+    );
+    let ask = |form: &str| {
+        let curl = ["curl", "-sS", "-d", form, "https://api.example/auth/token"];
+        json(&scene.run(&[&["-r", "api", "--intercept", "--"], &curl[..]].concat()))
+    };
+    let given = ask("grant_type=password&username=x&password=x&scope=a+b");
+    assert_eq!((&given["token_type"], &given["scope"]), (&"Bearer".into(), &"a b".into()), "{given}");
+    let token = given["access_token"].as_str().expect("a token");
+    assert!(token.ends_with('.') && token.starts_with("eyJ"), "{token}");
+    let refused = ask("grant_type=password&username=me&password=hunter2");
+    assert_eq!(refused["type"], "urn:valetd:problem:sign-in-is-valetds", "{refused}");
+    let output = scene.run(&["-r", "api", "--intercept", "--", "sh", "-c", "echo $LAB_TOKEN; echo $LAB_USER"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{token}\nx\n"));
+}
