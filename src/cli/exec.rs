@@ -1,8 +1,9 @@
 //! `valetd exec`
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,7 +30,10 @@ use crate::secret::Secret;
 use intercept::Reached;
 
 mod intercept;
+mod isolate;
+pub(super) mod relay;
 mod supervise;
+mod syscalls;
 mod trust;
 
 /// Run a command that finds valetd in its environment
@@ -79,13 +83,24 @@ NODE_EXTRA_CA_CERTS and DENO_CERT. Programs that read none of them, or no proxy
 variable, cannot be served so: wget, bare urllib3, aiohttp without trust_env,
 Node 20's fetch, pycurl and R's curl, and what has its authorities built in. A
 program that asks the provider's token endpoint itself is given a placeholder
-where the preset says so.",
+where the preset says so.
+
+--isolate is --intercept behind a wall, for agents and for code that nobody has
+read. The command is in namespaces of its own (users, mounts, processes and
+network, by bubblewrap; no root is needed), and reaches the routes of -r, by
+their hosts and by their URLs, and nothing else: no other route, no other host
+but those of --allow, no service of this machine, no control socket, no file of
+valetd's, no bus, agent, display or container socket, no process outside. It
+sees the system read-only, an empty home, the working directory, which it may
+change, and what --bind and --ro name; a filter keeps it from system calls that
+lead out. In there also programs are served that read no variable at all.",
     after_help = "\
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
   valetd exec --timeout 2m -- python3 nightly.py
   valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
   valetd exec -r gbdx --intercept -- python3 with_gbdxtools.py
+  valetd exec -r gbdx --isolate -- agent 'find scenes over Copenhagen'
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
 it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
@@ -115,6 +130,21 @@ pub(super) struct Arguments {
     /// With --intercept: refuse what no route leads to
     #[arg(long)]
     only: bool,
+    /// In namespaces of its own (by bubblewrap), where nothing can be reached but
+    /// the routes of -r: for agents, and for code that is not trusted
+    #[arg(long, requires = "routes", conflicts_with_all = ["for_user", "key_in_url", "no_intercept"])]
+    isolate: bool,
+    /// With --isolate or --only: another host that may be reached, and what is
+    /// below it; may be given again
+    #[arg(long, value_name = "HOST")]
+    allow: Vec<String>,
+    /// With --isolate: what the command may change besides the working
+    /// directory; may be given again
+    #[arg(long, value_name = "PATH", requires = "isolate")]
+    bind: Vec<PathBuf>,
+    /// With --isolate: what it may read besides the system; may be given again
+    #[arg(long, value_name = "PATH", requires = "isolate")]
+    ro: Vec<PathBuf>,
     /// With --intercept: show what went where
     #[arg(short, long)]
     verbose: bool,
@@ -124,8 +154,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { mut routes, timeout, key_in_url, for_user, intercept, no_intercept, only, verbose, command } =
+    let Arguments { mut routes, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, .. } =
         arguments;
+    let Arguments { isolate, allow, bind, ro, command, .. } = arguments;
+    intercept |= isolate;
     routes.sort();
     routes.dedup();
     let places = places(options)?;
@@ -170,7 +202,6 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         };
         Ok::<_, Failure>((report.clone(), key, reached))
     })??;
-    let (program, rest) = command.split_first().expect("clap requires a command");
     let (held, own) = key.map_or((None, None), |(held, own)| (Some(held), own));
     let (key, line) = match held {
         None => (None, None),
@@ -181,44 +212,64 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         }
         Some(held) => (Some(held.survive_exec().map_err(Failure::new)?), None),
     };
-    let names = own.as_ref().map(|base| (base.as_str(), routes.as_slice()));
-    let mut child = Command::new(program);
-    child.args(rest);
+    let inside = format!("http://{}", SocketAddr::from(isolate::URLS_ADDRESS));
+    let base = if isolate { own.as_ref().map(|_| inside) } else { own.clone() };
+    let names = base.as_ref().map(|base| (base.as_str(), routes.as_slice()));
     let variables = variables(&report, names, key.as_ref(), key_in_url);
     let past_proxies = past_proxies(environment::text, &hosts(&variables));
-    for name in variables_with_tokens(&places) {
-        child.env_remove(name);
-    }
-    for (name, value) in variables.into_iter().chain(past_proxies) {
+    let mut environment: Vec<(String, Option<String>)> =
+        variables_with_tokens(&places).into_iter().map(|name| (name, None)).collect();
+    environment.extend(variables.into_iter().chain(past_proxies));
+    let Some(reached) = reached else {
+        let (program, rest) = command.split_first().expect("clap requires a command");
+        let mut child = Command::new(program);
+        child.args(rest);
+        set(&mut child, environment);
+        return Err(cannot_be_run(child.exec(), program));
+    };
+    let allowed = (only || isolate).then_some(allow);
+    let task = intercept::Task {
+        wanted: reached.upstreams.iter().filter_map(|(name, _)| RouteName::new(name)).collect(),
+        placeholders: reached.accounts.iter().flat_map(|account| account.exec.env.clone()).collect(),
+        settings: intercept::settings(&reached, allowed, verbose),
+        folder: places.socket.parent().unwrap_or(Path::new("/")).to_owned(),
+        environment,
+        command,
+        walls: match isolate {
+            false => None,
+            true => {
+                let working = std::env::current_dir().map_err(Failure::new)?;
+                let view = isolate::View { home: places.home.clone(), working, writable: bind, readable: ro };
+                view.check(&places)?;
+                Some(intercept::Inside { view, own: own.as_deref().and_then(isolate::Own::of) })
+            }
+        },
+    };
+    let ran = block_on(async {
+        let daemon = lent(places.socket.clone(), task.wanted.clone()).await.map_err(|error| refused(error, options))?;
+        intercept::run(task, daemon).await
+    })??;
+    drop(line);
+    std::process::exit(i32::from(ran))
+}
+
+/// Puts variables into a command's environment, and takes others out.
+fn set(command: &mut Command, environment: Vec<(String, Option<String>)>) {
+    for (name, value) in environment {
         match value {
-            Some(value) => child.env(name, value),
-            None => child.env_remove(name),
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
         };
     }
-    let error = match reached {
-        None => child.exec(),
-        Some(reached) => {
-            let wanted: Vec<RouteName> =
-                reached.upstreams.iter().filter_map(|(name, _)| RouteName::new(name)).collect();
-            let settings = intercept::settings(&reached, only, verbose);
-            let env: Vec<_> = reached.accounts.into_iter().flat_map(|account| account.exec.env).collect();
-            let folder = places.socket.parent().unwrap_or(Path::new("/")).to_owned();
-            let ran = block_on(async {
-                let daemon = lent(places.socket.clone(), wanted).await.map_err(|error| refused(error, options))?;
-                intercept::run(child, settings, daemon, &folder, &env).await
-            })??;
-            drop(line);
-            match ran {
-                Ok(code) => std::process::exit(i32::from(code)),
-                Err(error) => error,
-            }
-        }
-    };
+}
+
+/// Why a command has not run.
+fn cannot_be_run(error: io::Error, program: &OsStr) -> Failure {
     let exit = match error.kind() {
         io::ErrorKind::NotFound => Exit::NoSuchCommand,
         _ => Exit::NotExecutable,
     };
-    Err(Failure::new(error).while_doing(format!("running {}", program.display())).with_exit(exit))
+    Failure::new(error).while_doing(format!("running {}", program.display())).with_exit(exit)
 }
 
 /// What the routes lead to, if the command is to find a proxy that stands for their hosts: because it is wanted, or because

@@ -105,6 +105,8 @@ enum Verb {
     Refresh(refresh::Arguments),
     Wait(wait::Arguments),
     Exec(exec::Arguments),
+    #[command(hide = true)]
+    ExecRelay(exec::relay::Arguments),
     Key(key::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
@@ -130,6 +132,7 @@ impl Program {
             Verb::Status(arguments) => status::perform(options, arguments),
             Verb::Events(arguments) => events::perform(options, arguments),
             Verb::Exec(arguments) => exec::perform(options, arguments),
+            Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),

@@ -25,7 +25,8 @@ use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixStream};
 use tracing::debug;
 
 use crate::config::{Endpoint, ForwardProxy, Origin, Proxies};
@@ -66,8 +67,10 @@ pub(crate) struct Settings {
     pub(crate) sign_in: Vec<Endpoint>,
     /// Values that are no secrets: what the command was told to sign in with.
     pub(crate) placeholders: Vec<String>,
-    /// Everything else; refused, if there is no way.
-    pub(crate) outside: Option<Outside>,
+    /// How everything else goes.
+    pub(crate) outside: Outside,
+    /// What of it may: hosts, with what is below them; everything, if there is no list.
+    pub(crate) allowed: Option<Vec<String>>,
     /// Whether it is said what goes where.
     pub(crate) verbose: bool,
 }
@@ -110,6 +113,24 @@ impl Interceptor {
         })
     }
 
+    /// Whether a host may be reached that no route leads to.
+    fn allows(&self, host: &str) -> bool {
+        let is_at_or_below = |allowed: &String| {
+            host.strip_suffix(allowed.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        self.settings.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(is_at_or_below))
+    }
+
+    /// The hosts that are spoken to in TLS, with their ports.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.hosts.keys().map(|(host, port)| (host.as_str(), *port))
+    }
+
+    /// Serves one connection of the command's, to which nobody else has access.
+    pub(crate) async fn serve_stream(self: Rc<Self>, stream: UnixStream) {
+        self.serve_client(stream).await;
+    }
+
     /// Serves the command's connections for ever. To be run in a `LocalSet`.
     pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener) {
         let mut peers = PeerLookup::new();
@@ -133,7 +154,7 @@ impl Interceptor {
         }
     }
 
-    async fn serve_client(self: Rc<Self>, stream: TcpStream) {
+    async fn serve_client<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Rc<Self>, stream: S) {
         let link = Rc::new(daemon::Link::default());
         let service = hyper::service::service_fn(move |request| {
             let (interceptor, link) = (self.clone(), link.clone());

@@ -70,11 +70,11 @@ impl Interceptor {
     /// Carries a tunnel to a host that no route leads to.
     async fn pass(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
         let named = dial::host_and_port(&origin);
-        let Some(Outside { proxies, .. }) = &self.settings.outside else {
+        if !self.allows(&origin.host) {
             self.tell(format_args!("{named}: refused, as no route leads there"));
             return not_ours(&named);
-        };
-        let way = proxies.way(&ProxyChoice::Environment, &origin);
+        }
+        let way = self.settings.outside.proxies.way(&ProxyChoice::Environment, &origin);
         let how =
             if let Way::Through(proxy) = &way { format!(", by {}", proxy.host_and_port()) } else { String::new() };
         // in a tunnel everything is the command's own affair, TLS included
@@ -94,10 +94,11 @@ impl Interceptor {
     /// Passes a plain request on that is for no route.
     async fn pass_plain(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
         let named = dial::host_and_port(&origin);
-        let Some(Outside { proxies, plain }) = &self.settings.outside else {
+        let Outside { proxies, plain } = &self.settings.outside;
+        if !self.allows(&origin.host) {
             self.tell(format_args!("{named}: refused, as no route leads there"));
             return not_ours(&named);
-        };
+        }
         let proxy = plain.as_ref().filter(|_| !origin.is_loopback() && !proxies.excepts(&origin));
         let next = proxy.map_or(origin, |proxy| Origin { tls: false, host: proxy.host.clone(), port: proxy.port });
         self.tell(format_args!("{} http://{named}{}: passed through", request.method(), request.uri().path()));
@@ -155,7 +156,7 @@ fn refused_target(detail: &str) -> Response<Body> {
 }
 
 fn not_ours(named: &str) -> Response<Body> {
-    let detail = format!("no route of this command leads to {named}, and 'valetd exec --only' lets nothing else out");
+    let detail = format!("no route of this command leads to {named}, and it is let out nowhere else");
     problem(StatusCode::FORBIDDEN, "no-route", "valetd; error=http_request_denied", &detail)
 }
 

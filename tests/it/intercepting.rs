@@ -6,72 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use crate::support::company::{Manner, Proxy, World};
-use crate::support::stage::Stage;
-use crate::support::upstreams::{mirror, read_head, serving};
-use crate::support::{Daemon, Home, eventually, words};
-
-/// A route whose upstream is `https://api.example`, which is behind a company's proxy, as everything else is.
-struct Scene {
-    world: World,
-    proxy: Proxy,
-    stage: Stage,
-}
-
-impl Scene {
-    fn new(settings: &str) -> Self {
-        Self::before(&mirror(), settings)
-    }
-
-    fn before(upstream: &str, settings: &str) -> Self {
-        let world = World::new();
-        let origin = world.behind_tls(upstream);
-        let proxy = world.proxy(Manner::Open, false, origin, origin);
-        let stage = Stage::leading_to("https://api.example", &format!("{}\n{settings}", world.trust()));
-        Self { world, proxy, stage }
-    }
-
-    fn start(&self) -> Daemon<'_> {
-        let mut command = self.stage.home.valetd(&["run", "--log", "debug"]);
-        command.env("https_proxy", self.proxy_url());
-        let daemon = self.stage.home.start_as(command);
-        daemon.until("gbdx", "usable");
-        daemon
-    }
-
-    fn proxy_url(&self) -> String {
-        format!("http://{}", self.proxy.address)
-    }
-
-    fn home(&self) -> &Home {
-        &self.stage.home
-    }
-
-    /// `valetd exec` with these words, in the company's network.
-    fn exec(&self, arguments: &[&str]) -> Command {
-        let mut command = self.home().valetd(&["exec"]);
-        command.args(arguments).env("https_proxy", self.proxy_url());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.exec(arguments).output().expect("valetd runs")
-    }
-
-    /// The head that the upstream got, from what the command has printed, with a token of the account's.
-    fn upstreams_head(&self, output: &Output) -> String {
-        let head = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{}", words(output));
-        let fields: Vec<(&str, &str)> = head.lines().filter_map(|line| line.split_once(": ")).collect();
-        let tokens: Vec<&str> = fields
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
-            .map(|(_, value)| *value)
-            .collect();
-        assert!(tokens.len() == 1 && self.stage.is_ours(tokens[0]), "{}", words(output));
-        head
-    }
-}
+use crate::support::company::Scene;
+use crate::support::upstreams::{read_head, serving};
+use crate::support::{eventually, words};
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", words(output)))

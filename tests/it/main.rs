@@ -63,6 +63,8 @@ mod hostile;
 mod identity;
 /// A program that cannot be pointed anywhere is served at the hosts that it insists on, and nobody else is.
 mod intercepting;
+/// An isolated command gets through its wall to the routes, and to nothing else.
+mod isolating;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.

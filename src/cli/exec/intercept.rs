@@ -1,19 +1,25 @@
 //! `exec --intercept`: the command is a child, and finds a proxy that it trusts for the routes' hosts.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Command;
+use std::rc::Rc;
 
-use tokio::net::TcpListener;
+use rustix::process::Signal;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::LocalSet;
 
+use super::isolate::{self, Folder, Own, View, Walls};
 use super::supervise;
 use super::trust::Bundles;
 use crate::cli::failure::Failure;
-use crate::config::{Account, Endpoint, ForwardProxy, Origin, Proxies, ProxyProtocol, Upstream};
+use crate::config::{Account, Endpoint, ForwardProxy, Origin, Proxies, ProxyProtocol, RouteName, Upstream};
 use crate::intercept::{self, CertificateAuthority, Daemon, Interceptor, Outside, PLACEHOLDER_JWT, Settings};
 use crate::oauth::EndpointKind;
+use crate::platform::child;
 use crate::platform::clock;
 use crate::platform::environment;
 
@@ -40,8 +46,8 @@ pub(super) fn refuse_what_cannot_be(reached: &Reached) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the proxy of a command does.
-pub(super) fn settings(reached: &Reached, only: bool, verbose: bool) -> Settings {
+/// What the proxy of a command does. `allowed` are hosts that no route leads to; all, if there is no list.
+pub(super) fn settings(reached: &Reached, allowed: Option<Vec<String>>, verbose: bool) -> Settings {
     let origins: BTreeSet<Origin> = reached.upstreams.iter().map(|(_, upstream)| upstream.origin.clone()).collect();
     let answered = reached.accounts.iter().filter(|account| account.exec.placeholder_token);
     let sign_in = answered.clone().flat_map(|account| {
@@ -50,56 +56,151 @@ pub(super) fn settings(reached: &Reached, only: bool, verbose: bool) -> Settings
     });
     let sign_in: Vec<Endpoint> = sign_in.filter(|endpoint| !intercept::is_address(&endpoint.origin.host)).collect();
     let placeholders = reached.accounts.iter().flat_map(|account| &account.exec.env).map(|(_, value)| value.clone());
-    let outside = match only {
-        true => None,
-        false => {
-            let plain = environment::text("http_proxy").and_then(|text| ForwardProxy::parse(&text).ok());
-            let plain = plain.filter(|proxy| proxy.protocol == ProxyProtocol::Http);
-            Some(Outside { proxies: Proxies::read(environment::text), plain })
-        }
-    };
-    Settings { origins, sign_in, placeholders: placeholders.collect(), outside, verbose }
+    let plain = environment::text("http_proxy").and_then(|text| ForwardProxy::parse(&text).ok());
+    let plain = plain.filter(|proxy| proxy.protocol == ProxyProtocol::Http);
+    let outside = Outside { proxies: Proxies::read(environment::text), plain };
+    Settings { origins, sign_in, placeholders: placeholders.collect(), outside, allowed, verbose }
+}
+
+/// A command, and what it needs.
+pub(super) struct Task {
+    /// The routes that its proxy stands for.
+    pub(super) wanted: Vec<RouteName>,
+    /// What its own sign-in looks for.
+    pub(super) placeholders: Vec<(String, String)>,
+    pub(super) settings: Settings,
+    /// Where our sockets are.
+    pub(super) folder: PathBuf,
+    /// Variables, and those that are taken out.
+    pub(super) environment: Vec<(String, Option<String>)>,
+    pub(super) command: Vec<OsString>,
+    /// Whether it is isolated.
+    pub(super) walls: Option<Inside>,
+}
+
+/// What an isolated command has.
+pub(super) struct Inside {
+    pub(super) view: View,
+    /// The address of the command's own, where its routes have URLs.
+    pub(super) own: Option<Own>,
 }
 
 /// Runs a command with a proxy of its own. Returns its exit status, as a shell shows it.
 ///
 /// # Errors
 ///
-/// [`Failure`] if there can be no proxy, and the system's if the command cannot be run.
-pub(super) async fn run(
-    mut command: Command,
-    settings: Settings,
-    daemon: Daemon,
-    folder: &Path,
-    env: &[(String, String)],
-) -> Result<std::io::Result<u8>, Failure> {
+/// [`Failure`] if there can be no proxy or no wall, or if the command cannot be run.
+pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
+    let Task { wanted: _, placeholders, settings, folder, mut environment, command, walls } = task;
     let names = intercept::names(&settings);
     let authority = CertificateAuthority::new(&names, clock::unix_seconds()).map_err(Failure::new)?;
+    let own_folder = walls.as_ref().map(|_| Folder::make(&folder)).transpose()?;
+    let folder = own_folder.as_ref().map_or(folder.as_path(), Folder::path);
     let bundles = Bundles::write(folder, authority.root(), environment::text);
     let bundles = bundles.map_err(|why| Failure::say(why).while_doing("writing what the command is to trust"))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| Failure::new(error).while_doing("opening the command's proxy"))?;
-    let address = listener.local_addr().map_err(Failure::new)?;
+    let address = match walls {
+        Some(_) => SocketAddr::from(isolate::PROXY_ADDRESS),
+        None => listener.local_addr().map_err(Failure::new)?,
+    };
     for name in ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"] {
-        command.env(name, format!("http://{address}"));
+        environment.push((name.to_owned(), Some(format!("http://{address}"))));
     }
     let no_proxy = without(environment::text("no_proxy").or_else(|| environment::text("NO_PROXY")), &names);
     for name in ["no_proxy", "NO_PROXY"] {
-        command.env(name, &no_proxy);
+        environment.push((name.to_owned(), Some(no_proxy.clone())));
     }
-    command.envs(bundles.variables.iter().map(|(name, value)| (name, value)));
-    command.envs(env.iter().map(|(name, value)| (name, value.replace("{placeholder_jwt}", PLACEHOLDER_JWT))));
+    let shown = folder.display().to_string();
+    let inside = |value: &str| match walls {
+        Some(_) => value.replacen(&shown, isolate::INSIDE, 1),
+        None => value.to_owned(),
+    };
+    environment.extend(bundles.variables.iter().map(|(name, value)| (name.clone(), Some(inside(value)))));
+    let given = |(name, value): (String, String)| (name, Some(value.replace("{placeholder_jwt}", PLACEHOLDER_JWT)));
+    environment.extend(placeholders.into_iter().map(given));
     let interceptor = Interceptor::new(settings, authority, daemon);
+    let (program, rest) = command.split_first().expect("clap requires a command");
     let everything = LocalSet::new();
-    let ran = everything.run_until(async move {
-        let serving = tokio::task::spawn_local(interceptor.serve(listener));
-        let ran = supervise::run(command).await;
-        serving.abort();
-        ran
+    match (walls, &own_folder) {
+        (Some(Inside { view, own }), Some(folder)) => {
+            drop(listener); // nobody outside has any use for it
+            environment.extend(isolate::OUTSIDE.map(|name| (name.to_owned(), None)));
+            let bundle = bundles.of("SSL_CERT_FILE").unwrap_or_default().to_owned();
+            everything.run_until(behind_walls(interceptor, view, own, folder, bundle, environment, &command)).await
+        }
+        _ => {
+            let mut child = Command::new(program);
+            child.args(rest);
+            super::set(&mut child, environment);
+            let ran = everything.run_until(async move {
+                let serving = tokio::task::spawn_local(interceptor.serve(listener));
+                let ran = supervise::run(child, supervise::directly, None).await;
+                serving.abort();
+                ran
+            });
+            ran.await.map(supervise::code).map_err(|error| super::cannot_be_run(error, program))
+        }
+    }
+}
+
+/// Runs a command where nothing can be reached but what comes out at our sockets.
+async fn behind_walls(
+    interceptor: Rc<Interceptor>,
+    view: View,
+    own: Option<Own>,
+    folder: &Folder,
+    bundle: String,
+    environment: Vec<(String, Option<String>)>,
+    command: &[OsString],
+) -> Result<u8, Failure> {
+    let addresses = isolate::addresses(interceptor.hosts().map(|(host, _)| host));
+    let hosts = folder.write("hosts", &isolate::hosts_file(&addresses))?;
+    let program = std::env::current_exe().map_err(|error| Failure::new(error).while_doing("finding this program"))?;
+    folder.write("valetd", "")?; // where this program goes
+    let walls = Walls::new(&view, folder, &program, &bundle, &hosts)?;
+    let listen = |name: &str| {
+        UnixListener::bind(folder.path().join(name))
+            .map_err(|error| Failure::new(error).while_doing("opening a socket for the command"))
+    };
+    let (proxy, urls, signals) = (listen(isolate::PROXY)?, listen(isolate::URLS)?, listen(isolate::SIGNALS)?);
+    let mut bubblewrap = Command::new("bwrap");
+    bubblewrap.args(&walls.arguments).arg(format!("{}/valetd", isolate::INSIDE)).arg("exec-relay");
+    bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses, own.is_some())).arg("--").args(command);
+    super::set(&mut bubblewrap, environment);
+    child::leaves_terminal_to_others(&mut bubblewrap);
+    child::inherits_only(&mut bubblewrap, walls.descriptors());
+
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = proxy.accept().await {
+            tokio::task::spawn_local(interceptor.clone().serve_stream(stream));
+        }
     });
-    let ran = ran.await;
-    drop(bundles);
-    Ok(ran.map(supervise::code))
+    tokio::task::spawn_local(async move {
+        while let (Some(own), Ok((mut stream, _))) = (&own, urls.accept().await) {
+            let own = own.clone();
+            tokio::task::spawn_local(async move { own.carry(&mut stream).await });
+        }
+    });
+    let line = Rc::new(RefCell::new(None::<UnixStream>));
+    let its = line.clone();
+    tokio::task::spawn_local(async move {
+        if let Ok((stream, _)) = signals.accept().await {
+            its.replace(Some(stream));
+        }
+    });
+    let to = line.clone();
+    let deliver = move |pid, signal: Signal| match &*to.borrow() {
+        Some(line) => drop(line.try_write(&[u8::try_from(signal.as_raw()).unwrap_or_default()])),
+        None => supervise::directly(pid, signal), // it has not begun
+    };
+    let ran = supervise::run(bubblewrap, deliver, None).await;
+    match ran {
+        Ok(status) if line.borrow().is_none() && !status.success() => Err(isolate::refused()),
+        Ok(status) => Ok(supervise::code(status)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(isolate::missing()),
+        Err(error) => Err(Failure::new(error).while_doing("running bwrap")),
+    }
 }
 
 /// What is reached past proxies: as before, but for what covers a host that we stand for, and this machine.

@@ -3,10 +3,15 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::rc::Rc;
 
 use rustix::process::{Pid, Signal};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::platform::child;
 
 /// Signals that are handed on. What a terminal sends (INT, QUIT) it sends to the command, too, which is in the same group.
 const HANDED_ON: [(SignalKind, Signal, bool); 7] = [
@@ -19,12 +24,19 @@ const HANDED_ON: [(SignalKind, Signal, bool); 7] = [
     (SignalKind::quit(), Signal::QUIT, true),
 ];
 
-/// Runs a command to its end.
+/// Runs a command to its end. `deliver` has it get a signal that we were sent, by its process id; it also gets those whose
+/// numbers come on `orders`.
 ///
 /// # Errors
 ///
 /// The system's, if it cannot be run.
-pub(super) async fn run(command: std::process::Command) -> io::Result<ExitStatus> {
+pub(super) async fn run(
+    mut command: std::process::Command,
+    deliver: impl Fn(Pid, Signal) + 'static,
+    orders: Option<UnixStream>,
+) -> io::Result<ExitStatus> {
+    child::ends_with_us(&mut command);
+    let deliver = Rc::new(deliver);
     let mut listening = Vec::new();
     for (kind, number, by_terminal) in HANDED_ON {
         listening.push((signal(kind)?, number, by_terminal));
@@ -32,15 +44,35 @@ pub(super) async fn run(command: std::process::Command) -> io::Result<ExitStatus
     let mut child = Command::from(command).kill_on_drop(true).spawn()?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     for (mut received, number, by_terminal) in listening {
+        let deliver = deliver.clone();
         tokio::task::spawn_local(async move {
             while received.recv().await.is_some() {
                 if let Some(pid) = pid.filter(|_| !(by_terminal && is_in_foreground())) {
-                    let _ = rustix::process::kill_process(pid, number);
+                    deliver(pid, number);
+                }
+            }
+        });
+    }
+    if let (Some(mut orders), Some(pid)) = (orders, pid) {
+        tokio::task::spawn_local(async move {
+            while let Ok(number) = orders.read_u8().await {
+                if let Some(signal) = signal_of(number) {
+                    directly(pid, signal);
                 }
             }
         });
     }
     child.wait().await
+}
+
+/// Delivers a signal to the process itself.
+pub(super) fn directly(pid: Pid, signal: Signal) {
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// The signal of a number that was handed on.
+fn signal_of(number: u8) -> Option<Signal> {
+    HANDED_ON.iter().map(|(_, signal, _)| *signal).find(|signal| signal.as_raw() == i32::from(number))
 }
 
 /// Whether our group is the one that the terminal sends its signals to.

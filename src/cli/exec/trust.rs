@@ -96,6 +96,11 @@ impl Bundles {
         Ok(bundles)
     }
 
+    /// The file that a variable names.
+    pub(super) fn of(&self, variable: &str) -> Option<&str> {
+        self.variables.iter().find(|(name, _)| name == variable).map(|(_, value)| value.as_str())
+    }
+
     fn add(&mut self, folder: &Path, text: &str) -> Result<String, String> {
         let path = folder.join(format!("{PREFIX}{}-{}.pem", std::process::id(), self.made.len()));
         make(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -1,6 +1,7 @@
 //! A company's network: a proxy on the way out, and servers in TLS behind it whose names nobody here can look up.
 
 use std::net::SocketAddr;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -9,7 +10,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::stage::Stage;
 use crate::support::tls::certified_for;
+use crate::support::upstreams::mirror;
+use crate::support::{Daemon, Home, words};
 
 /// What is on the other side of the proxy: names that nobody here can look up, and an address that leads nowhere.
 pub const NAMES: [&str; 4] = ["api.example", "auth.example", "192.0.2.1", "127.0.0.1"];
@@ -224,4 +228,66 @@ async fn socks<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, manner: Manner
     let code = if manner == Manner::Refusing { 2 } else { 0 };
     client.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await.ok()?;
     (code == 0).then(|| format!("{host}:{port}"))
+}
+
+/// A route whose upstream is `https://api.example`, which is behind a company's proxy, as everything else is.
+pub struct Scene {
+    pub world: World,
+    pub proxy: Proxy,
+    pub stage: Stage,
+}
+
+impl Scene {
+    pub fn new(settings: &str) -> Self {
+        Self::before(&mirror(), settings)
+    }
+
+    pub fn before(upstream: &str, settings: &str) -> Self {
+        let world = World::new();
+        let origin = world.behind_tls(upstream);
+        let proxy = world.proxy(Manner::Open, false, origin, origin);
+        let stage = Stage::leading_to("https://api.example", &format!("{}\n{settings}", world.trust()));
+        Self { world, proxy, stage }
+    }
+
+    pub fn start(&self) -> Daemon<'_> {
+        let mut command = self.stage.home.valetd(&["run", "--log", "debug"]);
+        command.env("https_proxy", self.proxy_url());
+        let daemon = self.stage.home.start_as(command);
+        daemon.until("gbdx", "usable");
+        daemon
+    }
+
+    pub fn proxy_url(&self) -> String {
+        format!("http://{}", self.proxy.address)
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.stage.home
+    }
+
+    /// `valetd exec` with these words, in the company's network.
+    pub fn exec(&self, arguments: &[&str]) -> Command {
+        let mut command = self.home().valetd(&["exec"]);
+        command.args(arguments).env("https_proxy", self.proxy_url());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.exec(arguments).output().expect("valetd runs")
+    }
+
+    /// The head that the upstream got, from what the command has printed, with a token of the account's.
+    pub fn upstreams_head(&self, output: &Output) -> String {
+        let head = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", words(output));
+        let fields: Vec<(&str, &str)> = head.lines().filter_map(|line| line.split_once(": ")).collect();
+        let tokens: Vec<&str> = fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+            .map(|(_, value)| *value)
+            .collect();
+        assert!(tokens.len() == 1 && self.stage.is_ours(tokens[0]), "{}", words(output));
+        head
+    }
 }

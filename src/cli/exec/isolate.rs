@@ -1,0 +1,337 @@
+//! `exec --isolate`: the command in namespaces of its own, where nothing can be reached but the routes.
+//!
+//! The walls are bubblewrap's (bwrap(1)), which ordinary users may run; what is inside of them is decided here. A relay in
+//! front of the command carries what it asks for to unix sockets of ours, which are paths, and reach through the wall of
+//! the network's namespace.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::MemfdFlags;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{relay, syscalls};
+use crate::cli::failure::Failure;
+use crate::platform::paths::{OwnFolder, Paths};
+
+/// Where our sockets and files are, inside.
+pub(super) const INSIDE: &str = "/run/valetd";
+
+/// The socket of the command's proxy, in that folder.
+pub(super) const PROXY: &str = "proxy.sock";
+
+/// The socket of the routes' URLs, in that folder.
+pub(super) const URLS: &str = "urls.sock";
+
+/// The socket by which signals are handed on, in that folder.
+pub(super) const SIGNALS: &str = "signals.sock";
+
+/// Where the proxy is, inside.
+pub(super) const PROXY_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 3128);
+
+/// Where the routes' URLs are, inside.
+pub(super) const URLS_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 8253);
+
+/// The system, as far as programs need it: read-only inside, where it is there.
+const SYSTEM: [&str; 12] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"];
+
+/// Files that hold what the whole system trusts.
+const TRUSTED: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/var/lib/ca-certificates/ca-bundle.pem",
+];
+
+/// Variables that lead to agents, buses, displays and daemons outside.
+pub(super) const OUTSIDE: [&str; 14] = [
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "DISPLAY",
+    "DOCKER_HOST",
+    "CONTAINER_HOST",
+    "GNOME_KEYRING_CONTROL",
+    "GPG_AGENT_INFO",
+    "KRB5CCNAME",
+    "PULSE_SERVER",
+    "SSH_AGENT_PID",
+    "SSH_AUTH_SOCK",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+];
+
+/// What of the machine is inside, besides the system.
+#[derive(Debug)]
+pub(super) struct View {
+    /// The home folder, which is empty inside.
+    pub(super) home: Option<PathBuf>,
+    /// Where the command runs, which it may change.
+    pub(super) working: PathBuf,
+    /// What else it may change.
+    pub(super) writable: Vec<PathBuf>,
+    /// What else it may read.
+    pub(super) readable: Vec<PathBuf>,
+}
+
+impl View {
+    /// # Errors
+    ///
+    /// If it would let the command at what renews tokens.
+    pub(super) fn check(&self, places: &Paths) -> Result<(), Failure> {
+        let ours = [
+            Some(&places.state_dir),
+            places.config_file.parent().map(Path::to_owned).as_ref(),
+            places.socket.parent().map(Path::to_owned).as_ref(),
+            Some(&places.providers_dir),
+        ]
+        .map(|path| path.map(|path| real(path)));
+        for shown in [&self.working].into_iter().chain(&self.writable).chain(&self.readable) {
+            let shown = real(shown);
+            let Some(own) = ours.iter().flatten().find(|own| own.starts_with(&shown) || shown.starts_with(own)) else {
+                continue;
+            };
+            let says = format!(
+                "{} is or holds {}, where valetd keeps what no command may see",
+                shown.display(),
+                own.display()
+            );
+            return Err(Failure::say(says).with_remedy("run it in a folder of its own"));
+        }
+        Ok(())
+    }
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// A folder of one command's sockets and files, which goes with it.
+#[derive(Debug)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn make(below: &Path) -> Result<Self, Failure> {
+        let path = below.join(format!("isolated-{}", std::process::id()));
+        let folder = Self(path);
+        folder.clear(); // of a process that had our number before
+        OwnFolder::open_or_make(&folder.0).map_err(Failure::new)?;
+        Ok(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the command's own folder")]
+    fn clear(&self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+
+    /// Writes a file that the command may read.
+    #[expect(clippy::disallowed_methods, reason = "nothing secret, and nothing that must outlive a crash")]
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
+        let path = self.0.join(name);
+        std::fs::write(&path, text)
+            .map_err(|error| Failure::new(error).while_doing(format!("writing {}", path.display())))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// The address of the command's own, where its routes have URLs, as it is outside.
+#[derive(Clone, Debug)]
+pub(super) enum Own {
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl Own {
+    /// Of the base of its URLs.
+    pub(super) fn of(base: &str) -> Option<Self> {
+        let rest = base.strip_prefix("http://")?;
+        Some(match rest.strip_prefix("unix:") {
+            Some(path) => Self::Unix(path.trim_end_matches(':').into()),
+            None => Self::Tcp(rest.to_owned()),
+        })
+    }
+
+    /// Carries one connection to it.
+    pub(super) async fn carry(&self, stream: &mut UnixStream) {
+        let _ = match self {
+            Self::Tcp(address) => match TcpStream::connect(address.as_str()).await {
+                Ok(mut tcp) => {
+                    let _ = tcp.set_nodelay(true);
+                    copy_bidirectional(stream, &mut tcp).await
+                }
+                Err(error) => Err(error),
+            },
+            Self::Unix(path) => match UnixStream::connect(path).await {
+                Ok(mut unix) => copy_bidirectional(stream, &mut unix).await,
+                Err(error) => Err(error),
+            },
+        };
+    }
+}
+
+/// The addresses that the hosts have inside, one each, as a client may tell them apart by nothing else.
+pub(super) fn addresses<'a>(hosts: impl Iterator<Item = &'a str>) -> Vec<(String, Ipv4Addr)> {
+    let mut hosts: Vec<String> = hosts.map(str::to_owned).collect();
+    hosts.sort();
+    hosts.dedup();
+    let numbered = hosts.into_iter().zip(1_u32..);
+    numbered.map(|(host, number)| (host, Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 1, 0)) + number))).collect()
+}
+
+/// `/etc/hosts`, inside.
+pub(super) fn hosts_file(addresses: &[(String, Ipv4Addr)]) -> String {
+    let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+    for (host, address) in addresses {
+        text.push_str(&format!("{address} {host}\n"));
+    }
+    text
+}
+
+/// What the relay is told, in front of the command.
+pub(super) fn relayed<'a>(
+    hosts: impl Iterator<Item = (&'a str, u16)>,
+    addresses: &[(String, Ipv4Addr)],
+    has_urls: bool,
+) -> Vec<String> {
+    let socket = |name: &str| format!("{INSIDE}/{name}");
+    let mut words = vec!["--signals".to_owned(), socket(SIGNALS)];
+    let mut carry = |address: SocketAddr, socket: String, target: String| {
+        words.extend(["--carry".to_owned(), address.to_string(), socket, target]);
+    };
+    carry(PROXY_ADDRESS.into(), socket(PROXY), relay::AS_IT_IS.to_owned());
+    if has_urls {
+        carry(URLS_ADDRESS.into(), socket(URLS), relay::AS_IT_IS.to_owned());
+    }
+    for (host, port) in hosts {
+        if let Some((_, address)) = addresses.iter().find(|(named, _)| named == host) {
+            carry((*address, port).into(), socket(PROXY), format!("{host}:{port}"));
+        }
+    }
+    words
+}
+
+/// How bubblewrap is called, but for the command.
+#[derive(Debug)]
+pub(super) struct Walls {
+    pub(super) arguments: Vec<OsString>,
+    /// Read by bubblewrap, by their numbers.
+    filters: Vec<OwnedFd>,
+}
+
+impl Walls {
+    /// The descriptors that bubblewrap needs.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        self.filters.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// # Errors
+    ///
+    /// If the filter of system calls cannot be made.
+    pub(super) fn new(
+        view: &View,
+        folder: &Folder,
+        program: &Path,
+        bundle: &str,
+        hosts: &Path,
+    ) -> Result<Self, Failure> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut say = |words: &[&dyn AsRef<std::ffi::OsStr>]| {
+            arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        };
+        // CAP_NET_BIND_SERVICE is for the relay, in a network where nobody else is
+        for flag in ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--cap-add", "CAP_NET_BIND_SERVICE"] {
+            say(&[&flag]);
+        }
+        for path in SYSTEM {
+            match Path::new(path).read_link() {
+                Ok(target) => say(&[&"--symlink", &target, &path]),
+                Err(_) => say(&[&"--ro-bind-try", &path, &path]),
+            }
+        }
+        say(&[&"--proc", &"/proc", &"--dev", &"/dev"]);
+        for path in ["/tmp", "/run", "/var/tmp"] {
+            say(&[&"--tmpfs", &path]);
+        }
+        say(&[&"--symlink", &"/run", &"/var/run"]);
+        if let Some(home) = &view.home {
+            say(&[&"--tmpfs", home]);
+        }
+        for path in &view.readable {
+            say(&[&"--ro-bind", path, path]);
+        }
+        for path in [&view.working].into_iter().chain(&view.writable) {
+            say(&[&"--bind", path, path]);
+        }
+        say(&[&"--ro-bind", &folder.path(), &INSIDE]);
+        say(&[&"--ro-bind", &program, &format!("{INSIDE}/valetd")]);
+        say(&[&"--ro-bind", &hosts, &"/etc/hosts"]);
+        for file in TRUSTED.iter().filter(|file| Path::new(file).is_file()) {
+            say(&[&"--ro-bind", &bundle, &real(Path::new(file))]);
+        }
+        say(&[&"--chdir", &view.working]);
+        let mut filters = Vec::new();
+        for filter in
+            syscalls::filters().map_err(|why| Failure::say(why).while_doing("making the system-call filter"))?
+        {
+            let file = rustix::fs::memfd_create("filter", MemfdFlags::CLOEXEC).map_err(Failure::new)?;
+            let mut file = std::fs::File::from(file);
+            file.write_all(&filter).map_err(Failure::new)?;
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(Failure::new)?;
+            say(&[&"--add-seccomp-fd", &file.as_raw_fd().to_string()]);
+            filters.push(OwnedFd::from(file));
+        }
+        say(&[&"--"]);
+        Ok(Self { arguments, filters })
+    }
+}
+
+/// Why there is no wall, in words: the command has not run.
+pub(super) fn refused() -> Failure {
+    Failure::say("bubblewrap could not build the walls (its words are above), so nothing was run").with_remedy(
+        "where it may make no namespaces: by AppArmor (Ubuntu 24.04), install its profile: apt install \
+         apparmor-profiles; in a container, allow it user namespaces; by the kernel, sysctl \
+         kernel.unprivileged_userns_clone=1",
+    )
+}
+
+/// Why there is no bubblewrap.
+pub(super) fn missing() -> Failure {
+    Failure::say("--isolate needs bubblewrap (bwrap), which is not installed")
+        .with_remedy("install it: apt install bubblewrap, dnf install bubblewrap, or as your system calls it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_host_has_an_address_of_its_own_inside() {
+        let addresses = addresses(["b.example", "a.example", "b.example"].into_iter());
+        let shown: Vec<String> = addresses.iter().map(|(host, address)| format!("{host}={address}")).collect();
+        assert_eq!(shown, ["a.example=127.0.1.1", "b.example=127.0.1.2"]);
+        assert!(hosts_file(&addresses).contains("127.0.1.2 b.example\n"));
+        let hosts = [("a.example", 443), ("b.example", 443), ("b.example", 8443)];
+        let words = relayed(hosts.into_iter(), &addresses, true).join(" ");
+        for part in ["127.0.0.1:3128 ", "127.0.0.1:8253 ", "127.0.1.2:8443 /run/valetd/proxy.sock b.example:8443"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
+}

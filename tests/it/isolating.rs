@@ -1,0 +1,202 @@
+//! `valetd exec --isolate`: a wall, through which nothing gets but requests for the routes.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::company::Scene;
+use crate::support::{VALETD, eventually, keys, words};
+
+/// Whether this machine lets us make walls.
+fn has_walls() -> bool {
+    let probe = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"];
+    let works = Command::new("bwrap").args(probe).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !works {
+        eprintln!("skipped: bubblewrap is not installed, or may not make namespaces here");
+    }
+    works
+}
+
+/// Runs a command behind walls, in a folder of its own.
+fn behind(scene: &Scene, more: &[&str], command: &[&str]) -> Output {
+    let folder = scene.home().path("work");
+    fs::create_dir_all(&folder).expect("a folder");
+    let arguments = [&["-r", "api", "--isolate"], more, &["--"], command].concat();
+    scene.exec(&arguments).current_dir(folder).output().expect("valetd runs")
+}
+
+#[test]
+fn programs_that_know_neither_proxies_nor_variables_of_trust_are_served_and_nothing_else_is_there() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let url = "https://api.example/catalog/v2?a=b%2Fc";
+    let bare = "import socket, ssl; s = ssl.create_default_context().wrap_socket(socket.create_connection(\
+                ('api.example', 443)), server_hostname='api.example'); s.sendall(b'GET /catalog/v2?a=b%2Fc HTTP/1.1\\r\\n\
+                Host: api.example\\r\\nConnection: close\\r\\n\\r\\n'); f = s.makefile('rb'); print(f.read().decode().split(\
+                '\\r\\n\\r\\n', 1)[1])";
+    let programs: [(&str, &[&str]); 5] = [
+        ("curl", &["curl", "-sS", url]),
+        ("curl without variables", &["env", "-i", "/usr/bin/curl", "-sS", "--noproxy", "*", url]),
+        ("bare sockets", &["env", "-i", "/usr/bin/python3", "-c", bare]),
+        ("its own URL", &["sh", "-c", "exec curl -sS $API_URL/catalog/v2?a=b%2Fc"]),
+        ("by name", &["curl", "-sS", "http://api.example/catalog/v2?a=b%2Fc"]),
+    ];
+    for (name, program) in programs {
+        let head = scene.upstreams_head(&behind(&scene, &[], program));
+        assert!(head.starts_with("GET /catalog/v2?a=b%2Fc "), "{name}: {head}");
+    }
+    let left = fs::read_dir(scene.home().path("run/valetd")).expect("the folder of the socket");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("isolated-")), "{left:?}");
+}
+
+#[test]
+fn an_agent_that_tries_to_get_out_does_not() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let home = scene.home();
+    let config = fs::read_to_string(home.path("config/valetd/config.toml")).expect("a configuration");
+    let other = "[route.other]\naccount = \"gbdx\"\nupstream = \"https://auth.example/api\"\n";
+    home.write_config(&format!("{config}{other}"));
+    let daemon = scene.start();
+    let key = keys::add(home, "lasting", &["--route", "other"]);
+    fs::write(home.path("secret"), "a secret").expect("written");
+    let temporary = tempfile::Builder::new().tempdir_in("/tmp").expect("a folder");
+    fs::write(temporary.path().join("file"), "a secret").expect("written");
+    let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
+    let (agent, bus) = (temporary.path().join("agent.sock"), home.path("run/bus"));
+    let _sockets = [&agent, &bus].map(|path| UnixListener::bind(path).expect("a socket"));
+    let abstract_name = format!("valetd-it-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&abstract_name).expect("a name");
+    let _abstract = UnixListener::bind_addr(&address).expect("an abstract socket");
+    let folder = home.path("work");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("escape.py"), include_str!("support/escape.py")).expect("written");
+    let facts = [
+        ("port", scene.stage.address.rsplit(':').next().expect("a port").to_owned()),
+        ("other", "auth.example".to_owned()),
+        ("key", key),
+        ("listener", listener.local_addr().expect("an address").port().to_string()),
+        ("abstract", abstract_name),
+        ("control", home.socket().display().to_string()),
+        ("agent", agent.display().to_string()),
+        ("bus", bus.display().to_string()),
+        ("state", home.path("state/valetd").display().to_string()),
+        ("config", home.path("config/valetd/config.toml").display().to_string()),
+        ("secret", home.path("secret").display().to_string()),
+        ("temporary", temporary.path().join("file").display().to_string()),
+        ("runtime", home.path("run/valetd").display().to_string()),
+        ("daemon", daemon.child.id().to_string()),
+    ];
+    let facts = facts.map(|(name, value)| format!("{name}={value}"));
+    let command = ["python3", "escape.py"].into_iter().chain(facts.iter().map(String::as_str));
+    let arguments: Vec<&str> = ["-r", "api", "--isolate", "--"].into_iter().chain(command).collect();
+    // a descriptor that a shell has left open, and what leads to agents
+    let script = format!("exec 9<{}; exec \"$@\"", home.path("secret").display());
+    let mut exec = Command::new("sh");
+    exec.args(["-c", &script, "sh", VALETD, "exec"]).args(&arguments);
+    home.settle(&mut exec);
+    exec.current_dir(&folder).env("https_proxy", scene.proxy_url());
+    for variable in ["SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GDH_REFRESH_TOKEN"] {
+        exec.env(variable, &agent);
+    }
+    let output = exec.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.ends_with("done\n"), "{}", words(&output));
+    let out: Vec<&str> = said.lines().filter(|line| line.starts_with("OUT ")).collect();
+    assert!(out.is_empty(), "{out:#?}");
+    let held = said.lines().filter(|line| line.starts_with("held ")).count();
+    assert!(held >= 60, "{held}: {said}");
+}
+
+#[test]
+fn what_would_let_a_command_at_the_credentials_is_refused_before_it_runs() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let home = scene.home();
+    for folder in ["", "state", "config/valetd", "run"] {
+        let output = scene
+            .exec(&["-r", "api", "--isolate", "--", "touch", "made"])
+            .current_dir(home.path(folder))
+            .output()
+            .expect("valetd runs");
+        assert_eq!(output.status.code(), Some(1), "{folder}: {}", words(&output));
+        assert!(words(&output).contains("what no command may see"), "{folder}: {}", words(&output));
+        assert!(!home.path(folder).join("made").exists());
+    }
+    let state = home.path("state").display().to_string();
+    for option in ["--bind", "--ro"] {
+        let output = behind(&scene, &[option, &state], &["true"]);
+        assert_eq!(output.status.code(), Some(1), "{option}: {}", words(&output));
+    }
+    // and what is named is there
+    let data = home.path("data");
+    fs::create_dir_all(&data).expect("a folder");
+    fs::write(data.join("file"), "content").expect("written");
+    let shown = data.display().to_string();
+    let output = behind(&scene, &["--ro", &shown], &["sh", "-c", &format!("cat {shown}/file; touch {shown}/new")]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("content") && !data.join("new").exists());
+    let output = behind(&scene, &["--bind", &shown], &["sh", "-c", &format!("touch {shown}/new mine")]);
+    assert!(output.status.success() && data.join("new").exists() && home.path("work/mine").exists());
+}
+
+#[test]
+fn exit_codes_signals_and_allowed_hosts_get_through_the_wall() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143)] {
+        assert_eq!(behind(&scene, &[], &["sh", "-c", script]).status.code(), Some(code), "{script}");
+    }
+    assert_eq!(behind(&scene, &[], &["no-such-command-here"]).status.code(), Some(127));
+    let ca = scene.world.folder.path().join("ca.pem");
+    fs::create_dir_all(scene.home().path("work")).expect("a folder");
+    fs::copy(&ca, scene.home().path("work/ca.pem")).expect("copied");
+    let ask = ["curl", "-sS", "--cacert", "ca.pem", "https://auth.example/x"];
+    assert!(!behind(&scene, &[], &ask).status.success());
+    let output = behind(&scene, &["--allow", "auth.example"], &ask);
+    assert!(output.status.success(), "{}", words(&output));
+    // a signal
+    let folder = scene.home().path("work");
+    let script = "trap 'exit 9' TERM; touch ready; while :; do sleep 0.05; done";
+    let mut running = scene
+        .exec(&["-r", "api", "--isolate", "--", "sh", "-c", script])
+        .current_dir(&folder)
+        .spawn()
+        .expect("valetd runs");
+    eventually("it runs", || folder.join("ready").exists().then_some(()));
+    let signal = |name: &str, pid: u32| {
+        assert!(Command::new("kill").args([name, &pid.to_string()]).status().expect("kill runs").success());
+    };
+    signal("-TERM", running.id());
+    assert_eq!(running.wait().expect("it ends").code(), Some(9));
+    // killed without a word, nothing of it goes on
+    let script = "while :; do date +%s%N > alive; sleep 0.05; done";
+    let mut running = scene
+        .exec(&["-r", "api", "--isolate", "--", "sh", "-c", script])
+        .current_dir(&folder)
+        .spawn()
+        .expect("valetd runs");
+    eventually("it runs", || folder.join("alive").exists().then_some(()));
+    signal("-KILL", running.id());
+    running.wait().expect("it ends");
+    eventually("it has ended", || {
+        let before = fs::read(folder.join("alive")).ok()?;
+        thread::sleep(Duration::from_millis(400));
+        (fs::read(folder.join("alive")).ok()? == before).then_some(())
+    });
+}
