@@ -80,8 +80,9 @@ PERL_LWP_SSL_CA_FILE, CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE, HTTPLIB2_CA_CERTS,
 GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, NIX_SSL_CERT_FILE, BUNDLE_SSL_CA_CERT and
 JULIA_SSL_CA_ROOTS_PATH (what they named, or the system's, and ours besides),
 NODE_EXTRA_CA_CERTS and DENO_CERT. Programs that read none of them, or no proxy
-variable, cannot be served so: wget, bare urllib3, aiohttp without trust_env,
-Node 20's fetch, pycurl and R's curl, and what has its authorities built in. A
+variable, cannot be served so: wget, pycurl and R's curl (--trust-mount serves
+them), bare urllib3, aiohttp without trust_env and Node 20's fetch (--isolate
+does), and what has its authorities built in. A
 program that asks the provider's token endpoint itself is given a placeholder
 where the preset says so.
 
@@ -100,6 +101,7 @@ Examples:
   valetd exec --timeout 2m -- python3 nightly.py
   valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
   valetd exec -r gbdx --intercept -- python3 with_gbdxtools.py
+  valetd exec -r gbdx --intercept --shell
   valetd exec -r gbdx --isolate -- agent 'find scenes over Copenhagen'
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
@@ -145,19 +147,34 @@ pub(super) struct Arguments {
     /// With --isolate: what it may read besides the system; may be given again
     #[arg(long, value_name = "PATH", requires = "isolate")]
     ro: Vec<PathBuf>,
+    /// With --intercept: the file of authorities that the whole system reads is
+    /// another one for the command (by bubblewrap), for wget, pycurl, R and what
+    /// else reads no variable; without it where that is forbidden
+    #[arg(long, conflicts_with_all = ["for_user", "key_in_url", "no_intercept", "isolate"])]
+    trust_mount: bool,
+    /// With --intercept: tell Java, too (JAVA_TOOL_OPTIONS), which says so on
+    /// standard error
+    #[arg(long, conflicts_with_all = ["for_user", "key_in_url", "no_intercept", "isolate"])]
+    java: bool,
+    /// Run your shell
+    #[arg(long, conflicts_with = "command")]
+    shell: bool,
     /// With --intercept: show what went where
     #[arg(short, long)]
     verbose: bool,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required_unless_present = "shell", trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { mut routes, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, .. } =
         arguments;
-    let Arguments { isolate, allow, bind, ro, command, .. } = arguments;
-    intercept |= isolate;
+    let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, mut command, .. } = arguments;
+    intercept |= isolate || trust_mount || java;
+    if shell {
+        command = vec![environment::value("SHELL").unwrap_or_else(|| "/bin/sh".into())];
+    }
     routes.sort();
     routes.dedup();
     let places = places(options)?;
@@ -235,6 +252,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         folder: places.socket.parent().unwrap_or(Path::new("/")).to_owned(),
         environment,
         command,
+        trust_mount,
+        java,
         walls: match isolate {
             false => None,
             true => {

@@ -45,6 +45,79 @@ fn an_unmodified_program_gets_the_routes_token_at_the_apis_own_host() {
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("trust-")), "{left:?}");
 }
 
+/// Whether a program is there.
+fn has(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().expect("sh runs");
+    if !found.status.success() {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found.status.success()
+}
+
+#[test]
+fn each_kind_of_program_is_told_in_the_way_that_it_hears() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let folder = scene.home().path("work");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let url = "https://api.example/catalog/v2?a=b%2Fc";
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
+    write(
+        "A.java",
+        &format!(
+            "import java.net.URI; import java.net.http.*; public class A {{ public static void main(String[] a) throws \
+             Exception {{ var c = HttpClient.newBuilder().proxy(java.net.ProxySelector.getDefault()).build(); \
+             System.out.println(c.send(HttpRequest.newBuilder(URI.create(\"{url}\")).build(), \
+             HttpResponse.BodyHandlers.ofString()).body()); }} }}"
+        ),
+    );
+    write(
+        "a.go",
+        &format!(
+            "package main\nimport (\"io\"; \"net/http\"; \"os\")\nfunc main() {{ r, e := http.Get(\"{url}\"); if e != nil \
+             {{ panic(e) }}; io.Copy(os.Stdout, r.Body) }}\n"
+        ),
+    );
+    write("a.pl", &format!("use LWP::UserAgent; print LWP::UserAgent->new->get('{url}')->content;"));
+    write(
+        "a.mjs",
+        &format!(
+            "import https from 'node:https'; import {{ connect }} from 'node:net'; import tls from 'node:tls';\n\
+             const proxy = new URL(process.env.https_proxy); const s = connect(proxy.port, proxy.hostname, () => \
+             s.write('CONNECT api.example:443 HTTP/1.1\\r\\n\\r\\n')); s.once('data', () => {{ const t = tls.connect({{ \
+             socket: s, servername: 'api.example' }}, () => t.write('GET /catalog/v2?a=b%2Fc HTTP/1.1\\r\\nHost: \
+             api.example\\r\\nConnection: close\\r\\n\\r\\n')); let a = ''; t.on('data', d => a += d); t.on('end', () => \
+             console.log(a.split('\\r\\n\\r\\n').slice(1).join('\\r\\n\\r\\n'))); }});\n"
+        ),
+    );
+    let fetch = format!("fetch('{url}').then(r => r.text()).then(console.log)");
+    let programs: [(&str, &[&str], &[&str]); 7] = [
+        ("wget", &["--trust-mount"], &["wget", "-qO-", url]),
+        ("java", &["--java"], &["java", "A.java"]),
+        ("go", &[], &["go", "run", "a.go"]),
+        ("perl", &[], &["perl", "a.pl"]),
+        ("node", &[], &["node", "a.mjs"]),
+        ("deno", &[], &["deno", "eval", &fetch]),
+        ("bun", &[], &["bun", "-e", &fetch]),
+    ];
+    for (name, options, program) in programs {
+        let has_library = || Command::new("perl").args(["-MLWP::Protocol::https", "-e", "1"]).output();
+        let is_there = match name {
+            "perl" => has(name) && has_library().is_ok_and(|output| output.status.success()),
+            "wget" => has(name) && has("bwrap"),
+            _ => has(name),
+        };
+        if !is_there {
+            continue;
+        }
+        let arguments = [&["-r", "api", "--intercept"], options, &["--"], program].concat();
+        let mut exec = scene.exec(&arguments);
+        exec.current_dir(&folder).env("GOCACHE", folder.join("cache")).env("GO111MODULE", "off");
+        let head = scene.upstreams_head(&exec.output().expect("valetd runs"));
+        assert!(head.starts_with("GET /catalog/v2?a=b%2Fc "), "{name}: {head}");
+    }
+}
+
 #[test]
 fn what_no_route_leads_to_passes_untouched_or_is_refused_with_only() {
     let scene = Scene::new("");

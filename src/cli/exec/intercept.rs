@@ -74,6 +74,10 @@ pub(super) struct Task {
     /// Variables, and those that are taken out.
     pub(super) environment: Vec<(String, Option<String>)>,
     pub(super) command: Vec<OsString>,
+    /// Whether the system's file of authorities is another one for it.
+    pub(super) trust_mount: bool,
+    /// Whether Java is told, too.
+    pub(super) java: bool,
     /// Whether it is isolated.
     pub(super) walls: Option<Inside>,
 }
@@ -91,13 +95,13 @@ pub(super) struct Inside {
 ///
 /// [`Failure`] if there can be no proxy or no wall, or if the command cannot be run.
 pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
-    let Task { wanted: _, placeholders, settings, folder, mut environment, command, walls } = task;
+    let Task { wanted: _, placeholders, settings, folder, mut environment, command, trust_mount, java, walls } = task;
     let names = intercept::names(&settings);
     let authority = CertificateAuthority::new(&names, clock::unix_seconds()).map_err(Failure::new)?;
     let own_folder = walls.as_ref().map(|_| Folder::make(&folder)).transpose()?;
     let folder = own_folder.as_ref().map_or(folder.as_path(), Folder::path);
     let bundles = Bundles::write(folder, authority.root(), environment::text);
-    let bundles = bundles.map_err(|why| Failure::say(why).while_doing("writing what the command is to trust"))?;
+    let mut bundles = bundles.map_err(|why| Failure::say(why).while_doing("writing what the command is to trust"))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| Failure::new(error).while_doing("opening the command's proxy"))?;
     let address = match walls {
@@ -116,6 +120,11 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
         Some(_) => value.replacen(&shown, isolate::INSIDE, 1),
         None => value.to_owned(),
     };
+    if java {
+        let options = bundles.for_java(address, environment::text);
+        let options = options.map_err(|why| Failure::say(why).while_doing("telling Java what to trust"))?;
+        environment.push(("JAVA_TOOL_OPTIONS".to_owned(), Some(options)));
+    }
     environment.extend(bundles.variables.iter().map(|(name, value)| (name.clone(), Some(inside(value)))));
     let given = |(name, value): (String, String)| (name, Some(value.replace("{placeholder_jwt}", PLACEHOLDER_JWT)));
     environment.extend(placeholders.into_iter().map(given));
@@ -130,7 +139,13 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
             everything.run_until(behind_walls(interceptor, view, own, folder, bundle, environment, &command)).await
         }
         _ => {
-            let mut child = Command::new(program);
+            let mut child = match trust_mount.then(|| isolate::mounted(bundles.of("SSL_CERT_FILE")?)).flatten() {
+                Some(mut mounted) => {
+                    mounted.arg(program);
+                    mounted
+                }
+                None => Command::new(program),
+            };
             child.args(rest);
             super::set(&mut child, environment);
             let ran = everything.run_until(async move {

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::fs::MemfdFlags;
 use tokio::io::copy_bidirectional;
@@ -301,6 +302,23 @@ impl Walls {
         say(&[&"--"]);
         Ok(Self { arguments, filters })
     }
+}
+
+/// Bubblewrap, to run a command for which the system's files of authorities are this one; `None` where it is not there or
+/// may make no namespaces.
+pub(super) fn mounted(bundle: &str) -> Option<Command> {
+    let mut probe = Command::new("bwrap");
+    let probe = probe.args(["--dev-bind", "/", "/", "true"]).stderr(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let mut mounted = Command::new("bwrap");
+    mounted.args(["--dev-bind", "/", "/"]);
+    for file in TRUSTED.iter().filter(|file| Path::new(file).is_file()) {
+        mounted.args(["--ro-bind".as_ref(), bundle.as_ref(), real(Path::new(file)).as_os_str()]);
+    }
+    mounted.arg("--");
+    Some(mounted)
 }
 
 /// Why there is no wall, in words: the command has not run.

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -41,6 +43,8 @@ const SWITCHES: [(&str, &str); 2] = [("NODE_USE_ENV_PROXY", "1"), ("PERL_LWP_ENV
 #[derive(Debug)]
 pub(super) struct Bundles {
     made: Vec<PathBuf>,
+    /// Our root alone.
+    alone: String,
     /// Variables and their values.
     pub(super) variables: Vec<(String, String)>,
 }
@@ -63,13 +67,13 @@ impl Bundles {
     pub(super) fn write(folder: &Path, root: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let folder = OwnFolder::open_or_make(folder).map_err(|error| error.to_string())?;
         sweep(folder.path());
-        let mut bundles = Self { made: Vec::new(), variables: Vec::new() };
-        let alone = bundles.add(folder.path(), root)?;
+        let mut bundles = Self { made: Vec::new(), alone: String::new(), variables: Vec::new() };
+        bundles.alone = bundles.add(folder.path(), root)?;
         for name in ADDING {
             // there is one file, and another may be named already
             let value = match variable(name).and_then(|file| std::fs::read_to_string(file).ok()) {
                 Some(before) => bundles.add(folder.path(), &joined(&before, root))?,
-                None => alone.clone(),
+                None => bundles.alone.clone(),
             };
             bundles.variables.push((name.to_owned(), value));
         }
@@ -101,6 +105,50 @@ impl Bundles {
         self.variables.iter().find(|(name, _)| name == variable).map(|(_, value)| value.as_str())
     }
 
+    /// What Java is told: a store with what it trusts already and our root, made by its own keytool, and the proxy.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if there is no Java, or its keytool does not take the certificate.
+    pub(super) fn for_java(
+        &mut self,
+        proxy: SocketAddr,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<String, String> {
+        let home = match variable("JAVA_HOME").filter(|home| !home.is_empty()) {
+            Some(home) => PathBuf::from(home),
+            None => java_home()?,
+        };
+        let store = Path::new(&self.alone).with_extension("p12");
+        let before = home.join("lib/security/cacerts");
+        copy(&before, &store).map_err(|error| format!("{}: {error}", before.display()))?;
+        self.made.push(store.clone());
+        let mut keytool = Command::new(home.join("bin/keytool"));
+        keytool.args([
+            "-importcert",
+            "-noprompt",
+            "-alias",
+            "valetd-exec",
+            "-storepass",
+            "changeit",
+            "-file",
+            &self.alone,
+        ]);
+        let output = keytool.arg("-keystore").arg(&store).output().map_err(|error| format!("keytool: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("keytool: {}", String::from_utf8_lossy(&output.stdout).trim()));
+        }
+        let (host, port) = (proxy.ip(), proxy.port());
+        let mut options = variable("JAVA_TOOL_OPTIONS").map(|before| before + " ").unwrap_or_default();
+        options.push_str(&format!(
+            "-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStorePassword=changeit -Dhttps.proxyHost={host} \
+             -Dhttps.proxyPort={port} -Dhttp.proxyHost={host} -Dhttp.proxyPort={port} \
+             -Dhttp.nonProxyHosts=localhost|127.*|[::1]",
+            store.display()
+        ));
+        Ok(options)
+    }
+
     fn add(&mut self, folder: &Path, text: &str) -> Result<String, String> {
         let path = folder.join(format!("{PREFIX}{}-{}.pem", std::process::id(), self.made.len()));
         make(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -117,6 +165,22 @@ fn make(path: &Path, text: &str) -> io::Result<()> {
     let _ = std::fs::remove_file(path); // of a process that had our number before
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// Where the Java is that is called by that name.
+fn java_home() -> Result<PathBuf, String> {
+    let output = Command::new("java").args(["-XshowSettings:properties", "-version"]).output();
+    let output = output.map_err(|error| format!("java: {error} (JAVA_HOME may name another)"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let home = said.lines().find_map(|line| line.trim().strip_prefix("java.home = "));
+    home.map(PathBuf::from).ok_or_else(|| "java does not say where it is: set JAVA_HOME".to_owned())
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing secret, and nothing that must outlive a crash")]
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let content = std::fs::read(from)?;
+    let _ = std::fs::remove_file(to);
+    std::fs::write(to, content)
 }
 
 /// Removes what commands have left whose `exec` was killed.
