@@ -62,13 +62,17 @@ impl CertificateAuthority {
         if let Some(address) = hosts.iter().find(|host| is_address(host)) {
             return Err(AuthorityError::Address(address.clone()));
         }
+        Self::within(Some(constraints(hosts)), now)
+    }
+
+    fn within(constraints: Option<NameConstraints>, now: u64) -> Result<Self, AuthorityError> {
         let now = i64::try_from(now).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
         let now = now.ok_or_else(|| AuthorityError::Made("the clock is beyond the calendar".to_owned()))?;
         let root_key = key()?;
-        let root = authority("valetd exec, root", 1, hosts, now);
+        let root = authority("valetd exec, root", 1, constraints.clone(), now);
         let certificate = root.self_signed(&root_key).map_err(made)?;
         let root_issuer = Issuer::new(root, root_key); // dropped at the end of this function
-        let (key, mut params) = (key()?, authority("valetd exec", 0, hosts, now));
+        let (key, mut params) = (key()?, authority("valetd exec", 0, constraints, now));
         params.use_authority_key_identifier_extension = true;
         let intermediate = params.signed_by(&key, &root_issuer).map_err(made)?.der().clone();
         Ok(Self {
@@ -130,20 +134,25 @@ pub(crate) fn is_address(host: &str) -> bool {
     host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
 }
 
-fn authority(name: &str, below: u8, hosts: &[String], now: OffsetDateTime) -> CertificateParams {
+/// These hosts, what is below them, and no address.
+fn constraints(hosts: &[String]) -> NameConstraints {
+    NameConstraints {
+        permitted_subtrees: hosts.iter().map(|host| GeneralSubtree::DnsName(host.clone())).collect(),
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+        ],
+    }
+}
+
+fn authority(name: &str, below: u8, constraints: Option<NameConstraints>, now: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.name_constraints = Some(NameConstraints {
-        permitted_subtrees: hosts.iter().map(|host| GeneralSubtree::DnsName(host.clone())).collect(),
-        excluded_subtrees: vec![
-            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
-            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
-        ],
-    });
+    params.name_constraints = constraints;
     (params.not_before, params.not_after) = (now - BEFORE, now + LIFE);
     params
 }
@@ -205,6 +214,123 @@ mod tests {
         for host in ["127.0.0.1", "::1", "[::1]"] {
             let error = CertificateAuthority::new(&[host.to_owned()], NOW).unwrap_err();
             assert!(error.to_string().contains("host name"), "{error}");
+        }
+    }
+
+    /// Serves TLS with a certificate that somebody has made who has the intermediate's key. Returns the port.
+    fn serve(authority: &CertificateAuthority, host: &str) -> u16 {
+        let (key, mut params) = (key().unwrap(), CertificateParams::new([host.to_owned()]).unwrap());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        (params.not_before, params.not_after) = (authority.now - BEFORE, authority.now + LIFE);
+        let leaf = params.signed_by(&key, &authority.issuer).unwrap().der().clone();
+        let config = ServerConfig::builder_with_provider(authority.provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![leaf, authority.intermediate.clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+                let mut tls = rustls::StreamOwned::new(connection, stream);
+                let mut request = [0; 4096];
+                if std::io::Read::read(&mut tls, &mut request).is_ok() {
+                    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+                    let _ = std::io::Write::write_all(&mut tls, response);
+                    tls.conn.send_close_notify();
+                    let _ = tls.conn.complete_io(&mut tls.sock);
+                }
+            }
+        });
+        port
+    }
+
+    /// Each implementation of TLS, as a shell's script that succeeds if it believes `$HOST` at `$PORT` by `$ROOT`.
+    const BELIEVERS: [(&str, &str, &str); 7] = [
+        (
+            "OpenSSL",
+            "openssl",
+            "openssl s_client -connect 127.0.0.1:$PORT -servername $HOST -verify_return_error $VERIFY $HOST -CAfile $ROOT",
+        ),
+        ("curl", "curl", "curl -sS --cacert $ROOT --resolve $HOST:$PORT:127.0.0.1 https://$URLHOST:$PORT/"),
+        ("GnuTLS", "gnutls-cli", "gnutls-cli --x509cafile $ROOT --verify-hostname $HOST -p $PORT 127.0.0.1"),
+        (
+            "Python",
+            "python3",
+            "python3 -c \"import socket,ssl,os; c=ssl.create_default_context(cafile=os.environ['ROOT']); \
+          c.wrap_socket(socket.create_connection(('127.0.0.1',int(os.environ['PORT']))),server_hostname=os.environ['HOST'])\"",
+        ),
+        (
+            "Node",
+            "node",
+            "node -e \"const e=process.env; require('tls').connect({host:'127.0.0.1',port:e.PORT,\
+          servername:/[:]|^[0-9.]+$/.test(e.HOST)?undefined:e.HOST,ca:require('fs').readFileSync(e.ROOT),\
+          checkServerIdentity:(h,c)=>require('tls').checkServerIdentity(e.HOST,c)},()=>process.exit(0)).on('error',\
+          ()=>process.exit(1))\"",
+        ),
+        ("Go", "go", "cd $FOLDER && GO111MODULE=off GOCACHE=$FOLDER/cache go run a.go"),
+        (
+            "Java",
+            "keytool",
+            "cd $FOLDER && rm -f store && keytool -importcert -noprompt -alias a -storepass changeit -file $ROOT \
+          -keystore store >/dev/null 2>&1 && java -Djavax.net.ssl.trustStore=store \
+          -Djavax.net.ssl.trustStorePassword=changeit A.java",
+        ),
+    ];
+
+    #[test]
+    fn no_implementation_of_tls_believes_a_leaked_key_beyond_the_routes_hosts() {
+        let now = crate::platform::clock::unix_seconds();
+        let ours = CertificateAuthority::new(&["api.example".to_owned()], now).unwrap();
+        // without constraints each of them is believed, so that it is these that are seen to hold
+        let anybodys = CertificateAuthority::within(None, now).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let go = "package main\nimport (\"crypto/tls\"; \"crypto/x509\"; \"os\")\nfunc main() { p := x509.NewCertPool(); b, _ := \
+                  os.ReadFile(os.Getenv(\"ROOT\")); p.AppendCertsFromPEM(b); _, e := tls.Dial(\"tcp\", \"127.0.0.1:\" + \
+                  os.Getenv(\"PORT\"), &tls.Config{RootCAs: p, ServerName: os.Getenv(\"HOST\")}); if e != nil { panic(e) } }\n";
+        let java = "import javax.net.ssl.*; public class A { public static void main(String[] a) throws Exception { String h = \
+                    System.getenv(\"HOST\"); int p = Integer.parseInt(System.getenv(\"PORT\")); SSLSocketFactory f = \
+                    (SSLSocketFactory) SSLSocketFactory.getDefault(); SSLSocket s = (SSLSocket) f.createSocket(new \
+                    java.net.Socket(\"127.0.0.1\", p), h, p, true); SSLParameters q = s.getSSLParameters(); \
+                    q.setEndpointIdentificationAlgorithm(\"HTTPS\"); s.setSSLParameters(q); s.startHandshake(); } }";
+        std::fs::write(folder.path().join("a.go"), go).unwrap();
+        std::fs::write(folder.path().join("A.java"), java).unwrap();
+        let hosts = [("api.example", true), ("evil.example", false), ("127.0.0.1", false)];
+        let by = |authority: &CertificateAuthority, name: &str, is_ours: bool| {
+            let root = folder.path().join(name);
+            std::fs::write(&root, authority.root()).unwrap();
+            hosts.map(|(host, good)| (root.clone(), host, good || !is_ours, serve(authority, host)))
+        };
+        let served = [by(&ours, "ours.pem", true), by(&anybodys, "anybodys.pem", false)].concat();
+        for (name, program, script) in BELIEVERS {
+            let is_there = std::process::Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+            if !is_there.is_ok_and(|output| output.status.success()) {
+                eprintln!("skipped: {name}, as {program} is not installed");
+                continue;
+            }
+            for (root, host, good, port) in &served {
+                let verify = if is_address(host) { "-verify_ip" } else { "-verify_hostname" };
+                let output = std::process::Command::new("timeout")
+                    .args(["60", "sh", "-c", script])
+                    .env("ROOT", root)
+                    .env("FOLDER", folder.path())
+                    .env("HOST", host)
+                    .env("URLHOST", host)
+                    .env("PORT", port.to_string())
+                    .env("VERIFY", verify)
+                    .env_remove("SSL_CERT_FILE")
+                    .stdin(std::process::Stdio::null())
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.success(), *good, "{name}: {host} by {}: {said}", root.display());
+            }
         }
     }
 }
