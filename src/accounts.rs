@@ -43,6 +43,8 @@ pub(crate) struct Stored {
     pub saved: bool,
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
+    /// When the sign-in ends, if it was given an end.
+    pub ends_at: Option<Timestamp>,
 }
 
 /// A failed renewal, in words and codes that give nothing away.
@@ -70,7 +72,9 @@ pub(crate) const UNREADABLE: &str = "unreadable";
 /// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
 pub(crate) fn remedy(why: Why, account: &AccountId, invocation: &str) -> String {
     match why {
-        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere => login(account, invocation),
+        Why::NotSignedIn | Why::Revoked | Why::Ambiguous | Why::IssuedElsewhere | Why::TermOver => {
+            login(account, invocation)
+        }
         Why::ClientRefused => format!("{invocation} reload"),
     }
 }
@@ -172,6 +176,7 @@ mod tests {
             (Why::Revoked, "revoked", "valetd login lab"),
             (Why::Ambiguous, "ambiguous", "valetd login lab"),
             (Why::IssuedElsewhere, "issued-elsewhere", "valetd login lab"),
+            (Why::TermOver, "term-over", "valetd login lab"),
             (Why::ClientRefused, "client-refused", "valetd reload"),
         ];
         let lab = AccountId::new("lab").unwrap();

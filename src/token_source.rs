@@ -200,7 +200,7 @@ pub(crate) struct TokenSource {
     latest: Mutex<VecDeque<Arc<Published>>>,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
-    /// How often the account has been logged out; of all sources that it had.
+    /// How often the account has been logged out, or its sign-in has ended; of all sources that it had.
     withdrawals: Arc<AtomicU64>,
     demands: mpsc::UnboundedSender<Said>,
 }
@@ -265,7 +265,7 @@ impl TokenSource {
         if let Availability::Usable { token, .. } = &availability {
             self.remember(token);
         }
-        if matches!(availability, Availability::SignInRequired { why: Why::NotSignedIn }) {
+        if matches!(availability, Availability::SignInRequired { why: Why::NotSignedIn | Why::TermOver }) {
             self.withdrawals.fetch_add(1, Ordering::Release);
         }
         self.current.store(Arc::new(availability));
@@ -284,6 +284,14 @@ impl TokenSource {
         latest.push_back(token.clone());
         if latest.len() > EARLIER {
             latest.pop_front();
+        }
+    }
+
+    /// Why nobody is signed in any more, for what began when somebody was.
+    pub(crate) fn why_withdrawn(&self) -> Why {
+        match **self.current.load() {
+            Availability::SignInRequired { why } => why,
+            _ => Why::NotSignedIn, // somebody has signed in since
         }
     }
 

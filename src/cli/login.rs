@@ -13,14 +13,14 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
 use super::runtime::block_on;
-use super::text::{length, printable};
+use super::text::{length, parse_length, printable};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
-use crate::oauth::Grant;
+use crate::oauth::{Grant, GrantType};
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::secret::Secret;
@@ -44,12 +44,17 @@ result goes to the running daemon; if none runs, it is saved for the next one.
 What is handed in is tried first, by one renewal: what is stored stays until
 the new credential has worked. --untried believes it, where there is no network.
 
+--for gives the sign-in an end: then no token of the account leaves any more,
+what runs by it is cut, and the credential is revoked and forgotten, as by
+'valetd logout'. A later 'valetd login' without --for lifts it.
+
 Without a configuration, 'valetd login gbdx' writes a first one for a provider
 that valetd knows.",
     after_help = "\
 Examples:
   valetd login gbdx                     asks for user name and password
   valetd login gdh                      shows a page, asks for its code
+  valetd login gdh --for 8h             for a working day
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
   valetd login gbdx --username me --password-stdin < password
@@ -81,6 +86,9 @@ pub(super) struct Arguments {
     /// Believe the refresh token, without a renewal that tries it: it takes the place of what is stored
     #[arg(long, requires = "way", conflicts_with_all = ["code", "password_stdin"])]
     untried: bool,
+    /// How long the sign-in is good for: 30m, 8h, 7d
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_term)]
+    term: Option<Duration>,
     /// Print the page's address only
     #[arg(long)]
     no_browser: bool,
@@ -107,15 +115,20 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
+    if arguments.term.is_some() && account.grant == GrantType::ClientCredentials {
+        let words = "it needs no sign-in (grant = \"client_credentials\"), so there is none that could end";
+        return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
+    }
     // before somebody signs in for nothing
     if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
         return Err(Failure::of_call(error, options));
     }
-    let untried = arguments.untried;
+    let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
+    new.term = term.map(|term| term.as_secs());
     deliver(options, &places, &config, account, new, is_new)
 }
 
@@ -199,6 +212,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         refresh_token_stdin: _,
         import: _,
         untried: _,
+        term: _,
         no_browser: _,
     } = arguments;
     if let Some(code) = code {
@@ -254,6 +268,12 @@ fn failure_of(error: SignInError) -> Failure {
     }
 }
 
+/// Reads how long a sign-in is good for: whole seconds, at least one.
+fn parse_term(text: &str) -> Result<Duration, String> {
+    let length = parse_length(text)?;
+    if length < Duration::from_secs(1) { Err("that is less than a second".to_owned()) } else { Ok(length) }
+}
+
 /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
 fn deliver(
     options: &Options,
@@ -264,6 +284,7 @@ fn deliver(
     config_is_new: bool,
 ) -> Result<Exit, Failure> {
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
+    let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
     match block_on(hand_in(places, id, &new, config_is_new))? {
         Ok(Delivered::Kept(problem, state)) => {
@@ -276,11 +297,11 @@ fn deliver(
         }
         Ok(Delivered::Taken(Outcome::Renewed, now)) => {
             let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
-            print(&format!("{id}: signed in{who}{}\n", life.unwrap_or_default()))?;
+            print(&format!("{id}: signed in{who}{term}{}\n", life.unwrap_or_default()))?;
             Ok(Exit::Fine)
         }
         Ok(Delivered::Taken(outcome, now)) => {
-            remark(&format!("{id}: signed in{who}, and the credential is saved"));
+            remark(&format!("{id}: signed in{who}{term}, and the credential is saved"));
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
@@ -307,7 +328,7 @@ fn deliver(
                 plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
                 elsewhere => format!("{elsewhere} run"),
             };
-            print(&format!("{id}: signed in{who}; saved for when the daemon runs\n  {start}\n"))?;
+            print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
             Ok(Exit::Fine)
         }
         Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon")),

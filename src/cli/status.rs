@@ -37,12 +37,12 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              learnt_life_seconds (where the server states no life)
              state (usable, waiting, renewing, sign-in-required) why
              why_code (not-signed-in, revoked, ambiguous, client-refused,
-             issued-elsewhere)
+             issued-elsewhere, term-over)
              next_wakeup { at in_seconds reason }
              last_success last_failure { at class oauth_error http_status
              detail attempt } failures renewals token_requests next_action
              credential { generation fingerprint saved sealed identity
-             refresh_expires_at }
+             refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
              errors rejected replayed median_ms p99_ms",
     after_help = "\
@@ -392,6 +392,9 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
         if !credential.saved {
             say("the newest refresh token is not saved: it is lost when the daemon ends", BAD);
         }
+        if let Some(at) = credential.ends_at {
+            say(&format!("the sign-in ends {}", relative(at.seconds_since(report.at))), DIM);
+        }
         if let Some(at) = credential.refresh_expires_at {
             let ahead = at.seconds_since(report.at);
             if ahead < WORTH_A_WARNING {
@@ -442,6 +445,7 @@ fn brief_millis(millis: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::report::Moment;
     use crate::control::report::tests::report;
 
     #[test]
@@ -478,11 +482,13 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         credential.saved = false;
         credential.identity = Some("somebody.with.a.long.name@example.com".to_owned());
         credential.refresh_expires_at = Some(report.at);
+        credential.ends_at = Some(Moment::of_unix(report.at.unix().unsigned_abs() + 7 * 3600));
         let text = plain(&render(&report, "valetd"));
         for expected in [
             "has problems; what was in force before it\nstays so:\n",
             "  config.toml:3:1: route.x: no account named \"x\"\u{fffd}[2J\n",
             "  the newest refresh token is not saved: it is lost when the daemon ends\n",
+            "  the sign-in ends in 7 h\n",
             "  the refresh token is expected to die now\n",
             "somebody.with.a.lon…\n",
         ] {

@@ -20,9 +20,9 @@ pub(super) fn relative(seconds_ahead: i64) -> String {
     }
 }
 
-/// Reads a length of time: `30s`, `500ms`, `5m`, `1h`, or a bare number of seconds.
+/// Reads a length of time: `30s`, `500ms`, `5m`, `1h`, `7d`, or a bare number of seconds.
 pub(super) fn parse_length(text: &str) -> Result<Duration, String> {
-    let wrong = || "write it like 30s, 5m, 1h or 500ms".to_owned();
+    let wrong = || "write it like 30s, 5m, 1h, 7d or 500ms".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -31,6 +31,7 @@ pub(super) fn parse_length(text: &str) -> Result<Duration, String> {
         "s" | "" => number.checked_mul(1000),
         "m" | "min" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
         _ => return Err(wrong()),
     };
     // a year: longer is a mistake, and far from every limit of the timers

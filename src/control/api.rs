@@ -74,6 +74,7 @@ struct CredentialBody {
     servers: Option<Servers>,
     #[serde(default)]
     trial: Trial,
+    term: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -322,17 +323,17 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
             "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers, \
-             trial (\"required\", \"preferred\", \"skipped\")",
+             trial (\"required\", \"preferred\", \"skipped\"), term",
         )
     })?;
-    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers, trial } = body;
+    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers, trial, term } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
         return Err(bad_request("neither a refresh_token nor a password is in it"));
     }
     let password = password.map(|PasswordBody { username, password }| (username, password));
     let credential = Credential { refresh_token, password };
-    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial })
+    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial, term })
 }
 
 fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {

@@ -448,7 +448,7 @@ impl EventStream {
 
 /// One of the places where a credential leaves: to the daemon that keeps it, over the user's own socket.
 fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
-    let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial } = new;
+    let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial, term } = new;
     let password = credential.password.as_ref();
     let mut body = json!({
         "refresh_token": credential.refresh_token.as_ref().map(Secret::expose),
@@ -457,6 +457,10 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         "refresh_lifetime": refresh_lifetime,
         "identity": identity,
     });
+    if let Some(term) = term {
+        // a daemon that does not know it refuses: what has no end there is not handed in
+        body["term"] = json!(term);
+    }
     if !for_an_old_daemon {
         body["trial"] = json!(trial);
         if let Some(servers) = servers {

@@ -277,6 +277,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         identity: Some("me@example.com".to_owned()),
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
         trial: Trial::Preferred,
+        term: Some(28_800),
     };
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
@@ -287,7 +288,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!(received.credential, new.credential);
         assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
         assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
-        assert_eq!(received.trial, new.trial);
+        assert_eq!((received.trial, received.term), (new.trial, new.term));
         reply.send(Ok(())).unwrap();
     });
     assert!(!serde_json::to_string(&answer.unwrap()).unwrap().contains("hunter2"));

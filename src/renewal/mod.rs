@@ -81,6 +81,8 @@ pub(crate) enum Why {
     /// The stored credential was issued by another server, or to another client, than the configuration now names: it
     /// must not be sent there.
     IssuedElsewhere,
+    /// The time that the person had signed in for is over.
+    TermOver,
 }
 
 impl Why {
@@ -92,6 +94,7 @@ impl Why {
             Why::Ambiguous => "ambiguous",
             Why::ClientRefused => "client-refused",
             Why::IssuedElsewhere => "issued-elsewhere",
+            Why::TermOver => "term-over",
         }
     }
 }
@@ -104,6 +107,7 @@ impl fmt::Display for Why {
             Why::Ambiguous => "the answer to a renewal was lost and the refresh token is now refused (ambiguous)",
             Why::ClientRefused => "the authorization server refused this client: check client_id and client_auth",
             Why::IssuedElsewhere => "the configuration names another server or client than the one signed in to",
+            Why::TermOver => "the time that it was signed in for is over",
         })
     }
 }

@@ -10,7 +10,7 @@ use super::world::{RevokeReply, SavedReply, Ticket};
 use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
-use crate::renewal::{Failure, Phase, Renewal, RenewalId, SaveId, Why};
+use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::Record;
 use crate::timestamp::Timestamp;
@@ -53,6 +53,8 @@ pub(super) struct AccountState {
     pub(super) published: Option<Arc<Published>>,
     /// The header field of the answer at hand, between taking it and publishing it.
     pub(super) at_hand: Option<(HeaderName, HeaderValue)>,
+    /// When the sign-in ends, if it was given an end.
+    pub(super) ends_at: Option<Timestamp>,
     /// What requests were told last, so that they are not woken for nothing.
     pub(super) told: Option<Told>,
     pub(super) last_success: Option<Timestamp>,
@@ -125,7 +127,8 @@ pub(super) struct SignedOut {
     pub(super) refresh_token: Option<Secret>,
     /// Why the server is not told.
     pub(super) kept_from: Option<String>,
-    pub(super) reply: RevokeReply,
+    /// Nobody waits where the time of a sign-in is over.
+    pub(super) reply: Option<RevokeReply>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -150,6 +153,7 @@ impl AccountState {
             found: None,
             published: None,
             at_hand: None,
+            ends_at: None,
             told: None,
             last_success: None,
             last_failure: None,
@@ -217,7 +221,33 @@ impl AccountState {
         self.starts_over = false;
         self.is_new = false;
         self.found = None;
+        self.ends_at = None;
         std::mem::replace(&mut self.record, record)
+    }
+
+    /// Whether the time that the sign-in was given is over.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.record.is_some() && self.ends_at.is_some_and(|end| now >= end)
+    }
+
+    /// Notes how much is left of the time that the sign-in was given: the next save takes it to the store.
+    pub(super) fn note_term(&mut self, now: Timestamp) {
+        let term = self.record.as_mut().and_then(|record| record.term.as_mut());
+        if let (Some(term), Some(end)) = (term, self.ends_at) {
+            term.note(end.since(now));
+        }
+    }
+
+    /// A token as it is handed to requests: not past the end of the sign-in.
+    pub(super) fn token(
+        &self,
+        id: RenewalId,
+        field: (HeaderName, HeaderValue),
+        usable_until: Timestamp,
+        outlived_from: Timestamp,
+    ) -> Arc<Published> {
+        let usable_until = usable_until.min(self.ends_at.unwrap_or(Timestamp::FAR));
+        Arc::new(Published::new(id, field, usable_until, outlived_from))
     }
 
     /// What is presented to the authorization server this time, taken out of the credential.
@@ -314,17 +344,24 @@ impl AccountState {
         self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });
     }
 
+    /// Until when the published token is handed out.
+    fn usable_until(&self) -> Option<Timestamp> {
+        let until = self.machine.snapshot().usable_until?;
+        Some(until.min(self.ends_at.unwrap_or(Timestamp::FAR)))
+    }
+
     pub(super) fn view(&self) -> AccountView {
         AccountView {
             id: self.account.id.clone(),
             provider: self.account.provider.clone(),
             description: self.account.description.clone(),
-            snapshot: self.machine.snapshot(),
+            snapshot: AccountSnapshot { usable_until: self.usable_until(), ..self.machine.snapshot() },
             stored: self.record.as_ref().map(|record| Stored {
                 generation: record.generation,
                 fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
                 saved: self.is_saved(),
                 identity: record.identity.clone(),
+                ends_at: self.ends_at,
             }),
             last_success: self.last_success,
             last_failure: self.last_failure.clone(),

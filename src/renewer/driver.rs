@@ -263,7 +263,7 @@ impl World for RealWorld {
                 Some(reply) => {
                     let _ = reply.send(Ok(outcome));
                 }
-                None => debug!(account = %account.id, outcome, "revoked what nobody wants any more"),
+                None => info!(account = %account.id, outcome, "told the server what nobody wants any more"),
             }
             None
         });

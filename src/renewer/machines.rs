@@ -27,7 +27,7 @@ use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId,
 use crate::store::{Record, SetAside};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
-use crate::token_source::{Availability, Demand, Published};
+use crate::token_source::{Availability, Demand};
 
 /// At a start, one account's first renewal follows another's at this distance, unless a request wants it sooner.
 const STAGGER: Duration = Duration::from_millis(100);
@@ -108,6 +108,7 @@ impl<W: World> Renewer<W> {
                     });
                 }
                 self.accounts.insert(id.clone(), state);
+                self.note_end(id, now);
             }
             let Some(event) = self.first_event(id, stagger, now) else { continue };
             stagger += STAGGER;
@@ -137,6 +138,9 @@ impl<W: World> Renewer<W> {
                 false => Event::CredentialRemoved,
             });
         };
+        if state.is_over(now) {
+            return Some(Event::CredentialRefused(Why::TermOver)); // and removed with the next tick, which is due
+        }
         if !record.was_issued_to(&state.account) {
             let mut endpoints = state.account.server.credential_endpoints();
             if let Some((kind, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
@@ -162,7 +166,7 @@ impl<W: World> Renewer<W> {
             Some(SetAside { why: why @ (Why::Revoked | Why::Ambiguous), .. }) => {
                 Event::CredentialDoubted { why: *why, patience, answer_lost, refresh_expires_at, learnt_life }
             }
-            Some(SetAside { why: why @ (Why::NotSignedIn | Why::IssuedElsewhere), .. }) => {
+            Some(SetAside { why: why @ (Why::NotSignedIn | Why::IssuedElsewhere | Why::TermOver), .. }) => {
                 Event::CredentialRefused(*why)
             }
             Some(SetAside { why: Why::ClientRefused, .. }) | None => {
@@ -228,6 +232,7 @@ impl<W: World> Renewer<W> {
     }
 
     fn each(&mut self, event: Event, now: Timestamp) {
+        self.end_what_is_over(now);
         let ids: Vec<AccountId> = self.accounts.keys().cloned().collect();
         for id in ids {
             self.handle(&id, event, now);
@@ -271,6 +276,7 @@ impl<W: World> Renewer<W> {
         let generation = record.generation;
         state.record = Some(record);
         state.is_new = true;
+        self.note_end(id, now);
         info!(account = %id, generation, "signed in");
         self.save(id, Waiters { signed_in: vec![reply], ..Waiters::default() }, now);
         if let Some(event) = self.first_event(id, Duration::ZERO, now) {
@@ -285,11 +291,29 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(no_account(id)));
             return;
         };
+        state.end_trials();
+        self.sign_out(id, Event::CredentialRemoved, Some(reply), now);
+    }
+
+    /// A sign-in whose time is over ends as one that a person ends. What is being tried meanwhile is a new one.
+    fn end_what_is_over(&mut self, now: Timestamp) {
+        if self.is_stopping {
+            return; // the next process does it at its start
+        }
+        let over = self.accounts.iter().filter(|(_, state)| state.is_over(now)).map(|(id, _)| id.clone());
+        for id in over.collect::<Vec<AccountId>>() {
+            warn!(account = %id, "the time that it was signed in for is over");
+            self.sign_out(&id, Event::CredentialRefused(Why::TermOver), None, now);
+        }
+    }
+
+    /// Forgets the credential at once, also in the store, and tells the server.
+    fn sign_out(&mut self, id: &AccountId, event: Event, reply: Option<RevokeReply>, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
         let record = state.put(None);
         state.unsaved = None;
-        state.end_trials();
         let account = state.account.clone();
-        self.handle(id, Event::CredentialRemoved, now);
+        self.handle(id, event, now);
         let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(&account));
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
         let refresh_token = refresh_token.filter(|_| kept_from.is_none());
@@ -310,18 +334,23 @@ impl<W: World> Renewer<W> {
                 }
                 None => error.to_owned(),
             };
-            let _ = reply.send(Err(words));
+            if let Some(reply) = reply {
+                let _ = reply.send(Err(words));
+            }
             return;
         }
         info!(account = %id, "signed out");
         match refresh_token {
-            Some(refresh_token) => self.world.revoke(account, refresh_token, Some(reply)),
+            Some(refresh_token) => self.world.revoke(account, refresh_token, reply),
             None => {
                 let words = match kept_from {
                     Some(because) => format!("forgotten here, but not revoked at the server: {because}"),
                     None => "there was no refresh token to revoke".to_owned(),
                 };
-                let _ = reply.send(Ok(words));
+                match reply {
+                    Some(reply) => drop(reply.send(Ok(words))),
+                    None => info!(account = %id, "{words}"),
+                }
             }
         }
     }
@@ -504,11 +533,11 @@ impl<W: World> Renewer<W> {
                     self.ask_to_save(id, Waiters::default());
                 }
                 Action::Publish { id: renewal, usable_until, outlived_from } => {
-                    let header = state.at_hand.take();
-                    state.published = header.map(|header| {
-                        info!(account = %id, usable_for = ?usable_until.since(now), "renewed");
-                        Arc::new(Published::new(renewal, header, usable_until, outlived_from))
-                    });
+                    let field = state.at_hand.take();
+                    state.published = field.map(|field| state.token(renewal, field, usable_until, outlived_from));
+                    if let Some(token) = &state.published {
+                        info!(account = %id, usable_for = ?token.usable_until.since(now), "renewed");
+                    }
                 }
                 Action::Withdraw => state.published = None,
                 Action::Adopt => self.adopt(id, now),
@@ -530,6 +559,7 @@ impl<W: World> Renewer<W> {
         if let Some(record) = &mut state.record {
             record.note_servers(&state.account);
         }
+        state.note_term(now);
         let is_used_up = matches!(state.grant(), Grant::RefreshToken(_));
         match &mut state.record {
             Some(record) if is_used_up => {
@@ -566,14 +596,23 @@ impl<W: World> Renewer<W> {
             state.stored_generation = found.generation;
             state.unsaved = None;
             state.put(Some(*found));
+            self.note_end(id, now);
         }
         if let Some(event) = self.first_event(id, Duration::ZERO, now) {
             self.perform(id, event, now);
         }
     }
 
+    /// Finds the point of the time line where the sign-in ends: from here on, no clock that is set back puts it off.
+    pub(super) fn note_end(&mut self, id: &AccountId, now: Timestamp) {
+        let unix_now = unix(self.world.calendar(now));
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let term = state.record.as_ref().and_then(|record| record.term);
+        state.ends_at = term.map(|term| now + term.left(unix_now));
+    }
+
     /// Brings the store to what stands here, and takes in what it says.
-    fn save(&mut self, id: &AccountId, waiters: Waiters, now: Timestamp) {
+    pub(super) fn save(&mut self, id: &AccountId, waiters: Waiters, now: Timestamp) {
         self.ask_to_save(id, waiters);
         self.settle(now);
     }
@@ -701,7 +740,7 @@ impl<W: World> Renewer<W> {
     }
 
     /// Tells requests how the account stands, if that has changed or somebody has asked.
-    fn tell(&mut self, id: &AccountId, now: Timestamp, is_asked: bool) {
+    pub(super) fn tell(&mut self, id: &AccountId, now: Timestamp, is_asked: bool) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let snapshot = state.machine.snapshot();
         let wished_for = state.machine.wished_for(now);
@@ -730,14 +769,18 @@ impl<W: World> Renewer<W> {
     /// once more.
     pub(super) fn stop(&mut self, now: Timestamp) {
         self.is_stopping = true;
-        self.save_where(|state| state.unsaved.is_some(), now);
+        for state in self.accounts.values_mut() {
+            state.note_term(now);
+        }
+        self.save_where(|state| state.unsaved.is_some() || state.ends_at.is_some(), now);
     }
 
     /// When [`Renewer::tick`] should be called next.
     pub(super) fn next_wakeup(&self) -> Option<Timestamp> {
         let machines = self.accounts.values().filter_map(|state| state.machine.next_wakeup()).map(|(at, _)| at);
         let saves = self.accounts.values().filter_map(AccountState::save_again_at);
-        machines.chain(saves).min()
+        let ends = self.accounts.values().filter_map(|state| state.ends_at);
+        machines.chain(saves).chain(ends).min()
     }
 
     /// All accounts as they stand, in the order of their names.

@@ -128,6 +128,7 @@ fn signed_in(token: &str) -> NewCredential {
         identity: None,
         servers: None,
         trial: Trial::Skipped,
+        term: None,
     }
 }
 
@@ -911,4 +912,138 @@ fn what_other_servers_have_issued_is_not_sent_to_this_one_to_try_it() {
     let (_, mut told) = hand_in(&mut renewer, NewCredential { servers, ..signed_in("n1") }, T0);
     assert_eq!(renewer.world.lines, [""; 0]);
     assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
+}
+
+fn signed_in_for(token: &str, length: Duration) -> NewCredential {
+    NewCredential { term: Some(length.as_secs()), ..signed_in(token) }
+}
+
+/// A renewer whose sign-in with `r1` is good for eight hours, and whose token lives one.
+fn for_eight_hours() -> Renewer<Diary> {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    sign_in(&mut renewer, signed_in_for("r1", 8 * HOUR), T0);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+    renewer.world.lines.clear();
+    renewer
+}
+
+#[test]
+fn a_sign_in_ends_with_its_term_as_by_a_sign_out_and_a_person_is_told_why() {
+    let mut renewer = for_eight_hours();
+    assert_eq!(renewer.views()[0].stored.as_ref().unwrap().ends_at, Some(T0 + 8 * HOUR));
+    for event in [Renewer::tick, Renewer::resumed, Renewer::network_changed] {
+        let mut renewer = for_eight_hours();
+        renewer.configure(&config(), |_| panic!("it is at hand"), T0 + HOUR); // a reload puts nothing off
+        renewer.world.lines.clear();
+        event(&mut renewer, T0 + 8 * HOUR);
+        assert_eq!(renewer.world.lines, ["publish TermOver", "remove", "revoke r1"]);
+        let view = &renewer.views()[0];
+        assert!(view.stored.is_none() && view.snapshot.published.is_none());
+        event(&mut renewer, T0 + 9 * HOUR);
+        renewer.demands([Demand::Wanted(lab())], T0 + 9 * HOUR);
+        assert_eq!(renewer.world.lines[3..], ["publish TermOver"], "over once, and nothing is asked for any more");
+    }
+    renewer.tick(T0 + 8 * HOUR - Duration::from_millis(1));
+    assert!(!renewer.world.lines.iter().any(|line| line.starts_with("revoke")), "{:?}", renewer.world.lines);
+}
+
+#[test]
+fn no_token_is_handed_out_past_the_end_of_its_sign_in_and_the_end_is_woken_up_for() {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    let term = Duration::from_secs(600);
+    sign_in(&mut renewer, signed_in_for("r1", term), T0);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+    assert_eq!(renewer.accounts[&lab()].published.as_ref().unwrap().usable_until, T0 + term);
+    assert_eq!(renewer.views()[0].snapshot.usable_until, Some(T0 + term));
+    assert_eq!(renewer.next_wakeup(), Some(T0 + term));
+}
+
+#[test]
+fn a_renewal_or_a_new_sign_in_under_way_at_the_end_of_a_term_leaves_nothing_behind_and_loses_nothing() {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    sign_in(&mut renewer, signed_in_for("r1", HOUR), T0);
+    let (reply, mut saved) = tokio::sync::oneshot::channel();
+    let new = NewCredential { trial: Trial::Required, ..signed_in("n1") };
+    renewer.replace(&lab(), new, reply, T0);
+    let trial = renewer.accounts[&lab()].owed.last().expect("it is tried").0;
+    renewer.tick(T0 + HOUR);
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0 + HOUR);
+    assert_eq!(renewer.world.lines, ["revoke r2"]);
+    renewer.answered(&lab(), trial, tokens("a2", None), T0 + HOUR);
+    saved.try_recv().expect("answered").expect("saved");
+    let view = &renewer.views()[0];
+    assert_eq!(view.stored.as_ref().map(|stored| stored.ends_at), Some(None), "the new one has no end");
+}
+
+#[test]
+fn a_term_goes_on_over_a_restart_and_no_clock_that_is_set_back_makes_it_longer() {
+    let record = || Record::new(&config().accounts[&lab()], 1, signed_in_for("r1", 8 * HOUR), 1_800_000_000);
+    let seen = |hours: u32| {
+        let mut record = record();
+        record.term.as_mut().unwrap().note((8 - hours) * HOUR);
+        record
+    };
+    let rows = [
+        ("at once", record(), T0, Some(T0 + 8 * HOUR)),
+        ("later", seen(1), T0 + 5 * HOUR, Some(T0 + 8 * HOUR)),
+        ("the clock was set back by three hours", seen(5), T0 + 2 * HOUR, Some(T0 + 5 * HOUR)),
+        ("back to before the sign-in", seen(1), T0 - 24 * HOUR, Some(T0 - 17 * HOUR)),
+        ("over meanwhile", seen(1), T0 + 8 * HOUR, None),
+        ("over, and the clock was set back", seen(8), T0, None),
+    ];
+    for (case, record, now, ends_at) in rows {
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(Some(record.clone())), now);
+        match ends_at {
+            Some(end) => assert_eq!(renewer.views()[0].stored.as_ref().unwrap().ends_at, Some(end), "{case}"),
+            None => {
+                assert_eq!(renewer.world.lines, ["publish TermOver"], "{case}: it is not used");
+                assert!(renewer.next_wakeup().is_some_and(|at| at <= now), "{case}");
+                renewer.tick(now);
+                assert_eq!(renewer.world.lines[1..], ["remove", "revoke r1"], "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_and_each_renewal_note_how_much_is_left_of_a_term() {
+    let mut renewer = for_eight_hours();
+    let seen = |renewer: &Renewer<Diary>| {
+        let record = renewer.accounts[&lab()].record.as_ref().unwrap();
+        record.term.unwrap().seen_at - 1_800_000_000
+    };
+    assert_eq!(seen(&renewer), 0);
+    renewer.tick(T0 + HOUR);
+    assert_eq!(seen(&renewer), 3600, "with the renewal");
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r2")), T0 + HOUR);
+    renewer.world.lines.clear();
+    renewer.stop(T0 + HOUR + HOUR / 2);
+    assert_eq!((seen(&renewer), renewer.world.lines.as_slice()), (5400, &["save 2 r2".to_owned()][..]));
+    renewer.tick(T0 + 9 * HOUR);
+    assert!(renewer.accounts[&lab()].record.is_some(), "what ends after the stop is the next process's");
+}
+
+#[test]
+fn what_is_said_last_of_a_sign_ins_end_holds_also_where_the_credential_is_the_one_at_hand() {
+    for (case, token) in [("another one", "n1"), ("the one at hand", "r1")] {
+        let mut renewer = for_eight_hours();
+        let ends_at = |renewer: &Renewer<Diary>| renewer.views()[0].stored.as_ref().unwrap().ends_at;
+        sign_in(&mut renewer, signed_in_for(token, HOUR / 2), T0);
+        assert_eq!(ends_at(&renewer), Some(T0 + HOUR / 2), "{case}");
+        if let Some(token) = &renewer.accounts[&lab()].published {
+            assert_eq!(token.usable_until, T0 + HOUR / 2, "{case}");
+        }
+        sign_in(&mut renewer, signed_in(token), T0);
+        assert_eq!(ends_at(&renewer), None, "{case}: lifted");
+        if let Some(token) = &renewer.accounts[&lab()].published {
+            assert!(token.usable_until > T0 + HOUR / 2, "{case}");
+        }
+        renewer.tick(T0 + 8 * HOUR);
+        assert!(renewer.views()[0].stored.is_some(), "{case}");
+    }
 }

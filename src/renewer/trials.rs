@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::account::{AccountState, Trying};
+use super::account::{AccountState, Trying, Waiters, unix};
 use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::oauth::{GrantType, Tokens};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
-use crate::store::{Record, Servers, Trial};
+use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 
@@ -34,7 +34,7 @@ impl<W: World> Renewer<W> {
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
             info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");
-            let _ = reply.send(Ok(()));
+            self.give_term(id, new.term, reply, now);
             return self.handle(id, Event::Asked, now);
         }
         let is_wanted = match new.trial {
@@ -63,6 +63,32 @@ impl<W: World> Renewer<W> {
             return self.untried(id, trial, None, words, now);
         }
         self.send_trial(id, trial);
+    }
+
+    /// The credential at hand is handed in again: it is good for as long as is said now.
+    fn give_term(&mut self, id: &AccountId, length: Option<u64>, reply: SavedReply, now: Timestamp) {
+        let unix_now = unix(self.world.calendar(now));
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let Some(record) = &mut state.record else { return };
+        let term = length.map(|length| Term::beginning(unix_now, length));
+        let is_as_before = record.term.is_none() && term.is_none();
+        record.term = term;
+        if is_as_before {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        self.note_end(id, now);
+        self.publish_until_the_end(id, now);
+        self.save(id, Waiters { signed_in: vec![reply], ..Waiters::default() }, now);
+    }
+
+    /// The token that is published already is handed out until the sign-in's end, which has moved.
+    fn publish_until_the_end(&mut self, id: &AccountId, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let (Some(token), Some(until)) = (&state.published, state.machine.snapshot().usable_until) else { return };
+        let field = (token.name.clone(), token.value.clone());
+        state.published = Some(state.token(token.id, field, until, token.outlived_from));
+        self.tell(id, now, true);
     }
 
     fn send_trial(&mut self, id: &AccountId, trial: Trying) {

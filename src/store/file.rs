@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::record::{Credential, Record, SetAside};
+use super::record::{Credential, Record, SetAside, Term};
 use crate::config::AccountId;
 use crate::secret::Secret;
 
@@ -47,6 +47,8 @@ struct WrittenRecord<'a> {
     redeeming: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     set_aside: Option<&'a SetAside>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    term: Option<&'a Term>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +67,7 @@ struct StoredRecord {
     learnt_life_ms: Option<u64>,
     redeeming: bool,
     set_aside: Option<SetAside>,
+    term: Option<Term>,
 }
 
 /// What every version has.
@@ -87,6 +90,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         learnt_life,
         redeeming,
         set_aside,
+        term,
     } = record;
     let written = WrittenRecord {
         version: VERSION,
@@ -104,6 +108,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         learnt_life_ms: *learnt_life,
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
+        term: term.as_ref(),
     };
     // measured first: a buffer that grows leaves copies behind that nobody wipes
     let mut length = Length(0);
@@ -145,6 +150,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         learnt_life_ms: learnt_life,
         redeeming,
         set_aside,
+        term,
     } = serde_json::from_slice(bytes).map_err(place)?;
     if account != expected.as_str() {
         return Err(Unreadable::Garbage("belongs to another account: it was copied or renamed".to_owned()));
@@ -167,6 +173,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         learnt_life,
         redeeming,
         set_aside,
+        term,
     })
 }
 
@@ -210,6 +217,7 @@ mod tests {
                 at: 1_700_000_001,
                 oauth_error: Some("invalid_grant".into()),
             }),
+            term: Some(Term { ends_at: 1_700_028_800, seen_at: 1_700_000_000 }),
         }
     }
 
@@ -231,6 +239,7 @@ mod tests {
             learnt_life: None,
             redeeming: false,
             set_aside: None,
+            term: None,
             ..record()
         };
         for record in [full, bare] {

@@ -1,6 +1,7 @@
 //! What is stored of one account, and where its credential may be sent.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,36 @@ pub(crate) struct Record {
     pub redeeming: bool,
     /// The server's last word on this credential, if it was a refusal. The credential is kept, but not used.
     pub set_aside: Option<SetAside>,
+    /// How long the sign-in was given; without an end if nothing was said.
+    pub term: Option<Term>,
+}
+
+/// A time that a sign-in was given: no token of it leaves after its end, and its credential is removed then. In Unix
+/// seconds by the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Term {
+    /// Its end.
+    pub ends_at: u64,
+    /// The latest time that its writer knew of. A wall clock that shows an earlier one was set back, which makes no term
+    /// longer.
+    pub seen_at: u64,
+}
+
+impl Term {
+    /// One of `length` seconds from now on.
+    pub(crate) fn beginning(unix_now: u64, length: u64) -> Self {
+        Self { ends_at: unix_now.saturating_add(length), seen_at: unix_now }
+    }
+
+    /// What is left of it when the wall clock shows `unix_now`.
+    pub(crate) fn left(&self, unix_now: u64) -> Duration {
+        Duration::from_secs(self.ends_at.saturating_sub(unix_now.max(self.seen_at)))
+    }
+
+    /// Notes how much is left, as a clock that never runs backwards knows it.
+    pub(crate) fn note(&mut self, left: Duration) {
+        self.seen_at = self.seen_at.max(self.ends_at.saturating_sub(left.as_secs()));
+    }
 }
 
 /// What signs in without a person. At least one of the two is there, except for grants that need neither.
@@ -64,6 +95,8 @@ pub(crate) struct NewCredential {
     pub servers: Option<Servers>,
     /// Whether it is tried before it takes the place of what is stored.
     pub trial: Trial,
+    /// How long the sign-in is good for, in seconds; without an end if nothing is said.
+    pub term: Option<u64>,
 }
 
 /// Whether a credential that is handed in is tried (one renewal) before it takes the place of what is stored. What the
@@ -120,7 +153,7 @@ impl NewCredential {
     pub(crate) fn of(account: &Account, credential: Credential) -> Self {
         let servers = Some(Servers::of(account));
         let trial = Trial::Required;
-        Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers, trial }
+        Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers, trial, term: None }
     }
 }
 
@@ -155,7 +188,7 @@ impl Record {
 
     /// A record without a past. `unix_now` is the wall clock, in Unix seconds.
     pub(crate) fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
-        let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial: _ } = new;
+        let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial: _, term } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
             account: account.id.clone(),
@@ -170,6 +203,7 @@ impl Record {
             learnt_life: None,
             redeeming: false,
             set_aside: None,
+            term: term.map(|length| Term::beginning(unix_now, length)),
         }
     }
 

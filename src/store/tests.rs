@@ -32,6 +32,7 @@ fn record(generation: u64) -> Record {
         learnt_life: None,
         redeeming: false,
         set_aside: None,
+        term: None,
     }
 }
 

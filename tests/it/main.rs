@@ -39,6 +39,8 @@ mod notices;
 mod owner;
 /// However many ask, and however short tokens live, the authorization server is asked seldom.
 mod storms;
+/// A sign-in that was given an end ends then, and nothing puts that off.
+mod term;
 
 // --- what goes through ---
 

@@ -238,6 +238,20 @@ async fn what_runs_by_an_account_ends_when_it_is_logged_out_though_it_is_signed_
 }
 
 #[tokio::test]
+async fn what_runs_by_an_account_ends_with_the_time_that_it_was_signed_in_for() {
+    let upstream = Endless::start().await;
+    let stage = Stage::leading_to(&upstream.url, COLD);
+    let daemon = stage.start();
+    let term = ["login", "gbdx", "--refresh-token-stdin", "--untried", "--for", "8s"];
+    let output = stage.home.run_with_input(&term, stage.gbdx.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    let running = all_kinds(&stage, &upstream, None).await;
+    is_cut("its time is over", running, 503, Duration::from_secs(8) + AT_ONCE).await;
+    drop(daemon);
+    upstream.is_left_alone("its time is over").await;
+}
+
+#[tokio::test]
 async fn what_runs_goes_on_through_a_reload_and_a_renewal() {
     let upstream = Endless::start().await;
     let stage = Stage::leading_to(&upstream.url, COLD);

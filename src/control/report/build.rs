@@ -156,6 +156,7 @@ impl AccountReport {
             sealed: "no".to_owned(),
             identity: stored.identity.clone(),
             refresh_expires_at: refresh_expires_at.map(|at| readings.moment(at)),
+            ends_at: stored.ends_at.map(|at| readings.moment(at)),
         });
         Self {
             id: id.to_string(),

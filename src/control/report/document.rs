@@ -219,6 +219,9 @@ pub(crate) struct CredentialReport {
     pub identity: Option<String>,
     /// When the refresh token is expected to die, if anything is known of it.
     pub refresh_expires_at: Option<Moment>,
+    /// When the sign-in ends (`login --for`), and the credential is removed; `null` if nothing was said.
+    #[serde(default)]
+    pub ends_at: Option<Moment>,
 }
 
 /// One route.

@@ -37,7 +37,6 @@ use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
-use crate::renewal::Why;
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
@@ -367,12 +366,13 @@ fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
     let authority = stream.is_independent();
     match (lost, authority) {
         (Lost::Key(refusal), _) => refused_key(refusal),
-        (Lost::Account, Some(authority)) => no_token(authority.route(), NOT_SIGNED_IN),
+        (Lost::Account, Some(authority)) => {
+            let why = authority.route().tokens.why_withdrawn();
+            no_token(authority.route(), Unavailable::SignInRequired { why })
+        }
         (Lost::Account, None) => unreachable!("what is lost was there"),
     }
 }
-
-const NOT_SIGNED_IN: Unavailable = Unavailable::SignInRequired { why: Why::NotSignedIn };
 
 /// The upstream closed a connection that others had used before, before a whole head: most likely it had grown
 /// tired of waiting just then. What may be carried out twice is sent once more (RFC 9110 section 9.2.2), and so is what

@@ -476,6 +476,7 @@ impl History {
                 identity: None,
                 servers: None,
                 trial: Trial::Skipped,
+                term: None,
             }
         };
         let now = self.now();

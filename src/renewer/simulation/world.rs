@@ -347,6 +347,7 @@ impl Outside {
         let state = &self.servers[account].logins[&login];
         let (lost, verdict) = (Promise::NoLoginLost, Promise::HonestVerdict);
         let broken = match (why, state.ended) {
+            (Why::TermOver, _) => Some((lost, "nobody gave it an end")),
             (Why::NotSignedIn, _) => Some((lost, "it was forgotten")),
             (Why::IssuedElsewhere, _) if known.is_elsewhere => None,
             (Why::IssuedElsewhere, _) => Some((lost, "it was not issued elsewhere")),
