@@ -13,7 +13,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
-use crate::oauth::{Client, Dialect, ErrorWords, Grant, TokenResponse, jwt};
+use crate::oauth::{Client, Dialect, Grant, TokenResponse, Vocabulary, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
 use crate::timestamp::Timestamp;
@@ -52,7 +52,7 @@ pub fn token_answer(data: &[u8]) {
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
     let response = TokenResponse { status, retry_after: field, date: field, content_type: field, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    match dialect.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now) {
+    match dialect.read(&response, &grant, &Client::default(), &Vocabulary::default(), now) {
         Ok(tokens) if tokens.unusable.is_some() => {
             assert!((200..300).contains(&status), "tokens come with success alone");
             assert!(tokens.access_token.is_none() && tokens.id_token.is_none());

@@ -63,7 +63,7 @@ pub(crate) struct Reach<'a> {
     pub proxy: Option<&'a ProxyChoice>,
 }
 
-/// What is sent. `Host`, `Content-Length`, `User-Agent` and `Connection` are added.
+/// What is sent. `Host`, `Content-Length` and `Connection` are added, and `User-Agent` where it is missing.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     /// The method.
@@ -211,7 +211,7 @@ fn http_request(endpoint: &Endpoint, request: Outgoing) -> Result<Request<Full<B
     *request.headers_mut() = fields;
     request.headers_mut().insert(HOST, HeaderValue::try_from(endpoint.origin.authority())?);
     let agent = HeaderValue::from_static(concat!("valetd/", env!("CARGO_PKG_VERSION")));
-    request.headers_mut().insert(USER_AGENT, agent);
+    request.headers_mut().entry(USER_AGENT).or_insert(agent);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(request)
 }

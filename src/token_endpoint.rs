@@ -6,7 +6,8 @@ use hyper::{Method, StatusCode};
 
 use crate::config::{Account, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
-use crate::oauth::{Client, EndpointKind, Grant, Refusal, TokenRequest, TokenResponse, Tokens, rfc7009};
+use crate::oauth::{Client, EndpointKind, Grant, Refusal, RequestField, TokenRequest};
+use crate::oauth::{TokenResponse, Tokens, rfc7009};
 use crate::platform::clock::wall;
 use crate::platform::secret_source;
 use crate::renewal::{Failure, Why};
@@ -82,7 +83,7 @@ impl TokenEndpoint {
                 GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail)
             }
         })?;
-        let read = dialect.read(&as_read(&answer), grant, client, &account.errors, wall());
+        let read = dialect.read(&as_read(&answer), grant, client, &account.vocabulary, wall());
         let tokens = read.map_err(|refusal| refused(endpoint, answer.status, refusal))?;
         let unusable = tokens.unusable.map(|words| format!("{} {words}", endpoint.origin.authority()));
         Ok(Tokens { unusable, ..tokens })
@@ -142,7 +143,9 @@ impl TokenEndpoint {
             let mut value = HeaderValue::from_str(value.expose())
                 .map_err(|_| HttpError::NotSent(format!("the {name} field would hold forbidden characters")))?;
             value.set_sensitive(true);
-            header.insert(HeaderName::from_static(name), value);
+            let name =
+                HeaderName::try_from(name).map_err(|_| HttpError::NotSent("a field's name is none".to_owned()))?;
+            header.insert(name, value);
         }
         let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
         let reach = Reach { extra_ca: account.extra_ca.as_deref(), proxy: Some(&account.proxy) };
@@ -172,8 +175,8 @@ fn cannot_be_asked(detail: String) -> GrantFailure {
     GrantFailure::unanswered(Failure::Permanent(Why::ClientRefused), detail)
 }
 
-/// Says who asks for an account: the client's id and its secret, read or asked for now from where the configuration
-/// says. The secret is the first line, without its end.
+/// Says who asks for an account, and in which form: the client's id, its secret and the header fields of its requests, read
+/// or asked for now from where the configuration says. The secret is the first line, without its end.
 ///
 /// # Errors
 ///
@@ -183,7 +186,14 @@ pub(crate) async fn client_secret(account: &Account) -> Result<Client, String> {
         Some(source) => Some(secret_source::read(source).await.map_err(|error| format!("client_secret: {error}"))?),
         None => None,
     };
-    Ok(Client { id: account.client_id.clone(), auth: account.client_auth, secret })
+    let Account { client_id: id, client_auth: auth, token_request, .. } = account;
+    let mut fields = Vec::new();
+    for (name, source) in &token_request.headers {
+        let value = secret_source::read(source).await;
+        let value = value.map_err(|error| format!("token_request.headers.{name}: {error}"))?;
+        fields.push(RequestField { name: name.clone(), value, is_secret: source.is_secret_in(name) });
+    }
+    Ok(Client { id: id.clone(), auth: *auth, secret, form: token_request.form.clone(), fields })
 }
 
 /// [`client_secret`] for a grant that is redeemed now: a secret that cannot be read is tried again later.

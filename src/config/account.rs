@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authorization_server::AuthorizationServer;
+use super::dialect::TokenRequestSettings;
 use super::exec::ExecSettings;
 use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
@@ -12,7 +13,7 @@ use super::problem::Complaint;
 use super::read::{Layer, Located, Table, one_of};
 use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
-use crate::oauth::{ClientAuth, Dialect, ErrorWords, Grant, GrantType};
+use crate::oauth::{ClientAuth, Dialect, Grant, GrantType, Vocabulary};
 use crate::renewal::Policy;
 
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
@@ -32,6 +33,8 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "scopes",
     "refresh_scope",
     "parameters",
+    "token_request",
+    "token_response",
     "errors",
     "header",
     "renew",
@@ -54,21 +57,11 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
     ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
 ];
 
-const CLIENT_AUTHS: &[(&str, ClientAuth)] =
-    &[("none", ClientAuth::None), ("post", ClientAuth::Post), ("basic", ClientAuth::Basic)];
-
-/// Parameters of token requests that the grant sets.
-const GRANT_PARAMETERS: &[&str] = &[
-    "client_assertion",
-    "client_id",
-    "client_secret",
-    "code",
-    "code_verifier",
-    "grant_type",
-    "password",
-    "redirect_uri",
-    "refresh_token",
-    "username",
+const CLIENT_AUTHS: &[(&str, ClientAuth)] = &[
+    ("none", ClientAuth::None),
+    ("post", ClientAuth::Post),
+    ("basic", ClientAuth::Basic),
+    ("basic_raw", ClientAuth::BasicRaw),
 ];
 
 /// One identity at one authorization server.
@@ -96,10 +89,13 @@ pub(crate) struct Account {
     pub scopes: Vec<String>,
     /// Whether they are asked for with a refresh token, too.
     pub refresh_scope: bool,
-    /// Further parameters of every token request (`audience`, `resource`, ...), in the order of their names.
+    /// Further parameters of every token request (`audience`, `resource`, ...), in the order of their names; one that is said
+    /// several times is there as often.
     pub parameters: Vec<(String, String)>,
-    /// What the provider means by words of its own.
-    pub errors: ErrorWords,
+    /// How token requests are written.
+    pub token_request: TokenRequestSettings,
+    /// What the provider calls things by names of its own.
+    pub vocabulary: Vocabulary,
     /// What goes into each request.
     pub header: HeaderTemplate,
     /// When to renew.
@@ -143,8 +139,9 @@ impl Account {
             scopes,
             refresh_scope,
             parameters,
-            errors: _, // what is made of a refusal
-            header: _, // which of the tokens in hand is sent, and how
+            token_request,
+            vocabulary: Vocabulary { members, errors: _ }, // what is made of a refusal
+            header: _,                                     // which of the tokens in hand is sent, and how
             renew: _,
             sign_in: _,
             extra_ca,
@@ -161,6 +158,8 @@ impl Account {
             || *scopes != new.scopes
             || *refresh_scope != new.refresh_scope
             || *parameters != new.parameters
+            || *token_request != new.token_request
+            || *members != new.vocabulary.members
             || *extra_ca != new.extra_ca
     }
 }
@@ -250,7 +249,8 @@ impl<'a> Reader<'a> {
             scopes: scopes.into_iter().map(|scope| scope.value).collect(),
             refresh_scope,
             parameters: self.parameters(&table, asks_for_scopes),
-            errors: self.error_words(&table),
+            token_request: self.token_request(&table),
+            vocabulary: self.vocabulary(&table),
             header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
             renew: self.policy(&table),
             sign_in,
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
             None => None,
         };
         match auth {
-            ClientAuth::Post | ClientAuth::Basic => {
+            ClientAuth::Post | ClientAuth::Basic | ClientAuth::BasicRaw => {
                 table.require("client_id", "client_auth needs it");
                 table.require("client_secret", "client_auth needs it: client_secret = { file = \"/path\" }");
             }
@@ -305,31 +305,6 @@ impl<'a> Reader<'a> {
             ClientAuth::None => {}
         }
         (auth, secret)
-    }
-
-    fn error_words(&self, table: &Table<'_>) -> ErrorWords {
-        let Some(errors) = table.table("errors") else { return ErrorWords::NONE };
-        errors.only(&["sign_in", "sign_in_if_repeated", "again"]);
-        let words = |key: &str| {
-            let found = errors.array(key, |text| if text.is_empty() { Err("is empty") } else { Ok(text.to_owned()) });
-            found.unwrap_or_default().into_iter().map(|word| word.value).collect()
-        };
-        let [sign_in, sign_in_if_repeated, again] = ["sign_in", "sign_in_if_repeated", "again"].map(words);
-        ErrorWords { sign_in, sign_in_if_repeated, again }
-    }
-
-    fn parameters(&self, table: &Table<'_>, asks_for_scopes: bool) -> Vec<(String, String)> {
-        let pairs = table.table("parameters").map(|parameters| parameters.pairs()).unwrap_or_default();
-        for (name, found) in &pairs {
-            if GRANT_PARAMETERS.contains(&name.as_str()) {
-                self.sink.error(&found.place, "is a parameter that the grant sets itself");
-            }
-            if name == "scope" && asks_for_scopes {
-                let remedy = "say it in one of the two places";
-                self.sink.error(&found.place, Complaint::new("is what `scopes` are sent as already", remedy));
-            }
-        }
-        pairs.into_iter().map(|(name, found)| (name, found.value)).collect()
     }
 
     fn policy(&self, table: &Table<'_>) -> Policy {

@@ -20,9 +20,14 @@ impl<'a> Reader<'a> {
     pub(super) fn exec(&self, table: &Table<'a>) -> ExecSettings {
         let Some(exec) = table.table("exec") else { return ExecSettings::default() };
         exec.only(&["intercept", "env", "placeholder_token"]);
-        let pairs = exec.table("env").map(|env| env.pairs()).unwrap_or_default();
         let mut env = Vec::new();
-        for (name, found) in pairs {
+        let table = exec.table("env");
+        for (name, found) in table.iter().flat_map(|table| {
+            let value = |name: String| {
+                table.parsed(&name, |text| Ok::<_, Complaint>(text.to_owned())).map(|found| (name, found))
+            };
+            table.keys().into_iter().filter_map(value)
+        }) {
             let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
             if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(good) {
                 self.sink.error(&found.place, "is not the name of an environment variable");

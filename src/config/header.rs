@@ -107,9 +107,20 @@ impl<'a> Reader<'a> {
         let remove = table.array("remove", edited_field).unwrap_or_default();
         let mut edits = HeaderEdits { remove: remove.into_iter().map(|name| name.value).collect(), add: Vec::new() };
         let Some(add) = table.table("add") else { return edits };
+        edits.add = self.added_fields(&add, edited_field);
+        edits
+    }
+
+    /// Fields with their values, as far as `name_of` knows their names; no value is asked of a command.
+    pub(super) fn added_fields(
+        &self,
+        add: &Table<'a>,
+        name_of: fn(&str) -> Result<String, Complaint>,
+    ) -> Vec<(String, SecretSource)> {
+        let mut added = Vec::new();
         for key in add.keys() {
             let place = add.place_of(&key);
-            let name = match edited_field(&key) {
+            let name = match name_of(&key) {
                 Ok(name) => name,
                 Err(complaint) => {
                     self.sink.error(&place, complaint);
@@ -117,6 +128,10 @@ impl<'a> Reader<'a> {
                 }
             };
             let value = match add.string_or_table(&key) {
+                Some(Ok(Located { value, place })) if value.trim().is_empty() => {
+                    self.sink.error(&place, "is empty");
+                    None
+                }
                 Some(Ok(Located { value, .. }))
                     if value.bytes().all(|byte| byte == b'\t' || byte >= b' ' && byte != 0x7f) =>
                 {
@@ -132,9 +147,9 @@ impl<'a> Reader<'a> {
             if matches!(value, Some(SecretSource::Command(_))) {
                 self.sink.error(&place, Complaint::new("cannot be asked of a command", "write { file = \"/path\" }"));
             }
-            edits.add.extend(value.map(|value| (name, value)));
+            added.extend(value.map(|value| (name, value)));
         }
-        edits
+        added
     }
 }
 
@@ -146,6 +161,17 @@ fn edited_field(text: &str) -> Result<String, Complaint> {
             Err("is a field that valetd itself is answerable for".into())
         }
         Some(name) => Ok(name),
+    }
+}
+
+/// The name of a field that token requests may have besides, or with another value: none of the above, nor the one that the
+/// body's format decides.
+pub(super) fn token_request_field(text: &str) -> Result<String, Complaint> {
+    match edited_field(text)? {
+        name if name == "content-type" => {
+            Err(Complaint::new("is what the format decides", "say token_request.format = \"json\""))
+        }
+        name => Ok(name),
     }
 }
 

@@ -8,12 +8,14 @@
 //!   the type and the reading;
 //! * [`presets`] lists the providers that come with the binary: `provider`;
 //! * `authorization_server`: all endpoints of an account; discovery will come in there;
+//! * `dialect`: what its provider does in another way than RFC 6749 has it;
 //! * `names`, `address`, `header`, `secret_source`, `value`: what one string or a small table means;
 //! * `read` is TOML with places, `reader` what the reading of all tables shares, `problem` what is said of a place.
 
 mod account;
 mod address;
 mod authorization_server;
+mod dialect;
 mod exec;
 mod forward_proxy;
 mod header;

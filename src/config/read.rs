@@ -241,6 +241,18 @@ impl<'a> Table<'a> {
         Some(strings.collect())
     }
 
+    /// A string, or an array of strings, each as `parse` understands it.
+    pub(super) fn one_or_several<T, E: Into<Complaint>>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<Located<'a, T>>> {
+        match self.find(key)?.value {
+            DeValue::Array(_) => self.array(key, parse),
+            _ => Some(self.parsed(key, parse).into_iter().collect()),
+        }
+    }
+
     /// An array of tables.
     pub(super) fn array_of_tables(&self, key: &str) -> Option<Vec<Table<'a>>> {
         let elements = self.elements(key, "an array of tables, as in [{ a = \"b\" }]")?;
@@ -277,13 +289,13 @@ impl<'a> Table<'a> {
         (!layers.is_empty()).then_some(Table { layers, sink: self.sink })
     }
 
-    /// The table below a key, or nothing but a string there. For keys that may be either.
+    /// The table below a key, or nothing but a string there, also an empty one. For keys that may be either.
     pub(super) fn string_or_table(&self, key: &str) -> Option<Result<Located<'a, String>, Table<'a>>> {
         // the topmost layer that has the key decides alone: a file and a command are no sum
         let layer = self.layers.iter().find(|layer| layer.find(key).is_some())?;
         let only = Table::new([layer.clone()], self.sink);
         match only.find(key)?.value {
-            DeValue::String(_) => only.string(key).map(Ok),
+            DeValue::String(_) => only.parsed(key, |text| Ok::<_, Complaint>(text.to_owned())).map(Ok),
             _ => only.table(key).map(Err),
         }
     }
@@ -293,13 +305,6 @@ impl<'a> Table<'a> {
         let names = self.layers.iter().flat_map(|layer| layer.table.keys());
         let names: std::collections::BTreeSet<String> = names.map(|name| name.get_ref().to_string()).collect();
         names.into_iter().collect()
-    }
-
-    /// All keys with string values, in the order of their names.
-    pub(super) fn pairs(&self) -> Vec<(String, Located<'a, String>)> {
-        let names = self.keys();
-        let value = |name: &str| self.parsed(name, |text| Ok::<_, Complaint>(text.to_owned()));
-        names.into_iter().filter_map(|name| value(&name).map(|value| (name, value))).collect()
     }
 
     /// Complains of every key in any layer that is not one of these.

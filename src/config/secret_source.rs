@@ -20,13 +20,30 @@ pub(crate) enum SecretSource {
     Inline(Secret),
 }
 
+impl SecretSource {
+    /// Whether a header field that is added holds a secret: where it is kept apart, and where the field's name says so.
+    pub(crate) fn is_secret_in(&self, field: &str) -> bool {
+        const WORDS: [&str; 9] =
+            ["key", "token", "secret", "auth", "password", "cookie", "sign", "session", "credential"];
+        match self {
+            SecretSource::File(_) | SecretSource::Command(_) | SecretSource::Credential(_) => true,
+            SecretSource::Inline(_) => WORDS.iter().any(|word| field.contains(word)),
+        }
+    }
+}
+
 impl Reader<'_> {
     pub(super) fn inline_secret(&self, Located { value, place }: Located<'_, String>) -> Option<SecretSource> {
-        if place.source.readable_by_others {
+        // some servers' clients have an empty one, which is none to be kept
+        if place.source.readable_by_others && !value.is_empty() {
             let message = "holds a secret in a file that others can read";
             let remedy =
                 "chmod 600 the file, or write client_secret = { file = \"/path\" } (or command, or credential)";
             self.sink.error(&place, Complaint::new(message, remedy));
+            return None;
+        }
+        if value.trim().is_empty() && !value.is_empty() {
+            self.sink.error(&place, "holds nothing but blanks");
             return None;
         }
         if value.contains(['\r', '\n']) {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::body::fields_of;
 use super::ends::Ends;
 use super::grant::{Client, EndpointKind, TokenRequest, Tokens, taken_already};
+use super::members::Json;
 use super::verdict::{Reader, Refusal, TokenFields};
 use crate::renewal::Why;
 use crate::secret::Secret;
@@ -51,7 +53,7 @@ fn initiate_auth(token: &Secret, client: &Client, parameters: &[(String, String)
     }
     let auth_parameters = members([("REFRESH_TOKEN", token.expose())], parameters)?;
     let body = InitiateAuth { client_id: cognito_id(client)?, auth_flow: "REFRESH_TOKEN_AUTH", auth_parameters };
-    Ok(post("AWSCognitoIdentityProviderService.InitiateAuth", &body, token))
+    Ok(post("AWSCognitoIdentityProviderService.InitiateAuth", &body, token, client))
 }
 
 fn get_tokens(token: &Secret, client: &Client, parameters: &[(String, String)]) -> Result<TokenRequest, String> {
@@ -59,7 +61,7 @@ fn get_tokens(token: &Secret, client: &Client, parameters: &[(String, String)]) 
     let secret = client.secret.as_ref().map(|secret| ("ClientSecret", secret.expose()));
     let own = [client_id, ("RefreshToken", token.expose())].into_iter().chain(secret);
     let body = members(own, parameters)?;
-    Ok(post("AWSCognitoIdentityProviderService.GetTokensFromRefreshToken", &body, token))
+    Ok(post("AWSCognitoIdentityProviderService.GetTokensFromRefreshToken", &body, token, client))
 }
 
 fn cognito_id(client: &Client) -> Result<&str, String> {
@@ -79,11 +81,12 @@ fn members<'a>(
     Ok(members)
 }
 
-fn post(target: &'static str, body: &impl Serialize, token: &Secret) -> TokenRequest {
+fn post(target: &'static str, body: &impl Serialize, token: &Secret, client: &Client) -> TokenRequest {
     let mut json = Vec::with_capacity(2 * token.expose().len() + 4096); // room enough not to leave copies behind
     serde_json::to_writer(&mut json, body).expect("texts in maps and structs always have a JSON form");
     let body = Secret::new(String::from_utf8(json).expect("JSON is UTF-8"));
-    let fields = vec![("x-amz-target", Secret::new(target))];
+    let target = ("x-amz-target".to_owned(), Secret::new(target));
+    let fields = fields_of(client).chain([target]).collect();
     TokenRequest { endpoint: EndpointKind::Cognito, content_type: AMAZON_JSON, fields, body }
 }
 
@@ -111,7 +114,7 @@ struct AuthenticationResult {
 
 /// Reads the response to an operation.
 pub(super) fn read(operation: Operation, reader: &Reader<'_>) -> Result<Tokens, Refusal> {
-    let Some(body) = reader.object::<Response>() else { return Err(reader.no_verdict()) };
+    let Some(body) = reader.object(|body: Json<'_>| body.take::<Response>()) else { return Err(reader.no_verdict()) };
     let Response { authentication_result, challenge_name, exception, message } = body;
     if let Value::String(exception) = &exception {
         // "com.amazonaws.cognito...#NotAuthorizedException" as well as the bare name

@@ -62,19 +62,63 @@ pub(crate) enum ClientAuth {
     None,
     /// `client_secret_post`: id and secret in the body.
     Post,
-    /// `client_secret_basic`: id and secret in the `Authorization` field.
+    /// `client_secret_basic`: id and secret in the `Authorization` field, each form-encoded first.
     Basic,
+    /// The same as they are, as in RFC 7617, for servers that do not decode them.
+    BasicRaw,
 }
 
-/// Who asks, with the secret already at hand.
+/// Who asks, with the secret already at hand, and in which form.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Client {
     /// The client's id, where the server knows clients at all (GBDX does not).
     pub id: Option<String>,
     /// How it proves who it is.
     pub auth: ClientAuth,
-    /// Its secret, where it has one.
+    /// Its secret, where it has one; some have an empty one.
     pub secret: Option<Secret>,
+    /// How its requests are written.
+    pub form: RequestForm,
+    /// Further header fields of its requests.
+    pub fields: Vec<RequestField>,
+}
+
+impl Client {
+    /// What of it must not be shown.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let in_fields = self.fields.iter().filter(|field| field.is_secret).map(|field| &field.value);
+        self.secret.iter().chain(in_fields)
+    }
+}
+
+/// How requests for tokens, and for their revocation, are written; by default as RFC 6749 has it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RequestForm {
+    /// How the body is encoded.
+    pub format: BodyFormat,
+    /// The parameters that have another name here: that of the RFC, and this server's.
+    pub names: Vec<(String, String)>,
+}
+
+/// How a body is encoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum BodyFormat {
+    /// `application/x-www-form-urlencoded`
+    #[default]
+    Form,
+    /// A JSON object of texts, and of arrays of texts for what is said several times.
+    Json,
+}
+
+/// A header field that is added to requests.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestField {
+    /// Its name, in lower case.
+    pub name: String,
+    /// Its value.
+    pub value: Secret,
+    /// Whether the value is a secret.
+    pub is_secret: bool,
 }
 
 /// What a positive answer holds.
@@ -102,7 +146,7 @@ pub(crate) struct TokenRequest {
     /// `Content-Type`.
     pub content_type: &'static str,
     /// Further header fields: names in lower case, values that may be secret.
-    pub fields: Vec<(&'static str, Secret)>,
+    pub fields: Vec<(String, Secret)>,
     /// The body.
     pub body: Secret,
 }

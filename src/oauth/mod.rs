@@ -6,24 +6,32 @@
 //! * `grant`: the types that every dialect speaks of;
 //! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
+//! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `salvage`: what becomes of a refresh token whose answer cannot be used;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::SystemTime;
 
+mod body;
 mod cognito;
 mod ends;
+#[cfg(test)]
+mod foreign;
 mod grant;
 pub(crate) mod jwt;
+mod members;
 mod rfc6749;
 pub(crate) mod rfc7009;
 mod salvage;
 #[cfg(test)]
 mod testing;
 mod verdict;
+mod vocabulary;
 
-pub(crate) use grant::{Client, ClientAuth, EndpointKind, Grant, GrantType, TokenRequest, Tokens};
-pub(crate) use verdict::{ErrorWords, Refusal, TokenResponse};
+pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
+pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
+pub(crate) use verdict::{Refusal, TokenResponse};
+pub(crate) use vocabulary::{ErrorWords, Members, Pointer, Vocabulary};
 
 use cognito::Operation;
 use verdict::Reader;
@@ -65,9 +73,9 @@ impl Dialect {
         }
     }
 
-    /// Writes the request that redeems a grant. `scopes` are asked for with whatever grant may have any: all forms but a code's.
-    /// `parameters`
-    /// go into every form, into `AuthParameters` of `InitiateAuth`, and to the top of `GetTokensFromRefreshToken`.
+    /// Writes the request that redeems a grant. `scopes` are asked for with whatever grant may have any: all but a code.
+    /// `parameters` go into every request to the token endpoint, into `AuthParameters` of `InitiateAuth`, and to the top of
+    /// `GetTokensFromRefreshToken`; a name that stands there several times is said as often.
     ///
     /// # Errors
     ///
@@ -86,7 +94,7 @@ impl Dialect {
     }
 
     /// Reads the response to that request. `now` is the wall clock's time, which matters only for a JWT without `iat`, for
-    /// an end or a `Retry-After` that is a date in a response without `Date`. `words` are the provider's own.
+    /// an end or a `Retry-After` that is a date in a response without `Date`. `vocabulary` is the provider's own.
     ///
     /// # Errors
     ///
@@ -97,10 +105,10 @@ impl Dialect {
         response: &TokenResponse<'_>,
         grant: &Grant,
         client: &Client,
-        words: &ErrorWords,
+        vocabulary: &Vocabulary,
         now: SystemTime,
     ) -> Result<Tokens, Refusal> {
-        let reader = Reader::new(response, grant, client, words, now);
+        let reader = Reader::new(response, grant, client, vocabulary, now);
         let read = match self.operation(grant) {
             Some((operation, _)) => cognito::read(operation, &reader),
             None => rfc6749::read(&reader),

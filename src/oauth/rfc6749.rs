@@ -2,17 +2,17 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use form_urlencoded::{Serializer, byte_serialize};
-use serde::Deserialize;
+use form_urlencoded::byte_serialize;
 use serde_json::Value;
 
+use super::body::{FORM, Pairs, encode, fields_of, renamed};
 use super::ends::{Ends, seconds};
 use super::grant::{Client, ClientAuth, EndpointKind, Grant, TokenRequest, Tokens, taken_already};
+use super::members::{Fields, Json, Unreadable};
 use super::verdict::{Reader, Refusal, TokenFields, names_something};
+use super::vocabulary::{Members, Pointer};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
-
-pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Writes the request. `scopes` are asked for where the request may have a scope: with a code they were settled when the
 /// person consented. So they were with a refresh token (section 6), where the caller mostly has none to ask for.
@@ -45,66 +45,62 @@ pub(super) fn request(
         }
     }
     let fields = authenticate(client, &mut pairs)?;
+    let mut pairs = renamed(pairs, client);
+    // RFC 6749 section 3.2 has each parameter once. RFC 8707's `resource` is one that may be there several times: that is
+    // for the configuration to say, but not beside what is set here.
+    let set_here = pairs.len();
     for (name, value) in parameters {
-        // RFC 6749 section 3.2: parameters MUST NOT be included more than once
-        if pairs.iter().any(|(taken, _)| taken == name) {
+        if pairs[..set_here].iter().any(|(taken, _)| taken == name) {
             return Err(taken_already(name));
         }
         pairs.push((name, value));
     }
-    Ok(TokenRequest { endpoint: EndpointKind::Token, content_type: FORM, fields, body: form(&pairs) })
+    let (content_type, body) = encode(&pairs, client);
+    Ok(TokenRequest { endpoint: EndpointKind::Token, content_type, fields, body })
 }
 
 /// Says who asks, in the body or in the header fields it returns: one of the two, never both (RFC 6749 section 2.3).
-pub(super) fn authenticate<'a>(
-    client: &'a Client,
-    pairs: &mut Vec<(&'a str, &'a str)>,
-) -> Result<Vec<(&'static str, Secret)>, String> {
-    let Client { id, auth, secret } = client;
+pub(super) fn authenticate<'a>(client: &'a Client, pairs: &mut Pairs<'a>) -> Result<Vec<(String, Secret)>, String> {
+    let Client { id, auth, secret, form: _, fields: _ } = client;
     let both = || match (id, secret) {
         (Some(id), Some(secret)) => Ok((id, secret)),
         (None, _) => Err("client_auth needs a client_id".to_owned()),
         (_, None) => Err("client_auth needs a client_secret".to_owned()),
     };
+    let mut fields: Vec<(String, Secret)> = fields_of(client).collect();
     match auth {
-        ClientAuth::None => {
-            pairs.extend(id.as_deref().map(|id| ("client_id", id)));
-            Ok(Vec::new())
-        }
+        ClientAuth::None => pairs.extend(id.as_deref().map(|id| ("client_id", id))),
         ClientAuth::Post => {
             let (id, secret) = both()?;
             pairs.extend([("client_id", id.as_str()), ("client_secret", secret.expose())]);
-            Ok(Vec::new())
         }
         ClientAuth::Basic => {
             let (id, secret) = both()?;
             // RFC 6749 section 2.3.1: each is form-urlencoded first, so that a colon in the id does no harm
-            let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = Secret::new(format!("{}:{}", encoded(id), encoded(secret.expose())));
-            let value = Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair.expose())));
-            Ok(vec![("authorization", value)])
+            let encoded = |text: &str| Secret::new(byte_serialize(text.as_bytes()).collect::<String>());
+            fields.push(basic(&encoded(id), &encoded(secret.expose())));
+        }
+        ClientAuth::BasicRaw => {
+            let (id, secret) = both()?;
+            fields.push(basic(&Secret::new(id.as_str()), secret));
         }
     }
+    Ok(fields)
 }
 
-pub(super) fn form(pairs: &[(&str, &str)]) -> Secret {
-    // Three bytes for each at the worst: the text never grows, so that no copy of a secret stays in freed memory.
-    let room = pairs.iter().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
-    Secret::new(Serializer::new(String::with_capacity(room)).extend_pairs(pairs).finish())
+fn basic(id: &Secret, secret: &Secret) -> (String, Secret) {
+    let pair = Secret::new(format!("{}:{}", id.expose(), secret.expose()));
+    ("authorization".to_owned(), Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair.expose()))))
 }
 
-/// RFC 6749 sections 5.1 and 5.2, with what servers add. A member that is there twice makes serde refuse the whole.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct Form {
+/// What a response holds: RFC 6749 sections 5.1 and 5.2, with what servers add.
+#[derive(Default)]
+pub(super) struct Response {
     access_token: Option<Secret>,
     id_token: Option<Secret>,
     refresh_token: Option<Secret>,
     token_type: Value,
-    expires_in: Value,
-    expires: Value,
-    expires_on: Value,
-    expires_at: Value,
+    ends: Ends,
     /// Keycloak's name.
     refresh_expires_in: Value,
     /// Microsoft's and GitHub's name.
@@ -120,43 +116,95 @@ pub(super) struct Form {
     status: Value,
     message: Value,
     /// GBDX's whole vocabulary: `{"Error": "401 Unauthorized: Unauthorized"}`.
-    #[serde(rename = "Error")]
     gbdx_error: Value,
+    /// Where a token stands in it that is not where it was looked for, as a JSON Pointer that may be shown.
+    lookalike: Option<String>,
 }
 
-impl Form {
-    /// An answer that is form-encoded, as GitHub's is to who does not ask for JSON. Tokens are taken from any text that has
-    /// them; an error only where the answer says that it is a form.
-    fn encoded(reader: &Reader<'_>) -> Option<Self> {
+impl Response {
+    /// The response, if it can be read: a member that is there twice, or a token that is no text, makes it worthless as a
+    /// whole.
+    pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
+        let json = reader.object(|object| Self::of_json(object, reader));
+        json.or_else(|| Self::of_form(reader))
+    }
+
+    fn of_json(root: Json<'_>, reader: &Reader<'_>) -> Result<Self, Unreadable> {
+        let names = &reader.vocabulary.members;
+        let tokens = root.token_object(names)?;
+        let below = |pointer: &Option<Pointer>, name: &str| match tokens {
+            Some(tokens) => tokens.at(pointer.as_ref(), name),
+            None => Ok(None),
+        };
+        let token = |pointer: &Option<Pointer>, name: &str| -> Result<Option<Secret>, Unreadable> {
+            below(pointer, name)?.map_or(Ok(None), Json::take)
+        };
+        let told = |pointer: &Option<Pointer>, name: &str| -> Result<Value, Unreadable> {
+            below(pointer, name)?.map_or(Ok(Value::Null), Json::take)
+        };
+        let beside = |name: &str| told(&None, name);
+        let of_error = |pointer: &Option<Pointer>, name: &str| -> Result<Value, Unreadable> {
+            root.at(pointer.as_ref(), name)?.map_or(Ok(Value::Null), Json::take)
+        };
+        let mut response = Self {
+            access_token: token(&names.access_token, "access_token")?,
+            id_token: token(&names.id_token, "id_token")?,
+            refresh_token: token(&names.refresh_token, "refresh_token")?,
+            token_type: told(&names.token_type, "token_type")?,
+            ends: Ends {
+                expires_in: told(&names.expires_in, "expires_in")?,
+                expires: beside("expires")?,
+                expires_on: beside("expires_on")?,
+                expires_at: told(&names.expires_at, "expires_at")?,
+            },
+            refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in")?,
+            refresh_token_expires_in: beside("refresh_token_expires_in")?,
+            error: code_where_named(of_error(&names.error, "error")?, names),
+            error_description: of_error(&names.error_description, "error_description")?,
+            errors: of_error(&None, "errors")?,
+            error_code: of_error(&None, "error_code")?,
+            msg: of_error(&None, "msg")?,
+            status: of_error(&None, "status")?,
+            message: of_error(&None, "message")?,
+            gbdx_error: of_error(&None, "Error")?,
+            lookalike: None,
+        };
+        if response.access_token.is_none() && response.id_token.is_none() {
+            response.lookalike = root.lookalike().map(|path| reader.shown_path(&path));
+        }
+        Ok(response)
+    }
+
+    /// A response that is form-encoded, as GitHub's is to who does not ask for JSON. Tokens are taken from any text that has
+    /// them; an error only where the response says that it is a form.
+    fn of_form(reader: &Reader<'_>) -> Option<Self> {
         let body = reader.body().trim_ascii_end();
         if reader.is_web_page() || body.iter().any(|byte| !byte.is_ascii_graphic()) {
             return None;
         }
         let says_form = reader.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(FORM));
-        let mut form = Self::default();
-        let mut seen: Vec<String> = Vec::new();
-        for (name, value) in form_urlencoded::parse(body) {
-            if seen.iter().any(|seen| *seen == name) {
-                return None;
-            }
-            seen.push(name.to_string());
-            let text = || Value::String(value.to_string());
-            match &*name {
-                "access_token" => form.access_token = Some(Secret::new(&*value)),
-                "id_token" => form.id_token = Some(Secret::new(&*value)),
-                "refresh_token" => form.refresh_token = Some(Secret::new(&*value)),
-                "token_type" => form.token_type = text(),
-                "expires_in" => form.expires_in = text(),
-                "expires" => form.expires = text(),
-                "expires_on" => form.expires_on = text(),
-                "expires_at" => form.expires_at = text(),
-                "refresh_expires_in" => form.refresh_expires_in = text(),
-                "refresh_token_expires_in" => form.refresh_token_expires_in = text(),
-                "error" => form.error = text(),
-                "error_description" => form.error_description = text(),
-                _ => {}
-            }
-        }
+        let (fields, names) = (Fields::read(body)?, &reader.vocabulary.members);
+        let token = |pointer: &Option<Pointer>, name: &str| fields.at(pointer.as_ref(), name).cloned();
+        let told = |pointer: &Option<Pointer>, name: &str| {
+            token(pointer, name).map_or(Value::Null, |text| Value::String(text.expose().to_owned()))
+        };
+        let form = Self {
+            access_token: token(&names.access_token, "access_token"),
+            id_token: token(&names.id_token, "id_token"),
+            refresh_token: token(&names.refresh_token, "refresh_token"),
+            token_type: told(&names.token_type, "token_type"),
+            ends: Ends {
+                expires_in: told(&names.expires_in, "expires_in"),
+                expires: told(&None, "expires"),
+                expires_on: told(&None, "expires_on"),
+                expires_at: told(&names.expires_at, "expires_at"),
+            },
+            refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in"),
+            refresh_token_expires_in: told(&None, "refresh_token_expires_in"),
+            error: told(&names.error, "error"),
+            error_description: told(&names.error_description, "error_description"),
+            ..Self::default()
+        };
         let holds_a_token = form.access_token.is_some() || form.id_token.is_some();
         (holds_a_token || says_form).then_some(form)
     }
@@ -180,6 +228,16 @@ impl Form {
     }
 }
 
+/// The error's code, where the configuration says in which member it is: a number is one, too, and 0 says that there was
+/// no error.
+fn code_where_named(error: Value, names: &Members) -> Value {
+    match error {
+        Value::Number(number) if names.error.is_some() && number.as_f64() == Some(0.0) => Value::Null,
+        Value::Number(number) if names.error.is_some() => Value::String(number.to_string()),
+        error => error,
+    }
+}
+
 fn code_of(error: &Value) -> Option<&str> {
     let inside = || ["code", "type", "errorType", "error", "status"].iter().find_map(|name| error.get(name)?.as_str());
     error.as_str().or_else(inside)
@@ -187,22 +245,13 @@ fn code_of(error: &Value) -> Option<&str> {
 
 /// Reads the response to a form (RFC 6749 sections 5.1 and 5.2).
 pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
-    let Some(mut body) = reader.object::<Form>().or_else(|| Form::encoded(reader)) else {
-        return Err(reader.no_verdict());
-    };
-    let take = |value: &mut Value| std::mem::take(value);
-    let ends = Ends {
-        expires_in: take(&mut body.expires_in),
-        expires: take(&mut body.expires),
-        expires_on: take(&mut body.expires_on),
-        expires_at: take(&mut body.expires_at),
-    };
+    let Some(mut body) = Response::read(reader) else { return Err(reader.no_verdict()) };
     let found = TokenFields {
         access_token: body.access_token.take(),
         id_token: body.id_token.take(),
         refresh_token: body.refresh_token.take(),
-        token_type: take(&mut body.token_type),
-        ends,
+        token_type: std::mem::take(&mut body.token_type),
+        ends: std::mem::take(&mut body.ends),
     };
     if found.holds_a_token() {
         if names_something(&body.error) {
@@ -218,6 +267,10 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
         if let Some(refusal) = oauth_error(reader, &body, &found.secrets()) {
             return Err(refusal);
         }
+        if let Some(place) = body.lookalike.filter(|_| reader.is_success()) {
+            let words = format!("without a token where it is looked for, but with one at {place} (see token_response)");
+            return Err(reader.transient(None, &words));
+        }
     }
     // Keycloak's 0 is a refresh token that does not expire.
     let refresh_lifetime = seconds(&body.refresh_expires_in)
@@ -229,7 +282,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
 /// What a code means for who presented a refresh token. It decides, not the status, unless the status is that of a hop or
 /// of overload.
 fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
-    if let Some(meaning) = reader.words.meaning(code) {
+    if let Some(meaning) = reader.vocabulary.errors.meaning(code) {
         return meaning;
     }
     match code {
@@ -251,7 +304,7 @@ fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
 }
 
 /// The refusal that an answer names, if it names one. Where a success names what nobody knows, it is none.
-pub(super) fn oauth_error(reader: &Reader<'_>, body: &Form, received: &[&Secret]) -> Option<Refusal> {
+pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Secret]) -> Option<Refusal> {
     let codes = body.codes();
     let known = codes.iter().find_map(|code| Some((*code, meaning(reader, code)?)));
     let says_so = names_something(&body.error);
@@ -286,7 +339,7 @@ mod tests {
     use super::super::testing::{
         CLIENT_REFUSED, NOW, REVOKED, TRANSIENT, client, now, pairs, public, read, refreshed, words,
     };
-    use super::super::{Dialect, ErrorWords, TokenResponse};
+    use super::super::{Dialect, ErrorWords, TokenResponse, Vocabulary};
     use super::{BASE64_STANDARD, ClientAuth, EndpointKind, Engine, FORM, Failure, Grant, Secret, Value, Why, request};
     use crate::oauth::Client;
 
@@ -359,7 +412,8 @@ mod tests {
     fn basic_encodes_id_and_secret_before_joining_them_and_keeps_both_out_of_the_body() {
         let client = client(Some("my:id"), ClientAuth::Basic, Some("s e/c"));
         let request = request(&Grant::ClientCredentials, &client, &[], &[]).unwrap();
-        let [("authorization", value)] = &request.fields[..] else { panic!("{:?}", request.fields) };
+        let [(name, value)] = &request.fields[..] else { panic!("{:?}", request.fields) };
+        assert_eq!(name, "authorization");
         let encoded = value.expose().strip_prefix("Basic ").unwrap();
         assert_eq!(BASE64_STANDARD.decode(encoded).unwrap(), b"my%3Aid:s+e%2Fc");
         assert_eq!(request.body.expose(), "grant_type=client_credentials");
@@ -457,7 +511,7 @@ mod tests {
             let body = json!({"access_token": "opaque", "id_token": jwt(claims)}).to_string();
             let answer = TokenResponse { status: 200, date, body: body.as_bytes(), ..TokenResponse::default() };
             let tokens = Dialect::Rfc6749
-                .read(&answer, &Grant::ClientCredentials, &Client::default(), &ErrorWords::NONE, self::now())
+                .read(&answer, &Grant::ClientCredentials, &Client::default(), &Vocabulary::default(), self::now())
                 .expect(name);
             assert_eq!(tokens.lifetime, life.map(Duration::from_secs), "{name}");
         }
@@ -598,7 +652,7 @@ mod tests {
         for (name, body, content_type, failure) in table {
             let response = TokenResponse { status: 400, content_type, body, ..TokenResponse::default() };
             let grant = Grant::RefreshToken(Secret::new("r"));
-            let read = Dialect::Rfc6749.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now());
+            let read = Dialect::Rfc6749.read(&response, &grant, &Client::default(), &Vocabulary::default(), now());
             assert_eq!(read.expect_err(name).failure, failure, "{name}");
         }
     }
@@ -611,6 +665,7 @@ mod tests {
             sign_in_if_repeated: list("401 Unauthorized: Unauthorized"),
             again: list("invalid_grant"),
         };
+        let words = Vocabulary { errors: words, ..Vocabulary::default() };
         let unconfirmed = Failure::Unconfirmed(Why::Revoked);
         let table = [
             ("theirs", 400, r#"{"error":"TOKEN_GONE"}"#, REVOKED),

@@ -2,9 +2,11 @@
 
 use std::time::SystemTime;
 
+use super::body::{encode, renamed};
 use super::grant::{Client, EndpointKind, Grant, TokenRequest};
-use super::rfc6749::{FORM, Form, authenticate, form, oauth_error};
-use super::verdict::{ErrorWords, Reader, Refusal, TokenResponse};
+use super::rfc6749::{Response, authenticate, oauth_error};
+use super::verdict::{Reader, Refusal, TokenResponse};
+use super::vocabulary::Vocabulary;
 use crate::secret::Secret;
 
 /// Writes the request that revokes a refresh token and what was issued from it (RFC 7009 section 2.1).
@@ -15,7 +17,8 @@ use crate::secret::Secret;
 pub(crate) fn request(refresh_token: &Secret, client: &Client) -> Result<TokenRequest, String> {
     let mut pairs = vec![("token", refresh_token.expose()), ("token_type_hint", "refresh_token")];
     let fields = authenticate(client, &mut pairs)?;
-    Ok(TokenRequest { endpoint: EndpointKind::Revocation, content_type: FORM, fields, body: form(&pairs) })
+    let (content_type, body) = encode(&renamed(pairs, client), client);
+    Ok(TokenRequest { endpoint: EndpointKind::Revocation, content_type, fields, body })
 }
 
 /// Reads the response to a request that revokes `refresh_token` (RFC 7009 section 2.2): any 2xx means that it is dead, also
@@ -31,13 +34,13 @@ pub(crate) fn read(
     now: SystemTime,
 ) -> Result<(), Refusal> {
     let grant = &Grant::RefreshToken(refresh_token.clone());
-    let words = ErrorWords::NONE;
-    let reader = Reader::new(response, grant, client, &words, now);
+    let vocabulary = Vocabulary::default();
+    let reader = Reader::new(response, grant, client, &vocabulary, now);
     if (200..300).contains(&response.status) {
         return Ok(());
     }
-    Err(match reader.object::<Form>() {
-        Some(form) => oauth_error(&reader, &form, &[]).unwrap_or_else(|| reader.no_verdict()),
+    Err(match Response::read(&reader) {
+        Some(found) => oauth_error(&reader, &found, &[]).unwrap_or_else(|| reader.no_verdict()),
         None => reader.no_verdict(),
     })
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::grant::{Grant, Tokens};
+use super::members::plain;
 use super::verdict::{Reader, Refusal};
 use crate::renewal::Failure;
 use crate::secret::Secret;
@@ -16,7 +17,11 @@ pub(super) fn rescue(reader: &Reader<'_>, refusal: Refusal) -> Result<Tokens, Re
     if has_verdict || !reader.is_success() || reader.is_web_page() {
         return Err(refusal);
     }
-    let Seen { refresh_token, holds_token, names_error, is_whole } = look(reader.body());
+    let named = reader.vocabulary.members.refresh_token_paths();
+    let Seen { refresh_token, holds_token, names_error, is_whole } = look(reader.body(), named.as_deref());
+    // where it may be at several places, the best of them may be in what was cut off
+    let refresh_token = refresh_token.filter(|(rank, _)| is_whole || *rank == 0).map(|(_, token)| token);
+    let names_error = names_error || refusal.oauth_error.is_some();
     match (refresh_token, reader.grant) {
         (Some(same), Grant::RefreshToken(sent)) if same == *sent => Err(refusal),
         (Some(new), _) => Ok(Tokens { refresh_token: Some(new), unusable: Some(refusal.detail), ..Tokens::default() }),
@@ -29,32 +34,62 @@ pub(super) fn rescue(reader: &Reader<'_>, refusal: Refusal) -> Result<Tokens, Re
 /// What was seen in a body, as far as it could be read.
 #[derive(Default)]
 struct Seen {
-    refresh_token: Option<Secret>,
+    /// With the rank of its place.
+    refresh_token: Option<(usize, Secret)>,
     holds_token: bool,
     names_error: bool,
     is_whole: bool,
 }
 
-fn look(body: &[u8]) -> Seen {
+/// Looks for a refresh token: at the paths that are named, the best first, and, where none are, under its name at any depth.
+fn look(body: &[u8], named: Option<&[Vec<String>]>) -> Seen {
     let mut seen = Seen::default();
+    let paths = named.map(|paths| paths.iter().map(Vec::as_slice).enumerate().collect());
     if body.starts_with(b"{") || body.starts_with(b"[") {
         let mut json = serde_json::Deserializer::from_slice(body);
-        let is_read = Look { seen: &mut seen, member: Member::Other }.deserialize(&mut json).is_ok();
+        let root = Look { seen: &mut seen, member: Member::Other, paths };
+        let is_read = root.deserialize(&mut json).is_ok();
         seen.is_whole = is_read && json.end().is_ok();
         return seen;
     }
     for (name, value) in form_urlencoded::parse(body) {
-        seen.take(Member::of(&name), &value);
+        let (member, _) = below(paths.as_ref(), &name, Member::of(&name));
+        seen.take(member, &value);
     }
     seen.is_whole = true;
     seen
+}
+
+/// The rest of each path, with its rank.
+type Paths<'p> = Vec<(usize, &'p [String])>;
+
+/// What a member is, and the paths that go on below it. `by_name` is what its name says.
+fn below<'p>(paths: Option<&Paths<'p>>, name: &str, by_name: Member) -> (Member, Option<Paths<'p>>) {
+    let Some(paths) = paths else { return (by_name, None) };
+    let on: Paths<'p> = paths
+        .iter()
+        .filter_map(|(rank, path)| {
+            path.split_first().filter(|(first, _)| *first == name).map(|(_, rest)| (*rank, rest))
+        })
+        .collect();
+    let member = match (on.iter().find(|(_, rest)| rest.is_empty()), by_name) {
+        (Some((rank, _)), _) => Member::RefreshToken(*rank),
+        (None, Member::RefreshToken(_)) => Member::Other, // somebody else's
+        (None, by_name) => by_name,
+    };
+    (member, Some(on))
 }
 
 impl Seen {
     fn take(&mut self, member: Member, text: &str) {
         match member {
             _ if text.is_empty() => {}
-            Member::RefreshToken => self.refresh_token = Some(Secret::new(text)),
+            Member::RefreshToken(rank) => {
+                // of two at the same place, the last one
+                if self.refresh_token.as_ref().is_none_or(|(best, _)| rank <= *best) {
+                    self.refresh_token = Some((rank, Secret::new(text)));
+                }
+            }
             Member::Token => self.holds_token = true,
             Member::Error => self.names_error = true,
             Member::Other => {}
@@ -64,7 +99,8 @@ impl Seen {
 
 #[derive(Clone, Copy)]
 enum Member {
-    RefreshToken,
+    /// With the rank of its place.
+    RefreshToken(usize),
     Token,
     Error,
     Other,
@@ -73,9 +109,8 @@ enum Member {
 impl Member {
     /// In every dialect: `refresh_token`, `refreshToken`, `RefreshToken`.
     fn of(name: &str) -> Self {
-        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        match plain.to_ascii_lowercase().as_str() {
-            "refreshtoken" => Member::RefreshToken,
+        match plain(name).as_str() {
+            "refreshtoken" => Member::RefreshToken(0),
             "accesstoken" | "idtoken" => Member::Token,
             "error" | "errors" | "errorcode" => Member::Error,
             _ => Member::Other,
@@ -84,12 +119,13 @@ impl Member {
 }
 
 /// Reads a value at any depth, and takes note of what its members hold; also of those before the place where it breaks off.
-struct Look<'s> {
+struct Look<'s, 'p> {
     seen: &'s mut Seen,
     member: Member,
+    paths: Option<Paths<'p>>,
 }
 
-impl<'de> DeserializeSeed<'de> for Look<'_> {
+impl<'de> DeserializeSeed<'de> for Look<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -97,7 +133,7 @@ impl<'de> DeserializeSeed<'de> for Look<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Look<'_> {
+impl<'de> Visitor<'de> for Look<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +154,7 @@ impl<'de> Visitor<'de> for Look<'_> {
         match self.member {
             Member::Token => self.seen.holds_token = true,
             Member::Error => self.seen.names_error = true,
-            Member::RefreshToken | Member::Other => {}
+            Member::RefreshToken(_) | Member::Other => {}
         }
         Ok(())
     }
@@ -136,14 +172,20 @@ impl<'de> Visitor<'de> for Look<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
-        while values.next_element_seed(Look { seen: &mut *self.seen, member: self.member })?.is_some() {}
+        for index in 0_usize.. {
+            let (member, paths) = below(self.paths.as_ref(), &index.to_string(), self.member);
+            if values.next_element_seed(Look { seen: &mut *self.seen, member, paths })?.is_none() {
+                break;
+            }
+        }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         while let Some(name) = members.next_key::<String>()? {
             self.seen.names_error |= matches!(self.member, Member::Error);
-            members.next_value_seed(Look { seen: &mut *self.seen, member: Member::of(&name) })?;
+            let (member, paths) = below(self.paths.as_ref(), &name, Member::of(&name));
+            members.next_value_seed(Look { seen: &mut *self.seen, member, paths })?;
         }
         Ok(())
     }

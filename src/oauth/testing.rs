@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Client, ClientAuth, Dialect, ErrorWords, Grant, Refusal, TokenResponse, Tokens};
+use super::{Client, ClientAuth, Dialect, Grant, Refusal, TokenResponse, Tokens, Vocabulary};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -24,7 +24,7 @@ pub(super) fn refresh_token() -> Secret {
 /// Reads the response to a grant of nobody in particular.
 pub(super) fn read(dialect: Dialect, grant: &Grant, status: u16, body: &str) -> Result<Tokens, Refusal> {
     let response = TokenResponse { status, body: body.as_bytes(), ..TokenResponse::default() };
-    dialect.read(&response, grant, &Client::default(), &ErrorWords::NONE, now())
+    dialect.read(&response, grant, &Client::default(), &Vocabulary::default(), now())
 }
 
 /// Reads the response to a refresh token sent as a form.
@@ -33,7 +33,7 @@ pub(super) fn refreshed(status: u16, body: &str) -> Result<Tokens, Refusal> {
 }
 
 pub(super) fn client(id: Option<&str>, auth: ClientAuth, secret: Option<&str>) -> Client {
-    Client { id: id.map(str::to_owned), auth, secret: secret.map(Secret::new) }
+    Client { id: id.map(str::to_owned), auth, secret: secret.map(Secret::new), ..Client::default() }
 }
 
 pub(super) fn public() -> Client {

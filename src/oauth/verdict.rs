@@ -8,13 +8,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::ends::{Ends, LONGEST_LIFE, http_date};
 use super::grant::{Client, Grant, Tokens};
 use super::jwt;
+use super::members::{Json, Unreadable};
+use super::vocabulary::Vocabulary;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -48,39 +50,11 @@ pub(crate) struct Refusal {
     pub detail: String,
 }
 
-/// The words of a provider's own in which its token endpoint refuses, besides those of the RFCs. Each is compared whole.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct ErrorWords {
-    /// The credential is refused: a person must sign in.
-    pub sign_in: Vec<String>,
-    /// The same, but only when it is said again, a minute later or more.
-    pub sign_in_if_repeated: Vec<String>,
-    /// No verdict, though the word may be one elsewhere.
-    pub again: Vec<String>,
-}
-
-impl ErrorWords {
-    /// None.
-    pub(crate) const NONE: Self = Self { sign_in: Vec::new(), sign_in_if_repeated: Vec::new(), again: Vec::new() };
-
-    /// What the provider means by a word, if it is one of these.
-    pub(super) fn meaning(&self, word: &str) -> Option<Option<Failure>> {
-        let has = |words: &[String]| words.iter().any(|known| known == word);
-        if has(&self.again) {
-            return Some(None);
-        }
-        if has(&self.sign_in) {
-            return Some(Some(Failure::Permanent(Why::Revoked)));
-        }
-        has(&self.sign_in_if_repeated).then_some(Some(Failure::Unconfirmed(Why::Revoked)))
-    }
-}
-
 /// One response, read with what it answers.
 pub(super) struct Reader<'a> {
     pub(super) response: &'a TokenResponse<'a>,
     pub(super) grant: &'a Grant,
-    pub(super) words: &'a ErrorWords,
+    pub(super) vocabulary: &'a Vocabulary,
     client: &'a Client,
     /// Unix seconds by the server's clock, as far as it told.
     server_now: i64,
@@ -93,10 +67,10 @@ impl<'a> Reader<'a> {
         response: &'a TokenResponse<'a>,
         grant: &'a Grant,
         client: &'a Client,
-        words: &'a ErrorWords,
+        vocabulary: &'a Vocabulary,
         now: SystemTime,
     ) -> Self {
-        Self { response, grant, words, client, server_now: http_date(response.date).unwrap_or(unix_seconds(now)) }
+        Self { response, grant, vocabulary, client, server_now: http_date(response.date).unwrap_or(unix_seconds(now)) }
     }
 
     /// The body, without a byte order mark and blanks before it.
@@ -105,15 +79,15 @@ impl<'a> Reader<'a> {
         body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start()
     }
 
-    /// The body as a JSON object; `None` if it is none. Bytes that are not UTF-8 become U+FFFD, which no token may hold.
+    /// What `read` makes of the body, if it is a JSON object. Bytes that are not UTF-8 become U+FFFD, which no token may hold.
     /// What follows it does no harm, unless it is more of the same kind.
-    pub(super) fn object<T: DeserializeOwned>(&self) -> Option<T> {
+    pub(super) fn object<T>(&self, read: impl FnOnce(Json<'_>) -> Result<T, Unreadable>) -> Option<T> {
         let body = self.body();
         if std::str::from_utf8(body).is_ok() {
-            return first_object(body);
+            return read(first_object(body)?).ok();
         }
         let text = Zeroizing::new(String::from_utf8_lossy(body).into_owned());
-        first_object(text.as_bytes())
+        read(first_object(text.as_bytes())?).ok()
     }
 
     pub(super) fn is_success(&self) -> bool {
@@ -232,6 +206,11 @@ impl<'a> Reader<'a> {
             .then(|| code.to_owned())
     }
 
+    /// A path of a response's own names as it may be shown: a JSON Pointer.
+    pub(super) fn shown_path(&self, path: &[Zeroizing<String>]) -> String {
+        path.iter().map(|name| format!("/{}", self.code(name).unwrap_or_else(|| "[...]".to_owned()))).collect()
+    }
+
     /// A description as it may be shown, after a colon; nothing where it repeats what we sent or got.
     pub(super) fn quote(&self, description: &Value, received: &[&Secret]) -> String {
         let Some(text) = description.as_str().filter(|text| !self.holds_a_secret(text, received)) else {
@@ -242,7 +221,7 @@ impl<'a> Reader<'a> {
     }
 
     fn holds_a_secret(&self, text: &str, received: &[&Secret]) -> bool {
-        let sent = self.grant.secrets().chain(&self.client.secret);
+        let sent = self.grant.secrets().chain(self.client.secrets());
         sent.chain(received.iter().copied()).any(|secret| !secret.is_empty() && text.contains(secret.expose()))
     }
 }
@@ -295,14 +274,14 @@ fn needs_a_proof(token_type: &Value) -> bool {
 }
 
 /// The JSON object that the bytes begin with, if no other follows.
-fn first_object<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+fn first_object(body: &[u8]) -> Option<Json<'_>> {
     if !body.starts_with(b"{") {
-        return None; // serde would take an array for a struct
+        return None;
     }
-    let mut stream = serde_json::Deserializer::from_slice(body).into_iter::<T>();
+    let mut stream = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
     let first = stream.next()?.ok()?;
     let rest = &body[stream.byte_offset()..];
-    (!rest.contains(&b'{')).then_some(first)
+    (!rest.contains(&b'{')).then_some(Json::new(first))
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date by the server's clock. As it was asked for: `renewal::policy` says how
@@ -382,7 +361,7 @@ mod tests {
                 TokenResponse { status: 429, retry_after: Some(retry_after), date, ..TokenResponse::default() };
             let grant = Grant::RefreshToken(refresh_token());
             let refusal = Dialect::Rfc6749
-                .read(&answer, &grant, &Client::default(), &ErrorWords::NONE, self::now())
+                .read(&answer, &grant, &Client::default(), &Vocabulary::default(), self::now())
                 .expect_err(name);
             assert_eq!(
                 refusal.failure,
@@ -416,7 +395,7 @@ mod tests {
         let html =
             TokenResponse { status: 502, content_type: Some("text/html"), body: b"<p>", ..TokenResponse::default() };
         let refusal = Dialect::Rfc6749
-            .read(&html, &Grant::ClientCredentials, &Client::default(), &ErrorWords::NONE, now())
+            .read(&html, &Grant::ClientCredentials, &Client::default(), &Vocabulary::default(), now())
             .unwrap_err();
         assert_eq!(refusal.detail, "answered 502 with a web page");
         assert_eq!(refreshed(302, "").unwrap_err().detail, "answered 302 with a redirect, which is not followed");
@@ -435,7 +414,7 @@ mod tests {
                 for body in [&body[..], text.as_bytes()] {
                     let [retry_after, date, content_type] = [Some(text.as_str()); 3];
                     let response = TokenResponse { status, retry_after, date, content_type, body };
-                    let _ = dialect.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now());
+                    let _ = dialect.read(&response, &grant, &Client::default(), &Vocabulary::default(), now());
                 }
             }
         }
@@ -465,7 +444,7 @@ mod tests {
             let grant = Grant::RefreshToken(token);
             for dialect in [Dialect::Rfc6749, Dialect::CognitoInitiateAuth] {
                 let response = TokenResponse { status, content_type: Some(&secret), body: body.as_bytes(), ..TokenResponse::default() };
-                if let Err(refusal) = dialect.read(&response, &grant, &Client::default(), &ErrorWords::NONE, now()) {
+                if let Err(refusal) = dialect.read(&response, &grant, &Client::default(), &Vocabulary::default(), now()) {
                     prop_assert!(!format!("{refusal:?}").contains(&secret), "{refusal:?}");
                 }
             }

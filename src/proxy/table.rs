@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 
 use crate::audit::AuditLog;
 use crate::client_keys::KeyRing;
-use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, SecretSource, Way};
+use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, Way};
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
@@ -256,22 +256,13 @@ fn edits(edits: &HeaderEdits) -> Result<Edits, RouteProblem> {
         let mut value = HeaderValue::try_from(text.expose().trim_ascii())
             .map_err(|_| RouteProblem::NotText { field: field.clone() })?;
         value.set_sensitive(true);
-        if is_secret(field, source) {
+        if source.is_secret_in(field) {
             let found = Secrets::of_field(value.as_bytes());
             secrets = secrets.and(&found).and(&Secrets::of_whole(value.as_bytes()));
         }
         add.push((name(field)?, value));
     }
     Ok(Edits { remove, add, secrets: (!secrets.is_empty()).then(|| Arc::new(secrets)) })
-}
-
-/// Whether a field that is added holds a secret: where it is kept apart, and where its name says so.
-fn is_secret(field: &str, source: &SecretSource) -> bool {
-    const WORDS: [&str; 9] = ["key", "token", "secret", "auth", "password", "cookie", "sign", "session", "credential"];
-    match source {
-        SecretSource::File(_) | SecretSource::Command(_) | SecretSource::Credential(_) => true,
-        SecretSource::Inline(_) => WORDS.iter().any(|word| field.contains(word)),
-    }
 }
 
 /// The upstreams of one table: routes to the same origin share theirs, and TLS settings are made once for each set of

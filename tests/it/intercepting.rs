@@ -81,14 +81,12 @@ fn each_kind_of_program_is_told_in_the_way_that_it_hears() {
     write("a.pl", &format!("use LWP::UserAgent; print LWP::UserAgent->new->get('{url}')->content;"));
     write(
         "a.mjs",
-        &format!(
-            "import https from 'node:https'; import {{ connect }} from 'node:net'; import tls from 'node:tls';\n\
+        "import https from 'node:https'; import { connect } from 'node:net'; import tls from 'node:tls';\n\
              const proxy = new URL(process.env.https_proxy); const s = connect(proxy.port, proxy.hostname, () => \
-             s.write('CONNECT api.example:443 HTTP/1.1\\r\\n\\r\\n')); s.once('data', () => {{ const t = tls.connect({{ \
-             socket: s, servername: 'api.example' }}, () => t.write('GET /catalog/v2?a=b%2Fc HTTP/1.1\\r\\nHost: \
+             s.write('CONNECT api.example:443 HTTP/1.1\\r\\n\\r\\n')); s.once('data', () => { const t = tls.connect({ \
+             socket: s, servername: 'api.example' }, () => t.write('GET /catalog/v2?a=b%2Fc HTTP/1.1\\r\\nHost: \
              api.example\\r\\nConnection: close\\r\\n\\r\\n')); let a = ''; t.on('data', d => a += d); t.on('end', () => \
-             console.log(a.split('\\r\\n\\r\\n').slice(1).join('\\r\\n\\r\\n'))); }});\n"
-        ),
+             console.log(a.split('\\r\\n\\r\\n').slice(1).join('\\r\\n\\r\\n'))); });\n",
     );
     let fetch = format!("fetch('{url}').then(r => r.text()).then(console.log)");
     let programs: [(&str, &[&str], &[&str]); 7] = [

@@ -25,6 +25,8 @@ mod signing_in;
 mod clocks;
 /// More connections than descriptors starve neither the renewer nor those who come after.
 mod crowd;
+/// A provider with a dialect of its own is a few lines of data, and loses no login.
+mod dialects;
 /// An edited endpoint is never sent the refresh token of another.
 mod endpoints;
 /// A token endpoint that fails in every way takes no valid token away and loses no login.

@@ -7,7 +7,7 @@ use super::state::{
     AccessToken, End, Fate, HOUR, InFlight, Login, Message, Outcome, RefreshToken, Rotation, SECOND, number, shown,
 };
 use super::world::Outside;
-use crate::oauth::{Client, Dialect, ErrorWords, Grant, TokenResponse, Tokens};
+use crate::oauth::{Client, Dialect, Grant, TokenResponse, Tokens, Vocabulary};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 use crate::token_endpoint::GrantFailure;
@@ -209,7 +209,7 @@ impl Outside {
             ..TokenResponse::default()
         };
         let wall = UNIX_EPOCH + Duration::from_millis(self.truth);
-        Dialect::Rfc6749.read(&response, grant, &Client::default(), &ErrorWords::NONE, wall).or_else(|refusal| {
+        Dialect::Rfc6749.read(&response, grant, &Client::default(), &Vocabulary::default(), wall).or_else(|refusal| {
             let by_status = self.off == Some(Measure::VerdictByCode) && (400..500).contains(&status);
             let failure = if by_status { Failure::Permanent(Why::Revoked) } else { refusal.failure };
             failed(failure, refusal.oauth_error, Some(status), refusal.detail)
