@@ -186,6 +186,15 @@ impl Stream {
         self.authority.replace(Some(authority));
     }
 
+    /// Tells whether the running exchange has still its right, also when it has ended.
+    pub(crate) fn right(&self) -> Box<dyn Fn() -> bool> {
+        let (authority, worker) = (self.authority(), self.connection.worker.clone());
+        Box::new(move || {
+            let keys = &worker.table().shared.access.keys;
+            authority.as_ref().is_none_or(|authority| authority.lost(keys).is_none())
+        })
+    }
+
     /// What the running exchange depends on.
     pub(crate) fn authority(&self) -> Option<Authority> {
         self.authority.borrow().clone()

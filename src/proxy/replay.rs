@@ -94,7 +94,11 @@ pub(crate) struct Source {
     /// The request's number on its connection.
     serial: u32,
     token_name: HeaderName,
+    right: Right,
 }
+
+/// Tells whether more of a body may go up: a response may have ended before it, and the right to it since.
+pub(crate) type Right = Box<dyn Fn() -> bool>;
 
 /// What comes after the copy.
 pub(crate) enum Rest {
@@ -132,6 +136,8 @@ pub(crate) enum BodyError {
     Client(#[from] hyper::Error),
     #[error("the request is being sent again")]
     TakenBack,
+    #[error("the right to send it has ended")]
+    Withdrawn,
 }
 
 /// What is needed to send a request again.
@@ -160,12 +166,14 @@ pub(crate) struct ReplayPolicy {
     pub(crate) limit: usize,
 }
 
-/// Wraps a client's body and keeps what a second sending needs, if there may be one. `request` is as it goes upstream.
+/// Wraps a client's body and keeps what a second sending needs, if there may be one. `request` is as it goes upstream;
+/// `right` is asked for of requests that have a body.
 pub(crate) fn keep(
     request: Request<Incoming>,
     policy: ReplayPolicy,
     activity: &Arc<Activity>,
     token_name: &HeaderName,
+    right: impl FnOnce() -> Right,
 ) -> (Request<RequestBody>, Option<Kept>) {
     let (parts, incoming) = request.into_parts();
     let after_401 = match policy.mode {
@@ -178,8 +186,8 @@ pub(crate) fn keep(
         (RequestBody::Empty, KeptBody::Empty)
     } else {
         let fits = incoming.size_hint().lower() <= policy.limit as u64;
-        let source =
-            Source { incoming, activity: activity.clone(), serial: activity.serial(), token_name: token_name.clone() };
+        let (activity, serial, right) = (activity.clone(), activity.serial(), right());
+        let source = Source { incoming, activity: activity.clone(), serial, token_name: token_name.clone(), right };
         activity.uploads();
         if after_401 && fits {
             let copy = Some(Copy::new(policy.limit, &BUDGET));
@@ -323,6 +331,9 @@ impl Copy {
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx)?);
+        if frame.is_some() && !(self.right)() {
+            return Poll::Ready(Some(Err(BodyError::Withdrawn)));
+        }
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers, &self.token_name);
             client_key::clean_trailers(trailers);

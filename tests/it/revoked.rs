@@ -272,3 +272,57 @@ async fn what_runs_goes_on_through_a_reload_and_a_renewal() {
     }
     drop(daemon);
 }
+
+#[tokio::test]
+async fn an_upload_that_goes_on_after_an_early_response_goes_no_further_once_its_right_has_ended() {
+    let received = Arc::new(AtomicUsize::new(0));
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counts = (received.clone(), closed.clone());
+    let address = serving(move |_, stream| {
+        let (count, closed) = counts.clone();
+        async move {
+            let mut up = Wire::on(stream);
+            if up.head_for_long().await.is_some_and(|head| head.starts_with("POST ")) {
+                up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                let mut bytes = vec![0; 65536];
+                while let Ok(read) = up.stream.read(&mut bytes).await {
+                    if read == 0 {
+                        break;
+                    }
+                    count.fetch_add(read, Ordering::SeqCst);
+                }
+                closed.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let stage = Stage::leading_to(&format!("http://{address}"), COLD);
+    let daemon = stage.start();
+    for (round, by) in ["key", "logout"].into_iter().enumerate() {
+        let key = add(&stage.home, &format!("agent{round}"), &["--route", "api"]);
+        let mut client = Wire::connect(&stage.address).await;
+        let head = format!(
+            "POST /api/x HTTP/1.1\r\nHost: {}\r\nX-Valetd-Key: {key}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            stage.address
+        );
+        client.send(head).await;
+        assert!(client.until("ok").await.starts_with("HTTP/1.1 200"), "{by}");
+        client.send("7\r\nmorning\r\n").await;
+        eventually("it goes on", || (received.load(Ordering::SeqCst) > 0).then_some(())).await;
+        match by {
+            "key" => assert!(stage.home.run(&["key", "revoke", &format!("agent{round}")]).status.success()),
+            _ => assert!(stage.home.run(&["logout", "gbdx"]).status.success()),
+        }
+        let before = received.load(Ordering::SeqCst);
+        for _ in 0..20 {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"6\r\nsecret\r\n").await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        eventually("the upstream's connection is closed", || {
+            (closed.load(Ordering::SeqCst) == round + 1).then_some(())
+        })
+        .await;
+        assert_eq!(received.load(Ordering::SeqCst), before, "{by}: {}", daemon.log());
+        received.store(0, Ordering::SeqCst);
+    }
+}

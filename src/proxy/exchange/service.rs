@@ -114,7 +114,8 @@ async fn carry_out(
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
-    let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
+    let (request, kept) =
+        replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
     let response = match send(stream, &target.local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {

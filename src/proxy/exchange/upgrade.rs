@@ -41,7 +41,8 @@ pub(crate) async fn forward(
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
-    let (request, kept) = replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name);
+    let (request, kept) =
+        replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
     let began = Instant::now();
     let mut response = send(stream, local, request, &mut authorization).await?;
     exchange.goes_up_with(authorization.token()); // it may be another one by now
