@@ -61,6 +61,8 @@ pub(crate) struct Reach<'a> {
     pub extra_ca: Option<&'a Path>,
     /// The proxy, if not the environment's; nothing said means the environment's, too.
     pub proxy: Option<&'a ProxyChoice>,
+    /// Whether names may not stand for private addresses.
+    pub is_public: bool,
 }
 
 /// What is sent. `Host`, `Content-Length` and `Connection` are added, and `User-Agent` where it is missing.
@@ -185,8 +187,9 @@ impl HttpClient {
     }
 
     async fn connect(&self, origin: &Origin, reach: Reach<'_>) -> Result<ByteStream, String> {
-        let Reach { extra_ca, proxy } = reach;
+        let Reach { extra_ca, proxy, is_public } = reach;
         let way = self.proxies.way(proxy.unwrap_or(&ProxyChoice::Environment), origin);
+        let way = way.guarded(!is_public, origin);
         let limit = self.limits.connect;
         if !origin.tls {
             return dial::dial(origin, &way, None, limit).await.map_err(|error| error.to_string());

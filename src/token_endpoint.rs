@@ -148,7 +148,11 @@ impl TokenEndpoint {
             header.insert(name, value);
         }
         let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
-        let reach = Reach { extra_ca: account.extra_ca.as_deref(), proxy: Some(&account.proxy) };
+        let reach = Reach {
+            extra_ca: account.extra_ca.as_deref(),
+            proxy: Some(&account.proxy),
+            is_public: !account.private_addresses,
+        };
         self.http.send(endpoint, reach, outgoing).await
     }
 }

@@ -46,6 +46,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "import",
     "extra_ca",
     "proxy",
+    "private_addresses",
     "exec",
 ];
 
@@ -107,6 +108,8 @@ pub(crate) struct Account {
     pub extra_ca: Option<PathBuf>,
     /// The proxy on the way to the endpoints above and to the routes' upstreams.
     pub proxy: ProxyChoice,
+    /// Whether the names of the servers above, and of the routes' upstreams, may stand for private addresses.
+    pub private_addresses: bool,
     /// What commands need that insist on the provider's own hosts.
     pub exec: ExecSettings,
 }
@@ -146,6 +149,7 @@ impl Account {
             sign_in: _,
             extra_ca,
             proxy: _, // what goes through it is TLS with the server
+            private_addresses: _,
             exec: _,
         } = self;
         *id != new.id
@@ -256,6 +260,7 @@ impl<'a> Reader<'a> {
             sign_in,
             extra_ca: self.path(&table, "extra_ca"),
             proxy: self.proxy(&table),
+            private_addresses: table.boolean("private_addresses").unwrap_or(true),
             exec: self.exec(&table),
         };
         Some(account)

@@ -247,21 +247,52 @@ impl Origin {
     }
 }
 
+/// Whether an address is one of this machine or of a network of somebody's own, which the internet does not lead to: RFC 1918,
+/// RFC 6598, RFC 4193, loopback, link-local and what else is for special purposes (RFC 6890). The IPv4 address inside an IPv6
+/// one counts.
+pub(crate) fn is_private_address(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [first, second, third, _] = ip.octets();
+            ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || first == 0
+                || first == 100 && second & 0xc0 == 64
+                || [first, second, third] == [192, 0, 0]
+                || first == 198 && second & 0xfe == 18
+                || first >= 224
+        }
+        IpAddr::V6(ip) => {
+            ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_unicast_link_local()
+                || ip.is_unique_local()
+                || ip.is_multicast()
+                || inside(ip).is_some_and(|ip| is_private_address(ip.into()))
+        }
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: as it was mapped once, by a translator (RFC 6052), or in 6to4 (RFC 3056).
+fn inside(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match ip.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => (high, low),
+        [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+}
+
 /// Whether an address is link-local, as those are where clouds put their metadata services, or one of the others that are
 /// known: Amazon's IPv6 block, Alibaba's and Oracle's address. The IPv4 address inside an IPv6 one counts.
 pub(crate) fn is_metadata_address(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_link_local() || [[100, 100, 100, 200], [192, 0, 0, 192]].contains(&ip.octets()),
         IpAddr::V6(ip) => {
-            let inside = match ip.segments() {
-                [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)), // RFC 6052
-                [0x2002, high, low, ..] => Some((high, low)),                                               // RFC 3056
-                _ => None,
-            };
-            let inside = inside.map(|(high, low)| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
             ip.is_unicast_link_local()
                 || ip.segments()[..2] == [0xfd00, 0x0ec2]
-                || inside.is_some_and(|ip| is_metadata_address(ip.into()))
+                || inside(ip).is_some_and(|ip| is_metadata_address(ip.into()))
         }
     }
 }
@@ -451,5 +482,69 @@ mod tests {
             assert!(read(bad).is_err(), "{bad}");
         }
         assert!(read(&format!("unix:/{}", "x".repeat(107))).is_err());
+    }
+
+    #[test]
+    fn what_the_internet_does_not_lead_to_is_private_in_every_form() {
+        let private = [
+            "0.0.0.0",
+            "10.0.0.0",
+            "10.255.255.255",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.1.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fc00::1",
+            "fdff::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::ffff:192.168.1.1",
+            "::10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::c0a8:1",
+            "2002:a00:1::",
+            "2002:7f00:1::1",
+        ];
+        let public = [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.1",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "2001:4860::1",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+            "64:ff9b::1.1.1.1",
+            "2002:101:101::",
+            "fbff::1",
+            "fec0::1",
+        ];
+        for (addresses, expected) in [(&private[..], true), (&public[..], false)] {
+            for address in addresses {
+                assert_eq!(is_private_address(address.parse().unwrap()), expected, "{address}");
+            }
+        }
     }
 }

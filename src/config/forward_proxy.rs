@@ -178,6 +178,8 @@ impl ProxyChoice {
 pub(crate) enum Way {
     /// Straight to its address.
     Direct,
+    /// The same, where its name stands for no private address.
+    Public,
     /// Through a proxy.
     Through(ForwardProxy),
     /// There is a word for a proxy, and it is none: going past it might be forbidden.
@@ -187,6 +189,18 @@ pub(crate) enum Way {
         /// What is wrong with it, as the end of a sentence.
         problem: String,
     },
+}
+
+impl Way {
+    /// The way for an account that says whether names may stand for private addresses. What a proxy looks up is its affair, and
+    /// what is on this machine by its name alone was meant.
+    #[must_use]
+    pub(crate) fn guarded(self, may_lead: bool, origin: &Origin) -> Self {
+        match self {
+            Way::Direct if !may_lead && !origin.is_loopback() => Way::Public,
+            way => way,
+        }
+    }
 }
 
 /// The proxies of the environment. Shows no password.
@@ -398,7 +412,7 @@ mod tests {
             let way = among(set).way(&ProxyChoice::Environment, &origin("x.example", 443));
             let found = match &way {
                 Way::Through(proxy) => Some(proxy.to_string()),
-                Way::Direct => None,
+                Way::Direct | Way::Public => None,
                 Way::Misnamed { .. } => panic!("{name}: {way:?}"),
             };
             assert_eq!(found.as_deref(), expected, "{name}");
@@ -431,7 +445,7 @@ mod tests {
         for (choice, host, expected) in rows {
             let found = match proxies.way(choice, &origin(host, 443)) {
                 Way::Through(proxy) => Some(proxy.to_string()),
-                Way::Direct | Way::Misnamed { .. } => None,
+                Way::Direct | Way::Public | Way::Misnamed { .. } => None,
             };
             assert_eq!(found.as_deref(), expected, "{choice:?} {host}");
         }

@@ -36,7 +36,7 @@ mod value;
 
 pub(crate) use account::{Account, ImportSource, SignInMethod};
 pub(crate) use address::{Endpoint, ListenAddress, Origin, Upstream};
-pub(crate) use address::{is_localhost, is_metadata_address};
+pub(crate) use address::{is_localhost, is_metadata_address, is_private_address};
 pub(crate) use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub(crate) use header::{HeaderEdits, TokenKind};
 pub(crate) use names::{AccountId, KeyName, RouteName};

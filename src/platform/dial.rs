@@ -24,7 +24,7 @@ use super::io_error::words;
 use super::names;
 use super::tunnel::{self, Target, TunnelError};
 use super::vectored::{SMALL_WRITE, joined};
-use crate::config::{ForwardProxy, Origin, ProxyProtocol, Way, is_metadata_address};
+use crate::config::{ForwardProxy, Origin, ProxyProtocol, Way, is_metadata_address, is_private_address};
 
 /// RFC 8305 section 5: the time after which the next address is tried as well.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -113,7 +113,8 @@ pub(crate) async fn dial(
     step_limit: Duration,
 ) -> Result<ByteStream, DialError> {
     let tcp = match way {
-        Way::Direct => connect(&origin.host, origin.port, step_limit).await?,
+        Way::Direct => connect(&origin.host, origin.port, step_limit, beside_metadata).await?,
+        Way::Public => connect(&origin.host, origin.port, step_limit, beside_private).await?,
         // boxed, as its state is large, and few have a proxy
         Way::Through(proxy) => return Box::pin(through(proxy, origin, tls, step_limit)).await,
         Way::Misnamed { variable, problem } => {
@@ -133,8 +134,11 @@ async fn through(
 ) -> Result<ByteStream, DialError> {
     let to_proxy = || format!("the proxy {}", proxy.host_and_port());
     let target = host_and_port(origin);
-    let reach =
-        async || connect(&proxy.host, proxy.port, step_limit).await.map_err(|error| DialError::Proxy(Box::new(error)));
+    let reach = async || {
+        connect(&proxy.host, proxy.port, step_limit, beside_metadata)
+            .await
+            .map_err(|error| DialError::Proxy(Box::new(error)))
+    };
     let tcp = match (proxy.protocol, tls) {
         (ProxyProtocol::Http, _) => {
             let mut tcp = reach().await?;
@@ -159,7 +163,7 @@ async fn through(
             return Err(DialError::Tls { hop: to_proxy(), why });
         }
         (ProxyProtocol::Socks5, _) => {
-            let mut addresses = look_up(&origin.host, origin.port, step_limit).await?.into_iter();
+            let mut addresses = look_up(&origin.host, origin.port, step_limit, beside_metadata).await?.into_iter();
             let mut next = addresses.next();
             loop {
                 let Some(address) = next else {
@@ -204,9 +208,12 @@ async fn answered(
     }
 }
 
-async fn look_up(host: &str, port: u16, step_limit: Duration) -> Result<Vec<SocketAddr>, DialError> {
+/// Leaves out what may not be connected to; an error, if nothing is left.
+type Guard = fn(Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>>;
+
+async fn look_up(host: &str, port: u16, step_limit: Duration, guard: Guard) -> Result<Vec<SocketAddr>, DialError> {
     match timeout(step_limit, names::look_up(host, port)).await {
-        Ok(Ok(addresses)) => beside_metadata(addresses).map_err(|why| DialError::LookUp { host: host.to_owned(), why }),
+        Ok(Ok(addresses)) => guard(addresses).map_err(|why| DialError::LookUp { host: host.to_owned(), why }),
         Ok(Err(why)) => Err(DialError::LookUp { host: host.to_owned(), why }),
         Err(_) => Err(DialError::TimedOut { step: format!("looking up {host}") }),
     }
@@ -224,8 +231,21 @@ fn beside_metadata(mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>
     Ok(addresses)
 }
 
-async fn connect(host: &str, port: u16, step_limit: Duration) -> Result<TcpStream, DialError> {
-    let addresses = look_up(host, port, step_limit).await?;
+/// Leaves out private addresses, too.
+fn beside_private(addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = beside_metadata(addresses)?;
+    let had_some = !addresses.is_empty();
+    addresses.retain(|address| !is_private_address(address.ip()));
+    if had_some && addresses.is_empty() {
+        let says =
+            "the name stands for a private address, which the account does not allow (private_addresses = false)";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, says));
+    }
+    Ok(addresses)
+}
+
+async fn connect(host: &str, port: u16, step_limit: Duration, guard: Guard) -> Result<TcpStream, DialError> {
+    let addresses = look_up(host, port, step_limit, guard).await?;
     let hop = || if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let tcp = match timeout(step_limit, connect_any(addresses)).await {
         Ok(connected) => connected.map_err(|why| DialError::Connect { hop: hop(), why })?,

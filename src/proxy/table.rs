@@ -131,10 +131,10 @@ impl Table {
         for route in &config.routes {
             let account = &config.accounts[&route.account];
             let extra_ca = route.extra_ca.as_ref().or(account.extra_ca.as_ref());
+            let origin = &route.upstream.origin;
+            let way = proxies.way(&account.proxy, origin).guarded(account.private_addresses, origin);
             let failed = |problem| TableError::Route { route: route.name.clone(), problem };
-            let upstream = origins
-                .upstream(route, extra_ca, proxies.way(&account.proxy, &route.upstream.origin))
-                .map_err(failed)?;
+            let upstream = origins.upstream(route, extra_ca, way).map_err(failed)?;
             let entry = RouteEntry::new(route, upstream, sources(&route.account), stats).map_err(failed)?;
             routes.push(Arc::new(entry));
         }

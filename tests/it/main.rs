@@ -21,6 +21,8 @@ mod readme;
 /// At a terminal, each way to sign in that an account has is offered, in its order.
 mod signing_in;
 
+/// What a name stands for decides whether it is connected to.
+mod addresses;
 /// What has expired stays so wherever the wall clock is set.
 mod clocks;
 /// More connections than descriptors starve neither the renewer nor those who come after.

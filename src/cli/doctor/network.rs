@@ -1,7 +1,7 @@
 //! What others answer: the proxy's own guard, the names below localhost, every server.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::super::text::{length, printable};
 use super::finding::{Finding, fail, ok, warn};
-use crate::config::{Config, Endpoint, Origin, Proxies, ProxyChoice, Way};
+use crate::config::{Config, Endpoint, Origin, Proxies, ProxyChoice, Way, is_private_address};
 use crate::control::report::StatusReport;
 use crate::http_client::{HttpClient, Limits, Outgoing, Reach};
 use crate::platform::clock::wall;
@@ -77,6 +77,8 @@ struct Question {
     method: Method,
     extra_ca: Option<PathBuf>,
     proxy: ProxyChoice,
+    /// Whether its name may stand for a private address.
+    may_be_private: bool,
 }
 
 /// Every server once: names, connection, TLS, an answer, and what time it is there.
@@ -95,6 +97,7 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
                 method: Method::OPTIONS,
                 extra_ca: account.extra_ca.clone(),
                 proxy: account.proxy.clone(),
+                may_be_private: account.private_addresses,
             });
         }
     }
@@ -110,6 +113,7 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
             method: Method::HEAD,
             extra_ca: route.extra_ca.clone().or_else(|| account.and_then(|account| account.extra_ca.clone())),
             proxy,
+            may_be_private: account.is_none_or(|account| account.private_addresses),
         });
     }
     let mut asked = JoinSet::new();
@@ -131,7 +135,7 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
 /// `" (through http://proxy.example:3128)"`, if there is a proxy on the way.
 fn by_way(way: &Way) -> String {
     match way {
-        Way::Direct => String::new(),
+        Way::Direct | Way::Public => String::new(),
         Way::Through(proxy) => format!(" (through {proxy})"),
         Way::Misnamed { variable, .. } => format!(" (through {variable})"),
     }
@@ -139,15 +143,19 @@ fn by_way(way: &Way) -> String {
 
 /// Asks one server; with the answer, how many seconds its clock is ahead of ours.
 async fn ask(question: Question) -> (Finding, Option<i64>) {
-    let Question { check, about, endpoint, method, extra_ca, proxy } = question;
+    let Question { check, about, endpoint, method, extra_ca, proxy, may_be_private } = question;
     let limits = Limits { connect: Duration::from_secs(5), exchange: Duration::from_secs(10), ..Limits::default() };
     let client = HttpClient::from_environment().with_limits(limits);
     let outgoing = Outgoing { method: method.clone(), fields: HeaderMap::new(), body: Default::default() };
-    match client.send(&endpoint, Reach { extra_ca: extra_ca.as_deref(), proxy: Some(&proxy) }, outgoing).await {
+    let reach = Reach { extra_ca: extra_ca.as_deref(), proxy: Some(&proxy), is_public: !may_be_private };
+    match client.send(&endpoint, reach, outgoing).await {
         Ok(answer) => {
             let ahead = answer.fields.get(DATE).and_then(|date| seconds_ahead(date.to_str().ok()?, wall()));
             let status = answer.status.as_u16();
-            (ok(check, format!("{about} answers ({method}: {status})")), ahead)
+            let private = private_address(&endpoint.origin).await;
+            let private =
+                private.map(|ip| format!("; its name stands for the private address {ip}")).unwrap_or_default();
+            (ok(check, format!("{about} answers ({method}: {status}){private}")), ahead)
         }
         Err(error) => {
             let words = error.to_string();
@@ -155,6 +163,15 @@ async fn ask(question: Question) -> (Finding, Option<i64>) {
             (fail(check, format!("{about}: {words}"), remedy), None)
         }
     }
+}
+
+/// The private address that a name stands for, if it does; nobody is surprised by one that is written as such.
+async fn private_address(origin: &Origin) -> Option<IpAddr> {
+    if origin.is_loopback() || origin.host.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let found = timeout(Duration::from_secs(5), lookup_host((origin.host.as_str(), origin.port))).await.ok()?.ok()?;
+    found.map(|address| address.ip()).find(|ip| is_private_address(*ip))
 }
 
 /// What can be done about a hop that failed, by what the client says of it.
@@ -172,6 +189,9 @@ fn remedy(words: &str) -> &'static str {
         () if has("certificate") => {
             "this machine does not trust it: if the server or a company's proxy signs for itself, name the authority: \
              extra_ca = \"/path/ca.pem\""
+        }
+        () if has("private_addresses") => {
+            "if it is meant to be within a network of your own, leave private_addresses out of the account"
         }
         () if has("proxy") || has("_PROXY") => {
             "look at HTTPS_PROXY, ALL_PROXY and NO_PROXY, and at the account's proxy"
