@@ -12,7 +12,7 @@ use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
-use crate::store::Record;
+use crate::store::{Credential, Record};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::Published;
@@ -31,11 +31,35 @@ pub(super) struct Repeated {
     told: Option<Timestamp>,
 }
 
+/// Whose turn it is where a password is kept beside a refresh token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum KeptPassword {
+    /// The refresh token is presented; the password is in reserve.
+    Reserved,
+    /// The refresh token was refused: the password is presented in its place, until there are tokens.
+    Presented,
+    /// The password was refused, too. It is not sent again, as that locks accounts; the refresh token is.
+    Refused,
+}
+
+impl KeptPassword {
+    /// What a stored record says of it: one with both is set aside when both were refused.
+    fn of(record: Option<&Record>) -> Self {
+        let is_refused = |record: &Record| {
+            let Credential { refresh_token, password } = &record.credential;
+            let why = record.set_aside.as_ref().map(|set_aside| set_aside.why);
+            refresh_token.is_some() && password.is_some() && matches!(why, Some(Why::Revoked | Why::Ambiguous))
+        };
+        if record.is_some_and(is_refused) { Self::Refused } else { Self::Reserved }
+    }
+}
+
 /// One account.
 pub(super) struct AccountState {
     pub(super) account: Arc<Account>,
     pub(super) machine: Renewal,
     pub(super) record: Option<Record>,
+    kept_password: KeptPassword,
     /// The last try to bring the store to what stands here has failed: when the next one is.
     pub(super) unsaved: Option<Timestamp>,
     /// The save or removal that the store owes an answer to.
@@ -84,6 +108,8 @@ pub(super) struct Trying {
     pub(super) since: Timestamp,
     /// An answer was lost: this is the second try.
     pub(super) answer_lost: bool,
+    /// The refresh token was refused: the password is presented in its place.
+    pub(super) presents_password: bool,
     pub(super) reply: SavedReply,
 }
 
@@ -144,6 +170,7 @@ impl AccountState {
             machine: Renewal::new(account.renew, seed),
             account: Arc::new(account),
             stored_generation: record.as_ref().map_or(0, |record| record.generation),
+            kept_password: KeptPassword::of(record.as_ref()),
             record,
             unsaved: None,
             saving: None,
@@ -222,6 +249,7 @@ impl AccountState {
         self.is_new = false;
         self.found = None;
         self.ends_at = None;
+        self.kept_password = KeptPassword::of(record.as_ref());
         std::mem::replace(&mut self.record, record)
     }
 
@@ -252,7 +280,10 @@ impl AccountState {
 
     /// What is presented to the authorization server this time, taken out of the credential.
     pub(super) fn grant(&self) -> Grant {
-        let credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
+        let mut credential = self.record.as_ref().map(|record| record.credential.clone()).unwrap_or_default();
+        if self.kept_password == KeptPassword::Presented {
+            credential.refresh_token = None;
+        }
         credential.grant(self.account.grant)
     }
 
@@ -279,6 +310,12 @@ impl AccountState {
         let Some(record) = &mut self.record else { return false };
         record.redeeming = false;
         record.set_aside = None;
+        if tokens.unusable.is_none() || tokens.refresh_token.is_some() {
+            let before = std::mem::replace(&mut self.kept_password, KeptPassword::Reserved);
+            if before == KeptPassword::Presented {
+                record.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
+            }
+        }
         if record.identity.is_some() && identity.is_some() && record.identity != identity {
             // The server says whose token this is. It was given for our refresh token, so requests go on; that it is
             // somebody else's now must not go unnoticed.
@@ -297,9 +334,20 @@ impl AccountState {
         }
     }
 
-    /// Gives up the refresh token for the kept password. Returns whether there was one to give up.
-    pub(super) fn drop_refresh_token(&mut self) -> bool {
-        self.record.as_mut().is_some_and(|record| record.credential.refresh_token.take().is_some())
+    /// Takes note that what was presented is refused. Returns whether the kept password is presented in its place now.
+    pub(super) fn turns_to_password(&mut self) -> bool {
+        let has_password = self.record.as_ref().is_some_and(|record| record.credential.password.is_some());
+        match (self.grant(), self.kept_password) {
+            (Grant::RefreshToken(_), KeptPassword::Reserved) if has_password => {
+                self.kept_password = KeptPassword::Presented;
+                true
+            }
+            (Grant::Password { .. }, KeptPassword::Presented) => {
+                self.kept_password = KeptPassword::Refused;
+                false
+            }
+            (_, KeptPassword::Reserved | KeptPassword::Presented | KeptPassword::Refused) => false,
+        }
     }
 
     /// Takes note of a refusal that is no verdict, and says in its words when it has been the same for a day. Returns whether

@@ -411,10 +411,10 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    fn renewed(&mut self, id: &AccountId, renewal: RenewalId, mut tokens: Tokens, now: Timestamp) {
+    fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
-        let header = tokens.unusable.take().map_or_else(|| state.header(&tokens), Err);
+        let header = tokens.unusable.clone().map_or_else(|| state.header(&tokens), Err);
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
             lifetime = Some(Duration::ZERO);
@@ -456,8 +456,7 @@ impl<W: World> Renewer<W> {
         }
         let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
         state.note_failure(renewal, failure, now);
-        let has_password = state.record.as_ref().is_some_and(|record| record.credential.password.is_some());
-        if verdict == Failure::Permanent(Why::Revoked) && has_password && state.drop_refresh_token() {
+        if verdict == Failure::Permanent(Why::Revoked) && state.turns_to_password() {
             // the kept password signs in again, within the same renewal
             info!(account = %id, "the refresh token was refused; signing in again with the kept password");
             self.redeem(id, renewal, now);
@@ -560,9 +559,9 @@ impl<W: World> Renewer<W> {
             record.note_servers(&state.account);
         }
         state.note_term(now);
-        let is_used_up = matches!(state.grant(), Grant::RefreshToken(_));
+        let is_spent = state.account.dialect.spends_refresh_token(&state.grant());
         match &mut state.record {
-            Some(record) if is_used_up => {
+            Some(record) if is_spent => {
                 record.redeeming = true;
                 self.ask_to_save(id, Waiters::machine(save));
             }

@@ -9,7 +9,7 @@ use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::{Dialect, Grant, GrantType, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
@@ -527,6 +527,87 @@ fn a_kept_password_signs_in_again_when_the_refresh_token_is_refused() {
     assert_eq!(renewer.world.lines[1..], ["save 3 r5", "publish Bearer a2"]);
 }
 
+/// A renewer whose account keeps a password beside `r1`, which the server has just refused: the password has its turn.
+fn with_password_presented() -> Renewer<Diary> {
+    let mut renewer = started();
+    let mut new = signed_in("r1");
+    new.credential.password = Some(("me".into(), Secret::new("pw")));
+    sign_in(&mut renewer, new, T0);
+    renewer.answered(&lab(), RenewalId(2), refused(), T0);
+    assert_eq!(renewer.world.lines.pop().as_deref(), Some("redeem 2 the password of me"));
+    renewer.world.lines.clear();
+    renewer
+}
+
+#[test]
+fn a_refused_refresh_token_is_kept_until_the_kept_password_has_brought_tokens() {
+    let busy = || GrantFailure::unanswered(Failure::Transient { retry_after: None }, "busy".to_owned());
+    let kept = |renewer: &Renewer<Diary>| {
+        let credential = &renewer.accounts[&lab()].record.as_ref().expect("signed in").credential;
+        credential.refresh_token.as_ref().map(|token| token.expose().to_owned())
+    };
+    for (case, answer, expected) in [
+        ("the password is refused, too", refused(), Some("r1")),
+        ("the password cannot be tried", Err(busy()), Some("r1")),
+        (
+            "an answer that cannot be used",
+            Ok(Tokens { unusable: Some("DPoP".into()), ..Tokens::default() }),
+            Some("r1"),
+        ),
+        ("tokens, and a new refresh token", tokens("a2", Some("r5")), Some("r5")),
+        ("tokens without one", tokens("a2", None), None),
+    ] {
+        let mut renewer = with_password_presented();
+        renewer.answered(&lab(), RenewalId(2), answer, T0);
+        assert_eq!(kept(&renewer).as_deref(), expected, "{case}");
+    }
+}
+
+#[test]
+fn where_the_password_is_refused_too_the_refresh_token_is_presented_again_and_the_password_never() {
+    let redeemed = |renewer: &mut Renewer<Diary>| {
+        let lines = std::mem::take(&mut renewer.world.lines);
+        lines.into_iter().filter(|line| line.starts_with("redeem")).collect::<Vec<String>>()
+    };
+    let minutes = |minutes: u32| T0 + Duration::from_secs(60) * minutes;
+    let mut renewer = with_password_presented();
+    renewer.answered(&lab(), RenewalId(2), refused(), T0);
+    let record = renewer.accounts[&lab()].record.clone().expect("kept");
+    assert_eq!(record.set_aside.as_ref().map(|set_aside| set_aside.why), Some(Why::Revoked));
+    assert_eq!(redeemed(&mut renewer), [""; 0]);
+    renewer.tick(minutes(2));
+    assert_eq!(redeemed(&mut renewer), ["redeem 3 r1"], "it may have been the server's bad minute");
+    renewer.answered(&lab(), RenewalId(3), refused(), minutes(2));
+    assert_eq!(redeemed(&mut renewer), [""; 0], "many refused passwords lock an account");
+    renewer.tick(minutes(14));
+    assert_eq!(redeemed(&mut renewer), ["redeem 4 r1"]);
+    renewer.answered(&lab(), RenewalId(4), tokens("a1", None), minutes(14));
+    assert!(renewer.world.lines.contains(&"publish Bearer a1".to_owned()), "{:?}", renewer.world.lines);
+
+    let mut next = Renewer::new(Diary::default(), 7);
+    next.configure(&config(), |_| Ok(Some(record.clone())), T0);
+    assert_eq!(redeemed(&mut next), ["redeem 1 r1"], "after a start");
+    next.answered(&lab(), RenewalId(1), refused(), T0);
+    assert_eq!(redeemed(&mut next), [""; 0], "the next process knows that the password was refused");
+}
+
+#[test]
+fn a_password_that_renews_is_not_sent_again_when_it_is_refused_though_a_refresh_token_is_there() {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    let mut account = config().accounts[&lab()].clone();
+    account.grant = GrantType::Password;
+    let mut config = config();
+    config.accounts.insert(lab(), account.clone());
+    let mut new = signed_in("r1");
+    new.credential.password = Some(("me".into(), Secret::new("pw")));
+    let record = Record::new(&account, 1, new, 0);
+    renewer.configure(&config, |_| Ok(Some(record.clone())), T0);
+    renewer.world.lines.clear();
+    renewer.answered(&lab(), RenewalId(1), refused(), T0);
+    assert!(!renewer.world.lines.iter().any(|line| line.starts_with("redeem")), "{:?}", renewer.world.lines);
+    assert!(renewer.world.lines.contains(&"publish Revoked".to_owned()), "{:?}", renewer.world.lines);
+}
+
 #[test]
 fn a_refused_refresh_token_is_presented_once_more_at_a_start_or_when_asked_and_a_refused_password_is_not() {
     let account = config().accounts[&lab()].clone();
@@ -867,6 +948,42 @@ fn what_could_not_be_tried_is_taken_where_nothing_is_lost_by_it() {
     renewer.answered(&lab(), second, lost(), T0);
     told.try_recv().expect("answered").expect("taken");
     assert!(renewer.accounts[&lab()].record.as_ref().expect("saved").redeeming);
+}
+
+#[test]
+fn a_refresh_token_that_is_refused_in_its_trial_is_kept_until_the_password_beside_it_has_brought_tokens() {
+    for (case, answer, expected) in [
+        ("the password cannot be tried", unreachable_server(), Some("n1")),
+        ("tokens, and a new refresh token", tokens("b1", Some("n2")), Some("n2")),
+        ("tokens without one", tokens("b1", None), None),
+    ] {
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Ok(None), T0);
+        let mut new = signed_in("n1");
+        new.credential.password = Some(("me".into(), Secret::new("pw")));
+        let (first, mut told) = hand_in(&mut renewer, new, T0);
+        renewer.answered(&lab(), first, refused(), T0);
+        let second = renewer.accounts[&lab()].trials[0].renewal;
+        let last = renewer.world.lines.last().cloned();
+        assert_eq!(last, Some(format!("redeem {} the password of me", second.0)), "{case}");
+        renewer.answered(&lab(), second, answer, T0);
+        told.try_recv().expect("answered").expect("taken");
+        let credential = renewer.accounts[&lab()].record.as_ref().expect("saved").credential.clone();
+        let refresh_token = credential.refresh_token.as_ref().map(Secret::expose);
+        assert_eq!((refresh_token, credential.password.is_some()), (expected, true), "{case}");
+    }
+}
+
+#[test]
+fn what_the_server_does_not_spend_is_not_noted_as_being_spent() {
+    let mut account = config().accounts[&lab()].clone();
+    account.dialect = Dialect::CognitoInitiateAuth;
+    let mut config = config();
+    config.accounts.insert(lab(), account.clone());
+    let record = Record::new(&account, 1, signed_in("r1"), 0);
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(Some(record.clone())), T0);
+    assert_eq!(renewer.world.lines, ["redeem 1 r1", "publish wait"]);
 }
 
 #[test]

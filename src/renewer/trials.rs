@@ -14,7 +14,7 @@ use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::AccountId;
-use crate::oauth::{GrantType, Tokens};
+use crate::oauth::{Grant, GrantType, Tokens};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::Timestamp;
@@ -56,7 +56,8 @@ impl<W: World> Renewer<W> {
         new.servers.get_or_insert_with(|| Servers::of(&account));
         new.client_id = new.client_id.or_else(|| account.client_id.clone());
         let renewal = RenewalId(0); // it gets its number when it is sent
-        let trial = Trying { renewal, new, asked: account, since: now, answer_lost: false, reply };
+        let trial =
+            Trying { renewal, new, asked: account, since: now, answer_lost: false, presents_password: false, reply };
         let record = Record::new(&trial.asked, 0, trial.new.clone(), 0);
         if !record.was_issued_to(&trial.asked) {
             let words = format!("not tried: {}", Why::IssuedElsewhere);
@@ -95,7 +96,7 @@ impl<W: World> Renewer<W> {
         self.tickets += 1;
         let renewal = RenewalId(FIRST_TRIAL + self.tickets);
         let Some(state) = self.accounts.get_mut(id) else { return };
-        let grant = trial.new.credential.clone().grant(trial.asked.grant);
+        let grant = trial.grant();
         let asked = trial.asked.clone();
         state.owed.push((renewal, asked.clone()));
         state.trials.push(Trying { renewal, ..trial });
@@ -140,9 +141,9 @@ impl<W: World> Renewer<W> {
             }
             Failure::Permanent(_) | Failure::Refused => {
                 self.count(id);
-                let credential = &mut trial.new.credential;
-                if credential.password.is_some() && credential.refresh_token.take().is_some() && !self.is_stopping {
-                    return self.send_trial(id, trial);
+                let is_of_refresh_token = matches!(trial.grant(), Grant::RefreshToken(_));
+                if is_of_refresh_token && trial.new.credential.password.is_some() && !self.is_stopping {
+                    return self.send_trial(id, Trying { presents_password: true, ..trial });
                 }
                 warn!(account = %id, error = %failure.detail, "what was handed in is refused; nothing changes");
                 let lost = if trial.answer_lost { "an answer was lost, and now it is refused: " } else { "" };
@@ -153,9 +154,11 @@ impl<W: World> Renewer<W> {
 
     /// It has worked: what the answer brought takes the place of what is stored.
     fn worked(&mut self, id: &AccountId, trial: Trying, mut tokens: Tokens, now: Timestamp) {
-        let Trying { mut new, asked, since, reply, .. } = trial;
+        let Trying { mut new, asked, since, presents_password, reply, .. } = trial;
         if let Some(refresh_token) = tokens.refresh_token.clone().filter(|token| !token.is_empty()) {
             new.credential.refresh_token = Some(refresh_token);
+        } else if presents_password && tokens.unusable.is_none() {
+            new.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
         }
         // lives count from the start of the request; the machine counts from when it takes the answer
         let taken = now.since(since);
@@ -192,6 +195,17 @@ impl<W: World> Renewer<W> {
         if let Some(state) = self.accounts.get_mut(id) {
             state.token_requests += 1;
         }
+    }
+}
+
+impl Trying {
+    /// What is presented this time.
+    fn grant(&self) -> Grant {
+        let mut credential = self.new.credential.clone();
+        if self.presents_password {
+            credential.refresh_token = None;
+        }
+        credential.grant(self.asked.grant)
     }
 }
 

@@ -60,10 +60,12 @@ pub(crate) async fn take(
         new.credential.refresh_token.is_some() && record.credential.refresh_token == new.credential.refresh_token
     };
     // nothing is spent that could not be saved; what may be the only copy is on the disk before it is spent
+    let grant = |new: &NewCredential| new.credential.clone().grant(account.grant);
+    let redeeming = account.dialect.spends_refresh_token(&grant(&new));
     let noted = match &previous {
-        Some(record) if is_at_hand(record) => Record { redeeming: true, ..record.clone() },
+        Some(record) if is_at_hand(record) => Record { redeeming, ..record.clone() },
         Some(record) => record.clone(),
-        None => Record { redeeming: true, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
+        None => Record { redeeming, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
     };
     let replaces_another = previous.as_ref().is_some_and(|record| !is_at_hand(record));
     store.save(&noted)?;
@@ -71,12 +73,10 @@ pub(crate) async fn take(
         Some(record) => store.save(record),
         None => store.remove(&account.id),
     };
-    let grant = |new: &NewCredential| new.credential.clone().grant(account.grant);
     let mut answer = redeem(endpoint, account, &grant(&new)).await;
-    if answer.as_ref().is_err_and(is_refused)
-        && new.credential.password.is_some()
-        && new.credential.refresh_token.take().is_some()
-    {
+    let is_of_refresh_token = matches!(grant(&new), Grant::RefreshToken(_));
+    if answer.as_ref().is_err_and(is_refused) && is_of_refresh_token && new.credential.password.is_some() {
+        new.credential.refresh_token = None;
         answer = redeem(endpoint, account, &grant(&new)).await;
     }
     match answer {

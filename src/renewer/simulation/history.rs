@@ -675,7 +675,7 @@ impl History {
         let is_refused = self.observed(account).is_some_and(|(snapshot, _)| {
             matches!(snapshot.phase, Phase::SignInRequired { why: Why::Revoked | Why::Ambiguous })
         });
-        is_refused && state.was_falsely_refused && state.ended.is_none() && !state.has_password
+        is_refused && state.was_falsely_refused && state.ended.is_none()
     }
 
     /// Usable and saved, or a person is needed (which was judged when it was said).
