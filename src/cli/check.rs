@@ -1,11 +1,15 @@
 //! `valetd check`
 
+use serde::Serialize;
+
 use super::configuration::{Loaded, load_config, places, preset_names};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
+use super::service::sockets;
 use super::text::printable;
 use crate::config_files::unusable_authorities;
+use crate::daemon::other_than_listed;
 
 /// Check the configuration file and print every problem in it
 #[derive(clap::Args, Debug)]
@@ -13,14 +17,63 @@ use crate::config_files::unusable_authorities;
 Examples:
   valetd check
   valetd check --config new.toml && mv new.toml ~/.config/valetd/config.toml
+  valetd check --json | jq -r '.problems[]'
 
 Files that somebody else could change, and folders on the way to them, are
 problems, too: each is named with the command that mends it.
 
-Exit codes: 0 it can be used, 1 it has problems.")]
-pub(super) struct Arguments {}
+With --json: { schema: 1, ok, file, accounts, routes, problems[], warnings[] }.
 
-pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> {
+Exit codes: 0 it can be used, 1 it has problems.")]
+pub(super) struct Arguments {
+    /// Print the outcome for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Outcome {
+    schema: u32,
+    ok: bool,
+    file: String,
+    /// How many there are; null where the file cannot be used.
+    accounts: Option<usize>,
+    routes: Option<usize>,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let looked = look(options);
+    if !arguments.json {
+        let outcome = looked?;
+        let warnings = outcome.warnings.iter().flat_map(|warning| warning.lines());
+        let warnings: String = warnings.map(|line| format!("warning: {}\n", printable(line))).collect();
+        let number = |number: Option<usize>| number.unwrap_or_default();
+        let (accounts, routes) = (count(number(outcome.accounts), "account"), count(number(outcome.routes), "route"));
+        print(&format!("{warnings}{}: good: {accounts}, {routes}\n", outcome.file))?;
+        return Ok(Exit::Fine);
+    }
+    let outcome = looked.or_else(|failure| {
+        let file = places(options)?.config_file.display().to_string();
+        let problems = failure.problems_or_itself();
+        Ok::<_, Failure>(Outcome {
+            schema: 1,
+            ok: false,
+            file,
+            accounts: None,
+            routes: None,
+            problems,
+            warnings: Vec::new(),
+        })
+    })?;
+    let text = serde_json::to_string_pretty(&outcome).expect("texts and numbers");
+    print(&format!("{text}\n"))?;
+    Ok(if outcome.ok { Exit::Fine } else { Exit::Failed })
+}
+
+fn look(options: &Options) -> Result<Outcome, Failure> {
     let places = places(options)?;
     let file = places.config_file.display().to_string();
     if !places.config_file.exists() {
@@ -36,15 +89,12 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
         let problems = count(unusable.len(), "problem");
         return Err(Failure::say(format!("{file} cannot be used as it is: {problems}")).with_problems(unusable));
     }
-    let mut out = String::new();
-    for warning in &warnings {
-        for line in warning.lines() {
-            out.push_str(&format!("warning: {}\n", printable(line)));
-        }
-    }
-    let (accounts, routes) = (count(config.accounts.len(), "account"), count(config.routes.len(), "route"));
-    print(&format!("{out}{file}: good: {accounts}, {routes}\n"))?;
-    Ok(Exit::Fine)
+    // a service has the usual places
+    let served = if options.invocation() == "valetd" { sockets() } else { None };
+    let differs = served.and_then(|sockets| other_than_listed(&config.listen, &sockets));
+    let warnings = warnings.into_iter().chain(differs).collect();
+    let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
+    Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
 }
 
 fn count(number: usize, thing: &str) -> String {

@@ -7,8 +7,14 @@ use crate::config_files;
 use crate::names::UnknownName;
 use crate::platform::paths::{Overrides, Paths};
 
-/// Where this process finds and leaves things.
+/// Where a verb finds things, the socket of the daemon that runs included.
 pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
+    let places = places_to_run_in(options)?;
+    Ok(if options.socket.is_none() { places.of_a_running_daemon() } else { places })
+}
+
+/// Where a daemon that is started now finds and leaves things.
+pub(super) fn places_to_run_in(options: &Options) -> Result<Paths, Failure> {
     let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
     Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
 }

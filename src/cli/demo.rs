@@ -14,7 +14,7 @@ use hyper::header::HeaderMap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::configuration::places;
+use super::configuration::places_to_run_in;
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
@@ -81,7 +81,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         socket: Some(folder.join("valetd.sock")),
         ..Options::default()
     };
-    let paths = places(&options)?;
+    let paths = places_to_run_in(&options)?;
     fs::write(&paths.config_file, configuration(&gdh, &gbdx))
         .map_err(|error| Failure::new(error).while_doing("writing the demonstration's configuration"))?;
     let config = config_files::load(&paths).map_err(Failure::new)?.config;

@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use anyhow::anyhow;
 
+use super::manager::how_to_start;
 use super::options::Options;
 use super::text::printable;
 use crate::control::client::ClientError;
@@ -73,6 +74,14 @@ impl Failure {
         self
     }
 
+    /// Its single problems; where there are none, the whole of it in a line.
+    pub(super) fn problems_or_itself(self) -> Vec<String> {
+        match self.problems.is_empty() {
+            true => vec![format!("{:#}", self.chain)],
+            false => self.problems,
+        }
+    }
+
     pub(super) fn with_exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
@@ -97,14 +106,7 @@ impl Failure {
                     None => failure,
                 }
             }
-            ClientError::NotRunning(_) => {
-                let start = "systemctl --user enable --now valetd.socket valetd.service";
-                let remedy = match options.invocation() {
-                    plain if plain == "valetd" => format!("start it: {start}  (or, here: valetd run)"),
-                    elsewhere => format!("start it: {elsewhere} run"),
-                };
-                Self::new(error).with_remedy(remedy)
-            }
+            ClientError::NotRunning(_) => Self::new(error).with_remedy(how_to_start(options)),
             ClientError::Foreign { owner, .. } => {
                 let remedy = match own_uid() {
                     0 => {
@@ -160,9 +162,7 @@ mod tests {
     #[test]
     fn the_remedy_for_a_missing_daemon_starts_the_one_that_was_asked_for() {
         let missing = || ClientError::NotRunning("/tmp/v.sock".into());
-        let failure = Failure::of_call(missing(), &Options::default());
-        assert_eq!(failure.exit, Exit::Failed);
-        assert!(failure.remedy.unwrap().contains("systemctl --user enable --now valetd.socket"));
+        assert_eq!(Failure::of_call(missing(), &Options::default()).exit, Exit::Failed);
         let options = Options { socket: Some("/tmp/my v.sock".into()), ..Options::default() };
         let remedy = Failure::of_call(missing(), &options).remedy.unwrap();
         assert_eq!(remedy, "start it: valetd --socket '/tmp/my v.sock' run");

@@ -9,7 +9,7 @@ header. Scripts, notebooks and tools get a URL and never see a credential.
 First steps:
 
   1. Sign in, once:          valetd login gbdx
-  2. Start it, for good:     systemctl --user enable --now valetd.socket
+  2. Start it, for good:     valetd service install
                              (or, in this terminal: valetd run)
   3. Use it, from anything:  curl http://localhost:8253/gbdx/catalog/v2/...
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::arguments::parse_account;
 use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
 use super::failure::{Exit, Failure};
+use super::manager::start_command;
 use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
@@ -324,10 +325,7 @@ fn deliver(
                 remark(&format!("{id}: not tried yet: {}", printable(&why)));
             }
             let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
-            let start = match options.invocation() {
-                plain if plain == "valetd" => "systemctl --user enable --now valetd.socket".to_owned(),
-                elsewhere => format!("{elsewhere} run"),
-            };
+            let start = start_command(options);
             print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
             Ok(Exit::Fine)
         }

@@ -15,6 +15,7 @@ mod arguments;
 mod configuration;
 mod failure;
 mod help;
+mod manager;
 mod options;
 mod output;
 mod runtime;

@@ -1,6 +1,6 @@
 //! `valetd run`
 
-use super::configuration::places;
+use super::configuration::places_to_run_in;
 use super::failure::{Exit, Failure};
 use super::options::{LogFormat, Options};
 use crate::daemon::{self, Surroundings};
@@ -13,14 +13,13 @@ use crate::platform::{descriptors, harden, socket};
 Examples:
   valetd run                      until Ctrl-C
   valetd run --log debug          and say more about it
-  systemctl --user enable --now valetd.socket valetd.service
-                                  for good, as a service")]
+  valetd service install          for good, as a service")]
 pub(super) struct Arguments {}
 
 pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> {
     // first, while there is one thread and nobody has opened a descriptor
     let inherited = socket::inherited().map_err(|error| Failure::new(error).while_doing("taking over sockets"))?;
-    let paths = places(options)?;
+    let paths = places_to_run_in(options)?;
     let format = match options.log_format {
         Some(LogFormat::Json) => Format::Json,
         Some(LogFormat::Text) | None => Format::Text,

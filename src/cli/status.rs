@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::configuration::places;
 use super::failure::{Exit, Failure};
+use super::manager::age;
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
@@ -75,9 +76,16 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let text = serde_json::to_string_pretty(&report).expect("the document has string keys and no failing parts");
         print(&format!("{text}\n"))?;
     } else {
-        print(&render(&report, &options.invocation()))?;
+        print(&render(&with_age(report.clone()), &options.invocation()))?;
     }
     Ok(verdict(&report.accounts))
+}
+
+/// The same, with a line for a daemon that is not of this program's version.
+fn with_age(mut report: StatusReport) -> StatusReport {
+    let age = age(&report.daemon).map(|(words, remedy)| format!("{words}: {remedy}"));
+    report.daemon.warnings.extend(age);
+    report
 }
 
 /// The counters of the routes make no events, and are looked at so often.
@@ -140,7 +148,7 @@ struct Seen {
 
 impl Seen {
     async fn now(socket: &Path) -> Result<Self, ClientError> {
-        let report = Client::connect(socket).await?.status().await?;
+        let report = with_age(Client::connect(socket).await?.status().await?);
         Ok(Self { report, at: Instant::now() })
     }
 }

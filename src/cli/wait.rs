@@ -8,6 +8,7 @@ use super::arguments::parse_account;
 use super::configuration::places;
 use super::failure::{Exit, Failure};
 use super::options::Options;
+use super::output::remark;
 use super::runtime::block_on;
 use super::status::verdict;
 use super::text::{length, parse_length};
@@ -43,6 +44,9 @@ pub(super) struct Arguments {
 /// How often to look. There is no more to it than a read of what the daemon has at hand.
 pub(super) const GLANCE: Duration = Duration::from_millis(150);
 
+/// Who has waited for so long is told what for.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
+
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { account, timeout } = arguments;
     let places = places(options)?;
@@ -58,15 +62,23 @@ pub(super) async fn until_usable(
     accounts: &[AccountId],
     timeout: Duration,
 ) -> Result<StatusReport, Failure> {
-    let deadline = Instant::now() + timeout;
+    let began = Instant::now();
+    let deadline = began + timeout;
     let mut connection = None;
+    let mut is_told = false;
     loop {
         let outcome = match look(&mut connection, socket).await {
             Ok(report) => match judge(&report, accounts, timeout) {
                 Outlook::Usable => return Ok(report),
                 outlook => outlook,
             },
-            Err(error) if error.is_unreachable() => Outlook::NotYet(Failure::of_call(error, options)),
+            Err(error) if error.is_unreachable() => {
+                if !is_told && began.elapsed() >= WORTH_A_WORD {
+                    is_told = true;
+                    remark(&format!("{error}; waiting up to {} for one", length(timeout.as_secs())));
+                }
+                Outlook::NotYet(Failure::of_call(error, options))
+            }
             Err(error) => Outlook::InVain(Failure::of_call(error, options)),
         };
         match outcome {

@@ -11,6 +11,7 @@ use crate::client_keys::{KeyRing, OwnAddress};
 use crate::config::{Config, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
+use crate::platform::program;
 use crate::stats::Stats;
 
 /// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
@@ -25,6 +26,10 @@ pub(crate) struct LendRequest {
     /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
     pub reply: oneshot::Sender<Result<OwnAddress, String>>,
 }
+
+/// What is said after an upgrade, until the daemon is started anew.
+const REPLACED: &str = "valetd's program file has been replaced since this daemon started, which still runs the old one: \
+                        restart it (the service: systemctl --user restart valetd)";
 
 /// What the verbs read and whom they ask. Cheap to clone.
 #[derive(Clone)]
@@ -62,7 +67,7 @@ impl ControlState {
 
     /// The status document as of now. Waits for nothing.
     pub(crate) fn report(&self) -> StatusReport {
-        StatusReport::new(&Sources {
+        let mut report = StatusReport::new(&Sources {
             readings: self.readings(),
             facts: &self.facts.borrow(),
             config: &self.config.borrow(),
@@ -70,6 +75,8 @@ impl ControlState {
             views: &self.accounts.views(),
             stats: &self.stats,
             keys: &self.keys,
-        })
+        });
+        report.daemon.warnings.extend(program::is_replaced().then(|| REPLACED.to_owned()));
+        report
     }
 }

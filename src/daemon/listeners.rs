@@ -1,6 +1,6 @@
 //! The sockets that the proxy accepts on: bound, kept or closed as the configuration lists them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -134,6 +134,14 @@ impl Listeners {
         (common, own)
     }
 
+    /// What is strange about sockets that the service manager has opened: the configuration's `listen` is without effect.
+    pub(super) fn other_than_listed(&self, config: &Config) -> Option<String> {
+        let inherited = self.0.iter().filter(|listening| listening.address.is_none());
+        let inherited: Vec<String> =
+            inherited.filter_map(|listening| Some(listening.listener.local_addr().ok()?.to_string())).collect();
+        if inherited.is_empty() { None } else { other_than_listed(&config.listen, &inherited) }
+    }
+
     /// The addresses that `localhost` stands for besides those that we serve.
     pub(super) fn lone_halves(&self) -> Vec<SocketAddr> {
         let tcp = |listening: &Listening| match listening.listener.local_addr() {
@@ -164,6 +172,21 @@ impl Listeners {
             })
             .collect()
     }
+}
+
+/// What is said where a service manager's sockets stand in the place of what a configuration lists, and differ from it.
+pub(crate) fn other_than_listed(listed: &[ListenAddress], sockets: &[String]) -> Option<String> {
+    let listed: BTreeSet<String> = listed.iter().map(ToString::to_string).collect();
+    let sockets: BTreeSet<String> = sockets.iter().cloned().collect();
+    (listed != sockets).then(|| {
+        let shown = |addresses: BTreeSet<String>| Vec::from_iter(addresses).join(", ");
+        format!(
+            "the service listens where valetd.socket says ({}), not where listen does ({}); to have it follow: valetd \
+             service install --listen",
+            shown(sockets),
+            shown(listed)
+        )
+    })
 }
 
 /// Why an address could not be bound.

@@ -58,6 +58,7 @@ mod watchdog;
 mod wiring;
 
 use control_socket::{ControlSocket, Inherited};
+pub(crate) use listeners::other_than_listed;
 use listeners::{Binding, Listeners};
 use observers::Observers;
 use renewer_thread::RenewerThread;

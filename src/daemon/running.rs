@@ -166,6 +166,7 @@ impl Running {
             error!("{words}");
         }
         self.listeners.adopt(config, binding);
+        self.warnings.sockets = self.listeners.other_than_listed(config);
         if let Err(error) = self.listeners.copies().and_then(|listeners| self.proxy.listen(listeners)) {
             self.warnings.listen.push(format!("cannot hand the listening sockets to the workers: {error}"));
         }

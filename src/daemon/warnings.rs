@@ -14,6 +14,8 @@ pub(super) struct Warnings {
     pub(super) config: Vec<String>,
     /// What we should listen on and do not.
     pub(super) listen: Vec<String>,
+    /// That the service manager's sockets count, and not the configuration's `listen`.
+    pub(super) sockets: Option<String>,
     /// Who has the half of `localhost` that we do not serve.
     pub(super) strangers: Vec<String>,
     /// What is strange about who may call, and about what a reload asked for that only a restart can bring.
@@ -23,8 +25,9 @@ pub(super) struct Warnings {
 impl Warnings {
     /// All of them, in the order in which they are shown.
     pub(super) fn all(&self) -> Vec<String> {
-        let Self { standing, config, listen, strangers, access } = self;
-        [standing, config, listen, strangers, access].into_iter().flatten().cloned().collect()
+        let Self { standing, config, listen, sockets, strangers, access } = self;
+        let before = [standing, config, listen].into_iter().flatten();
+        before.chain(sockets).chain([strangers, access].into_iter().flatten()).cloned().collect()
     }
 }
 

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::environment;
+
 /// Where this process finds and leaves things. All absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Paths {
@@ -60,6 +62,16 @@ impl Paths {
         Self::choose(overrides, Bases::of_this_user())
     }
 
+    /// The same places, as they are looked for by who wants to talk to a daemon: one that was started where there was no
+    /// folder for sockets has its own in the state folder.
+    pub(crate) fn of_a_running_daemon(mut self) -> Self {
+        let without_a_session = socket_in(&self.state_dir);
+        if !self.socket.exists() && without_a_session.exists() {
+            self.socket = without_a_session;
+        }
+        self
+    }
+
     fn choose(overrides: Overrides, bases: Bases) -> Result<Paths, NoHome> {
         let Bases { home, config, state, runtime } = bases;
         let mut notes = Vec::new();
@@ -76,7 +88,7 @@ impl Paths {
             (Some(path), _) => path,
             (None, Runtime::Ours(folder)) => folder.join("valetd").join("valetd.sock"),
             (None, runtime) => {
-                let socket = state_dir.join("run").join("valetd.sock");
+                let socket = socket_in(&state_dir);
                 let why = match runtime {
                     Runtime::NotOurs(folder) => format!("XDG_RUNTIME_DIR={} is not a folder of ours", folder.display()),
                     _ => "XDG_RUNTIME_DIR is not set".to_owned(),
@@ -89,6 +101,11 @@ impl Paths {
         let providers_dir = config_file.parent().unwrap_or(Path::new("/")).join("providers");
         Ok(Paths { config_file, providers_dir, state_dir, socket, home, notes })
     }
+}
+
+/// The control socket where there is no folder for sockets.
+fn socket_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("run").join("valetd.sock")
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
@@ -117,10 +134,10 @@ impl Bases {
         let Some(base) = directories::BaseDirs::new() else {
             return Self { home: None, config: None, state: None, runtime: Runtime::Unset };
         };
-        let runtime = match base.runtime_dir() {
-            None => Runtime::Unset,
-            Some(folder) if is_ours(folder) => Runtime::Ours(folder.to_owned()),
-            Some(folder) => Runtime::NotOurs(folder.to_owned()),
+        let runtime = match (runtime_folder(), base.runtime_dir()) {
+            (Some(folder), _) => Runtime::Ours(folder),
+            (None, None) => Runtime::Unset,
+            (None, Some(folder)) => Runtime::NotOurs(folder.to_owned()),
         };
         Self {
             home: Some(base.home_dir().to_owned()),
@@ -129,6 +146,14 @@ impl Bases {
             runtime,
         }
     }
+}
+
+/// This user's folder for sockets: `$XDG_RUNTIME_DIR`, or, where that is unset (cron, ssh without a session) or somebody
+/// else's (su, `sudo -E`), the one that logind makes (pam_systemd(8)). `None` if neither is there and ours.
+pub(crate) fn runtime_folder() -> Option<PathBuf> {
+    let named = environment::value("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let made = PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()));
+    named.into_iter().chain([made]).find(|folder| is_ours(folder))
 }
 
 fn is_ours(folder: &Path) -> bool {

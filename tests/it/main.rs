@@ -14,6 +14,8 @@ mod architecture;
 
 // --- signing in, and having a token ---
 
+/// Advice is true where it is given, and an upgrade is seen.
+mod first_steps;
 /// A person or a script gets from nothing to a proxied request in every way there is to sign in.
 mod journeys;
 /// Every command in the README works, and every test that the security page names exists.

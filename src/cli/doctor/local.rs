@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::super::configuration::{Loaded, load_config};
-use super::super::service::{self, Unit};
+use super::super::manager::{self, Unit};
+use super::super::options::Options;
+
 use super::super::text::{length, printable};
 use super::finding::{Finding, fail, ok, warn};
 use crate::config::{Config, ListenAddress};
@@ -65,7 +67,8 @@ pub(super) fn state_folder(places: &Paths) -> Vec<Finding> {
     findings
 }
 
-pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>, invocation: &str) -> Vec<Finding> {
+pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>, options: &Options) -> Vec<Finding> {
+    let invocation = options.invocation();
     const CHECK: &str = "daemon";
     let report = match status {
         Ok(report) => report,
@@ -76,20 +79,14 @@ pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>,
                     format!("{error}, and another daemon{pid} holds {}", places.state_dir.display()),
                     "it was started with other options, or is on its way up or down: stop it, or use its --socket",
                 ),
-                None if invocation == "valetd" => {
-                    fail(CHECK, error.to_string(), "valetd service install, or, in a terminal: valetd run")
-                }
-                None => fail(CHECK, error.to_string(), format!("{invocation} run")),
+                None => fail(CHECK, error.to_string(), manager::how_to_start(options)),
             }];
         }
     };
     let daemon = &report.daemon;
     let mut findings =
         vec![ok(CHECK, format!("valetd {}, pid {}, up {}", daemon.version, daemon.pid, length(daemon.uptime_seconds)))];
-    if daemon.version != env!("CARGO_PKG_VERSION") {
-        let says = format!("it is version {}, this program is {}", daemon.version, env!("CARGO_PKG_VERSION"));
-        findings.push(warn(CHECK, says, "systemctl --user restart valetd"));
-    }
+    findings.extend(manager::age(daemon).map(|(says, remedy)| warn(CHECK, says, remedy)));
     if daemon.config_file != places.config_file || daemon.state_dir != places.state_dir {
         let says = format!("it uses {} and {}", daemon.config_file.display(), daemon.state_dir.display());
         findings.push(warn(CHECK, says, "name the same --config and --state-dir here, or restart it"));
@@ -160,12 +157,16 @@ pub(super) fn addresses(config: Option<&Config>, status: Option<&StatusReport>) 
 
 pub(super) fn unit(runs: bool) -> Vec<Finding> {
     const CHECK: &str = "service";
-    if let Err(why) = service::manager() {
+    if let Err(why) = manager::manager() {
         return vec![ok(CHECK, format!("{why}; valetd run works under any supervisor"))];
     }
-    let socket = Unit::look(service::SOCKET);
-    let unit = Unit::look(service::SERVICE);
+    let socket = Unit::look(manager::SOCKET);
+    let unit = Unit::look(manager::SERVICE);
     if unit.load != "loaded" {
+        if manager::unit_file(manager::SERVICE).is_some() {
+            let says = "its units are there, and the service manager has not read them";
+            return vec![warn(CHECK, says, "systemctl --user daemon-reload")];
+        }
         let says = "it is not installed as a service";
         return vec![match runs {
             true => ok(CHECK, format!("{says}; the daemon was started by hand")),
@@ -183,13 +184,13 @@ pub(super) fn unit(runs: bool) -> Vec<Finding> {
         (socket, active) => findings.push(warn(
             CHECK,
             format!("socket {socket}, service {active}"),
-            "systemctl --user enable --now valetd.socket",
+            "systemctl --user enable --now valetd.socket valetd.service",
         )),
     }
     if socket.enabled != "enabled" && unit.enabled != "enabled" {
         findings.push(warn(CHECK, "it does not start with your login", "systemctl --user enable valetd.socket"));
     }
-    match service::has_linger() {
+    match manager::has_linger() {
         Some(true) => findings.push(ok(CHECK, "lingering is on: it runs while nobody is logged in")),
         Some(false) => findings.push(warn(
             CHECK,
@@ -237,7 +238,7 @@ pub(super) fn proxy_variables(variable: impl Fn(&str) -> Option<String>) -> Vec<
         return vec![ok(CHECK, "none is set")];
     }
     let mut findings = vec![ok(CHECK, set.join(" "))];
-    if service::manager().is_ok() {
+    if manager::manager().is_ok() {
         findings.push(warn(
             CHECK,
             "a service has the service manager's environment, not this shell's",

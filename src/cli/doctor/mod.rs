@@ -65,7 +65,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
         Ok(mut client) => client.status().await,
         Err(error) => Err(error),
     };
-    findings.extend(local::daemon(places, &status, &invocation));
+    findings.extend(local::daemon(places, &status, options));
     let status = status.ok();
     findings.extend(local::addresses(config.as_ref(), status.as_ref()));
     findings.extend(local::unit(status.is_some()));

@@ -1,0 +1,161 @@
+//! The first five minutes: advice that is true where it is given.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Home, VALETD, free_address, words};
+
+/// What a service manager and its units look like to who does not ask them.
+fn with_manager(home: &Home) {
+    fs::create_dir_all(home.path("run/systemd")).expect("a folder");
+    fs::write(home.path("run/systemd/private"), "").expect("written");
+}
+
+fn with_units(home: &Home) {
+    fs::create_dir_all(home.path("config/systemd/user")).expect("a folder");
+    for unit in ["valetd.service", "valetd.socket", "valetd-control.socket"] {
+        let shipped = format!("{}/systemd/{unit}", env!("CARGO_MANIFEST_DIR"));
+        fs::copy(shipped, home.path(&format!("config/systemd/user/{unit}"))).expect("copied");
+    }
+}
+
+#[test]
+fn the_command_that_is_said_to_start_the_daemon_is_one_that_works_here() {
+    const UNITS: &str = "systemctl --user enable --now valetd.socket";
+    type Row<'a> = (&'a str, fn(&Home), &'a str, &'a [&'a str]);
+    let rows: [Row<'_>; 3] = [
+        ("no service manager", |_| {}, "valetd run", &["systemctl", "service install"]),
+        ("no units yet", with_manager, "valetd service install", &["systemctl"]),
+        (
+            "units",
+            |home| {
+                with_manager(home);
+                with_units(home);
+            },
+            UNITS,
+            &["service install"],
+        ),
+    ];
+    for (case, prepare, expected, wrong) in rows {
+        let home = Home::with("[account.gbdx]\nprovider = \"gbdx\"\n");
+        prepare(&home);
+        let login = home.run_with_input(&["login", "gbdx", "--refresh-token-stdin", "--untried"], "rt-of-a-person");
+        assert!(login.status.success(), "{case}: {}", words(&login));
+        for (verb, output) in [
+            ("login", login),
+            ("status", home.run(&["status"])),
+            ("refresh", home.run(&["refresh", "gbdx"])),
+            ("wait", home.run(&["wait", "--timeout", "0s"])),
+            ("doctor", home.run(&["doctor", "--offline"])),
+        ] {
+            let said = words(&output);
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains(expected), "{case}, {verb}: {said}");
+            for wrong in wrong {
+                assert!(!said.contains(wrong), "{case}, {verb}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_daemon_of_a_place_without_a_session_is_found_from_a_session() {
+    let address = free_address();
+    let home = Home::with(&format!("listen = [\"{address}\"]\n"));
+    // nobody makes /run/user/UID where there is no session; a user of this machine may have one all the same
+    let mut command = home.valetd(&["run"]);
+    command.env_remove("XDG_RUNTIME_DIR");
+    let socket = home.path("state/valetd/run/valetd.sock");
+    command.args(["--socket".as_ref(), socket.as_os_str()]);
+    let log = fs::File::create(home.path("daemon.log")).expect("a log");
+    let child = command.stderr(log).spawn().expect("it runs");
+    let _daemon = crate::support::Killed(child);
+    crate::support::eventually("it answers in a session", || {
+        let status = home.run(&["status"]);
+        words(&status).contains("No account yet").then_some(())
+    });
+    let status = home.run(&["status"]);
+    assert_eq!(status.status.code(), Some(0), "{}", words(&status));
+}
+
+#[test]
+fn who_waits_for_a_daemon_is_told_so() {
+    let home = Home::with("[account.gbdx]\nprovider = \"gbdx\"\n");
+    let waited = home.run(&["wait", "--timeout", "2s"]);
+    assert_eq!(waited.status.code(), Some(1));
+    assert!(words(&waited).contains("; waiting up to 2 s for one\n"), "{}", words(&waited));
+}
+
+#[test]
+fn the_configurations_addresses_are_compared_with_the_installed_socket() {
+    let home = Home::with("listen = [\"127.0.0.1:9000\"]\n");
+    with_manager(&home);
+    let check = home.run(&["check"]);
+    assert!(!words(&check).contains("valetd.socket"), "no unit is installed: {}", words(&check));
+    with_units(&home);
+    let check = home.run(&["check"]);
+    let said = words(&check);
+    assert!(check.status.success() && said.contains("warning: the service listens where valetd.socket says"), "{said}");
+    assert!(said.contains("not where listen does (127.0.0.1:9000)") && said.contains("service install --listen"));
+    // the drop-in that this prints is what mends it
+    let printed = home.run(&["service", "install", "--listen", "--print"]);
+    let said = words(&printed);
+    assert!(
+        said.contains("valetd.socket.d/listen.conf\n") && said.contains("ListenStream=\nListenStream=127.0.0.1:9000\n")
+    );
+    let drop_in = said.split("listen.conf\n").nth(1).expect("the drop-in comes last");
+    fs::create_dir_all(home.path("config/systemd/user/valetd.socket.d")).expect("a folder");
+    fs::write(home.path("config/systemd/user/valetd.socket.d/listen.conf"), drop_in).expect("written");
+    assert!(!words(&home.run(&["check"])).contains("warning"), "{}", words(&home.run(&["check"])));
+}
+
+#[test]
+fn sockets_that_stand_in_for_the_configurations_are_told_by_the_daemon() {
+    if !Command::new("systemd-socket-activate").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        eprintln!("skipped: no systemd-socket-activate");
+        return;
+    }
+    let (manager, listed) = (free_address(), free_address());
+    let home = Home::with(&format!("listen = [\"{listed}\"]\n"));
+    fs::create_dir_all(home.path("run/valetd")).expect("a folder");
+    let mut command = Command::new("systemd-socket-activate");
+    let socket = home.socket().display().to_string();
+    command.args(["-l", &manager, "-l", &socket, "--fdname=http:control"]);
+    for name in ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+        command.args(["-E", name]);
+    }
+    command.args([VALETD, "run"]);
+    home.settle(&mut command);
+    let _daemon = home.start_as(command);
+    let said = words(&home.run(&["status"]));
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains(&format!("valetd.socket says ({manager}), not where listen does ({listed})")), "{said}");
+    let said = words(&home.run(&["doctor", "--offline"]));
+    assert!(said.contains("valetd.socket says"), "{said}");
+}
+
+#[test]
+fn a_program_that_was_replaced_is_told_until_the_daemon_is_started_anew() {
+    let address = free_address();
+    let home = Home::with(&format!("listen = [\"{address}\"]\n"));
+    fs::create_dir_all(home.path("bin")).expect("a folder");
+    let program = home.path("bin/valetd");
+    fs::copy(VALETD, &program).expect("copied");
+    let start = || {
+        let mut command = Command::new(&program);
+        home.settle(&mut command);
+        command.arg("run");
+        home.start_as(command)
+    };
+    let daemon = start();
+    assert!(!words(&home.run(&["status"])).contains("replaced"), "{}", daemon.log());
+    fs::copy(VALETD, home.path("bin/new")).expect("copied");
+    fs::rename(home.path("bin/new"), &program).expect("as cargo and packages do");
+    for verb in [&["status"][..], &["doctor", "--offline"]] {
+        let said = words(&home.run(verb)).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains("program file has been replaced since this daemon started"), "{said}");
+    }
+    drop(daemon);
+    let _daemon = start();
+    assert!(!words(&home.run(&["status"])).contains("replaced"));
+}
