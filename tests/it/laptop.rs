@@ -1,13 +1,18 @@
 //! Time as laptops have it: processes that stand still, hours without a request, tokens that die meanwhile.
 
 use std::fs;
+use std::io::{BufReader, Write};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::support::lab::{self, Server, address, ping};
-use crate::support::{Daemon, eventually};
+use crate::support::stage::{COLD, Stage};
+use crate::support::upstreams::{read_head, serving};
+use crate::support::{Daemon, eventually, get};
 
 #[test]
 fn the_first_request_after_standing_still_past_expiry_is_answered_well() {
@@ -78,6 +83,45 @@ fn a_change_of_the_network_ends_a_wait_for_a_server_that_could_not_be_reached() 
     assert!(account["next_wakeup"]["in_seconds"].as_u64() > Some(200), "{account:#}");
     assert!(ip("del"));
     eventually("it has asked again", || (daemon.account("lab")["failures"] == 0).then_some(()));
+}
+
+#[test]
+fn after_a_change_of_the_network_no_request_goes_by_a_connection_from_before_it() {
+    let ip = |verb: &str| {
+        let changed = Command::new("ip").args(["addr", verb, "127.83.7.2/32", "dev", "lo"]).output();
+        changed.is_ok_and(|output| output.status.success())
+    };
+    ip("del"); // of a run that was killed
+    if !ip("add") {
+        eprintln!("skipped: this user cannot change the network");
+        return;
+    }
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = opened.clone();
+    let upstream = serving(move |mut stream| {
+        let number = count.fetch_add(1, Ordering::SeqCst).to_string();
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while !read_head(&mut reader)?.is_empty() {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", number.len());
+            stream.write_all(format!("{head}{number}").as_bytes())?;
+        }
+        Ok(())
+    });
+    let upstream = format!("http://{upstream}");
+    let stage = Stage::leading_to(&upstream, COLD);
+    stage.home.write_config(&format!("workers = 1\n{}", stage.config(&upstream, COLD))); // each has connections of its own
+    let daemon = stage.start();
+    let ask = || get(&stage.address, "/api/x").expect("an answer").text();
+    let first = ask();
+    for _ in 0..5 {
+        assert_eq!(ask(), first, "an idle connection is used again");
+    }
+    assert!(ip("del"));
+    eventually("the change is noticed", || daemon.log().contains("the network has changed").then_some(()));
+    let second = eventually("it goes by another", || Some(ask()).filter(|number| *number != first));
+    for _ in 0..5 {
+        assert_eq!(ask(), second, "and that one is kept");
+    }
 }
 
 #[test]
