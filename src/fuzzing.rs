@@ -13,7 +13,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
-use crate::oauth::{Client, Dialect, Grant, TokenResponse, Vocabulary, jwt};
+use crate::oauth::{Client, Dialect, Grant, Members, Pointer, TokenResponse, Vocabulary, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
 use crate::timestamp::Timestamp;
@@ -36,7 +36,8 @@ pub const TARGETS: [Target; 7] = [
     ("request_path", request_path),
 ];
 
-/// The answer of a token endpoint: the first byte chooses the request and the status, the rest is the body.
+/// The answer of a token endpoint: the first byte chooses the request, the status and the provider's words, the rest is the
+/// body.
 pub fn token_answer(data: &[u8]) {
     const SENT: &str = "sent-secret-0123456789";
     let (choice, body) = data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest));
@@ -52,7 +53,21 @@ pub fn token_answer(data: &[u8]) {
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
     let response = TokenResponse { status, retry_after: field, date: field, content_type: field, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    match dialect.read(&response, &grant, &Client::default(), &Vocabulary::default(), now) {
+    let pointer = |text| Pointer::parse(text).expect("it is one");
+    let words = match choice / 32 % 2 {
+        0 => Vocabulary::default(),
+        _ => Vocabulary {
+            members: Members {
+                within: vec![pointer("/data"), pointer("")],
+                access_token: Some(pointer("accessToken")),
+                refresh_token: Some(pointer("/tokens/0")),
+                error: Some(pointer("/fault/code")),
+                ..Members::default()
+            },
+            ..Vocabulary::default()
+        },
+    };
+    match dialect.read(&response, &grant, &Client::default(), &words, now) {
         Ok(tokens) if tokens.unusable.is_some() => {
             assert!((200..300).contains(&status), "tokens come with success alone");
             assert!(tokens.access_token.is_none() && tokens.id_token.is_none());
