@@ -3,6 +3,7 @@
 use std::io::{BufReader, Write};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -301,4 +302,61 @@ fn a_program_that_insists_on_signing_in_is_given_a_placeholder_and_never_a_secre
     assert_eq!(refused["type"], "urn:valetd:problem:sign-in-is-valetds", "{refused}");
     let output = scene.run(&["-r", "api", "--intercept", "--", "sh", "-c", "echo $LAB_TOKEN; echo $LAB_USER"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{token}\nx\n"));
+}
+
+#[test]
+#[ignore = "it prints what the proxy of a command costs, in half a minute"]
+fn measure_what_interception_costs() {
+    let upstream = serving(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while !read_head(&mut reader)?.is_empty() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+        Ok(())
+    });
+    let scene = Scene::before(&upstream, "");
+    let _daemon = scene.start();
+    let median = |options: &[&str]| {
+        let mut times: Vec<Duration> = (0..20)
+            .map(|_| {
+                let began = Instant::now();
+                let output = scene.run(&[&["-r", "api"], options, &["--", "true"]].concat());
+                assert!(output.status.success(), "{}", words(&output));
+                began.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let plain = median(&[]);
+    eprintln!(
+        "start, median of 20: exec {plain:?}, --intercept {:?}, --isolate {:?}",
+        median(&["--intercept"]),
+        median(&["--isolate"])
+    );
+    const REQUESTS: u64 = 5000;
+    for version in ["--http1.1", "--http2", "--http1.1 -Z --parallel-max 50"] {
+        let ready = scene.home().path("ready");
+        let script = format!(
+            "curl -sS {version} -o /dev/null https://api.example/0 && touch {0} && while [ -e {0} ]; do sleep 0.02; done; \
+             curl -sS {version} 'https://api.example/[1-{REQUESTS}]' -o /dev/null; touch {0}.done; sleep 60",
+            ready.display()
+        );
+        let mut exec =
+            scene.exec(&["-r", "api", "--intercept", "--", "sh", "-c", &script]).spawn().expect("valetd runs");
+        eventually("it is warm", || ready.exists().then_some(()));
+        let spent = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", exec.id())).expect("it runs");
+            stat.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<u64>().ok()).expect("a number")
+        };
+        let before = spent();
+        std::fs::remove_file(&ready).expect("removed");
+        let done = ready.with_extension("done");
+        eventually("all are answered", || done.exists().then_some(()));
+        let each = (spent() - before) as f64 / REQUESTS as f64 / 1000.0;
+        eprintln!("{version}: {each:.1} us of CPU a request in exec");
+        std::fs::remove_file(&done).expect("removed");
+        exec.kill().expect("killed");
+        let _ = exec.wait();
+    }
 }
