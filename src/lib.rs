@@ -62,6 +62,11 @@
 //! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]). What is handed in is tried by one
 //! renewal before it takes the place of what is stored: `renewer/trials.rs`, and [`sign_in::offline`] alike.
 //!
+//! **A command of `exec --intercept`** asks the proxy of [`intercept`], which runs in the process of `exec`: TLS for a route's
+//! host ends there, and the request goes to a socket that the daemon has lent (`daemon/own_address.rs`), where it names the
+//! upstream (`proxy/policy/scope.rs`, `proxy/policy/route.rs`); from there on it is a proxied request as any. `cli/exec/` has
+//! what the command is told to trust, its signals, and its walls.
+//!
 //! # Where the invariants are
 //!
 //! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
