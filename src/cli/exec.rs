@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
 use super::arguments::{parse_route, parse_user};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
@@ -245,10 +248,20 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         return Err(cannot_be_run(child.exec(), program));
     };
     let allowed = (only || isolate).then_some(allow);
+    // nobody but the command is in there
+    let needs_key = !isolate && report.routes.iter().any(|route| route.require_key && reached.has(&route.name));
+    if needs_key && java {
+        let says = "a route of this command asks for a key (require_key), and Java shows a proxy none";
+        return Err(Failure::say(says).with_remedy("leave out --java, or use the route's URL with VALETD_KEY"));
+    }
+    let password = match needs_key {
+        true => Some(password()?),
+        false => None,
+    };
     let task = intercept::Task {
         wanted: reached.upstreams.iter().filter_map(|(name, _)| RouteName::new(name)).collect(),
         placeholders: reached.accounts.iter().flat_map(|account| account.exec.env.clone()).collect(),
-        settings: intercept::settings(&reached, allowed, verbose),
+        settings: intercept::settings(&reached, allowed, password, verbose),
         folder: places.socket.parent().unwrap_or(Path::new("/")).to_owned(),
         environment,
         command,
@@ -270,6 +283,13 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     })??;
     drop(line);
     std::process::exit(i32::from(ran))
+}
+
+/// A password that nobody can guess.
+fn password() -> Result<Secret, Failure> {
+    let mut bytes = [0; 24];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Failure::say("the system's random numbers cannot be had"))?;
+    Ok(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 /// Puts variables into a command's environment, and takes others out.

@@ -71,9 +71,14 @@ pub(crate) struct Settings {
     pub(crate) outside: Outside,
     /// What of it may: hosts, with what is below them; everything, if there is no list.
     pub(crate) allowed: Option<Vec<String>>,
+    /// The password of the proxy, where not every process of the user may use it: a route asks for a key.
+    pub(crate) password: Option<Secret>,
     /// Whether it is said what goes where.
     pub(crate) verbose: bool,
 }
+
+/// The user name of the command's proxy, where it has a password.
+pub(crate) const USER: &str = "exec";
 
 /// The proxy of one command.
 pub(crate) struct Interceptor {

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::header::{HOST, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
 use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
@@ -15,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use super::daemon::Link;
-use super::{Body, Interceptor, Outside, full, problem};
+use super::{Body, Interceptor, Outside, USER, full, problem};
 use crate::config::{ForwardProxy, Origin, ProxyChoice, Way};
 use crate::platform::dial::{self, ByteStream};
 
@@ -25,6 +26,14 @@ const STEP_LIMIT: Duration = Duration::from_secs(10);
 impl Interceptor {
     /// Answers a request that was sent to us as to a proxy.
     pub(super) async fn as_proxy(self: Rc<Self>, request: Request<Incoming>, link: &Link) -> Response<Body> {
+        if !self.admits(&request) {
+            let detail =
+                "this proxy is another command's, whose routes ask for a key: its URL has user name and password";
+            let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+            let mut response = problem(status, "not-allowed", "valetd; error=http_request_denied", detail);
+            response.headers_mut().insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"valetd exec\""));
+            return response;
+        }
         let target = request.uri();
         let is_tunnel = request.method() == Method::CONNECT;
         let authority = target.authority().filter(|authority| !authority.as_str().contains('@'));
@@ -56,6 +65,16 @@ impl Interceptor {
             Some(origin) => self.forward(&origin, request, link).await,
             None => self.pass_plain(plain, request).await,
         }
+    }
+
+    /// Whether who asks knows the password, if there is one.
+    fn admits(&self, request: &Request<Incoming>) -> bool {
+        let Some(password) = &self.settings.password else { return true };
+        let expected = format!("{USER}:{}", password.expose());
+        let presented = request.headers().get(PROXY_AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let (scheme, pair) = presented.split_at(presented.len().min(6));
+        let pair = STANDARD.decode(pair.trim_ascii()).unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"basic ") && verify_slices_are_equal(&pair, expected.as_bytes()).is_ok()
     }
 
     fn intercept(self: Rc<Self>, origin: Origin, request: Request<Incoming>) -> Response<Body> {

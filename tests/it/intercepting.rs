@@ -239,6 +239,35 @@ fn exit_codes_and_signals_are_handed_through_and_nothing_outlives_the_command() 
 }
 
 #[test]
+fn where_a_route_asks_for_a_key_no_other_process_can_use_the_commands_proxy() {
+    let scene = Scene::new("require_key = true");
+    let _daemon = scene.start();
+    let (ready, go) = (scene.home().path("ready"), scene.home().path("go"));
+    let script = format!(
+        "echo $https_proxy > {0}.new; mv {0}.new {0}; while [ ! -e {1} ]; do sleep 0.05; done; exec curl -sS {URL}",
+        ready.display(),
+        go.display()
+    );
+    let running = scene
+        .exec(&["-r", "api", "--intercept", "--", "sh", "-c", &script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("valetd runs");
+    let proxy = eventually("it runs", || std::fs::read_to_string(&ready).ok());
+    let (_, address) = proxy.trim().split_once('@').expect("a login");
+    for proxy in [format!("http://{address}"), format!("http://exec:guess@{address}"), format!("http://x@{address}")] {
+        for url in [URL, "http://api.example/x"] {
+            let output =
+                Command::new("curl").args(["-sSik", "-x", &proxy, url]).env_clear().output().expect("curl runs");
+            let said = words(&output);
+            assert!(said.contains("407") && !said.contains("200 "), "{proxy}: {said}");
+        }
+    }
+    std::fs::write(&go, "").expect("written");
+    scene.upstreams_head(&running.wait_with_output().expect("it ends"));
+}
+
+#[test]
 fn a_daemon_that_is_restarted_under_a_command_serves_it_again() {
     let scene = Scene::new("");
     let mut daemon = scene.start();

@@ -136,6 +136,11 @@ fn what_would_let_a_command_at_the_credentials_is_refused_before_it_runs() {
         assert!(words(&output).contains("what no command may see"), "{folder}: {}", words(&output));
         assert!(!home.path(folder).join("made").exists());
     }
+    for folder in ["/tmp", "/run", "/"] {
+        let output =
+            scene.exec(&["-r", "api", "--isolate", "--", "true"]).current_dir(folder).output().expect("valetd runs");
+        assert_eq!(output.status.code(), Some(1), "{folder}: {}", words(&output));
+    }
     let state = home.path("state").display().to_string();
     for option in ["--bind", "--ro"] {
         let output = behind(&scene, &[option, &state], &["true"]);

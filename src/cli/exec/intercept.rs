@@ -22,11 +22,19 @@ use crate::oauth::EndpointKind;
 use crate::platform::child;
 use crate::platform::clock;
 use crate::platform::environment;
+use crate::secret::Secret;
 
 /// What the routes of a command lead to.
 pub(super) struct Reached {
     pub(super) upstreams: Vec<(String, Upstream)>,
     pub(super) accounts: Vec<Account>,
+}
+
+impl Reached {
+    /// Whether a route is among them.
+    pub(super) fn has(&self, route: &str) -> bool {
+        self.upstreams.iter().any(|(name, _)| name == route)
+    }
 }
 
 /// Why there can be no interception of these routes: what a certificate cannot be made for, and what cannot be told apart.
@@ -47,7 +55,13 @@ pub(super) fn refuse_what_cannot_be(reached: &Reached) -> Result<(), Failure> {
 }
 
 /// What the proxy of a command does. `allowed` are hosts that no route leads to; all, if there is no list.
-pub(super) fn settings(reached: &Reached, allowed: Option<Vec<String>>, verbose: bool) -> Settings {
+/// `password` is for a proxy that other processes of the user can reach, too.
+pub(super) fn settings(
+    reached: &Reached,
+    allowed: Option<Vec<String>>,
+    password: Option<Secret>,
+    verbose: bool,
+) -> Settings {
     let origins: BTreeSet<Origin> = reached.upstreams.iter().map(|(_, upstream)| upstream.origin.clone()).collect();
     let answered = reached.accounts.iter().filter(|account| account.exec.placeholder_token);
     let sign_in = answered.clone().flat_map(|account| {
@@ -59,7 +73,7 @@ pub(super) fn settings(reached: &Reached, allowed: Option<Vec<String>>, verbose:
     let plain = environment::text("http_proxy").and_then(|text| ForwardProxy::parse(&text).ok());
     let plain = plain.filter(|proxy| proxy.protocol == ProxyProtocol::Http);
     let outside = Outside { proxies: Proxies::read(environment::text), plain };
-    Settings { origins, sign_in, placeholders: placeholders.collect(), outside, allowed, verbose }
+    Settings { origins, sign_in, placeholders: placeholders.collect(), outside, allowed, password, verbose }
 }
 
 /// A command, and what it needs.
@@ -108,8 +122,10 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
         Some(_) => SocketAddr::from(isolate::PROXY_ADDRESS),
         None => listener.local_addr().map_err(Failure::new)?,
     };
+    let login = settings.password.as_ref().map(|password| format!("{}:{}@", intercept::USER, password.expose()));
     for name in ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"] {
-        environment.push((name.to_owned(), Some(format!("http://{address}"))));
+        let url = format!("http://{}{address}", login.as_deref().unwrap_or_default());
+        environment.push((name.to_owned(), Some(url)));
     }
     let no_proxy = without(environment::text("no_proxy").or_else(|| environment::text("NO_PROXY")), &names);
     for name in ["no_proxy", "NO_PROXY"] {

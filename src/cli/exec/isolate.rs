@@ -41,6 +41,10 @@ pub(super) const URLS_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 8253);
 const SYSTEM: [&str; 12] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"];
 
+/// What everybody shares: no command gets all of it.
+const SHARED: [&str; 11] =
+    ["/", "/dev", "/dev/shm", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var", "/var/tmp"];
+
 /// Files that hold what the whole system trusts.
 const TRUSTED: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -96,6 +100,11 @@ impl View {
         .map(|path| path.map(|path| real(path)));
         for shown in [&self.working].into_iter().chain(&self.writable).chain(&self.readable) {
             let shown = real(shown);
+            if SHARED.iter().any(|folder| shown == Path::new(folder)) {
+                let says =
+                    format!("{} is where agents, displays and other programs have sockets and files", shown.display());
+                return Err(Failure::say(says).with_remedy("run it in a folder of its own"));
+            }
             let Some(own) = ours.iter().flatten().find(|own| own.starts_with(&shown) || shown.starts_with(own)) else {
                 continue;
             };
