@@ -97,7 +97,8 @@ but those of --allow, no service of this machine, no control socket, no file of
 valetd's, no bus, agent, display or container socket, no process outside. It
 sees the system read-only, an empty home, the working directory, which it may
 change, and what --bind and --ro name; a filter keeps it from system calls that
-lead out. In there also programs are served that read no variable at all.",
+lead out. In there you are called root, and are not. Also programs are served
+that read no variable at all.",
     after_help = "\
 Examples:
   valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'

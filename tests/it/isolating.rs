@@ -9,12 +9,24 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::company::Scene;
+use crate::support::nobody::{AS_NOBODY, NOBODY, can_play_nobody};
 use crate::support::{VALETD, eventually, keys, words};
 
 /// Whether this machine lets us make walls.
 fn has_walls() -> bool {
+    has_walls_as(&["env"])
+}
+
+/// Whether it lets whoever a command makes us.
+fn has_walls_as(who: &[&str]) -> bool {
     let probe = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"];
-    let works = Command::new("bwrap").args(probe).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let works = Command::new(who[0])
+        .args(&who[1..])
+        .arg("bwrap")
+        .args(probe)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
     if !works {
         eprintln!("skipped: bubblewrap is not installed, or may not make namespaces here");
     }
@@ -204,4 +216,40 @@ fn exit_codes_signals_and_allowed_hosts_get_through_the_wall() {
         thread::sleep(Duration::from_millis(400));
         (fs::read(folder.join("alive")).ok()? == before).then_some(())
     });
+}
+
+#[test]
+fn a_user_who_is_not_root_can_build_the_wall() {
+    if !can_play_nobody() || !has_walls_as(&AS_NOBODY) {
+        return;
+    }
+    let scene = Scene::new("");
+    let home = scene.home();
+    // nobody can neither read the checkout's folder, perhaps, nor the certificate in the story's own
+    let (program, ca) = (home.path("valetd"), home.path("ca.pem"));
+    fs::copy(VALETD, &program).expect("copied");
+    fs::copy(scene.world.folder.path().join("ca.pem"), &ca).expect("copied");
+    let config = fs::read_to_string(home.path("config/valetd/config.toml")).expect("a configuration");
+    let theirs = scene.world.folder.path().join("ca.pem").display().to_string();
+    home.write_config(&config.replace(&theirs, &ca.display().to_string()));
+    fs::create_dir_all(home.path("work")).expect("a folder");
+    let owned = Command::new("chown").args(["-R", NOBODY.1]).arg(home.path("")).status();
+    assert!(owned.expect("chown runs").success());
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(AS_NOBODY[0]);
+        command.args(&AS_NOBODY[1..]).arg(&program).args(arguments);
+        home.settle(&mut command);
+        command.current_dir(home.path("work")).env("https_proxy", scene.proxy_url());
+        command
+    };
+    let daemon = home.start_as(as_nobody(&["run", "--log", "debug"]));
+    // its socket is nobody's, whom root tells nothing
+    eventually("it is up", || as_nobody(&["status"]).output().ok().filter(|output| output.status.success()));
+    let bare = ["env", "-i", "/usr/bin/curl", "-sS", "--noproxy", "*", "https://api.example/catalog/v2"];
+    let output = as_nobody(&[&["exec", "-r", "api", "--isolate", "--"], &bare[..]].concat()).output().expect("it runs");
+    let head = scene.upstreams_head(&output);
+    assert!(head.starts_with("GET /catalog/v2 "), "{head}: {}", daemon.log());
+    let output =
+        as_nobody(&["exec", "-r", "api", "--isolate", "--", "touch", "made", "/usr/made"]).output().expect("it runs");
+    assert!(!output.status.success() && home.path("work/made").exists() && !fs::exists("/usr/made").expect("known"));
 }

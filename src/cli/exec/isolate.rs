@@ -266,8 +266,12 @@ impl Walls {
         let mut say = |words: &[&dyn AsRef<std::ffi::OsStr>]| {
             arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
         };
-        // CAP_NET_BIND_SERVICE is for the relay, in a network where nobody else is
-        for flag in ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--cap-add", "CAP_NET_BIND_SERVICE"] {
+        // CAP_NET_BIND_SERVICE is for the relay, in a network where nobody else is. Who is called root in there owns that
+        // network; by another name, bubblewrap would make one more namespace, which does not
+        for flag in ["--unshare-all", "--die-with-parent", "--uid", "0", "--gid", "0"] {
+            say(&[&flag]);
+        }
+        for flag in ["--cap-drop", "ALL", "--cap-add", "CAP_NET_BIND_SERVICE"] {
             say(&[&flag]);
         }
         for path in SYSTEM {
