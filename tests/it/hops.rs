@@ -7,6 +7,7 @@ use crate::support::PATIENCE;
 use crate::support::http2::{Http2Client, Http2Origin, rest};
 use crate::support::stage::{COLD, Stage};
 use crate::support::tls::certified;
+use crate::support::upstreams;
 use crate::support::wire::{RawOrigin, Wire, serving, soon};
 
 /// An upstream that answers everything with this head and the body `ok`, as often as it is asked.
@@ -234,15 +235,41 @@ async fn a_forwarded_port_is_served_and_kept_in_links_and_cookies() {
     drop(daemon);
 }
 
+/// A server before one that speaks HTTP/2: it hangs up on everything else without a word. Returns its address.
+fn hangs_up_on_http1(origin: &str) -> String {
+    let origin = origin.to_owned();
+    upstreams::serving(move |mut client| {
+        let mut begins = [0; 3];
+        client.peek(&mut begins)?;
+        if begins != *b"PRI" {
+            return Ok(());
+        }
+        let mut server = std::net::TcpStream::connect(&origin)?;
+        let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
+        let down = std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from_server, &mut to_client);
+            to_client.shutdown(std::net::Shutdown::Both)
+        });
+        let _ = std::io::copy(&mut client, &mut server);
+        let _ = server.shutdown(std::net::Shutdown::Both);
+        let _ = down.join();
+        Ok(())
+    })
+}
+
 #[tokio::test]
-async fn a_client_of_http1_is_served_by_an_upstream_that_speaks_only_http2_over_tls() {
+async fn a_client_of_http1_is_served_by_an_upstream_that_speaks_only_http2_over_tls_and_in_the_clear() {
     let folder = tempfile::tempdir().expect("a folder");
     let acceptor = certified(folder.path(), &[b"h2"]);
     let trust = format!("extra_ca = \"{}\"", folder.path().join("ca.pem").display());
-    {
-        let tls = true;
-        let mut origin = Http2Origin::start(Some(acceptor.clone())).await;
-        let stage = Stage::leading_to(&format!("https://{}", origin.address), &trust);
+    for tls in [true, false] {
+        let mut origin = Http2Origin::start(tls.then(|| acceptor.clone())).await;
+        let stage = match tls {
+            true => Stage::leading_to(&format!("https://{}", origin.address), &trust),
+            false => {
+                Stage::leading_to(&format!("http://{}", hangs_up_on_http1(&origin.address.to_string())), "http2 = true")
+            }
+        };
         let daemon = stage.start();
         for (turn, (request, body)) in [
             ("GET /api/x?y HTTP/1.1\r\nConnection: keep-alive\r\nTE: trailers\r\n", ""),

@@ -28,7 +28,10 @@ pub(crate) async fn send(
     connect_timeout: Duration,
     fresh: bool,
 ) -> Result<Response, Error> {
-    if request.version() == Version::HTTP_2 || pool.speaks_only_http2.get() {
+    // nothing is agreed on in the clear: the configuration says that it is spoken, and an upstream that speaks nothing else
+    // may hang up on HTTP/1.1 without a word
+    let is_said = pool.upstream.http2 && pool.upstream.tls.is_none();
+    if request.version() == Version::HTTP_2 || is_said || pool.speaks_only_http2.get() {
         if pool.upstream.http2 {
             match over_http2(pool, request, authorization, connect_timeout).await? {
                 Ok(response) => return Ok(response),
