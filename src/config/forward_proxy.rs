@@ -182,6 +182,8 @@ pub(crate) enum Way {
     Public,
     /// Through a proxy.
     Through(ForwardProxy),
+    /// The same, where a name that is looked up here stands for no private address.
+    PublicThrough(ForwardProxy),
     /// There is a word for a proxy, and it is none: going past it might be forbidden.
     Misnamed {
         /// Where it stands.
@@ -198,6 +200,7 @@ impl Way {
     pub(crate) fn guarded(self, may_lead: bool, origin: &Origin) -> Self {
         match self {
             Way::Direct if !may_lead && !origin.is_loopback() => Way::Public,
+            Way::Through(proxy) if !may_lead && !origin.is_loopback() => Way::PublicThrough(proxy),
             way => way,
         }
     }
@@ -411,7 +414,7 @@ mod tests {
         for (name, set, expected) in rows {
             let way = among(set).way(&ProxyChoice::Environment, &origin("x.example", 443));
             let found = match &way {
-                Way::Through(proxy) => Some(proxy.to_string()),
+                Way::Through(proxy) | Way::PublicThrough(proxy) => Some(proxy.to_string()),
                 Way::Direct | Way::Public => None,
                 Way::Misnamed { .. } => panic!("{name}: {way:?}"),
             };
@@ -444,7 +447,7 @@ mod tests {
         ];
         for (choice, host, expected) in rows {
             let found = match proxies.way(choice, &origin(host, 443)) {
-                Way::Through(proxy) => Some(proxy.to_string()),
+                Way::Through(proxy) | Way::PublicThrough(proxy) => Some(proxy.to_string()),
                 Way::Direct | Way::Public | Way::Misnamed { .. } => None,
             };
             assert_eq!(found.as_deref(), expected, "{choice:?} {host}");

@@ -116,7 +116,8 @@ pub(crate) async fn dial(
         Way::Direct => connect(&origin.host, origin.port, step_limit, beside_metadata).await?,
         Way::Public => connect(&origin.host, origin.port, step_limit, beside_private).await?,
         // boxed, as its state is large, and few have a proxy
-        Way::Through(proxy) => return Box::pin(through(proxy, origin, tls, step_limit)).await,
+        Way::Through(proxy) => return Box::pin(through(proxy, origin, tls, step_limit, beside_metadata)).await,
+        Way::PublicThrough(proxy) => return Box::pin(through(proxy, origin, tls, step_limit, beside_private)).await,
         Way::Misnamed { variable, problem } => {
             return Err(DialError::Misnamed { variable, problem: problem.clone() });
         }
@@ -131,6 +132,7 @@ async fn through(
     origin: &Origin,
     tls: Option<Tls<'_>>,
     step_limit: Duration,
+    guard: Guard,
 ) -> Result<ByteStream, DialError> {
     let to_proxy = || format!("the proxy {}", proxy.host_and_port());
     let target = host_and_port(origin);
@@ -163,7 +165,7 @@ async fn through(
             return Err(DialError::Tls { hop: to_proxy(), why });
         }
         (ProxyProtocol::Socks5, _) => {
-            let mut addresses = look_up(&origin.host, origin.port, step_limit, beside_metadata).await?.into_iter();
+            let mut addresses = look_up(&origin.host, origin.port, step_limit, guard).await?.into_iter();
             let mut next = addresses.next();
             loop {
                 let Some(address) = next else {
@@ -419,5 +421,17 @@ mod tests {
             assert_eq!(left(&[ip]).unwrap().len(), 1, "{ip}");
         }
         assert_eq!(left(&[]).unwrap().len(), 0);
+    }
+
+    /// Where a name is looked up here, the guard is ours, whoever connects.
+    #[tokio::test]
+    async fn no_proxy_is_asked_for_a_private_address_that_was_looked_up_here_where_none_is_allowed() {
+        let endpoint = crate::config::Endpoint::parse("https://10.9.8.7/").unwrap();
+        for (may_lead, expected) in [(false, "private address"), (true, "proxy")] {
+            let proxy = ForwardProxy::parse("socks5://127.0.0.1:1").unwrap();
+            let way = Way::Through(proxy).guarded(may_lead, &endpoint.origin);
+            let error = dial(&endpoint.origin, &way, None, Duration::from_secs(5)).await.err().unwrap();
+            assert!(error.to_string().contains(expected), "{may_lead}: {error}");
+        }
     }
 }

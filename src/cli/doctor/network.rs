@@ -136,7 +136,7 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
 fn by_way(way: &Way) -> String {
     match way {
         Way::Direct | Way::Public => String::new(),
-        Way::Through(proxy) => format!(" (through {proxy})"),
+        Way::Through(proxy) | Way::PublicThrough(proxy) => format!(" (through {proxy})"),
         Way::Misnamed { variable, .. } => format!(" (through {variable})"),
     }
 }

@@ -247,7 +247,7 @@ fn proxy(route: &Route, config: &Config, proxies: &Proxies) -> Option<String> {
     let choice = config.accounts.get(&route.account).map(|account| &account.proxy);
     match proxies.way(choice.unwrap_or(&ProxyChoice::Environment), &route.upstream.origin) {
         Way::Direct | Way::Public => None,
-        Way::Through(proxy) => Some(proxy.to_string()),
+        Way::Through(proxy) | Way::PublicThrough(proxy) => Some(proxy.to_string()),
         Way::Misnamed { variable, problem } => Some(format!("{variable} {problem}")),
     }
 }
