@@ -231,10 +231,11 @@ impl<'a> Reader<'a> {
         }
         let server = self.authorization_server(&table, dialect, checks);
         let client_id = table.string("client_id").map(|found| found.value);
-        let (client_auth, client_secret) = self.client(&table, grant);
+        let (client_auth, client_secret) = self.client(&table, grant, dialect);
         let sign_in = self.sign_in(&table, grant);
         let scopes = table.array("scopes", scope).unwrap_or_default();
         let refresh_scope = table.boolean("refresh_scope").unwrap_or(false);
+        let token_request = self.token_request(&table);
         let asks_for_scopes = match grant {
             _ if scopes.is_empty() => false,
             GrantType::ClientCredentials | GrantType::Password => true,
@@ -252,8 +253,8 @@ impl<'a> Reader<'a> {
             client_secret,
             scopes: scopes.into_iter().map(|scope| scope.value).collect(),
             refresh_scope,
-            parameters: self.parameters(&table, asks_for_scopes),
-            token_request: self.token_request(&table),
+            parameters: self.parameters(&table, dialect, &token_request.form, asks_for_scopes),
+            token_request,
             vocabulary: self.vocabulary(&table),
             header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
             renew: self.policy(&table),
@@ -279,7 +280,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    fn client(&self, table: &Table<'_>, grant: GrantType) -> (ClientAuth, Option<SecretSource>) {
+    fn client(&self, table: &Table<'_>, grant: GrantType, dialect: Dialect) -> (ClientAuth, Option<SecretSource>) {
         let auth = table.word("client_auth", CLIENT_AUTHS).map_or(ClientAuth::None, |found| found.value);
         let secret = match table.string_or_table("client_secret") {
             Some(Ok(inline)) => self.inline_secret(inline),
@@ -290,6 +291,7 @@ impl<'a> Reader<'a> {
             ClientAuth::Post | ClientAuth::Basic | ClientAuth::BasicRaw => {
                 table.require("client_id", "client_auth needs it");
                 table.require("client_secret", "client_auth needs it: client_secret = { file = \"/path\" }");
+                self.can_prove_itself(table, auth, dialect);
             }
             ClientAuth::None if grant == GrantType::ClientCredentials => {
                 // RFC 6749 section 4.4: confidential clients only
@@ -310,6 +312,19 @@ impl<'a> Reader<'a> {
             ClientAuth::None => {}
         }
         (auth, secret)
+    }
+
+    fn can_prove_itself(&self, table: &Table<'_>, auth: ClientAuth, dialect: Dialect) {
+        if auth == ClientAuth::BasicRaw && table.string("client_id").is_some_and(|id| id.value.contains(':')) {
+            // RFC 7617 section 2: the first colon ends the user-id
+            let complaint = Complaint::new("holds a colon, which ends an id that is sent as it is", "say \"basic\"");
+            self.sink.error(&table.place_of("client_id"), complaint);
+        }
+        if dialect == Dialect::CognitoInitiateAuth {
+            let message = "is of no use to InitiateAuth, which wants the secret hashed with the user's name";
+            let remedy = "say grant = \"cognito_get_tokens\" or \"refresh_token\"";
+            self.sink.follow_up(&table.place_of("client_auth"), Complaint::new(message, remedy));
+        }
     }
 
     fn policy(&self, table: &Table<'_>) -> Policy {

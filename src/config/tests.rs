@@ -303,6 +303,54 @@ fn each_mistake_is_named() {
             "one of the two",
         ),
         (
+            "a parameter by its other name",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_request = { names = { refresh_token = \"rt\" } }\nparameters = { rt = \"x\" }",
+            "account.a.parameters.rt: is what refresh_token is called here",
+            "take it out",
+        ),
+        (
+            "scope by its other name",
+            "[account.a]\nprovider = \"gbdx\"\nscopes = [\"a\"]\nrefresh_scope = true\ntoken_request = { names = { scope = \"s\" } }\nparameters = { s = \"a\" }",
+            "account.a.parameters.s: is what `scopes` are sent as already",
+            "one of the two",
+        ),
+        (
+            "two parameters under one name",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_request = { names = { refresh_token = \"t\", client_id = \"t\" } }",
+            "token_request.names.refresh_token: is the name of client_id, too",
+            "of its own",
+        ),
+        (
+            "under the name of one that keeps it",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_request = { names = { code = \"redirect_uri\" } }",
+            "token_request.names.code: is the name of redirect_uri, too",
+            "of its own",
+        ),
+        (
+            "a list for Cognito",
+            "[account.a]\nprovider = \"gdh\"\nparameters = { audience = [\"a\", \"b\"] }",
+            "parameters.audience: is a list, and Cognito's API takes each parameter once",
+            "name one",
+        ),
+        (
+            "Cognito's own parameter",
+            "[account.a]\nprovider = \"gdh\"\nparameters = { REFRESH_TOKEN = \"x\" }",
+            "parameters.REFRESH_TOKEN: is a parameter that the grant sets itself",
+            "",
+        ),
+        (
+            "a secret for InitiateAuth",
+            "[account.a]\nprovider = \"gdh\"\nclient_auth = \"post\"\nclient_secret = { environment = \"S\" }",
+            "client_auth: is of no use to InitiateAuth",
+            "cognito_get_tokens",
+        ),
+        (
+            "a colon in an id that is sent raw",
+            "[account.a]\nprovider = \"gbdx\"\nclient_id = \"a:b\"\nclient_auth = \"basic_raw\"\nclient_secret = { environment = \"S\" }",
+            "client_id: holds a colon",
+            "basic",
+        ),
+        (
             "errors",
             "[account.a]\nprovider = \"gdh\"\nerrors = { signin = [\"x\"] }",
             "errors.signin: is no key",
@@ -625,5 +673,17 @@ fn every_keycloak_preset_says_where_refresh_tokens_are_revoked() {
         assert_eq!(revocation.origin, server.token.origin, "{name}: so no sign-in is needed for it");
         let base = server.token.path_and_query.strip_suffix("/token").expect(name);
         assert_eq!(revocation.path_and_query, format!("{base}/revoke"), "{name}");
+    }
+}
+
+#[test]
+fn parameters_that_never_meet_may_go_by_one_name_at_a_server() {
+    for lines in [
+        "token_request = { names = { refresh_token = \"token\", code = \"token\", password = \"token\" } }\n",
+        "token_request = { names = { client_id = \"client_secret\", client_secret = \"client_id\" } }\n", // swapped
+        "token_request = { names = { scope = \"s\" } }\nparameters = { scope = \"x\" }\n",
+        "parameters = { resource = [\"a\", \"b\"] }\n",
+    ] {
+        testing::account("lab", lines);
     }
 }

@@ -63,6 +63,20 @@ impl Dialect {
         }
     }
 
+    /// Whether a request in this dialect has a parameter of that name by itself, besides those of RFC 6749.
+    pub(crate) fn sets_itself(self, name: &str) -> bool {
+        match self {
+            Dialect::Rfc6749 => false,
+            Dialect::CognitoInitiateAuth => Operation::InitiateAuth.sets_itself(name),
+            Dialect::CognitoGetTokens => Operation::GetTokensFromRefreshToken.sets_itself(name),
+        }
+    }
+
+    /// Whether its requests are objects of texts, in which a name stands once.
+    pub(crate) fn takes_each_parameter_once(self) -> bool {
+        self != Dialect::Rfc6749
+    }
+
     /// Whether a server that carries the request out may thereby have made the presented refresh token worthless, so that a
     /// lost response leaves us not knowing.
     pub(crate) fn spends_refresh_token(self, grant: &Grant) -> bool {

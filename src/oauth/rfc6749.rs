@@ -176,7 +176,8 @@ impl Response {
     }
 
     /// A response that is form-encoded, as GitHub's is to who does not ask for JSON. Tokens are taken from any text that has
-    /// them; an error only where the response says that it is a form.
+    /// them, unless they belong within an object, which a form has not; an error only where the response says that it is a
+    /// form.
     fn of_form(reader: &Reader<'_>) -> Option<Self> {
         let body = reader.body().trim_ascii_end();
         if reader.is_web_page() || body.iter().any(|byte| !byte.is_ascii_graphic()) {
@@ -184,10 +185,11 @@ impl Response {
         }
         let says_form = reader.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(FORM));
         let (fields, names) = (Fields::read(body)?, &reader.vocabulary.members);
-        let token = |pointer: &Option<Pointer>, name: &str| fields.at(pointer.as_ref(), name).cloned();
+        let field = |pointer: &Option<Pointer>, name: &str| fields.at(pointer.as_ref(), name).cloned();
         let told = |pointer: &Option<Pointer>, name: &str| {
-            token(pointer, name).map_or(Value::Null, |text| Value::String(text.expose().to_owned()))
+            field(pointer, name).map_or(Value::Null, |text| Value::String(text.expose().to_owned()))
         };
+        let token = |pointer, name| if names.may_be_at_the_top() { field(pointer, name) } else { None };
         let form = Self {
             access_token: token(&names.access_token, "access_token"),
             id_token: token(&names.id_token, "id_token"),
@@ -238,6 +240,16 @@ fn code_where_named(error: Value, names: &Members) -> Value {
     }
 }
 
+/// Whether a response that holds tokens names an error beside them. Where the configuration says in which member errors
+/// are, that member may also say that there was none ("ok", "success"): there, only a word that is known is an error.
+fn names_an_error(reader: &Reader<'_>, error: &Value) -> bool {
+    let words = &reader.vocabulary.errors;
+    let is_known =
+        || code_of(error).is_some_and(|code| words.meaning(code).or(meaning(reader, code).map(Some)).is_some());
+    let may_be_praise = reader.is_success() && reader.vocabulary.members.error.is_some() && error.is_string();
+    names_something(error) && (!may_be_praise || is_known())
+}
+
 fn code_of(error: &Value) -> Option<&str> {
     let inside = || ["code", "type", "errorType", "error", "status"].iter().find_map(|name| error.get(name)?.as_str());
     error.as_str().or_else(inside)
@@ -254,7 +266,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
         ends: std::mem::take(&mut body.ends),
     };
     if found.holds_a_token() {
-        if names_something(&body.error) {
+        if names_an_error(reader, &body.error) {
             return Err(reader.transient(None, "with both tokens and an error"));
         }
     } else {

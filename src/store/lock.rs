@@ -22,7 +22,10 @@ pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
         rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
     };
     let opened = match open(OFlags::RDWR | OFlags::CREATE) {
-        Err(Errno::ROFS) => open(OFlags::RDONLY), // what is stored there can still be used
+        // what is stored there can still be used; where nothing is, it is the disk that is in the way, not the missing file
+        Err(Errno::ROFS) => {
+            open(OFlags::RDONLY).map_err(|error| if error == Errno::NOENT { Errno::ROFS } else { error })
+        }
         opened => opened,
     };
     let mut file = File::from(opened.map_err(|error| failed(error.into()))?);
