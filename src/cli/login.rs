@@ -23,7 +23,7 @@ use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
 use crate::platform::environment;
-use crate::platform::paths::Paths;
+use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
@@ -121,8 +121,10 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
     }
     // before somebody signs in for nothing
-    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
-        return Err(Failure::of_call(error, options));
+    match block_on(Client::connect(&places.socket))? {
+        Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
+        Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
+        Ok(_) | Err(_) => {}
     }
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
@@ -131,6 +133,17 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     new.term = term.map(|term| term.as_secs());
     deliver(options, &places, &config, account, new, is_new)
+}
+
+/// Whether there is a place for the credential, where no daemon has one.
+fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
+    let folder = &places.state_dir;
+    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = opened.and_then(|_| match is_read_only(folder) {
+        true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
+        false => Ok(()),
+    });
+    opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
