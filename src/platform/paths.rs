@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::environment;
+use super::io_error::words;
 
 /// Where this process finds and leaves things. All absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -209,13 +210,22 @@ pub(crate) enum FolderError {
         owner: u32,
     },
     /// The system says no.
-    #[error("cannot use the folder {}: {error}", path.display())]
+    #[error("cannot use the folder {}: {}{}", path.display(), words(error), remedy(error))]
     Io {
         /// The folder.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": have those above it let you in, or name another place",
+        io::ErrorKind::ReadOnlyFilesystem => ", so nothing can be kept there: mount it writable, or name another place",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
+        _ => "",
+    }
 }
 
 impl OwnFolder {
