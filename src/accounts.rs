@@ -54,7 +54,7 @@ pub(crate) struct LastFailure {
     pub at: Timestamp,
     /// The renewal that failed.
     pub id: RenewalId,
-    /// `transient`, `ambiguous` or `permanent`; or [`UNREADABLE`].
+    /// `transient`, `ambiguous` or `permanent`; or [`UNREADABLE`], or [`IN_THE_WAY`].
     pub class: &'static str,
     /// The server's OAuth code, if it gave one.
     pub oauth_error: Option<String>,
@@ -68,6 +68,9 @@ pub(crate) struct LastFailure {
 
 /// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
 pub(crate) const UNREADABLE: &str = "unreadable";
+
+/// The same where a new sign-in could not be stored either: the failure's detail says what mends it.
+pub(crate) const IN_THE_WAY: &str = "in-the-way";
 
 /// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
 pub(crate) fn remedy(why: Why, account: &AccountId, invocation: &str) -> String {

@@ -14,7 +14,7 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
 use super::runtime::block_on;
-use super::text::{length, parse_length, printable};
+use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
@@ -22,8 +22,8 @@ use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
-use crate::platform::environment;
 use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
+use crate::platform::{environment, io_error};
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
@@ -154,7 +154,10 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
     let text = format!("# valetd's configuration; 'valetd check' checks it\n\n{}", config_lines(id));
-    write_new(file, &text).map_err(|error| Failure::new(error).while_doing(format!("writing {}", file.display())))?;
+    write_new(file, &text).map_err(|error| {
+        let failure = Failure::say(io_error::words(&error)).while_doing(format!("writing {}", file.display()));
+        failure.with_remedy("have its folder let you write, or name a file elsewhere with --config")
+    })?;
     Ok(true)
 }
 
@@ -173,7 +176,8 @@ fn write_new(file: &Path, text: &str) -> io::Result<()> {
 fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<NewCredential, Failure> {
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
-        let taken = taken.map_err(|error| Failure::say(error).while_doing("importing"))?;
+        let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";
+        let taken = taken.map_err(|error| Failure::say(error).while_doing("importing").with_remedy(remedy))?;
         let TakenOver { found, from } = taken;
         remark(&format!("{}: taken over from {from}", account.id));
         return match found {
@@ -273,19 +277,13 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::NothingLasting => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NothingLasting => Exit::Failed,
     };
     let failure = Failure::new(error).with_exit(exit);
     match remedy {
         Some(remedy) => failure.with_remedy(remedy),
         None => failure,
     }
-}
-
-/// Reads how long a sign-in is good for: whole seconds, at least one.
-fn parse_term(text: &str) -> Result<Duration, String> {
-    let length = parse_length(text)?;
-    if length < Duration::from_secs(1) { Err("that is less than a second".to_owned()) } else { Ok(length) }
 }
 
 /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.

@@ -320,7 +320,7 @@ impl<'a> Table<'a> {
                     None => format!("known here: {}", known.join(", ")),
                 };
                 let place = Place { source: layer.source, span: name.span(), key: join(&layer.path, key) };
-                self.sink.error(&place, Complaint::new("is no key that is known here", remedy));
+                self.sink.cause(&place, Complaint::new("is no key that is known here", remedy));
             }
         }
     }

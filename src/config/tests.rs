@@ -687,3 +687,16 @@ fn parameters_that_never_meet_may_go_by_one_name_at_a_server() {
         testing::account("lab", lines);
     }
 }
+
+#[test]
+fn a_misspelt_key_is_shown_before_what_follows_from_it() {
+    let found = problems("listen = 5\n[account.lab]\nclient_id = \"i\"\ntoken_endpont = \"https://a.example\"\n");
+    let lines: Vec<&str> = found.lines().collect();
+    assert!(lines[0].contains("4:1: account.lab.token_endpont: is no key"), "{found}");
+    assert!(lines[1].contains("1:10: listen: "), "{found}");
+    assert!(lines[2].contains("2:10: account.lab.token_endpoint: is missing"), "{found}");
+    let broken = Source { name: "providers/mine.toml".into(), ..source("token_endpont = \"https://a.example\"\n") };
+    let used = Config::parse(&source("[account.a]\nprovider = \"mine\""), &[("mine".to_owned(), broken)], &facts());
+    let found = used.unwrap_err().to_string();
+    assert!(found.starts_with("providers/mine.toml:1:1: token_endpont: is no key"), "{found}");
+}

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::environment;
+use super::io_error::words;
 
 /// Where this process finds and leaves things. All absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -209,7 +210,7 @@ pub(crate) enum FolderError {
         owner: u32,
     },
     /// The system says no.
-    #[error("cannot use the folder {}: {error}{}", path.display(), remedy(error))]
+    #[error("cannot use the folder {}: {}{}", path.display(), words(error), remedy(error))]
     Io {
         /// The folder.
         path: PathBuf,
@@ -222,7 +223,12 @@ pub(crate) enum FolderError {
 pub(crate) const READ_ONLY: &str = ": its file system is read-only; mount it writable, or use another --state-dir";
 
 fn remedy(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::ReadOnlyFilesystem { READ_ONLY } else { "" }
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": have those above it let you in, or name another place",
+        io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
+        _ => "",
+    }
 }
 
 /// Whether the folder lies, or would lie, on a file system that is read-only.

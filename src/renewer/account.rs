@@ -7,7 +7,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
 
 use super::world::{RevokeReply, SavedReply, Ticket};
-use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
+use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
@@ -202,7 +202,8 @@ impl AccountState {
 
     /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
     pub(super) fn is_unreadable(&self) -> bool {
-        self.record.is_none() && self.last_failure.as_ref().is_some_and(|failure| failure.class == UNREADABLE)
+        self.record.is_none()
+            && self.last_failure.as_ref().is_some_and(|failure| [UNREADABLE, IN_THE_WAY].contains(&failure.class))
     }
 
     /// Whether the answer to the machine's renewal is under way.

@@ -176,7 +176,7 @@ impl RenewerLoop {
 
 fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
     let store = renewer.world.store.clone();
-    renewer.configure(config, |id| store.load(id).map_err(|error| error.to_string()), now);
+    renewer.configure(config, |id| store.load(id), now);
 }
 
 /// An answer on its way back, or a piece of work that brings none.

@@ -20,11 +20,11 @@ use tracing::{error, info, warn};
 
 use super::account::{AccountState, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountView, LastFailure, NewCredential, RequestError, UNREADABLE};
+use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE};
 use crate::config::{AccountId, Config};
 use crate::oauth::{Grant, GrantType, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
-use crate::store::{Record, SetAside};
+use crate::store::{Record, SetAside, StoreError};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
@@ -55,7 +55,7 @@ impl<W: World> Renewer<W> {
     pub(super) fn configure(
         &mut self,
         config: &Config,
-        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, String>,
+        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, StoreError>,
         now: Timestamp,
     ) {
         for (id, state) in &mut self.accounts {
@@ -100,10 +100,10 @@ impl<W: World> Renewer<W> {
                     state.last_failure = Some(LastFailure {
                         at: now,
                         id: RenewalId(0),
-                        class: UNREADABLE,
+                        class: if error.is_in_the_way() { IN_THE_WAY } else { UNREADABLE },
                         oauth_error: None,
                         http_status: None,
-                        detail: error,
+                        detail: error.to_string(),
                         attempt: 1,
                     });
                 }

@@ -18,6 +18,9 @@ pub(crate) enum SignInError {
     /// The token endpoint did not give tokens for the offer.
     #[error("{0}")]
     NotExchanged(String),
+    /// The token endpoint could not be asked.
+    #[error("{0}")]
+    Unreached(String),
     /// The answer has no refresh token, and nothing else that lasts may be kept.
     #[error("the authorization server sent no refresh token")]
     NothingLasting,
@@ -33,6 +36,9 @@ impl SignInError {
             SignInError::NothingLasting => {
                 Some("ask for one with a scope (often \"offline_access\"), or set keep_password for the account")
             }
+            SignInError::Unreached(_) => Some(
+                "look at the network and at the account's endpoints (valetd doctor shows each way), then try again",
+            ),
             SignInError::NoWay(_) => Some("use --refresh-token-stdin or --import"),
             SignInError::Unasked(_) | SignInError::NotACode(_) | SignInError::NotExchanged(_) => None,
         }
@@ -42,7 +48,10 @@ impl SignInError {
     pub(super) fn leaves_other_ways(&self) -> bool {
         match self {
             SignInError::Unasked(_) | SignInError::NoWay(_) => false,
-            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting => true,
+            SignInError::NotACode(_)
+            | SignInError::NotExchanged(_)
+            | SignInError::Unreached(_)
+            | SignInError::NothingLasting => true,
         }
     }
 }

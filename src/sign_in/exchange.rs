@@ -4,6 +4,7 @@ use super::error::SignInError;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::{Grant, Tokens, jwt};
+use crate::renewal::Failure;
 use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
@@ -19,7 +20,10 @@ pub(crate) async fn redeem(
 ) -> Result<NewCredential, SignInError> {
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
     let redeemed = endpoint.redeem(account, &client, &grant).await;
-    let tokens = redeemed.map_err(|failure| SignInError::NotExchanged(failure.detail))?;
+    let tokens = redeemed.map_err(|failure| match failure.failure {
+        Failure::Transient { .. } if failure.http_status.is_none() => SignInError::Unreached(failure.detail),
+        _ => SignInError::NotExchanged(failure.detail),
+    })?;
     lasting(account, grant, tokens)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::file;
+use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
 use crate::platform::paths::READ_ONLY;
 
@@ -14,7 +15,7 @@ use crate::platform::paths::READ_ONLY;
 pub(crate) enum StoreError {
     /// The folder cannot be used.
     #[error("credentials cannot be stored: {0}")]
-    Folder(#[from] FolderError),
+    Folder(FolderError),
     /// Another process has the folder.
     #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid), folder.display())]
     Held {
@@ -24,7 +25,7 @@ pub(crate) enum StoreError {
         pid: Option<u32>,
     },
     /// The system says no. Worth another try when the cause is mended.
-    #[error("cannot {action} {}: {error}{}", path.display(), remedy(action, error))]
+    #[error("cannot {action} {}: {}{}", path.display(), words(error), remedy(action, error))]
     Io {
         /// What we were doing: "save", "read", ...
         action: &'static str,
@@ -52,7 +53,12 @@ pub(crate) enum StoreError {
         kept_as: String,
     },
     /// The file was written by a later valetd. It is left alone.
-    #[error("{} was written by a later valetd (format {version}, this one knows {}): use that one", path.display(), file::VERSION)]
+    #[error(
+        "{} was written by a later valetd (format {version}, this one knows {}): use that one, or drop what it has stored, \
+         as 'valetd logout' does, and sign in again",
+        path.display(),
+        file::VERSION
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -69,6 +75,25 @@ pub(crate) enum StoreError {
         /// The generation that was to be saved.
         offered: u64,
     },
+}
+
+impl StoreError {
+    /// Whether it keeps a new sign-in from being stored, too: signing in again does not mend it.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        match self {
+            Self::Folder(_) | Self::Held { .. } | Self::Io { .. } | Self::NotOurFile { .. } | Self::Newer { .. } => {
+                true
+            }
+            Self::Corrupt { .. } | Self::Stale { .. } => false,
+        }
+    }
+}
+
+// without a source, which the sentence has in it already
+impl From<FolderError> for StoreError {
+    fn from(error: FolderError) -> Self {
+        Self::Folder(error)
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {

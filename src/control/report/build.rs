@@ -9,7 +9,7 @@ use super::document::{
     AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, OwnAddressReport,
     Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
 };
-use crate::accounts::{AccountView, LastFailure, UNREADABLE, remedy};
+use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, UNREADABLE, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
@@ -140,7 +140,9 @@ impl AccountReport {
         let why = match state {
             // what is stored cannot be used: that says more than that nobody is signed in
             State::SignInRequired => match (why_code, last_failure) {
-                (Some(Why::NotSignedIn), Some(failure)) if failure.class == UNREADABLE => Some(failure.detail.clone()),
+                (Some(Why::NotSignedIn), Some(failure)) if [UNREADABLE, IN_THE_WAY].contains(&failure.class) => {
+                    Some(failure.detail.clone())
+                }
                 (why, _) => why.map(|why| why.to_string()),
             },
             // a failure before the last success says nothing about now
@@ -149,6 +151,7 @@ impl AccountReport {
             }
             State::Usable | State::Waiting | State::Renewing => None,
         };
+        let is_in_the_way = last_failure.as_ref().is_some_and(|failure| failure.class == IN_THE_WAY);
         let credential = stored.as_ref().map(|stored| CredentialReport {
             generation: stored.generation,
             fingerprint: stored.fingerprint.clone(),
@@ -180,7 +183,7 @@ impl AccountReport {
             credential,
             renewals: *renewals,
             token_requests: *token_requests,
-            next_action: why_code.map(|why| remedy(why, id, invocation)),
+            next_action: why_code.filter(|_| !is_in_the_way).map(|why| remedy(why, id, invocation)),
         }
     }
 }

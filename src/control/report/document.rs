@@ -192,7 +192,8 @@ pub(crate) struct Wakeup {
 pub(crate) struct FailureReport {
     /// When.
     pub at: Moment,
-    /// `transient`, `ambiguous` or `permanent`; or `unreadable`, when the stored credential could not be used.
+    /// `transient`, `ambiguous` or `permanent`; or `unreadable`, when the stored credential could not be
+    /// used, and `in-the-way`, when none could take its place either.
     pub class: String,
     /// The server's OAuth code (RFC 6749 section 5.2), if it gave one.
     pub oauth_error: Option<String>,

@@ -136,10 +136,10 @@ pub(super) enum Disk {
 }
 
 impl Disk {
-    pub(super) fn load(&self, account: &AccountId) -> Result<Option<Record>, String> {
+    pub(super) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
         match self {
             Disk::Plain(records) => Ok(records.get(account).cloned()),
-            Disk::Store(store, _) => store.load(account).map_err(|error| error.to_string()),
+            Disk::Store(store, _) => store.load(account),
         }
     }
 
