@@ -20,10 +20,10 @@ use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
 use crate::client_keys::{Limits, NewKey, Rights};
-use crate::config::{self, Account, AccountId, ImportSource, Route, RouteName};
+use crate::config::{self, Account, ImportSource, Route, RouteName};
 use crate::control::client::{Client, ClientError, LentAddress};
 use crate::control::keys::UNKNOWN_JSON;
-use crate::control::report::{RouteReport, StatusReport};
+use crate::control::report::{AccountReport, RouteReport, StatusReport};
 use crate::intercept::{Daemon, Lent};
 use crate::names::UnknownName;
 use crate::platform::environment;
@@ -183,28 +183,18 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     routes.dedup();
     let places = places(options)?;
     let (report, key, reached) = block_on(async {
-        let report = match Client::connect(&places.socket).await {
-            Ok(mut client) => client.status().await.map_err(|error| Failure::of_call(error, options))?,
-            // it may be on its way up
-            Err(_) => until_usable(options, &places.socket, &[], timeout).await?,
-        };
-        refuse_if_strict(&report)?;
+        let report = until_usable(options, &places.socket, timeout, |report| {
+            refuse_if_strict(report)?;
+            Ok(accounts_of(report, &wanted(report, &routes)?))
+        });
+        let report = report.await?;
         let wanted = wanted(&report, &routes)?;
         let reached = reached(&places, &wanted, intercept, {
             // only where it is asked for by name does a command without -r change
             no_intercept || key_in_url || for_user.is_some() || routes.is_empty()
         })?;
-        let mut accounts: Vec<AccountId> = Vec::new();
-        let mut rights = Rights { routes: Vec::new(), methods: Vec::new(), paths: Vec::new() };
-        for route in &wanted {
-            rights.routes.extend(RouteName::new(&route.name));
-            accounts.extend(AccountId::new(&route.account).filter(|account| !accounts.contains(account)));
-        }
-        let report = match accounts.is_empty() {
-            true => report,
-            false => until_usable(options, &places.socket, &accounts, timeout).await?,
-        };
-        refuse_if_strict(&report)?; // once more: the configuration may have changed while it was waited
+        let names = wanted.iter().filter_map(|route| RouteName::new(&route.name)).collect();
+        let rights = Rights { routes: names, methods: Vec::new(), paths: Vec::new() };
         // an address with the key in it is in the arguments of what is called with it, which every user can read
         let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
         let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
@@ -400,6 +390,11 @@ fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a R
         })
     };
     names.iter().map(find).collect()
+}
+
+/// The accounts of routes, which are waited for.
+fn accounts_of<'a>(report: &'a StatusReport, routes: &[&RouteReport]) -> Vec<&'a AccountReport> {
+    report.accounts.iter().filter(|account| routes.iter().any(|route| route.account == account.id)).collect()
 }
 
 /// Why there is no key. A daemon that knows no addresses of commands was started before the program was replaced.
@@ -630,6 +625,18 @@ mod tests {
         assert_eq!(failure.remedy.as_deref(), Some("set require_key = true at the top of the configuration"));
         report.routes.iter_mut().for_each(|route| route.require_key = true);
         assert!(refuse_if_strict(&report).is_ok());
+    }
+
+    #[test]
+    fn the_accounts_of_the_commands_routes_are_waited_for_and_no_others() {
+        let report = report();
+        assert!(report.accounts.len() > 1);
+        let ids = |names: &[RouteName]| -> Vec<String> {
+            let wanted = wanted(&report, names).unwrap();
+            accounts_of(&report, &wanted).into_iter().map(|account| account.id.clone()).collect()
+        };
+        assert_eq!(ids(&[RouteName::new("gbdx").unwrap()]), ["gbdx"]);
+        assert_eq!(ids(&[]), ["gbdx"], "an account without a route is nothing to a command");
     }
 
     #[test]
