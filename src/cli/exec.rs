@@ -12,30 +12,32 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::arguments::{parse_route, parse_user};
+use super::arguments::{parse_account, parse_route, parse_user};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
+use super::output::print;
 use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
 use crate::client_keys::{Limits, NewKey, Rights};
-use crate::config::{self, Account, ImportSource, Route, RouteName};
+use crate::config::{self, Account, AccountId, ImportSource, Route, RouteName};
 use crate::control::client::{Client, ClientError, LentAddress};
 use crate::control::keys::UNKNOWN_JSON;
-use crate::control::report::{AccountReport, RouteReport, StatusReport};
+use crate::control::report::{RouteReport, StatusReport};
 use crate::intercept::{Daemon, Lent};
-use crate::names::UnknownName;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::platform::peer::own_uid;
 use crate::secret::Secret;
 use intercept::Reached;
-use variables::{base_url, hosts, past_proxies, variables};
+use routes::{Asked, accounts_of};
+use variables::{base_url, hosts, past_proxies, shown, variables};
 
 mod intercept;
 mod isolate;
 pub(super) mod relay;
+mod routes;
 mod supervise;
 mod syscalls;
 mod trust;
@@ -44,6 +46,7 @@ mod variables;
 /// Run a command that finds valetd in its environment
 #[derive(clap::Args, Debug)]
 #[command(
+    group(clap::ArgGroup::new("named").args(["routes", "accounts"]).multiple(true)),
     long_about = "\
 Run a command with the routes' addresses in its environment, as soon as their
 accounts have a usable token. valetd is replaced by the command, so that its
@@ -108,6 +111,7 @@ Examples:
   valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
   valetd exec -r gbdx --intercept -- python3 with_gbdxtools.py
   valetd exec -r gbdx --intercept --shell
+  valetd exec --account gbdx --print-env
   valetd exec -r gbdx --isolate -- agent 'find scenes over Copenhagen'
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
@@ -119,6 +123,9 @@ pub(super) struct Arguments {
     /// given again. Without it, all of them, at the common addresses
     #[arg(short, long = "route", value_name = "ROUTE", value_parser = parse_route)]
     routes: Vec<RouteName>,
+    /// All routes of this account, as if each were named; may be given again
+    #[arg(long = "account", value_name = "NAME", value_parser = parse_account)]
+    accounts: Vec<AccountId>,
     /// How long to wait for usable tokens: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_length)]
     timeout: Duration,
@@ -140,7 +147,7 @@ pub(super) struct Arguments {
     only: bool,
     /// In namespaces of its own (by bubblewrap), where nothing can be reached but
     /// the routes of -r: for agents, and for code that is not trusted
-    #[arg(long, requires = "routes", conflicts_with_all = ["for_user", "key_in_url", "no_intercept"])]
+    #[arg(long, requires = "named", conflicts_with_all = ["for_user", "key_in_url", "no_intercept"])]
     isolate: bool,
     /// With --isolate or --only: another host that may be reached, and what is
     /// below it; may be given again
@@ -168,72 +175,73 @@ pub(super) struct Arguments {
     /// With --intercept: show what went where
     #[arg(short, long)]
     verbose: bool,
+    /// Run nothing: print what the command would find in its environment, and
+    /// what is taken out of it; [secret] stands for the key. The addresses are
+    /// of this call, and gone with it. No token is waited for
+    #[arg(long)]
+    print_env: bool,
     /// The command and its arguments
-    #[arg(required_unless_present = "shell", trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required_unless_present_any = ["shell", "print_env"], trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { mut routes, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, .. } =
-        arguments;
-    let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, mut command, .. } = arguments;
+    let Arguments {
+        routes, accounts, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, ..
+    } = arguments;
+    let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, print_env, mut command, .. } = arguments;
     intercept |= isolate || trust_mount || java;
     if shell {
         command = vec![environment::value("SHELL").unwrap_or_else(|| "/bin/sh".into())];
     }
-    routes.sort();
-    routes.dedup();
+    let asked = Asked { routes, accounts };
     let places = places(options)?;
-    let (report, key, reached) = block_on(async {
+    let (report, names, held, own, reached) = block_on(async {
         let report = until_usable(options, &places.socket, timeout, |report| {
             refuse_if_strict(report)?;
-            Ok(accounts_of(report, &wanted(report, &routes)?))
+            let wanted = asked.of(report)?;
+            Ok(if print_env { Vec::new() } else { accounts_of(report, &wanted) })
         });
         let report = report.await?;
-        let wanted = wanted(&report, &routes)?;
+        let wanted = asked.of(&report)?;
         let reached = reached(&places, &wanted, intercept, {
             // only where it is asked for by name does a command without -r change
-            no_intercept || key_in_url || for_user.is_some() || routes.is_empty()
+            no_intercept || key_in_url || for_user.is_some() || !asked.is_named()
         })?;
-        let names = wanted.iter().filter_map(|route| RouteName::new(&route.name)).collect();
-        let rights = Rights { routes: names, methods: Vec::new(), paths: Vec::new() };
+        let names: Vec<RouteName> = wanted.iter().filter_map(|route| RouteName::new(&route.name)).collect();
+        let rights = Rights { routes: names.clone(), methods: Vec::new(), paths: Vec::new() };
         // an address with the key in it is in the arguments of what is called with it, which every user can read
         let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
         let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
-        let key = match new.rights.routes.is_empty() {
-            true => None,
-            false => {
-                let address = if routes.is_empty() { LentAddress::None } else { LentAddress::OfRoutes };
-                let held = Client::hold_key(&places.socket, new, address).await;
-                let held = held.map_err(|error| refused(error, options))?;
-                let base = held.report.address.as_deref().map(base_url);
-                if base.is_none() && !routes.is_empty() {
-                    return Err(Failure::say("the daemon gave the command no address of its own"));
-                }
-                Some((held, base))
-            }
-        };
-        Ok::<_, Failure>((report.clone(), key, reached))
-    })??;
-    let (held, own) = key.map_or((None, None), |(held, own)| (Some(held), own));
-    let (key, line) = match held {
-        None => (None, None),
-        // the proxy of the command ends with us, and what we hold
-        Some(held) if reached.is_some() => {
-            let (key, line) = held.into_parts();
-            (Some(key), Some(line))
+        let address = if asked.is_named() { LentAddress::OfRoutes } else { LentAddress::None };
+        let held = Client::hold_key(&places.socket, new, address).await.map_err(|error| refused(error, options))?;
+        let own = held.report.address.as_deref().map(base_url);
+        if own.is_none() && asked.is_named() {
+            return Err(Failure::say("the daemon gave the command no address of its own"));
         }
-        Some(held) => (Some(held.survive_exec().map_err(Failure::new)?), None),
+        Ok::<_, Failure>((report.clone(), names, held, own, reached))
+    })??;
+    let (key, line) = match reached.is_some() {
+        // the proxy of the command ends with us, and what we hold
+        true => {
+            let (key, line) = held.into_parts();
+            (key, Some(line))
+        }
+        false => (held.survive_exec().map_err(Failure::new)?, None),
     };
     let inside = format!("http://{}", SocketAddr::from(isolate::URLS_ADDRESS));
     let base = if isolate { own.as_ref().map(|_| inside) } else { own.clone() };
-    let names = base.as_ref().map(|base| (base.as_str(), routes.as_slice()));
-    let variables = variables(&report, names, key.as_ref(), key_in_url);
+    let its = base.as_ref().map(|base| (base.as_str(), names.as_slice()));
+    let variables = variables(&report, its, &key, key_in_url);
     let past_proxies = past_proxies(environment::text, &hosts(&variables));
     let mut environment: Vec<(String, Option<String>)> =
         variables_with_tokens(&places).into_iter().map(|name| (name, None)).collect();
     environment.extend(variables.into_iter().chain(past_proxies));
     let Some(reached) = reached else {
+        if print_env {
+            print(&shown(&environment, &[&key], environment::is_set))?;
+            return Ok(Exit::Fine);
+        }
         let (program, rest) = command.split_first().expect("clap requires a command");
         let mut child = Command::new(program);
         child.args(rest);
@@ -257,6 +265,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         settings: intercept::settings(&reached, allowed, password, verbose),
         folder: places.socket.parent().unwrap_or(Path::new("/")).to_owned(),
         environment,
+        to_show: print_env.then_some(key),
         command,
         trust_mount,
         java,
@@ -380,25 +389,6 @@ fn variables_with_tokens(places: &Paths) -> BTreeSet<String> {
     names
 }
 
-/// The routes that are named, or all.
-fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a RouteReport>, Failure> {
-    if names.is_empty() {
-        return Ok(report.routes.iter().collect());
-    }
-    let find = |name: &RouteName| {
-        report.routes.iter().find(|route| route.name == name.as_str()).ok_or_else(|| {
-            let routes = report.routes.iter().map(|route| route.name.as_str());
-            Failure::unknown(&UnknownName::new("route", name.as_str(), routes))
-        })
-    };
-    names.iter().map(find).collect()
-}
-
-/// The accounts of routes, which are waited for.
-fn accounts_of<'a>(report: &'a StatusReport, routes: &[&RouteReport]) -> Vec<&'a AccountReport> {
-    report.accounts.iter().filter(|account| routes.iter().any(|route| route.account == account.id)).collect()
-}
-
 /// Why there is no key. A daemon that knows no addresses of commands was started before the program was replaced.
 fn refused(error: ClientError, options: &Options) -> Failure {
     match &error {
@@ -433,23 +423,5 @@ mod tests {
         assert_eq!(failure.remedy.as_deref(), Some("set require_key = true at the top of the configuration"));
         report.routes.iter_mut().for_each(|route| route.require_key = true);
         assert!(refuse_if_strict(&report).is_ok());
-    }
-
-    #[test]
-    fn the_accounts_of_the_commands_routes_are_waited_for_and_no_others() {
-        let report = report();
-        assert!(report.accounts.len() > 1);
-        let ids = |names: &[RouteName]| -> Vec<String> {
-            let wanted = wanted(&report, names).unwrap();
-            accounts_of(&report, &wanted).into_iter().map(|account| account.id.clone()).collect()
-        };
-        assert_eq!(ids(&[RouteName::new("gbdx").unwrap()]), ["gbdx"]);
-        assert_eq!(ids(&[]), ["gbdx"], "an account without a route is nothing to a command");
-    }
-
-    #[test]
-    fn a_route_that_is_not_there_is_said_with_those_that_are() {
-        let failure = wanted(&report(), &[RouteName::new("gdbx").unwrap()]).unwrap_err();
-        assert_eq!(failure.remedy.as_deref(), Some("the routes are: gbdx"));
     }
 }

@@ -1,6 +1,6 @@
 //! What a command of `exec` finds in its environment of valetd's routes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::RouteName;
 use crate::control::report::StatusReport;
@@ -20,11 +20,11 @@ pub(super) fn base_url(address: &str) -> String {
 pub(super) fn variables(
     report: &StatusReport,
     own: Option<(&str, &[RouteName])>,
-    key: Option<&Secret>,
+    key: &Secret,
     key_in_url: bool,
 ) -> Vec<(String, Option<String>)> {
     let mut variables = Vec::new();
-    let in_url = key.filter(|_| key_in_url).map(|key| format!("/{}", key.expose())).unwrap_or_default();
+    let in_url = if key_in_url { format!("/{}", key.expose()) } else { String::new() };
     variables.extend(own.map(|(base, _)| ("VALETD_URL".to_owned(), Some(format!("{base}{in_url}")))));
     for route in &report.routes {
         let variable = variable_of(&route.name);
@@ -47,7 +47,7 @@ pub(super) fn variables(
         let url = url.replacen(&prefix, &format!("{in_url}{prefix}"), 1);
         variables.push((variable, Some(url.trim_end_matches('/').to_owned())));
     }
-    variables.extend(key.map(|key| ("VALETD_KEY".to_owned(), Some(key.expose().to_owned()))));
+    variables.push(("VALETD_KEY".to_owned(), Some(key.expose().to_owned())));
     variables
 }
 
@@ -74,7 +74,10 @@ pub(super) fn hosts(variables: &[(String, Option<String>)]) -> BTreeSet<String> 
 
 /// Keeps tools that are told of a proxy from sending it what is for valetd, the key included: curl, wget and Python send
 /// it `localhost` as well.
-pub(super) fn past_proxies(variable: impl Fn(&str) -> Option<String>, named: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
+pub(super) fn past_proxies(
+    variable: impl Fn(&str) -> Option<String>,
+    named: &BTreeSet<String>,
+) -> Vec<(String, Option<String>)> {
     let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
     if !["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(is_set) {
         return Vec::new();
@@ -92,6 +95,29 @@ pub(super) fn past_proxies(variable: impl Fn(&str) -> Option<String>, named: &BT
     [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")].map(with_ours).into()
 }
 
+/// A command's environment in lines, for people: the last word on each variable, and those that are taken out of the
+/// present one (`is_set`). Nothing of the secrets is shown.
+pub(super) fn shown(
+    environment: &[(String, Option<String>)],
+    secrets: &[&Secret],
+    is_set: impl Fn(&str) -> bool,
+) -> String {
+    let last: BTreeMap<&str, Option<&str>> =
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    let mut text = String::new();
+    for (name, value) in last {
+        match value {
+            Some(value) => {
+                let hide = |value: String, secret: &&Secret| value.replace(secret.expose(), "[secret]");
+                text.push_str(&format!("{name}={}\n", secrets.iter().fold(value.to_owned(), hide)));
+            }
+            None if is_set(name) => text.push_str(&format!("unset {name}\n")),
+            None => {}
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,24 +129,25 @@ mod tests {
         let mut rda = report.routes[0].clone();
         (rda.name, rda.urls) = ("gbdx-rda".to_owned(), vec!["http://localhost:8253/gbdx-rda/".to_owned()]);
         report.routes.push(rda);
+        let key = Secret::new("vk_x");
         let expected = [
             ("VALETD_URL", "http://localhost:8253"),
             ("GBDX_URL", "http://localhost:8253/gbdx"),
             ("GBDX_RDA_URL", "http://localhost:8253/gbdx-rda"),
+            ("VALETD_KEY", "vk_x"),
         ];
         type Rows = Vec<(String, Option<String>)>;
         let owned = |rows: &[(&str, &str)]| -> Rows {
             rows.iter().map(|(name, url)| ((*name).to_owned(), Some((*url).to_owned()))).collect()
         };
-        assert_eq!(variables(&report, None, None, true), owned(&expected));
+        assert_eq!(variables(&report, None, &key, false), owned(&expected));
         let with_key = [
             ("VALETD_URL", "http://localhost:8253/vk_x"),
             ("GBDX_URL", "http://localhost:8253/vk_x/gbdx"),
             ("GBDX_RDA_URL", "http://localhost:8253/vk_x/gbdx-rda"),
             ("VALETD_KEY", "vk_x"),
         ];
-        let key = Secret::new("vk_x");
-        assert_eq!(variables(&report, None, Some(&key), true), owned(&with_key));
+        assert_eq!(variables(&report, None, &key, true), owned(&with_key));
     }
 
     #[test]
@@ -131,7 +158,7 @@ mod tests {
         report.routes.push(rda);
         let key = Secret::new("vk_x");
         let names = [RouteName::new("gbdx").unwrap()];
-        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), Some(&key), false);
+        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), &key, false);
         let shown: Vec<_> = rows.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
         let expected = [
             ("VALETD_URL", Some("http://127.0.0.1:40311")),
@@ -140,7 +167,7 @@ mod tests {
             ("VALETD_KEY", Some("vk_x")),
         ];
         assert_eq!(shown, expected);
-        let rows = variables(&report, Some((&base_url("unix:/run/x.sock"), &names)), Some(&key), true);
+        let rows = variables(&report, Some((&base_url("unix:/run/x.sock"), &names)), &key, true);
         assert_eq!(rows[1].1.as_deref(), Some("http://unix:/run/x.sock:/vk_x/gbdx"));
     }
 
@@ -153,7 +180,7 @@ mod tests {
             report.routes.push(route);
         }
         let names = [RouteName::new("gbdx-rda").unwrap()];
-        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), None, false);
+        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), &Secret::new("vk_x"), false);
         let last = |name: &str| rows.iter().rfind(|(variable, _)| variable == name).map(|(_, value)| value.as_deref());
         assert_eq!(last("GBDX_RDA_URL"), Some(Some("http://127.0.0.1:40311/gbdx-rda")));
         assert_eq!(last("VALETD_URL"), Some(Some("http://127.0.0.1:40311")));
@@ -203,5 +230,21 @@ mod tests {
         let found = past_proxies(|name| (name == "http_proxy").then(|| "http://p:1".to_owned()), &named);
         let all = "localhost,127.0.0.1,192.0.2.7,::1,[::1],lab.localhost";
         assert!(found.iter().all(|(_, value)| value.as_deref() == Some(all)), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_shown_of_an_environment_is_the_last_word_and_no_secret() {
+        let set = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+        let environment = [
+            set("B", "1"),
+            set("A_URL", "http://localhost/vk_x/a"),
+            ("B".to_owned(), None),
+            ("C".to_owned(), None),
+            set("https_proxy", "http://exec:pass@127.0.0.1:1"),
+        ];
+        let (key, password) = (Secret::new("vk_x"), Secret::new("pass"));
+        let text = shown(&environment, &[&key, &password], |name| name == "B");
+        let expected = "A_URL=http://localhost/[secret]/a\nunset B\nhttps_proxy=http://exec:[secret]@127.0.0.1:1\n";
+        assert_eq!(text, expected);
     }
 }
