@@ -14,7 +14,6 @@ use crate::platform::harden;
 mod arguments;
 mod configuration;
 mod failure;
-mod help;
 mod manager;
 mod options;
 mod output;
@@ -29,6 +28,7 @@ mod demo;
 mod doctor;
 mod events;
 mod exec;
+mod help;
 mod key;
 mod log;
 mod login;
@@ -75,7 +75,8 @@ pub fn command() -> clap::Command {
     name = "valetd",
     version,
     long_about = help::ABOUT,
-    after_help = "See 'valetd --help' for the first steps, files and exit codes.",
+    after_help = "See 'valetd --help' for the first steps, files and exit codes,
+and 'valetd help' for topics.",
     after_long_help = help::AFTER,
     max_term_width = 80,
     styles = STYLES,
@@ -115,6 +116,7 @@ enum Verb {
     Log(log::Arguments),
     Service(service::Arguments),
     Demo(demo::Arguments),
+    Help(help::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -143,6 +145,7 @@ impl Program {
             Verb::Check(arguments) => check::perform(options, arguments),
             Verb::Reload(arguments) => reload::perform(options, arguments),
             Verb::Demo(arguments) => demo::perform(options, arguments),
+            Verb::Help(arguments) => help::perform(command(), arguments),
             Verb::Completions(arguments) => completions::perform(&mut command(), arguments),
             Verb::Man(arguments) => man::perform(command(), arguments),
         }
@@ -175,6 +178,8 @@ mod tests {
             "wait gbdx --timeout 500ms",
             "check --config c.toml",
             "reload",
+            "help",
+            "help key add",
             "completions bash",
             "man",
             "man --dir /tmp/man",

@@ -159,3 +159,22 @@ fn a_program_that_was_replaced_is_told_until_the_daemon_is_started_anew() {
     let _daemon = start();
     assert!(!words(&home.run(&["status"])).contains("replaced"));
 }
+
+#[test]
+fn a_topic_is_explained_and_a_verb_shows_its_help() {
+    let home = Home::empty();
+    let topics = words(&home.run(&["help"]));
+    for topic in ["config", "providers", "sign-in", "agents", "service", "backup", "exit-codes"] {
+        assert!(topics.contains(&format!("valetd help {topic} ")), "{topics}");
+        let output = home.run(&["help", topic]);
+        assert!(output.status.success() && output.stdout.len() > 500, "{topic}: {}", words(&output));
+    }
+    assert!(words(&home.run(&["help", "providers"])).contains("  gdh          GeoDataHub"));
+    for verb in [&["login"][..], &["key", "add"]] {
+        let (said, help) = (home.run(&[&["help"], verb].concat()), home.run(&[verb, &["--help"]].concat()));
+        assert_eq!(words(&said), words(&help), "{verb:?}");
+    }
+    let unknown = home.run(&["help", "backups"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(words(&unknown).contains("(did you mean \"backup\"?)"), "{}", words(&unknown));
+}

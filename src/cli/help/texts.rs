@@ -1,7 +1,7 @@
 //! The texts of `--help` that teach. At most 80 columns.
 
 /// What valetd is, and the first steps.
-pub(super) const ABOUT: &str = "\
+pub(in crate::cli) const ABOUT: &str = "\
 valetd holds your OAuth refresh tokens, renews access tokens before they run
 out, and proxies localhost requests to APIs with the right Authorization
 header. Scripts, notebooks and tools get a URL and never see a credential.
@@ -13,10 +13,11 @@ First steps:
                              (or, in this terminal: valetd run)
   3. Use it, from anything:  curl http://localhost:8253/gbdx/catalog/v2/...
 
-What is going on:            valetd status";
+What is going on:            valetd status
+More of everything:          valetd help";
 
 /// Files, environment and exit codes.
-pub(super) const AFTER: &str = "\
+pub(in crate::cli) const AFTER: &str = "\
 Files:
   $XDG_CONFIG_HOME/valetd/config.toml       the configuration  (--config)
   $XDG_CONFIG_HOME/valetd/providers/*.toml  providers of your own
