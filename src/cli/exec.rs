@@ -77,12 +77,16 @@ with strict_exec = true, exec runs nothing until it does.
 is meant by -r alone where the provider's preset says so (gbdx): they find a
 proxy of their own (HTTPS_PROXY, HTTP_PROXY), and requests for the routes' hosts
 get the routes' tokens; Authorization of their own is dropped. exec stays beside
-the command, hands signals and the exit code through, and ends TLS itself, with
-a certificate authority that is made at the start, is in memory only, vouches
-for the routes' hosts alone (X.509 name constraints, which hold for what is
-below them, too; no addresses) and ends with the command. What no route leads to
-passes untouched, through the proxy that was named before; with --only it is
-refused. Programs are told of the authority by SSL_CERT_FILE, CURL_CA_BUNDLE,
+the command, hands signals and the exit code through, and ends TLS itself. What
+no route leads to passes untouched, through the proxy that was named before;
+with --only it is refused.
+
+The certificate authority that the command is told to trust is made at its
+start, is in memory only, and ends with it. It vouches for the routes' hosts
+(X.509 name constraints, which hold for what is below them, too) and for no
+address; whoever got hold of it could do nothing else with it.
+
+Programs are told of the authority by SSL_CERT_FILE, CURL_CA_BUNDLE,
 REQUESTS_CA_BUNDLE, GIT_SSL_CAINFO, PIP_CERT, AWS_CA_BUNDLE, CARGO_HTTP_CAINFO,
 PERL_LWP_SSL_CA_FILE, CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE, HTTPLIB2_CA_CERTS,
 GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, NIX_SSL_CERT_FILE, BUNDLE_SSL_CA_CERT and
