@@ -15,6 +15,8 @@ use crate::config::{Account, SignInMethod};
 use crate::oauth::GrantType;
 use crate::token_endpoint::TokenEndpoint;
 
+mod authorization_request;
+mod authorization_response;
 mod error;
 pub(crate) mod exchange;
 pub(crate) mod handed_in;
