@@ -17,6 +17,7 @@ const GRANT_PARAMETERS: &[&str] = &[
     "client_secret",
     "code",
     "code_verifier",
+    "device_code",
     "grant_type",
     "password",
     "redirect_uri",
@@ -113,9 +114,15 @@ impl<'a> Reader<'a> {
         ErrorWords { sign_in, sign_in_if_repeated, again }
     }
 
-    pub(super) fn parameters(&self, table: &Table<'_>, asks_for_scopes: bool) -> Vec<(String, String)> {
-        let Some(parameters) = table.table("parameters") else { return Vec::new() };
-        let mut pairs = Vec::new();
+    /// Those of every token request, in the order of their names, `resource` (RFC 8707 section 2.2) among them.
+    pub(super) fn parameters(
+        &self,
+        table: &Table<'_>,
+        asks_for_scopes: bool,
+        resource: &[String],
+    ) -> Vec<(String, String)> {
+        let mut pairs: Vec<_> = resource.iter().map(|uri| ("resource".to_owned(), uri.clone())).collect();
+        let Some(parameters) = table.table("parameters") else { return pairs };
         for name in parameters.keys() {
             let place = parameters.place_of(&name);
             if GRANT_PARAMETERS.contains(&name.as_str()) {
@@ -125,9 +132,14 @@ impl<'a> Reader<'a> {
                 let remedy = "say it in one of the two places";
                 self.sink.error(&place, Complaint::new("is what `scopes` are sent as already", remedy));
             }
+            if name == "resource" && !resource.is_empty() {
+                let remedy = "say it in one of the two places";
+                self.sink.error(&place, Complaint::new("is what `resource` is sent as already", remedy));
+            }
             let values = parameters.one_or_several(&name, |text| Ok::<_, Complaint>(text.to_owned()));
             pairs.extend(values.unwrap_or_default().into_iter().map(|found| (name.clone(), found.value)));
         }
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other)); // stable: what is said several times stays in its order
         pairs
     }
 }
