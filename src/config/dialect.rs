@@ -17,6 +17,7 @@ const GRANT_PARAMETERS: &[&str] = &[
     "client_secret",
     "code",
     "code_verifier",
+    "device_code",
     "grant_type",
     "password",
     "redirect_uri",
@@ -141,16 +142,26 @@ impl<'a> Reader<'a> {
         ErrorWords { sign_in, sign_in_if_repeated, again }
     }
 
-    /// The parameters of every token request. `scopes_are_sent` says whether `scopes` are what `scope` would be.
+    /// Those of every token request, in the order of their names, `resource` (RFC 8707 section 2.2) among them.
+    /// `scopes_are_sent` says whether `scopes` are what `scope` would be.
     pub(super) fn parameters(
         &self,
         table: &Table<'_>,
         dialect: Dialect,
         form: &RequestForm,
         scopes_are_sent: bool,
+        resource: &[String],
     ) -> Vec<(String, String)> {
-        let Some(parameters) = table.table("parameters") else { return Vec::new() };
-        let mut pairs = Vec::new();
+        let mut pairs: Vec<_> = resource.iter().map(|uri| ("resource".to_owned(), uri.clone())).collect();
+        if resource.len() > 1 && dialect.takes_each_parameter_once() {
+            self.sink.error(&table.place_of("resource"), once());
+        }
+        if !resource.is_empty() && form.names.iter().any(|(_, theirs)| theirs == "resource") {
+            let remedy = "give what token_request.names calls so another name";
+            let complaint = Complaint::new("is the name of another parameter here (token_request.names)", remedy);
+            self.sink.error(&table.place_of("resource"), complaint);
+        }
+        let Some(parameters) = table.table("parameters") else { return pairs };
         for name in parameters.keys() {
             let place = parameters.place_of(&name);
             let is_set = |known: &str| GRANT_PARAMETERS.contains(&known);
@@ -166,14 +177,23 @@ impl<'a> Reader<'a> {
                 let remedy = "say it in one of the two places";
                 self.sink.error(&place, Complaint::new("is what `scopes` are sent as already", remedy));
             }
+            if name == "resource" && !resource.is_empty() {
+                let remedy = "say it in one of the two places";
+                self.sink.error(&place, Complaint::new("is what `resource` is sent as already", remedy));
+            }
             let values = parameters.one_or_several(&name, |text| Ok::<_, Complaint>(text.to_owned()));
             let values = values.unwrap_or_default();
             if values.len() > 1 && dialect.takes_each_parameter_once() {
-                let message = "is a list, and Cognito's API takes each parameter once";
-                self.sink.error(&place, Complaint::new(message, "name one, or say grant = \"refresh_token\""));
+                self.sink.error(&place, once());
             }
             pairs.extend(values.into_iter().map(|found| (name.clone(), found.value)));
         }
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other)); // stable: what is said several times stays in its order
         pairs
     }
+}
+
+fn once() -> Complaint {
+    let remedy = "name one, or say grant = \"refresh_token\"";
+    Complaint::new("is a list, and Cognito's API takes each parameter once", remedy)
 }

@@ -15,6 +15,8 @@ use crate::config::{Account, SignInMethod};
 use crate::oauth::GrantType;
 use crate::token_endpoint::TokenEndpoint;
 
+mod authorization_request;
+mod authorization_response;
 mod error;
 pub(crate) mod exchange;
 pub(crate) mod handed_in;
@@ -37,10 +39,18 @@ use terminal::Terminal;
 /// How a way is gone.
 fn method_of(method: SignInMethod) -> &'static Method {
     match method {
+        SignInMethod::Browser | SignInMethod::Device => &NOT_GONE,
         SignInMethod::Paste => &paste::METHOD,
         SignInMethod::Password => &password::METHOD,
     }
 }
+
+/// A way that a configuration may name and that is never offered.
+static NOT_GONE: Method = Method {
+    in_words: "a way that this valetd does not know",
+    is_possible: |_, _| false,
+    sign_in: |_| Box::pin(async { Err(SignInError::NoWay("this valetd does not know this way to sign in")) }),
+};
 
 /// Signs in with the person at the terminal. Where the account has several ways, they are offered in its order and one
 /// is chosen; after one that did not succeed they are offered again, with the next one first in line.

@@ -107,7 +107,8 @@ impl PendingSignIn {
     }
 }
 
-/// Whether the issuer that an address names, if it does, is one of the account's servers.
+/// Whether the issuer that an address names, if it does, is the account's, byte for byte (RFC 9207 section 2.4); or, where the
+/// account names none, one of its servers.
 ///
 /// # Errors
 ///
@@ -116,7 +117,10 @@ pub(crate) fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), Not
     let Some(issuer) = &pasted.issuer else { return Ok(()) };
     // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has
     let origin = crate::config::Endpoint::parse(issuer).ok().map(|endpoint| endpoint.origin);
-    let is_ours = account.server.endpoints().any(|(_, endpoint)| Some(&endpoint.origin) == origin.as_ref());
+    let is_ours = match &account.server.issuer {
+        Some(ours) => ours.as_str() == issuer,
+        None => account.server.endpoints().any(|(_, endpoint)| Some(&endpoint.origin) == origin.as_ref()),
+    };
     if is_ours { Ok(()) } else { Err(NotACode::OtherIssuer) }
 }
 
