@@ -31,6 +31,8 @@ mod file;
 pub(crate) mod fuzzing;
 mod lock;
 mod record;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the store opens with it next"))]
+mod seal;
 #[cfg(test)]
 mod tests;
 
