@@ -118,6 +118,7 @@ async fn watch(options: &Options, socket: &Path) -> Result<Exit, Failure> {
                     screen.clear().map_err(no_terminal)?;
                     continue;
                 }
+                Input::Key(_) => continue,
             },
             changed = change(&mut events) => {
                 if !changed {
@@ -229,7 +230,7 @@ fn aged(report: &StatusReport, seconds: u64) -> StatusReport {
 }
 
 /// The share of a token's life that is left, from its last renewal to its end.
-fn life(account: &AccountReport) -> f64 {
+pub(super) fn life(account: &AccountReport) -> f64 {
     let (Some(until), Some(left), true) = (account.usable_until, account.seconds_left, account.usable) else {
         return 0.0;
     };
@@ -238,7 +239,7 @@ fn life(account: &AccountReport) -> f64 {
 }
 
 /// A bar in eighths of a column.
-fn bar(share: f64, width: usize) -> String {
+pub(super) fn bar(share: f64, width: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share * (width * 8) as f64).round() as usize;
     let part = EIGHTHS[eighths % 8];

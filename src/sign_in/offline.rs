@@ -164,7 +164,8 @@ fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), Stor
 /// Those of [`Store::load`] and [`Store::remove`].
 pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) -> Result<String, StoreError> {
     let record = match store.load(&account.id) {
-        Err(StoreError::Corrupt { .. }) => None, // it is removed below with what was set aside before
+        // removed below, with what was set aside before: the person wants it gone, and it cannot be revoked unread
+        Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => None,
         loaded => loaded?,
     };
     let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));

@@ -17,7 +17,13 @@ fn the_demonstration_runs_the_main_job_and_ends_well() {
     let output = home.run(&["demo", "--once"]);
     let words = words(&output);
     assert!(output.status.success(), "{words}");
-    for part in ["/gdh/datasets\n200 ", "/gbdx/auth/v1/validate_token\n200 ", "2 renewals so far"] {
+    for part in [
+        "/gdh/datasets\n200 ",
+        "/gbdx/auth/v1/validate_token\n200 ",
+        "2 renewals so far",
+        "An outage: ",
+        "answered 503",
+    ] {
         assert!(words.contains(part), "no {part:?} in:\n{words}");
     }
 }

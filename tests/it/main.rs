@@ -14,6 +14,8 @@ mod architecture;
 
 // --- signing in, and having a token ---
 
+/// The demonstration fits a terminal, does what its keys say, and lets a person practise.
+mod demo;
 /// Advice is true where it is given, and an upgrade is seen.
 mod first_steps;
 /// A person or a script gets from nothing to a proxied request in every way there is to sign in.
