@@ -14,6 +14,9 @@ use super::vocabulary::{Members, Pointer};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
+/// RFC 8628 section 3.4.
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
 /// Writes the request. `scopes` are asked for where the request may have a scope: with a code they were settled when the
 /// person consented. So they were with a refresh token (section 6), where the caller mostly has none to ask for.
 pub(super) fn request(
@@ -41,6 +44,10 @@ pub(super) fn request(
         Grant::AuthorizationCode { code, redirect_uri, code_verifier } => {
             pairs.extend([("grant_type", "authorization_code"), ("code", code.expose())]);
             pairs.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+            pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
+        }
+        Grant::DeviceCode { device_code, code_verifier } => {
+            pairs.extend([("grant_type", DEVICE_CODE), ("device_code", device_code.expose())]);
             pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
         }
     }
@@ -330,7 +337,7 @@ pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Sec
     };
     let words = match (code, reader.grant) {
         ("invalid_grant", Grant::Password { .. }) => ": wrong user name or password".to_owned(),
-        ("invalid_grant", Grant::AuthorizationCode { .. }) => {
+        ("invalid_grant", Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. }) => {
             ": the code has been used, has expired, or was issued to another client".to_owned()
         }
         _ => reader.quote(body.description(), received),
