@@ -67,7 +67,7 @@ fn named_files(config: &Config) -> BTreeSet<&Path> {
     let mut files = BTreeSet::new();
     for account in config.accounts.values() {
         files.extend(account.extra_ca.as_deref());
-        files.extend(account.client_secret.as_ref().and_then(file_of));
+        files.extend(account.secrets().filter_map(|(_, source)| file_of(source)));
         files.extend(account.token_request.headers.iter().filter_map(|(_, source)| file_of(source)));
     }
     for route in &config.routes {

@@ -9,7 +9,7 @@ use hyper::{Method, StatusCode};
 use crate::config::{Account, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
 use crate::oauth::{Client, EndpointKind, Grant, Refusal, RequestField, TokenRequest};
-use crate::oauth::{TokenResponse, Tokens, rfc7009};
+use crate::oauth::{TokenResponse, Tokens, issued, rfc7009};
 use crate::platform::clock::wall;
 use crate::platform::secret_source;
 use crate::renewal::{Failure, Why};
@@ -72,6 +72,9 @@ impl TokenEndpoint {
         client: &Client,
         grant: &Grant,
     ) -> Result<Tokens, GrantFailure> {
+        if *grant == Grant::Issued {
+            return issued(account).await;
+        }
         let dialect = account.dialect;
         let scopes = account.scopes_with(grant);
         let outgoing = dialect.request(grant, client, scopes, &account.parameters).map_err(cannot_be_asked)?;
@@ -157,6 +160,20 @@ impl TokenEndpoint {
         };
         self.http.send(endpoint, reach, outgoing).await
     }
+}
+
+/// Takes a token from where somebody else puts it. What is not there now may be there later, unless it is said that a person
+/// is needed.
+async fn issued(account: &Account) -> Result<Tokens, GrantFailure> {
+    let source = account.token.as_ref().ok_or_else(|| cannot_be_asked("no token is configured".to_owned()))?;
+    let failed = |failure, detail| GrantFailure::unanswered(failure, detail);
+    let later = Failure::Transient { retry_after: None };
+    let text = secret_source::read_whole(source).await.map_err(|error| match error.needs_a_person() {
+        true => failed(Failure::Permanent(Why::Revoked), format!("{error}: it needs a person")),
+        false => failed(later, error.to_string()),
+    })?;
+    issued::read(&text, &account.vocabulary, wall())
+        .map_err(|words| failed(later, format!("{} {words}", secret_source::place(source))))
 }
 
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {

@@ -149,9 +149,13 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
-    if arguments.term.is_some() && account.grant == GrantType::ClientCredentials {
-        let words = "it needs no sign-in (grant = \"client_credentials\"), so there is none that could end";
+    if arguments.term.is_some() && !account.grant.needs_sign_in() {
+        let words = "it needs no sign-in, so there is none that could end";
         return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
+    }
+    if account.grant == GrantType::Issued {
+        let words = "it needs no sign-in: its token comes from where `token` says";
+        return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
     }
     // before somebody signs in for nothing
     match block_on(Client::connect(&places.socket))? {

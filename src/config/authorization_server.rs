@@ -12,7 +12,7 @@ use super::address::Endpoint;
 use super::problem::Complaint;
 use super::read::Table;
 use super::reader::{CrossChecks, Reader};
-use crate::oauth::{Dialect, EndpointKind};
+use crate::oauth::{Dialect, EndpointKind, GrantType};
 
 /// Where an account's grants are sent, its tokens revoked, and its people sign in.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -131,10 +131,12 @@ impl<'a> Reader<'a> {
     pub(super) fn authorization_server(
         &self,
         table: &Table<'a>,
+        grant: GrantType,
         dialect: Dialect,
         checks: &mut CrossChecks<'a>,
     ) -> Option<AuthorizationServer> {
-        if !table.has("issuer") {
+        let has_server = grant != GrantType::Issued;
+        if has_server && !table.has("issuer") {
             let remedy = "say where grants are sent: token_endpoint = \"https://...\", or an issuer, or a provider";
             table.require("token_endpoint", remedy);
         }
@@ -162,7 +164,7 @@ impl<'a> Reader<'a> {
                 table.require("client_id", "the grant needs it: the app client's id");
                 cognito
             }
-            Dialect::Rfc6749 => {
+            Dialect::Rfc6749 | Dialect::Earthdata => {
                 if table.is_own("cognito_endpoint") {
                     let remedy = "say grant = \"cognito_initiate_auth\" or \"cognito_get_tokens\", or leave it out";
                     self.sink.warning(
@@ -173,7 +175,7 @@ impl<'a> Reader<'a> {
                 None
             }
         };
-        if token.is_none() && issuer.is_none() {
+        if has_server && token.is_none() && issuer.is_none() {
             return None;
         }
         Some(AuthorizationServer {

@@ -166,10 +166,12 @@ impl Config {
 
     /// The setting, if there is one, that has the daemon start other programs.
     pub(crate) fn starts_programs(&self) -> Option<String> {
-        let command = |account: &&Account| matches!(account.client_secret, Some(SecretSource::Command(_)));
-        let account =
-            self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
-        account.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
+        let commands = self.accounts.values().flat_map(|account| {
+            let secrets = account.secrets().filter(|(_, source)| matches!(source, SecretSource::Command(_)));
+            secrets.map(|(key, _)| format!("account.{}.{key}", account.id))
+        });
+        let first = { commands }.next();
+        first.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
     }
 
     /// Returns whether `new` has an account's tokens be what they are here, and lets them go wherever they go here; it may

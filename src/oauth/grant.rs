@@ -19,6 +19,8 @@ pub(crate) enum Grant {
     },
     /// RFC 6749 section 4.4: nothing but the client itself.
     ClientCredentials,
+    /// Nothing is presented to a server: a program, or whoever fills a file, has the token.
+    Issued,
     /// RFC 6749 section 4.1.3.
     AuthorizationCode {
         /// Good once.
@@ -45,7 +47,7 @@ impl Grant {
             Grant::Password { password, .. } => (Some(password), None),
             Grant::AuthorizationCode { code, code_verifier, .. } => (Some(code), code_verifier.as_ref()),
             Grant::DeviceCode { device_code, code_verifier } => (Some(device_code), code_verifier.as_ref()),
-            Grant::ClientCredentials => (None, None),
+            Grant::ClientCredentials | Grant::Issued => (None, None),
         };
         secret.into_iter().chain(verifier)
     }
@@ -60,6 +62,18 @@ pub(crate) enum GrantType {
     ClientCredentials,
     /// RFC 6749 section 4.3 at every renewal, with a kept password.
     Password,
+    /// None: tokens are taken from where somebody else puts them.
+    Issued,
+}
+
+impl GrantType {
+    /// Whether a person has to sign in, and leaves a credential that is kept.
+    pub(crate) fn needs_sign_in(self) -> bool {
+        match self {
+            GrantType::RefreshToken | GrantType::Password => true,
+            GrantType::ClientCredentials | GrantType::Issued => false,
+        }
+    }
 }
 
 /// How the client proves who it is (RFC 6749 section 2.3).

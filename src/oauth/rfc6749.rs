@@ -37,6 +37,7 @@ pub(super) fn request(
             pairs.extend([("grant_type", "password"), ("username", username.as_str()), ("password", password)]);
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
+        Grant::Issued => return Err("nothing is asked of a server for a token that others issue".to_owned()),
         Grant::ClientCredentials => {
             pairs.push(("grant_type", "client_credentials"));
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));

@@ -22,7 +22,7 @@ use super::account::{AccountState, SAVE_AGAIN, Saving, SignedOut, Told, Waiters,
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE};
 use crate::config::{AccountId, Config};
-use crate::oauth::{Grant, GrantType, Tokens};
+use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside, StoreError};
 use crate::timestamp::Timestamp;
@@ -126,7 +126,7 @@ impl<W: World> Renewer<W> {
     fn first_event(&self, id: &AccountId, patience: Duration, now: Timestamp) -> Option<Event> {
         let state = self.accounts.get(id)?;
         let Some(record) = &state.record else {
-            let needs_nobody = state.account.grant == GrantType::ClientCredentials;
+            let needs_nobody = !state.account.grant.needs_sign_in();
             return Some(match needs_nobody {
                 // nothing is kept of an account without a credential but what its machine has learnt so far
                 true => Event::CredentialReplaced {

@@ -67,7 +67,7 @@ impl World for Diary {
         let what = match &grant {
             Grant::RefreshToken(token) => token.expose().to_owned(),
             Grant::Password { username, .. } => format!("the password of {username}"),
-            Grant::ClientCredentials => "nothing".to_owned(),
+            Grant::ClientCredentials | Grant::Issued => "nothing".to_owned(),
             Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         self.lines.push(format!("redeem {} {what}", id.0));

@@ -14,7 +14,7 @@ use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::AccountId;
-use crate::oauth::{Grant, GrantType, Tokens};
+use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::Timestamp;
@@ -38,7 +38,7 @@ impl<W: World> Renewer<W> {
             return self.handle(id, Event::Asked, now);
         }
         let is_wanted = match new.trial {
-            Trial::Required | Trial::Preferred => state.account.grant != GrantType::ClientCredentials,
+            Trial::Required | Trial::Preferred => state.account.grant.needs_sign_in(),
             Trial::Skipped => false,
         };
         if !is_wanted {

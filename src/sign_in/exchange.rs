@@ -50,7 +50,9 @@ pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result
             let kept = account.sign_in.keep_password.then(|| (username.clone(), password));
             (None, Some(username), kept)
         }
-        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } | Grant::ClientCredentials => (None, None, None),
+        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } | Grant::ClientCredentials | Grant::Issued => {
+            (None, None, None)
+        }
     };
     let refresh_token = tokens.refresh_token.filter(|token| !token.is_empty()).or(presented);
     if refresh_token.is_none() && password.is_none() {

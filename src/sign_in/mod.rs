@@ -117,6 +117,9 @@ fn take_turn(account: &Account, wishes: &Wishes) -> Result<Option<std::fs::File>
 
 /// The account's ways that can be taken, each once and in its order. Pure.
 fn ways(account: &Account, wishes: &Wishes) -> Result<Vec<SignInMethod>, SignInError> {
+    if account.grant == GrantType::Issued {
+        return Err(SignInError::NoWay("this account needs no sign-in: its token comes from where `token` says"));
+    }
     if account.grant == GrantType::ClientCredentials {
         return Err(SignInError::NoWay("this account needs no sign-in: the client's own secret is its credential"));
     }

@@ -3,7 +3,7 @@
 use super::exchange;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Grant, GrantType, Tokens};
+use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::{Failure, Why};
 use crate::store::{Credential, Record, Store, StoreError, Trial};
@@ -45,7 +45,7 @@ pub(crate) async fn take(
     mut new: NewCredential,
 ) -> Result<Taken, NotTaken> {
     let is_wanted = match new.trial {
-        Trial::Required => account.grant != GrantType::ClientCredentials,
+        Trial::Required => account.grant.needs_sign_in(),
         // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
         Trial::Preferred | Trial::Skipped => false,
     };

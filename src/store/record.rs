@@ -139,6 +139,7 @@ impl Credential {
     pub(crate) fn grant(self, grant: GrantType) -> Grant {
         match (grant, self) {
             (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
+            (GrantType::Issued, _) => Grant::Issued,
             (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
                 Grant::Password { username, password }
             }

@@ -75,6 +75,8 @@ mod identity;
 mod intercepting;
 /// An isolated command gets through its wall to the routes, and to nothing else.
 mod isolating;
+/// A token that a program prints, or a file holds, is as good as one of a server, and ends as it says.
+mod issued;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.

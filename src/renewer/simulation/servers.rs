@@ -92,7 +92,7 @@ impl Outside {
         // without rotation every refresh token stays good, also one that is older than the server's newest
         let refresh = match &in_flight.grant {
             Grant::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
-            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => current,
+            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials | Grant::Issued => current,
             Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         let access = kept.filter(|_| rotation == Rotation::Off && server.tells_life).unwrap_or_else(|| {

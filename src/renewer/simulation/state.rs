@@ -213,7 +213,7 @@ pub(super) fn shown(in_flight: &InFlight) -> String {
     match &in_flight.grant {
         Grant::RefreshToken(token) => token.expose().to_owned(),
         Grant::Password { .. } => "the password".to_owned(),
-        Grant::ClientCredentials => "nothing".to_owned(),
+        Grant::ClientCredentials | Grant::Issued => "nothing".to_owned(),
         Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
     }
 }

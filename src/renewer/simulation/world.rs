@@ -504,7 +504,7 @@ impl World for SimWorld {
                 outside.known[account].newest = None; // it was refused
                 number(user) as u64
             }
-            Grant::ClientCredentials => unreachable!("no account is its client's alone"),
+            Grant::ClientCredentials | Grant::Issued => unreachable!("each account has a credential"),
             Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         outside.tell(|| format!("a{account}: renewal {} of login {login} starts", id.0));
