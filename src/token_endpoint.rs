@@ -162,18 +162,17 @@ impl TokenEndpoint {
     }
 }
 
-/// Takes a token from where somebody else puts it. What is not there now may be there later, unless it is said that a person
-/// is needed.
+/// Takes a token from where somebody else puts it. What is not there now may be there later, also where a person is needed
+/// first: who then helps the program need not tell us.
 async fn issued(account: &Account) -> Result<Tokens, GrantFailure> {
     let source = account.token.as_ref().ok_or_else(|| cannot_be_asked("no token is configured".to_owned()))?;
-    let failed = |failure, detail| GrantFailure::unanswered(failure, detail);
-    let later = Failure::Transient { retry_after: None };
+    let failed = |detail| GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
     let text = secret_source::read_whole(source).await.map_err(|error| match error.needs_a_person() {
-        true => failed(Failure::Permanent(Why::Revoked), format!("{error}: it needs a person")),
-        false => failed(later, error.to_string()),
+        true => failed(format!("{error}: it needs a person; run it yourself once")),
+        false => failed(error.to_string()),
     })?;
     issued::read(&text, &account.vocabulary, wall())
-        .map_err(|words| failed(later, format!("{} {words}", secret_source::place(source))))
+        .map_err(|words| failed(format!("{} {words}", secret_source::place(source))))
 }
 
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {

@@ -98,9 +98,7 @@ fn a_program_that_fails_is_asked_again_and_one_that_wants_a_person_says_so() {
     }
     says("canary-of-a-program", 77);
     let _ = home.run(&["refresh", "cloud"]);
-    daemon.until("cloud", "sign-in-required");
-    let message = failed().expect("a failure");
-    assert!(message.contains("it needs a person"), "{message}");
+    eventually("it is told", || failed().filter(|message| message.contains("it needs a person")));
     says("good\n", 0);
     let refreshed = home.run(&["refresh", "cloud"]);
     assert!(refreshed.status.success(), "{}", words(&refreshed));
