@@ -45,7 +45,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              credential { generation fingerprint saved sealed identity
              refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
-             errors rejected replayed median_ms p99_ms",
+             errors rejected replayed refuses_token median_ms p99_ms",
     after_help = "\
 Examples:
   valetd status
@@ -410,6 +410,13 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
                 say(&format!("the refresh token is expected to die {}", relative(ahead)), SOON);
             }
         }
+    }
+    let refusing = report.routes.iter().filter(|route| route.account == account.id && route.refuses_token);
+    let refusing: Vec<&str> = refusing.map(|route| route.name.as_str()).collect();
+    if !refusing.is_empty() {
+        let words = "the API refuses this token, also when it is fresh: may who is signed in use it, and is upstream the \
+                     right one?";
+        say(&format!("{words} ({})", refusing.join(", ")), SOON);
     }
     if let Some(command) = &account.next_action {
         say(&format!("-> {command}"), BOLD);

@@ -63,6 +63,14 @@ impl Dialect {
         }
     }
 
+    /// What the same server wants to hear where it rotates refresh tokens.
+    pub(crate) fn with_rotation(self) -> Self {
+        match self {
+            Dialect::CognitoInitiateAuth | Dialect::CognitoGetTokens => Dialect::CognitoGetTokens,
+            Dialect::Rfc6749 => Dialect::Rfc6749,
+        }
+    }
+
     /// Whether a server that carries the request out may thereby have made the presented refresh token worthless, so that a
     /// lost response leaves us not knowing.
     pub(crate) fn spends_refresh_token(self, grant: &Grant) -> bool {
