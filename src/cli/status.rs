@@ -181,7 +181,7 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     out.push_str(&header(&report.daemon));
     out.push('\n');
     if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
     }
     let name_width = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0).min(20);
     let words_width = 40;
@@ -277,7 +277,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
     let mut out = header(&report.daemon);
     out.push('\n');
     if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
     } else {
         out.push_str(&accounts(report));
     }
@@ -519,7 +519,7 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         report.accounts.clear();
         report.routes.clear();
         let text = render(&report, "valetd --socket /tmp/v");
-        assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login gbdx\n"), "{text}");
+        assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login cdse\n"), "{text}");
     }
 
     #[test]
