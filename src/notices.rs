@@ -209,7 +209,7 @@ fn key(account: &AccountId, cause: Cause) -> String {
 }
 
 /// What the notices are made from.
-pub(crate) struct Parts {
+pub(crate) struct NoticeSources {
     /// The accounts as they stand.
     pub accounts: Accounts,
     /// The configuration in force.
@@ -223,8 +223,8 @@ pub(crate) struct Parts {
 }
 
 /// Gives notices until the stop has started. It sleeps until something changes or the next one is due.
-pub(crate) async fn watch(parts: Parts, mut shutdown: Shutdown) {
-    let Parts { mut accounts, mut config, clock, state_dir, invocation } = parts;
+pub(crate) async fn watch(sources: NoticeSources, mut shutdown: Shutdown) {
+    let NoticeSources { mut accounts, mut config, clock, state_dir, invocation } = sources;
     let mut timer = match WakeTimer::new() {
         Ok(timer) => timer,
         Err(error) => return error!(%error, "no notices: the kernel gives no timer"),

@@ -1,6 +1,8 @@
 //! Sends a grant request to the authorization server and says what came of it. `oauth` decides what is sent and what an
 //! answer means; here is what it means that there is none.
 
+mod authorization;
+
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 

@@ -138,7 +138,7 @@ pub(crate) struct SourceId(u64);
 
 /// What requests tell the renewer, and through which source. What comes from another than the account's present one
 /// concerns other tokens.
-pub(crate) type Said = (SourceId, Demand);
+pub(crate) type SourceDemand = (SourceId, Demand);
 
 /// What requests tell the renewer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -202,7 +202,7 @@ pub(crate) struct TokenSource {
     changed: watch::Sender<()>,
     /// How often the account has been logged out, or its sign-in has ended; of all sources that it had.
     withdrawals: Arc<AtomicU64>,
-    demands: mpsc::UnboundedSender<Said>,
+    demands: mpsc::UnboundedSender<SourceDemand>,
 }
 
 impl std::fmt::Debug for TokenSource {
@@ -239,7 +239,11 @@ fn watch_again(token: &Published) {
 
 impl TokenSource {
     /// A source without a token yet. What requests say goes to `demands`.
-    pub(crate) fn new(account: AccountId, clock: Arc<Clock>, demands: mpsc::UnboundedSender<Said>) -> Arc<Self> {
+    pub(crate) fn new(
+        account: AccountId,
+        clock: Arc<Clock>,
+        demands: mpsc::UnboundedSender<SourceDemand>,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = SourceId(NEXT.fetch_add(1, Ordering::Relaxed));
         let current = ArcSwap::from_pointee(Availability::Waiting { retry_at: None, because: None });

@@ -12,10 +12,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::arguments::{parse_route, parse_user};
+use super::arguments::{parse_account, parse_route, parse_user};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
+use super::output::print;
 use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
@@ -25,23 +26,27 @@ use crate::control::client::{Client, ClientError, LentAddress};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
 use crate::intercept::{Daemon, Lent};
-use crate::names::UnknownName;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::platform::peer::own_uid;
 use crate::secret::Secret;
 use intercept::Reached;
+use routes::{Asked, accounts_of};
+use variables::{base_url, hosts, past_proxies, shown, variables};
 
 mod intercept;
 mod isolate;
 pub(super) mod relay;
+mod routes;
 mod supervise;
 mod syscalls;
 mod trust;
+mod variables;
 
 /// Run a command that finds valetd in its environment
 #[derive(clap::Args, Debug)]
 #[command(
+    group(clap::ArgGroup::new("named").args(["routes", "accounts"]).multiple(true)),
     long_about = "\
 Run a command with the routes' addresses in its environment, as soon as their
 accounts have a usable token. valetd is replaced by the command, so that its
@@ -72,12 +77,16 @@ with strict_exec = true, exec runs nothing until it does.
 is meant by -r alone where the provider's preset says so (gbdx): they find a
 proxy of their own (HTTPS_PROXY, HTTP_PROXY), and requests for the routes' hosts
 get the routes' tokens; Authorization of their own is dropped. exec stays beside
-the command, hands signals and the exit code through, and ends TLS itself, with
-a certificate authority that is made at the start, is in memory only, vouches
-for the routes' hosts alone (X.509 name constraints, which hold for what is
-below them, too; no addresses) and ends with the command. What no route leads to
-passes untouched, through the proxy that was named before; with --only it is
-refused. Programs are told of the authority by SSL_CERT_FILE, CURL_CA_BUNDLE,
+the command, hands signals and the exit code through, and ends TLS itself. What
+no route leads to passes untouched, through the proxy that was named before;
+with --only it is refused.
+
+The certificate authority that the command is told to trust is made at its
+start, is in memory only, and ends with it. It vouches for the routes' hosts
+(X.509 name constraints, which hold for what is below them, too) and for no
+address; whoever got hold of it could do nothing else with it.
+
+Programs are told of the authority by SSL_CERT_FILE, CURL_CA_BUNDLE,
 REQUESTS_CA_BUNDLE, GIT_SSL_CAINFO, PIP_CERT, AWS_CA_BUNDLE, CARGO_HTTP_CAINFO,
 PERL_LWP_SSL_CA_FILE, CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE, HTTPLIB2_CA_CERTS,
 GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, NIX_SSL_CERT_FILE, BUNDLE_SSL_CA_CERT and
@@ -106,6 +115,7 @@ Examples:
   valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
   valetd exec -r gbdx --intercept -- python3 with_gbdxtools.py
   valetd exec -r gbdx --intercept --shell
+  valetd exec --account gbdx --print-env
   valetd exec -r gbdx --isolate -- agent 'find scenes over Copenhagen'
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
@@ -117,6 +127,9 @@ pub(super) struct Arguments {
     /// given again. Without it, all of them, at the common addresses
     #[arg(short, long = "route", value_name = "ROUTE", value_parser = parse_route)]
     routes: Vec<RouteName>,
+    /// All routes of this account, as if each were named; may be given again
+    #[arg(long = "account", value_name = "NAME", value_parser = parse_account)]
+    accounts: Vec<AccountId>,
     /// How long to wait for usable tokens: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_length)]
     timeout: Duration,
@@ -138,7 +151,7 @@ pub(super) struct Arguments {
     only: bool,
     /// In namespaces of its own (by bubblewrap), where nothing can be reached but
     /// the routes of -r: for agents, and for code that is not trusted
-    #[arg(long, requires = "routes", conflicts_with_all = ["for_user", "key_in_url", "no_intercept"])]
+    #[arg(long, requires = "named", conflicts_with_all = ["for_user", "key_in_url", "no_intercept"])]
     isolate: bool,
     /// With --isolate or --only: another host that may be reached, and what is
     /// below it; may be given again
@@ -166,82 +179,73 @@ pub(super) struct Arguments {
     /// With --intercept: show what went where
     #[arg(short, long)]
     verbose: bool,
+    /// Run nothing: print what the command would find in its environment, and
+    /// what is taken out of it; [secret] stands for the key. The addresses are
+    /// of this call, and gone with it. No token is waited for
+    #[arg(long)]
+    print_env: bool,
     /// The command and its arguments
-    #[arg(required_unless_present = "shell", trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required_unless_present_any = ["shell", "print_env"], trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { mut routes, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, .. } =
-        arguments;
-    let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, mut command, .. } = arguments;
+    let Arguments {
+        routes, accounts, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, ..
+    } = arguments;
+    let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, print_env, mut command, .. } = arguments;
     intercept |= isolate || trust_mount || java;
     if shell {
         command = vec![environment::value("SHELL").unwrap_or_else(|| "/bin/sh".into())];
     }
-    routes.sort();
-    routes.dedup();
+    let asked = Asked { routes, accounts };
     let places = places(options)?;
-    let (report, key, reached) = block_on(async {
-        let report = match Client::connect(&places.socket).await {
-            Ok(mut client) => client.status().await.map_err(|error| Failure::of_call(error, options))?,
-            // it may be on its way up
-            Err(_) => until_usable(options, &places.socket, &[], timeout).await?,
-        };
-        refuse_if_strict(&report)?;
-        let wanted = wanted(&report, &routes)?;
+    let (report, names, held, own, reached) = block_on(async {
+        let report = until_usable(options, &places.socket, timeout, |report| {
+            refuse_if_strict(report)?;
+            let wanted = asked.of(report)?;
+            Ok(if print_env { Vec::new() } else { accounts_of(report, &wanted) })
+        });
+        let report = report.await?;
+        let wanted = asked.of(&report)?;
         let reached = reached(&places, &wanted, intercept, {
             // only where it is asked for by name does a command without -r change
-            no_intercept || key_in_url || for_user.is_some() || routes.is_empty()
+            no_intercept || key_in_url || for_user.is_some() || !asked.is_named()
         })?;
-        let mut accounts: Vec<AccountId> = Vec::new();
-        let mut rights = Rights { routes: Vec::new(), methods: Vec::new(), paths: Vec::new() };
-        for route in &wanted {
-            rights.routes.extend(RouteName::new(&route.name));
-            accounts.extend(AccountId::new(&route.account).filter(|account| !accounts.contains(account)));
-        }
-        let report = match accounts.is_empty() {
-            true => report,
-            false => until_usable(options, &places.socket, &accounts, timeout).await?,
-        };
-        refuse_if_strict(&report)?; // once more: the configuration may have changed while it was waited
+        let names: Vec<RouteName> = wanted.iter().filter_map(|route| RouteName::new(&route.name)).collect();
+        let rights = Rights { routes: names.clone(), methods: Vec::new(), paths: Vec::new() };
         // an address with the key in it is in the arguments of what is called with it, which every user can read
         let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
         let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
-        let key = match new.rights.routes.is_empty() {
-            true => None,
-            false => {
-                let address = if routes.is_empty() { LentAddress::None } else { LentAddress::OfRoutes };
-                let held = Client::hold_key(&places.socket, new, address).await;
-                let held = held.map_err(|error| refused(error, options))?;
-                let base = held.report.address.as_deref().map(base_url);
-                if base.is_none() && !routes.is_empty() {
-                    return Err(Failure::say("the daemon gave the command no address of its own"));
-                }
-                Some((held, base))
-            }
-        };
-        Ok::<_, Failure>((report.clone(), key, reached))
-    })??;
-    let (held, own) = key.map_or((None, None), |(held, own)| (Some(held), own));
-    let (key, line) = match held {
-        None => (None, None),
-        // the proxy of the command ends with us, and what we hold
-        Some(held) if reached.is_some() => {
-            let (key, line) = held.into_parts();
-            (Some(key), Some(line))
+        let address = if asked.is_named() { LentAddress::OfRoutes } else { LentAddress::None };
+        let held = Client::hold_key(&places.socket, new, address).await.map_err(|error| refused(error, options))?;
+        let own = held.report.address.as_deref().map(base_url);
+        if own.is_none() && asked.is_named() {
+            return Err(Failure::say("the daemon gave the command no address of its own"));
         }
-        Some(held) => (Some(held.survive_exec().map_err(Failure::new)?), None),
+        Ok::<_, Failure>((report.clone(), names, held, own, reached))
+    })??;
+    let (key, line) = match reached.is_some() {
+        // the proxy of the command ends with us, and what we hold
+        true => {
+            let (key, line) = held.into_parts();
+            (key, Some(line))
+        }
+        false => (held.survive_exec().map_err(Failure::new)?, None),
     };
     let inside = format!("http://{}", SocketAddr::from(isolate::URLS_ADDRESS));
     let base = if isolate { own.as_ref().map(|_| inside) } else { own.clone() };
-    let names = base.as_ref().map(|base| (base.as_str(), routes.as_slice()));
-    let variables = variables(&report, names, key.as_ref(), key_in_url);
+    let its = base.as_ref().map(|base| (base.as_str(), names.as_slice()));
+    let variables = variables(&report, its, &key, key_in_url);
     let past_proxies = past_proxies(environment::text, &hosts(&variables));
     let mut environment: Vec<(String, Option<String>)> =
         variables_with_tokens(&places).into_iter().map(|name| (name, None)).collect();
     environment.extend(variables.into_iter().chain(past_proxies));
     let Some(reached) = reached else {
+        if print_env {
+            print(&shown(&environment, &[&key], environment::is_set))?;
+            return Ok(Exit::Fine);
+        }
         let (program, rest) = command.split_first().expect("clap requires a command");
         let mut child = Command::new(program);
         child.args(rest);
@@ -265,6 +269,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         settings: intercept::settings(&reached, allowed, password, verbose),
         folder: places.socket.parent().unwrap_or(Path::new("/")).to_owned(),
         environment,
+        to_show: print_env.then_some(key),
         command,
         trust_mount,
         java,
@@ -388,20 +393,6 @@ fn variables_with_tokens(places: &Paths) -> BTreeSet<String> {
     names
 }
 
-/// The routes that are named, or all.
-fn wanted<'a>(report: &'a StatusReport, names: &[RouteName]) -> Result<Vec<&'a RouteReport>, Failure> {
-    if names.is_empty() {
-        return Ok(report.routes.iter().collect());
-    }
-    let find = |name: &RouteName| {
-        report.routes.iter().find(|route| route.name == name.as_str()).ok_or_else(|| {
-            let routes = report.routes.iter().map(|route| route.name.as_str());
-            Failure::unknown(&UnknownName::new("route", name.as_str(), routes))
-        })
-    };
-    names.iter().map(find).collect()
-}
-
 /// Why there is no key. A daemon that knows no addresses of commands was started before the program was replaced.
 fn refused(error: ClientError, options: &Options) -> Failure {
     match &error {
@@ -422,204 +413,10 @@ fn refuse_if_strict(report: &StatusReport) -> Result<(), Failure> {
     })
 }
 
-/// The URL of an address that the daemon has named.
-fn base_url(address: &str) -> String {
-    match address.strip_prefix("unix:") {
-        // as nginx writes it, like the status
-        Some(path) => format!("http://unix:{path}:"),
-        None => format!("http://{address}"),
-    }
-}
-
-/// What the command finds in its environment, and what it finds there no more. `own` is an address of its own, and the
-/// routes there. Without one, all routes have a variable, since the command may know more of them than were waited for.
-fn variables(
-    report: &StatusReport,
-    own: Option<(&str, &[RouteName])>,
-    key: Option<&Secret>,
-    key_in_url: bool,
-) -> Vec<(String, Option<String>)> {
-    let mut variables = Vec::new();
-    let in_url = key.filter(|_| key_in_url).map(|key| format!("/{}", key.expose())).unwrap_or_default();
-    variables.extend(own.map(|(base, _)| ("VALETD_URL".to_owned(), Some(format!("{base}{in_url}")))));
-    for route in &report.routes {
-        let variable = variable_of(&route.name);
-        if let Some((base, names)) = own {
-            if names.iter().any(|name| name.as_str() == route.name) {
-                variables.push((variable, Some(format!("{base}{in_url}/{}", route.name))));
-            } else if variable != "VALETD_URL" && !names.iter().any(|name| variable_of(name.as_str()) == variable) {
-                // `a_b` must not take the variable of `a-b` away
-                variables.push((variable, None));
-            }
-            continue;
-        }
-        let Some(url) = route.urls.first() else { continue };
-        if variables.is_empty()
-            && let Some(base) = url.strip_suffix(&format!("/{}/", route.name))
-        {
-            variables.push(("VALETD_URL".to_owned(), Some(format!("{base}{in_url}"))));
-        }
-        let prefix = format!("/{}/", route.name);
-        let url = url.replacen(&prefix, &format!("{in_url}{prefix}"), 1);
-        variables.push((variable, Some(url.trim_end_matches('/').to_owned())));
-    }
-    variables.extend(key.map(|key| ("VALETD_KEY".to_owned(), Some(key.expose().to_owned()))));
-    variables
-}
-
-fn variable_of(route: &str) -> String {
-    format!("{}_URL", route.to_ascii_uppercase().replace('-', "_"))
-}
-
-/// What the URLs in a command's environment may call this machine, and what people write in their place.
-const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
-
-/// Whom the URLs in a command's environment name; an IPv6 address in both spellings, as tools compare either.
-fn hosts(variables: &[(String, Option<String>)]) -> BTreeSet<String> {
-    let urls = variables.iter().filter_map(|(_, value)| value.as_deref()?.strip_prefix("http://"));
-    let authorities = urls.filter(|rest| !rest.starts_with("unix:")).filter_map(|rest| rest.split('/').next());
-    let mut hosts = BTreeSet::new();
-    for authority in authorities {
-        match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, _)) => hosts.extend([address.to_owned(), format!("[{address}]")]),
-            None => hosts.extend(authority.split(':').next().map(str::to_owned)),
-        }
-    }
-    hosts
-}
-
-/// Keeps tools that are told of a proxy from sending it what is for valetd, the key included: curl, wget and Python send
-/// it `localhost` as well.
-fn past_proxies(variable: impl Fn(&str) -> Option<String>, named: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
-    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
-    if !["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(is_set) {
-        return Vec::new();
-    }
-    let others = named.iter().map(String::as_str).filter(|host| !LOOPBACK.contains(host));
-    let with_ours = |(name, other): (&str, &str)| {
-        let before = variable(name).or_else(|| variable(other)).filter(|hosts| !hosts.trim().is_empty());
-        let mut hosts: Vec<&str> = before.as_deref().map(|hosts| hosts.split(',').collect()).unwrap_or_default();
-        let is_there = |wanted: &str| hosts.iter().any(|host| host.trim() == wanted || host.trim() == "*");
-        let missing: Vec<&str> = LOOPBACK.into_iter().chain(others.clone()).filter(|host| !is_there(host)).collect();
-        hosts.extend(missing);
-        (name.to_owned(), Some(hosts.join(",")))
-    };
-    // tools look for either, most of them for the lower case first
-    [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")].map(with_ours).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::report::tests::report;
-
-    #[test]
-    fn every_route_has_a_variable_and_the_base_has_one() {
-        let mut report = report();
-        let mut rda = report.routes[0].clone();
-        (rda.name, rda.urls) = ("gbdx-rda".to_owned(), vec!["http://localhost:8253/gbdx-rda/".to_owned()]);
-        report.routes.push(rda);
-        let expected = [
-            ("VALETD_URL", "http://localhost:8253"),
-            ("GBDX_URL", "http://localhost:8253/gbdx"),
-            ("GBDX_RDA_URL", "http://localhost:8253/gbdx-rda"),
-        ];
-        type Rows = Vec<(String, Option<String>)>;
-        let owned = |rows: &[(&str, &str)]| -> Rows {
-            rows.iter().map(|(name, url)| ((*name).to_owned(), Some((*url).to_owned()))).collect()
-        };
-        assert_eq!(variables(&report, None, None, true), owned(&expected));
-        let with_key = [
-            ("VALETD_URL", "http://localhost:8253/vk_x"),
-            ("GBDX_URL", "http://localhost:8253/vk_x/gbdx"),
-            ("GBDX_RDA_URL", "http://localhost:8253/vk_x/gbdx-rda"),
-            ("VALETD_KEY", "vk_x"),
-        ];
-        let key = Secret::new("vk_x");
-        assert_eq!(variables(&report, None, Some(&key), true), owned(&with_key));
-    }
-
-    #[test]
-    fn at_an_address_of_its_own_the_routes_that_were_named_have_a_variable_and_no_others() {
-        let mut report = report();
-        let mut rda = report.routes[0].clone();
-        rda.name = "gbdx-rda".to_owned();
-        report.routes.push(rda);
-        let key = Secret::new("vk_x");
-        let names = [RouteName::new("gbdx").unwrap()];
-        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), Some(&key), false);
-        let shown: Vec<_> = rows.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-        let expected = [
-            ("VALETD_URL", Some("http://127.0.0.1:40311")),
-            ("GBDX_URL", Some("http://127.0.0.1:40311/gbdx")),
-            ("GBDX_RDA_URL", None),
-            ("VALETD_KEY", Some("vk_x")),
-        ];
-        assert_eq!(shown, expected);
-        let rows = variables(&report, Some((&base_url("unix:/run/x.sock"), &names)), Some(&key), true);
-        assert_eq!(rows[1].1.as_deref(), Some("http://unix:/run/x.sock:/vk_x/gbdx"));
-    }
-
-    #[test]
-    fn a_route_that_was_not_named_takes_no_variable_away_that_it_would_have_had() {
-        let mut report = report();
-        for name in ["gbdx_rda", "gbdx-rda", "valetd"] {
-            let mut route = report.routes[0].clone();
-            route.name = name.to_owned();
-            report.routes.push(route);
-        }
-        let names = [RouteName::new("gbdx-rda").unwrap()];
-        let rows = variables(&report, Some(("http://127.0.0.1:40311", &names)), None, false);
-        let last = |name: &str| rows.iter().rfind(|(variable, _)| variable == name).map(|(_, value)| value.as_deref());
-        assert_eq!(last("GBDX_RDA_URL"), Some(Some("http://127.0.0.1:40311/gbdx-rda")));
-        assert_eq!(last("VALETD_URL"), Some(Some("http://127.0.0.1:40311")));
-        assert_eq!(last("GBDX_URL"), Some(None));
-    }
-
-    #[test]
-    fn no_proxy_is_shown_what_is_for_valetd() {
-        type Row<'a> = (&'a [(&'a str, &'a str)], Option<(&'a str, &'a str)>);
-        let rows: [Row<'_>; 6] = [
-            (&[("NO_PROXY", "x.example")], None),
-            (&[("http_proxy", "")], None),
-            (&[("http_proxy", "http://p:1")], Some(("localhost,127.0.0.1", "localhost,127.0.0.1"))),
-            (
-                &[("ALL_PROXY", "http://p:1"), ("NO_PROXY", "localhost")],
-                Some(("localhost,127.0.0.1", "localhost,127.0.0.1")),
-            ),
-            (
-                &[("HTTP_PROXY", "http://p:1"), ("no_proxy", "*"), ("NO_PROXY", "a, 127.0.0.1")],
-                Some(("*", "a, 127.0.0.1,localhost")),
-            ),
-            (
-                &[("http_proxy", "http://p:1"), ("no_proxy", "127.0.0.11,localhosts")],
-                Some(("127.0.0.11,localhosts,localhost,127.0.0.1", "127.0.0.11,localhosts,localhost,127.0.0.1")),
-            ),
-        ];
-        let none = BTreeSet::new();
-        for (set, expected) in rows {
-            let found = past_proxies(
-                |name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()),
-                &none,
-            );
-            let expected = expected.map(|(lower, upper)| [("no_proxy", lower), ("NO_PROXY", upper)]);
-            let expected =
-                expected.into_iter().flatten().map(|(name, value)| (name.to_owned(), Some(value.to_owned())));
-            assert_eq!(found, expected.collect::<Vec<_>>(), "{set:?}");
-        }
-        // a listener elsewhere is named by its address
-        let url = |url: &str| ("X_URL".to_owned(), Some(url.to_owned()));
-        let urls =
-            [url("http://[::1]:8253/vk_x/lab"), url("http://lab.localhost:8253"), url("http://unix:/run/x.sock:/lab")];
-        let named = hosts(&[&urls[..], &[url("http://192.0.2.7/lab"), ("GONE_URL".to_owned(), None)]].concat());
-        assert_eq!(
-            named.iter().map(String::as_str).collect::<Vec<_>>(),
-            ["192.0.2.7", "::1", "[::1]", "lab.localhost"]
-        );
-        let found = past_proxies(|name| (name == "http_proxy").then(|| "http://p:1".to_owned()), &named);
-        let all = "localhost,127.0.0.1,192.0.2.7,::1,[::1],lab.localhost";
-        assert!(found.iter().all(|(_, value)| value.as_deref() == Some(all)), "{found:?}");
-    }
 
     #[test]
     fn strict_exec_is_content_when_no_route_can_be_used_without_a_key() {
@@ -630,11 +427,5 @@ mod tests {
         assert_eq!(failure.remedy.as_deref(), Some("set require_key = true at the top of the configuration"));
         report.routes.iter_mut().for_each(|route| route.require_key = true);
         assert!(refuse_if_strict(&report).is_ok());
-    }
-
-    #[test]
-    fn a_route_that_is_not_there_is_said_with_those_that_are() {
-        let failure = wanted(&report(), &[RouteName::new("gdbx").unwrap()]).unwrap_err();
-        assert_eq!(failure.remedy.as_deref(), Some("the routes are: gbdx"));
     }
 }

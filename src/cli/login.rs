@@ -16,13 +16,13 @@ use super::refresh::{self, Outcome};
 use super::runtime::block_on;
 use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
-use crate::config::{Account, AccountId, Config};
+use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
-use crate::platform::paths::Paths;
+use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
 use crate::platform::{environment, io_error};
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
@@ -38,9 +38,14 @@ use crate::token_endpoint::TokenEndpoint;
 #[command(
     long_about = "\
 Sign in to an account. Without an option, you are asked in the account's own
-way: a page to open and a code to paste, or a user name and a password. Where
-an account has both, you choose; --code and --username choose theirs. The
-result goes to the running daemon; if none runs, it is saved for the next one.
+ways, in their order: a browser on this machine, a code that is entered on any
+device, a page whose code or address is pasted, a user name and a password.
+Where one is closed, the next is taken; --browser, --device, --paste, --code
+and --username choose theirs. The result goes to the running daemon; if none
+runs, it is saved for the next one.
+
+The address that a browser ends on can be pasted at any time while valetd
+waits: over ssh, in a container or in WSL, where the browser does not reach it.
 
 What is handed in is tried first, by one renewal: what is stored stays until
 the new credential has worked. --untried believes it, where there is no network.
@@ -55,6 +60,7 @@ that valetd knows.",
 Examples:
   valetd login gbdx                     asks for user name and password
   valetd login gdh                      shows a page, asks for its code
+  valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
@@ -90,9 +96,36 @@ pub(super) struct Arguments {
     /// How long the sign-in is good for: 30m, 8h, 7d
     #[arg(long = "for", value_name = "TIME", value_parser = parse_term)]
     term: Option<Duration>,
+    /// Sign in with a browser on this machine
+    #[arg(long, group = "way", conflicts_with = "username")]
+    browser: bool,
+    /// Sign in with a code that is entered on any device
+    #[arg(long, group = "way", conflicts_with = "username")]
+    device: bool,
+    /// Sign in with a code, or an address, that is pasted
+    #[arg(long, group = "way", conflicts_with = "username")]
+    paste: bool,
     /// Print the page's address only
-    #[arg(long)]
+    #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
+    /// Draw the device's address as a QR code, whatever the terminal is
+    #[arg(long, overrides_with = "no_qr")]
+    qr: bool,
+    /// Draw no QR code
+    #[arg(long)]
+    no_qr: bool,
+}
+
+impl Arguments {
+    /// The one way to ask a person that the options choose, if they do.
+    fn way(&self) -> Option<SignInMethod> {
+        match (self.browser, self.device, self.paste) {
+            (true, ..) => Some(SignInMethod::Browser),
+            (_, true, _) => Some(SignInMethod::Device),
+            (.., true) => Some(SignInMethod::Paste),
+            _ => None,
+        }
+    }
 }
 
 /// How long the first renewal may take until we leave it to the daemon.
@@ -121,8 +154,10 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
     }
     // before somebody signs in for nothing
-    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
-        return Err(Failure::of_call(error, options));
+    match block_on(Client::connect(&places.socket))? {
+        Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
+        Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
+        Ok(_) | Err(_) => {}
     }
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
@@ -131,6 +166,17 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     new.term = term.map(|term| term.as_secs());
     deliver(options, &places, &config, account, new, is_new)
+}
+
+/// Whether there is a place for the credential, where no daemon has one.
+fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
+    let folder = &places.state_dir;
+    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = opened.and_then(|_| match is_read_only(folder) {
+        true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
+        false => Ok(()),
+    });
+    opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
@@ -197,6 +243,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         }
         None => {
             let wishes = Wishes {
+                way: arguments.way(),
+                qr: (arguments.qr || arguments.no_qr).then_some(arguments.qr),
                 username: arguments.username,
                 browser: !arguments.no_browser,
                 state_dir: Some(places.state_dir.clone()),
@@ -218,7 +266,12 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         import: _,
         untried: _,
         term: _,
+        browser: _,
+        device: _,
+        paste: _,
         no_browser: _,
+        qr: _,
+        no_qr: _,
     } = arguments;
     if let Some(code) = code {
         let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
@@ -264,7 +317,10 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NothingLasting => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
+        SignInError::NothingLasting | SignInError::UnderWay(_) => Exit::Failed,
+        // nobody has signed in, and somebody still must
+        SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
     };
     let failure = Failure::new(error).with_exit(exit);
     match remedy {

@@ -50,17 +50,26 @@ const WORTH_A_WORD: Duration = Duration::from_secs(1);
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { account, timeout } = arguments;
     let places = places(options)?;
-    let wanted: Vec<AccountId> = account.into_iter().collect();
-    block_on(until_usable(options, &places.socket, &wanted, timeout))?.map(|_| Exit::Fine)
+    block_on(until_usable(options, &places.socket, timeout, |report| wanted(report, account.as_ref())))?
+        .map(|_| Exit::Fine)
 }
 
-/// Waits until these accounts are usable (all of them, if none is named), also for a daemon that is not there yet.
-/// Returns the status that says so.
+/// The account that is named, or all.
+fn wanted<'a>(report: &'a StatusReport, account: Option<&AccountId>) -> Result<Vec<&'a AccountReport>, Failure> {
+    let Some(id) = account else { return Ok(report.accounts.iter().collect()) };
+    let found = report.account(id.as_str()).ok_or_else(|| {
+        Failure::unknown(&UnknownName::new("account", id.as_str(), report.accounts.iter().map(|account| &*account.id)))
+    })?;
+    Ok(vec![found])
+}
+
+/// Waits until the accounts are usable that `wanted` finds in the daemon's status, also for a daemon that is not there
+/// yet. Returns the status that says so. A failure of `wanted` ends the wait.
 pub(super) async fn until_usable(
     options: &Options,
     socket: &std::path::Path,
-    accounts: &[AccountId],
     timeout: Duration,
+    wanted: impl for<'a> Fn(&'a StatusReport) -> Result<Vec<&'a AccountReport>, Failure>,
 ) -> Result<StatusReport, Failure> {
     let began = Instant::now();
     let deadline = began + timeout;
@@ -68,7 +77,7 @@ pub(super) async fn until_usable(
     let mut is_told = false;
     loop {
         let outcome = match look(&mut connection, socket).await {
-            Ok(report) => match judge(&report, accounts, timeout) {
+            Ok(report) => match wanted(&report).map_or_else(Outlook::InVain, |accounts| judge(&accounts, timeout)) {
                 Outlook::Usable => return Ok(report),
                 outlook => outlook,
             },
@@ -109,18 +118,8 @@ enum Outlook {
     InVain(Failure),
 }
 
-fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Outlook {
-    let mut wanted: Vec<&AccountReport> = Vec::new();
-    for id in accounts {
-        match report.account(id.as_str()) {
-            Some(found) => wanted.push(found),
-            None => return Outlook::InVain(unknown(report, id)),
-        }
-    }
-    if accounts.is_empty() {
-        wanted.extend(&report.accounts);
-    }
-    let unusable: Vec<&AccountReport> = wanted.into_iter().filter(|account| !account.usable).collect();
+fn judge(wanted: &[&AccountReport], timeout: Duration) -> Outlook {
+    let unusable: Vec<&AccountReport> = wanted.iter().copied().filter(|account| !account.usable).collect();
     let Some(first) = unusable.iter().find(|account| account.state == State::SignInRequired).or(unusable.first())
     else {
         return Outlook::Usable; // a token in hand is good also where somebody has to sign in for the next one
@@ -142,10 +141,6 @@ fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Ou
     }
 }
 
-fn unknown(report: &StatusReport, id: &AccountId) -> Failure {
-    Failure::unknown(&UnknownName::new("account", id.as_str(), report.accounts.iter().map(|account| &*account.id)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,25 +148,26 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    fn id(name: &str) -> AccountId {
-        AccountId::new(name).unwrap()
+    fn judge(report: &StatusReport, account: Option<&str>) -> Outlook {
+        let account = account.map(|name| AccountId::new(name).unwrap());
+        wanted(report, account.as_ref()).map_or_else(Outlook::InVain, |accounts| super::judge(&accounts, LONG))
     }
 
     #[test]
     fn a_usable_account_ends_the_wait_whatever_the_others_do() {
-        assert!(matches!(judge(&report(), &[id("gbdx")], LONG), Outlook::Usable));
+        assert!(matches!(judge(&report(), Some("gbdx")), Outlook::Usable));
     }
 
     #[test]
     fn a_token_in_hand_counts_also_where_somebody_must_sign_in_for_the_next() {
         let mut report = report();
         report.accounts[1].usable = true;
-        assert!(matches!(judge(&report, &[], LONG), Outlook::Usable));
+        assert!(matches!(judge(&report, None), Outlook::Usable));
     }
 
     #[test]
     fn waiting_for_a_person_is_in_vain() {
-        let Outlook::InVain(failure) = judge(&report(), &[], LONG) else { panic!("it goes on") };
+        let Outlook::InVain(failure) = judge(&report(), None) else { panic!("it goes on") };
         assert_eq!(failure.exit, Exit::SignInRequired);
         assert_eq!(failure.remedy.as_deref(), Some("valetd login gdh"));
         assert!(failure.to_string().contains("gdh: somebody must sign in: the refresh token was refused"), "{failure}");
@@ -182,14 +178,14 @@ mod tests {
         let mut report = report();
         (report.accounts[0].usable, report.accounts[0].state) = (false, State::Renewing);
         report.accounts[0].why = Some("connecting: refused".to_owned());
-        let Outlook::NotYet(failure) = judge(&report, &[id("gbdx")], LONG) else { panic!("it ends") };
+        let Outlook::NotYet(failure) = judge(&report, Some("gbdx")) else { panic!("it ends") };
         assert_eq!(failure.exit, Exit::NotUsable);
         assert_eq!(failure.to_string(), "valetd: gbdx: no usable token after 30 s: connecting: refused\n");
     }
 
     #[test]
     fn an_account_that_is_not_there_is_not_waited_for() {
-        let Outlook::InVain(failure) = judge(&report(), &[id("gdbx")], LONG) else { panic!("it goes on") };
+        let Outlook::InVain(failure) = judge(&report(), Some("gdbx")) else { panic!("it goes on") };
         assert_eq!((failure.exit, failure.remedy.as_deref()), (Exit::Failed, Some("the accounts are: gbdx, gdh")));
     }
 }

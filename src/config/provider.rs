@@ -128,7 +128,7 @@ mod tests {
         let account = &config.accounts["gbdx"];
         assert_eq!((account.grant, account.dialect), (GrantType::RefreshToken, Dialect::Rfc6749));
         assert_eq!(account.client_id, None);
-        assert_eq!(account.server.token.to_string(), "https://geobigdata.io/auth/v1/oauth/token/");
+        assert_eq!(account.server.token.as_ref().unwrap().to_string(), "https://geobigdata.io/auth/v1/oauth/token/");
         assert_eq!((account.header.before.as_str(), account.header.token), ("Bearer ", TokenKind::AccessToken));
         assert_eq!(account.renew.assumed_lifetime, Duration::from_secs(7 * 86_400));
         assert_eq!(account.sign_in.methods, [SignInMethod::Password]);

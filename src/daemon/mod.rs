@@ -39,7 +39,7 @@ use crate::platform::socket::Listener;
 use crate::platform::systemd::Notifier;
 use crate::platform::watch::ConfigWatch;
 use crate::proxy::Proxy;
-use crate::renewer::{Parts, RenewerLoop, Sources};
+use crate::renewer::{RenewerLoop, RenewerParts, Sources};
 use crate::shutdown::{Shutdown, shutdown};
 use crate::stats::Stats;
 use crate::store::open_store;
@@ -203,7 +203,7 @@ impl Daemon {
         let (demands, demanded) = mpsc::unbounded_channel();
         let (commands, commanded) = mpsc::channel(8);
         let sources = wiring::sources(&config, &config, &Sources::new(), &clock, &demands);
-        let (renewer, accounts) = RenewerLoop::new(Parts {
+        let (renewer, accounts) = RenewerLoop::new(RenewerParts {
             clock: clock.clone(),
             store,
             endpoint: TokenEndpoint::new(HttpClient::from_environment()),
@@ -351,7 +351,7 @@ fn first_binding(listeners: &Listeners, config: &Config, has_problems: bool) -> 
 }
 
 fn give_notices(running: &Running, shutdown: &Shutdown) -> JoinHandle<()> {
-    let parts = notices::Parts {
+    let parts = notices::NoticeSources {
         accounts: running.state.accounts.clone(),
         config: running.published.config.subscribe(),
         clock: running.state.clock.clone(),

@@ -24,6 +24,18 @@ pub(super) enum Operation {
     GetTokensFromRefreshToken,
 }
 
+impl Operation {
+    /// Whether its request has that parameter by itself.
+    pub(super) fn sets_itself(self, name: &str) -> bool {
+        match self {
+            Operation::InitiateAuth => name == REFRESH_TOKEN,
+            Operation::GetTokensFromRefreshToken => ["ClientId", "ClientSecret", "RefreshToken"].contains(&name),
+        }
+    }
+}
+
+const REFRESH_TOKEN: &str = "REFRESH_TOKEN";
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct InitiateAuth<'a> {
@@ -51,7 +63,7 @@ fn initiate_auth(token: &Secret, client: &Client, parameters: &[(String, String)
                     here: use grant = \"cognito_get_tokens\" or \"refresh_token\""
             .to_owned());
     }
-    let auth_parameters = members([("REFRESH_TOKEN", token.expose())], parameters)?;
+    let auth_parameters = members([(REFRESH_TOKEN, token.expose())], parameters)?;
     let body = InitiateAuth { client_id: cognito_id(client)?, auth_flow: "REFRESH_TOKEN_AUTH", auth_parameters };
     Ok(post("AWSCognitoIdentityProviderService.InitiateAuth", &body, token, client))
 }

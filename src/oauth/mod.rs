@@ -4,7 +4,8 @@
 //! and its response.
 //!
 //! * `grant`: the types that every dialect speaks of;
-//! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation;
+//! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation; [`rfc8628`]: a code that is entered on any device;
+//!   [`rfc9126`]: pushed authorization requests;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `salvage`: what becomes of a refresh token whose answer cannot be used;
@@ -22,6 +23,8 @@ pub(crate) mod jwt;
 mod members;
 mod rfc6749;
 pub(crate) mod rfc7009;
+pub(crate) mod rfc8628;
+pub(crate) mod rfc9126;
 mod salvage;
 #[cfg(test)]
 mod testing;
@@ -59,7 +62,13 @@ impl Dialect {
                 Some((Operation::GetTokensFromRefreshToken, token))
             }
             (Dialect::Rfc6749, Grant::RefreshToken(_)) => None,
-            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => None,
+            (
+                _,
+                Grant::Password { .. }
+                | Grant::ClientCredentials
+                | Grant::AuthorizationCode { .. }
+                | Grant::DeviceCode { .. },
+            ) => None,
         }
     }
 
@@ -71,13 +80,33 @@ impl Dialect {
         }
     }
 
+    /// Whether a request in this dialect has a parameter of that name by itself, besides those of RFC 6749.
+    pub(crate) fn sets_itself(self, name: &str) -> bool {
+        match self {
+            Dialect::Rfc6749 => false,
+            Dialect::CognitoInitiateAuth => Operation::InitiateAuth.sets_itself(name),
+            Dialect::CognitoGetTokens => Operation::GetTokensFromRefreshToken.sets_itself(name),
+        }
+    }
+
+    /// Whether its requests are objects of texts, in which a name stands once.
+    pub(crate) fn takes_each_parameter_once(self) -> bool {
+        self != Dialect::Rfc6749
+    }
+
     /// Whether a server that carries the request out may thereby have made the presented refresh token worthless, so that a
     /// lost response leaves us not knowing.
     pub(crate) fn spends_refresh_token(self, grant: &Grant) -> bool {
         match (self, grant) {
             (Dialect::Rfc6749 | Dialect::CognitoGetTokens, Grant::RefreshToken(_)) => true,
             (Dialect::CognitoInitiateAuth, Grant::RefreshToken(_)) => false,
-            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => false,
+            (
+                _,
+                Grant::Password { .. }
+                | Grant::ClientCredentials
+                | Grant::AuthorizationCode { .. }
+                | Grant::DeviceCode { .. },
+            ) => false,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Record, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
-use crate::token_source::{Availability, Said, TokenSource};
+use crate::token_source::{Availability, SourceDemand, TokenSource};
 
 /// What others tell the loop besides demands and requests.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) enum RenewerCommand {
 pub(crate) type Sources = BTreeMap<AccountId, Arc<TokenSource>>;
 
 /// What the loop needs.
-pub(crate) struct Parts {
+pub(crate) struct RenewerParts {
     /// The time line.
     pub clock: Arc<Clock>,
     /// Credentials at rest, locked.
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
     /// The token sources of its accounts.
     pub sources: Sources,
     /// What requests say.
-    pub demands: mpsc::UnboundedReceiver<Said>,
+    pub demands: mpsc::UnboundedReceiver<SourceDemand>,
     /// What others tell.
     pub notices: mpsc::Receiver<RenewerCommand>,
     /// Spreads renewals over machines.
@@ -66,7 +66,7 @@ pub(crate) struct Parts {
 pub(crate) struct RenewerLoop {
     renewer: Renewer<RealWorld>,
     clock: Arc<Clock>,
-    demands: mpsc::UnboundedReceiver<Said>,
+    demands: mpsc::UnboundedReceiver<SourceDemand>,
     requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
@@ -74,8 +74,8 @@ pub(crate) struct RenewerLoop {
 
 impl RenewerLoop {
     /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
-    pub(crate) fn new(parts: Parts) -> (Self, Accounts) {
-        let Parts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
+    pub(crate) fn new(parts: RenewerParts) -> (Self, Accounts) {
+        let RenewerParts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
         let world = RealWorld {
             clock: clock.clone(),
             store,
@@ -139,9 +139,10 @@ impl RenewerLoop {
 
     /// Hands on what was said through the accounts' present sources. The others' requests wait for nothing any more, and
     /// the tokens that an upstream refused them may have the same numbers as ours.
-    fn hear(&mut self, said: &mut Vec<Said>) {
+    fn hear(&mut self, said: &mut Vec<SourceDemand>) {
         let sources = &self.renewer.world.sources;
-        let is_present = |(source, demand): &Said| sources.get(demand.account()).is_some_and(|now| now.id() == *source);
+        let is_present =
+            |(source, demand): &SourceDemand| sources.get(demand.account()).is_some_and(|now| now.id() == *source);
         said.retain(is_present);
         self.renewer.demands(said.drain(..).map(|(_, demand)| demand), self.clock.now());
     }

@@ -68,7 +68,7 @@ impl World for Diary {
             Grant::RefreshToken(token) => token.expose().to_owned(),
             Grant::Password { username, .. } => format!("the password of {username}"),
             Grant::ClientCredentials => "nothing".to_owned(),
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         self.lines.push(format!("redeem {} {what}", id.0));
     }

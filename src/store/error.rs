@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::file;
 use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
+use crate::platform::paths::READ_ONLY;
 
 /// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
 #[derive(Debug, thiserror::Error)]
@@ -119,9 +120,7 @@ fn remedy(action: &str, error: &io::Error) -> &'static str {
              folder on another file system with --state-dir"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
-        io::ErrorKind::ReadOnlyFilesystem => {
-            ": its file system is read-only; mount it writable, or use another --state-dir"
-        }
+        io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
         io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",
         _ => "",
     }

@@ -129,7 +129,8 @@ impl Servers {
     /// Those of an account as it is configured.
     pub(crate) fn of(account: &Account) -> Self {
         let mut origins = account.server.credential_endpoints().map(|(_, endpoint)| endpoint.origin.to_string());
-        let issued_by = origins.next().expect("a token endpoint comes first");
+        // as long as an issuer's metadata are not known, nothing may be sent anywhere: no origin is written like this
+        let issued_by = origins.next().unwrap_or_default();
         let others: BTreeSet<String> = origins.filter(|origin| *origin != issued_by).collect();
         Self { issued_by, others: others.into_iter().collect() }
     }
@@ -216,7 +217,7 @@ impl Record {
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
     /// endpoint's origin, and no endpoint that would be sent the credential on an origin that was not there then.
     pub(crate) fn was_issued_to(&self, account: &Account) -> bool {
-        self.issued_by == account.server.token.origin.to_string()
+        account.server.token.as_ref().is_some_and(|token| self.issued_by == token.origin.to_string())
             && self.client_id == account.client_id
             && account.server.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
     }

@@ -118,6 +118,44 @@ fn each_kind_of_program_is_told_in_the_way_that_it_hears() {
 }
 
 #[test]
+fn what_a_command_would_find_can_be_looked_at_and_holds_no_secret() {
+    let scene = Scene::new("require_key = true");
+    let config = std::fs::read_to_string(scene.home().path("config/valetd/config.toml")).expect("a configuration");
+    let exec = "exec = { env = { LAB_TOKEN = \"{placeholder_jwt}\" } }\n";
+    let other = format!(
+        "[route.other]\naccount = \"gbdx\"\nupstream = \"https://auth.example/api\"\n{}\n",
+        scene.world.trust()
+    );
+    let config = config.replacen("[account.gbdx]\n", &format!("[account.gbdx]\n{exec}"), 1) + &other;
+    scene.home().write_config(&config);
+    let _daemon = scene.start();
+    for options in [&["--no-intercept"][..], &["--intercept"], &["--isolate"], &["--key-in-url"]] {
+        let mut command = scene.exec(&[&["-r", "api", "-r", "other", "--print-env"], options].concat());
+        command.env("GDH_REFRESH_TOKEN", "a refresh token").env("SSH_AUTH_SOCK", "/x").env_remove("DISPLAY");
+        let output = command.output().expect("valetd runs");
+        assert!(output.status.success() && output.stderr.is_empty(), "{options:?}: {}", words(&output));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let has = |line: &str| said.lines().any(|said| said.starts_with(line));
+        for line in ["API_URL=http://127.0.0.1:", "OTHER_URL=http://127.0.0.1:", "VALETD_KEY=[secret]"] {
+            assert!(has(line), "{options:?}: {line}: {said}");
+        }
+        let is_intercepted = ["--intercept", "--isolate"].iter().any(|option| options.contains(option));
+        for line in ["https_proxy=http://", "SSL_CERT_FILE=/", "NODE_USE_ENV_PROXY=1", "LAB_TOKEN=eyJ"] {
+            assert_eq!(has(line), is_intercepted, "{options:?}: {line}: {said}");
+        }
+        assert!(has("unset GDH_REFRESH_TOKEN") && !has("unset DISPLAY"), "{options:?}: {said}");
+        assert_eq!(has("unset SSH_AUTH_SOCK"), options.contains(&"--isolate"), "{options:?}: {said}");
+        assert_eq!(has("https_proxy=http://exec:[secret]@"), options.contains(&"--intercept"), "{options:?}: {said}");
+        assert!(!said.contains("vk_") && !said.contains("a refresh token"), "{options:?}: {said}");
+    }
+    // and by all routes of an account a command finds each of them
+    let urls = "curl -sS -H \"X-Valetd-Key: $VALETD_KEY\" $API_URL/x $OTHER_URL/y";
+    let output = scene.run(&["--account", "gbdx", "--", "sh", "-c", urls]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("GET /x ") && said.contains("GET /api/y "), "{}", words(&output));
+}
+
+#[test]
 fn what_no_route_leads_to_passes_untouched_or_is_refused_with_only() {
     let scene = Scene::new("");
     let _daemon = scene.start();
@@ -315,13 +353,14 @@ fn a_program_that_insists_on_signing_in_is_given_a_placeholder_and_never_a_secre
     let away = "token_endpoint = \"https://api.example/auth/token\"";
     scene.home().write_config(&config.replacen("[account.gbdx]\n", &format!("[account.gbdx]\n{exec}"), 1));
     let _daemon = scene.start();
-    // where the command believes its tokens to come from
-    scene.home().write_config(
-        &config.replacen("[account.gbdx]\n", &format!("[account.gbdx]\n{exec}"), 1).replacen(endpoint, away, 1),
-    );
+    // where the command believes its tokens to come from; the daemon reads another file
+    let believed = scene.home().path("believed.toml");
+    let text = config.replacen("[account.gbdx]\n", &format!("[account.gbdx]\n{exec}"), 1).replacen(endpoint, away, 1);
+    std::fs::write(&believed, text).expect("written");
+    let with = ["--config", believed.to_str().expect("text"), "-r", "api", "--intercept", "--"];
     let ask = |form: &str| {
         let curl = ["curl", "-sS", "-d", form, "https://api.example/auth/token"];
-        json(&scene.run(&[&["-r", "api", "--intercept", "--"], &curl[..]].concat()))
+        json(&scene.run(&[&with[..], &curl[..]].concat()))
     };
     let given = ask("grant_type=password&username=x&password=x&scope=a+b");
     assert_eq!((&given["token_type"], &given["scope"]), (&"Bearer".into(), &"a b".into()), "{given}");
@@ -329,7 +368,7 @@ fn a_program_that_insists_on_signing_in_is_given_a_placeholder_and_never_a_secre
     assert!(token.ends_with('.') && token.starts_with("eyJ"), "{token}");
     let refused = ask("grant_type=password&username=me&password=hunter2");
     assert_eq!(refused["type"], "urn:valetd:problem:sign-in-is-valetds", "{refused}");
-    let output = scene.run(&["-r", "api", "--intercept", "--", "sh", "-c", "echo $LAB_TOKEN; echo $LAB_USER"]);
+    let output = scene.run(&[&with[..], &["sh", "-c", "echo $LAB_TOKEN; echo $LAB_USER"]].concat());
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{token}\nx\n"));
 }
 

@@ -355,6 +355,37 @@ fn strict_exec_that_is_switched_on_while_a_command_waits_for_its_token_holds_for
 }
 
 #[test]
+fn a_command_waits_for_the_accounts_of_its_own_routes_alone_and_once() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let other = "[account.away]\ntoken_endpoint = \"http://127.0.0.1:1/token\"\nclient_id = \"x\"\n\
+                 upstream = \"http://127.0.0.1:1\"\n[route.away]\naccount = \"away\"\n";
+    let home = Home::with(&(lab::config(&server, "", "", "") + other));
+    lab::sign_in(&home, &server.sign_in());
+    // also while there is no daemon yet, nobody has to sign in to the other account
+    let mut command = home.valetd(&["exec", "-r", "lab", "--timeout", "60s", "--", "echo", "ran"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("valetd runs");
+    thread::sleep(Duration::from_millis(500)); // it has looked once by then
+    let daemon = home.start();
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ran\n", "{}", words(&output));
+    daemon.until("lab", "usable");
+    let all = home.run(&["exec", "--", "true"]);
+    assert_eq!(all.status.code(), Some(3), "{}", words(&all));
+    drop(daemon);
+    // the daemon's absence and an account's together take no longer than what was given
+    server.behave(Behaviour::Hang(Duration::from_secs(20)), None);
+    let mut command = home.valetd(&["exec", "-r", "lab", "--timeout", "3s", "--", "true"]);
+    let began = Instant::now();
+    let child = command.stderr(Stdio::piped()).spawn().expect("valetd runs");
+    thread::sleep(Duration::from_millis(1500));
+    let daemon = home.start();
+    assert_ne!(daemon.account("lab")["state"], "usable");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(4), "{}", words(&output));
+    assert!(began.elapsed() < Duration::from_millis(4400), "{:?}", began.elapsed());
+}
+
+#[test]
 fn help_and_doctor_say_what_a_key_does_not_keep_a_process_of_the_same_user_from() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = home_of_two(&server);

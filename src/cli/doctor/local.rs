@@ -17,7 +17,7 @@ use crate::config::{Config, ListenAddress};
 use crate::control::client::ClientError;
 use crate::control::report::{State, StatusReport};
 use crate::platform::listeners;
-use crate::platform::paths::{Paths, shell_word};
+use crate::platform::paths::{Paths, is_read_only, shell_word};
 
 pub(super) fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Finding>) {
     const CHECK: &str = "config";
@@ -44,10 +44,17 @@ pub(super) fn configuration(places: &Paths, invocation: &str) -> (Option<Config>
 pub(super) fn state_folder(places: &Paths) -> Vec<Finding> {
     const CHECK: &str = "credentials";
     let folder = &places.state_dir;
-    let Ok(found) = fs::metadata(folder) else {
-        return vec![ok(CHECK, format!("{} is not there yet: nobody has signed in", folder.display()))];
-    };
     let mut findings = Vec::new();
+    if is_read_only(folder) {
+        let says = format!("nothing can be saved in {}: its file system is read-only", folder.display());
+        findings.push(fail(CHECK, says, "mount it writable, or name another folder with --state-dir"));
+    }
+    let Ok(found) = fs::metadata(folder) else {
+        if findings.is_empty() {
+            findings.push(ok(CHECK, format!("{} is not there yet: nobody has signed in", folder.display())));
+        }
+        return findings;
+    };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let ours = rustix::process::geteuid().as_raw();
     for path in std::iter::once(folder.clone()).chain(entries) {

@@ -15,7 +15,9 @@ use tokio::task::LocalSet;
 use super::isolate::{self, Folder, Own, View, Walls};
 use super::supervise;
 use super::trust::Bundles;
+use super::variables;
 use crate::cli::failure::Failure;
+use crate::cli::output::print;
 use crate::config::{Account, Endpoint, ForwardProxy, Origin, Proxies, ProxyProtocol, RouteName, Upstream};
 use crate::intercept::{self, CertificateAuthority, Daemon, Interceptor, Outside, PLACEHOLDER_JWT, Settings};
 use crate::oauth::EndpointKind;
@@ -87,6 +89,8 @@ pub(super) struct Task {
     pub(super) folder: PathBuf,
     /// Variables, and those that are taken out.
     pub(super) environment: Vec<(String, Option<String>)>,
+    /// The command's key, if the environment is to be shown and nothing run.
+    pub(super) to_show: Option<Secret>,
     pub(super) command: Vec<OsString>,
     /// Whether the system's file of authorities is another one for it.
     pub(super) trust_mount: bool,
@@ -109,7 +113,8 @@ pub(super) struct Inside {
 ///
 /// [`Failure`] if there can be no proxy or no wall, or if the command cannot be run.
 pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
-    let Task { wanted: _, placeholders, settings, folder, mut environment, command, trust_mount, java, walls } = task;
+    let Task { wanted: _, placeholders, settings, folder, mut environment, .. } = task;
+    let Task { to_show, command, trust_mount, java, walls, .. } = task;
     let names = intercept::names(&settings);
     let authority = CertificateAuthority::new(&names, clock::unix_seconds()).map_err(Failure::new)?;
     let own_folder = walls.as_ref().map(|_| Folder::make(&folder)).transpose()?;
@@ -144,13 +149,20 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     environment.extend(bundles.variables.iter().map(|(name, value)| (name.clone(), Some(inside(value)))));
     let given = |(name, value): (String, String)| (name, Some(value.replace("{placeholder_jwt}", PLACEHOLDER_JWT)));
     environment.extend(placeholders.into_iter().map(given));
+    if walls.is_some() {
+        environment.extend(isolate::OUTSIDE.map(|name| (name.to_owned(), None)));
+    }
+    if let Some(key) = to_show {
+        let secrets: Vec<&Secret> = [&key].into_iter().chain(&settings.password).collect();
+        print(&variables::shown(&environment, &secrets, environment::is_set))?;
+        return Ok(0);
+    }
     let interceptor = Interceptor::new(settings, authority, daemon);
     let (program, rest) = command.split_first().expect("clap requires a command");
     let everything = LocalSet::new();
     match (walls, &own_folder) {
         (Some(Inside { view, own }), Some(folder)) => {
             drop(listener); // nobody outside has any use for it
-            environment.extend(isolate::OUTSIDE.map(|name| (name.to_owned(), None)));
             let bundle = bundles.of("SSL_CERT_FILE").unwrap_or_default().to_owned();
             everything.run_until(behind_walls(interceptor, view, own, folder, bundle, environment, &command)).await
         }

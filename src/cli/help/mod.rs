@@ -38,7 +38,7 @@ const TOPICS: [Topic; 7] = [
     Topic { name: "config", about: "what the configuration says", text: include_str!("topics/config.txt") },
     Topic { name: "providers", about: "which there are, and your own", text: include_str!("topics/providers.txt") },
     Topic { name: "sign-in", about: "the ways to sign in and out", text: include_str!("topics/sign-in.txt") },
-    Topic { name: "agents", about: "what is let in, and how far", text: include_str!("topics/agents.txt") },
+    Topic { name: "agents", about: "what an agent may call; hand it over", text: include_str!("topics/agents.txt") },
     Topic { name: "service", about: "run, upgrade, logs, uninstall", text: include_str!("topics/service.txt") },
     Topic { name: "backup", about: "what to keep, and what not", text: include_str!("topics/backup.txt") },
     Topic { name: "exit-codes", about: "how verbs and requests fail", text: include_str!("topics/exit-codes.txt") },
@@ -129,6 +129,25 @@ mod tests {
                 let parsed = Program::try_parse_from(["valetd"].into_iter().chain(words));
                 assert!(parsed.is_ok(), "{}: {line}: {}", topic.name, parsed.err().unwrap());
             }
+        }
+    }
+
+    #[test]
+    fn the_page_for_agents_names_refusals_that_there_are() {
+        let made = [
+            include_str!("../../proxy/policy/error.rs"),
+            include_str!("../../intercept/mod.rs"),
+            include_str!("../../intercept/placeholder.rs"),
+        ]
+        .concat();
+        let page = include_str!("topics/agents.txt");
+        let rows = page.split_once("says what to do:").unwrap().1.split_once("What to say").unwrap().0;
+        let rows = rows.lines().filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+        let kinds: Vec<&str> = rows.filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(kinds.len(), 9);
+        for kind in kinds {
+            let written = format!("\"{}", kind.trim_end_matches("..."));
+            assert!(made.contains(&written), "{kind}");
         }
     }
 
