@@ -33,12 +33,15 @@ pub(crate) struct GrantFailure {
     pub http_status: Option<u16>,
     /// For people: "auth.example answered 400 invalid_grant: Token is not active".
     pub detail: String,
+    /// The server rotates refresh tokens and was not asked in the dialect for that (see [`Account::with_rotation`]): it
+    /// says nothing of the one presented.
+    pub wants_rotation: bool,
 }
 
 impl GrantFailure {
     /// One that no answer of the server tells of.
     pub(crate) fn unanswered(failure: Failure, detail: String) -> Self {
-        Self { failure, oauth_error: None, http_status: None, detail }
+        Self { failure, oauth_error: None, http_status: None, detail, wants_rotation: false }
     }
 }
 
@@ -187,9 +190,9 @@ fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {
 }
 
 fn refused(endpoint: &Endpoint, status: StatusCode, refusal: Refusal) -> GrantFailure {
-    let Refusal { failure, oauth_error, detail } = refusal;
+    let Refusal { failure, oauth_error, detail, wants_rotation } = refusal;
     let detail = format!("{} {detail}", endpoint.origin.authority());
-    GrantFailure { failure, oauth_error, http_status: Some(status.as_u16()), detail }
+    GrantFailure { failure, oauth_error, http_status: Some(status.as_u16()), detail, wants_rotation }
 }
 
 /// The configuration contradicts itself: only a person can mend that.

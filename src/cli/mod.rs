@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn the_help_begins_with_what_to_do() {
         let help = command().render_long_help().to_string();
-        assert!(help.find("valetd login gbdx") < help.find("Usage:"), "{help}");
+        assert!(help.find("valetd login cdse") < help.find("Usage:"), "{help}");
     }
 
     #[test]

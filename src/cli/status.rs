@@ -45,7 +45,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              credential { generation fingerprint saved sealed identity
              refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
-             errors rejected replayed median_ms p99_ms",
+             errors rejected replayed refuses_token median_ms p99_ms",
     after_help = "\
 Examples:
   valetd status
@@ -181,7 +181,7 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     out.push_str(&header(&report.daemon));
     out.push('\n');
     if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
     }
     let name_width = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0).min(20);
     let words_width = 40;
@@ -277,7 +277,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
     let mut out = header(&report.daemon);
     out.push('\n');
     if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
     } else {
         out.push_str(&accounts(report));
     }
@@ -411,6 +411,13 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
             }
         }
     }
+    let refusing = report.routes.iter().filter(|route| route.account == account.id && route.refuses_token);
+    let refusing: Vec<&str> = refusing.map(|route| route.name.as_str()).collect();
+    if !refusing.is_empty() {
+        let words = "the API refuses this token, also when it is fresh: may who is signed in use it, and is upstream the \
+                     right one?";
+        say(&format!("{words} ({})", refusing.join(", ")), SOON);
+    }
     if let Some(command) = &account.next_action {
         say(&format!("-> {command}"), BOLD);
     }
@@ -512,7 +519,7 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         report.accounts.clear();
         report.routes.clear();
         let text = render(&report, "valetd --socket /tmp/v");
-        assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login gbdx\n"), "{text}");
+        assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login cdse\n"), "{text}");
     }
 
     #[test]

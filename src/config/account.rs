@@ -156,6 +156,11 @@ impl Account {
         }
     }
 
+    /// The account as it is asked for where its server is found to rotate refresh tokens.
+    pub(crate) fn with_rotation(&self) -> Account {
+        Account { dialect: self.dialect.with_rotation(), ..self.clone() }
+    }
+
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
     /// tokens of the old account are not those of the new one, and must not be sent where it says.
     pub(crate) fn security_relevant_change(&self, new: &Account) -> bool {

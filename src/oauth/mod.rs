@@ -77,6 +77,14 @@ impl Dialect {
         }
     }
 
+    /// What the same server wants to hear where it rotates refresh tokens.
+    pub(crate) fn with_rotation(self) -> Self {
+        match self {
+            Dialect::CognitoInitiateAuth | Dialect::CognitoGetTokens => Dialect::CognitoGetTokens,
+            Dialect::Rfc6749 | Dialect::Earthdata => self,
+        }
+    }
+
     /// Whether a request in this dialect has a parameter of that name by itself, besides those of RFC 6749.
     pub(crate) fn sets_itself(self, name: &str) -> bool {
         match self {

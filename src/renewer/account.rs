@@ -59,6 +59,8 @@ pub(super) struct AccountState {
     pub(super) account: Arc<Account>,
     pub(super) machine: Renewal,
     pub(super) record: Option<Record>,
+    /// Whether its server was found to rotate refresh tokens, where the account's dialect does not.
+    pub(super) rotates: bool,
     kept_password: KeptPassword,
     /// The last try to bring the store to what stands here has failed: when the next one is.
     pub(super) unsaved: Option<Timestamp>,
@@ -171,6 +173,7 @@ impl AccountState {
             account: Arc::new(account),
             stored_generation: record.as_ref().map_or(0, |record| record.generation),
             kept_password: KeptPassword::of(record.as_ref()),
+            rotates: record.as_ref().is_some_and(|record| record.rotates),
             record,
             unsaved: None,
             saving: None,
@@ -288,6 +291,11 @@ impl AccountState {
         credential.grant(self.account.grant)
     }
 
+    /// The account as its server is asked.
+    pub(super) fn asked(&self) -> Arc<Account> {
+        if self.rotates { Arc::new(self.account.with_rotation()) } else { self.account.clone() }
+    }
+
     /// The header field for the token that the account's template names.
     pub(super) fn header(&self, tokens: &Tokens) -> Result<(HeaderName, HeaderValue), String> {
         let template = &self.account.header;
@@ -311,6 +319,7 @@ impl AccountState {
         let Some(record) = &mut self.record else { return false };
         record.redeeming = false;
         record.set_aside = None;
+        record.rotates = self.rotates; // kept once it has worked
         if tokens.unusable.is_none() || tokens.refresh_token.is_some() {
             let before = std::mem::replace(&mut self.kept_password, KeptPassword::Reserved);
             if before == KeptPassword::Presented {
@@ -354,7 +363,7 @@ impl AccountState {
     /// Takes note of a refusal that is no verdict, and says in its words when it has been the same for a day. Returns whether
     /// that is to be told now.
     pub(super) fn note_repeated(&mut self, failure: &mut GrantFailure, now: Timestamp) -> bool {
-        let GrantFailure { failure: Failure::Transient { .. }, http_status: Some(status), oauth_error, detail } =
+        let GrantFailure { failure: Failure::Transient { .. }, http_status: Some(status), oauth_error, detail, .. } =
             failure
         else {
             return false;
@@ -383,7 +392,7 @@ impl AccountState {
     }
 
     pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
-        let GrantFailure { failure, oauth_error, http_status, detail } = failure;
+        let GrantFailure { failure, oauth_error, http_status, detail, wants_rotation: _ } = failure;
         let class = match failure {
             Failure::Transient { .. } | Failure::Unconfirmed(_) => "transient",
             Failure::Ambiguous => "ambiguous",

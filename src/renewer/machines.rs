@@ -68,7 +68,9 @@ impl<W: World> Renewer<W> {
             if let Some(state) = self.accounts.get_mut(id).filter(|state| !state.is_unreadable()) {
                 state.told = None; // it may have left and come back: whoever asks now knows nothing yet
                 let is_elsewhere = state.record.as_ref().is_some_and(|record| !record.was_issued_to(account));
-                let has_changed = state.account.security_relevant_change(account)
+                let is_another = state.account.security_relevant_change(account);
+                state.rotates &= !is_another;
+                let has_changed = is_another
                     || is_elsewhere
                     || state.is_refused_for(Why::IssuedElsewhere)
                     || state.is_refused_for(Why::ClientRefused);
@@ -454,7 +456,13 @@ impl<W: World> Renewer<W> {
             error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not \
                 known: look at its answer, or run `valetd login {id}`");
         }
-        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
+        if failure.wants_rotation {
+            // a token that may be spent is noted first: so it is the next renewal that asks in that way
+            info!(account = %id, "the server rotates refresh tokens: it is asked in the way that it wants, from now on");
+            state.rotates = true;
+            failure.failure = Failure::Transient { retry_after: None };
+        }
+        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail, wants_rotation: _ } = failure.clone();
         state.note_failure(renewal, failure, now);
         if verdict == Failure::Permanent(Why::Revoked) && state.turns_to_password() {
             // the kept password signs in again, within the same renewal
@@ -559,7 +567,7 @@ impl<W: World> Renewer<W> {
             record.note_servers(&state.account);
         }
         state.note_term(now);
-        let is_spent = state.account.dialect.spends_refresh_token(&state.grant());
+        let is_spent = state.asked().dialect.spends_refresh_token(&state.grant());
         match &mut state.record {
             Some(record) if is_spent => {
                 record.redeeming = true;
@@ -583,7 +591,7 @@ impl<W: World> Renewer<W> {
         state.owed.push((renewal, state.account.clone()));
         match state.tried.take() {
             Some(answer) => self.answers.push((id.clone(), renewal, answer)),
-            None => self.world.redeem(state.account.clone(), renewal, grant),
+            None => self.world.redeem(state.asked(), renewal, grant),
         }
     }
 
@@ -594,6 +602,7 @@ impl<W: World> Renewer<W> {
             info!(account = %id, generation = found.generation, "the store holds a later credential, which is used now");
             state.stored_generation = found.generation;
             state.unsaved = None;
+            state.rotates |= found.rotates;
             state.put(Some(*found));
             self.note_end(id, now);
         }

@@ -10,7 +10,7 @@ use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Dialect, Grant, GrantType, Tokens};
-use crate::renewal::{Failure, RenewalId, Why};
+use crate::renewal::{Failure, Phase, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
 use crate::timestamp::Timestamp;
@@ -164,12 +164,13 @@ fn refused() -> Result<Tokens, GrantFailure> {
         oauth_error: Some("invalid_grant".into()),
         http_status: Some(400),
         detail: "auth.lab.example answered 400 invalid_grant".into(),
+        wants_rotation: false,
     })
 }
 
 fn lost() -> Result<Tokens, GrantFailure> {
     let detail = "the connection was reset".to_owned();
-    Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+    Err(GrantFailure::unanswered(Failure::Ambiguous, detail))
 }
 
 #[test]
@@ -384,7 +385,7 @@ fn an_answer_that_is_no_verdict_does_not_make_a_lost_one_forgotten() {
     renewer.tick(T0 + Duration::from_secs(1));
     renewer.world.lines.clear();
     let failure = Failure::Transient { retry_after: None };
-    let busy = GrantFailure { failure, oauth_error: None, http_status: Some(503), detail: "busy".into() };
+    let busy = GrantFailure { http_status: Some(503), ..GrantFailure::unanswered(failure, "busy".into()) };
     renewer.answered(&lab(), RenewalId(2), Err(busy), T0 + Duration::from_secs(2));
     assert_eq!(renewer.world.lines.last().expect("a line"), "save 1 r1 being redeemed");
 }
@@ -662,6 +663,7 @@ fn an_unknown_refusal_that_is_the_same_for_a_day_is_told_as_such() {
             oauth_error: None,
             http_status: Some(status),
             detail: "auth.lab.example answered".to_owned(),
+            wants_rotation: false,
         };
         renewer.answered(&lab(), RenewalId(1), Err(answer(status)), T0);
         renewer.tick(T0 + hours * HOUR);
@@ -846,7 +848,7 @@ fn usable() -> Renewer<Diary> {
 
 fn unreachable_server() -> Result<Tokens, GrantFailure> {
     let failure = Failure::Transient { retry_after: None };
-    Err(GrantFailure { failure, oauth_error: None, http_status: None, detail: "no route".to_owned() })
+    Err(GrantFailure::unanswered(failure, "no route".to_owned()))
 }
 
 #[test]
@@ -1163,4 +1165,48 @@ fn what_is_said_last_of_a_sign_ins_end_holds_also_where_the_credential_is_the_on
         renewer.tick(T0 + 8 * HOUR);
         assert!(renewer.views()[0].stored.is_some(), "{case}");
     }
+}
+
+#[test]
+fn a_server_that_rotates_is_asked_in_its_way_after_one_refusal_and_what_worked_is_kept() {
+    let mut account = config().accounts[&lab()].clone();
+    account.dialect = Dialect::CognitoInitiateAuth;
+    let mut config = config();
+    config.accounts.insert(lab(), account.clone());
+    let record = Record::new(&account, 1, signed_in("r1"), 0);
+    let wants_rotation = || {
+        let failure = Failure::Permanent(Why::ClientRefused);
+        let refusal = GrantFailure::unanswered(failure, "rotation is enabled for this client".to_owned());
+        Err(GrantFailure { http_status: Some(400), wants_rotation: true, ..refusal })
+    };
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(Some(record.clone())), T0);
+    renewer.answered(&lab(), RenewalId(1), wants_rotation(), T0);
+    assert!(matches!(renewer.views()[0].snapshot.phase, Phase::Scheduled { .. }), "nobody needs to sign in");
+    assert!(!renewer.accounts[&lab()].record.as_ref().expect("there").rotates, "it has not worked yet");
+    renewer.world.lines.clear();
+    renewer.tick(T0 + Duration::from_secs(60));
+    assert_eq!(renewer.accounts[&lab()].asked().dialect, Dialect::CognitoGetTokens);
+    assert_eq!(
+        renewer.world.lines[..2],
+        ["save 1 r1 being redeemed", "redeem 2 r1"],
+        "noted as being spent, then spent"
+    );
+    renewer.answered(&lab(), RenewalId(2), tokens("a1", Some("r2")), T0 + Duration::from_secs(60));
+    let kept = renewer.accounts[&lab()].record.clone().expect("saved");
+    assert_eq!((kept.rotates, kept.generation), (true, 2));
+    // the next process begins with it
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(Some(kept.clone())), T0);
+    assert_eq!(renewer.world.lines[..2], ["save 2 r2 being redeemed", "redeem 1 r2"]);
+    assert_eq!(renewer.accounts[&lab()].asked().dialect, Dialect::CognitoGetTokens);
+    // one that is handed in is tried in the same way, and finds it out likewise
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(None), T0);
+    let (first, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), first, wants_rotation(), T0);
+    let second = renewer.accounts[&lab()].trials[0].renewal;
+    renewer.answered(&lab(), second, tokens("b1", Some("n2")), T0);
+    told.try_recv().expect("answered").expect("taken");
+    assert!(renewer.accounts[&lab()].record.as_ref().expect("saved").rotates);
 }

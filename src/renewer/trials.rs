@@ -5,6 +5,7 @@
 //! A refusal of the credential keeps it out. So does an answer that never came, where something else is stored; it is
 //! asked for once more at once first, for servers with a grace period. Whoever has handed it in has it still.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -97,7 +98,7 @@ impl<W: World> Renewer<W> {
         let renewal = RenewalId(FIRST_TRIAL + self.tickets);
         let Some(state) = self.accounts.get_mut(id) else { return };
         let grant = trial.grant();
-        let asked = trial.asked.clone();
+        let asked = if state.rotates { Arc::new(trial.asked.with_rotation()) } else { trial.asked.clone() };
         state.owed.push((renewal, asked.clone()));
         state.trials.push(Trying { renewal, ..trial });
         self.world.redeem(asked, renewal, grant);
@@ -124,6 +125,15 @@ impl<W: World> Renewer<W> {
             },
             Err(failure) => failure,
         };
+        if failure.wants_rotation
+            && !self.is_stopping
+            && let Some(state) = self.accounts.get_mut(id)
+        {
+            info!(account = %id, "the server rotates refresh tokens: it is asked in the way that it wants, from now on");
+            state.rotates = true;
+            self.count(id);
+            return self.send_trial(id, trial);
+        }
         match failure.failure {
             Failure::Ambiguous if !trial.answer_lost && !self.is_stopping => {
                 warn!(account = %id, error = %failure.detail, "the answer to a trial was lost; it is asked for once more");

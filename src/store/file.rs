@@ -44,6 +44,9 @@ struct WrittenRecord<'a> {
     /// An older valetd drops it, and learns it anew: that makes no new version.
     #[serde(skip_serializing_if = "Option::is_none")]
     learnt_life_ms: Option<u64>,
+    /// Likewise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rotates: bool,
     redeeming: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     set_aside: Option<&'a SetAside>,
@@ -65,6 +68,8 @@ struct StoredRecord {
     refresh_expires_at: Option<u64>,
     identity: Option<String>,
     learnt_life_ms: Option<u64>,
+    #[serde(default)]
+    rotates: bool,
     redeeming: bool,
     set_aside: Option<SetAside>,
     term: Option<Term>,
@@ -88,6 +93,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         refresh_expires_at,
         identity,
         learnt_life,
+        rotates,
         redeeming,
         set_aside,
         term,
@@ -106,6 +112,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         refresh_expires_at: *refresh_expires_at,
         identity: identity.as_deref(),
         learnt_life_ms: *learnt_life,
+        rotates: *rotates,
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
         term: term.as_ref(),
@@ -148,6 +155,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         refresh_expires_at,
         identity,
         learnt_life_ms: learnt_life,
+        rotates,
         redeeming,
         set_aside,
         term,
@@ -171,6 +179,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         refresh_expires_at,
         identity,
         learnt_life,
+        rotates,
         redeeming,
         set_aside,
         term,
@@ -211,6 +220,7 @@ mod tests {
             refresh_expires_at: Some(1_702_592_000),
             identity: Some("me@example.com".into()),
             learnt_life: Some(6_012),
+            rotates: true,
             redeeming: true,
             set_aside: Some(SetAside {
                 why: Why::Revoked,
@@ -237,6 +247,7 @@ mod tests {
             refresh_expires_at: None,
             identity: None,
             learnt_life: None,
+            rotates: false,
             redeeming: false,
             set_aside: None,
             term: None,

@@ -30,6 +30,7 @@ fn record(generation: u64) -> Record {
         refresh_expires_at: None,
         identity: None,
         learnt_life: None,
+        rotates: false,
         redeeming: false,
         set_aside: None,
         term: None,

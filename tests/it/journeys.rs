@@ -40,7 +40,7 @@ fn without_a_configuration_the_daemon_says_how_to_begin() {
     assert!(answer.text().contains("valetd login"), "{}", answer.text());
     assert_eq!(daemon.status()["accounts"].as_array().map(Vec::len), Some(0));
     let status = home.run(&["status"]);
-    assert!(words(&status).contains("valetd login gbdx"), "{}", words(&status));
+    assert!(words(&status).contains("valetd login cdse"), "{}", words(&status));
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod journeys;
 mod readme;
 /// At a terminal, each way to sign in that an account has is offered, in its order.
 mod signing_in;
+/// What every released version has stored is read.
+mod versions;
 
 /// What a name stands for decides whether it is connected to.
 mod addresses;

@@ -5,7 +5,7 @@
 //! * `live`: how it stands, for a person who plays with it; `page`: what that looks like.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::runtime::block_on;
 use super::text::length;
-use crate::config::AccountId;
+use crate::config::{AccountId, Config};
 use crate::config_files;
 use crate::control::ControlState;
 use crate::control::client::Client;
@@ -127,7 +127,6 @@ impl Servers {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
 async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Result<Exit, Failure> {
     let (usual_life, ports, port) = match arguments.keep {
         Some(first) => (600, [first, first + 1], first + 2),
@@ -142,15 +141,12 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         socket: Some(folder.join("valetd.sock")),
         ..Options::default()
     };
-    let paths = places_to_run_in(&options)?;
-    fs::write(&paths.config_file, configuration(&servers, port))
-        .map_err(|error| Failure::new(error).while_doing("writing the demonstration's configuration"))?;
-    let config = config_files::load(&paths).map_err(Failure::new)?.config;
-    let socket = paths.socket.clone();
-    let invocation = options.invocation();
-    let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log));
-    let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
-    let daemon = Daemon::build(surroundings).map_err(Failure::new)?;
+    let socket = places_to_run_in(&options)?.socket;
+    let (config, daemon) = match build(&servers, &options, port, &log) {
+        // somebody else's by now, or all the time
+        Err(_) => build(&servers, &options, 0, &log)?,
+        built => built?,
+    };
     let state = daemon.control_state();
     let (stop, stopped) = shutdown();
     let show = async {
@@ -182,12 +178,21 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     exit
 }
 
+/// A daemon for the stand-ins, on this port or (0) on any.
+#[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
+fn build(servers: &Servers, options: &Options, port: u16, log: &LogHandle) -> Result<(Config, Daemon), Failure> {
+    let paths = places_to_run_in(options)?;
+    fs::write(&paths.config_file, configuration(servers, port))
+        .map_err(|error| Failure::new(error).while_doing("writing the demonstration's configuration"))?;
+    let config = config_files::load(&paths).map_err(Failure::new)?.config;
+    let invocation = options.invocation();
+    let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log.clone()));
+    let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
+    Ok((config, Daemon::build(surroundings).map_err(Failure::new)?))
+}
+
 /// The presets as they are, but for where they lead.
 fn configuration(servers: &Servers, port: u16) -> String {
-    let port = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => port,
-        Err(_) => 0,
-    };
     let mut text = format!(
         "listen = [\"{listen}\"]\n\n{gdh}\n{gbdx}",
         listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port)),

@@ -241,6 +241,7 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
         errors: numbers.errors.get(),
         rejected: numbers.rejected.get(),
         replayed: numbers.replayed.get(),
+        refuses_token: numbers.refuses_tokens(),
         median_ms: millis(0.5),
         p99_ms: millis(0.99),
     }

@@ -252,6 +252,9 @@ pub(crate) struct RouteReport {
     pub rejected: u64,
     /// Requests sent again after a 401.
     pub replayed: u64,
+    /// Whether the upstream refused a token again that was renewed for its refusal, and no answer since was a good one.
+    #[serde(default)]
+    pub refuses_token: bool,
     /// Half of the answers began within so many milliseconds; an upper bound, from buckets that double.
     #[serde(default)]
     pub median_ms: Option<f64>,

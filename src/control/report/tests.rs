@@ -35,6 +35,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
     gbdx.rejected.add(2);
     gbdx.replayed.add(2);
     gbdx.answered(200, Duration::from_millis(3));
+    gbdx.replayed_with(true);
     let problems = ["route.x: no account named \"x\"".to_owned()];
     let views = [usable_view(), refused_view()];
     let sources = Sources {
@@ -135,6 +136,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "errors": 0,
             "rejected": 2,
             "replayed": 2,
+            "refuses_token": true,
             "median_ms": 4.0,
             "p99_ms": 4.0,
             "proxy": null,

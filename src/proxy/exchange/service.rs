@@ -447,8 +447,9 @@ async fn after_401(
         }
         Err(error) => return Err(send_error(route, error)),
     };
-    let new = authorization.token();
-    route.tokens.replayed(token, new, refused.elapsed(), authorization.outcome(&response));
+    let (new, outcome) = (authorization.token(), authorization.outcome(&response));
+    route.note_replay(outcome);
+    route.tokens.replayed(token, new, refused.elapsed(), outcome);
     respond(route, response, new, &context)
 }
 

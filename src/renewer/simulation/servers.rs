@@ -187,7 +187,7 @@ impl Outside {
     /// What the token endpoint makes of what came back.
     pub(super) fn read(&self, grant: &Grant, outcome: &Outcome) -> Result<Tokens, GrantFailure> {
         let failed = |failure, oauth_error, http_status, detail: String| {
-            Err(GrantFailure { failure, oauth_error, http_status, detail })
+            Err(GrantFailure { failure, oauth_error, http_status, detail, wants_rotation: false })
         };
         let (status, retry_after, body) = match outcome {
             Outcome::NotSent => {
