@@ -224,6 +224,24 @@ fn systems() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::exec::clients;
+
+    #[test]
+    fn the_table_in_the_help_has_what_a_command_is_told_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundles = Bundles::write(&folder.path().join("run"), "ROOT\n", |_| None).unwrap();
+        let told: Vec<&str> = bundles.variables.iter().map(|(name, _)| name.as_str()).collect();
+        for name in told.iter().filter(|name| **name != ALONE) {
+            assert!(clients::names(name), "{name} is set, and in no row");
+        }
+        let table = clients::table();
+        let variables = table.split_whitespace().filter(|word| {
+            word.len() > 5 && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        });
+        for name in variables {
+            assert!(told.contains(&name), "{name} is in the table, and is not set");
+        }
+    }
 
     #[test]
     fn what_was_trusted_before_still_is_and_files_go_with_the_command() {
