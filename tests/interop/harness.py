@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 TOOLS = ROOT / "target" / "interop"
 VENV_PYTHON = TOOLS / "venv" / "bin" / "python"
 NODE_MODULES = TOOLS / "node" / "node_modules"
-VALETD = Path(os.environ.get("VALETD") or ROOT / "target" / "debug" / "valetd")
+VALETD = Path(os.environ.get("VALETD") or ROOT / "target" / "debug" / "valetd").resolve()
 
 # How long anything local may take on a machine that is busy with other things.
 PATIENCE = 30.0
@@ -205,9 +205,10 @@ def ask(url, method="GET", body=None, headers=None, timeout=PATIENCE):
 class Valetd:
     """The built binary in a home of its own."""
 
-    def __init__(self, config, name="valetd", listen=()):
-        """`listen`: further addresses; `HOME` in them is its home."""
+    def __init__(self, config, name="valetd", listen=(), variables=None):
+        """`listen`: further addresses; `HOME` in them is its home. `variables`: what else its environment holds."""
         self.listen = listen
+        self.variables = variables or {}
         self.home = Path(tempfile.mkdtemp(prefix=name + "-", dir=_folder))
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
@@ -231,7 +232,7 @@ class Valetd:
     def environment(self, **more):
         dirs = {"XDG_CONFIG_HOME": self.home / "config", "XDG_STATE_HOME": self.home / "state",
                 "XDG_RUNTIME_DIR": self.home / "run"}
-        return environment(self.home, **dirs, **more)
+        return environment(self.home, **(dirs | self.variables | more))
 
     def start(self):
         assert VALETD.exists(), f"{VALETD} is not there"

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::company::Scene;
-use crate::support::upstreams::{read_head, serving};
+use crate::support::company::{Manner, Scene};
+use crate::support::upstreams::{mirror, read_head, serving};
 use crate::support::{eventually, words};
 
 fn json(output: &Output) -> Value {
@@ -176,6 +176,34 @@ fn what_no_route_leads_to_passes_untouched_or_is_refused_with_only() {
         assert!(is_direct || words(&output).contains("refused, as no route leads there"), "{}", words(&output));
     }
     assert_eq!(scene.proxy.targets().len(), before);
+}
+
+#[test]
+fn what_no_route_leads_to_also_goes_through_a_companys_proxy_that_is_spoken_to_in_tls() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let origin = scene.world.behind_tls(&mirror());
+    let ca = scene.world.folder.path().join("ca.pem").display().to_string();
+    let in_tls = scene.world.proxy(Manner::Guarded, true, origin, origin);
+    let url = format!("https://me:p%20w@{}", in_tls.address);
+    let ask = |proxy: &str, words: &[&str]| {
+        let mut command = scene.exec(&[&["-r", "api", "--intercept", "-v", "--"], words].concat());
+        command.env("https_proxy", proxy).env("http_proxy", proxy).env("SSL_CERT_FILE", &ca);
+        command.output().expect("valetd runs")
+    };
+    let output = ask(&url, &["curl", "-sS", "--cacert", &ca, "https://auth.example/x"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("GET /x "), "{}", words(&output));
+    assert_eq!(in_tls.targets(), ["auth.example:443"]);
+    // a proxy that nobody has vouched for is told nothing
+    let strange = url.replace("127.0.0.1", "localhost");
+    let output = ask(&strange, &["curl", "-sS", "--cacert", &ca, "https://auth.example/x"]);
+    assert!(!output.status.success() && words(&output).contains("TLS with the proxy"), "{}", words(&output));
+    assert_eq!(in_tls.targets().len(), 1);
+    // in the clear, the proxy is asked in absolute form
+    let plain = scene.world.behind_tls(&mirror());
+    let output = ask(&format!("https://{plain}"), &["curl", "-sS", "http://auth.example/y"]);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("GET http://auth.example/y "), "{}", words(&output));
 }
 
 #[test]
