@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{AccountId, Config, MachineFacts, Parsed, Problem, Problems, SecretSource, Source};
+use crate::config::{self, AccountId, Config, MachineFacts, Parsed, Preset, Problem, Problems, SecretSource, Source};
 use crate::oauth::metadata::{Kept, Metadata};
 use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::Paths;
@@ -66,6 +66,28 @@ pub(crate) fn load_with(paths: &Paths, found: Option<(&AccountId, Metadata)>) ->
         .map(|Fault { path, problem, remedy }| Problem::not_ours_alone(path.display().to_string(), problem, remedy));
     let problems: Vec<_> = not_ours.chain(problems).collect();
     if problems.is_empty() { parsed } else { Err(Problems(problems)) }
+}
+
+/// A provider that an account may name.
+pub(crate) struct KnownPreset {
+    /// What it says.
+    pub preset: Preset,
+    /// Whether it is a file of the user's.
+    pub is_own: bool,
+}
+
+/// The user's own providers, and those that come with the binary and are not replaced by one, in the order of their names. A
+/// file that cannot be used is told of where the configuration is read.
+pub(crate) fn known_presets(paths: &Paths) -> Vec<KnownPreset> {
+    let mut known: BTreeMap<String, KnownPreset> =
+        config::presets().map(|preset| (preset.name.clone(), KnownPreset { preset, is_own: false })).collect();
+    for path in provider_files(&paths.providers_dir) {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
+        if let Ok((Some(source), _)) = read_source(&path) {
+            known.insert(name.to_owned(), KnownPreset { preset: Preset::read(name, &source), is_own: true });
+        }
+    }
+    known.into_values().collect()
 }
 
 /// What is in force while the configuration cannot be used: the default listeners and no accounts.

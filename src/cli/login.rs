@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -145,7 +145,7 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
 fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failure> {
     let file = &places.config_file;
-    if file.exists() || !preset_names().contains(&id.as_str()) {
+    if file.exists() || !is_enough(id) {
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));

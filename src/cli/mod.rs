@@ -35,6 +35,7 @@ mod log;
 mod login;
 mod logout;
 mod man;
+mod providers;
 mod refresh;
 mod reload;
 mod run;
@@ -102,6 +103,7 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Providers(providers::Arguments),
     Status(status::Arguments),
     Events(events::Arguments),
     Refresh(refresh::Arguments),
@@ -129,6 +131,7 @@ impl Program {
         }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
+            Verb::Providers(arguments) => providers::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
             Verb::Status(arguments) => status::perform(options, arguments),
@@ -169,6 +172,9 @@ mod tests {
             "login lab --refresh-token-stdin --state-dir /tmp/s",
             "login gdh --import",
             "logout gbdx",
+            "providers",
+            "providers --search google --json",
+            "providers show github",
             "status",
             "--socket /tmp/v.sock status --json",
             "refresh gbdx",

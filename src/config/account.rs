@@ -206,6 +206,11 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
+        if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
+            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
+            return None;
+        }
         let server = self.authorization_server(id, &table, dialect, checks);
         let registers = self.registers(&table);
         let client_id = table.string("client_id").map(|found| found.value);

@@ -155,7 +155,9 @@ impl<'a> Reader<'a> {
         dialect: Dialect,
         checks: &mut CrossChecks<'a>,
     ) -> Option<AuthorizationServer> {
-        if !table.has("issuer") {
+        if table.place_for("issuer").is_some() {
+            table.require("issuer", "say who the authorization server is");
+        } else if !table.has("issuer") {
             let remedy = "say where grants are sent: token_endpoint = \"https://...\", or an issuer, or a provider";
             table.require("token_endpoint", remedy);
         }
