@@ -13,6 +13,7 @@ use crate::platform::harden;
 // what the verbs share
 mod arguments;
 mod configuration;
+mod discovered;
 mod failure;
 mod manager;
 mod options;
@@ -34,6 +35,7 @@ mod log;
 mod login;
 mod logout;
 mod man;
+mod providers;
 mod refresh;
 mod reload;
 mod run;
@@ -102,6 +104,7 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Providers(providers::Arguments),
     Status(status::Arguments),
     Events(events::Arguments),
     Refresh(refresh::Arguments),
@@ -130,6 +133,7 @@ impl Program {
         }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
+            Verb::Providers(arguments) => providers::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
             Verb::Status(arguments) => status::perform(options, arguments),
@@ -171,6 +175,9 @@ mod tests {
             "login lab --refresh-token-stdin --state-dir /tmp/s",
             "login gdh --import",
             "logout gbdx",
+            "providers",
+            "providers --search google --json",
+            "providers show github",
             "status",
             "--socket /tmp/v.sock status --json",
             "refresh gbdx",
