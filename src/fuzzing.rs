@@ -10,6 +10,7 @@
 //! A function panics where a promise is broken. What was found once lies in the corpus under a name that begins with
 //! `found-`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
@@ -123,7 +124,12 @@ pub fn jwt_claims(data: &[u8]) {
 
 /// The configuration, and a provider preset.
 pub fn config(data: &[u8]) {
-    let facts = MachineFacts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 };
+    let facts = MachineFacts {
+        folder: "/home/me/.config/valetd".into(),
+        home: "/home/me".into(),
+        cores: 8,
+        metadata: BTreeMap::new(),
+    };
     let read = Source::from_bytes("config.toml", data, data.len().is_multiple_of(2))
         .and_then(|source| Config::parse(&source, &[("lab".to_owned(), source.clone())], &facts));
     match read {

@@ -26,6 +26,7 @@
 //! 9  daemon                                   builds, wires, starts, reloads, drains, stops
 //! 8  renewer  proxy  control  sign_in  notices  the services, each on its own
 //! 7  accounts                                 what the services say of the accounts, and ask of the renewer
+//!    discovery                                what servers say of themselves, fetched and kept
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
@@ -86,6 +87,7 @@ mod config;
 mod config_files;
 mod control;
 mod daemon;
+mod discovery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

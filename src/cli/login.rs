@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::arguments::parse_account;
 use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
 use super::options::Options;
@@ -157,13 +158,21 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
         return Err(Failure::of_call(error, options));
     }
+    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let account = account_of(&config, &id)?;
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
-    deliver(options, &places, &config, account, new, is_new)
+    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
+    found.keep(&places)?;
+    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    if delivered.is_err() {
+        found.take_back(&places);
+    }
+    delivered
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
@@ -325,12 +334,12 @@ fn deliver(
     config: &Config,
     account: &Account,
     new: NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Exit, Failure> {
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, config_is_new))? {
+    match block_on(hand_in(places, id, &new, must_reload))? {
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
@@ -390,10 +399,10 @@ async fn hand_in(
     places: &Paths,
     id: &AccountId,
     new: &NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
-    if config_is_new {
+    if must_reload {
         client.reload().await?;
     }
     let before = match client.account(id.as_str()).await {

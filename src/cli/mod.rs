@@ -13,6 +13,7 @@ use crate::platform::harden;
 // what the verbs share
 mod arguments;
 mod configuration;
+mod discovered;
 mod failure;
 mod help;
 mod manager;

@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
-        let server = self.authorization_server(&table, dialect, checks);
+        let server = self.authorization_server(id, &table, dialect, checks);
         let registers = self.registers(&table);
         let client_id = table.string("client_id").map(|found| found.value);
         let (client_auth, client_secret) = self.client(&table, grant);

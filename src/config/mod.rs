@@ -7,7 +7,7 @@
 //!   `account` and `route`, what the tables mean; a new key of either is a line in its file for each of the list of keys,
 //!   the type and the reading;
 //! * [`presets`] lists the providers that come with the binary: `provider`;
-//! * `authorization_server`: all endpoints of an account; discovery will come in there; `sign_in`: its ways to sign in;
+//! * `authorization_server`: all endpoints of an account, stated or found out from its issuer; `sign_in`: its ways to sign in;
 //! * `dialect`: what its provider does in another way than RFC 6749 has it;
 //! * `names`, `address`, `header`, `secret_source`, `value`: what one string or a small table means;
 //! * `read` is TOML with places, `reader` what the reading of all tables shares, `problem` what is said of a place.
@@ -38,6 +38,7 @@ mod value;
 pub(crate) use account::Account;
 pub(crate) use address::{Endpoint, ListenAddress, Origin, Upstream};
 pub(crate) use address::{is_localhost, is_metadata_address, is_private_address};
+pub(crate) use authorization_server::Issuer;
 pub(crate) use forward_proxy::{ForwardProxy, Proxies, ProxyChoice, ProxyLogin, ProxyProtocol, Way};
 pub(crate) use header::{HeaderEdits, TokenKind};
 pub(crate) use names::{AccountId, KeyName, RouteName};

@@ -697,3 +697,27 @@ fn another_issuer_client_or_resource_makes_the_tokens_others() {
     let registers = base.replace("client_id = \"c\"", "client = \"register\"");
     assert!(account(&base).security_relevant_change(&account(&registers)));
 }
+
+#[test]
+fn what_is_known_of_an_issuer_fills_in_what_the_text_does_not_state() {
+    let text = r#"{"issuer":"https://auth.example","token_endpoint":"https://auth.example/t",
+        "revocation_endpoint":"https://auth.example/r","registration_endpoint":"https://auth.example/c"}"#;
+    let metadata = crate::oauth::metadata::Metadata::read(text.as_bytes(), "https://auth.example").unwrap();
+    let read = |text: &str| {
+        let facts = MachineFacts { metadata: [("lab".to_owned(), metadata.clone())].into(), ..facts() };
+        Config::parse(&source(text), &[], &facts).unwrap().config
+    };
+    let own = format!("{WAYS}revocation_endpoint = \"https://auth.example/own\"\n");
+    let server = read(&own).accounts.remove("lab").unwrap().server;
+    let shown = |endpoint: &Option<Endpoint>| endpoint.as_ref().map(ToString::to_string);
+    assert_eq!(shown(&server.token).as_deref(), Some("https://auth.example/t"));
+    assert_eq!(shown(&server.revocation).as_deref(), Some("https://auth.example/own"), "what is stated counts");
+    assert_eq!(shown(&server.registration).as_deref(), Some("https://auth.example/c"));
+    let other_issuer = read(&WAYS.replace("auth.example", "auth.example/")).accounts.remove("lab").unwrap();
+    assert_eq!(other_issuer.server.token, None, "it is of another issuer");
+    let other_account = read(&WAYS.replace("[account.lab]", "[account.other]")).accounts.remove("other").unwrap();
+    assert_eq!(other_account.server.token, None, "it was kept for another account");
+    // and the route refuses a token service that was found out, too
+    let route = read(&WAYS.replace("api.example", "auth.example")).routes.remove(0);
+    assert_eq!(route.refuse, ["/t", "/r"]);
+}

@@ -7,6 +7,7 @@
 //! * `running`: the parts, and what a reload changes of them;
 //! * `listeners`, `own_address`, `control_socket`: what is bound;
 //! * `confinement` and `observers`: the sandbox, and the threads that stay outside of it;
+//! * `metadata`: what is known of issuers, kept fresh;
 //! * `renewer_thread`, `watchdog`, `wiring`, `warnings`, `status_line`.
 
 use std::collections::BTreeMap;
@@ -48,6 +49,7 @@ use crate::token_endpoint::TokenEndpoint;
 mod confinement;
 mod control_socket;
 mod listeners;
+mod metadata;
 mod observers;
 mod own_address;
 mod renewer_thread;
@@ -256,6 +258,7 @@ impl Daemon {
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let control = tokio::spawn(control::serve(listener, running.state.clone(), control_shutdown));
         let noticing = give_notices(&running, &shutdown);
+        let following = tokio::spawn(metadata::follow(issuers(&running), shutdown.clone()));
         let keeping_time = tokio::spawn(client_keys::keep_time(running.state.keys.clone(), shutdown.clone()));
         for address in &running.published.facts.borrow().listen {
             info!(%address, "listening");
@@ -272,6 +275,7 @@ impl Daemon {
         control_stop.start();
         let _ = control.await;
         let _ = noticing.await;
+        let _ = following.await;
         let _ = keeping_time.await;
         match ended {
             Ok(()) if shutdown.has_started() => Ok(()),
@@ -359,6 +363,11 @@ fn give_notices(running: &Running, shutdown: &Shutdown) -> JoinHandle<()> {
         invocation: running.published.facts.borrow().invocation.clone(),
     };
     tokio::spawn(notices::watch(parts, shutdown.clone()))
+}
+
+fn issuers(running: &Running) -> metadata::Parts {
+    let state_dir = running.paths.state_dir.clone();
+    metadata::Parts { config: running.published.config.subscribe(), state_dir, reload: running.state.reload.clone() }
 }
 
 /// Does what is asked, and what the machine's changes ask for, until the stop has started or the renewer has ended.

@@ -31,6 +31,8 @@ mod clocks;
 mod crowd;
 /// A provider with a dialect of its own is a few lines of data, and loses no login.
 mod dialects;
+/// An issuer is all that an account says of its server, and what it says of itself leads no credential astray.
+mod discovering;
 /// An edited endpoint is never sent the refresh token of another.
 mod endpoints;
 /// A token endpoint that fails in every way takes no valid token away and loses no login.
