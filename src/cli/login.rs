@@ -297,7 +297,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
                     "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
                      from others (`valetd login {id}` begins one)"
                 ));
-                pending::check_issuer(account, &pasted)
+                pending::check_issuer(account, pasted.issuer.as_deref())
             }
         };
         checked.map_err(|error| failure_of(error.into()))?;
