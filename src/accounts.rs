@@ -95,6 +95,8 @@ pub(crate) enum AccountRequest {
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
     /// what happened at the server, for people.
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
+    /// The store may be readable now: read what could not be read. Answered when that is done.
+    LookAgain(oneshot::Sender<Result<(), String>>),
 }
 
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
@@ -153,6 +155,11 @@ impl Accounts {
     /// Signs out. Returns what happened at the server, for people.
     pub(crate) async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
         self.ask(|reply| AccountRequest::Remove(account, reply)).await
+    }
+
+    /// Has what could not be read from the store read again.
+    pub(crate) async fn look_again(&self) {
+        let _ = self.ask(AccountRequest::LookAgain).await; // one that stops reads nothing any more
     }
 
     async fn ask<T>(

@@ -289,7 +289,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
 
 fn header(daemon: &DaemonReport) -> String {
     let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, .. } = daemon;
-    let DaemonReport { refused_root, audit, own_addresses, .. } = daemon;
+    let DaemonReport { refused_root, audit, own_addresses, store, .. } = daemon;
     let listen = if listen.is_empty() { "no address".to_owned() } else { listen.join(", ") };
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
@@ -316,7 +316,11 @@ fn header(daemon: &DaemonReport) -> String {
         let (lost, refused) = (audit.dropped, audit.refused);
         Some(format!("the audit cannot be written: {trouble} ({lost} lines lost, {refused} requests refused)"))
     });
-    for warning in warnings.iter().chain(&root).chain(&trouble) {
+    if let Some(source) = &store.source {
+        out.push_str(&format!("credentials are sealed, and their key is kept by: {}\n", printable(source)));
+    }
+    let locked = store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: valetd unlock"));
+    for warning in locked.iter().chain(warnings).chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
     }

@@ -9,6 +9,7 @@
 //! * [`presets`] lists the providers that come with the binary: `provider`;
 //! * `authorization_server`: all endpoints of an account; discovery will come in there;
 //! * `dialect`: what its provider does in another way than RFC 6749 has it;
+//! * `store`: how credentials are kept;
 //! * `names`, `address`, `header`, `secret_source`, `value`: what one string or a small table means;
 //! * `read` is TOML with places, `reader` what the reading of all tables shares, `problem` what is said of a place.
 
@@ -28,6 +29,7 @@ mod read;
 mod reader;
 mod route;
 mod secret_source;
+mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -47,5 +49,6 @@ pub(crate) use provider::presets;
 pub(crate) use reader::MachineFacts;
 pub(crate) use route::{Replay, Route};
 pub(crate) use secret_source::SecretSource;
+pub(crate) use store::{SealSetting, StoreSettings};
 pub(crate) use value::AllowedClient;
 pub(crate) use value::size;

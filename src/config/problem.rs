@@ -330,6 +330,9 @@ const NAMED: &[&str] = &[
     "parameters",
     "proxy",
     "request_headers",
+    "seal",
+    "store",
+    "unit",
 ];
 
 /// What may be shown of a line.

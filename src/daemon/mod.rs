@@ -42,7 +42,7 @@ use crate::proxy::Proxy;
 use crate::renewer::{Parts, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, shutdown};
 use crate::stats::Stats;
-use crate::store::open_store;
+use crate::store::{Store, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 mod confinement;
@@ -205,7 +205,7 @@ impl Daemon {
         let sources = wiring::sources(&config, &config, &Sources::new(), &clock, &demands);
         let (renewer, accounts) = RenewerLoop::new(Parts {
             clock: clock.clone(),
-            store,
+            store: store.clone(),
             endpoint: TokenEndpoint::new(HttpClient::from_environment()),
             config: config.clone(),
             sources: sources.clone(),
@@ -221,7 +221,7 @@ impl Daemon {
         let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(wiring::peer_lookups()))?;
         let facts = facts(&paths, &clock, &observers, hardening, invocation);
         let published = Published::new(config.clone(), problems, facts);
-        let (state, requests) = control_state(&published, accounts, stats, clock, keys, log);
+        let (state, requests) = control_state(&published, accounts, stats, clock, (keys, store), log);
         let mut running = Running {
             paths,
             notifier: Notifier::from_environment(),
@@ -311,7 +311,7 @@ fn control_state(
     accounts: Accounts,
     stats: Arc<Stats>,
     clock: Arc<Clock>,
-    keys: Arc<KeyRing>,
+    (keys, store): (Arc<KeyRing>, Arc<Store>),
     log: Option<LogHandle>,
 ) -> (ControlState, Requests) {
     let ((reload, reload_requests), (lend, lend_requests)) = (mpsc::channel(8), mpsc::channel(8));
@@ -327,6 +327,7 @@ fn control_state(
         reload,
         lend,
         keys,
+        store,
         events: Arc::new(Events::starting_after(started_at.as_millis())),
         log,
     };

@@ -156,6 +156,11 @@ impl RenewerLoop {
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::LookAgain(reply) => {
+                let store = self.renewer.world.store.clone();
+                self.renewer.look_again(|id| load(&store, id), now);
+                let _ = reply.send(Ok(()));
+            }
         }
     }
 
@@ -175,7 +180,11 @@ impl RenewerLoop {
 
 fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
     let store = renewer.world.store.clone();
-    renewer.configure(config, |id| store.load(id).map_err(|error| error.to_string()), now);
+    renewer.configure(config, |id| load(&store, id), now);
+}
+
+fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, String> {
+    store.load(id).map_err(|error| error.to_string())
 }
 
 /// An answer on its way back, or a piece of work that brings none.
@@ -208,6 +217,8 @@ impl RealWorld {
             | StoreError::Io { .. }
             | StoreError::NotOurFile { .. }
             | StoreError::Corrupt { .. }
+            | StoreError::Locked { .. }
+            | StoreError::KeyGone { .. }
             | StoreError::Newer { .. } => SaveError::Failed(words),
         }
     }

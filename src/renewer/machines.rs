@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::account::{AccountState, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{AccountView, LastFailure, NewCredential, RequestError, UNREADABLE};
-use crate::config::{AccountId, Config};
+use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, GrantType, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside};
@@ -89,30 +89,54 @@ impl<W: World> Renewer<W> {
                     self.save(id, Waiters::default(), now);
                 }
             } else {
-                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let (record, error) = match load(id) {
-                    Ok(record) => (record, None),
-                    Err(error) => (None, Some(error)),
-                };
-                let mut state = AccountState::new(account.clone(), record, self.seed);
-                if let Some(error) = error {
-                    error!(account = %id, %error, "the stored credential cannot be used");
-                    state.last_failure = Some(LastFailure {
-                        at: now,
-                        id: RenewalId(0),
-                        class: UNREADABLE,
-                        oauth_error: None,
-                        http_status: None,
-                        detail: error,
-                        attempt: 1,
-                    });
-                }
-                self.accounts.insert(id.clone(), state);
-                self.note_end(id, now);
+                self.begin(account.clone(), load(id), now);
             }
             let Some(event) = self.first_event(id, stagger, now) else { continue };
             stagger += STAGGER;
             self.handle(id, event, now);
+        }
+    }
+
+    /// Begins with an account, as the store has it.
+    fn begin(&mut self, account: Account, loaded: Result<Option<Record>, String>, now: Timestamp) {
+        let id = account.id.clone();
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (record, error) = match loaded {
+            Ok(record) => (record, None),
+            Err(error) => (None, Some(error)),
+        };
+        let mut state = AccountState::new(account, record, self.seed);
+        if let Some(error) = error {
+            error!(account = %id, %error, "the stored credential cannot be used");
+            state.last_failure = Some(LastFailure {
+                at: now,
+                id: RenewalId(0),
+                class: UNREADABLE,
+                oauth_error: None,
+                http_status: None,
+                detail: error,
+                attempt: 1,
+            });
+        }
+        self.accounts.insert(id.clone(), state);
+        self.note_end(&id, now);
+    }
+
+    /// The store may be readable now: reads what could not be read.
+    pub(super) fn look_again(
+        &mut self,
+        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, String>,
+        now: Timestamp,
+    ) {
+        let unread = self.accounts.values().filter(|state| state.is_unreadable() && !state.is_leaving);
+        let unread: Vec<Account> = unread.map(|state| (*state.account).clone()).collect();
+        let mut stagger = Duration::ZERO;
+        for account in unread {
+            let id = account.id.clone();
+            self.begin(account, load(&id), now);
+            let Some(event) = self.first_event(&id, stagger, now) else { continue };
+            stagger += STAGGER;
+            self.handle(&id, event, now);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::file;
+use super::seal;
 use crate::platform::paths::FolderError;
 
 /// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
@@ -51,12 +51,28 @@ pub(crate) enum StoreError {
         kept_as: String,
     },
     /// The file was written by a later valetd. It is left alone.
-    #[error("{} was written by a later valetd (format {version}, this one knows {}): use that one", path.display(), file::VERSION)]
+    #[error("{} was written by a later valetd (format {version}, this one knows {}): use that one", path.display(), seal::VERSION)]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u64,
+    },
+    /// The file is sealed, and its key is not at hand just now. It is left alone, and nothing takes its place.
+    #[error("{} is sealed, and its key is away: {why}", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Where the key is kept, and what is wrong there.
+        why: String,
+    },
+    /// The file is sealed, and its key will not come back. It is left alone until a sign-in takes its place.
+    #[error("{} is sealed, and its key is gone: {why}; sign in again", path.display())]
+    KeyGone {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
     },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]

@@ -68,6 +68,29 @@ pub(crate) struct DaemonReport {
     /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
     #[serde(default)]
     pub strict_exec: bool,
+    /// How credentials are kept.
+    #[serde(default)]
+    pub store: StoreReport,
+}
+
+/// How credentials are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StoreReport {
+    /// Whether they are encrypted on the disk.
+    pub sealed: bool,
+    /// Where the key comes from: `file`, `command`, `unit`.
+    pub source: Option<String>,
+    /// The key's name.
+    pub key_id: Option<String>,
+    /// When it was made.
+    pub since: Option<Moment>,
+    /// Why from there, where the configuration does not say it.
+    #[serde(default)]
+    pub because: Vec<String>,
+    /// Whether there is a recovery code, too.
+    pub recovery: bool,
+    /// Why nothing can be read or written now; `null` if it can.
+    pub locked: Option<String>,
 }
 
 /// An address that is lent to a command.

@@ -13,6 +13,7 @@ use crate::config::{self, AccountId, Config, ListenAddress, Proxies, RouteName};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, RenewalId, Why};
 use crate::stats::Stats;
+use crate::store::SealState;
 use crate::timestamp::Timestamp;
 
 /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
@@ -45,6 +46,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
         views: &views,
         stats: &stats,
         keys: &KeyRing::default(),
+        store: &SealState::default(),
     };
     let report = StatusReport::new(&sources);
     let golden = json!({
@@ -66,6 +68,15 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
             "own_addresses": [],
             "strict_exec": false,
+            "store": {
+                "sealed": false,
+                "source": null,
+                "key_id": null,
+                "since": null,
+                "because": [],
+                "recovery": false,
+                "locked": null,
+            },
         },
         "accounts": [{
             "id": "gbdx",
@@ -313,6 +324,7 @@ pub(crate) fn report() -> StatusReport {
         views: &views,
         stats: &stats,
         keys: &KeyRing::default(),
+        store: &SealState::default(),
     };
     StatusReport::new(&sources)
 }

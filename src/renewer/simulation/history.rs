@@ -118,7 +118,7 @@ impl History {
                     true => disk.after_some_power_cut(|sides| outside.roll(sides)),
                     false => disk.after_a_kill(),
                 };
-                outside.disk = Disk::Store(Store::on_faulty_disk(disk.clone()), disk);
+                outside.disk = Disk::Store(Box::new(Store::on_faulty_disk(disk.clone())), disk);
             }
             outside.bury();
             let pause = outside.roll(20 * SECOND);

@@ -190,7 +190,7 @@ impl Outside {
         }
         if this.chance(16) {
             let disk = FaultyDisk::default();
-            this.disk = Disk::Store(Store::on_faulty_disk(disk.clone()), disk);
+            this.disk = Disk::Store(Box::new(Store::on_faulty_disk(disk.clone())), disk);
         } else {
             this.is_store_shared = this.chance(3);
         }
