@@ -8,6 +8,7 @@ use crate::config::AccountId;
 use crate::renewal::{AccountSnapshot, RenewalId, Why};
 pub(crate) use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
+pub(crate) use crate::token_source::{Withheld, Withholding};
 
 /// One account as it stands. No field of it could carry a token.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct AccountView {
     pub snapshot: AccountSnapshot,
     /// The stored credential; `None` if there is none (nobody signed in, or the grant needs none).
     pub stored: Option<Stored>,
+    /// Why it is not used, if it is there and cannot be.
+    pub withheld: Option<Withheld>,
     /// When the last renewal succeeded.
     pub last_success: Option<Timestamp>,
     /// The last failure, also after a success: compare the times.
@@ -112,6 +115,9 @@ pub(crate) enum RequestError {
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
+    /// What is stored cannot be read or replaced now.
+    #[error("{0}")]
+    StoreLocked(String),
     /// The renewer said no.
     #[error("{0}")]
     Refused(String),

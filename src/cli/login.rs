@@ -121,8 +121,15 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
     }
     // before somebody signs in for nothing
-    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
-        return Err(Failure::of_call(error, options));
+    match block_on(async { Client::connect(&places.socket).await?.status().await })? {
+        Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
+        Ok(status) => {
+            if let Some(why) = status.daemon.store.locked {
+                let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
+                return Err(failure.with_exit(Exit::Locked).with_remedy(format!("{} unlock", options.invocation())));
+            }
+        }
+        Err(_) => {} // what is wrong will be said where it matters
     }
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;

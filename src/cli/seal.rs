@@ -40,7 +40,7 @@ Examples:
   valetd seal on && valetd seal recovery
   valetd seal --json | jq -r .source
 
-Exit codes: 0 done, 1 not done."
+Exit codes: 0 done, 1 not done, 5 the store is locked."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -113,7 +113,7 @@ fn change_here(places: &Paths, change: SealChange) -> Result<SealAnswer, Failure
 pub(super) fn failure_of(error: SealError) -> Failure {
     match error {
         SealError::NoSource(why) => Failure::say("there is no key to seal with").with_problems(why),
-        error @ SealError::Locked(_) => Failure::new(error).with_remedy("valetd unlock"),
+        error @ SealError::Locked(_) => Failure::new(error).with_remedy("valetd unlock").with_exit(Exit::Locked),
         error @ (SealError::NotSealed | SealError::NoRandomness | SealError::Store(_)) => Failure::new(error),
     }
 }

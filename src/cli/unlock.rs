@@ -28,7 +28,7 @@ Examples:
   valetd unlock
   valetd unlock --recovery
 
-Exit codes: 0 it is open, 1 it is not."
+Exit codes: 0 it is open, 5 it is not, 1 nothing was tried."
 )]
 pub(super) struct Arguments {
     /// Ask for the recovery code on the terminal

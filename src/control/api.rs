@@ -352,6 +352,10 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
                 _ => problem,
             }
         }
+        RequestError::StoreLocked(sentence) => {
+            let problem = Problem::new(503, kind::STORE_LOCKED, "the store is locked", sentence);
+            problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation))
+        }
         RequestError::CredentialRefused(sentence) => {
             Problem::new(409, kind::CREDENTIAL_REFUSED, "the server refused it; what is stored stays", sentence)
         }

@@ -96,11 +96,12 @@ async fn work<T: Send + 'static>(
         Ok(done) => Ok(done),
         Err(error) => {
             warn!(%error, "the store's seal is as it was");
-            let problem = refused(error.to_string());
+            let words = error.to_string();
             Err(match error {
-                SealError::Locked(_) => problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation)),
+                SealError::Locked(_) => Problem::new(503, kind::STORE_LOCKED, "the store is locked", words)
+                    .with_remedy(format!("{} unlock", state.facts.borrow().invocation)),
                 SealError::NoSource(_) | SealError::NotSealed | SealError::NoRandomness | SealError::Store(_) => {
-                    problem
+                    refused(words)
                 }
             })
         }

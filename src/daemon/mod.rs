@@ -7,7 +7,7 @@
 //! * `running`: the parts, and what a reload changes of them;
 //! * `listeners`, `own_address`, `control_socket`: what is bound;
 //! * `confinement` and `observers`: the sandbox, and the threads that stay outside of it;
-//! * `renewer_thread`, `watchdog`, `wiring`, `warnings`, `status_line`.
+//! * `renewer_thread`, `key_keeper`, `watchdog`, `wiring`, `warnings`, `status_line`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,11 +42,12 @@ use crate::proxy::Proxy;
 use crate::renewer::{Parts, RenewerLoop, Sources};
 use crate::shutdown::{Shutdown, shutdown};
 use crate::stats::Stats;
-use crate::store::{Store, open_store};
+use crate::store::{Store, open_store_at_once};
 use crate::token_endpoint::TokenEndpoint;
 
 mod confinement;
 mod control_socket;
+mod key_keeper;
 mod listeners;
 mod observers;
 mod own_address;
@@ -176,7 +177,7 @@ impl Daemon {
         let Surroundings { paths, invocation, inherited, warnings: standing, seed, hardening, log } = surroundings;
         let (clock, stats) = (Arc::new(Clock::start()), Arc::new(Stats::default()));
         let start = Start::read(&paths);
-        let store = Arc::new(open_store(&paths, &start.config)?);
+        let store = Arc::new(open_store_at_once(&paths, &start.config)?);
         let mut warnings = Warnings { standing, ..Warnings::default() };
         warnings.standing.extend(store.warnings().iter().chain(&paths.notes).cloned());
         for warning in &warnings.standing {
@@ -256,6 +257,7 @@ impl Daemon {
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let control = tokio::spawn(control::serve(listener, running.state.clone(), control_shutdown));
         let noticing = give_notices(&running, &shutdown);
+        let keeping_keys = tokio::spawn(key_keeper::keep(key_keeper_parts(&running), shutdown.clone()));
         let keeping_time = tokio::spawn(client_keys::keep_time(running.state.keys.clone(), shutdown.clone()));
         for address in &running.published.facts.borrow().listen {
             info!(%address, "listening");
@@ -273,6 +275,7 @@ impl Daemon {
         let _ = control.await;
         let _ = noticing.await;
         let _ = keeping_time.await;
+        let _ = keeping_keys.await;
         match ended {
             Ok(()) if shutdown.has_started() => Ok(()),
             Ok(()) => Err(anyhow!("the renewer ended on its own")),
@@ -349,6 +352,15 @@ fn first_binding(listeners: &Listeners, config: &Config, has_problems: bool) -> 
     }
     binding.withdraw();
     Ok(binding)
+}
+
+fn key_keeper_parts(running: &Running) -> key_keeper::Parts {
+    key_keeper::Parts {
+        store: running.state.store.clone(),
+        accounts: running.state.accounts.clone(),
+        config: running.published.config.subscribe(),
+        paths: running.paths.clone(),
+    }
 }
 
 fn give_notices(running: &Running, shutdown: &Shutdown) -> JoinHandle<()> {

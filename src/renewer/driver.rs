@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::account::NotLoaded;
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts};
+use crate::accounts::{AccountRequest, AccountView, Accounts, Withholding};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
@@ -183,8 +184,13 @@ fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) 
     renewer.configure(config, |id| load(&store, id), now);
 }
 
-fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, String> {
-    store.load(id).map_err(|error| error.to_string())
+fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
+    store.load(id).map_err(|error| match error {
+        StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
+        error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
+        error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
+        error => NotLoaded::Unreadable(error.to_string()),
+    })
 }
 
 /// An answer on its way back, or a piece of work that brings none.

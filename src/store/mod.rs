@@ -21,7 +21,10 @@
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::config::{AccountId, Config};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
@@ -61,18 +64,36 @@ pub(crate) use reseal::{Left, SealError};
 use sealing::Sealing;
 
 /// Opens the store in its place, and fetches the keys that it is sealed with from where the configuration that is in force
-/// says: nobody can open the store before having read that. A key that cannot be had is a warning, not an error.
+/// says: nobody can open the store before having read that. A key that cannot be had is no error: see [`SealState`].
 ///
 /// # Errors
 ///
 /// Those of [`Store::open`].
 pub(crate) fn open_store(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
-    let mut store = Store::open(&paths.state_dir)?;
     let sources = KeySources::new(&config.store, &paths.state_dir);
-    match store.unlock(|kind, blob| sources.secret(kind, blob)) {
-        Ok(Left(left)) => store.warnings.extend(left),
-        Err(error) => store.warnings.push(error.to_string()),
-    }
+    let mut store = Store::open(&paths.state_dir)?;
+    store.fetch(|kind, blob| sources.secret(kind, blob));
+    Ok(store)
+}
+
+/// The same for who cannot wait for a command: that is to be asked later ([`Store::unlock`]), and until then the store is
+/// opening.
+///
+/// # Errors
+///
+/// Those of [`Store::open`].
+pub(crate) fn open_store_at_once(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
+    let sources = KeySources::new(&config.store, &paths.state_dir);
+    let mut store = Store::open(&paths.state_dir)?;
+    let mut is_opening = false;
+    store.fetch(|kind, blob| match kind {
+        Kind::Command => {
+            is_opening = true;
+            Err(NoSecret::Away("it is being asked".to_owned()))
+        }
+        kind => sources.secret(kind, blob),
+    });
+    store.is_opening = AtomicBool::new(is_opening);
     Ok(store)
 }
 
@@ -83,7 +104,8 @@ pub(crate) struct Store {
     /// The mutex makes "compare the generation, then replace" one step for threads, as the lock does for processes.
     inner: Mutex<Inner>,
     /// How it is sealed, for who cannot wait for the disk.
-    seal_state: Mutex<SealState>,
+    seal_state: watch::Sender<SealState>,
+    is_opening: AtomicBool,
     warnings: Vec<String>,
     _lock: Option<File>,
 }
@@ -198,9 +220,10 @@ impl Store {
             }
         }
         let sealing = reseal::open(&mut folder);
-        let seal_state = Mutex::new(SealState::of(&sealing));
+        let seal_state = watch::Sender::new(SealState::of(&sealing));
         let inner = Mutex::new(Inner { folder, sealing });
-        Ok(Self { path: dir.to_owned(), inner, seal_state, warnings, _lock: lock })
+        let is_opening = AtomicBool::new(false);
+        Ok(Self { path: dir.to_owned(), inner, seal_state, is_opening, warnings, _lock: lock })
     }
 
     /// What was found and repaired when the folder was opened, in sentences.
@@ -248,6 +271,25 @@ impl Store {
             Err(error) => return Err(error),
         }
         inner.folder.replace(&name, &bytes)
+    }
+
+    /// Fetches the keys at the start. What is left undone, but for keys that are away, is a warning.
+    fn fetch(&mut self, ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) {
+        match self.unlock(ask) {
+            Ok(Left(left)) => self.warnings.extend(left),
+            Err(SealError::Locked(_)) => {} // the status says so for as long as it is so
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+    }
+
+    /// Whether the key is being asked for, and nobody knows yet whether it will come.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.is_opening.load(Ordering::Acquire)
+    }
+
+    /// From here on it is known.
+    pub(crate) fn has_been_asked(&self) {
+        self.is_opening.store(false, Ordering::Release);
     }
 
     /// Fetches the keys that are not at hand from where `ask` says, and does what a crash in a change of the seal has left
@@ -310,13 +352,19 @@ impl Store {
 
     /// How the store is sealed. Waits for nothing.
     pub(crate) fn seal_state(&self) -> SealState {
-        self.seal_state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seal_state.borrow().clone()
+    }
+
+    /// Tells of changes of the same.
+    pub(crate) fn watch_seal(&self) -> watch::Receiver<SealState> {
+        self.seal_state.subscribe()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
         let Inner { folder, sealing } = &mut *self.inner();
         let changed = change(folder, sealing);
-        *self.seal_state.lock().unwrap_or_else(PoisonError::into_inner) = SealState::of(sealing);
+        let state = SealState::of(sealing);
+        self.seal_state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);
         changed
     }
 

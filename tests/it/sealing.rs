@@ -137,24 +137,37 @@ fn while_the_key_is_away_nothing_is_lost_or_written_in_the_clear_and_its_return_
             locked.as_str().is_some_and(|why| why.starts_with("file: ") || why.contains("another key")),
             "{locked}"
         );
-        assert_ne!(daemon.account("lab")["usable"], true);
+        let account = daemon.until("lab", "store-locked");
+        assert_eq!((&account["usable"], &account["next_action"]), (&false.into(), &"valetd unlock".into()));
+        let answer = ping(&address(&daemon));
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{}", answer.text());
+        assert_eq!(answer.json()["type"], "urn:valetd:problem:store-locked");
+        assert_eq!(home.run(&["wait", "--timeout", "1ms"]).status.code(), Some(5));
         let status = home.run(&["status"]);
         assert!(words(&status).contains("the store is locked"), "{}", words(&status));
         let refused = home.run(&["unlock"]);
-        assert_eq!(refused.status.code(), Some(1), "{}", words(&refused));
+        assert_eq!(refused.status.code(), Some(5), "{}", words(&refused));
         let refused = home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], "token-canary-1");
-        assert!(!refused.status.success() && words(&refused).contains("sealed"), "{}", words(&refused));
+        assert_eq!(refused.status.code(), Some(5), "{}", words(&refused));
+        assert!(words(&refused).contains("nothing is saved in the clear"), "{}", words(&refused));
         assert_eq!(fs::read(home.path("state/valetd/lab.json")).expect("a record"), record);
         assert_eq!(leaks(&home.path("state"), &["token-canary-1".to_owned()]), [""; 0]);
-        assert_eq!(home.run(&["seal", "off"]).status.code(), Some(1));
+        assert_eq!(home.run(&["seal", "off"]).status.code(), Some(5));
         drop(daemon);
     }
-    let daemon = home.start();
-    sealable.put_key(KEY);
-    let opened = home.run(&["unlock"]);
-    assert!(opened.status.success(), "{}", words(&opened));
-    daemon.until("lab", "usable");
-    assert_eq!(ping(&address(&daemon)).status, 200);
+    // somebody says that it is back, or it is found a moment later
+    for says_so in [true, false] {
+        sealable.lose_key();
+        let daemon = home.start();
+        daemon.until("lab", "store-locked");
+        sealable.put_key(KEY);
+        if says_so {
+            let opened = home.run(&["unlock"]);
+            assert!(opened.status.success(), "{}", words(&opened));
+        }
+        daemon.until("lab", "usable");
+        assert_eq!(ping(&address(&daemon)).status, 200);
+    }
     assert_eq!(sealable.server.log().reuse_detected, 0);
 }
 
@@ -172,6 +185,33 @@ fn a_key_that_a_command_prints_seals_as_one_in_a_file_does() {
     lab::renew(&daemon);
     assert_eq!(daemon.account("lab")["credential"]["saved"], true);
     assert_eq!(sealable.leaks(), [""; 0]);
+}
+
+#[test]
+fn listeners_answer_while_a_command_takes_its_time_and_it_is_asked_once() {
+    let script = "echo x >> $HOME/asked; test -e $HOME/slow && sleep 3; cat $HOME/key";
+    let sealable = Sealable::with(&format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"));
+    let home = &sealable.home;
+    sealable.seal("on");
+    fs::write(home.path("slow"), "").expect("written");
+    let asked = || fs::read_to_string(home.path("asked")).unwrap_or_default().lines().count();
+    let before = asked();
+    let began = std::time::Instant::now();
+    let daemon = home.start();
+    assert!(began.elapsed() < Duration::from_secs(3), "it answers before the command does");
+    // a request waits for the key as for a token
+    assert_eq!(ping(&address(&daemon)).status, 200);
+    drop(daemon);
+    assert_eq!(asked(), before + 1);
+    fs::remove_file(home.path("slow")).expect("removed");
+    sealable.lose_key();
+    let daemon = home.start();
+    daemon.until("lab", "store-locked");
+    std::thread::sleep(Duration::from_millis(2500)); // longer than the pause after which others are asked again
+    assert_eq!(asked(), before + 2, "it may ask a person: nobody is asked twice");
+    sealable.put_key(KEY);
+    assert!(home.run(&["unlock"]).status.success());
+    daemon.until("lab", "usable");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::document::{
     AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, Moment, OwnAddressReport,
     Readings, RouteReport, SCHEMA, State, StatusReport, StoreReport, Wakeup,
 };
-use crate::accounts::{AccountView, LastFailure, UNREADABLE, remedy};
+use crate::accounts::{AccountView, LastFailure, UNREADABLE, Withholding, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
@@ -150,6 +150,7 @@ impl AccountReport {
             description,
             snapshot,
             stored,
+            withheld,
             last_success,
             last_failure,
             renewals,
@@ -165,12 +166,18 @@ impl AccountReport {
             learnt_life,
         } = *snapshot;
         let usable = usable_until.is_some_and(|until| readings.now < until);
-        let state = state(phase, usable);
+        let state = match withheld.as_ref().map(|withheld| withheld.cause) {
+            None => state(phase, usable),
+            Some(Withholding::StoreLocked) => State::StoreLocked,
+            Some(Withholding::KeyGone) => State::KeyGone,
+        };
         let why_code = match phase {
+            Phase::SignInRequired { .. } if withheld.is_some() => None,
             Phase::SignInRequired { why } => Some(why),
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
+            State::StoreLocked | State::KeyGone => withheld.as_ref().map(|withheld| withheld.why.to_string()),
             // what is stored cannot be used: that says more than that nobody is signed in
             State::SignInRequired => match (why_code, last_failure) {
                 (Some(Why::NotSignedIn), Some(failure)) if failure.class == UNREADABLE => Some(failure.detail.clone()),
@@ -213,7 +220,10 @@ impl AccountReport {
             credential,
             renewals: *renewals,
             token_requests: *token_requests,
-            next_action: why_code.map(|why| remedy(why, id, invocation)),
+            next_action: match withheld {
+                Some(withheld) => Some(withheld.cause.remedy(id, invocation)),
+                None => why_code.map(|why| remedy(why, id, invocation)),
+            },
         }
     }
 }

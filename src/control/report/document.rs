@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::accounts::Withholding;
 use crate::renewal::{Reason, Why};
 use crate::timestamp::Timestamp;
 
@@ -186,6 +187,10 @@ pub(crate) enum State {
     Renewing,
     /// A person has to sign in. A token in hand is still used up.
     SignInRequired,
+    /// There is a credential, and the key that it is sealed with is away.
+    StoreLocked,
+    /// There is a credential, and the key that it is sealed with will not come back.
+    KeyGone,
 }
 
 impl fmt::Display for State {
@@ -195,6 +200,8 @@ impl fmt::Display for State {
             State::Waiting => "waiting",
             State::Renewing => "renewing",
             State::SignInRequired => "sign-in-required",
+            State::StoreLocked => Withholding::StoreLocked.code(),
+            State::KeyGone => Withholding::KeyGone.code(),
         })
     }
 }

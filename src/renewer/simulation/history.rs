@@ -12,6 +12,7 @@ use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::platform::clock::Clock;
 use crate::renewal::{AccountSnapshot, Phase, Policy, RenewalId, Why};
+use crate::renewer::account::NotLoaded;
 use crate::renewer::machines::Renewer;
 use crate::secret::Secret;
 use crate::store::{Credential, Store, Trial};
@@ -95,7 +96,8 @@ impl History {
             // nobody remembers that answers are owed
             self.renewer.accounts.values_mut().for_each(|state| state.owed.clear());
         }
-        self.renewer.configure(&self.config, |id| records.remove(id).unwrap_or(Ok(None)), now);
+        let load = |id: &AccountId| records.remove(id).unwrap_or(Ok(None)).map_err(NotLoaded::Unreadable);
+        self.renewer.configure(&self.config, load, now);
         let fault = off.and_then(Measure::fault);
         self.renewer.accounts.values_mut().for_each(|state| state.machine.fault = fault);
     }
