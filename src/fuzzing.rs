@@ -21,16 +21,17 @@ use crate::timestamp::Timestamp;
 
 pub use crate::control::fuzzing::control_request;
 pub use crate::proxy::fuzzing::{links, request_path};
-pub use crate::store::fuzzing::state_file;
+pub use crate::store::fuzzing::{sealed_file, state_file};
 
 /// One target: its name, which is its folder in the corpus, and what must hold.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("token_answer", token_answer),
     ("jwt_claims", jwt_claims),
     ("state_file", state_file),
+    ("sealed_file", sealed_file),
     ("config", config),
     ("control_request", control_request),
     ("links", links),

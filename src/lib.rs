@@ -32,6 +32,7 @@
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
 //!    intercept                                a command's own proxy, which stands for the hosts of its routes
 //!    config_files                             whose they are, and what they say
+//!    key_source                               where the key of the store comes from
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
 //! 3  config                                   what the user asked for, valid by construction       (pure)
@@ -93,6 +94,7 @@ mod discovery;
 pub mod fuzzing;
 mod http_client;
 mod intercept;
+mod key_source;
 mod names;
 mod notices;
 mod oauth;

@@ -159,10 +159,16 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
     }
     // before somebody signs in for nothing
-    match block_on(Client::connect(&places.socket))? {
+    match block_on(async { Client::connect(&places.socket).await?.status().await })? {
         Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
         Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
-        Ok(_) | Err(_) => {}
+        Ok(status) => {
+            if let Some(why) = status.daemon.store.locked {
+                let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
+                return Err(failure.with_exit(Exit::Locked).with_remedy(format!("{} unlock", options.invocation())));
+            }
+        }
+        Err(_) => {} // what is wrong will be said where it matters
     }
     let (config, found) = discovered::look(&places, config.clone(), account)?;
     let account = account_of(&config, &id)?;

@@ -39,8 +39,10 @@ mod providers;
 mod refresh;
 mod reload;
 mod run;
+mod seal;
 mod service;
 mod status;
+mod unlock;
 mod wait;
 
 use failure::{Exit, Failure};
@@ -113,6 +115,8 @@ enum Verb {
     #[command(hide = true)]
     ExecRelay(exec::relay::Arguments),
     Key(key::Arguments),
+    Seal(seal::Arguments),
+    Unlock(unlock::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
@@ -128,7 +132,10 @@ impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
-        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_)) {
+        if matches!(
+            self.verb,
+            Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_) | Verb::Seal(_) | Verb::Unlock(_)
+        ) {
             harden::keep_memory_private();
         }
         match self.verb {
@@ -141,6 +148,8 @@ impl Program {
             Verb::Exec(arguments) => exec::perform(options, arguments),
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
+            Verb::Seal(arguments) => seal::perform(options, arguments),
+            Verb::Unlock(arguments) => unlock::perform(options, &arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),
             Verb::Service(arguments) => service::perform(options, arguments),
@@ -187,6 +196,10 @@ mod tests {
             "reload",
             "help",
             "help key add",
+            "seal",
+            "seal on",
+            "seal status --json",
+            "unlock --recovery",
             "completions bash",
             "man",
             "man --dir /tmp/man",

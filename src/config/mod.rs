@@ -9,6 +9,7 @@
 //! * [`presets`] lists the providers that come with the binary: `provider`;
 //! * `authorization_server`: all endpoints of an account, stated or found out from its issuer; `sign_in`: its ways to sign in;
 //! * `dialect`: what its provider does in another way than RFC 6749 has it;
+//! * `store`: how credentials are kept;
 //! * `names`, `address`, `header`, `secret_source`, `value`: what one string or a small table means;
 //! * `read` is TOML with places, `reader` what the reading of all tables shares, `problem` what is said of a place.
 
@@ -29,6 +30,7 @@ mod reader;
 mod route;
 mod secret_source;
 mod sign_in;
+mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -50,5 +52,6 @@ pub(crate) use reader::MachineFacts;
 pub(crate) use route::{Replay, Route};
 pub(crate) use secret_source::SecretSource;
 pub(crate) use sign_in::{ImportSource, LoopbackHost, LoopbackRedirect, SignInMethod};
+pub(crate) use store::{SealSetting, StoreSettings};
 pub(crate) use value::AllowedClient;
 pub(crate) use value::size;

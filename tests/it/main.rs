@@ -122,5 +122,7 @@ mod canary;
 mod ownership;
 /// What the daemon has given up is in force, and surprises nobody.
 mod sandbox;
+/// Sealed credentials are of no use without their key, and no crash and no missing key loses one.
+mod sealing;
 /// Events, logs, doctor, exec and a service manager are told how it stands.
 mod service;
