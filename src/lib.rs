@@ -33,6 +33,7 @@
 //!    config_files                             whose they are, and what they say
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
+//!    lent                                     the address and key that a command has of the daemon
 //! 3  config                                   what the user asked for, valid by construction       (pure)
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
@@ -91,6 +92,7 @@ mod daemon;
 pub mod fuzzing;
 mod http_client;
 mod intercept;
+mod lent;
 mod names;
 mod notices;
 mod oauth;

@@ -14,6 +14,7 @@ use crate::platform::harden;
 mod arguments;
 mod configuration;
 mod failure;
+mod lending;
 mod manager;
 mod options;
 mod output;
