@@ -35,6 +35,7 @@
 //!    key_source                               where the key of the store comes from
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
+//!    lent                                     the address and key that a command has of the daemon
 //! 3  config                                   what the user asked for, valid by construction       (pure)
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
@@ -95,6 +96,7 @@ pub mod fuzzing;
 mod http_client;
 mod intercept;
 mod key_source;
+mod lent;
 mod names;
 mod notices;
 mod oauth;

@@ -15,6 +15,7 @@ mod arguments;
 mod configuration;
 mod discovered;
 mod failure;
+mod lending;
 mod manager;
 mod options;
 mod output;
