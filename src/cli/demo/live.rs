@@ -10,23 +10,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::page::{Scene, page, suggestions};
 use super::{Servers, base_url, until};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::options::Options;
 use crate::cli::output::print;
 use crate::cli::screen::{Input, Screen};
 use crate::control::ControlState;
 use crate::control::report::StatusReport;
 
-pub(super) async fn show(
-    state: &ControlState,
-    servers: &Servers,
-    folder: &Path,
-    options: &Options,
-    keep: bool,
-) -> Result<Exit, Failure> {
+pub(super) async fn show(state: &ControlState, servers: &Servers, folder: &Path, keep: bool) -> Result<Exit, Failure> {
     let is_up = |report: &StatusReport| keep || report.accounts.iter().all(|account| account.usable);
     let report = until(state, "token", is_up).await?;
     let code = servers.gdh.mint_code();
-    let scene = Scene { base: base_url(&report)?, folder, options, practice: keep.then_some((servers, code)) };
+    let scene = Scene { base: base_url(&report)?, folder, practice: keep.then_some((servers, code)) };
     match io::stdout().is_terminal() {
         true => on_a_screen(state, servers, &scene).await,
         false => in_lines(state, &scene).await,
