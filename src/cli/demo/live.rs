@@ -43,13 +43,13 @@ async fn on_a_screen(state: &ControlState, servers: &Servers, scene: &Scene<'_>)
                 Input::Resized => screen.clear().map_err(no_terminal)?,
                 Input::Key(b'r') => {
                     servers.revoke();
-                    told = "The APIs refuse every token that is out: the next request renews, and is sent again.";
+                    told = "The APIs refuse every token: the next request renews.";
                 }
                 Input::Key(b'o') => {
                     is_out = !is_out;
                     servers.break_down(is_out);
                     told = match is_out {
-                        true => "No authorization server is in order: tokens stay in use until their end. o ends that.",
+                        true => "No authorization server is in order: tokens stay in use.",
                         false => "The authorization servers are in order again.",
                     };
                 }

@@ -89,7 +89,7 @@ pub(super) fn suggestions(scene: &Scene<'_>, width: usize) -> String {
                 }
             }
             offer(format!("{valetd} status"));
-            format!("Try, in another shell (no credential needed, and a wrong one does no harm):\n\n{out}\n")
+            format!("Try, in another shell; a wrong credential does no harm:\n\n{out}\n")
         }
         Some((servers, code)) => {
             offer(format!("{valetd} login gbdx"));
