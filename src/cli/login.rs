@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
+use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
 use super::options::Options;
@@ -158,18 +159,32 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
     }
     // before somebody signs in for nothing
-    match block_on(Client::connect(&places.socket))? {
+    match block_on(async { Client::connect(&places.socket).await?.status().await })? {
         Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
         Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
-        Ok(_) | Err(_) => {}
+        Ok(status) => {
+            if let Some(why) = status.daemon.store.locked {
+                let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
+                return Err(failure.with_exit(Exit::Locked).with_remedy(format!("{} unlock", options.invocation())));
+            }
+        }
+        Err(_) => {} // what is wrong will be said where it matters
     }
+    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let account = account_of(&config, &id)?;
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
-    deliver(options, &places, &config, account, new, is_new)
+    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
+    found.keep(&places)?;
+    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    if delivered.is_err() {
+        found.take_back(&places);
+    }
+    delivered
 }
 
 /// Whether there is a place for the credential, where no daemon has one.
@@ -186,7 +201,7 @@ fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
 fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failure> {
     let file = &places.config_file;
-    if file.exists() || !preset_names().contains(&id.as_str()) {
+    if file.exists() || !is_enough(id) {
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
@@ -288,7 +303,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
                     "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
                      from others (`valetd login {id}` begins one)"
                 ));
-                pending::check_issuer(account, &pasted)
+                pending::check_issuer(account, pasted.issuer.as_deref())
             }
         };
         checked.map_err(|error| failure_of(error.into()))?;
@@ -340,12 +355,12 @@ fn deliver(
     config: &Config,
     account: &Account,
     new: NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Exit, Failure> {
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, config_is_new))? {
+    match block_on(hand_in(places, id, &new, must_reload))? {
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
@@ -405,10 +420,10 @@ async fn hand_in(
     places: &Paths,
     id: &AccountId,
     new: &NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
-    if config_is_new {
+    if must_reload {
         client.reload().await?;
     }
     let before = match client.account(id.as_str()).await {

@@ -189,12 +189,13 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     for account in &report.accounts {
         let life = life(account);
         let color = match (account.state, account.usable) {
-            (State::SignInRequired, _) => BAD,
+            (State::SignInRequired | State::StoreLocked | State::KeyGone, _) => BAD,
             (_, true) if account.failures == 0 => GOOD,
             _ => SOON,
         };
         let words = match (account.state, account.usable, account.seconds_left) {
             (State::SignInRequired, false, _) => "sign in".to_owned(),
+            (State::StoreLocked | State::KeyGone, _, _) => "locked".to_owned(),
             (_, true, Some(left)) => format!("{} left, {}", length(left), next(account)),
             _ => format!("no token, {}", next(account)),
         };
@@ -252,7 +253,9 @@ pub(super) fn verdict<'a>(accounts: impl IntoIterator<Item = &'a AccountReport>)
     let mut exit = Exit::Fine;
     for account in accounts {
         exit = match (account.state, account.usable) {
-            (State::SignInRequired, _) => return Exit::SignInRequired,
+            (State::SignInRequired | State::KeyGone, _) => return Exit::SignInRequired,
+            (State::StoreLocked, _) => Exit::Locked,
+            _ if exit == Exit::Locked => exit,
             (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
             (State::Usable | State::Waiting | State::Renewing, true) => exit,
         };
@@ -290,7 +293,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
 
 fn header(daemon: &DaemonReport) -> String {
     let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, .. } = daemon;
-    let DaemonReport { refused_root, audit, own_addresses, .. } = daemon;
+    let DaemonReport { refused_root, audit, own_addresses, store, .. } = daemon;
     let listen = if listen.is_empty() { "no address".to_owned() } else { listen.join(", ") };
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
@@ -317,7 +320,11 @@ fn header(daemon: &DaemonReport) -> String {
         let (lost, refused) = (audit.dropped, audit.refused);
         Some(format!("the audit cannot be written: {trouble} ({lost} lines lost, {refused} requests refused)"))
     });
-    for warning in warnings.iter().chain(&root).chain(&trouble) {
+    if let Some(source) = &store.source {
+        out.push_str(&format!("credentials are sealed, and their key is kept by: {}\n", printable(source)));
+    }
+    let locked = store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: valetd unlock"));
+    for warning in locked.iter().chain(warnings).chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
     }
@@ -331,7 +338,7 @@ fn accounts(report: &StatusReport) -> String {
         let state = Cell::new(account.state.to_string()).styled(match account.state {
             State::Usable => GOOD,
             State::Waiting | State::Renewing => SOON,
-            State::SignInRequired => BAD,
+            State::SignInRequired | State::StoreLocked | State::KeyGone => BAD,
         });
         let token = match account.seconds_left {
             Some(left) if account.usable => format!("{} left", length(left)),
@@ -362,7 +369,7 @@ fn accounts(report: &StatusReport) -> String {
 fn next(account: &AccountReport) -> String {
     let Some(Wakeup { in_seconds, reason, at: _ }) = &account.next_wakeup else {
         return match account.state {
-            State::SignInRequired => "-",
+            State::SignInRequired | State::StoreLocked | State::KeyGone => "-",
             State::Usable | State::Renewing | State::Waiting => "renewing",
         }
         .to_owned();

@@ -226,7 +226,12 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
-        let server = self.authorization_server(&table, grant, dialect, checks);
+        if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
+            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
+            return None;
+        }
+        let server = self.authorization_server(id, &table, grant, dialect, checks);
         let registers = self.registers(&table);
         let client_id = table.string("client_id").map(|found| found.value);
         let (client_auth, client_secret) = self.client(&table, grant, dialect);

@@ -9,6 +9,7 @@
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `salvage`: what becomes of a refresh token whose answer cannot be used;
+//! * [`metadata`]: what servers say of themselves;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::SystemTime;
@@ -23,6 +24,7 @@ mod grant;
 pub(crate) mod issued;
 pub(crate) mod jwt;
 mod members;
+pub(crate) mod metadata;
 mod rfc6749;
 pub(crate) mod rfc7009;
 pub(crate) mod rfc8628;

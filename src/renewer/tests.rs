@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::account::SAVE_AGAIN;
+use super::account::{NotLoaded, SAVE_AGAIN};
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
@@ -15,7 +15,7 @@ use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
-use crate::token_source::{Availability, Demand};
+use crate::token_source::{Availability, Demand, Withholding};
 
 /// A world that writes down what it is told.
 #[derive(Default)]
@@ -89,6 +89,7 @@ impl World for Diary {
             Availability::Waiting { retry_at: None, .. } => "publish wait".into(),
             Availability::Waiting { retry_at: Some(_), .. } => "publish wait for a retry".into(),
             Availability::SignInRequired { why } => format!("publish {why:?}"),
+            Availability::Withheld(withheld) => format!("publish {}", withheld.cause.code()),
             Availability::Ended => unreachable!("only a reload ends a source"),
         });
     }
@@ -212,6 +213,45 @@ fn a_restart_in_the_middle_of_a_renewal_knows_that_an_answer_may_be_lost() {
     renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
     renewer.answered(&lab(), RenewalId(1), refused(), T0);
     assert_eq!(renewer.world.lines.last().expect("a line"), "publish Ambiguous");
+}
+
+#[test]
+fn what_is_sealed_under_a_key_that_is_away_waits_for_it_and_nothing_takes_its_place() {
+    let record = Record::new(&config().accounts[&lab()], 3, signed_in("r1"), 0);
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    let locked = || NotLoaded::Withheld(Withholding::StoreLocked, "no stick".to_owned());
+    renewer.configure(&config(), |_| Err(NotLoaded::Opening), T0);
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish wait"]);
+    renewer.look_again(|_| Err(locked()), T0);
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish store-locked"]);
+    // asked again and again, it is the same lock
+    renewer.look_again(|_| Err(locked()), T0 + HOUR);
+    renewer.demands([Demand::Wanted(lab())], T0 + HOUR);
+    renewer.tick(T0 + HOUR);
+    let lines = std::mem::take(&mut renewer.world.lines);
+    assert!(lines.iter().all(|line| line == "publish store-locked"), "nothing is sent or saved: {lines:?}");
+    assert_eq!(renewer.views()[0].withheld.as_ref().map(|withheld| withheld.since), Some(T0));
+    assert!(renewer.refresh(&lab(), T0 + HOUR).unwrap_err().contains("no stick"));
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    renewer.replace(&lab(), signed_in("r9"), reply, T0 + HOUR);
+    assert!(matches!(answer.try_recv(), Ok(Err(RequestError::StoreLocked(_)))));
+    assert_eq!(renewer.world.lines, [""; 0]);
+    renewer.look_again(|_| Ok(Some(record.clone())), T0 + HOUR);
+    let lines = std::mem::take(&mut renewer.world.lines);
+    assert_eq!(lines, ["save 3 r1 being redeemed", "redeem 1 r1", "publish wait"]);
+    // what is at hand is not read again
+    renewer.look_again(|_| panic!("it is at hand"), T0 + HOUR);
+}
+
+#[test]
+fn a_sign_in_takes_the_place_of_what_has_lost_its_key() {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    let gone = NotLoaded::Withheld(Withholding::KeyGone, "another machine's".to_owned());
+    renewer.configure(&config(), |_| Err(gone.clone()), T0);
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish key-gone"]);
+    sign_in(&mut renewer, signed_in("r1"), T0);
+    assert_eq!(renewer.world.lines, ["save 1 r1", "save 1 r1 being redeemed", "redeem 1 r1", "publish wait"]);
+    assert_eq!(renewer.views()[0].withheld, None);
 }
 
 #[test]

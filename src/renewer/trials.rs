@@ -32,6 +32,11 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::Refused(no_account(id))));
             return;
         };
+        if let Some(why) = state.locked() {
+            let words = format!("{why}; nothing is saved in the clear");
+            let _ = reply.send(Err(RequestError::StoreLocked(words)));
+            return;
+        }
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
             info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");

@@ -134,6 +134,8 @@ async fn answered(
         let pasted = match came {
             Came::Line(None) => continue,
             Came::Other(response) => {
+                // whoever it is that refuses: another server has nothing to refuse here (RFC 9207 section 2.4)
+                pending::check_issuer(account, response.issuer.as_deref())?;
                 return checked(account, pending, Pasted::of(response)).map_err(SignInError::of_response);
             }
             Came::Line(Some(text)) => checked(account, pending, pasted::recognise(&text)),

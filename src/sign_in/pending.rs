@@ -124,18 +124,18 @@ impl PendingSignIn {
             Some(_) => return Err(NotACode::OtherSignIn),
             None => return Err(NotACode::NoState),
         }
-        check_issuer(account, pasted)
+        check_issuer(account, pasted.issuer.as_deref())
     }
 }
 
-/// Whether the issuer that an address names, if it does, is the account's, byte for byte (RFC 9207 section 2.4); or, where the
+/// Whether the issuer that an authorization response names, if it does, is the account's, byte for byte (RFC 9207 section 2.4); or, where the
 /// account names none, one of its servers.
 ///
 /// # Errors
 ///
 /// [`NotACode::OtherIssuer`], if it is not.
-pub(crate) fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
-    let Some(issuer) = &pasted.issuer else { return Ok(()) };
+pub(crate) fn check_issuer(account: &Account, issuer: Option<&str>) -> Result<(), NotACode> {
+    let Some(issuer) = issuer else { return Ok(()) };
     // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has
     let origin = crate::config::Endpoint::parse(issuer).ok().map(|endpoint| endpoint.origin);
     let is_ours = match &account.server.issuer {

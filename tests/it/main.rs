@@ -35,6 +35,8 @@ mod clocks;
 mod crowd;
 /// A provider with a dialect of its own is a few lines of data, and loses no login.
 mod dialects;
+/// An issuer is all that an account says of its server, and what it says of itself leads no credential astray.
+mod discovering;
 /// An edited endpoint is never sent the refresh token of another.
 mod endpoints;
 /// A token endpoint that fails in every way takes no valid token away and loses no login.
@@ -51,6 +53,7 @@ mod owner;
 mod storms;
 /// A sign-in that was given an end ends then, and nothing puts that off.
 mod term;
+mod ways;
 
 // --- what goes through ---
 
@@ -119,5 +122,7 @@ mod canary;
 mod ownership;
 /// What the daemon has given up is in force, and surprises nobody.
 mod sandbox;
+/// Sealed credentials are of no use without their key, and no crash and no missing key loses one.
+mod sealing;
 /// Events, logs, doctor, exec and a service manager are told how it stands.
 mod service;

@@ -39,6 +39,7 @@ Exit codes:
   2  the arguments make no sense
   3  somebody must sign in
   4  there is no usable token now; it is being worked on
+  5  the store is locked: the key of sealed credentials is away
 
 The control socket speaks HTTP:
   curl --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/status";

@@ -132,7 +132,7 @@ pub(super) enum Disk {
     /// As values: fast.
     Plain(BTreeMap<AccountId, Record>),
     /// The real store.
-    Store(Store, FaultyDisk),
+    Store(Box<Store>, FaultyDisk),
 }
 
 impl Disk {

@@ -190,7 +190,7 @@ impl Outside {
         }
         if this.chance(16) {
             let disk = FaultyDisk::default();
-            this.disk = Disk::Store(Store::on_faulty_disk(disk.clone()), disk);
+            this.disk = Disk::Store(Box::new(Store::on_faulty_disk(disk.clone())), disk);
         } else {
             this.is_store_shared = this.chance(3);
         }
@@ -598,6 +598,7 @@ impl World for SimWorld {
                 let known = &mut outside.known[account];
                 (known.usable, known.next) = (None, Some(retry_at.unwrap_or(now)));
             }
+            Availability::Withheld(_) => unreachable!("its store is not sealed"),
             Availability::Ended => unreachable!("only a reload ends a source"),
             Availability::SignInRequired { why } => {
                 outside.tell(|| format!("a{account}: a person must sign in: {why:?}"));
