@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::key_field;
+use crate::platform::read_woken::ReadWoken;
 use crate::secret::Secret;
 
 /// Fields that are for us or for no one: the daemon must not take a command's word for its key.
@@ -62,10 +63,10 @@ impl Daemon {
         Self { lent: RefCell::new(Rc::new(lent)), lend, lending: Mutex::new(()) }
     }
 
-    async fn connect(&self) -> Result<(UnixStream, HeaderValue), String> {
+    async fn connect(&self) -> Result<(ReadWoken, HeaderValue), String> {
         let lent = self.lent.borrow().clone();
         if let Ok(stream) = UnixStream::connect(&lent.socket).await {
-            return Ok((stream, field(&lent)?));
+            return Ok((woken(stream)?, field(&lent)?));
         }
         let _one_at_a_time = self.lending.lock().await;
         let now = self.lent.borrow().clone();
@@ -78,8 +79,12 @@ impl Daemon {
             now
         };
         let stream = UnixStream::connect(&now.socket).await.map_err(|error| error.to_string())?;
-        Ok((stream, field(&now)?))
+        Ok((woken(stream)?, field(&now)?))
     }
+}
+
+fn woken(stream: UnixStream) -> Result<ReadWoken, String> {
+    ReadWoken::new(stream).map_err(|error| error.to_string())
 }
 
 fn field(lent: &Lent) -> Result<HeaderValue, String> {
