@@ -355,6 +355,10 @@ extra_ca = "{network.authority}"
             "cafile=${SSL_CERT_FILE}\n" * has_file)
         execute(["npm", "install", "--silent", "--cache", "cache", "valetd-interop-sample"], work=work)
         assert (work / "node_modules" / "valetd-interop-sample" / "index.js").exists()
+    with check("gh api is served, which wants a token"):
+        token = {"GH_ENTERPRISE_TOKEN": "placeholder"}
+        said = execute([need("gh"), "api", "--hostname", host("api"), "x"], **token)
+        same(said, "served /api/v3/x\n", "the answer")
     with check("rclone lists a folder"):
         said = execute([need("rclone"), "--config", "/dev/null", "lsf", f":http,url='https://{host('api')}/listing/':"])
         same(said.split(), ["a-file"], "the list")

@@ -6,7 +6,7 @@ import base64
 import json
 import time
 
-from harness import VALETD, Handler, StandIns, Valetd, bearer_is_good, check, folder, need_python, run, same
+from harness import SDK_PYTHON, VALETD, Handler, StandIns, Valetd, bearer_is_good, check, folder, need_python, run, same
 from network import Network
 
 GBDX_HOSTS = ("geobigdata.io", "vector.geobigdata.io", "rda.geobigdata.io", "idaho.geobigdata.io")
@@ -154,7 +154,7 @@ upstream = "https://{OPENEO}"
 
     def served(account, package, text, options=("--intercept",), **theirs):
         """Whether a client is served, and has seen no secret."""
-        python = need_python(package)
+        python = need_python(package, python=SDK_PYTHON)
         seen = [SentinelHub.SECRET, stand_ins.places["password"], *refresh_tokens]
         seen += [field.split("/")[-1].removeprefix("Bearer ") for site in sites.values() for _, _, fields in site.seen
                  for field in fields]
@@ -183,7 +183,7 @@ upstream = "https://{OPENEO}"
     with check("the package of openEO is served, whose tokens have a prefix"):
         served("openeo", "openeo", OPENEO_CLIENT)
     with check("the twin: without exec, a client with placeholders is refused"):
-        done = run([need_python("planet"), "-c", PLANET_CLIENT],
+        done = run([need_python("planet", python=SDK_PYTHON), "-c", PLANET_CLIENT],
                    env=valetd.environment(PL_API_KEY="x", SSL_CERT_FILE=network.authority))
         assert done.returncode != 0 and "served" not in done.stdout, done.stdout
 

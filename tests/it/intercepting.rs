@@ -1,7 +1,8 @@
 //! `valetd exec --intercept`: programs that insist on the API's own host get a route's token, unmodified.
 
-use std::io::{BufReader, Write};
-use std::process::{Command, Output};
+use std::io::{BufReader, Read, Write};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -355,6 +356,67 @@ fn a_daemon_that_is_restarted_under_a_command_serves_it_again() {
     let output = running.wait_with_output().expect("it ends");
     scene.upstreams_head(&output);
     drop(daemon);
+}
+
+#[test]
+fn what_breaks_in_mid_stream_breaks_for_the_command_and_a_command_that_is_killed_leaves_nothing_under_way() {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let seen = gone.clone();
+    let upstream = serving(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let head = read_head(&mut reader)?;
+        let framing = if head.contains("chunked ") { "Transfer-Encoding: chunked" } else { "Content-Length: 1000" };
+        let half = if head.contains("chunked ") { "4\r\nhalf\r\n" } else { "half" };
+        stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{half}").as_bytes())?;
+        if head.contains("/drip ") {
+            reader.read_to_end(&mut Vec::new())?; // until it is hung up on
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let scene = Scene::before(&upstream, "");
+    let mut daemon = scene.start();
+    let exec = |script: &str| {
+        let mut command = scene.exec(&["-r", "api", "--intercept", "--", "sh", "-c", script]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    for (version, path) in
+        [("--http1.1", "length"), ("--http1.1", "chunked"), ("--http2", "length"), ("--http2", "chunked")]
+    {
+        let output = exec(&format!("curl -sS {version} https://api.example/{path}")).output().expect("valetd runs");
+        assert!(!output.status.success(), "half of it was taken for the whole: {version} {path}: {}", words(&output));
+    }
+    let (pid, came) = (scene.home().path("pid"), scene.home().path("came"));
+    for (version, dies) in
+        [("--http1.1", "command"), ("--http2", "command"), ("--http1.1", "daemon"), ("--http2", "daemon")]
+    {
+        let before = gone.load(Ordering::Relaxed);
+        let script = format!(
+            "echo $$ > {}; exec curl -sSN {version} -o {} https://api.example/drip",
+            pid.display(),
+            came.display()
+        );
+        let running = exec(&script).spawn().expect("valetd runs");
+        eventually("half has come", || std::fs::read(&came).ok().filter(|came| came == b"half"));
+        match dies {
+            "command" => {
+                let pid = std::fs::read_to_string(&pid).expect("a number");
+                assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().expect("kill runs").success());
+            }
+            _ => drop(daemon.signal("KILL")),
+        }
+        let output = running.wait_with_output().expect("it ends");
+        match dies {
+            "command" => assert_eq!(output.status.code(), Some(137), "{version}: {}", words(&output)),
+            _ => assert!(!output.status.success(), "{version}: {}", words(&output)),
+        }
+        eventually("the upstream is hung up on", || (gone.load(Ordering::Relaxed) > before).then_some(()));
+        std::fs::remove_file(&came).expect("removed");
+        if dies == "daemon" {
+            daemon = scene.start();
+        }
+    }
 }
 
 #[test]
