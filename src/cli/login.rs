@@ -21,6 +21,7 @@ use crate::config::{Account, AccountId, Config};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
+use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
 use crate::platform::environment;
@@ -96,6 +97,23 @@ pub(super) struct Arguments {
     no_browser: bool,
 }
 
+impl Arguments {
+    /// Those of `valetd login NAME`.
+    pub(super) fn of(account: AccountId) -> Self {
+        Self {
+            account,
+            code: None,
+            username: None,
+            password_stdin: false,
+            refresh_token_stdin: false,
+            import: false,
+            untried: false,
+            term: None,
+            no_browser: false,
+        }
+    }
+}
+
 /// How long the first renewal may take until we leave it to the daemon.
 const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 
@@ -125,21 +143,29 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
         return Err(Failure::of_call(error, options));
     }
-    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let (config, found) = discovered::look(&places, config.clone(), &id)?;
     let account = account_of(&config, &id)?;
     let (untried, term) = (arguments.untried, arguments.term);
-    let mut new = obtain(account, &places, arguments)?;
+    let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
-    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
     found.keep(&places)?;
     let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
     if delivered.is_err() {
         found.take_back(&places);
     }
     delivered
+}
+
+/// A registered client that the server does not know any more is no use: the next sign-in registers another one.
+fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
+    if !account.registers || !failure.to_string().contains("invalid_client") {
+        return failure;
+    }
+    register::forget(&places.state_dir, &account.id);
+    failure.with_remedy("the server has forgotten this client: try again, which registers another one")
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
