@@ -106,6 +106,9 @@ pub(super) struct Arguments {
     /// Sign in with a code, or an address, that is pasted
     #[arg(long, group = "way", conflicts_with = "username")]
     paste: bool,
+    /// Let another person take the place of the one who is signed in
+    #[arg(long)]
+    switch_user: bool,
     /// Print the page's address only
     #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
@@ -135,6 +138,9 @@ const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 /// What can be done about a credential that could not be tried.
 const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
 
+/// What can be done where another person has signed in.
+const ANOTHER_PERSON: &str = "add --switch-user, if that is meant; who signs in at the server is for its page to say";
+
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let id = arguments.account.clone();
     let doing = format!("signing in to {id}");
@@ -160,12 +166,14 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     let (config, found) = discovered::look(&places, config.clone(), account)?;
     let account = account_of(&config, &id)?;
-    let (untried, term) = (arguments.untried, arguments.term);
+    let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
     let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
+    new.switches_user = switch_user;
+    tell_missing_scopes(account, &new);
     let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
     found.keep(&places)?;
     let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
@@ -173,6 +181,14 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         found.take_back(&places);
     }
     delivered
+}
+
+/// Says which scopes were not granted: what needs them will be refused, by the API and much later.
+fn tell_missing_scopes(account: &Account, new: &NewCredential) {
+    if !new.missing_scopes.is_empty() {
+        let scopes = printable(&new.missing_scopes.join(", "));
+        remark(&format!("{}: asked for, and not granted: {scopes}", account.id));
+    }
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
@@ -206,7 +222,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         let TakenOver { found, from } = taken;
         remark(&format!("{}: taken over from {from}", account.id));
         return match found {
-            Found::Credential(new) => Ok(new),
+            Found::Credential(new) => Ok(*new),
             Found::Password { .. } if arguments.untried => {
                 let words = "there is no refresh token, and user name and password bring one only where they are tried";
                 Err(Failure::say(words).with_remedy("leave out --untried").while_doing("importing"))
@@ -236,6 +252,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         None => {
             let wishes = Wishes {
                 way: arguments.way(),
+                switch_user: arguments.switch_user,
                 qr: (arguments.qr || arguments.no_qr).then_some(arguments.qr),
                 username: arguments.username,
                 browser: !arguments.no_browser,
@@ -262,6 +279,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         device: _,
         paste: _,
         no_browser: _,
+        switch_user: _,
         qr: _,
         no_qr: _,
     } = arguments;
@@ -309,7 +327,7 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::NotHere(_) | SignInError::NothingLasting => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::NotHere(_) | SignInError::NothingLasting(_) => Exit::Failed,
         SignInError::UnderWay(_) => Exit::Failed,
         // nobody has signed in, and somebody still must
         SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
@@ -343,9 +361,10 @@ fn deliver(
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
-            Err(match problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) {
-                true => failure.with_remedy(UNTRIED),
-                false => failure,
+            Err(match () {
+                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
+                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
+                () => failure,
             })
         }
         Ok(Delivered::Taken(Outcome::Renewed, now)) => {
@@ -368,6 +387,9 @@ fn deliver(
                     return Err(Failure::new(error)
                         .while_doing("trying the credential")
                         .with_exit(Exit::SignInRequired));
+                }
+                Err(error @ NotTaken::AnotherPerson(_)) => {
+                    return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
                 }
                 Err(error @ NotTaken::Untried(_)) => {
                     return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
@@ -414,7 +436,9 @@ async fn hand_in(
     };
     match client.set_credential(id.as_str(), new).await {
         Err(ClientError::Refused(problem))
-            if problem.is(kind::CREDENTIAL_REFUSED) || problem.is(kind::CREDENTIAL_UNTRIED) =>
+            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON]
+                .iter()
+                .any(|kind| problem.is(kind)) =>
         {
             return Ok(Delivered::Kept(problem, before.state));
         }
@@ -459,6 +483,6 @@ mod tests {
     #[test]
     fn leaving_a_question_is_told_apart_from_failing() {
         assert_eq!(failure_of(SignInError::Unasked(Unasked::Interrupted)).exit, Exit::Interrupted);
-        assert_eq!(failure_of(SignInError::NothingLasting).exit, Exit::Failed);
+        assert_eq!(failure_of(SignInError::NothingLasting("")).exit, Exit::Failed);
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! * `grant`: the types that every dialect speaks of;
 //! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation; [`rfc8628`]: a code that is entered on any device;
-//!   [`rfc9126`]: pushed authorization requests;
+//!   [`rfc9126`]: pushed authorization requests; [`identity`]: who somebody is, in a server's words;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `salvage`: what becomes of a refresh token whose answer cannot be used;
@@ -20,6 +20,7 @@ mod ends;
 #[cfg(test)]
 mod foreign;
 mod grant;
+pub(crate) mod identity;
 pub(crate) mod jwt;
 mod members;
 pub(crate) mod metadata;

@@ -112,6 +112,7 @@ pub(super) struct Response {
     refresh_expires_in: Value,
     /// Microsoft's and GitHub's name.
     refresh_token_expires_in: Value,
+    scope: Value,
     error: Value,
     error_description: Value,
     /// Fitbit's: `{"errors": [{"errorType": "invalid_grant", "message": "..."}]}`.
@@ -166,6 +167,7 @@ impl Response {
             },
             refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in")?,
             refresh_token_expires_in: beside("refresh_token_expires_in")?,
+            scope: beside("scope")?,
             error: code_where_named(of_error(&names.error, "error")?, names),
             error_description: of_error(&names.error_description, "error_description")?,
             errors: of_error(&None, "errors")?,
@@ -208,6 +210,7 @@ impl Response {
             },
             refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in"),
             refresh_token_expires_in: told(&None, "refresh_token_expires_in"),
+            scope: told(&None, "scope"),
             error: told(&names.error, "error"),
             error_description: told(&names.error_description, "error_description"),
             ..Self::default()
@@ -243,6 +246,12 @@ fn code_where_named(error: Value, names: &Members) -> Value {
         Value::Number(number) if names.error.is_some() => Value::String(number.to_string()),
         error => error,
     }
+}
+
+/// A text (section 3.3), or a list of texts.
+fn scope_of(value: &Value) -> Option<String> {
+    let list = |values: &Vec<Value>| values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
 }
 
 fn code_of(error: &Value) -> Option<&str> {
@@ -283,7 +292,8 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
     let refresh_lifetime = seconds(&body.refresh_expires_in)
         .or_else(|| seconds(&body.refresh_token_expires_in))
         .filter(|life| !life.is_zero());
-    Ok(Tokens { refresh_lifetime, ..reader.tokens(found)? })
+    let scope = scope_of(&body.scope);
+    Ok(Tokens { refresh_lifetime, scope, ..reader.tokens(found)? })
 }
 
 /// What a code means for who presented a refresh token. It decides, not the status, unless the status is that of a hop or

@@ -33,7 +33,10 @@ pub(crate) enum SignInError {
     UnderWay(Option<u32>),
     /// The answer has no refresh token, and nothing else that lasts may be kept.
     #[error("the authorization server sent no refresh token")]
-    NothingLasting,
+    NothingLasting(
+        /// The remedy, which is another with each provider.
+        &'static str,
+    ),
 }
 
 impl SignInError {
@@ -43,9 +46,7 @@ impl SignInError {
             SignInError::Unasked(Unasked::NoTerminal(_)) => {
                 Some("hand it in with --code, --password-stdin or --refresh-token-stdin")
             }
-            SignInError::NothingLasting => {
-                Some("ask for one with a scope (often \"offline_access\"), or set keep_password for the account")
-            }
+            SignInError::NothingLasting(remedy) => Some(remedy),
             SignInError::NoWay(_) => Some("use --refresh-token-stdin or --import"),
             SignInError::NotHere(_) => {
                 Some("choose another way, if the account has one: --browser, --device or --paste")
@@ -62,7 +63,7 @@ impl SignInError {
         match self {
             SignInError::Unasked(_) | SignInError::NoWay(_) => false,
             SignInError::Denied(_) | SignInError::UnderWay(_) => false,
-            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting => true,
+            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting(_) => true,
             SignInError::NotHere(_) | SignInError::TooLate => true,
         }
     }
