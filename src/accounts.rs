@@ -116,6 +116,9 @@ pub(crate) enum RequestError {
     /// The server has refused a credential that was handed in: what is stored stays.
     #[error("{0}")]
     CredentialRefused(String),
+    /// A credential that was handed in is another person's: what is stored stays.
+    #[error("{0}")]
+    AnotherPerson(String),
     /// A credential that was handed in could not be tried: what is stored stays.
     #[error("{0}")]
     CredentialUntried(String),

@@ -1,6 +1,9 @@
 //! Sends a grant request to the authorization server and says what came of it. `oauth` decides what is sent and what an
 //! answer means; here is what it means that there is none.
 
+mod authorization;
+mod identity;
+
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 
@@ -148,13 +151,14 @@ impl TokenEndpoint {
             header.insert(name, value);
         }
         let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
-        let reach = Reach {
-            extra_ca: account.extra_ca.as_deref(),
-            proxy: Some(&account.proxy),
-            is_public: !account.private_addresses,
-        };
-        self.http.send(endpoint, reach, outgoing).await
+        self.http.send(endpoint, reach(account), outgoing).await
     }
+}
+
+/// What an account says of the connections to its servers.
+fn reach(account: &Account) -> Reach<'_> {
+    let extra_ca = account.extra_ca.as_deref();
+    Reach { extra_ca, proxy: Some(&account.proxy), is_public: !account.private_addresses }
 }
 
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {

@@ -17,7 +17,7 @@ use super::refresh::{self, Outcome};
 use super::runtime::block_on;
 use super::text::{length, parse_length, printable};
 use crate::accounts::NewCredential;
-use crate::config::{Account, AccountId, Config};
+use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
@@ -40,9 +40,14 @@ use crate::token_endpoint::TokenEndpoint;
 #[command(
     long_about = "\
 Sign in to an account. Without an option, you are asked in the account's own
-way: a page to open and a code to paste, or a user name and a password. Where
-an account has both, you choose; --code and --username choose theirs. The
-result goes to the running daemon; if none runs, it is saved for the next one.
+ways, in their order: a browser on this machine, a code that is entered on any
+device, a page whose code or address is pasted, a user name and a password.
+Where one is closed, the next is taken; --browser, --device, --paste, --code
+and --username choose theirs. The result goes to the running daemon; if none
+runs, it is saved for the next one.
+
+The address that a browser ends on can be pasted at any time while valetd
+waits: over ssh, in a container or in WSL, where the browser does not reach it.
 
 What is handed in is tried first, by one renewal: what is stored stays until
 the new credential has worked. --untried believes it, where there is no network.
@@ -57,6 +62,7 @@ that valetd knows.",
 Examples:
   valetd login gbdx                     asks for user name and password
   valetd login gdh                      shows a page, asks for its code
+  valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
@@ -92,12 +98,40 @@ pub(super) struct Arguments {
     /// How long the sign-in is good for: 30m, 8h, 7d
     #[arg(long = "for", value_name = "TIME", value_parser = parse_term)]
     term: Option<Duration>,
-    /// Print the page's address only
+    /// Sign in with a browser on this machine
+    #[arg(long, group = "way", conflicts_with = "username")]
+    browser: bool,
+    /// Sign in with a code that is entered on any device
+    #[arg(long, group = "way", conflicts_with = "username")]
+    device: bool,
+    /// Sign in with a code, or an address, that is pasted
+    #[arg(long, group = "way", conflicts_with = "username")]
+    paste: bool,
+    /// Let another person take the place of the one who is signed in
     #[arg(long)]
+    switch_user: bool,
+    /// Print the page's address only
+    #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
+    /// Draw the device's address as a QR code, whatever the terminal is
+    #[arg(long, overrides_with = "no_qr")]
+    qr: bool,
+    /// Draw no QR code
+    #[arg(long)]
+    no_qr: bool,
 }
 
 impl Arguments {
+    /// The one way to ask a person that the options choose, if they do.
+    fn way(&self) -> Option<SignInMethod> {
+        match (self.browser, self.device, self.paste) {
+            (true, ..) => Some(SignInMethod::Browser),
+            (_, true, _) => Some(SignInMethod::Device),
+            (.., true) => Some(SignInMethod::Paste),
+            _ => None,
+        }
+    }
+
     /// Those of `valetd login NAME`.
     pub(super) fn of(account: AccountId) -> Self {
         Self {
@@ -109,7 +143,13 @@ impl Arguments {
             import: false,
             untried: false,
             term: None,
+            browser: false,
+            device: false,
+            paste: false,
+            switch_user: false,
             no_browser: false,
+            qr: false,
+            no_qr: false,
         }
     }
 }
@@ -119,6 +159,9 @@ const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 
 /// What can be done about a credential that could not be tried.
 const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
+
+/// What can be done where another person has signed in.
+const ANOTHER_PERSON: &str = "add --switch-user, if that is meant; who signs in at the server is for its page to say";
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let id = arguments.account.clone();
@@ -145,12 +188,14 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     let (config, found) = discovered::look(&places, config.clone(), &id)?;
     let account = account_of(&config, &id)?;
-    let (untried, term) = (arguments.untried, arguments.term);
+    let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
     let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
+    new.switches_user = switch_user;
+    tell_missing_scopes(account, &new);
     found.keep(&places)?;
     let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
     if delivered.is_err() {
@@ -166,6 +211,14 @@ fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
     }
     register::forget(&places.state_dir, &account.id);
     failure.with_remedy("the server has forgotten this client: try again, which registers another one")
+}
+
+/// Says which scopes were not granted: what needs them will be refused, by the API and much later.
+fn tell_missing_scopes(account: &Account, new: &NewCredential) {
+    if !new.missing_scopes.is_empty() {
+        let scopes = printable(&new.missing_scopes.join(", "));
+        remark(&format!("{}: asked for, and not granted: {scopes}", account.id));
+    }
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
@@ -199,7 +252,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         let TakenOver { found, from } = taken;
         remark(&format!("{}: taken over from {from}", account.id));
         return match found {
-            Found::Credential(new) => Ok(new),
+            Found::Credential(new) => Ok(*new),
             Found::Password { .. } if arguments.untried => {
                 let words = "there is no refresh token, and user name and password bring one only where they are tried";
                 Err(Failure::say(words).with_remedy("leave out --untried").while_doing("importing"))
@@ -228,6 +281,9 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         }
         None => {
             let wishes = Wishes {
+                way: arguments.way(),
+                switch_user: arguments.switch_user,
+                qr: (arguments.qr || arguments.no_qr).then_some(arguments.qr),
                 username: arguments.username,
                 browser: !arguments.no_browser,
                 state_dir: Some(places.state_dir.clone()),
@@ -249,7 +305,13 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         import: _,
         untried: _,
         term: _,
+        browser: _,
+        device: _,
+        paste: _,
         no_browser: _,
+        switch_user: _,
+        qr: _,
+        no_qr: _,
     } = arguments;
     if let Some(code) = code {
         let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
@@ -262,7 +324,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
                     "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
                      from others (`valetd login {id}` begins one)"
                 ));
-                pending::check_issuer(account, &pasted)
+                pending::check_issuer(account, pasted.issuer.as_deref())
             }
         };
         checked.map_err(|error| failure_of(error.into()))?;
@@ -295,7 +357,10 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::NothingLasting => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::NotHere(_) | SignInError::NothingLasting(_) => Exit::Failed,
+        SignInError::UnderWay(_) => Exit::Failed,
+        // nobody has signed in, and somebody still must
+        SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
     };
     let failure = Failure::new(error).with_exit(exit);
     match remedy {
@@ -326,9 +391,10 @@ fn deliver(
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
-            Err(match problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) {
-                true => failure.with_remedy(UNTRIED),
-                false => failure,
+            Err(match () {
+                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
+                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
+                () => failure,
             })
         }
         Ok(Delivered::Taken(Outcome::Renewed, now)) => {
@@ -351,6 +417,9 @@ fn deliver(
                     return Err(Failure::new(error)
                         .while_doing("trying the credential")
                         .with_exit(Exit::SignInRequired));
+                }
+                Err(error @ NotTaken::AnotherPerson(_)) => {
+                    return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
                 }
                 Err(error @ NotTaken::Untried(_)) => {
                     return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
@@ -397,7 +466,9 @@ async fn hand_in(
     };
     match client.set_credential(id.as_str(), new).await {
         Err(ClientError::Refused(problem))
-            if problem.is(kind::CREDENTIAL_REFUSED) || problem.is(kind::CREDENTIAL_UNTRIED) =>
+            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON]
+                .iter()
+                .any(|kind| problem.is(kind)) =>
         {
             return Ok(Delivered::Kept(problem, before.state));
         }
@@ -442,6 +513,6 @@ mod tests {
     #[test]
     fn leaving_a_question_is_told_apart_from_failing() {
         assert_eq!(failure_of(SignInError::Unasked(Unasked::Interrupted)).exit, Exit::Interrupted);
-        assert_eq!(failure_of(SignInError::NothingLasting).exit, Exit::Failed);
+        assert_eq!(failure_of(SignInError::NothingLasting("")).exit, Exit::Failed);
     }
 }

@@ -139,7 +139,7 @@ impl Account {
         match grant {
             Grant::RefreshToken(_) if !self.refresh_scope => &[],
             Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => &self.scopes,
-            Grant::AuthorizationCode { .. } => &[],
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => &[],
         }
     }
 

@@ -49,6 +49,6 @@ pub(crate) use provider::{Asked, Preset, presets};
 pub(crate) use reader::MachineFacts;
 pub(crate) use route::{Replay, Route};
 pub(crate) use secret_source::SecretSource;
-pub(crate) use sign_in::{ImportSource, SignInMethod};
+pub(crate) use sign_in::{IdentitySource, ImportSource, LoopbackHost, LoopbackRedirect, SignInMethod};
 pub(crate) use value::AllowedClient;
 pub(crate) use value::size;

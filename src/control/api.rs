@@ -27,7 +27,7 @@ use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::names::UnknownName;
 use crate::secret::Secret;
-use crate::store::{Credential, Servers, Trial};
+use crate::store::{Credential, Person, Servers, Trial};
 
 /// The largest body that is read. A credential is a few kilobytes at the most.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -71,6 +71,9 @@ struct CredentialBody {
     client_id: Option<String>,
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
+    person: Option<Person>,
+    #[serde(default)]
+    switch_user: bool,
     servers: Option<Servers>,
     #[serde(default)]
     trial: Trial,
@@ -322,18 +325,40 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
-            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers, \
-             trial (\"required\", \"preferred\", \"skipped\"), term",
+            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
+             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term",
         )
     })?;
-    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers, trial, term } = body;
+    let CredentialBody {
+        refresh_token,
+        password,
+        client_id,
+        refresh_lifetime,
+        identity,
+        person,
+        switch_user,
+        servers,
+        trial,
+        term,
+    } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
         return Err(bad_request("neither a refresh_token nor a password is in it"));
     }
     let password = password.map(|PasswordBody { username, password }| (username, password));
     let credential = Credential { refresh_token, password };
-    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial, term })
+    Ok(NewCredential {
+        credential,
+        client_id,
+        refresh_lifetime,
+        identity,
+        person,
+        switches_user: switch_user,
+        missing_scopes: Vec::new(),
+        servers,
+        trial,
+        term,
+    })
 }
 
 fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
@@ -348,6 +373,9 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
         }
         RequestError::CredentialRefused(sentence) => {
             Problem::new(409, kind::CREDENTIAL_REFUSED, "the server refused it; what is stored stays", sentence)
+        }
+        RequestError::AnotherPerson(sentence) => {
+            Problem::new(409, kind::ANOTHER_PERSON, "it is another person's; what is stored stays", sentence)
         }
         RequestError::CredentialUntried(sentence) => {
             Problem::new(409, kind::CREDENTIAL_UNTRIED, "it could not be tried; what is stored stays", sentence)

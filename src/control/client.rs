@@ -448,7 +448,18 @@ impl EventStream {
 
 /// One of the places where a credential leaves: to the daemon that keeps it, over the user's own socket.
 fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
-    let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial, term } = new;
+    let NewCredential {
+        credential,
+        client_id,
+        refresh_lifetime,
+        identity,
+        person,
+        switches_user,
+        missing_scopes: _,
+        servers,
+        trial,
+        term,
+    } = new;
     let password = credential.password.as_ref();
     let mut body = json!({
         "refresh_token": credential.refresh_token.as_ref().map(Secret::expose),
@@ -463,6 +474,12 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
     }
     if !for_an_old_daemon {
         body["trial"] = json!(trial);
+        if let Some(person) = person {
+            body["person"] = json!(person);
+        }
+        if *switches_user {
+            body["switch_user"] = json!(true);
+        }
         if let Some(servers) = servers {
             body["servers"] = json!(servers);
         }

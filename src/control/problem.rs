@@ -50,6 +50,8 @@ pub(crate) mod kind {
     pub(crate) const CREDENTIAL_REFUSED: &str = "credential-refused";
     /// 409: a credential that was handed in could not be tried; what is stored stays.
     pub(crate) const CREDENTIAL_UNTRIED: &str = "credential-untried";
+    /// 409: a credential that was handed in is another person's; what is stored stays.
+    pub(crate) const ANOTHER_PERSON: &str = "another-person";
     /// 422: the configuration has problems; the one before it stays in force.
     pub(crate) const BAD_CONFIG: &str = "bad-config";
     /// 503: an account has no usable token.

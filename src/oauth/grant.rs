@@ -28,6 +28,13 @@ pub(crate) enum Grant {
         /// What the request's code challenge was made of (RFC 7636), if it had one.
         code_verifier: Option<Secret>,
     },
+    /// RFC 8628 section 3.4.
+    DeviceCode {
+        /// Good once, after the person has said yes.
+        device_code: Secret,
+        /// What the request's code challenge was made of, if it had one: openEO's, in no RFC.
+        code_verifier: Option<Secret>,
+    },
 }
 
 impl Grant {
@@ -37,6 +44,7 @@ impl Grant {
             Grant::RefreshToken(refresh_token) => (Some(refresh_token), None),
             Grant::Password { password, .. } => (Some(password), None),
             Grant::AuthorizationCode { code, code_verifier, .. } => (Some(code), code_verifier.as_ref()),
+            Grant::DeviceCode { device_code, code_verifier } => (Some(device_code), code_verifier.as_ref()),
             Grant::ClientCredentials => (None, None),
         };
         secret.into_iter().chain(verifier)
@@ -134,6 +142,8 @@ pub(crate) struct Tokens {
     pub lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
+    /// The scope that was granted, if the answer told it: as it stands there.
+    pub scope: Option<String>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.
     pub unusable: Option<String>,
 }

@@ -16,6 +16,10 @@ pub(crate) struct Claims {
     pub exp: Option<i64>,
     /// `iat`: issued then.
     pub iat: Option<i64>,
+    /// `iss` and `sub`: who issued it, and whom it speaks of there. Both together name a person for good.
+    pub subject: Option<(String, String)>,
+    /// `nonce`: of the authentication request that it answers.
+    pub nonce: Option<String>,
     /// Who it speaks of: `email`, a user name or `sub`, the first that is there; printable and at most 100 characters.
     pub identity: Option<String>,
 }
@@ -29,10 +33,13 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
     if !payload.trim_ascii_start().starts_with(b"{") {
         return None; // serde would take an array for a struct
     }
-    let Payload { exp, iat, email, cognito_username, preferred_username, username, sub } =
+    let Payload { exp, iat, iss, nonce, email, cognito_username, preferred_username, username, sub } =
         serde_json::from_slice(&payload).ok()?;
+    let subject = iss.as_str().zip(sub.as_str()).filter(|(iss, sub)| is_short(iss) && is_short(sub));
+    let subject = subject.map(|(iss, sub)| (iss.to_owned(), sub.to_owned()));
     let names = [email, cognito_username, preferred_username, username, sub];
-    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), identity: names.iter().find_map(identity) })
+    let nonce = nonce.as_str().map(str::to_owned);
+    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), subject, nonce, identity: names.iter().find_map(identity) })
 }
 
 #[derive(Deserialize, Default)]
@@ -40,6 +47,8 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
 struct Payload {
     exp: Value,
     iat: Value,
+    iss: Value,
+    nonce: Value,
     email: Value,
     #[serde(rename = "cognito:username")]
     cognito_username: Value,
@@ -66,6 +75,11 @@ fn seconds(value: &Value) -> Option<i64> {
     seconds.is_finite().then_some(seconds as i64) // `as` saturates
 }
 
+/// Longer ones name nobody: they would only be kept. OpenID Connect Core section 2 has 255 characters for `sub`.
+fn is_short(text: &str) -> bool {
+    (1..=1000).contains(&text.len())
+}
+
 fn identity(value: &Value) -> Option<String> {
     let name: String = value.as_str()?.chars().filter(|c| !c.is_control()).take(100).collect();
     (!name.trim().is_empty()).then_some(name)
@@ -84,7 +98,8 @@ mod tests {
     #[test]
     fn times_and_names_are_read_in_every_spelling_that_occurs() {
         let found = |exp, iat, identity: &str| {
-            Some(Claims { exp, iat, identity: (!identity.is_empty()).then(|| identity.to_owned()) })
+            let identity = (!identity.is_empty()).then(|| identity.to_owned());
+            Some(Claims { exp, iat, identity, ..Claims::default() })
         };
         let table = [
             ("integers", r#"{"exp":1700003600,"iat":1700000000}"#, found(Some(1700003600), Some(1700000000), "")),
@@ -101,6 +116,18 @@ mod tests {
         ];
         for (name, payload, expected) in table {
             assert_eq!(claims(&jwt(payload)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_named_by_issuer_and_subject_together() {
+        let subject = |payload: &str| claims(&jwt(payload)).and_then(|claims| claims.subject);
+        let both = ("https://a".to_owned(), "s".to_owned());
+        assert_eq!(subject(r#"{"iss":"https://a","sub":"s","email":"e"}"#), Some(both));
+        for other in
+            [r#"{"sub":"s"}"#, r#"{"iss":"https://a"}"#, r#"{"iss":"https://a","sub":""}"#, r#"{"iss":1,"sub":"s"}"#]
+        {
+            assert_eq!(subject(other), None, "{other}");
         }
     }
 

@@ -4,7 +4,8 @@
 //! and its response.
 //!
 //! * `grant`: the types that every dialect speaks of;
-//! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation;
+//! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation; [`rfc8628`]: a code that is entered on any device;
+//!   [`rfc9126`]: pushed authorization requests; [`identity`]: who somebody is, in a server's words;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `salvage`: what becomes of a refresh token whose answer cannot be used;
@@ -20,12 +21,15 @@ mod ends;
 #[cfg(test)]
 mod foreign;
 mod grant;
+pub(crate) mod identity;
 pub(crate) mod jwt;
 mod members;
 pub(crate) mod metadata;
 mod rfc6749;
 pub(crate) mod rfc7009;
 pub(crate) mod rfc7591;
+pub(crate) mod rfc8628;
+pub(crate) mod rfc9126;
 mod salvage;
 #[cfg(test)]
 mod testing;
@@ -63,7 +67,13 @@ impl Dialect {
                 Some((Operation::GetTokensFromRefreshToken, token))
             }
             (Dialect::Rfc6749, Grant::RefreshToken(_)) => None,
-            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => None,
+            (
+                _,
+                Grant::Password { .. }
+                | Grant::ClientCredentials
+                | Grant::AuthorizationCode { .. }
+                | Grant::DeviceCode { .. },
+            ) => None,
         }
     }
 
@@ -73,7 +83,13 @@ impl Dialect {
         match (self, grant) {
             (Dialect::Rfc6749 | Dialect::CognitoGetTokens, Grant::RefreshToken(_)) => true,
             (Dialect::CognitoInitiateAuth, Grant::RefreshToken(_)) => false,
-            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => false,
+            (
+                _,
+                Grant::Password { .. }
+                | Grant::ClientCredentials
+                | Grant::AuthorizationCode { .. }
+                | Grant::DeviceCode { .. },
+            ) => false,
         }
     }
 

@@ -14,6 +14,9 @@ use super::vocabulary::{Members, Pointer};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
+/// RFC 8628 section 3.4.
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
 /// Writes the request. `scopes` are asked for where the request may have a scope: with a code they were settled when the
 /// person consented. So they were with a refresh token (section 6), where the caller mostly has none to ask for.
 pub(super) fn request(
@@ -41,6 +44,10 @@ pub(super) fn request(
         Grant::AuthorizationCode { code, redirect_uri, code_verifier } => {
             pairs.extend([("grant_type", "authorization_code"), ("code", code.expose())]);
             pairs.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+            pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
+        }
+        Grant::DeviceCode { device_code, code_verifier } => {
+            pairs.extend([("grant_type", DEVICE_CODE), ("device_code", device_code.expose())]);
             pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
         }
     }
@@ -105,6 +112,7 @@ pub(super) struct Response {
     refresh_expires_in: Value,
     /// Microsoft's and GitHub's name.
     refresh_token_expires_in: Value,
+    scope: Value,
     error: Value,
     error_description: Value,
     /// Fitbit's: `{"errors": [{"errorType": "invalid_grant", "message": "..."}]}`.
@@ -159,6 +167,7 @@ impl Response {
             },
             refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in")?,
             refresh_token_expires_in: beside("refresh_token_expires_in")?,
+            scope: beside("scope")?,
             error: code_where_named(of_error(&names.error, "error")?, names),
             error_description: of_error(&names.error_description, "error_description")?,
             errors: of_error(&None, "errors")?,
@@ -201,6 +210,7 @@ impl Response {
             },
             refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in"),
             refresh_token_expires_in: told(&None, "refresh_token_expires_in"),
+            scope: told(&None, "scope"),
             error: told(&names.error, "error"),
             error_description: told(&names.error_description, "error_description"),
             ..Self::default()
@@ -236,6 +246,12 @@ fn code_where_named(error: Value, names: &Members) -> Value {
         Value::Number(number) if names.error.is_some() => Value::String(number.to_string()),
         error => error,
     }
+}
+
+/// A text (section 3.3), or a list of texts.
+fn scope_of(value: &Value) -> Option<String> {
+    let list = |values: &Vec<Value>| values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
 }
 
 fn code_of(error: &Value) -> Option<&str> {
@@ -276,7 +292,8 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
     let refresh_lifetime = seconds(&body.refresh_expires_in)
         .or_else(|| seconds(&body.refresh_token_expires_in))
         .filter(|life| !life.is_zero());
-    Ok(Tokens { refresh_lifetime, ..reader.tokens(found)? })
+    let scope = scope_of(&body.scope);
+    Ok(Tokens { refresh_lifetime, scope, ..reader.tokens(found)? })
 }
 
 /// What a code means for who presented a refresh token. It decides, not the status, unless the status is that of a hop or
@@ -318,7 +335,7 @@ pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Sec
     };
     let words = match (code, reader.grant) {
         ("invalid_grant", Grant::Password { .. }) => ": wrong user name or password".to_owned(),
-        ("invalid_grant", Grant::AuthorizationCode { .. }) => {
+        ("invalid_grant", Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. }) => {
             ": the code has been used, has expired, or was issued to another client".to_owned()
         }
         _ => reader.quote(body.description(), received),

@@ -12,7 +12,7 @@ use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
-use crate::store::{Credential, Record};
+use crate::store::{Credential, Person, Record};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::Published;
@@ -305,8 +305,8 @@ impl AccountState {
 
     /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
     pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
-        let identity =
-            tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).and_then(|claims| claims.identity);
+        let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).unwrap_or_default();
+        let jwt::Claims { identity, subject, .. } = claims;
         let Some(record) = &mut self.record else { return false };
         record.redeeming = false;
         record.set_aside = None;
@@ -323,6 +323,9 @@ impl AccountState {
             warn!(account = %record.account, was, is, "the server now answers for another identity");
         }
         record.identity = identity.or(record.identity.take());
+        // whoever signed in stays that: a later answer for somebody else is told of above
+        let told = subject.map(|(issuer, subject)| Person { issuer, subject });
+        record.person = record.person.take().or(told);
         match tokens.refresh_token {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);

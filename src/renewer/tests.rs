@@ -68,7 +68,7 @@ impl World for Diary {
             Grant::RefreshToken(token) => token.expose().to_owned(),
             Grant::Password { username, .. } => format!("the password of {username}"),
             Grant::ClientCredentials => "nothing".to_owned(),
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         self.lines.push(format!("redeem {} {what}", id.0));
     }
@@ -126,6 +126,9 @@ fn signed_in(token: &str) -> NewCredential {
         client_id: None,
         refresh_lifetime: None,
         identity: None,
+        person: None,
+        switches_user: false,
+        missing_scopes: Vec::new(),
         servers: None,
         trial: Trial::Skipped,
         term: None,

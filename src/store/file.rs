@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::record::{Credential, Record, SetAside, Term};
+use super::record::{Credential, Person, Record, SetAside, Term};
 use crate::config::AccountId;
 use crate::secret::Secret;
 
@@ -41,6 +41,9 @@ struct WrittenRecord<'a> {
     refresh_expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<&'a str>,
+    /// An older valetd drops it, and lets anybody sign in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    person: Option<&'a Person>,
     /// An older valetd drops it, and learns it anew: that makes no new version.
     #[serde(skip_serializing_if = "Option::is_none")]
     learnt_life_ms: Option<u64>,
@@ -64,6 +67,7 @@ struct StoredRecord {
     received_at: u64,
     refresh_expires_at: Option<u64>,
     identity: Option<String>,
+    person: Option<Person>,
     learnt_life_ms: Option<u64>,
     redeeming: bool,
     set_aside: Option<SetAside>,
@@ -87,6 +91,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         received_at,
         refresh_expires_at,
         identity,
+        person,
         learnt_life,
         redeeming,
         set_aside,
@@ -105,6 +110,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         received_at: *received_at,
         refresh_expires_at: *refresh_expires_at,
         identity: identity.as_deref(),
+        person: person.as_ref(),
         learnt_life_ms: *learnt_life,
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
@@ -147,6 +153,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         received_at,
         refresh_expires_at,
         identity,
+        person,
         learnt_life_ms: learnt_life,
         redeeming,
         set_aside,
@@ -170,6 +177,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         received_at,
         refresh_expires_at,
         identity,
+        person,
         learnt_life,
         redeeming,
         set_aside,
@@ -210,6 +218,7 @@ mod tests {
             received_at: 1_700_000_000,
             refresh_expires_at: Some(1_702_592_000),
             identity: Some("me@example.com".into()),
+            person: Some(Person { issuer: "https://auth.example".into(), subject: "0b1c".into() }),
             learnt_life: Some(6_012),
             redeeming: true,
             set_aside: Some(SetAside {
@@ -236,6 +245,7 @@ mod tests {
             credential: Credential::default(),
             refresh_expires_at: None,
             identity: None,
+            person: None,
             learnt_life: None,
             redeeming: false,
             set_aside: None,

@@ -5,6 +5,7 @@
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
+//!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in
 //!     client.keys.json         0600, the client keys' hashes and rights
 //!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
 //! ```
@@ -39,8 +40,8 @@ pub(crate) use error::StoreError;
 use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
-use lock::lock;
-pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
+use lock::{lock, lock_file};
+pub(crate) use record::{Credential, NewCredential, Person, Record, Servers, SetAside, Term, Trial};
 
 /// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
 /// having read it: how credentials are sealed at rest will be said there.
@@ -271,6 +272,15 @@ impl Beside {
     /// Opens the folder, and makes it if it is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         Ok(Self { folder: dir.to_owned(), disk: FolderDisk::new(OwnFolder::open_or_make(dir)?) })
+    }
+
+    /// Takes the kernel lock of an account's sign-in, without waiting for it. It ends with the file, or with the process.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] if another process has it; [`StoreError::Io`].
+    pub(crate) fn hold(dir: &Path, account: &AccountId) -> Result<File, StoreError> {
+        lock_file(&OwnFolder::open_or_make(dir)?, &format!("{account}.sign-in.lock"))
     }
 
     /// A whole file, if it is there and ours.

@@ -29,6 +29,7 @@ fn record(generation: u64) -> Record {
         received_at: 1_700_000_000,
         refresh_expires_at: None,
         identity: None,
+        person: None,
         learnt_life: None,
         redeeming: false,
         set_aside: None,

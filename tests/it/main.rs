@@ -51,6 +51,7 @@ mod owner;
 mod storms;
 /// A sign-in that was given an end ends then, and nothing puts that off.
 mod term;
+mod ways;
 
 // --- what goes through ---
 

@@ -93,7 +93,7 @@ impl Outside {
         let refresh = match &in_flight.grant {
             Grant::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
             Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => current,
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         let access = kept.filter(|_| rotation == Rotation::Off && server.tells_life).unwrap_or_else(|| {
             let is_end_known = server.tells_life || server.life >= HOUR;

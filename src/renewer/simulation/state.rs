@@ -214,6 +214,6 @@ pub(super) fn shown(in_flight: &InFlight) -> String {
         Grant::RefreshToken(token) => token.expose().to_owned(),
         Grant::Password { .. } => "the password".to_owned(),
         Grant::ClientCredentials => "nothing".to_owned(),
-        Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
     }
 }

@@ -505,7 +505,7 @@ impl World for SimWorld {
                 number(user) as u64
             }
             Grant::ClientCredentials => unreachable!("no account is its client's alone"),
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         outside.tell(|| format!("a{account}: renewal {} of login {login} starts", id.0));
         if outside.known[account].login != Some(login) {
