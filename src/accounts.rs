@@ -92,6 +92,8 @@ pub(crate) enum AccountRequest {
     /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
     /// taking the place of what is stored.
     Replace(AccountId, Box<NewCredential>, oneshot::Sender<Result<(), RequestError>>),
+    /// Ask the provider whose the access token at hand is. Answered when it has answered, in a sentence for people.
+    WhoIs(AccountId, oneshot::Sender<Result<String, String>>),
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
     /// what happened at the server, for people.
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
@@ -151,6 +153,11 @@ impl Accounts {
         let request = AccountRequest::Replace(account, Box::new(new), reply);
         self.requests.send(request).await.map_err(|_| RequestError::Stopping)?;
         answer.await.map_err(|_| RequestError::Stopping)?
+    }
+
+    /// Asks the provider who is signed in. Returns what it says, for people.
+    pub(crate) async fn who_is(&self, account: AccountId) -> Result<String, RequestError> {
+        self.ask(|reply| AccountRequest::WhoIs(account, reply)).await
     }
 
     /// Signs out. Returns what happened at the server, for people.

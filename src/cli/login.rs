@@ -64,6 +64,7 @@ Examples:
   valetd login gdh                      shows a page, asks for its code
   valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
+  valetd login gdh --check              asks the provider who is signed in
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
   valetd login gbdx --username me --password-stdin < password
@@ -107,6 +108,9 @@ pub(super) struct Arguments {
     /// Sign in with a code, or an address, that is pasted
     #[arg(long, group = "way", conflicts_with = "username")]
     paste: bool,
+    /// Ask the provider who is signed in, and change nothing
+    #[arg(long, conflicts_with_all = ["way", "username", "term", "untried", "switch_user"])]
+    check: bool,
     /// Let another person take the place of the one who is signed in
     #[arg(long)]
     switch_user: bool,
@@ -165,8 +169,20 @@ const ANOTHER_PERSON: &str = "add --switch-user, if that is meant; who signs in 
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let id = arguments.account.clone();
+    if arguments.check {
+        return check(options, &id).map_err(|failure| failure.while_doing(format!("asking who is signed in to {id}")));
+    }
     let doing = format!("signing in to {id}");
     sign_in(options, arguments).map_err(|failure| failure.while_doing(doing))
+}
+
+/// Has the daemon ask, which has the access token.
+fn check(options: &Options, id: &AccountId) -> Result<Exit, Failure> {
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.who_is(id.as_str()).await })?;
+    let words = asked.map_err(|error| Failure::of_call(error, options))?;
+    print(&format!("{id}: {}\n", printable(&words)))?;
+    Ok(Exit::Fine)
 }
 
 fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
@@ -309,6 +325,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         device: _,
         paste: _,
         no_browser: _,
+        check: _,
         switch_user: _,
         qr: _,
         no_qr: _,

@@ -26,8 +26,9 @@ use super::{key_verbs, metrics};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::names::UnknownName;
+use crate::oauth::Person;
 use crate::secret::Secret;
-use crate::store::{Credential, Person, Servers, Trial};
+use crate::store::{Credential, Servers, Trial};
 
 /// The largest body that is read. A credential is a few kilobytes at the most.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -50,6 +51,7 @@ enum Verb<'a> {
     Ready,
     Metrics,
     Refresh(&'a str),
+    WhoIs(&'a str),
     SetCredential(&'a str),
     RemoveCredential(&'a str),
     Reload,
@@ -142,6 +144,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "keys", name] => vec![(Method::DELETE, Verb::RevokeKey(name))],
         ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
         ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
+        ["v1", "accounts", id, "who"] => vec![(Method::POST, Verb::WhoIs(id))],
         ["v1", "accounts", id, "credential"] => {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
@@ -199,6 +202,11 @@ where
             info!(%account, "a renewal was asked for over the control socket");
             state.accounts.refresh(account).await.map_err(|error| not_done(state, id, error))?;
             Ok(json(StatusCode::ACCEPTED, &account_report(state, id)?))
+        }
+        Verb::WhoIs(id) => {
+            let account = known(state, id)?;
+            let message = state.accounts.who_is(account).await.map_err(|error| not_done(state, id, error))?;
+            Ok(json(StatusCode::OK, &Done { message }))
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
@@ -412,6 +420,7 @@ mod tests {
             ("HEAD", "/v1/status", Ok(Verb::Status)),
             ("GET", "/v1/accounts/gbdx", Ok(Verb::Account("gbdx"))),
             ("POST", "/v1/accounts/gbdx/refresh", Ok(Verb::Refresh("gbdx"))),
+            ("POST", "/v1/accounts/gbdx/who", Ok(Verb::WhoIs("gbdx"))),
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),

@@ -171,6 +171,12 @@ impl Client {
         self.read(&answer?)
     }
 
+    /// Asks the provider who is signed in. Returns what it says, for people.
+    pub(crate) async fn who_is(&mut self, id: &str) -> Result<String, ClientError> {
+        let body = self.call(Method::POST, &format!("/v1/accounts/{id}/who"), None, AFTER_WORK).await?;
+        self.read(&body).map(|Done { message }| message)
+    }
+
     /// Signs out. Returns what happened at the server, for people.
     pub(crate) async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;

@@ -21,10 +21,11 @@ use super::*;
 use crate::accounts::{AccountRequest, AccountView, Accounts, NewCredential};
 use crate::client_keys::{KeyRing, Limits, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
+use crate::oauth::Person;
 use crate::platform::clock::Clock;
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
-use crate::store::{Credential, Person, Servers, Trial};
+use crate::store::{Credential, Servers, Trial};
 
 #[tokio::test]
 async fn status_answers_while_the_renewer_is_busy() {

@@ -1,6 +1,7 @@
 //! Who somebody is, as a server says when it is asked: userinfo (OpenID Connect Core section 5.3), introspection (RFC 7662),
 //! or an address of the provider's own.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::vocabulary::Pointer;
@@ -12,6 +13,22 @@ pub(crate) struct Identity {
     pub name: String,
     /// What the server tells people apart by: `sub`, or an id of its own.
     pub subject: Option<String>,
+}
+
+/// A person as a server tells them apart: names and addresses change, and may be another's later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Person {
+    /// The issuer of an ID token, or the origin that was asked.
+    pub issuer: String,
+    /// `sub`, or the provider's own id.
+    pub subject: String,
+}
+
+impl Person {
+    /// Whether the two are different people for certain: of two issuers, nobody knows.
+    pub(crate) fn is_another(&self, other: &Person) -> bool {
+        self.issuer == other.issuer && self.subject != other.subject
+    }
 }
 
 /// The members that name somebody to people, the best first.

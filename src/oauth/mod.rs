@@ -38,6 +38,7 @@ mod vocabulary;
 
 pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
 pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
+pub(crate) use identity::Person;
 pub(crate) use verdict::{Refusal, TokenResponse};
 pub(crate) use vocabulary::{ErrorWords, Members, Pointer, Vocabulary};
 

@@ -9,10 +9,10 @@ use tracing::warn;
 use super::world::{RevokeReply, SavedReply, Ticket};
 use crate::accounts::{AccountView, LastFailure, NewCredential, Stored, UNREADABLE};
 use crate::config::{Account, TokenKind};
-use crate::oauth::{Grant, Tokens, jwt};
+use crate::oauth::{Grant, Person, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
-use crate::store::{Credential, Person, Record};
+use crate::store::{Credential, Record};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::Published;
@@ -301,6 +301,21 @@ impl AccountState {
         value.set_sensitive(true);
         let field = HeaderName::try_from(template.name.as_str()).map_err(|_| "`header` has no valid field name")?;
         Ok((field, value))
+    }
+
+    /// The access token that requests are given, out of their header field.
+    pub(super) fn access_token_at_hand(&self) -> Result<Secret, String> {
+        let template = &self.account.header;
+        let published = self.published.as_ref().ok_or("there is no usable access token at hand: see valetd status")?;
+        let text = published.value.to_str().unwrap_or_default();
+        let token = text.strip_prefix(&template.before).and_then(|text| text.strip_suffix(&template.after));
+        match (template.token, token) {
+            (TokenKind::AccessToken, Some(token)) => Ok(Secret::new(token)),
+            (TokenKind::IdToken, _) => {
+                Err("the account's requests carry its ID token: there is none to ask with".to_owned())
+            }
+            (TokenKind::AccessToken, None) => Err("the token at hand is of an earlier configuration".to_owned()),
+        }
     }
 
     /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.

@@ -9,7 +9,7 @@ use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::{Dialect, Grant, GrantType, Tokens};
+use crate::oauth::{Dialect, Grant, GrantType, Person, Tokens};
 use crate::renewal::{Failure, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
@@ -78,6 +78,8 @@ impl World for Diary {
         self.lines.push(format!("revoke {}", refresh_token.expose()));
         self.replies.extend(reply);
     }
+
+    fn who_is(&mut self, _: Arc<Account>, _: Secret, _: Option<Person>, _: RevokeReply) {}
 
     fn publish(&mut self, _: &AccountId, availability: Availability) {
         self.lines.push(match availability {

@@ -4,8 +4,8 @@ use super::error::SignInError;
 use super::scopes;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Client, Grant, Tokens, jwt};
-use crate::store::{Credential, Person, Trial};
+use crate::oauth::{Client, Grant, Person, Tokens, jwt};
+use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 /// Redeems a grant that a person, or a script, has brought: one request to the account's token endpoint.
@@ -51,10 +51,10 @@ pub(super) async fn settle(
     let access_token = tokens.access_token.clone();
     let mut new = lasting(account, grant, tokens)?;
     if let (Some(_), Some(access_token)) = (&account.sign_in.identity, access_token)
-        && let Ok((name, person)) = endpoint.who_is(account, &access_token).await
+        && let Ok(found) = endpoint.who_is(account, &access_token).await
     {
-        new.identity = Some(name);
-        new.person = person.or(new.person);
+        new.identity = Some(found.name);
+        new.person = found.person.or(new.person);
     }
     Ok(new)
 }

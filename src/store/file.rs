@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::record::{Credential, Person, Record, SetAside, Term};
+use super::record::{Credential, Record, SetAside, Term};
 use crate::config::AccountId;
+use crate::oauth::Person;
 use crate::secret::Secret;
 
 /// Grows when an older valetd would misunderstand the file or lose something by rewriting it.

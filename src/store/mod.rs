@@ -41,7 +41,7 @@ use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use lock::{lock, lock_file};
-pub(crate) use record::{Credential, NewCredential, Person, Record, Servers, SetAside, Term, Trial};
+pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 
 /// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
 /// having read it: how credentials are sealed at rest will be said there.

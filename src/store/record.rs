@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId, Origin, provider};
-use crate::oauth::{Grant, GrantType};
+use crate::oauth::{Grant, GrantType, Person};
 use crate::renewal::Why;
 use crate::secret::Secret;
 
@@ -69,22 +69,6 @@ impl Term {
     /// Notes how much is left, as a clock that never runs backwards knows it.
     pub(crate) fn note(&mut self, left: Duration) {
         self.seen_at = self.seen_at.max(self.ends_at.saturating_sub(left.as_secs()));
-    }
-}
-
-/// A person as a server tells them apart: names and addresses change, and may be another's later.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Person {
-    /// The issuer of an ID token, or the origin that was asked.
-    pub issuer: String,
-    /// `sub`, or the provider's own id.
-    pub subject: String,
-}
-
-impl Person {
-    /// Whether the two are different people for certain: of two issuers, nobody knows.
-    fn is_another(&self, other: &Person) -> bool {
-        self.issuer == other.issuer && self.subject != other.subject
     }
 }
 

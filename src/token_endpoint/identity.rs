@@ -7,11 +7,38 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use super::{GrantFailure, TokenEndpoint, cannot_be_asked};
 use crate::config::{Account, Endpoint, IdentitySource};
 use crate::http_client::Outgoing;
+use crate::oauth::Person;
 use crate::oauth::Pointer;
 use crate::oauth::identity::Identity;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
-use crate::store::Person;
+
+/// Who is signed in, and where that was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SignedIn {
+    /// The name that people know.
+    pub name: String,
+    /// The same for good, if that was told.
+    pub person: Option<Person>,
+    /// The server that was asked.
+    asked: String,
+}
+
+impl SignedIn {
+    /// For people: "ada@example.org (583231) is signed in, says api.example". `expected` is who signed in, if that is known.
+    pub(crate) fn in_words(&self, expected: Option<&Person>) -> String {
+        let Self { name, person, asked } = self;
+        let subject = person.as_ref().map(|person| person.subject.as_str()).filter(|subject| subject != name);
+        let subject = subject.map(|subject| format!(" ({subject})")).unwrap_or_default();
+        let other = match (person, expected) {
+            (Some(person), Some(expected)) if person.issuer == expected.issuer && person != expected => {
+                format!("; the sign-in was that of {}", expected.subject)
+            }
+            _ => String::new(),
+        };
+        format!("{name}{subject} is signed in, says {asked}{other}")
+    }
+}
 
 /// Where and how an account's person is asked for.
 enum Asked<'a> {
@@ -26,11 +53,7 @@ impl TokenEndpoint {
     /// # Errors
     ///
     /// [`GrantFailure`]: permanent where the provider does not know the token, or there is nobody to ask.
-    pub(crate) async fn who_is(
-        &self,
-        account: &Account,
-        access_token: &Secret,
-    ) -> Result<(String, Option<Person>), GrantFailure> {
+    pub(crate) async fn who_is(&self, account: &Account, access_token: &Secret) -> Result<SignedIn, GrantFailure> {
         let (endpoint, pointer) = match place(account) {
             Asked::At(endpoint, pointer) => (endpoint, pointer),
             Asked::Nowhere => {
@@ -69,7 +92,7 @@ impl TokenEndpoint {
             Some(issuer) if pointer.is_none() => issuer.as_str().to_owned(),
             _ => endpoint.origin.to_string(),
         };
-        Ok((name, subject.map(|subject| Person { issuer, subject })))
+        Ok(SignedIn { name, person: subject.map(|subject| Person { issuer, subject }), asked: authority })
     }
 }
 
@@ -78,5 +101,36 @@ fn place(account: &Account) -> Asked<'_> {
         (Some(IdentitySource::Address(endpoint, pointer)), _) => Asked::At(endpoint, Some(pointer)),
         (Some(IdentitySource::Userinfo) | None, Some(endpoint)) => Asked::At(endpoint, None),
         (Some(IdentitySource::Userinfo) | None, None) => Asked::Nowhere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_signed_in_is_said_with_a_word_if_it_is_somebody_else() {
+        let person = |subject: &str| Person { issuer: "https://a.example".to_owned(), subject: subject.to_owned() };
+        let found = |name: &str, subject: Option<&str>| SignedIn {
+            name: name.to_owned(),
+            person: subject.map(person),
+            asked: "a.example".to_owned(),
+        };
+        let other = Person { issuer: "https://b.example".to_owned(), ..person("2") };
+        let rows = [
+            (found("ada", Some("1")), None, "ada (1) is signed in, says a.example"),
+            (found("ada", Some("ada")), None, "ada is signed in, says a.example"),
+            (found("ada", None), Some(person("1")), "ada is signed in, says a.example"),
+            (found("ada", Some("1")), Some(person("1")), "ada (1) is signed in, says a.example"),
+            (found("ada", Some("1")), Some(other), "ada (1) is signed in, says a.example"),
+            (
+                found("bob", Some("2")),
+                Some(person("1")),
+                "bob (2) is signed in, says a.example; the sign-in was that of 1",
+            ),
+        ];
+        for (found, expected, words) in rows {
+            assert_eq!(found.in_words(expected.as_ref()), words);
+        }
     }
 }

@@ -13,7 +13,8 @@ use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAM
 
 use crate::support::documents::Documents;
 use crate::support::lab::Server;
-use crate::support::{Daemon, Home, eventually, get, send, words};
+use crate::support::terminal::Terminal;
+use crate::support::{Daemon, Home, VALETD, eventually, get, send, words};
 
 const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
 /// Libraries too, which are quiet unless they are named.
@@ -313,6 +314,85 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
     eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
     assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");
+    assert_eq!(heard.search(&secrets), None);
+}
+
+/// What another process of this user can see of a command in a terminal: its arguments, and with luck its environment.
+fn note_processes(heard: &mut Heard) {
+    for entry in fs::read_dir("/proc").expect("processes").flatten() {
+        let path = entry.path();
+        let command = fs::read(path.join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains("valetd\0login") {
+            for file in ["cmdline", "environ"] {
+                let text = fs::read(path.join(file)).unwrap_or_default();
+                heard.note(format!("{}/{file}", path.display()), String::from_utf8_lossy(&text).into_owned());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_secret_of_a_sign_in_is_found_on_its_terminal_its_page_or_anywhere_else() {
+    let server = Server::start(Provider::OpenId, Options::default());
+    let url = server.url();
+    let home = Home::with(&format!(
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{url}/token\"\nauthorization_endpoint = \"{url}/authorize\"\n\
+         pushed_authorization_endpoint = \"{url}/par\"\nrevocation_endpoint = \"{url}/revoke\"\n\
+         device_authorization_endpoint = \"{url}/device_authorization\"\nuserinfo_endpoint = \"{url}/userinfo\"\n\
+         client_id = \"lab\"\nscopes = [\"openid\"]\nsign_in = [\"browser\"]\nidentity = \"userinfo\"\n\
+         device_pkce = true\nupstream = \"{url}\"\n"
+    ));
+    let mut heard = Heard::default();
+    let daemon = home.start_as(home.valetd(&["run", "--log", NOISIEST]));
+    let login = |options: &str| format!("env RUST_LOG={NOISIEST} '{VALETD}' login lab {options}");
+
+    // a browser that comes back by itself; the server repeats in its error what it was sent, and then does as it should
+    for says_too_much in [true, false] {
+        let mut terminal = Terminal::open(&home, &login("--no-browser"));
+        terminal.until("in a browser:");
+        terminal.until("http://");
+        let page = format!("http://{}", terminal.until("\r\n"));
+        terminal.until("Or paste the address");
+        note_processes(&mut heard);
+        let went = |url: &str| {
+            let (address, target) = url["http://".len()..].split_at(url["http://".len()..].find('/').expect("a path"));
+            send(address, "GET", target, &[("Sec-Fetch-Mode", "navigate")], b"").expect("an answer")
+        };
+        let back = went(&page).header("location").expect("it sends the browser back").to_owned();
+        if says_too_much {
+            let code = server.secrets().last().expect("the code").clone();
+            let body = json!({"error": "invalid_grant", "error_description": format!("code {code} is spent")});
+            server.behave(Behaviour::Status(400, body.to_string(), vec![]), Some(1));
+        }
+        let redirect = went(&back);
+        heard.note("the redirect to the last page", format!("{:?}{}", redirect.headers, redirect.text()));
+        let last =
+            format!("{}{}", &back[..back.find("/callback").expect("ours")], redirect.header("location").expect("on"));
+        heard.note("the last page", went(&last).text());
+        let (code, screen) = terminal.exit();
+        assert_eq!(code, Some(i32::from(says_too_much)), "{screen}");
+        heard.note("the terminal of a browser", screen);
+    }
+
+    // a device, whose code the server repeats in an error
+    let mut terminal = Terminal::open(&home, &login("--device --qr"));
+    terminal.until("WDJB-MJHT");
+    note_processes(&mut heard);
+    let code = server.secrets().last().expect("the device code").clone();
+    let body = json!({"error": "invalid_request", "error_description": format!("device code {code}")});
+    server.behave(Behaviour::Status(400, body.to_string(), vec![]), Some(1));
+    heard.note("the terminal of a device that fails", terminal.exit().1);
+    let terminal = Terminal::open(&home, &login("--device"));
+    heard.note("the terminal of a device", terminal.exit().1);
+    daemon.until("lab", "usable");
+    heard.command(&home, &["login", "lab", "--check"], "");
+    heard.daemon(&daemon);
+    heard.files(&home.path(""));
+
+    let secrets = server.secrets();
+    let verifiers = secrets.iter().filter(|secret| secret.len() == 43 && !secret.contains('.')).count();
+    assert!(verifiers >= 2 && secrets.len() > 10, "{verifiers} verifiers, {} secrets", secrets.len());
+    assert!(heard.search(&["ada@example.org".to_owned()]).is_some(), "who is signed in proves the search");
     assert_eq!(heard.search(&secrets), None);
 }
 

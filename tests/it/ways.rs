@@ -11,7 +11,7 @@ use valetd::stand_in::{Decision, Options, Provider};
 
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
-use crate::support::{Answer, Home, VALETD, eventually, send};
+use crate::support::{Answer, Home, VALETD, eventually, send, words};
 
 const PROMPT: &str = "Or paste the address that the browser ends on: ";
 
@@ -376,7 +376,7 @@ fn one_sign_in_of_an_account_is_under_way_at_a_time() {
     // a third terminal can bring the address to an end
     let callback = open(&url).header("location").expect("sent back").to_owned();
     let output = home.run(&["login", "lab", "--code", &callback]);
-    assert!(output.status.success(), "{}", crate::support::words(&output));
+    assert!(output.status.success(), "{}", words(&output));
     first.type_line("\x03");
     assert_eq!(first.exit().0, Some(130));
     assert!(is_signed_in(&home));
@@ -479,4 +479,33 @@ fn fewer_scopes_and_a_missing_refresh_token_are_told_with_what_can_be_done() {
         assert!(screen.contains("sent no refresh token") && screen.contains(remedy), "{screen}");
         assert_eq!((code, is_signed_in(&home)), (Some(1), false));
     }
+}
+
+#[test]
+fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
+    let server = start();
+    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    let check = || {
+        let output = home.run(&["login", "lab", "--check"]);
+        (output.status.code(), words(&output))
+    };
+    let (code, said) = check();
+    assert!(code == Some(1) && said.contains("start it"), "the daemon has the token: {said}");
+    let daemon = home.start();
+    assert!(check().1.contains("no usable access token"), "{}", check().1);
+    let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+    terminal.until("lab: signed in as");
+    assert_eq!(terminal.exit().0, Some(0));
+    daemon.until("lab", "usable");
+    assert_eq!(
+        check(),
+        (Some(0), format!("lab: ada@example.org (ada) is signed in, says {}\n", parts(server.url()).0))
+    );
+    server.change_manners(|manners| manners.person = "bob".to_owned());
+    assert!(check().1.ends_with("; the sign-in was that of ada\n"), "{}", check().1);
+    server.revoke_access_tokens();
+    let (code, said) = check();
+    assert!(code == Some(1) && said.contains("the access token is not known there"), "{said}");
+    assert_eq!(record(&home)["person"]["subject"], "ada");
 }
