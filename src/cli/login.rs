@@ -154,6 +154,7 @@ impl Arguments {
             no_browser: false,
             qr: false,
             no_qr: false,
+            check: false,
         }
     }
 }
