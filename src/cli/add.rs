@@ -1,6 +1,7 @@
 //! `valetd add`
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -78,6 +79,9 @@ pub(super) struct Arguments {
     /// Which of an openEO back-end's providers, if not the first
     #[arg(long, value_name = "ID")]
     openeo_provider: Option<String>,
+    /// A PEM file with certificate authorities to trust besides the system's
+    #[arg(long, value_name = "FILE")]
+    extra_ca: Option<PathBuf>,
     /// Ask nothing, and do not sign in
     #[arg(long)]
     no_input: bool,
@@ -119,6 +123,10 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
     if !arguments.scopes.is_empty() {
         settings.retain(|(key, _)| *key != "scopes");
         settings.push(("scopes", Setting::List(arguments.scopes.clone())));
+    }
+    if let Some(file) = &arguments.extra_ca {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        settings.push(("extra_ca", Setting::Text(file.display().to_string())));
     }
     let secret = answers.secret(&settings)?;
     if let Some(secret) = &secret {
@@ -241,7 +249,8 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
     Endpoint::parse(address).map_err(bad)?;
     remark(&format!("Asking {address} what it is ..."));
     let provider = answers.arguments.openeo_provider.as_deref();
-    let probed = block_on(probe(&HttpClient::from_environment(), address, provider, Reach::default()))?;
+    let reach = Reach { extra_ca: answers.arguments.extra_ca.as_deref(), ..Reach::default() };
+    let probed = block_on(probe(&HttpClient::from_environment(), address, provider, reach))?;
     let findings = probed.map_err(|tried| {
         let failure = Failure::say(format!("{address} does not say how to sign in to it"));
         let tried = tried.iter().map(|words| printable(words)).collect();
