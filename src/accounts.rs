@@ -98,6 +98,8 @@ pub(crate) enum AccountRequest {
     /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
     /// taking the place of what is stored.
     Replace(AccountId, Box<NewCredential>, oneshot::Sender<Result<(), RequestError>>),
+    /// Ask the provider whose the access token at hand is. Answered when it has answered, in a sentence for people.
+    WhoIs(AccountId, oneshot::Sender<Result<String, String>>),
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
     /// what happened at the server, for people.
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
@@ -127,6 +129,9 @@ pub(crate) enum RequestError {
     /// The server has refused a credential that was handed in: what is stored stays.
     #[error("{0}")]
     CredentialRefused(String),
+    /// A credential that was handed in is another person's: what is stored stays.
+    #[error("{0}")]
+    AnotherPerson(String),
     /// A credential that was handed in could not be tried: what is stored stays.
     #[error("{0}")]
     CredentialUntried(String),
@@ -159,6 +164,11 @@ impl Accounts {
         let request = AccountRequest::Replace(account, Box::new(new), reply);
         self.requests.send(request).await.map_err(|_| RequestError::Stopping)?;
         answer.await.map_err(|_| RequestError::Stopping)?
+    }
+
+    /// Asks the provider who is signed in. Returns what it says, for people.
+    pub(crate) async fn who_is(&self, account: AccountId) -> Result<String, RequestError> {
+        self.ask(|reply| AccountRequest::WhoIs(account, reply)).await
     }
 
     /// Signs out. Returns what happened at the server, for people.

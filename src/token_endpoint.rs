@@ -2,6 +2,7 @@
 //! answer means; here is what it means that there is none.
 
 mod authorization;
+mod identity;
 
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
@@ -156,12 +157,7 @@ impl TokenEndpoint {
             header.insert(name, value);
         }
         let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
-        let reach = Reach {
-            extra_ca: account.extra_ca.as_deref(),
-            proxy: Some(&account.proxy),
-            is_public: !account.private_addresses,
-        };
-        self.http.send(endpoint, reach, outgoing).await
+        self.http.send(endpoint, reach(account), outgoing).await
     }
 }
 
@@ -176,6 +172,12 @@ async fn issued(account: &Account) -> Result<Tokens, GrantFailure> {
     })?;
     issued::read(&text, &account.vocabulary, wall())
         .map_err(|words| failed(format!("{} {words}", secret_source::place(source))))
+}
+
+/// What an account says of the connections to its servers.
+fn reach(account: &Account) -> Reach<'_> {
+    let extra_ca = account.extra_ca.as_deref();
+    Reach { extra_ca, proxy: Some(&account.proxy), is_public: !account.private_addresses }
 }
 
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {

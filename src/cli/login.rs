@@ -21,6 +21,7 @@ use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
+use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
 use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
@@ -63,6 +64,7 @@ Examples:
   valetd login gdh                      shows a page, asks for its code
   valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
+  valetd login gdh --check              asks the provider who is signed in
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
   valetd login gbdx --username me --password-stdin < password
@@ -106,6 +108,12 @@ pub(super) struct Arguments {
     /// Sign in with a code, or an address, that is pasted
     #[arg(long, group = "way", conflicts_with = "username")]
     paste: bool,
+    /// Ask the provider who is signed in, and change nothing
+    #[arg(long, conflicts_with_all = ["way", "username", "term", "untried", "switch_user"])]
+    check: bool,
+    /// Let another person take the place of the one who is signed in
+    #[arg(long)]
+    switch_user: bool,
     /// Print the page's address only
     #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
@@ -127,6 +135,28 @@ impl Arguments {
             _ => None,
         }
     }
+
+    /// Those of `valetd login NAME`.
+    pub(super) fn of(account: AccountId) -> Self {
+        Self {
+            account,
+            code: None,
+            username: None,
+            password_stdin: false,
+            refresh_token_stdin: false,
+            import: false,
+            untried: false,
+            term: None,
+            browser: false,
+            device: false,
+            paste: false,
+            switch_user: false,
+            no_browser: false,
+            qr: false,
+            no_qr: false,
+            check: false,
+        }
+    }
 }
 
 /// How long the first renewal may take until we leave it to the daemon.
@@ -135,10 +165,25 @@ const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 /// What can be done about a credential that could not be tried.
 const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
 
+/// What can be done where another person has signed in.
+const ANOTHER_PERSON: &str = "add --switch-user, if that is meant; who signs in at the server is for its page to say";
+
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let id = arguments.account.clone();
+    if arguments.check {
+        return check(options, &id).map_err(|failure| failure.while_doing(format!("asking who is signed in to {id}")));
+    }
     let doing = format!("signing in to {id}");
     sign_in(options, arguments).map_err(|failure| failure.while_doing(doing))
+}
+
+/// Has the daemon ask, which has the access token.
+fn check(options: &Options, id: &AccountId) -> Result<Exit, Failure> {
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.who_is(id.as_str()).await })?;
+    let words = asked.map_err(|error| Failure::of_call(error, options))?;
+    print(&format!("{id}: {}\n", printable(&words)))?;
+    Ok(Exit::Fine)
 }
 
 fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
@@ -170,15 +215,16 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         }
         Err(_) => {} // what is wrong will be said where it matters
     }
-    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let (config, found) = discovered::look(&places, config.clone(), &id)?;
     let account = account_of(&config, &id)?;
-    let (untried, term) = (arguments.untried, arguments.term);
-    let mut new = obtain(account, &places, arguments)?;
+    let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
+    let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
-    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
+    new.switches_user = switch_user;
+    tell_missing_scopes(account, &new);
     found.keep(&places)?;
     let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
     if delivered.is_err() {
@@ -196,6 +242,23 @@ fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
         false => Ok(()),
     });
     opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
+}
+
+/// A registered client that the server does not know any more is no use: the next sign-in registers another one.
+fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
+    if !account.registers || !failure.to_string().contains("invalid_client") {
+        return failure;
+    }
+    register::forget(&places.state_dir, &account.id);
+    failure.with_remedy("the server has forgotten this client: try again, which registers another one")
+}
+
+/// Says which scopes were not granted: what needs them will be refused, by the API and much later.
+fn tell_missing_scopes(account: &Account, new: &NewCredential) {
+    if !new.missing_scopes.is_empty() {
+        let scopes = printable(&new.missing_scopes.join(", "));
+        remark(&format!("{}: asked for, and not granted: {scopes}", account.id));
+    }
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
@@ -233,7 +296,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         let TakenOver { found, from } = taken;
         remark(&format!("{}: taken over from {from}", account.id));
         return match found {
-            Found::Credential(new) => Ok(new),
+            Found::Credential(new) => Ok(*new),
             Found::Password { .. } if arguments.untried => {
                 let words = "there is no refresh token, and user name and password bring one only where they are tried";
                 Err(Failure::say(words).with_remedy("leave out --untried").while_doing("importing"))
@@ -263,6 +326,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         None => {
             let wishes = Wishes {
                 way: arguments.way(),
+                switch_user: arguments.switch_user,
                 qr: (arguments.qr || arguments.no_qr).then_some(arguments.qr),
                 username: arguments.username,
                 browser: !arguments.no_browser,
@@ -289,6 +353,8 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         device: _,
         paste: _,
         no_browser: _,
+        check: _,
+        switch_user: _,
         qr: _,
         no_qr: _,
     } = arguments;
@@ -337,7 +403,7 @@ fn failure_of(error: SignInError) -> Failure {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
         SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
-        SignInError::NothingLasting | SignInError::UnderWay(_) => Exit::Failed,
+        SignInError::NothingLasting(_) | SignInError::UnderWay(_) => Exit::Failed,
         // nobody has signed in, and somebody still must
         SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
     };
@@ -364,9 +430,10 @@ fn deliver(
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
-            Err(match problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) {
-                true => failure.with_remedy(UNTRIED),
-                false => failure,
+            Err(match () {
+                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
+                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
+                () => failure,
             })
         }
         Ok(Delivered::Taken(Outcome::Renewed, now)) => {
@@ -389,6 +456,9 @@ fn deliver(
                     return Err(Failure::new(error)
                         .while_doing("trying the credential")
                         .with_exit(Exit::SignInRequired));
+                }
+                Err(error @ NotTaken::AnotherPerson(_)) => {
+                    return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
                 }
                 Err(error @ NotTaken::Untried(_)) => {
                     return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
@@ -435,7 +505,9 @@ async fn hand_in(
     };
     match client.set_credential(id.as_str(), new).await {
         Err(ClientError::Refused(problem))
-            if problem.is(kind::CREDENTIAL_REFUSED) || problem.is(kind::CREDENTIAL_UNTRIED) =>
+            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON]
+                .iter()
+                .any(|kind| problem.is(kind)) =>
         {
             return Ok(Delivered::Kept(problem, before.state));
         }
@@ -480,6 +552,6 @@ mod tests {
     #[test]
     fn leaving_a_question_is_told_apart_from_failing() {
         assert_eq!(failure_of(SignInError::Unasked(Unasked::Interrupted)).exit, Exit::Interrupted);
-        assert_eq!(failure_of(SignInError::NothingLasting).exit, Exit::Failed);
+        assert_eq!(failure_of(SignInError::NothingLasting("")).exit, Exit::Failed);
     }
 }

@@ -12,6 +12,7 @@ use crate::platform::harden;
 
 // what the verbs share
 mod arguments;
+mod config_edit;
 mod configuration;
 mod discovered;
 mod failure;
@@ -24,6 +25,7 @@ mod screen;
 mod text;
 
 // the verbs
+mod add;
 mod check;
 mod completions;
 mod demo;
@@ -39,6 +41,7 @@ mod man;
 mod providers;
 mod refresh;
 mod reload;
+mod remove;
 mod run;
 mod seal;
 mod service;
@@ -107,6 +110,8 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Add(add::Arguments),
+    Remove(remove::Arguments),
     Providers(providers::Arguments),
     Status(status::Arguments),
     Events(events::Arguments),
@@ -135,12 +140,21 @@ impl Program {
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
         if matches!(
             self.verb,
-            Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_) | Verb::Seal(_) | Verb::Unlock(_)
+            Verb::Login(_)
+                | Verb::Logout(_)
+                | Verb::Key(_)
+                | Verb::Exec(_)
+                | Verb::Seal(_)
+                | Verb::Unlock(_)
+                | Verb::Add(_)
+                | Verb::Remove(_)
         ) {
             harden::keep_memory_private();
         }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
+            Verb::Add(arguments) => add::perform(options, arguments),
+            Verb::Remove(arguments) => remove::perform(options, arguments),
             Verb::Providers(arguments) => providers::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
@@ -185,6 +199,10 @@ mod tests {
             "login lab --refresh-token-stdin --state-dir /tmp/s",
             "login gdh --import",
             "logout gbdx",
+            "add gbdx gbdx",
+            "add work github --client-id x --scope a --scope b --no-input",
+            "add notes https://mcp.example/mcp --upstream https://api.example",
+            "remove gbdx",
             "providers",
             "providers --search google --json",
             "providers show github",

@@ -252,6 +252,13 @@ impl<'a> Reader<'a> {
         };
         let resource = table.one_or_several("resource", resource).unwrap_or_default();
         let resource: Vec<String> = resource.into_iter().map(|found| found.value).collect();
+        let registration = self.facts.clients.get(id.as_str()).filter(|_| registers);
+        let registration = registration
+            .filter(|found| server.as_ref().is_some_and(|server| server.registrar() == found.registered_at));
+        let (client_id, client_auth, client_secret) = match registration.cloned() {
+            Some(found) => (Some(found.client_id), found.client_auth, found.client_secret.map(SecretSource::Inline)),
+            None => (client_id, client_auth, client_secret),
+        };
         let account = Account {
             id: id.clone(),
             provider,

@@ -96,7 +96,6 @@ pub(super) const PRESET_KEYS: &[&str] = &["ask", "form", "find", "route"];
 
 impl Asked {
     /// The value of an answer.
-    #[allow(dead_code)] // until somebody asks
     pub(crate) fn value(&self, answer: &str) -> String {
         match &self.form {
             Some(form) if !answer.contains("://") => form.replace("{}", answer),

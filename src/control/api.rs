@@ -26,6 +26,7 @@ use super::{key_verbs, metrics, seal_verbs};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::names::UnknownName;
+use crate::oauth::Person;
 use crate::secret::Secret;
 use crate::store::{Credential, Servers, Trial};
 
@@ -52,6 +53,7 @@ enum Verb<'a> {
     Ready,
     Metrics,
     Refresh(&'a str),
+    WhoIs(&'a str),
     SetCredential(&'a str),
     RemoveCredential(&'a str),
     Reload,
@@ -73,6 +75,9 @@ struct CredentialBody {
     client_id: Option<String>,
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
+    person: Option<Person>,
+    #[serde(default)]
+    switch_user: bool,
     servers: Option<Servers>,
     #[serde(default)]
     trial: Trial,
@@ -141,6 +146,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "keys", name] => vec![(Method::DELETE, Verb::RevokeKey(name))],
         ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
         ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
+        ["v1", "accounts", id, "who"] => vec![(Method::POST, Verb::WhoIs(id))],
         ["v1", "accounts", id, "credential"] => {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
@@ -202,6 +208,11 @@ where
             info!(%account, "a renewal was asked for over the control socket");
             state.accounts.refresh(account).await.map_err(|error| not_done(state, id, error))?;
             Ok(json(StatusCode::ACCEPTED, &account_report(state, id)?))
+        }
+        Verb::WhoIs(id) => {
+            let account = known(state, id)?;
+            let message = state.accounts.who_is(account).await.map_err(|error| not_done(state, id, error))?;
+            Ok(json(StatusCode::OK, &Done { message }))
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
@@ -328,18 +339,40 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
     let body: CredentialBody = serde_json::from_slice(body).map_err(|error| {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
-            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, servers, \
-             trial (\"required\", \"preferred\", \"skipped\"), term",
+            "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
+             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term",
         )
     })?;
-    let CredentialBody { refresh_token, password, client_id, refresh_lifetime, identity, servers, trial, term } = body;
+    let CredentialBody {
+        refresh_token,
+        password,
+        client_id,
+        refresh_lifetime,
+        identity,
+        person,
+        switch_user,
+        servers,
+        trial,
+        term,
+    } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
         return Err(bad_request("neither a refresh_token nor a password is in it"));
     }
     let password = password.map(|PasswordBody { username, password }| (username, password));
     let credential = Credential { refresh_token, password };
-    Ok(NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial, term })
+    Ok(NewCredential {
+        credential,
+        client_id,
+        refresh_lifetime,
+        identity,
+        person,
+        switches_user: switch_user,
+        missing_scopes: Vec::new(),
+        servers,
+        trial,
+        term,
+    })
 }
 
 fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
@@ -358,6 +391,9 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
         }
         RequestError::CredentialRefused(sentence) => {
             Problem::new(409, kind::CREDENTIAL_REFUSED, "the server refused it; what is stored stays", sentence)
+        }
+        RequestError::AnotherPerson(sentence) => {
+            Problem::new(409, kind::ANOTHER_PERSON, "it is another person's; what is stored stays", sentence)
         }
         RequestError::CredentialUntried(sentence) => {
             Problem::new(409, kind::CREDENTIAL_UNTRIED, "it could not be tried; what is stored stays", sentence)
@@ -394,6 +430,7 @@ mod tests {
             ("HEAD", "/v1/status", Ok(Verb::Status)),
             ("GET", "/v1/accounts/gbdx", Ok(Verb::Account("gbdx"))),
             ("POST", "/v1/accounts/gbdx/refresh", Ok(Verb::Refresh("gbdx"))),
+            ("POST", "/v1/accounts/gbdx/who", Ok(Verb::WhoIs("gbdx"))),
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),

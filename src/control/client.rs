@@ -172,6 +172,12 @@ impl Client {
         self.read(&answer?)
     }
 
+    /// Asks the provider who is signed in. Returns what it says, for people.
+    pub(crate) async fn who_is(&mut self, id: &str) -> Result<String, ClientError> {
+        let body = self.call(Method::POST, &format!("/v1/accounts/{id}/who"), None, AFTER_WORK).await?;
+        self.read(&body).map(|Done { message }| message)
+    }
+
     /// Signs out. Returns what happened at the server, for people.
     pub(crate) async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;
@@ -463,7 +469,18 @@ impl EventStream {
 
 /// One of the places where a credential leaves: to the daemon that keeps it, over the user's own socket.
 fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
-    let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial, term } = new;
+    let NewCredential {
+        credential,
+        client_id,
+        refresh_lifetime,
+        identity,
+        person,
+        switches_user,
+        missing_scopes: _,
+        servers,
+        trial,
+        term,
+    } = new;
     let password = credential.password.as_ref();
     let mut body = json!({
         "refresh_token": credential.refresh_token.as_ref().map(Secret::expose),
@@ -478,6 +495,12 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
     }
     if !for_an_old_daemon {
         body["trial"] = json!(trial);
+        if let Some(person) = person {
+            body["person"] = json!(person);
+        }
+        if *switches_user {
+            body["switch_user"] = json!(true);
+        }
         if let Some(servers) = servers {
             body["servers"] = json!(servers);
         }

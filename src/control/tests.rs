@@ -21,6 +21,7 @@ use super::*;
 use crate::accounts::{AccountRequest, AccountView, Accounts, NewCredential};
 use crate::client_keys::{KeyRing, Limits, NewKey, Refusal, Rights, looks_like_key};
 use crate::config::{KeyName, RouteName};
+use crate::oauth::Person;
 use crate::platform::clock::Clock;
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
@@ -275,6 +276,9 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         client_id: Some("client".to_owned()),
         refresh_lifetime: Some(86_400),
         identity: Some("me@example.com".to_owned()),
+        person: Some(Person { issuer: "https://auth.example".to_owned(), subject: "0b1c".to_owned() }),
+        switches_user: true,
+        missing_scopes: Vec::new(),
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
         trial: Trial::Preferred,
         term: Some(28_800),
@@ -288,6 +292,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!(received.credential, new.credential);
         assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
         assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
+        assert_eq!((&received.person, received.switches_user), (&new.person, true));
         assert_eq!((received.trial, received.term), (new.trial, new.term));
         reply.send(Ok(())).unwrap();
     });

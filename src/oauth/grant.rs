@@ -158,6 +158,8 @@ pub(crate) struct Tokens {
     pub id_token_lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
+    /// The scope that was granted, if the answer told it: as it stands there.
+    pub scope: Option<String>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.
     pub unusable: Option<String>,
 }

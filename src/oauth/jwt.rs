@@ -16,6 +16,8 @@ pub(crate) struct Claims {
     pub exp: Option<i64>,
     /// `iat`: issued then.
     pub iat: Option<i64>,
+    /// `iss` and `sub`: who issued it, and whom it speaks of there. Both together name a person for good.
+    pub subject: Option<(String, String)>,
     /// `nonce`: of the authentication request that it answers.
     pub nonce: Option<String>,
     /// Who it speaks of: `email`, a user name or `sub`, the first that is there; printable and at most 100 characters.
@@ -31,11 +33,13 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
     if !payload.trim_ascii_start().starts_with(b"{") {
         return None; // serde would take an array for a struct
     }
-    let Payload { exp, iat, nonce, email, cognito_username, preferred_username, username, sub } =
+    let Payload { exp, iat, iss, nonce, email, cognito_username, preferred_username, username, sub } =
         serde_json::from_slice(&payload).ok()?;
+    let subject = iss.as_str().zip(sub.as_str()).filter(|(iss, sub)| is_short(iss) && is_short(sub));
+    let subject = subject.map(|(iss, sub)| (iss.to_owned(), sub.to_owned()));
     let names = [email, cognito_username, preferred_username, username, sub];
     let nonce = nonce.as_str().map(str::to_owned);
-    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), nonce, identity: names.iter().find_map(identity) })
+    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), subject, nonce, identity: names.iter().find_map(identity) })
 }
 
 #[derive(Deserialize, Default)]
@@ -43,6 +47,7 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
 struct Payload {
     exp: Value,
     iat: Value,
+    iss: Value,
     nonce: Value,
     email: Value,
     #[serde(rename = "cognito:username")]
@@ -74,6 +79,11 @@ fn seconds(value: &Value) -> Option<i64> {
         }
     }
     seconds.is_finite().then_some(seconds as i64) // `as` saturates
+}
+
+/// Longer ones name nobody: they would only be kept. OpenID Connect Core section 2 has 255 characters for `sub`.
+fn is_short(text: &str) -> bool {
+    (1..=1000).contains(&text.len())
 }
 
 fn identity(value: &Value) -> Option<String> {
@@ -112,6 +122,18 @@ mod tests {
         ];
         for (name, payload, expected) in table {
             assert_eq!(claims(&jwt(payload)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_named_by_issuer_and_subject_together() {
+        let subject = |payload: &str| claims(&jwt(payload)).and_then(|claims| claims.subject);
+        let both = ("https://a".to_owned(), "s".to_owned());
+        assert_eq!(subject(r#"{"iss":"https://a","sub":"s","email":"e"}"#), Some(both));
+        for other in
+            [r#"{"sub":"s"}"#, r#"{"iss":"https://a"}"#, r#"{"iss":"https://a","sub":""}"#, r#"{"iss":1,"sub":"s"}"#]
+        {
+            assert_eq!(subject(other), None, "{other}");
         }
     }
 

@@ -4,16 +4,18 @@
 //! and its response.
 //!
 //! * `grant`: the types that every dialect speaks of;
-//! * `rfc6749`, `cognito`, `earthdata`: the dialects; [`issued`]: what needs none; [`rfc7009`]: revocation; [`rfc8628`]: a code that is entered on any device;
-//!   [`rfc9126`]: pushed authorization requests;
+//! * `rfc6749`, `cognito`, `earthdata`: the dialects; [`issued`]: what needs none; [`rfc7009`]: revocation; [`rfc8628`]: a code
+//!   that is entered on any device; [`rfc9126`]: pushed authorization requests; [`identity`]: who somebody is, in a server's
+//!   words;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `unwrapped`: what bodies come in; `salvage`: what becomes of a refresh token whose answer cannot be used;
-//! * [`metadata`]: what servers say of themselves;
+//! * [`metadata`], [`announced`]: what servers and APIs say of themselves; [`rfc7591`]: registration of a client;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::SystemTime;
 
+pub(crate) mod announced;
 mod body;
 mod cognito;
 mod earthdata;
@@ -21,12 +23,14 @@ mod ends;
 #[cfg(test)]
 mod foreign;
 mod grant;
+pub(crate) mod identity;
 pub(crate) mod issued;
 pub(crate) mod jwt;
 mod members;
 pub(crate) mod metadata;
 mod rfc6749;
 pub(crate) mod rfc7009;
+pub(crate) mod rfc7591;
 pub(crate) mod rfc8628;
 pub(crate) mod rfc9126;
 mod salvage;
@@ -39,6 +43,7 @@ mod vocabulary;
 pub(crate) use ends::http_date;
 pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
 pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
+pub(crate) use identity::Person;
 pub(crate) use verdict::{Refusal, TokenResponse};
 pub(crate) use vocabulary::{ErrorWords, Members, Pointer, Vocabulary};
 

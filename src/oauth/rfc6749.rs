@@ -113,6 +113,7 @@ pub(super) struct Response {
     refresh_expires_in: Value,
     /// Microsoft's and GitHub's name.
     refresh_token_expires_in: Value,
+    scope: Value,
     error: Value,
     error_description: Value,
     /// Fitbit's: `{"errors": [{"errorType": "invalid_grant", "message": "..."}]}`.
@@ -175,6 +176,7 @@ impl Response {
             },
             refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in")?,
             refresh_token_expires_in: beside("refresh_token_expires_in")?,
+            scope: beside("scope")?,
             error: code_where_named(of_error(&names.error, "error")?, names),
             error_description: of_error(&names.error_description, "error_description")?,
             errors: of_error(&None, "errors")?,
@@ -223,6 +225,7 @@ impl Response {
             },
             refresh_expires_in: told(&names.refresh_expires_in, "refresh_expires_in"),
             refresh_token_expires_in: told(&None, "refresh_token_expires_in"),
+            scope: told(&None, "scope"),
             error: told(&names.error, "error"),
             error_description: told(&names.error_description, "error_description"),
             ..Self::default()
@@ -276,6 +279,12 @@ fn names_an_error(reader: &Reader<'_>, error: &Value) -> bool {
     names_something(error) && (!may_be_praise || is_known())
 }
 
+/// A text (section 3.3), or a list of texts.
+fn scope_of(value: &Value) -> Option<String> {
+    let list = |values: &Vec<Value>| values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
+}
+
 fn code_of(error: &Value) -> Option<&str> {
     let inside = || ["code", "type", "errorType", "error", "status"].iter().find_map(|name| error.get(name)?.as_str());
     error.as_str().or_else(|| error.get(0)?.as_str()).or_else(inside).map(str::trim)
@@ -314,7 +323,8 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
     let refresh_lifetime = seconds(&body.refresh_expires_in)
         .or_else(|| seconds(&body.refresh_token_expires_in))
         .filter(|life| !life.is_zero());
-    Ok(Tokens { refresh_lifetime, ..reader.tokens(found)? })
+    let scope = scope_of(&body.scope);
+    Ok(Tokens { refresh_lifetime, scope, ..reader.tokens(found)? })
 }
 
 /// What a code means for who presented a refresh token. It decides, not the status, unless the status is that of a hop or

@@ -60,6 +60,15 @@ impl Members {
 pub(crate) struct Pointer(pub(super) Vec<String>);
 
 impl Pointer {
+    /// What it leads to in a document.
+    pub(super) fn find<'v>(&self, document: &'v serde_json::Value) -> Option<&'v serde_json::Value> {
+        let below = |value: &'v serde_json::Value, segment: &String| match value {
+            serde_json::Value::Array(elements) => elements.get(segment.parse::<usize>().ok()?),
+            other => other.get(segment),
+        };
+        self.0.iter().try_fold(document, below)
+    }
+
     /// Reads the name of a member, or a JSON Pointer (RFC 6901): `accessToken`, `/data/access_token`. The empty one is the
     /// whole document.
     ///

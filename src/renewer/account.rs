@@ -9,7 +9,7 @@ use tracing::warn;
 use super::world::{RevokeReply, SavedReply, Ticket};
 use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, Stored, UNREADABLE, Withheld, Withholding};
 use crate::config::{Account, TokenKind};
-use crate::oauth::{Grant, Tokens, jwt};
+use crate::oauth::{Grant, Person, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
@@ -358,10 +358,25 @@ impl AccountState {
         Ok((field, value))
     }
 
+    /// The access token that requests are given, out of their header field.
+    pub(super) fn access_token_at_hand(&self) -> Result<Secret, String> {
+        let template = &self.account.header;
+        let published = self.published.as_ref().ok_or("there is no usable access token at hand: see valetd status")?;
+        let text = published.value.to_str().unwrap_or_default();
+        let token = text.strip_prefix(&template.before).and_then(|text| text.strip_suffix(&template.after));
+        match (template.token, token) {
+            (TokenKind::AccessToken, Some(token)) => Ok(Secret::new(token)),
+            (TokenKind::IdToken, _) => {
+                Err("the account's requests carry its ID token: there is none to ask with".to_owned())
+            }
+            (TokenKind::AccessToken, None) => Err("the token at hand is of an earlier configuration".to_owned()),
+        }
+    }
+
     /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
     pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
-        let identity =
-            tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).and_then(|claims| claims.identity);
+        let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).unwrap_or_default();
+        let jwt::Claims { identity, subject, .. } = claims;
         let Some(record) = &mut self.record else { return false };
         record.redeeming = false;
         record.set_aside = None;
@@ -379,6 +394,9 @@ impl AccountState {
             warn!(account = %record.account, was, is, "the server now answers for another identity");
         }
         record.identity = identity.or(record.identity.take());
+        // whoever signed in stays that: a later answer for somebody else is told of above
+        let told = subject.map(|(issuer, subject)| Person { issuer, subject });
+        record.person = record.person.take().or(told);
         match tokens.refresh_token {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);

@@ -17,7 +17,7 @@ use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{AccountRequest, AccountView, Accounts, Withholding};
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
 use crate::platform::hints::SleepMeter;
 use crate::platform::timer::WakeTimer;
@@ -157,6 +157,7 @@ impl RenewerLoop {
             AccountRequest::Replace(account, new, reply) => {
                 self.renewer.replace(&account, *new, reply, now);
             }
+            AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
             AccountRequest::LookAgain(reply) => {
                 let store = self.renewer.world.store.clone();
@@ -284,6 +285,15 @@ impl World for RealWorld {
                 }
                 None => info!(account = %account.id, outcome, "told the server what nobody wants any more"),
             }
+            None
+        });
+    }
+
+    fn who_is(&mut self, account: Arc<Account>, access_token: Secret, expected: Option<Person>, reply: RevokeReply) {
+        let endpoint = self.endpoint.clone();
+        self.answers.spawn(async move {
+            let found = endpoint.who_is(&account, &access_token).await;
+            let _ = reply.send(found.map(|found| found.in_words(expected.as_ref())).map_err(|error| error.detail));
             None
         });
     }

@@ -293,6 +293,19 @@ impl<W: World> Renewer<W> {
         Ok(())
     }
 
+    /// Asks the provider whose the access token at hand is.
+    pub(super) fn who_is(&mut self, id: &AccountId, reply: RevokeReply) {
+        let asked = self.accounts.get(id).ok_or_else(|| no_account(id)).and_then(|state| {
+            let token = state.access_token_at_hand()?;
+            let expected = state.record.as_ref().and_then(|record| record.person.clone());
+            Ok((state.account.clone(), token, expected))
+        });
+        match asked {
+            Ok((account, token, expected)) => self.world.who_is(account, token, expected, reply),
+            Err(words) => drop(reply.send(Err(words))),
+        }
+    }
+
     /// A person has signed in: saves the credential, then starts its first renewal, whose answer may be at hand already.
     /// The reply comes when the store has answered; with an error, the credential is used all the same.
     pub(super) fn take(

@@ -9,7 +9,7 @@ use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::{Dialect, Grant, GrantType, Tokens};
+use crate::oauth::{Dialect, Grant, GrantType, Person, Tokens};
 use crate::renewal::{Failure, Phase, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
@@ -79,6 +79,8 @@ impl World for Diary {
         self.replies.extend(reply);
     }
 
+    fn who_is(&mut self, _: Arc<Account>, _: Secret, _: Option<Person>, _: RevokeReply) {}
+
     fn publish(&mut self, _: &AccountId, availability: Availability) {
         self.lines.push(match availability {
             Availability::Usable { token, wished_for } => {
@@ -127,6 +129,9 @@ fn signed_in(token: &str) -> NewCredential {
         client_id: None,
         refresh_lifetime: None,
         identity: None,
+        person: None,
+        switches_user: false,
+        missing_scopes: Vec::new(),
         servers: None,
         trial: Trial::Skipped,
         term: None,

@@ -37,6 +37,11 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::StoreLocked(words)));
             return;
         }
+        if let Some(words) = state.record.as_ref().and_then(|record| record.keeps_out(&new)) {
+            warn!(account = %id, "what was handed in is another person's; nothing changes");
+            let _ = reply.send(Err(RequestError::AnotherPerson(words)));
+            return;
+        }
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
             info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use crate::accounts::RequestError;
 use crate::config::{Account, AccountId};
 use crate::oauth::Grant;
+use crate::oauth::Person;
 use crate::renewal::RenewalId;
 use crate::secret::Secret;
 use crate::store::Record;
@@ -35,6 +36,9 @@ pub(super) trait World {
 
     /// Tells the server that a refresh token is not wanted any more. What comes of it is told to whoever waits.
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>);
+
+    /// Asks the provider whose an access token is, and tells it to whoever waits, in a sentence.
+    fn who_is(&mut self, account: Arc<Account>, access_token: Secret, expected: Option<Person>, reply: RevokeReply);
 
     /// Replaces what requests see of an account, and wakes those who wait.
     fn publish(&mut self, account: &AccountId, availability: Availability);
@@ -86,5 +90,5 @@ impl SaveError {
 /// Where it is said whether a sign-in is saved.
 pub(super) type SavedReply = tokio::sync::oneshot::Sender<Result<(), RequestError>>;
 
-/// Where the outcome of a sign-out goes: a sentence for people.
+/// Where the outcome of a sign-out goes, or who is signed in: a sentence for people.
 pub(super) type RevokeReply = tokio::sync::oneshot::Sender<Result<String, String>>;

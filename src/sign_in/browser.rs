@@ -45,7 +45,7 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     let pending = PendingSignIn::begin_with(loopback.redirect_uri());
     let pending = pending.map_err(|words| SignInError::NotExchanged(words.to_owned()))?;
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
-    let url = authorization_address(account, attempt.endpoint, &client, &pending).await?;
+    let url = authorization_address(account, attempt.endpoint, &client, &pending, attempt.wishes).await?;
     let folder = attempt.wishes.state_dir.as_deref();
     if let Some(Err(error)) = folder.map(|folder| pending.save(folder, &account.id)) {
         attempt.terminal.say(&format!("Only this terminal can take a pasted address: {error}.\n\n"))?;
@@ -77,10 +77,17 @@ async fn authorization_address(
     endpoint: &TokenEndpoint,
     client: &Client,
     pending: &PendingSignIn,
+    wishes: &Wishes,
 ) -> Result<String, SignInError> {
     let Some(page) = account.server.authorization.as_ref().map(Endpoint::to_string) else {
         return Err(SignInError::NoWay("this account has no authorization_endpoint"));
     };
+    let mut further = account.sign_in.authorize.clone();
+    let is_openid = account.scopes.iter().any(|scope| scope == "openid");
+    if wishes.switch_user && is_openid && !further.iter().any(|(name, _)| name == "prompt") {
+        // OpenID Connect Core section 3.1.2.1: else the browser's own session signs the same person in again
+        further.push(("prompt".to_owned(), "login".to_owned()));
+    }
     let (challenge, nonce) = (pending.challenge(), pending.nonce());
     let request = AuthorizationRequest {
         client_id: client.id.as_deref(),
@@ -90,7 +97,7 @@ async fn authorization_address(
         code_challenge: challenge.as_deref(),
         nonce: nonce.as_deref(),
         resources: &account.resource,
-        further: &account.sign_in.authorize,
+        further: &further,
     };
     let parameters = request.parameters();
     if account.server.pushed_authorization.is_none() {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::desktop::Place;
 use super::error::SignInError;
-use super::exchange::lasting;
+use super::exchange::settle;
 use super::method::{Attempt, Method, Titled, Wishes};
 use super::pending::{challenge_of, random};
 use super::qr;
@@ -48,7 +48,7 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let status = || format!("Waiting until you have signed in there: {} left (Ctrl-C cancels)", left());
     let asking = tokens(account, endpoint, &client, &grant, &mut polling, start);
     let tokens = terminal.wait_beside(status, asking).await??;
-    lasting(account, grant, tokens)
+    settle(account, endpoint, grant, tokens).await
 }
 
 /// Asks the token endpoint until the person has decided or the code has expired.

@@ -37,7 +37,10 @@ pub(crate) enum SignInError {
     UnderWay(Option<u32>),
     /// The answer has no refresh token, and nothing else that lasts may be kept.
     #[error("the authorization server sent no refresh token")]
-    NothingLasting,
+    NothingLasting(
+        /// The remedy, which is another with each provider.
+        &'static str,
+    ),
 }
 
 impl SignInError {
@@ -47,9 +50,7 @@ impl SignInError {
             SignInError::Unasked(Unasked::NoTerminal(_)) => {
                 Some("hand it in with --code, --password-stdin or --refresh-token-stdin")
             }
-            SignInError::NothingLasting => {
-                Some("ask for one with a scope (often \"offline_access\"), or set keep_password for the account")
-            }
+            SignInError::NothingLasting(remedy) => Some(remedy),
             SignInError::Unreached(_) => Some(
                 "look at the network and at the account's endpoints (valetd doctor shows each way), then try again",
             ),
@@ -69,9 +70,14 @@ impl SignInError {
         match self {
             SignInError::Unasked(_) | SignInError::NoWay(_) => false,
             SignInError::Denied(_) | SignInError::UnderWay(_) => false,
-            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting => true,
+            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting(_) => true,
             SignInError::Unreached(_) | SignInError::NotHere(_) | SignInError::TooLate => true,
         }
+    }
+
+    /// Whether the server does not know the client (RFC 6749 section 5.2), whichever way is taken.
+    pub(super) fn refuses_the_client(&self) -> bool {
+        matches!(self, SignInError::NotExchanged(words) if words.contains("invalid_client"))
     }
 
     /// Whether the way itself is closed, so that the next one is taken without a question.

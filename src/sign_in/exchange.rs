@@ -1,9 +1,10 @@
 //! From a grant to what is stored.
 
 use super::error::SignInError;
+use super::scopes;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Client, Grant, Tokens, jwt};
+use crate::oauth::{Client, Grant, Person, Tokens, jwt};
 use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
@@ -36,7 +37,26 @@ pub(super) async fn redeem_checked(
         let words = "the ID token was issued to another sign-in (its nonce is not this one's)";
         return Err(SignInError::NotExchanged(words.to_owned()));
     }
-    lasting(account, grant, tokens)
+    settle(account, endpoint, grant, tokens).await
+}
+
+/// What is stored of the tokens that a grant has brought, with who has signed in, asked for where the account says so. That
+/// nobody can be named keeps nobody out.
+pub(super) async fn settle(
+    account: &Account,
+    endpoint: &TokenEndpoint,
+    grant: Grant,
+    tokens: Tokens,
+) -> Result<NewCredential, SignInError> {
+    let access_token = tokens.access_token.clone();
+    let mut new = lasting(account, grant, tokens)?;
+    if let (Some(_), Some(access_token)) = (&account.sign_in.identity, access_token)
+        && let Ok(found) = endpoint.who_is(account, &access_token).await
+    {
+        new.identity = Some(found.name);
+        new.person = found.person.or(new.person);
+    }
+    Ok(new)
 }
 
 /// What is stored of the tokens that a grant has brought: the refresh token, or the one that was presented, and the
@@ -44,6 +64,10 @@ pub(super) async fn redeem_checked(
 pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
     let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
     let claimed = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
+    // an access token may speak of somebody by another name: it is not written for us
+    let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose()));
+    let person = claims.and_then(|claims| claims.subject).map(|(issuer, subject)| Person { issuer, subject });
+    let missing_scopes = missing_scopes(account, &grant, &tokens);
     let (presented, username, password) = match grant {
         Grant::RefreshToken(token) => (Some(token), None, None),
         Grant::Password { username, password } => {
@@ -56,14 +80,50 @@ pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result
     };
     let refresh_token = tokens.refresh_token.filter(|token| !token.is_empty()).or(presented);
     if refresh_token.is_none() && password.is_none() {
-        return Err(SignInError::NothingLasting);
+        return Err(SignInError::NothingLasting(why_nothing_lasts(account)));
     }
     Ok(NewCredential {
         refresh_lifetime: tokens.refresh_lifetime.map(|life| life.as_secs()),
         identity: claimed.or(username),
+        person,
+        missing_scopes,
         trial: Trial::Preferred,
         ..NewCredential::of(account, Credential { refresh_token, password })
     })
+}
+
+/// What a person's grant was asked for, and has not got.
+fn missing_scopes(account: &Account, grant: &Grant, tokens: &Tokens) -> Vec<String> {
+    match grant {
+        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } | Grant::Password { .. } => {}
+        Grant::RefreshToken(_) | Grant::ClientCredentials | Grant::Issued => return Vec::new(),
+    }
+    let openid = tokens.id_token.as_ref().map(|_| "openid");
+    let offline = tokens.refresh_token.as_ref().map(|_| "offline_access");
+    let came: Vec<&str> = openid.into_iter().chain(offline).collect();
+    scopes::missing(&account.scopes, tokens.scope.as_deref(), &came)
+}
+
+/// The remedy for a missing refresh token, as this account's provider has it.
+fn why_nothing_lasts(account: &Account) -> &'static str {
+    let is_at = |host: &str| account.server.token.as_ref().is_some_and(|token| token.origin.host.ends_with(host));
+    let says = |name: &str| account.sign_in.authorize.iter().any(|(said, _)| said == name);
+    match account.scopes.iter().any(|scope| scope == "offline_access") {
+        _ if is_at("googleapis.com") && !(says("access_type") && says("prompt")) => {
+            "say authorize = { access_type = \"offline\", prompt = \"consent\" } for the account: Google gives one only then"
+        }
+        _ if is_at("globus.org") && !says("access_type") => {
+            "say authorize = { access_type = \"offline\" } for the account: Globus has it in the place of offline_access"
+        }
+        _ if is_at("github.com") => {
+            "GitHub gives one to GitHub Apps with expiring user tokens alone: switch that on in the app's settings"
+        }
+        true if !says("prompt") => {
+            "say authorize = { prompt = \"consent\" } for the account: servers may ignore offline_access without it"
+        }
+        true => "the server gave none for offline_access: the client, or you, may lack the right to it",
+        false => "ask for one with a scope (often \"offline_access\"), or set keep_password for the account",
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +181,7 @@ mod tests {
     #[test]
     fn tokens_that_do_not_last_are_no_sign_in() {
         let error = lasting(&account("gdh", ""), code(), tokens(None, None)).unwrap_err();
-        assert!(matches!(error, SignInError::NothingLasting) && error.remedy().unwrap().contains("offline_access"));
+        assert!(matches!(error, SignInError::NothingLasting(_)) && error.remedy().unwrap().contains("offline_access"));
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(crate) struct TakenOver {
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A refresh token, or a password that the account may keep.
-    Credential(NewCredential),
+    Credential(Box<NewCredential>),
     /// User name and password alone, which the account may not keep: good for one password grant.
     Password {
         /// The user name.
@@ -173,7 +173,7 @@ pub(crate) fn take_over(
                 Found::Password { username, password }
             }
             (_, Credential { refresh_token: None, password: None }) => continue,
-            (_, _) => Found::Credential(NewCredential::of(account, credential)),
+            (_, _) => Found::Credential(Box::new(NewCredential::of(account, credential))),
         };
         return Ok(TakenOver { found, from: place(source) });
     }

@@ -19,6 +19,8 @@ pub(crate) struct Wishes {
     pub way: Option<SignInMethod>,
     /// Whether a QR code is drawn; where nothing is said, as the terminal is.
     pub qr: Option<bool>,
+    /// Whether another person may sign in than the one who is.
+    pub switch_user: bool,
     /// Whether a browser may be opened.
     pub browser: bool,
     /// Where a sign-in that is under way in a browser is kept for `login --code`.

@@ -6,7 +6,7 @@
 //! * `method`: what a way is; `browser`, `device`, `paste`, `password`: one file each, which begins with its row. A new way is
 //!   such a file, its name in [`SignInMethod`], and the arm of `method_of`, which the compiler then asks for;
 //! * `authorization_request`, `authorization_response`: what the browser is sent with, and what it comes back with;
-//!   `loopback`: where it comes back to, with `browser_request` and `page`; `desktop`: where it is opened; `qr`: a picture;
+//!   `loopback`: where it comes back to, with `browser_request` and `page`; `desktop`: where it is opened; `qr`: a picture; `scopes`: what was not granted;
 //! * [`import`], [`handed_in`]: credentials that were issued elsewhere; [`exchange`]: those that a grant brings;
 //! * [`offline`]: saving and forgetting them while no daemon runs;
 //! * [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`pending`]: what that is checked with;
@@ -38,6 +38,7 @@ pub(crate) mod paste;
 pub(crate) mod pasted;
 pub(crate) mod pending;
 mod qr;
+mod scopes;
 pub(crate) mod terminal;
 
 pub(crate) use error::SignInError;
@@ -78,6 +79,8 @@ pub(crate) async fn in_person(
     loop {
         let attempt = Attempt { account, wishes, endpoint, terminal: &mut terminal };
         let error = match (method_of(ways[chosen]).sign_in)(attempt).await {
+            // to a server that has forgotten a client no way leads, until another one is registered
+            Err(error) if account.registers && error.refuses_the_client() => return Err(error),
             Err(error) if ways.len() > 1 && error.leaves_other_ways() => error,
             outcome => return outcome,
         };

@@ -15,6 +15,9 @@ pub(crate) enum NotTaken {
     /// The server has refused it, in these words.
     #[error("{0}")]
     Refused(String),
+    /// It is another person's than what is stored.
+    #[error("{0}")]
+    AnotherPerson(String),
     /// It could not be tried, for this reason.
     #[error("not tried: {0}")]
     Untried(String),
@@ -44,6 +47,11 @@ pub(crate) async fn take(
     account: &Account,
     mut new: NewCredential,
 ) -> Result<Taken, NotTaken> {
+    // what cannot be read is set aside by the store, and replaced
+    let previous = store.load(&account.id).ok().flatten();
+    if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out(&new)) {
+        return Err(NotTaken::AnotherPerson(words));
+    }
     let is_wanted = match new.trial {
         Trial::Required => account.grant.needs_sign_in(),
         // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
@@ -54,8 +62,6 @@ pub(crate) async fn take(
         save(store, account, new, false)?;
         return Ok(Taken { identity, untried: None });
     }
-    // what cannot be read is set aside by the store, and replaced
-    let previous = store.load(&account.id).ok().flatten();
     let is_at_hand = |record: &Record| {
         new.credential.refresh_token.is_some() && record.credential.refresh_token == new.credential.refresh_token
     };
@@ -106,11 +112,16 @@ pub(crate) async fn take(
                 }
             };
             let NewCredential {
-                credential: Credential { refresh_token, password }, refresh_lifetime, identity, ..
+                credential: Credential { refresh_token, password },
+                refresh_lifetime,
+                identity,
+                person,
+                ..
             } = brought;
             new.credential = Credential { refresh_token, password: password.or(new.credential.password) };
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
             new.identity = identity.or(new.identity);
+            new.person = person.or(new.person);
             let identity = new.identity.clone();
             save(store, account, new, rotates)?;
             Ok(Taken { identity, untried: None })

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use super::record::{Credential, Record, SetAside, Term};
 use crate::config::AccountId;
+use crate::oauth::Person;
 use crate::secret::Secret;
 
 /// Grows when an older valetd would misunderstand the file or lose something by rewriting it.
@@ -55,6 +56,9 @@ struct WrittenRecord<'a> {
     refresh_expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<&'a str>,
+    /// An older valetd drops it, and lets anybody sign in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    person: Option<&'a Person>,
     /// An older valetd drops it, and learns it anew: that makes no new version.
     #[serde(skip_serializing_if = "Option::is_none")]
     learnt_life_ms: Option<u64>,
@@ -81,6 +85,7 @@ struct StoredRecord {
     received_at: u64,
     refresh_expires_at: Option<u64>,
     identity: Option<String>,
+    person: Option<Person>,
     learnt_life_ms: Option<u64>,
     #[serde(default)]
     rotates: bool,
@@ -106,6 +111,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         received_at,
         refresh_expires_at,
         identity,
+        person,
         learnt_life,
         rotates,
         redeeming,
@@ -125,6 +131,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         received_at: *received_at,
         refresh_expires_at: *refresh_expires_at,
         identity: identity.as_deref(),
+        person: person.as_ref(),
         learnt_life_ms: *learnt_life,
         rotates: *rotates,
         redeeming: *redeeming,
@@ -175,6 +182,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         received_at,
         refresh_expires_at,
         identity,
+        person,
         learnt_life_ms: learnt_life,
         rotates,
         redeeming,
@@ -199,6 +207,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         received_at,
         refresh_expires_at,
         identity,
+        person,
         learnt_life,
         rotates,
         redeeming,
@@ -240,6 +249,7 @@ mod tests {
             received_at: 1_700_000_000,
             refresh_expires_at: Some(1_702_592_000),
             identity: Some("me@example.com".into()),
+            person: Some(Person { issuer: "https://auth.example".into(), subject: "0b1c".into() }),
             learnt_life: Some(6_012),
             rotates: true,
             redeeming: true,
@@ -267,6 +277,7 @@ mod tests {
             credential: Credential::default(),
             refresh_expires_at: None,
             identity: None,
+            person: None,
             learnt_life: None,
             rotates: false,
             redeeming: false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId, Origin, provider};
-use crate::oauth::{Grant, GrantType};
+use crate::oauth::{Grant, GrantType, Person};
 use crate::renewal::Why;
 use crate::secret::Secret;
 
@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub refresh_expires_at: Option<u64>,
     /// Who is signed in, as far as the server told (`sub`, `email` or user name).
     pub identity: Option<String>,
+    /// The same for good, if that was told.
+    pub person: Option<Person>,
     /// How long access tokens live whose answers do not state it, in milliseconds, if that was learnt.
     pub learnt_life: Option<u64>,
     /// Whether its server was found to rotate refresh tokens, where the configured dialect does not.
@@ -92,6 +94,12 @@ pub(crate) struct NewCredential {
     pub refresh_lifetime: Option<u64>,
     /// Who signed in, as far as the server told.
     pub identity: Option<String>,
+    /// The same for good, if that was told.
+    pub person: Option<Person>,
+    /// Whether it may take the place of another person's.
+    pub switches_user: bool,
+    /// The scopes that were asked for and not granted: for the person who signs in, and not stored.
+    pub missing_scopes: Vec<String>,
     /// The servers that were configured where the person signed in, if that is known: the account as it is saved may
     /// name others by now.
     pub servers: Option<Servers>,
@@ -157,7 +165,18 @@ impl NewCredential {
     pub(crate) fn of(account: &Account, credential: Credential) -> Self {
         let servers = Some(Servers::of(account));
         let trial = Trial::Required;
-        Self { credential, client_id: None, refresh_lifetime: None, identity: None, servers, trial, term: None }
+        Self {
+            credential,
+            client_id: None,
+            refresh_lifetime: None,
+            identity: None,
+            person: None,
+            switches_user: false,
+            missing_scopes: Vec::new(),
+            servers,
+            trial,
+            term: None,
+        }
     }
 }
 
@@ -195,7 +214,7 @@ impl Record {
 
     /// A record without a past. `unix_now` is the wall clock, in Unix seconds.
     pub(crate) fn new(account: &Account, generation: u64, new: NewCredential, unix_now: u64) -> Self {
-        let NewCredential { credential, client_id, refresh_lifetime, identity, servers, trial: _, term } = new;
+        let NewCredential { credential, client_id, refresh_lifetime, identity, person, servers, term, .. } = new;
         let Servers { issued_by, others } = servers.unwrap_or_else(|| Servers::of(account));
         Self {
             account: account.id.clone(),
@@ -207,12 +226,31 @@ impl Record {
             received_at: unix_now,
             refresh_expires_at: refresh_lifetime.map(|life| unix_now.saturating_add(life)),
             identity,
+            person,
             learnt_life: None,
             rotates: false,
             redeeming: false,
             set_aside: None,
             term: term.map(|length| Term::beginning(unix_now, length)),
         }
+    }
+
+    /// Why a credential may not take the place of this one, as a sentence: it is another person's, and nobody has said that
+    /// this is meant.
+    pub(crate) fn keeps_out(&self, new: &NewCredential) -> Option<String> {
+        let (ours, theirs) = (self.person.as_ref()?, new.person.as_ref()?);
+        if new.switches_user || !ours.is_another(theirs) {
+            return None;
+        }
+        let name = |identity: &Option<String>, person: &Person| match identity {
+            Some(name) if *name != person.subject => format!("{name} ({})", person.subject),
+            _ => person.subject.clone(),
+        };
+        Some(format!(
+            "{} signed in now, and {} is signed in: nothing was changed",
+            name(&new.identity, theirs),
+            name(&self.identity, ours)
+        ))
     }
 
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
@@ -290,6 +328,35 @@ mod tests {
             assert_eq!((record.generation, record.learnt_life), (generation, learnt_life), "{case}");
             assert_eq!(record.rotates, learnt_life.is_some(), "{case}");
             assert_eq!((record.received_at, record.redeeming, &record.set_aside), (2, false, &None), "{case}");
+        }
+    }
+
+    #[test]
+    fn only_another_person_of_the_same_issuer_is_kept_out() {
+        let lab = account("lab", "client_id = \"valetd\"\n");
+        let person =
+            |issuer: &str, subject: &str| Some(Person { issuer: issuer.to_owned(), subject: subject.to_owned() });
+        let new = |person: Option<Person>, switches_user| NewCredential {
+            person,
+            switches_user,
+            identity: Some("same@example.org".to_owned()),
+            ..NewCredential::of(&lab, Credential::default())
+        };
+        let kept_out = |stored: Option<Person>, comes: Option<Person>, switches_user| {
+            Record::new(&lab, 1, new(stored, false), 1).keeps_out(&new(comes, switches_user))
+        };
+        let ada = || person("https://a.example", "1");
+        let words = kept_out(ada(), person("https://a.example", "2"), false).expect("another person");
+        assert!(words.starts_with("same@example.org (2) signed in now, and same@example.org (1) is"), "{words}");
+        let rows = [
+            ("the same", ada(), ada(), false),
+            ("with a word", ada(), person("https://a.example", "2"), true),
+            ("of another issuer", ada(), person("https://b.example", "2"), false),
+            ("nobody knows who was", None, ada(), false),
+            ("nobody knows who comes", ada(), None, false),
+        ];
+        for (case, stored, comes, switches_user) in rows {
+            assert_eq!(kept_out(stored, comes, switches_user), None, "{case}");
         }
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn record(generation: u64) -> Record {
         received_at: 1_700_000_000,
         refresh_expires_at: None,
         identity: None,
+        person: None,
         learnt_life: None,
         rotates: false,
         redeeming: false,

@@ -12,14 +12,19 @@ use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
 use crate::support::company::Scene;
+use crate::support::documents::Documents;
 use crate::support::lab::Server;
-use crate::support::{Daemon, Home, eventually, get, send, words};
+use crate::support::terminal::Terminal;
+use crate::support::{Daemon, Home, VALETD, eventually, get, send, words};
 
 const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
 /// Libraries too, which are quiet unless they are named.
 const NOISIEST: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,tokio_rustls=trace,notify=trace";
 const VERIFIER: &str = "verifier-canary-dBjftJeZ4CVP-mB92K27uhbUJU1p";
 const GATEWAY_KEY: &str = "gateway-key-canary-31d7c09be2";
+const REGISTERED_SECRET: &str = "registered-secret-canary-41d0c9be";
+const REGISTRATION_TOKEN: &str = "registration-token-canary-9f27ab3355";
+const ADDED_SECRET: &str = "added-secret-canary-7be0d1c2";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -98,7 +103,8 @@ impl Heard {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let is_record = path.extension().is_some_and(|end| end == "json") && folder.ends_with("state/valetd");
-            let is_secret = path.ends_with("secret-of-the-client") || path.ends_with("key-of-the-gateway");
+            const SECRETS: [&str; 3] = ["secret-of-the-client", "key-of-the-gateway", "added.client-secret"];
+            let is_secret = SECRETS.iter().any(|name| path.ends_with(name));
             if path.is_dir() {
                 self.files(&path);
             } else if path.is_file() && !is_record && !is_secret {
@@ -151,6 +157,20 @@ fn config(gdh: &Server, gbdx: &Server) -> String {
         gbdx.token_endpoint(),
         gbdx.url(),
     )
+}
+
+/// A server that registers clients, and that knows no token.
+fn registrar() -> Documents {
+    let registrar = Documents::start();
+    let uri = format!("{}/register/x", registrar.url());
+    let registered = json!({"client_id": "reg", "client_secret": REGISTERED_SECRET,
+        "token_endpoint_auth_method": "client_secret_post", "registration_access_token": REGISTRATION_TOKEN,
+        "registration_client_uri": uri});
+    registrar.put_with("/register", 201, "", registered);
+    registrar.put_with("/register/x", 403, "", json!({"error": REGISTRATION_TOKEN}));
+    let description = format!("no such client {REGISTERED_SECRET}");
+    registrar.put_with("/token", 401, "", json!({"error": "invalid_client", "error_description": description}));
+    registrar
 }
 
 /// A server that says in its error what it was sent.
@@ -210,6 +230,21 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
         daemon.until(account, "usable");
     }
 
+    // a client that registers itself at a server that repeats its secrets, and a secret that `add` asks for
+    let registrar = registrar();
+    let registering = format!(
+        "[account.reg]\ntoken_endpoint = \"{0}/token\"\nregistration_endpoint = \"{0}/register\"\n\
+         client = \"register\"\nupstream = \"{0}\"\n",
+        registrar.url()
+    );
+    let text = fs::read_to_string(home.path("config/valetd/config.toml")).expect("a configuration");
+    home.write_config(&(text + &registering));
+    heard.command(&home, &["login", "reg", "--refresh-token-stdin", "--untried"], "rt-of-a-person");
+    assert!(registrar.asked().iter().any(|(_, body)| body.contains(REGISTERED_SECRET)), "it was used");
+    let add = ["add", "added", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+    heard.command(&home, &add, ADDED_SECRET);
+    assert!(home.path("config/valetd/added.client-secret").exists());
+
     // requests, with credentials of their own, good and bad
     let own = format!("Bearer {CLIENTS_OWN}");
     for path in ["/id/ping", "/id/echo?q=1", "/pw/auth/v1/validate_token", "/basic/echo", "/nowhere/x", "/id/missing"] {
@@ -253,6 +288,7 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     heard.command(&home, &["refresh", "id"], "");
     heard.command(&home, &["logout", "id"], "");
     heard.command(&home, &["logout", "pw"], "");
+    heard.command(&home, &["remove", "reg"], "");
     let answer = get(&address, "/pw/x").expect("an answer");
     assert_eq!(answer.status, 503);
     heard.note("503", answer.text());
@@ -267,11 +303,101 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let mut secrets = gdh.secrets();
     secrets.extend(gbdx.secrets());
     secrets.extend(
-        [PASSWORD, CLIENT_SECRET, GATEWAY_KEY, CLIENTS_OWN, VERIFIER, "wrong password of mine"].map(str::to_owned),
+        [
+            PASSWORD,
+            CLIENT_SECRET,
+            GATEWAY_KEY,
+            CLIENTS_OWN,
+            VERIFIER,
+            REGISTERED_SECRET,
+            REGISTRATION_TOKEN,
+            ADDED_SECRET,
+            "wrong password of mine",
+        ]
+        .map(str::to_owned),
     );
     let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
     eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
     assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");
+    assert_eq!(heard.search(&secrets), None);
+}
+
+/// What another process of this user can see of a command in a terminal: its arguments, and with luck its environment.
+fn note_processes(heard: &mut Heard) {
+    for entry in fs::read_dir("/proc").expect("processes").flatten() {
+        let path = entry.path();
+        let command = fs::read(path.join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains("valetd\0login") {
+            for file in ["cmdline", "environ"] {
+                let text = fs::read(path.join(file)).unwrap_or_default();
+                heard.note(format!("{}/{file}", path.display()), String::from_utf8_lossy(&text).into_owned());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_secret_of_a_sign_in_is_found_on_its_terminal_its_page_or_anywhere_else() {
+    let server = Server::start(Provider::OpenId, Options::default());
+    let url = server.url();
+    let home = Home::with(&format!(
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{url}/token\"\nauthorization_endpoint = \"{url}/authorize\"\n\
+         pushed_authorization_endpoint = \"{url}/par\"\nrevocation_endpoint = \"{url}/revoke\"\n\
+         device_authorization_endpoint = \"{url}/device_authorization\"\nuserinfo_endpoint = \"{url}/userinfo\"\n\
+         client_id = \"lab\"\nscopes = [\"openid\"]\nsign_in = [\"browser\"]\nidentity = \"userinfo\"\n\
+         device_pkce = true\nupstream = \"{url}\"\n"
+    ));
+    let mut heard = Heard::default();
+    let daemon = home.start_as(home.valetd(&["run", "--log", NOISIEST]));
+    let login = |options: &str| format!("env RUST_LOG={NOISIEST} '{VALETD}' login lab {options}");
+
+    // a browser that comes back by itself; the server repeats in its error what it was sent, and then does as it should
+    for says_too_much in [true, false] {
+        let mut terminal = Terminal::open(&home, &login("--no-browser"));
+        terminal.until("in a browser:");
+        terminal.until("http://");
+        let page = format!("http://{}", terminal.until("\r\n"));
+        terminal.until("Or paste the address");
+        note_processes(&mut heard);
+        let went = |url: &str| {
+            let (address, target) = url["http://".len()..].split_at(url["http://".len()..].find('/').expect("a path"));
+            send(address, "GET", target, &[("Sec-Fetch-Mode", "navigate")], b"").expect("an answer")
+        };
+        let back = went(&page).header("location").expect("it sends the browser back").to_owned();
+        if says_too_much {
+            let code = server.secrets().last().expect("the code").clone();
+            let body = json!({"error": "invalid_grant", "error_description": format!("code {code} is spent")});
+            server.behave(Behaviour::Status(400, body.to_string(), vec![]), Some(1));
+        }
+        let redirect = went(&back);
+        heard.note("the redirect to the last page", format!("{:?}{}", redirect.headers, redirect.text()));
+        let last =
+            format!("{}{}", &back[..back.find("/callback").expect("ours")], redirect.header("location").expect("on"));
+        heard.note("the last page", went(&last).text());
+        let (code, screen) = terminal.exit();
+        assert_eq!(code, Some(i32::from(says_too_much)), "{screen}");
+        heard.note("the terminal of a browser", screen);
+    }
+
+    // a device, whose code the server repeats in an error
+    let mut terminal = Terminal::open(&home, &login("--device --qr"));
+    terminal.until("WDJB-MJHT");
+    note_processes(&mut heard);
+    let code = server.secrets().last().expect("the device code").clone();
+    let body = json!({"error": "invalid_request", "error_description": format!("device code {code}")});
+    server.behave(Behaviour::Status(400, body.to_string(), vec![]), Some(1));
+    heard.note("the terminal of a device that fails", terminal.exit().1);
+    let terminal = Terminal::open(&home, &login("--device"));
+    heard.note("the terminal of a device", terminal.exit().1);
+    daemon.until("lab", "usable");
+    heard.command(&home, &["login", "lab", "--check"], "");
+    heard.daemon(&daemon);
+    heard.files(&home.path(""));
+
+    let secrets = server.secrets();
+    let verifiers = secrets.iter().filter(|secret| secret.len() == 43 && !secret.contains('.')).count();
+    assert!(verifiers >= 2 && secrets.len() > 10, "{verifiers} verifiers, {} secrets", secrets.len());
+    assert!(heard.search(&["ada@example.org".to_owned()]).is_some(), "who is signed in proves the search");
     assert_eq!(heard.search(&secrets), None);
 }
 

@@ -27,6 +27,8 @@ mod signing_in;
 /// What every released version has stored is read.
 mod versions;
 
+/// `add` writes an account that works from a name or an address, and `remove` takes it out again.
+mod adding;
 /// What a name stands for decides whether it is connected to.
 mod addresses;
 /// What has expired stays so wherever the wall clock is set.

@@ -160,7 +160,7 @@ fn every_command_line_that_the_documents_and_the_help_show_is_understood() {
     let mut program = valetd::cli::command();
     program.build();
     let mut shown = Vec::new();
-    for name in ["README.md", "docs/manual.md", "tests/README.md", "SECURITY.md"] {
+    for name in ["README.md", "examples/README.md", "tests/README.md", "SECURITY.md"] {
         shown.extend(file(name).lines().map(|line| (name.to_owned(), line.to_owned())));
     }
     let verbs = program.get_subcommands().flat_map(|verb| std::iter::once(verb).chain(verb.get_subcommands()));
@@ -222,14 +222,14 @@ const DRAW: &str = "cargo test --test it draw_the_picture -- --ignored";
 #[test]
 fn the_picture_shows_what_a_terminal_shows() {
     let drawn = picture(&free_address());
-    assert_eq!(in_words(&file("docs/terminal.svg")), in_words(&drawn), "it is out of date: {DRAW}");
+    assert_eq!(in_words(&file("examples/terminal.svg")), in_words(&drawn), "it is out of date: {DRAW}");
 }
 
 #[test]
-#[ignore = "by hand: writes docs/terminal.svg"]
+#[ignore = "by hand: writes examples/terminal.svg"]
 fn draw_the_picture() {
     let drawn = picture("127.0.0.1:8253");
-    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/terminal.svg"), drawn).expect("written");
+    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/terminal.svg"), drawn).expect("written");
 }
 
 /// A request and the status as a terminal shows them, drawn.
@@ -254,7 +254,7 @@ fn picture(address: &str) -> String {
     let (answer, status) = shown.split_once("-----").expect("both");
     let session = format!("$ {curl}\n{}\n\n$ valetd status\n{}\n", answer.trim(), status.trim());
     let mut python = Command::new("python3");
-    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/terminal_svg.py"));
+    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/terminal_svg.py"));
     let drawn = crate::support::with_input(python, &session);
     assert!(drawn.status.success(), "{}", words(&drawn));
     String::from_utf8(drawn.stdout).expect("UTF-8")

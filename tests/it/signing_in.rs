@@ -56,8 +56,8 @@ fn every_way_of_an_account_is_offered_in_its_order_and_the_next_where_one_does_n
     terminal.answer("Which one? [1] ", "");
     terminal.answer("User name for lab: ", USERNAME);
     terminal.answer(&format!("Password of {USERNAME}: "), PASSWORD);
-    terminal.until("That did not work: ");
-    terminal.answer("Which one? [2] ", "");
+    terminal.until("This way is closed: ");
+    terminal.until("unsupported_grant_type");
     terminal.answer("Code: ", &server.mint_code());
     terminal.until("lab: signed in");
     assert_eq!(terminal.exit().0, Some(0));

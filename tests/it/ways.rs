@@ -11,7 +11,7 @@ use valetd::stand_in::{Decision, Options, Provider};
 
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
-use crate::support::{Answer, Home, VALETD, eventually, send};
+use crate::support::{Answer, Home, VALETD, eventually, send, words};
 
 const PROMPT: &str = "Or paste the address that the browser ends on: ";
 
@@ -23,7 +23,7 @@ fn start() -> Server {
 fn config(server: &Server, ways: &str, more: &str) -> String {
     let url = server.url();
     format!(
-        "listen = []\n[account.lab]\nissuer = \"{url}\"\ntoken_endpoint = \"{url}/token\"\n\
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{url}/token\"\n\
          revocation_endpoint = \"{url}/revoke\"\nauthorization_endpoint = \"{url}/authorize\"\n\
          device_authorization_endpoint = \"{url}/device_authorization\"\nclient_id = \"lab\"\n\
          scopes = [\"openid\", \"offline_access\"]\nupstream = \"{url}\"\nsign_in = {ways}\n{more}\n"
@@ -219,8 +219,11 @@ fn what_the_server_or_the_person_refuses_is_said_with_a_code_and_nothing_is_kept
 #[test]
 fn a_request_is_pushed_where_the_server_takes_that_and_the_address_is_short() {
     let server = start();
-    let par = format!("pushed_authorization_endpoint = \"{}/par\"", server.url());
-    let home = Home::with(&config(&server, "[\"browser\"]", &par));
+    // all that is known of the server, it says itself
+    let url = server.url();
+    let account = "client_id = \"lab\"\nsign_in = [\"browser\"]\nscopes = [\"openid\"]";
+    let home =
+        Home::with(&format!("listen = []\n[account.lab]\nissuer = \"{url}\"\nupstream = \"{url}\"\n{account}\n"));
     let mut terminal = Terminal::open(&home, &login(" --no-browser"));
     let url = shown_address(&mut terminal);
     assert!(url.contains("request_uri=") && !url.contains("code_challenge") && url.len() < 160, "{url}");
@@ -373,7 +376,7 @@ fn one_sign_in_of_an_account_is_under_way_at_a_time() {
     // a third terminal can bring the address to an end
     let callback = open(&url).header("location").expect("sent back").to_owned();
     let output = home.run(&["login", "lab", "--code", &callback]);
-    assert!(output.status.success(), "{}", crate::support::words(&output));
+    assert!(output.status.success(), "{}", words(&output));
     first.type_line("\x03");
     assert_eq!(first.exit().0, Some(130));
     assert!(is_signed_in(&home));
@@ -398,4 +401,111 @@ fn the_page_does_not_wait_for_ever_for_a_server_that_hangs() {
     assert!(page.text().contains("Almost there"), "{}", page.text());
     terminal.until("lab: signed in as ada@example.org");
     assert_eq!(terminal.exit().0, Some(0));
+}
+
+#[test]
+fn another_person_is_kept_out_unless_that_is_meant_with_a_daemon_and_without() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    let sign_in = |person: &str, options: &str| {
+        server.change_manners(|manners| manners.person = person.to_owned());
+        let mut terminal = Terminal::open(&home, &login(&format!(" --no-browser{options}")));
+        let url = shown_address(&mut terminal);
+        browse(&url);
+        (terminal.exit(), url)
+    };
+    let told = "bob@example.org (bob) signed in now, and ada@example.org (ada) is signed in: nothing was changed";
+    for with_daemon in [false, true] {
+        let mut daemon = with_daemon.then(|| home.start());
+        let ((code, screen), url) = sign_in("ada", " --switch-user");
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{screen}");
+        assert!(url.contains("prompt=login"), "the browser's own session is not taken: {url}");
+        let before = record(&home);
+        assert_eq!(before["person"], serde_json::json!({"issuer": server.url(), "subject": "ada"}));
+        let ((code, screen), url) = sign_in("bob", "");
+        assert!(code == Some(1) && screen.contains(told) && screen.contains("--switch-user"), "{screen}");
+        assert!(!url.contains("prompt="), "{url}");
+        assert_eq!(record(&home)["refresh_token"], before["refresh_token"]);
+        let ((code, screen), _) = sign_in("ada", "");
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{screen}");
+        let ((code, screen), _) = sign_in("bob", " --switch-user");
+        assert!(code == Some(0) && screen.contains("signed in as bob@example.org"), "{screen}");
+        assert_eq!(record(&home)["person"]["subject"], "bob");
+        if let Some(daemon) = &mut daemon {
+            daemon.signal("TERM");
+        }
+    }
+}
+
+#[test]
+fn who_signed_in_is_asked_of_the_provider_where_its_tokens_do_not_say() {
+    let server = start();
+    let url = server.url().to_owned();
+    let rows = [
+        (format!("identity = \"{url}/user#/login\""), "ada", url.clone(), "583231"),
+        (
+            format!("identity = \"userinfo\"\nuserinfo_endpoint = \"{url}/userinfo\""),
+            "ada@example.org",
+            url.clone(),
+            "ada",
+        ),
+    ];
+    for (identity, name, issuer, subject) in rows {
+        let home = Home::with(&config(&server, "[\"device\"]", &identity));
+        let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+        terminal.until(&format!("lab: signed in as {name};"));
+        assert_eq!(terminal.exit().0, Some(0));
+        assert_eq!(record(&home)["person"], serde_json::json!({"issuer": issuer, "subject": subject}));
+    }
+}
+
+#[test]
+fn fewer_scopes_and_a_missing_refresh_token_are_told_with_what_can_be_done() {
+    let server = start();
+    server.change_manners(|manners| manners.scope = Some("profile,openid".to_owned()));
+    let scopes = config(&server, "[\"device\"]", "").replace("[\"openid\",", "[\"openid\", \"profile\", \"repo\",");
+    let home = Home::with(&scopes);
+    let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+    terminal.until("lab: asked for, and not granted: repo\r\n");
+    terminal.until("lab: signed in as");
+    assert_eq!(terminal.exit().0, Some(0));
+
+    server.change_manners(|manners| manners.refresh_token = false);
+    let rows =
+        [("", "authorize = { prompt = \"consent\" }"), ("authorize = { prompt = \"consent\" }", "may lack the right")];
+    for (more, remedy) in rows {
+        let home = Home::with(&config(&server, "[\"device\"]", more));
+        let (code, screen) = Terminal::open(&home, &login(" --no-qr")).exit();
+        assert!(screen.contains("sent no refresh token") && screen.contains(remedy), "{screen}");
+        assert_eq!((code, is_signed_in(&home)), (Some(1), false));
+    }
+}
+
+#[test]
+fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
+    let server = start();
+    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    let check = || {
+        let output = home.run(&["login", "lab", "--check"]);
+        (output.status.code(), words(&output))
+    };
+    let (code, said) = check();
+    assert!(code == Some(1) && said.contains("start it"), "the daemon has the token: {said}");
+    let daemon = home.start();
+    assert!(check().1.contains("no usable access token"), "{}", check().1);
+    let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+    terminal.until("lab: signed in as");
+    assert_eq!(terminal.exit().0, Some(0));
+    daemon.until("lab", "usable");
+    assert_eq!(
+        check(),
+        (Some(0), format!("lab: ada@example.org (ada) is signed in, says {}\n", parts(server.url()).0))
+    );
+    server.change_manners(|manners| manners.person = "bob".to_owned());
+    assert!(check().1.ends_with("; the sign-in was that of ada\n"), "{}", check().1);
+    server.revoke_access_tokens();
+    let (code, said) = check();
+    assert!(code == Some(1) && said.contains("the access token is not known there"), "{said}");
+    assert_eq!(record(&home)["person"]["subject"], "ada");
 }

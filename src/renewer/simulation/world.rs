@@ -12,7 +12,7 @@ use super::state::{
     name, number,
 };
 use crate::config::{Account, AccountId, Config};
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
 use crate::renewal::{Failure, RenewalId, Why, policy};
 use crate::renewer::world::{RevokeReply, StoreAnswer, Ticket, World};
@@ -565,6 +565,8 @@ impl World for SimWorld {
             let _ = reply.send(Ok("revoked".into()));
         }
     }
+
+    fn who_is(&mut self, _: Arc<Account>, _: Secret, _: Option<Person>, _: RevokeReply) {}
 
     fn publish(&mut self, account: &AccountId, availability: Availability) {
         let mut outside = self.outside();

@@ -1,0 +1,137 @@
+//! Who is signed in, asked with an access token: of the account's own address for that, of userinfo (OpenID Connect Core
+//! section 5.3), or by introspection (RFC 7662).
+
+use hyper::Method;
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+
+use super::{GrantFailure, TokenEndpoint, cannot_be_asked};
+use crate::config::{Account, Endpoint, IdentitySource};
+use crate::http_client::Outgoing;
+use crate::oauth::Person;
+use crate::oauth::Pointer;
+use crate::oauth::identity::Identity;
+use crate::renewal::{Failure, Why};
+use crate::secret::Secret;
+
+/// Who is signed in, and where that was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SignedIn {
+    /// The name that people know.
+    pub name: String,
+    /// The same for good, if that was told.
+    pub person: Option<Person>,
+    /// The server that was asked.
+    asked: String,
+}
+
+impl SignedIn {
+    /// For people: "ada@example.org (583231) is signed in, says api.example". `expected` is who signed in, if that is known.
+    pub(crate) fn in_words(&self, expected: Option<&Person>) -> String {
+        let Self { name, person, asked } = self;
+        let subject = person.as_ref().map(|person| person.subject.as_str()).filter(|subject| subject != name);
+        let subject = subject.map(|subject| format!(" ({subject})")).unwrap_or_default();
+        let other = match (person, expected) {
+            (Some(person), Some(expected)) if person.issuer == expected.issuer && person != expected => {
+                format!("; the sign-in was that of {}", expected.subject)
+            }
+            _ => String::new(),
+        };
+        format!("{name}{subject} is signed in, says {asked}{other}")
+    }
+}
+
+/// Where and how an account's person is asked for.
+enum Asked<'a> {
+    /// With a GET.
+    At(&'a Endpoint, Option<&'a Pointer>),
+    Nowhere,
+}
+
+impl TokenEndpoint {
+    /// Asks the account's provider whose an access token is.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantFailure`]: permanent where the provider does not know the token, or there is nobody to ask.
+    pub(crate) async fn who_is(&self, account: &Account, access_token: &Secret) -> Result<SignedIn, GrantFailure> {
+        let (endpoint, pointer) = match place(account) {
+            Asked::At(endpoint, pointer) => (endpoint, pointer),
+            Asked::Nowhere => {
+                let words = "the account has neither `identity` nor a userinfo_endpoint";
+                return Err(cannot_be_asked(words.to_owned()));
+            }
+        };
+        let mut fields = HeaderMap::new();
+        let bearer = Secret::new(format!("Bearer {}", access_token.expose()));
+        let mut value = HeaderValue::from_str(bearer.expose())
+            .map_err(|_| cannot_be_asked("the access token holds forbidden characters".to_owned()))?;
+        value.set_sensitive(true);
+        fields.insert(AUTHORIZATION, value);
+        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let request = Outgoing { method: Method::GET, fields, body: bytes::Bytes::new() };
+        let transient = Failure::Transient { retry_after: None };
+        let answer = self.http.send(endpoint, super::reach(account), request).await;
+        let answer = answer.map_err(|error| GrantFailure::unanswered(transient, error.to_string()))?;
+        let authority = endpoint.origin.authority();
+        let failed = |failure, words: &str| GrantFailure {
+            failure,
+            oauth_error: None,
+            http_status: Some(answer.status.as_u16()),
+            wants_rotation: false,
+            detail: format!("{authority} answered {}{words}", answer.status.as_u16()),
+        };
+        match answer.status.as_u16() {
+            200..300 => {}
+            401 => return Err(failed(Failure::Permanent(Why::Revoked), ": the access token is not known there")),
+            403 => return Err(failed(Failure::Permanent(Why::Revoked), ": the access token may not ask that")),
+            _ => return Err(failed(transient, "")),
+        }
+        let Some(Identity { name, subject }) = Identity::read(&answer.body, pointer) else {
+            return Err(failed(transient, " and named nobody"));
+        };
+        let issuer = match &account.server.issuer {
+            Some(issuer) if pointer.is_none() => issuer.as_str().to_owned(),
+            _ => endpoint.origin.to_string(),
+        };
+        Ok(SignedIn { name, person: subject.map(|subject| Person { issuer, subject }), asked: authority })
+    }
+}
+
+fn place(account: &Account) -> Asked<'_> {
+    match (&account.sign_in.identity, &account.server.userinfo) {
+        (Some(IdentitySource::Address(endpoint, pointer)), _) => Asked::At(endpoint, Some(pointer)),
+        (Some(IdentitySource::Userinfo) | None, Some(endpoint)) => Asked::At(endpoint, None),
+        (Some(IdentitySource::Userinfo) | None, None) => Asked::Nowhere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_signed_in_is_said_with_a_word_if_it_is_somebody_else() {
+        let person = |subject: &str| Person { issuer: "https://a.example".to_owned(), subject: subject.to_owned() };
+        let found = |name: &str, subject: Option<&str>| SignedIn {
+            name: name.to_owned(),
+            person: subject.map(person),
+            asked: "a.example".to_owned(),
+        };
+        let other = Person { issuer: "https://b.example".to_owned(), ..person("2") };
+        let rows = [
+            (found("ada", Some("1")), None, "ada (1) is signed in, says a.example"),
+            (found("ada", Some("ada")), None, "ada is signed in, says a.example"),
+            (found("ada", None), Some(person("1")), "ada is signed in, says a.example"),
+            (found("ada", Some("1")), Some(person("1")), "ada (1) is signed in, says a.example"),
+            (found("ada", Some("1")), Some(other), "ada (1) is signed in, says a.example"),
+            (
+                found("bob", Some("2")),
+                Some(person("1")),
+                "bob (2) is signed in, says a.example; the sign-in was that of 1",
+            ),
+        ];
+        for (found, expected, words) in rows {
+            assert_eq!(found.in_words(expected.as_ref()), words);
+        }
+    }
+}
