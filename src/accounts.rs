@@ -8,6 +8,7 @@ use crate::config::AccountId;
 use crate::renewal::{AccountSnapshot, RenewalId, Why};
 pub(crate) use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
+pub(crate) use crate::token_source::{Withheld, Withholding};
 
 /// One account as it stands. No field of it could carry a token.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct AccountView {
     pub snapshot: AccountSnapshot,
     /// The stored credential; `None` if there is none (nobody signed in, or the grant needs none).
     pub stored: Option<Stored>,
+    /// Why it is not used, if it is there and cannot be.
+    pub withheld: Option<Withheld>,
     /// When the last renewal succeeded.
     pub last_success: Option<Timestamp>,
     /// The last failure, also after a success: compare the times.
@@ -54,7 +57,7 @@ pub(crate) struct LastFailure {
     pub at: Timestamp,
     /// The renewal that failed.
     pub id: RenewalId,
-    /// `transient`, `ambiguous` or `permanent`; or [`UNREADABLE`].
+    /// `transient`, `ambiguous` or `permanent`; or [`UNREADABLE`], or [`IN_THE_WAY`].
     pub class: &'static str,
     /// The server's OAuth code, if it gave one.
     pub oauth_error: Option<String>,
@@ -68,6 +71,9 @@ pub(crate) struct LastFailure {
 
 /// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
 pub(crate) const UNREADABLE: &str = "unreadable";
+
+/// The same where a new sign-in could not be stored either: the failure's detail says what mends it.
+pub(crate) const IN_THE_WAY: &str = "in-the-way";
 
 /// The command that mends it. A refused client is mended in the configuration, which then has to be read again.
 pub(crate) fn remedy(why: Why, account: &AccountId, invocation: &str) -> String {
@@ -95,6 +101,8 @@ pub(crate) enum AccountRequest {
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
     /// what happened at the server, for people.
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
+    /// The store may be readable now: read what could not be read. Answered when that is done.
+    LookAgain(oneshot::Sender<Result<(), String>>),
 }
 
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
@@ -110,6 +118,9 @@ pub(crate) enum RequestError {
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
+    /// What is stored cannot be read or replaced now.
+    #[error("{0}")]
+    StoreLocked(String),
     /// The renewer said no.
     #[error("{0}")]
     Refused(String),
@@ -153,6 +164,11 @@ impl Accounts {
     /// Signs out. Returns what happened at the server, for people.
     pub(crate) async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
         self.ask(|reply| AccountRequest::Remove(account, reply)).await
+    }
+
+    /// Has what could not be read from the store read again.
+    pub(crate) async fn look_again(&self) {
+        let _ = self.ask(AccountRequest::LookAgain).await; // one that stops reads nothing any more
     }
 
     async fn ask<T>(

@@ -15,6 +15,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::arguments::{parse_account, parse_route, parse_user};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
+use super::lending::lend;
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
@@ -25,7 +26,7 @@ use crate::config::{self, Account, AccountId, ImportSource, Route, RouteName};
 use crate::control::client::{Client, ClientError, LentAddress};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
-use crate::intercept::{Daemon, Lent};
+use crate::lent::Daemon;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::platform::peer::own_uid;
@@ -287,23 +288,13 @@ fn reached(
 
 /// What the daemon lends to a command's proxy, now and after each of its restarts.
 async fn lent(socket: PathBuf, routes: Vec<RouteName>) -> Result<Daemon, ClientError> {
-    let lend = async |socket: &Path, routes: Vec<RouteName>| {
-        let rights = Rights { routes, methods: Vec::new(), paths: Vec::new() };
-        let limits = Limits { user: Some(own_uid()), ..Limits::default() };
-        let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
-        let held = Client::hold_key(socket, new, LentAddress::OfUpstreams).await?;
-        let address = held.report.address.clone().unwrap_or_default();
-        let (key, line) = held.into_parts();
-        Ok::<_, ClientError>(Lent { socket: address.trim_start_matches("unix:").into(), key, _line: line })
-    };
     let first = lend(&socket, routes.clone()).await?;
-    Ok(Daemon::new(
-        first,
-        Box::new(move || {
-            let (socket, routes) = (socket.clone(), routes.clone());
-            Box::pin(async move { lend(&socket, routes).await.map_err(|error| error.to_string()) })
-        }),
-    ))
+    let again = move || {
+        let (socket, routes) = (socket.clone(), routes.clone());
+        let lent = async move { lend(&socket, routes).await.map_err(|error| error.to_string()) };
+        Box::pin(lent) as std::pin::Pin<Box<dyn Future<Output = _>>>
+    };
+    Ok(Daemon::new(Some(first), Box::new(again)))
 }
 
 /// The variables that a refresh token may be in, for `login --import`: those of the configuration, if it can be used, and

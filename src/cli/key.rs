@@ -11,7 +11,7 @@ use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
-use super::text::{Cell, Table, parse_length, printable, relative};
+use super::text::{Cell, Table, parse_term, printable, relative};
 use crate::client_keys::{KeyError, KeyRing, Limits, NewKey, Rate, Rights};
 use crate::config::{self, Config, KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
@@ -97,7 +97,7 @@ struct Add {
     #[arg(long = "path", value_name = "PATTERN", value_parser = PathPattern::parse)]
     paths: Vec<PathPattern>,
     /// How long it lives: 30m, 2h, 720h
-    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    #[arg(long, value_name = "TIME", value_parser = parse_term)]
     expires: Option<Duration>,
     /// How often it may be used: 10/s, 100/m, 1000/h
     #[arg(long, value_name = "RATE", value_parser = Rate::parse)]

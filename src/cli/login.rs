@@ -7,23 +7,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
+use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
 use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
 use super::runtime::block_on;
-use super::text::{length, parse_length, printable};
+use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
-use crate::config::{Account, AccountId, Config};
+use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
-use crate::platform::environment;
-use crate::platform::paths::Paths;
+use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
+use crate::platform::{environment, io_error};
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
@@ -38,9 +39,14 @@ use crate::token_endpoint::TokenEndpoint;
 #[command(
     long_about = "\
 Sign in to an account. Without an option, you are asked in the account's own
-way: a page to open and a code to paste, or a user name and a password. Where
-an account has both, you choose; --code and --username choose theirs. The
-result goes to the running daemon; if none runs, it is saved for the next one.
+ways, in their order: a browser on this machine, a code that is entered on any
+device, a page whose code or address is pasted, a user name and a password.
+Where one is closed, the next is taken; --browser, --device, --paste, --code
+and --username choose theirs. The result goes to the running daemon; if none
+runs, it is saved for the next one.
+
+The address that a browser ends on can be pasted at any time while valetd
+waits: over ssh, in a container or in WSL, where the browser does not reach it.
 
 What is handed in is tried first, by one renewal: what is stored stays until
 the new credential has worked. --untried believes it, where there is no network.
@@ -55,6 +61,7 @@ that valetd knows.",
 Examples:
   valetd login gbdx                     asks for user name and password
   valetd login gdh                      shows a page, asks for its code
+  valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
@@ -90,9 +97,36 @@ pub(super) struct Arguments {
     /// How long the sign-in is good for: 30m, 8h, 7d
     #[arg(long = "for", value_name = "TIME", value_parser = parse_term)]
     term: Option<Duration>,
+    /// Sign in with a browser on this machine
+    #[arg(long, group = "way", conflicts_with = "username")]
+    browser: bool,
+    /// Sign in with a code that is entered on any device
+    #[arg(long, group = "way", conflicts_with = "username")]
+    device: bool,
+    /// Sign in with a code, or an address, that is pasted
+    #[arg(long, group = "way", conflicts_with = "username")]
+    paste: bool,
     /// Print the page's address only
-    #[arg(long)]
+    #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
+    /// Draw the device's address as a QR code, whatever the terminal is
+    #[arg(long, overrides_with = "no_qr")]
+    qr: bool,
+    /// Draw no QR code
+    #[arg(long)]
+    no_qr: bool,
+}
+
+impl Arguments {
+    /// The one way to ask a person that the options choose, if they do.
+    fn way(&self) -> Option<SignInMethod> {
+        match (self.browser, self.device, self.paste) {
+            (true, ..) => Some(SignInMethod::Browser),
+            (_, true, _) => Some(SignInMethod::Device),
+            (.., true) => Some(SignInMethod::Paste),
+            _ => None,
+        }
+    }
 }
 
 /// How long the first renewal may take until we leave it to the daemon.
@@ -116,32 +150,66 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
-    if arguments.term.is_some() && account.grant == GrantType::ClientCredentials {
-        let words = "it needs no sign-in (grant = \"client_credentials\"), so there is none that could end";
+    if arguments.term.is_some() && !account.grant.needs_sign_in() {
+        let words = "it needs no sign-in, so there is none that could end";
         return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
     }
-    // before somebody signs in for nothing
-    if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
-        return Err(Failure::of_call(error, options));
+    if account.grant == GrantType::Issued {
+        let words = "it needs no sign-in: its token comes from where `token` says";
+        return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
     }
+    // before somebody signs in for nothing
+    match block_on(async { Client::connect(&places.socket).await?.status().await })? {
+        Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
+        Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
+        Ok(status) => {
+            if let Some(why) = status.daemon.store.locked {
+                let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
+                return Err(failure.with_exit(Exit::Locked).with_remedy(format!("{} unlock", options.invocation())));
+            }
+        }
+        Err(_) => {} // what is wrong will be said where it matters
+    }
+    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let account = account_of(&config, &id)?;
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
-    deliver(options, &places, &config, account, new, is_new)
+    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
+    found.keep(&places)?;
+    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    if delivered.is_err() {
+        found.take_back(&places);
+    }
+    delivered
+}
+
+/// Whether there is a place for the credential, where no daemon has one.
+fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
+    let folder = &places.state_dir;
+    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = opened.and_then(|_| match is_read_only(folder) {
+        true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
+        false => Ok(()),
+    });
+    opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
 }
 
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
 fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failure> {
     let file = &places.config_file;
-    if file.exists() || !preset_names().contains(&id.as_str()) {
+    if file.exists() || !is_enough(id) {
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
     let text = format!("# valetd's configuration; 'valetd check' checks it\n\n{}", config_lines(id));
-    write_new(file, &text).map_err(|error| Failure::new(error).while_doing(format!("writing {}", file.display())))?;
+    write_new(file, &text).map_err(|error| {
+        let failure = Failure::say(io_error::words(&error)).while_doing(format!("writing {}", file.display()));
+        failure.with_remedy("have its folder let you write, or name a file elsewhere with --config")
+    })?;
     Ok(true)
 }
 
@@ -160,7 +228,8 @@ fn write_new(file: &Path, text: &str) -> io::Result<()> {
 fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<NewCredential, Failure> {
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
-        let taken = taken.map_err(|error| Failure::say(error).while_doing("importing"))?;
+        let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";
+        let taken = taken.map_err(|error| Failure::say(error).while_doing("importing").with_remedy(remedy))?;
         let TakenOver { found, from } = taken;
         remark(&format!("{}: taken over from {from}", account.id));
         return match found {
@@ -193,6 +262,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         }
         None => {
             let wishes = Wishes {
+                way: arguments.way(),
+                qr: (arguments.qr || arguments.no_qr).then_some(arguments.qr),
                 username: arguments.username,
                 browser: !arguments.no_browser,
                 state_dir: Some(places.state_dir.clone()),
@@ -214,7 +285,12 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         import: _,
         untried: _,
         term: _,
+        browser: _,
+        device: _,
+        paste: _,
         no_browser: _,
+        qr: _,
+        no_qr: _,
     } = arguments;
     if let Some(code) = code {
         let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
@@ -227,7 +303,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
                     "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
                      from others (`valetd login {id}` begins one)"
                 ));
-                pending::check_issuer(account, &pasted)
+                pending::check_issuer(account, pasted.issuer.as_deref())
             }
         };
         checked.map_err(|error| failure_of(error.into()))?;
@@ -260,19 +336,16 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::NothingLasting => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
+        SignInError::NothingLasting | SignInError::UnderWay(_) => Exit::Failed,
+        // nobody has signed in, and somebody still must
+        SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
     };
     let failure = Failure::new(error).with_exit(exit);
     match remedy {
         Some(remedy) => failure.with_remedy(remedy),
         None => failure,
     }
-}
-
-/// Reads how long a sign-in is good for: whole seconds, at least one.
-fn parse_term(text: &str) -> Result<Duration, String> {
-    let length = parse_length(text)?;
-    if length < Duration::from_secs(1) { Err("that is less than a second".to_owned()) } else { Ok(length) }
 }
 
 /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
@@ -282,12 +355,12 @@ fn deliver(
     config: &Config,
     account: &Account,
     new: NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Exit, Failure> {
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, config_is_new))? {
+    match block_on(hand_in(places, id, &new, must_reload))? {
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
@@ -347,10 +420,10 @@ async fn hand_in(
     places: &Paths,
     id: &AccountId,
     new: &NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
-    if config_is_new {
+    if must_reload {
         client.reload().await?;
     }
     let before = match client.account(id.as_str()).await {

@@ -13,7 +13,9 @@ use crate::platform::harden;
 // what the verbs share
 mod arguments;
 mod configuration;
+mod discovered;
 mod failure;
+mod lending;
 mod manager;
 mod options;
 mod output;
@@ -34,11 +36,14 @@ mod log;
 mod login;
 mod logout;
 mod man;
+mod providers;
 mod refresh;
 mod reload;
 mod run;
+mod seal;
 mod service;
 mod status;
+mod unlock;
 mod wait;
 
 use failure::{Exit, Failure};
@@ -102,6 +107,7 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Providers(providers::Arguments),
     Status(status::Arguments),
     Events(events::Arguments),
     Refresh(refresh::Arguments),
@@ -110,6 +116,8 @@ enum Verb {
     #[command(hide = true)]
     ExecRelay(exec::relay::Arguments),
     Key(key::Arguments),
+    Seal(seal::Arguments),
+    Unlock(unlock::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
@@ -125,11 +133,15 @@ impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
-        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_)) {
+        if matches!(
+            self.verb,
+            Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_) | Verb::Seal(_) | Verb::Unlock(_)
+        ) {
             harden::keep_memory_private();
         }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
+            Verb::Providers(arguments) => providers::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
             Verb::Status(arguments) => status::perform(options, arguments),
@@ -137,6 +149,8 @@ impl Program {
             Verb::Exec(arguments) => exec::perform(options, arguments),
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
+            Verb::Seal(arguments) => seal::perform(options, arguments),
+            Verb::Unlock(arguments) => unlock::perform(options, &arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),
             Verb::Service(arguments) => service::perform(options, arguments),
@@ -171,6 +185,9 @@ mod tests {
             "login lab --refresh-token-stdin --state-dir /tmp/s",
             "login gdh --import",
             "logout gbdx",
+            "providers",
+            "providers --search google --json",
+            "providers show github",
             "status",
             "--socket /tmp/v.sock status --json",
             "refresh gbdx",
@@ -180,6 +197,10 @@ mod tests {
             "reload",
             "help",
             "help key add",
+            "seal",
+            "seal on",
+            "seal status --json",
+            "unlock --recovery",
             "completions bash",
             "man",
             "man --dir /tmp/man",
@@ -228,7 +249,7 @@ mod tests {
     #[test]
     fn the_help_begins_with_what_to_do() {
         let help = command().render_long_help().to_string();
-        assert!(help.find("valetd login gbdx") < help.find("Usage:"), "{help}");
+        assert!(help.find("valetd login cdse") < help.find("Usage:"), "{help}");
     }
 
     #[test]

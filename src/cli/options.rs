@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::platform::log::checked_filter;
 use crate::platform::paths::shell_word;
 
 /// What every verb understands.
@@ -19,7 +20,7 @@ pub(super) struct Options {
     #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
     pub(super) socket: Option<PathBuf>,
     /// What the daemon logs: error, warn, info, debug, trace, or by module
-    #[arg(long, global = true, value_name = "FILTER", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "FILTER", value_parser = checked_filter, help_heading = "Global options")]
     pub(super) log: Option<String>,
     /// What a line of the daemon's log looks like
     #[arg(long, global = true, value_name = "FORMAT", value_enum, help_heading = "Global options")]

@@ -39,6 +39,16 @@ pub(super) fn parse_length(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis))
 }
 
+/// Reads a length of time that must say its unit: as how long something lasts, a bare `2` may mean hours or seconds.
+pub(super) fn parse_term(text: &str) -> Result<Duration, String> {
+    let is_bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match parse_length(text)? {
+        length if length < Duration::from_secs(1) => Err("that is less than a second".to_owned()),
+        _ if is_bare => Err(format!("say of what: {text}s, {text}m, {text}h or {text}d")),
+        length => Ok(length),
+    }
+}
+
 /// A text from elsewhere without what a terminal would take for an order.
 pub(super) fn printable(text: &str) -> String {
     let harmless = |c: char| if is_treacherous(c) { '\u{fffd}' } else { c };
@@ -181,6 +191,24 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(parse_length(text).ok(), expected.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn how_long_something_lasts_says_its_unit() {
+        for (text, expected) in [
+            ("2h", Ok(7200)),
+            ("1s", Ok(1)),
+            ("2", Err("say of what: 2s, 2m, 2h or 2d")),
+            ("500ms", Err("less than a second")),
+            ("0", Err("less than a second")),
+            ("soon", Err("write it like")),
+        ] {
+            match (parse_term(text), expected) {
+                (Ok(found), Ok(seconds)) => assert_eq!(found, Duration::from_secs(seconds), "{text}"),
+                (Err(said), Err(expected)) => assert!(said.contains(expected), "{text}: {said}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
         }
     }
 

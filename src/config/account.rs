@@ -10,9 +10,10 @@ use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
 use super::names::AccountId;
 use super::problem::Complaint;
-use super::read::{Layer, Located, Table, one_of};
+use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
+use super::sign_in::{SignIn, SignInMethod};
 use crate::oauth::{ClientAuth, Dialect, Grant, GrantType, Vocabulary};
 use crate::renewal::Policy;
 
@@ -24,14 +25,24 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "upstream",
     "description",
     "grant",
+    "issuer",
     "token_endpoint",
     "cognito_endpoint",
     "revocation_endpoint",
+    "authorization_endpoint",
+    "device_authorization_endpoint",
+    "pushed_authorization_endpoint",
+    "userinfo_endpoint",
+    "introspection_endpoint",
+    "registration_endpoint",
+    "client",
     "client_id",
     "client_auth",
     "client_secret",
+    "token",
     "scopes",
     "refresh_scope",
+    "resource",
     "parameters",
     "token_request",
     "token_response",
@@ -40,6 +51,10 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "renew",
     "lifetime",
     "sign_in",
+    "authorize",
+    "redirect",
+    "device_pkce",
+    "identity",
     "login_page",
     "redirect_uri",
     "keep_password",
@@ -54,6 +69,9 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
     ("refresh_token", (GrantType::RefreshToken, Dialect::Rfc6749)),
     ("client_credentials", (GrantType::ClientCredentials, Dialect::Rfc6749)),
     ("password", (GrantType::Password, Dialect::Rfc6749)),
+    ("earthdata", (GrantType::Password, Dialect::Earthdata)),
+    ("command", (GrantType::Issued, Dialect::Rfc6749)),
+    ("static", (GrantType::Issued, Dialect::Rfc6749)),
     ("cognito_initiate_auth", (GrantType::RefreshToken, Dialect::CognitoInitiateAuth)),
     ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
 ];
@@ -80,16 +98,22 @@ pub(crate) struct Account {
     pub dialect: Dialect,
     /// Its authorization server.
     pub server: AuthorizationServer,
+    /// Whether the client registers itself at the server (RFC 7591), which gives it its id.
+    pub registers: bool,
     /// The client's id, where the server knows clients at all.
     pub client_id: Option<String>,
     /// How the client proves who it is.
     pub client_auth: ClientAuth,
     /// Where the client's secret comes from; present if `client_auth` needs it.
     pub client_secret: Option<SecretSource>,
+    /// Where somebody else puts the access token; present if and only if that is the grant.
+    pub token: Option<SecretSource>,
     /// Asked for where the grant has a scope; may be empty.
     pub scopes: Vec<String>,
     /// Whether they are asked for with a refresh token, too.
     pub refresh_scope: bool,
+    /// What the tokens are for (RFC 8707): said in authorization requests; [`Account::parameters`] has it for token requests.
+    pub resource: Vec<String>,
     /// Further parameters of every token request (`audience`, `resource`, ...), in the order of their names; one that is said
     /// several times is there as often.
     pub parameters: Vec<(String, String)>,
@@ -115,14 +139,26 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// Where its secrets are found, each with its key.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&'static str, &SecretSource)> {
+        let named = [("client_secret", &self.client_secret), ("token", &self.token)];
+        named.into_iter().filter_map(|(key, source)| Some((key, source.as_ref()?)))
+    }
+
     /// The scopes that are asked for with a grant. With a refresh token they were settled when the person consented (RFC
     /// 6749 section 6), but for servers that want to hear them each time.
     pub(crate) fn scopes_with(&self, grant: &Grant) -> &[String] {
         match grant {
             Grant::RefreshToken(_) if !self.refresh_scope => &[],
             Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => &self.scopes,
-            Grant::AuthorizationCode { .. } => &[],
+            Grant::Issued => &[],
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => &[],
         }
+    }
+
+    /// The account as it is asked for where its server is found to rotate refresh tokens.
+    pub(crate) fn with_rotation(&self) -> Account {
+        Account { dialect: self.dialect.with_rotation(), ..self.clone() }
     }
 
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
@@ -136,11 +172,14 @@ impl Account {
             grant,
             dialect,
             server,
+            registers,
             client_id,
             client_auth,
             client_secret,
+            token,
             scopes,
             refresh_scope,
+            resource,
             parameters,
             token_request,
             vocabulary: Vocabulary { members, errors: _ }, // what is made of a refusal
@@ -156,61 +195,19 @@ impl Account {
             || *grant != new.grant
             || *dialect != new.dialect
             || !server.issues_the_same_tokens(&new.server)
+            || *registers != new.registers
             || *client_id != new.client_id
             || *client_auth != new.client_auth
             || *client_secret != new.client_secret
+            || *token != new.token
             || *scopes != new.scopes
             || *refresh_scope != new.refresh_scope
+            || *resource != new.resource
             || *parameters != new.parameters
             || *token_request != new.token_request
             || *members != new.vocabulary.members
             || *extra_ca != new.extra_ca
     }
-}
-
-/// How a person signs in to an account.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub(crate) struct SignIn {
-    /// The ways, in the order in which they are offered; empty means: import or standard input only.
-    pub methods: Vec<SignInMethod>,
-    /// The redirect URI registered for the client, sent with the code.
-    pub redirect_uri: Option<String>,
-    /// Whether the password may be kept beside the refresh token.
-    pub keep_password: bool,
-    /// Where another tool may have left a refresh token.
-    pub import: Vec<ImportSource>,
-}
-
-/// One way to sign in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SignInMethod {
-    /// The person copies a one-time code, or the whole redirected URL, out of the browser.
-    Paste,
-    /// User name and password are asked for on the terminal.
-    Password,
-}
-
-impl SignInMethod {
-    const ALL: [Self; 2] = [Self::Paste, Self::Password];
-
-    /// What it is called in a configuration.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            SignInMethod::Paste => "paste",
-            SignInMethod::Password => "password",
-        }
-    }
-}
-
-/// A place where another tool leaves a refresh token.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum ImportSource {
-    /// An environment variable that holds the refresh token itself.
-    Environment(String),
-    /// The absolute path of a JSON file with a `refresh_token` member (`~/.gdh/authentication`).
-    JsonFile(PathBuf),
-    /// The absolute path of gbdx-auth's INI file (`~/.gbdx-config`).
-    GbdxConfig(PathBuf),
 }
 
 impl<'a> Reader<'a> {
@@ -229,17 +226,27 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
-        let server = self.authorization_server(&table, dialect, checks);
+        if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
+            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
+            return None;
+        }
+        let server = self.authorization_server(id, &table, grant, dialect, checks);
+        let registers = self.registers(&table);
         let client_id = table.string("client_id").map(|found| found.value);
-        let (client_auth, client_secret) = self.client(&table, grant);
+        let (client_auth, client_secret) = self.client(&table, grant, dialect);
         let sign_in = self.sign_in(&table, grant);
         let scopes = table.array("scopes", scope).unwrap_or_default();
         let refresh_scope = table.boolean("refresh_scope").unwrap_or(false);
+        let token_request = self.token_request(&table);
         let asks_for_scopes = match grant {
             _ if scopes.is_empty() => false,
             GrantType::ClientCredentials | GrantType::Password => true,
+            GrantType::Issued => false,
             GrantType::RefreshToken => refresh_scope || sign_in.methods.contains(&SignInMethod::Password),
         };
+        let resource = table.one_or_several("resource", resource).unwrap_or_default();
+        let resource: Vec<String> = resource.into_iter().map(|found| found.value).collect();
         let account = Account {
             id: id.clone(),
             provider,
@@ -247,13 +254,16 @@ impl<'a> Reader<'a> {
             grant,
             dialect,
             server: server?,
+            registers,
             client_id,
             client_auth,
             client_secret,
+            token: self.issued_token(&table, grant),
             scopes: scopes.into_iter().map(|scope| scope.value).collect(),
             refresh_scope,
-            parameters: self.parameters(&table, asks_for_scopes),
-            token_request: self.token_request(&table),
+            parameters: self.parameters(&table, dialect, &token_request.form, asks_for_scopes, &resource),
+            resource,
+            token_request,
             vocabulary: self.vocabulary(&table),
             header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
             renew: self.policy(&table),
@@ -279,7 +289,20 @@ impl<'a> Reader<'a> {
         value
     }
 
-    fn client(&self, table: &Table<'_>, grant: GrantType) -> (ClientAuth, Option<SecretSource>) {
+    /// Whether the client registers itself, so that nobody need say an id.
+    fn registers(&self, table: &Table<'_>) -> bool {
+        let Some(client) = table.word("client", &[("register", ())]) else { return false };
+        if table.has("client_id") {
+            let remedy = "leave out one of the two: a registration brings an id of its own";
+            self.sink.error(&client.place, Complaint::new("cannot be registered beside client_id", remedy));
+        }
+        if !table.has("issuer") {
+            table.require("registration_endpoint", "client = \"register\" needs it, or an issuer");
+        }
+        true
+    }
+
+    fn client(&self, table: &Table<'_>, grant: GrantType, dialect: Dialect) -> (ClientAuth, Option<SecretSource>) {
         let auth = table.word("client_auth", CLIENT_AUTHS).map_or(ClientAuth::None, |found| found.value);
         let secret = match table.string_or_table("client_secret") {
             Some(Ok(inline)) => self.inline_secret(inline),
@@ -290,6 +313,7 @@ impl<'a> Reader<'a> {
             ClientAuth::Post | ClientAuth::Basic | ClientAuth::BasicRaw => {
                 table.require("client_id", "client_auth needs it");
                 table.require("client_secret", "client_auth needs it: client_secret = { file = \"/path\" }");
+                self.can_prove_itself(table, auth, dialect);
             }
             ClientAuth::None if grant == GrantType::ClientCredentials => {
                 // RFC 6749 section 4.4: confidential clients only
@@ -312,6 +336,48 @@ impl<'a> Reader<'a> {
         (auth, secret)
     }
 
+    /// Where the token is found that somebody else issues: what a command prints, or what is kept in a place.
+    fn issued_token(&self, table: &Table<'_>, grant: GrantType) -> Option<SecretSource> {
+        let place = table.place_of("token");
+        if grant != GrantType::Issued {
+            if table.has("token") {
+                let remedy = "say grant = \"command\" or \"static\", or leave it out";
+                self.sink.error(&place, Complaint::new("is not used by this grant", remedy));
+            }
+            return None;
+        }
+        let is_command = table.string("grant").is_some_and(|grant| grant.value == "command");
+        let example = if is_command {
+            "{ command = [\"gcloud\", \"auth\", \"print-access-token\"] }"
+        } else {
+            "{ file = \"/path\" }"
+        };
+        table.require("token", &format!("the grant needs it: token = {example}"));
+        let source = match table.string_or_table("token")? {
+            Ok(inline) => self.inline_secret(inline),
+            Err(table) => self.secret_source(&table),
+        }?;
+        if is_command != matches!(source, SecretSource::Command(_)) {
+            let other = if is_command { "static" } else { "command" };
+            let message = format!("is not what the grant is for: token = {example}");
+            self.sink.error(&place, Complaint::new(message, format!("say grant = \"{other}\", or so")));
+        }
+        Some(source)
+    }
+
+    fn can_prove_itself(&self, table: &Table<'_>, auth: ClientAuth, dialect: Dialect) {
+        if auth == ClientAuth::BasicRaw && table.string("client_id").is_some_and(|id| id.value.contains(':')) {
+            // RFC 7617 section 2: the first colon ends the user-id
+            let complaint = Complaint::new("holds a colon, which ends an id that is sent as it is", "say \"basic\"");
+            self.sink.error(&table.place_of("client_id"), complaint);
+        }
+        if dialect == Dialect::CognitoInitiateAuth {
+            let message = "is of no use to InitiateAuth, which wants the secret hashed with the user's name";
+            let remedy = "say grant = \"cognito_get_tokens\" or \"refresh_token\"";
+            self.sink.follow_up(&table.place_of("client_auth"), Complaint::new(message, remedy));
+        }
+    }
+
     fn policy(&self, table: &Table<'_>) -> Policy {
         let mut policy = Policy::default();
         if let Some(renew) = table.table("renew") {
@@ -331,49 +397,6 @@ impl<'a> Reader<'a> {
         }
         policy
     }
-
-    fn sign_in(&self, table: &Table<'_>, grant: GrantType) -> SignIn {
-        let methods = match table
-            .array("sign_in", |text| one_of(text, &SignInMethod::ALL.map(|method| (method.name(), method))))
-        {
-            Some(methods) => methods.into_iter().map(|method| method.value).collect(),
-            None if grant == GrantType::Password => vec![SignInMethod::Password],
-            None => Vec::new(),
-        };
-        if methods.contains(&SignInMethod::Paste) {
-            table.require("login_page", "sign_in = [\"paste\"] needs it: the page that shows the code");
-        }
-        let keep_password = table.boolean("keep_password").unwrap_or(false);
-        if grant == GrantType::Password && !keep_password {
-            let message = "must be true for the grant password, which signs in anew each time";
-            let remedy = "say keep_password = true, or grant = \"refresh_token\" to keep only that";
-            self.sink.follow_up(&table.place_of("keep_password"), Complaint::new(message, remedy));
-        }
-        SignIn {
-            methods,
-            redirect_uri: table.parsed("redirect_uri", redirect_uri).map(|found| found.value),
-            keep_password,
-            import: self.import(table),
-        }
-    }
-
-    fn import(&self, table: &Table<'_>) -> Vec<ImportSource> {
-        const KEYS: &[&str] = &["environment", "json_file", "gbdx_config"];
-        let source = |table: Table<'_>| {
-            table.only(KEYS);
-            self.exactly_one(&table, KEYS)?;
-            let variable = |text: &str| {
-                let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                let is_name = text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(good);
-                if is_name { Ok(text.to_owned()) } else { Err("is not the name of an environment variable") }
-            };
-            let environment = table.parsed("environment", variable).map(|found| ImportSource::Environment(found.value));
-            environment
-                .or_else(|| self.path(&table, "json_file").map(ImportSource::JsonFile))
-                .or_else(|| self.path(&table, "gbdx_config").map(ImportSource::GbdxConfig))
-        };
-        table.array_of_tables("import").unwrap_or_default().into_iter().filter_map(source).collect()
-    }
 }
 
 /// A scope token (RFC 6749 section 3.3).
@@ -385,13 +408,11 @@ fn scope(text: &str) -> Result<String, Complaint> {
     Err(Complaint::new("is not a scope (RFC 6749 section 3.3)", "write each scope as an element of its own"))
 }
 
-/// An absolute URI without fragment (RFC 6749 section 3.1.2); native apps may have schemes of their own (RFC 8252).
-fn redirect_uri(text: &str) -> Result<String, Complaint> {
-    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-    let good_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    if !good_scheme || !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('#') {
-        return Err("is not an absolute URI without fragment (RFC 6749 section 3.1.2)".into());
+/// An absolute URI without fragment (RFC 8707 section 2).
+fn resource(text: &str) -> Result<String, Complaint> {
+    let is_absolute = text.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+    if !is_absolute || !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('#') {
+        return Err("is not an absolute URI without fragment (RFC 8707 section 2)".into());
     }
     Ok(text.to_owned())
 }

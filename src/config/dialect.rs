@@ -6,7 +6,7 @@ use super::problem::Complaint;
 use super::read::Table;
 use super::reader::Reader;
 use super::secret_source::SecretSource;
-use crate::oauth::{BodyFormat, ErrorWords, Members, Pointer, RequestForm, Vocabulary};
+use crate::oauth::{BodyFormat, Dialect, ErrorWords, Members, Pointer, RequestForm, Vocabulary};
 
 const FORMATS: &[(&str, BodyFormat)] = &[("form", BodyFormat::Form), ("json", BodyFormat::Json)];
 
@@ -17,6 +17,7 @@ const GRANT_PARAMETERS: &[&str] = &[
     "client_secret",
     "code",
     "code_verifier",
+    "device_code",
     "grant_type",
     "password",
     "redirect_uri",
@@ -40,6 +41,14 @@ const RENAMED: &[&str] = &[
     "username",
 ];
 
+/// The parameters that one request holds together, each list of another kind of request: no two may go by one name.
+const SENT_TOGETHER: [&[&str]; 4] = [
+    &["client_id", "client_secret", "grant_type", "refresh_token", "scope"],
+    &["client_id", "client_secret", "grant_type", "username", "password", "scope"],
+    &["client_id", "client_secret", "grant_type", "code", "redirect_uri", "code_verifier"],
+    &["client_id", "client_secret", "token", "token_type_hint"],
+];
+
 /// How requests for tokens are written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct TokenRequestSettings {
@@ -54,15 +63,35 @@ impl<'a> Reader<'a> {
         let Some(table) = table.table("token_request") else { return TokenRequestSettings::default() };
         table.only(&["format", "names", "headers"]);
         let format = table.word("format", FORMATS).map_or(BodyFormat::Form, |found| found.value);
-        let mut names = Vec::new();
-        if let Some(renamed) = table.table("names") {
-            renamed.only(RENAMED);
-            for known in RENAMED {
-                names.extend(renamed.string(known).map(|theirs| ((*known).to_owned(), theirs.value)));
-            }
-        }
+        let names = table.table("names").map(|names| self.names(&names)).unwrap_or_default();
         let headers = table.table("headers").map(|headers| self.added_fields(&headers, token_request_field));
         TokenRequestSettings { form: RequestForm { format, names }, headers: headers.unwrap_or_default() }
+    }
+
+    /// The parameters that go by another name here. Two that are sent together must not go by one: of a parameter that is
+    /// there twice, nobody knows which one the server takes (RFC 6749 section 3.2).
+    fn names(&self, table: &Table<'_>) -> Vec<(String, String)> {
+        table.only(RENAMED);
+        let mut names: Vec<(String, String)> = Vec::new();
+        for known in RENAMED {
+            let Some(theirs) = table.string(known) else { continue };
+            names.push(((*known).to_owned(), theirs.value));
+        }
+        for (index, (known, theirs)) in names.iter().enumerate() {
+            let goes_by = |other: &str| match names.iter().position(|(renamed, _)| renamed == other) {
+                Some(at) if at > index => None, // it is complained of when its turn comes
+                Some(at) => Some(names[at].1.clone()),
+                None => Some(other.to_owned()),
+            };
+            let together = SENT_TOGETHER.iter().filter(|all| all.contains(&known.as_str())).copied().flatten();
+            let same = together.copied().find(|other| other != known && goes_by(other).as_ref() == Some(theirs));
+            if let Some(other) = same {
+                let remedy = "give each a name of its own";
+                let message = format!("is the name of {other}, too, which is sent beside it");
+                self.sink.error(&table.place_of(known), Complaint::new(message, remedy));
+            }
+        }
+        names
     }
 
     pub(super) fn vocabulary(&self, table: &Table<'_>) -> Vocabulary {
@@ -113,21 +142,58 @@ impl<'a> Reader<'a> {
         ErrorWords { sign_in, sign_in_if_repeated, again }
     }
 
-    pub(super) fn parameters(&self, table: &Table<'_>, asks_for_scopes: bool) -> Vec<(String, String)> {
-        let Some(parameters) = table.table("parameters") else { return Vec::new() };
-        let mut pairs = Vec::new();
+    /// Those of every token request, in the order of their names, `resource` (RFC 8707 section 2.2) among them.
+    /// `scopes_are_sent` says whether `scopes` are what `scope` would be.
+    pub(super) fn parameters(
+        &self,
+        table: &Table<'_>,
+        dialect: Dialect,
+        form: &RequestForm,
+        scopes_are_sent: bool,
+        resource: &[String],
+    ) -> Vec<(String, String)> {
+        let mut pairs: Vec<_> = resource.iter().map(|uri| ("resource".to_owned(), uri.clone())).collect();
+        if resource.len() > 1 && dialect.takes_each_parameter_once() {
+            self.sink.error(&table.place_of("resource"), once());
+        }
+        if !resource.is_empty() && form.names.iter().any(|(_, theirs)| theirs == "resource") {
+            let remedy = "give what token_request.names calls so another name";
+            let complaint = Complaint::new("is the name of another parameter here (token_request.names)", remedy);
+            self.sink.error(&table.place_of("resource"), complaint);
+        }
+        let Some(parameters) = table.table("parameters") else { return pairs };
         for name in parameters.keys() {
             let place = parameters.place_of(&name);
-            if GRANT_PARAMETERS.contains(&name.as_str()) {
+            let is_set = |known: &str| GRANT_PARAMETERS.contains(&known);
+            let renamed = form.names.iter().find(|(known, theirs)| *theirs == name && is_set(known));
+            let is_scope = form.names.iter().find(|(known, _)| known == "scope").map_or("scope", |(_, theirs)| theirs);
+            if is_set(&name) || dialect.sets_itself(&name) {
                 self.sink.error(&place, "is a parameter that the grant sets itself");
-            }
-            if name == "scope" && asks_for_scopes {
+            } else if let Some((known, _)) = renamed {
+                let message =
+                    format!("is what {known} is called here (token_request.names), which the grant sets itself");
+                self.sink.error(&place, Complaint::new(message, "take it out, or give that another name"));
+            } else if name == is_scope && scopes_are_sent {
                 let remedy = "say it in one of the two places";
                 self.sink.error(&place, Complaint::new("is what `scopes` are sent as already", remedy));
             }
+            if name == "resource" && !resource.is_empty() {
+                let remedy = "say it in one of the two places";
+                self.sink.error(&place, Complaint::new("is what `resource` is sent as already", remedy));
+            }
             let values = parameters.one_or_several(&name, |text| Ok::<_, Complaint>(text.to_owned()));
-            pairs.extend(values.unwrap_or_default().into_iter().map(|found| (name.clone(), found.value)));
+            let values = values.unwrap_or_default();
+            if values.len() > 1 && dialect.takes_each_parameter_once() {
+                self.sink.error(&place, once());
+            }
+            pairs.extend(values.into_iter().map(|found| (name.clone(), found.value)));
         }
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other)); // stable: what is said several times stays in its order
         pairs
     }
+}
+
+fn once() -> Complaint {
+    let remedy = "name one, or say grant = \"refresh_token\"";
+    Complaint::new("is a list, and Cognito's API takes each parameter once", remedy)
 }

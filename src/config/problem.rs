@@ -77,6 +77,8 @@ pub(crate) enum Severity {
 pub(crate) struct Problem {
     /// Whether it keeps the configuration from being used.
     pub severity: Severity,
+    /// Whether others may only follow from it, as from a misspelt key that the right one is missing.
+    is_cause: bool,
     /// The file, as its [`Source`] calls it.
     pub file: String,
     /// From 1; 0 if it is the file itself that is wrong, and no line of it.
@@ -98,7 +100,8 @@ impl Problem {
         let (line, column) = source.position(span.start);
         let Complaint { message, remedy } = complaint;
         let excerpt = Excerpt::of(source, span);
-        Self { severity, file: source.name.clone(), line, column, key: key.clone(), message, remedy, excerpt }
+        let (file, key) = (source.name.clone(), key.clone());
+        Self { severity, is_cause: false, file, line, column, key, message, remedy, excerpt }
     }
 
     /// A file that is there and cannot be read.
@@ -113,7 +116,8 @@ impl Problem {
     /// A file or folder that others could change, so that nothing it says is acted on.
     pub(crate) fn not_ours_alone(path: impl Into<String>, problem: String, remedy: String) -> Self {
         let (file, key, remedy) = (path.into(), String::new(), Some(remedy));
-        Self { severity: Severity::Error, file, line: 0, column: 0, key, message: problem, remedy, excerpt: None }
+        let (severity, message) = (Severity::Error, problem);
+        Self { severity, is_cause: true, file, line: 0, column: 0, key, message, remedy, excerpt: None }
     }
 
     /// The problem and, where it can hold no secret, the line in question: several lines, for a terminal.
@@ -132,7 +136,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { severity: _, file, line, column, key, message, remedy, excerpt: _ } = self;
+        let Problem { severity: _, is_cause: _, file, line, column, key, message, remedy, excerpt: _ } = self;
         match line {
             0 => write!(f, "{file}: ")?,
             line => write!(f, "{file}:{line}:{column}: ")?,
@@ -145,7 +149,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, in the order of the file. Shows one problem a line.
+/// Everything that is wrong, misspelt keys first, then in the order of the file. Shows one problem a line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Problems(pub Vec<Problem>);
 
@@ -219,7 +223,8 @@ impl Sink {
     /// was understood of it may be anything, also a secret that was taken for a key.
     pub(super) fn syntax_error(&self, source: &Source, span: Range<usize>, message: &str) {
         let key = known_key_of(line_at(source, span.start).0).unwrap_or_default().to_owned();
-        let problem = Problem::new(Severity::Error, &Place { source, span, key }, message.into());
+        let place = Place { source, span, key };
+        let problem = Problem { is_cause: true, ..Problem::new(Severity::Error, &place, message.into()) };
         if self.unreadable.borrow_mut().insert((problem.file.clone(), problem.line)) {
             self.problems.borrow_mut().push(problem);
         }
@@ -227,6 +232,11 @@ impl Sink {
 
     pub(super) fn error(&self, place: &Place<'_>, complaint: impl Into<Complaint>) {
         self.push(Problem::new(Severity::Error, place, complaint.into()));
+    }
+
+    /// An error that others may only follow from: it is shown before them.
+    pub(super) fn cause(&self, place: &Place<'_>, complaint: impl Into<Complaint>) {
+        self.push(Problem { is_cause: true, ..Problem::new(Severity::Error, place, complaint.into()) });
     }
 
     pub(super) fn warning(&self, place: &Place<'_>, complaint: impl Into<Complaint>) {
@@ -263,11 +273,12 @@ impl Sink {
         self.problems.borrow_mut().extend(demoted.map(|problem| Problem { severity: Severity::Warning, ..problem }));
     }
 
-    /// All problems, `first` before the other files, in the order of the lines, each once.
+    /// All problems, each once: causes, then what may follow from them; of each, those of the file `first` before the other
+    /// files', in the order of the lines.
     pub(super) fn finish(self, first: &str) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by(|a, b| {
-            let order = |p: &Problem| (p.file != first, p.file.clone(), p.line, p.column);
+            let order = |p: &Problem| (!p.is_cause, p.file != first, p.file.clone(), p.line, p.column);
             order(a).cmp(&order(b))
         });
         problems.dedup();
@@ -280,11 +291,15 @@ impl Sink {
 const SHOWN: &[&str] = &[
     "account",
     "allow",
+    "authorization_endpoint",
+    "client",
     "client_auth",
     "clients",
     "cognito_endpoint",
     "connect_timeout",
     "deny",
+    "device_authorization_endpoint",
+    "device_pkce",
     "drain",
     "early",
     "extra_ca",
@@ -292,14 +307,19 @@ const SHOWN: &[&str] = &[
     "hosts",
     "http2",
     "idle_timeout",
+    "introspection_endpoint",
+    "issuer",
     "keep_password",
     "listen",
     "login_page",
     "margin",
     "minimum_spacing",
     "provider",
+    "pushed_authorization_endpoint",
+    "redirect",
     "redirect_uri",
     "refuse",
+    "registration_endpoint",
     "replay",
     "replay_limit",
     "require_key",
@@ -312,6 +332,7 @@ const SHOWN: &[&str] = &[
     "token_endpoint",
     "token_query",
     "upstream",
+    "userinfo_endpoint",
     "via",
     "wait",
     "warm",
@@ -320,16 +341,22 @@ const SHOWN: &[&str] = &[
 
 /// Keys of which no more than the name is shown.
 const NAMED: &[&str] = &[
+    "authorize",
     "client_id",
     "client_secret",
     "command",
     "credential",
     "description",
     "header",
+    "identity",
     "import",
     "parameters",
     "proxy",
     "request_headers",
+    "resource",
+    "seal",
+    "store",
+    "unit",
 ];
 
 /// What may be shown of a line.

@@ -28,7 +28,7 @@ use crate::platform::paths::Paths;
 use crate::platform::systemd::Notifier;
 use crate::proxy::Proxy;
 use crate::renewer::Sources;
-use crate::token_source::Said;
+use crate::token_source::SourceDemand;
 
 /// How long the workers may take to let go of a listener; one that is not stuck does so at once.
 const LETTING_GO: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ pub(super) struct Running {
     pub(super) state: ControlState,
     pub(super) published: Published,
     pub(super) sources: Sources,
-    pub(super) demands: mpsc::UnboundedSender<Said>,
+    pub(super) demands: mpsc::UnboundedSender<SourceDemand>,
     pub(super) renewer: RenewerThread,
     pub(super) proxy: Proxy,
     pub(super) listeners: Listeners,

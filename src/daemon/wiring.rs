@@ -10,7 +10,7 @@ use crate::platform::peer::PeerLookup;
 use crate::proxy::{PeerLookups, Table};
 use crate::renewer::Sources;
 use crate::stats::Stats;
-use crate::token_source::{Said, TokenSource};
+use crate::token_source::{SourceDemand, TokenSource};
 
 /// Asks the kernel who is at the other end of each connection; every worker has a way of its own.
 pub(super) fn peer_lookups() -> PeerLookups {
@@ -27,7 +27,7 @@ pub(super) fn sources(
     before: &Config,
     last: &Sources,
     clock: &Arc<Clock>,
-    demands: &mpsc::UnboundedSender<Said>,
+    demands: &mpsc::UnboundedSender<SourceDemand>,
 ) -> Sources {
     let source = |id: &AccountId| match last.get(id) {
         Some(kept) if before.leaves_in_place(config, id) => kept.clone(),

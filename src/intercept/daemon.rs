@@ -1,11 +1,6 @@
 //! Requests on their way to the daemon: at the socket that it has lent to the command, with the command's key.
 
 use std::cell::RefCell;
-use std::fmt;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -13,13 +8,10 @@ use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::sync::Mutex;
-use tracing::debug;
 
-use super::key_field;
+use crate::lent::Daemon;
 use crate::platform::read_woken::ReadWoken;
-use crate::secret::Secret;
 
 /// Fields that are for us or for no one: the daemon must not take a command's word for its key.
 const NOT_FOR_THE_DAEMON: [HeaderName; 3] = [
@@ -30,65 +22,9 @@ const NOT_FOR_THE_DAEMON: [HeaderName; 3] = [
 
 const KEY: HeaderName = HeaderName::from_static("x-valetd-key");
 
-/// What the daemon has lent: good as long as this lives and the daemon runs.
-#[derive(Debug)]
-pub(crate) struct Lent {
-    /// Where requests name an upstream.
-    pub(crate) socket: PathBuf,
-    /// The key for it.
-    pub(crate) key: Secret,
-    /// The connection that both end with.
-    pub(crate) _line: OwnedFd,
-}
-
-/// Asks the daemon to lend once more: after a restart it knows nothing of what was lent before.
-type Lend = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Lent, String>>>>>;
-
-/// The daemon, as a command reaches it.
-pub(crate) struct Daemon {
-    lent: RefCell<Rc<Lent>>,
-    lend: Lend,
-    lending: Mutex<()>,
-}
-
-impl fmt::Debug for Daemon {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Daemon").field("lent", &self.lent).finish_non_exhaustive()
-    }
-}
-
-impl Daemon {
-    /// `lend` is asked when the socket is gone.
-    pub(crate) fn new(lent: Lent, lend: Lend) -> Self {
-        Self { lent: RefCell::new(Rc::new(lent)), lend, lending: Mutex::new(()) }
-    }
-
-    async fn connect(&self) -> Result<(ReadWoken, HeaderValue), String> {
-        let lent = self.lent.borrow().clone();
-        if let Ok(stream) = UnixStream::connect(&lent.socket).await {
-            return Ok((woken(stream)?, field(&lent)?));
-        }
-        let _one_at_a_time = self.lending.lock().await;
-        let now = self.lent.borrow().clone();
-        let now = if Rc::ptr_eq(&now, &lent) {
-            let new = Rc::new((self.lend)().await?);
-            debug!("the daemon was started anew, and has lent another address");
-            self.lent.replace(new.clone());
-            new
-        } else {
-            now
-        };
-        let stream = UnixStream::connect(&now.socket).await.map_err(|error| error.to_string())?;
-        Ok((woken(stream)?, field(&now)?))
-    }
-}
-
-fn woken(stream: UnixStream) -> Result<ReadWoken, String> {
-    ReadWoken::new(stream).map_err(|error| error.to_string())
-}
-
-fn field(lent: &Lent) -> Result<HeaderValue, String> {
-    key_field(&lent.key).ok_or_else(|| "the key cannot be presented".to_owned())
+async fn connect(daemon: &Daemon) -> Result<(ReadWoken, HeaderValue), String> {
+    let (stream, key) = daemon.connect().await?;
+    Ok((ReadWoken::new(stream).map_err(|error| error.to_string())?, key))
 }
 
 /// The connection to the daemon that belongs to one of the command's: made with its first request, and kept.
@@ -162,7 +98,7 @@ impl Link {
                 },
             }
         }
-        let (stream, key) = daemon.connect().await?;
+        let (stream, key) = connect(daemon).await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
@@ -178,7 +114,7 @@ impl Link {
             match &*kept {
                 Some((sender, key)) if !sender.is_closed() => (sender.clone(), key.clone()),
                 _ => {
-                    let (stream, key) = daemon.connect().await?;
+                    let (stream, key) = connect(daemon).await?;
                     let handshake = http2::handshake(OnThisThread, TokioIo::new(stream)).await;
                     let (sender, connection) = handshake.map_err(|error| error.to_string())?;
                     tokio::task::spawn_local(async move { drop(connection.await) });

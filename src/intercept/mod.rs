@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tracing::debug;
 
 use crate::config::{Endpoint, ForwardProxy, Origin, Proxies};
+use crate::lent::Daemon;
 use crate::platform::peer::{PeerLookup, own_uid};
 use crate::secret::Secret;
 
@@ -40,7 +41,6 @@ mod proxy;
 mod tunnel;
 
 pub(crate) use authority::{AuthorityError, CertificateAuthority, is_address};
-pub(crate) use daemon::{Daemon, Lent};
 pub(crate) use placeholder::PLACEHOLDER_JWT;
 
 /// What is answered, whoever has made it.
@@ -204,11 +204,4 @@ fn problem(status: StatusCode, kind: &str, error: &'static str, detail: &str) ->
 
 fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
-}
-
-/// A client key as a field's value.
-fn key_field(key: &Secret) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(key.expose()).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }

@@ -24,6 +24,18 @@ pub(super) enum Operation {
     GetTokensFromRefreshToken,
 }
 
+impl Operation {
+    /// Whether its request has that parameter by itself.
+    pub(super) fn sets_itself(self, name: &str) -> bool {
+        match self {
+            Operation::InitiateAuth => name == REFRESH_TOKEN,
+            Operation::GetTokensFromRefreshToken => ["ClientId", "ClientSecret", "RefreshToken"].contains(&name),
+        }
+    }
+}
+
+const REFRESH_TOKEN: &str = "REFRESH_TOKEN";
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct InitiateAuth<'a> {
@@ -51,7 +63,7 @@ fn initiate_auth(token: &Secret, client: &Client, parameters: &[(String, String)
                     here: use grant = \"cognito_get_tokens\" or \"refresh_token\""
             .to_owned());
     }
-    let auth_parameters = members([("REFRESH_TOKEN", token.expose())], parameters)?;
+    let auth_parameters = members([(REFRESH_TOKEN, token.expose())], parameters)?;
     let body = InitiateAuth { client_id: cognito_id(client)?, auth_flow: "REFRESH_TOKEN_AUTH", auth_parameters };
     Ok(post("AWSCognitoIdentityProviderService.InitiateAuth", &body, token, client))
 }
@@ -148,8 +160,16 @@ fn judge(operation: Operation, reader: &Reader<'_>, name: &str, message: &Value)
         "InvalidParameterException" if says("not enabled") || says("not supported") => Some(Why::ClientRefused),
         _ => None, // TooManyRequests, LimitExceeded, InternalError, a Lambda's troubles, ...
     };
+    // rotation takes REFRESH_TOKEN_AUTH out of the flows that a client may use
+    let wants_rotation = initiated
+        && match name {
+            "NotAuthorizedException" => says("rotation") || says("rotated"),
+            "InvalidParameterException" => says("not enabled") || says("not supported"),
+            _ => false,
+        };
     let known = why.is_some().then(|| name.to_owned());
-    reader.verdict(why, known.or_else(|| reader.code(name)), &reader.quote(message, &[]))
+    let refusal = reader.verdict(why, known.or_else(|| reader.code(name)), &reader.quote(message, &[]));
+    Refusal { wants_rotation, ..refusal }
 }
 
 #[cfg(test)]
@@ -262,6 +282,8 @@ mod tests {
         for (name, answer, failure, code) in table {
             let refusal = answer.expect_err(name);
             assert_eq!((refusal.failure, refusal.oauth_error.as_deref()), (failure, Some(code)), "{name}");
+            let wants_rotation = ["InitiateAuth with rotation on", "flow switched off"].contains(&name);
+            assert_eq!(refusal.wants_rotation, wants_rotation, "{name}");
         }
         let refusal = initiate_auth(200, r#"{"ChallengeName":"SMS_MFA","Session":"s"}"#).unwrap_err();
         assert_eq!(refusal.failure, REVOKED);

@@ -82,9 +82,10 @@ fn tokens_are_found_where_the_provider_has_them_and_nowhere_else() {
     let nested = "token_response = { within = \"/data\" }";
     let either = "token_response = { within = [\"/authed_user\", \"\"] }";
     let deep = "token_response = { access_token = \"/result/0/token\", expires_in = \"/result/0/life\" }";
+    let said = "token_response = { error = \"status\" }";
     let listed = r#"{"result":[{"token":"a","life":600}],"access_token":"other"}"#;
     type Row<'a> = (&'a str, &'a str, Option<(&'a str, Option<&'a str>, Option<u64>)>);
-    let table: [Row<'_>; 10] = [
+    let table: [Row<'_>; 18] = [
         (camel, r#"{"accessToken":"a","refreshToken":"n","expiresIn":60}"#, Some(("a", Some("n"), Some(60)))),
         (camel, "accessToken=a&refreshToken=n&expiresIn=60", Some(("a", Some("n"), Some(60)))),
         (camel, r#"{"access_token":"a","refresh_token":"n"}"#, None),
@@ -96,6 +97,24 @@ fn tokens_are_found_where_the_provider_has_them_and_nowhere_else() {
         (nested, r#"{"access_token":"a","refresh_token":"n"}"#, None),
         (either, r#"{"ok":true,"access_token":"bot","authed_user":{"access_token":"a"}}"#, Some(("a", None, None))),
         (either, r#"{"ok":true,"access_token":"bot","authed_user":{"id":"U"}}"#, Some(("bot", None, None))),
+        // somebody else's refresh token beside the named place is not ours, nor a form's, which has no places
+        (
+            either,
+            r#"{"access_token":"bot","refresh_token":"b","authed_user":{"access_token":"a","refresh_token":"u"}}"#,
+            Some(("a", Some("u"), None)),
+        ),
+        (
+            either,
+            r#"{"access_token":"bot","refresh_token":"b","authed_user":{"access_token":"a"}}"#,
+            Some(("a", None, None)),
+        ),
+        (nested, r#"{"refresh_token":"b","data":{"access_token":"a"}}"#, Some(("a", None, None))),
+        (nested, "access_token=a&refresh_token=n", None),
+        (either, "access_token=a&refresh_token=n", Some(("a", Some("n"), None))),
+        // what stands where errors are may also say that there was none
+        (said, r#"{"status":"ok","access_token":"a"}"#, Some(("a", None, None))),
+        (said, r#"{"status":200,"access_token":"a"}"#, Some(("a", None, None))),
+        (said, r#"{"status":"invalid_grant","access_token":"a"}"#, None),
         (deep, listed, Some(("a", None, Some(600)))),
         (deep, r#"{"result":[]}"#, None),
         ("", r#"{"data":{"access_token":"a"}}"#, None),
@@ -129,6 +148,8 @@ fn a_refusal_is_found_where_the_provider_has_it_and_a_new_refresh_token_is_never
         r#"{"data":{"access_token":5,"newToken":"n"}}"#,
         r#"{"data":{"newToken":"n"}}"#,
         r#"{"data":{"access_token":"a","token_type":"DPoP","newToken":"n"}}"#,
+        r#"{"newToken":"other","data":{"newToken":"n"}}"#,
+        r#"{"data":{"newToken":"n"},"newToken":"other"}"#,
     ] {
         let tokens = read(lines, 200, body).unwrap_or_else(|refusal| panic!("{body}: {refusal:?}"));
         assert_eq!(tokens.refresh_token.as_ref().map(Secret::expose), Some("n"), "{body}");

@@ -19,6 +19,8 @@ pub(crate) enum Grant {
     },
     /// RFC 6749 section 4.4: nothing but the client itself.
     ClientCredentials,
+    /// Nothing is presented to a server: a program, or whoever fills a file, has the token.
+    Issued,
     /// RFC 6749 section 4.1.3.
     AuthorizationCode {
         /// Good once.
@@ -26,6 +28,13 @@ pub(crate) enum Grant {
         /// The same one as in the authorization request, if there was one in it.
         redirect_uri: Option<String>,
         /// What the request's code challenge was made of (RFC 7636), if it had one.
+        code_verifier: Option<Secret>,
+    },
+    /// RFC 8628 section 3.4.
+    DeviceCode {
+        /// Good once, after the person has said yes.
+        device_code: Secret,
+        /// What the request's code challenge was made of, if it had one: openEO's, in no RFC.
         code_verifier: Option<Secret>,
     },
 }
@@ -37,7 +46,8 @@ impl Grant {
             Grant::RefreshToken(refresh_token) => (Some(refresh_token), None),
             Grant::Password { password, .. } => (Some(password), None),
             Grant::AuthorizationCode { code, code_verifier, .. } => (Some(code), code_verifier.as_ref()),
-            Grant::ClientCredentials => (None, None),
+            Grant::DeviceCode { device_code, code_verifier } => (Some(device_code), code_verifier.as_ref()),
+            Grant::ClientCredentials | Grant::Issued => (None, None),
         };
         secret.into_iter().chain(verifier)
     }
@@ -52,6 +62,18 @@ pub(crate) enum GrantType {
     ClientCredentials,
     /// RFC 6749 section 4.3 at every renewal, with a kept password.
     Password,
+    /// None: tokens are taken from where somebody else puts them.
+    Issued,
+}
+
+impl GrantType {
+    /// Whether a person has to sign in, and leaves a credential that is kept.
+    pub(crate) fn needs_sign_in(self) -> bool {
+        match self {
+            GrantType::RefreshToken | GrantType::Password => true,
+            GrantType::ClientCredentials | GrantType::Issued => false,
+        }
+    }
 }
 
 /// How the client proves who it is (RFC 6749 section 2.3).
@@ -162,11 +184,34 @@ pub(crate) enum EndpointKind {
     Revocation,
     /// The page that a person signs in on: the authorization endpoint (RFC 6749 section 3.1), or one that leads to it.
     LoginPage,
+    /// RFC 6749 section 3.1.
+    Authorization,
+    /// RFC 8628 section 3.1.
+    DeviceAuthorization,
+    /// RFC 9126.
+    PushedAuthorization,
+    /// OpenID Connect Core section 5.3.
+    Userinfo,
+    /// RFC 7662.
+    Introspection,
+    /// RFC 7591.
+    Registration,
 }
 
 impl EndpointKind {
     /// All of them, the token endpoint first.
-    pub(crate) const ALL: [Self; 4] = [Self::Token, Self::Cognito, Self::Revocation, Self::LoginPage];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Token,
+        Self::Cognito,
+        Self::Revocation,
+        Self::LoginPage,
+        Self::Authorization,
+        Self::DeviceAuthorization,
+        Self::PushedAuthorization,
+        Self::Userinfo,
+        Self::Introspection,
+        Self::Registration,
+    ];
 
     /// Its key in a configuration.
     pub(crate) fn key(self) -> &'static str {
@@ -175,15 +220,27 @@ impl EndpointKind {
             EndpointKind::Cognito => "cognito_endpoint",
             EndpointKind::Revocation => "revocation_endpoint",
             EndpointKind::LoginPage => "login_page",
+            EndpointKind::Authorization => "authorization_endpoint",
+            EndpointKind::DeviceAuthorization => "device_authorization_endpoint",
+            EndpointKind::PushedAuthorization => "pushed_authorization_endpoint",
+            EndpointKind::Userinfo => "userinfo_endpoint",
+            EndpointKind::Introspection => "introspection_endpoint",
+            EndpointKind::Registration => "registration_endpoint",
         }
     }
 
-    /// Whether we send it refresh tokens or passwords: then a credential is bound to where it is, and no route leads
-    /// there.
+    /// Whether we send it refresh tokens, passwords, or a token together with the client's secret: then a credential is
+    /// bound to where it is, and no route leads there.
     pub(crate) fn takes_credentials(self) -> bool {
         match self {
-            EndpointKind::Token | EndpointKind::Cognito | EndpointKind::Revocation => true,
-            EndpointKind::LoginPage => false, // what a person types there, a browser sends
+            EndpointKind::Token | EndpointKind::Cognito | EndpointKind::Revocation | EndpointKind::Introspection => {
+                true
+            }
+            // what a person types there, a browser sends
+            EndpointKind::LoginPage | EndpointKind::Authorization => false,
+            // before there is a credential
+            EndpointKind::DeviceAuthorization | EndpointKind::PushedAuthorization | EndpointKind::Registration => false,
+            EndpointKind::Userinfo => false, // an API: it is shown the access token, as upstreams are
         }
     }
 
@@ -191,7 +248,14 @@ impl EndpointKind {
     pub(crate) fn issues_tokens(self) -> bool {
         match self {
             EndpointKind::Token | EndpointKind::Cognito => true,
-            EndpointKind::Revocation | EndpointKind::LoginPage => false,
+            EndpointKind::Revocation
+            | EndpointKind::LoginPage
+            | EndpointKind::Authorization
+            | EndpointKind::DeviceAuthorization
+            | EndpointKind::PushedAuthorization
+            | EndpointKind::Userinfo
+            | EndpointKind::Introspection
+            | EndpointKind::Registration => false,
         }
     }
 }

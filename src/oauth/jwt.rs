@@ -16,6 +16,8 @@ pub(crate) struct Claims {
     pub exp: Option<i64>,
     /// `iat`: issued then.
     pub iat: Option<i64>,
+    /// `nonce`: of the authentication request that it answers.
+    pub nonce: Option<String>,
     /// Who it speaks of: `email`, a user name or `sub`, the first that is there; printable and at most 100 characters.
     pub identity: Option<String>,
 }
@@ -29,10 +31,11 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
     if !payload.trim_ascii_start().starts_with(b"{") {
         return None; // serde would take an array for a struct
     }
-    let Payload { exp, iat, email, cognito_username, preferred_username, username, sub } =
+    let Payload { exp, iat, nonce, email, cognito_username, preferred_username, username, sub } =
         serde_json::from_slice(&payload).ok()?;
     let names = [email, cognito_username, preferred_username, username, sub];
-    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), identity: names.iter().find_map(identity) })
+    let nonce = nonce.as_str().map(str::to_owned);
+    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), nonce, identity: names.iter().find_map(identity) })
 }
 
 #[derive(Deserialize, Default)]
@@ -40,6 +43,7 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
 struct Payload {
     exp: Value,
     iat: Value,
+    nonce: Value,
     email: Value,
     #[serde(rename = "cognito:username")]
     cognito_username: Value,
@@ -84,7 +88,8 @@ mod tests {
     #[test]
     fn times_and_names_are_read_in_every_spelling_that_occurs() {
         let found = |exp, iat, identity: &str| {
-            Some(Claims { exp, iat, identity: (!identity.is_empty()).then(|| identity.to_owned()) })
+            let identity = (!identity.is_empty()).then(|| identity.to_owned());
+            Some(Claims { exp, iat, identity, ..Claims::default() })
         };
         let table = [
             ("integers", r#"{"exp":1700003600,"iat":1700000000}"#, found(Some(1700003600), Some(1700000000), "")),

@@ -14,6 +14,9 @@ use super::vocabulary::{Members, Pointer};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
+/// RFC 8628 section 3.4.
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
 /// Writes the request. `scopes` are asked for where the request may have a scope: with a code they were settled when the
 /// person consented. So they were with a refresh token (section 6), where the caller mostly has none to ask for.
 pub(super) fn request(
@@ -34,6 +37,7 @@ pub(super) fn request(
             pairs.extend([("grant_type", "password"), ("username", username.as_str()), ("password", password)]);
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
+        Grant::Issued => return Err("nothing is asked of a server for a token that others issue".to_owned()),
         Grant::ClientCredentials => {
             pairs.push(("grant_type", "client_credentials"));
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
@@ -41,6 +45,10 @@ pub(super) fn request(
         Grant::AuthorizationCode { code, redirect_uri, code_verifier } => {
             pairs.extend([("grant_type", "authorization_code"), ("code", code.expose())]);
             pairs.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+            pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
+        }
+        Grant::DeviceCode { device_code, code_verifier } => {
+            pairs.extend([("grant_type", DEVICE_CODE), ("device_code", device_code.expose())]);
             pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
         }
     }
@@ -176,7 +184,8 @@ impl Response {
     }
 
     /// A response that is form-encoded, as GitHub's is to who does not ask for JSON. Tokens are taken from any text that has
-    /// them; an error only where the response says that it is a form.
+    /// them, unless they belong within an object, which a form has not; an error only where the response says that it is a
+    /// form.
     fn of_form(reader: &Reader<'_>) -> Option<Self> {
         let body = reader.body().trim_ascii_end();
         if reader.is_web_page() || body.iter().any(|byte| !byte.is_ascii_graphic()) {
@@ -184,10 +193,11 @@ impl Response {
         }
         let says_form = reader.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(FORM));
         let (fields, names) = (Fields::read(body)?, &reader.vocabulary.members);
-        let token = |pointer: &Option<Pointer>, name: &str| fields.at(pointer.as_ref(), name).cloned();
+        let field = |pointer: &Option<Pointer>, name: &str| fields.at(pointer.as_ref(), name).cloned();
         let told = |pointer: &Option<Pointer>, name: &str| {
-            token(pointer, name).map_or(Value::Null, |text| Value::String(text.expose().to_owned()))
+            field(pointer, name).map_or(Value::Null, |text| Value::String(text.expose().to_owned()))
         };
+        let token = |pointer, name| if names.may_be_at_the_top() { field(pointer, name) } else { None };
         let form = Self {
             access_token: token(&names.access_token, "access_token"),
             id_token: token(&names.id_token, "id_token"),
@@ -238,6 +248,16 @@ fn code_where_named(error: Value, names: &Members) -> Value {
     }
 }
 
+/// Whether a response that holds tokens names an error beside them. Where the configuration says in which member errors
+/// are, that member may also say that there was none ("ok", "success"): there, only a word that is known is an error.
+fn names_an_error(reader: &Reader<'_>, error: &Value) -> bool {
+    let words = &reader.vocabulary.errors;
+    let is_known =
+        || code_of(error).is_some_and(|code| words.meaning(code).or(meaning(reader, code).map(Some)).is_some());
+    let may_be_praise = reader.is_success() && reader.vocabulary.members.error.is_some() && error.is_string();
+    names_something(error) && (!may_be_praise || is_known())
+}
+
 fn code_of(error: &Value) -> Option<&str> {
     let inside = || ["code", "type", "errorType", "error", "status"].iter().find_map(|name| error.get(name)?.as_str());
     error.as_str().or_else(inside)
@@ -254,7 +274,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
         ends: std::mem::take(&mut body.ends),
     };
     if found.holds_a_token() {
-        if names_something(&body.error) {
+        if names_an_error(reader, &body.error) {
             return Err(reader.transient(None, "with both tokens and an error"));
         }
     } else {
@@ -318,7 +338,7 @@ pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Sec
     };
     let words = match (code, reader.grant) {
         ("invalid_grant", Grant::Password { .. }) => ": wrong user name or password".to_owned(),
-        ("invalid_grant", Grant::AuthorizationCode { .. }) => {
+        ("invalid_grant", Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. }) => {
             ": the code has been used, has expired, or was issued to another client".to_owned()
         }
         _ => reader.quote(body.description(), received),

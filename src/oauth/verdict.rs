@@ -48,6 +48,8 @@ pub(crate) struct Refusal {
     /// What the server did, for people, to follow its name: "answered 400 invalid_grant: Token is not active". Never
     /// holds a secret that was sent or received, nor text of the body but the code and its description.
     pub detail: String,
+    /// The server rotates refresh tokens and was not asked in the dialect for that: it says nothing of the one presented.
+    pub wants_rotation: bool,
 }
 
 /// One response, read with what it answers.
@@ -155,21 +157,24 @@ impl<'a> Reader<'a> {
     /// A refusal that means this, if the status is one with which verdicts are given.
     pub(super) fn refusal(&self, meaning: Option<Failure>, code: Option<String>, words: &str) -> Refusal {
         match meaning {
-            Some(failure) if gives_verdicts(self.response.status) => {
-                Refusal { failure, detail: self.detail(code.as_deref(), words), oauth_error: code }
-            }
+            Some(failure) if gives_verdicts(self.response.status) => self.refused(failure, code, words),
             _ => self.transient(code, words),
         }
     }
 
+    fn refused(&self, failure: Failure, code: Option<String>, words: &str) -> Refusal {
+        let detail = self.detail(code.as_deref(), words);
+        Refusal { failure, oauth_error: code, detail, wants_rotation: false }
+    }
+
     pub(super) fn permanent(&self, why: Why, code: Option<String>, words: &str) -> Refusal {
-        Refusal { failure: Failure::Permanent(why), detail: self.detail(code.as_deref(), words), oauth_error: code }
+        self.refused(Failure::Permanent(why), code, words)
     }
 
     pub(super) fn transient(&self, code: Option<String>, words: &str) -> Refusal {
         let retry_after = self.response.retry_after.and_then(|text| retry_after(text, self.server_now));
         let failure = Failure::Transient { retry_after };
-        Refusal { failure, detail: self.detail(code.as_deref(), words), oauth_error: code }
+        self.refused(failure, code, words)
     }
 
     pub(super) fn no_verdict(&self) -> Refusal {

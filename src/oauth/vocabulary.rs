@@ -38,6 +38,11 @@ pub(crate) struct Members {
 }
 
 impl Members {
+    /// Whether tokens may be members of the response itself, rather than of an object in it.
+    pub(super) fn may_be_at_the_top(&self) -> bool {
+        self.within.is_empty() || self.within.contains(&Pointer::default())
+    }
+
     /// The paths from the response itself at which a refresh token may be, the best first; `None` where none was named.
     pub(super) fn refresh_token_paths(&self) -> Option<Vec<Vec<String>>> {
         if self.within.is_empty() && self.refresh_token.is_none() {

@@ -19,6 +19,7 @@ use super::clock::wall;
 use super::environment;
 pub(crate) use super::journal::is_treacherous;
 use super::journal::{Journal, priority, tame};
+use crate::names::nearest;
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
@@ -53,6 +54,9 @@ pub(crate) struct LogError(String);
 const QUIET: &str =
     "hyper=warn,hyper_util=warn,h2=warn,h2::proto::ping_pong=error,rustls=warn,tokio_rustls=warn,notify=warn";
 
+/// How much is logged, from nothing to everything.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 impl LogHandle {
     /// The filter, as it was written.
     pub(crate) fn filter(&self) -> String {
@@ -79,9 +83,13 @@ impl LogHandle {
 ///
 /// If the filter cannot be read, or if there is a log already.
 pub(crate) fn init(options: Options) -> Result<LogHandle, LogError> {
-    let environment = || environment::text("RUST_LOG").filter(|filter| !filter.is_empty());
-    let filter = options.filter.or_else(environment).unwrap_or_else(|| "info".to_owned());
-    let (filter, handle) = reload::Layer::new(read_filter(&filter)?);
+    let variable = || environment::text("RUST_LOG").filter(|filter| !filter.is_empty());
+    let filter = match (options.filter, variable()) {
+        (Some(filter), _) => read_filter(&filter)?,
+        (None, Some(filter)) => read_filter(&filter).map_err(|error| LogError(format!("RUST_LOG: {error}")))?,
+        (None, None) => read_filter("info")?,
+    };
+    let (filter, handle) = reload::Layer::new(filter);
     let style = Style::of_standard_error();
     let lines = match (style, options.format, Journal::connect()) {
         (Style::Journal, Format::Text, Ok(journal)) => journal.boxed(),
@@ -93,16 +101,35 @@ pub(crate) fn init(options: Options) -> Result<LogHandle, LogError> {
     Ok(LogHandle(handle))
 }
 
+/// A filter as it was written, if it can be read.
+///
+/// # Errors
+///
+/// As [`init`].
+pub(crate) fn checked_filter(filter: &str) -> Result<String, LogError> {
+    read_filter(filter).map(|_| filter.to_owned())
+}
+
 fn read_filter(filter: &str) -> Result<Targets, LogError> {
     let already_quiet = filter.trim().parse().is_ok_and(|level: LevelFilter| level <= LevelFilter::WARN);
     // the last directive for a target wins
     let directives = if already_quiet { filter.to_owned() } else { format!("{QUIET},{filter}") };
-    let targets: Targets = directives.parse().map_err(|error| {
+    let refused = |why: String| {
         LogError(format!(
-            "the log filter {filter:?}: {error}; try a level (error, warn, info, debug, trace), \
-             or levels by module: info,valetd::proxy=debug"
+            "the log filter {filter:?}: {why}; try a level ({}), or levels by module: info,valetd::proxy=debug",
+            LEVELS.join(", ")
         ))
-    })?;
+    };
+    for directive in filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+        // what is read below takes a word that is no level for a module, of which everything is logged
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            let near = nearest(&level.to_ascii_lowercase(), LEVELS);
+            let near = near.map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default();
+            return Err(refused(format!("{level:?} is no level{near}")));
+        }
+    }
+    let targets: Targets = directives.parse().map_err(|error| refused(format!("{error}")))?;
     let is_silent_elsewhere = targets.default_level().is_none();
     Ok(if is_silent_elsewhere { targets.with_default(LevelFilter::ERROR) } else { targets })
 }
@@ -375,6 +402,23 @@ mod tests {
             info!("still heard");
         });
         assert_eq!(said, "<6>heard\n<6>still heard\n");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_the_levels_are_named() {
+        for (filter, expected) in [
+            ("loud", "\"loud\" is no level; try a level (off, error, warn, info, debug, trace)"),
+            ("debgu", "(did you mean \"debug\"?)"),
+            ("INFO,valetd::proxy=dbug", "\"dbug\" is no level (did you mean \"debug\"?)"),
+            ("info,hyper", "\"hyper\" is no level"),
+            ("info,hyper=", "\"\" is no level"),
+        ] {
+            let error = read_filter(filter).unwrap_err().to_string();
+            assert!(error.contains(expected), "{filter}: {error}");
+        }
+        for filter in ["off", "Warn", "info,valetd::proxy=debug", "info,", "3"] {
+            assert!(read_filter(filter).is_ok(), "{filter}");
+        }
     }
 
     #[test]

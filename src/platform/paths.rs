@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::environment;
+use super::io_error::words;
 
 /// Where this process finds and leaves things. All absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -209,13 +210,32 @@ pub(crate) enum FolderError {
         owner: u32,
     },
     /// The system says no.
-    #[error("cannot use the folder {}: {error}", path.display())]
+    #[error("cannot use the folder {}: {}{}", path.display(), words(error), remedy(error))]
     Io {
         /// The folder.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
+}
+
+/// What follows the words that say what cannot be written.
+pub(crate) const READ_ONLY: &str = ": its file system is read-only; mount it writable, or use another --state-dir";
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": have those above it let you in, or name another place",
+        io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
+        _ => "",
+    }
+}
+
+/// Whether the folder lies, or would lie, on a file system that is read-only.
+pub(crate) fn is_read_only(folder: &Path) -> bool {
+    let there = folder.ancestors().find(|ancestor| ancestor.exists());
+    let flags = there.and_then(|there| rustix::fs::statvfs(there).ok()).map(|system| system.f_flag);
+    flags.is_some_and(|flags| flags.contains(StatVfsMountFlags::RDONLY))
 }
 
 impl OwnFolder {

@@ -15,6 +15,7 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tracing::{debug, warn};
 
+use super::io_error::words;
 use super::paths::OwnFolder;
 use super::{environment, listeners};
 use crate::config::ListenAddress;
@@ -136,7 +137,12 @@ fn explain(address: &ListenAddress, error: io::Error) -> io::Error {
         }
         _ => String::new(),
     };
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{remedy}"))
+    let words = match (error.kind(), address) {
+        // said with whose it is
+        (ErrorKind::AddrInUse, ListenAddress::Tcp(_)) => String::new(),
+        _ => format!(": {}", words(&error)),
+    };
+    io::Error::new(error.kind(), format!("cannot listen on {address}{words}{remedy}"))
 }
 
 /// Who has a TCP address, and what can be done.

@@ -269,7 +269,7 @@ mod tests {
         }
     }
 
-    fn source() -> (Arc<TokenSource>, mpsc::UnboundedReceiver<crate::token_source::Said>) {
+    fn source() -> (Arc<TokenSource>, mpsc::UnboundedReceiver<crate::token_source::SourceDemand>) {
         let (orders, heard) = mpsc::unbounded_channel();
         (TokenSource::new(AccountId::new("lab").unwrap(), Arc::new(Clock::start()), orders), heard)
     }

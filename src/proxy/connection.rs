@@ -20,7 +20,7 @@ use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::guard;
 use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::scope::{Reader, Scope};
-use crate::proxy::registry::{Handle, Standing};
+use crate::proxy::registry::{ClientState, Handle};
 use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::worker::Worker;
 
@@ -103,12 +103,12 @@ pub(crate) struct Stream {
 }
 
 impl Connection {
-    pub(crate) fn new(worker: Rc<Worker>, ingress: Rc<Ingress>, peer: Peer, standing: Standing) -> Rc<Self> {
+    pub(crate) fn new(worker: Rc<Worker>, ingress: Rc<Ingress>, peer: Peer, client_state: ClientState) -> Rc<Self> {
         worker.stats.connections.add(1);
         Rc::new(Self {
             ingress,
             peer,
-            handle: worker.registry.opened(standing),
+            handle: worker.registry.opened(client_state),
             activity: Activity::new(),
             seat: Rc::default(),
             is_outside_containers: Cell::new(None),
@@ -143,7 +143,7 @@ impl Connection {
 
     /// Its client was told no: the connection ends when that has been read.
     pub(crate) fn turn_away(&self) {
-        self.handle.stands(Standing::TurnedAway);
+        self.handle.stands(ClientState::TurnedAway);
     }
 
     /// Whether the client is known to run outside of containers; looked up once.

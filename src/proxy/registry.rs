@@ -22,7 +22,7 @@ const STRANGERS: usize = 64;
 /// What others may know and ask of a connection.
 pub(crate) struct Handle {
     id: u64,
-    standing: Cell<Standing>,
+    client_state: Cell<ClientState>,
     stopping: Cell<Stopping>,
     /// Whether the rights of what runs on it are to be looked at.
     doubted: Cell<bool>,
@@ -32,9 +32,9 @@ pub(crate) struct Handle {
 
 /// What is known of a connection's client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
+pub(crate) enum ClientState {
     /// It may come in, or has shown a client key.
-    Client,
+    Admitted,
     /// It has yet to show a client key.
     Stranger,
     /// It was told no, and may read so.
@@ -55,13 +55,13 @@ enum Stopping {
 }
 
 impl Handle {
-    pub(crate) fn standing(&self) -> Standing {
-        self.standing.get()
+    pub(crate) fn client_state(&self) -> ClientState {
+        self.client_state.get()
     }
 
-    /// Changes the standing, which the serving task takes notice of.
-    pub(crate) fn stands(&self, standing: Standing) {
-        self.standing.set(standing);
+    /// Changes the state, which the serving task takes notice of.
+    pub(crate) fn stands(&self, state: ClientState) {
+        self.client_state.set(state);
         self.wake();
     }
 
@@ -147,12 +147,12 @@ impl Registry {
     }
 
     /// Enters a connection.
-    pub(crate) fn opened(&self, standing: Standing) -> Rc<Handle> {
+    pub(crate) fn opened(&self, state: ClientState) -> Rc<Handle> {
         let id = self.last_id.get() + 1;
         self.last_id.set(id);
         let handle = Rc::new(Handle {
             id,
-            standing: Cell::new(standing),
+            client_state: Cell::new(state),
             stopping: Cell::new(Stopping::No),
             doubted: Cell::new(false),
             waker: RefCell::new(None),
@@ -175,9 +175,9 @@ impl Registry {
 
     /// A request on the connection may come in, or has shown a valid client key: from here on it is a client's.
     pub(crate) fn vouch(&self, handle: &Handle) {
-        if handle.standing() == Standing::Stranger {
+        if handle.client_state() == ClientState::Stranger {
             self.strangers.leave(handle.id);
-            handle.stands(Standing::Client);
+            handle.stands(ClientState::Admitted);
         }
     }
 
@@ -280,7 +280,7 @@ impl Strangers {
         places.push_back(Place { origin, handle: handle.clone() });
         drop(places);
         if let Some(oldest) = oldest {
-            oldest.handle.stands(Standing::Closed);
+            oldest.handle.stands(ClientState::Closed);
         }
     }
 
@@ -330,19 +330,27 @@ mod tests {
         let registry = Registry::new(1);
         let of = |uid| Peer { addresses: None, process: Process::Of { uid, pid: None } };
         let enter = |uid| {
-            let handle = registry.opened(Standing::Stranger);
+            let handle = registry.opened(ClientState::Stranger);
             strangers.enter(&handle, &of(uid));
             handle
         };
         let (first, second, other) = (enter(1), enter(1), enter(2));
         let third = enter(1);
-        assert_eq!((first.standing(), second.standing()), (Standing::Closed, Standing::Stranger), "half are taken");
+        assert_eq!(
+            (first.client_state(), second.client_state()),
+            (ClientState::Closed, ClientState::Stranger),
+            "half are taken"
+        );
         let (last, over) = (enter(3), enter(4));
-        assert_eq!((second.standing(), other.standing()), (Standing::Closed, Standing::Stranger), "all are taken");
+        assert_eq!(
+            (second.client_state(), other.client_state()),
+            (ClientState::Closed, ClientState::Stranger),
+            "all are taken"
+        );
         strangers.leave(third.id);
         let free = enter(5);
         for handle in [&other, &last, &over, &free] {
-            assert_eq!(handle.standing(), Standing::Stranger);
+            assert_eq!(handle.client_state(), ClientState::Stranger);
         }
     }
 }

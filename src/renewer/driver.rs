@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::account::NotLoaded;
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts};
+use crate::accounts::{AccountRequest, AccountView, Accounts, Withholding};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
@@ -26,7 +27,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Record, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
-use crate::token_source::{Availability, Said, TokenSource};
+use crate::token_source::{Availability, SourceDemand, TokenSource};
 
 /// What others tell the loop besides demands and requests.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(crate) enum RenewerCommand {
 pub(crate) type Sources = BTreeMap<AccountId, Arc<TokenSource>>;
 
 /// What the loop needs.
-pub(crate) struct Parts {
+pub(crate) struct RenewerParts {
     /// The time line.
     pub clock: Arc<Clock>,
     /// Credentials at rest, locked.
@@ -55,7 +56,7 @@ pub(crate) struct Parts {
     /// The token sources of its accounts.
     pub sources: Sources,
     /// What requests say.
-    pub demands: mpsc::UnboundedReceiver<Said>,
+    pub demands: mpsc::UnboundedReceiver<SourceDemand>,
     /// What others tell.
     pub notices: mpsc::Receiver<RenewerCommand>,
     /// Spreads renewals over machines.
@@ -66,7 +67,7 @@ pub(crate) struct Parts {
 pub(crate) struct RenewerLoop {
     renewer: Renewer<RealWorld>,
     clock: Arc<Clock>,
-    demands: mpsc::UnboundedReceiver<Said>,
+    demands: mpsc::UnboundedReceiver<SourceDemand>,
     requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
@@ -74,8 +75,8 @@ pub(crate) struct RenewerLoop {
 
 impl RenewerLoop {
     /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
-    pub(crate) fn new(parts: Parts) -> (Self, Accounts) {
-        let Parts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
+    pub(crate) fn new(parts: RenewerParts) -> (Self, Accounts) {
+        let RenewerParts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
         let world = RealWorld {
             clock: clock.clone(),
             store,
@@ -139,9 +140,10 @@ impl RenewerLoop {
 
     /// Hands on what was said through the accounts' present sources. The others' requests wait for nothing any more, and
     /// the tokens that an upstream refused them may have the same numbers as ours.
-    fn hear(&mut self, said: &mut Vec<Said>) {
+    fn hear(&mut self, said: &mut Vec<SourceDemand>) {
         let sources = &self.renewer.world.sources;
-        let is_present = |(source, demand): &Said| sources.get(demand.account()).is_some_and(|now| now.id() == *source);
+        let is_present =
+            |(source, demand): &SourceDemand| sources.get(demand.account()).is_some_and(|now| now.id() == *source);
         said.retain(is_present);
         self.renewer.demands(said.drain(..).map(|(_, demand)| demand), self.clock.now());
     }
@@ -156,6 +158,11 @@ impl RenewerLoop {
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::LookAgain(reply) => {
+                let store = self.renewer.world.store.clone();
+                self.renewer.look_again(|id| load(&store, id), now);
+                let _ = reply.send(Ok(()));
+            }
         }
     }
 
@@ -175,7 +182,17 @@ impl RenewerLoop {
 
 fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
     let store = renewer.world.store.clone();
-    renewer.configure(config, |id| store.load(id).map_err(|error| error.to_string()), now);
+    renewer.configure(config, |id| load(&store, id), now);
+}
+
+fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
+    store.load(id).map_err(|error| match error {
+        StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
+        error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
+        error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
+        error if error.is_in_the_way() => NotLoaded::InTheWay(error.to_string()),
+        error => NotLoaded::Unreadable(error.to_string()),
+    })
 }
 
 /// An answer on its way back, or a piece of work that brings none.
@@ -208,6 +225,8 @@ impl RealWorld {
             | StoreError::Io { .. }
             | StoreError::NotOurFile { .. }
             | StoreError::Corrupt { .. }
+            | StoreError::Locked { .. }
+            | StoreError::KeyGone { .. }
             | StoreError::Newer { .. } => SaveError::Failed(words),
         }
     }

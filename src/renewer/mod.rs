@@ -16,4 +16,4 @@ mod tests;
 mod trials;
 mod world;
 
-pub(crate) use driver::{Parts, RenewerCommand, RenewerLoop, Sources};
+pub(crate) use driver::{RenewerCommand, RenewerLoop, RenewerParts, Sources};

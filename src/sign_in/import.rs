@@ -175,13 +175,21 @@ pub(crate) fn take_over(
             (_, Credential { refresh_token: None, password: None }) => continue,
             (_, _) => Found::Credential(NewCredential::of(account, credential)),
         };
-        let from = match source {
-            ImportSource::Environment(name) => format!("${name}"),
-            ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
-        };
-        return Ok(TakenOver { found, from });
+        return Ok(TakenOver { found, from: place(source) });
     }
-    Err("no other tool has left a refresh token in the places that its preset names".to_owned())
+    let places: Vec<String> = account.sign_in.import.iter().map(place).collect();
+    Err(match places.is_empty() {
+        true => "no place is named where another tool could have left a refresh token".to_owned(),
+        false => format!("no other tool has left a refresh token; looked in {}", places.join(", ")),
+    })
+}
+
+/// A place, for people.
+fn place(source: &ImportSource) -> String {
+    match source {
+        ImportSource::Environment(name) => format!("${name}"),
+        ImportSource::JsonFile(path) | ImportSource::GbdxConfig(path) => path.display().to_string(),
+    }
 }
 
 /// The text of a file and its mode; `None` if there is none.

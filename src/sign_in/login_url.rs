@@ -1,41 +1,23 @@
 //! The page that a person signs in on. Pure.
 
-use form_urlencoded::Serializer;
-
+use super::authorization_request::{AuthorizationRequest, address};
 use super::pending::PendingSignIn;
 use crate::config::Account;
 
-/// The account's `login_page` with the parameters of an authorization request (RFC 6749 section 4.1.1, RFC 7636); `None` if the
-/// account has no such page. What the page's own query says stays as it is and is not said again.
+/// The account's `login_page` with the parameters of an authorization request; `None` if the account has no such page. What
+/// the page's own query says stays as it is and is not said again.
 pub(crate) fn login_url(account: &Account, pending: &PendingSignIn) -> Option<String> {
     let page = account.server.login_page.as_ref()?.to_string();
-    let own_query = page.split_once('?').map(|(_, query)| query);
-    let scope = (!account.scopes.is_empty()).then(|| account.scopes.join(" "));
     let challenge = pending.challenge();
-    let wanted = [
-        ("response_type", Some("code")),
-        ("client_id", account.client_id.as_deref()),
-        ("redirect_uri", account.sign_in.redirect_uri.as_deref()),
-        ("scope", scope.as_deref()),
-        ("state", Some(pending.state.as_str())),
-        ("code_challenge", challenge.as_deref()),
-        ("code_challenge_method", challenge.as_ref().map(|_| "S256")),
-    ];
-    let mut parameters = Serializer::new(String::new());
-    for (name, value) in wanted {
-        let given = own_query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(own, _)| own == name));
-        if let Some(value) = value.filter(|_| !given) {
-            parameters.append_pair(name, value);
-        }
-    }
-    // a blank as %20: as right as `+`, and understood by those too who decode the query like a path
-    let parameters = parameters.finish().replace('+', "%20");
-    let joint = match own_query {
-        None => "?",
-        Some(query) if query.is_empty() || query.ends_with('&') => "",
-        Some(_) => "&",
+    let request = AuthorizationRequest {
+        client_id: account.client_id.as_deref(),
+        redirect_uri: account.sign_in.redirect_uri.as_deref(),
+        scopes: &account.scopes,
+        state: &pending.state,
+        code_challenge: challenge.as_deref(),
+        ..AuthorizationRequest::default()
     };
-    Some(format!("{page}{joint}{parameters}"))
+    Some(address(&page, &request.parameters()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a person pastes after signing in: a one-time code with what clung to it, or the address that the browser ended
 //! on. Pure.
 
+use super::authorization_response::{AuthorizationResponse, Outcome};
 use crate::secret::Secret;
 
 /// Why what was pasted holds no code. Never quotes what was pasted, but for the server's own words.
@@ -56,6 +57,21 @@ pub(crate) struct Pasted {
 }
 
 impl Pasted {
+    /// What an authorization response holds.
+    ///
+    /// # Errors
+    ///
+    /// [`NotACode`], if that is no code.
+    pub(super) fn of(response: AuthorizationResponse) -> Result<Self, NotACode> {
+        let AuthorizationResponse { state, issuer, outcome } = response;
+        match outcome {
+            Outcome::Code(code) => Ok(Self { code, is_address: true, state, issuer }),
+            Outcome::Refused { error, description } => Err(NotACode::ServerSaid { error, description }),
+            Outcome::Nothing => Err(NotACode::AddressWithoutCode),
+            Outcome::Twice(name) => Err(NotACode::Twice(name)),
+        }
+    }
+
     fn bare(code: impl Into<String>) -> Self {
         Self { code: Secret::new(code), is_address: false, state: None, issuer: None }
     }
@@ -73,7 +89,7 @@ pub(crate) fn recognise(text: &str) -> Result<Pasted, NotACode> {
     }
     if looks_like_address(text) {
         // an address has no blanks: those in it come from the line breaks of a terminal or a letter
-        return from_address(&text.split_whitespace().collect::<String>());
+        return Pasted::of(AuthorizationResponse::read(&text.split_whitespace().collect::<String>()));
     }
     let words: Vec<&str> = text.split_whitespace().map(bare).filter(|word| !word.is_empty()).collect();
     let codes: Vec<&str> = words.iter().copied().filter(|word| is_uuid(word)).collect();
@@ -99,36 +115,6 @@ fn bare(text: &str) -> &str {
 
 fn looks_like_address(text: &str) -> bool {
     text.contains("://") || text.starts_with(['?', '#']) || text.contains("code=") || text.contains("error=")
-}
-
-fn from_address(address: &str) -> Result<Pasted, NotACode> {
-    // both parts are read: some servers answer in the query, some in the fragment (OAuth 2.0 Multiple Response Types)
-    let (rest, fragment) = address.split_once('#').unwrap_or((address, ""));
-    let query = match rest.split_once('?') {
-        Some((_, query)) => query,
-        None if rest.contains("://") => "",
-        None => rest,
-    };
-    let parameters = || {
-        let parts = [query, fragment.trim_start_matches(['?', '/'])];
-        parts.into_iter().flat_map(|part| form_urlencoded::parse(part.as_bytes()))
-    };
-    let value = |name: &str| parameters().find(|(found, value)| found == name && !value.is_empty());
-    if let Some((_, error)) = value("error") {
-        let description = value("error_description").map(|(_, words)| words.into_owned());
-        return Err(NotACode::ServerSaid { error: error.into_owned(), description });
-    }
-    // RFC 6749 section 3.1: none is there more than once; of two, nobody knows which one the server has said
-    for name in ["code", "state", "iss"] {
-        let mut all = parameters().filter(|(found, value)| found == name && !value.is_empty()).map(|(_, value)| value);
-        let first = all.next();
-        if all.any(|other| Some(other) != first) {
-            return Err(NotACode::Twice(name));
-        }
-    }
-    let text = |name: &str| value(name).map(|(_, value)| value.into_owned());
-    let code = text("code").ok_or(NotACode::AddressWithoutCode)?;
-    Ok(Pasted { code: Secret::new(code), is_address: true, state: text("state"), issuer: text("iss") })
 }
 
 fn is_uuid(word: &str) -> bool {

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::file;
+use super::seal;
+use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
+use crate::platform::paths::READ_ONLY;
 
 /// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The folder cannot be used.
     #[error("credentials cannot be stored: {0}")]
-    Folder(#[from] FolderError),
+    Folder(FolderError),
     /// Another process has the folder.
     #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid), folder.display())]
     Held {
@@ -23,7 +25,7 @@ pub(crate) enum StoreError {
         pid: Option<u32>,
     },
     /// The system says no. Worth another try when the cause is mended.
-    #[error("cannot {action} {}: {error}{}", path.display(), remedy(action, error))]
+    #[error("cannot {action} {}: {}{}", path.display(), words(error), remedy(action, error))]
     Io {
         /// What we were doing: "save", "read", ...
         action: &'static str,
@@ -51,12 +53,33 @@ pub(crate) enum StoreError {
         kept_as: String,
     },
     /// The file was written by a later valetd. It is left alone.
-    #[error("{} was written by a later valetd (format {version}, this one knows {}): use that one", path.display(), file::VERSION)]
+    #[error(
+        "{} was written by a later valetd (format {version}, this one knows {}): use that one, or drop what it has stored, \
+         as 'valetd logout' does, and sign in again",
+        path.display(),
+        seal::VERSION
+    )]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u64,
+    },
+    /// The file is sealed, and its key is not at hand just now. It is left alone, and nothing takes its place.
+    #[error("{} is sealed, and its key is away: {why}", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Where the key is kept, and what is wrong there.
+        why: String,
+    },
+    /// The file is sealed, and its key will not come back. It is left alone until a sign-in takes its place.
+    #[error("{} is sealed, and its key is gone: {why}; sign in again", path.display())]
+    KeyGone {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
     },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
@@ -68,6 +91,26 @@ pub(crate) enum StoreError {
         /// The generation that was to be saved.
         offered: u64,
     },
+}
+
+impl StoreError {
+    /// Whether it keeps a new sign-in from being stored, too: signing in again does not mend it.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        match self {
+            Self::Folder(_) | Self::Held { .. } | Self::Io { .. } | Self::NotOurFile { .. } | Self::Newer { .. } => {
+                true
+            }
+            Self::Locked { .. } => true,
+            Self::KeyGone { .. } | Self::Corrupt { .. } | Self::Stale { .. } => false,
+        }
+    }
+}
+
+// without a source, which the sentence has in it already
+impl From<FolderError> for StoreError {
+    fn from(error: FolderError) -> Self {
+        Self::Folder(error)
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -94,9 +137,7 @@ fn remedy(action: &str, error: &io::Error) -> &'static str {
              folder on another file system with --state-dir"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
-        io::ErrorKind::ReadOnlyFilesystem => {
-            ": its file system is read-only; mount it writable, or use another --state-dir"
-        }
+        io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
         io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",
         _ => "",
     }

@@ -118,7 +118,11 @@ def _end():
         if child.poll() is None:
             child.kill()
         child.wait()
-    shutil.rmtree(_folder, ignore_errors=True)
+    for _ in range(30):  # a browser's helpers outlive it for a moment, and write
+        shutil.rmtree(_folder, ignore_errors=True)
+        if not _folder.exists():
+            break
+        time.sleep(0.1)
 
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

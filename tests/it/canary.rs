@@ -11,6 +11,7 @@ use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
+use crate::support::company::Scene;
 use crate::support::lab::Server;
 use crate::support::{Daemon, Home, eventually, get, send, words};
 
@@ -18,6 +19,7 @@ const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
 /// Libraries too, which are quiet unless they are named.
 const NOISIEST: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,tokio_rustls=trace,notify=trace";
 const VERIFIER: &str = "verifier-canary-dBjftJeZ4CVP-mB92K27uhbUJU1p";
+const GATEWAY_KEY: &str = "gateway-key-canary-31d7c09be2";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -96,9 +98,10 @@ impl Heard {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let is_record = path.extension().is_some_and(|end| end == "json") && folder.ends_with("state/valetd");
+            let is_secret = path.ends_with("secret-of-the-client") || path.ends_with("key-of-the-gateway");
             if path.is_dir() {
                 self.files(&path);
-            } else if path.is_file() && !is_record && !path.ends_with("secret-of-the-client") {
+            } else if path.is_file() && !is_record && !is_secret {
                 let text = fs::read(&path).expect("a file of ours");
                 self.note(path.display().to_string(), String::from_utf8_lossy(&text).into_owned());
             }
@@ -125,18 +128,20 @@ impl Heard {
 }
 
 fn config(gdh: &Server, gbdx: &Server) -> String {
+    /// On its way to whatever stands before the token endpoints.
+    const GATEWAY: &str = "token_request = { headers = { x-gateway-key = { file = \"../../key-of-the-gateway\" } } }\n";
     format!(
         "listen = [\"127.0.0.1:0\"]\n\
          [account.id]\ntoken_endpoint = \"{}\"\nrevocation_endpoint = \"{}\"\nclient_id = \"lab\"\n\
          client_auth = \"post\"\nclient_secret = {{ file = \"../../secret-of-the-client\" }}\n\
-         header = \"Authorization: {{id_token}}\"\nupstream = \"{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n\
+         header = \"Authorization: {{id_token}}\"\nupstream = \"{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n{GATEWAY}\
          sign_in = [\"paste\"]\nlogin_page = \"{}/login?response_type=code\"\n\
          redirect_uri = \"https://lab.example/code\"\n\
          [account.basic]\ntoken_endpoint = \"{}\"\nclient_id = \"lab\"\nclient_auth = \"basic\"\n\
          client_secret = {{ command = [\"cat\", \"{{SECRET}}\"] }}\nupstream = \"{}\"\n\
-         renew = {{ minimum_spacing = \"10ms\" }}\n\
+         renew = {{ minimum_spacing = \"10ms\" }}\n{GATEWAY}\
          [account.pw]\ntoken_endpoint = \"{}\"\nkeep_password = true\nsign_in = [\"password\"]\nupstream = \"{}\"\n\
-         renew = {{ minimum_spacing = \"10ms\" }}\n",
+         renew = {{ minimum_spacing = \"10ms\" }}\n{GATEWAY}",
         gdh.token_endpoint(),
         gdh.revocation_endpoint().expect("it has one"),
         gdh.url(),
@@ -157,7 +162,8 @@ fn tell_tales(server: &Server) -> Vec<Behaviour> {
     let error = |description: &str| json!({"error": "invalid_request", "error_description": description}).to_string();
     vec![
         status(400, error(&format!("unknown token {secret}"))),
-        status(400, error(&format!("unknown token {encoded}, client {CLIENT_SECRET}"))),
+        status(400, error(&format!("unknown token {encoded}, client {CLIENT_SECRET}, key {GATEWAY_KEY}"))),
+        status(400, json!({"error": GATEWAY_KEY}).to_string()),
         status(400, json!({"error": secret}).to_string()),
         status(500, format!("<html>{secret} {CLIENT_SECRET}</html>")),
         Behaviour::Malformed(format!("{{\"access_token\":\"{token}\",\"error\":\"{secret}\"}}")),
@@ -178,6 +184,7 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let home = Home::empty();
     let secret_file = home.path("secret-of-the-client");
     fs::write(&secret_file, CLIENT_SECRET).expect("written");
+    fs::write(home.path("key-of-the-gateway"), GATEWAY_KEY).expect("written");
     home.write_config(&config(&gdh, &gbdx).replace("{SECRET}", &secret_file.display().to_string()));
     let mut heard = Heard::default();
 
@@ -220,7 +227,7 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
         server.revoke_access_tokens();
     }
     assert_eq!(get(&address, "/id/ping").expect("an answer").status, 200);
-    for (account, server) in [("id", &gdh), ("pw", &gbdx)] {
+    for (account, server) in [("id", &gdh), ("pw", &gbdx), ("basic", &gbdx)] {
         for behaviour in tell_tales(server) {
             server.behave(behaviour, Some(1));
             let requests = daemon.account(account)["token_requests"].as_u64();
@@ -259,11 +266,39 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
 
     let mut secrets = gdh.secrets();
     secrets.extend(gbdx.secrets());
-    secrets.extend([PASSWORD, CLIENT_SECRET, CLIENTS_OWN, VERIFIER, "wrong password of mine"].map(str::to_owned));
+    secrets.extend(
+        [PASSWORD, CLIENT_SECRET, GATEWAY_KEY, CLIENTS_OWN, VERIFIER, "wrong password of mine"].map(str::to_owned),
+    );
     let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
     eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
     assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");
     assert_eq!(heard.search(&secrets), None);
+}
+
+#[test]
+fn the_password_of_a_commands_proxy_is_in_its_environment_alone() {
+    let scene = Scene::new("require_key = true");
+    let daemon = scene.start();
+    let mut heard = Heard::default();
+    let told = scene.home().path("told");
+    let script = format!(
+        "printf %s \"$https_proxy\" > {}; curl -sS -D - {url}; curl -sSik https://api.example/nowhere; \
+         curl -sS http://api.example/x; curl -sSik https://elsewhere.example/; tr '\\0' ' ' < /proc/$PPID/cmdline",
+        told.display(),
+        url = "https://api.example/catalog"
+    );
+    let mut exec = scene.exec(&["-r", "api", "--intercept", "-v", "--", "sh", "-c", &script]);
+    let output = exec.env("RUST_LOG", NOISIEST).output().expect("valetd runs");
+    let proxy = fs::read_to_string(&told).expect("it was told");
+    fs::remove_file(told).expect("removed");
+    let (login, _) = proxy.split_once('@').expect("a login");
+    let (_, password) = login.rsplit_once(':').expect("a password");
+    assert!(password.len() >= 16, "{} characters", password.len());
+    assert!(words(&output).contains("api.example"), "it says what went where: {}", words(&output));
+    heard.note("exec -v", words(&output));
+    heard.daemon(&daemon);
+    heard.files(&scene.home().path(""));
+    assert_eq!(heard.search(&[password.to_owned()]), None);
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! A provider that speaks another dialect than RFC 6749's is a few lines of data, and loses no login.
 
+use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use valetd::stand_in::{Options, Provider, Rotation};
 
+use crate::support::providers::{gdh_account, start};
 use crate::support::upstreams::{mirror, read_head, serving};
 use crate::support::{Home, eventually, free_address, get, words};
 
@@ -109,4 +113,53 @@ fn a_dialect_that_makes_no_sense_is_refused_with_each_place() {
     ] {
         assert!(said.contains(place), "{place}: {said}");
     }
+}
+
+#[test]
+fn a_pool_that_rotates_is_found_out_and_asked_in_its_way_from_then_on() {
+    let rotating =
+        Options { access_lifetime: Duration::from_secs(3), rotation: Rotation::Strict, ..Options::default() };
+    let gdh = start(Provider::Gdh, rotating);
+    let operations = || -> Vec<String> {
+        let calls = gdh.log().token_calls;
+        calls
+            .into_iter()
+            .map(|call| format!("{} {}", call.grant, call.outcome))
+            .filter(|said| !said.starts_with("revoke"))
+            .collect()
+    };
+    let address = free_address();
+    let home = Home::with(&format!("listen = [\"{address}\"]\n{}", gdh_account(&gdh)));
+    // without a daemon, and with one: each finds it out with the first refresh token that it has to try
+    let login = ["login", "gdh", "--refresh-token-stdin"];
+    let output = home.run_with_input(&login, gdh.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(operations(), ["InitiateAuth NotAuthorizedException", "GetTokensFromRefreshToken issued"]);
+    let kept = || fs::read_to_string(home.path("state/valetd/gdh.json")).expect("saved");
+    assert!(kept().contains("\"rotates\": true"), "{}", kept());
+    let daemon = home.start();
+    daemon.until("gdh", "usable");
+    eventually("it goes on", || (operations().len() >= 5).then_some(()));
+    assert_eq!(get(&address, "/gdh/ping").expect("an answer").status, 200);
+    assert!(operations()[1..].iter().all(|said| said == "GetTokensFromRefreshToken issued"), "{:?}", operations());
+    assert_eq!(gdh.log().reuse_detected, 0);
+    assert!(home.run(&["logout", "gdh"]).status.success());
+    let output = home.run_with_input(&login, gdh.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    // and where rotation is switched on while it runs
+    gdh.change(|options| options.rotation = Rotation::Off);
+    assert!(home.run(&["logout", "gdh"]).status.success());
+    drop(daemon);
+    let daemon = home.start();
+    let output = home.run_with_input(&login, gdh.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(operations().last().map(String::as_str), Some("InitiateAuth issued"));
+    gdh.change(|options| options.rotation = Rotation::Strict);
+    let before = operations().len();
+    eventually("it is found out", || {
+        let since = operations().split_off(before);
+        since.iter().any(|said| said == "GetTokensFromRefreshToken issued").then_some(())
+    });
+    eventually("it is usable again", || (daemon.account("gdh")["usable"] == true).then_some(()));
+    assert!(kept().contains("\"rotates\": true"), "{}", kept());
 }

@@ -178,3 +178,93 @@ fn a_topic_is_explained_and_a_verb_shows_its_help() {
     assert_eq!(unknown.status.code(), Some(2));
     assert!(words(&unknown).contains("(did you mean \"backup\"?)"), "{}", words(&unknown));
 }
+
+/// An account whose endpoints are at `address`, with everything that a story here needs.
+fn lab(listen: &str, address: &str) -> String {
+    format!(
+        "listen = [\"{listen}\"]\n[account.lab]\ntoken_endpoint = \"http://{address}/token\"\nclient_id = \"x\"\n\
+         upstream = \"http://{address}/\"\nsign_in = [\"password\"]\nimport = [{{ environment = \"LAB_TOKEN\" }}, \
+         {{ json_file = \"~/.lab/token.json\" }}]\n"
+    )
+}
+
+#[test]
+fn what_cannot_be_done_says_the_remedy_and_says_it_once() {
+    let (taken, nowhere) = (free_address(), free_address());
+    let _holder = std::net::TcpListener::bind(&taken).expect("free until now");
+    let home = Home::with(&lab(&taken, &nowhere));
+    let login = &["login", "lab", "--username", "me", "--password-stdin"][..];
+    let untried = &["login", "lab", "--refresh-token-stdin", "--untried"][..];
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str, &'a str);
+    let rows: [Row<'_>; 8] = [
+        ("a taken port", &["run"], &[], 1, "is taken by process", "name another address"),
+        ("no unit", &["key", "add", "a", "--route", "lab", "--expires", "2"], &[], 2, "'2'", "say of what: 2s, 2m, 2h"),
+        (
+            "no level",
+            &["run", "--log", "loud"],
+            &[],
+            2,
+            "\"loud\" is no level",
+            "(off, error, warn, info, debug, trace)",
+        ),
+        ("no level, from outside", &["run"], &[("RUST_LOG", "dbug")], 2, "RUST_LOG: ", "(did you mean \"debug\"?)"),
+        ("nobody answers", login, &[], 1, "connection refused", "look at the network"),
+        ("nothing may be kept", untried, &[("XDG_STATE_HOME", "/sys")], 1, "permission denied", "name another place"),
+        (
+            "a daemon that may keep nothing",
+            &["run"],
+            &[("XDG_STATE_HOME", "/sys")],
+            1,
+            "permission denied",
+            "name another place",
+        ),
+        (
+            "nothing may be configured",
+            &["login", "gbdx"],
+            &[("XDG_CONFIG_HOME", "/sys")],
+            1,
+            "permission denied",
+            "--config",
+        ),
+    ];
+    for (case, verb, variables, code, cause, remedy) in rows {
+        let mut command = home.valetd(verb);
+        command.envs(variables.iter().copied());
+        let said = crate::support::with_input(command, "a-secret");
+        assert_eq!(said.status.code(), Some(code), "{case}: {}", words(&said));
+        let said = words(&said);
+        for once in [cause, remedy] {
+            assert_eq!(said.matches(once).count(), 1, "{case}, {once}: {said}");
+        }
+        assert!(!said.contains("os error"), "{case}: {said}");
+    }
+    let import = words(&home.run(&["login", "lab", "--import"]));
+    let place = home.path(".lab/token.json");
+    assert!(import.contains(&format!("looked in $LAB_TOKEN, {}", place.display())), "{import}");
+}
+
+#[test]
+fn what_a_later_version_has_stored_stays_until_a_person_drops_it() {
+    let (address, nowhere) = (free_address(), free_address());
+    let home = Home::with(&lab(&address, &nowhere));
+    fs::create_dir_all(home.path("state/valetd")).expect("a folder");
+    let (file, later) = (home.path("state/valetd/lab.json"), "{\"version\": 999, \"sealed\": \"AAAA\"}");
+    fs::write(&file, later).expect("written");
+    let daemon = home.start();
+    let login = || home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], "a-refresh-token");
+    for said in [words(&home.run(&["status"])), words(&login())] {
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains("written by a later valetd") && said.contains("'valetd logout'"), "{said}");
+        assert!(!said.contains("valetd login"), "this does not mend it: {said}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("still there"), later);
+    let logout = home.run(&["logout", "lab"]);
+    assert!(logout.status.success() && !file.exists(), "{}", words(&logout));
+    assert!(words(&login()).contains("lab: signed in"), "the remedy works");
+    assert!(fs::read_to_string(&file).expect("saved").contains("a-refresh-token"));
+    drop(daemon);
+    fs::write(&file, later).expect("written");
+    let said = words(&login());
+    assert!(said.contains("written by a later valetd"), "{said}");
+    assert!(home.run(&["logout", "lab"]).status.success() && !file.exists(), "also while no daemon runs");
+}

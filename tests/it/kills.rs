@@ -376,6 +376,37 @@ fn a_read_only_state_folder_still_signs_in_and_says_that_it_saves_nothing() {
     assert_eq!(logout.status.code(), Some(1), "what cannot be forgotten is no success: {}", words(&logout));
     assert!(words(&logout).contains("told to revoke it all the same"), "{}", words(&logout));
     eventually("it is revoked", || (server.log().outcomes("revoked") == 1).then_some(()));
+    let doctor = home.run(&["doctor"]);
+    assert!(words(&doctor).contains("nothing can be saved in"), "{}", words(&doctor));
+}
+
+#[test]
+fn where_a_read_only_disk_has_no_state_yet_the_disk_is_named_and_not_a_missing_file() {
+    let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Off));
+    for state in ["", "lock-less", "none/of/it"] {
+        let home = Home::with(&lab::config(&server, lab::EAGER, "", ""));
+        let Some(disk) = SmallDisk::at(&home.path("disk"), "256k") else { return };
+        fs::create_dir(disk.folder.join("lock-less")).expect("a folder");
+        disk.remount("ro");
+        let folder = disk.folder.join(state);
+        let folder = folder.to_str().expect("UTF-8");
+        for verb in
+            [&["run"][..], &["login", "lab", "--code", "0f8fad5b-d9cb-469f-a165-70867728950e"], &["logout", "lab"]]
+        {
+            let outcome = home.run(&[verb, &["--state-dir", folder]].concat());
+            let words = words(&outcome);
+            assert!(
+                !outcome.status.success() && words.contains("file system is read-only"),
+                "{verb:?} {state:?}: {words}"
+            );
+            assert!(
+                words.contains("mount it writable") && !words.contains("No such file"),
+                "{verb:?} {state:?}: {words}"
+            );
+        }
+        let doctor = home.run(&["doctor", "--state-dir", folder]);
+        assert!(words(&doctor).contains("nothing can be saved in"), "{}", words(&doctor));
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::proxy::policy::guard;
 use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::rewrite::OwnListener;
 use crate::proxy::policy::scope::Scope;
-use crate::proxy::registry::Standing;
+use crate::proxy::registry::ClientState;
 
 /// After an accept that failed for want of descriptors or memory (EMFILE, ENOMEM), until others have given some back.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -72,14 +72,14 @@ pub(crate) async fn accept(downstream: Rc<Downstream>, socket: socket::Listener,
 
 /// Gives a connection a task like any client's, a stranger's, or a refusal.
 fn receive(downstream: &Rc<Downstream>, socket: Socket, ingress: &Rc<Ingress>, peer: Peer) {
-    let connection = |standing| Connection::new(downstream.worker.clone(), ingress.clone(), peer, standing);
+    let connection = |client_state| Connection::new(downstream.worker.clone(), ingress.clone(), peer, client_state);
     let table = downstream.worker.table();
     let access = &table.shared.access;
     match guard::needs_key(ingress, &peer, &access.uids) {
-        None => spawn(&ingress.scope, serve(downstream.clone(), connection(Standing::Client), socket)),
+        None => spawn(&ingress.scope, serve(downstream.clone(), connection(ClientState::Admitted), socket)),
         Some(check) if access.keys.is_empty() => downstream.turn_away(socket, &peer, check, &[]),
         Some(_) => {
-            let stranger = connection(Standing::Stranger);
+            let stranger = connection(ClientState::Stranger);
             downstream.worker.registry.give_place(&stranger.handle, &peer);
             spawn(&ingress.scope, serve_stranger(downstream.clone(), stranger, socket));
         }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::proxy::connection::Connection;
 use crate::proxy::downstream::first_head::FirstHead;
 use crate::proxy::downstream::io::ClientIo;
-use crate::proxy::registry::Standing;
+use crate::proxy::registry::ClientState;
 
 /// What may come up to the end of the first head: as much as a head may have, and some settings before it.
 const MOST_BEFORE: usize = 80 * 1024;
@@ -42,7 +42,7 @@ struct Gate {
 
 impl GatedIo {
     pub(crate) fn new(io: ClientIo, connection: &Rc<Connection>, open_streams: &Rc<Cell<usize>>) -> Self {
-        let gate = (connection.handle.standing() != Standing::Client).then(|| {
+        let gate = (connection.handle.client_state() != ClientState::Admitted).then(|| {
             Box::new(Gate {
                 connection: connection.clone(),
                 open_streams: open_streams.clone(),
@@ -71,8 +71,8 @@ impl AsyncRead for GatedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { io, gate: there } = &mut *self;
         let Some(gate) = there else { return Pin::new(io).poll_read(cx, buf) };
-        match gate.connection.handle.standing() {
-            Standing::Client => {
+        match gate.connection.handle.client_state() {
+            ClientState::Admitted => {
                 if gate.kept.is_empty() {
                     *there = None;
                     return Pin::new(io).poll_read(cx, buf);
@@ -82,8 +82,8 @@ impl AsyncRead for GatedIo {
                 gate.kept.advance(fits);
                 Poll::Ready(Ok(()))
             }
-            Standing::Stranger if gate.first_head.stream().is_some() => Poll::Pending, // who vouches for it wakes the task
-            Standing::Stranger => {
+            ClientState::Stranger if gate.first_head.stream().is_some() => Poll::Pending, // who vouches for it wakes the task
+            ClientState::Stranger => {
                 let before = buf.filled().len();
                 ready!(Pin::new(io).poll_read(cx, buf)?);
                 let read = &buf.filled()[before..];
@@ -96,7 +96,7 @@ impl AsyncRead for GatedIo {
                     false => Poll::Ready(Ok(())),
                 }
             }
-            Standing::TurnedAway | Standing::Closed => {
+            ClientState::TurnedAway | ClientState::Closed => {
                 let may_end = gate.open_streams.get() == 0;
                 if may_end && gate.has_flushed {
                     return Poll::Ready(Ok(())); // the end, to hyper

@@ -29,7 +29,7 @@ use crate::proxy::downstream::io::ClientIo;
 use crate::proxy::exchange::accounting::Counted;
 use crate::proxy::exchange::service;
 use crate::proxy::policy::error::ProxyError;
-use crate::proxy::registry::Standing;
+use crate::proxy::registry::ClientState;
 
 /// Requests that one connection may have open; browsers' and gRPC's clients ask for about a hundred.
 const MOST_STREAMS: u32 = 256;
@@ -90,13 +90,13 @@ pub(crate) async fn serve(connection: Rc<Connection>, io: ClientIo, budget: Rc<S
         if connection.handle.is_told_to_stop(cx, false) {
             serving.as_mut().graceful_shutdown();
         }
-        match connection.handle.standing() {
-            Standing::Client => share.is_used(),
-            Standing::TurnedAway if !asked_to_go => {
+        match connection.handle.client_state() {
+            ClientState::Admitted => share.is_used(),
+            ClientState::TurnedAway if !asked_to_go => {
                 asked_to_go = true;
                 serving.as_mut().graceful_shutdown();
             }
-            Standing::Stranger | Standing::TurnedAway | Standing::Closed => {}
+            ClientState::Stranger | ClientState::TurnedAway | ClientState::Closed => {}
         }
         loop {
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
@@ -135,7 +135,8 @@ struct Share {
 
 impl Share {
     fn new(connection: &Connection, budget: Rc<StreamBudget>) -> Self {
-        let most = if connection.handle.standing() == Standing::Client { MOST_STREAMS } else { STRANGERS_STREAMS };
+        let most =
+            if connection.handle.client_state() == ClientState::Admitted { MOST_STREAMS } else { STRANGERS_STREAMS };
         let streams = share(budget.used.get()).min(most);
         Self { budget, streams, is_used: false }
     }
@@ -170,7 +171,7 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
     let mut response = if request.headers().len() > MOST_FIELDS {
         let connection = &stream.connection;
         connection.worker.stats.refused.add(1);
-        if connection.handle.standing() != Standing::Client {
+        if connection.handle.client_state() != ClientState::Admitted {
             connection.turn_away();
         }
         let table = connection.worker.table();
@@ -254,7 +255,7 @@ impl Drop for OpenStream {
             running.swap_remove(at);
         }
         connection.activity.renew();
-        if connection.handle.standing() == Standing::TurnedAway {
+        if connection.handle.client_state() == ClientState::TurnedAway {
             connection.handle.wake();
         }
     }

@@ -23,14 +23,14 @@ use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::deadline::{IdleTimer, Phase};
 use crate::proxy::downstream::http2::StreamBudget;
 use crate::proxy::downstream::io::{ClientIo, Protocol, Socket};
-use crate::proxy::downstream::stranger::{ReadyMade, Turnstile};
+use crate::proxy::downstream::stranger::{LingeringClose, ReadyMade};
 use crate::proxy::downstream::{http2, stranger};
 use crate::proxy::exchange::service;
 use crate::proxy::local_table::LocalTable;
 use crate::proxy::peer::Peer;
 use crate::proxy::policy::error::Check;
 use crate::proxy::policy::guard;
-use crate::proxy::registry::Standing;
+use crate::proxy::registry::ClientState;
 use crate::proxy::worker::Worker;
 
 /// Requests' heads, and the chunks of bodies, at most.
@@ -39,7 +39,7 @@ const BUFFER: usize = 64 * 1024;
 /// A worker's client side.
 pub(crate) struct Downstream {
     pub(crate) worker: Rc<Worker>,
-    turnstile: Rc<Turnstile>,
+    lingering_close: Rc<LingeringClose>,
     stream_budget: Rc<StreamBudget>,
     refusals: RefCell<Refusals>,
 }
@@ -53,8 +53,8 @@ struct Refusals {
 
 impl Downstream {
     pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
-        let turnstile = Turnstile::new(worker.registry.strangers_places(), worker.stats.clone());
-        Rc::new(Self { worker, turnstile, stream_budget: Rc::default(), refusals: RefCell::default() })
+        let lingering_close = LingeringClose::new(worker.registry.strangers_places(), worker.stats.clone());
+        Rc::new(Self { worker, lingering_close, stream_budget: Rc::default(), refusals: RefCell::default() })
     }
 
     /// Refuses what comes on a connection without looking closer; `read` is what has come already.
@@ -62,7 +62,7 @@ impl Downstream {
         if let Ok(socket) = socket.into_descriptor() {
             let table = self.worker.table();
             let audit = table.shared.access.audit.clone();
-            self.turnstile.turn_away(socket, peer.uid(), audit, self.refusal(&table, check), read);
+            self.lingering_close.turn_away(socket, peer.uid(), audit, self.refusal(&table, check), read);
         }
     }
 
@@ -89,10 +89,10 @@ pub(crate) async fn serve_stranger(downstream: Rc<Downstream>, connection: Rc<Co
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        match connection.handle.standing() {
-            Standing::Client => Poll::Pending,
-            Standing::Stranger | Standing::TurnedAway => patience.as_mut().poll(cx),
-            Standing::Closed => Poll::Ready(()),
+        match connection.handle.client_state() {
+            ClientState::Admitted => Poll::Pending,
+            ClientState::Stranger | ClientState::TurnedAway => patience.as_mut().poll(cx),
+            ClientState::Closed => Poll::Ready(()),
         }
     })
     .await;
@@ -115,7 +115,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, connection: Rc<Connection>
         });
         let protocol = protocol.await;
         if protocol == Some(Protocol::Http1)
-            && connection.handle.standing() == Standing::Stranger
+            && connection.handle.client_state() == ClientState::Stranger
             && shows_no_key(&connection, &mut io).await
             && let Some(check) = needs_key(&connection)
         {

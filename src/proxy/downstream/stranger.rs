@@ -2,7 +2,7 @@
 //!
 //! Whoever can reach the port can connect as often as they like, so what a stranger costs is bounded before a word is
 //! read. Where there is no client key at all, nothing that a stranger says can change the answer: it is ready-made, and
-//! the [`Turnstile`] gives it without a task and without hyper. Where there are keys, a stranger has one of a few places
+//! the [`LingeringClose`] gives it without a task and without hyper. Where there are keys, a stranger has one of a few places
 //! (`registry.rs`) and [`PATIENCE`] to show one.
 
 use std::cell::{Cell, RefCell};
@@ -28,7 +28,7 @@ use crate::stats::Stats;
 /// For a request that shows a valid client key, from the connection's beginning on; and for reading a refusal.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often the turnstile looks whether somebody has asked. Nobody notices so little before a refusal, and a look at all
+/// How often it is looked whether somebody has asked. Nobody notices so little before a refusal, and a look at all
 /// that stand there costs less than one who comes.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -127,7 +127,7 @@ pub(crate) fn shows_no_key(bytes: &[u8], seen: usize) -> Option<bool> {
 /// Where those go who are refused whatever they say. They are given their answer when they have asked, since some
 /// clients take one that comes before for an error; then they may read it and hang up. However many come, `room` of them
 /// stand here, and none for longer than [`PATIENCE`].
-pub(crate) struct Turnstile {
+pub(crate) struct LingeringClose {
     leaving: RefCell<VecDeque<Leaving>>,
     room: usize,
     /// Whether somebody looks after them.
@@ -154,7 +154,7 @@ enum Stage {
     Told,
 }
 
-impl Turnstile {
+impl LingeringClose {
     pub(crate) fn new(room: usize, stats: Arc<Stats>) -> Rc<Self> {
         Rc::new(Self { leaving: RefCell::default(), room, attended: Cell::new(false), stats })
     }

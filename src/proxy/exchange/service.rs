@@ -32,7 +32,7 @@ use crate::proxy::policy::head::{Head, HeadFlags};
 use crate::proxy::policy::headers::{self, UpstreamFields};
 use crate::proxy::policy::outward;
 use crate::proxy::policy::route::{self, Found};
-use crate::proxy::registry::Standing;
+use crate::proxy::registry::ClientState;
 use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
@@ -55,7 +55,7 @@ pub(crate) fn answer(stream: Rc<Stream>, request: Request<Incoming>) -> impl Fut
         let response = answer.unwrap_or_else(|error| {
             exchange.failed(&error);
             let connection = &stream.connection;
-            let is_turned_away = connection.handle.standing() != Standing::Client
+            let is_turned_away = connection.handle.client_state() != ClientState::Admitted
                 || matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root));
             let mut response = error.into_response(&connection.advice(&table.shared, exchange.key()));
             if is_turned_away {
@@ -447,8 +447,9 @@ async fn after_401(
         }
         Err(error) => return Err(send_error(route, error)),
     };
-    let new = authorization.token();
-    route.tokens.replayed(token, new, refused.elapsed(), authorization.outcome(&response));
+    let (new, outcome) = (authorization.token(), authorization.outcome(&response));
+    route.note_replay(outcome);
+    route.tokens.replayed(token, new, refused.elapsed(), outcome);
     respond(route, response, new, &context)
 }
 

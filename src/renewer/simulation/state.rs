@@ -132,14 +132,14 @@ pub(super) enum Disk {
     /// As values: fast.
     Plain(BTreeMap<AccountId, Record>),
     /// The real store.
-    Store(Store, FaultyDisk),
+    Store(Box<Store>, FaultyDisk),
 }
 
 impl Disk {
-    pub(super) fn load(&self, account: &AccountId) -> Result<Option<Record>, String> {
+    pub(super) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
         match self {
             Disk::Plain(records) => Ok(records.get(account).cloned()),
-            Disk::Store(store, _) => store.load(account).map_err(|error| error.to_string()),
+            Disk::Store(store, _) => store.load(account),
         }
     }
 
@@ -213,7 +213,7 @@ pub(super) fn shown(in_flight: &InFlight) -> String {
     match &in_flight.grant {
         Grant::RefreshToken(token) => token.expose().to_owned(),
         Grant::Password { .. } => "the password".to_owned(),
-        Grant::ClientCredentials => "nothing".to_owned(),
-        Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+        Grant::ClientCredentials | Grant::Issued => "nothing".to_owned(),
+        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod company;
 pub mod disk;
+pub mod documents;
 pub mod frames;
 pub mod http2;
 pub mod keys;
@@ -137,15 +138,7 @@ impl Home {
 
     /// Runs it with something on its standard input.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self
-            .valetd(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("valetd runs");
-        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
-        child.wait_with_output().expect("valetd ends")
+        with_input(self.valetd(arguments), input)
     }
 
     /// Hands a refresh token for an account to the running daemon or to the store, to be believed as it is: the story says
@@ -186,6 +179,16 @@ impl Home {
         });
         daemon
     }
+}
+
+/// Runs a command with something on its standard input, which it need not read.
+pub fn with_input(mut command: Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command runs");
+    if let Err(error) = child.stdin.take().expect("piped").write_all(input.as_bytes()) {
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+    }
+    child.wait_with_output().expect("the command ends")
 }
 
 /// A process of a story's own; killed when dropped.

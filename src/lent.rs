@@ -1,0 +1,91 @@
+//! What the daemon lends to a command: a unix socket where requests name the upstream of one of its routes
+//! (`proxy/policy/scope.rs`), and the key for it. After a restart it has lent nothing, and is asked once more.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use hyper::header::HeaderValue;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use crate::secret::Secret;
+
+/// What the daemon has lent: good as long as this lives and the daemon runs.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    /// Where requests name an upstream.
+    pub(crate) socket: PathBuf,
+    /// The key for it.
+    pub(crate) key: Secret,
+    /// The connection that both end with.
+    pub(crate) _line: OwnedFd,
+}
+
+/// Asks the daemon to lend once more: after a restart it knows nothing of what was lent before.
+type Lend = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Lent, String>>>>>;
+
+/// The daemon, as a command reaches it.
+pub(crate) struct Daemon {
+    lent: RefCell<Option<Rc<Lent>>>,
+    lend: Lend,
+    lending: Mutex<()>,
+}
+
+impl fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Daemon").field("lent", &self.lent).finish_non_exhaustive()
+    }
+}
+
+impl Daemon {
+    /// `lend` is asked when nothing is lent yet, and when the socket is gone: its error is a sentence for people.
+    pub(crate) fn new(lent: Option<Lent>, lend: Lend) -> Self {
+        Self { lent: RefCell::new(lent.map(Rc::new)), lend, lending: Mutex::new(()) }
+    }
+
+    /// A connection to the daemon, and the key to present on it.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if there is no daemon or it lends nothing.
+    pub(crate) async fn connect(&self) -> Result<(UnixStream, HeaderValue), String> {
+        let lent = self.lent.borrow().clone();
+        if let Some(lent) = &lent
+            && let Ok(stream) = UnixStream::connect(&lent.socket).await
+        {
+            return Ok((stream, field(lent)?));
+        }
+        let _one_at_a_time = self.lending.lock().await;
+        let now = self.lent.borrow().clone();
+        let now = match now {
+            // somebody else has asked meanwhile
+            Some(now) if !lent.as_ref().is_some_and(|lent| Rc::ptr_eq(lent, &now)) => now,
+            _ => {
+                let new = Rc::new((self.lend)().await?);
+                if lent.is_some() {
+                    debug!("the daemon was started anew, and has lent another address");
+                }
+                self.lent.replace(Some(new.clone()));
+                new
+            }
+        };
+        let stream = UnixStream::connect(&now.socket).await.map_err(|error| error.to_string())?;
+        Ok((stream, field(&now)?))
+    }
+}
+
+fn field(lent: &Lent) -> Result<HeaderValue, String> {
+    key_field(&lent.key).ok_or_else(|| "the key cannot be presented".to_owned())
+}
+
+/// A client key as a field's value.
+pub(crate) fn key_field(key: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(key.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

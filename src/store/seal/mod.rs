@@ -1,0 +1,17 @@
+//! Credentials sealed at rest: the keys, what a sealed file says, and the ring that holds the keys wrapped. Pure: random
+//! bytes and times are arguments.
+//!
+//! A record's content is encrypted (AES-256-GCM-SIV) under the ring's active key. What the ciphertext is bound to says
+//! whose it is, which generation, and under which key: a file that was renamed, renumbered, cut or taken from another ring
+//! does not open.
+//!
+//! A key lies in the ring, wrapped under what a source gives (a file, a command, a person's passphrase): one slot for each
+//! way to it, and each slot alone is enough.
+
+mod envelope;
+mod key;
+mod ring;
+
+pub(super) use envelope::{Envelope, Rejected, VERSION};
+pub(super) use key::{Key, KeyId, NONCE_LENGTH};
+pub(super) use ring::{Ring, RingKey, SLOT_RANDOM, Slot, Unreadable};
