@@ -55,11 +55,11 @@ the new credential has worked. --untried believes it, where there is no network.
 what runs by it is cut, and the credential is revoked and forgotten, as by
 'valetd logout'. A later 'valetd login' without --for lifts it.
 
-Without a configuration, 'valetd login gbdx' writes a first one for a provider
+Without a configuration, 'valetd login cdse' writes a first one for a provider
 that valetd knows.",
     after_help = "\
 Examples:
-  valetd login gbdx                     asks for user name and password
+  valetd login cdse                     asks for user name and password
   valetd login gdh                      shows a page, asks for its code
   valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day

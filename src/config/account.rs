@@ -239,6 +239,11 @@ impl<'a> Reader<'a> {
         let scopes = table.array("scopes", scope).unwrap_or_default();
         let refresh_scope = table.boolean("refresh_scope").unwrap_or(false);
         let token_request = self.token_request(&table);
+        self.dialect_is_used(&table, dialect);
+        if refresh_scope && scopes.is_empty() {
+            let complaint = Complaint::new("has nothing to send: there are no scopes", "say scopes = [\"...\"]");
+            self.sink.warning(&table.place_of("refresh_scope"), complaint);
+        }
         let asks_for_scopes = match grant {
             _ if scopes.is_empty() => false,
             GrantType::ClientCredentials | GrantType::Password => true,
@@ -334,6 +339,22 @@ impl<'a> Reader<'a> {
             ClientAuth::None => {}
         }
         (auth, secret)
+    }
+
+    /// Cognito's API has a form of its own: what is said of RFC 6749's has no effect on renewals.
+    fn dialect_is_used(&self, table: &Table<'_>, dialect: Dialect) {
+        if !dialect.takes_each_parameter_once() {
+            return;
+        }
+        let request = table.table("token_request");
+        let of_request =
+            |key: &str| request.as_ref().filter(|request| request.is_own(key)).map(|request| request.place_of(key));
+        let response = table.is_own("token_response").then(|| table.place_of("token_response"));
+        for place in [of_request("format"), of_request("names"), response].into_iter().flatten() {
+            let remedy = "leave it out, or say grant = \"refresh_token\"";
+            let complaint = Complaint::new("has no effect on renewals by Cognito's API, whose form is fixed", remedy);
+            self.sink.warning(&place, complaint);
+        }
     }
 
     /// Where the token is found that somebody else issues: what a command prints, or what is kept in a place.

@@ -336,6 +336,42 @@ fn each_mistake_is_named() {
             "",
         ),
         (
+            "one place for two tokens",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_response = { access_token = \"t\", refresh_token = \"/t\" }",
+            "token_response.refresh_token: is the place of access_token, too",
+            "its own",
+        ),
+        (
+            "the refresh token's place for another",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_response = { access_token = \"refresh_token\" }",
+            "token_response.access_token: is the place of refresh_token, too",
+            "its own",
+        ),
+        (
+            "a JSONPath",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_response = { access_token = \"$.t\" }",
+            "token_response.access_token: is no JSON Pointer",
+            "",
+        ),
+        (
+            "one word twice",
+            "[account.a]\nprovider = \"gbdx\"\nerrors = { sign_in = [\"x\"], again = [\"y\", \"x\"] }",
+            "errors.again: has \"x\", which is in sign_in, too",
+            "in one",
+        ),
+        (
+            "a coding of ours",
+            "[account.a]\nprovider = \"gbdx\"\ntoken_request = { headers = { accept-encoding = \"br\" } }",
+            "token_request.headers.accept-encoding: would change",
+            "",
+        ),
+        (
+            "a parameter without a name",
+            "[account.a]\nprovider = \"gbdx\"\nparameters = { \"\" = \"x\" }",
+            "is no name",
+            "",
+        ),
+        (
             "a secret for InitiateAuth",
             "[account.a]\nprovider = \"gdh\"\nclient_auth = \"post\"\nclient_secret = { environment = \"S\" }",
             "client_auth: is of no use to InitiateAuth",

@@ -8,6 +8,7 @@ use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use crate::lent::Daemon;
@@ -22,9 +23,8 @@ const NOT_FOR_THE_DAEMON: [HeaderName; 3] = [
 
 const KEY: HeaderName = HeaderName::from_static("x-valetd-key");
 
-async fn connect(daemon: &Daemon) -> Result<(ReadWoken, HeaderValue), String> {
-    let (stream, key) = daemon.connect().await?;
-    Ok((ReadWoken::new(stream).map_err(|error| error.to_string())?, key))
+fn woken(stream: UnixStream) -> Result<ReadWoken, String> {
+    ReadWoken::new(stream).map_err(|error| error.to_string())
 }
 
 /// The connection to the daemon that belongs to one of the command's: made with its first request, and kept.
@@ -98,7 +98,8 @@ impl Link {
                 },
             }
         }
-        let (stream, key) = connect(daemon).await?;
+        let (stream, key) = daemon.connect().await?;
+        let stream = woken(stream)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
@@ -114,7 +115,8 @@ impl Link {
             match &*kept {
                 Some((sender, key)) if !sender.is_closed() => (sender.clone(), key.clone()),
                 _ => {
-                    let (stream, key) = connect(daemon).await?;
+                    let (stream, key) = daemon.connect().await?;
+                    let stream = woken(stream)?;
                     let handshake = http2::handshake(OnThisThread, TokioIo::new(stream)).await;
                     let (sender, connection) = handshake.map_err(|error| error.to_string())?;
                     tokio::task::spawn_local(async move { drop(connection.await) });

@@ -10,7 +10,7 @@ use super::ends::Ends;
 use super::grant::{Client, EndpointKind, TokenRequest, Tokens, taken_already};
 use super::members::Json;
 use super::verdict::{Reader, Refusal, TokenFields};
-use crate::renewal::Why;
+use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
 const AMAZON_JSON: &str = "application/x-amz-json-1.1";
@@ -167,8 +167,12 @@ fn judge(operation: Operation, reader: &Reader<'_>, name: &str, message: &Value)
             "InvalidParameterException" => says("not enabled") || says("not supported"),
             _ => false,
         };
-    let known = why.is_some().then(|| name.to_owned());
-    let refusal = reader.verdict(why, known.or_else(|| reader.code(name)), &reader.quote(message, &[]));
+    // the account's own words come first; a user pool's Lambda says them in its message
+    let message_word = message.as_str().map(str::trim);
+    let own = [Some(name), message_word].into_iter().flatten().find_map(|word| reader.vocabulary.errors.meaning(word));
+    let meaning = own.unwrap_or_else(|| why.map(Failure::Permanent));
+    let known = meaning.is_some().then(|| name.to_owned());
+    let refusal = reader.refusal(meaning, known.or_else(|| reader.code(name)), &reader.quote(message, &[]));
     Refusal { wants_rotation, ..refusal }
 }
 

@@ -154,6 +154,8 @@ pub(crate) struct Tokens {
     pub refresh_token: Option<Secret>,
     /// The access token's life from now on, if the answer told it.
     pub lifetime: Option<Duration>,
+    /// The ID token's own life from now on, which is its own affair: what the answer tells is the access token's.
+    pub id_token_lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.

@@ -60,13 +60,19 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A NumericDate (RFC 7519 section 2), leniently: the fraction is dropped.
+/// A NumericDate (RFC 7519 section 2), leniently: the fraction is dropped, and what would be in the year 5138 is counted in
+/// thousandths, or in thousandths of those.
 fn seconds(value: &Value) -> Option<i64> {
-    let seconds = match value {
+    let mut seconds: f64 = match value {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
+    for _ in 0..3 {
+        if (1e11..1e20).contains(&seconds) {
+            seconds /= 1000.0;
+        }
+    }
     seconds.is_finite().then_some(seconds as i64) // `as` saturates
 }
 

@@ -8,7 +8,7 @@
 //!   [`rfc9126`]: pushed authorization requests;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
-//! * `salvage`: what becomes of a refresh token whose answer cannot be used;
+//! * `unwrapped`: what bodies come in; `salvage`: what becomes of a refresh token whose answer cannot be used;
 //! * [`metadata`]: what servers say of themselves;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
@@ -32,9 +32,11 @@ pub(crate) mod rfc9126;
 mod salvage;
 #[cfg(test)]
 mod testing;
+mod unwrapped;
 mod verdict;
 mod vocabulary;
 
+pub(crate) use ends::http_date;
 pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
 pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
 pub(crate) use verdict::{Refusal, TokenResponse};
@@ -161,6 +163,8 @@ impl Dialect {
         vocabulary: &Vocabulary,
         now: SystemTime,
     ) -> Result<Tokens, Refusal> {
+        let inner = unwrapped::unwrapped(response.body);
+        let response = &TokenResponse { body: inner.as_ref().map_or(response.body, |text| text), ..*response };
         let reader = Reader::new(response, grant, client, vocabulary, now);
         let read = match self.operation(grant) {
             Some((operation, _)) => cognito::read(operation, &reader),

@@ -334,6 +334,14 @@ impl AccountState {
         if self.rotates { Arc::new(self.account.with_rotation()) } else { self.account.clone() }
     }
 
+    /// The life of the token that the account's template names, from now on.
+    pub(super) fn lifetime(&self, tokens: &Tokens) -> Option<Duration> {
+        match self.account.header.token {
+            TokenKind::AccessToken => tokens.lifetime,
+            TokenKind::IdToken => tokens.id_token_lifetime.or(tokens.lifetime),
+        }
+    }
+
     /// The header field for the token that the account's template names.
     pub(super) fn header(&self, tokens: &Tokens) -> Result<(HeaderName, HeaderValue), String> {
         let template = &self.account.header;

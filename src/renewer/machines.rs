@@ -453,7 +453,7 @@ impl<W: World> Renewer<W> {
 
     fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
-        let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
+        let (mut lifetime, refresh_lifetime) = (state.lifetime(&tokens), tokens.refresh_lifetime);
         let header = tokens.unusable.clone().map_or_else(|| state.header(&tokens), Err);
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life

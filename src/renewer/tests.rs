@@ -933,7 +933,8 @@ fn an_answer_that_cannot_be_used_is_no_trial_that_was_stood() {
     let mut renewer = usable();
     let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
     renewer.answered(&lab(), trial, unusable(), T0);
-    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
+    // it is spent: to try it again would be of no use
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialRefused(_))));
     assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r1")), "what works stays");
 
     // where nothing is stored, what the answer rotated is kept

@@ -122,6 +122,14 @@ impl<W: World> Renewer<W> {
                 None => return self.worked(id, trial, tokens, now),
                 // an answer that cannot be used has not shown that it works; where nothing is kept, it is the best there is
                 Some(_) if !self.keeps_what_works(id, &trial.new) => return self.worked(id, trial, tokens, now),
+                Some(detail) if tokens.refresh_token.is_some() => {
+                    // it has put another in its place, which nothing could be done with
+                    let words = format!("the server took it, and it is spent now, but {detail}");
+                    warn!(account = %id, "what was handed in cannot be used; nothing changes: {words}");
+                    self.count(id);
+                    let _ = trial.reply.send(Err(RequestError::CredentialRefused(words)));
+                    return;
+                }
                 Some(detail) => {
                     let words = format!("not tried: {detail}");
                     let failure = GrantFailure::unanswered(Failure::Ambiguous, detail);
@@ -179,6 +187,7 @@ impl<W: World> Renewer<W> {
         let taken = now.since(since);
         let left = |life: Option<Duration>| life.map(|life| life.saturating_sub(taken));
         tokens.lifetime = left(tokens.lifetime);
+        tokens.id_token_lifetime = left(tokens.id_token_lifetime);
         tokens.refresh_lifetime = left(tokens.refresh_lifetime);
         new.refresh_lifetime = tokens.refresh_lifetime.map(|life| life.as_secs()).or(new.refresh_lifetime);
         let is_the_same = |state: &AccountState| !asked.security_relevant_change(&state.account);

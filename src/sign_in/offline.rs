@@ -92,6 +92,10 @@ pub(crate) async fn take(
     }
     match answer {
         // an answer that cannot be used has not shown that what was handed in works
+        // it has put another in its place, which nothing could be done with
+        Ok(Tokens { unusable: Some(detail), refresh_token: Some(_), .. }) if replaces_another => {
+            Err(NotTaken::Refused(format!("the server took it, and it is spent now, but {detail}")))
+        }
         Ok(Tokens { unusable: Some(detail), .. }) if replaces_another => Err(NotTaken::Untried(detail)),
         Ok(tokens) => {
             let brought = match exchange::lasting(account, grant(&new), tokens) {

@@ -32,8 +32,8 @@ fn plain(shown: &str) -> String {
 fn the_live_demonstration_fits_the_terminal_and_does_what_its_keys_say() {
     for width in [60, 80, 140] {
         let home = home();
-        let mut terminal = Terminal::open(&home, &format!("stty cols {width} rows 50; valetd demo --tokens 90s"));
-        let page = plain(&terminal.until("q ends it"));
+        let mut terminal = Terminal::open(&home, &format!("stty cols {width} rows 24; valetd demo --tokens 90s"));
+        let page = plain(&terminal.until("/valetd status"));
         for line in page.lines().filter(|line| line.contains(['█', '·']) || line.contains("localhost:")) {
             assert!(line.trim_end().chars().count() <= width, "{width}: {line:?}\n{page}");
         }
@@ -57,7 +57,7 @@ fn a_person_can_practise_signing_in_at_fixed_ports() {
     let mut command = home.valetd(&["demo", &format!("--keep={port}")]);
     let log = fs::File::create(home.path("demo")).expect("a file");
     let demo = command.stdout(log).stderr(Stdio::null()).spawn().expect("it runs");
-    let _demo = Killed(demo);
+    let demo = Killed(demo);
     let shown = eventually("it says how", || {
         let shown = fs::read_to_string(home.path("demo")).expect("readable");
         shown.contains("Ctrl-C ends it").then_some(shown)
@@ -89,4 +89,13 @@ fn a_person_can_practise_signing_in_at_fixed_ports() {
     assert!(output.status.success(), "{}", words(&output));
     assert_eq!(crate::support::get(&own, "/gbdx/auth/v1/validate_token").expect("an answer").status, 200);
     drop(daemon);
+    drop(demo);
+    // and on the smallest terminal all of that is in sight
+    let mut terminal = Terminal::open(&home, &format!("stty cols 80 rows 24; valetd demo --keep={port}"));
+    let page = plain(&terminal.until("upstream = "));
+    for part in ["q ends it", USERNAME, PASSWORD, "login gdh --code", "token_endpoint"] {
+        assert!(page.contains(part), "{part}:\n{page}");
+    }
+    terminal.press("q");
+    assert_eq!(terminal.exit().0, Some(0));
 }

@@ -3,8 +3,11 @@
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
@@ -162,4 +165,39 @@ fn a_pool_that_rotates_is_found_out_and_asked_in_its_way_from_then_on() {
     });
     eventually("it is usable again", || (daemon.account("gdh")["usable"] == true).then_some(()));
     assert!(kept().contains("\"rotates\": true"), "{}", kept());
+}
+
+#[test]
+fn an_id_token_is_used_for_its_own_life_whatever_is_said_of_the_access_token() {
+    const LIFE: u64 = 4;
+    let wall = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let server = serving(move |mut stream| {
+        let head = read_head(&mut BufReader::new(&stream))?;
+        let claims = json!({"iat": wall(), "exp": wall() + LIFE, "sub": "ada"}).to_string();
+        let id_token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let body = json!({"access_token": "opaque", "id_token": id_token, "expires_in": 86_400}).to_string();
+        assert!(head.starts_with("POST "), "{head}");
+        stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+    });
+    let address = free_address();
+    let home = Home::with(&format!(
+        "listen = [\"{address}\"]\n[account.id]\ntoken_endpoint = \"http://{server}/token\"\nclient_id = \"me\"\n\
+         header = \"Authorization: {{id_token}}\"\nupstream = \"http://{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n",
+        mirror()
+    ));
+    let signed_in = home.run_with_input(&["login", "id", "--refresh-token-stdin"], "refresh-0");
+    assert!(signed_in.status.success(), "{}", words(&signed_in));
+    let daemon = home.start();
+    daemon.until("id", "usable");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2 * LIFE) {
+        let head = get(&address, "/id/x").expect("an answer").text();
+        let token =
+            head.lines().find_map(|line| line.strip_prefix("authorization: ").or(line.strip_prefix("Authorization: ")));
+        let claims = token.and_then(|token| token.split('.').nth(1)).expect("a JWT");
+        let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).expect("base64url");
+        let claims: Value = serde_json::from_slice(&claims).expect("claims");
+        assert!(claims["exp"].as_u64() >= Some(wall()), "it had ended: {claims}");
+        sleep(Duration::from_millis(100)); // requests all along
+    }
 }

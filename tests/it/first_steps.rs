@@ -169,7 +169,6 @@ fn a_topic_is_explained_and_a_verb_shows_its_help() {
         let output = home.run(&["help", topic]);
         assert!(output.status.success() && output.stdout.len() > 500, "{topic}: {}", words(&output));
     }
-    assert!(words(&home.run(&["help", "providers"])).contains("  gdh          GeoDataHub"));
     for verb in [&["login"][..], &["key", "add"]] {
         let (said, help) = (home.run(&[&["help"], verb].concat()), home.run(&[verb, &["--help"]].concat()));
         assert_eq!(words(&said), words(&help), "{verb:?}");

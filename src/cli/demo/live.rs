@@ -10,23 +10,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::page::{Scene, page, suggestions};
 use super::{Servers, base_url, until};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::options::Options;
 use crate::cli::output::print;
 use crate::cli::screen::{Input, Screen};
 use crate::control::ControlState;
 use crate::control::report::StatusReport;
 
-pub(super) async fn show(
-    state: &ControlState,
-    servers: &Servers,
-    folder: &Path,
-    options: &Options,
-    keep: bool,
-) -> Result<Exit, Failure> {
+pub(super) async fn show(state: &ControlState, servers: &Servers, folder: &Path, keep: bool) -> Result<Exit, Failure> {
     let is_up = |report: &StatusReport| keep || report.accounts.iter().all(|account| account.usable);
     let report = until(state, "token", is_up).await?;
     let code = servers.gdh.mint_code();
-    let scene = Scene { base: base_url(&report)?, folder, options, practice: keep.then_some((servers, code)) };
+    let scene = Scene { base: base_url(&report)?, folder, practice: keep.then_some((servers, code)) };
     match io::stdout().is_terminal() {
         true => on_a_screen(state, servers, &scene).await,
         false => in_lines(state, &scene).await,
@@ -50,13 +43,13 @@ async fn on_a_screen(state: &ControlState, servers: &Servers, scene: &Scene<'_>)
                 Input::Resized => screen.clear().map_err(no_terminal)?,
                 Input::Key(b'r') => {
                     servers.revoke();
-                    told = "The APIs refuse every token that is out: the next request renews, and is sent again.";
+                    told = "The APIs refuse every token: the next request renews.";
                 }
                 Input::Key(b'o') => {
                     is_out = !is_out;
                     servers.break_down(is_out);
                     told = match is_out {
-                        true => "No authorization server is in order: tokens stay in use until their end. o ends that.",
+                        true => "No authorization server is in order: tokens stay in use.",
                         false => "The authorization servers are in order again.",
                     };
                 }

@@ -5,6 +5,7 @@
 //! * `live`: how it stands, for a person who plays with it; `page`: what that looks like.
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::http_client::HttpClient;
 use crate::oauth::Grant;
 use crate::platform::io_error;
 use crate::platform::log::{self, Format, LogHandle};
+use crate::platform::paths::shell_word;
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
 use crate::sign_in::{exchange, paste};
@@ -148,6 +150,8 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         built => built?,
     };
     let state = daemon.control_state();
+    write_program(folder, &options)
+        .map_err(|error| Failure::new(error).while_doing("writing the demonstration's program"))?;
     let (stop, stopped) = shutdown();
     let show = async {
         let endpoint = TokenEndpoint::new(HttpClient::from_environment());
@@ -168,7 +172,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         }
         let exit = match arguments.once {
             true => once::show(&state, &servers, &socket).await,
-            false => live::show(&state, &servers, folder, &options, arguments.keep.is_some()).await,
+            false => live::show(&state, &servers, folder, arguments.keep.is_some()).await,
         };
         stop.start();
         exit
@@ -176,6 +180,18 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     let (served, exit) = tokio::join!(daemon.serve(stopped), show);
     served.map_err(Failure::new)?;
     exit
+}
+
+/// The program, in the demonstration's folder, that talks to its daemon.
+const PROGRAM: &str = "valetd";
+
+/// Writes a shell's script that is the program with the options that lead to the demonstration's places. It is read by `sh`,
+/// as nothing may be executed in some temporary folders.
+#[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
+fn write_program(folder: &Path, options: &Options) -> io::Result<()> {
+    let program = shell_word(&std::env::current_exe()?);
+    let invocation = options.invocation().replacen("valetd", &program, 1);
+    fs::write(folder.join(PROGRAM), format!("exec {invocation} \"$@\"\n"))
 }
 
 /// A daemon for the stand-ins, on this port or (0) on any.

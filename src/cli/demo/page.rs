@@ -1,11 +1,10 @@
-//! What the live demonstration looks like. Pure but for the program's own path.
+//! What the live demonstration looks like. Pure.
 
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{REQUESTS, Servers, account};
-use crate::cli::options::Options;
+use super::{PROGRAM, REQUESTS, Servers, account};
 use crate::cli::status::{bar, life};
 use crate::cli::text::{Cell, Table, length, relative, styled};
 use crate::control::report::{AccountReport, State, StatusReport};
@@ -16,9 +15,8 @@ use crate::stand_in::{PASSWORD, USERNAME};
 pub(super) struct Scene<'a> {
     /// Where all routes are served.
     pub(super) base: String,
+    /// The demonstration's own, with the program in it that talks to its daemon.
     pub(super) folder: &'a Path,
-    /// The places of the demonstration's daemon.
-    pub(super) options: &'a Options,
     /// For who practises signing in: where, and a one-time code.
     pub(super) practice: Option<(&'a Servers, String)>,
 }
@@ -29,13 +27,16 @@ const FAINT: Style = Style::new().dimmed();
 /// The whole page; `told` is what a key has brought about.
 pub(super) fn page(report: &StatusReport, scene: &Scene<'_>, told: &str, width: usize) -> String {
     let up = length(report.daemon.uptime_seconds);
-    let mut out = format!("{}  {}\n\n", styled("valetd demo", STRONG), styled(&format!("up {up}"), FAINT));
+    let mut out = format!("{}  {}\n", styled("valetd demo", STRONG), styled(&format!("up {up}"), FAINT));
+    out.push_str(&styled("q ends it, r revokes the tokens, o is an outage", FAINT));
+    out.push_str("\n\n");
     out.push_str(&tokens(&report.accounts, width));
-    out.push('\n');
-    out.push_str(&routes(report, &scene.base));
+    if scene.practice.is_none() {
+        out.push('\n');
+        out.push_str(&routes(report, &scene.base));
+    }
     out.push_str(&format!("\n{}\n", styled(told, AnsiColor::Yellow.on_default())));
     out.push_str(&suggestions(scene, width));
-    out.push_str(&styled("q ends it, r revokes the tokens, o is an outage\n", FAINT));
     out
 }
 
@@ -75,9 +76,8 @@ fn routes(report: &StatusReport, base: &str) -> String {
 
 /// What a person may try, in lines that fit the width where that is possible.
 pub(super) fn suggestions(scene: &Scene<'_>, width: usize) -> String {
-    let Scene { base, options, practice, .. } = scene;
-    let program = std::env::current_exe().unwrap_or_else(|_| "valetd".into());
-    let valetd = options.invocation().replacen("valetd", &shell_word(&program), 1);
+    let Scene { base, practice, folder } = scene;
+    let valetd = format!("sh {}", shell_word(&folder.join(PROGRAM)));
     let mut out = String::new();
     let mut offer = |command: String| out.push_str(&folded(&command, width));
     match practice {
@@ -89,7 +89,7 @@ pub(super) fn suggestions(scene: &Scene<'_>, width: usize) -> String {
                 }
             }
             offer(format!("{valetd} status"));
-            format!("Try, in another shell (no credential needed, and a wrong one does no harm):\n\n{out}\n")
+            format!("Try, in another shell; a wrong credential does no harm:\n\n{out}\n")
         }
         Some((servers, code)) => {
             offer(format!("{valetd} login gbdx"));
