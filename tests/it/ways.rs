@@ -312,7 +312,7 @@ fn what_ends_a_device_code_is_told_apart() {
 
 #[test]
 fn where_device_codes_are_switched_off_the_next_way_is_taken() {
-    for (github, code) in [(true, "device_flow_disabled"), (false, "unauthorized_client")] {
+    for (github, code) in [(true, "device_flow_disabled"), (false, "unauthorized_client"), (false, "invalid_request")] {
         let server = start();
         server.change_manners(|manners| {
             manners.github = github;
