@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{AccountId, Config, MachineFacts, Parsed, Problem, Problems, SecretSource, Source};
+use crate::config::{self, AccountId, Config, MachineFacts, Parsed, Preset, Problem, Problems, SecretSource, Source};
 use crate::oauth::metadata::{Kept, Metadata};
+use crate::oauth::rfc7591::Registration;
 use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::Paths;
 use crate::platform::tls;
+use zeroize::Zeroizing;
 
 /// Reads the configuration and the user's provider files. No file at all means no accounts and the default listeners. What
 /// others could change, of these and of the files that they name, is refused: see [`ownership`].
@@ -68,6 +70,28 @@ pub(crate) fn load_with(paths: &Paths, found: Option<(&AccountId, Metadata)>) ->
     if problems.is_empty() { parsed } else { Err(Problems(problems)) }
 }
 
+/// A provider that an account may name.
+pub(crate) struct KnownPreset {
+    /// What it says.
+    pub preset: Preset,
+    /// Whether it is a file of the user's.
+    pub is_own: bool,
+}
+
+/// The user's own providers, and those that come with the binary and are not replaced by one, in the order of their names. A
+/// file that cannot be used is told of where the configuration is read.
+pub(crate) fn known_presets(paths: &Paths) -> Vec<KnownPreset> {
+    let mut known: BTreeMap<String, KnownPreset> =
+        config::presets().map(|preset| (preset.name.clone(), KnownPreset { preset, is_own: false })).collect();
+    for path in provider_files(&paths.providers_dir) {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
+        if let Ok((Some(source), _)) = read_source(&path) {
+            known.insert(name.to_owned(), KnownPreset { preset: Preset::read(name, &source), is_own: true });
+        }
+    }
+    known.into_values().collect()
+}
+
 /// What is in force while the configuration cannot be used: the default listeners and no accounts.
 pub(crate) fn empty(paths: &Paths) -> Config {
     Config::empty(&facts(paths))
@@ -122,22 +146,37 @@ fn facts(paths: &Paths) -> MachineFacts {
     let home = paths.home.clone().unwrap_or_else(|| folder.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let metadata = kept_metadata(&paths.state_dir).into_iter().map(|(account, kept)| (account, kept.metadata));
-    MachineFacts { folder, home, cores, metadata: metadata.collect() }
+    let clients = kept_clients(&paths.state_dir);
+    MachineFacts { folder, home, cores, metadata: metadata.collect(), clients }
+}
+
+/// The clients that were registered, by account; what cannot be read is as if it were not there.
+pub(crate) fn kept_clients(state_dir: &Path) -> BTreeMap<String, Registration> {
+    kept_files(state_dir, Registration::account_of, Registration::read_file)
 }
 
 /// What is kept of issuers in the state folder, by account. What cannot be read, or is somebody else's, is as if it were not
 /// there: it is fetched anew.
 pub(crate) fn kept_metadata(state_dir: &Path) -> BTreeMap<String, Kept> {
-    let read = |path: &Path| -> Option<Kept> {
+    kept_files(state_dir, Kept::account_of, Kept::read)
+}
+
+/// What is kept beside the records, by account: a file of ours each.
+fn kept_files<T>(
+    state_dir: &Path,
+    account_of: fn(&str) -> Option<&str>,
+    understand: fn(&[u8]) -> Option<T>,
+) -> BTreeMap<String, T> {
+    let read = |path: &Path| -> Option<T> {
         let file = ownership::open_without_waiting(path).ok()?;
-        let mut bytes = Vec::new();
+        let mut bytes = Zeroizing::new(Vec::new());
         file.take(LARGEST_KEPT).read_to_end(&mut bytes).ok()?;
-        Kept::read(&bytes)
+        understand(&bytes)
     };
     let entries = std::fs::read_dir(state_dir).into_iter().flatten().flatten();
     let kept = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
-        let account = Kept::account_of(&name)?.to_owned();
+        let account = account_of(&name)?.to_owned();
         Some((account, read(&entry.path())?))
     });
     kept.collect()

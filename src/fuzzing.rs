@@ -129,6 +129,7 @@ pub fn config(data: &[u8]) {
         home: "/home/me".into(),
         cores: 8,
         metadata: BTreeMap::new(),
+        clients: BTreeMap::new(),
     };
     let read = Source::from_bytes("config.toml", data, data.len().is_multiple_of(2))
         .and_then(|source| Config::parse(&source, &[("lab".to_owned(), source.clone())], &facts));

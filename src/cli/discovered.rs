@@ -1,20 +1,52 @@
 //! What an account's server says of itself, asked for before somebody signs in to it.
 
+use super::configuration::account_of;
 use super::failure::Failure;
 use super::output::remark;
 use super::runtime::block_on;
 use super::text::printable;
 use crate::config::{Account, AccountId, Config, Issuer};
 use crate::config_files;
-use crate::control::client::Client;
-use crate::discovery::{self, kept};
+use crate::control::client::{Client, ClientError};
+use crate::discovery::{self, kept, register};
 use crate::http_client::HttpClient;
-use crate::oauth::metadata::Kept;
+use crate::oauth::metadata::{Kept, Metadata};
 use crate::platform::paths::Paths;
-use crate::store::StoreError;
+use crate::renewal::Why;
+use crate::store::{StoreError, open_store};
+
+/// What was found out before a sign-in.
+pub(super) struct Looked {
+    metadata: Option<Found>,
+    /// Whether a client was registered.
+    has_registered: bool,
+}
+
+impl Looked {
+    /// Whether the daemon must read its configuration again to know of it.
+    pub(super) fn is_news(&self) -> bool {
+        self.has_registered || self.metadata.as_ref().is_some_and(Found::is_news)
+    }
+
+    /// Keeps it, now that somebody has signed in.
+    ///
+    /// # Errors
+    ///
+    /// Those of the state folder.
+    pub(super) fn keep(&self, places: &Paths) -> Result<(), Failure> {
+        self.metadata.as_ref().map_or(Ok(()), |found| found.keep(places))
+    }
+
+    /// Goes back to what was kept, if the sign-in has come to nothing and what is stored needs it.
+    pub(super) fn take_back(&self, places: &Paths) {
+        if let Some(found) = &self.metadata {
+            found.take_back(places);
+        }
+    }
+}
 
 /// Metadata that were found, and what was kept before.
-pub(super) struct Found {
+struct Found {
     account: AccountId,
     issuer: Issuer,
     now: Kept,
@@ -22,8 +54,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whether the daemon must read its configuration again to know of them.
-    pub(super) fn is_news(&self) -> bool {
+    fn is_news(&self) -> bool {
         self.before.as_ref().is_none_or(|before| before.metadata != self.now.metadata)
     }
 
@@ -34,34 +65,68 @@ impl Found {
         before.is_some_and(|before| kept::moved_to(&self.issuer, &before.metadata, &self.now.metadata).is_some())
     }
 
-    /// Keeps them, now that somebody has signed in.
-    ///
-    /// # Errors
-    ///
-    /// Those of the state folder.
-    pub(super) fn keep(&self, places: &Paths) -> Result<(), Failure> {
+    fn keep(&self, places: &Paths) -> Result<(), Failure> {
         kept::keep(&places.state_dir, &self.account, &self.now).map_err(not_kept)
     }
 
-    /// Goes back to what was kept, if the sign-in has come to nothing and what is stored needs it.
-    pub(super) fn take_back(&self, places: &Paths) {
+    fn take_back(&self, places: &Paths) {
         let Some(before) = self.before.as_ref().filter(|_| self.is_moved()) else { return };
         let _ = kept::keep(&places.state_dir, &self.account, before); // else the next sign-in mends it
         let _ = block_on(async { Client::connect(&places.socket).await?.reload().await }); // if one runs
     }
 }
 
-/// Asks the issuer of an account, if it has one, for its metadata, and reads the configuration with them. Where there is no
-/// answer, what is kept will do.
+/// Finds out what an account leaves to its server: the endpoints of its issuer, and a client of its own. Returns the
+/// configuration with both.
 ///
 /// # Errors
 ///
-/// If nothing is known, or the configuration cannot be used with what was found.
-pub(super) fn look(places: &Paths, config: Config, account: &Account) -> Result<(Config, Option<Found>), Failure> {
+/// If the server says too little, or what the configuration cannot be used with.
+pub(super) fn look(places: &Paths, config: Config, id: &AccountId) -> Result<(Config, Looked), Failure> {
+    let http = HttpClient::from_environment();
+    let before = account_of(&config, id)?.clone();
+    if before.registers && before.client_id.is_some() && client_is_refused(places, &config, id)? {
+        remark(&format!("{id}: the server has forgotten the client that was registered: registering another one"));
+        register::forget(&places.state_dir, id);
+    }
+    let (config, metadata) = find(places, &http, config, &before)?;
+    let account = account_of(&config, id)?;
+    if !account.registers || account.client_id.is_some() {
+        return Ok((config, Looked { metadata, has_registered: false }));
+    }
+    let registered = block_on(register::register(&http, &places.state_dir, account))?;
+    registered.map_err(|why| {
+        let remedy = "have an id made for it at the provider, and say client_id in place of client = \"register\"";
+        Failure::say(printable(&why)).while_doing("registering as a client").with_remedy(remedy)
+    })?;
+    let found = metadata.as_ref().map(|found| (id, found.now.metadata.clone()));
+    Ok((read(places, found)?, Looked { metadata, has_registered: true }))
+}
+
+/// Whether the server's last word was that it does not know the client.
+fn client_is_refused(places: &Paths, config: &Config, id: &AccountId) -> Result<bool, Failure> {
+    let asked = block_on(async { Client::connect(&places.socket).await?.account(id.as_str()).await })?;
+    Ok(match asked {
+        Ok(report) => report.why_code == Some(Why::ClientRefused),
+        Err(ClientError::NotRunning(_)) => {
+            let record = open_store(places, config).ok().and_then(|store| store.load(id).ok().flatten());
+            record.and_then(|record| record.set_aside).is_some_and(|aside| aside.why == Why::ClientRefused)
+        }
+        Err(_) => false,
+    })
+}
+
+/// Asks the issuer of an account, if it has one, for its metadata, and reads the configuration with them. Where there is no
+/// answer, what is kept will do.
+fn find(
+    places: &Paths,
+    http: &HttpClient,
+    config: Config,
+    account: &Account,
+) -> Result<(Config, Option<Found>), Failure> {
     let Some(issuer) = account.server.issuer.clone() else { return Ok((config, None)) };
     let before = kept::of(&places.state_dir, &account.id, &issuer);
-    let http = HttpClient::from_environment();
-    let metadata = match block_on(discovery::metadata_of(&http, &issuer, discovery::reach(account)))? {
+    let metadata = match block_on(discovery::metadata_of(http, &issuer, discovery::reach(account)))? {
         Ok(metadata) => metadata,
         Err(why) if account.server.token.is_some() => {
             let id = &account.id;
@@ -79,12 +144,14 @@ pub(super) fn look(places: &Paths, config: Config, account: &Account) -> Result<
     if !found.is_moved() {
         found.keep(places)?; // also if nobody signs in after all
     }
-    let parsed = config_files::load_with(places, Some((&account.id, metadata)));
-    let parsed = parsed.map_err(|problems| {
+    Ok((read(places, Some((&account.id, metadata)))?, Some(found)))
+}
+
+fn read(places: &Paths, found: Option<(&AccountId, Metadata)>) -> Result<Config, Failure> {
+    config_files::load_with(places, found).map(|parsed| parsed.config).map_err(|problems| {
         let problems = problems.0.iter().map(ToString::to_string).collect();
         Failure::say("what the server says of itself cannot be used here").with_problems(problems)
-    })?;
-    Ok((parsed.config, Some(found)))
+    })
 }
 
 fn not_kept(error: StoreError) -> Failure {

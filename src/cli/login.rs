@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -21,6 +21,7 @@ use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
+use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
 use crate::platform::environment;
@@ -134,6 +135,27 @@ impl Arguments {
             _ => None,
         }
     }
+
+    /// Those of `valetd login NAME`.
+    pub(super) fn of(account: AccountId) -> Self {
+        Self {
+            account,
+            code: None,
+            username: None,
+            password_stdin: false,
+            refresh_token_stdin: false,
+            import: false,
+            untried: false,
+            term: None,
+            browser: false,
+            device: false,
+            paste: false,
+            switch_user: false,
+            no_browser: false,
+            qr: false,
+            no_qr: false,
+        }
+    }
 }
 
 /// How long the first renewal may take until we leave it to the daemon.
@@ -180,23 +202,31 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     if let Err(error @ ClientError::Foreign { .. }) = block_on(Client::connect(&places.socket))? {
         return Err(Failure::of_call(error, options));
     }
-    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let (config, found) = discovered::look(&places, config.clone(), &id)?;
     let account = account_of(&config, &id)?;
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let mut new = obtain(account, &places, arguments)?;
+    let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
     new.switches_user = switch_user;
     tell_missing_scopes(account, &new);
-    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
     found.keep(&places)?;
     let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
     if delivered.is_err() {
         found.take_back(&places);
     }
     delivered
+}
+
+/// A registered client that the server does not know any more is no use: the next sign-in registers another one.
+fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
+    if !account.registers || !failure.to_string().contains("invalid_client") {
+        return failure;
+    }
+    register::forget(&places.state_dir, &account.id);
+    failure.with_remedy("the server has forgotten this client: try again, which registers another one")
 }
 
 /// Says which scopes were not granted: what needs them will be refused, by the API and much later.
@@ -210,7 +240,7 @@ fn tell_missing_scopes(account: &Account, new: &NewCredential) {
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
 fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failure> {
     let file = &places.config_file;
-    if file.exists() || !preset_names().contains(&id.as_str()) {
+    if file.exists() || !is_enough(id) {
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));

@@ -10,6 +10,7 @@ use super::text::printable;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::http_client::HttpClient;
+use crate::platform::paths::Paths;
 use crate::sign_in::offline;
 use crate::store::{StoreError, open_store};
 use crate::token_endpoint::TokenEndpoint;
@@ -33,25 +34,33 @@ pub(super) struct Arguments {
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { account: id } = arguments;
-    let doing = format!("signing out of {id}");
-    let places = places(options)?;
-    let asked = block_on(async { Client::connect(&places.socket).await?.remove_credential(id.as_str()).await })?;
-    let message = match asked {
-        Ok(message) => message,
-        Err(ClientError::NotRunning(_)) => {
-            let loaded = load_config(&places).map_err(|problems| {
-                Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
-            })?;
-            let account = account_of(&loaded.config, &id)?;
-            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing(doing);
-            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            match open_store(&places, &loaded.config) {
-                Ok(store) => block_on(offline::forget(&store, &endpoint, account))?.map_err(failed)?,
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
-    };
+    let message = sign_out(options, &places(options)?, &id)?;
     print(&format!("{id}: {}\n", printable(&message)))?;
     Ok(Exit::Fine)
+}
+
+/// Revokes and forgets. Returns what happened at the server, for people.
+///
+/// # Errors
+///
+/// If it cannot be forgotten.
+pub(super) fn sign_out(options: &Options, places: &Paths, id: &AccountId) -> Result<String, Failure> {
+    let doing = format!("signing out of {id}");
+    let asked = block_on(async { Client::connect(&places.socket).await?.remove_credential(id.as_str()).await })?;
+    match asked {
+        Ok(message) => Ok(message),
+        Err(ClientError::NotRunning(_)) => {
+            let loaded = load_config(places).map_err(|problems| {
+                Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
+            })?;
+            let account = account_of(&loaded.config, id)?;
+            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing(doing);
+            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+            match open_store(places, &loaded.config) {
+                Ok(store) => block_on(offline::forget(&store, &endpoint, account))?.map_err(failed),
+                Err(error) => Err(failed(error)),
+            }
+        }
+        Err(error) => Err(Failure::of_call(error, options).while_doing(doing)),
+    }
 }

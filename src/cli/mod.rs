@@ -12,6 +12,7 @@ use crate::platform::harden;
 
 // what the verbs share
 mod arguments;
+mod config_edit;
 mod configuration;
 mod discovered;
 mod failure;
@@ -24,6 +25,7 @@ mod screen;
 mod text;
 
 // the verbs
+mod add;
 mod check;
 mod completions;
 mod demo;
@@ -35,8 +37,10 @@ mod log;
 mod login;
 mod logout;
 mod man;
+mod providers;
 mod refresh;
 mod reload;
+mod remove;
 mod run;
 mod service;
 mod status;
@@ -102,6 +106,9 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Add(add::Arguments),
+    Remove(remove::Arguments),
+    Providers(providers::Arguments),
     Status(status::Arguments),
     Events(events::Arguments),
     Refresh(refresh::Arguments),
@@ -124,11 +131,17 @@ impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
-        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_)) {
+        if matches!(
+            self.verb,
+            Verb::Login(_) | Verb::Logout(_) | Verb::Add(_) | Verb::Remove(_) | Verb::Key(_) | Verb::Exec(_)
+        ) {
             harden::keep_memory_private();
         }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
+            Verb::Add(arguments) => add::perform(options, arguments),
+            Verb::Remove(arguments) => remove::perform(options, arguments),
+            Verb::Providers(arguments) => providers::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
             Verb::Status(arguments) => status::perform(options, arguments),
@@ -169,6 +182,13 @@ mod tests {
             "login lab --refresh-token-stdin --state-dir /tmp/s",
             "login gdh --import",
             "logout gbdx",
+            "add gbdx gbdx",
+            "add work github --client-id x --scope a --scope b --no-input",
+            "add notes https://mcp.example/mcp --upstream https://api.example",
+            "remove gbdx",
+            "providers",
+            "providers --search google --json",
+            "providers show github",
             "status",
             "--socket /tmp/v.sock status --json",
             "refresh gbdx",

@@ -206,6 +206,11 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
+        if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
+            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
+            return None;
+        }
         let server = self.authorization_server(id, &table, dialect, checks);
         let registers = self.registers(&table);
         let client_id = table.string("client_id").map(|found| found.value);
@@ -220,6 +225,13 @@ impl<'a> Reader<'a> {
         };
         let resource = table.one_or_several("resource", resource).unwrap_or_default();
         let resource: Vec<String> = resource.into_iter().map(|found| found.value).collect();
+        let registration = self.facts.clients.get(id.as_str()).filter(|_| registers);
+        let registration = registration
+            .filter(|found| server.as_ref().is_some_and(|server| server.registrar() == found.registered_at));
+        let (client_id, client_auth, client_secret) = match registration.cloned() {
+            Some(found) => (Some(found.client_id), found.client_auth, found.client_secret.map(SecretSource::Inline)),
+            None => (client_id, client_auth, client_secret),
+        };
         let account = Account {
             id: id.clone(),
             provider,

@@ -140,6 +140,12 @@ impl AuthorizationServer {
         self.endpoints().filter(|(kind, _)| kind.issues_tokens())
     }
 
+    /// What a client is registered at: the issuer, or the registration endpoint of a server without one.
+    pub(crate) fn registrar(&self) -> String {
+        let endpoint = || self.registration.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.issuer.as_ref().map_or_else(endpoint, |issuer| issuer.as_str().to_owned())
+    }
+
     /// Whether tokens come from the same endpoints of the same issuer.
     pub(crate) fn issues_the_same_tokens(&self, other: &AuthorizationServer) -> bool {
         self.issuer == other.issuer && self.token_endpoints().eq(other.token_endpoints())
@@ -155,7 +161,9 @@ impl<'a> Reader<'a> {
         dialect: Dialect,
         checks: &mut CrossChecks<'a>,
     ) -> Option<AuthorizationServer> {
-        if !table.has("issuer") {
+        if table.place_for("issuer").is_some() {
+            table.require("issuer", "say who the authorization server is");
+        } else if !table.has("issuer") {
             let remedy = "say where grants are sent: token_endpoint = \"https://...\", or an issuer, or a provider";
             table.require("token_endpoint", remedy);
         }

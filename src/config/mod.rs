@@ -45,7 +45,7 @@ pub(crate) use names::{AccountId, KeyName, RouteName};
 pub(crate) use parse::{AuditTarget, Config, Parsed};
 pub(crate) use problem::{Problem, Problems, Source};
 pub(crate) use provider::import_variables;
-pub(crate) use provider::presets;
+pub(crate) use provider::{Asked, Preset, presets};
 pub(crate) use reader::MachineFacts;
 pub(crate) use route::{Replay, Route};
 pub(crate) use secret_source::SecretSource;

@@ -336,10 +336,9 @@ impl<'a> Reader<'a> {
         let found = Table::new([account.clone()], self.sink).parsed("provider", |text| match presets.get(text) {
             Some(Some(document)) => Ok((text.to_owned(), document)),
             Some(None) | None => {
-                let all = known().collect::<Vec<_>>().join(", ");
                 let remedy = match nearest(text, known()) {
-                    Some(near) => format!("did you mean \"{near}\"? (known: {all})"),
-                    None => format!("known: {all}; or leave it out and say everything here"),
+                    Some(near) => format!("did you mean \"{near}\"? `valetd providers` lists all"),
+                    None => "`valetd providers` lists them; or leave it out and say everything here".to_owned(),
                 };
                 Err(Complaint::new("names no provider that is known", remedy))
             }
@@ -404,8 +403,10 @@ fn read_preset<'s>(source: &'s Source, sink: &Sink) -> Document<'s> {
     let document = Document::read(source, sink);
     // what an account says for itself alone
     let of_an_account = |key: &&str| !matches!(*key, "provider" | "upstream");
-    let keys: Vec<&str> = ACCOUNT_KEYS.iter().copied().filter(of_an_account).chain(["route"]).collect();
+    let keys: Vec<&str> =
+        ACCOUNT_KEYS.iter().copied().filter(of_an_account).chain(provider::PRESET_KEYS.iter().copied()).collect();
     Table::new([document.layer()], sink).only(&keys);
+    provider::check_asked(&document, sink);
     // what a route cannot say for every account of a provider
     let of_a_route: Vec<&str> =
         ROUTE_KEYS.iter().copied().filter(|key| !matches!(*key, "account" | "listen")).collect();

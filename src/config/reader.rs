@@ -9,6 +9,7 @@ use super::problem::{Complaint, Sink};
 use super::read::{Located, Table};
 use super::value;
 use crate::oauth::metadata::Metadata;
+use crate::oauth::rfc7591::Registration;
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct MachineFacts {
     pub cores: usize,
     /// What is known of issuers, by the account that it is kept for.
     pub metadata: BTreeMap<String, Metadata>,
+    /// The clients that were registered, by the account that each is for.
+    pub clients: BTreeMap<String, Registration>,
 }
 
 /// Reads tables.

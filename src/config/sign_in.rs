@@ -139,7 +139,6 @@ impl LoopbackRedirect {
     }
 
     /// The URI, with the port that is listened on, or with none as it is registered.
-    #[allow(dead_code)] // until the browser's way is there
     pub(crate) fn uri(&self, port: Option<u16>) -> String {
         let port = port.or(self.port).map_or_else(String::new, |port| format!(":{port}"));
         format!("http://{}{port}{}", self.host.name(), self.path)
@@ -148,7 +147,6 @@ impl LoopbackRedirect {
 
 impl LoopbackHost {
     /// As it is written in a URI.
-    #[allow(dead_code)] // until the browser's way is there
     pub(crate) fn name(self) -> &'static str {
         match self {
             LoopbackHost::V4 => "127.0.0.1",

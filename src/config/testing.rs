@@ -11,6 +11,7 @@ pub(crate) fn facts() -> MachineFacts {
         home: "/home/me".into(),
         cores: 8,
         metadata: BTreeMap::new(),
+        clients: BTreeMap::new(),
     }
 }
 

@@ -29,6 +29,13 @@ pub(crate) fn keep(state_dir: &Path, account: &AccountId, kept: &Kept) -> Result
     Beside::open(state_dir)?.write(&Kept::file_name(account.as_str()), &kept.write())
 }
 
+/// Forgets what is kept for an account.
+pub(crate) fn forget(state_dir: &Path, account: &AccountId) {
+    if let Ok(mut folder) = Beside::open(state_dir) {
+        folder.remove(&Kept::file_name(account.as_str()));
+    }
+}
+
 /// Metadata as they were found just now.
 pub(crate) fn found_now(metadata: Metadata) -> Kept {
     Kept { fetched_at: unix_seconds(), metadata }
@@ -93,5 +100,7 @@ mod tests {
         assert_eq!(of(folder.path(), &other, &issuer), None);
         std::fs::write(folder.path().join("lab.metadata.json"), "{").unwrap();
         assert_eq!(of(folder.path(), &lab, &issuer), None, "what cannot be read is fetched anew");
+        forget(folder.path(), &lab);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -4,7 +4,8 @@
 //! for: few requests, each bounded in time and size, none of them redirected, none with a secret. What a server on the
 //! internet says never leads to this machine.
 //!
-//! * [`metadata_of`]: an issuer's own; [`kept`]: what is kept of it, and when that may be replaced.
+//! * [`metadata_of`]: an issuer's own; [`kept`]: what is kept of it, and when that may be replaced;
+//! * [`probe`]: what an address is of which nothing is known; [`register`]: a client that registers itself.
 
 use hyper::Method;
 use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
@@ -14,6 +15,8 @@ use crate::http_client::{Answer, HttpClient, Outgoing, Reach};
 use crate::oauth::metadata::Metadata;
 
 pub(crate) mod kept;
+pub(crate) mod probe;
+pub(crate) mod register;
 
 /// How an account's servers are reached.
 pub(crate) fn reach(account: &Account) -> Reach<'_> {

@@ -9,11 +9,12 @@
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `salvage`: what becomes of a refresh token whose answer cannot be used;
-//! * [`metadata`]: what servers say of themselves;
+//! * [`metadata`], [`announced`]: what servers and APIs say of themselves; [`rfc7591`]: registration of a client;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::SystemTime;
 
+pub(crate) mod announced;
 mod body;
 mod cognito;
 mod ends;
@@ -26,6 +27,7 @@ mod members;
 pub(crate) mod metadata;
 mod rfc6749;
 pub(crate) mod rfc7009;
+pub(crate) mod rfc7591;
 pub(crate) mod rfc8628;
 pub(crate) mod rfc9126;
 mod salvage;

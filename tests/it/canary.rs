@@ -11,6 +11,7 @@ use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
+use crate::support::documents::Documents;
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, Home, VALETD, eventually, get, send, words};
@@ -19,6 +20,9 @@ const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
 /// Libraries too, which are quiet unless they are named.
 const NOISIEST: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,tokio_rustls=trace,notify=trace";
 const VERIFIER: &str = "verifier-canary-dBjftJeZ4CVP-mB92K27uhbUJU1p";
+const REGISTERED_SECRET: &str = "registered-secret-canary-41d0c9be";
+const REGISTRATION_TOKEN: &str = "registration-token-canary-9f27ab3355";
+const ADDED_SECRET: &str = "added-secret-canary-7be0d1c2";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -99,7 +103,11 @@ impl Heard {
             let is_record = path.extension().is_some_and(|end| end == "json") && folder.ends_with("state/valetd");
             if path.is_dir() {
                 self.files(&path);
-            } else if path.is_file() && !is_record && !path.ends_with("secret-of-the-client") {
+            } else if path.is_file()
+                && !is_record
+                && !path.ends_with("secret-of-the-client")
+                && !path.ends_with("added.client-secret")
+            {
                 let text = fs::read(&path).expect("a file of ours");
                 self.note(path.display().to_string(), String::from_utf8_lossy(&text).into_owned());
             }
@@ -147,6 +155,20 @@ fn config(gdh: &Server, gbdx: &Server) -> String {
         gbdx.token_endpoint(),
         gbdx.url(),
     )
+}
+
+/// A server that registers clients, and that knows no token.
+fn registrar() -> Documents {
+    let registrar = Documents::start();
+    let uri = format!("{}/register/x", registrar.url());
+    let registered = json!({"client_id": "reg", "client_secret": REGISTERED_SECRET,
+        "token_endpoint_auth_method": "client_secret_post", "registration_access_token": REGISTRATION_TOKEN,
+        "registration_client_uri": uri});
+    registrar.put_with("/register", 201, "", registered);
+    registrar.put_with("/register/x", 403, "", json!({"error": REGISTRATION_TOKEN}));
+    let description = format!("no such client {REGISTERED_SECRET}");
+    registrar.put_with("/token", 401, "", json!({"error": "invalid_client", "error_description": description}));
+    registrar
 }
 
 /// A server that says in its error what it was sent.
@@ -204,6 +226,21 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
         daemon.until(account, "usable");
     }
 
+    // a client that registers itself at a server that repeats its secrets, and a secret that `add` asks for
+    let registrar = registrar();
+    let registering = format!(
+        "[account.reg]\ntoken_endpoint = \"{0}/token\"\nregistration_endpoint = \"{0}/register\"\n\
+         client = \"register\"\nupstream = \"{0}\"\n",
+        registrar.url()
+    );
+    let text = fs::read_to_string(home.path("config/valetd/config.toml")).expect("a configuration");
+    home.write_config(&(text + &registering));
+    heard.command(&home, &["login", "reg", "--refresh-token-stdin", "--untried"], "rt-of-a-person");
+    assert!(registrar.asked().iter().any(|(_, body)| body.contains(REGISTERED_SECRET)), "it was used");
+    let add = ["add", "added", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+    heard.command(&home, &add, ADDED_SECRET);
+    assert!(home.path("config/valetd/added.client-secret").exists());
+
     // requests, with credentials of their own, good and bad
     let own = format!("Bearer {CLIENTS_OWN}");
     for path in ["/id/ping", "/id/echo?q=1", "/pw/auth/v1/validate_token", "/basic/echo", "/nowhere/x", "/id/missing"] {
@@ -247,6 +284,7 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     heard.command(&home, &["refresh", "id"], "");
     heard.command(&home, &["logout", "id"], "");
     heard.command(&home, &["logout", "pw"], "");
+    heard.command(&home, &["remove", "reg"], "");
     let answer = get(&address, "/pw/x").expect("an answer");
     assert_eq!(answer.status, 503);
     heard.note("503", answer.text());
@@ -260,7 +298,19 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
 
     let mut secrets = gdh.secrets();
     secrets.extend(gbdx.secrets());
-    secrets.extend([PASSWORD, CLIENT_SECRET, CLIENTS_OWN, VERIFIER, "wrong password of mine"].map(str::to_owned));
+    secrets.extend(
+        [
+            PASSWORD,
+            CLIENT_SECRET,
+            CLIENTS_OWN,
+            VERIFIER,
+            REGISTERED_SECRET,
+            REGISTRATION_TOKEN,
+            ADDED_SECRET,
+            "wrong password of mine",
+        ]
+        .map(str::to_owned),
+    );
     let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
     eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
     assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");

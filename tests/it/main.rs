@@ -23,6 +23,8 @@ mod readme;
 /// At a terminal, each way to sign in that an account has is offered, in its order.
 mod signing_in;
 
+/// `add` writes an account that works from a name or an address, and `remove` takes it out again.
+mod adding;
 /// What a name stands for decides whether it is connected to.
 mod addresses;
 /// What has expired stays so wherever the wall clock is set.

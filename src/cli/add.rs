@@ -1,0 +1,350 @@
+//! `valetd add`
+
+use std::io::{self, IsTerminal};
+
+use clap::Args;
+
+use super::arguments::parse_account;
+use super::config_edit::{self, Setting};
+use super::configuration::{Loaded, load_config, places};
+use super::failure::{Exit, Failure};
+use super::login;
+use super::options::Options;
+use super::output::{print, remark};
+use super::providers;
+use super::runtime::block_on;
+use super::text::printable;
+use crate::config::{Account, AccountId, Asked, Config, Endpoint, ListenAddress, Preset};
+use crate::config_files;
+use crate::discovery::kept;
+use crate::discovery::probe::{Findings, FoundClient, probe};
+use crate::http_client::{HttpClient, Reach};
+use crate::oauth::GrantType;
+use crate::platform::paths::Paths;
+use crate::secret::Secret;
+use crate::sign_in::handed_in;
+use crate::sign_in::terminal::{Terminal, Unasked};
+
+/// Add an account: write it into the configuration, and sign in
+#[derive(Args, Debug)]
+#[command(
+    long_about = "\
+Add an account, of a provider that valetd knows ('valetd providers' lists them)
+or of a server at an address, which is asked what it is: an API that names its
+authorization server (RFC 9728, as MCP servers do), an issuer (RFC 8414, OpenID
+Connect), or an openEO back-end. Where the server allows it, valetd registers
+itself as a client (RFC 7591) when you sign in.
+
+What cannot be found out is asked for, with where you find it; or say it with an
+option. The account is written at the end of the configuration, where comments
+and order stay as they are, and you are asked whether to sign in.",
+    after_help = "\
+Examples:
+  valetd add gbdx gbdx
+  valetd add work github --client-id Iv1.0123456789abcdef
+  valetd add notes https://mcp.notion.com/mcp
+  valetd add eo https://openeo.dataspace.copernicus.eu
+  valetd add lab keycloak --issuer https://sso.lab.example/realms/lab \\
+      --client-id valetd --upstream https://api.lab.example/v1
+
+Exit codes: 0 it is in the configuration, 1 it is not, 2 something is missing
+and there is no terminal to ask on."
+)]
+pub(super) struct Arguments {
+    /// The account's name, and its route's: a-z, 0-9, - and _
+    #[arg(value_parser = parse_account)]
+    name: AccountId,
+    /// A provider, or the address of an API, an issuer or an openEO back-end
+    #[arg(value_name = "PROVIDER|URL")]
+    from: String,
+    /// The client's id, as it is registered at the provider
+    #[arg(long, value_name = "ID")]
+    client_id: Option<String>,
+    /// Read the client's secret from standard input
+    #[arg(long)]
+    client_secret_stdin: bool,
+    /// The issuer, for providers that have many
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
+    /// Where the account's route leads
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// The redirect URI that is registered for the client, where codes are pasted
+    #[arg(long, value_name = "URI")]
+    redirect_uri: Option<String>,
+    /// A scope to ask for, in place of the provider's; can be repeated
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// Which of an openEO back-end's providers, if not the first
+    #[arg(long, value_name = "ID")]
+    openeo_provider: Option<String>,
+    /// Ask nothing, and do not sign in
+    #[arg(long)]
+    no_input: bool,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let name = arguments.name.clone();
+    let doing = format!("adding {name}");
+    let places = places(options)?;
+    let (account, config) = add(&places, &arguments).map_err(|failure| failure.while_doing(doing))?;
+    print(&said(&places, &account, &config))?;
+    sign_in(options, &account, arguments.no_input)
+}
+
+/// Writes the account into the configuration.
+fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failure> {
+    let name = &arguments.name;
+    let Loaded { config, warnings: _ } = load_config(places).map_err(|problems| {
+        let file = places.config_file.display();
+        Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
+    })?;
+    if config.accounts.contains_key(name) {
+        let remedy = format!("take another name, or run 'valetd remove {name}' first");
+        return Err(Failure::say("there is an account of that name").with_remedy(remedy).with_exit(Exit::Usage));
+    }
+    let mut answers = Answers { arguments, terminal: None };
+    let (settings, findings) = match arguments.from.contains("://") {
+        true => found(&mut answers, &arguments.from)?,
+        false => {
+            let known = config_files::known_presets(places);
+            let preset = &providers::named(&known, &arguments.from)?.preset;
+            match &preset.find {
+                Some(address) => found(&mut answers, address)?,
+                None => (of_preset(&mut answers, preset)?, None),
+            }
+        }
+    };
+    let mut settings = settings;
+    if !arguments.scopes.is_empty() {
+        settings.retain(|(key, _)| *key != "scopes");
+        settings.push(("scopes", Setting::List(arguments.scopes.clone())));
+    }
+    let secret = answers.secret(&settings)?;
+    if let Some(secret) = &secret {
+        let file = config_edit::write_secret(places, name.as_str(), secret)?;
+        settings.push(("client_secret", Setting::Pairs(vec![("file", file)])));
+    }
+    let written = write(places, name, &settings);
+    if written.is_err() && secret.is_some() {
+        config_edit::remove_secret(places, name.as_str());
+    }
+    let config = written?;
+    if let Some(findings) = findings {
+        // what was found just now need not be asked for again
+        let _ = kept::keep(&places.state_dir, name, &kept::found_now(findings.metadata));
+    }
+    let account = config.accounts.get(name).cloned();
+    account.map(|account| (account, config)).ok_or_else(|| Failure::say("it is not in what was read back"))
+}
+
+fn write(places: &Paths, name: &AccountId, settings: &[(&'static str, Setting)]) -> Result<Config, Failure> {
+    let settings: Vec<_> = settings.iter().filter(|(_, setting)| *setting != SECRET).cloned().collect();
+    let text = config_edit::with_account(&config_edit::read(places)?, name.as_str(), &settings)
+        .map_err(|why| Failure::say(format!("{} {why}", places.config_file.display())))?;
+    config_edit::replace(places, &text)
+}
+
+/// Stands where a secret is needed, until it is in a file of its own.
+const SECRET: Setting = Setting::Text(String::new());
+
+/// What the command line says, or the person at the terminal.
+struct Answers<'a> {
+    arguments: &'a Arguments,
+    terminal: Option<Terminal>,
+}
+
+impl Answers<'_> {
+    /// The value of a key, which is found at a place.
+    fn value(&mut self, asked: &Asked) -> Result<String, Failure> {
+        let Arguments { client_id, issuer, upstream, redirect_uri, .. } = self.arguments;
+        let given = match asked.key {
+            "client_id" => client_id,
+            "issuer" => issuer,
+            "upstream" => upstream,
+            "redirect_uri" => redirect_uri,
+            _ => &None,
+        };
+        if let Some(given) = given {
+            return Ok(asked.value(given));
+        }
+        let option = asked.key.replace('_', "-");
+        let terminal = self.terminal(&option, &asked.place)?;
+        let prompt = format!("{}: {}\n  > ", asked.key, asked.place);
+        Ok(asked.value(&terminal.ask_line(&prompt).map_err(unasked)?))
+    }
+
+    /// The client's secret, where the settings have a place for one.
+    fn secret(&mut self, settings: &[(&'static str, Setting)]) -> Result<Option<Secret>, Failure> {
+        let is_needed = settings.iter().any(|(_, setting)| *setting == SECRET);
+        if self.arguments.client_secret_stdin {
+            let doing = "reading the client's secret from standard input";
+            let read = handed_in::read_secret(io::stdin().lock());
+            return read.map(Some).map_err(|error| Failure::new(error).while_doing(doing));
+        }
+        if !is_needed {
+            return Ok(None);
+        }
+        let terminal = self.terminal("client-secret-stdin", "the client's secret")?;
+        terminal.ask_hidden("client_secret (not shown): ").map(Some).map_err(unasked)
+    }
+
+    fn terminal(&mut self, option: &str, place: &str) -> Result<&mut Terminal, Failure> {
+        let missing = || {
+            let failure = Failure::say(format!("--{option} is missing: {}", printable(place)));
+            failure.with_remedy("say it, or run this on a terminal, where it is asked for").with_exit(Exit::Usage)
+        };
+        if self.arguments.no_input {
+            return Err(missing());
+        }
+        if self.terminal.is_none() {
+            self.terminal = Some(Terminal::open().map_err(|_| missing())?);
+        }
+        Ok(self.terminal.as_mut().expect("it was opened just now"))
+    }
+}
+
+fn unasked(error: Unasked) -> Failure {
+    let exit = if matches!(error, Unasked::Interrupted) { Exit::Interrupted } else { Exit::Failed };
+    Failure::new(error).with_exit(exit)
+}
+
+/// What an account of a provider says: its name, and what is another value for each person.
+fn of_preset(answers: &mut Answers<'_>, preset: &Preset) -> Result<Vec<(&'static str, Setting)>, Failure> {
+    let mut settings = vec![("provider", Setting::Text(preset.name.clone()))];
+    let Arguments { client_id, issuer, upstream, redirect_uri, .. } = answers.arguments;
+    // what the provider does not ask for, and the person wants another way
+    let given = [("issuer", issuer), ("upstream", upstream), ("client_id", client_id), ("redirect_uri", redirect_uri)];
+    for (key, given) in given {
+        if let (Some(given), false) = (given, preset.ask.iter().any(|asked| asked.key == key)) {
+            settings.push((key, Setting::Text(given.clone())));
+        }
+    }
+    for asked in &preset.ask {
+        let setting = match asked.key {
+            "client_secret" => {
+                remark(&format!("client_secret: {}", asked.place));
+                SECRET
+            }
+            _ => Setting::Text(answers.value(asked)?),
+        };
+        settings.push((asked.key, setting));
+    }
+    Ok(settings)
+}
+
+type Found = (Vec<(&'static str, Setting)>, Option<Findings>);
+
+/// What an account of a server says, which is asked.
+fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
+    let bad = |why: String| Failure::say(format!("the address {why}")).with_exit(Exit::Usage);
+    Endpoint::parse(address).map_err(bad)?;
+    remark(&format!("Asking {address} what it is ..."));
+    let provider = answers.arguments.openeo_provider.as_deref();
+    let probed = block_on(probe(&HttpClient::from_environment(), address, provider, Reach::default()))?;
+    let findings = probed.map_err(|tried| {
+        let failure = Failure::say(format!("{address} does not say how to sign in to it"));
+        let tried = tried.iter().map(|words| printable(words)).collect();
+        failure
+            .with_problems(tried)
+            .with_remedy("`valetd providers` lists those that are known; or write the account by hand")
+    })?;
+    remark(&format!("It is {}; tokens come from {}.", findings.what, findings.issuer));
+    if !findings.others.is_empty() {
+        remark(&format!("Others that could be taken with --openeo-provider: {}.", findings.others.join(", ")));
+    }
+    let settings = of_findings(answers, &findings)?;
+    Ok((settings, Some(findings)))
+}
+
+fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Vec<(&'static str, Setting)>, Failure> {
+    let arguments = answers.arguments;
+    let mut settings = vec![("issuer", Setting::Text(findings.issuer.clone()))];
+    let mut is_known = false;
+    match (&arguments.client_id, &findings.client) {
+        (Some(id), _) => settings.push(("client_id", Setting::Text(id.clone()))),
+        (None, FoundClient::Offered(id)) => {
+            is_known = true;
+            settings.push(("client_id", Setting::Text(id.clone())));
+        }
+        (None, FoundClient::Registers) => {
+            is_known = true;
+            settings.push(("client", Setting::Text("register".into())));
+        }
+        (None, FoundClient::Unknown) => {
+            let place = "the server does not register clients: its page for applications gives a native one an id";
+            let asked = Asked { key: "client_id", place: place.into(), form: None };
+            settings.push(("client_id", Setting::Text(answers.value(&asked)?)));
+        }
+    }
+    if arguments.client_secret_stdin {
+        settings.push(("client_auth", Setting::Text("post".into())));
+    }
+    if !findings.scopes.is_empty() {
+        settings.push(("scopes", Setting::List(findings.scopes.clone())));
+    }
+    if !findings.ways.is_empty() {
+        let ways = findings.ways.iter().map(|way| (*way).to_owned()).collect();
+        settings.push(("sign_in", Setting::List(ways)));
+    }
+    if let Some(redirect) = findings.redirect.as_ref().filter(|_| is_known) {
+        settings.push(("redirect", Setting::Text(redirect.clone())));
+    }
+    if findings.asks_for_consent && findings.ways.contains(&"browser") {
+        settings.push(("authorize", Setting::Pairs(vec![("prompt", "consent".into())])));
+    }
+    if findings.device_pkce {
+        settings.push(("device_pkce", Setting::True));
+    }
+    if let Some(resource) = &findings.resource {
+        settings.push(("resource", Setting::Text(resource.clone())));
+    }
+    if let Some(header) = &findings.header {
+        settings.push(("header", Setting::Text(header.clone())));
+    }
+    let upstream = match (&arguments.upstream, &findings.upstream) {
+        (Some(upstream), _) | (None, Some(upstream)) => upstream.clone(),
+        (None, None) => {
+            let place = "the API to use it for: https://api.example/v1".into();
+            answers.value(&Asked { key: "upstream", place, form: None })?
+        }
+    };
+    settings.push(("upstream", Setting::Text(upstream)));
+    Ok(settings)
+}
+
+/// What was written, and where the account's routes are.
+fn said(places: &Paths, account: &Account, config: &Config) -> String {
+    let mut text = format!("{}: added to {}\n", account.id, places.config_file.display());
+    let port = config.listen.iter().find_map(|address| match address {
+        ListenAddress::Tcp(address) => Some(address.port()),
+        ListenAddress::Unix(_) => None,
+    });
+    for route in config.routes.iter().filter(|route| route.account == account.id) {
+        let upstream = printable(&route.upstream.to_string());
+        text.push_str(&match port {
+            Some(port) => format!("  http://localhost:{port}/{}/  ->  {upstream}\n", route.name),
+            None => format!("  {}  ->  {upstream}\n", route.name),
+        });
+    }
+    text
+}
+
+/// Offers to sign in, where there is somebody to ask.
+fn sign_in(options: &Options, account: &Account, no_input: bool) -> Result<Exit, Failure> {
+    if account.grant == GrantType::ClientCredentials {
+        return Ok(Exit::Fine); // its secret is its sign-in
+    }
+    let later =
+        || print(&format!("Sign in with: {} login {}\n", options.invocation(), account.id)).map(|()| Exit::Fine);
+    if no_input || account.sign_in.methods.is_empty() || !io::stdin().is_terminal() {
+        return later();
+    }
+    let Ok(mut terminal) = Terminal::open() else { return later() };
+    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(unasked)?;
+    drop(terminal);
+    match answer.as_deref().map(str::to_lowercase).as_deref() {
+        None | Some("y" | "yes") => login::perform(options, login::Arguments::of(account.id.clone())),
+        Some(_) => later(),
+    }
+}

@@ -1,0 +1,70 @@
+//! `valetd remove`
+
+use super::arguments::parse_account;
+use super::config_edit;
+use super::configuration::{Loaded, account_of, load_config, places};
+use super::failure::{Exit, Failure};
+use super::logout;
+use super::options::Options;
+use super::output::{print, remark};
+use super::runtime::block_on;
+use super::text::printable;
+use crate::config::AccountId;
+use crate::control::client::{Client, ClientError};
+use crate::discovery::{kept, register};
+use crate::http_client::HttpClient;
+
+/// Remove an account: sign out, and take it out of the configuration
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "\
+Remove an account: revoke its refresh token at the server where it can be done,
+forget it and what is known of its server, and take the account and its routes
+out of the configuration. Everything else in the file stays as it is.",
+    after_help = "\
+Example:
+  valetd remove gbdx
+
+Exit codes: 0 it is gone, 1 it is not."
+)]
+pub(super) struct Arguments {
+    /// The account
+    #[arg(value_parser = parse_account)]
+    account: AccountId,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { account: id } = arguments;
+    let doing = format!("removing {id}");
+    let places = places(options)?;
+    let Loaded { config, warnings: _ } = load_config(&places).map_err(|problems| {
+        Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
+    })?;
+    let account = account_of(&config, &id)?;
+    let routes: Vec<&str> =
+        config.routes.iter().filter(|route| route.account == id).map(|route| route.name.as_str()).collect();
+    // first of all whether it can be done: an account that is signed out and stays would be neither
+    let text = config_edit::without_account(&config_edit::read(&places)?, id.as_str(), &routes);
+    let text = text.map_err(|why| {
+        let failure = Failure::say(format!("{} {why}", places.config_file.display()));
+        failure.with_remedy(format!("run 'valetd logout {id}' and take the account out by hand"))
+    })?;
+    let message = logout::sign_out(options, &places, &id).map_err(|failure| failure.while_doing(doing.clone()))?;
+    if let Some(why) = block_on(register::give_back(&HttpClient::from_environment(), &places.state_dir, account))? {
+        remark(&format!("{id}: the client stays registered at the server: {}", printable(&why)));
+    }
+    config_edit::replace(&places, &text).map_err(|failure| failure.while_doing(doing))?;
+    config_edit::remove_secret(&places, id.as_str());
+    kept::forget(&places.state_dir, &id);
+    register::forget(&places.state_dir, &id);
+    match block_on(async { Client::connect(&places.socket).await?.reload().await })? {
+        Ok(()) | Err(ClientError::NotRunning(_)) => {}
+        Err(error) => remark(&format!("the daemon has not taken it over yet: {error}")),
+    }
+    let also = match routes.len() {
+        0 => String::new(),
+        _ => format!(" with its routes ({})", routes.join(", ")),
+    };
+    print(&format!("{id}: {}; removed from {}{also}\n", printable(&message), places.config_file.display()))?;
+    Ok(Exit::Fine)
+}

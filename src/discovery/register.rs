@@ -1,0 +1,82 @@
+//! Registering as a client (RFC 7591) for one account, and keeping what came of it in the state folder.
+//!
+//! A client is registered when somebody signs in and there is none yet, and never by a daemon: a server that has forgotten
+//! one has forgotten its refresh tokens, too.
+
+use std::path::Path;
+
+use hyper::Method;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+
+use super::reach;
+use crate::config::SignInMethod;
+use crate::config::{Account, AccountId, Endpoint};
+use crate::config_files;
+use crate::http_client::{HttpClient, Outgoing, secret_body};
+use crate::oauth::rfc7591::{self, Registration, Wanted};
+use crate::store::{Beside, StoreError};
+
+/// Registers a client and keeps it.
+///
+/// # Errors
+///
+/// Why there is none, in a sentence for people.
+pub(crate) async fn register(http: &HttpClient, state_dir: &Path, account: &Account) -> Result<(), String> {
+    let Some(endpoint) = &account.server.registration else {
+        return Err("the server names no registration_endpoint".to_owned());
+    };
+    let wanted = Wanted {
+        redirect_uris: vec![account.sign_in.redirect.uri(None)],
+        scopes: &account.scopes,
+        device: account.sign_in.methods.contains(&SignInMethod::Device)
+            && account.server.device_authorization.is_some(),
+    };
+    let mut fields = HeaderMap::new();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let body = secret_body(&rfc7591::request(&wanted));
+    let request = Outgoing { method: Method::POST, fields, body };
+    let answer = http.send(endpoint, reach(account), request).await.map_err(|error| error.to_string())?;
+    let host = endpoint.origin.authority();
+    let registered = rfc7591::read(answer.status.as_u16(), &answer.body, &account.server.registrar())
+        .map_err(|why| format!("{host} {why}"))?;
+    keep(state_dir, &account.id, &registered).map_err(|error| error.to_string())
+}
+
+fn keep(state_dir: &Path, account: &AccountId, registration: &Registration) -> Result<(), StoreError> {
+    let text = registration.write();
+    Beside::open(state_dir)?.write(&Registration::file_name(account.as_str()), text.expose().as_bytes())
+}
+
+/// Forgets an account's client, so that the next sign-in registers another one.
+pub(crate) fn forget(state_dir: &Path, account: &AccountId) {
+    if let Ok(mut folder) = Beside::open(state_dir) {
+        folder.remove(&Registration::file_name(account.as_str()));
+    }
+}
+
+/// Takes an account's registration back at the server (RFC 7592), if there is one and it can be. Returns why it could not.
+pub(crate) async fn give_back(http: &HttpClient, state_dir: &Path, account: &Account) -> Option<String> {
+    let registration = config_files::kept_clients(state_dir).remove(account.id.as_str())?;
+    let (uri, token) = registration.management?;
+    let endpoint = match Endpoint::parse(&uri) {
+        Ok(endpoint) => endpoint,
+        Err(why) => return Some(format!("the address for that {why}")),
+    };
+    let registrar = account.server.registration.as_ref();
+    if registrar.is_none_or(|registrar| registrar.origin != endpoint.origin) {
+        return Some("the address for that is on another server".to_owned());
+    }
+    let mut fields = HeaderMap::new();
+    let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.expose())) else {
+        return Some("its token cannot be sent".to_owned());
+    };
+    bearer.set_sensitive(true);
+    fields.insert(AUTHORIZATION, bearer);
+    let request = Outgoing { method: Method::DELETE, fields, body: bytes::Bytes::new() };
+    match http.send(&endpoint, reach(account), request).await {
+        Ok(answer) if answer.status.is_success() => None,
+        Ok(answer) => Some(format!("{} answered {}", endpoint.origin.authority(), answer.status)),
+        Err(error) => Some(error.to_string()),
+    }
+}

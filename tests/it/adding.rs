@@ -1,0 +1,293 @@
+//! From a name or an address to an account, and back.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use valetd::stand_in::{Options, Provider};
+
+use crate::support::documents::Documents;
+use crate::support::lab::Server;
+use crate::support::terminal::Terminal;
+use crate::support::{Home, VALETD, eventually, mode, words};
+
+const HEAD: &str = "# mine\nlisten = [\"127.0.0.1:0\"] # any\n\n# the good one\n[account.work]\nprovider = \"gbdx\"\n";
+
+#[test]
+fn a_provider_is_added_with_what_it_asks_for_and_removed_without_a_trace() {
+    let home = Home::with(HEAD);
+    let output = home.run(&["add", "hub", "github", "--client-id", "Iv1.0", "--no-input"]);
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("/hub/  ->  https://api.github.com") && said.contains("login hub"), "{said}");
+    let block = "[account.hub]\nprovider = \"github\"\nclient_id = \"Iv1.0\"\n";
+    assert_eq!(config(&home), format!("{HEAD}\n{block}"));
+    assert!(home.run(&["check"]).status.success());
+    // not twice, and not of what nobody knows
+    let again = home.run(&["add", "hub", "github", "--client-id", "x", "--no-input"]);
+    assert_eq!(again.status.code(), Some(2), "{}", words(&again));
+    let unknown = home.run(&["add", "x", "githup"]);
+    assert!(
+        unknown.status.code() == Some(2) && words(&unknown).contains("did you mean \"github\"?"),
+        "{}",
+        words(&unknown)
+    );
+    // what is missing is said with where it is found
+    let missing = home.run(&["add", "y", "github", "--no-input"]);
+    let said = words(&missing);
+    assert!(
+        missing.status.code() == Some(2) && said.contains("--client-id is missing: github.com/settings/apps"),
+        "{said}"
+    );
+    // what would not do is not written
+    let bad = home.run(&["add", "z", "gbdx", "--upstream", "http://elsewhere.example", "--no-input"]);
+    assert!(bad.status.code() == Some(1) && words(&bad).contains("stays as it was"), "{}", words(&bad));
+    assert_eq!(config(&home), format!("{HEAD}\n{block}"));
+    assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
+    let removed = home.run(&["remove", "hub"]);
+    assert!(removed.status.success(), "{}", words(&removed));
+    assert_eq!(config(&home).trim_end(), HEAD.trim_end());
+}
+
+#[test]
+fn without_a_configuration_add_writes_a_first_one_for_its_owner_alone() {
+    let home = Home::empty();
+    let output = home.run(&["add", "gbdx", "gbdx", "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(config(&home), "[account.gbdx]\nprovider = \"gbdx\"\n");
+    assert_eq!(mode(&home.path("config/valetd/config.toml")), 0o600);
+}
+
+#[test]
+fn what_a_provider_asks_for_is_asked_at_the_terminal_and_a_secret_is_not_shown() {
+    let home = Home::with(HEAD);
+    let mut terminal = Terminal::open(&home, &format!("'{VALETD}' add mail gmail"));
+    let before = terminal.answer("  > ", "me.apps.googleusercontent.com");
+    assert!(before.contains("client_id: console.cloud.google.com"), "{before}");
+    terminal.answer("client_secret (not shown): ", "GOCSPX-hunter2");
+    terminal.answer("Sign in now? [Y/n] ", "n");
+    terminal.until("login mail");
+    let (code, shown) = terminal.exit();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let text = config(&home);
+    assert!(
+        text.ends_with("client_secret = { file = \"mail.client-secret\" }\n") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let secret = home.path("config/valetd/mail.client-secret");
+    assert_eq!((mode(&secret), fs::read_to_string(&secret).expect("a secret")), (0o600, "GOCSPX-hunter2\n".to_owned()));
+    assert!(home.run(&["remove", "mail"]).status.success());
+    assert!(!secret.exists());
+    // from standard input, for scripts
+    let output = home.run_with_input(
+        &["add", "mail", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"],
+        "GOCSPX-hunter2\n",
+    );
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(fs::read_to_string(&secret).expect("a secret"), "GOCSPX-hunter2\n");
+}
+
+#[test]
+fn an_api_that_names_its_server_is_added_from_its_address_registers_itself_and_is_taken_back() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    let url = documents.url();
+    mcp(&documents, &server);
+    let home = Home::with("listen = [\"127.0.0.1:0\"]\n");
+    let daemon = home.start();
+    let output = home.run(&["add", "notes", &format!("{url}/mcp"), "--no-input"]);
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("names its authorization server"), "{said}");
+    let expected = format!(
+        "listen = [\"127.0.0.1:0\"]\n\n[account.notes]\nissuer = \"{url}\"\nclient = \"register\"\n\
+         scopes = [\"mcp:read\", \"offline_access\"]\nsign_in = [\"browser\"]\n\
+         redirect = \"http://127.0.0.1:8254/callback\"\nauthorize = {{ prompt = \"consent\" }}\n\
+         resource = \"{url}/mcp\"\nupstream = \"{url}/mcp\"\n"
+    );
+    assert_eq!(config(&home), expected);
+    assert!(!documents.asked().iter().any(|(line, _)| line == "POST /register"), "nobody signs in yet");
+    let token = server.sign_in();
+    let login = ["login", "notes", "--refresh-token-stdin", "--untried"];
+    let output = home.run_with_input(&login, token.expose());
+    assert!(output.status.success(), "{}", words(&output));
+    let asked = documents.asked();
+    let (_, registration) = asked.iter().find(|(line, _)| line == "POST /register").expect("it registers");
+    let registration: Value = serde_json::from_str(registration).expect("JSON");
+    assert_eq!(registration["application_type"], "native");
+    assert_eq!(registration["token_endpoint_auth_method"], "none");
+    assert_eq!(registration["redirect_uris"], json!(["http://127.0.0.1:8254/callback"]));
+    assert_eq!(registration["scope"], "mcp:read offline_access");
+    daemon.until("notes", "usable");
+    let record = fs::read_to_string(home.path("state/valetd/notes.json")).expect("a record");
+    assert!(record.contains("client-of-notes"), "the refresh token is the registered client's: {record}");
+    assert_eq!(mode(&home.path("state/valetd/notes.client.json")), 0o600);
+    // the next sign-in is the same client's
+    assert!(home.run_with_input(&login, server.sign_in().expose()).status.success());
+    let registered = || documents.asked().iter().filter(|(line, _)| line == "POST /register").count();
+    assert_eq!(registered(), 1);
+    // and its end is the end of all of it
+    let removed = home.run(&["remove", "notes"]);
+    assert!(removed.status.success(), "{}", words(&removed));
+    assert!(words(&removed).contains("revoked at the server"), "{}", words(&removed));
+    assert_eq!(config(&home).trim_end(), "listen = [\"127.0.0.1:0\"]");
+    assert!(documents.asked().iter().any(|(line, _)| line == "DELETE /register/client-of-notes"));
+    let left: Vec<_> = fs::read_dir(home.path("state/valetd")).expect("a folder").flatten().collect();
+    assert!(left.iter().all(|file| !file.file_name().to_string_lossy().starts_with("notes")), "{left:?}");
+    eventually("the daemon has heard", || {
+        daemon.status()["accounts"].as_array().expect("a list").is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_client_that_the_server_has_forgotten_is_registered_again_at_the_next_sign_in_alone() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let home = Home::with("listen = [\"127.0.0.1:0\"]\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    let login = |token: &str| home.run_with_input(&["login", "notes", "--refresh-token-stdin", "--untried"], token);
+    assert!(login("an-old-one").status.success());
+    // the token endpoint moves to one that knows nobody, on the same host
+    documents.put_with("/token", 401, "", json!({"error": "invalid_client"}));
+    documents
+        .put("/.well-known/oauth-authorization-server", metadata(&documents, &format!("{}/token", documents.url())));
+    fs::remove_file(home.path("state/valetd/notes.metadata.json")).expect("it was kept");
+    assert!(login("an-old-one").status.success());
+    let registered = || documents.asked().iter().filter(|(line, _)| line == "POST /register").count();
+    assert_eq!(registered(), 1);
+    let daemon = home.start();
+    eventually("the daemon is refused", || (daemon.account("notes")["why_code"] == "client-refused").then_some(()));
+    assert_eq!(registered(), 1, "a daemon registers nothing");
+    let output = login("a-new-one");
+    assert!(words(&output).contains("forgotten the client"), "{}", words(&output));
+    assert_eq!(registered(), 2);
+}
+
+#[test]
+fn an_openeo_back_end_is_added_with_the_client_that_it_offers_and_its_prefix() {
+    let documents = Documents::start();
+    let url = documents.url();
+    documents.put(
+        "/.well-known/openeo",
+        json!({"versions": [{"url": format!("{url}/openeo/1.2"), "api_version": "1.2.0", "production": true},
+                            {"url": format!("{url}/openeo/1.1"), "api_version": "1.1.0", "production": true}]}),
+    );
+    let clients = json!([{"id": "for-anybody", "redirect_urls": ["http://localhost:1410/"],
+        "grant_types": ["authorization_code+pkce", "urn:ietf:params:oauth:grant-type:device_code+pkce"]}]);
+    documents.put(
+        "/openeo/1.2/credentials/oidc",
+        json!({"providers": [{"id": "egi", "issuer": url, "title": "EGI", "scopes": ["openid"], "default_clients": clients},
+                             {"id": "other", "issuer": url, "title": "Other"}]}),
+    );
+    documents.put("/.well-known/openid-configuration", metadata(&documents, &format!("{url}/token")));
+    let home = Home::with("listen = []\n");
+    let output = home.run(&["add", "eo", &url, "--no-input"]);
+    let said = words(&output);
+    assert!(output.status.success() && said.contains("--openeo-provider: other"), "{said}");
+    let expected = format!(
+        "listen = []\n\n[account.eo]\nissuer = \"{url}\"\nclient_id = \"for-anybody\"\n\
+         scopes = [\"openid\", \"offline_access\"]\nsign_in = [\"device\", \"browser\"]\n\
+         redirect = \"http://localhost:1410/\"\nauthorize = {{ prompt = \"consent\" }}\ndevice_pkce = true\n\
+         header = \"Authorization: Bearer oidc/egi/{{access_token}}\"\nupstream = \"{url}/openeo/1.2\"\n"
+    );
+    assert_eq!(config(&home), expected);
+    let output = home.run(&["add", "eo2", &url, "--openeo-provider", "none", "--no-input"]);
+    assert!(words(&output).contains("lists the providers egi, other"), "{}", words(&output));
+}
+
+#[test]
+fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing_is_refused() {
+    let documents = Documents::start();
+    let url = documents.url();
+    let home = Home::with("listen = []\n");
+    let nothing = home.run(&["add", "lab", &url, "--no-input"]);
+    let said = words(&nothing);
+    assert!(nothing.status.code() == Some(1) && said.contains("answered 404"), "{said}");
+    let bad = home.run(&["add", "lab", "http://elsewhere.example/mcp", "--no-input"]);
+    assert!(bad.status.code() == Some(2) && words(&bad).contains("plain http"), "{}", words(&bad));
+    documents.put(
+        "/realms/x/.well-known/openid-configuration",
+        json!({"issuer": format!("{url}/realms/x"),
+        "token_endpoint": format!("{url}/t"), "device_authorization_endpoint": format!("{url}/d")}),
+    );
+    // with a slash too many, as people paste it
+    let address = format!("{url}/realms/x/");
+    let missing = home.run(&["add", "lab", &address, "--no-input"]);
+    assert!(
+        missing.status.code() == Some(2) && words(&missing).contains("--client-id is missing"),
+        "{}",
+        words(&missing)
+    );
+    let with = ["add", "lab", &address, "--client-id", "me", "--upstream", &url, "--scope", "a", "--no-input"];
+    let output = home.run(&with);
+    assert!(output.status.success(), "{}", words(&output));
+    let expected = format!(
+        "listen = []\n\n[account.lab]\nissuer = \"{url}/realms/x\"\nclient_id = \"me\"\nsign_in = [\"device\"]\n\
+         upstream = \"{url}\"\nscopes = [\"a\"]\n"
+    );
+    assert_eq!(config(&home), expected);
+    // what others say of this machine is not followed, and metadata of another issuer are not believed
+    documents.put(
+        "/realms/y/.well-known/openid-configuration",
+        json!({"issuer": "https://login.example",
+        "token_endpoint": format!("{url}/t")}),
+    );
+    let other = home.run(&["add", "y", &format!("{url}/realms/y"), "--no-input"]);
+    assert!(words(&other).contains("names the issuer \"https://login.example\""), "{}", words(&other));
+}
+
+#[test]
+fn providers_are_listed_searched_and_shown_with_the_users_own() {
+    let home = Home::with("listen = []\n");
+    fs::create_dir_all(home.path("config/valetd/providers")).expect("a folder");
+    let mine = "description = \"The lab's\"\ntoken_endpoint = \"https://auth.lab.example/t\"\n[ask]\n\
+                upstream = \"the API\"\n";
+    fs::write(home.path("config/valetd/providers/lab.toml"), mine).expect("written");
+    let all = words(&home.run(&["providers"]));
+    assert!(
+        all.contains("github ") && all.contains("lab ") && all.lines().all(|line| line.chars().count() <= 80),
+        "{all}"
+    );
+    let some = words(&home.run(&["providers", "--search", "sentinel"]));
+    assert!(some.contains("cdse-sentinelhub") && !some.contains("github"), "{some}");
+    assert_eq!(home.run(&["providers", "--search", "no-such-thing"]).status.code(), Some(1));
+    let shown = words(&home.run(&["providers", "show", "github"]));
+    assert!(shown.contains("# Sources: github/docs") && shown.contains("not run against the live service"), "{shown}");
+    assert_eq!(home.run(&["providers", "show", "githup"]).status.code(), Some(2));
+    let json: Value =
+        serde_json::from_slice(&home.run(&["providers", "--json", "--search", "lab"]).stdout).expect("JSON");
+    let lab = json["providers"].as_array().expect("a list").iter().find(|found| found["name"] == "lab").expect("mine");
+    assert_eq!((&lab["yours"], &lab["ask"][0]["key"]), (&json!(true), &json!("upstream")));
+    let output = home.run(&["add", "mine", "lab", "--upstream", "https://api.lab.example", "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+// --- the stage -------------------------------------------------------------------------------------------------------
+
+fn config(home: &Home) -> String {
+    fs::read_to_string(home.path("config/valetd/config.toml")).expect("a configuration")
+}
+
+fn metadata(documents: &Documents, token_endpoint: &str) -> Value {
+    let url = documents.url();
+    json!({"issuer": url, "token_endpoint": token_endpoint, "authorization_endpoint": format!("{url}/authorize"),
+           "registration_endpoint": format!("{url}/register"), "scopes_supported": ["openid", "offline_access"]})
+}
+
+/// An API at `/mcp`, whose authorization server is on the same host and gives out the stand-in's tokens.
+fn mcp(documents: &Documents, server: &Server) {
+    let url = documents.url();
+    let challenge = format!("WWW-Authenticate: Bearer resource_metadata=\"{url}/meta\"\r\n");
+    documents.put_with("/mcp", 401, &challenge, "");
+    let resource =
+        json!({"resource": format!("{url}/mcp"), "authorization_servers": [url], "scopes_supported": ["mcp:read"]});
+    documents.put("/meta", resource);
+    let mut server_metadata = metadata(documents, &server.token_endpoint());
+    server_metadata["revocation_endpoint"] = json!(server.revocation_endpoint().expect("it has one"));
+    documents.put("/.well-known/oauth-authorization-server", server_metadata);
+    let registered = json!({"client_id": "client-of-notes", "registration_access_token": "rat-of-notes",
+        "registration_client_uri": format!("{url}/register/client-of-notes")});
+    documents.put_with("/register", 201, "", registered);
+    documents.put("/register/client-of-notes", "");
+}
