@@ -21,6 +21,8 @@ use crate::oauth::{Dialect, EndpointKind, GrantType};
 pub(crate) struct AuthorizationServer {
     /// Who it is (RFC 8414 section 2): where its metadata is found, and what `iss` in an answer must be.
     pub issuer: Option<Issuer>,
+    /// Whether it announces that its authorization responses say who answers (RFC 9207): then one that does not is none of its.
+    pub names_issuer: bool,
     /// Where grants are sent as forms (RFC 6749 section 3.2); absent only where there is an issuer whose metadata are not
     /// known yet.
     pub token: Option<Endpoint>,
@@ -98,6 +100,7 @@ impl AuthorizationServer {
         // destructured whole: a new endpoint is in every list
         let AuthorizationServer {
             issuer: _,
+            names_issuer: _,
             token,
             cognito,
             revocation,
@@ -170,12 +173,13 @@ impl<'a> Reader<'a> {
             table.require("token_endpoint", remedy);
         }
         let issuer = table.parsed("issuer", Issuer::parse).map(|found| found.value);
-        let known = issuer.as_ref().and_then(|issuer| {
-            let metadata = self.facts.metadata.get(account.as_str())?;
+        let metadata = issuer.as_ref().and_then(|issuer| {
             // what was kept is of another issuer, or not as it was written: as if there were nothing
-            (metadata.issuer == issuer.as_str()).then(|| issuer.endpoints_in(metadata).unwrap_or_default())
+            self.facts.metadata.get(account.as_str()).filter(|metadata| metadata.issuer == issuer.as_str())
         });
+        let known = issuer.as_ref().zip(metadata).and_then(|(issuer, found)| issuer.endpoints_in(found).ok());
         let known = known.unwrap_or_default();
+        let names_issuer = metadata.is_some_and(|found| found.authorization_response_iss_parameter_supported);
         let mut endpoint = |kind: EndpointKind| {
             let found = known.iter().find(|(found, _)| *found == kind).map(|(_, endpoint)| endpoint);
             if !table.has(kind.key()) {
@@ -222,6 +226,7 @@ impl<'a> Reader<'a> {
         }
         Some(AuthorizationServer {
             issuer,
+            names_issuer,
             token,
             cognito,
             revocation,
@@ -248,6 +253,7 @@ mod tests {
     fn each_list_of_endpoints_has_those_that_answer_its_question() {
         let server = AuthorizationServer {
             issuer: Some(Issuer::parse("https://issuer.example").unwrap()),
+            names_issuer: true,
             token: at("token"),
             cognito: at("cognito"),
             revocation: at("revocation"),

@@ -26,6 +26,9 @@ pub(crate) struct Metadata {
     userinfo_endpoint: Option<String>,
     introspection_endpoint: Option<String>,
     registration_endpoint: Option<String>,
+    /// Whether its authorization responses say who answers (RFC 9207 section 3).
+    #[serde(default)]
+    pub authorization_response_iss_parameter_supported: bool,
     /// The scopes that it names.
     #[serde(default)]
     pub scopes_supported: Vec<String>,

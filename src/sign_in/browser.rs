@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::authorization_request::{AuthorizationRequest, address};
+use super::authorization_address::authorization_address;
 use super::desktop::{Place, tunnel_command};
 use super::error::SignInError;
 use super::exchange::redeem_checked;
@@ -20,10 +20,9 @@ use super::pasted::{self, NotACode, Pasted};
 use super::pending::{self, PendingSignIn};
 use super::terminal::Came;
 use crate::accounts::NewCredential;
-use crate::config::{Account, Endpoint, LoopbackHost};
-use crate::oauth::Client;
+use crate::config::{Account, LoopbackHost};
 use crate::secret::Secret;
-use crate::token_endpoint::{TokenEndpoint, client_secret};
+use crate::token_endpoint::client_secret;
 
 pub(super) const METHOD: Method = Method {
     in_words: "a browser on this machine",
@@ -69,44 +68,6 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     };
     serving.conclude(ending).await;
     outcome
-}
-
-/// The address that the browser is to open: the whole request, or, where the server takes them, the name of a pushed one.
-async fn authorization_address(
-    account: &Account,
-    endpoint: &TokenEndpoint,
-    client: &Client,
-    pending: &PendingSignIn,
-    wishes: &Wishes,
-) -> Result<String, SignInError> {
-    let Some(page) = account.server.authorization.as_ref().map(Endpoint::to_string) else {
-        return Err(SignInError::NoWay("this account has no authorization_endpoint"));
-    };
-    let mut further = account.sign_in.authorize.clone();
-    let is_openid = account.scopes.iter().any(|scope| scope == "openid");
-    if wishes.switch_user && is_openid && !further.iter().any(|(name, _)| name == "prompt") {
-        // OpenID Connect Core section 3.1.2.1: else the browser's own session signs the same person in again
-        further.push(("prompt".to_owned(), "login".to_owned()));
-    }
-    let (challenge, nonce) = (pending.challenge(), pending.nonce());
-    let request = AuthorizationRequest {
-        client_id: client.id.as_deref(),
-        redirect_uri: pending.redirect_uri.as_deref(),
-        scopes: &account.scopes,
-        state: &pending.state,
-        code_challenge: challenge.as_deref(),
-        nonce: nonce.as_deref(),
-        resources: &account.resource,
-        further: &further,
-    };
-    let parameters = request.parameters();
-    if account.server.pushed_authorization.is_none() {
-        return Ok(address(&page, &parameters));
-    }
-    let request_uri = endpoint.push(account, client, &parameters).await?;
-    let mut pushed = vec![("request_uri", request_uri)];
-    pushed.extend(client.id.clone().map(|id| ("client_id", id)));
-    Ok(address(&page, &pushed))
 }
 
 /// Shows the address and waits for the code: from the browser, or out of what is pasted.

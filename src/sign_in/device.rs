@@ -16,7 +16,7 @@ use crate::config::Account;
 use crate::oauth::rfc8628::{DeviceAuthorization, Next, Polling};
 use crate::oauth::{Client, Grant, Tokens};
 use crate::platform::environment;
-use crate::token_endpoint::{TokenEndpoint, client_secret};
+use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
 
 pub(super) const METHOD: Method = Method {
     in_words: "a code that you enter on any device",
@@ -34,7 +34,8 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     };
     let challenge = code_verifier.as_ref().map(challenge_of);
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
-    let authorization = endpoint.authorize_device(account, &client, challenge.as_deref()).await?;
+    let authorization =
+        endpoint.authorize_device(account, &client, challenge.as_deref()).await.map_err(cannot_begin)?;
     let start = Instant::now();
     show(account, &authorization, wishes, terminal)?;
     if wishes.browser {
@@ -49,6 +50,15 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let asking = tokens(account, endpoint, &client, &grant, &mut polling, start);
     let tokens = terminal.wait_beside(status, asking).await??;
     settle(account, endpoint, grant, tokens).await
+}
+
+/// A server that lets a client have no device code says so in several ways (`unauthorized_client`; oidc-provider says
+/// `invalid_request`): nobody has done anything yet, so the next way costs nothing.
+fn cannot_begin(failure: GrantFailure) -> SignInError {
+    match failure.oauth_error.as_deref() {
+        Some("invalid_request") => SignInError::NotHere(failure.detail),
+        _ => failure.into(),
+    }
 }
 
 /// Asks the token endpoint until the person has decided or the code has expired.

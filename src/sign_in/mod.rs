@@ -5,7 +5,7 @@
 //!
 //! * `method`: what a way is; `browser`, `device`, `paste`, `password`: one file each, which begins with its row. A new way is
 //!   such a file, its name in [`SignInMethod`], and the arm of `method_of`, which the compiler then asks for;
-//! * `authorization_request`, `authorization_response`: what the browser is sent with, and what it comes back with;
+//! * `authorization_address`, `authorization_request`, `authorization_response`: what the browser is sent with, and what it comes back with;
 //!   `loopback`: where it comes back to, with `browser_request` and `page`; `desktop`: where it is opened; `qr`: a picture; `scopes`: what was not granted;
 //! * [`import`], [`handed_in`]: credentials that were issued elsewhere; [`exchange`]: those that a grant brings;
 //! * [`offline`]: saving and forgetting them while no daemon runs;
@@ -18,6 +18,7 @@ use crate::oauth::GrantType;
 use crate::store::{Beside, StoreError};
 use crate::token_endpoint::TokenEndpoint;
 
+mod authorization_address;
 mod authorization_request;
 mod authorization_response;
 mod browser;
@@ -130,7 +131,9 @@ fn ways(account: &Account, wishes: &Wishes) -> Result<Vec<SignInMethod>, SignInE
         let words = match way {
             SignInMethod::Browser => "this account has no authorization_endpoint, which a browser would open",
             SignInMethod::Device => "this account has no device_authorization_endpoint",
-            SignInMethod::Paste => "this account has no login_page that shows a code",
+            SignInMethod::Paste => {
+                "this account has neither a login_page that shows a code nor an authorization_endpoint"
+            }
             SignInMethod::Password => "this account has no way to sign in that asks for a user name",
         };
         return if (method_of(way).is_possible)(account, wishes) {

@@ -47,8 +47,8 @@ pub(super) fn ending(account: &str, ending: &Ending) -> String {
                 Tone::Good,
                 "Signed in",
                 &[
-                    &format!("You are signed in to <b>{account}</b>{who}."),
-                    "valetd goes on in your terminal. You can close this page.",
+                    &format!("The authorization server has signed you in{who}, for <b>{account}</b>."),
+                    "valetd goes on in your terminal, which has the last word. You can close this page.",
                 ],
             )
         }

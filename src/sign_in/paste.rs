@@ -1,20 +1,25 @@
 //! A one-time code, or the address that it stands in, out of a browser anywhere.
 
+use super::authorization_address::authorization_address;
 use super::desktop::Place;
 use super::error::SignInError;
-use super::exchange::redeem;
+use super::exchange::redeem_checked;
 use super::login_url::login_url;
 use super::method::{Attempt, Method, Titled, Wishes};
 use super::pasted::{self, NotACode};
 use super::pending::PendingSignIn;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::Grant;
+use crate::oauth::{Client, Grant};
 use crate::secret::Secret;
+use crate::token_endpoint::{TokenEndpoint, client_secret};
 
 pub(super) const METHOD: Method = Method {
     in_words: "a one-time code, from a page in a browser",
-    is_possible: |account: &Account, wishes: &Wishes| wishes.username.is_none() && account.server.login_page.is_some(),
+    is_possible: |account: &Account, wishes: &Wishes| {
+        let server = &account.server;
+        wishes.username.is_none() && (server.login_page.is_some() || server.authorization.is_some())
+    },
     sign_in: |attempt| Box::pin(sign_in(attempt)),
 };
 
@@ -31,12 +36,31 @@ pub(crate) fn grant(account: &Account, code: Secret, pending: Option<PendingSign
     Grant::AuthorizationCode { code, redirect_uri, code_verifier }
 }
 
+/// The request, and the address to open: the account's page, which shows a code or hands it on; or else the authorization
+/// endpoint, which sends the browser to an address that nobody answers, with the code in it.
+async fn begin(
+    account: &Account,
+    wishes: &Wishes,
+    endpoint: &TokenEndpoint,
+    client: &Client,
+) -> Result<(PendingSignIn, String), SignInError> {
+    let failed = |words: &'static str| SignInError::NotExchanged(words.to_owned());
+    if account.server.login_page.is_some() {
+        let pending = PendingSignIn::begin(account).map_err(failed)?;
+        let url = login_url(account, &pending).ok_or(SignInError::NoWay("this account has no login_page to open"))?;
+        return Ok((pending, url));
+    }
+    let registered = account.sign_in.redirect_uri.clone();
+    let redirect_uri = registered.unwrap_or_else(|| account.sign_in.redirect.uri(None));
+    let pending = PendingSignIn::begin_with(redirect_uri).map_err(failed)?;
+    let url = authorization_address(account, endpoint, client, &pending, wishes).await?;
+    Ok((pending, url))
+}
+
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let Attempt { account, wishes, endpoint, terminal } = attempt;
-    let pending = PendingSignIn::begin(account).map_err(|words| SignInError::NotExchanged(words.to_owned()))?;
-    let Some(url) = login_url(account, &pending) else {
-        return Err(SignInError::NoWay("this account has no login_page to open"));
-    };
+    let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
+    let (pending, url) = begin(account, wishes, endpoint, &client).await?;
     if let Some(Err(error)) = wishes.state_dir.as_deref().map(|folder| pending.save(folder, &account.id)) {
         terminal.say(&format!("Only this terminal can take the code: {error}.\n\n"))?;
     }
@@ -59,7 +83,8 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
         }
         tries += 1;
     };
-    let redeemed = redeem(account, endpoint, grant(account, code, Some(pending))).await;
+    let nonce = pending.nonce();
+    let redeemed = redeem_checked(account, endpoint, &client, grant(account, code, Some(pending)), nonce).await;
     if let Some(folder) = &wishes.state_dir {
         PendingSignIn::forget(folder, &account.id);
     }

@@ -38,6 +38,11 @@ pub(crate) enum NotACode {
     /// An address that another authorization server has made (RFC 9207).
     #[error("this address comes from another authorization server than this account's (iss)")]
     OtherIssuer,
+    /// An address that does not say which authorization server has made it, of one that always does (RFC 9207).
+    #[error(
+        "this address does not say which authorization server it comes from (it has no iss), as this account's does"
+    )]
+    NoIssuer,
     /// Several words, and none of them is a code for certain.
     #[error("this is more than a code: paste the code alone")]
     ManyWords,

@@ -135,7 +135,10 @@ impl PendingSignIn {
 ///
 /// [`NotACode::OtherIssuer`], if it is not.
 pub(crate) fn check_issuer(account: &Account, issuer: Option<&str>) -> Result<(), NotACode> {
-    let Some(issuer) = issuer else { return Ok(()) };
+    let Some(issuer) = issuer else {
+        // section 2.4: of a server that announces it, an answer without it is somebody else's
+        return if account.server.names_issuer { Err(NotACode::NoIssuer) } else { Ok(()) };
+    };
     // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has
     let origin = crate::config::Endpoint::parse(issuer).ok().map(|endpoint| endpoint.origin);
     let is_ours = match &account.server.issuer {
@@ -227,6 +230,12 @@ mod tests {
             let pasted = recognise(&text).expect(case);
             assert_eq!(pending().check(&account, &pasted), expected, "{case}");
         }
+        let mut announces = account;
+        announces.server.names_issuer = true;
+        let check = |text: &str| pending().check(&announces, &recognise(text).unwrap());
+        assert_eq!(check(&at("code=c&state=s1")), Err(NotACode::NoIssuer));
+        assert_eq!(check(&issuer("auth.example")), Ok(()));
+        assert_eq!(check("0f8fad5b-d9cb-469f-a165-70867728950e"), Ok(()), "a bare code has no address to say it in");
     }
 
     #[test]

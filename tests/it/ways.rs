@@ -164,6 +164,14 @@ fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_
     terminal.until("lab: signed in as ada@example.org");
     assert_eq!(terminal.exit().0, Some(0));
     assert_eq!(asked(&server), ["authorization_code issued"]);
+
+    // chosen, nobody listens, and the page's address is all that is waited for
+    let mut terminal = Terminal::open(&home, &login(" --paste --no-browser"));
+    terminal.until("paste the one-time code that it shows here, or the whole address that it ends on");
+    let shown = terminal.until("Code: ");
+    assert!(!shown.contains("goes on by itself"), "{shown}");
+    terminal.type_line("\x03");
+    assert_eq!(terminal.exit().0, Some(130));
 }
 
 #[test]
@@ -312,7 +320,7 @@ fn what_ends_a_device_code_is_told_apart() {
 
 #[test]
 fn where_device_codes_are_switched_off_the_next_way_is_taken() {
-    for (github, code) in [(true, "device_flow_disabled"), (false, "unauthorized_client")] {
+    for (github, code) in [(true, "device_flow_disabled"), (false, "unauthorized_client"), (false, "invalid_request")] {
         let server = start();
         server.change_manners(|manners| {
             manners.github = github;

@@ -1,0 +1,41 @@
+// A person at a headless Chromium: opens an address, signs in, agrees or not, and looks at where that ends.
+//   node sign_in_person.mjs ADDRESS NAME yes|no [USER_CODE]
+// Prints one object of JSON: the last page's address, title and text, and what the browser asked this machine for.
+
+import { createRequire } from 'node:module';
+import { pathToFileURL } from 'node:url';
+
+const { default: puppeteer } = await import(pathToFileURL(createRequire(import.meta.url).resolve('puppeteer-core')).href);
+
+const [address, name, decision, userCode = ''] = process.argv.slice(2);
+const only = 'MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost , EXCLUDE [::1]';
+const browser = await puppeteer.launch({
+  executablePath: process.env.CHROMIUM, headless: true,
+  args: ['--no-sandbox', '--disable-gpu', '--no-first-run', `--host-resolver-rules=${only}`],
+});
+const page = await browser.newPage();
+const asked = [];
+const errors = [];
+page.on('request', (request) => asked.push(`${request.method()} ${request.url().split('?')[0]}`));
+page.on('pageerror', (error) => errors.push(String(error)));
+const start = new URL(address).origin;
+await page.goto(address, { waitUntil: 'domcontentloaded', timeout: 20000 });
+const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
+for (let step = 0; step < 8; step += 1) {
+  // a page may send its form by itself, and be gone while it is looked at
+  const find = () => page.$('button[type=submit]:not([name=abort]), input[type=submit]');
+  const button = await find().catch(() => pause(1000).then(find));
+  if (new URL(page.url()).origin !== start || !button) break;
+  for (const [field, value] of [['login', name], ['password', 'x'], ['user_code', userCode]]) {
+    const input = value && await page.$(`input[name=${field}]:not([type=hidden])`);
+    if (!input) continue;
+    await input.evaluate((element) => { element.value = ''; });
+    await input.type(value);
+  }
+  const abort = decision === 'no' && await page.$('a[href$="/abort"], [name=abort]');
+  const gone = page.waitForNavigation({ waitUntil: 'domcontentloaded', timeout: 20000 });
+  await Promise.all([gone, (abort || button).click()]);
+}
+const text = await page.evaluate(() => document.body.innerText);
+console.log(JSON.stringify({ address: page.url(), title: await page.title(), text, asked, errors }));
+await browser.close();
