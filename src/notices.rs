@@ -149,6 +149,7 @@ impl Message {
         let what = match cause {
             Cause::SignInRequired(why) => why.to_string(),
             Cause::Withheld(Withholding::StoreLocked) => "the store is locked: its key is away".to_owned(),
+            Cause::Withheld(Withholding::OtherMachine) => "the stored credential is another machine's".to_owned(),
             Cause::Withheld(Withholding::KeyGone) => "the key of the stored credential is gone".to_owned(),
             Cause::Dies(at) => format!("the refresh token dies in {}", coarse(at.since(now).as_secs())),
         };

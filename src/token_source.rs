@@ -135,6 +135,8 @@ pub(crate) enum Withholding {
     StoreLocked,
     /// The key that it is sealed with will not come back.
     KeyGone,
+    /// It was last used on another machine.
+    OtherMachine,
 }
 
 impl Withholding {
@@ -143,6 +145,7 @@ impl Withholding {
         match self {
             Self::StoreLocked => "store-locked",
             Self::KeyGone => "key-gone",
+            Self::OtherMachine => "other-machine",
         }
     }
 
@@ -150,6 +153,9 @@ impl Withholding {
     pub(crate) fn remedy(self, account: &AccountId, invocation: &str) -> String {
         match self {
             Self::StoreLocked => format!("{invocation} unlock"),
+            Self::OtherMachine => {
+                format!("{invocation} login {account} (or adopt {account}, if no other machine uses it any more)")
+            }
             Self::KeyGone => format!("{invocation} unlock --recovery (or seal on, and then login {account})"),
         }
     }

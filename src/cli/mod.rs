@@ -23,6 +23,7 @@ mod screen;
 mod text;
 
 // the verbs
+mod adopt;
 mod check;
 mod completions;
 mod demo;
@@ -113,6 +114,7 @@ enum Verb {
     Key(key::Arguments),
     Seal(seal::Arguments),
     Unlock(unlock::Arguments),
+    Adopt(adopt::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
@@ -144,6 +146,7 @@ impl Program {
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Seal(arguments) => seal::perform(options, arguments),
             Verb::Unlock(arguments) => unlock::perform(options, &arguments),
+            Verb::Adopt(arguments) => adopt::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),
             Verb::Service(arguments) => service::perform(options, arguments),
@@ -188,6 +191,7 @@ mod tests {
             "seal on",
             "seal status --json",
             "unlock --recovery",
+            "adopt gbdx --any",
             "completions bash",
             "man",
             "man --dir /tmp/man",

@@ -151,7 +151,7 @@ fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Ou
 /// Who is named first: those whom time alone does not help.
 fn needs_person(state: State) -> bool {
     match state {
-        State::SignInRequired | State::KeyGone | State::StoreLocked => true,
+        State::SignInRequired | State::KeyGone | State::OtherMachine | State::StoreLocked => true,
         State::Usable | State::Waiting | State::Renewing => false,
     }
 }

@@ -52,6 +52,7 @@ enum Verb<'a> {
     Ready,
     Metrics,
     Refresh(&'a str),
+    Adopt(&'a str),
     SetCredential(&'a str),
     RemoveCredential(&'a str),
     Reload,
@@ -141,6 +142,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "keys", name] => vec![(Method::DELETE, Verb::RevokeKey(name))],
         ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
         ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
+        ["v1", "accounts", id, "adopt"] => vec![(Method::POST, Verb::Adopt(id))],
         ["v1", "accounts", id, "credential"] => {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
@@ -202,6 +204,10 @@ where
             info!(%account, "a renewal was asked for over the control socket");
             state.accounts.refresh(account).await.map_err(|error| not_done(state, id, error))?;
             Ok(json(StatusCode::ACCEPTED, &account_report(state, id)?))
+        }
+        Verb::Adopt(id) => {
+            let account = known(state, id)?;
+            seal_verbs::adopt(state, account, &collect(body).await?).await
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
@@ -369,7 +375,7 @@ fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
         "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; \
-         POST /v1/accounts/{id}/refresh, /v1/reload, /v1/keys, /v1/seal, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+         POST /v1/accounts/{id}/refresh, /v1/accounts/{id}/adopt, /v1/reload, /v1/keys, /v1/seal, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
          /v1/keys/{name}",
     )
 }
@@ -394,6 +400,7 @@ mod tests {
             ("HEAD", "/v1/status", Ok(Verb::Status)),
             ("GET", "/v1/accounts/gbdx", Ok(Verb::Account("gbdx"))),
             ("POST", "/v1/accounts/gbdx/refresh", Ok(Verb::Refresh("gbdx"))),
+            ("POST", "/v1/accounts/gbdx/adopt", Ok(Verb::Adopt("gbdx"))),
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),

@@ -23,14 +23,14 @@ use super::events::Event;
 use super::keys::{self, KeyList, KeyOrder, KeyReport};
 use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
-use super::seal_verbs::{SealAnswer, SealOrder};
+use super::seal_verbs::{AdoptOrder, SealAnswer, SealOrder};
 use crate::accounts::NewCredential;
 use crate::client_keys::NewKey;
-use crate::config::KeyName;
+use crate::config::{AccountId, KeyName};
 use crate::platform::peer::own_uid;
 use crate::platform::users;
 use crate::secret::Secret;
-use crate::store::{SealChange, Trial};
+use crate::store::{Adoption, SealChange, Trial};
 
 /// How long an answer may take that is made from what the daemon has at hand.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -190,6 +190,13 @@ impl Client {
         let order = recovery_code.map(|code| json!({ "recovery_code": code.expose() }).to_string());
         let body = self.call(Method::POST, "/v1/unlock", order, AFTER_WORK).await?;
         self.read(&body)
+    }
+
+    /// Has a credential used that was last used on another machine. Returns what is so now, for people.
+    pub(crate) async fn adopt(&mut self, id: &AccountId, adoption: Adoption) -> Result<String, ClientError> {
+        let order = serde_json::to_string(&AdoptOrder { adoption }).expect("a word");
+        let body = self.call(Method::POST, &format!("/v1/accounts/{id}/adopt"), Some(order), AFTER_WORK).await?;
+        self.read(&body).map(|Done { message }| message)
     }
 
     /// Has the configuration read again. Returns when the new one is in force; refused with the problems if it has any.

@@ -4,13 +4,14 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::answer::{Answer, bad_request, json};
+use super::answer::{Answer, Done, bad_request, json};
 use super::problem::{Problem, kind};
 use super::state::ControlState;
+use crate::config::AccountId;
 use crate::key_source::KeySources;
 use crate::platform::clock::unix_seconds;
 use crate::secret::Secret;
-use crate::store::{Left, SealChange, SealChanged, SealError, Store};
+use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, Store};
 
 /// What `POST /v1/seal` takes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,6 +82,30 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
     let (said, left) = opened.await?;
     state.accounts.look_again().await;
     Ok(json(StatusCode::OK, &SealAnswer { said, left, recovery_code: None }))
+}
+
+/// What `POST /v1/accounts/{id}/adopt` takes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdoptOrder {
+    pub(super) adoption: Adoption,
+}
+
+/// Has a record used here that was last used on another machine.
+pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8]) -> Result<Answer, Problem> {
+    let example = r#"{"adoption": "by-this-machine"}, or "by-any-machine""#;
+    let AdoptOrder { adoption } = serde_json::from_slice(body)
+        .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
+    info!(%account, ?adoption, "a credential of another machine was adopted over the control socket");
+    let invocation = state.facts.borrow().invocation.clone();
+    let login = format!("{invocation} login {account}");
+    let adopted = work(state, move |store, _| Ok(store.adopt(&account, adoption)?)).await?;
+    if !adopted {
+        let problem = Problem::new(409, kind::REFUSED, "that cannot be done now", "nobody has signed in");
+        return Err(problem.with_remedy(login));
+    }
+    state.accounts.look_again().await;
+    Ok(json(StatusCode::OK, &Done { message: "used here from now on".to_owned() }))
 }
 
 /// What takes its time, for sources and the disk, while others are answered.

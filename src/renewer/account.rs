@@ -235,7 +235,7 @@ impl AccountState {
         }
         match &self.withheld {
             Some(Withheld { cause: Withholding::StoreLocked, why, .. }) => Some(why.to_string()),
-            Some(Withheld { cause: Withholding::KeyGone, .. }) | None => None,
+            Some(Withheld { cause: Withholding::KeyGone | Withholding::OtherMachine, .. }) | None => None,
         }
     }
 

@@ -188,6 +188,7 @@ fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
     store.load(id).map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
         error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
+        error @ StoreError::OtherMachine { .. } => NotLoaded::Withheld(Withholding::OtherMachine, error.to_string()),
         error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
         error => NotLoaded::Unreadable(error.to_string()),
     })
@@ -225,6 +226,7 @@ impl RealWorld {
             | StoreError::Corrupt { .. }
             | StoreError::Locked { .. }
             | StoreError::KeyGone { .. }
+            | StoreError::OtherMachine { .. }
             | StoreError::Newer { .. } => SaveError::Failed(words),
         }
     }

@@ -8,7 +8,7 @@ use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
-use super::file::Unreadable;
+use super::file::{Marked, Unreadable};
 use super::folder::{CORRUPT, Folder};
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot};
 use super::sealing::{Held, Sealing, key_of};
@@ -132,11 +132,13 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
             continue;
         }
         match sealing.read(&bytes, &account) {
-            Ok(record) => {
+            // as it is marked: what was copied from another machine does not become ours by this
+            Ok(Marked { record, machine }) => {
                 let path = folder.path.join(&name);
                 let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
-                let written =
-                    sealing.write(&record, *nonce).map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
+                let written = sealing
+                    .write(&record, machine.as_deref(), *nonce)
+                    .map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
                 folder.replace(&name, &written)?;
             }
             Err(why) => {

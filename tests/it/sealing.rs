@@ -260,6 +260,52 @@ fn what_cannot_be_sealed_is_said_and_stays_as_it_is() {
     }
 }
 
+#[test]
+fn a_record_that_was_copied_to_another_machine_is_not_spent_before_somebody_says_so() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    let read = || -> Value { serde_json::from_slice(&fs::read(&record).expect("a record")).expect("JSON") };
+    if read()["machine"].is_null() {
+        eprintln!("skipped: this machine has no machine-id");
+        return;
+    }
+    let move_away = || {
+        let mut moved = read();
+        moved["machine"] = "00112233445566778899aabbccddeeff".into();
+        fs::write(&record, moved.to_string()).expect("written");
+    };
+    move_away();
+    let asked = sealable.server.log().token_calls.len();
+    let daemon = home.start();
+    let account = daemon.until("lab", "other-machine");
+    let action = account["next_action"].as_str().expect("one");
+    assert!(action.contains("valetd login lab") && action.contains("adopt lab"), "{action}");
+    assert_eq!(ping(&address(&daemon)).json()["type"], "urn:valetd:problem:other-machine");
+    assert_eq!(home.run(&["refresh", "lab"]).status.code(), Some(1));
+    assert_eq!(sealable.server.log().token_calls.len(), asked, "the server was not asked");
+    let adopted = home.run(&["adopt", "lab"]);
+    assert!(adopted.status.success(), "{}", words(&adopted));
+    daemon.until("lab", "usable");
+    drop(daemon);
+    // without a daemon; and a sign-in is always right
+    for is_adopted in [true, false] {
+        move_away();
+        match is_adopted {
+            true => assert!(home.run(&["adopt", "lab", "--any"]).status.success()),
+            false => lab::sign_in(home, &sealable.server.sign_in()),
+        }
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+    }
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+    // where any machine may use it, nobody asks
+    move_away();
+    home.write_config(&lab::config(&sealable.server, lab::EAGER, "", "store.machine = \"any\""));
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+}
+
 /// Moments, not secrets.
 fn below(random: &mut u64, limit: u64) -> u64 {
     *random ^= *random << 13;

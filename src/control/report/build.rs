@@ -170,6 +170,7 @@ impl AccountReport {
             None => state(phase, usable),
             Some(Withholding::StoreLocked) => State::StoreLocked,
             Some(Withholding::KeyGone) => State::KeyGone,
+            Some(Withholding::OtherMachine) => State::OtherMachine,
         };
         let why_code = match phase {
             Phase::SignInRequired { .. } if withheld.is_some() => None,
@@ -177,7 +178,9 @@ impl AccountReport {
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
-            State::StoreLocked | State::KeyGone => withheld.as_ref().map(|withheld| withheld.why.to_string()),
+            State::StoreLocked | State::KeyGone | State::OtherMachine => {
+                withheld.as_ref().map(|withheld| withheld.why.to_string())
+            }
             // what is stored cannot be used: that says more than that nobody is signed in
             State::SignInRequired => match (why_code, last_failure) {
                 (Some(Why::NotSignedIn), Some(failure)) if failure.class == UNREADABLE => Some(failure.detail.clone()),
