@@ -278,7 +278,9 @@ fn page(report: &StatusReport, base: &str, folder: &Path, options: &Options) -> 
         let color = match account.state {
             State::Usable => AnsiColor::Green,
             State::Waiting | State::Renewing => AnsiColor::Yellow,
-            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine => AnsiColor::Red,
+            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => {
+                AnsiColor::Red
+            }
         };
         let bar = styled(&bar(account), color.on_default());
         out.push_str(&format!("  {:<6}{bar} {}\n", account.id, token_in_words(account)));

@@ -31,6 +31,7 @@ mod doctor;
 mod events;
 mod exec;
 mod key;
+mod lock;
 mod log;
 mod login;
 mod logout;
@@ -113,6 +114,7 @@ enum Verb {
     ExecRelay(exec::relay::Arguments),
     Key(key::Arguments),
     Seal(seal::Arguments),
+    Lock(lock::Arguments),
     Unlock(unlock::Arguments),
     Adopt(adopt::Arguments),
     Doctor(doctor::Arguments),
@@ -145,6 +147,7 @@ impl Program {
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Seal(arguments) => seal::perform(options, arguments),
+            Verb::Lock(arguments) => lock::perform(options, &arguments),
             Verb::Unlock(arguments) => unlock::perform(options, &arguments),
             Verb::Adopt(arguments) => adopt::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
@@ -190,6 +193,7 @@ mod tests {
             "seal",
             "seal on",
             "seal status --json",
+            "lock --all",
             "unlock --recovery",
             "adopt gbdx --any",
             "completions bash",

@@ -97,7 +97,7 @@ pub(super) fn report(outcome: Outcome, now: &AccountReport) -> Result<Exit, Fail
     };
     let exit = match (now.state, now.usable) {
         (State::SignInRequired | State::KeyGone | State::OtherMachine, _) => Exit::SignInRequired,
-        (State::StoreLocked, _) => Exit::Locked,
+        (State::StoreLocked | State::Locked, _) => Exit::Locked,
         (State::Usable | State::Waiting | State::Renewing, true) => Exit::Failed,
         (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
     };

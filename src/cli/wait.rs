@@ -134,7 +134,7 @@ fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Ou
             })
         }
         exit @ Exit::Locked => {
-            let failure = Failure::say(format!("{}: the store is locked{why}", first.id)).with_exit(exit);
+            let failure = Failure::say(format!("{}: locked{why}", first.id)).with_exit(exit);
             Outlook::NotYet(match &first.next_action {
                 Some(command) => failure.with_remedy(command),
                 None => failure,
@@ -151,7 +151,8 @@ fn judge(report: &StatusReport, accounts: &[AccountId], timeout: Duration) -> Ou
 /// Who is named first: those whom time alone does not help.
 fn needs_person(state: State) -> bool {
     match state {
-        State::SignInRequired | State::KeyGone | State::OtherMachine | State::StoreLocked => true,
+        State::SignInRequired | State::KeyGone | State::OtherMachine => true,
+        State::StoreLocked | State::Locked => true,
         State::Usable | State::Waiting | State::Renewing => false,
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum SealSetting {
     Off,
     /// From systemd's credential service, also where that binds it to a TPM.
     Systemd,
+    /// From a passphrase that a person types after each start.
+    Passphrase,
     /// From what the user has made: a file, a command's output, or a credential of the service's unit.
     Held(SecretSource),
 }
@@ -38,8 +40,12 @@ pub(crate) enum SealSetting {
 /// A setting that is one word.
 type Word = (&'static str, fn() -> SealSetting);
 
-const WORDS: &[Word] =
-    &[("auto", || SealSetting::Auto), ("off", || SealSetting::Off), ("systemd", || SealSetting::Systemd)];
+const WORDS: &[Word] = &[
+    ("auto", || SealSetting::Auto),
+    ("off", || SealSetting::Off),
+    ("systemd", || SealSetting::Systemd),
+    ("passphrase", || SealSetting::Passphrase),
+];
 
 impl StoreSettings {
     pub(super) const DEFAULT: Self = Self { seal: SealSetting::Auto, machine: MachineSetting::This };
@@ -97,6 +103,7 @@ mod tests {
             ("[store]\nseal = \"auto\"", SealSetting::Auto),
             ("[store]\nseal = \"off\"", SealSetting::Off),
             ("store.seal = \"systemd\"", SealSetting::Systemd),
+            ("store.seal = \"passphrase\"", SealSetting::Passphrase),
             ("store.seal = { file = \"/media/key\" }", held(SecretSource::File("/media/key".into()))),
             (
                 "store.seal = { command = [\"pass\", \"valetd\"] }",

@@ -48,6 +48,7 @@ enum Verb<'a> {
     RevokeKey(&'a str),
     Seal,
     Unlock,
+    Lock,
     Health,
     Ready,
     Metrics,
@@ -147,6 +148,7 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
         ["v1", "seal"] => vec![(Method::POST, Verb::Seal)],
+        ["v1", "lock"] => vec![(Method::POST, Verb::Lock)],
         ["v1", "unlock"] => vec![(Method::POST, Verb::Unlock)],
         ["v1", "reload"] => vec![(Method::POST, Verb::Reload)],
         ["healthz"] => vec![(Method::GET, Verb::Health)],
@@ -193,6 +195,7 @@ where
         Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
         Verb::Seal => seal_verbs::change(state, &collect(body).await?).await,
+        Verb::Lock => seal_verbs::lock(state, &collect(body).await?).await,
         Verb::Unlock => seal_verbs::unlock(state, &collect(body).await?).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
@@ -375,7 +378,7 @@ fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
         "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; \
-         POST /v1/accounts/{id}/refresh, /v1/accounts/{id}/adopt, /v1/reload, /v1/keys, /v1/seal, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+         POST /v1/accounts/{id}/refresh, /v1/accounts/{id}/adopt, /v1/reload, /v1/keys, /v1/seal, /v1/lock, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
          /v1/keys/{name}",
     )
 }
@@ -406,6 +409,7 @@ mod tests {
             ("POST", "/v1/reload", Ok(Verb::Reload)),
             ("POST", "/v1/seal", Ok(Verb::Seal)),
             ("GET", "/v1/seal", allow("POST")),
+            ("POST", "/v1/lock", Ok(Verb::Lock)),
             ("POST", "/v1/unlock", Ok(Verb::Unlock)),
             ("GET", "/v1/events", Ok(Verb::Events)),
             ("GET", "/v1/log", Ok(Verb::Log)),

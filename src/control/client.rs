@@ -23,7 +23,7 @@ use super::events::Event;
 use super::keys::{self, KeyList, KeyOrder, KeyReport};
 use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
-use super::seal_verbs::{AdoptOrder, SealAnswer, SealOrder};
+use super::seal_verbs::{AdoptOrder, LockOrder, SealAnswer};
 use crate::accounts::NewCredential;
 use crate::client_keys::NewKey;
 use crate::config::{AccountId, KeyName};
@@ -106,6 +106,17 @@ impl ClientError {
     }
 }
 
+/// What a person says to have a store opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Said {
+    /// That it be opened as it is every day.
+    Nothing,
+    /// The recovery code.
+    RecoveryCode(Secret),
+    /// The passphrase.
+    Passphrase(Secret),
+}
+
 impl Client {
     /// Connects to the daemon that listens on `socket`, which must be this user's or root's; root itself may ask anybody's.
     ///
@@ -179,16 +190,31 @@ impl Client {
     }
 
     /// Changes the store's seal.
-    pub(crate) async fn change_seal(&mut self, change: SealChange) -> Result<SealAnswer, ClientError> {
-        let order = serde_json::to_string(&SealOrder { change }).expect("a word");
+    pub(crate) async fn change_seal(
+        &mut self,
+        change: SealChange,
+        passphrase: Option<&Secret>,
+    ) -> Result<SealAnswer, ClientError> {
+        let order = json!({ "change": change, "passphrase": passphrase.map(Secret::expose) }).to_string();
         let body = self.call(Method::POST, "/v1/seal", Some(order), AFTER_WORK).await?;
         self.read(&body)
     }
 
-    /// Opens a store whose key was away; by a recovery code, if one is given.
-    pub(crate) async fn unlock(&mut self, recovery_code: Option<&Secret>) -> Result<SealAnswer, ClientError> {
-        let order = recovery_code.map(|code| json!({ "recovery_code": code.expose() }).to_string());
-        let body = self.call(Method::POST, "/v1/unlock", order, AFTER_WORK).await?;
+    /// Opens a store whose key was away, and undoes a lock; by what a person says, if one does.
+    pub(crate) async fn unlock(&mut self, by: &Said) -> Result<SealAnswer, ClientError> {
+        let order = match by {
+            Said::Nothing => json!({}),
+            Said::RecoveryCode(code) => json!({ "recovery_code": code.expose() }),
+            Said::Passphrase(passphrase) => json!({ "passphrase": passphrase.expose() }),
+        };
+        let body = self.call(Method::POST, "/v1/unlock", Some(order.to_string()), AFTER_WORK).await?;
+        self.read(&body)
+    }
+
+    /// Has no token leave until somebody unlocks; with `all`, the key and the refresh tokens are forgotten, too.
+    pub(crate) async fn lock(&mut self, all: bool) -> Result<SealAnswer, ClientError> {
+        let order = serde_json::to_string(&LockOrder { all }).expect("a word");
+        let body = self.call(Method::POST, "/v1/lock", Some(order), AFTER_WORK).await?;
         self.read(&body)
     }
 

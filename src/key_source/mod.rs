@@ -38,12 +38,14 @@ pub(crate) enum Kind {
     Unit,
     /// systemd wraps it for this user on this machine.
     Systemd,
+    /// A person types it.
+    Passphrase,
     /// A code that a person has written down.
     Recovery,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::File, Self::Command, Self::Unit, Self::Systemd, Self::Recovery];
+    const ALL: [Self; 6] = [Self::File, Self::Command, Self::Unit, Self::Systemd, Self::Passphrase, Self::Recovery];
 
     /// In one word.
     pub(crate) fn name(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Kind {
             Self::Command => "command",
             Self::Unit => "unit",
             Self::Systemd => "systemd",
+            Self::Passphrase => "passphrase",
             Self::Recovery => "recovery",
         }
     }
@@ -94,11 +97,27 @@ pub(crate) struct KeySources {
     state_dir: PathBuf,
     /// Where systemd's credential service listens.
     systemd: PathBuf,
+    /// What a person has typed just now, if one has.
+    passphrase: Option<Secret>,
 }
+
+/// Below that, a passphrase is a matter of minutes, however each guess is stretched.
+const SHORTEST_PASSPHRASE: usize = 8;
 
 impl KeySources {
     pub(crate) fn new(settings: &StoreSettings, state_dir: &Path) -> Self {
-        Self { setting: settings.seal.clone(), state_dir: state_dir.to_owned(), systemd: systemd::SOCKET.into() }
+        Self {
+            setting: settings.seal.clone(),
+            state_dir: state_dir.to_owned(),
+            systemd: systemd::SOCKET.into(),
+            passphrase: None,
+        }
+    }
+
+    /// The same, with a passphrase that a person has typed.
+    #[must_use]
+    pub(crate) fn with_passphrase(self, passphrase: Option<Secret>) -> Self {
+        Self { passphrase, ..self }
     }
 
     /// What a slot was wrapped by. Blocks for as long as the source takes: for a command, up to half a minute.
@@ -107,6 +126,10 @@ impl KeySources {
             (Kind::Systemd, _) => {
                 let blob = blob.ok_or_else(|| NoSecret::Gone("its blob is missing".to_owned()))?;
                 return systemd::unwrap(&self.systemd, blob);
+            }
+            (Kind::Passphrase, _) => {
+                let away = || NoSecret::Away("a person must type it: valetd unlock".to_owned());
+                return self.passphrase.clone().ok_or_else(away);
             }
             (Kind::Recovery, _) => return Err(NoSecret::Away("it is written down".to_owned())),
             (kind, SealSetting::Held(source)) if held_kind(source) == Some(kind) => source.clone(),
@@ -132,6 +155,7 @@ impl KeySources {
                 Err(vec!["the configuration says that nothing is sealed: store.seal = \"off\"".to_owned()])
             }
             SealSetting::Held(source) => self.offer_of(source).map_err(|why| vec![why]),
+            SealSetting::Passphrase => self.offer_of_passphrase().map_err(|why| vec![why]),
             SealSetting::Systemd => self.offer_of_systemd(true).map_err(|why| vec![why]),
             SealSetting::Auto => self.best(),
         }
@@ -158,6 +182,14 @@ impl KeySources {
         }
         passed_over.push("or name a source: store.seal = { file = ... } or { command = [...] }".to_owned());
         Err(passed_over)
+    }
+
+    fn offer_of_passphrase(&self) -> Result<Offer, String> {
+        let secret = self.passphrase.clone().ok_or("passphrase: nobody has typed one")?;
+        if secret.expose().chars().count() < SHORTEST_PASSPHRASE {
+            return Err(format!("passphrase: it has fewer than {SHORTEST_PASSPHRASE} characters: take some words"));
+        }
+        Ok(Offer { kind: Kind::Passphrase, blob: None, secret, because: Vec::new() })
     }
 
     fn offer_of_systemd(&self, takes_tpm: bool) -> Result<Offer, String> {
@@ -288,7 +320,7 @@ mod tests {
     const KEY: &str = "an-ordinary-key-of-42-characters-in-base64";
 
     fn sources(setting: SealSetting, state_dir: &Path) -> KeySources {
-        KeySources { setting, state_dir: state_dir.to_owned(), systemd: "/nowhere".into() }
+        KeySources { setting, state_dir: state_dir.to_owned(), systemd: "/nowhere".into(), passphrase: None }
     }
 
     fn command(script: &str) -> SealSetting {
@@ -318,6 +350,7 @@ mod tests {
             ("one that says something else each time", command(&counting), Err("something else each time")),
             ("off", SealSetting::Off, Err("nothing is sealed")),
             ("nothing that could be chosen", SealSetting::Auto, Err("no unit has handed over")),
+            ("nobody who types", SealSetting::Passphrase, Err("nobody has typed one")),
             ("no systemd that could", SealSetting::Systemd, Err("it comes with systemd 256")),
         ];
         for (case, setting, expected) in rows {
@@ -345,6 +378,16 @@ mod tests {
         assert_ne!(written, code.expose());
         assert_eq!(recovery(&Secret::new(written)), recovery(&code));
         assert_ne!(recovery(&code).secret, recovery(&recovery_code(&[0; 16])).secret);
+    }
+
+    #[test]
+    fn a_passphrase_is_what_a_person_types_if_it_is_long_enough() {
+        let typed =
+            |text: &str| sources(SealSetting::Passphrase, Path::new("/state")).with_passphrase(Some(Secret::new(text)));
+        let offer = typed("four words of mine").offer().unwrap();
+        assert_eq!((offer.kind, offer.secret.expose()), (Kind::Passphrase, "four words of mine"));
+        assert_eq!(typed("x y z").secret(Kind::Passphrase, None).unwrap().expose(), "x y z", "for what is sealed so");
+        assert!(typed("hunter2").offer().unwrap_err()[0].contains("fewer than 8 characters"));
     }
 
     #[test]
@@ -378,6 +421,7 @@ mod tests {
             (Kind::Command, "names none: store.seal = { command }"),
             (Kind::Unit, "no unit has handed over"),
             (Kind::Systemd, "its blob is missing"),
+            (Kind::Passphrase, "valetd unlock"),
             (Kind::Recovery, "written down"),
         ] {
             let found = sources.secret(kind, None).unwrap_err().to_string();

@@ -157,6 +157,17 @@ impl RenewerLoop {
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Lock(reply) => {
+                self.renewer.lock(now);
+                let _ = reply.send(Ok(()));
+            }
+            AccountRequest::Unlock(reply) => {
+                self.renewer.unlock(now);
+                let _ = reply.send(Ok(()));
+            }
+            AccountRequest::Forget(why, reply) => {
+                let _ = reply.send(self.renewer.forget_credentials(&why, now));
+            }
             AccountRequest::LookAgain(reply) => {
                 let store = self.renewer.world.store.clone();
                 self.renewer.look_again(|id| load(&store, id), now);

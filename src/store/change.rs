@@ -102,7 +102,7 @@ impl Store {
         let offer = key_source::recovery(code);
         let ask = |kind, _: Option<&str>| match kind {
             Kind::Recovery => Ok(offer.secret.clone()),
-            Kind::File | Kind::Command | Kind::Unit | Kind::Systemd => {
+            Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Passphrase => {
                 Err(NoSecret::Away("it is not asked".to_owned()))
             }
         };

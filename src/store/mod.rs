@@ -131,6 +131,7 @@ pub(crate) struct Store {
     /// How it is sealed, for who cannot wait for the disk.
     seal_state: watch::Sender<SealState>,
     is_opening: AtomicBool,
+    is_held: AtomicBool,
     /// What this machine's records are marked with; `None` where no mark is looked at.
     mark: Option<String>,
     warnings: Vec<String>,
@@ -250,7 +251,16 @@ impl Store {
         let seal_state = watch::Sender::new(SealState::of(&sealing));
         let inner = Mutex::new(Inner { folder, sealing });
         let is_opening = AtomicBool::new(false);
-        Ok(Self { path: dir.to_owned(), inner, seal_state, is_opening, mark: None, warnings, _lock: lock })
+        Ok(Self {
+            path: dir.to_owned(),
+            inner,
+            seal_state,
+            is_opening,
+            is_held: AtomicBool::new(false),
+            mark: None,
+            warnings,
+            _lock: lock,
+        })
     }
 
     /// What was found and repaired when the folder was opened, in sentences.
@@ -344,6 +354,16 @@ impl Store {
         self.is_opening.load(Ordering::Acquire)
     }
 
+    /// Whether a person has had the keys forgotten: then nobody asks for them but a person.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Acquire)
+    }
+
+    /// A person asks for the keys again.
+    pub(crate) fn let_go(&self) {
+        self.is_held.store(false, Ordering::Release);
+    }
+
     /// From here on it is known.
     pub(crate) fn has_been_asked(&self) {
         self.is_opening.store(false, Ordering::Release);
@@ -371,6 +391,12 @@ impl Store {
                 None => Ok(reseal::finish(folder, sealing)?),
             }
         })
+    }
+
+    /// Whether what `ask` says opens the active key, whether that is at hand or not. Waits for the sources.
+    pub(crate) fn opens(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
+        let key = self.inner().sealing.ring().and_then(|ring| ring.active_key().cloned());
+        key.is_some_and(|key| matches!(sealing::fetch(&key, &mut ask), sealing::Held::AtHand(_)))
     }
 
     /// Seals every record, and every one that is saved from now on, under a new key, which is wrapped by what a source
@@ -402,8 +428,8 @@ impl Store {
     }
 
     /// Forgets the keys, for this reason: from here on, what is sealed can be neither read nor replaced.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the lock"))]
     pub(crate) fn forget_keys(&self, why: &str) {
+        self.is_held.store(true, Ordering::Release);
         self.change(|_, sealing| sealing.forget_keys(why));
     }
 
