@@ -105,6 +105,12 @@ pub(crate) enum AccountRequest {
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
     /// The store may be readable now: read what could not be read. Answered when that is done.
     LookAgain(oneshot::Sender<Result<(), String>>),
+    /// Hand out no token from here on. Answered when none leaves any more.
+    Lock(oneshot::Sender<Result<(), String>>),
+    /// Hand out tokens again.
+    Unlock(oneshot::Sender<Result<(), String>>),
+    /// Forget what was read from the store, for this reason, until it is read again. Answered when that is done, or why not.
+    Forget(String, oneshot::Sender<Result<(), String>>),
 }
 
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
@@ -179,6 +185,21 @@ impl Accounts {
     /// Has what could not be read from the store read again.
     pub(crate) async fn look_again(&self) {
         let _ = self.ask(AccountRequest::LookAgain).await; // one that stops reads nothing any more
+    }
+
+    /// Hands out no token from here on; renewals go on.
+    pub(crate) async fn lock(&self) -> Result<(), RequestError> {
+        self.ask(AccountRequest::Lock).await
+    }
+
+    /// Hands out tokens again.
+    pub(crate) async fn unlock(&self) -> Result<(), RequestError> {
+        self.ask(AccountRequest::Unlock).await
+    }
+
+    /// Forgets what was read from the store, for this reason, until it is read again.
+    pub(crate) async fn forget(&self, why: &str) -> Result<(), RequestError> {
+        self.ask(|reply| AccountRequest::Forget(why.to_owned(), reply)).await
     }
 
     async fn ask<T>(

@@ -114,6 +114,9 @@ fn cause(
     before: Duration,
     now: Timestamp,
 ) -> (Option<Cause>, Option<Timestamp>) {
+    if let Some(Withheld { cause: Withholding::Locked, .. }) = &view.withheld {
+        return (None, None); // who has locked it knows
+    }
     if let Some(Withheld { cause, since, .. }) = &view.withheld {
         let from = *since + LOCKED_FOR;
         return if now < from { (None, Some(from)) } else { (Some(Cause::Withheld(*cause)), None) };
@@ -148,7 +151,9 @@ impl Message {
         };
         let what = match cause {
             Cause::SignInRequired(why) => why.to_string(),
+            Cause::Withheld(Withholding::Locked) => "somebody has locked valetd".to_owned(),
             Cause::Withheld(Withholding::StoreLocked) => "the store is locked: its key is away".to_owned(),
+            Cause::Withheld(Withholding::OtherMachine) => "the stored credential is another machine's".to_owned(),
             Cause::Withheld(Withholding::KeyGone) => "the key of the stored credential is gone".to_owned(),
             Cause::Dies(at) => format!("the refresh token dies in {}", coarse(at.since(now).as_secs())),
         };

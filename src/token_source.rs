@@ -135,6 +135,10 @@ pub(crate) enum Withholding {
     StoreLocked,
     /// The key that it is sealed with will not come back.
     KeyGone,
+    /// It was last used on another machine.
+    OtherMachine,
+    /// A person has locked everything.
+    Locked,
 }
 
 impl Withholding {
@@ -143,13 +147,18 @@ impl Withholding {
         match self {
             Self::StoreLocked => "store-locked",
             Self::KeyGone => "key-gone",
+            Self::OtherMachine => "other-machine",
+            Self::Locked => "locked",
         }
     }
 
     /// The command that mends it.
     pub(crate) fn remedy(self, account: &AccountId, invocation: &str) -> String {
         match self {
-            Self::StoreLocked => format!("{invocation} unlock"),
+            Self::StoreLocked | Self::Locked => format!("{invocation} unlock"),
+            Self::OtherMachine => {
+                format!("{invocation} login {account} (or adopt {account}, if no other machine uses it any more)")
+            }
             Self::KeyGone => format!("{invocation} unlock --recovery (or seal on, and then login {account})"),
         }
     }
@@ -242,7 +251,7 @@ pub(crate) struct TokenSource {
     latest: Mutex<VecDeque<Arc<Published>>>,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
-    /// How often the account has been logged out, or its sign-in has ended; of all sources that it had.
+    /// How often the account has been logged out or locked, or its sign-in has ended; of all sources that it had.
     withdrawals: Arc<AtomicU64>,
     demands: mpsc::UnboundedSender<SourceDemand>,
 }
@@ -314,6 +323,11 @@ impl TokenSource {
         if matches!(availability, Availability::SignInRequired { why: Why::NotSignedIn | Why::TermOver }) {
             self.withdrawals.fetch_add(1, Ordering::Release);
         }
+        let is_lock =
+            |known: &Availability| matches!(known, Availability::Withheld(Withheld { cause: Withholding::Locked, .. }));
+        if is_lock(&availability) && !is_lock(&self.current.load()) {
+            self.withdrawals.fetch_add(1, Ordering::Release);
+        }
         self.current.store(Arc::new(availability));
         self.changed.send_replace(());
     }
@@ -333,11 +347,15 @@ impl TokenSource {
         }
     }
 
-    /// Why nobody is signed in any more, for what began when somebody was.
-    pub(crate) fn why_withdrawn(&self) -> Why {
-        match **self.current.load() {
-            Availability::SignInRequired { why } => why,
-            _ => Why::NotSignedIn, // somebody has signed in since
+    /// Why what began when there were tokens has lost its right.
+    pub(crate) fn why_withdrawn(&self) -> Unavailable {
+        match &**self.current.load() {
+            Availability::SignInRequired { why } => Unavailable::SignInRequired { why: *why },
+            Availability::Withheld(withheld) => Unavailable::Withheld(withheld.clone()),
+            // somebody has signed in since, or unlocked
+            Availability::Usable { .. } | Availability::Waiting { .. } | Availability::Ended => {
+                Unavailable::SignInRequired { why: Why::NotSignedIn }
+            }
         }
     }
 

@@ -155,7 +155,6 @@ impl Arguments {
             no_browser: false,
             qr: false,
             no_qr: false,
-            check: false,
         }
     }
 }

@@ -26,6 +26,7 @@ mod text;
 
 // the verbs
 mod add;
+mod adopt;
 mod check;
 mod completions;
 mod demo;
@@ -34,6 +35,7 @@ mod events;
 mod exec;
 mod help;
 mod key;
+mod lock;
 mod log;
 mod login;
 mod logout;
@@ -122,7 +124,9 @@ enum Verb {
     ExecRelay(exec::relay::Arguments),
     Key(key::Arguments),
     Seal(seal::Arguments),
+    Lock(lock::Arguments),
     Unlock(unlock::Arguments),
+    Adopt(adopt::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
@@ -164,7 +168,9 @@ impl Program {
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Seal(arguments) => seal::perform(options, arguments),
+            Verb::Lock(arguments) => lock::perform(options, &arguments),
             Verb::Unlock(arguments) => unlock::perform(options, &arguments),
+            Verb::Adopt(arguments) => adopt::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),
             Verb::Service(arguments) => service::perform(options, arguments),
@@ -218,7 +224,9 @@ mod tests {
             "seal",
             "seal on",
             "seal status --json",
+            "lock --all",
             "unlock --recovery",
+            "adopt gbdx --any",
             "completions bash",
             "man",
             "man --dir /tmp/man",

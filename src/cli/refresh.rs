@@ -96,8 +96,8 @@ pub(super) fn report(outcome: Outcome, now: &AccountReport) -> Result<Exit, Fail
         Outcome::Pending => "no answer yet; the daemon goes on trying".to_owned(),
     };
     let exit = match (now.state, now.usable) {
-        (State::SignInRequired | State::KeyGone, _) => Exit::SignInRequired,
-        (State::StoreLocked, _) => Exit::Locked,
+        (State::SignInRequired | State::KeyGone | State::OtherMachine, _) => Exit::SignInRequired,
+        (State::StoreLocked | State::Locked, _) => Exit::Locked,
         (State::Usable | State::Waiting | State::Renewing, true) => Exit::Failed,
         (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
     };

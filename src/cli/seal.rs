@@ -1,5 +1,7 @@
 //! `valetd seal`
 
+use std::io::{self, IsTerminal};
+
 use clap::{Args, Subcommand};
 
 use super::configuration::{config_or_empty, load_config, places};
@@ -8,12 +10,16 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::{printable, relative};
+use crate::config::SealSetting;
 use crate::control::client::{Client, ClientError};
 use crate::control::report::StoreReport;
 use crate::control::seal_verbs::SealAnswer;
 use crate::key_source::KeySources;
 use crate::platform::clock::unix_seconds;
 use crate::platform::paths::Paths;
+use crate::secret::Secret;
+use crate::sign_in::handed_in;
+use crate::sign_in::terminal::{Terminal, Unasked};
 use crate::store::{SealChange, SealError, open_store};
 
 /// Encrypt credentials on the disk, and say how they are
@@ -48,6 +54,9 @@ pub(super) struct Arguments {
     /// As JSON, as the control socket has it
     #[arg(long, global = true)]
     json: bool,
+    /// Read a new passphrase from standard input instead of asking for it
+    #[arg(long, global = true)]
+    passphrase_stdin: bool,
 }
 
 #[derive(Subcommand, Clone, Copy, Debug)]
@@ -74,7 +83,7 @@ Standard output has the code alone. One that was made before is void.")]
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { verb, json } = arguments;
+    let Arguments { verb, json, passphrase_stdin } = arguments;
     let (change, doing) = match verb {
         None | Some(Verb::Status) => return status(options, json),
         Some(Verb::On) => (SealChange::On, "sealing credentials"),
@@ -83,11 +92,19 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         Some(Verb::Recovery) => (SealChange::Recovery, "making a recovery code"),
     };
     let places = places(options)?;
-    let asked = block_on(async { Client::connect(&places.socket).await?.change_seal(change).await })?;
+    let setting = config_or_empty(&places).store.seal;
+    let passphrase = match change {
+        SealChange::On | SealChange::Rotate if setting == SealSetting::Passphrase => {
+            Some(new_passphrase(passphrase_stdin).map_err(|failure| failure.while_doing(doing))?)
+        }
+        SealChange::On | SealChange::Rotate | SealChange::Off | SealChange::Recovery => None,
+    };
+    let typed = passphrase.as_ref();
+    let asked = block_on(async { Client::connect(&places.socket).await?.change_seal(change, typed).await })?;
     let answer = match asked {
         Ok(answer) => answer,
         Err(ClientError::NotRunning(_)) => {
-            change_here(&places, change).map_err(|failure| failure.while_doing(doing))?
+            change_here(&places, change, passphrase).map_err(|failure| failure.while_doing(doing))?
         }
         Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
     };
@@ -95,11 +112,11 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 }
 
 /// Changes the seal while no daemon runs.
-fn change_here(places: &Paths, change: SealChange) -> Result<SealAnswer, Failure> {
+fn change_here(places: &Paths, change: SealChange, passphrase: Option<Secret>) -> Result<SealAnswer, Failure> {
     let loaded = load_config(places)
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
     let store = open_store(places, &loaded.config).map_err(Failure::new)?;
-    let sources = KeySources::new(&loaded.config.store, &places.state_dir);
+    let sources = KeySources::new(&loaded.config.store, &places.state_dir).with_passphrase(passphrase);
     let changed = store.change_seal(change, &sources, unix_seconds()).map_err(failure_of)?;
     let lay_in_the_clear = changed.lay_in_the_clear;
     let mut answer = SealAnswer::new(changed);
@@ -108,6 +125,32 @@ fn change_here(places: &Paths, change: SealChange) -> Result<SealAnswer, Failure
         answer.said.push(words.to_owned());
     }
     Ok(answer)
+}
+
+/// A passphrase that a person makes up: typed twice, as nobody sees it.
+fn new_passphrase(from_stdin: bool) -> Result<Secret, Failure> {
+    if from_stdin {
+        return secret_on_stdin();
+    }
+    let ask = || -> Result<(Secret, Secret), Unasked> {
+        let mut terminal = Terminal::open()?;
+        Ok((terminal.ask_hidden("New passphrase: ")?, terminal.ask_hidden("Once more: ")?))
+    };
+    match ask().map_err(|error| Failure::new(error).with_remedy("or send it through a pipe: --passphrase-stdin"))? {
+        (first, second) if first == second => Ok(first),
+        _ => Err(Failure::say("the two are not the same")),
+    }
+}
+
+/// A secret that comes through a pipe: on a terminal it would show.
+pub(super) fn secret_on_stdin() -> Result<Secret, Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let failure =
+            Failure::say("standard input is a terminal").with_remedy("leave the option out to be asked for it");
+        return Err(failure.with_exit(Exit::Usage));
+    }
+    handed_in::read_secret(stdin.lock()).map_err(Failure::new)
 }
 
 pub(super) fn failure_of(error: SealError) -> Failure {

@@ -189,13 +189,16 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     for account in &report.accounts {
         let life = life(account);
         let color = match (account.state, account.usable) {
-            (State::SignInRequired | State::StoreLocked | State::KeyGone, _) => BAD,
+            (State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked, _) => {
+                BAD
+            }
             (_, true) if account.failures == 0 => GOOD,
             _ => SOON,
         };
         let words = match (account.state, account.usable, account.seconds_left) {
             (State::SignInRequired, false, _) => "sign in".to_owned(),
-            (State::StoreLocked | State::KeyGone, _, _) => "locked".to_owned(),
+            (State::StoreLocked | State::Locked, _, _) => "locked".to_owned(),
+            (State::KeyGone | State::OtherMachine, _, _) => "not used".to_owned(),
             (_, true, Some(left)) => format!("{} left, {}", length(left), next(account)),
             _ => format!("no token, {}", next(account)),
         };
@@ -253,8 +256,8 @@ pub(super) fn verdict<'a>(accounts: impl IntoIterator<Item = &'a AccountReport>)
     let mut exit = Exit::Fine;
     for account in accounts {
         exit = match (account.state, account.usable) {
-            (State::SignInRequired | State::KeyGone, _) => return Exit::SignInRequired,
-            (State::StoreLocked, _) => Exit::Locked,
+            (State::SignInRequired | State::KeyGone | State::OtherMachine, _) => return Exit::SignInRequired,
+            (State::StoreLocked | State::Locked, _) => Exit::Locked,
             _ if exit == Exit::Locked => exit,
             (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
             (State::Usable | State::Waiting | State::Renewing, true) => exit,
@@ -338,7 +341,7 @@ fn accounts(report: &StatusReport) -> String {
         let state = Cell::new(account.state.to_string()).styled(match account.state {
             State::Usable => GOOD,
             State::Waiting | State::Renewing => SOON,
-            State::SignInRequired | State::StoreLocked | State::KeyGone => BAD,
+            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => BAD,
         });
         let token = match account.seconds_left {
             Some(left) if account.usable => format!("{} left", length(left)),
@@ -369,7 +372,7 @@ fn accounts(report: &StatusReport) -> String {
 fn next(account: &AccountReport) -> String {
     let Some(Wakeup { in_seconds, reason, at: _ }) = &account.next_wakeup else {
         return match account.state {
-            State::SignInRequired | State::StoreLocked | State::KeyGone => "-",
+            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => "-",
             State::Usable | State::Renewing | State::Waiting => "renewing",
         }
         .to_owned();

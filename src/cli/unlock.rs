@@ -1,28 +1,25 @@
 //! `valetd unlock`
 
-use std::io::{self, IsTerminal};
-
 use super::configuration::{load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::runtime::block_on;
-use super::seal::{failure_of, show};
-use crate::control::client::{Client, ClientError};
+use super::seal::{failure_of, secret_on_stdin, show};
+use crate::control::client::{Client, ClientError, Said};
 use crate::control::seal_verbs::SealAnswer;
-use crate::key_source::KeySources;
+use crate::key_source::{KeySources, Kind};
 use crate::platform::paths::Paths;
-use crate::secret::Secret;
-use crate::sign_in::handed_in;
 use crate::sign_in::terminal::Terminal;
 use crate::store::{Left, SealError, open_store};
 
-/// Open a sealed store whose key was away
+/// Open a sealed store whose key was away, and undo a lock
 #[derive(clap::Args, Debug)]
 #[command(
     long_about = "\
-Open a sealed store whose key was away: asks the place that it is kept in once
-more, or takes the recovery code. After the code, the key is kept in the place
-that `store.seal` names from then on.",
+Undo 'valetd lock', and open a sealed store whose key was away: asks the place
+that it is kept in once more, or a person for the passphrase, or takes the
+recovery code. After the code, the key is kept in the place that `store.seal`
+names from then on.",
     after_help = "\
 Examples:
   valetd unlock
@@ -37,55 +34,67 @@ pub(super) struct Arguments {
     /// Read the recovery code from standard input
     #[arg(long, conflicts_with = "recovery")]
     recovery_stdin: bool,
+    /// Read the passphrase from standard input instead of asking for it
+    #[arg(long, conflicts_with_all = ["recovery", "recovery_stdin"])]
+    passphrase_stdin: bool,
     /// As JSON, as the control socket has it
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn perform(options: &Options, arguments: &Arguments) -> Result<Exit, Failure> {
-    const DOING: &str = "opening the store";
+    const DOING: &str = "unlocking";
     let places = places(options)?;
-    let code = code(arguments).map_err(|failure| failure.while_doing(DOING))?;
-    let asked = block_on(async { Client::connect(&places.socket).await?.unlock(code.as_ref()).await })?;
+    let asked = block_on(async {
+        let mut client = Client::connect(&places.socket).await?;
+        let source = client.status().await?.daemon.store.source;
+        let said = said(arguments, source.as_deref());
+        Ok::<_, ClientError>(match said {
+            Ok(said) => Ok(client.unlock(&said).await?),
+            Err(failure) => Err(failure),
+        })
+    })?;
     let answer = match asked {
-        Ok(answer) => answer,
+        Ok(answer) => answer.map_err(|failure| failure.while_doing(DOING))?,
         Err(ClientError::NotRunning(_)) => {
-            unlock_here(&places, code.as_ref()).map_err(|failure| failure.while_doing(DOING))?
+            unlock_here(&places, arguments).map_err(|failure| failure.while_doing(DOING))?
         }
         Err(error) => return Err(Failure::of_call(error, options).while_doing(DOING)),
     };
     show(&answer, arguments.json)
 }
 
-fn code(arguments: &Arguments) -> Result<Option<Secret>, Failure> {
-    if arguments.recovery {
-        let asked = Terminal::open().and_then(|mut terminal| terminal.ask_hidden("Recovery code: "));
-        return asked.map(Some).map_err(Failure::new);
+/// What the person says, who is asked where it takes a passphrase.
+fn said(arguments: &Arguments, source: Option<&str>) -> Result<Said, Failure> {
+    let ask =
+        |prompt: &str| Terminal::open().and_then(|mut terminal| terminal.ask_hidden(prompt)).map_err(Failure::new);
+    match arguments {
+        Arguments { recovery: true, .. } => ask("Recovery code: ").map(Said::RecoveryCode),
+        Arguments { recovery_stdin: true, .. } => secret_on_stdin().map(Said::RecoveryCode),
+        Arguments { passphrase_stdin: true, .. } => secret_on_stdin().map(Said::Passphrase),
+        _ if source == Some(Kind::Passphrase.name()) => ask("Passphrase: ").map(Said::Passphrase),
+        _ => Ok(Said::Nothing),
     }
-    if !arguments.recovery_stdin {
-        return Ok(None);
-    }
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        let failure = Failure::say("standard input is a terminal").with_remedy("valetd unlock --recovery asks for it");
-        return Err(failure.with_exit(Exit::Usage));
-    }
-    handed_in::read_secret(stdin.lock()).map(Some).map_err(Failure::new)
 }
 
 /// Opens the store while no daemon runs: what that changes is kept.
-fn unlock_here(places: &Paths, code: Option<&Secret>) -> Result<SealAnswer, Failure> {
+fn unlock_here(places: &Paths, arguments: &Arguments) -> Result<SealAnswer, Failure> {
     let loaded = load_config(places)
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
     let store = open_store(places, &loaded.config).map_err(Failure::new)?;
+    let Some(sealed) = store.seal_state().sealed else { return Err(failure_of(SealError::NotSealed)) };
     let sources = KeySources::new(&loaded.config.store, &places.state_dir);
     let done = |said, left| SealAnswer { said, left, recovery_code: None };
-    match code {
-        Some(code) => store.recover(code, &sources).map(|said| done(said, Vec::new())).map_err(failure_of),
-        None if store.seal_state().sealed.is_none() => Err(failure_of(SealError::NotSealed)),
-        None => match store.unlock(|kind, blob| sources.secret(kind, blob)) {
-            Ok(Left(left)) => Ok(done(vec!["the store can be opened; no daemon runs".to_owned()], left)),
-            Err(error) => Err(failure_of(error)),
-        },
+    let passphrase = match said(arguments, Some(&sealed.source))? {
+        Said::RecoveryCode(code) => {
+            return store.recover(&code, &sources).map(|said| done(said, Vec::new())).map_err(failure_of);
+        }
+        Said::Passphrase(passphrase) => Some(passphrase),
+        Said::Nothing => None,
+    };
+    let sources = sources.with_passphrase(passphrase);
+    match store.unlock(|kind, blob| sources.secret(kind, blob)) {
+        Ok(Left(left)) => Ok(done(vec!["the store can be opened; no daemon runs".to_owned()], left)),
+        Err(error) => Err(failure_of(error)),
     }
 }

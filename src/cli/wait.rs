@@ -133,7 +133,7 @@ fn judge(wanted: &[&AccountReport], timeout: Duration) -> Outlook {
             })
         }
         exit @ Exit::Locked => {
-            let failure = Failure::say(format!("{}: the store is locked{why}", first.id)).with_exit(exit);
+            let failure = Failure::say(format!("{}: locked{why}", first.id)).with_exit(exit);
             Outlook::NotYet(match &first.next_action {
                 Some(command) => failure.with_remedy(command),
                 None => failure,
@@ -150,7 +150,8 @@ fn judge(wanted: &[&AccountReport], timeout: Duration) -> Outlook {
 /// Who is named first: those whom time alone does not help.
 fn needs_person(state: State) -> bool {
     match state {
-        State::SignInRequired | State::KeyGone | State::StoreLocked => true,
+        State::SignInRequired | State::KeyGone | State::OtherMachine => true,
+        State::StoreLocked | State::Locked => true,
         State::Usable | State::Waiting | State::Renewing => false,
     }
 }

@@ -9,6 +9,17 @@ use super::secret_source::SecretSource;
 pub(crate) struct StoreSettings {
     /// Where the key comes from that they are sealed with, once `valetd seal on` has been said.
     pub seal: SealSetting,
+    /// On which machine a record is used.
+    pub machine: MachineSetting,
+}
+
+/// On which machine a record is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MachineSetting {
+    /// On the one that it was last used on: a copy on another is not used before a person says so.
+    This,
+    /// On any that has the folder: one after the other, for login nodes and for images with a new machine-id each time.
+    Any,
 }
 
 /// Where the key comes from that credentials are sealed with.
@@ -18,6 +29,10 @@ pub(crate) enum SealSetting {
     Auto,
     /// There is none, and nothing is sealed.
     Off,
+    /// From systemd's credential service, also where that binds it to a TPM.
+    Systemd,
+    /// From a passphrase that a person types after each start.
+    Passphrase,
     /// From what the user has made: a file, a command's output, or a credential of the service's unit.
     Held(SecretSource),
 }
@@ -25,21 +40,31 @@ pub(crate) enum SealSetting {
 /// A setting that is one word.
 type Word = (&'static str, fn() -> SealSetting);
 
-const WORDS: &[Word] = &[("auto", || SealSetting::Auto), ("off", || SealSetting::Off)];
+const WORDS: &[Word] = &[
+    ("auto", || SealSetting::Auto),
+    ("off", || SealSetting::Off),
+    ("systemd", || SealSetting::Systemd),
+    ("passphrase", || SealSetting::Passphrase),
+];
 
 impl StoreSettings {
-    pub(super) const DEFAULT: Self = Self { seal: SealSetting::Auto };
+    pub(super) const DEFAULT: Self = Self { seal: SealSetting::Auto, machine: MachineSetting::This };
 }
 
 impl Reader<'_> {
     pub(super) fn store(&self, table: &Table<'_>) -> StoreSettings {
-        table.only(&["seal"]);
+        table.only(&["seal", "machine"]);
         let seal = match table.string_or_table("seal") {
             None => None,
             Some(Ok(word)) => self.seal_word(&word),
             Some(Err(held)) => self.held_key(&held),
         };
-        StoreSettings { seal: seal.unwrap_or(StoreSettings::DEFAULT.seal) }
+        let machines = [("this", MachineSetting::This), ("any", MachineSetting::Any)];
+        let machine = table.word("machine", &machines).map(|found| found.value);
+        StoreSettings {
+            seal: seal.unwrap_or(StoreSettings::DEFAULT.seal),
+            machine: machine.unwrap_or(StoreSettings::DEFAULT.machine),
+        }
     }
 
     fn seal_word(&self, Located { value, place }: &Located<'_, String>) -> Option<SealSetting> {
@@ -77,6 +102,8 @@ mod tests {
             ("[store]\n", SealSetting::Auto),
             ("[store]\nseal = \"auto\"", SealSetting::Auto),
             ("[store]\nseal = \"off\"", SealSetting::Off),
+            ("store.seal = \"systemd\"", SealSetting::Systemd),
+            ("store.seal = \"passphrase\"", SealSetting::Passphrase),
             ("store.seal = { file = \"/media/key\" }", held(SecretSource::File("/media/key".into()))),
             (
                 "store.seal = { command = [\"pass\", \"valetd\"] }",
@@ -90,6 +117,13 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_used_on_one_machine_unless_any_is_said() {
+        assert_eq!(config("").store.machine, MachineSetting::This);
+        assert_eq!(config("store.machine = \"this\"").store.machine, MachineSetting::This);
+        assert_eq!(config("store.machine = \"any\"").store.machine, MachineSetting::Any);
+    }
+
+    #[test]
     fn what_is_no_seal_is_refused_with_what_would_be_one() {
         let rows = [
             ("store.seal = \"of\"", "did you mean \"off\"?"),
@@ -98,6 +132,7 @@ mod tests {
             ("store.seal = { file = \"/k\", unit = \"u\" }", "must have exactly one of file, command, unit"),
             ("store.seal = { command = [] }", "is empty"),
             ("store.seal = { unit = \"../u\" }", "is not the name of a systemd credential"),
+            ("store.machine = \"all\"", "\"this\", \"any\""),
             ("store.seals = \"off\"", "did you mean \"seal\"?"),
         ];
         for (text, expected) in rows {

@@ -49,11 +49,13 @@ enum Verb<'a> {
     RevokeKey(&'a str),
     Seal,
     Unlock,
+    Lock,
     Health,
     Ready,
     Metrics,
     Refresh(&'a str),
     WhoIs(&'a str),
+    Adopt(&'a str),
     SetCredential(&'a str),
     RemoveCredential(&'a str),
     Reload,
@@ -147,10 +149,12 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "accounts", id] => vec![(Method::GET, Verb::Account(id))],
         ["v1", "accounts", id, "refresh"] => vec![(Method::POST, Verb::Refresh(id))],
         ["v1", "accounts", id, "who"] => vec![(Method::POST, Verb::WhoIs(id))],
+        ["v1", "accounts", id, "adopt"] => vec![(Method::POST, Verb::Adopt(id))],
         ["v1", "accounts", id, "credential"] => {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
         ["v1", "seal"] => vec![(Method::POST, Verb::Seal)],
+        ["v1", "lock"] => vec![(Method::POST, Verb::Lock)],
         ["v1", "unlock"] => vec![(Method::POST, Verb::Unlock)],
         ["v1", "reload"] => vec![(Method::POST, Verb::Reload)],
         ["healthz"] => vec![(Method::GET, Verb::Health)],
@@ -197,6 +201,7 @@ where
         Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
         Verb::Seal => seal_verbs::change(state, &collect(body).await?).await,
+        Verb::Lock => seal_verbs::lock(state, &collect(body).await?).await,
         Verb::Unlock => seal_verbs::unlock(state, &collect(body).await?).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
@@ -213,6 +218,10 @@ where
             let account = known(state, id)?;
             let message = state.accounts.who_is(account).await.map_err(|error| not_done(state, id, error))?;
             Ok(json(StatusCode::OK, &Done { message }))
+        }
+        Verb::Adopt(id) => {
+            let account = known(state, id)?;
+            seal_verbs::adopt(state, account, &collect(body).await?).await
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
@@ -405,7 +414,7 @@ fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
         "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; \
-         POST /v1/accounts/{id}/refresh, /v1/reload, /v1/keys, /v1/seal, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+         POST /v1/accounts/{id}/refresh, /v1/accounts/{id}/adopt, /v1/reload, /v1/keys, /v1/seal, /v1/lock, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
          /v1/keys/{name}",
     )
 }
@@ -431,11 +440,13 @@ mod tests {
             ("GET", "/v1/accounts/gbdx", Ok(Verb::Account("gbdx"))),
             ("POST", "/v1/accounts/gbdx/refresh", Ok(Verb::Refresh("gbdx"))),
             ("POST", "/v1/accounts/gbdx/who", Ok(Verb::WhoIs("gbdx"))),
+            ("POST", "/v1/accounts/gbdx/adopt", Ok(Verb::Adopt("gbdx"))),
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),
             ("POST", "/v1/seal", Ok(Verb::Seal)),
             ("GET", "/v1/seal", allow("POST")),
+            ("POST", "/v1/lock", Ok(Verb::Lock)),
             ("POST", "/v1/unlock", Ok(Verb::Unlock)),
             ("GET", "/v1/events", Ok(Verb::Events)),
             ("GET", "/v1/log", Ok(Verb::Log)),

@@ -23,14 +23,14 @@ use super::events::Event;
 use super::keys::{self, KeyList, KeyOrder, KeyReport};
 use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
-use super::seal_verbs::{SealAnswer, SealOrder};
+use super::seal_verbs::{AdoptOrder, LockOrder, SealAnswer};
 use crate::accounts::NewCredential;
 use crate::client_keys::NewKey;
-use crate::config::KeyName;
+use crate::config::{AccountId, KeyName};
 use crate::platform::peer::own_uid;
 use crate::platform::users;
 use crate::secret::Secret;
-use crate::store::{SealChange, Trial};
+use crate::store::{Adoption, SealChange, Trial};
 
 /// How long an answer may take that is made from what the daemon has at hand.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -104,6 +104,17 @@ impl ClientError {
             | ClientError::Refused(_) => false,
         }
     }
+}
+
+/// What a person says to have a store opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Said {
+    /// That it be opened as it is every day.
+    Nothing,
+    /// The recovery code.
+    RecoveryCode(Secret),
+    /// The passphrase.
+    Passphrase(Secret),
 }
 
 impl Client {
@@ -185,17 +196,39 @@ impl Client {
     }
 
     /// Changes the store's seal.
-    pub(crate) async fn change_seal(&mut self, change: SealChange) -> Result<SealAnswer, ClientError> {
-        let order = serde_json::to_string(&SealOrder { change }).expect("a word");
+    pub(crate) async fn change_seal(
+        &mut self,
+        change: SealChange,
+        passphrase: Option<&Secret>,
+    ) -> Result<SealAnswer, ClientError> {
+        let order = json!({ "change": change, "passphrase": passphrase.map(Secret::expose) }).to_string();
         let body = self.call(Method::POST, "/v1/seal", Some(order), AFTER_WORK).await?;
         self.read(&body)
     }
 
-    /// Opens a store whose key was away; by a recovery code, if one is given.
-    pub(crate) async fn unlock(&mut self, recovery_code: Option<&Secret>) -> Result<SealAnswer, ClientError> {
-        let order = recovery_code.map(|code| json!({ "recovery_code": code.expose() }).to_string());
-        let body = self.call(Method::POST, "/v1/unlock", order, AFTER_WORK).await?;
+    /// Opens a store whose key was away, and undoes a lock; by what a person says, if one does.
+    pub(crate) async fn unlock(&mut self, by: &Said) -> Result<SealAnswer, ClientError> {
+        let order = match by {
+            Said::Nothing => json!({}),
+            Said::RecoveryCode(code) => json!({ "recovery_code": code.expose() }),
+            Said::Passphrase(passphrase) => json!({ "passphrase": passphrase.expose() }),
+        };
+        let body = self.call(Method::POST, "/v1/unlock", Some(order.to_string()), AFTER_WORK).await?;
         self.read(&body)
+    }
+
+    /// Has no token leave until somebody unlocks; with `all`, the key and the refresh tokens are forgotten, too.
+    pub(crate) async fn lock(&mut self, all: bool) -> Result<SealAnswer, ClientError> {
+        let order = serde_json::to_string(&LockOrder { all }).expect("a word");
+        let body = self.call(Method::POST, "/v1/lock", Some(order), AFTER_WORK).await?;
+        self.read(&body)
+    }
+
+    /// Has a credential used that was last used on another machine. Returns what is so now, for people.
+    pub(crate) async fn adopt(&mut self, id: &AccountId, adoption: Adoption) -> Result<String, ClientError> {
+        let order = serde_json::to_string(&AdoptOrder { adoption }).expect("a word");
+        let body = self.call(Method::POST, &format!("/v1/accounts/{id}/adopt"), Some(order), AFTER_WORK).await?;
+        self.read(&body).map(|Done { message }| message)
     }
 
     /// Has the configuration read again. Returns when the new one is in force; refused with the problems if it has any.

@@ -36,7 +36,7 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
     let mut pause = FIRST_PAUSE;
     let mut is_first = true;
     loop {
-        if seal.borrow_and_update().locked.is_none() {
+        if seal.borrow_and_update().locked.is_none() || store.is_held() {
             pause = FIRST_PAUSE;
             tokio::select! {
                 () = shutdown.started() => return,

@@ -12,6 +12,7 @@ pub(crate) mod io_error;
 mod journal;
 pub(crate) mod listeners;
 pub(crate) mod log;
+pub(crate) mod machine;
 pub(crate) mod names;
 pub(crate) mod ownership;
 pub(crate) mod paths;
@@ -25,6 +26,7 @@ pub(crate) mod timer;
 pub(crate) mod tls;
 mod tunnel;
 pub(crate) mod users;
+pub(crate) mod varlink;
 pub(crate) mod vectored;
 pub(crate) mod watch;
 

@@ -241,7 +241,10 @@ impl AccountState {
         }
         match &self.withheld {
             Some(Withheld { cause: Withholding::StoreLocked, why, .. }) => Some(why.to_string()),
-            Some(Withheld { cause: Withholding::KeyGone, .. }) | None => None,
+            Some(Withheld {
+                cause: Withholding::KeyGone | Withholding::OtherMachine | Withholding::Locked, ..
+            }) => None,
+            None => None,
         }
     }
 
@@ -267,6 +270,12 @@ impl AccountState {
     /// Whether the store is known to have what stands here.
     pub(super) fn is_saved(&self) -> bool {
         self.unsaved.is_none() && self.saving.is_none() && self.save_next.is_none()
+    }
+
+    /// Why the credential cannot be forgotten just now: an answer or a save is under way, and it would be lost.
+    pub(super) fn busy(&self) -> Option<String> {
+        let is_busy = !self.owed.is_empty() || !self.is_saved() || !self.trials.is_empty();
+        is_busy.then(|| format!("{} is being renewed or saved just now", self.account.id))
     }
 
     /// Whether a failed save is due again.

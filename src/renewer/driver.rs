@@ -159,6 +159,17 @@ impl RenewerLoop {
             }
             AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Lock(reply) => {
+                self.renewer.lock(now);
+                let _ = reply.send(Ok(()));
+            }
+            AccountRequest::Unlock(reply) => {
+                self.renewer.unlock(now);
+                let _ = reply.send(Ok(()));
+            }
+            AccountRequest::Forget(why, reply) => {
+                let _ = reply.send(self.renewer.forget_credentials(&why, now));
+            }
             AccountRequest::LookAgain(reply) => {
                 let store = self.renewer.world.store.clone();
                 self.renewer.look_again(|id| load(&store, id), now);
@@ -190,6 +201,7 @@ fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
     store.load(id).map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
         error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
+        error @ StoreError::OtherMachine { .. } => NotLoaded::Withheld(Withholding::OtherMachine, error.to_string()),
         error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
         error if error.is_in_the_way() => NotLoaded::InTheWay(error.to_string()),
         error => NotLoaded::Unreadable(error.to_string()),
@@ -228,6 +240,7 @@ impl RealWorld {
             | StoreError::Corrupt { .. }
             | StoreError::Locked { .. }
             | StoreError::KeyGone { .. }
+            | StoreError::OtherMachine { .. }
             | StoreError::Newer { .. } => SaveError::Failed(words),
         }
     }

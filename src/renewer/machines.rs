@@ -20,7 +20,9 @@ use tracing::{error, info, warn};
 
 use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE, Withheld};
+use crate::accounts::{
+    AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
+};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
@@ -39,6 +41,8 @@ pub(super) struct Renewer<W> {
     pub(super) accounts: BTreeMap<AccountId, AccountState>,
     seed: u64,
     pub(super) is_stopping: bool,
+    /// A person has locked everything: no token is handed out.
+    lock: Option<Withheld>,
     pub(super) tickets: u64,
     /// Answers of trials that first renewals have been given in place of one of their own.
     answers: Vec<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>,
@@ -47,7 +51,7 @@ pub(super) struct Renewer<W> {
 impl<W: World> Renewer<W> {
     /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
     pub(super) fn new(world: W, seed: u64) -> Self {
-        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, tickets: 0, answers: Vec::new() }
+        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, lock: None, tickets: 0, answers: Vec::new() }
     }
 
     /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
@@ -810,6 +814,7 @@ impl<W: World> Renewer<W> {
         }
         state.told = Some(told);
         let availability = match (&state.published, snapshot.phase) {
+            _ if self.lock.is_some() => Availability::Withheld(self.lock.clone().expect("it was looked at")),
             (Some(token), _) => Availability::Usable { token: token.clone(), wished_for },
             (None, _) if state.is_opening => {
                 let because = Some("the key of the store is being asked for".into());
@@ -851,7 +856,54 @@ impl<W: World> Renewer<W> {
 
     /// All accounts as they stand, in the order of their names.
     pub(super) fn views(&self) -> Vec<AccountView> {
-        self.accounts.values().filter(|state| !state.is_leaving).map(AccountState::view).collect()
+        let view = |state: &AccountState| {
+            let mut view = state.view();
+            if let Some(lock) = &self.lock {
+                view.withheld = Some(lock.clone());
+                view.snapshot.usable_until = None;
+            }
+            view
+        };
+        self.accounts.values().filter(|state| !state.is_leaving).map(view).collect()
+    }
+
+    /// Hands out no token from here on; renewals go on.
+    pub(super) fn lock(&mut self, now: Timestamp) {
+        let why = "somebody has locked valetd".into();
+        self.lock.get_or_insert(Withheld { cause: Withholding::Locked, why, since: now });
+        self.tell_all(now);
+    }
+
+    /// Hands out tokens again.
+    pub(super) fn unlock(&mut self, now: Timestamp) {
+        self.lock = None;
+        self.tell_all(now);
+    }
+
+    fn tell_all(&mut self, now: Timestamp) {
+        let ids: Vec<AccountId> = self.accounts.keys().cloned().collect();
+        for id in ids {
+            self.tell(&id, now, true);
+        }
+    }
+
+    /// Forgets every credential that the store has, until it is read again.
+    ///
+    /// # Errors
+    ///
+    /// Why it would be lost, for people; nothing is forgotten then.
+    pub(super) fn forget_credentials(&mut self, why: &str, now: Timestamp) -> Result<(), String> {
+        if let Some(busy) = self.accounts.values().find_map(AccountState::busy) {
+            return Err(busy);
+        }
+        let kept = self.accounts.values().filter(|state| state.record.is_some());
+        let kept: Vec<Account> = kept.map(|state| (*state.account).clone()).collect();
+        for account in kept {
+            let id = account.id.clone();
+            self.begin(account, Err(NotLoaded::Withheld(Withholding::StoreLocked, why.to_owned())), now);
+            self.tell(&id, now, true);
+        }
+        Ok(())
     }
 }
 

@@ -249,6 +249,46 @@ fn what_is_sealed_under_a_key_that_is_away_waits_for_it_and_nothing_takes_its_pl
 }
 
 #[test]
+fn a_lock_hands_out_nothing_renews_as_before_and_ends_when_somebody_says_so() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.world.lines.clear();
+    renewer.lock(T0);
+    renewer.lock(T0);
+    renewer.demands([Demand::Wanted(lab())], T0);
+    let lines = std::mem::take(&mut renewer.world.lines);
+    assert!(lines.len() >= 2 && lines.iter().all(|line| line == "publish locked"), "{lines:?}");
+    let view = &renewer.views()[0];
+    assert_eq!(
+        (view.snapshot.usable_until, view.withheld.as_ref().map(|w| w.cause)),
+        (None, Some(Withholding::Locked))
+    );
+    renewer.refresh(&lab(), T0 + HOUR / 2).unwrap();
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r3")), T0 + HOUR / 2);
+    let lines = std::mem::take(&mut renewer.world.lines);
+    assert!(lines.contains(&"save 3 r3".to_owned()), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("Bearer")), "{lines:?}");
+    renewer.unlock(T0 + HOUR / 2);
+    assert_eq!(renewer.world.lines, ["publish Bearer a2"]);
+}
+
+#[test]
+fn what_is_forgotten_is_read_again_and_never_while_it_is_the_only_copy() {
+    let mut renewer = started();
+    assert!(renewer.forget_credentials("locked", T0).unwrap_err().contains("lab"), "an answer is owed");
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.world.lines.clear();
+    renewer.forget_credentials("locked", T0).unwrap();
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish store-locked"]);
+    assert_eq!(renewer.views()[0].stored, None);
+    renewer.tick(T0 + HOUR);
+    assert_eq!(renewer.world.lines, [""; 0], "nothing is renewed");
+    let record = Record::new(&config().accounts[&lab()], 2, signed_in("r2"), 0);
+    renewer.look_again(|_| Ok(Some(record.clone())), T0 + HOUR);
+    assert_eq!(renewer.world.lines, ["save 2 r2 being redeemed", "redeem 1 r2", "publish wait"]);
+}
+
+#[test]
 fn a_sign_in_takes_the_place_of_what_has_lost_its_key() {
     let mut renewer = Renewer::new(Diary::default(), 7);
     let gone = NotLoaded::Withheld(Withholding::KeyGone, "another machine's".to_owned());

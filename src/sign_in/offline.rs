@@ -72,7 +72,10 @@ pub(crate) async fn take(
         match &previous {
             Some(record) if is_at_hand(record) => Record { redeeming, ..record.clone() },
             Some(record) => record.clone(),
-            None => Record { redeeming, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
+            None => {
+                let saved = store.generation(&account.id);
+                Record { redeeming, ..Record::succeeding(None, saved, account, new.clone(), unix_seconds()) }
+            }
         }
     };
     let mut rotates = previous.as_ref().is_some_and(|record| record.rotates && record.was_issued_to(account));
@@ -179,7 +182,7 @@ async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> R
 fn save(store: &Store, account: &Account, new: NewCredential, rotates: bool) -> Result<(), StoreError> {
     // what cannot be read is set aside by the store, and replaced
     let previous = store.load(&account.id).ok().flatten();
-    let saved = previous.as_ref().map_or(0, |record| record.generation);
+    let saved = store.generation(&account.id);
     let mut record = Record::succeeding(previous.as_ref(), saved, account, new, unix_seconds());
     record.rotates |= rotates;
     store.save(&record)
@@ -194,6 +197,12 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
     let record = match store.load(&account.id) {
         // removed below, with what was set aside before: the person wants it gone, and it cannot be revoked unread
         Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => None,
+        // what is not ours to spend, or cannot be read, is forgotten here alone
+        Err(error @ (StoreError::Locked { .. } | StoreError::KeyGone { .. } | StoreError::OtherMachine { .. })) => {
+            store.forget_pending(&account.id);
+            store.remove(&account.id)?;
+            return Ok(format!("forgotten here, but not revoked at the server: {error}"));
+        }
         loaded => loaded?,
     };
     let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));

@@ -102,7 +102,9 @@ impl Store {
         let offer = key_source::recovery(code);
         let ask = |kind, _: Option<&str>| match kind {
             Kind::Recovery => Ok(offer.secret.clone()),
-            Kind::File | Kind::Command | Kind::Unit => Err(NoSecret::Away("it is not asked".to_owned())),
+            Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Passphrase => {
+                Err(NoSecret::Away("it is not asked".to_owned()))
+            }
         };
         let opened = self.unlock(ask);
         if let Err(SealError::Locked(_)) = opened {

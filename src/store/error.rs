@@ -81,6 +81,12 @@ pub(crate) enum StoreError {
         /// How that shows.
         why: String,
     },
+    /// The record was last used on another machine: two that spend one refresh token look like a theft. It is left alone.
+    #[error("{} was last used on another machine: if both renew it, the server may take that for a theft and revoke it", path.display())]
+    OtherMachine {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
     Stale {
@@ -100,7 +106,7 @@ impl StoreError {
             Self::Folder(_) | Self::Held { .. } | Self::Io { .. } | Self::NotOurFile { .. } | Self::Newer { .. } => {
                 true
             }
-            Self::Locked { .. } => true,
+            Self::Locked { .. } | Self::OtherMachine { .. } => true,
             Self::KeyGone { .. } | Self::Corrupt { .. } | Self::Stale { .. } => false,
         }
     }

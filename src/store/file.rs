@@ -70,6 +70,9 @@ struct WrittenRecord<'a> {
     set_aside: Option<&'a SetAside>,
     #[serde(skip_serializing_if = "Option::is_none")]
     term: Option<&'a Term>,
+    /// An older valetd drops it, and the next one marks it anew: that makes no new version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -94,13 +97,31 @@ struct StoredRecord {
     term: Option<Term>,
 }
 
+/// A record, and the mark of the machine that it was last used on, if that is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Marked {
+    pub(super) record: Record,
+    pub(super) machine: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Mark {
+    machine: Option<String>,
+}
+
 /// What every version has.
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
 }
 
+/// A record of a machine that has no mark.
+#[cfg(any(test, fuzzing))]
 pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
+    write_marked(record, None)
+}
+
+pub(super) fn write_marked(record: &Record, machine: Option<&str>) -> Zeroizing<Vec<u8>> {
     let Record {
         account,
         generation,
@@ -137,6 +158,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
         term: term.as_ref(),
+        machine,
     };
     // measured first: a buffer that grows leaves copies behind that nobody wipes
     let mut length = Length(0);
@@ -160,6 +182,13 @@ fn no_sense(bytes: &[u8], error: &serde_json::Error) -> Unreadable {
         serde_json::error::Category::Eof => "ends in the middle".to_owned(),
         _ => format!("makes no sense at line {} column {}", error.line(), error.column()),
     })
+}
+
+/// A record with its mark.
+pub(super) fn read_marked(bytes: &[u8], expected: &AccountId) -> Result<Marked, Unreadable> {
+    let record = read(bytes, expected)?;
+    let Mark { machine } = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
+    Ok(Marked { record, machine })
 }
 
 pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreadable> {

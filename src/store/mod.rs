@@ -25,10 +25,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::config::{AccountId, Config};
+use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
+use crate::platform::machine;
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
 use crate::secret::Secret;
 
@@ -57,7 +59,7 @@ pub(crate) use error::StoreError;
 use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
-use file::Unreadable;
+use file::{Marked, Unreadable};
 use folder::{CORRUPT, Folder, is_temporary, replace};
 use lock::{lock, lock_file};
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
@@ -73,6 +75,7 @@ use sealing::Sealing;
 pub(crate) fn open_store(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
     let sources = KeySources::new(&config.store, &paths.state_dir);
     let mut store = Store::open(&paths.state_dir)?;
+    store.mark = mark(config);
     store.fetch(|kind, blob| sources.secret(kind, blob));
     Ok(store)
 }
@@ -86,6 +89,7 @@ pub(crate) fn open_store(paths: &Paths, config: &Config) -> Result<Store, StoreE
 pub(crate) fn open_store_at_once(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
     let sources = KeySources::new(&config.store, &paths.state_dir);
     let mut store = Store::open(&paths.state_dir)?;
+    store.mark = mark(config);
     let mut is_opening = false;
     store.fetch(|kind, blob| match kind {
         Kind::Command => {
@@ -98,6 +102,27 @@ pub(crate) fn open_store_at_once(paths: &Paths, config: &Config) -> Result<Store
     Ok(store)
 }
 
+/// What records are marked with, unless any machine may use them.
+fn mark(config: &Config) -> Option<String> {
+    match config.store.machine {
+        MachineSetting::This => machine::mark(),
+        MachineSetting::Any => None,
+    }
+}
+
+/// The mark of a record that any machine may use.
+const ANY_MACHINE: &str = "any";
+
+/// On which machines a record is used from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Adoption {
+    /// On this one.
+    ByThisMachine,
+    /// On every one that has the folder.
+    ByAnyMachine,
+}
+
 /// The folder of records. While it lives, no other process can open the same folder. Its calls wait for the disk.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -107,6 +132,9 @@ pub(crate) struct Store {
     /// How it is sealed, for who cannot wait for the disk.
     seal_state: watch::Sender<SealState>,
     is_opening: AtomicBool,
+    is_held: AtomicBool,
+    /// What this machine's records are marked with; `None` where no mark is looked at.
+    mark: Option<String>,
     warnings: Vec<String>,
     _lock: Option<File>,
 }
@@ -224,7 +252,16 @@ impl Store {
         let seal_state = watch::Sender::new(SealState::of(&sealing));
         let inner = Mutex::new(Inner { folder, sealing });
         let is_opening = AtomicBool::new(false);
-        Ok(Self { path: dir.to_owned(), inner, seal_state, is_opening, warnings, _lock: lock })
+        Ok(Self {
+            path: dir.to_owned(),
+            inner,
+            seal_state,
+            is_opening,
+            is_held: AtomicBool::new(false),
+            mark: None,
+            warnings,
+            _lock: lock,
+        })
     }
 
     /// What was found and repaired when the folder was opened, in sentences.
@@ -237,9 +274,36 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Corrupt`] if the file could not be understood: it has another name now, and the next call finds
-    /// `None`. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
+    /// `None`. [`StoreError::OtherMachine`] if it was last used on another machine. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
     pub(crate) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
-        self.inner().read(account)
+        let Some(Marked { record, machine }) = self.inner().read(account)? else { return Ok(None) };
+        let is_others = match (&machine, &self.mark) {
+            (Some(machine), Some(ours)) => machine != ours && machine != ANY_MACHINE,
+            (None, _) | (_, None) => false,
+        };
+        if is_others { Err(StoreError::OtherMachine { path: self.path(account) }) } else { Ok(Some(record)) }
+    }
+
+    /// The generation that the store has of an account; 0 if it has none, or one that nobody can read any more.
+    pub(crate) fn generation(&self, account: &AccountId) -> u64 {
+        self.inner().read(account).ok().flatten().map_or(0, |found| found.record.generation)
+    }
+
+    /// Has a record used on this machine from now on, or on any. Returns whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::load`] and [`Store::save`].
+    pub(crate) fn adopt(&self, account: &AccountId, adoption: Adoption) -> Result<bool, StoreError> {
+        let mut inner = self.inner();
+        let Some(Marked { record, .. }) = inner.read(account)? else { return Ok(false) };
+        let machine = match adoption {
+            Adoption::ByThisMachine => self.mark.clone(),
+            Adoption::ByAnyMachine => Some(ANY_MACHINE.to_owned()),
+        };
+        let bytes = inner.written(&record, machine.as_deref(), &self.path(account))?;
+        inner.folder.replace(&file_name(account), &bytes)?;
+        Ok(true)
     }
 
     /// Replaces an account's record. When this has returned, the new one survives a power cut.
@@ -253,24 +317,27 @@ impl Store {
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let path = self.path(&record.account);
-        let failed = |unreadable| match unreadable {
-            Unreadable::Gone(why) => StoreError::KeyGone { path: path.clone(), why },
-            Unreadable::Away(why) | Unreadable::Garbage(why) => StoreError::Locked { path: path.clone(), why },
-            Unreadable::Newer(version) => StoreError::Newer { path: path.clone(), version },
-        };
-        let nonce = reseal::random().map_err(|error| failed(Unreadable::Away(error.to_string())))?;
-        let bytes = inner.sealing.write(record, *nonce).map_err(failed)?;
+        // before anything is set aside for it
+        inner.written(record, None, &path)?;
         let name = file_name(&record.account);
-        match inner.read(&record.account) {
-            Ok(Some(found)) if found.generation > record.generation => {
-                return Err(StoreError::Stale { path, found: found.generation, offered: record.generation });
+        let found = match inner.read(&record.account) {
+            Ok(Some(found)) if found.record.generation > record.generation => {
+                let (found, offered) = (found.record.generation, record.generation);
+                return Err(StoreError::Stale { path, found, offered });
             }
+            Ok(found) => found,
             // what could not be understood has been set aside: its name is free
-            Ok(_) | Err(StoreError::Corrupt { .. }) => {}
+            Err(StoreError::Corrupt { .. }) => None,
             // only a sign-in gets here: nobody has a record of this account at hand
-            Err(StoreError::KeyGone { .. }) => drop(inner.folder.set_aside(&name)?),
+            Err(StoreError::KeyGone { .. }) => {
+                inner.folder.set_aside(&name)?;
+                None
+            }
             Err(error) => return Err(error),
-        }
+        };
+        let is_for_any = found.is_some_and(|found| found.machine.as_deref() == Some(ANY_MACHINE));
+        let machine = if is_for_any { Some(ANY_MACHINE) } else { self.mark.as_deref() };
+        let bytes = inner.written(record, machine, &path)?;
         inner.folder.replace(&name, &bytes)
     }
 
@@ -286,6 +353,16 @@ impl Store {
     /// Whether the key is being asked for, and nobody knows yet whether it will come.
     pub(crate) fn is_opening(&self) -> bool {
         self.is_opening.load(Ordering::Acquire)
+    }
+
+    /// Whether a person has had the keys forgotten: then nobody asks for them but a person.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Acquire)
+    }
+
+    /// A person asks for the keys again.
+    pub(crate) fn let_go(&self) {
+        self.is_held.store(false, Ordering::Release);
     }
 
     /// From here on it is known.
@@ -317,6 +394,12 @@ impl Store {
         })
     }
 
+    /// Whether what `ask` says opens the active key, whether that is at hand or not. Waits for the sources.
+    pub(crate) fn opens(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
+        let key = self.inner().sealing.ring().and_then(|ring| ring.active_key().cloned());
+        key.is_some_and(|key| matches!(sealing::fetch(&key, &mut ask), sealing::Held::AtHand(_)))
+    }
+
     /// Seals every record, and every one that is saved from now on, under a new key, which is wrapped by what a source
     /// offers. Where they are sealed already, the new key takes the place of the old one. Safe to be cut short anywhere.
     ///
@@ -346,8 +429,8 @@ impl Store {
     }
 
     /// Forgets the keys, for this reason: from here on, what is sealed can be neither read nor replaced.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the lock"))]
     pub(crate) fn forget_keys(&self, why: &str) {
+        self.is_held.store(true, Ordering::Release);
         self.change(|_, sealing| sealing.forget_keys(why));
     }
 
@@ -427,9 +510,28 @@ impl Store {
 }
 
 impl Inner {
-    fn read(&mut self, account: &AccountId) -> Result<Option<Record>, StoreError> {
+    fn read(&mut self, account: &AccountId) -> Result<Option<Marked>, StoreError> {
         let Self { folder, sealing } = self;
         folder.read_as(&file_name(account), |bytes| sealing.read(bytes, account))
+    }
+
+    /// What is to stand in a record's file.
+    fn written(
+        &self,
+        record: &Record,
+        machine: Option<&str>,
+        path: &Path,
+    ) -> Result<zeroize::Zeroizing<Vec<u8>>, StoreError> {
+        let failed = |unreadable| {
+            let path = path.to_owned();
+            match unreadable {
+                Unreadable::Gone(why) => StoreError::KeyGone { path, why },
+                Unreadable::Away(why) | Unreadable::Garbage(why) => StoreError::Locked { path, why },
+                Unreadable::Newer(version) => StoreError::Newer { path, version },
+            }
+        };
+        let nonce = reseal::random().map_err(|error| failed(Unreadable::Away(error.to_string())))?;
+        self.sealing.write(record, machine, *nonce).map_err(failed)
     }
 }
 

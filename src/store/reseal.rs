@@ -8,12 +8,12 @@ use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
-use super::file::Unreadable;
+use super::file::{Marked, Unreadable};
 use super::folder::{CORRUPT, Folder};
-use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot};
+use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
 use super::sealing::{Held, Sealing, key_of};
 use crate::config::AccountId;
-use crate::key_source::Offer;
+use crate::key_source::{Kind, Offer};
 
 /// The ring's file. Its name has two dots: it is no account's.
 pub(super) const RING: &str = "seal.keys.json";
@@ -78,7 +78,13 @@ pub(super) fn seal(
     refuse_to_leave_behind(folder, sealing)?;
     let id = KeyId::from_random(*random::<8>()?);
     let key = Key::from_bytes(random::<32>()?.as_slice()).expect("32 bytes");
-    let slot = Slot::wrap(offer.kind.name(), offer.blob.clone(), &offer.secret, *random::<SLOT_RANDOM>()?, (&id, &key));
+    let slot = Slot::wrap(
+        offer.kind.name(),
+        offer.blob.clone(),
+        (&offer.secret, stretch(offer.kind)),
+        *random::<SLOT_RANDOM>()?,
+        (&id, &key),
+    );
     let mut ring = sealing.ring().cloned().unwrap_or_default();
     ring.keys.push(RingKey { id: id.clone(), made_at: unix_now, slots: vec![slot] });
     ring.active = Some(id.clone());
@@ -110,7 +116,13 @@ pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer
     let Some(id) = ring.active.clone() else { return Err(SealError::NotSealed) };
     let key = sealing.key(&id).map_err(|why| SealError::Locked(why.into_words()))?;
     let kind = offer.kind.name();
-    let slot = Slot::wrap(kind, offer.blob.clone(), &offer.secret, *random::<SLOT_RANDOM>()?, (&id, key));
+    let slot = Slot::wrap(
+        kind,
+        offer.blob.clone(),
+        (&offer.secret, stretch(offer.kind)),
+        *random::<SLOT_RANDOM>()?,
+        (&id, key),
+    );
     for key in ring.keys.iter_mut().filter(|key| key.id == id) {
         key.slots.retain(|slot| slot.source != kind);
         key.slots.push(slot.clone());
@@ -132,11 +144,13 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
             continue;
         }
         match sealing.read(&bytes, &account) {
-            Ok(record) => {
+            // as it is marked: what was copied from another machine does not become ours by this
+            Ok(Marked { record, machine }) => {
                 let path = folder.path.join(&name);
                 let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
-                let written =
-                    sealing.write(&record, *nonce).map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
+                let written = sealing
+                    .write(&record, machine.as_deref(), *nonce)
+                    .map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
                 folder.replace(&name, &written)?;
             }
             Err(why) => {
@@ -164,6 +178,14 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     folder.replace(RING, &kept.write())?;
     sealing.replace_ring(Some(kept));
     Ok(left)
+}
+
+/// What people remember can be guessed; what machines make cannot.
+fn stretch(kind: Kind) -> Option<Stretch> {
+    match kind {
+        Kind::Passphrase => Some(Stretch::FOR_PASSPHRASES),
+        Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Recovery => None,
+    }
 }
 
 /// A change is refused while a record's key is away: it would have to be left under the old one.

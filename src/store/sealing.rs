@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use zeroize::Zeroizing;
 
-use super::file::{self, Unreadable};
+use super::file::{self, Marked, Unreadable};
 use super::record::Record;
 use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey};
 use crate::config::AccountId;
@@ -94,27 +94,32 @@ impl Sealing {
     }
 
     /// Reads what stands in an account's file.
-    pub(super) fn read(&self, bytes: &[u8], account: &AccountId) -> Result<Record, Unreadable> {
+    pub(super) fn read(&self, bytes: &[u8], account: &AccountId) -> Result<Marked, Unreadable> {
         if file::version(bytes)? != seal::VERSION {
-            return file::read(bytes, account);
+            return file::read_marked(bytes, account);
         }
         let rejected = |rejected: seal::Rejected| Unreadable::Garbage(rejected.to_string());
         let envelope = Envelope::read(bytes, account.as_str()).map_err(rejected)?;
         let key = self.key(&envelope.key)?;
         let generation = envelope.generation;
-        let record = file::read(&envelope.open(account.as_str(), key).map_err(rejected)?, account)?;
-        match record.generation == generation {
-            true => Ok(record),
+        let marked = file::read_marked(&envelope.open(account.as_str(), key).map_err(rejected)?, account)?;
+        match marked.record.generation == generation {
+            true => Ok(marked),
             false => Err(Unreadable::Garbage("is sealed, and its generation is not the one inside".to_owned())),
         }
     }
 
     /// What is to stand in a record's file.
-    pub(super) fn write(&self, record: &Record, nonce: [u8; NONCE_LENGTH]) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+    pub(super) fn write(
+        &self,
+        record: &Record,
+        machine: Option<&str>,
+        nonce: [u8; NONCE_LENGTH],
+    ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
         if let Some(shut) = self.shut() {
             return Err(shut);
         }
-        let plain = file::write(record);
+        let plain = file::write_marked(record, machine);
         let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else { return Ok(plain) };
         let key = self.key(id)?;
         Ok(Zeroizing::new(Envelope::seal(record.account.as_str(), record.generation, (id, key), nonce, plain)))

@@ -307,3 +307,42 @@ fn a_second_way_in_opens_what_the_first_cannot() {
     found.seal(&offer(SECRETS[1]), 2).unwrap();
     assert!(!found.seal_state().sealed.unwrap().has_recovery);
 }
+
+#[test]
+fn a_record_of_another_machine_is_not_given_before_somebody_says_so_sealed_or_not() {
+    let on_machine = |disk: &FaultyDisk, mark: &str| {
+        let mut store = on(disk);
+        store.mark = Some(mark.to_owned());
+        unlock_all(&store).unwrap();
+        store
+    };
+    for is_sealed in [false, true] {
+        let disk = if is_sealed { sealed() } else { plain() };
+        let here = on_machine(&disk, "one");
+        assert_eq!(here.load(&id("gbdx")).unwrap(), Some(of("gbdx")), "of before marks: it is nobody's yet");
+        here.save(&of("gbdx")).unwrap();
+        assert_eq!(here.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
+        // the copy
+        let there = on_machine(&disk.after_a_kill(), "two");
+        let refused = there.load(&id("gbdx")).unwrap_err();
+        assert!(matches!(refused, StoreError::OtherMachine { .. }), "{refused}");
+        // changing the seal adopts nothing
+        there.seal(&offer(SECRETS[1]), 2).unwrap();
+        there.unseal().unwrap();
+        assert!(matches!(there.load(&id("gbdx")), Err(StoreError::OtherMachine { .. })));
+        assert_eq!(there.generation(&id("gbdx")), 7);
+        assert!(there.adopt(&id("gbdx"), Adoption::ByThisMachine).unwrap());
+        assert_eq!(there.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
+        assert!(!there.adopt(&id("nobody"), Adoption::ByThisMachine).unwrap());
+        // a sign-in takes its place as well
+        let third = on_machine(&disk.after_a_kill(), "three");
+        assert!(matches!(third.save(&Record { generation: 6, ..of("gbdx") }), Err(StoreError::Stale { found: 7, .. })));
+        third.save(&Record { generation: 8, ..of("gbdx") }).unwrap();
+        assert_eq!(third.load(&id("gbdx")).unwrap().unwrap().generation, 8);
+        // and where any may use it, any does, from save to save
+        assert!(third.adopt(&id("gbdx"), Adoption::ByAnyMachine).unwrap());
+        third.save(&Record { generation: 9, ..of("gbdx") }).unwrap();
+        let any = { third.inner().folder.peek("gbdx.json").unwrap().unwrap() };
+        assert!(is_sealed || String::from_utf8_lossy(&any).contains("\"machine\": \"any\""));
+    }
+}

@@ -260,6 +260,129 @@ fn what_cannot_be_sealed_is_said_and_stays_as_it_is() {
     }
 }
 
+#[test]
+fn a_lock_ends_what_is_open_and_hands_out_nothing_until_somebody_unlocks() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let refused = home.run(&["lock", "--all"]);
+    assert!(!refused.status.success() && words(&refused).contains("not sealed"), "{}", words(&refused));
+    assert_eq!(ping(&address).status, 200);
+    let locked = home.run(&["lock"]);
+    assert!(words(&locked).contains("a switch and no wall"), "{}", words(&locked));
+    let answer = ping(&address);
+    assert_eq!((answer.status, &answer.json()["type"]), (503, &"urn:valetd:problem:locked".into()));
+    let account = daemon.until("lab", "locked");
+    assert_eq!((&account["usable"], &account["next_action"]), (&false.into(), &"valetd unlock".into()));
+    assert_eq!(home.run(&["status"]).status.code(), Some(5));
+    // renewals go on
+    let renewals = daemon.account("lab")["renewals"].as_u64();
+    assert!(lab::ask_for_renewal(&daemon));
+    eventually("renewed", || (daemon.account("lab")["renewals"].as_u64() > renewals).then_some(()));
+    assert_eq!(ping(&address).status, 503);
+    assert!(home.run(&["unlock"]).status.success());
+    assert_eq!(ping(&address).status, 200);
+
+    sealable.seal("on");
+    daemon.until("lab", "usable");
+    let locked = home.run(&["lock", "--all"]);
+    assert!(locked.status.success(), "{}", words(&locked));
+    assert_eq!(ping(&address).status, 503);
+    let asked = sealable.server.log().token_calls.len();
+    std::thread::sleep(Duration::from_millis(1500)); // longer than the pause after which a key that is away is asked for
+    assert_eq!(ping(&address).status, 503, "nobody brings the key back but a person");
+    assert_eq!(sealable.server.log().token_calls.len(), asked, "nothing is renewed");
+    assert!(home.run(&["unlock"]).status.success());
+    daemon.until("lab", "usable");
+    assert_eq!(ping(&address).status, 200);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+#[test]
+fn a_passphrase_is_typed_after_each_start_and_to_undo_a_lock_and_stands_nowhere() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-77aa";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let sealed = home.run_with_input(&["seal", "on", "--passphrase-stdin"], PASSPHRASE);
+    assert!(sealed.status.success() && words(&sealed).contains("kept by: passphrase"), "{}", words(&sealed));
+    assert_eq!(sealable.leaks(), [""; 0]);
+    for _ in 0..2 {
+        let daemon = home.start();
+        daemon.until("lab", "store-locked");
+        // nobody types: there is no terminal here
+        assert!(!home.run(&["unlock"]).status.success());
+        let wrong = home.run_with_input(&["unlock", "--passphrase-stdin"], "four-words-of-hers");
+        assert_eq!(wrong.status.code(), Some(5), "{}", words(&wrong));
+        daemon.until("lab", "store-locked");
+        let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+        assert!(opened.status.success(), "{}", words(&opened));
+        daemon.until("lab", "usable");
+        for all in [&["lock"][..], &["lock", "--all"]] {
+            let locked = home.run(all);
+            assert!(words(&locked).contains("takes the passphrase"), "{}", words(&locked));
+            let answer = daemon.control("POST", "/v1/unlock").expect("an answer");
+            assert_eq!(answer.status, 503, "{}", answer.text());
+            assert_eq!(ping(&address(&daemon)).status, 503);
+            let wrong = home.run_with_input(&["unlock", "--passphrase-stdin"], "four-words-of-hers");
+            assert_eq!(wrong.status.code(), Some(5), "{}", words(&wrong));
+            let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+            assert!(opened.status.success(), "{}", words(&opened));
+            daemon.until("lab", "usable");
+        }
+        assert!(!daemon.log().contains(PASSPHRASE));
+    }
+    assert_eq!(leaks(&home.path(""), &[PASSPHRASE.to_owned()]), [""; 0]);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+#[test]
+fn a_record_that_was_copied_to_another_machine_is_not_spent_before_somebody_says_so() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    let read = || -> Value { serde_json::from_slice(&fs::read(&record).expect("a record")).expect("JSON") };
+    if read()["machine"].is_null() {
+        eprintln!("skipped: this machine has no machine-id");
+        return;
+    }
+    let move_away = || {
+        let mut moved = read();
+        moved["machine"] = "00112233445566778899aabbccddeeff".into();
+        fs::write(&record, moved.to_string()).expect("written");
+    };
+    move_away();
+    let asked = sealable.server.log().token_calls.len();
+    let daemon = home.start();
+    let account = daemon.until("lab", "other-machine");
+    let action = account["next_action"].as_str().expect("one");
+    assert!(action.contains("valetd login lab") && action.contains("adopt lab"), "{action}");
+    assert_eq!(ping(&address(&daemon)).json()["type"], "urn:valetd:problem:other-machine");
+    assert_eq!(home.run(&["refresh", "lab"]).status.code(), Some(1));
+    assert_eq!(sealable.server.log().token_calls.len(), asked, "the server was not asked");
+    let adopted = home.run(&["adopt", "lab"]);
+    assert!(adopted.status.success(), "{}", words(&adopted));
+    daemon.until("lab", "usable");
+    drop(daemon);
+    // without a daemon; and a sign-in is always right
+    for is_adopted in [true, false] {
+        move_away();
+        match is_adopted {
+            true => assert!(home.run(&["adopt", "lab", "--any"]).status.success()),
+            false => lab::sign_in(home, &sealable.server.sign_in()),
+        }
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+    }
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+    // where any machine may use it, nobody asks
+    move_away();
+    home.write_config(&lab::config(&sealable.server, lab::EAGER, "", "store.machine = \"any\""));
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+}
+
 /// Moments, not secrets.
 fn below(random: &mut u64, limit: u64) -> u64 {
     *random ^= *random << 13;

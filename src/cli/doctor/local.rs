@@ -285,7 +285,7 @@ pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
         let why = account.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let says = format!("{} is {}{why}", account.id, account.state);
         findings.push(match (account.state, account.usable) {
-            (State::SignInRequired | State::StoreLocked | State::KeyGone, _) => {
+            (State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked, _) => {
                 fail(CHECK, says, account.next_action.clone().unwrap_or_default())
             }
             (State::Waiting | State::Renewing, _) | (_, false) => warn(CHECK, says, "it is being worked on"),

@@ -170,14 +170,18 @@ impl AccountReport {
             None => state(phase, usable),
             Some(Withholding::StoreLocked) => State::StoreLocked,
             Some(Withholding::KeyGone) => State::KeyGone,
+            Some(Withholding::OtherMachine) => State::OtherMachine,
+            Some(Withholding::Locked) => State::Locked,
         };
         let why_code = match phase {
-            Phase::SignInRequired { .. } if withheld.is_some() => None,
+            _ if withheld.is_some() => None,
             Phase::SignInRequired { why } => Some(why),
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
-            State::StoreLocked | State::KeyGone => withheld.as_ref().map(|withheld| withheld.why.to_string()),
+            State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => {
+                withheld.as_ref().map(|withheld| withheld.why.to_string())
+            }
             // what is stored cannot be used: that says more than that nobody is signed in
             State::SignInRequired => match (why_code, last_failure) {
                 (Some(Why::NotSignedIn), Some(failure)) if [UNREADABLE, IN_THE_WAY].contains(&failure.class) => {

@@ -79,7 +79,7 @@ pub(crate) struct DaemonReport {
 pub(crate) struct StoreReport {
     /// Whether they are encrypted on the disk.
     pub sealed: bool,
-    /// Where the key comes from: `file`, `command`, `unit`.
+    /// Where the key comes from: `file`, `command`, `unit`, `systemd`, `passphrase`.
     pub source: Option<String>,
     /// The key's name.
     pub key_id: Option<String>,
@@ -191,6 +191,10 @@ pub(crate) enum State {
     StoreLocked,
     /// There is a credential, and the key that it is sealed with will not come back.
     KeyGone,
+    /// There is a credential that was last used on another machine.
+    OtherMachine,
+    /// A person has locked everything: `valetd lock`.
+    Locked,
 }
 
 impl fmt::Display for State {
@@ -202,6 +206,8 @@ impl fmt::Display for State {
             State::SignInRequired => "sign-in-required",
             State::StoreLocked => Withholding::StoreLocked.code(),
             State::KeyGone => Withholding::KeyGone.code(),
+            State::OtherMachine => Withholding::OtherMachine.code(),
+            State::Locked => Withholding::Locked.code(),
         })
     }
 }

@@ -205,6 +205,12 @@ fn a_token_is_not_usable_at_the_very_end_of_its_life() {
 fn what_is_sealed_under_a_key_that_is_away_or_gone_is_a_state_of_its_own() {
     let rows = [
         (Withholding::StoreLocked, State::StoreLocked, "valetd unlock"),
+        (Withholding::Locked, State::Locked, "valetd unlock"),
+        (
+            Withholding::OtherMachine,
+            State::OtherMachine,
+            "valetd login gbdx (or adopt gbdx, if no other machine uses it any more)",
+        ),
         (Withholding::KeyGone, State::KeyGone, "valetd unlock --recovery (or seal on, and then login gbdx)"),
     ];
     for (cause, state, action) in rows {

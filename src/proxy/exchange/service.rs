@@ -37,7 +37,7 @@ use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
-use crate::token_source::{Published, Unavailable};
+use crate::token_source::Published;
 
 /// Answers one request, whatever comes of it.
 ///
@@ -367,10 +367,7 @@ fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
     let authority = stream.is_independent();
     match (lost, authority) {
         (Lost::Key(refusal), _) => refused_key(refusal),
-        (Lost::Account, Some(authority)) => {
-            let why = authority.route().tokens.why_withdrawn();
-            no_token(authority.route(), Unavailable::SignInRequired { why })
-        }
+        (Lost::Account, Some(authority)) => no_token(authority.route(), authority.route().tokens.why_withdrawn()),
         (Lost::Account, None) => unreachable!("what is lost was there"),
     }
 }

@@ -329,6 +329,8 @@ impl ProxyError {
                 title: match cause {
                     Withholding::StoreLocked => "The store of credentials is locked",
                     Withholding::KeyGone => "The key of the stored credential is gone",
+                    Withholding::Locked => "Somebody has locked valetd",
+                    Withholding::OtherMachine => "The stored credential is another machine's",
                 },
                 proxy_error: "proxy_internal_response",
                 detail: format!("Account \"{account}\": {why}. Run: {}", cause.remedy(account, "valetd")),
@@ -599,6 +601,8 @@ mod tests {
             (ProxyError::SignInRequired { account, why }, 503, "sign-in-required", "proxy_internal_response"),
             (withheld(Withholding::StoreLocked), 503, "store-locked", "proxy_internal_response"),
             (withheld(Withholding::KeyGone), 503, "key-gone", "proxy_internal_response"),
+            (withheld(Withholding::Locked), 503, "locked", "proxy_internal_response"),
+            (withheld(Withholding::OtherMachine), 503, "other-machine", "proxy_internal_response"),
             (unavailable, 503, "token-unavailable", "proxy_internal_response"),
             (fault(unreachable), 502, "upstream-unreachable", "dns_error"),
             (fault(tls), 502, "upstream-tls", "tls_certificate_error"),

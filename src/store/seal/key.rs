@@ -27,10 +27,10 @@ impl Key {
         })
     }
 
-    /// The key that a text of high entropy stands for (HKDF-SHA256, RFC 5869).
-    pub(super) fn derived(text: &str, salt: &[u8], purpose: &[u8]) -> Self {
+    /// The key that a secret of high entropy stands for (HKDF-SHA256, RFC 5869).
+    pub(super) fn derived(secret: &[u8], salt: &[u8], purpose: &[u8]) -> Self {
         let mut key = Box::new(Zeroizing::new([0; 32]));
-        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(text.as_bytes());
+        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
         let purpose = [purpose];
         let okm = derived.expand(&purpose, hkdf::HKDF_SHA256).expect("32 bytes are asked for, as SHA-256 has them");
         okm.fill(key.as_mut_slice()).expect("32 bytes are asked for, as SHA-256 has them");
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn the_derivation_is_that_of_rfc_5869() {
         // appendix A.3, its first 32 bytes: no salt, no purpose
-        let key = Key::derived(&"\u{b}".repeat(22), b"", b"");
+        let key = Key::derived(&[0x0b; 22], b"", b"");
         let hex: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d");
     }

@@ -14,4 +14,4 @@ mod ring;
 
 pub(super) use envelope::{Envelope, Rejected, VERSION};
 pub(super) use key::{Key, KeyId, NONCE_LENGTH};
-pub(super) use ring::{Ring, RingKey, SLOT_RANDOM, Slot, Unreadable};
+pub(super) use ring::{Ring, RingKey, SLOT_RANDOM, Slot, Stretch, Unreadable};

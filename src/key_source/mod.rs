@@ -1,4 +1,4 @@
-//! Where the key of the store comes from: a file, a command, a credential of the service's unit.
+//! Where the key of the store comes from: a file, a command, a credential of the service's unit, systemd.
 //!
 //! What a source gives is a text of high entropy, under which the store's own key is wrapped; it is read once, at the start,
 //! and again where the key is changed. Nobody is asked anything: what needs a person is away until that person comes.
@@ -10,11 +10,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::config::{SealSetting, SecretSource, StoreSettings};
 use crate::platform::{environment, secret_source};
 use crate::secret::Secret;
+
+mod systemd;
 
 /// The name of the unit's credential that `auto` looks for.
 const UNIT_CREDENTIAL: &str = "valetd-store-key";
@@ -31,12 +36,16 @@ pub(crate) enum Kind {
     Command,
     /// A credential of the service's unit.
     Unit,
+    /// systemd wraps it for this user on this machine.
+    Systemd,
+    /// A person types it.
+    Passphrase,
     /// A code that a person has written down.
     Recovery,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::File, Self::Command, Self::Unit, Self::Recovery];
+    const ALL: [Self; 6] = [Self::File, Self::Command, Self::Unit, Self::Systemd, Self::Passphrase, Self::Recovery];
 
     /// In one word.
     pub(crate) fn name(self) -> &'static str {
@@ -44,6 +53,8 @@ impl Kind {
             Self::File => "file",
             Self::Command => "command",
             Self::Unit => "unit",
+            Self::Systemd => "systemd",
+            Self::Passphrase => "passphrase",
             Self::Recovery => "recovery",
         }
     }
@@ -62,7 +73,6 @@ pub(crate) enum NoSecret {
     Away(String),
     /// It will never have it again.
     #[error("{0}")]
-    #[cfg_attr(not(test), expect(dead_code, reason = "systemd's answers and those of keyrings tell it apart"))]
     Gone(String),
 }
 
@@ -85,16 +95,42 @@ pub(crate) struct KeySources {
     setting: SealSetting,
     /// Nothing that lies beside the records keeps anybody from them.
     state_dir: PathBuf,
+    /// Where systemd's credential service listens.
+    systemd: PathBuf,
+    /// What a person has typed just now, if one has.
+    passphrase: Option<Secret>,
 }
+
+/// Below that, a passphrase is a matter of minutes, however each guess is stretched.
+const SHORTEST_PASSPHRASE: usize = 8;
 
 impl KeySources {
     pub(crate) fn new(settings: &StoreSettings, state_dir: &Path) -> Self {
-        Self { setting: settings.seal.clone(), state_dir: state_dir.to_owned() }
+        Self {
+            setting: settings.seal.clone(),
+            state_dir: state_dir.to_owned(),
+            systemd: systemd::SOCKET.into(),
+            passphrase: None,
+        }
+    }
+
+    /// The same, with a passphrase that a person has typed.
+    #[must_use]
+    pub(crate) fn with_passphrase(self, passphrase: Option<Secret>) -> Self {
+        Self { passphrase, ..self }
     }
 
     /// What a slot was wrapped by. Blocks for as long as the source takes: for a command, up to half a minute.
-    pub(crate) fn secret(&self, kind: Kind, _blob: Option<&str>) -> Result<Secret, NoSecret> {
+    pub(crate) fn secret(&self, kind: Kind, blob: Option<&str>) -> Result<Secret, NoSecret> {
         let source = match (kind, &self.setting) {
+            (Kind::Systemd, _) => {
+                let blob = blob.ok_or_else(|| NoSecret::Gone("its blob is missing".to_owned()))?;
+                return systemd::unwrap(&self.systemd, blob);
+            }
+            (Kind::Passphrase, _) => {
+                let away = || NoSecret::Away("a person must type it: valetd unlock".to_owned());
+                return self.passphrase.clone().ok_or_else(away);
+            }
             (Kind::Recovery, _) => return Err(NoSecret::Away("it is written down".to_owned())),
             (kind, SealSetting::Held(source)) if held_kind(source) == Some(kind) => source.clone(),
             (Kind::Unit, _) => SecretSource::Credential(UNIT_CREDENTIAL.to_owned()),
@@ -114,31 +150,87 @@ impl KeySources {
     ///
     /// Why there is none, in sentences, one for each source that was looked at.
     pub(crate) fn offer(&self) -> Result<Offer, Vec<String>> {
-        let (source, because) = match &self.setting {
+        match &self.setting {
             SealSetting::Off => {
-                return Err(vec!["the configuration says that nothing is sealed: store.seal = \"off\"".into()]);
+                Err(vec!["the configuration says that nothing is sealed: store.seal = \"off\"".to_owned()])
             }
-            SealSetting::Held(source) => (source.clone(), Vec::new()),
-            SealSetting::Auto => {
-                let source = SecretSource::Credential(UNIT_CREDENTIAL.to_owned());
-                (source, vec![format!("the unit has a credential named {UNIT_CREDENTIAL}")])
+            SealSetting::Held(source) => self.offer_of(source).map_err(|why| vec![why]),
+            SealSetting::Passphrase => self.offer_of_passphrase().map_err(|why| vec![why]),
+            SealSetting::Systemd => self.offer_of_systemd(true).map_err(|why| vec![why]),
+            SealSetting::Auto => self.best(),
+        }
+    }
+
+    /// The best of what there is that asks nobody. What was passed over, and why, goes with it.
+    fn best(&self) -> Result<Offer, Vec<String>> {
+        let unit = SecretSource::Credential(UNIT_CREDENTIAL.to_owned());
+        let mut passed_over = Vec::new();
+        match self.offer_of(&unit) {
+            Ok(offer) => {
+                let because = vec![format!("the service's unit has a credential named {UNIT_CREDENTIAL}")];
+                return Ok(Offer { because, ..offer });
             }
+            Err(why) => passed_over.push(why),
+        }
+        match self.offer_of_systemd(false) {
+            Ok(offer) => {
+                let words = "systemd's credential service wraps a key for this user on this machine".to_owned();
+                passed_over.insert(0, words);
+                return Ok(Offer { because: passed_over, ..offer });
+            }
+            Err(why) => passed_over.push(why),
+        }
+        passed_over.push("or name a source: store.seal = { file = ... } or { command = [...] }".to_owned());
+        Err(passed_over)
+    }
+
+    fn offer_of_passphrase(&self) -> Result<Offer, String> {
+        let secret = self.passphrase.clone().ok_or("passphrase: nobody has typed one")?;
+        if secret.expose().chars().count() < SHORTEST_PASSPHRASE {
+            return Err(format!("passphrase: it has fewer than {SHORTEST_PASSPHRASE} characters: take some words"));
+        }
+        Ok(Offer { kind: Kind::Passphrase, blob: None, secret, because: Vec::new() })
+    }
+
+    fn offer_of_systemd(&self, takes_tpm: bool) -> Result<Offer, String> {
+        let mut random = Zeroizing::new([0; 32]);
+        rand::fill(random.as_mut_slice()).map_err(|_| "the system's random numbers cannot be had".to_owned())?;
+        let secret = Secret::new(STANDARD.encode(random.as_slice()));
+        let wrapped = systemd::wrap(&self.systemd, &secret).map_err(|why| format!("systemd: {why}"))?;
+        let again = systemd::unwrap(&self.systemd, &wrapped.blob).map_err(|why| format!("systemd: {why}"))?;
+        if again != secret {
+            return Err("systemd: it gives back something else than it was given".to_owned());
+        }
+        if wrapped.is_bound_to_more && !takes_tpm {
+            return Err("systemd: it binds the key to the TPM, and an update of the firmware would lose it; with \
+                        store.seal = \"systemd\" it is taken all the same: then make a recovery code at once"
+                .to_owned());
+        }
+        let because = if wrapped.is_bound_to_more {
+            vec![
+                "the key is bound to the TPM, and an update of the firmware may lose it: valetd seal recovery"
+                    .to_owned(),
+            ]
+        } else {
+            Vec::new()
         };
-        let kind = held_kind(&source).ok_or_else(|| vec!["no key is kept in the configuration itself".to_owned()])?;
-        let secret = self.read(&source).map_err(|why| vec![format!("{}: {why}", kind.name())])?;
+        Ok(Offer { kind: Kind::Systemd, blob: Some(wrapped.blob), secret, because })
+    }
+
+    fn offer_of(&self, source: &SecretSource) -> Result<Offer, String> {
+        let kind = held_kind(source).ok_or("no key is kept in the configuration itself")?;
+        let name = kind.name();
+        let secret = self.read(source).map_err(|why| format!("{name}: {why}"))?;
         // what changes from one reading to the next opens nothing tomorrow
-        let again = self.read(&source).map_err(|why| vec![format!("{}, read again: {why}", kind.name())])?;
+        let again = self.read(source).map_err(|why| format!("{name}, read again: {why}"))?;
         if secret != again {
-            return Err(vec![format!("{}: it says something else each time", kind.name())]);
+            return Err(format!("{name}: it says something else each time"));
         }
         if secret.expose().len() < SHORTEST {
             let remedy = "head -c 32 /dev/urandom | base64";
-            return Err(vec![format!(
-                "{}: it has fewer than {SHORTEST} characters: make it with {remedy}",
-                kind.name()
-            )]);
+            return Err(format!("{name}: it has fewer than {SHORTEST} characters: make it with {remedy}"));
         }
-        Ok(Offer { kind, blob: None, secret, because })
+        Ok(Offer { kind, blob: None, secret, because: Vec::new() })
     }
 
     fn read(&self, source: &SecretSource) -> Result<Secret, String> {
@@ -228,7 +320,7 @@ mod tests {
     const KEY: &str = "an-ordinary-key-of-42-characters-in-base64";
 
     fn sources(setting: SealSetting, state_dir: &Path) -> KeySources {
-        KeySources { setting, state_dir: state_dir.to_owned() }
+        KeySources { setting, state_dir: state_dir.to_owned(), systemd: "/nowhere".into(), passphrase: None }
     }
 
     fn command(script: &str) -> SealSetting {
@@ -258,6 +350,8 @@ mod tests {
             ("one that says something else each time", command(&counting), Err("something else each time")),
             ("off", SealSetting::Off, Err("nothing is sealed")),
             ("nothing that could be chosen", SealSetting::Auto, Err("no unit has handed over")),
+            ("nobody who types", SealSetting::Passphrase, Err("nobody has typed one")),
+            ("no systemd that could", SealSetting::Systemd, Err("it comes with systemd 256")),
         ];
         for (case, setting, expected) in rows {
             let sources = sources(setting, &path("state"));
@@ -287,15 +381,50 @@ mod tests {
     }
 
     #[test]
+    fn a_passphrase_is_what_a_person_types_if_it_is_long_enough() {
+        let typed =
+            |text: &str| sources(SealSetting::Passphrase, Path::new("/state")).with_passphrase(Some(Secret::new(text)));
+        let offer = typed("four words of mine").offer().unwrap();
+        assert_eq!((offer.kind, offer.secret.expose()), (Kind::Passphrase, "four words of mine"));
+        assert_eq!(typed("x y z").secret(Kind::Passphrase, None).unwrap().expose(), "x y z", "for what is sealed so");
+        assert!(typed("hunter2").offer().unwrap_err()[0].contains("fewer than 8 characters"));
+    }
+
+    #[test]
+    fn auto_takes_systemd_unless_that_binds_the_key_to_a_tpm() {
+        for (knows_keys, has_tpm) in [(true, true), (false, false), (false, true)] {
+            let service = systemd::tests::Service::start(knows_keys, has_tpm);
+            let with = |setting| KeySources { systemd: service.socket(), ..sources(setting, Path::new("/state")) };
+            let is_bound_to_tpm = has_tpm && !knows_keys;
+            match with(SealSetting::Auto).offer() {
+                Ok(offer) if !is_bound_to_tpm => {
+                    assert_eq!(offer.kind, Kind::Systemd);
+                    assert!(offer.because[0].contains("for this user on this machine"), "{:?}", offer.because);
+                    assert!(offer.because[1].contains("no unit"), "{:?}", offer.because);
+                    let secret = with(SealSetting::Off).secret(Kind::Systemd, offer.blob.as_deref());
+                    assert_eq!(secret.unwrap(), offer.secret, "whatever the setting is by now");
+                }
+                Err(why) if is_bound_to_tpm => assert!(why[1].contains("binds the key to the TPM"), "{why:?}"),
+                found => panic!("{knows_keys} {has_tpm}: {found:?}"),
+            }
+            // who asks for it by name gets it, and is told
+            let offer = with(SealSetting::Systemd).offer().unwrap();
+            assert_eq!(offer.because.is_empty(), !is_bound_to_tpm);
+        }
+    }
+
+    #[test]
     fn a_slot_whose_source_the_configuration_does_not_name_is_away() {
         let sources = sources(SealSetting::Auto, Path::new("/state"));
         for (kind, words) in [
             (Kind::File, "names none: store.seal = { file }"),
             (Kind::Command, "names none: store.seal = { command }"),
             (Kind::Unit, "no unit has handed over"),
+            (Kind::Systemd, "its blob is missing"),
+            (Kind::Passphrase, "valetd unlock"),
             (Kind::Recovery, "written down"),
         ] {
-            let NoSecret::Away(found) = sources.secret(kind, None).unwrap_err() else { panic!("{kind:?}") };
+            let found = sources.secret(kind, None).unwrap_err().to_string();
             assert!(found.contains(words), "{kind:?}: {found}");
             assert_eq!(Kind::named(kind.name()), Some(kind));
         }

@@ -1,0 +1,65 @@
+//! `valetd adopt`
+
+use super::arguments::parse_account;
+use super::configuration::{account_of, load_config, places};
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::print;
+use super::runtime::block_on;
+use crate::config::AccountId;
+use crate::control::client::{Client, ClientError};
+use crate::store::{Adoption, open_store};
+
+/// Use a credential here that was last used on another machine
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "\
+Use a credential here that was last used on another machine: after a move to a
+new machine, or from a backup. Two machines that renew one sign-in look to the
+server like a theft, and it may revoke both. So a record that was copied is not
+used before somebody says that this is the only machine now. Where another one
+goes on with it, sign in here instead: valetd login.",
+    after_help = "\
+Examples:
+  valetd adopt gbdx
+  valetd adopt gbdx --any
+
+Exit codes: 0 it is used here, 1 not done, 5 the store is locked."
+)]
+pub(super) struct Arguments {
+    /// The account
+    #[arg(value_parser = parse_account)]
+    account: AccountId,
+    /// On every machine that has this home folder from now on (login nodes):
+    /// one of them at a time, or the sign-in is at risk
+    #[arg(long)]
+    any: bool,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { account: id, any } = arguments;
+    let doing = format!("adopting {id}");
+    let places = places(options)?;
+    let adoption = if any { Adoption::ByAnyMachine } else { Adoption::ByThisMachine };
+    let asked = block_on(async { Client::connect(&places.socket).await?.adopt(&id, adoption).await })?;
+    match asked {
+        Ok(message) => print(&format!("{id}: {message}\n"))?,
+        Err(ClientError::NotRunning(_)) => {
+            let loaded = load_config(&places).map_err(|problems| {
+                Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
+            })?;
+            account_of(&loaded.config, &id)?;
+            let store = open_store(&places, &loaded.config).map_err(Failure::new)?;
+            let is_there =
+                store.adopt(&id, adoption).map_err(|error| Failure::new(error).while_doing(doing.clone()))?;
+            if !is_there {
+                return Err(Failure::say("nobody has signed in")
+                    .with_remedy(format!("valetd login {id}"))
+                    .while_doing(doing));
+            }
+            print(&format!("{id}: used here from now on\n"))?;
+        }
+        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
+    }
+    Ok(Exit::Fine)
+}
