@@ -30,6 +30,7 @@
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
 //!    intercept                                a command's own proxy, which stands for the hosts of its routes
+//!    bridge                                   a program that speaks MCP over its standard input and output
 //!    config_files                             whose they are, and what they say
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
@@ -38,6 +39,7 @@
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
+//!    mcp                                      what a message says of itself                         (pure)
 //! 0  secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //!    spelling                                 secrets in whatever spelling they come back            (pure)
@@ -81,6 +83,7 @@
 
 mod accounts;
 mod audit;
+mod bridge;
 pub mod cli;
 mod client_keys;
 mod config;
@@ -93,6 +96,7 @@ pub mod fuzzing;
 mod http_client;
 mod intercept;
 mod lent;
+mod mcp;
 mod names;
 mod notices;
 mod oauth;

@@ -35,6 +35,7 @@ mod log;
 mod login;
 mod logout;
 mod man;
+mod mcp;
 mod refresh;
 mod reload;
 mod run;
@@ -110,6 +111,7 @@ enum Verb {
     Exec(exec::Arguments),
     #[command(hide = true)]
     ExecRelay(exec::relay::Arguments),
+    Mcp(mcp::Arguments),
     Key(key::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
@@ -126,7 +128,7 @@ impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
-        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_)) {
+        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_) | Verb::Mcp(_)) {
             harden::keep_memory_private();
         }
         match self.verb {
@@ -137,6 +139,7 @@ impl Program {
             Verb::Events(arguments) => events::perform(options, arguments),
             Verb::Exec(arguments) => exec::perform(options, arguments),
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
+            Verb::Mcp(arguments) => mcp::perform(options, arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),

@@ -84,6 +84,9 @@ mod rules;
 /// An upstream connection that is dead without a word costs one request a while, and the next ones nothing.
 mod silence;
 
+/// A program that speaks MCP over standard input and output has a lasting session with a server behind a route.
+mod bridging;
+
 // --- who may call, and from where ---
 
 /// What `valetd exec` hands down can do no more than its key, and ends with the command.
