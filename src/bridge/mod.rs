@@ -56,8 +56,7 @@ const RESUMPTIONS: u32 = 10;
 /// Where messages go, a server of HTTP+SSE says first of all.
 const FIRST_EVENT: Duration = Duration::from_secs(10);
 
-/// The code of errors of our own (JSON-RPC 2.0, section 5.1: of the server's range).
-pub(crate) const NOT_DONE: i64 = -32000;
+/// JSON-RPC 2.0, section 5.1.
 const NO_JSON: i64 = -32700;
 
 /// A client's bridge to one server.

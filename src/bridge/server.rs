@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::chunks::Chunks;
 use crate::lent::Daemon;
+use crate::mcp::NOT_DONE;
 
 const KEY: HeaderName = HeaderName::from_static("x-valetd-key");
 
@@ -73,7 +74,7 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn say(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: super::NOT_DONE, status: None }
+        Self { message: message.into(), code: NOT_DONE, status: None }
     }
 }
 

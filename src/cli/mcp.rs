@@ -42,14 +42,14 @@ pub(super) struct Arguments {
     /// The route that leads to the MCP server
     #[arg(value_parser = parse_route, value_name = "ROUTE")]
     name: RouteName,
-    /// Where the server speaks MCP, below the route's upstream: /mcp
-    #[arg(long, value_name = "PATH", default_value = "", value_parser = parse_path)]
-    path: String,
+    /// Where the server speaks MCP, below the route's upstream; otherwise what the
+    /// route's setting mcp says
+    #[arg(long, value_name = "PATH", value_parser = parse_path)]
+    path: Option<String>,
 }
 
 fn parse_path(path: &str) -> Result<String, &'static str> {
-    let is_path = path.is_empty() || path.starts_with('/');
-    let is_path = is_path && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if is_path { Ok(path.to_owned()) } else { Err("a path begins with / and has no blanks") }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             let (options, socket, name, path, place) =
                 (options.clone(), socket.clone(), name.clone(), path.clone(), its.clone());
             let lent = async move {
-                let (lent, found) = look_up(&options, socket, name, &path).await.map_err(in_a_line)?;
+                let (lent, found) = look_up(&options, socket, name, path).await.map_err(in_a_line)?;
                 place.replace(Some(found));
                 Ok(lent)
             };
@@ -86,7 +86,12 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 }
 
 /// Where the route leads, and the socket and key for it.
-async fn look_up(options: &Options, socket: PathBuf, name: RouteName, path: &str) -> Result<(Lent, Place), Failure> {
+async fn look_up(
+    options: &Options,
+    socket: PathBuf,
+    name: RouteName,
+    path: Option<String>,
+) -> Result<(Lent, Place), Failure> {
     let of_call = |error| Failure::of_call(error, options);
     let report = Client::connect(&socket).await.map_err(of_call)?.status().await.map_err(of_call)?;
     let Some(route) = report.routes.iter().find(|route| route.name == name.as_str()) else {
@@ -95,6 +100,7 @@ async fn look_up(options: &Options, socket: PathBuf, name: RouteName, path: &str
     };
     let upstream =
         Upstream::parse(&route.upstream).map_err(|why| Failure::say(why).while_doing("reading the status"))?;
+    let path = path.or_else(|| route.mcp.as_ref().map(|mcp| mcp.path.clone())).unwrap_or_default();
     let path = match format!("{}{path}", upstream.base_path) {
         path if path.is_empty() => "/".to_owned(),
         path => path,

@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const WARM: Duration = Duration::from_secs(15 * 60);
 /// Long polls and event streams stay silent for a minute or two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// An MCP server has nothing to say for longer, and a tool may take its time; clients have limits of their own.
+const MCP_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// The JSON of a search or an order; uploads are not replayed.
 const REPLAY_LIMIT: u64 = 1 << 20;
 /// A copy is kept in memory for each running request.
@@ -40,6 +42,7 @@ pub(super) const ROUTE_KEYS: &[&str] = &[
     "connect_timeout",
     "idle_timeout",
     "warm",
+    "mcp",
     "via",
     "http2",
     "request_headers",
@@ -80,6 +83,8 @@ pub(crate) struct Route {
     pub warm: Duration,
     /// How long an exchange may stay without a byte in either direction.
     pub idle_timeout: Duration,
+    /// Where the upstream speaks MCP, behind its base path, if it does: empty, or beginning with `/`.
+    pub mcp: Option<String>,
     /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).
     pub via: bool,
     /// Whether requests that come in HTTP/2 go on in it: where TLS agrees on it (RFC 7301), or, in the clear, always.
@@ -193,6 +198,16 @@ impl<'a> Reader<'a> {
             }
             limit.value
         });
+        let mcp = match table.boolean_or_string("mcp") {
+            None | Some(Ok(false)) => None,
+            Some(Ok(true)) => Some(String::new()),
+            Some(Err(path)) if is_path(&path.value) => Some(path.value),
+            Some(Err(path)) => {
+                let remedy = "write true, or where it is behind the upstream: \"/mcp\"";
+                self.sink.error(&path.place, Complaint::new("is no path", remedy));
+                None
+            }
+        };
         let refuse = table.array("refuse", refused_path).unwrap_or_default();
         let a_moment = Duration::from_millis(1);
         let mut route = Route {
@@ -202,8 +217,12 @@ impl<'a> Reader<'a> {
             refuse: refuse.into_iter().map(|path| path.value).collect(),
             wait: self.duration(&table, "wait", Duration::ZERO, WAIT),
             connect_timeout: self.duration(&table, "connect_timeout", a_moment, CONNECT_TIMEOUT),
-            idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
+            idle_timeout: {
+                let usual = if mcp.is_some() { MCP_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+                self.duration(&table, "idle_timeout", a_moment, usual)
+            },
             warm: self.duration(&table, "warm", Duration::ZERO, WARM),
+            mcp,
             via: table.boolean("via").unwrap_or(true),
             http2: true,
             request_headers: self.header_edits(&table),
@@ -223,6 +242,12 @@ impl<'a> Reader<'a> {
         }
         Some(route)
     }
+}
+
+/// Whether a text can stand behind an upstream's base path.
+fn is_path(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_graphic() && !b"?#\\\"<>%".contains(&byte);
+    text.starts_with('/') && text.bytes().all(good) && !text.split('/').any(|one| one == "." || one == "..")
 }
 
 fn query_parameter(text: &str) -> Result<String, Complaint> {

@@ -2,4 +2,7 @@
 
 mod message;
 
+/// The code of errors of our own (JSON-RPC 2.0, section 5.1: of the server's range).
+pub(crate) const NOT_DONE: i64 = -32000;
+
 pub(crate) use message::{Message, error, read};

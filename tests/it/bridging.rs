@@ -12,7 +12,7 @@ use crate::support::{Home, eventually};
 
 /// The route `lab` leads to the stand-in's MCP server.
 fn home(server: &Server, account: &str, top: &str) -> Home {
-    lab::home(server, account, &format!("upstream = \"{}/mcp\"", server.url()), top)
+    lab::home(server, account, "mcp = \"/mcp\"", top)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn ten_thousand_messages_and_large_ones_pass_in_little_memory() {
 #[test]
 fn whoever_is_not_signed_in_is_told_the_command_and_goes_on_once_they_are() {
     let server = Server::start(Provider::Gdh, Options::default());
-    let home = Home::with(&lab::config(&server, "", &format!("upstream = \"{}/mcp\"", server.url()), ""));
+    let home = Home::with(&lab::config(&server, "", "mcp = \"/mcp\"", ""));
     let mut client = McpClient::start(&home, &["lab"]);
     let message = |answer: serde_json::Value| answer["error"]["message"].as_str().expect("an error").to_owned();
     let said = message(client.ask("initialize", json!({})));
@@ -108,7 +108,7 @@ fn whoever_is_not_signed_in_is_told_the_command_and_goes_on_once_they_are() {
     let daemon = home.start();
     daemon.until("lab", "sign-in-required");
     let said = message(client.ask("initialize", json!({})));
-    assert!(said.ends_with("Run: valetd login lab"), "{said}");
+    assert!(said.starts_with("valetd: ") && said.ends_with("Run: valetd login lab"), "{said}");
     lab::sign_in(&home, &server.sign_in());
     daemon.until("lab", "usable");
     client.initialize();

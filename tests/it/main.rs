@@ -39,6 +39,8 @@ mod faults;
 mod kills;
 /// After hours of standing still the first request is answered well, and an idle daemon sleeps.
 mod laptop;
+/// Behind a route to an MCP server a client finds nothing to sign in to, and goes on through all that happens to a login.
+mod mcp_routes;
 /// A person is told once of what needs them, before the first tool fails.
 mod notices;
 /// A credential has one owner: a second daemon, a login and a logout during a renewal leave one of them whole.

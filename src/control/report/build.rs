@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{
-    AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, OwnAddressReport,
-    Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
+    AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, McpReport, MeasureReport, Moment,
+    OwnAddressReport, Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
 };
 use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, UNREADABLE, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Why};
-use crate::stats::Stats;
+use crate::stats::{McpSeen, Stats};
 use crate::timestamp::Timestamp;
 
 /// What is true of the process, apart from accounts and routes. Replaced as a whole when a reload changes it.
@@ -236,6 +236,7 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
         account: route.account.to_string(),
         proxy: proxy(route, config, &facts.proxies),
         require_key: route.require_key,
+        mcp: route.mcp.as_deref().map(|path| mcp_report(path, &numbers.mcp())),
         requests: numbers.requests.get(),
         open: numbers.open.get(),
         errors: numbers.errors.get(),
@@ -243,6 +244,18 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
         replayed: numbers.replayed.get(),
         median_ms: millis(0.5),
         p99_ms: millis(0.99),
+    }
+}
+
+fn mcp_report(path: &str, seen: &McpSeen) -> McpReport {
+    let McpSeen { protocol_version, last_session, scope_required } = seen;
+    let (asked, action) = scope_required.clone().unzip();
+    McpReport {
+        path: path.to_owned(),
+        protocol_version: protocol_version.clone(),
+        last_session: last_session.map(Moment::of_unix),
+        scope_required: asked.map(Moment::of_unix),
+        next_action: action,
     }
 }
 

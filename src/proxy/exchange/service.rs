@@ -22,7 +22,7 @@ use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
 };
-use crate::proxy::exchange::upgrade;
+use crate::proxy::exchange::{mcp, upgrade};
 use crate::proxy::fault::Fault;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::policy::client_key::{self, Presented};
@@ -102,11 +102,22 @@ async fn carry_out(
 
     let token = match route.tokens.usable() {
         Some(token) => token,
-        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => match Box::pin(route.tokens.token(route.config.wait)).await {
+            Ok(token) => token,
+            Err(why_not) if route.config.mcp.is_some() => {
+                let (error, response) = mcp::refuse(stream, no_token(route, why_not), request).await?;
+                exchange.failed(&error);
+                return Ok(response);
+            }
+            Err(why_not) => return Err(no_token(route, why_not)),
+        },
     };
     exchange.goes_up_with(&token);
 
     let mut authorization = route.authorize(token);
+    if route.config.mcp.is_some() {
+        mcp::observe(route, request.headers());
+    }
     let (context, switches) = prepare(connection, &table.shared, &caller, &target, &mut request, &authorization)?;
     if switches && route.config.scrub {
         return Err(ProxyError::ForbiddenByScrub);
@@ -219,6 +230,9 @@ fn permit(
 ) -> Result<Shared, ProxyError> {
     let (route, head, rest) = (&*target.local.entry, Head::of(request, caller.flags), target.rest(request));
     let way_in = if target.is_shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
+    if route.config.mcp.is_some() && mcp::is_discovery(rest) {
+        return Err(ProxyError::NothingToDiscover);
+    }
     if route::is_refused(&route.refuse, &route.config.upstream.base_path, rest) {
         return Err(ProxyError::ForbiddenByRoute);
     }
@@ -459,6 +473,9 @@ fn respond(
     token: &Arc<Published>,
     context: &RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
+    if route.config.mcp.is_some() {
+        mcp::without_challenge(route, &mut response)?;
+    }
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))

@@ -1,0 +1,111 @@
+//! What is different on a route that leads to an MCP server (the setting `mcp`): valetd signs in, so a client must find
+//! nothing that has it sign in by itself, and what stands in its way is said in JSON-RPC, which every client shows.
+
+use std::pin::pin;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::mcp;
+use crate::platform::clock::unix_seconds;
+use crate::proxy::connection::Stream;
+use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::policy::challenge;
+use crate::proxy::policy::error::ProxyError;
+use crate::proxy::table::RouteEntry;
+
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+/// The largest message whose id is looked for, so that a refusal can answer it.
+const LARGEST: usize = 64 * 1024;
+
+/// Whether a path is one where clients look for an authorization server (RFC 8414, RFC 9728, OpenID Connect Discovery):
+/// at the host, or below the server's own address.
+pub(crate) fn is_discovery(rest: &str) -> bool {
+    let name = rest.split("/.well-known/").nth(1);
+    name.is_some_and(|name| name.starts_with("oauth-") || name.starts_with("openid-configuration"))
+}
+
+/// Notes what a message's head says of its session.
+pub(crate) fn observe(route: &RouteEntry, headers: &HeaderMap) {
+    let Some(version) = headers.get(VERSION).and_then(|version| version.to_str().ok()) else { return };
+    let mut seen = route.stats.mcp();
+    seen.last_session = Some(unix_seconds());
+    let is_version = version.len() <= 32 && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_version && seen.protocol_version.as_deref() != Some(version) {
+        seen.protocol_version = Some(version.to_owned());
+    }
+}
+
+/// Refuses to hand on what would have a client sign in by itself, and takes the challenge off what is handed on.
+///
+/// # Errors
+///
+/// What the challenge means for the person.
+pub(crate) fn without_challenge<B>(route: &RouteEntry, response: &mut Response<B>) -> Result<(), ProxyError> {
+    let account = route.config.account.clone();
+    let lacking = challenge::lacking_scope(response.headers());
+    match (response.status(), lacking) {
+        (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, Some(scope)) => {
+            tracing::warn!(%account, route = %route.config.name, scope, "the MCP server asks for more scope");
+            let error = ProxyError::ScopeRequired { account, scope };
+            route.stats.mcp().scope_required = Some((unix_seconds(), error.login().unwrap_or_default()));
+            Err(error)
+        }
+        (StatusCode::UNAUTHORIZED, None) => Err(ProxyError::TokenRefused { account }),
+        _ => {
+            response.headers_mut().remove(WWW_AUTHENTICATE);
+            Ok(())
+        }
+    }
+}
+
+/// The refusal of a request in JSON-RPC, if the request is in it; otherwise the refusal as it is.
+///
+/// # Errors
+///
+/// The refusal.
+pub(crate) async fn refuse(
+    stream: &Stream,
+    error: ProxyError,
+    request: Request<Incoming>,
+) -> Result<(ProxyError, Response<ResponseBody>), ProxyError> {
+    if request.method() != Method::POST || !is_json(request.headers()) {
+        return Err(error);
+    }
+    stream.is_independent(); // the account may be what is lost, and an answer of our own is for everybody
+    let body = pin!(Limited::new(request.into_body(), LARGEST).collect());
+    let Ok(Ok(body)) = stream.in_time(body).await else { return Err(error) };
+    let Ok(messages) = mcp::read(&body.to_bytes()[..]) else { return Err(error) };
+    match error.in_json_rpc(&messages) {
+        Some(response) => Ok((error, response.map(ResponseBody::Full))),
+        None => Err(error),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_clients_look_for_an_authorization_server_there_is_none() {
+        for (rest, expected) in [
+            ("/.well-known/oauth-protected-resource", true),
+            ("/.well-known/oauth-protected-resource/mcp", true),
+            ("/.well-known/oauth-authorization-server", true),
+            ("/mcp/.well-known/openid-configuration", true),
+            ("/.well-known/mcp.json", false),
+            ("/mcp", false),
+            ("", false),
+        ] {
+            assert_eq!(is_discovery(rest), expected, "{rest}");
+        }
+    }
+}
