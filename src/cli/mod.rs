@@ -25,6 +25,7 @@ mod text;
 // the verbs
 mod check;
 mod completions;
+mod connect;
 mod demo;
 mod doctor;
 mod events;
@@ -112,6 +113,7 @@ enum Verb {
     #[command(hide = true)]
     ExecRelay(exec::relay::Arguments),
     Mcp(mcp::Arguments),
+    Connect(connect::Arguments),
     Key(key::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
@@ -139,6 +141,7 @@ impl Program {
             Verb::Events(arguments) => events::perform(options, arguments),
             Verb::Exec(arguments) => exec::perform(options, arguments),
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
+            Verb::Connect(arguments) => connect::perform(options, arguments),
             Verb::Mcp(arguments) => mcp::perform(options, arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),

@@ -27,6 +27,8 @@ mod signing_in;
 mod addresses;
 /// What has expired stays so wherever the wall clock is set.
 mod clocks;
+/// A program that speaks MCP is connected in its own configuration, of which nothing else changes.
+mod connecting;
 /// More connections than descriptors starve neither the renewer nor those who come after.
 mod crowd;
 /// A provider with a dialect of its own is a few lines of data, and loses no login.
