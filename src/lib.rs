@@ -39,7 +39,7 @@
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
-//!    mcp                                      what a message says of itself                         (pure)
+//!    mcp                                      what a message says of itself, and rules over it      (pure)
 //! 0  secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //!    spelling                                 secrets in whatever spelling they come back            (pure)

@@ -12,6 +12,7 @@ use super::problem::Complaint;
 use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader, bad_name};
 use super::value;
+use crate::mcp::{McpRule, McpRules};
 use crate::names::nearest;
 use crate::path_rules::{PathRules, Rule};
 
@@ -101,6 +102,8 @@ pub(crate) struct Route {
     pub require_key: bool,
     /// Which methods and paths go through.
     pub rules: PathRules,
+    /// Which messages to an MCP server go through.
+    pub mcp_rules: McpRules,
 }
 
 /// Which requests may be sent again after a 401.
@@ -187,11 +190,20 @@ impl<'a> Reader<'a> {
             self.check_reach(listener, require_key, "require_key = true, here");
         }
         let rules = |key: &str| {
-            let rules = table
-                .array(key, |text| Rule::parse(text).map_err(|wrong| Complaint::new(wrong, Rule::EXAMPLE)))
-                .unwrap_or_default();
-            rules.into_iter().map(|rule| rule.value).collect()
+            let rules = table.array(key, |text| match text.trim_start().starts_with(McpRule::WORD) {
+                true => McpRule::parse(text).map(Err).map_err(|wrong| Complaint::new(wrong, McpRule::EXAMPLE)),
+                false => Rule::parse(text).map(Ok).map_err(|wrong| Complaint::new(wrong, Rule::EXAMPLE)),
+            });
+            let (mut paths, mut messages) = (Vec::new(), Vec::new());
+            for rule in rules.unwrap_or_default() {
+                match rule.value {
+                    Ok(path) => paths.push(path),
+                    Err(message) => messages.push((message, rule.place)),
+                }
+            }
+            (paths, messages)
         };
+        let ((allow, mcp_allow), (deny, mcp_deny)) = (rules("allow"), rules("deny"));
         let replay_limit = table.size("replay_limit", value::bytes).map_or(REPLAY_LIMIT, |limit| {
             if limit.value > MOST_REPLAY {
                 self.sink.error(&limit.place, "is more than 1GiB, of which each running request would keep a copy");
@@ -208,6 +220,16 @@ impl<'a> Reader<'a> {
                 None
             }
         };
+        if mcp.is_none()
+            && let Some((_, place)) = mcp_allow.iter().chain(&mcp_deny).next()
+        {
+            let remedy = "add mcp = true, or where it is behind the upstream: mcp = \"/mcp\"";
+            self.sink.error(
+                place,
+                Complaint::new("is a rule for an MCP server, and the route is not said to lead to one", remedy),
+            );
+        }
+        let of_mcp = |rules: Vec<(McpRule, _)>| rules.into_iter().map(|(rule, _)| rule).collect();
         let refuse = table.array("refuse", refused_path).unwrap_or_default();
         let a_moment = Duration::from_millis(1);
         let mut route = Route {
@@ -230,7 +252,8 @@ impl<'a> Reader<'a> {
             scrub: table.boolean("scrub").unwrap_or(false),
             extra_ca: self.path(&table, "extra_ca"),
             require_key,
-            rules: PathRules { allow: rules("allow"), deny: rules("deny") },
+            rules: PathRules { allow, deny },
+            mcp_rules: McpRules { allow: of_mcp(mcp_allow), deny: of_mcp(mcp_deny) },
             name: route_name,
             account: account?,
             upstream: upstream?.value,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, EAGER, Server, address};
-use crate::support::{Answer, Home, PATIENCE, free_address, get, send, words};
+use crate::support::{Answer, Home, PATIENCE, eventually, free_address, get, send, words};
 
 /// The route `lab` leads to the stand-in, whose MCP server is at `/mcp`.
 const AT_MCP: &str = "mcp = \"/mcp\"";
@@ -160,4 +160,82 @@ fn eight_clients_share_one_login_through_expiry_rotation_and_a_restart() {
     }
     let log = server.mcp_log();
     assert_eq!((log.begun, server.log().reuse_detected), (8, 0));
+}
+
+#[test]
+fn rules_by_method_and_tool_refuse_in_json_rpc_and_the_audit_names_both_but_no_argument() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let route = "mcp = \"/mcp\"\nallow = [\"mcp tools/call e*\", \"mcp resources/read file:///docs/*\"]\n\
+                 deny = [\"mcp tools/call *x\"]\nreplay_limit = \"64KiB\"";
+    let home = lab::home(&server, "", route, "audit = true\n");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let local = address(&daemon);
+    let session = begin(&local);
+    let ask = |message: &Value| post(&local, Some(&session), message);
+    assert_eq!(ask(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).status, 202);
+    assert_eq!(
+        ask(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})).json()["result"]["tools"][0]["name"],
+        "echo"
+    );
+    server.revoke_access_tokens();
+    let answer = ask(&call(2, "echo", json!({"text": "a secret argument"})));
+    assert_eq!(answer.json()["result"]["content"][0]["text"], "a secret argument", "also after a renewal");
+
+    let before = server.mcp_log().messages.len();
+    for (case, message) in [
+        ("another tool", call(3, "large", json!({"bytes": 1}))),
+        ("a denied one", call(3, "ex", json!({}))),
+        ("another method", json!({"jsonrpc": "2.0", "id": 3, "method": "prompts/get", "params": {"name": "echo"}})),
+        (
+            "another resource",
+            json!({"jsonrpc": "2.0", "id": 3, "method": "resources/read", "params": {"uri": "file:///etc"}}),
+        ),
+    ] {
+        let answer = ask(&message);
+        let error = answer.json()["error"].clone();
+        let said = error["message"].as_str().unwrap_or_else(|| panic!("{case}: {}", answer.text()));
+        assert!(answer.status == 200 && answer.json()["id"] == 3, "{case}");
+        assert!(said.contains("valetd refuses it; the MCP server was not asked"), "{case}: {said}");
+    }
+    let batch = json!([call(4, "echo", json!({"text": "x"})), call(5, "large", json!({"bytes": 1}))]);
+    let refused = ask(&batch).json();
+    assert_eq!((refused.as_array().map(Vec::len), &refused[1]["id"]), (Some(2), &json!(5)), "a batch is one");
+    let fields = [("Content-Type", "application/json"), ("Mcp-Session-Id", session.as_str())];
+    let twice = "{\"jsonrpc\":\"2.0\",\"id\":6,\"method\":\"ping\",\"method\":\"prompts/get\"}";
+    for (case, path, body, status) in [
+        ("a member twice", "/lab/mcp", twice.to_owned(), 200),
+        ("no JSON", "/lab/mcp", "method=ping".to_owned(), 400),
+        ("more than is read", "/lab/mcp", call(7, "echo", json!({"text": "x".repeat(70_000)})).to_string(), 400),
+        ("another place", "/lab/messages", call(8, "echo", json!({})).to_string(), 403),
+    ] {
+        let answer = send(&local, "POST", path, &fields, body.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, status, "{case}: {}", answer.text());
+        assert!(
+            status != 200 || answer.json()["error"]["message"].as_str().is_some_and(|said| said.contains("two ways"))
+        );
+    }
+    assert_eq!(send(&local, "PUT", "/lab/mcp", &fields, b"{}").expect("an answer").status, 403);
+    assert_eq!(server.mcp_log().messages.len(), before, "none of it has come to the server");
+
+    let audit = eventually("the audit has the last line", || {
+        let audit = std::fs::read_to_string(home.path("state/valetd/audit.jsonl")).ok()?;
+        audit.contains("\"PUT\"").then_some(audit)
+    });
+    assert!(
+        audit.contains("\"message\":\"tools/call echo\"") && audit.contains("\"message\":\"tools/call large\""),
+        "{audit}"
+    );
+    assert!(!audit.contains("secret argument"), "{audit}");
+}
+
+#[test]
+fn rules_for_messages_are_for_routes_to_mcp_servers() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let check = |route: &str| words(&Home::with(&lab::config(&server, "", route, "")).run(&["check"]));
+    let said = check("allow = [\"mcp tools/call\"]");
+    assert!(said.contains("the route is not said to lead to one") && said.contains("mcp = true"), "{said}");
+    let said = check("mcp = true\nallow = [\"mcp tools/call a b\"]");
+    assert!(said.contains("has more than a method and a name"), "{said}");
+    assert!(check("mcp = \"mcp\"").contains("is no path"));
 }

@@ -8,15 +8,24 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::mcp;
+use crate::config::Route;
+use crate::mcp::{self, Message};
 use crate::platform::clock::unix_seconds;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::forward::upstream_error;
 use crate::proxy::policy::challenge;
 use crate::proxy::policy::error::ProxyError;
+use crate::proxy::replay::{Right, Unread, Whole};
 use crate::proxy::table::RouteEntry;
 
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+/// Of a method or a name, so much is shown.
+const LONGEST_WORD: usize = 100;
+
+/// Of a batch, so many messages are noted.
+const MOST_NOTED: usize = 10;
 
 /// The largest message whose id is looked for, so that a refusal can answer it.
 const LARGEST: usize = 64 * 1024;
@@ -36,6 +45,71 @@ pub(crate) fn observe(route: &RouteEntry, headers: &HeaderMap) {
     let is_version = version.len() <= 32 && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if is_version && seen.protocol_version.as_deref() != Some(version) {
         seen.protocol_version = Some(version.to_owned());
+    }
+}
+
+/// Whether a request is one that rules over messages can be applied to: of Streamable HTTP, and at the server's own place.
+pub(crate) fn is_under_rules(route: &Route, method: &Method, rest: &str) -> bool {
+    let place = route.mcp.as_deref().unwrap_or_default().trim_end_matches('/');
+    rest.trim_end_matches('/') == place && [Method::GET, Method::POST, Method::DELETE].contains(method)
+}
+
+/// What rules over messages make of a request.
+pub(crate) enum Judged {
+    /// They let it through.
+    Through(Box<Whole>),
+    /// They do not, and this says so.
+    Refused(ProxyError, Response<ResponseBody>),
+}
+
+/// Reads a message and applies the route's rules to it. `noted` is told what it is.
+///
+/// # Errors
+///
+/// If it cannot be read, or is refused and nobody waits for a response.
+pub(crate) async fn judge(
+    stream: &Stream,
+    route: &RouteEntry,
+    request: Request<Incoming>,
+    token_name: &HeaderName,
+    right: Right,
+    noted: impl FnOnce(String),
+) -> Result<Judged, ProxyError> {
+    let reading = pin!(Whole::read(request, route.config.replay_limit, &stream.activity, token_name, right));
+    let whole = match stream.in_time(reading).await {
+        Ok(Ok(whole)) => whole,
+        Ok(Err(Unread::TooLarge)) => {
+            return Err(ProxyError::BadRequest(
+                "it is longer than the route's `replay_limit`, or there is no room for it, and its rules ask for all of it",
+            ));
+        }
+        Ok(Err(Unread::Broken)) => return Err(ProxyError::BadRequest("its body is malformed, or broke off")),
+        Err(fault) => return Err(upstream_error(route, fault)),
+    };
+    let Ok(messages) = mcp::read(whole.bytes()) else {
+        return Err(ProxyError::BadRequest("its body is no message that the route's rules could be applied to"));
+    };
+    noted(messages.iter().take(MOST_NOTED).map(in_words).collect::<Vec<_>>().join(", "));
+    let Some(refused) = messages.iter().find(|message| !route.config.mcp_rules.permit(message)) else {
+        return Ok(Judged::Through(Box::new(whole)));
+    };
+    let error = ProxyError::ForbiddenMessage(in_words(refused));
+    match error.in_json_rpc(&messages) {
+        Some(response) => Ok(Judged::Refused(error, response.map(ResponseBody::Full))),
+        None => Err(error),
+    }
+}
+
+/// Method and name of a message, for people.
+fn in_words(message: &Message) -> String {
+    let Message { method, name, uri, is_odd, id: _ } = message;
+    let words =
+        [method, name, uri].into_iter().flatten().map(|word| word.chars().take(LONGEST_WORD).collect::<String>());
+    let words: Vec<String> = words.collect();
+    match (is_odd, &words[..]) {
+        (true, _) => format!("a message that can be read in two ways ({})", words.join(" ")),
+        (false, []) => "a response".to_owned(),
+        (false, words) => words.join(" "),
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA,
 };
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
@@ -22,7 +22,8 @@ use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
 };
-use crate::proxy::exchange::{mcp, upgrade};
+use crate::proxy::exchange::mcp::{self, Judged};
+use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::policy::client_key::{self, Presented};
@@ -122,11 +123,31 @@ async fn carry_out(
     if switches && route.config.scrub {
         return Err(ProxyError::ForbiddenByScrub);
     }
+    let has_message = !route.config.mcp_rules.is_empty() && request.method() == Method::POST;
+    if switches && !route.config.mcp_rules.is_empty() {
+        return Err(ProxyError::ForbiddenByRules);
+    }
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
-    let (request, kept) =
-        replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
+    let (request, kept) = if has_message {
+        let name = &authorization.token().name;
+        let judging = mcp::judge(stream, route, request, name, stream.right(), |what| exchange.says(what));
+        let (mut request, kept) = match Box::pin(judging).await? {
+            Judged::Through(whole) => whole.keep(route.replay_policy()),
+            Judged::Refused(error, response) => {
+                exchange.failed(&error);
+                return Ok(response);
+            }
+        };
+        // it may have taken a while to come
+        let renewed = stream.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
+        let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;
+        renewed.map_err(|why_not| no_token(route, why_not))?;
+        (request, kept)
+    } else {
+        replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right())
+    };
     let response = match send(stream, &target.local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
@@ -238,6 +259,9 @@ fn permit(
     }
     if route.config.require_key && caller.key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    if !route.config.mcp_rules.is_empty() && !mcp::is_under_rules(&route.config, request.method(), rest) {
+        return Err(ProxyError::ForbiddenByRules);
     }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
     if let Some(key) = &caller.key {

@@ -38,6 +38,8 @@ pub(crate) enum ProxyError {
     ForbiddenByRoute,
     /// The route's rules do not let this method and path through.
     ForbiddenByRules,
+    /// The route's rules do not let a message to an MCP server through: its method, and what it is for.
+    ForbiddenMessage(String),
     /// The route looks through what comes back, which it cannot where another protocol is switched to.
     ForbiddenByScrub,
     /// The client key has been used too often.
@@ -143,7 +145,7 @@ impl ProxyError {
             Self::TokenRefused { .. } | Self::ScopeRequired { .. } => false,
             Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) => true,
             Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
-            Self::ForbiddenByRules | Self::ForbiddenByScrub => true,
+            Self::ForbiddenByRules | Self::ForbiddenMessage(_) | Self::ForbiddenByScrub => true,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
@@ -283,6 +285,16 @@ impl ProxyError {
                 title: "The route does not forward this path",
                 proxy_error: "http_request_denied",
                 detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            },
+            Self::ForbiddenMessage(what) => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "forbidden-by-route",
+                title: "The route does not let this through",
+                proxy_error: "http_request_denied",
+                detail: format!(
+                    "The route's settings `allow` and `deny` do not let {what} through. valetd refuses it; the MCP server \
+                     was not asked."
+                ),
             },
             Self::ForbiddenByScrub => Problem {
                 status: StatusCode::FORBIDDEN,
@@ -455,7 +467,7 @@ impl ProxyError {
                 document.insert("scope".into(), scope.as_str().into());
                 document.insert("login".into(), self.login().into());
             }
-            Self::NothingToDiscover => {}
+            Self::NothingToDiscover | Self::ForbiddenMessage(_) => {}
             Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::ForbiddenByScrub => {}
             Self::MethodNotAllowed | Self::BadRequest(_) | Self::TooManyAtOnce => {}
             Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}
