@@ -185,6 +185,8 @@ pub(crate) struct Entry {
     pub(crate) took: Duration,
     /// The renewal that the token came from which the request went up with first.
     pub(crate) renewal: Option<u64>,
+    /// Method and name of a message to an MCP server, never its arguments; of a route that has rules for them.
+    pub(crate) message: Option<String>,
     /// `forwarded`, `started`, or why not.
     pub(crate) verdict: &'static str,
     /// Joins the two lines of an exchange that has two.
@@ -209,6 +211,8 @@ struct Line<'a> {
     bytes_out: u64,
     ms: u64,
     renewal: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
     verdict: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     exchange: Option<u64>,
@@ -537,6 +541,7 @@ impl Writer {
                 bytes_out: 0,
                 ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 renewal: None,
+                message: None,
                 verdict: "strangers",
                 exchange: None,
                 requests: Some(requests),
@@ -739,6 +744,7 @@ fn write_entry(lines: &mut Vec<u8>, entry: &Entry, process: Option<&Process>) {
         bytes_out: entry.bytes_out,
         ms: u64::try_from(entry.took.as_millis()).unwrap_or(u64::MAX),
         renewal: entry.renewal,
+        message: entry.message.as_deref(),
         verdict: entry.verdict,
         exchange: entry.exchange,
         requests: None,
@@ -809,6 +815,7 @@ mod tests {
             bytes_out: 17,
             took: Duration::from_micros(1500),
             renewal: Some(7),
+            message: None,
             verdict: "forwarded",
             exchange: None,
             cut: Vec::new(),

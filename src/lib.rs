@@ -31,6 +31,7 @@
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
 //!    intercept                                a command's own proxy, which stands for the hosts of its routes
+//!    bridge                                   a program that speaks MCP over its standard input and output
 //!    config_files                             whose they are, and what they say
 //!    key_source                               where the key of the store comes from
 //!    audit                                    a line for each request, if somebody wants that
@@ -40,6 +41,7 @@
 //! 2  oauth                                    what to send, what an answer means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
+//!    mcp                                      what a message says of itself, and rules over it      (pure)
 //! 0  secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //!    spelling                                 secrets in whatever spelling they come back            (pure)
@@ -83,6 +85,7 @@
 
 mod accounts;
 mod audit;
+mod bridge;
 pub mod cli;
 mod client_keys;
 mod config;
@@ -97,6 +100,7 @@ mod http_client;
 mod intercept;
 mod key_source;
 mod lent;
+mod mcp;
 mod names;
 mod notices;
 mod oauth;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::config::RouteName;
@@ -45,9 +45,26 @@ pub(crate) struct RouteStats {
     refuses: AtomicBool,
     /// How long answers took.
     pub latency: Latency,
+    mcp: Mutex<McpSeen>,
+}
+
+/// What the traffic with an MCP server has shown.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct McpSeen {
+    /// The protocol version that a client and the server have agreed on last.
+    pub protocol_version: Option<String>,
+    /// When a message of a session went through last, in seconds since 1970.
+    pub last_session: Option<u64>,
+    /// When the server asked for more scope last, in seconds since 1970, and what to run then.
+    pub scope_required: Option<(u64, String)>,
 }
 
 impl RouteStats {
+    /// What the traffic with an MCP server has shown.
+    pub(crate) fn mcp(&self) -> MutexGuard<'_, McpSeen> {
+        self.mcp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts an answer by its status and the time from the request's head to the answer's.
     pub(crate) fn answered(&self, status: u16, took: Duration) {
         if (200..400).contains(&status) && self.refuses.load(Ordering::Relaxed) {

@@ -29,6 +29,7 @@ mod add;
 mod adopt;
 mod check;
 mod completions;
+mod connect;
 mod demo;
 mod doctor;
 mod events;
@@ -40,6 +41,7 @@ mod log;
 mod login;
 mod logout;
 mod man;
+mod mcp;
 mod providers;
 mod refresh;
 mod reload;
@@ -122,6 +124,8 @@ enum Verb {
     Exec(exec::Arguments),
     #[command(hide = true)]
     ExecRelay(exec::relay::Arguments),
+    Mcp(mcp::Arguments),
+    Connect(connect::Arguments),
     Key(key::Arguments),
     Seal(seal::Arguments),
     Lock(lock::Arguments),
@@ -148,6 +152,7 @@ impl Program {
                 | Verb::Logout(_)
                 | Verb::Key(_)
                 | Verb::Exec(_)
+                | Verb::Mcp(_)
                 | Verb::Seal(_)
                 | Verb::Unlock(_)
                 | Verb::Add(_)
@@ -166,6 +171,8 @@ impl Program {
             Verb::Events(arguments) => events::perform(options, arguments),
             Verb::Exec(arguments) => exec::perform(options, arguments),
             Verb::ExecRelay(arguments) => exec::relay::perform(arguments),
+            Verb::Connect(arguments) => connect::perform(options, arguments),
+            Verb::Mcp(arguments) => mcp::perform(options, arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
             Verb::Seal(arguments) => seal::perform(options, arguments),
             Verb::Lock(arguments) => lock::perform(options, &arguments),

@@ -1,6 +1,6 @@
-//! Where a verb's words go: its result to standard output, everything else to standard error.
+//! Where a verb's words go: its result to standard output, everything else to standard error, and questions to the terminal.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::failure::Failure;
 use super::text::printable;
@@ -20,4 +20,15 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 /// Says something beside the output proper.
 pub(super) fn remark(text: &str) {
     let _ = writeln!(anstream::stderr(), "{}", printable(text));
+}
+
+/// Asks at a terminal; elsewhere nobody agrees.
+pub(super) fn is_agreed(question: &str) -> bool {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return false;
+    }
+    let _ = write!(anstream::stderr(), "{} [y/N] ", printable(question));
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }

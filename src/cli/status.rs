@@ -16,7 +16,9 @@ use super::runtime::block_on;
 use super::screen::{Input, Screen};
 use super::text::{Cell, Table, WIDTH, cut, length, printable, relative, styled, wrapped};
 use crate::control::client::{Client, ClientError, EventStream};
-use crate::control::report::{AccountReport, DaemonReport, OwnAddressReport, State, StatusReport, Wakeup};
+use crate::control::report::{
+    AccountReport, DaemonReport, Moment, OwnAddressReport, RouteReport, State, StatusReport, Wakeup,
+};
 use crate::renewal::Reason;
 
 /// Show accounts, routes and what to do next
@@ -45,7 +47,9 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              credential { generation fingerprint saved sealed identity
              refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
-             errors rejected replayed refuses_token median_ms p99_ms",
+             errors rejected replayed refuses_token median_ms p99_ms
+             mcp { path protocol_version last_session scope_required
+             next_action } (where an MCP server is)",
     after_help = "\
 Examples:
   valetd status
@@ -456,7 +460,24 @@ fn routes(report: &StatusReport) -> String {
             Cell::new(url),
         ]);
     }
-    table.lines().iter().map(|line| format!("{line}\n")).collect()
+    let lines = table.lines().into_iter().chain(report.routes.iter().flat_map(|route| mcp_lines(route, report.at)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// What is known of the MCP server behind a route.
+fn mcp_lines(route: &RouteReport, now: Moment) -> Vec<String> {
+    let Some(mcp) = &route.mcp else { return Vec::new() };
+    let when = |at: &Moment| relative(at.seconds_since(now));
+    let version = mcp.protocol_version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    let session =
+        mcp.last_session.as_ref().map_or("no session yet".to_owned(), |at| format!("last session {}", when(at)));
+    let mut lines = vec![styled(&printable(&format!("  {}: MCP{version}, {session}", route.name)), DIM)];
+    if let (Some(at), Some(command)) = (&mcp.scope_required, &mcp.next_action) {
+        let says = format!("  {}: the server asked for more scope {}", route.name, when(at));
+        lines.push(styled(&printable(&says), SOON));
+        lines.push(styled(&printable(&format!("  -> {command}")), BOLD));
+    }
+    lines
 }
 
 /// `<4 ms`: the numbers are upper bounds.
@@ -471,7 +492,6 @@ fn brief_millis(millis: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::report::Moment;
     use crate::control::report::tests::report;
 
     #[test]

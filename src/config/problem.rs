@@ -313,6 +313,7 @@ const SHOWN: &[&str] = &[
     "listen",
     "login_page",
     "margin",
+    "mcp",
     "minimum_spacing",
     "provider",
     "pushed_authorization_endpoint",

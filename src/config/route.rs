@@ -12,6 +12,7 @@ use super::problem::Complaint;
 use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader, bad_name};
 use super::value;
+use crate::mcp::{McpRule, McpRules};
 use crate::names::nearest;
 use crate::path_rules::{PathRules, Rule};
 
@@ -24,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const WARM: Duration = Duration::from_secs(15 * 60);
 /// Long polls and event streams stay silent for a minute or two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// An MCP server has nothing to say for longer, and a tool may take its time; clients have limits of their own.
+const MCP_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// The JSON of a search or an order; uploads are not replayed.
 const REPLAY_LIMIT: u64 = 1 << 20;
 /// A copy is kept in memory for each running request.
@@ -40,6 +43,7 @@ pub(super) const ROUTE_KEYS: &[&str] = &[
     "connect_timeout",
     "idle_timeout",
     "warm",
+    "mcp",
     "via",
     "http2",
     "request_headers",
@@ -80,6 +84,8 @@ pub(crate) struct Route {
     pub warm: Duration,
     /// How long an exchange may stay without a byte in either direction.
     pub idle_timeout: Duration,
+    /// Where the upstream speaks MCP, behind its base path, if it does: empty, or beginning with `/`.
+    pub mcp: Option<String>,
     /// Whether answers carry `Via: 1.1 valetd` (RFC 9110 section 7.6.3).
     pub via: bool,
     /// Whether requests that come in HTTP/2 go on in it: where TLS agrees on it (RFC 7301), or, in the clear, always.
@@ -96,6 +102,8 @@ pub(crate) struct Route {
     pub require_key: bool,
     /// Which methods and paths go through.
     pub rules: PathRules,
+    /// Which messages to an MCP server go through.
+    pub mcp_rules: McpRules,
 }
 
 /// Which requests may be sent again after a 401.
@@ -182,17 +190,46 @@ impl<'a> Reader<'a> {
             self.check_reach(listener, require_key, "require_key = true, here");
         }
         let rules = |key: &str| {
-            let rules = table
-                .array(key, |text| Rule::parse(text).map_err(|wrong| Complaint::new(wrong, Rule::EXAMPLE)))
-                .unwrap_or_default();
-            rules.into_iter().map(|rule| rule.value).collect()
+            let rules = table.array(key, |text| match text.trim_start().starts_with(McpRule::WORD) {
+                true => McpRule::parse(text).map(Err).map_err(|wrong| Complaint::new(wrong, McpRule::EXAMPLE)),
+                false => Rule::parse(text).map(Ok).map_err(|wrong| Complaint::new(wrong, Rule::EXAMPLE)),
+            });
+            let (mut paths, mut messages) = (Vec::new(), Vec::new());
+            for rule in rules.unwrap_or_default() {
+                match rule.value {
+                    Ok(path) => paths.push(path),
+                    Err(message) => messages.push((message, rule.place)),
+                }
+            }
+            (paths, messages)
         };
+        let ((allow, mcp_allow), (deny, mcp_deny)) = (rules("allow"), rules("deny"));
         let replay_limit = table.size("replay_limit", value::bytes).map_or(REPLAY_LIMIT, |limit| {
             if limit.value > MOST_REPLAY {
                 self.sink.error(&limit.place, "is more than 1GiB, of which each running request would keep a copy");
             }
             limit.value
         });
+        let mcp = match table.boolean_or_string("mcp") {
+            None | Some(Ok(false)) => None,
+            Some(Ok(true)) => Some(String::new()),
+            Some(Err(path)) if is_path(&path.value) => Some(path.value),
+            Some(Err(path)) => {
+                let remedy = "write true, or where it is behind the upstream: \"/mcp\"";
+                self.sink.error(&path.place, Complaint::new("is no path", remedy));
+                None
+            }
+        };
+        if mcp.is_none()
+            && let Some((_, place)) = mcp_allow.iter().chain(&mcp_deny).next()
+        {
+            let remedy = "add mcp = true, or where it is behind the upstream: mcp = \"/mcp\"";
+            self.sink.error(
+                place,
+                Complaint::new("is a rule for an MCP server, and the route is not said to lead to one", remedy),
+            );
+        }
+        let of_mcp = |rules: Vec<(McpRule, _)>| rules.into_iter().map(|(rule, _)| rule).collect();
         let refuse = table.array("refuse", refused_path).unwrap_or_default();
         let a_moment = Duration::from_millis(1);
         let mut route = Route {
@@ -202,8 +239,12 @@ impl<'a> Reader<'a> {
             refuse: refuse.into_iter().map(|path| path.value).collect(),
             wait: self.duration(&table, "wait", Duration::ZERO, WAIT),
             connect_timeout: self.duration(&table, "connect_timeout", a_moment, CONNECT_TIMEOUT),
-            idle_timeout: self.duration(&table, "idle_timeout", a_moment, IDLE_TIMEOUT),
+            idle_timeout: {
+                let usual = if mcp.is_some() { MCP_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+                self.duration(&table, "idle_timeout", a_moment, usual)
+            },
             warm: self.duration(&table, "warm", Duration::ZERO, WARM),
+            mcp,
             via: table.boolean("via").unwrap_or(true),
             http2: true,
             request_headers: self.header_edits(&table),
@@ -211,7 +252,8 @@ impl<'a> Reader<'a> {
             scrub: table.boolean("scrub").unwrap_or(false),
             extra_ca: self.path(&table, "extra_ca"),
             require_key,
-            rules: PathRules { allow: rules("allow"), deny: rules("deny") },
+            rules: PathRules { allow, deny },
+            mcp_rules: McpRules { allow: of_mcp(mcp_allow), deny: of_mcp(mcp_deny) },
             name: route_name,
             account: account?,
             upstream: upstream?.value,
@@ -223,6 +265,12 @@ impl<'a> Reader<'a> {
         }
         Some(route)
     }
+}
+
+/// Whether a text can stand behind an upstream's base path.
+fn is_path(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_graphic() && !b"?#\\\"<>%".contains(&byte);
+    text.starts_with('/') && text.bytes().all(good) && !text.split('/').any(|one| one == "." || one == "..")
 }
 
 fn query_parameter(text: &str) -> Result<String, Complaint> {

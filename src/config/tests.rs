@@ -130,7 +130,7 @@ fn an_account_overrides_single_values_of_its_provider() {
 fn a_route_edits_fields_but_not_those_that_valetd_answers_for() {
     let route = "[route.lab]\naccount = \"lab\"\nupstream = \"https://api.lab.example/v1\"\n";
     let edits = "request_headers = { add = { User-Agent = \"lab/1\", X-Key = { file = \"key\" } }, remove = [\"Cookie\"] }\n\
-                 token_query = \"access_token\"\nscrub = true\nhttp2 = false\n";
+                 token_query = \"access_token\"\nscrub = true\nhttp2 = false\nmcp = \"/mcp\"\n";
     let config = parse(&format!("{LAB}{route}{edits}"));
     let lab = config.routes.iter().find(|route| route.name.as_str() == "lab").unwrap();
     assert_eq!(lab.request_headers.remove, ["cookie"]);
@@ -138,6 +138,7 @@ fn a_route_edits_fields_but_not_those_that_valetd_answers_for() {
     assert_eq!(added, ["user-agent", "x-key"]);
     assert!(matches!(&lab.request_headers.add[1].1, SecretSource::File(path) if path.ends_with("key")));
     assert_eq!((lab.token_query.as_deref(), lab.scrub, lab.http2), (Some("access_token"), true, false));
+    assert_eq!(lab.mcp.as_deref(), Some("/mcp"));
     for (wrong, complaint) in [
         ("request_headers = { add = { Host = \"x\" } }", "is a field that valetd itself is answerable for"),
         ("request_headers = { remove = [\"Authorization\"] }", "is a field that valetd itself is answerable for"),

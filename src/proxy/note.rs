@@ -57,6 +57,8 @@ struct Content {
     bytes_in: Option<u64>,
     bytes_out: u64,
     renewal: Option<u64>,
+    /// Method and name of a message to an MCP server.
+    message: Option<String>,
     verdict: &'static str,
     /// Room for the line, where it had to be promised.
     place: Option<Place>,
@@ -120,6 +122,7 @@ impl Note {
             bytes_in: None,
             bytes_out: 0,
             renewal: None,
+            message: None,
             verdict: "abandoned", // by the client, before anything was decided
             place: None,
             exchange: None,
@@ -158,6 +161,10 @@ impl Note {
     pub(crate) fn goes_up(&self, renewal: u64) {
         let mut content = self.content.borrow_mut();
         (content.renewal, content.verdict) = (Some(renewal), "forwarded");
+    }
+
+    pub(crate) fn says(&self, message: String) {
+        self.content.borrow_mut().message = Some(message);
     }
 
     pub(crate) fn is_led_away(&self) {
@@ -248,6 +255,7 @@ impl Content {
             bytes_out: self.bytes_out,
             took: self.began.elapsed(),
             renewal: self.renewal,
+            message: self.message.clone(),
             verdict,
             exchange: self.exchange,
             cut: self.cut.clone(),

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -16,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Uri, Version};
 
 use crate::config::Replay;
@@ -153,6 +155,8 @@ pub(crate) struct Kept {
 
 enum KeptBody {
     Empty,
+    /// It was read before anything was sent.
+    Whole(Bytes, #[expect(dead_code, reason = "held as long as the bytes are")] Held),
     Recorded(Rc<RefCell<Recording>>),
     Lost,
 }
@@ -166,6 +170,17 @@ pub(crate) struct ReplayPolicy {
     pub(crate) limit: usize,
 }
 
+impl ReplayPolicy {
+    /// Whether a request of this method may be sent again after a 401.
+    fn permits(self, method: &Method) -> bool {
+        match self.mode {
+            Replay::Any => true,
+            Replay::Idempotent => is_idempotent(method),
+            Replay::Never => false,
+        }
+    }
+}
+
 /// Wraps a client's body and keeps what a second sending needs, if there may be one. `request` is as it goes upstream;
 /// `right` is asked for of requests that have a body.
 pub(crate) fn keep(
@@ -176,11 +191,7 @@ pub(crate) fn keep(
     right: impl FnOnce() -> Right,
 ) -> (Request<RequestBody>, Option<Kept>) {
     let (parts, incoming) = request.into_parts();
-    let after_401 = match policy.mode {
-        Replay::Any => true,
-        Replay::Idempotent => is_idempotent(&parts.method),
-        Replay::Never => false,
-    };
+    let after_401 = policy.permits(&parts.method);
     let bodyless = incoming.is_end_stream();
     let (body, kept_body) = if bodyless {
         (RequestBody::Empty, KeptBody::Empty)
@@ -199,21 +210,86 @@ pub(crate) fn keep(
         }
     };
     let wanted = after_401 || (bodyless && is_idempotent(&parts.method));
-    let kept = wanted.then(|| Kept {
+    let kept = wanted.then(|| kept_with(&parts, token_name, kept_body, after_401));
+    (Request::from_parts(parts, body), kept)
+}
+
+fn kept_with(parts: &Parts, token_name: &HeaderName, body: KeptBody, after_401: bool) -> Kept {
+    // a list, as a clone of the map would hash and allocate twice; without the token, which the second sending has of its own
+    let fields = parts.headers.iter().filter(|(name, _)| *name != token_name);
+    Kept {
         method: parts.method.clone(),
         target: parts.uri.clone(),
         version: parts.version,
-        // a list, as a clone of the map would hash and allocate twice; without the token, which the second sending has of its own
-        fields: parts
-            .headers
-            .iter()
-            .filter(|(name, _)| *name != token_name)
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
-        body: kept_body,
+        fields: fields.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        body,
         after_401,
-    });
-    (Request::from_parts(parts, body), kept)
+    }
+}
+
+/// A request whose body has been read.
+pub(crate) struct Whole {
+    parts: Parts,
+    bytes: Bytes,
+    held: Held,
+    token_name: HeaderName,
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It has more bytes than may be kept, or all copies together have.
+    TooLarge,
+    /// It broke off.
+    Broken,
+}
+
+impl Whole {
+    /// Reads a client's body to its end, if that can be kept.
+    pub(crate) async fn read(
+        request: Request<Incoming>,
+        limit: usize,
+        activity: &Arc<Activity>,
+        token_name: &HeaderName,
+        right: Right,
+    ) -> Result<Self, Unread> {
+        let (parts, incoming) = request.into_parts();
+        let mut held = Held { budget: &BUDGET, bytes: 0 };
+        if incoming.is_end_stream() {
+            return Ok(Self { parts, bytes: Bytes::new(), held, token_name: token_name.clone() });
+        }
+        let (serial, its) = (activity.serial(), token_name.clone());
+        let mut source = Source { incoming, activity: activity.clone(), serial, token_name: its, right };
+        activity.uploads();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = poll_fn(|cx| source.poll_frame(cx)).await {
+            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+            let is_room = bytes.len() + data.len() <= limit && held.grow(data.len(), ALL_COPIES.max(limit)).is_some();
+            if !is_room {
+                return Err(Unread::TooLarge);
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Self { parts, bytes: bytes.freeze(), held, token_name: token_name.clone() })
+    }
+
+    /// What was read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same as [`keep`] has it.
+    pub(crate) fn keep(self, policy: ReplayPolicy) -> (Request<RequestBody>, Option<Kept>) {
+        let Self { parts, bytes, held, token_name } = self;
+        let after_401 = policy.permits(&parts.method);
+        let kept = after_401.then(|| kept_with(&parts, &token_name, KeptBody::Whole(bytes.clone(), held), true));
+        (Request::from_parts(parts, whole(&bytes)), kept)
+    }
+}
+
+fn whole(bytes: &Bytes) -> RequestBody {
+    let held = Held { budget: &BUDGET, bytes: 0 };
+    RequestBody::Replayed(Box::new(Replayed { copy: [bytes.clone()].into(), rest: Rest::Nothing, _held: held }))
 }
 
 /// RFC 9110 section 9.2.2.
@@ -233,6 +309,7 @@ impl Kept {
         self.after_401
             && match &self.body {
                 KeptBody::Empty => true,
+                KeptBody::Whole(..) => true,
                 KeptBody::Recorded(recording) => recording.borrow().copy.is_some(),
                 KeptBody::Lost => false,
             }
@@ -242,6 +319,7 @@ impl Kept {
     pub(crate) fn again(&self, authorization: &Authorization<'_>) -> Option<Request<RequestBody>> {
         let body = match &self.body {
             KeptBody::Empty => RequestBody::Empty,
+            KeptBody::Whole(bytes, _) => whole(bytes),
             KeptBody::Recorded(recording) => recording.borrow_mut().rewind()?,
             KeptBody::Lost => return None,
         };

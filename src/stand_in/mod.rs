@@ -7,7 +7,7 @@
 //!
 //! Both APIs also answer, to a good token: `/echo` (what arrived, as JSON), `/download/N` (N bytes, chunked), `/gzip`,
 //! `/no-content`, `/slow/MILLISECONDS`, `/ticks/MILLISECONDS` (server-sent events, for ever), and `/unauthorized` (401,
-//! whatever the token).
+//! whatever the token); and they have an MCP server (`mcp`).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,6 +27,7 @@ mod gbdx;
 mod gdh;
 mod issuer;
 mod log;
+mod mcp;
 mod open_id;
 mod server;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use faults::Behaviour;
 use issuer::Issuer;
 pub use issuer::{Options, PASSWORD, Rotation, USERNAME};
 pub use log::{ApiCall, Log, TokenCall};
+pub use mcp::McpLog;
 pub use open_id::{Decision, Manners};
 use server::{State, World, accept};
 
@@ -70,7 +72,7 @@ impl StandIn {
             state.issuer.url = format!("http://{address}");
         }
         let (url, changed) = (format!("http://{address}"), watch::Sender::new(()));
-        let world = Arc::new(World { provider, url, state: Mutex::new(state), changed });
+        let world = Arc::new(World { provider, url, state: Mutex::new(state), mcp: Arc::default(), changed });
         let mut server = JoinSet::new();
         server.spawn(accept(listener, world.clone()));
         Ok(Self { address, world, server })
@@ -152,6 +154,16 @@ impl StandIn {
     pub fn log(&self) -> Log {
         let state = self.world.state();
         Log { reuse_detected: state.issuer.reuse_detected, ..state.log.clone() }
+    }
+
+    /// What the MCP server at `/mcp` and `/sse` has seen so far.
+    pub fn mcp_log(&self) -> McpLog {
+        self.world.mcp.log().clone()
+    }
+
+    /// Makes the MCP server forget its sessions.
+    pub fn forget_mcp_sessions(&self) {
+        self.world.mcp.log().sessions.clear();
     }
 
     /// Waits until the log is as wanted, and returns it. Bound it with a timeout.

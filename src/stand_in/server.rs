@@ -20,6 +20,7 @@ use super::body::{Reply, TokenReply};
 use super::faults::{self, Behaviour};
 use super::issuer::Issuer;
 use super::log::{ApiCall, Log, TokenCall, note};
+use super::mcp::{self, McpServer};
 use super::{gbdx, gdh, open_id};
 use crate::platform::clock::wall;
 use crate::secret::Secret;
@@ -28,6 +29,7 @@ pub(super) struct World {
     pub(super) provider: Provider,
     pub(super) url: String,
     pub(super) state: Mutex<State>,
+    pub(super) mcp: Arc<McpServer>,
     /// Says that the log has grown.
     pub(super) changed: watch::Sender<()>,
 }
@@ -159,8 +161,11 @@ async fn api_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Re
             open_id::public(desk, issuer, parts, &world.url)
         }
     };
+    let public = public.or_else(|| mcp::public(parts, &world.url));
     let reply = match (public, token_valid, world.provider) {
         (Some(reply), _, _) => reply,
+        (None, false, _) if mcp::is_its(parts.uri.path()) => mcp::unauthorized(&world.url),
+        (None, true, _) if mcp::is_its(parts.uri.path()) => mcp::answer(&world.mcp, parts, body).await?,
         (None, false, Provider::Gdh) => gdh::unauthorized(),
         (None, false, Provider::Gbdx) => gbdx::unauthorized(),
         (None, false, Provider::OpenId) => open_id::unauthorized(),

@@ -33,6 +33,8 @@ mod adding;
 mod addresses;
 /// What has expired stays so wherever the wall clock is set.
 mod clocks;
+/// A program that speaks MCP is connected in its own configuration, of which nothing else changes.
+mod connecting;
 /// More connections than descriptors starve neither the renewer nor those who come after.
 mod crowd;
 /// A provider with a dialect of its own is a few lines of data, and loses no login.
@@ -47,6 +49,8 @@ mod faults;
 mod kills;
 /// After hours of standing still the first request is answered well, and an idle daemon sleeps.
 mod laptop;
+/// Behind a route to an MCP server a client finds nothing to sign in to, and goes on through all that happens to a login.
+mod mcp_routes;
 /// A person is told once of what needs them, before the first tool fails.
 mod notices;
 /// A credential has one owner: a second daemon, a login and a logout during a renewal leave one of them whole.
@@ -94,6 +98,9 @@ mod revoked;
 mod rules;
 /// An upstream connection that is dead without a word costs one request a while, and the next ones nothing.
 mod silence;
+
+/// A program that speaks MCP over standard input and output has a lasting session with a server behind a route.
+mod bridging;
 
 // --- who may call, and from where ---
 

@@ -1,7 +1,7 @@
 //! `valetd service`
 
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::configuration::{load_config, places};
 use super::failure::{Exit, Failure};
 use super::manager::{CONTROL_SOCKET, SERVICE, SOCKET, Unit, command, has_linger, manager, unit_file};
 use super::options::Options;
-use super::output::{print, remark};
+use super::output::{is_agreed, print, remark};
 use super::runtime::block_on;
 use super::text::{length, printable};
 use crate::config::Config;
@@ -224,17 +224,6 @@ fn make_room(places: &Paths, wishes: Wishes<'_>, take_over: bool) -> Result<(), 
         }
         None => Ok(()),
     }
-}
-
-/// Asks at a terminal; elsewhere nobody agrees.
-fn is_agreed(question: &str) -> bool {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return false;
-    }
-    let _ = write!(anstream::stderr(), "{} [y/N] ", printable(question));
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// Ends a daemon as Ctrl-C does, and waits until it is gone.

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{
-    AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, MeasureReport, Moment, OwnAddressReport,
-    Readings, RouteReport, SCHEMA, State, StatusReport, StoreReport, Wakeup,
+    AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, McpReport, MeasureReport, Moment,
+    OwnAddressReport, Readings, RouteReport, SCHEMA, State, StatusReport, StoreReport, Wakeup,
 };
 use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, UNREADABLE, Withholding, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Why};
-use crate::stats::Stats;
+use crate::stats::{McpSeen, Stats};
 use crate::store::{SealState, SealedWith};
 use crate::timestamp::Timestamp;
 
@@ -283,6 +283,7 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
         account: route.account.to_string(),
         proxy: proxy(route, config, &facts.proxies),
         require_key: route.require_key,
+        mcp: route.mcp.as_deref().map(|path| mcp_report(path, &numbers.mcp())),
         requests: numbers.requests.get(),
         open: numbers.open.get(),
         errors: numbers.errors.get(),
@@ -291,6 +292,18 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
         refuses_token: numbers.refuses_tokens(),
         median_ms: millis(0.5),
         p99_ms: millis(0.99),
+    }
+}
+
+fn mcp_report(path: &str, seen: &McpSeen) -> McpReport {
+    let McpSeen { protocol_version, last_session, scope_required } = seen;
+    let (asked, action) = scope_required.clone().unzip();
+    McpReport {
+        path: path.to_owned(),
+        protocol_version: protocol_version.clone(),
+        last_session: last_session.map(Moment::of_unix),
+        scope_required: asked.map(Moment::of_unix),
+        next_action: action,
     }
 }
 

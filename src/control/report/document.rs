@@ -278,6 +278,9 @@ pub(crate) struct RouteReport {
     /// Whether every request needs a client key, whoever sends it.
     #[serde(default)]
     pub require_key: bool,
+    /// What is known of the MCP server that it leads to, if it does.
+    #[serde(default)]
+    pub mcp: Option<McpReport>,
     /// Requests that reached it since the daemon started.
     pub requests: u64,
     /// Requests under way now.
@@ -297,6 +300,21 @@ pub(crate) struct RouteReport {
     /// The same for 99 of 100.
     #[serde(default)]
     pub p99_ms: Option<f64>,
+}
+
+/// An MCP server behind a route.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct McpReport {
+    /// Where it is, behind the route's address.
+    pub path: String,
+    /// The protocol version that a client and the server have agreed on last.
+    pub protocol_version: Option<String>,
+    /// When a message of a session went through last.
+    pub last_session: Option<Moment>,
+    /// When it asked for more scope last.
+    pub scope_required: Option<Moment>,
+    /// The command that signs in with it.
+    pub next_action: Option<String>,
 }
 
 /// A point of the calendar; whole seconds, in UTC, as RFC 3339 writes it.

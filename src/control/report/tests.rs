@@ -151,6 +151,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "median_ms": 4.0,
             "p99_ms": 4.0,
             "proxy": null,
+            "mcp": null,
         }],
     });
     assert_eq!(serde_json::to_value(&report).unwrap(), golden);

@@ -134,6 +134,13 @@ impl Exchange {
         }
     }
 
+    /// What the message to an MCP server is.
+    pub(crate) fn says(&self, what: String) {
+        if let Some(note) = &self.note {
+            note.says(what);
+        }
+    }
+
     /// A part of the response's body is on its way to the client.
     fn sends(&self, bytes: usize) {
         if let Some(key) = &self.in_use {

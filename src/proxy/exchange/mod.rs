@@ -3,5 +3,6 @@
 pub(super) mod accounting;
 pub(super) mod body;
 pub(super) mod forward;
+pub(super) mod mcp;
 pub(super) mod service;
 pub(super) mod upgrade;

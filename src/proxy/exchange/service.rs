@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA,
 };
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
@@ -22,6 +22,7 @@ use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
 };
+use crate::proxy::exchange::mcp::{self, Judged};
 use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
@@ -102,20 +103,51 @@ async fn carry_out(
 
     let token = match route.tokens.usable() {
         Some(token) => token,
-        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => match Box::pin(route.tokens.token(route.config.wait)).await {
+            Ok(token) => token,
+            Err(why_not) if route.config.mcp.is_some() => {
+                let (error, response) = mcp::refuse(stream, no_token(route, why_not), request).await?;
+                exchange.failed(&error);
+                return Ok(response);
+            }
+            Err(why_not) => return Err(no_token(route, why_not)),
+        },
     };
     exchange.goes_up_with(&token);
 
     let mut authorization = route.authorize(token);
+    if route.config.mcp.is_some() {
+        mcp::observe(route, request.headers());
+    }
     let (context, switches) = prepare(connection, &table.shared, &caller, &target, &mut request, &authorization)?;
     if switches && route.config.scrub {
         return Err(ProxyError::ForbiddenByScrub);
     }
+    let has_message = !route.config.mcp_rules.is_empty() && request.method() == Method::POST;
+    if switches && !route.config.mcp_rules.is_empty() {
+        return Err(ProxyError::ForbiddenByRules);
+    }
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
-    let (request, kept) =
-        replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
+    let (request, kept) = if has_message {
+        let name = &authorization.token().name;
+        let judging = mcp::judge(stream, route, request, name, stream.right(), |what| exchange.says(what));
+        let (mut request, kept) = match Box::pin(judging).await? {
+            Judged::Through(whole) => whole.keep(route.replay_policy()),
+            Judged::Refused(error, response) => {
+                exchange.failed(&error);
+                return Ok(response);
+            }
+        };
+        // it may have taken a while to come
+        let renewed = stream.in_time(Box::pin(authorization.renew(&mut request)).as_mut()).await;
+        let renewed = renewed.map_err(|fault| upstream_error(route, fault))?;
+        renewed.map_err(|why_not| no_token(route, why_not))?;
+        (request, kept)
+    } else {
+        replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right())
+    };
     let response = match send(stream, &target.local, request, &mut authorization, false).await {
         Ok(response) => response,
         Err(Error::Lost { fault, resend }) => {
@@ -219,11 +251,17 @@ fn permit(
 ) -> Result<Shared, ProxyError> {
     let (route, head, rest) = (&*target.local.entry, Head::of(request, caller.flags), target.rest(request));
     let way_in = if target.is_shared { guard::admit_to_shared(&head, host)? } else { Shared::Use };
+    if route.config.mcp.is_some() && mcp::is_discovery(rest) {
+        return Err(ProxyError::NothingToDiscover);
+    }
     if route::is_refused(&route.refuse, &route.config.upstream.base_path, rest) {
         return Err(ProxyError::ForbiddenByRoute);
     }
     if route.config.require_key && caller.key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    if !route.config.mcp_rules.is_empty() && !mcp::is_under_rules(&route.config, request.method(), rest) {
+        return Err(ProxyError::ForbiddenByRules);
     }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
     if let Some(key) = &caller.key {
@@ -457,6 +495,9 @@ fn respond(
     token: &Arc<Published>,
     context: &RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
+    if route.config.mcp.is_some() {
+        mcp::without_challenge(route, &mut response)?;
+    }
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))

@@ -14,6 +14,7 @@ use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::config::{AccountId, RouteName};
+use crate::mcp::{self, Message};
 use crate::proxy::fault::Fault;
 use crate::renewal::Why;
 use crate::token_source::Withholding;
@@ -38,6 +39,8 @@ pub(crate) enum ProxyError {
     ForbiddenByRoute,
     /// The route's rules do not let this method and path through.
     ForbiddenByRules,
+    /// The route's rules do not let a message to an MCP server through: its method, and what it is for.
+    ForbiddenMessage(String),
     /// The route looks through what comes back, which it cannot where another protocol is switched to.
     ForbiddenByScrub,
     /// The client key has been used too often.
@@ -60,6 +63,12 @@ pub(crate) enum ProxyError {
     Withheld { account: AccountId, cause: Withholding, why: Arc<str> },
     /// The audit is required, and cannot be written just now.
     AuditUnavailable,
+    /// On a route to an MCP server: nobody but valetd signs in.
+    NothingToDiscover,
+    /// On a route to an MCP server: it takes no token of the account, the newest included.
+    TokenRefused { account: AccountId },
+    /// On a route to an MCP server: the token is good, but not for this; the scopes, if it named them.
+    ScopeRequired { account: AccountId, scope: String },
     /// No usable token just now.
     TokenUnavailable { account: AccountId, retry_after: Duration, because: Option<Arc<str>> },
     /// The upstream failed us.
@@ -120,12 +129,26 @@ struct Problem {
 }
 
 impl ProxyError {
+    /// The command that signs in, where that helps.
+    pub(crate) fn login(&self) -> Option<String> {
+        match self {
+            Self::SignInRequired { account, .. } | Self::TokenRefused { account } => {
+                Some(format!("valetd login {account}"))
+            }
+            Self::ScopeRequired { account, scope } if scope.is_empty() => Some(format!("valetd login {account}")),
+            Self::ScopeRequired { account, scope } => Some(format!("valetd login {account} --scope '{scope}'")),
+            _ => None,
+        }
+    }
+
     /// Whether the client's own doing is at fault: what a stranger can cause.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
+            Self::NothingToDiscover => true,
+            Self::TokenRefused { .. } | Self::ScopeRequired { .. } => false,
             Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) => true,
             Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
-            Self::ForbiddenByRules | Self::ForbiddenByScrub => true,
+            Self::ForbiddenByRules | Self::ForbiddenMessage(_) | Self::ForbiddenByScrub => true,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
@@ -209,6 +232,30 @@ impl ProxyError {
         response
     }
 
+    /// The same as responses (JSON-RPC 2.0) to the requests among messages, which is what MCP clients show. `None` if there
+    /// is none.
+    pub(crate) fn in_json_rpc(&self, messages: &[Message]) -> Option<Response<Bytes>> {
+        let problem = self.problem();
+        let mut data = Map::new();
+        data.insert("type".into(), format!("urn:valetd:problem:{}", problem.kind).into());
+        self.add_members(&mut data, &Advice::default());
+        let (data, says) = (Value::Object(data), format!("valetd: {}", problem.detail));
+        let ids = messages.iter().filter_map(Message::request);
+        let answers: Vec<String> = ids.map(|id| mcp::error(Some(id), mcp::NOT_DONE, &says, data.clone())).collect();
+        let text = match &answers[..] {
+            [] => return None,
+            [one] if messages.len() == 1 => one.clone(),
+            many => format!("[{}]", many.join(",")),
+        };
+        let length = HeaderValue::from(text.len());
+        let mut response = Response::new(Bytes::from(text));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, length);
+        headers.insert(PROXY_STATUS, proxy_status(problem.proxy_error, problem.title));
+        Some(response)
+    }
+
     fn problem(&self) -> Problem {
         match self {
             Self::NoRoute => Problem {
@@ -242,6 +289,16 @@ impl ProxyError {
                 title: "The route does not forward this path",
                 proxy_error: "http_request_denied",
                 detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            },
+            Self::ForbiddenMessage(what) => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "forbidden-by-route",
+                title: "The route does not let this through",
+                proxy_error: "http_request_denied",
+                detail: format!(
+                    "The route's settings `allow` and `deny` do not let {what} through. valetd refuses it; the MCP server \
+                     was not asked."
+                ),
             },
             Self::ForbiddenByScrub => Problem {
                 status: StatusCode::FORBIDDEN,
@@ -335,6 +392,35 @@ impl ProxyError {
                 proxy_error: "proxy_internal_response",
                 detail: format!("Account \"{account}\": {why}. Run: {}", cause.remedy(account, "valetd")),
             },
+            Self::NothingToDiscover => Problem {
+                status: StatusCode::NOT_FOUND,
+                kind: "nothing-to-discover",
+                title: "valetd signs in here",
+                proxy_error: "http_request_denied",
+                detail: "The route leads to an MCP server, and valetd holds its sign-in: there is no authorization \
+                         server for its clients. Use the route's URL without any authorization."
+                    .to_owned(),
+            },
+            Self::TokenRefused { account } => Problem {
+                status: StatusCode::BAD_GATEWAY,
+                kind: "token-refused",
+                title: "The MCP server refuses the token",
+                proxy_error: "proxy_internal_response",
+                detail: format!(
+                    "The MCP server answers 401 to the newest token of account \"{account}\". If it goes on, sign in \
+                     again: valetd login {account}"
+                ),
+            },
+            Self::ScopeRequired { account, .. } => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "scope-required",
+                title: "The sign-in lacks scope",
+                proxy_error: "proxy_internal_response",
+                detail: format!(
+                    "The MCP server asks for more scope than the sign-in of account \"{account}\" has. Run: {}",
+                    self.login().unwrap_or_default()
+                ),
+            },
             Self::AuditUnavailable => Problem {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 kind: "audit-unavailable",
@@ -392,6 +478,16 @@ impl ProxyError {
             Self::TooManyRequests { retry_after } => {
                 document.insert("retry_after_seconds".into(), retry_after.as_secs_f64().ceil().into());
             }
+            Self::TokenRefused { account } => {
+                document.insert("account".into(), account.as_str().into());
+                document.insert("login".into(), format!("valetd login {account}").into());
+            }
+            Self::ScopeRequired { account, scope } => {
+                document.insert("account".into(), account.as_str().into());
+                document.insert("scope".into(), scope.as_str().into());
+                document.insert("login".into(), self.login().into());
+            }
+            Self::NothingToDiscover | Self::ForbiddenMessage(_) => {}
             Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::ForbiddenByScrub => {}
             Self::MethodNotAllowed | Self::BadRequest(_) | Self::TooManyAtOnce => {}
             Self::TargetTooLong | Self::HeadTooLarge | Self::Loop | Self::AuditUnavailable => {}

@@ -7,6 +7,7 @@ pub mod frames;
 pub mod http2;
 pub mod keys;
 pub mod lab;
+pub mod mcp;
 pub mod nobody;
 pub mod providers;
 pub mod stage;

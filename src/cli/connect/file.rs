@@ -1,0 +1,110 @@
+//! A client's configuration file: read, kept as it was, replaced as a whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A larger one is no configuration that a person looks at.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// A file as it is now.
+#[derive(Debug)]
+pub(super) struct Current {
+    /// Where it is: what a link leads to.
+    path: PathBuf,
+    /// `None` if there is none.
+    pub(super) text: Option<String>,
+    mode: u32,
+}
+
+impl Current {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// Why not, as the end of a sentence.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut text = String::new();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, text: None, mode: 0o600 }),
+            Err(error) => return Err(format!("cannot be read: {error}")),
+        };
+        let metadata = file.metadata().map_err(|error| format!("cannot be read: {error}"))?;
+        if !metadata.is_file() || metadata.len() > LARGEST {
+            return Err("is no configuration file".to_owned());
+        }
+        match file.take(LARGEST).read_to_string(&mut text) {
+            Ok(_) => Ok(Self { path, text: Some(text), mode: metadata.mode() & 0o777 }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("is no UTF-8 text".to_owned()),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        }
+    }
+
+    /// Where it is kept as it was before.
+    pub(super) fn backup(&self) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".before-valetd");
+        self.path.with_file_name(name)
+    }
+
+    /// As it was before, if that is kept.
+    pub(super) fn before(&self) -> Option<String> {
+        fs::read_to_string(self.backup()).ok()
+    }
+
+    /// Replaces it, and keeps what it was, unless there is no reason to.
+    ///
+    /// # Errors
+    ///
+    /// Why not, as the end of a sentence.
+    pub(super) fn replace(&self, text: &str, keeps: bool) -> Result<(), String> {
+        if self.text.is_some() && self.mode & 0o222 == 0 {
+            return Err("is read-only: chmod u+w, if it is yours to change".to_owned());
+        }
+        let done = || {
+            if let Some(before) = self.text.as_ref().filter(|_| keeps) {
+                write(&self.backup(), before, self.mode)?;
+            }
+            write(&self.path, text, self.mode)
+        };
+        done().map_err(|error| format!("cannot be written: {error}"))
+    }
+
+    /// Removes it, or what it was before.
+    ///
+    /// # Errors
+    ///
+    /// Why not, as the end of a sentence.
+    #[expect(clippy::disallowed_methods, reason = "what this program has made")]
+    pub(super) fn remove(path: &Path) -> Result<(), String> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot be removed: {error}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes beside, then renames: whoever reads it meanwhile reads the old one or the new one.
+#[expect(clippy::disallowed_methods, reason = "a person's file, with the mode that it had")]
+fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let beside = path.with_file_name(name);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?; // the umask has taken some away
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}

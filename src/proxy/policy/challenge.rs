@@ -1,0 +1,61 @@
+//! What a challenge says of a token that is good but not for this (RFC 6750 section 3.1). Pure.
+
+use hyper::header::{HeaderMap, WWW_AUTHENTICATE};
+
+/// Longer lists of scopes are not repeated.
+const LONGEST: usize = 500;
+
+/// The scopes that a challenge of `insufficient_scope` asks for; none, if it does not name them, or in odd characters:
+/// they come to stand in a command that a person runs.
+pub(crate) fn lacking_scope(headers: &HeaderMap) -> Option<String> {
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let mut lacking = challenges.filter(|challenge| challenge.contains("insufficient_scope"));
+    let challenge = lacking.next()?;
+    Some(parameter(challenge, "scope").filter(|scope| is_plain(scope)).unwrap_or_default())
+}
+
+fn is_plain(scope: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b" :/._-+*@=,".contains(&byte);
+    scope.len() <= LONGEST && scope.bytes().all(good)
+}
+
+/// A parameter's value, in quotes or without.
+fn parameter(challenge: &str, name: &str) -> Option<String> {
+    let mut rest = challenge;
+    loop {
+        let at = rest.find(name)?;
+        let before = rest[..at].trim_end_matches([' ', '\t']);
+        let begins = before.is_empty() || before.ends_with(',') || before.len() < at;
+        rest = &rest[at + name.len()..];
+        let Some(value) = rest.trim_start().strip_prefix('=').filter(|_| begins) else { continue };
+        let value = value.trim_start();
+        return Some(match value.strip_prefix('"') {
+            Some(quoted) => quoted.split('"').next()?.to_owned(),
+            None => value.split([',', ' ']).next()?.to_owned(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_scopes_of_a_challenge_are_read_if_a_person_can_be_shown_them() {
+        for (challenge, expected) in [
+            (r#"Bearer error="insufficient_scope", scope="files:read files:write""#, Some("files:read files:write")),
+            (r#"Bearer scope=admin, error=insufficient_scope"#, Some("admin")),
+            (r#"Bearer error="insufficient_scope", xscope="no", error_description="scope" , scope = "a""#, Some("a")),
+            (r#"Bearer error="insufficient_scope""#, Some("")),
+            (r#"Bearer error="insufficient_scope", scope="$(rm -rf ~)""#, Some("")),
+            (r#"Bearer error="invalid_token", scope="a""#, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            assert_eq!(lacking_scope(&headers).as_deref(), expected, "{challenge}");
+        }
+        assert_eq!(lacking_scope(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! `valetd connect`, on the configuration files of programs that speak MCP.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use valetd::stand_in::{Options, Provider};
+
+use crate::support::lab::{self, Server, address};
+use crate::support::{Home, mode, words};
+
+/// Where each program has its configuration in a story's home, and one that it may have had before.
+const FILES: [(&str, &str, &str); 8] = [
+    ("claude-code", ".claude.json", "{\n  \"numStartups\": 7,\n  \"mcpServers\": {}\n}\n"),
+    (
+        "claude-desktop",
+        "config/Claude/claude_desktop_config.json",
+        "{\"mcpServers\":{\"other\":{\"command\":\"x\",\"args\":[]}}}",
+    ),
+    (
+        "codex",
+        ".codex/config.toml",
+        "# mine\nmodel = \"x\" # odd\n\n[mcp_servers.other]\ncommand = \"y\"\n\n[profiles.a]\nb = 1\n",
+    ),
+    (
+        "cursor",
+        ".cursor/mcp.json",
+        "\u{feff}{\r\n\t\"mcpServers\": {\r\n\t\t\"other\": {\"url\": \"https://x.example\"}\r\n\t}\r\n}\r\n",
+    ),
+    ("gemini", ".gemini/settings.json", "{ \"theme\": \"GitHub\" }"),
+    ("opencode", "config/opencode/opencode.json", "{\n  \"$schema\": \"https://opencode.ai/config.json\",\n}\n"),
+    ("vscode", "config/Code/User/mcp.json", "{\n\t// servers\n\t\"servers\": {\n\t},\n\t\"inputs\": []\n}\n"),
+    (
+        "zed",
+        "config/zed/settings.json",
+        "// Zed settings\n{\n  \"theme\": \"One\", // dark\n  /* none yet */\n  \"vim_mode\": false,\n}\n",
+    ),
+];
+
+fn home(server: &Server, route: &str) -> Home {
+    lab::home(server, "", route, "")
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(path, text).expect("a file");
+}
+
+fn json_of(home: &Home, arguments: &[&str]) -> Value {
+    let output = home.run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", words(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", words(&output)))
+}
+
+#[test]
+fn each_program_is_connected_once_and_undone_byte_for_byte() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, "mcp = \"/mcp\"");
+    let daemon = home.start();
+    let url = format!("http://{}/lab/mcp", address(&daemon));
+    for (client, file, before) in FILES {
+        let path = home.path(file);
+        for before in [Some(before), None] {
+            match before {
+                Some(text) => write(&path, text),
+                None => fs::remove_file(&path).expect("it was there"),
+            }
+            let connect = ["connect", client, "lab", "--yes", "--json"];
+            let told = json_of(&home, &connect);
+            assert_eq!(
+                (&told["changed"], &told["file"]),
+                (&json!(true), &json!(path.display().to_string())),
+                "{client}"
+            );
+            let with = fs::read_to_string(&path).expect("it is there");
+            let leads = with.contains(&url) || client == "claude-desktop" && with.contains("\"mcp\"");
+            assert!(leads, "{client}: {with}");
+            for line in before.unwrap_or_default().lines().filter(|line| line.contains("//") || line.contains('#')) {
+                assert!(with.contains(line), "{client}: a comment is lost: {with}");
+            }
+            assert_eq!(json_of(&home, &connect)["changed"], false, "{client}");
+            assert_eq!(fs::read_to_string(&path).expect("it is there"), with);
+            let clients = json_of(&home, &["connect", "--json"]);
+            let row = clients.as_array().expect("a list").iter().find(|row| row["client"] == client).expect("its row");
+            assert_eq!((&row["connected"], &row["installed"]), (&json!(["lab"]), &json!(true)), "{client}");
+
+            assert_eq!(json_of(&home, &["connect", client, "lab", "--undo", "--yes", "--json"])["changed"], true);
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), before, "{client}");
+            let folder = fs::read_dir(path.parent().expect("a folder")).expect("a folder");
+            let left = folder.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+            let left: Vec<String> = left.filter(|name| name.contains("valetd") && name.contains("before")).collect();
+            assert!(left.is_empty(), "{client}: {left:?}");
+            if before.is_none() {
+                write(&path, ""); // for the next round's removal
+            }
+        }
+    }
+}
+
+#[test]
+fn what_others_have_written_since_stays_when_an_entry_is_taken_out() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, "mcp = \"/mcp\"");
+    let _daemon = home.start();
+    let path = home.path(".cursor/mcp.json");
+    write(&path, "{\n  \"mcpServers\": {}\n}\n");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("a mode");
+    assert!(home.run(&["connect", "cursor", "lab", "--yes"]).status.success());
+    assert_eq!(mode(&path), 0o640);
+    let with = fs::read_to_string(&path).expect("it is there");
+    write(&path, &with.replacen('{', "{\n  \"mine\": 1,", 1));
+    assert!(home.run(&["connect", "cursor", "lab", "--undo", "--yes"]).status.success());
+    let after = fs::read_to_string(&path).expect("it is there");
+    assert!(after.contains("\"mine\": 1") && !after.contains("lab"), "{after}");
+    assert!(words(&home.run(&["connect", "cursor", "lab", "--undo", "--yes"])).contains("is not connected to lab"));
+    write(&path, "{\"mcpServers\": {\"lab\": {\"url\": \"https://mcp.lab.example\"}}}");
+    let refused = home.run(&["connect", "cursor", "lab", "--undo", "--yes"]);
+    assert!(!refused.status.success() && words(&refused).contains("does not lead to valetd"), "{}", words(&refused));
+}
+
+#[test]
+fn what_cannot_be_written_is_left_alone_and_said() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, "mcp = \"/mcp\"");
+    let path = home.path(".cursor/mcp.json");
+    let connect = ["connect", "cursor", "lab", "--yes"];
+    let said = words(&home.run(&connect));
+    assert!(said.contains("no daemon listens"), "{said}");
+    let _daemon = home.start();
+    for (text, expected) in [
+        ("{", "is no JSON"),
+        ("{\"mcpServers\": {}, \"mcpServers\": {}}", "has \"mcpServers\" twice"),
+        ("{\"mcpServers\": 7}", "has something else"),
+        ("[]", "has something else"),
+    ] {
+        write(&path, text);
+        let refused = home.run(&connect);
+        let said = words(&refused);
+        assert!(
+            refused.status.code() == Some(1) && said.contains(expected) && said.contains("nothing was written"),
+            "{said}"
+        );
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
+    }
+    write(&path, "{}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("a mode");
+    assert!(words(&home.run(&connect)).contains("is read-only"));
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "{}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+    let asked = home.run(&["connect", "cursor", "lab"]);
+    let said = words(&asked);
+    assert!(said.contains("Cursor gets, in") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "{}");
+
+    let printed = words(&home.run(&["connect", "codex", "lab", "--print"]));
+    assert!(printed.contains(".codex/config.toml\n[mcp_servers.lab]\nurl = \"http://"), "{printed}");
+    for (arguments, expected) in [
+        (&["connect", "cursr", "lab"][..], "(did you mean \"cursor\"?)"),
+        (&["connect", "cursor", "lba", "--yes"], "(did you mean \"lab\"?)"),
+    ] {
+        let said = words(&home.run(arguments));
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_route_that_asks_for_a_key_is_reached_by_the_bridge_and_one_without_mcp_by_nothing() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let guarded = home(&server, "mcp = \"/mcp\"\nrequire_key = true");
+    let daemon = guarded.start();
+    daemon.until("lab", "usable");
+    let told = json_of(&guarded, &["connect", "cursor", "lab", "--yes", "--json"]);
+    let (command, words_of) = (&told["entry"]["command"], &told["entry"]["args"]);
+    assert_eq!(words_of, &json!(["mcp", "lab"]));
+    let mut bridge = guarded.valetd(&["mcp", "lab"]);
+    assert_eq!(Some(bridge.get_program().to_str().expect("a text")), command.as_str());
+    bridge.stdin(std::process::Stdio::null());
+    assert!(bridge.status().expect("it runs").success());
+
+    let plain = home(&server, "");
+    let _daemon = plain.start();
+    let said = words(&plain.run(&["connect", "cursor", "lab", "--yes"]));
+    assert!(said.contains("is not said to lead to an MCP server") && said.contains("add mcp = true"), "{said}");
+}

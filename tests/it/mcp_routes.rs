@@ -1,0 +1,241 @@
+//! Routes that lead to MCP servers, as a client sees them that is given the route's URL and nothing else.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use valetd::stand_in::{Options, Provider, Rotation};
+
+use crate::support::lab::{self, EAGER, Server, address};
+use crate::support::{Answer, Home, PATIENCE, eventually, free_address, get, send, words};
+
+/// The route `lab` leads to the stand-in, whose MCP server is at `/mcp`.
+const AT_MCP: &str = "mcp = \"/mcp\"";
+
+/// Sends a message, as a client of Streamable HTTP does.
+fn post(address: &str, session: Option<&str>, message: &Value) -> Answer {
+    let mut fields = vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
+    fields.extend(session.map(|session| ("Mcp-Session-Id", session)));
+    fields.extend(session.map(|_| ("MCP-Protocol-Version", "2025-06-18")));
+    send(address, "POST", "/lab/mcp", &fields, message.to_string().as_bytes()).expect("an answer")
+}
+
+fn call(id: u64, tool: &str, arguments: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
+}
+
+/// Begins a session; gives its name.
+fn begin(address: &str) -> String {
+    let message =
+        json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}});
+    let answer = post(address, None, &message);
+    assert_eq!(answer.json()["result"]["serverInfo"]["name"], "stand-in");
+    answer.header("mcp-session-id").expect("a session").to_owned()
+}
+
+#[test]
+fn a_client_finds_nothing_to_sign_in_to_and_is_told_the_command_instead() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = Home::with(&lab::config(&server, "", AT_MCP, ""));
+    let daemon = home.start();
+    daemon.until("lab", "sign-in-required");
+    let local = address(&daemon);
+
+    let answer = post(&local, None, &json!({"jsonrpc": "2.0", "id": "a", "method": "initialize", "params": {}}));
+    let error = &answer.json()["error"];
+    assert_eq!((answer.status, &answer.json()["id"]), (200, &json!("a")));
+    assert!(error["message"].as_str().expect("a text").ends_with("Run: valetd login lab"), "{error}");
+    assert_eq!((&error["data"]["login"], error["code"].as_i64()), (&json!("valetd login lab"), Some(-32000)));
+    assert!(answer.header("proxy-status").is_some_and(|field| field.starts_with("valetd")));
+    let notification = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(post(&local, None, &notification).status, 503, "what expects no answer has none to be told in");
+
+    lab::sign_in(&home, &server.sign_in());
+    daemon.until("lab", "usable");
+    for path in ["/lab/.well-known/oauth-protected-resource/mcp", "/lab/.well-known/oauth-authorization-server"] {
+        let answer = get(&local, path).expect("an answer");
+        assert_eq!(
+            (answer.status, &*answer.json()["type"].to_string()),
+            (404, "\"urn:valetd:problem:nothing-to-discover\"")
+        );
+    }
+    for path in ["/.well-known/oauth-protected-resource/lab/mcp", "/.well-known/oauth-authorization-server"] {
+        assert_eq!(get(&local, path).expect("an answer").status, 404);
+    }
+    let session = begin(&local);
+    server.revoke_access_tokens();
+    assert_eq!(post(&local, Some(&session), &call(1, "echo", json!({"text": "x"}))).status, 200, "after a renewal");
+
+    let scoped = post(&local, Some(&session), &call(2, "scoped", json!({})));
+    assert_eq!((scoped.status, scoped.header("www-authenticate")), (403, None));
+    assert_eq!(scoped.json()["login"], "valetd login lab --scope 'files:read files:write'");
+    let status = daemon.status();
+    assert_eq!(status["routes"][0]["mcp"]["protocol_version"], "2025-06-18");
+    let said = words(&home.run(&["status"]));
+    assert!(said.contains("lab: MCP 2025-06-18, last session"), "{said}");
+    assert!(said.contains("-> valetd login lab --scope 'files:read files:write'"), "{said}");
+
+    let log = server.log();
+    let well_known = log.api_calls.iter().filter(|call| call.target.contains("well-known"));
+    assert_eq!(well_known.count(), 0, "nor was the server asked");
+}
+
+#[test]
+fn a_server_that_takes_no_token_is_no_reason_for_a_client_to_sign_in() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "mcp = \"/unauthorized\"", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let answer = send(&address(&daemon), "POST", "/lab/unauthorized", &[], b"{}").expect("an answer");
+    assert_eq!((answer.status, answer.header("www-authenticate")), (502, None));
+    assert_eq!(answer.json()["type"], "urn:valetd:problem:token-refused");
+    assert_eq!(answer.json()["login"], "valetd login lab");
+}
+
+/// A stream that a client listens to; gives its first event, and how many bytes came until it ended.
+fn listen(address: &str, session: &str) -> (TcpStream, BufReader<TcpStream>) {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let head = format!(
+        "GET /lab/mcp HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\nMcp-Session-Id: {session}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let reader = BufReader::new(stream.try_clone().expect("a copy"));
+    (stream, reader)
+}
+
+fn until(reader: &mut impl BufRead, wanted: &str) {
+    let mut line = String::new();
+    while !line.contains(wanted) {
+        line.clear();
+        assert!(reader.read_line(&mut line).expect("a line") > 0, "it ended before {wanted:?}");
+    }
+}
+
+#[test]
+fn eight_clients_share_one_login_through_expiry_rotation_and_a_restart() {
+    let options = Options { rotation: Rotation::Strict, ..Options::default() };
+    let server = Server::start(Provider::Gdh, options);
+    let (local, top) = (free_address(), "");
+    let config = lab::config(&server, EAGER, AT_MCP, top).replace("127.0.0.1:0", &local);
+    let home = Home::with(&config);
+    lab::sign_in(&home, &server.sign_in());
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    let sessions: Vec<String> = (0..8).map(|_| begin(&local)).collect();
+    let (_stream, mut listening) = listen(&local, &sessions[0]);
+    until(&mut listening, "notifications/message");
+    let before = server.log().token_calls.len();
+    for renewal in 1..=3 {
+        server.revoke_access_tokens();
+        let calls: Vec<_> = sessions
+            .iter()
+            .map(|session| {
+                let (local, session) = (local.clone(), session.clone());
+                thread::spawn(move || post(&local, Some(&session), &call(1, "echo", json!({"text": "x"}))))
+            })
+            .collect();
+        for call in calls {
+            let answer = call.join().expect("an answer");
+            assert_eq!((answer.status, &answer.json()["result"]["content"][0]["text"]), (200, &json!("x")));
+        }
+        assert_eq!(server.log().token_calls.len() - before, renewal, "one token call a renewal");
+        until(&mut listening, ": silence"); // the long stream goes on
+    }
+    // one that runs is finished before the daemon stops
+    let running = {
+        let (local, session) = (local.clone(), sessions[1].clone());
+        thread::spawn(move || post(&local, Some(&session), &call(2, "steps", json!({"count": 5, "pause": 100}))))
+    };
+    thread::sleep(Duration::from_millis(150));
+    drop((_stream, listening));
+    assert!(daemon.signal("TERM").success());
+    assert!(running.join().expect("an answer").text().contains("done"));
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    for session in &sessions {
+        assert_eq!(post(&local, Some(session), &call(3, "echo", json!({"text": "y"}))).status, 200);
+    }
+    let log = server.mcp_log();
+    assert_eq!((log.begun, server.log().reuse_detected), (8, 0));
+}
+
+#[test]
+fn rules_by_method_and_tool_refuse_in_json_rpc_and_the_audit_names_both_but_no_argument() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let route = "mcp = \"/mcp\"\nallow = [\"mcp tools/call e*\", \"mcp resources/read file:///docs/*\"]\n\
+                 deny = [\"mcp tools/call *x\"]\nreplay_limit = \"64KiB\"";
+    let home = lab::home(&server, "", route, "audit = true\n");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let local = address(&daemon);
+    let session = begin(&local);
+    let ask = |message: &Value| post(&local, Some(&session), message);
+    assert_eq!(ask(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).status, 202);
+    assert_eq!(
+        ask(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})).json()["result"]["tools"][0]["name"],
+        "echo"
+    );
+    server.revoke_access_tokens();
+    let answer = ask(&call(2, "echo", json!({"text": "a secret argument"})));
+    assert_eq!(answer.json()["result"]["content"][0]["text"], "a secret argument", "also after a renewal");
+
+    let before = server.mcp_log().messages.len();
+    for (case, message) in [
+        ("another tool", call(3, "large", json!({"bytes": 1}))),
+        ("a denied one", call(3, "ex", json!({}))),
+        ("another method", json!({"jsonrpc": "2.0", "id": 3, "method": "prompts/get", "params": {"name": "echo"}})),
+        (
+            "another resource",
+            json!({"jsonrpc": "2.0", "id": 3, "method": "resources/read", "params": {"uri": "file:///etc"}}),
+        ),
+    ] {
+        let answer = ask(&message);
+        let error = answer.json()["error"].clone();
+        let said = error["message"].as_str().unwrap_or_else(|| panic!("{case}: {}", answer.text()));
+        assert!(answer.status == 200 && answer.json()["id"] == 3, "{case}");
+        assert!(said.contains("valetd refuses it; the MCP server was not asked"), "{case}: {said}");
+    }
+    let batch = json!([call(4, "echo", json!({"text": "x"})), call(5, "large", json!({"bytes": 1}))]);
+    let refused = ask(&batch).json();
+    assert_eq!((refused.as_array().map(Vec::len), &refused[1]["id"]), (Some(2), &json!(5)), "a batch is one");
+    let fields = [("Content-Type", "application/json"), ("Mcp-Session-Id", session.as_str())];
+    let twice = "{\"jsonrpc\":\"2.0\",\"id\":6,\"method\":\"ping\",\"method\":\"prompts/get\"}";
+    for (case, path, body, status) in [
+        ("a member twice", "/lab/mcp", twice.to_owned(), 200),
+        ("no JSON", "/lab/mcp", "method=ping".to_owned(), 400),
+        ("more than is read", "/lab/mcp", call(7, "echo", json!({"text": "x".repeat(70_000)})).to_string(), 400),
+        ("another place", "/lab/messages", call(8, "echo", json!({})).to_string(), 403),
+    ] {
+        let answer = send(&local, "POST", path, &fields, body.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, status, "{case}: {}", answer.text());
+        assert!(
+            status != 200 || answer.json()["error"]["message"].as_str().is_some_and(|said| said.contains("two ways"))
+        );
+    }
+    assert_eq!(send(&local, "PUT", "/lab/mcp", &fields, b"{}").expect("an answer").status, 403);
+    assert_eq!(server.mcp_log().messages.len(), before, "none of it has come to the server");
+
+    let audit = eventually("the audit has the last line", || {
+        let audit = std::fs::read_to_string(home.path("state/valetd/audit.jsonl")).ok()?;
+        audit.contains("\"PUT\"").then_some(audit)
+    });
+    assert!(
+        audit.contains("\"message\":\"tools/call echo\"") && audit.contains("\"message\":\"tools/call large\""),
+        "{audit}"
+    );
+    assert!(!audit.contains("secret argument"), "{audit}");
+}
+
+#[test]
+fn rules_for_messages_are_for_routes_to_mcp_servers() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let check = |route: &str| words(&Home::with(&lab::config(&server, "", route, "")).run(&["check"]));
+    let said = check("allow = [\"mcp tools/call\"]");
+    assert!(said.contains("the route is not said to lead to one") && said.contains("mcp = true"), "{said}");
+    let said = check("mcp = true\nallow = [\"mcp tools/call a b\"]");
+    assert!(said.contains("has more than a method and a name"), "{said}");
+    assert!(check("mcp = \"mcp\"").contains("is no path"));
+}
