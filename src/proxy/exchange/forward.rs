@@ -117,10 +117,11 @@ pub(crate) fn clean(
     if response.extensions().get::<ReasonPhrase>().is_some_and(|phrase| confidential.is_in(phrase.as_bytes())) {
         response.extensions_mut().remove::<ReasonPhrase>();
     }
-    if route.config.scrub && !response.body().is_end_stream() && headers::is_encoded(response.headers()) {
-        let detail = "its content is encoded, which nobody asked for, so with `scrub` it cannot be looked through";
-        let detail = detail.to_owned();
-        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_response_content_coding", detail }));
+    if route.config.scrub
+        && !response.body().is_end_stream()
+        && let Some(fault) = headers::cannot_be_looked_through(response.status(), response.headers())
+    {
+        return Err(upstream_error(route, fault));
     }
     let cleaned = context.with_mapping(route, |mapping| {
         let response_context =

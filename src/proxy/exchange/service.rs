@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA,
-};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
 use hyper::{Request, Response, StatusCode, Version};
 use tracing::debug;
 
@@ -292,7 +290,7 @@ fn prepare<'a>(
     headers::prepare_request(request.headers_mut(), &caller.flags, fields);
     authorization.apply(request);
     if route.config.scrub {
-        request.headers_mut().remove(ACCEPT_ENCODING);
+        headers::ask_for_whole_text(request.headers_mut());
     }
     Ok((context, switches))
 }

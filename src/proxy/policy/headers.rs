@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE,
-    REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
+    ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, HeaderName, HeaderValue, IF_RANGE,
+    LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, RANGE, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING,
+    UPGRADE, VARY, VIA,
 };
+use hyper::{HeaderMap, StatusCode};
 
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
@@ -296,12 +297,39 @@ fn broken(detail: &str) -> Fault {
     Fault::BrokenAnswer { error: "http_protocol_error", detail: detail.to_owned() }
 }
 
-/// Whether an answer's content is in an encoding that must be undone before it can be read.
-pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+/// Why a secret could be in an answer's content and not be found there: it is in an encoding that must be undone first, or
+/// is a part, which may begin or end within a secret.
+pub(crate) fn cannot_be_looked_through(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
     let codings =
         headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    codings.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+    let is_coding = |coding: &[u8]| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity");
+    let is_encoded = codings.map(<[u8]>::trim_ascii).any(is_coding);
+    let of_parts = b"multipart/byteranges";
+    let has_parts = |value: &HeaderValue| {
+        value.as_bytes().trim_ascii().get(..of_parts.len()).is_some_and(|start| start.eq_ignore_ascii_case(of_parts))
+    };
+    let is_part = status == StatusCode::PARTIAL_CONTENT
+        || status.is_success() && headers.contains_key(CONTENT_RANGE)
+        || headers.get_all(CONTENT_TYPE).iter().any(has_parts);
+    let (error, what) = match (is_encoded, is_part) {
+        (true, _) => ("http_response_content_coding", "its content is encoded"),
+        (false, true) => ("http_protocol_error", "it is a part of the content"),
+        (false, false) => return None,
+    };
+    let detail = format!("{what}, which nobody asked for, so with `scrub` it cannot be looked through");
+    Some(Fault::BrokenAnswer { error, detail })
 }
+
+/// Asks for an answer that can be looked through: whole (RFC 9110 section 14.2 lets servers pass over a `Range`), and not
+/// encoded.
+pub(crate) fn ask_for_whole_text(headers: &mut HeaderMap) {
+    for name in [ACCEPT_ENCODING, RANGE, IF_RANGE, REQUEST_RANGE] {
+        headers.remove(name);
+    }
+}
+
+/// `Range`, before it was called so; some servers still know it.
+const REQUEST_RANGE: HeaderName = HeaderName::from_static("request-range");
 
 /// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
 fn is_never_returned(name: &HeaderName) -> bool {
@@ -603,6 +631,27 @@ mod tests {
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left.len(), 2, "{left:?}");
         assert!(headers.contains_key("www-authenticate") && headers.contains_key("x-fine"));
+    }
+
+    #[test]
+    fn what_is_encoded_or_a_part_cannot_be_looked_through() {
+        let rows: &[(&str, u16, Fields<'_>, bool)] = &[
+            ("plain", 200, &[("content-type", "text/plain")], false),
+            ("in its own encoding", 200, &[("content-encoding", "identity")], false),
+            ("gzip", 200, &[("content-encoding", "gzip")], true),
+            ("gzip in a list", 200, &[("content-encoding", "identity, gzip")], true),
+            ("gzip in a second field", 200, &[("content-encoding", ""), ("content-encoding", "br")], true),
+            ("a part", 206, &[("content-range", "bytes 0-9/31")], true),
+            ("a part of nothing said", 206, &[], true),
+            ("a part by another status", 200, &[("content-range", "bytes 0-9/31")], true),
+            ("no part", 416, &[("content-range", "bytes */31")], false),
+            ("parts", 200, &[("content-type", "Multipart/ByteRanges; boundary=x")], true),
+            ("other parts", 200, &[("content-type", "multipart/mixed; boundary=x")], false),
+        ];
+        for (case, status, fields, expected) in rows {
+            let status = StatusCode::from_u16(*status).unwrap();
+            assert_eq!(cannot_be_looked_through(status, &map(fields)).is_some(), *expected, "{case}");
+        }
     }
 
     #[test]
