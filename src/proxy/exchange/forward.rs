@@ -13,7 +13,7 @@ use hyper::{StatusCode, Uri, Version};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
-use crate::proxy::policy::headers::{self, ResponseContext};
+use crate::proxy::policy::headers::{self, Length, ResponseContext};
 use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses, Sibling};
 use crate::proxy::policy::route::Found;
@@ -50,6 +50,9 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) table: &'a Table,
     pub(crate) authority: Option<HeaderValue>,
+    pub(crate) is_head: bool,
+    /// Whether the client speaks it.
+    pub(crate) is_http2: bool,
     /// As the client asked for it.
     pub(crate) target: Uri,
     pub(crate) found: Found,
@@ -123,9 +126,10 @@ pub(crate) fn clean(
     {
         return Err(upstream_error(route, fault));
     }
+    let length = Length::of(response.status(), context.is_head, context.is_http2);
     let cleaned = context.with_mapping(route, |mapping| {
-        let response_context =
-            ResponseContext { via: context.via, confidential, mapping, shared: context.shared, switching };
+        let (via, shared) = (context.via, context.shared);
+        let response_context = ResponseContext { via, confidential, mapping, shared, switching, length };
         headers::clean_response(response.headers_mut(), &response_context)
     });
     cleaned.map_err(|fault| upstream_error(route, fault))?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
@@ -264,6 +264,8 @@ fn prepare<'a>(
         connection,
         table,
         authority: request.headers().get(HOST).cloned(),
+        is_head: *request.method() == Method::HEAD,
+        is_http2: request.version() == Version::HTTP_2,
         target: asked,
         found,
         prefix,

@@ -202,6 +202,31 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) shared: bool,
     /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
     pub(crate) switching: bool,
+    pub(crate) length: Length,
+}
+
+/// What `Content-Length` says in an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Length {
+    /// Where the content ends.
+    Frames,
+    /// How long it would be: there is none in answer to HEAD, or with 304.
+    Informs,
+    /// Nothing that may be said: with 204 (RFC 9110 section 8.6), and with 304 in HTTP/2, where some clients wait for so
+    /// many bytes.
+    IsNone,
+}
+
+impl Length {
+    pub(crate) fn of(status: StatusCode, is_to_head: bool, is_http2: bool) -> Self {
+        match status {
+            StatusCode::NO_CONTENT => Self::IsNone,
+            StatusCode::NOT_MODIFIED if is_http2 => Self::IsNone,
+            StatusCode::NOT_MODIFIED => Self::Informs,
+            _ if is_to_head => Self::Informs,
+            _ => Self::Frames,
+        }
+    }
 }
 
 /// Makes an upstream's head the client's: removes hop-by-hop fields, cross-origin grants, and what shows the token; leads
@@ -214,7 +239,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
-    let mut length_is_list = false;
+    let mut length_is_plain = true;
     let mut links = false;
     let mut unwanted = false;
     let mut repeats = false;
@@ -225,7 +250,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => {
                 content_length = true;
-                length_is_list = !value.as_bytes().iter().all(u8::is_ascii_digit);
+                length_is_plain = is_plain_length(value.as_bytes());
             }
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
@@ -248,9 +273,12 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
         }
         headers.remove(TRANSFER_ENCODING);
     }
-    if length_is_list {
-        let one = one_length(&headers[CONTENT_LENGTH]).ok_or_else(|| broken("Content-Length is not a number"))?;
-        headers.insert(CONTENT_LENGTH, one);
+    if content_length && (!length_is_plain || context.length == Length::IsNone) {
+        match (one_length(&headers[CONTENT_LENGTH]), context.length) {
+            (_, Length::IsNone) | (None, Length::Informs) => drop(headers.remove(CONTENT_LENGTH)),
+            (Some(one), Length::Frames | Length::Informs) => drop(headers.insert(CONTENT_LENGTH, one)),
+            (None, Length::Frames) => return Err(broken("Content-Length is not a number")),
+        }
     }
     if connection {
         remove_connection_options(headers);
@@ -285,10 +313,16 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
     Ok(())
 }
 
+/// Digits, of a number that everybody can hold.
+fn is_plain_length(value: &[u8]) -> bool {
+    const LONGEST: usize = 18; // of those that are sure to fit into 63 bits
+    (1..=LONGEST).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}
+
 /// The number that a list says several times (RFC 9110 section 8.6): what follows us may read a list otherwise than we do.
 fn one_length(list: &HeaderValue) -> Option<HeaderValue> {
     let mut members = list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    let first = members.next().filter(|first| !first.is_empty() && first.iter().all(u8::is_ascii_digit))?;
+    let first = members.next().filter(|first| is_plain_length(first))?;
     let is_said_again = members.all(|member| member == first);
     is_said_again.then(|| HeaderValue::from_bytes(first).expect("digits"))
 }
@@ -580,6 +614,10 @@ mod tests {
     }
 
     fn cleaned_at(shared: bool, fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        cleaned_with(shared, Length::Frames, fields)
+    }
+
+    fn cleaned_with(shared: bool, length: Length, fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
         let mut headers = map(fields);
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let own = OwnAddresses {
@@ -606,6 +644,7 @@ mod tests {
             mapping,
             shared,
             switching: false,
+            length,
         };
         clean_response(&mut headers, &context).map(|()| headers)
     }
@@ -711,6 +750,48 @@ mod tests {
             [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
         ] {
             assert!(matches!(cleaned(&fields), Err(Fault::BrokenAnswer { .. })), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_none_is_handed_on_to_nobody() {
+        use Length::{Frames, Informs, IsNone};
+        let rows = [
+            ("3", Frames, Ok(Some("3"))),
+            ("3, 3", Frames, Ok(Some("3"))),
+            ("3, 4", Frames, Err(())),
+            ("", Frames, Err(())),
+            (",", Frames, Err(())),
+            ("+3", Frames, Err(())),
+            ("99999999999999999999", Frames, Err(())),
+            ("3", Informs, Ok(Some("3"))),
+            ("3,3", Informs, Ok(Some("3"))),
+            ("3, 4", Informs, Ok(None)),
+            ("", Informs, Ok(None)),
+            ("-1", Informs, Ok(None)),
+            ("99999999999999999999", Informs, Ok(None)),
+            ("0", IsNone, Ok(None)),
+            ("3", IsNone, Ok(None)),
+            ("x", IsNone, Ok(None)),
+        ];
+        for (given, length, expected) in rows {
+            let cleaned = cleaned_with(false, length, &[("content-length", given)]);
+            let cleaned =
+                cleaned.map(|headers| headers.get(CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned()));
+            assert_eq!(cleaned.map_err(drop), expected.map(|one| one.map(str::to_owned)), "{given:?} {length:?}");
+        }
+        let rows = [
+            (200, false, false, Frames),
+            (200, true, false, Informs),
+            (204, false, false, IsNone),
+            (204, true, true, IsNone),
+            (304, false, false, Informs),
+            (304, false, true, IsNone),
+            (206, false, true, Frames),
+        ];
+        for (status, is_to_head, is_http2, expected) in rows {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(Length::of(status, is_to_head, is_http2), expected, "{status} {is_to_head} {is_http2}");
         }
     }
 
