@@ -68,7 +68,7 @@ async fn a_length_said_as_a_list_is_one_number_or_no_answer() {
 
 #[tokio::test]
 async fn what_has_no_content_has_no_length_where_clients_would_wait_for_it() {
-    for (status, in_http1, in_http2) in [("204 No Content", false, false), ("304 Not Modified", true, false)] {
+    for status in ["204 No Content", "304 Not Modified"] {
         let address = serving(move |_, stream| async move {
             let mut up = Wire::on(stream);
             while up.head_for_long().await.is_some() {
@@ -81,12 +81,12 @@ async fn what_has_no_content_has_no_length_where_clients_would_wait_for_it() {
         client.send(format!("GET /api/x HTTP/1.1\r\nHost: {}\r\n\r\n", stage.address)).await;
         let head = client.head().await.to_ascii_lowercase();
         assert!(head.starts_with(&format!("http/1.1 {}", &status[..3])), "{head}");
-        assert_eq!(head.contains("\r\ncontent-length: 5\r\n"), in_http1, "{head}");
+        assert!(!head.contains("content-length"), "{head}");
         let mut client = Http2Client::connect(&stage.address).await;
         for _ in 0..2 {
             let mut answer = client.get("/api/x").await;
             assert_eq!(answer.status().as_str(), &status[..3]);
-            assert_eq!(answer.headers().contains_key("content-length"), in_http2, "{:?}", answer.headers());
+            assert!(!answer.headers().contains_key("content-length"), "{:?}", answer.headers());
             assert_eq!(rest(answer.body_mut()).await.expect("an end").0, b"", "{status}");
         }
         drop(daemon);

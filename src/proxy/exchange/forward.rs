@@ -51,8 +51,6 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) table: &'a Table,
     pub(crate) authority: Option<HeaderValue>,
     pub(crate) is_head: bool,
-    /// Whether the client speaks it.
-    pub(crate) is_http2: bool,
     /// As the client asked for it.
     pub(crate) target: Uri,
     pub(crate) found: Found,
@@ -126,7 +124,7 @@ pub(crate) fn clean(
     {
         return Err(upstream_error(route, fault));
     }
-    let length = Length::of(response.status(), context.is_head, context.is_http2);
+    let length = Length::of(response.status(), context.is_head);
     let cleaned = context.with_mapping(route, |mapping| {
         let (via, shared) = (context.via, context.shared);
         let response_context = ResponseContext { via, confidential, mapping, shared, switching, length };

@@ -265,7 +265,6 @@ fn prepare<'a>(
         table,
         authority: request.headers().get(HOST).cloned(),
         is_head: *request.method() == Method::HEAD,
-        is_http2: request.version() == Version::HTTP_2,
         target: asked,
         found,
         prefix,

@@ -210,19 +210,17 @@ pub(crate) struct ResponseContext<'a> {
 pub(crate) enum Length {
     /// Where the content ends.
     Frames,
-    /// How long it would be: there is none in answer to HEAD, or with 304.
+    /// How long it would be: there is none in answer to HEAD.
     Informs,
-    /// Nothing that may be said: with 204 (RFC 9110 section 8.6), and with 304 in HTTP/2, where some clients wait for so
-    /// many bytes.
+    /// Nothing that may be said: with 204 (RFC 9110 section 8.6), and with 304, where some clients wait for so many bytes
+    /// (section 15.4.5 has servers leave it out).
     IsNone,
 }
 
 impl Length {
-    pub(crate) fn of(status: StatusCode, is_to_head: bool, is_http2: bool) -> Self {
+    pub(crate) fn of(status: StatusCode, is_to_head: bool) -> Self {
         match status {
-            StatusCode::NO_CONTENT => Self::IsNone,
-            StatusCode::NOT_MODIFIED if is_http2 => Self::IsNone,
-            StatusCode::NOT_MODIFIED => Self::Informs,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Self::IsNone,
             _ if is_to_head => Self::Informs,
             _ => Self::Frames,
         }
@@ -781,17 +779,17 @@ mod tests {
             assert_eq!(cleaned.map_err(drop), expected.map(|one| one.map(str::to_owned)), "{given:?} {length:?}");
         }
         let rows = [
-            (200, false, false, Frames),
-            (200, true, false, Informs),
-            (204, false, false, IsNone),
-            (204, true, true, IsNone),
-            (304, false, false, Informs),
-            (304, false, true, IsNone),
-            (206, false, true, Frames),
+            (200, false, Frames),
+            (200, true, Informs),
+            (204, false, IsNone),
+            (204, true, IsNone),
+            (304, false, IsNone),
+            (304, true, IsNone),
+            (206, false, Frames),
         ];
-        for (status, is_to_head, is_http2, expected) in rows {
+        for (status, is_to_head, expected) in rows {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(Length::of(status, is_to_head, is_http2), expected, "{status} {is_to_head} {is_http2}");
+            assert_eq!(Length::of(status, is_to_head), expected, "{status} {is_to_head}");
         }
     }
 
