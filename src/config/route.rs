@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
             request_headers: self.header_edits(&table),
             token_query: table.parsed("token_query", query_parameter).map(|found| found.value),
             scrub: table.boolean("scrub").unwrap_or(false),
-            extra_ca: self.path(&table, "extra_ca"),
+            extra_ca: self.authority_file(&table),
             require_key,
             rules: PathRules { allow: rules("allow"), deny: rules("deny") },
             name: route_name,
