@@ -129,6 +129,26 @@ async fn with_scrub_nothing_comes_back_that_was_not_looked_through() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_no_host_is_led_by_a_path_and_the_roots_dot_names_the_same_host() {
+    let origin = RawOrigin::start().await;
+    let stage = Stage::leading_to(&origin.url.replace("127.0.0.1", "localhost."), COLD);
+    let _daemon = stage.start();
+    for (host, home) in [("", "/api"), ("Host: localhost:9\r\n", "http://localhost:9/api")] {
+        for name in ["localhost", "localhost."] {
+            let mut client = Wire::connect(&stage.address).await;
+            client.send(format!("GET /api/x HTTP/1.0\r\n{host}\r\n")).await;
+            let mut up = origin.accept().await;
+            up.head().await;
+            let there = origin.url.replace("127.0.0.1", name);
+            up.send(format!("HTTP/1.1 302 Found\r\nLocation: {there}/a?b\r\nContent-Length: 0\r\n\r\n")).await;
+            let head = client.head().await;
+            assert!(head.contains(&format!("location: {home}/a?b\r\n")), "{host}{name}: {head}");
+            drop(up);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_leads_to_the_accounts_other_routes_here_and_the_403_of_a_key_names_one_that_it_lacks() {
     let (origin, zip) = (RawOrigin::start().await, RawOrigin::start().await);
     let other = format!("[route.zip]\naccount = \"gbdx\"\nupstream = \"{}/odata\"\n{COLD}", zip.url);

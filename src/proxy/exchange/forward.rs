@@ -65,7 +65,7 @@ impl RequestContext<'_> {
     pub(crate) fn with_mapping<T>(&self, route: &RouteEntry, act: impl FnOnce(Mapping<'_>) -> T) -> T {
         let RequestContext { connection, table, target, found, prefix, .. } = self;
         let (scope, names_upstream) = (&connection.ingress.scope, connection.ingress.names_upstreams());
-        let local_authority = self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let local_authority = self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
         let own = OwnAddresses {
             listeners: &connection.worker.listeners.borrow(),
             hosts: &table.hosts,
