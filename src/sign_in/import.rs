@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -205,9 +205,9 @@ fn place(source: &ImportSource) -> String {
 
 /// The text of a file and its mode; `None` if there is none.
 fn read_file(path: &Path) -> io::Result<Option<(Zeroizing<String>, u32)>> {
-    let without_waiting = OFlags::NONBLOCK.bits().cast_signed(); // for the other end of a pipe
-    let file = match File::options().read(true).custom_flags(without_waiting).open(path) {
-        Ok(file) => file,
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK; // without waiting for the other end of a pipe
+    let file = match rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from) {
+        Ok(file) => File::from(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
