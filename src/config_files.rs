@@ -112,18 +112,14 @@ fn named_files(config: &Config) -> BTreeSet<&Path> {
     files
 }
 
-/// What is wrong with the files of certificate authorities that a configuration names, each file once, with whose it is.
+/// What is wrong with the files of certificate authorities that a configuration names, each file once, with where it is
+/// named.
 pub(crate) fn unusable_authorities(config: &Config) -> Vec<String> {
-    let mut named: BTreeMap<&Path, String> = BTreeMap::new();
-    let accounts =
-        config.accounts.values().map(|account| (account.extra_ca.as_deref(), "account", account.id.as_str()));
-    let routes = config.routes.iter().map(|route| (route.extra_ca.as_deref(), "route", route.name.as_str()));
-    for (path, what, name) in accounts.chain(routes) {
-        if let Some(path) = path {
-            named.entry(path).or_insert_with(|| format!("{what} {name}"));
-        }
-    }
-    named.into_iter().filter_map(|(path, whose)| Some(format!("{whose}: {}", tls::authorities(path).err()?))).collect()
+    let unusable = |(path, place): (&PathBuf, &String)| {
+        let words = tls::authorities(path).err()?;
+        Some(format!("{place}: {}", words.strip_prefix("extra_ca: ").unwrap_or(&words)))
+    };
+    config.authority_files.iter().filter_map(unusable).collect()
 }
 
 fn file_of(source: &SecretSource) -> Option<&Path> {

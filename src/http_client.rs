@@ -11,12 +11,13 @@ use std::path::Path;
 use std::time::Duration;
 
 mod coding;
+mod whole;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -44,13 +45,14 @@ pub(crate) struct Limits {
     /// For everything from the look-up of the name to the last byte: longer than any healthy server takes, short enough
     /// to try again while the token in hand lives.
     pub exchange: Duration,
-    /// Bytes of an answer's body. Token answers have a few thousand.
+    /// Bytes of an answer's body. Token answers have a few thousand; those with a person's groups and rights have had more
+    /// than a hundred thousand.
     pub body: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), exchange: Duration::from_secs(30), body: 64 * 1024 }
+        Self { connect: Duration::from_secs(10), exchange: Duration::from_secs(30), body: 1024 * 1024 }
     }
 }
 
@@ -159,7 +161,7 @@ impl HttpClient {
 
         let request = http_request(endpoint, request).map_err(|error| not_sent(&error))?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&chain(&error)))?;
+            lenient().handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&chain(&error)))?;
         let mut driver = JoinSet::new(); // dropped with everything it drives
         driver.spawn(connection);
         let (head, body) = match timeout_at(deadline, sender.try_send_request(request)).await {
@@ -170,15 +172,14 @@ impl HttpClient {
             Err(_) => return Err(lost(&"timed out")),
         };
         let limit = self.limits.body;
-        let mut came = Zeroizing::new(Vec::with_capacity(limit)); // at once: growing would leave copies of tokens behind
+        let mut came = Zeroizing::new(Vec::with_capacity(USUAL_BODY.min(limit)));
         let end = timeout_at(deadline, read_body(body, &mut came, limit)).await;
         let end = end.unwrap_or_else(|_| Err("timed out".to_owned()));
         let decoded = coding::undo(&head.headers, came, limit).ok_or("it cannot be decoded");
         let body = match (end, decoded) {
             (Ok(()), Ok(body)) => body,
-            // Without a length an answer ends with its connection, and many servers cut TLS short of close_notify: a
-            // JSON document that is whole is not the less so.
-            (Err(_), Ok(body)) if !head.headers.contains_key(CONTENT_LENGTH) && is_json_object(&body) => body,
+            // Many servers cut TLS short of close_notify, and some count their bytes wrong.
+            (Err(_), Ok(body)) if whole::is_whole(&body) => body,
             _ if !head.status.is_success() => Zeroizing::default(),
             (Err(why), _) => return Err(lost(&why)),
             (Ok(()), Err(why)) => return Err(lost(&why)),
@@ -219,21 +220,42 @@ fn http_request(endpoint: &Endpoint, request: Outgoing) -> Result<Request<Full<B
     Ok(request)
 }
 
-/// Reads a body into what has room for it. What has come stands there also where the end of it has not.
-async fn read_body(mut body: Incoming, whole: &mut Vec<u8>, limit: usize) -> Result<(), String> {
+/// An answer's fields, at most: as many as an upstream's may have.
+const MOST_FIELDS: usize = 1000;
+
+/// Takes what old servers send as well: a folded field (RFC 9112 section 5.2), a blank before the colon, a line that is no
+/// field. Where messages follow each other that may hide one from somebody; here none follows.
+fn lenient() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(MOST_FIELDS)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    builder
+}
+
+/// Room for nearly every answer.
+const USUAL_BODY: usize = 64 * 1024;
+
+/// Reads a body. What has come stands there also where the end of it has not.
+async fn read_body(mut body: Incoming, whole: &mut Zeroizing<Vec<u8>>, limit: usize) -> Result<(), String> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| chain(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
+        let length = whole.len() + data.len();
+        if length > limit {
             return Err(format!("it is longer than {} KiB", limit / 1024));
+        }
+        if length > whole.capacity() {
+            // growing in place would leave copies of tokens behind
+            let mut larger = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+            larger.extend_from_slice(whole);
+            *whole = larger;
         }
         whole.extend_from_slice(&data);
     }
     Ok(())
-}
-
-fn is_json_object(body: &[u8]) -> bool {
-    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 /// An error and its causes, in one line.
@@ -321,7 +343,7 @@ mod tests {
         let table: [(&str, &'static [u8], Result<u16, &str>); 8] = [
             ("closed without a word", b"", Err("connection closed before message completed")),
             ("a cut head", b"HTTP/1.1 200 O", Err("waiting for the answer of")),
-            ("a cut yes", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", Err("waiting for the answer of")),
+            ("a cut yes", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Err("waiting for the answer of")),
             ("an endless yes", long, Err("longer than 1 KiB")),
             ("no HTTP", b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Err("waiting for the answer of")),
             ("a cut no", b"HTTP/1.1 502 Bad\r\nContent-Length: 9\r\n\r\n{}", Ok(502)),
@@ -348,9 +370,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whole_json_without_a_length_is_whole_however_its_connection_ends() {
+    async fn whole_json_is_whole_however_its_connection_ends() {
         let (acceptor, ca) = certified();
-        let table: [(&str, &'static [u8], bool); 7] = [
+        let table: [(&str, &'static [u8], bool); 10] = [
             ("whole", b"HTTP/1.1 200 OK\r\n\r\n{\"a\":\"b\"}", true),
             ("with blanks", b"HTTP/1.1 200 OK\r\n\r\n {\"a\":\"b\"}\n", true),
             (
@@ -361,7 +383,10 @@ mod tests {
             ("half", b"HTTP/1.1 200 OK\r\n\r\n{\"a\":\"b\"", false),
             ("nothing", b"HTTP/1.1 200 OK\r\n\r\n", false),
             ("a number, which may go on", b"HTTP/1.1 200 OK\r\n\r\n17", false),
-            ("shorter than its length", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", false),
+            ("shorter than its length", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", true),
+            ("half, and shorter", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{\"a\":", false),
+            ("a form", b"HTTP/1.1 200 OK\r\n\r\naccess_token=a&refresh_token=b&token_type=bearer", true),
+            ("half a form", b"HTTP/1.1 200 OK\r\n\r\naccess_token=a&token_type=bearer&refresh_token=b", false),
         ];
         for (name, answer, is_whole) in table {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -381,6 +406,28 @@ mod tests {
             let answer = HttpClient::direct().send(&endpoint, trusting(ca.path()), post("body")).await;
             server.await.unwrap();
             assert_eq!(answer.is_ok(), is_whole, "{name}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn heads_and_bodies_are_taken_as_old_and_wordy_servers_send_them() {
+        let rows = [
+            ("many fields", "X: y\r\n".repeat(900), 2, true),
+            ("too many fields", "X: y\r\n".repeat(1100), 2, false),
+            ("a long head", format!("X: {}\r\n", "y".repeat(250 * 1024)), 2, true),
+            ("a folded field", "X: y\r\n z\r\n".to_owned(), 2, true),
+            ("a blank before the colon", "X : y\r\n".to_owned(), 2, true),
+            ("a line that is no field", "what is this?\r\n".to_owned(), 2, true),
+            ("a long body", String::new(), 1 << 20, true),
+            ("too long a body", String::new(), (1 << 20) + 1, false),
+        ];
+        for (name, fields, length, is_taken) in rows {
+            let body = "{}".to_owned() + &" ".repeat(length - 2);
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {length}\r\n\r\n{body}");
+            let (port, _) = server(Box::leak(answer.into_boxed_str()).as_bytes()).await;
+            let client = HttpClient::direct();
+            let answer = client.send(&endpoint(false, "127.0.0.1", port), Reach::default(), post("body")).await;
+            assert_eq!(answer.as_ref().is_ok_and(|answer| answer.body.len() == length), is_taken, "{name}: {answer:?}");
         }
     }
 

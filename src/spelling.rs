@@ -21,19 +21,56 @@ const SHORTEST_PART: usize = 16;
 /// How often a text is decoded.
 const DECODINGS: usize = 2;
 
-/// The longest escape, `&#x000002B;`, and then some.
-const LONGEST_ESCAPE: usize = 12;
+/// An escape has no more bytes than this: a number may have zeros in front, as many as fit in.
+const LONGEST_ESCAPE: usize = 32;
 
-/// Characters of HTML that have names, as far as they occur in tokens or must be escaped.
-const ENTITIES: [(&[u8], u8); 8] = [
-    (b"amp;", b'&'),
-    (b"lt;", b'<'),
-    (b"gt;", b'>'),
-    (b"quot;", b'"'),
+/// HTML's names of ASCII characters. Four need no semicolon, as browsers have it.
+const ENTITIES: [(&[u8], u8); 45] = [
+    (b"amp", b'&'),
+    (b"lt", b'<'),
+    (b"gt", b'>'),
+    (b"quot", b'"'),
+    (b"AMP", b'&'),
+    (b"LT", b'<'),
+    (b"GT", b'>'),
+    (b"QUOT", b'"'),
     (b"apos;", b'\''),
     (b"plus;", b'+'),
     (b"equals;", b'='),
     (b"sol;", b'/'),
+    (b"period;", b'.'),
+    (b"lowbar;", b'_'),
+    (b"UnderBar;", b'_'),
+    (b"Tab;", b'\t'),
+    (b"NewLine;", b'\n'),
+    (b"excl;", b'!'),
+    (b"num;", b'#'),
+    (b"dollar;", b'$'),
+    (b"percnt;", b'%'),
+    (b"lpar;", b'('),
+    (b"rpar;", b')'),
+    (b"ast;", b'*'),
+    (b"midast;", b'*'),
+    (b"comma;", b','),
+    (b"colon;", b':'),
+    (b"semi;", b';'),
+    (b"quest;", b'?'),
+    (b"commat;", b'@'),
+    (b"lsqb;", b'['),
+    (b"lbrack;", b'['),
+    (b"bsol;", b'\\'),
+    (b"rsqb;", b']'),
+    (b"rbrack;", b']'),
+    (b"Hat;", b'^'),
+    (b"grave;", b'`'),
+    (b"DiacriticalGrave;", b'`'),
+    (b"lcub;", b'{'),
+    (b"lbrace;", b'{'),
+    (b"verbar;", b'|'),
+    (b"vert;", b'|'),
+    (b"VerticalLine;", b'|'),
+    (b"rcub;", b'}'),
+    (b"rbrace;", b'}'),
 ];
 
 /// Secrets that are looked for. Cheap to clone.
@@ -150,7 +187,9 @@ impl Secrets {
     pub(crate) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         if self.fit(text.len()) {
-            Scanner::new(self.clone()).feed(text, &mut found);
+            let mut scanner = Scanner::new(self.clone());
+            scanner.feed(text, &mut found);
+            scanner.finish(&mut found);
         }
         found.sort_by_key(|range| range.start);
         let mut apart: Vec<Range<usize>> = Vec::with_capacity(found.len());
@@ -261,6 +300,13 @@ impl Scanner {
         }
     }
 
+    /// Says that nothing more comes: a number without a semicolon may end with the text.
+    pub(crate) fn finish(&mut self, found: &mut Vec<Range<usize>>) {
+        for depth in 0..DECODINGS {
+            self.decode(depth, true, found);
+        }
+    }
+
     /// From where on the text that has come may belong to a secret that has not come whole.
     pub(crate) fn undecided(&self) -> usize {
         let starts = self.readings.iter().flat_map(|reading| {
@@ -293,15 +339,19 @@ impl Scanner {
                 found.push(reading.starts[reading.starts.len() - *length]..unit.end);
             }
         }
-        if depth == DECODINGS {
-            return;
+        if depth < DECODINGS {
+            reading.undecoded.push_back(unit);
+            self.decode(depth, false, found);
         }
-        reading.undecoded.push_back(unit);
+    }
+
+    /// Hands what is no beginning of an escape to the next reading.
+    fn decode(&mut self, depth: usize, is_end: bool, found: &mut Vec<Range<usize>>) {
         while let Some(first) = self.readings[depth].undecoded.front().copied() {
             let undecoded = &mut self.readings[depth].undecoded;
-            let (byte, width) = match escape(undecoded.make_contiguous()) {
+            let (byte, width) = match escape(undecoded.make_contiguous(), is_end) {
                 Escape::Is(byte, width) => (byte, width),
-                Escape::Begins if undecoded.len() < LONGEST_ESCAPE => return,
+                Escape::Begins if undecoded.len() < LONGEST_ESCAPE && !is_end => return,
                 Escape::Begins | Escape::IsNot => (first.byte, 1),
             };
             let end = undecoded.drain(..width).next_back().map_or(first.end, |last| last.end);
@@ -319,8 +369,8 @@ enum Escape {
     IsNot,
 }
 
-/// Whether a text begins with an escape: `%2B`, `\u002B`, `\x2B`, `\/`, `&#43;`, `&#x2B;`, `&plus;`.
-fn escape(text: &[Unit]) -> Escape {
+/// Whether a text begins with an escape: `%2B`, `\u002B`, `\x2B`, `\/`, `&#43;`, `&#x2B;`, `&#0043`, `&plus;`, `&amp`.
+fn escape(text: &[Unit], is_end: bool) -> Escape {
     let byte = |at: usize| text.get(at).map(|unit| unit.byte);
     match byte(0) {
         Some(b'%') => digits(text, 1, 2),
@@ -333,10 +383,10 @@ fn escape(text: &[Unit]) -> Escape {
         },
         Some(b'&') => match byte(1) {
             Some(b'#') => match byte(2) {
-                Some(b'x' | b'X') => number(text, 3, 16),
-                _ => number(text, 2, 10),
+                Some(b'x' | b'X') => number(text, 3, 16, is_end),
+                _ => number(text, 2, 10, is_end),
             },
-            _ => named(text),
+            _ => named(text, is_end),
         },
         _ => Escape::IsNot,
     }
@@ -356,28 +406,33 @@ fn digits(text: &[Unit], from: usize, count: usize) -> Escape {
     }
 }
 
-/// Digits up to a semicolon.
-fn number(text: &[Unit], from: usize, radix: u32) -> Escape {
+/// Digits up to a semicolon, or to what is no digit (HTML section 13.2.5.80 takes that for an end, too).
+fn number(text: &[Unit], from: usize, radix: u32, is_end: bool) -> Escape {
     let mut value = 0_u32;
+    let is = |value: u32, width: usize| u8::try_from(value).map_or(Escape::IsNot, |byte| Escape::Is(byte, width));
     for (at, unit) in text.iter().enumerate().skip(from) {
-        if unit.byte == b';' && at > from {
-            return u8::try_from(value).map_or(Escape::IsNot, |byte| Escape::Is(byte, at + 1));
+        match char::from(unit.byte).to_digit(radix) {
+            Some(digit) => value = value.saturating_mul(radix).saturating_add(digit),
+            None if at == from => return Escape::IsNot,
+            None => return is(value, at + usize::from(unit.byte == b';')),
         }
-        let Some(digit) = char::from(unit.byte).to_digit(radix) else { return Escape::IsNot };
-        value = value.saturating_mul(radix).saturating_add(digit);
     }
-    Escape::Begins
+    if is_end && text.len() > from { is(value, text.len()) } else { Escape::Begins }
 }
 
-/// A name up to a semicolon.
-fn named(text: &[Unit]) -> Escape {
+/// A name, and the semicolon behind it.
+fn named(text: &[Unit], is_end: bool) -> Escape {
     let mut begins = false;
     for (name, byte) in ENTITIES {
-        let is_alike = text.iter().skip(1).zip(name).all(|(unit, expected)| unit.byte == *expected);
-        if is_alike && text.len() > name.len() {
-            return Escape::Is(byte, 1 + name.len());
+        if !text.iter().skip(1).zip(name).all(|(unit, expected)| unit.byte == *expected) {
+            continue;
         }
-        begins |= is_alike;
+        let width = 1 + name.len();
+        match text.get(width) {
+            Some(next) if !name.ends_with(b";") => return Escape::Is(byte, width + usize::from(next.byte == b';')),
+            _ if text.len() >= width && (is_end || name.ends_with(b";")) => return Escape::Is(byte, width),
+            _ => begins = true,
+        }
     }
     if begins { Escape::Begins } else { Escape::IsNot }
 }
@@ -399,6 +454,11 @@ mod tests {
         let json = serde_json::to_string(SECRET).unwrap();
         let json = json.trim_start_matches('"').strip_suffix('"').unwrap().to_owned();
         let html = SECRET.replace('&', "&amp;").replace('"', "&quot;").replace('+', "&#43;").replace('=', "&#x3D;");
+        let named =
+            [('+', "plus;"), ('/', "sol;"), ('=', "equals;"), ('"', "QUOT"), ('.', "period;"), ('_', "lowbar;")];
+        let named = named
+            .iter()
+            .fold(SECRET.replace('\\', "&bsol;"), |text, (mark, name)| text.replace(*mark, &format!("&{name}")));
         let form: String = form_urlencoded::byte_serialize(SECRET.as_bytes()).collect();
         let mixed = format!("%61{}", &upper[1..]);
         vec![
@@ -415,6 +475,12 @@ mod tests {
             ("in ASCII JSON", json.replace('+', "\\u002b").replace('=', "\\u003D").into_bytes()),
             ("in JavaScript", json.replace('=', "\\x3d").into_bytes()),
             ("in HTML", html.into_bytes()),
+            ("in HTML's names", named.into_bytes()),
+            ("in numbers", encoded(|byte| format!("&#{byte}")).into_bytes()),
+            ("in hexadecimal numbers", encoded(|byte| format!("&#X{byte:x}")).into_bytes()),
+            ("in numbers with zeros", encoded(|byte| format!("&#{byte:025}")).into_bytes()),
+            ("in numbers, within HTML", encoded(|byte| format!("&amp;#x{byte:08X}")).into_bytes()),
+            ("in numbers, in HTML without a semicolon", encoded(|byte| format!("&amp#{byte}")).into_bytes()),
             ("percent-encoded twice", upper.replace('%', "%25").into_bytes()),
             ("percent-encoded, in JSON", upper.replace('%', "\\u0025").into_bytes()),
         ]
@@ -441,6 +507,7 @@ mod tests {
                     assert!(scanner.undecided() <= 12, "{case}: {cut}");
                 }
                 scanner.feed(&text[cut..], &mut found);
+                scanner.finish(&mut found);
                 found.dedup(); // by one reading after the other
                 assert_eq!(found, expected, "{case}: {cut}");
             }
@@ -450,6 +517,23 @@ mod tests {
                 assert!(!secrets.are_in(&other), "{case}: {byte}");
             }
         }
+    }
+
+    #[test]
+    fn the_end_of_a_text_ends_its_last_number() {
+        let rows = [
+            ("abcdefg&#104", true),
+            ("abcdefg&#x68", true),
+            ("abcdefg&amp;#104", true),
+            ("abcdefg&amp;#38;#104", false), // three times
+            ("abcdefg&#10", false),
+            ("abcdefg&#1040", false),
+            ("abcdefg&#", false),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(secrets("abcdefgh").are_in(text.as_bytes()), expected, "{text}");
+        }
+        assert!(secrets("abcdefg&").are_in(b"abcdefg&amp"));
     }
 
     #[test]

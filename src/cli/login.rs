@@ -293,10 +293,17 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         let taken = import::take_over(account, environment::text, remark);
         let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";
         let taken = taken.map_err(|error| Failure::say(error).while_doing("importing").with_remedy(remedy))?;
-        let TakenOver { found, from } = taken;
+        let TakenOver { found, from, password } = taken;
         remark(&format!("{}: taken over from {from}", account.id));
         return match found {
-            Found::Credential(new) => Ok(*new),
+            Found::Credential(new) => match password {
+                Some((username, password)) if !arguments.untried => {
+                    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+                    let password = Grant::Password { username, password };
+                    block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?.map_err(failure_of)
+                }
+                Some(_) | None => Ok(*new),
+            },
             Found::Password { .. } if arguments.untried => {
                 let words = "there is no refresh token, and user name and password bring one only where they are tried";
                 Err(Failure::say(words).with_remedy("leave out --untried").while_doing("importing"))

@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
             header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
             renew: self.policy(&table),
             sign_in,
-            extra_ca: self.path(&table, "extra_ca"),
+            extra_ca: self.authority_file(&table),
             proxy: self.proxy(&table),
             private_addresses: table.boolean("private_addresses").unwrap_or(true),
             exec: self.exec(&table),

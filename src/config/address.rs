@@ -104,13 +104,14 @@ pub(super) fn client_host(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host as RFC 3986 section 3.2.2 and DNS have it: in lower case, IPv6 without brackets.
+/// A host as RFC 3986 section 3.2.2 and DNS have it: in lower case, IPv6 without brackets, a name without the root's dot,
+/// which certificates do not have either.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     if let Some(v6) = bare {
         return v6.parse::<Ipv6Addr>().map(|ip| ip.to_string()).map_err(|_| "has a bad IPv6 address".into());
     }
-    let name = text.to_ascii_lowercase();
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let good_label = |label: &str| {
         let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         !label.is_empty()
@@ -401,6 +402,12 @@ mod tests {
             ("http://api.localhost", Some("http://api.localhost/")),
             ("http://[0:0::1]:80/a", Some("http://[::1]/a")),
             ("https://192.0.2.7/", Some("https://192.0.2.7/")),
+            ("https://api.example.", Some("https://api.example/")),
+            ("https://api.example.:8443/x.", Some("https://api.example:8443/x.")),
+            ("http://localhost.:1", Some("http://localhost:1/")),
+            ("https://metadata.google.internal./", None),
+            ("https://api.example../", None),
+            ("https://./", None),
             ("http://api.example", None),
             ("http://localhost.example", None),
             ("ftp://localhost", None),

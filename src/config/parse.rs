@@ -3,6 +3,7 @@
 //! Accounts come first, each from the user's table on top of its provider's. They bring routes; then the user's own
 //! routes are laid over those or stand alone; then what concerns several of them is checked.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -103,6 +104,8 @@ pub(crate) struct Config {
     pub accounts: BTreeMap<AccountId, Account>,
     /// In the order of their names.
     pub routes: Vec<Route>,
+    /// Where each file of `extra_ca` is named first: `FILE:LINE:COLUMN: KEY`.
+    pub authority_files: BTreeMap<PathBuf, String>,
 }
 
 /// Where requests are noted, one line each.
@@ -146,6 +149,7 @@ impl Config {
             store: StoreSettings::DEFAULT,
             accounts: BTreeMap::new(),
             routes: Vec::new(),
+            authority_files: BTreeMap::new(),
         }
     }
 
@@ -161,7 +165,9 @@ impl Config {
         facts: &MachineFacts,
     ) -> Result<Parsed, Problems> {
         let sink = Sink::default();
-        let config = Reader { facts, sink: &sink }.config(file, providers);
+        let reader = Reader { facts, sink: &sink, authority_files: RefCell::default() };
+        let config = reader.config(file, providers);
+        let config = Config { authority_files: reader.authority_files.take(), ..config };
         let problems = sink.finish(&file.name);
         if problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(Problems(problems));

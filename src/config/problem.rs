@@ -210,6 +210,14 @@ pub(super) struct Place<'a> {
     pub(super) key: String,
 }
 
+/// `FILE:LINE:COLUMN: KEY`
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.source.position(self.span.start);
+        write!(f, "{}:{line}:{column}: {}", self.source.name, self.key)
+    }
+}
+
 /// Collects what is wrong.
 #[derive(Default)]
 pub(super) struct Sink {

@@ -1,5 +1,6 @@
 //! What the reading of all tables shares: the facts, the sink of complaints, and the values that need either.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub(crate) struct MachineFacts {
 pub(super) struct Reader<'a> {
     pub(super) facts: &'a MachineFacts,
     pub(super) sink: &'a Sink,
+    /// As [`Config::authority_files`](super::Config::authority_files).
+    pub(super) authority_files: RefCell<BTreeMap<PathBuf, String>>,
 }
 
 /// What was found where, for checks that concern several tables.
@@ -70,6 +73,14 @@ impl Reader<'_> {
     pub(super) fn path(&self, table: &Table<'_>, key: &str) -> Option<PathBuf> {
         let text = table.string(key)?.value;
         Some(value::path(&text, &self.facts.folder, &self.facts.home))
+    }
+
+    /// The file of `extra_ca`.
+    pub(super) fn authority_file(&self, table: &Table<'_>) -> Option<PathBuf> {
+        let Located { value: text, place } = table.string("extra_ca")?;
+        let path = value::path(&text, &self.facts.folder, &self.facts.home);
+        self.authority_files.borrow_mut().entry(path.clone()).or_insert_with(|| place.to_string());
+        Some(path)
     }
 
     /// A duration of at least `least`; `default` where there is none or a bad one.

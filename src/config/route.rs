@@ -250,7 +250,7 @@ impl<'a> Reader<'a> {
             request_headers: self.header_edits(&table),
             token_query: table.parsed("token_query", query_parameter).map(|found| found.value),
             scrub: table.boolean("scrub").unwrap_or(false),
-            extra_ca: self.path(&table, "extra_ca"),
+            extra_ca: self.authority_file(&table),
             require_key,
             rules: PathRules { allow, deny },
             mcp_rules: McpRules { allow: of_mcp(mcp_allow), deny: of_mcp(mcp_deny) },

@@ -4,8 +4,9 @@
 //! and must not be writable by others, and the same goes for every folder up to `/`: whoever can write to one of them can
 //! put another file in its place. Symbolic links are followed, and the folders that they stand in are looked at, too.
 //!
-//! A named pipe counts as a file. Not looked at: programs that the configuration names, a terminal, and a pipe without a
-//! name that a person hands over (`<(...)`, standard input).
+//! A named pipe counts as a file where a secret may come from it; nobody waits for the other end of another. Not looked at:
+//! programs that the configuration names, a terminal, and a pipe without a name that a person hands over (`<(...)`, standard
+//! input).
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -77,27 +78,36 @@ pub(crate) fn open(path: &Path) -> Result<File, Refused> {
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
 
-/// Like [`open()`], without waiting for the other end of a pipe: whoever reads has to wait until there is something.
+/// Like [`open()`], and named pipes as well, without waiting for their other end: whoever reads has to wait until there is
+/// something.
 ///
 /// # Errors
 ///
 /// [`Refused`]
 pub(crate) fn open_without_waiting(path: &Path) -> Result<File, Refused> {
-    let (file, faults) = judge_and_open(path, OFlags::NONBLOCK)?;
+    let (file, faults) = judge_and_open(path, Pipes::Opened)?;
     if faults.is_empty() { Ok(file) } else { Err(Refused::Faults(faults)) }
 }
 
 /// Opens a file for reading and says who else could have changed it: the very file that is open, and the way to it. A
-/// pipe that somebody else may have put there is not opened, since that would wait for them.
+/// named pipe is not opened, since reading it would wait for whoever writes to it.
 ///
 /// # Errors
 ///
-/// What the system says, or what is wrong with such a pipe.
+/// What the system says, or that it is a pipe, and what is wrong with that.
 pub(crate) fn open_and_judge(path: &Path) -> Result<(File, BTreeSet<Fault>), Refused> {
-    judge_and_open(path, OFlags::empty())
+    judge_and_open(path, Pipes::Refused)
 }
 
-fn judge_and_open(path: &Path, flags: OFlags) -> Result<(File, BTreeSet<Fault>), Refused> {
+/// What becomes of named pipes. Those without a name have their writer already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pipes {
+    /// Opened without waiting, and so everything else.
+    Opened,
+    Refused,
+}
+
+fn judge_and_open(path: &Path, pipes: Pipes) -> Result<(File, BTreeSet<Fault>), Refused> {
     let view = View::of_this_process();
     // an editor may put a new file in its place between the two looks; a stranger's would be a fault of the folder
     for _ in 0..3 {
@@ -110,9 +120,17 @@ fn judge_and_open(path: &Path, flags: OFlags) -> Result<(File, BTreeSet<Fault>),
             if !faults.is_empty() {
                 return Err(Refused::Faults(faults));
             }
+            if pipes == Pipes::Refused {
+                return Err(io::Error::other("it is a named pipe, which nothing may ever come through").into());
+            }
         }
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+        // also where there was a file a moment ago
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
+        if pipes == Pipes::Refused {
+            let flags = rustix::fs::fcntl_getfl(&file).map_err(io::Error::from)?;
+            rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
+        }
         let found = file.metadata()?;
         let seen = Seen::of(&found, has_acl(&file));
         match end {
@@ -441,6 +459,9 @@ mod tests {
             assert!(open(&path).is_ok(), "{}: {:?}", path.display(), open(&path));
         }
         assert!(open(Path::new("/dev/null")).is_ok());
+        let handed = open(&number(&reader)).expect("it is open");
+        let flags = rustix::fs::fcntl_getfl(&handed).expect("its flags");
+        assert!(!flags.contains(OFlags::NONBLOCK), "its writer is waited for");
         deleted.set_permissions(PermissionsExt::from_mode(0o666)).expect("a mode");
         assert!(matches!(open(&number(&deleted)), Err(Refused::Faults(_))));
     }
@@ -490,8 +511,10 @@ mod tests {
         }
         assert!(matches!(open(&at("open/pipe")), Err(Refused::Faults(_))), "and it is not waited for");
         let other_end = File::options().read(true).write(true).open(at("good/pipe")).expect("it is open");
-        assert!(open(&at("good/pipe")).is_ok());
+        assert!(open_without_waiting(&at("good/pipe")).is_ok());
         drop(other_end);
+        let refused = open(&at("good/pipe"));
+        assert!(matches!(&refused, Err(Refused::Io(error)) if error.to_string().contains("named pipe")), "{refused:?}");
         assert!(matches!(open(&at("good/none")), Err(Refused::Io(error)) if error.kind() == io::ErrorKind::NotFound));
         assert_eq!(judge_folder(&at("open/inner")).len(), 1);
         assert_eq!(judge_folder(&at("none")), BTreeSet::new());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -92,14 +92,15 @@ fn read(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
             return Err("it is UTF-16 text: save it as UTF-8, or export it again as PEM (Base64)".to_owned());
         }
-        // a SEQUENCE longer than 127 bytes (X.690)
-        [0x30, 0x81..=0x84, ..] => {
-            return Err("it is DER, not PEM: openssl x509 -inform DER -in FILE -out ca.pem".to_owned());
+        // a SEQUENCE longer than 127 bytes, or of a length that is not said before (X.690)
+        [0x30, length @ 0x80..=0x84, rest @ ..] => {
+            let content = rest.get(usize::from(length & 0x7f)..).unwrap_or_default();
+            return Err(binary(content).to_owned());
         }
         _ => {}
     }
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-    let found = found.map_err(|error| format!("it is no good PEM: {error}"))?;
+    let found = found.map_err(|error| format!("it is no good PEM: {}", in_words(&error)))?;
     for (index, certificate) in found.iter().enumerate() {
         let taken = RootCertStore::empty().add(certificate.clone());
         taken.map_err(|error| format!("its certificate number {} cannot be read: {error}", index + 1))?;
@@ -117,6 +118,34 @@ fn read(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         .to_owned());
     }
     Ok(found)
+}
+
+/// What is in a file that is not PEM but DER, by what its SEQUENCE begins with, and how it becomes PEM.
+fn binary(content: &[u8]) -> &'static str {
+    match content {
+        // RFC 7292 section 4: version 3
+        [2, 1, 3, ..] => {
+            "it is PKCS #12, not PEM: openssl pkcs12 -in FILE -nokeys -out ca.pem (old ones: -legacy, too)"
+        }
+        // RFC 5208 section 5 and RFC 8017 section A.1.2: version 0 or 1
+        [2, 1, 0 | 1, ..] => "it holds a private key, and no certificate",
+        // RFC 2315 section 7: an object identifier
+        [6, ..] => "it is PKCS #7, not PEM: openssl pkcs7 -inform DER -in FILE -print_certs -out ca.pem",
+        _ => "it is DER, not PEM: openssl x509 -inform DER -in FILE -out ca.pem",
+    }
+}
+
+fn in_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let marker = String::from_utf8_lossy(end_marker);
+            let label = marker.trim().trim_start_matches("-----END ").trim_matches('-');
+            format!("the line -----END {label}----- is missing; part of it may be, too")
+        }
+        pem::Error::IllegalSectionStart { .. } => "a line that starts with -----BEGIN does not end in -----".to_owned(),
+        pem::Error::Base64Decode(_) => "what stands between its first line and its last is not Base64".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 /// The system's verifier, and a server's own certificate where the person has listed that.
@@ -319,7 +348,14 @@ mod tests {
             ("a private key", key.as_bytes(), "a private key, and no certificate"),
             ("OpenSSL's form", trusted.as_bytes(), "OpenSSL's own form"),
             ("some text", b"<html>not found</html>", "it holds no certificate"),
-            ("cut off", cut.as_bytes(), "it is no good PEM"),
+            ("cut off", cut.as_bytes(), "it is no good PEM: the line -----END CERTIFICATE----- is missing"),
+            ("half a first line", b"-----BEGIN CERTIFICATE\nabc\n", "does not end in -----"),
+            ("no Base64", b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "is not Base64"),
+            ("PKCS #12", b"\x30\x82\x0a\x00\x02\x01\x03\x30", "openssl pkcs12 "),
+            ("PKCS #12 of Windows", b"\x30\x80\x02\x01\x03\x30", "openssl pkcs12 "),
+            ("PKCS #7", b"\x30\x82\x0a\x00\x06\x09", "openssl pkcs7 -inform DER"),
+            ("a private key in DER", b"\x30\x82\x0a\x00\x02\x01\x00", "a private key"),
+            ("a SEQUENCE and no more", b"\x30\x84", "it is DER"),
             ("garbage in PEM", no_certificate.as_bytes(), "its certificate number 1 cannot be read"),
             ("garbage behind a good one", second_is_bad.as_bytes(), "its certificate number 2 cannot be read"),
         ] {

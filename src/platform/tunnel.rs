@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use super::io_error::words;
 use crate::config::ProxyLogin;
 
-/// Longer heads are not a proxy's answer.
-const LONGEST_HEAD: usize = 8 * 1024;
+/// Longer heads are not a proxy's answer. Some have a page's worth of fields in them.
+const LONGEST_HEAD: usize = 64 * 1024;
 
 /// Why a proxy does not let us through.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,11 @@ pub(crate) enum TunnelError {
     /// It was told who asks, and does not like it.
     #[error("it refuses the user name and password{0}")]
     RefusesLogin(String),
+    /// It wants to know who asks in a way that is not spoken here.
+    #[error(
+        "it wants to know who asks by {0} alone, and valetd speaks Basic: name a local proxy that does (px, cntlm)"
+    )]
+    OtherLogin(String),
     /// It refuses, or has not reached the server.
     #[error("it answered {0}")]
     Refused(String),
@@ -52,7 +57,7 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     login: Option<&ProxyLogin>,
     authority: &str,
 ) -> Result<(), TunnelError> {
-    let mut head = Zeroizing::new(Vec::with_capacity(LONGEST_HEAD)); // at once: growing would leave copies behind
+    let mut head = Zeroizing::new(Vec::with_capacity(8 * 1024)); // at once: growing would leave copies behind
     head.extend(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").as_bytes());
     if let Some(ProxyLogin { username, password }) = login {
         let both = Zeroizing::new(format!("{}:{}", username.expose(), password.expose()));
@@ -79,18 +84,26 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     match status {
         Some(200..300) => Ok(()),
         Some(407) => {
-            let schemes: Vec<_> = lines
-                .filter_map(|line| line.split_once(':'))
-                .filter(|(name, _)| name.eq_ignore_ascii_case("proxy-authenticate"))
-                .filter_map(|(_, value)| value.split_whitespace().next())
-                .map(|scheme| scheme.trim_end_matches(','))
-                .collect();
-            let taken = if schemes.is_empty() { String::new() } else { format!(" ({})", schemes.join(", ")) };
+            let fields = lines.filter_map(|line| line.split_once(':'));
+            let values =
+                fields.filter(|(name, _)| name.eq_ignore_ascii_case("proxy-authenticate")).map(|(_, value)| value);
+            let schemes: Vec<_> = values.flat_map(schemes).collect();
+            let named = schemes.join(", ");
+            if !schemes.is_empty() && !schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic")) {
+                return Err(TunnelError::OtherLogin(named));
+            }
+            let taken = if schemes.is_empty() { String::new() } else { format!(" ({named})") };
             Err(if login.is_none() { TunnelError::WantsLogin(taken) } else { TunnelError::RefusesLogin(taken) })
         }
         Some(status) => Err(TunnelError::Refused(status.to_string())),
         None => Err(TunnelError::Nonsense("HTTP")),
     }
+}
+
+/// The schemes in a list of challenges (RFC 9110 section 11.6.1): what begins its members, and is no parameter.
+fn schemes(challenges: &str) -> impl Iterator<Item = &str> {
+    let words = challenges.split(',').filter_map(|member| member.split_whitespace().next());
+    words.filter(|word| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
 }
 
 const VERSION: u8 = 5;
@@ -221,7 +234,8 @@ mod tests {
         let bare = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
         let named = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\
                       Proxy-Authorization: Basic bWU6cCB3\r\n\r\n";
-        let rows: [(&str, bool, &[u8], Option<&str>); 9] = [
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(60_000)).into_bytes();
+        let rows: [(&str, bool, &[u8], Option<&str>); 14] = [
             ("yes", false, b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n", None),
             ("an old yes", true, b"HTTP/1.0 200 OK\r\n\r\n", None),
             ("another yes", true, b"HTTP/1.1 204\r\n\r\n", None),
@@ -237,6 +251,26 @@ mod tests {
                 b"HTTP/1.1 407 X\r\nProxy-Authenticate: Basic realm=x\r\n\r\n",
                 Some("it refuses the user name and password (Basic)"),
             ),
+            (
+                "who are you, in one line",
+                false,
+                b"HTTP/1.1 407 X\r\nProxy-Authenticate: Digest realm=\"a, b\", nonce=\"c\", Basic realm=\"x\"\r\n\r\n",
+                Some("(Digest, Basic)"),
+            ),
+            ("who are you, in no words", false, b"HTTP/1.1 407 X\r\n\r\n", Some("a user name and password in the URL")),
+            (
+                "who are you, in Kerberos",
+                false,
+                b"HTTP/1.1 407 X\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
+                Some("by Negotiate, NTLM alone"),
+            ),
+            (
+                "not by a password",
+                true,
+                b"HTTP/1.1 407 X\r\nProxy-Authenticate: Negotiate\r\n\r\n",
+                Some("by Negotiate alone"),
+            ),
+            ("a long yes", false, &long, None),
             ("no", false, b"HTTP/1.1 403 Forbidden\r\n\r\n", Some("it answered 403")),
             ("nonsense", false, b"SSH-2.0-OpenSSH\r\n\r\n", Some("it does not speak HTTP")),
             ("a status that is none", false, b"HTTP/1.1 abc\r\n\r\n", Some("it does not speak HTTP")),

@@ -17,7 +17,7 @@ use crate::proxy::peer::{Peer, Process};
 use crate::proxy::policy::client_key;
 use crate::proxy::policy::guard::{self, Admission};
 use crate::proxy::policy::head::{Head, HeadFlags};
-use crate::proxy::policy::headers::{self, ResponseContext, UpstreamFields};
+use crate::proxy::policy::headers::{self, Length, ResponseContext, UpstreamFields};
 use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses};
@@ -197,6 +197,7 @@ impl Stage {
             mapping,
             shared: true,
             switching: false,
+            length: Length::Frames,
         };
         headers::clean_response(answer, &context).is_ok() && !headers::may_become_document(answer)
     }

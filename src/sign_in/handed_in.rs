@@ -1,9 +1,9 @@
 //! What a script hands in on standard input: read, and cleaned of what clings to it where the meaning is certain.
 
 use std::borrow::Cow;
-use std::io;
+use std::{fmt, io};
 
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
 use crate::accounts::NewCredential;
@@ -89,6 +89,14 @@ pub(crate) enum Unclear {
     /// A mask.
     #[error("it is a masked token: the program that printed it has hidden the token itself")]
     Masked,
+    /// `NAME=...`, whose name says nothing.
+    #[error(
+        "it may be an assignment (NAME=...): send what stands behind the sign alone, or {{\"refresh_token\": ...}}"
+    )]
+    Assignment,
+    /// A backslash that escapes nothing.
+    #[error("it has a backslash in it that is no escape of JSON: part of it may be missing")]
+    Backslash,
     /// Characters that no token has (RFC 6749 appendix A.17).
     #[error("it holds characters that no token has (RFC 6749 appendix A.17)")]
     Characters,
@@ -115,19 +123,46 @@ pub(crate) fn clean(text: &str) -> Result<Secret, Unclear> {
         [line] => *line,
         [] | [..] => return Err(Unclear::More),
     };
-    let value = assignment(line).map_or(line, |(_, value)| value);
-    let value = match value.split_once('&') {
-        // a form: `refresh_token=...` may have been taken off its front as an assignment
-        Some(_) if line.contains("refresh_token=") => {
-            let of_form = |form: &str| {
-                let mut pairs = form_urlencoded::parse(form.as_bytes());
-                pairs.find_map(|(name, value)| (name == "refresh_token").then_some(value.into_owned()))
-            };
-            Cow::Owned(of_form(line).ok_or(Unclear::More)?)
-        }
-        _ => Cow::Borrowed(value),
+    let assigned = assignment(line);
+    let value = assigned.map_or(line, |(_, value)| value);
+    let is_percent_encoded = || value.as_bytes().windows(3).any(is_percent_escape);
+    let form = match assigned {
+        // its beginning has been taken off as an assignment
+        Some(("refresh_token", _)) if value.contains('&') || is_percent_encoded() => format!("refresh_token={value}"),
+        Some(_) | None if value.contains('&') && line.contains("refresh_token=") => line.to_owned(),
+        Some(_) | None => String::new(),
     };
-    judged(unquoted(&value)?)
+    let value = if !form.is_empty() {
+        let mut pairs = form_urlencoded::parse(form.as_bytes());
+        let token = pairs.find_map(|(name, value)| (name == "refresh_token").then_some(value.into_owned()));
+        Cow::Owned(token.ok_or(Unclear::More)?)
+    } else {
+        Cow::Borrowed(value)
+    };
+    let value = unquoted(&value)?;
+    if assigned.is_none() && may_be_assignment(value) {
+        return Err(Unclear::Assignment);
+    }
+    judged(unescaped(value)?.trim())
+}
+
+fn is_percent_escape(three: &[u8]) -> bool {
+    three[0] == b'%' && three[1..].iter().all(u8::is_ascii_hexdigit)
+}
+
+/// Whether a text can be an assignment to a name that says nothing of a token. A token may end in `=`; few have it within.
+fn may_be_assignment(text: &str) -> bool {
+    const LONGEST_NAME: usize = 32;
+    text.split_once('=')
+        .is_some_and(|(name, value)| name.len() <= LONGEST_NAME && is_name(name) && !value.trim_matches('=').is_empty())
+}
+
+/// Takes JSON's escapes away: PHP and others write `\/` for every slash.
+fn unescaped(text: &str) -> Result<Cow<'_, str>, Unclear> {
+    match text.contains('\\') {
+        true => serde_json::from_str(&format!("\"{text}\"")).map(Cow::Owned).map_err(|_| Unclear::Backslash),
+        false => Ok(Cow::Borrowed(text)),
+    }
 }
 
 /// Takes an assignment apart, where it is one for certain: `export X=`, `set X=`, `$env:X =`, `X_TOKEN=`, `refresh_token=`.
@@ -137,16 +172,19 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     let stated = command.iter().find_map(|word| line.strip_prefix(word));
     let (name, value) = stated.unwrap_or(line).split_once('=')?;
     let (name, value) = (name.trim(), value.trim());
-    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let is_variable = name.contains("TOKEN") && !name.contains(|c: char| c.is_ascii_lowercase());
     let is_certain = stated.is_some() || is_variable || names_a_refresh_token(name);
     let value = value.strip_suffix(';').unwrap_or(value).trim_end();
-    (is_name && is_certain && !value.trim_matches('=').is_empty()).then_some((name, value))
+    (is_name(name) && is_certain && !value.trim_matches('=').is_empty()).then_some((name, value))
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 fn names_a_refresh_token(name: &str) -> bool {
-    name.replace('_', "").to_ascii_lowercase().ends_with("refreshtoken")
+    name.replace(['_', '-'], "").to_ascii_lowercase().ends_with("refreshtoken")
 }
 
 /// Takes one pair of quotes away.
@@ -187,30 +225,87 @@ fn is_mask(word: &str) -> bool {
 
 /// The one refresh token of a JSON document, at whatever depth.
 fn in_json(text: &str) -> Result<Secret, Unclear> {
-    fn gather(value: &Value, found: &mut Vec<String>) {
-        match value {
-            Value::Object(members) => {
-                for (name, value) in members {
-                    match value {
-                        Value::String(token) if names_a_refresh_token(name) && !token.is_empty() => {
-                            found.push(token.clone());
-                        }
-                        value => gather(value, found),
-                    }
-                }
-            }
-            Value::Array(values) => values.iter().for_each(|value| gather(value, found)),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-    }
     let document = serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_odd_words(text)));
-    let mut found = Vec::new();
-    gather(&document.map_err(|_| Unclear::Json)?, &mut found);
+    let mut found = match document.map_err(|_| Unclear::Json)? {
+        Node::Tokens(found) => found,
+        Node::Text(_) => Vec::new(),
+    };
+    found.sort_unstable();
     found.dedup();
     match found.as_slice() {
         [] => Err(Unclear::NoMember),
         [token] => judged(token.trim()),
         [..] => Err(Unclear::Members),
+    }
+}
+
+/// A part of a JSON document, as far as it matters here. Of members of one name it knows all, not the last alone.
+enum Node {
+    Text(String),
+    /// The refresh tokens in an object or array; none in what is no text.
+    Tokens(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Gather)
+    }
+}
+
+struct Gather;
+
+impl<'de> Visitor<'de> for Gather {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Text(text.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Tokens(Vec::new()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
+        Ok(Node::Tokens(Vec::new()))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
+        Ok(Node::Tokens(Vec::new()))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
+        Ok(Node::Tokens(Vec::new()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::Tokens(Vec::new()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Node, A::Error> {
+        let mut found = Vec::new();
+        while let Some(value) = array.next_element()? {
+            match value {
+                Node::Tokens(tokens) => found.extend(tokens),
+                Node::Text(_) => {}
+            }
+        }
+        Ok(Node::Tokens(found))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Node, A::Error> {
+        let mut found = Vec::new();
+        while let Some((name, value)) = object.next_entry::<String, Node>()? {
+            match value {
+                Node::Tokens(tokens) => found.extend(tokens),
+                Node::Text(token) if names_a_refresh_token(&name) && !token.is_empty() => found.push(token),
+                Node::Text(_) => {}
+            }
+        }
+        Ok(Node::Tokens(found))
     }
 }
 
@@ -258,7 +353,7 @@ mod tests {
     #[test]
     fn what_clings_to_a_token_is_taken_away_where_the_meaning_is_certain() {
         let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.sig-_~+/=";
-        let clinging: [(&str, &str); 34] = [
+        let clinging: [(&str, &str); 40] = [
             ("bare", "@"),
             ("blanks and line ends", " \t @ \r\n\n"),
             ("a byte order mark", "\u{feff}@\r\n"),
@@ -290,6 +385,12 @@ mod tests {
             ("camel case", "{\"accessToken\": \"a\", \"refreshToken\": \"@\"}"),
             ("Cognito's", "{\"AuthenticationResult\": {\"RefreshToken\": \"@\"}}"),
             ("a list", "[{\"refresh_token\": \"@\"}]"),
+            ("a key with a hyphen", "refresh-token=@"),
+            ("a form's one pair", "refresh_token=@form"),
+            ("a form's one pair, exported", "export refresh_token=@form;"),
+            ("slashes escaped", "@json"),
+            ("slashes escaped, in quotes", "\"@json\""),
+            ("slashes escaped, in JSON", "{\"refresh_token\": \"@json\"}"),
             ("the same twice", "[{\"refresh_token\": \"@\"}, {\"refresh_token\": \"@\"}]"),
             ("an end that is no number", "{\"expires_at\": NaN, \"refresh_token\": \"@\", \"x\": -Infinity}"),
             ("an end without an end", "{\"refresh_token\": \"@\", \"expires_at\": 1e999}"),
@@ -297,7 +398,8 @@ mod tests {
         for token in ["0f8fad5b-d9cb-469f-a165-70867728950e", "abcd==", "1//0gA:b~c", "made-up", jwt] {
             let form: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
             for (case, text) in clinging {
-                let text = text.replace("@form", &form).replace('@', token);
+                let text =
+                    text.replace("@form", &form).replace("@json", &token.replace('/', "\\/")).replace('@', token);
                 assert_eq!(clean(&text), Ok(Secret::new(token)), "{case}: {text}");
             }
         }
@@ -319,6 +421,11 @@ mod tests {
             ("JSON with null", "{\"refresh_token\": null}", Unclear::NoMember),
             ("JSON with a number", "{\"refresh_token\": 12345}", Unclear::NoMember),
             ("JSON with two", "[{\"refresh_token\": \"a\"}, {\"refresh_token\": \"hunter2\"}]", Unclear::Members),
+            ("JSON with two of one name", r#"{"refresh_token": "a", "refresh_token": "hunter2"}"#, Unclear::Members),
+            ("an assignment to any name", "RT=hunter2", Unclear::Assignment),
+            ("one with quotes", "rt=\"hunter2\"", Unclear::Quote),
+            ("one with a hyphen", "GDH-REFRESH=hunter2==", Unclear::Assignment),
+            ("a backslash", "hunter2\\", Unclear::Backslash),
             ("half of a JSON document", "{\"refresh_token\": \"hunter2", Unclear::Json),
             ("a quote at the beginning", "\"hunter2", Unclear::Quote),
             ("a quote at the end", "hunter2'", Unclear::Quote),

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -55,8 +56,7 @@ const LARGEST: u64 = 1024 * 1024;
 
 /// Reads a JSON object with a `refresh_token` member (`~/.gdh/authentication`). The error is a predicate.
 pub(crate) fn from_json(text: &str) -> Result<Imported, String> {
-    let token = read_token(text)?;
-    let refresh_token = Some(token.refresh_token.filter(|token| !token.is_empty()).ok_or("holds no refresh_token")?);
+    let refresh_token = Some(read_token(text)?.ok_or("holds no refresh_token")?);
     let credential = Credential { refresh_token, password: None };
     Ok(Imported { credential, warnings: Vec::new() })
 }
@@ -73,9 +73,7 @@ pub(crate) fn from_gbdx_config(text: &str) -> Result<Imported, String> {
     let mut refresh_token = None;
     if let Some(json) = take("gbdx_token", "json") {
         match read_token(&json) {
-            Ok(token) => {
-                refresh_token = token.refresh_token.filter(|token| !token.is_empty());
-            }
+            Ok(token) => refresh_token = token,
             Err(problem) => warnings.push(format!("the value of [gbdx_token] json {problem}")),
         }
     }
@@ -134,6 +132,9 @@ pub(crate) struct TakenOver {
     pub found: Found,
     /// Where it was found, for people.
     pub from: String,
+    /// User name and password beside a refresh token, which the account may not keep: good for one password grant, should
+    /// the token be refused.
+    pub password: Option<(String, Secret)>,
 }
 
 /// What signs in, of what another tool has left.
@@ -161,21 +162,31 @@ pub(crate) fn take_over(
     variable: impl Fn(&str) -> Option<String>,
     mut warn: impl FnMut(&str),
 ) -> Result<TakenOver, String> {
+    let mut problems = Vec::new();
     for source in &account.sign_in.import {
-        let found = import(source, &variable).map_err(|error| error.to_string())?;
-        let Some(Imported { mut credential, warnings }) = found else { continue };
-        for warning in warnings {
-            warn(&warning);
-        }
-        let unkept = credential.password.take_if(|_| !account.sign_in.keep_password);
-        let found = match (unkept, &credential) {
-            (Some((username, password)), Credential { refresh_token: None, .. }) => {
-                Found::Password { username, password }
+        let (mut credential, warnings) = match import(source, &variable) {
+            Ok(Some(Imported { credential, warnings })) => (credential, warnings),
+            Ok(None) => continue,
+            Err(error) => {
+                problems.push(error.to_string());
+                continue;
             }
-            (_, Credential { refresh_token: None, password: None }) => continue,
-            (_, _) => Found::Credential(Box::new(NewCredential::of(account, credential))),
         };
-        return Ok(TakenOver { found, from: place(source) });
+        let mut unkept = credential.password.take_if(|_| !account.sign_in.keep_password);
+        let found = match (&credential.refresh_token, &credential.password) {
+            (None, None) => match unkept.take() {
+                Some((username, password)) => Found::Password { username, password },
+                None => continue,
+            },
+            (Some(_), _) | (None, Some(_)) => Found::Credential(Box::new(NewCredential::of(account, credential))),
+        };
+        for warning in problems.iter().chain(&warnings) {
+            warn(warning);
+        }
+        return Ok(TakenOver { found, from: place(source), password: unkept });
+    }
+    if !problems.is_empty() {
+        return Err(problems.join("; "));
     }
     let places: Vec<String> = account.sign_in.import.iter().map(place).collect();
     Err(match places.is_empty() {
@@ -194,8 +205,9 @@ fn place(source: &ImportSource) -> String {
 
 /// The text of a file and its mode; `None` if there is none.
 fn read_file(path: &Path) -> io::Result<Option<(Zeroizing<String>, u32)>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK; // without waiting for the other end of a pipe
+    let file = match rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from) {
+        Ok(file) => File::from(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -214,15 +226,19 @@ struct KeptToken {
     refresh_token: Option<Secret>,
 }
 
-fn read_token(text: &str) -> Result<KeptToken, String> {
+/// The refresh token in such an answer, cleaned as one that is handed in is. The error is a predicate.
+fn read_token(text: &str) -> Result<Option<Secret>, String> {
     let text = text.trim_start_matches('\u{feff}');
-    serde_json::from_str(text).or_else(|error| {
+    let kept = serde_json::from_str(text).or_else(|error| {
         // an end that is no number (Python writes NaN and Infinity) is of no use here, and no reason to lose what is
         let plain = serde_json::from_str::<KeptToken>(&handed_in::without_odd_words(text));
         // serde_json's own words quote what they complain about
         let words = || format!("is not the JSON that it should be (line {} column {})", error.line(), error.column());
         plain.ok().filter(|token| token.refresh_token.is_some()).ok_or_else(words)
-    })
+    });
+    let token = kept?.refresh_token.filter(|token| !token.is_empty());
+    let cleaned = token.map(|token| handed_in::clean(token.expose())).transpose();
+    cleaned.map_err(|unclear| format!("holds no refresh token: {unclear}"))
 }
 
 /// Reads an INI file as Python's `ConfigParser` does: sections of keys in lower case; `=` or `:` between key and value,

@@ -111,7 +111,9 @@ fn a_file_that_vouches_for_nobody_stops_its_own_route_alone_and_is_blamed() {
         let check = home.run(&["check"]);
         let said = words(&check);
         assert_eq!(check.status.code(), Some(1), "{said}");
-        assert!(said.contains(why) && said.contains("route lab: extra_ca: "), "{said}");
+        // what it is, where it is named, and what is wrong with it
+        let place = format!(": route.lab.extra_ca: {}: ", file.display());
+        assert!(said.contains(why) && said.contains(&place) && said.contains("config.toml:"), "{said}");
         let daemon = home.start();
         daemon.until("lab", "usable");
         assert_eq!(get(&address(&daemon), "/other/ping").expect("an answer").status, 200, "{}", daemon.log());

@@ -1,6 +1,7 @@
 //! What is handed in is tried before it takes the place of what works; and what comes back from a browser is checked.
 
 use std::fs;
+use std::process::Command;
 
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
@@ -138,6 +139,51 @@ fn user_name_and_password_in_gbdx_auths_file_are_one_password_grant() {
     let before = record(&home);
     let refused = home.run(&["login", "lab", "--import"]);
     assert!(!refused.status.success() && record(&home) == before, "{}", words(&refused));
+}
+
+#[test]
+fn a_stale_token_in_gbdx_auths_file_is_tried_first_and_then_the_password_beside_it() {
+    let server = Server::start(Provider::Gbdx, Options::default());
+    let home = Home::with(&format!(
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{}\"\nupstream = \"{}\"\nsign_in = [\"password\"]\n\
+         import = [{{ json_file = \"~/pipe\" }}, {{ json_file = \"~/odd\" }}, {{ gbdx_config = \"~/.gbdx-config\" }}]\n",
+        server.token_endpoint(),
+        server.url(),
+    ));
+    let made = Command::new("mkfifo").arg(home.path("pipe")).status();
+    assert!(made.expect("mkfifo runs").success());
+    fs::write(home.path("odd"), "{\"refresh_token\": \"null\"}").expect("written");
+    let write = |token: &str, password: &str| {
+        let text = format!(
+            "[gbdx]\nuser_name = {USERNAME}\nuser_password = {password}\n\
+             [gbdx_token]\njson = {{\"refresh_token\": \"{token}\\n\"}}\n"
+        );
+        fs::write(home.path(".gbdx-config"), text).expect("written");
+    };
+    let grants = || server.log().token_calls.iter().map(|call| call.grant.clone()).collect::<Vec<_>>();
+    for is_running in [false, true] {
+        let daemon = is_running.then(|| home.start());
+        let before = grants().len();
+        write("stale", PASSWORD);
+        let done = home.run(&["login", "lab", "--import"]);
+        assert!(done.status.success(), "{is_running}: {}", words(&done));
+        let said = words(&done);
+        for part in ["a file of at most 1 MiB", "odd holds no refresh token: it is the word for nothing", "beside it"] {
+            assert!(said.contains(part), "{is_running}: no {part} in {said}");
+        }
+        assert_eq!(grants()[before..][..2], ["refresh_token", "password"], "{is_running}");
+        assert!(record(&home).contains(&server.newest_refresh_token()) && !record(&home).contains(PASSWORD));
+
+        let good = server.sign_in();
+        write(good.expose(), "wrong");
+        let done = home.run(&["login", "lab", "--import"]);
+        assert!(done.status.success() && record(&home).contains(good.expose()), "{is_running}: {}", words(&done));
+        write("stale", "wrong");
+        let kept = record(&home);
+        let refused = home.run(&["login", "lab", "--import"]);
+        assert!(!refused.status.success() && record(&home) == kept, "{is_running}: {}", words(&refused));
+        drop(daemon);
+    }
 }
 
 /// An account that is signed in to on the stand-in's own page.

@@ -39,6 +39,8 @@ async fn a_length_said_as_a_list_is_one_number_or_no_answer() {
         (", 2", None),
         ("+2", None),
         ("two", None),
+        ("", None),
+        ("99999999999999999999", None),
     ] {
         let url = answering(&format!("HTTP/1.1 200 OK\r\nContent-Length: {said}")).await;
         let stage = Stage::leading_to(&url, COLD);
@@ -52,8 +54,40 @@ async fn a_length_said_as_a_list_is_one_number_or_no_answer() {
                     assert!(head.starts_with("http/1.1 200"), "{said:?} {method}: {head}");
                     assert!(head.contains(&format!("\r\ncontent-length: {length}\r\n")), "{said:?} {method}: {head}");
                 }
+                // of what is not sent, nobody has to know how long it is
+                None if method == "HEAD" => {
+                    assert!(head.starts_with("http/1.1 200"), "{said:?}: {head}");
+                    assert!(!head.contains("content-length"), "{said:?}: {head}");
+                }
                 None => assert!(head.starts_with("http/1.1 502"), "{said:?} {method}: {head}"),
             }
+        }
+        drop(daemon);
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_content_has_no_length_where_clients_would_wait_for_it() {
+    for status in ["204 No Content", "304 Not Modified"] {
+        let address = serving(move |_, stream| async move {
+            let mut up = Wire::on(stream);
+            while up.head_for_long().await.is_some() {
+                up.send(format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n")).await;
+            }
+        });
+        let stage = Stage::leading_to(&format!("http://{}", address.await), COLD);
+        let daemon = stage.start();
+        let mut client = Wire::connect(&stage.address).await;
+        client.send(format!("GET /api/x HTTP/1.1\r\nHost: {}\r\n\r\n", stage.address)).await;
+        let head = client.head().await.to_ascii_lowercase();
+        assert!(head.starts_with(&format!("http/1.1 {}", &status[..3])), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
+        let mut client = Http2Client::connect(&stage.address).await;
+        for _ in 0..2 {
+            let mut answer = client.get("/api/x").await;
+            assert_eq!(answer.status().as_str(), &status[..3]);
+            assert!(!answer.headers().contains_key("content-length"), "{:?}", answer.headers());
+            assert_eq!(rest(answer.body_mut()).await.expect("an end").0, b"", "{status}");
         }
         drop(daemon);
     }

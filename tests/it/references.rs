@@ -20,6 +20,9 @@ fn spellings(text: &str) -> Vec<String> {
         each(&|byte| format!("%25{byte:02x}")),
         each(&|byte| format!("\\u{byte:04x}")),
         each(&|byte| format!("&#{byte};")),
+        each(&|byte| format!("&#{byte:09};")),
+        each(&|byte| format!("&#{byte}")),
+        each(&|byte| format!("&#x{byte:X}")),
     ]
 }
 
@@ -98,15 +101,51 @@ async fn with_scrub_nothing_comes_back_that_was_not_looked_through() {
             assert_eq!(client.exactly(spelling.len() + 1).await, format!("{}.", "*".repeat(spelling.len())));
         }
     }
-    ask(&mut client, &stage, "/api/x", "Accept-Encoding: gzip\r\n").await;
-    let head = up.head().await;
-    assert!(!head.contains("gzip"), "{head}");
-    up.send("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc").await;
-    let (status, body) = client.answer(true).await.expect("an answer");
-    assert!(status == 502 && body.contains("its content is encoded"), "{status} {body}");
+    drop(up);
+    for (answer, why) in [
+        ("200 OK\r\nContent-Encoding: gzip", "its content is encoded"),
+        ("206 Partial\r\nContent-Range: bytes 0-2/9", "it is a part of the content"),
+        ("200 OK\r\nContent-Type: multipart/byteranges; boundary=x", "it is a part of the content"),
+    ] {
+        let fields = "Accept-Encoding: gzip\r\nRange: bytes=0-2\r\nIf-Range: \"a\"\r\nRequest-Range: bytes=0-2\r\n";
+        ask(&mut client, &stage, "/api/x", fields).await;
+        let mut up = origin.accept().await; // what is refused takes its connection with it
+        let head = up.head().await;
+        assert!(!head.contains("gzip") && !head.contains("ange: "), "{head}");
+        up.send(format!("HTTP/1.1 {answer}\r\nContent-Length: 3\r\n\r\nabc")).await;
+        let (status, body) = client.answer(true).await.expect("an answer");
+        assert!(status == 502 && body.contains(why), "{status} {body}");
+    }
+    ask(&mut client, &stage, "/api/x", "").await;
+    let mut up = origin.accept().await;
+    up.head().await;
+    up.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\0".as_slice()).await;
+    assert!(client.head().await.contains("content-length: 4"));
+    assert_eq!(client.until_closed().await, "", "gzip that is not said");
+    let mut client = Wire::connect(&stage.address).await;
     ask(&mut client, &stage, "/api/ws", "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
     let (status, body) = client.answer(true).await.expect("an answer");
     assert!(status == 403 && body.contains("scrub"), "{status} {body}");
+}
+
+#[tokio::test]
+async fn a_client_that_says_no_host_is_led_by_a_path_and_the_roots_dot_names_the_same_host() {
+    let origin = RawOrigin::start().await;
+    let stage = Stage::leading_to(&origin.url.replace("127.0.0.1", "localhost."), COLD);
+    let _daemon = stage.start();
+    for (host, home) in [("", "/api"), ("Host: localhost:9\r\n", "http://localhost:9/api")] {
+        for name in ["localhost", "localhost."] {
+            let mut client = Wire::connect(&stage.address).await;
+            client.send(format!("GET /api/x HTTP/1.0\r\n{host}\r\n")).await;
+            let mut up = origin.accept().await;
+            up.head().await;
+            let there = origin.url.replace("127.0.0.1", name);
+            up.send(format!("HTTP/1.1 302 Found\r\nLocation: {there}/a?b\r\nContent-Length: 0\r\n\r\n")).await;
+            let head = client.head().await;
+            assert!(head.contains(&format!("location: {home}/a?b\r\n")), "{host}{name}: {head}");
+            drop(up);
+        }
+    }
 }
 
 #[tokio::test]

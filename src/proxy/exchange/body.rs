@@ -10,12 +10,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tracing::debug;
 
 use crate::proxy::policy::headers::{self, Edits};
 use crate::proxy::policy::redact::Confidential;
 use crate::proxy::upstream::{BodyError, UpstreamBody};
 use crate::spelling::{Scanner, Secrets};
 use crate::token_source::Published;
+
+/// RFC 1952 section 2.3: the two magic bytes and the one method that there is.
+const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// The content of a response to a client.
 pub(crate) enum ResponseBody {
@@ -69,23 +73,24 @@ impl Upstream {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::clean_trailers(trailers, &self.token.name);
-                    Confidential::of(&self.token, self.added.as_deref()).remove_from(trailers);
-                }
-            }
-            Some(Err(_)) => {
-                // hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn
-                self.broken = frame.and_then(Result::err);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            None => {}
+        let mut frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Err(error)) => return self.breaks_off(error, cx),
+            frame => frame,
+        };
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::clean_trailers(trailers, &self.token.name);
+            Confidential::of(&self.token, self.added.as_deref()).remove_from(trailers);
         }
         Poll::Ready(frame)
+    }
+
+    /// hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn.
+    fn breaks_off<T>(&mut self, error: BodyError, cx: &mut Context<'_>) -> Poll<T> {
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_redacted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -97,14 +102,16 @@ impl Upstream {
             let Some(redactor) = &mut self.redactor else { return Poll::Ready(frame.map(Ok)) };
             match frame.map(Frame::into_data) {
                 Some(Ok(data)) => {
-                    let clean = redactor.redact(&data);
+                    let Some(clean) = redactor.redact(&data) else {
+                        debug!("a body is cut: {}", BodyError::Compressed);
+                        return self.breaks_off(BodyError::Compressed, cx);
+                    };
                     if !clean.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(clean))));
                     }
                 }
-                // the end: what is held was no secret
                 other => {
-                    let held = mem::take(&mut redactor.held);
+                    let held = redactor.finish();
                     let then = other.and_then(Result::err);
                     if held.is_empty() {
                         return Poll::Ready(then.map(Ok));
@@ -126,18 +133,35 @@ impl Redactor {
         self.held.is_empty() && self.then.is_none()
     }
 
-    /// What can be handed on after `data` has come.
-    fn redact(&mut self, data: &[u8]) -> Bytes {
+    /// What can be handed on after `data` has come; `None` if the text begins as gzip does, in which nothing is found.
+    fn redact(&mut self, data: &[u8]) -> Option<Bytes> {
         let mut bytes = mem::take(&mut self.held);
         bytes.extend_from_slice(data);
+        if self.gone == 0 && bytes.starts_with(&GZIP) {
+            return None;
+        }
         let mut found = Vec::new();
         self.scanner.feed(data, &mut found);
         for secret in found {
             bytes[secret.start - self.gone..secret.end - self.gone].fill(b'*');
         }
-        self.held = bytes.split_off(self.scanner.undecided() - self.gone);
+        let may_be_gzip = self.gone == 0 && GZIP.starts_with(&bytes);
+        let decided = if may_be_gzip { 0 } else { self.scanner.undecided() - self.gone };
+        self.held = bytes.split_off(decided);
         self.gone += bytes.len();
-        bytes.into()
+        Some(bytes.into())
+    }
+
+    /// What is held when nothing more comes.
+    fn finish(&mut self) -> Vec<u8> {
+        let mut bytes = mem::take(&mut self.held);
+        let mut found = Vec::new();
+        self.scanner.finish(&mut found);
+        for secret in found {
+            bytes[secret.start - self.gone..secret.end - self.gone].fill(b'*');
+        }
+        self.gone += bytes.len();
+        bytes
     }
 }
 
@@ -185,21 +209,41 @@ mod tests {
 
     #[test]
     fn a_token_is_redacted_wherever_it_is_cut() {
-        let text = b"a toto a token! a token!a%20token%21 a toke a tok";
+        let text = b"a toto a token! a token!a%20token%21 a toke a token&#33";
         for cut in 0..=text.len() {
             for other in cut..=text.len() {
                 let mut redactor = Redactor::of(Secrets::of_whole(b"a token!"));
                 let mut clean = Vec::new();
                 for part in [&text[..cut], &text[cut..other], &text[other..]] {
-                    clean.extend_from_slice(&redactor.redact(part));
+                    clean.extend_from_slice(&redactor.redact(part).expect("plain text"));
                     assert!(redactor.held.len() < 12);
                 }
-                clean.extend_from_slice(&redactor.held);
+                clean.extend_from_slice(&redactor.finish());
                 assert_eq!(
                     String::from_utf8_lossy(&clean),
-                    "a toto ******** ******************** a toke a tok",
+                    "a toto ******** ******************** a toke ***********",
                     "{cut} {other}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_as_gzip_does_is_not_handed_on() {
+        let rows: [(&[u8], Option<&[u8]>); 5] = [
+            (b"\x1f\x8b\x08\0...", None),
+            (b"\x1f\x8b\x09...", Some(b"\x1f\x8b\x09...")),
+            (b"\x1f\x8b", Some(b"\x1f\x8b")),
+            (b"x\x1f\x8b\x08", Some(b"x\x1f\x8b\x08")),
+            (b"", Some(b"")),
+        ];
+        for (text, expected) in rows {
+            for cut in 0..=text.len() {
+                let mut redactor = Redactor::of(Secrets::of_whole(b"a token!"));
+                let parts = [&text[..cut], &text[cut..]].map(|part| redactor.redact(part));
+                let whole = parts.into_iter().collect::<Option<Vec<_>>>();
+                let whole = whole.map(|parts| [parts.concat(), redactor.finish()].concat());
+                assert_eq!(whole.as_deref(), expected, "{text:?} {cut}");
             }
         }
     }

@@ -13,7 +13,7 @@ use hyper::{StatusCode, Uri, Version};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::error::ProxyError;
-use crate::proxy::policy::headers::{self, ResponseContext};
+use crate::proxy::policy::headers::{self, Length, ResponseContext};
 use crate::proxy::policy::redact::Confidential;
 use crate::proxy::policy::rewrite::{Mapping, OwnAddresses, Sibling};
 use crate::proxy::policy::route::Found;
@@ -50,6 +50,7 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) table: &'a Table,
     pub(crate) authority: Option<HeaderValue>,
+    pub(crate) is_head: bool,
     /// As the client asked for it.
     pub(crate) target: Uri,
     pub(crate) found: Found,
@@ -64,7 +65,7 @@ impl RequestContext<'_> {
     pub(crate) fn with_mapping<T>(&self, route: &RouteEntry, act: impl FnOnce(Mapping<'_>) -> T) -> T {
         let RequestContext { connection, table, target, found, prefix, .. } = self;
         let (scope, names_upstream) = (&connection.ingress.scope, connection.ingress.names_upstreams());
-        let local_authority = self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let local_authority = self.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
         let own = OwnAddresses {
             listeners: &connection.worker.listeners.borrow(),
             hosts: &table.hosts,
@@ -117,14 +118,16 @@ pub(crate) fn clean(
     if response.extensions().get::<ReasonPhrase>().is_some_and(|phrase| confidential.is_in(phrase.as_bytes())) {
         response.extensions_mut().remove::<ReasonPhrase>();
     }
-    if route.config.scrub && !response.body().is_end_stream() && headers::is_encoded(response.headers()) {
-        let detail = "its content is encoded, which nobody asked for, so with `scrub` it cannot be looked through";
-        let detail = detail.to_owned();
-        return Err(upstream_error(route, Fault::BrokenAnswer { error: "http_response_content_coding", detail }));
+    if route.config.scrub
+        && !response.body().is_end_stream()
+        && let Some(fault) = headers::cannot_be_looked_through(response.status(), response.headers())
+    {
+        return Err(upstream_error(route, fault));
     }
+    let length = Length::of(response.status(), context.is_head);
     let cleaned = context.with_mapping(route, |mapping| {
-        let response_context =
-            ResponseContext { via: context.via, confidential, mapping, shared: context.shared, switching };
+        let (via, shared) = (context.via, context.shared);
+        let response_context = ResponseContext { via, confidential, mapping, shared, switching, length };
         headers::clean_response(response.headers_mut(), &response_context)
     });
     cleaned.map_err(|fault| upstream_error(route, fault))?;

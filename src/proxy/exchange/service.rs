@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA,
-};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
@@ -304,6 +302,7 @@ fn prepare<'a>(
         connection,
         table,
         authority: request.headers().get(HOST).cloned(),
+        is_head: *request.method() == Method::HEAD,
         target: asked,
         found,
         prefix,
@@ -330,7 +329,7 @@ fn prepare<'a>(
     headers::prepare_request(request.headers_mut(), &caller.flags, fields);
     authorization.apply(request);
     if route.config.scrub {
-        request.headers_mut().remove(ACCEPT_ENCODING);
+        headers::ask_for_whole_text(request.headers_mut());
     }
     Ok((context, switches))
 }

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use hyper::HeaderMap;
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE,
-    REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
+    ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, HeaderName, HeaderValue, IF_RANGE,
+    LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, RANGE, REFRESH, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING,
+    UPGRADE, VARY, VIA,
 };
+use hyper::{HeaderMap, StatusCode};
 
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::head::{HeadFlags, is_never_forwarded};
@@ -201,6 +202,29 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) shared: bool,
     /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
     pub(crate) switching: bool,
+    pub(crate) length: Length,
+}
+
+/// What `Content-Length` says in an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Length {
+    /// Where the content ends.
+    Frames,
+    /// How long it would be: there is none in answer to HEAD.
+    Informs,
+    /// Nothing that may be said: with 204 (RFC 9110 section 8.6), and with 304, where some clients wait for so many bytes
+    /// (section 15.4.5 has servers leave it out).
+    IsNone,
+}
+
+impl Length {
+    pub(crate) fn of(status: StatusCode, is_to_head: bool) -> Self {
+        match status {
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Self::IsNone,
+            _ if is_to_head => Self::Informs,
+            _ => Self::Frames,
+        }
+    }
 }
 
 /// Makes an upstream's head the client's: removes hop-by-hop fields, cross-origin grants, and what shows the token; leads
@@ -213,7 +237,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
     let mut connection = false;
     let mut transfer_encoding = false;
     let mut content_length = false;
-    let mut length_is_list = false;
+    let mut length_is_plain = true;
     let mut links = false;
     let mut unwanted = false;
     let mut repeats = false;
@@ -224,7 +248,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
             CONTENT_LENGTH if content_length => return Err(broken("two Content-Length fields")),
             CONTENT_LENGTH => {
                 content_length = true;
-                length_is_list = !value.as_bytes().iter().all(u8::is_ascii_digit);
+                length_is_plain = is_plain_length(value.as_bytes());
             }
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
@@ -247,9 +271,12 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
         }
         headers.remove(TRANSFER_ENCODING);
     }
-    if length_is_list {
-        let one = one_length(&headers[CONTENT_LENGTH]).ok_or_else(|| broken("Content-Length is not a number"))?;
-        headers.insert(CONTENT_LENGTH, one);
+    if content_length && (!length_is_plain || context.length == Length::IsNone) {
+        match (one_length(&headers[CONTENT_LENGTH]), context.length) {
+            (_, Length::IsNone) | (None, Length::Informs) => drop(headers.remove(CONTENT_LENGTH)),
+            (Some(one), Length::Frames | Length::Informs) => drop(headers.insert(CONTENT_LENGTH, one)),
+            (None, Length::Frames) => return Err(broken("Content-Length is not a number")),
+        }
     }
     if connection {
         remove_connection_options(headers);
@@ -284,10 +311,16 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
     Ok(())
 }
 
+/// Digits, of a number that everybody can hold.
+fn is_plain_length(value: &[u8]) -> bool {
+    const LONGEST: usize = 18; // of those that are sure to fit into 63 bits
+    (1..=LONGEST).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}
+
 /// The number that a list says several times (RFC 9110 section 8.6): what follows us may read a list otherwise than we do.
 fn one_length(list: &HeaderValue) -> Option<HeaderValue> {
     let mut members = list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    let first = members.next().filter(|first| !first.is_empty() && first.iter().all(u8::is_ascii_digit))?;
+    let first = members.next().filter(|first| is_plain_length(first))?;
     let is_said_again = members.all(|member| member == first);
     is_said_again.then(|| HeaderValue::from_bytes(first).expect("digits"))
 }
@@ -296,12 +329,39 @@ fn broken(detail: &str) -> Fault {
     Fault::BrokenAnswer { error: "http_protocol_error", detail: detail.to_owned() }
 }
 
-/// Whether an answer's content is in an encoding that must be undone before it can be read.
-pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+/// Why a secret could be in an answer's content and not be found there: it is in an encoding that must be undone first, or
+/// is a part, which may begin or end within a secret.
+pub(crate) fn cannot_be_looked_through(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
     let codings =
         headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    codings.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+    let is_coding = |coding: &[u8]| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity");
+    let is_encoded = codings.map(<[u8]>::trim_ascii).any(is_coding);
+    let of_parts = b"multipart/byteranges";
+    let has_parts = |value: &HeaderValue| {
+        value.as_bytes().trim_ascii().get(..of_parts.len()).is_some_and(|start| start.eq_ignore_ascii_case(of_parts))
+    };
+    let is_part = status == StatusCode::PARTIAL_CONTENT
+        || status.is_success() && headers.contains_key(CONTENT_RANGE)
+        || headers.get_all(CONTENT_TYPE).iter().any(has_parts);
+    let (error, what) = match (is_encoded, is_part) {
+        (true, _) => ("http_response_content_coding", "its content is encoded"),
+        (false, true) => ("http_protocol_error", "it is a part of the content"),
+        (false, false) => return None,
+    };
+    let detail = format!("{what}, which nobody asked for, so with `scrub` it cannot be looked through");
+    Some(Fault::BrokenAnswer { error, detail })
 }
+
+/// Asks for an answer that can be looked through: whole (RFC 9110 section 14.2 lets servers pass over a `Range`), and not
+/// encoded.
+pub(crate) fn ask_for_whole_text(headers: &mut HeaderMap) {
+    for name in [ACCEPT_ENCODING, RANGE, IF_RANGE, REQUEST_RANGE] {
+        headers.remove(name);
+    }
+}
+
+/// `Range`, before it was called so; some servers still know it.
+const REQUEST_RANGE: HeaderName = HeaderName::from_static("request-range");
 
 /// Hop-by-hop fields by name, and cross-origin grants: no page of another origin is ever allowed in.
 fn is_never_returned(name: &HeaderName) -> bool {
@@ -552,6 +612,10 @@ mod tests {
     }
 
     fn cleaned_at(shared: bool, fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        cleaned_with(shared, Length::Frames, fields)
+    }
+
+    fn cleaned_with(shared: bool, length: Length, fields: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
         let mut headers = map(fields);
         let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
         let own = OwnAddresses {
@@ -578,6 +642,7 @@ mod tests {
             mapping,
             shared,
             switching: false,
+            length,
         };
         clean_response(&mut headers, &context).map(|()| headers)
     }
@@ -603,6 +668,27 @@ mod tests {
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left.len(), 2, "{left:?}");
         assert!(headers.contains_key("www-authenticate") && headers.contains_key("x-fine"));
+    }
+
+    #[test]
+    fn what_is_encoded_or_a_part_cannot_be_looked_through() {
+        let rows: &[(&str, u16, Fields<'_>, bool)] = &[
+            ("plain", 200, &[("content-type", "text/plain")], false),
+            ("in its own encoding", 200, &[("content-encoding", "identity")], false),
+            ("gzip", 200, &[("content-encoding", "gzip")], true),
+            ("gzip in a list", 200, &[("content-encoding", "identity, gzip")], true),
+            ("gzip in a second field", 200, &[("content-encoding", ""), ("content-encoding", "br")], true),
+            ("a part", 206, &[("content-range", "bytes 0-9/31")], true),
+            ("a part of nothing said", 206, &[], true),
+            ("a part by another status", 200, &[("content-range", "bytes 0-9/31")], true),
+            ("no part", 416, &[("content-range", "bytes */31")], false),
+            ("parts", 200, &[("content-type", "Multipart/ByteRanges; boundary=x")], true),
+            ("other parts", 200, &[("content-type", "multipart/mixed; boundary=x")], false),
+        ];
+        for (case, status, fields, expected) in rows {
+            let status = StatusCode::from_u16(*status).unwrap();
+            assert_eq!(cannot_be_looked_through(status, &map(fields)).is_some(), *expected, "{case}");
+        }
     }
 
     #[test]
@@ -662,6 +748,48 @@ mod tests {
             [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
         ] {
             assert!(matches!(cleaned(&fields), Err(Fault::BrokenAnswer { .. })), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_none_is_handed_on_to_nobody() {
+        use Length::{Frames, Informs, IsNone};
+        let rows = [
+            ("3", Frames, Ok(Some("3"))),
+            ("3, 3", Frames, Ok(Some("3"))),
+            ("3, 4", Frames, Err(())),
+            ("", Frames, Err(())),
+            (",", Frames, Err(())),
+            ("+3", Frames, Err(())),
+            ("99999999999999999999", Frames, Err(())),
+            ("3", Informs, Ok(Some("3"))),
+            ("3,3", Informs, Ok(Some("3"))),
+            ("3, 4", Informs, Ok(None)),
+            ("", Informs, Ok(None)),
+            ("-1", Informs, Ok(None)),
+            ("99999999999999999999", Informs, Ok(None)),
+            ("0", IsNone, Ok(None)),
+            ("3", IsNone, Ok(None)),
+            ("x", IsNone, Ok(None)),
+        ];
+        for (given, length, expected) in rows {
+            let cleaned = cleaned_with(false, length, &[("content-length", given)]);
+            let cleaned =
+                cleaned.map(|headers| headers.get(CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned()));
+            assert_eq!(cleaned.map_err(drop), expected.map(|one| one.map(str::to_owned)), "{given:?} {length:?}");
+        }
+        let rows = [
+            (200, false, Frames),
+            (200, true, Informs),
+            (204, false, IsNone),
+            (204, true, IsNone),
+            (304, false, IsNone),
+            (304, true, IsNone),
+            (206, false, Frames),
+        ];
+        for (status, is_to_head, expected) in rows {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(Length::of(status, is_to_head), expected, "{status} {is_to_head}");
         }
     }
 

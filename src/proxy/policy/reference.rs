@@ -150,6 +150,7 @@ fn dots(segment: &str) -> usize {
 /// where we speak TLS: who followed it would ask in the clear, and without a token.
 pub(crate) fn is_of(scheme: &str, authority: Authority<'_>, origin: &Origin) -> bool {
     let host = authority.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(authority.host);
+    let host = host.strip_suffix('.').unwrap_or(host); // the root's, which is left out nearly always (RFC 1034 section 3.1)
     let port = authority.port.unwrap_or(if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 });
     let is_plain = scheme.eq_ignore_ascii_case("http");
     let is_there = if origin.tls && is_plain {

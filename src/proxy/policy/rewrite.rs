@@ -32,7 +32,7 @@ pub(crate) struct Mapping<'a> {
     pub(crate) base_path: &'a str,
     /// The path that was asked for, behind the base path and behind the prefix: empty, or beginning with `/`.
     pub(crate) asked: &'a str,
-    /// The `Host` that the client used.
+    /// The `Host` that the client used; empty if there was none (HTTP/1.0), or if it names the upstream.
     pub(crate) local_authority: &'a str,
     /// `/NAME`, or empty where the route has a host name or listener of its own; behind the client key, if that is in the
     /// path.
@@ -277,6 +277,11 @@ fn local_form(path: &str, tail: &str, form: Form<'_>, mapping: &Mapping<'_>) -> 
     // a path must not begin with what followed the authority or the base path, such as `?`
     let slash = if path.is_empty() && tail.is_empty() || prefix.is_empty() && below.is_empty() { "/" } else { "" };
     match form {
+        // the client knows what it has asked
+        Form::Absolute { .. } | Form::Path if local_authority.is_empty() => {
+            let dot = if prefix.is_empty() && below.starts_with("//") { "/." } else { "" }; // RFC 3986 section 4.2
+            Becomes(format!("{dot}{prefix}{slash}{below}{tail}"))
+        }
         Form::Absolute { .. } => Becomes(format!("http://{local_authority}{prefix}{slash}{below}{tail}")),
         // by itself it would be read as another host's (RFC 3986 section 4.2)
         Form::Path if prefix.is_empty() && below.starts_with("//") => {
@@ -310,7 +315,8 @@ fn siblings_form(is_meant: &dyn Fn(&Origin) -> bool, path: &str, tail: &str, map
         format!("{}:{}{key}{prefix}", here.host, at.port)
     };
     let slash = if below.is_empty() && !home.contains('/') { "/" } else { "" };
-    Some(format!("http://{home}{slash}{below}{tail}"))
+    let scheme = if local_authority.is_empty() { "" } else { "http://" };
+    Some(format!("{scheme}{home}{slash}{below}{tail}"))
 }
 
 impl OwnAddresses<'_> {
@@ -682,6 +688,27 @@ mod tests {
         ];
         for (case, text, expected) in rows {
             assert_eq!(location(text, &forwarded), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_names_no_host_is_led_by_paths_alone() {
+        let origin = Origin { tls: true, host: "api.example".into(), port: 443 };
+        let based = Mapping { local_authority: "", ..mapping(&origin) };
+        let alone = Mapping { prefix: "", route_prefix: "", base_path: "", ..based };
+        let rows = [
+            ("home", based, "https://api.example/v1/a?b", Becomes("/lab/a?b".into())),
+            ("home, with the root's dot", based, "https://API.example.:443/v1/a", Becomes("/lab/a".into())),
+            ("by a path", based, "/v1/a", Becomes("/lab/a".into())),
+            ("to another route of the account", based, "https://zip.example/odata/f", Becomes("/same/f".into())),
+            ("another account's route", based, "http://localhost:8253/two/a", Goes),
+            ("elsewhere", based, "https://cdn.example/a", Stays),
+            ("at a route's own listener", alone, "https://api.example/a", Becomes("/a".into())),
+            ("its root", alone, "https://api.example", Becomes("/".into())),
+            ("what looks like a host", alone, "https://api.example//evil.example", Becomes("/.//evil.example".into())),
+        ];
+        for (case, mapping, given, expected) in rows {
+            assert_eq!(location(given, &mapping), expected, "{case}");
         }
     }
 

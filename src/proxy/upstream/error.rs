@@ -60,8 +60,14 @@ impl Error {
 
 /// A response's content has broken off.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(crate) struct BodyError(#[from] hyper::Error); // transparent, so that HTTP/2 finds the reason of a reset among its sources
+pub(crate) enum BodyError {
+    /// By the upstream's doing.
+    #[error(transparent)] // so that HTTP/2 finds the reason of a reset among its sources
+    Lost(#[from] hyper::Error),
+    /// By ours: it must be looked through, and is compressed, though its head does not say so.
+    #[error("it is compressed, so with `scrub` it cannot be looked through")]
+    Compressed,
+}
 
 /// Whether the upstream spoke HTTP/2 where HTTP/1.1 was due, and so cannot have understood the request.
 fn answers_in_http2(error: &hyper::Error) -> bool {
