@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
+use crate::oauth::announced::{OpenEoProvider, ProtectedResource};
+use crate::oauth::metadata::{Kept, Metadata};
+use crate::oauth::rfc7591::{self, Registration};
 use crate::oauth::{Client, Dialect, Grant, Members, Pointer, TokenResponse, Vocabulary, jwt};
 use crate::renewal::{Failure, policy};
 use crate::secret::Secret;
@@ -27,7 +30,7 @@ pub use crate::store::fuzzing::state_file;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("token_answer", token_answer),
     ("jwt_claims", jwt_claims),
     ("state_file", state_file),
@@ -35,6 +38,7 @@ pub const TARGETS: [Target; 7] = [
     ("control_request", control_request),
     ("links", links),
     ("request_path", request_path),
+    ("metadata", metadata),
 ];
 
 /// The answer of a token endpoint: the first byte chooses the request, the status and the provider's words, the rest is the
@@ -119,6 +123,39 @@ pub fn jwt_claims(data: &[u8]) {
     let claims = jwt::claims(&format!("e30.{payload}."));
     if let Some(identity) = claims.and_then(|claims| claims.identity) {
         assert!(identity.chars().all(|c| !c.is_control()), "{identity:?}");
+    }
+}
+
+/// What servers say of themselves, and of a client that registered: nothing of it can command a terminal, and what is kept is
+/// read again as it was.
+pub fn metadata(data: &[u8]) {
+    let harmless = |text: &str| assert!(!text.chars().any(char::is_control), "{text:?}");
+    const ISSUER: &str = "https://i.example";
+    match Metadata::read(data, ISSUER) {
+        Ok(found) => {
+            assert_eq!(found.issuer, ISSUER);
+            found.endpoints().for_each(|(_, text)| harmless(text));
+            let kept = Kept { fetched_at: 1, metadata: found };
+            assert_eq!(Kept::read(&kept.write()), Some(kept));
+        }
+        Err(why) => harmless(&why),
+    }
+    match ProtectedResource::read(data, "https://m.example/mcp") {
+        Ok(found) => found.authorization_servers.iter().for_each(|text| harmless(text)),
+        Err(why) => harmless(&why),
+    }
+    match OpenEoProvider::read_all(data) {
+        Ok(found) => found.iter().for_each(|provider| harmless(&provider.id)),
+        Err(why) => harmless(&why),
+    }
+    OpenEoProvider::newest_api(data).map_or_else(|why| harmless(&why), |url| harmless(&url));
+    let status = if data.len().is_multiple_of(3) { 400 } else { 201 };
+    match rfc7591::read(status, data, ISSUER) {
+        Ok(found) => assert_eq!(Registration::read_file(found.write().expose().as_bytes()), Some(found)),
+        Err(why) => harmless(&why),
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = ProtectedResource::place_in(text);
     }
 }
 

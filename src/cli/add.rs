@@ -1,6 +1,7 @@
 //! `valetd add`
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -13,7 +14,7 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::providers;
 use super::runtime::block_on;
-use super::text::printable;
+use super::text::{printable, wrapped};
 use crate::config::{Account, AccountId, Asked, Config, Endpoint, ListenAddress, Preset};
 use crate::config_files;
 use crate::discovery::kept;
@@ -78,6 +79,9 @@ pub(super) struct Arguments {
     /// Which of an openEO back-end's providers, if not the first
     #[arg(long, value_name = "ID")]
     openeo_provider: Option<String>,
+    /// A PEM file with certificate authorities to trust besides the system's
+    #[arg(long, value_name = "FILE")]
+    extra_ca: Option<PathBuf>,
     /// Ask nothing, and do not sign in
     #[arg(long)]
     no_input: bool,
@@ -104,9 +108,9 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
         return Err(Failure::say("there is an account of that name").with_remedy(remedy).with_exit(Exit::Usage));
     }
     let mut answers = Answers { arguments, terminal: None };
-    let (settings, findings) = match arguments.from.contains("://") {
-        true => found(&mut answers, &arguments.from)?,
-        false => {
+    let (settings, findings) = match address_in(&arguments.from) {
+        Some(address) => found(&mut answers, &address)?,
+        None => {
             let known = config_files::known_presets(places);
             let preset = &providers::named(&known, &arguments.from)?.preset;
             match &preset.find {
@@ -119,6 +123,10 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
     if !arguments.scopes.is_empty() {
         settings.retain(|(key, _)| *key != "scopes");
         settings.push(("scopes", Setting::List(arguments.scopes.clone())));
+    }
+    if let Some(file) = &arguments.extra_ca {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        settings.push(("extra_ca", Setting::Text(file.display().to_string())));
     }
     let secret = answers.secret(&settings)?;
     if let Some(secret) = &secret {
@@ -136,6 +144,14 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
     }
     let account = config.accounts.get(name).cloned();
     account.map(|account| (account, config)).ok_or_else(|| Failure::say("it is not in what was read back"))
+}
+
+/// The address that a person means, also where they leave out its scheme: no provider has a dot in its name. Pure.
+fn address_in(from: &str) -> Option<String> {
+    match from.contains("://") {
+        true => Some(from.to_owned()),
+        false => from.contains('.').then(|| format!("https://{from}")),
+    }
 }
 
 fn write(places: &Paths, name: &AccountId, settings: &[(&'static str, Setting)]) -> Result<Config, Failure> {
@@ -170,7 +186,7 @@ impl Answers<'_> {
         }
         let option = asked.key.replace('_', "-");
         let terminal = self.terminal(&option, &asked.place)?;
-        let prompt = format!("{}: {}\n  > ", asked.key, asked.place);
+        let prompt = format!("{}  > ", wrapped(&format!("{}: {}", asked.key, asked.place), 0));
         Ok(asked.value(&terminal.ask_line(&prompt).map_err(unasked)?))
     }
 
@@ -241,7 +257,8 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
     Endpoint::parse(address).map_err(bad)?;
     remark(&format!("Asking {address} what it is ..."));
     let provider = answers.arguments.openeo_provider.as_deref();
-    let probed = block_on(probe(&HttpClient::from_environment(), address, provider, Reach::default()))?;
+    let reach = Reach { extra_ca: answers.arguments.extra_ca.as_deref(), ..Reach::default() };
+    let probed = block_on(probe(&HttpClient::from_environment(), address, provider, reach))?;
     let findings = probed.map_err(|tried| {
         let failure = Failure::say(format!("{address} does not say how to sign in to it"));
         let tried = tried.iter().map(|words| printable(words)).collect();
@@ -346,5 +363,23 @@ fn sign_in(options: &Options, account: &Account, no_input: bool) -> Result<Exit,
     match answer.as_deref().map(str::to_lowercase).as_deref() {
         None | Some("y" | "yes") => login::perform(options, login::Arguments::of(account.id.clone())),
         Some(_) => later(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_dot_is_an_address() {
+        let rows = [
+            ("github", None),
+            ("mcp.example/mcp", Some("https://mcp.example/mcp")),
+            ("https://mcp.example", Some("https://mcp.example")),
+            ("http://localhost:8080/mcp", Some("http://localhost:8080/mcp")),
+        ];
+        for (from, expected) in rows {
+            assert_eq!(address_in(from).as_deref(), expected, "{from}");
+        }
     }
 }

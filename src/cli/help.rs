@@ -13,6 +13,9 @@ First steps:
                              (or, in this terminal: valetd run)
   3. Use it, from anything:  curl http://localhost:8253/gbdx/catalog/v2/...
 
+Any other account:           valetd add NAME PROVIDER|URL
+                             (valetd providers lists those that it knows)
+
 What is going on:            valetd status";
 
 /// Files, environment and exit codes.

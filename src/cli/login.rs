@@ -150,11 +150,11 @@ impl Arguments {
             browser: false,
             device: false,
             paste: false,
-            check: false,
             switch_user: false,
             no_browser: false,
             qr: false,
             no_qr: false,
+            check: false,
         }
     }
 }

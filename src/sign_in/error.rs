@@ -68,6 +68,11 @@ impl SignInError {
         }
     }
 
+    /// Whether the server does not know the client (RFC 6749 section 5.2), whichever way is taken.
+    pub(super) fn refuses_the_client(&self) -> bool {
+        matches!(self, SignInError::NotExchanged(words) if words.contains("invalid_client"))
+    }
+
     /// Whether the way itself is closed, so that the next one is taken without a question.
     pub(super) fn closes_the_way(&self) -> bool {
         matches!(self, SignInError::NotHere(_))

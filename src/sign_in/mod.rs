@@ -80,6 +80,8 @@ pub(crate) async fn in_person(
     loop {
         let attempt = Attempt { account, wishes, endpoint, terminal: &mut terminal };
         let error = match (method_of(ways[chosen]).sign_in)(attempt).await {
+            // to a server that has forgotten a client no way leads, until another one is registered
+            Err(error) if account.registers && error.refuses_the_client() => return Err(error),
             Err(error) if ways.len() > 1 && error.leaves_other_ways() => error,
             outcome => return outcome,
         };

@@ -88,7 +88,10 @@ pub(super) async fn servers(config: &Config) -> Vec<Finding> {
     let way = |choice: &ProxyChoice, origin: &Origin| by_way(&proxies.way(choice, origin));
     let mut questions: BTreeMap<String, Question> = BTreeMap::new();
     for account in config.accounts.values() {
-        for (_, endpoint) in account.server.token_endpoints() {
+        // as long as nothing is known of an issuer, it is what must be reached
+        let issuer = account.server.issuer.as_ref().filter(|_| account.server.token.is_none());
+        let endpoints = account.server.token_endpoints().map(|(_, endpoint)| endpoint);
+        for endpoint in endpoints.chain(issuer.map(|issuer| &issuer.endpoint)) {
             let about = format!("{}{}", endpoint.origin, way(&account.proxy, &endpoint.origin));
             questions.entry(format!("0 {about}")).or_insert_with(|| Question {
                 check: "token server",
