@@ -30,7 +30,7 @@ pub use crate::store::fuzzing::{sealed_file, state_file};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("token_answer", token_answer),
     ("jwt_claims", jwt_claims),
     ("state_file", state_file),

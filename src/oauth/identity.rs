@@ -4,7 +4,28 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::body::{encode, renamed};
+use super::grant::{Client, EndpointKind, TokenRequest};
+use super::rfc6749::authenticate;
 use super::vocabulary::Pointer;
+use crate::secret::Secret;
+
+/// Writes the request that asks what an access token is good for (RFC 7662 section 2.1).
+///
+/// # Errors
+///
+/// A sentence for people, where the client as configured cannot make this request.
+pub(crate) fn introspection(access_token: &Secret, client: &Client) -> Result<TokenRequest, String> {
+    let mut pairs = vec![("token", access_token.expose()), ("token_type_hint", "access_token")];
+    let fields = authenticate(client, &mut pairs)?;
+    let (content_type, body) = encode(&renamed(pairs, client), client);
+    Ok(TokenRequest { endpoint: EndpointKind::Introspection, content_type, fields, body })
+}
+
+/// Whether an answer says that the token is good for nothing any more (RFC 7662 section 2.2).
+pub(crate) fn is_inactive(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|answer| answer.get("active") == Some(&Value::Bool(false)))
+}
 
 /// A person, in a server's words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,6 +117,17 @@ mod tests {
                 subject: subject.map(str::to_owned),
             });
             assert_eq!(Identity::read(body.as_bytes(), pointer), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_access_token_is_asked_about_by_the_client_that_holds_it() {
+        let client = super::super::testing::public();
+        let request = introspection(&Secret::new("a/1"), &client).unwrap();
+        assert_eq!(request.body.expose(), "token=a%2F1&token_type_hint=access_token&client_id=valetd");
+        let rows = [(r#"{"active":false}"#, true), (r#"{"active":true}"#, false), ("{}", false), ("<html>", false)];
+        for (body, expected) in rows {
+            assert_eq!(is_inactive(body.as_bytes()), expected, "{body}");
         }
     }
 }

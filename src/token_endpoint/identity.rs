@@ -6,10 +6,10 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{GrantFailure, TokenEndpoint, cannot_be_asked};
 use crate::config::{Account, Endpoint, IdentitySource};
-use crate::http_client::Outgoing;
+use crate::http_client::{Answer, HttpError, Outgoing};
 use crate::oauth::Person;
 use crate::oauth::Pointer;
-use crate::oauth::identity::Identity;
+use crate::oauth::identity::{Identity, introspection, is_inactive};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -42,8 +42,10 @@ impl SignedIn {
 
 /// Where and how an account's person is asked for.
 enum Asked<'a> {
-    /// With a GET.
+    /// With a GET, in whose answer the name stands there.
     At(&'a Endpoint, Option<&'a Pointer>),
+    /// RFC 7662.
+    ByIntrospection(&'a Endpoint),
     Nowhere,
 }
 
@@ -54,23 +56,19 @@ impl TokenEndpoint {
     ///
     /// [`GrantFailure`]: permanent where the provider does not know the token, or there is nobody to ask.
     pub(crate) async fn who_is(&self, account: &Account, access_token: &Secret) -> Result<SignedIn, GrantFailure> {
-        let (endpoint, pointer) = match place(account) {
-            Asked::At(endpoint, pointer) => (endpoint, pointer),
+        let (endpoint, pointer, answer) = match place(account) {
+            Asked::At(endpoint, pointer) => (endpoint, pointer, self.get(account, endpoint, access_token).await?),
+            Asked::ByIntrospection(endpoint) => {
+                let client = super::client(account).await?;
+                let request = introspection(access_token, &client).map_err(cannot_be_asked)?;
+                (endpoint, None, self.send(account, endpoint, request).await)
+            }
             Asked::Nowhere => {
-                let words = "the account has neither `identity` nor a userinfo_endpoint";
+                let words = "the account has no `identity`, userinfo_endpoint or introspection_endpoint";
                 return Err(cannot_be_asked(words.to_owned()));
             }
         };
-        let mut fields = HeaderMap::new();
-        let bearer = Secret::new(format!("Bearer {}", access_token.expose()));
-        let mut value = HeaderValue::from_str(bearer.expose())
-            .map_err(|_| cannot_be_asked("the access token holds forbidden characters".to_owned()))?;
-        value.set_sensitive(true);
-        fields.insert(AUTHORIZATION, value);
-        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let request = Outgoing { method: Method::GET, fields, body: bytes::Bytes::new() };
         let transient = Failure::Transient { retry_after: None };
-        let answer = self.http.send(endpoint, super::reach(account), request).await;
         let answer = answer.map_err(|error| GrantFailure::unanswered(transient, error.to_string()))?;
         let authority = endpoint.origin.authority();
         let failed = |failure, words: &str| GrantFailure {
@@ -81,8 +79,10 @@ impl TokenEndpoint {
             detail: format!("{authority} answered {}{words}", answer.status.as_u16()),
         };
         match answer.status.as_u16() {
-            200..300 => {}
-            401 => return Err(failed(Failure::Permanent(Why::Revoked), ": the access token is not known there")),
+            200..300 if !is_inactive(&answer.body) => {}
+            200..300 | 401 => {
+                return Err(failed(Failure::Permanent(Why::Revoked), ": the access token is not known there"));
+            }
             403 => return Err(failed(Failure::Permanent(Why::Revoked), ": the access token may not ask that")),
             _ => return Err(failed(transient, "")),
         }
@@ -97,11 +97,33 @@ impl TokenEndpoint {
     }
 }
 
+impl TokenEndpoint {
+    /// Asks with an access token as APIs are asked (RFC 6750 section 2.1).
+    async fn get(
+        &self,
+        account: &Account,
+        endpoint: &Endpoint,
+        access_token: &Secret,
+    ) -> Result<Result<Answer, HttpError>, GrantFailure> {
+        let bearer = Secret::new(format!("Bearer {}", access_token.expose()));
+        let mut value = HeaderValue::from_str(bearer.expose())
+            .map_err(|_| cannot_be_asked("the access token holds forbidden characters".to_owned()))?;
+        value.set_sensitive(true);
+        let mut fields = HeaderMap::new();
+        fields.insert(AUTHORIZATION, value);
+        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let request = Outgoing { method: Method::GET, fields, body: bytes::Bytes::new() };
+        Ok(self.http.send(endpoint, super::reach(account), request).await)
+    }
+}
+
 fn place(account: &Account) -> Asked<'_> {
-    match (&account.sign_in.identity, &account.server.userinfo) {
-        (Some(IdentitySource::Address(endpoint, pointer)), _) => Asked::At(endpoint, Some(pointer)),
-        (Some(IdentitySource::Userinfo) | None, Some(endpoint)) => Asked::At(endpoint, None),
-        (Some(IdentitySource::Userinfo) | None, None) => Asked::Nowhere,
+    let server = &account.server;
+    match (&account.sign_in.identity, &server.userinfo, &server.introspection) {
+        (Some(IdentitySource::Address(endpoint, pointer)), ..) => Asked::At(endpoint, Some(pointer)),
+        (_, Some(endpoint), _) => Asked::At(endpoint, None),
+        (_, None, Some(endpoint)) => Asked::ByIntrospection(endpoint),
+        (_, None, None) => Asked::Nowhere,
     }
 }
 

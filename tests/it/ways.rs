@@ -492,8 +492,12 @@ fn fewer_scopes_and_a_missing_refresh_token_are_told_with_what_can_be_done() {
 #[test]
 fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
     let server = start();
-    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
-    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    let home = Home::with("");
+    let asked_at = |endpoint: &str| {
+        let endpoint = format!("{endpoint}_endpoint = \"{}/{}\"", server.url(), endpoint.replace("ction", "ct"));
+        home.write_config(&config(&server, "[\"device\"]", &endpoint));
+    };
+    asked_at("userinfo");
     let check = || {
         let output = home.run(&["login", "lab", "--check"]);
         (output.status.code(), words(&output))
@@ -512,8 +516,16 @@ fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
     );
     server.change_manners(|manners| manners.person = "bob".to_owned());
     assert!(check().1.ends_with("; the sign-in was that of ada\n"), "{}", check().1);
-    server.revoke_access_tokens();
-    let (code, said) = check();
-    assert!(code == Some(1) && said.contains("the access token is not known there"), "{said}");
+    for endpoint in ["userinfo", "introspection"] {
+        asked_at(endpoint);
+        assert!(home.run(&["reload"]).status.success());
+        if endpoint == "introspection" {
+            assert!(home.run(&["refresh", "lab"]).status.success());
+            assert!(check().1.contains("lab: bob is signed in, says 127.0.0.1"), "{}", check().1);
+        }
+        server.revoke_access_tokens();
+        let (code, said) = check();
+        assert!(code == Some(1) && said.contains("the access token is not known there"), "{endpoint}: {said}");
+    }
     assert_eq!(record(&home)["person"]["subject"], "ada");
 }
