@@ -153,8 +153,12 @@ pub(crate) struct Renewal {
     next_save: u64,
     /// When the server was last asked to renew this credential.
     pub(super) last_start: Option<Timestamp>,
-    /// Nobody but a person or a change of the network may start the next renewal before this.
+    /// Nobody but a person or a hint may start the next renewal before this.
     earliest: Timestamp,
+    /// Nobody but a person may, for the server has said so (`Retry-After`).
+    server_earliest: Timestamp,
+    /// The last renewal that a hint has brought forward.
+    hinted: Option<Timestamp>,
     failures: u32,
     /// An answer to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
     answer_lost: bool,
@@ -295,6 +299,8 @@ impl Renewal {
             next_save: 1,
             last_start: None,
             earliest: Timestamp::default(),
+            server_earliest: Timestamp::default(),
+            hinted: None,
             failures: 0,
             answer_lost: false,
             refresh_expires_at: None,
@@ -332,7 +338,7 @@ impl Renewal {
             }
             Event::NetworkChanged | Event::Resumed => {
                 if self.failures > 0 {
-                    self.bring_forward(self.spaced(now));
+                    self.hinted(now);
                 }
             }
             Event::Rejected { id, worked, until } => self.rejected(id, worked, until, now),
@@ -566,6 +572,17 @@ impl Renewal {
         }
     }
 
+    /// A hint cuts back-off that is our own choice, never the server's `Retry-After`. Those that come close together are
+    /// one: where links come and go all day, a server in trouble must not be asked at each.
+    fn hinted(&mut self, now: Timestamp) {
+        let after_the_last = self.hinted.map_or(now, |last| last + policy::HINTS_APART);
+        let at = self.spaced(now).max(self.server_earliest).max(after_the_last);
+        if matches!(self.phase, Phase::Scheduled { at: planned } if at < planned) {
+            self.hinted = Some(at);
+            self.bring_forward(at);
+        }
+    }
+
     /// A 401 from the upstream brings the next renewal forward, once for each rejected token. If the token that it
     /// brings is rejected too, 401s are the upstream's business for a while; for a short while only where that token
     /// had been good for something, or nobody has heard what became of the request. A request that waits longer than
@@ -770,6 +787,7 @@ impl Renewal {
         let (earliest, at) = policy::retry_times(now, backoff, retry_after);
         let spaced = self.spaced(now);
         self.earliest = earliest.max(spaced);
+        self.server_earliest = retry_after.map_or(now, |_| earliest);
         self.reason = Reason::Retry;
         self.schedule(at.max(spaced));
     }
@@ -789,6 +807,8 @@ impl Renewal {
         self.withdraw(actions);
         self.last_start = None;
         self.earliest = Timestamp::default();
+        self.server_earliest = Timestamp::default();
+        self.hinted = None;
         self.failures = 0;
         self.answer_lost = false;
         self.refresh_expires_at = None;

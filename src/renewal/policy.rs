@@ -49,6 +49,9 @@ const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
 /// must not keep a person from a token for a day. Asking every ten minutes harms nobody.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
+/// Hints cut the back-off once in so long: a host of containers has a change of its network every few seconds.
+pub(crate) const HINTS_APART: Duration = Duration::from_secs(30);
+
 /// A refresh token that was refused is presented again so long after its first refusal, and after its second: servers refuse
 /// good ones in a bad minute (a database that lags, a bad release). What is refused a third time is refused.
 pub(crate) const SECOND_LIFE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10 * 60)];

@@ -153,18 +153,7 @@ fn a_refusal_out_of_the_blue_means_revoked_and_nothing_starts_until_somebody_sig
 
 #[test]
 fn a_request_without_a_token_shortens_the_back_off_but_not_the_servers_retry_after() {
-    let mut work = Story::signed_in();
-    let mut failures = 0;
-    // fail until the back-off is long
-    while work.machine.next_wakeup().is_none_or(|(at, _)| at.since(work.now) < 2 * MINUTE) {
-        failures += 1;
-        assert!(failures < 1000);
-        if work.machine.next_wakeup().is_some() {
-            let _ = work.wait();
-        }
-        let Phase::InFlight { id } = work.machine.snapshot().phase else { panic!("not in flight") };
-        let _ = work.event(Event::Failed { id, failure: TRANSIENT });
-    }
+    let mut work = failing_for_long();
     let _ = work.event(Event::Wanted);
     assert!(work.machine.next_wakeup().expect("scheduled").0 <= work.now + 30 * SECOND);
     let _ = work.wait();
@@ -175,6 +164,48 @@ fn a_request_without_a_token_shortens_the_back_off_but_not_the_servers_retry_aft
     assert_eq!(work.machine.next_wakeup().expect("scheduled").0, work.now + 10 * MINUTE);
     // a person may insist
     assert_eq!(work.after(SECOND, Event::Asked), [renew(id.0 + 1)]);
+}
+
+/// Fails until the back-off is long.
+fn failing_for_long() -> Story {
+    let mut work = Story::signed_in();
+    while work.machine.next_wakeup().is_none_or(|(at, _)| at.since(work.now) < 2 * MINUTE) {
+        if work.machine.next_wakeup().is_some() {
+            let _ = work.wait();
+        }
+        let Phase::InFlight { id } = work.machine.snapshot().phase else { panic!("not in flight") };
+        assert!(id.0 < 1000);
+        let _ = work.event(Event::Failed { id, failure: TRANSIENT });
+    }
+    work
+}
+
+#[test]
+fn a_hint_cuts_our_own_back_off_once_in_half_a_minute_and_never_the_servers_retry_after() {
+    for hint in [Event::NetworkChanged, Event::Resumed] {
+        let mut work = failing_for_long();
+        let mut starts = Vec::new();
+        for second in 0..100 {
+            for action in work.event(hint) {
+                let Action::Renew(id) = action else { panic!("{action:?}") };
+                starts.push(second);
+                let _ = work.event(Event::Failed { id, failure: TRANSIENT });
+            }
+            work.now = work.now + SECOND;
+        }
+        assert_eq!(starts, [1, 31, 61, 91], "{hint:?}, the minimum spacing after the last start");
+
+        let _ = work.wait();
+        let Phase::InFlight { id } = work.machine.snapshot().phase else { panic!("not in flight") };
+        let failure = Failure::Transient { retry_after: Some(10 * MINUTE) };
+        let _ = work.event(Event::Failed { id, failure });
+        let told = work.now;
+        for _ in 0..20 {
+            assert_eq!(work.after(2 * SECOND, hint), [], "{hint:?}");
+        }
+        assert_eq!(work.wait(), [renew(id.0 + 1)]);
+        assert_eq!(work.now, told + 10 * MINUTE);
+    }
 }
 
 /// A 401 to a request that does not wait.

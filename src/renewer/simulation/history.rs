@@ -297,7 +297,6 @@ impl History {
             }
             33..=35 => {
                 self.outside().tell(|| "a hint".into());
-                (0..accounts as usize).for_each(|account| self.outside().gives_a_reason(account));
                 if dice == 33 { self.renewer.resumed(now) } else { self.renewer.network_changed(now) }
             }
             36..=41 => {
@@ -512,8 +511,6 @@ impl History {
             outside.chance(2)
         };
         if hint {
-            let accounts = self.outside().known.len();
-            (0..accounts).for_each(|account| self.outside().gives_a_reason(account));
             let now = self.now();
             self.renewer.resumed(now);
         }
