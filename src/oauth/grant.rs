@@ -156,6 +156,8 @@ pub(crate) struct Tokens {
     pub lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
+    /// The server's `Retry-After`, which is obeyed where its tokens are worth nothing.
+    pub retry_after: Option<Duration>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.
     pub unusable: Option<String>,
 }

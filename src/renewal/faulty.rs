@@ -123,8 +123,8 @@ impl Faulty {
                 };
                 (self.machine.phase, self.machine.owed) = (Phase::InFlight { id }, Owed::Answer);
                 Some(match event {
-                    Event::Renewed { lifetime, rotated, refresh_lifetime, .. } => {
-                        Event::Renewed { id, lifetime, rotated, refresh_lifetime }
+                    Event::Renewed { lifetime, rotated, refresh_lifetime, retry_after, .. } => {
+                        Event::Renewed { id, lifetime, rotated, refresh_lifetime, retry_after }
                     }
                     Event::Failed { failure, .. } => Event::Failed { id, failure },
                     other => other,

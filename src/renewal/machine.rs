@@ -56,6 +56,8 @@ pub(crate) enum Event {
         rotated: bool,
         /// The refresh token's life, likewise.
         refresh_lifetime: Option<Duration>,
+        /// The server's `Retry-After`: obeyed where the access token is dead on arrival.
+        retry_after: Option<Duration>,
     },
     /// The renewal has failed.
     Failed {
@@ -206,6 +208,7 @@ pub(super) struct Answer {
     start: Timestamp,
     lifetime: Option<Duration>,
     refresh_lifetime: Option<Duration>,
+    retry_after: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -344,11 +347,16 @@ impl Renewal {
             Event::Rejected { id, worked, until } => self.rejected(id, worked, until, now),
             Event::Replayed { refused, at, accepted } => self.replayed(refused, at, accepted, now),
             Event::Worked { id, sent } => self.worked(id, sent),
-            Event::Renewed { id, lifetime, rotated, refresh_lifetime } => {
+            Event::Renewed { id, lifetime, rotated, refresh_lifetime, retry_after } => {
                 if self.is_owed_answer(id) {
                     // lives count from the start: the server's clock ran while its answer was under way
                     let start = self.last_start.unwrap_or(now);
-                    self.renewed(Answer { id, start, lifetime, refresh_lifetime }, rotated, now, &mut actions);
+                    self.renewed(
+                        Answer { id, start, lifetime, refresh_lifetime, retry_after },
+                        rotated,
+                        now,
+                        &mut actions,
+                    );
                 }
             }
             Event::Failed { id, failure } => {
@@ -687,7 +695,7 @@ impl Renewal {
 
     /// Hands out the token of an answer of which nothing is left to save, and plans its renewal.
     fn take(&mut self, answer: Answer, now: Timestamp, actions: &mut Vec<Action>) {
-        let Answer { id, start, lifetime, refresh_lifetime } = answer;
+        let Answer { id, start, lifetime, refresh_lifetime, retry_after } = answer;
         let usable_until = policy::usable_until(&self.policy, start, lifetime.unwrap_or(self.policy.assumed_lifetime));
         let is_trial = lifetime.is_none() && self.learnt.begins();
         let token = Token {
@@ -702,7 +710,7 @@ impl Renewal {
         };
         if now >= usable_until {
             self.failures = self.failures.saturating_add(1); // dead on arrival: as good as none
-            self.back_off(None, now);
+            self.back_off(retry_after, now);
             return;
         }
         self.failures = 0;
@@ -759,12 +767,12 @@ impl Renewal {
             }
             Failure::Permanent(why) => self.refuse(why, false, now, actions),
             Failure::Refused => self.refuse(Why::Revoked, true, now, actions),
-            Failure::Unconfirmed(why) => {
+            Failure::Unconfirmed { why, retry_after } => {
                 let since = *self.unconfirmed_since.get_or_insert(now);
                 if now >= since + policy::CONFIRMED_AFTER {
                     self.refuse(why, true, now, actions);
                 } else {
-                    self.back_off(None, now);
+                    self.back_off(retry_after, now);
                 }
             }
         }

@@ -127,7 +127,12 @@ pub(crate) enum Failure {
     /// A well-formed refusal of the refresh token. A server in its bad minute says the same, so the token is presented again.
     Refused,
     /// A refusal in words that count only when they are said again, a minute later or more.
-    Unconfirmed(Why),
+    Unconfirmed {
+        /// What they mean then.
+        why: Why,
+        /// The server's `Retry-After`, if it sent one.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What a machine waits for.

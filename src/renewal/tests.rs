@@ -58,7 +58,13 @@ impl Story {
 
     fn renewed(&mut self, id: u64, life: Duration) -> Vec<Action> {
         let id = RenewalId(id);
-        self.event(Event::Renewed { id, lifetime: Some(life), rotated: false, refresh_lifetime: None })
+        self.event(Event::Renewed {
+            id,
+            lifetime: Some(life),
+            rotated: false,
+            refresh_lifetime: None,
+            retry_after: None,
+        })
     }
 
     fn failed(&mut self, id: u64, failure: Failure) -> Vec<Action> {
@@ -117,7 +123,13 @@ fn a_failed_early_renewal_never_takes_a_valid_token_away() {
 fn a_rotated_refresh_token_is_saved_before_the_grant_is_published() {
     let mut work = Story::signed_in();
     let id = RenewalId(1);
-    let actions = work.event(Event::Renewed { id, lifetime: Some(HOUR), rotated: true, refresh_lifetime: None });
+    let actions = work.event(Event::Renewed {
+        id,
+        lifetime: Some(HOUR),
+        rotated: true,
+        refresh_lifetime: None,
+        retry_after: None,
+    });
     assert!(matches!(actions[..], [Action::Save(_), Action::Publish { .. }]), "{actions:?}");
 }
 
@@ -315,7 +327,13 @@ fn a_request_that_waits_is_served_by_the_next_renewal_that_is_permitted() {
 #[test]
 fn a_life_that_no_answer_states_is_learnt_from_two_ends_and_kept_in_mind() {
     let mut work = Story::signed_in();
-    let unstated = |id| Event::Renewed { id: RenewalId(id), lifetime: None, rotated: false, refresh_lifetime: None };
+    let unstated = |id| Event::Renewed {
+        id: RenewalId(id),
+        lifetime: None,
+        rotated: false,
+        refresh_lifetime: None,
+        retry_after: None,
+    };
     let _ = work.event(unstated(1));
     for id in 1..=2 {
         assert_eq!(work.machine.snapshot().learnt_life, None);
@@ -373,7 +391,7 @@ fn a_refresh_token_that_dies_before_the_access_token_is_renewed_in_time() {
     let id = RenewalId(1);
     // Maxar eAPI: 12 hours of access, half an hour of refresh
     let (lifetime, refresh_lifetime) = (Some(12 * HOUR), Some(30 * MINUTE));
-    let _ = work.event(Event::Renewed { id, lifetime, rotated: true, refresh_lifetime });
+    let _ = work.event(Event::Renewed { id, lifetime, rotated: true, refresh_lifetime, retry_after: None });
     let (at, reason) = work.machine.next_wakeup().expect("scheduled");
     assert_eq!(reason, Reason::BeforeRefreshTokenDies);
     assert!(T0 + 20 * MINUTE < at && at < T0 + 30 * MINUTE);
@@ -388,7 +406,8 @@ fn signing_out_withdraws_the_token_and_forgets_the_answer_that_is_owed() {
     assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::NotSignedIn });
 }
 
-const ROTATED: Event = Event::Renewed { id: RenewalId(1), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None };
+const ROTATED: Event =
+    Event::Renewed { id: RenewalId(1), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None, retry_after: None };
 
 const STALE: NotSaved = NotSaved::Stale;
 
@@ -436,7 +455,13 @@ fn nothing_is_spent_while_nobody_knows_what_the_store_holds_and_what_has_come_is
     let snapshot = work.machine.snapshot();
     assert_eq!((snapshot.failures, snapshot.next_wakeup.map(|(_, reason)| reason)), (1, Some(Reason::Retry)));
     assert_eq!(work.wait(), [renew(2)]);
-    let rotated = Event::Renewed { id: RenewalId(2), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None };
+    let rotated = Event::Renewed {
+        id: RenewalId(2),
+        lifetime: Some(HOUR),
+        rotated: true,
+        refresh_lifetime: None,
+        retry_after: None,
+    };
     let [Action::Save(save)] = work.slowly(rotated)[..] else { panic!("a save") };
     assert!(matches!(work.slowly(unknown(save))[..], [Action::Publish { .. }]));
 }
@@ -445,7 +470,13 @@ fn nothing_is_spent_while_nobody_knows_what_the_store_holds_and_what_has_come_is
 fn a_token_that_ends_while_its_successor_is_saved_is_withdrawn_all_the_same() {
     let mut work = Story::signed_in().with_token_for(HOUR);
     assert_eq!(work.wait(), [renew(2)]);
-    let rotated = Event::Renewed { id: RenewalId(2), lifetime: Some(HOUR), rotated: true, refresh_lifetime: None };
+    let rotated = Event::Renewed {
+        id: RenewalId(2),
+        lifetime: Some(HOUR),
+        rotated: true,
+        refresh_lifetime: None,
+        retry_after: None,
+    };
     assert_eq!(work.slowly(rotated).len(), 1);
     let (at, reason) = work.machine.next_wakeup().expect("the end of the token in hand");
     assert_eq!(reason, Reason::Withdraw);
@@ -588,7 +619,7 @@ fn what_an_earlier_process_was_refused_is_presented_once_at_a_start() {
 #[test]
 fn a_refusal_that_has_to_be_repeated_counts_a_minute_after_the_first_and_a_success_in_between_forgets_it() {
     let mut work = Story::signed_in();
-    let said = Failure::Unconfirmed(Why::Revoked);
+    let said = Failure::Unconfirmed { why: Why::Revoked, retry_after: None };
     let mut id = 1;
     let first = work.now;
     loop {
@@ -607,6 +638,32 @@ fn a_refusal_that_has_to_be_repeated_counts_a_minute_after_the_first_and_a_succe
     assert!(!work.renewed(2, HOUR).is_empty());
     assert_eq!(work.wait(), [renew(3)]);
     assert_eq!(work.failed(3, said), [], "the first time again");
+}
+
+#[test]
+fn a_retry_after_is_obeyed_whatever_it_comes_with() {
+    let wait = Some(8 * SECOND);
+    let dead = Event::Renewed {
+        id: RenewalId(1),
+        lifetime: Some(Duration::ZERO),
+        rotated: false,
+        refresh_lifetime: None,
+        retry_after: wait,
+    };
+    let failed = |failure| Event::Failed { id: RenewalId(1), failure };
+    for (name, answer) in [
+        ("a failure", failed(Failure::Transient { retry_after: wait })),
+        ("words that count when repeated", failed(Failure::Unconfirmed { why: Why::Revoked, retry_after: wait })),
+        ("a token that is dead on arrival", dead),
+    ] {
+        let mut work = Story::signed_in();
+        assert_eq!(work.event(answer), [], "{name}");
+        for event in [Event::Wanted, Event::NetworkChanged, Event::Resumed] {
+            assert_eq!(work.event(event), [], "{name}");
+        }
+        assert_eq!(work.wait(), [renew(2)], "{name}");
+        assert_eq!(work.now, T0 + 8 * SECOND, "{name}");
+    }
 }
 
 /// A random history and what an observer outside the machine knows of it.
@@ -773,7 +830,7 @@ impl History {
                 Action::SetAside(_) => {
                     let times = self.refused.map_or(0, |(_, times)| times);
                     self.refused = match event {
-                        Event::Failed { failure: Failure::Refused | Failure::Unconfirmed(_), .. } => {
+                        Event::Failed { failure: Failure::Refused | Failure::Unconfirmed { .. }, .. } => {
                             Some((self.now, times + 1))
                         }
                         _ => None,
@@ -927,11 +984,13 @@ impl History {
             }
             2 => Event::Failed { id, failure: Failure::Ambiguous },
             3 if self.roll(3) == 0 => Event::Failed { id, failure: Failure::Refused },
-            4 if self.roll(6) == 0 => Event::Failed { id, failure: Failure::Unconfirmed(Why::Revoked) },
+            4 if self.roll(6) == 0 => {
+                Event::Failed { id, failure: Failure::Unconfirmed { why: Why::Revoked, retry_after: None } }
+            }
             3 if self.roll(3) == 0 => Event::Failed { id, failure: Failure::Permanent(Why::Revoked) },
             _ => {
                 let (lifetime, refresh_lifetime) = (life(self.roll(12)), life(self.roll(30)));
-                Event::Renewed { id, lifetime, rotated: self.roll(2) == 0, refresh_lifetime }
+                Event::Renewed { id, lifetime, rotated: self.roll(2) == 0, refresh_lifetime, retry_after: None }
             }
         }
     }

@@ -432,7 +432,7 @@ impl AccountState {
     pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
         let GrantFailure { failure, oauth_error, http_status, detail, wants_rotation: _ } = failure;
         let class = match failure {
-            Failure::Transient { .. } | Failure::Unconfirmed(_) => "transient",
+            Failure::Transient { .. } | Failure::Unconfirmed { .. } => "transient",
             Failure::Ambiguous => "ambiguous",
             Failure::Permanent(_) | Failure::Refused => "permanent",
         };

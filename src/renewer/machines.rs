@@ -453,7 +453,7 @@ impl<W: World> Renewer<W> {
 
     fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
-        let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
+        let Tokens { mut lifetime, refresh_lifetime, retry_after, .. } = tokens;
         let header = tokens.unusable.clone().map_or_else(|| state.header(&tokens), Err);
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
@@ -465,7 +465,7 @@ impl<W: World> Renewer<W> {
         let rotated = state.take_credential(tokens, self.world.calendar(now));
         state.at_hand = header.ok();
         let is_usable = state.at_hand.is_some();
-        self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime }, now);
+        self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime, retry_after }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
         if is_usable {
             state.repeated = None;
@@ -520,7 +520,7 @@ impl<W: World> Renewer<W> {
             let why = match verdict {
                 Failure::Permanent(why) => Some(why),
                 Failure::Refused => Some(Why::Revoked),
-                Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed(_) => None,
+                Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed { .. } => None,
             };
             if let Some(why) = why {
                 record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });

@@ -149,7 +149,7 @@ impl<W: World> Renewer<W> {
             // no verdict on the credential: that the client is refused, or words that count only when they are said again
             Failure::Ambiguous
             | Failure::Transient { .. }
-            | Failure::Unconfirmed(_)
+            | Failure::Unconfirmed { .. }
             | Failure::Permanent(Why::ClientRefused) => {
                 let words = format!("not tried: {}", failure.detail);
                 self.untried(id, trial, Some(failure), words, now);
