@@ -142,6 +142,9 @@ impl Faulty {
             }
             (Fault::IgnoresStale, Event::Superseded)
             | (Fault::DistrustsWhatWasHealed, Event::Replayed { accepted: true, .. }) => None,
+            (Fault::DistrustsWhatWasHealed, Event::Rejected { id, place, until, .. }) => {
+                Some(Event::Rejected { id, place, worked: None, until })
+            }
             (_, event) => Some(event),
         }
     }

@@ -24,8 +24,6 @@ pub(crate) struct LearntLife {
     life: Option<Duration>,
     /// The last end that nothing agreed with, shorter than what is learnt.
     lone_end: Option<Duration>,
-    /// Whether a 401 at that age may be taken for the next.
-    is_awaited: bool,
     /// How many tokens are renewed early between two trials.
     patience: u32,
     /// How many have been since the last.
@@ -35,7 +33,7 @@ pub(crate) struct LearntLife {
 impl LearntLife {
     /// What an earlier process has learnt, if anything.
     pub(crate) fn known(life: Option<Duration>) -> Self {
-        Self { life, lone_end: None, is_awaited: false, patience: FIRST_TRIAL, renewed_early: 0 }
+        Self { life, lone_end: None, patience: FIRST_TRIAL, renewed_early: 0 }
     }
 
     /// The learnt life.
@@ -65,7 +63,7 @@ impl LearntLife {
             Some(other) if agree(other, age) => {
                 *self = Self { patience: self.patience, ..Self::known(Some(other.min(age))) };
             }
-            Some(_) | None => (self.lone_end, self.is_awaited) = (Some(age), true),
+            Some(_) | None => self.lone_end = Some(age),
         }
     }
 
@@ -78,22 +76,9 @@ impl LearntLife {
         }
     }
 
-    /// From which age on a good token refutes the learnt life.
-    pub(crate) fn refuted_from(&self) -> Option<Duration> {
-        // the first age, in whole milliseconds, that does not agree
-        self.life.map(|life| life * 4 / 3 + Duration::from_millis(2))
-    }
-
-    /// The age at which a token is thought to have ended, if this one is near it or past it.
-    pub(crate) fn end_near(&self, age: Duration) -> Option<Duration> {
-        let known = self.life.into_iter().chain(self.lone_end.filter(|_| self.is_awaited)).min();
-        known.filter(|end| age >= *end || agree(*end, age))
-    }
-
-    /// A 401 at an age at which an end was expected was none, or not for all. Until there is another end, one that
-    /// stands alone lets no more of them pass.
-    pub(crate) fn was_not_an_end(&mut self) {
-        self.is_awaited = false;
+    /// Whether a token of this age is thought to have ended, or to be about to.
+    pub(crate) fn is_end_near(&self, age: Duration) -> bool {
+        self.life.is_some_and(|life| age >= life || agree(life, age))
     }
 }
 
@@ -151,7 +136,7 @@ mod tests {
         learnt.outlived(secs(5.0));
         learnt.outlived(secs(6.5));
         assert_eq!(learnt.life(), Some(secs(6.0)), "ends that agree are one");
-        learnt.outlived(learnt.refuted_from().expect("there is one"));
+        learnt.outlived(secs(8.1));
         assert_eq!(learnt.life(), None);
     }
 
@@ -181,14 +166,10 @@ mod tests {
     #[test]
     fn an_age_at_which_ends_are_expected_is_told_from_one_at_which_they_are_not() {
         let mut learnt = LearntLife::known(None);
-        assert_eq!(learnt.end_near(secs(1e6)), None, "nothing is known");
+        assert!(!learnt.is_end_near(secs(1e6)), "nothing is known");
         learnt.ended(secs(6.0), false);
-        let near = [3.0, 5.0, 60.0].map(|age| learnt.end_near(secs(age)));
-        assert_eq!(near, [None, Some(secs(6.0)), Some(secs(6.0))]);
-        learnt.was_not_an_end();
-        assert_eq!(learnt.end_near(secs(6.0)), None, "one alone is taken at its word once");
+        assert!(!learnt.is_end_near(secs(6.0)), "one end is none");
         learnt.ended(secs(6.0), false);
-        learnt.was_not_an_end();
-        assert_eq!(learnt.end_near(secs(6.0)), Some(secs(6.0)), "what is learnt is not");
+        assert_eq!([3.0, 5.0, 60.0].map(|age| learnt.is_end_near(secs(age))), [false, true, true]);
     }
 }

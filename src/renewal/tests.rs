@@ -220,14 +220,20 @@ fn a_hint_cuts_our_own_back_off_once_in_half_a_minute_and_never_the_servers_retr
     }
 }
 
-/// A 401 to a request that does not wait.
+/// Where tokens are taken, and where none ever is.
+const GOOD: Place = Place { route: 1, resource: 1 };
+const BAD: Place = Place { route: 1, resource: 2 };
+
+/// A 401 to a request that does not wait, from a place that has taken the token before, or never one.
 fn rejected(id: u64, worked: bool) -> Event {
-    Event::Rejected { id: RenewalId(id), worked, until: T0 }
+    let (id, place) = (RenewalId(id), if worked { GOOD } else { BAD });
+    Event::Rejected { id, place, worked: worked.then_some(id), until: T0 }
 }
 
 /// What became of a request whose 401 came at a time.
 fn replayed(refused: u64, at: Timestamp, accepted: bool) -> Event {
-    Event::Replayed { refused: RenewalId(refused), at, accepted }
+    let place = if accepted { GOOD } else { BAD };
+    Event::Replayed { refused: RenewalId(refused), place, at, accepted }
 }
 
 #[test]
@@ -246,94 +252,104 @@ fn a_401_renews_once_and_an_upstream_that_always_says_401_costs_two_calls_a_life
 }
 
 #[test]
-fn a_token_that_had_worked_and_is_revoked_again_is_renewed_within_seconds() {
-    let mut work = Story::signed_in().with_token_for(HOUR);
-    assert_eq!(work.after(MINUTE, rejected(1, true)), [renew(2)]);
-    let _ = work.renewed(2, HOUR);
-    assert_eq!(work.after(SECOND, rejected(2, true)), []);
-    assert_eq!(work.after(4 * SECOND, rejected(2, true)), [renew(3)]);
-    // a route that always says 401 beside one that does not: fewer and fewer calls, not one every few seconds
-    let mut calls = 0;
-    for _ in 0..24 * 3600 / 5 {
-        if let Phase::InFlight { id } = work.machine.snapshot().phase {
-            let _ = work.renewed(id.0, 24 * HOUR);
+fn a_place_that_takes_tokens_is_believed_beside_one_that_never_does() {
+    for period in [1, 2, 7] {
+        let mut work = Story::signed_in().with_token_for(HOUR);
+        // the bad one is polled, and then the token is revoked
+        let mut token = 1;
+        for second in 0..240 {
+            let _ = work.event(Event::Worked { id: RenewalId(token), place: GOOD, sent: work.now });
+            for action in work.after(SECOND, rejected(token, false)) {
+                assert_eq!(action, renew(token + 1), "second {second}");
+                let _ = work.renewed(token + 1, HOUR);
+                let _ = work.event(replayed(token, work.now, false));
+                token += 1;
+            }
         }
-        let published = work.machine.snapshot().published.expect("a token").0;
-        calls += work.after(5 * SECOND, rejected(published, true)).len();
-    }
-    assert!((5..=16).contains(&calls), "{calls} calls in a day");
-}
-
-#[test]
-fn a_401_that_the_next_token_has_healed_is_believed_again_at_once() {
-    let mut work = Story::signed_in().with_token_for(HOUR);
-    for id in 1..50 {
-        assert_eq!(work.after(2 * SECOND, rejected(id, id % 2 == 0)), [renew(id + 1)], "revocation {id}");
-        let _ = work.renewed(id + 1, HOUR);
-        assert_eq!(work.event(replayed(id, work.now, true)), []);
-    }
-    // those of an upstream that refuses the next token, too, are not
-    assert_eq!(work.after(2 * SECOND, rejected(50, false)), [renew(51)]);
-    let _ = work.renewed(51, HOUR);
-    assert_eq!(work.event(replayed(50, work.now, false)), []);
-    assert_eq!(work.after(9 * MINUTE, rejected(51, false)), []);
-}
-
-#[test]
-fn a_401_whose_request_nobody_saw_again_makes_the_next_one_wait_for_seconds_not_minutes() {
-    // also if the next token is new to the upstream, as where it is asked seldom
-    let mut work = Story::signed_in().with_token_for(HOUR);
-    assert_eq!(work.after(MINUTE, rejected(1, true)), [renew(2)]);
-    let _ = work.renewed(2, HOUR);
-    assert_eq!(work.after(4 * SECOND, rejected(2, false)), []);
-    assert_eq!(work.after(SECOND, rejected(2, false)), [renew(3)]);
-}
-
-#[test]
-fn tokens_that_are_refused_within_a_second_are_distrusted_even_if_the_next_one_is_taken() {
-    let mut work = Story::signed_in().with_token_for(HOUR);
-    let mut calls = 0;
-    for _ in 0..600 * 10 {
-        if let Phase::InFlight { id } = work.machine.snapshot().phase {
-            let _ = work.renewed(id.0, HOUR);
-            let _ = work.event(replayed(id.0 - 1, work.now - SECOND / 2, true));
+        assert_eq!(token, 2, "one renewal for all of them");
+        for _ in 0..5 {
+            assert_eq!(work.after(period * SECOND, rejected(token, true)), [renew(token + 1)]);
+            let _ = work.renewed(token + 1, HOUR);
+            let _ = work.event(replayed(token, work.now, true));
+            token += 1;
         }
-        let published = work.machine.snapshot().published.expect("a token").0;
+    }
+}
+
+#[test]
+fn tokens_that_are_revoked_again_and_again_are_replaced_at_once_and_then_more_and_more_seldom() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    let mut renewed = Vec::new();
+    for second in 0..600 {
+        let id = renewed.len() as u64 + 1;
         let until = work.now + 10 * SECOND;
-        calls += work.after(SECOND / 10, Event::Rejected { id: RenewalId(published), worked: true, until }).len();
+        let event = Event::Rejected { id: RenewalId(id), place: GOOD, worked: Some(RenewalId(id)), until };
+        let _ = work.after(SECOND, Event::Tick);
+        if !matches!(work.machine.snapshot().phase, Phase::InFlight { .. }) {
+            let _ = work.event(event);
+        }
+        if let Phase::InFlight { id } = work.machine.snapshot().phase {
+            renewed.push(second);
+            let _ = work.renewed(id.0, HOUR);
+            let _ = work.event(replayed(id.0 - 1, work.now, true));
+        }
     }
-    assert!(calls <= 130, "{calls} calls in ten minutes of an upstream that says 401 at random");
+    assert_eq!(renewed[..6], [0, 1, 2, 3, 4, 5]);
+    assert!((10..=13).contains(&renewed.len()), "{renewed:?}");
+    // the longest that most requests wait
+    assert!(renewed[7] - renewed[6] <= 11, "{renewed:?}");
 }
 
 #[test]
 fn a_request_that_waits_is_served_by_the_next_renewal_that_is_permitted() {
-    let waits = |id, now: Timestamp| Event::Rejected { id: RenewalId(id), worked: true, until: now + 30 * SECOND };
+    let waits = |id, now: Timestamp| {
+        let id = RenewalId(id);
+        Event::Rejected { id, place: GOOD, worked: Some(id), until: now + 30 * SECOND }
+    };
     let mut work = Story::signed_in().with_token_for(HOUR);
-    assert_eq!(work.after(MINUTE, rejected(1, true)), [renew(2)]);
-    let _ = work.renewed(2, HOUR);
-    let began = work.now; // nobody knows what became of that request
-    assert_eq!(work.after(SECOND, waits(2, began + SECOND)), []);
-    assert_eq!(work.machine.wished_for(work.now), Some(began + 5 * SECOND));
+    for id in 1..=6 {
+        assert_eq!(work.after(SECOND, rejected(id, true)), [renew(id + 1)]);
+        let _ = work.renewed(id + 1, HOUR);
+        let _ = work.event(replayed(id, work.now, true));
+    }
+    assert_eq!(work.after(SECOND, waits(7, work.now)), []);
+    let at = work.machine.wished_for(work.now).expect("it is worth waiting for");
+    assert!((3..=5).contains(&at.since(work.now).as_secs()), "{:?}", at.since(work.now));
     // more of them do not make it sooner
-    assert_eq!(work.after(SECOND, waits(2, began + 2 * SECOND)), []);
-    assert_eq!(work.machine.wished_for(work.now), Some(began + 5 * SECOND));
-    assert_eq!(work.wait(), [renew(3)]);
-    assert_eq!(work.now, began + 5 * SECOND);
+    assert_eq!(work.after(SECOND, waits(7, work.now)), []);
+    assert_eq!(work.machine.wished_for(work.now), Some(at));
+    assert_eq!(work.wait(), [renew(8)]);
+    assert_eq!(work.now, at);
     // the server fails: those who wait go on waiting for the next try
-    assert_eq!(work.failed(3, TRANSIENT), []);
+    assert_eq!(work.failed(8, TRANSIENT), []);
     assert!(work.machine.wished_for(work.now).is_some());
+}
+
+#[test]
+fn a_401_whose_request_cannot_be_sent_again_is_healed_by_the_next_good_answer_of_its_route() {
+    let [other_path, other_route] = [Place { resource: 9, ..GOOD }, Place { route: 2, ..GOOD }];
+    for (name, place, is_learnt) in
+        [("there", GOOD, true), ("on its route", other_path, true), ("on another route", other_route, false)]
+    {
+        let mut work = Story::signed_in();
+        let _ = work.event(unstated(1));
+        for id in 1..=4 {
+            assert_eq!(work.after(29 * SECOND, rejected(id, true)), [renew(id + 1)], "{name}");
+            let _ = work.event(unstated(id + 1));
+            let sent = work.now + SECOND;
+            assert_eq!(work.after(SECOND, Event::Worked { id: RenewalId(id + 1), place, sent }), [], "{name}");
+        }
+        assert_eq!(work.machine.snapshot().learnt_life.is_some(), is_learnt, "{name}");
+    }
+}
+
+fn unstated(id: u64) -> Event {
+    Event::Renewed { id: RenewalId(id), lifetime: None, rotated: false, refresh_lifetime: None, retry_after: None }
 }
 
 #[test]
 fn a_life_that_no_answer_states_is_learnt_from_two_ends_and_kept_in_mind() {
     let mut work = Story::signed_in();
-    let unstated = |id| Event::Renewed {
-        id: RenewalId(id),
-        lifetime: None,
-        rotated: false,
-        refresh_lifetime: None,
-        retry_after: None,
-    };
     let _ = work.event(unstated(1));
     for id in 1..=2 {
         assert_eq!(work.machine.snapshot().learnt_life, None);
@@ -347,9 +363,11 @@ fn a_life_that_no_answer_states_is_learnt_from_two_ends_and_kept_in_mind() {
     assert!(work.now + 38 * SECOND <= at && at <= work.now + 42 * SECOND, "{:?}", at.since(work.now));
     // a token that works beyond it refutes it
     assert_eq!(work.wait(), [renew(4)]);
-    let Action::Publish { outlived_from, .. } = work.event(unstated(4))[0] else { panic!("published") };
-    assert!(work.now + 80 * SECOND < outlived_from && outlived_from < work.now + 81 * SECOND);
-    let _ = work.event(Event::Worked { id: RenewalId(4), sent: outlived_from });
+    assert_eq!(work.event(unstated(4)).len(), 1);
+    let worked = |sent| Event::Worked { id: RenewalId(4), place: GOOD, sent };
+    let _ = work.event(worked(work.now + 79 * SECOND));
+    assert_eq!(work.machine.snapshot().learnt_life, Some(MINUTE));
+    let _ = work.event(worked(work.now + 81 * SECOND));
     assert_eq!(work.machine.snapshot().learnt_life, None);
     assert!(work.machine.next_wakeup().expect("scheduled").0 > work.now + 50 * MINUTE);
 }
@@ -441,7 +459,7 @@ fn a_slow_store_is_waited_for_before_a_credential_is_spent_and_before_its_grant_
         let published = work.slowly(answer(SaveId(2)));
         // the life counts from when the server was asked, not from when the store had answered
         let usable_until = T0 + 5 * SECOND + HOUR - 10 * SECOND;
-        let expected = Action::Publish { id: RenewalId(1), usable_until, outlived_from: Timestamp::FAR };
+        let expected = Action::Publish { id: RenewalId(1), usable_until, start: T0 + 5 * SECOND };
         assert_eq!(published, [expected], "also where it is not saved: what is at hand is the latest");
     }
 }
@@ -915,13 +933,14 @@ impl History {
             9 => {
                 let id = self.some_renewal();
                 let until = self.now + Duration::from_secs(self.roll(2) * 30);
+                let place = Place { route: 1, resource: self.roll(3) as u32 };
                 match self.roll(3) {
-                    0 => Event::Rejected { id, worked: self.roll(2) == 0, until },
+                    0 => Event::Rejected { id, place, worked: Some(id).filter(|_| self.roll(2) == 0), until },
                     1 => {
                         let at = self.now - Duration::from_secs(self.roll(10));
-                        Event::Replayed { refused: id, at, accepted: self.roll(2) == 0 }
+                        Event::Replayed { refused: id, place, at, accepted: self.roll(2) == 0 }
                     }
-                    _ => Event::Worked { id, sent: self.now - Duration::from_secs(self.roll(20)) },
+                    _ => Event::Worked { id, place, sent: self.now - Duration::from_secs(self.roll(20)) },
                 }
             }
             10 => Event::NetworkChanged,

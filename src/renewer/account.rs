@@ -314,10 +314,10 @@ impl AccountState {
         id: RenewalId,
         field: (HeaderName, HeaderValue),
         usable_until: Timestamp,
-        outlived_from: Timestamp,
+        start: Timestamp,
     ) -> Arc<Published> {
         let usable_until = usable_until.min(self.ends_at.unwrap_or(Timestamp::FAR));
-        Arc::new(Published::new(id, field, usable_until, outlived_from))
+        Arc::new(Published::new(id, field, usable_until, start))
     }
 
     /// What is presented to the authorization server this time, taken out of the credential.

@@ -217,13 +217,13 @@ impl<W: World> Renewer<W> {
         for demand in demands {
             let (account, event, is_answered) = match demand {
                 Demand::Wanted(account) => (account, Event::Wanted, true),
-                Demand::Rejected { account, id, worked, until } => {
-                    (account, Event::Rejected { id, worked, until }, true)
+                Demand::Rejected { account, id, place, worked, until } => {
+                    (account, Event::Rejected { id, place, worked, until }, true)
                 }
-                Demand::Replayed { account, refused, at, accepted } => {
-                    (account, Event::Replayed { refused, at, accepted }, false)
+                Demand::Replayed { account, refused, place, at, accepted } => {
+                    (account, Event::Replayed { refused, place, at, accepted }, false)
                 }
-                Demand::Worked { account, id, sent } => (account, Event::Worked { id, sent }, false),
+                Demand::Worked { account, id, place, sent } => (account, Event::Worked { id, place, sent }, false),
             };
             self.handle(&account, event, now);
             self.keep_what_was_learnt(&account, now);
@@ -577,9 +577,9 @@ impl<W: World> Renewer<W> {
                     }
                     self.ask_to_save(id, Waiters::default());
                 }
-                Action::Publish { id: renewal, usable_until, outlived_from } => {
+                Action::Publish { id: renewal, usable_until, start } => {
                     let field = state.at_hand.take();
-                    state.published = field.map(|field| state.token(renewal, field, usable_until, outlived_from));
+                    state.published = field.map(|field| state.token(renewal, field, usable_until, start));
                     if let Some(token) = &state.published {
                         info!(account = %id, usable_for = ?token.usable_until.since(now), "renewed");
                     }

@@ -94,7 +94,7 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let (Some(token), Some(until)) = (&state.published, state.machine.snapshot().usable_until) else { return };
         let field = (token.name.clone(), token.value.clone());
-        state.published = Some(state.token(token.id, field, until, token.outlived_from));
+        state.published = Some(state.token(token.id, field, until, token.start));
         self.tell(id, now, true);
     }
 

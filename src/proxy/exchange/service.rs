@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hyper::body::Incoming;
@@ -37,6 +36,7 @@ use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
+use crate::renewal::Place;
 use crate::token_source::{Published, Unavailable};
 
 /// Answers one request, whatever comes of it.
@@ -114,6 +114,7 @@ async fn carry_out(
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
+    let place = route.place(&request);
     let (request, kept) =
         replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
     let response = match send(stream, &target.local, request, &mut authorization, false).await {
@@ -126,11 +127,11 @@ async fn carry_out(
     };
     exchange.goes_up_with(authorization.token()); // it may be another one by now
     if authorization.judge(&response) == Some(Rejection::Renew) {
-        return Box::pin(after_401(stream, &target.local, authorization, kept, response, context)).await;
+        return Box::pin(after_401(stream, &target.local, authorization, place, kept, response, context)).await;
     }
     let token = authorization.token();
-    if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
-        route.tokens.worked(token, exchange.began.elapsed());
+    if response.status().is_success() {
+        route.tokens.worked(token, place, || exchange.began.elapsed());
     }
     respond(route, response, token, &context)
 }
@@ -425,13 +426,14 @@ async fn after_401(
     stream: &Rc<Stream>,
     local: &LocalRoute,
     rejected: Authorization<'_>,
+    place: Place,
     kept: Option<Kept>,
     response: upstream::Response,
     context: RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
     let token = rejected.token();
-    let Some(new) = renewed_token(stream, route, token, kept.as_ref()).await else {
+    let Some(new) = renewed_token(stream, route, token, place, kept.as_ref()).await else {
         return respond(route, response, token, &context);
     };
     let mut authorization = route.authorize(new);
@@ -449,7 +451,7 @@ async fn after_401(
     };
     let (new, outcome) = (authorization.token(), authorization.outcome(&response));
     route.note_replay(outcome);
-    route.tokens.replayed(token, new, refused.elapsed(), outcome);
+    route.tokens.replayed(token, new, place, refused.elapsed(), outcome);
     respond(route, response, new, &context)
 }
 
