@@ -333,13 +333,77 @@ fn a_401_whose_request_cannot_be_sent_again_is_healed_by_the_next_good_answer_of
     {
         let mut work = Story::signed_in();
         let _ = work.event(unstated(1));
-        for id in 1..=4 {
+        for id in 1..=5 {
             assert_eq!(work.after(29 * SECOND, rejected(id, true)), [renew(id + 1)], "{name}");
             let _ = work.event(unstated(id + 1));
             let sent = work.now + SECOND;
             assert_eq!(work.after(SECOND, Event::Worked { id: RenewalId(id + 1), place, sent }), [], "{name}");
         }
         assert_eq!(work.machine.snapshot().learnt_life.is_some(), is_learnt, "{name}");
+    }
+}
+
+/// Requests each second, of which the upstream answers one in ten 401, whatever their token, and one in ten of those again.
+/// Returns the renewals of the first ten minutes, and of the hour after.
+fn at_random(seed: u64, lifetime: Option<Duration>) -> (usize, usize) {
+    let mut random = seed;
+    let mut is_refused = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33).is_multiple_of(10)
+    };
+    let answer = |id| Event::Renewed { id, lifetime, rotated: false, refresh_lifetime: None, retry_after: None };
+    let mut work = Story::signed_in();
+    let _ = work.event(answer(RenewalId(1)));
+    let (mut renewals, mut started, mut news_from, mut waiting) = (Vec::new(), work.now, work.now, None);
+    for second in 0..70 * 60 {
+        let mut events = vec![Event::Tick];
+        let id = work.machine.snapshot().published.expect("a token");
+        match is_refused() {
+            true => {
+                let until = work.now + 10 * SECOND;
+                events.push(Event::Rejected { id, place: GOOD, worked: Some(id), until });
+                waiting.get_or_insert((id, work.now));
+            }
+            false if work.now >= news_from => {
+                news_from = started + work.now.since(started) * 5 / 4;
+                events.push(Event::Worked { id, place: GOOD, sent: work.now });
+            }
+            false => {}
+        }
+        for event in events {
+            let _ = work.event(event);
+            if let Phase::InFlight { id } = work.machine.snapshot().phase {
+                renewals.push(second);
+                let _ = work.event(answer(id));
+                (started, news_from) = (work.now, work.now);
+            }
+        }
+        let published = work.machine.snapshot().published.expect("a token");
+        if let Some((refused, at)) = waiting
+            && (published > refused || work.now >= at + 10 * SECOND)
+        {
+            waiting = None;
+            if published > refused {
+                let accepted = !is_refused();
+                let _ = work.event(Event::Replayed { refused, place: GOOD, at, accepted });
+            }
+        }
+        work.now = work.now + SECOND;
+    }
+    let early = renewals.iter().filter(|second| **second < 600).count();
+    (early, renewals.len() - early)
+}
+
+#[test]
+fn an_upstream_that_says_401_at_random_teaches_no_life_for_long_and_brings_no_storm() {
+    for lifetime in [None, Some(HOUR)] {
+        let found: Vec<(usize, usize)> = (0..200).map(|seed| at_random(seed, lifetime)).collect();
+        let sum = found.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let most = found.iter().fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
+        println!("{lifetime:?}: {sum:?} in 200 runs, {most:?} at the most");
+        assert!(sum.0 <= 200 * 15 && sum.1 <= 200 * 15, "{lifetime:?}: {sum:?}");
+        // now and then a life is learnt by chance, until a token outlives it
+        assert!(most.0 <= 60 && most.1 <= 100, "{lifetime:?}: {most:?}");
     }
 }
 

@@ -524,7 +524,7 @@ fn the_life_of_tokens_is_learnt_kept_with_the_account_and_known_to_the_next_proc
     let mut renewer = started();
     renewer.answered(&lab(), RenewalId(1), unstated("a1"), T0);
     let mut now = T0;
-    for id in 1..=2 {
+    for id in 1..=4 {
         now = now + Duration::from_secs(6);
         let (account, refused, place) = (lab(), RenewalId(id), Place { route: 1, resource: 1 });
         renewer.demands([Demand::Rejected { account, id: refused, place, worked: Some(refused), until: now }], now);

@@ -325,7 +325,9 @@ fn lives_that_no_answer_states_are_learnt_and_no_client_is_told_of_an_end() {
             // revocations may look like ends, until a token is let run to its own
             let most = if beside == Beside::Revocations { 3.0 } else { 1.6 };
             assert!(a_life <= most, "{named}: {a_life}");
-            assert!(refused <= 12, "{named}: {refused}");
+            // some requests each, until the minimum spacing is over
+            let most = if beside == Beside::Revocations { 20 } else { 12 };
+            assert!(refused <= most, "{named}: {refused}");
         }
     }
 }
