@@ -222,6 +222,36 @@ fn tokens_whose_short_life_no_answer_states_are_renewed_in_time_once_four_have_e
 }
 
 #[test]
+fn requests_that_are_never_sent_again_learn_the_life_too_beside_a_path_that_always_says_401() {
+    let server = Server::start(Provider::Gdh, unstated(3));
+    let home = lab::home(&server, "", "replay = \"never\"", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let mut requests = 0;
+    let mut ask = || {
+        std::thread::sleep(Duration::from_millis(100)); // the pace of a tool
+        requests += 1;
+        if requests % 7 == 0 {
+            assert_eq!(crate::support::get(&address, "/lab/unauthorized").expect("an answer").status, 401);
+        }
+        ping(&address).status
+    };
+    let end = Instant::now() + 3 * PATIENCE;
+    while daemon.account("lab")["learnt_life_seconds"].is_null() {
+        assert!(Instant::now() < end, "no life is learnt");
+        ask();
+    }
+    let (calls, mut refused) = (server.log().token_calls.len(), 0);
+    while server.log().token_calls.len() < calls + 4 {
+        assert!(Instant::now() < end, "it is renewed no more");
+        refused += u32::from(ask() == 401);
+    }
+    // a busy machine may hold a request up for longer than its token is still good
+    assert!(refused <= 1, "{refused} of {requests}");
+}
+
+#[test]
 fn a_token_that_is_revoked_again_and_again_is_replaced_each_time_and_nobody_is_told() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");
