@@ -108,7 +108,7 @@ pub fn token_answer(data: &[u8]) {
                     assert!((200..300).contains(&status) && dialect.spends_refresh_token(&grant), "nothing was spent");
                 }
                 Failure::Refused => panic!("that is the renewer's word"),
-                Failure::Unconfirmed(_) => panic!("no provider's words were given"),
+                Failure::Unconfirmed { .. } => panic!("no provider's words were given"),
             }
         }
     }

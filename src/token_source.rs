@@ -9,7 +9,7 @@
 //! that gets no token from it, and what it says of one is not heard.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::AccountId;
 use crate::platform::clock::Clock;
-use crate::renewal::{RenewalId, Why};
+use crate::renewal::{Place, RenewalId, Why};
 use crate::spelling::Secrets;
 use crate::timestamp::Timestamp;
 
@@ -36,15 +36,15 @@ pub(crate) struct Published {
     secret_at: usize,
     /// Not to be handed out from here on.
     pub usable_until: Timestamp,
-    /// Its life is not stated but learnt: a request that is sent from here on and succeeds refutes that.
-    pub outlived_from: Timestamp,
-    /// An upstream has taken it: a 401 after that means that it has ended or was revoked, not that it was never any
-    /// good. Set by whoever sees a good answer, read for a 401.
-    pub has_worked: AtomicBool,
-    /// Whether the next good answer is news to the renewer: the first one, and the first one past `outlived_from`.
+    /// When it began to live.
+    pub start: Timestamp,
+    /// Whether a good answer may be news to the renewer: the first one is, those past `news_from`, and one on a route that
+    /// has refused the token before it and whose request was not sent again.
     pub is_watched: AtomicBool,
-    /// `is_watched` was set again past `outlived_from`.
-    is_outlived: AtomicBool,
+    /// The first good answer was told.
+    is_told: AtomicBool,
+    /// A good answer to a request that is sent from here on is news, in milliseconds.
+    pub news_from: AtomicU64,
     /// What must not be seen of it in a response.
     own_secrets: Secrets,
     /// The same, and of those before it that may still live: once it has been published.
@@ -57,10 +57,9 @@ impl Published {
         id: RenewalId,
         (name, value): (HeaderName, HeaderValue),
         usable_until: Timestamp,
-        outlived_from: Timestamp,
+        start: Timestamp,
     ) -> Self {
         let secret_at = value.as_bytes().iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
-        let [has_worked, is_outlived] = [AtomicBool::new(false), AtomicBool::new(false)];
         let own_secrets = Secrets::of_field(value.as_bytes());
         Self {
             id,
@@ -68,10 +67,10 @@ impl Published {
             value,
             secret_at,
             usable_until,
-            outlived_from,
-            has_worked,
+            start,
             is_watched: AtomicBool::new(true),
-            is_outlived,
+            is_told: AtomicBool::new(false),
+            news_from: AtomicU64::new((start + FIRST_NEWS).as_millis()),
             own_secrets,
             with_earlier: OnceLock::new(),
         }
@@ -202,8 +201,10 @@ pub(crate) enum Demand {
         account: AccountId,
         /// The renewal that it came from.
         id: RenewalId,
-        /// Whether an upstream had taken it before.
-        worked: bool,
+        /// Where.
+        place: Place,
+        /// The last token that was taken there, if one is remembered.
+        worked: Option<RenewalId>,
         /// Until when the request waits for a successor.
         until: Timestamp,
     },
@@ -213,6 +214,8 @@ pub(crate) enum Demand {
         account: AccountId,
         /// The renewal that the token of the 401 came from.
         refused: RenewalId,
+        /// Where.
+        place: Place,
         /// When that 401 came.
         at: Timestamp,
         /// Whether the later one was taken; if not, that was answered 401, too.
@@ -224,6 +227,8 @@ pub(crate) enum Demand {
         account: AccountId,
         /// The renewal that it came from.
         id: RenewalId,
+        /// Where.
+        place: Place,
         /// When the request was sent, or before.
         sent: Timestamp,
     },
@@ -249,6 +254,10 @@ pub(crate) struct TokenSource {
     current: ArcSwap<Availability>,
     /// The tokens that were published last, the latest at the end. For [`TokenSource::publish`] alone.
     latest: Mutex<VecDeque<Arc<Published>>>,
+    /// Where tokens were taken.
+    taken: Taken,
+    /// A route whose 401 could not be answered by sending its request again: its next good answer is news. Zero if none.
+    awaited: AtomicU32,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
     /// How often the account has been logged out or locked, or its sign-in has ended; of all sources that it had.
@@ -280,11 +289,45 @@ const EARLIER: usize = 8;
 /// `Retry-After` where nothing better is known.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Past the expected end, the next good answer is news again.
+/// The age at which a good answer is news again after the first; then whenever the token has grown older by a quarter. So
+/// the renewer knows how old a token was when it was last taken, and hears of a few dozen at the most.
+const FIRST_NEWS: Duration = Duration::from_secs(1);
+
+/// When a good answer is news again, after that to a request that was sent at some time.
+pub(crate) fn next_news(start: Timestamp, sent: Timestamp) -> Timestamp {
+    start + (sent.since(start) * 5 / 4).max(FIRST_NEWS)
+}
+
 #[cold]
 fn watch_again(token: &Published) {
-    if !token.is_outlived.swap(true, Ordering::Relaxed) {
-        token.is_watched.store(true, Ordering::Relaxed);
+    token.is_watched.store(true, Ordering::Relaxed);
+}
+
+/// The places at which tokens were last taken, and the last one that was, by the place's hash: of two places with the same
+/// slot the later one is remembered.
+struct Taken(Box<[AtomicU64]>);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self((0..256).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Taken {
+    fn note(&self, place: Place, id: RenewalId) {
+        let (slot, entry) = (self.slot(place), u64::from(place.resource) << 32 | u64::from(id.0 as u32));
+        if slot.load(Ordering::Relaxed) != entry {
+            slot.store(entry, Ordering::Relaxed);
+        }
+    }
+
+    fn last(&self, place: Place) -> Option<RenewalId> {
+        let entry = self.slot(place).load(Ordering::Relaxed);
+        (entry != 0 && entry >> 32 == u64::from(place.resource)).then(|| RenewalId(u64::from(entry as u32)))
+    }
+
+    fn slot(&self, place: Place) -> &AtomicU64 {
+        &self.0[place.resource as usize % self.0.len()]
     }
 }
 
@@ -304,6 +347,8 @@ impl TokenSource {
             clock,
             current,
             latest: Mutex::default(),
+            taken: Taken::default(),
+            awaited: AtomicU32::new(0),
             changed: watch::Sender::new(()),
             withdrawals: Arc::default(),
             demands,
@@ -386,7 +431,7 @@ impl TokenSource {
         match &**self.current.load() {
             Availability::Usable { token, .. } => {
                 let now = self.clock.now();
-                if now >= token.outlived_from {
+                if now.as_millis() >= token.news_from.load(Ordering::Relaxed) {
                     watch_again(token);
                 }
                 (now < token.usable_until).then(|| token.clone())
@@ -396,32 +441,55 @@ impl TokenSource {
         }
     }
 
-    /// Takes note of a good answer to a watched token, whose request was sent so long ago at the most.
+    /// Takes note of a good answer, whose request was sent so long ago at the most.
+    pub(crate) fn worked(&self, token: &Published, place: Place, ago: impl FnOnce() -> Duration) {
+        self.taken.note(place, token.id);
+        if token.is_watched.load(Ordering::Relaxed) {
+            self.may_be_news(token, place, ago());
+        }
+    }
+
     #[cold]
-    pub(crate) fn worked(&self, token: &Published, ago: Duration) {
-        token.has_worked.store(true, Ordering::Relaxed);
-        let sent = self.clock.now() - ago;
-        if token.is_outlived.load(Ordering::Relaxed) && sent < token.outlived_from {
-            return; // sent before its expected end: no news
+    fn may_be_news(&self, token: &Published, place: Place, ago: Duration) {
+        let now = self.clock.now();
+        let sent = now - ago;
+        let is_first = !token.is_told.swap(true, Ordering::Relaxed);
+        let awaited = self.awaited.load(Ordering::Relaxed);
+        let is_awaited = awaited == place.route;
+        if is_awaited {
+            self.awaited.store(0, Ordering::Relaxed);
         }
-        if token.is_watched.swap(false, Ordering::Relaxed) {
-            self.say(Demand::Worked { account: self.account.clone(), id: token.id, sent });
+        let is_older = sent.as_millis() >= token.news_from.load(Ordering::Relaxed);
+        if is_older {
+            token.news_from.store(next_news(token.start, sent).as_millis(), Ordering::Relaxed);
         }
+        if is_first || is_awaited || is_older {
+            self.say(Demand::Worked { account: self.account.clone(), id: token.id, place, sent });
+        }
+        let is_due = now.as_millis() >= token.news_from.load(Ordering::Relaxed);
+        token.is_watched.store(is_due || (awaited != 0 && !is_awaited), Ordering::Relaxed);
     }
 
     /// Takes note of the answer to a request that was sent again with `token` after a 401 to that of `refused`, which
     /// came so long ago.
-    pub(crate) fn replayed(&self, refused: &Published, token: &Published, ago: Duration, outcome: Outcome) {
+    pub(crate) fn replayed(
+        &self,
+        refused: &Published,
+        token: &Published,
+        place: Place,
+        ago: Duration,
+        outcome: Outcome,
+    ) {
         let accepted = match outcome {
             Outcome::Unknown => return,
             Outcome::Refused => false,
             Outcome::Accepted => true,
         };
         if accepted {
-            token.has_worked.store(true, Ordering::Relaxed);
+            self.taken.note(place, token.id);
         }
         let (account, at) = (self.account.clone(), self.clock.now() - ago);
-        self.say(Demand::Replayed { account, refused: refused.id, at, accepted });
+        self.say(Demand::Replayed { account, refused: refused.id, place, at, accepted });
     }
 
     /// A token that is usable now, waiting up to `patience` for one. Safe to drop at any point.
@@ -463,14 +531,22 @@ impl TokenSource {
 
     /// Says that the upstream answered 401 to the token of `refused`, and waits up to `patience` for that of another
     /// renewal: what a replay needs. `None` as soon as it is plain that none will come in time.
-    pub(crate) async fn token_after(&self, refused: &Published, patience: Duration) -> Option<Arc<Published>> {
-        let (refused, worked) = (refused.id, refused.has_worked.load(Ordering::Relaxed));
+    pub(crate) async fn token_after(
+        &self,
+        refused: &Published,
+        place: Place,
+        patience: Duration,
+    ) -> Option<Arc<Published>> {
+        let (refused, worked) = (refused.id, self.taken.last(place));
+        if patience.is_zero() {
+            self.awaited.store(place.route, Ordering::Relaxed);
+        }
         let deadline = self.clock.now() + patience;
         if let Some(token) = self.usable().filter(|token| token.id > refused) {
             return Some(token); // somebody else's 401 has brought it already
         }
         let found = self.ask(
-            Demand::Rejected { account: self.account.clone(), id: refused, worked, until: deadline },
+            Demand::Rejected { account: self.account.clone(), id: refused, place, worked, until: deadline },
             deadline,
             |availability, now| match availability {
                 Availability::Usable { token, .. } if token.id > refused && now < token.usable_until => {

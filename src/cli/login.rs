@@ -150,6 +150,7 @@ impl Arguments {
             browser: false,
             device: false,
             paste: false,
+            check: false,
             switch_user: false,
             no_browser: false,
             qr: false,

@@ -160,6 +160,8 @@ pub(crate) struct Tokens {
     pub refresh_lifetime: Option<Duration>,
     /// The scope that was granted, if the answer told it: as it stands there.
     pub scope: Option<String>,
+    /// The server's `Retry-After`, which is obeyed where its tokens are worth nothing.
+    pub retry_after: Option<Duration>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.
     pub unusable: Option<String>,
 }

@@ -178,10 +178,11 @@ impl Dialect {
                 _ => rfc6749::read(&reader),
             },
         };
-        match read {
+        let read = match read {
             Err(refusal) if self.spends_refresh_token(grant) => salvage::rescue(&reader, refusal),
             read => read,
-        }
+        };
+        read.map(|tokens| Tokens { retry_after: reader.retry_after(), ..tokens })
     }
 }
 

@@ -733,7 +733,7 @@ mod tests {
             again: list("invalid_grant"),
         };
         let words = Vocabulary { errors: words, ..Vocabulary::default() };
-        let unconfirmed = Failure::Unconfirmed(Why::Revoked);
+        let unconfirmed = Failure::Unconfirmed { why: Why::Revoked, retry_after: None };
         let table = [
             ("theirs", 400, r#"{"error":"TOKEN_GONE"}"#, REVOKED),
             ("in another place", 400, r#"{"errors":[{"code":"TOKEN_GONE"}]}"#, REVOKED),
@@ -749,6 +749,12 @@ mod tests {
             let read = Dialect::Rfc6749.read(&response, &grant, &Client::default(), &words, now());
             assert_eq!(read.expect_err(name).failure, failure, "{name}");
         }
+        let body = br#"{"Error":"401 Unauthorized: Unauthorized"}"#;
+        let response = TokenResponse { status: 401, retry_after: Some("8"), body, ..TokenResponse::default() };
+        let grant = Grant::RefreshToken(Secret::new("r"));
+        let read = Dialect::Rfc6749.read(&response, &grant, &Client::default(), &words, now());
+        let later = Failure::Unconfirmed { why: Why::Revoked, retry_after: Some(Duration::from_secs(8)) };
+        assert_eq!(read.expect_err("refused").failure, later);
     }
 
     #[test]

@@ -166,6 +166,9 @@ impl<'a> Reader<'a> {
     /// A refusal that means this, if the status is one with which verdicts are given.
     pub(super) fn refusal(&self, meaning: Option<Failure>, code: Option<String>, words: &str) -> Refusal {
         match meaning {
+            Some(Failure::Unconfirmed { why, .. }) if gives_verdicts(self.response.status) => {
+                self.refused(Failure::Unconfirmed { why, retry_after: self.retry_after() }, code, words)
+            }
             Some(failure) if gives_verdicts(self.response.status) => self.refused(failure, code, words),
             _ => self.transient(code, words),
         }
@@ -181,9 +184,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn transient(&self, code: Option<String>, words: &str) -> Refusal {
-        let retry_after = self.response.retry_after.and_then(|text| retry_after(text, self.server_now));
-        let failure = Failure::Transient { retry_after };
-        self.refused(failure, code, words)
+        self.refused(Failure::Transient { retry_after: self.retry_after() }, code, words)
+    }
+
+    /// When the server wants to be asked again, if it says so.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.response.retry_after.and_then(|text| retry_after(text, self.server_now))
     }
 
     pub(super) fn no_verdict(&self) -> Refusal {
@@ -398,6 +404,10 @@ mod tests {
                 Failure::Transient { retry_after: expected.map(Duration::from_secs) },
                 "{name}"
             );
+            let body = br#"{"access_token":"a","expires_in":0}"#;
+            let success = TokenResponse { status: 200, body, ..answer };
+            let read = Dialect::Rfc6749.read(&success, &grant, &Client::default(), &Vocabulary::default(), self::now());
+            assert_eq!(read.expect(name).retry_after, expected.map(Duration::from_secs), "{name}, with a dead token");
         }
     }
 

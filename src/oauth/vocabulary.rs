@@ -112,7 +112,8 @@ impl ErrorWords {
         if has(&self.sign_in) {
             return Some(Some(Failure::Permanent(Why::Revoked)));
         }
-        has(&self.sign_in_if_repeated).then_some(Some(Failure::Unconfirmed(Why::Revoked)))
+        let unconfirmed = Failure::Unconfirmed { why: Why::Revoked, retry_after: None };
+        has(&self.sign_in_if_repeated).then_some(Some(unconfirmed))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hyper::Request;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use rustls::ClientConfig;
@@ -20,6 +21,7 @@ use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
 use crate::proxy::replay::ReplayPolicy;
 use crate::proxy::upstream::UpstreamOrigin;
+use crate::renewal::Place;
 use crate::spelling::Secrets;
 use crate::stats::{RouteStats, Stats};
 use crate::token_source::{Outcome, Published, TokenSource};
@@ -201,6 +203,8 @@ pub(crate) struct RouteEntry {
     pub(crate) edits: Edits,
     /// How its requests carry their token: `config.token_query`.
     pub(crate) method: TokenMethod,
+    /// Of what is known of its places.
+    place: u32,
 }
 
 impl RouteEntry {
@@ -228,8 +232,14 @@ impl RouteEntry {
                 None => TokenMethod::Field,
                 Some(parameter) => TokenMethod::Query { parameter },
             },
+            place: Place::route(config.name.as_str()),
             config: config.clone(),
         })
+    }
+
+    /// Where a request goes.
+    pub(crate) fn place<B>(&self, request: &Request<B>) -> Place {
+        Place::on(self.place, request.method().as_str(), request.uri().path())
     }
 
     /// Which of its requests may be sent again.

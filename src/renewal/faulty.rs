@@ -123,8 +123,8 @@ impl Faulty {
                 };
                 (self.machine.phase, self.machine.owed) = (Phase::InFlight { id }, Owed::Answer);
                 Some(match event {
-                    Event::Renewed { lifetime, rotated, refresh_lifetime, .. } => {
-                        Event::Renewed { id, lifetime, rotated, refresh_lifetime }
+                    Event::Renewed { lifetime, rotated, refresh_lifetime, retry_after, .. } => {
+                        Event::Renewed { id, lifetime, rotated, refresh_lifetime, retry_after }
                     }
                     Event::Failed { failure, .. } => Event::Failed { id, failure },
                     other => other,
@@ -142,6 +142,9 @@ impl Faulty {
             }
             (Fault::IgnoresStale, Event::Superseded)
             | (Fault::DistrustsWhatWasHealed, Event::Replayed { accepted: true, .. }) => None,
+            (Fault::DistrustsWhatWasHealed, Event::Rejected { id, place, until, .. }) => {
+                Some(Event::Rejected { id, place, worked: None, until })
+            }
             (_, event) => Some(event),
         }
     }

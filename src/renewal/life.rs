@@ -1,8 +1,14 @@
 //! The life of access tokens whose answers state none (RFC 6749 section 5.1 only recommends it), learnt from their ends.
 //!
-//! An end is a 401 to a token whose successor was then taken: an upper bound of its life, or a revocation. So a life is
-//! learnt from two ends that agree, never from one. It is a claim that no token outlives it: the first that does refutes
-//! it, and what is assumed counts again. As tokens are renewed before the end, one in so many is let run to it.
+//! An end is a 401 to a token whose successor was then taken: an upper bound of its life, or a revocation, or the word of
+//! an upstream that says 401 at random. So a life is learnt
+//!
+//! * from two ends in a row that agree, from four where it is shorter than a minute, and from more where what was learnt
+//!   before was refuted;
+//! * only from ends at an age that none of the last tokens has outlived.
+//!
+//! It is a claim that no token outlives it: the first that does refutes it, and what is assumed counts again. As tokens
+//! are renewed before the end, one in so many is let run to it.
 
 use std::time::Duration;
 
@@ -18,14 +24,28 @@ const FIRST_TRIAL: u32 = 8;
 /// for no longer than this many lives.
 const LATEST_TRIAL: u32 = 64;
 
+/// A life that is shorter than this takes four ends: what is learnt falsely costs a call in each.
+const SHORT_LIFE: Duration = Duration::from_secs(60);
+
+/// Upstreams count in whole seconds.
+const WHOLE_SECONDS: Duration = Duration::from_secs(1);
+
+/// So many more ends does a life take at the most after others were refuted.
+const MOST_DOUBT: u32 = 3;
+
+/// The token in hand, the one that has ended, and two before it.
+const REMEMBERED: usize = 4;
+
 /// What is known of the life of an account's access tokens, beyond what their answers state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LearntLife {
     life: Option<Duration>,
-    /// The last end that nothing agreed with, shorter than what is learnt.
-    lone_end: Option<Duration>,
-    /// Whether a 401 at that age may be taken for the next.
-    is_awaited: bool,
+    /// The last ends that agree, shorter than what is learnt, but too few: the shortest, and how many.
+    ends: Option<(Duration, u32)>,
+    /// The ages at which the last tokens were seen to be good, the one in hand first.
+    good_at: [Duration; REMEMBERED],
+    /// How often what was learnt has been refuted.
+    refuted: u32,
     /// How many tokens are renewed early between two trials.
     patience: u32,
     /// How many have been since the last.
@@ -35,7 +55,8 @@ pub(crate) struct LearntLife {
 impl LearntLife {
     /// What an earlier process has learnt, if anything.
     pub(crate) fn known(life: Option<Duration>) -> Self {
-        Self { life, lone_end: None, is_awaited: false, patience: FIRST_TRIAL, renewed_early: 0 }
+        let good_at = [Duration::ZERO; REMEMBERED];
+        Self { life, ends: None, good_at, refuted: 0, patience: FIRST_TRIAL, renewed_early: 0 }
     }
 
     /// The learnt life.
@@ -45,6 +66,8 @@ impl LearntLife {
 
     /// Takes note that a token has come. Returns whether it is a trial: one that is not renewed before its learnt end.
     pub(crate) fn begins(&mut self) -> bool {
+        self.good_at.rotate_right(1);
+        self.good_at[0] = Duration::ZERO;
         let is_trial = self.life.is_some() && self.renewed_early >= self.patience;
         self.renewed_early = if is_trial { 0 } else { self.renewed_early.saturating_add(1) };
         is_trial
@@ -55,46 +78,50 @@ impl LearntLife {
         if age < SHORTEST_LIFE {
             return;
         }
-        if was_trial && self.life.is_some_and(|life| agree(life, age)) {
-            self.patience = (self.patience * 2).min(LATEST_TRIAL);
+        if let Some(life) = self.life.filter(|_| was_trial) {
+            if age + WHOLE_SECONDS >= life && agree(life, age) {
+                self.patience = (self.patience * 2).min(LATEST_TRIAL);
+            } else if age < life {
+                self.renewed_early = self.patience; // this one was revoked, or there is no such life: the next one tells
+            }
         }
         if self.life.is_some_and(|life| age >= life) {
             return; // nobody looked at the moment of its end
         }
-        match self.lone_end.take() {
-            Some(other) if agree(other, age) => {
-                *self = Self { patience: self.patience, ..Self::known(Some(other.min(age))) };
-            }
-            Some(_) | None => (self.lone_end, self.is_awaited) = (Some(age), true),
+        if self.good_at.iter().any(|good| refutes(*good, age)) {
+            return; // it was revoked, or the upstream says 401 as it likes
+        }
+        let (end, times) = match self.ends {
+            Some((end, times)) if agree(end, age) => (end.min(age), times + 1),
+            Some(_) | None => (age, 1),
+        };
+        let needed = if end < SHORT_LIFE { 4 } else { 2 } + self.refuted;
+        if times >= needed {
+            *self = Self { life: Some(end), ends: None, renewed_early: 0, ..*self };
+        } else {
+            self.ends = Some((end, times));
         }
     }
 
-    /// Takes note that a token was good at this age.
+    /// Takes note that the token in hand was good at this age.
     pub(crate) fn outlived(&mut self, age: Duration) {
-        let refutes = |end: Duration| end < age && !agree(end, age);
-        self.lone_end = self.lone_end.filter(|end| !refutes(*end));
-        if self.life.is_some_and(refutes) {
-            *self = Self::known(None);
+        self.good_at[0] = self.good_at[0].max(age);
+        self.ends = self.ends.filter(|(end, _)| !refutes(age, *end));
+        if self.life.is_some_and(|life| refutes(age, life)) {
+            let refuted = (self.refuted + 1).min(MOST_DOUBT);
+            *self = Self { life: None, refuted, patience: FIRST_TRIAL, renewed_early: 0, ..*self };
         }
     }
 
-    /// From which age on a good token refutes the learnt life.
-    pub(crate) fn refuted_from(&self) -> Option<Duration> {
-        // the first age, in whole milliseconds, that does not agree
-        self.life.map(|life| life * 4 / 3 + Duration::from_millis(2))
+    /// Whether a token of this age is thought to have ended, or to be about to.
+    pub(crate) fn is_end_near(&self, age: Duration) -> bool {
+        self.life.is_some_and(|life| age >= life || agree(life, age))
     }
+}
 
-    /// The age at which a token is thought to have ended, if this one is near it or past it.
-    pub(crate) fn end_near(&self, age: Duration) -> Option<Duration> {
-        let known = self.life.into_iter().chain(self.lone_end.filter(|_| self.is_awaited)).min();
-        known.filter(|end| age >= *end || agree(*end, age))
-    }
-
-    /// A 401 at an age at which an end was expected was none, or not for all. Until there is another end, one that
-    /// stands alone lets no more of them pass.
-    pub(crate) fn was_not_an_end(&mut self) {
-        self.is_awaited = false;
-    }
+/// Whether a token that was good at an age shows that no life ends at another.
+fn refutes(good: Duration, end: Duration) -> bool {
+    end < good && !agree(end, good)
 }
 
 /// Ends agree that differ by a quarter of the longer at the most: upstreams count in whole seconds, and an end is seen
@@ -118,21 +145,53 @@ mod tests {
     }
 
     #[test]
-    fn a_life_is_learnt_from_two_ends_that_agree_and_never_from_one() {
-        let table: [(&str, &[f64], Option<f64>); 10] = [
+    fn a_life_is_learnt_from_ends_that_agree_and_never_from_one() {
+        let table: [(&str, &[f64], Option<f64>); 13] = [
             ("none", &[], None),
             ("a revocation", &[600.0], None),
             ("two revocations", &[600.0, 20.0], None),
-            ("two ends", &[6.0, 6.1], Some(6.0)),
-            ("whole seconds", &[6.9, 6.0], Some(6.0)),
-            ("a revocation in between", &[6.0, 2.0, 6.0, 6.1], Some(6.0)),
-            ("refused at once, twice", &[0.1, 0.1], None),
+            ("two ends", &[61.0, 62.0], Some(61.0)),
+            ("three that are short", &[6.0, 6.1, 6.1], None),
+            ("four that are short", &[6.0, 6.1, 6.1, 6.0], Some(6.0)),
+            ("whole seconds", &[6.9, 6.0, 6.9, 6.0], Some(6.0)),
+            ("a revocation in between", &[60.0, 20.0, 60.0, 61.0], Some(60.0)),
+            ("refused at once, again and again", &[0.1, 0.1, 0.1, 0.1, 0.1], None),
             ("one more revocation", &[60.0, 60.0, 10.0], Some(60.0)),
-            ("tokens that live shorter now", &[60.0, 60.0, 10.0, 10.0], Some(10.0)),
-            ("an end that was seen late", &[6.0, 6.0, 600.0, 600.0], Some(6.0)),
+            ("three", &[60.0, 60.0, 10.0, 10.0, 10.0], Some(60.0)),
+            ("tokens that live shorter now", &[60.0, 60.0, 10.0, 10.0, 10.0, 10.0], Some(10.0)),
+            ("an end that was seen late", &[60.0, 60.0, 600.0, 600.0], Some(60.0)),
         ];
         for (name, ends, expected) in table {
             assert_eq!(after(ends), expected.map(secs), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_life_is_learnt_at_an_age_that_one_of_the_last_tokens_has_outlived() {
+        for (outlived, learns) in [(7.0, true), (9.0, false)] {
+            let mut learnt = LearntLife::known(None);
+            for _ in 0..10 {
+                for good in [5.9, outlived, 5.9] {
+                    learnt.begins();
+                    learnt.outlived(secs(good));
+                    learnt.ended(secs(6.0), false);
+                }
+            }
+            assert_eq!(learnt.life().is_some(), learns, "{outlived}");
+        }
+    }
+
+    #[test]
+    fn what_was_learnt_and_refuted_takes_more_ends() {
+        let mut learnt = LearntLife::known(None);
+        for needed in [2, 3, 4, 5, 5] {
+            for number in 0..needed {
+                assert_eq!(learnt.life(), None, "{number} of {needed}");
+                let _ = [(); REMEMBERED].map(|()| learnt.begins());
+                learnt.ended(secs(100.0), false);
+            }
+            assert!(learnt.life().is_some(), "{needed}");
+            learnt.outlived(secs(200.0));
         }
     }
 
@@ -151,17 +210,16 @@ mod tests {
         learnt.outlived(secs(5.0));
         learnt.outlived(secs(6.5));
         assert_eq!(learnt.life(), Some(secs(6.0)), "ends that agree are one");
-        learnt.outlived(learnt.refuted_from().expect("there is one"));
+        learnt.outlived(secs(8.1));
         assert_eq!(learnt.life(), None);
     }
 
     #[test]
     fn a_lone_end_is_forgotten_with_a_token_that_was_good_at_that_age() {
         let mut learnt = LearntLife::known(None);
-        learnt.ended(secs(6.0), false);
-        learnt.outlived(secs(60.0));
-        learnt.ended(secs(6.0), false);
-        assert_eq!(learnt.life(), None);
+        learnt.ended(secs(61.0), false);
+        learnt.outlived(secs(90.0));
+        assert_eq!(learnt.ends, None);
     }
 
     #[test]
@@ -179,16 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_that_ends_sooner_is_followed_by_another() {
+        for (age, is_next) in [(3.0, true), (5.5, false), (6.1, false), (60.0, false)] {
+            let mut learnt = LearntLife::known(Some(secs(6.0)));
+            while !learnt.begins() {}
+            learnt.begins();
+            learnt.ended(secs(age), true);
+            assert_eq!(learnt.begins(), is_next, "{age}");
+        }
+    }
+
+    #[test]
     fn an_age_at_which_ends_are_expected_is_told_from_one_at_which_they_are_not() {
         let mut learnt = LearntLife::known(None);
-        assert_eq!(learnt.end_near(secs(1e6)), None, "nothing is known");
-        learnt.ended(secs(6.0), false);
-        let near = [3.0, 5.0, 60.0].map(|age| learnt.end_near(secs(age)));
-        assert_eq!(near, [None, Some(secs(6.0)), Some(secs(6.0))]);
-        learnt.was_not_an_end();
-        assert_eq!(learnt.end_near(secs(6.0)), None, "one alone is taken at its word once");
-        learnt.ended(secs(6.0), false);
-        learnt.was_not_an_end();
-        assert_eq!(learnt.end_near(secs(6.0)), Some(secs(6.0)), "what is learnt is not");
+        assert!(!learnt.is_end_near(secs(1e6)), "nothing is known");
+        learnt.ended(secs(60.0), false);
+        assert!(!learnt.is_end_near(secs(60.0)), "one end is none");
+        learnt.ended(secs(60.0), false);
+        assert_eq!([30.0, 50.0, 600.0].map(|age| learnt.is_end_near(secs(age))), [false, true, true]);
     }
 }

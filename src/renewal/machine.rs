@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::life::{self, LearntLife};
 use super::policy::{self, Policy};
-use super::{AccountSnapshot, Failure, NotSaved, Phase, Reason, RenewalId, SaveId, Why};
+use super::refusals::{Refusal, Refusals};
+use super::{AccountSnapshot, Failure, NotSaved, Phase, Place, Reason, RenewalId, SaveId, Why};
 use crate::timestamp::Timestamp;
 
 /// What has happened.
@@ -25,8 +26,10 @@ pub(crate) enum Event {
     Rejected {
         /// The renewal that it came from.
         id: RenewalId,
-        /// Whether an upstream had taken it before: then it has ended, or was revoked.
-        worked: bool,
+        /// Where.
+        place: Place,
+        /// The last token that was taken there, if one is remembered.
+        worked: Option<RenewalId>,
         /// Until when the request waits for a successor; not after `now` where it does not.
         until: Timestamp,
     },
@@ -34,15 +37,20 @@ pub(crate) enum Event {
     Replayed {
         /// The renewal that the token of the 401 came from.
         refused: RenewalId,
+        /// Where.
+        place: Place,
         /// When that 401 came: the token had ended by then, if it had.
         at: Timestamp,
         /// Whether the next token was taken; if not, that was answered 401, too.
         accepted: bool,
     },
-    /// An upstream has taken a token: told of the first time, and of the first time past what was learnt of its life.
+    /// An upstream has taken a token: told of the first time, of the first time on the route of a 401 whose request could
+    /// not be sent again, and each time that the token has grown older by a quarter.
     Worked {
         /// The renewal that it came from.
         id: RenewalId,
+        /// Where.
+        place: Place,
         /// When the request was sent, or before: the token was good then.
         sent: Timestamp,
     },
@@ -56,6 +64,8 @@ pub(crate) enum Event {
         rotated: bool,
         /// The refresh token's life, likewise.
         refresh_lifetime: Option<Duration>,
+        /// The server's `Retry-After`: obeyed where the access token is dead on arrival.
+        retry_after: Option<Duration>,
     },
     /// The renewal has failed.
     Failed {
@@ -133,8 +143,8 @@ pub(crate) enum Action {
         id: RenewalId,
         /// Until when it may be handed out.
         usable_until: Timestamp,
-        /// A request that is sent with it from here on and succeeds is worth a [`Event::Worked`].
-        outlived_from: Timestamp,
+        /// When it began to live: see [`Event::Worked`].
+        start: Timestamp,
     },
     /// Hand out no token any more.
     Withdraw,
@@ -153,8 +163,12 @@ pub(crate) struct Renewal {
     next_save: u64,
     /// When the server was last asked to renew this credential.
     pub(super) last_start: Option<Timestamp>,
-    /// Nobody but a person or a change of the network may start the next renewal before this.
+    /// Nobody but a person or a hint may start the next renewal before this.
     earliest: Timestamp,
+    /// Nobody but a person may, for the server has said so (`Retry-After`).
+    server_earliest: Timestamp,
+    /// The last renewal that a hint has brought forward.
+    hinted: Option<Timestamp>,
     failures: u32,
     /// An answer to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
     answer_lost: bool,
@@ -163,10 +177,7 @@ pub(crate) struct Renewal {
     refused: Option<Refused>,
     /// Since when the server has been saying what counts only when it is repeated.
     unconfirmed_since: Option<Timestamp>,
-    /// The last 401 that has brought a renewal about, or will.
-    refusal: Option<Refusal>,
-    /// The one before it, whose replay may still be under way.
-    refusal_before: Option<Refusal>,
+    refusals: Refusals,
     learnt: LearntLife,
     random: Random,
 }
@@ -202,6 +213,7 @@ pub(super) struct Answer {
     start: Timestamp,
     lifetime: Option<Duration>,
     refresh_lifetime: Option<Duration>,
+    retry_after: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -222,66 +234,6 @@ pub(super) struct Token {
     is_in_use: bool,
 }
 
-/// A 401 that has brought a renewal about, or will, and what became of the requests that were sent again.
-#[derive(Clone, Copy, Debug)]
-struct Refusal {
-    /// The token that it was said to.
-    token: RenewalId,
-    /// When that began to live.
-    start: Timestamp,
-    is_life_stated: bool,
-    was_trial: bool,
-    /// It did not have to wait for what 401s before it had used up, as tokens are thought to end at its age.
-    was_expected: bool,
-    /// It was refused as soon as it was there: that is no end.
-    was_fresh: bool,
-    /// Its renewal starts no sooner.
-    permitted: Timestamp,
-    distrust_before: Option<Distrust>,
-    /// A replay with the next token went well: the token had ended.
-    is_healed: bool,
-    /// A replay with the next token was refused: somebody's 401 was the upstream's mood.
-    is_mood: bool,
-}
-
-/// How long the next 401 has to wait, because the last one has brought a renewal about that is not known to have helped,
-/// or came as soon as the token was there.
-#[derive(Clone, Copy, Debug)]
-struct Distrust {
-    since: Timestamp,
-    step: Duration,
-    /// Its token was refused, too.
-    is_mood: bool,
-}
-
-impl Distrust {
-    /// When the next 401 brings a renewal about, to a token that has worked, or not yet.
-    fn ends(&self, worked: bool) -> Timestamp {
-        self.since + policy::patience(self.step, worked || !self.is_mood)
-    }
-
-    /// Whether it is so long ago that it counts as never.
-    fn is_stale(&self, now: Timestamp) -> bool {
-        now >= self.since + 2 * policy::patience(self.step, false)
-    }
-}
-
-impl Refusal {
-    /// What holds after it, as far as is known of the replays.
-    fn distrust(&self) -> Option<Distrust> {
-        if self.is_healed && !self.was_fresh {
-            return self.distrust_before;
-        }
-        let recent = self.distrust_before.filter(|before| !before.is_stale(self.permitted));
-        let is_healed = self.is_healed && !self.is_mood;
-        let step = match recent {
-            Some(before) if is_healed => before.step,
-            recent => policy::next_distrust(recent.map(|before| before.step)),
-        };
-        Some(Distrust { since: self.permitted, step, is_mood: self.is_mood })
-    }
-}
-
 impl Renewal {
     /// A machine without a credential. `seed` spreads renewals of different accounts and machines.
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
@@ -295,13 +247,14 @@ impl Renewal {
             next_save: 1,
             last_start: None,
             earliest: Timestamp::default(),
+            server_earliest: Timestamp::default(),
+            hinted: None,
             failures: 0,
             answer_lost: false,
             refresh_expires_at: None,
             refused: None,
             unconfirmed_since: None,
-            refusal: None,
-            refusal_before: None,
+            refusals: Refusals::default(),
             learnt: LearntLife::known(None),
             random: Random(seed),
         }
@@ -332,17 +285,22 @@ impl Renewal {
             }
             Event::NetworkChanged | Event::Resumed => {
                 if self.failures > 0 {
-                    self.bring_forward(self.spaced(now));
+                    self.hinted(now);
                 }
             }
-            Event::Rejected { id, worked, until } => self.rejected(id, worked, until, now),
-            Event::Replayed { refused, at, accepted } => self.replayed(refused, at, accepted, now),
-            Event::Worked { id, sent } => self.worked(id, sent),
-            Event::Renewed { id, lifetime, rotated, refresh_lifetime } => {
+            Event::Rejected { id, place, worked, until } => self.rejected(id, place, worked, until, now),
+            Event::Replayed { refused, place, at, accepted } => self.replayed(refused, place, at, accepted, now),
+            Event::Worked { id, place, sent } => self.worked(id, place, sent),
+            Event::Renewed { id, lifetime, rotated, refresh_lifetime, retry_after } => {
                 if self.is_owed_answer(id) {
                     // lives count from the start: the server's clock ran while its answer was under way
                     let start = self.last_start.unwrap_or(now);
-                    self.renewed(Answer { id, start, lifetime, refresh_lifetime }, rotated, now, &mut actions);
+                    self.renewed(
+                        Answer { id, start, lifetime, refresh_lifetime, retry_after },
+                        rotated,
+                        now,
+                        &mut actions,
+                    );
                 }
             }
             Event::Failed { id, failure } => {
@@ -457,7 +415,7 @@ impl Renewal {
             (Phase::Scheduled { at }, Reason::Asked) => Some(at),
             // what 401s have brought about, and has failed
             (Phase::Scheduled { at }, Reason::Retry) => {
-                let is_refused = |token: Token| self.refusal.is_some_and(|refusal| refusal.token == token.id);
+                let is_refused = |token: Token| self.refusals.of(token.id).is_some();
                 self.published.is_some_and(is_refused).then_some(at)
             }
             (Phase::Scheduled { .. } | Phase::SignInRequired { .. }, _) => None,
@@ -566,11 +524,20 @@ impl Renewal {
         }
     }
 
-    /// A 401 from the upstream brings the next renewal forward, once for each rejected token. If the token that it
-    /// brings is rejected too, 401s are the upstream's business for a while; for a short while only where that token
-    /// had been good for something, or nobody has heard what became of the request. A request that waits longer than
-    /// that is served then, or when the token is as old as the last one that ended.
-    fn rejected(&mut self, id: RenewalId, worked: bool, until: Timestamp, now: Timestamp) {
+    /// A hint cuts back-off that is our own choice, never the server's `Retry-After`. Those that come close together are
+    /// one: where links come and go all day, a server in trouble must not be asked at each.
+    fn hinted(&mut self, now: Timestamp) {
+        let after_the_last = self.hinted.map_or(now, |last| last + policy::HINTS_APART);
+        let at = self.spaced(now).max(self.server_earliest).max(after_the_last);
+        if matches!(self.phase, Phase::Scheduled { at: planned } if at < planned) {
+            self.hinted = Some(at);
+            self.bring_forward(at);
+        }
+    }
+
+    /// A 401 from the upstream brings the next renewal forward, once for each rejected token, if the place that said it is
+    /// believed: see [`super::refusals`]. A request that waits until then is served then.
+    fn rejected(&mut self, id: RenewalId, place: Place, worked: Option<RenewalId>, until: Timestamp, now: Timestamp) {
         let Some(token) = self.published else {
             if until > now {
                 self.bring_forward(self.earliest); // it wants one, like any request without a token
@@ -580,17 +547,11 @@ impl Renewal {
         if token.id != id || !matches!(self.phase, Phase::Scheduled { .. }) {
             return;
         }
-        let age = now.since(token.start);
-        let expected = self.learnt.end_near(age).filter(|_| token.stated.is_none()).map(|end| token.start + end);
-        let distrust = self.refusal.and_then(|refusal| refusal.distrust());
-        let distrusted_until = distrust.map(|distrust| distrust.ends(worked));
-        let was_expected = expected.is_some_and(|end| distrusted_until.is_some_and(|until| end < until));
-        let permitted = distrusted_until.map_or(now, |until| expected.map_or(until, |end| end.min(until))).max(now);
-        if let Some(refusal) = self.refusal.as_mut().filter(|refusal| refusal.token == id) {
+        let is_explained = token.stated.is_none() && self.learnt.is_end_near(now.since(token.start));
+        let (standing, permitted) = self.refusals.judge(place, worked, is_explained, now);
+        if self.refusals.of(id).is_some() {
             if until > now {
-                refusal.was_expected |= was_expected && permitted < refusal.permitted;
-                refusal.permitted = refusal.permitted.min(permitted);
-                let permitted = refusal.permitted;
+                let permitted = self.refusals.hasten(permitted);
                 self.bring_forward(permitted.max(self.earliest).max(self.spaced(now)));
             }
             return;
@@ -601,52 +562,65 @@ impl Renewal {
         let refusal = Refusal {
             token: id,
             start: token.start,
+            at: now,
+            place,
+            standing,
             is_life_stated: token.stated.is_some(),
             was_trial: token.is_trial,
-            was_expected,
-            was_fresh: age < life::SHORTEST_LIFE,
+            is_waiting: until > now,
             permitted,
-            distrust_before: distrust,
             is_healed: false,
             is_mood: false,
         };
-        self.refusal_before = self.refusal.replace(refusal);
+        let refill = self.refill();
+        self.refusals.note(refusal, is_explained, refill);
         self.bring_forward(permitted.max(self.earliest).max(self.spaced(now)));
     }
 
-    /// A 401 that the next token has healed was the token's end, not the upstream's mood: the next one is believed at
-    /// once, and its age tells the life of tokens of which no answer does. One that the next token has not healed says
-    /// something of the upstream if that token was younger: an answer may take longer than what it brings lives.
-    fn replayed(&mut self, refused: RenewalId, at: Timestamp, accepted: bool, now: Timestamp) {
-        let known = [&mut self.refusal, &mut self.refusal_before].into_iter().flatten();
-        let Some(refusal) = known.into_iter().find(|refusal| refusal.token == refused) else { return };
-        let was_healed = refusal.is_healed;
-        let age = at.since(refusal.start);
+    /// A 401 that the next token has healed was the token's end, and its age tells the life of tokens of which no answer
+    /// does. One that the next token has not healed says something of its place if that token was younger: an answer may
+    /// take longer than what it brings lives.
+    fn replayed(&mut self, refused: RenewalId, place: Place, at: Timestamp, accepted: bool, now: Timestamp) {
+        if accepted {
+            if let Some(healed) = self.refusals.accepted(refused, place) {
+                self.ended(healed, at);
+            }
+            return;
+        }
+        let known = self.refusals.start_of(refused);
         let next = self.published.filter(|token| token.id > refused);
-        let is_younger = next.is_none_or(|next| now.since(next.start) < age.max(life::SHORTEST_LIFE));
-        refusal.is_healed |= accepted;
-        refusal.is_mood |= !accepted && is_younger;
-        let refusal = *refusal;
-        // a 401 to the next token may have come before this was known
-        if let Some(next) = self.refusal.as_mut().filter(|next| next.token != refused) {
-            next.distrust_before = refusal.distrust();
-        }
-        if accepted && !was_healed && !refusal.is_life_stated {
-            self.learnt.ended(age, refusal.was_trial);
-            self.plan_again();
-        }
-        if !accepted && refusal.was_expected {
-            self.learnt.was_not_an_end();
+        let age = known.map_or(life::SHORTEST_LIFE, |start| at.since(start).max(life::SHORTEST_LIFE));
+        if next.is_none_or(|next| now.since(next.start) < age) {
+            let refill = self.refill();
+            self.refusals.refused_again(refused, place, now, refill);
         }
     }
 
-    fn worked(&mut self, id: RenewalId, sent: Timestamp) {
+    fn worked(&mut self, id: RenewalId, place: Place, sent: Timestamp) {
         let Some(token) = self.published.as_mut().filter(|token| token.id == id) else { return };
         token.is_in_use = true;
+        let age = sent.since(token.start);
         if token.stated.is_none() {
-            self.learnt.outlived(sent.since(token.start));
+            self.learnt.outlived(age);
+        }
+        if let Some(healed) = self.refusals.worked(id, place, age) {
+            self.ended(healed, healed.at);
         }
         self.plan_again();
+    }
+
+    /// A token had ended when it was refused.
+    fn ended(&mut self, refusal: Refusal, at: Timestamp) {
+        if !refusal.is_life_stated {
+            self.learnt.ended(at.since(refusal.start), refusal.was_trial);
+            self.plan_again();
+        }
+    }
+
+    /// The time in which 401s may bring one more renewal about.
+    fn refill(&self) -> Duration {
+        let stated = self.published.and_then(|token| token.stated);
+        policy::refill(stated.or(self.learnt.life()).unwrap_or(self.policy.assumed_lifetime))
     }
 
     fn renewed(&mut self, answer: Answer, rotated: bool, now: Timestamp, actions: &mut Vec<Action>) {
@@ -670,7 +644,7 @@ impl Renewal {
 
     /// Hands out the token of an answer of which nothing is left to save, and plans its renewal.
     fn take(&mut self, answer: Answer, now: Timestamp, actions: &mut Vec<Action>) {
-        let Answer { id, start, lifetime, refresh_lifetime } = answer;
+        let Answer { id, start, lifetime, refresh_lifetime, retry_after } = answer;
         let usable_until = policy::usable_until(&self.policy, start, lifetime.unwrap_or(self.policy.assumed_lifetime));
         let is_trial = lifetime.is_none() && self.learnt.begins();
         let token = Token {
@@ -685,14 +659,12 @@ impl Renewal {
         };
         if now >= usable_until {
             self.failures = self.failures.saturating_add(1); // dead on arrival: as good as none
-            self.back_off(None, now);
+            self.back_off(retry_after, now);
             return;
         }
         self.failures = 0;
         self.published = Some(token);
-        let refuted_from = self.learnt.refuted_from().filter(|_| lifetime.is_none());
-        let outlived_from = refuted_from.map_or(Timestamp::FAR, |age| start + age);
-        actions.push(Action::Publish { id, usable_until, outlived_from });
+        actions.push(Action::Publish { id, usable_until, start });
         self.earliest = self.spaced(now);
         self.plan(token);
     }
@@ -742,12 +714,12 @@ impl Renewal {
             }
             Failure::Permanent(why) => self.refuse(why, false, now, actions),
             Failure::Refused => self.refuse(Why::Revoked, true, now, actions),
-            Failure::Unconfirmed(why) => {
+            Failure::Unconfirmed { why, retry_after } => {
                 let since = *self.unconfirmed_since.get_or_insert(now);
                 if now >= since + policy::CONFIRMED_AFTER {
                     self.refuse(why, true, now, actions);
                 } else {
-                    self.back_off(None, now);
+                    self.back_off(retry_after, now);
                 }
             }
         }
@@ -770,6 +742,7 @@ impl Renewal {
         let (earliest, at) = policy::retry_times(now, backoff, retry_after);
         let spaced = self.spaced(now);
         self.earliest = earliest.max(spaced);
+        self.server_earliest = retry_after.map_or(now, |_| earliest);
         self.reason = Reason::Retry;
         self.schedule(at.max(spaced));
     }
@@ -789,13 +762,14 @@ impl Renewal {
         self.withdraw(actions);
         self.last_start = None;
         self.earliest = Timestamp::default();
+        self.server_earliest = Timestamp::default();
+        self.hinted = None;
         self.failures = 0;
         self.answer_lost = false;
         self.refresh_expires_at = None;
         self.refused = None;
         self.unconfirmed_since = None;
-        self.refusal = None;
-        self.refusal_before = None;
+        self.refusals = Refusals::default();
         self.learnt = LearntLife::known(None);
     }
 }

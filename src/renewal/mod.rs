@@ -2,7 +2,8 @@
 //!
 //! [`Renewal`] is one account's machine. It waits for one of four things: the clock, the store of credentials, the
 //! authorization server, or a person. Whether the token in hand is still usable is a separate fact. [`policy`] has the rules as plain functions of
-//! plain numbers; [`life`] is what tokens teach of their own life where the server states none.
+//! plain numbers; [`life`] is what tokens teach of their own life where the server states none; [`refusals`] says which 401s
+//! are believed.
 //!
 //! # Invariants
 //!
@@ -34,7 +35,9 @@ use crate::timestamp::Timestamp;
 mod faulty;
 pub(crate) mod life;
 pub(crate) mod machine;
+mod place;
 pub(crate) mod policy;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +47,7 @@ pub(crate) use faulty::{Fault, Faulty as Renewal};
 #[cfg(not(test))]
 pub(crate) use machine::Renewal;
 pub(crate) use machine::{Action, Event};
+pub(crate) use place::Place;
 pub(crate) use policy::Policy;
 
 /// Numbers one renewal of one account: unique in a process's life, growing.
@@ -127,7 +131,12 @@ pub(crate) enum Failure {
     /// A well-formed refusal of the refresh token. A server in its bad minute says the same, so the token is presented again.
     Refused,
     /// A refusal in words that count only when they are said again, a minute later or more.
-    Unconfirmed(Why),
+    Unconfirmed {
+        /// What they mean then.
+        why: Why,
+        /// The server's `Retry-After`, if it sent one.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What a machine waits for.

@@ -49,6 +49,9 @@ const LONGEST_BACKOFF_IF_WANTED: Duration = Duration::from_secs(30);
 /// must not keep a person from a token for a day. Asking every ten minutes harms nobody.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
+/// Hints cut the back-off once in so long: a host of containers has a change of its network every few seconds.
+pub(crate) const HINTS_APART: Duration = Duration::from_secs(30);
+
 /// A refresh token that was refused is presented again so long after its first refusal, and after its second: servers refuse
 /// good ones in a bad minute (a database that lags, a bad release). What is refused a third time is refused.
 pub(crate) const SECOND_LIFE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10 * 60)];
@@ -56,16 +59,28 @@ pub(crate) const SECOND_LIFE: [Duration; 2] = [Duration::from_secs(60), Duration
 /// A refusal that counts only when it is repeated is one when it is said so long after the first time.
 pub(crate) const CONFIRMED_AFTER: Duration = Duration::from_secs(60);
 
-/// After a renewal that a 401 has brought about and whose token was refused again, or of whose token nothing is known,
-/// the next 401 brings one about no sooner than this, and twice as long after each further one: an upstream that always
-/// says 401 must not become a storm at the authorization server.
-const FIRST_DISTRUST: Duration = Duration::from_secs(10 * 60);
+/// A place that has refused a token and its successor brings the next renewal about no sooner than this, and twice as long
+/// after each further one: an upstream that always says 401 must not become a storm at the authorization server.
+const FIRST_MOOD: Duration = Duration::from_secs(10 * 60);
 
-/// A 401 is passed on at the most so long without a question to the authorization server.
-const LONGEST_DISTRUST: Duration = Duration::from_secs(6 * 60 * 60);
+/// Such a place's 401s are passed on at the most so long without a question to the authorization server.
+const LONGEST_MOOD: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// A token that was good before its 401 was revoked, most likely, and its successor is asked for so much sooner.
-const TRUST_IF_WORKED: u32 = 120;
+/// So many renewals may 401s bring about one after the other: tokens that are revoked again and again, or whose life is not
+/// learnt yet.
+const FREE: f64 = 6.0;
+
+/// The next waits so long, within the patience of most requests, and each further one twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// But no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
+
+/// One more is free after this time, whatever the tokens' life; see [`refill`].
+pub(crate) const LONGEST_REFILL: Duration = Duration::from_secs(10 * 60);
+
+/// However short the life, not sooner.
+const SHORTEST_REFILL: Duration = Duration::from_secs(10);
 
 /// When a token is renewed: `min(early, lifetime / 3)` before its end, spread over a tenth of that to each side by
 /// `spread`, which is in 0..=1.
@@ -102,15 +117,25 @@ pub(crate) fn retry_times(now: Timestamp, backoff: Duration, retry_after: Option
     }
 }
 
-/// The step that follows `last`, the one before it, in the distance between renewals that 401s bring about.
-pub(crate) fn next_distrust(last: Option<Duration>) -> Duration {
-    let longest = LONGEST_DISTRUST * TRUST_IF_WORKED;
-    last.map_or(FIRST_DISTRUST, |last| (last * 2).min(longest))
+/// How long after a place's last renewal its 401s are passed on, after so many.
+pub(crate) fn mood(times: u32) -> Duration {
+    FIRST_MOOD.saturating_mul(1 << times.saturating_sub(1).min(16)).min(LONGEST_MOOD)
 }
 
-/// How long after such a renewal 401s are passed on, given the step, and whether the token had worked before.
-pub(crate) fn patience(step: Duration, worked: bool) -> Duration {
-    if worked { step / TRUST_IF_WORKED } else { step }.min(LONGEST_DISTRUST)
+/// The time in which 401s may bring one more renewal about: where tokens live for seconds, some of them are revoked, or
+/// end while nobody asks, in each minute.
+pub(crate) fn refill(life: Duration) -> Duration {
+    (8 * life).clamp(SHORTEST_REFILL, LONGEST_REFILL)
+}
+
+/// How long after the last renewal that a 401 brought about the next one may be, when so many were, less those regained.
+pub(crate) fn pause(spent: f64, refill: Duration) -> Duration {
+    let over = spent - (FREE - 1.0);
+    if over <= 0.0 {
+        return Duration::ZERO;
+    }
+    let grown = FIRST_PAUSE.mul_f64((over - 1.0).min(20.0).exp2()).min(LONGEST_PAUSE);
+    grown.min(refill.mul_f64(over))
 }
 
 #[cfg(test)]
@@ -166,11 +191,19 @@ mod tests {
     }
 
     #[test]
-    fn distrust_doubles_from_ten_minutes_to_six_hours_or_from_five_seconds_where_the_token_had_worked() {
-        let steps = std::iter::successors(Some(next_distrust(None)), |last| Some(next_distrust(Some(*last))));
-        let waits: Vec<(u64, u64)> =
-            steps.map(|step| (patience(step, false).as_secs(), patience(step, true).as_secs())).take(15).collect();
-        assert_eq!(waits[..4], [(600, 5), (1200, 10), (2400, 20), (4800, 40)]);
-        assert_eq!(waits[14], (21_600, 21_600));
+    fn a_places_mood_doubles_from_ten_minutes_to_six_hours() {
+        let waits: Vec<u64> = (1..=8).map(|times| mood(times).as_secs()).collect();
+        assert_eq!(waits, [600, 1200, 2400, 4800, 9600, 19_200, 21_600, 21_600]);
+    }
+
+    #[test]
+    fn six_renewals_by_401s_are_free_and_then_each_waits_longer_until_some_are_regained() {
+        let waits: Vec<u64> = (0..=14).map(|spent| pause(f64::from(spent), LONGEST_REFILL).as_secs()).collect();
+        assert_eq!(waits, [0, 0, 0, 0, 0, 0, 5, 10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(pause(1e9, LONGEST_REFILL), LONGEST_PAUSE);
+        assert_eq!(pause(12.0, SHORTEST_REFILL), secs(70), "what is regained sooner is permitted sooner");
+        for (life, expected) in [(0, 10), (3, 24), (60, 480), (3600, 600)] {
+            assert_eq!(refill(secs(life)), secs(expected), "{life}");
+        }
     }
 }

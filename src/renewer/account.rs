@@ -323,10 +323,10 @@ impl AccountState {
         id: RenewalId,
         field: (HeaderName, HeaderValue),
         usable_until: Timestamp,
-        outlived_from: Timestamp,
+        start: Timestamp,
     ) -> Arc<Published> {
         let usable_until = usable_until.min(self.ends_at.unwrap_or(Timestamp::FAR));
-        Arc::new(Published::new(id, field, usable_until, outlived_from))
+        Arc::new(Published::new(id, field, usable_until, start))
     }
 
     /// What is presented to the authorization server this time, taken out of the credential.
@@ -467,7 +467,7 @@ impl AccountState {
     pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
         let GrantFailure { failure, oauth_error, http_status, detail, wants_rotation: _ } = failure;
         let class = match failure {
-            Failure::Transient { .. } | Failure::Unconfirmed(_) => "transient",
+            Failure::Transient { .. } | Failure::Unconfirmed { .. } => "transient",
             Failure::Ambiguous => "ambiguous",
             Failure::Permanent(_) | Failure::Refused => "permanent",
         };

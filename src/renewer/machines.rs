@@ -221,13 +221,13 @@ impl<W: World> Renewer<W> {
         for demand in demands {
             let (account, event, is_answered) = match demand {
                 Demand::Wanted(account) => (account, Event::Wanted, true),
-                Demand::Rejected { account, id, worked, until } => {
-                    (account, Event::Rejected { id, worked, until }, true)
+                Demand::Rejected { account, id, place, worked, until } => {
+                    (account, Event::Rejected { id, place, worked, until }, true)
                 }
-                Demand::Replayed { account, refused, at, accepted } => {
-                    (account, Event::Replayed { refused, at, accepted }, false)
+                Demand::Replayed { account, refused, place, at, accepted } => {
+                    (account, Event::Replayed { refused, place, at, accepted }, false)
                 }
-                Demand::Worked { account, id, sent } => (account, Event::Worked { id, sent }, false),
+                Demand::Worked { account, id, place, sent } => (account, Event::Worked { id, place, sent }, false),
             };
             self.handle(&account, event, now);
             self.keep_what_was_learnt(&account, now);
@@ -471,6 +471,7 @@ impl<W: World> Renewer<W> {
     fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let (mut lifetime, refresh_lifetime) = (state.lifetime(&tokens), tokens.refresh_lifetime);
+        let retry_after = tokens.retry_after;
         let header = tokens.unusable.clone().map_or_else(|| state.header(&tokens), Err);
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
@@ -482,7 +483,7 @@ impl<W: World> Renewer<W> {
         let rotated = state.take_credential(tokens, self.world.calendar(now));
         state.at_hand = header.ok();
         let is_usable = state.at_hand.is_some();
-        self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime }, now);
+        self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime, retry_after }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
         if is_usable {
             state.repeated = None;
@@ -537,7 +538,7 @@ impl<W: World> Renewer<W> {
             let why = match verdict {
                 Failure::Permanent(why) => Some(why),
                 Failure::Refused => Some(Why::Revoked),
-                Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed(_) => None,
+                Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed { .. } => None,
             };
             if let Some(why) = why {
                 record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
@@ -594,9 +595,9 @@ impl<W: World> Renewer<W> {
                     }
                     self.ask_to_save(id, Waiters::default());
                 }
-                Action::Publish { id: renewal, usable_until, outlived_from } => {
+                Action::Publish { id: renewal, usable_until, start } => {
                     let field = state.at_hand.take();
-                    state.published = field.map(|field| state.token(renewal, field, usable_until, outlived_from));
+                    state.published = field.map(|field| state.token(renewal, field, usable_until, start));
                     if let Some(token) = &state.published {
                         info!(account = %id, usable_for = ?token.usable_until.since(now), "renewed");
                     }

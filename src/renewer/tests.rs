@@ -10,7 +10,7 @@ use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Dialect, Grant, GrantType, Person, Tokens};
-use crate::renewal::{Failure, Phase, RenewalId, Why};
+use crate::renewal::{Failure, Phase, Place, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
 use crate::timestamp::Timestamp;
@@ -569,13 +569,13 @@ fn the_life_of_tokens_is_learnt_kept_with_the_account_and_known_to_the_next_proc
     let mut renewer = started();
     renewer.answered(&lab(), RenewalId(1), unstated("a1"), T0);
     let mut now = T0;
-    for id in 1..=2 {
+    for id in 1..=4 {
         now = now + Duration::from_secs(6);
-        let (account, refused) = (lab(), RenewalId(id));
-        renewer.demands([Demand::Rejected { account, id: refused, worked: true, until: now }], now);
+        let (account, refused, place) = (lab(), RenewalId(id), Place { route: 1, resource: 1 });
+        renewer.demands([Demand::Rejected { account, id: refused, place, worked: Some(refused), until: now }], now);
         renewer.answered(&lab(), RenewalId(id + 1), unstated("a"), now);
         renewer.world.lines.clear();
-        renewer.demands([Demand::Replayed { account: lab(), refused, at: now, accepted: true }], now);
+        renewer.demands([Demand::Replayed { account: lab(), refused, place, at: now, accepted: true }], now);
     }
     assert_eq!(renewer.world.lines, ["publish Bearer a", "save 1 r1 learnt 6000 ms"], "it is renewed at another time");
     // the next person to sign in is given tokens by the same server

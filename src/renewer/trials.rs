@@ -99,7 +99,7 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let (Some(token), Some(until)) = (&state.published, state.machine.snapshot().usable_until) else { return };
         let field = (token.name.clone(), token.value.clone());
-        state.published = Some(state.token(token.id, field, until, token.outlived_from));
+        state.published = Some(state.token(token.id, field, until, token.start));
         self.tell(id, now, true);
     }
 
@@ -162,7 +162,7 @@ impl<W: World> Renewer<W> {
             // no verdict on the credential: that the client is refused, or words that count only when they are said again
             Failure::Ambiguous
             | Failure::Transient { .. }
-            | Failure::Unconfirmed(_)
+            | Failure::Unconfirmed { .. }
             | Failure::Permanent(Why::ClientRefused) => {
                 let words = format!("not tried: {}", failure.detail);
                 self.untried(id, trial, Some(failure), words, now);

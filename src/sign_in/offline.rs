@@ -160,7 +160,7 @@ async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> R
             let again = endpoint.redeem(account, &client, grant).await;
             again.map_err(|failure| match failure.failure {
                 // no verdict does not bring the lost answer back
-                Failure::Transient { .. } | Failure::Unconfirmed(_) => {
+                Failure::Transient { .. } | Failure::Unconfirmed { .. } => {
                     GrantFailure { failure: Failure::Ambiguous, ..failure }
                 }
                 Failure::Permanent(_) | Failure::Refused => {

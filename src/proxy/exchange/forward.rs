@@ -20,6 +20,7 @@ use crate::proxy::policy::route::Found;
 use crate::proxy::replay::Kept;
 use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::upstream::{self, Error, Resend};
+use crate::renewal::Place;
 use crate::token_source::{Published, Unavailable, Withheld};
 
 /// Waits for a response in the exchange's time.
@@ -37,11 +38,12 @@ pub(crate) async fn renewed_token(
     stream: &Stream,
     route: &RouteEntry,
     refused: &Published,
+    place: Place,
     kept: Option<&Kept>,
 ) -> Option<Arc<Published>> {
     route.stats.rejected.add(1);
     let patience = if kept.is_some_and(Kept::survives_401) { route.config.wait } else { Duration::ZERO };
-    let renewal = stream.in_time(pin!(route.tokens.token_after(refused, patience))).await;
+    let renewal = stream.in_time(pin!(route.tokens.token_after(refused, place, patience))).await;
     renewal.unwrap_or(None).filter(|_| !patience.is_zero())
 }
 

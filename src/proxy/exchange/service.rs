@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hyper::body::Incoming;
@@ -36,6 +35,7 @@ use crate::proxy::replay::{self, Kept, RequestBody};
 use crate::proxy::table::RouteEntry;
 use crate::proxy::table::Table;
 use crate::proxy::upstream::{self, Error, Resend};
+use crate::renewal::Place;
 use crate::token_source::Published;
 
 /// Answers one request, whatever comes of it.
@@ -128,6 +128,7 @@ async fn carry_out(
     if switches {
         return Box::pin(upgrade::forward(stream, &target.local, request, authorization, context, exchange)).await;
     }
+    let place = route.place(&request);
     let (request, kept) = if has_message {
         let name = &authorization.token().name;
         let judging = mcp::judge(stream, route, request, name, stream.right(), |what| exchange.says(what));
@@ -156,11 +157,11 @@ async fn carry_out(
     };
     exchange.goes_up_with(authorization.token()); // it may be another one by now
     if authorization.judge(&response) == Some(Rejection::Renew) {
-        return Box::pin(after_401(stream, &target.local, authorization, kept, response, context)).await;
+        return Box::pin(after_401(stream, &target.local, authorization, place, kept, response, context)).await;
     }
     let token = authorization.token();
-    if response.status().is_success() && token.is_watched.load(Ordering::Relaxed) {
-        route.tokens.worked(token, exchange.began.elapsed());
+    if response.status().is_success() {
+        route.tokens.worked(token, place, || exchange.began.elapsed());
     }
     respond(route, response, token, &context)
 }
@@ -459,13 +460,14 @@ async fn after_401(
     stream: &Rc<Stream>,
     local: &LocalRoute,
     rejected: Authorization<'_>,
+    place: Place,
     kept: Option<Kept>,
     response: upstream::Response,
     context: RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (route, refused) = (&*local.entry, Instant::now());
     let token = rejected.token();
-    let Some(new) = renewed_token(stream, route, token, kept.as_ref()).await else {
+    let Some(new) = renewed_token(stream, route, token, place, kept.as_ref()).await else {
         return respond(route, response, token, &context);
     };
     let mut authorization = route.authorize(new);
@@ -483,7 +485,7 @@ async fn after_401(
     };
     let (new, outcome) = (authorization.token(), authorization.outcome(&response));
     route.note_replay(outcome);
-    route.tokens.replayed(token, new, refused.elapsed(), outcome);
+    route.tokens.replayed(token, new, place, refused.elapsed(), outcome);
     respond(route, response, new, &context)
 }
 

@@ -7,7 +7,6 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hyper::body::Incoming;
@@ -41,6 +40,7 @@ pub(crate) async fn forward(
     let route = &*local.entry;
     // before anything is answered: hyper resolves it only after our 101 has gone out
     let client = on(&mut request);
+    let place = route.place(&request);
     let (request, kept) =
         replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
     let began = Instant::now();
@@ -48,7 +48,7 @@ pub(crate) async fn forward(
     exchange.goes_up_with(authorization.token()); // it may be another one by now
     let (refused, refused_at) = (authorization.token().clone(), Instant::now());
     if authorization.judge(&response) == Some(Rejection::Renew)
-        && let Some(new) = forward::renewed_token(stream, route, &refused, kept.as_ref()).await
+        && let Some(new) = forward::renewed_token(stream, route, &refused, place, kept.as_ref()).await
         && let renewed = route.authorize(new)
         && let Some(request) = kept.and_then(|kept| kept.again(&renewed))
     {
@@ -57,12 +57,12 @@ pub(crate) async fn forward(
         response = send(stream, local, request, &mut authorization).await?;
         let outcome = authorization.outcome(&response);
         route.note_replay(outcome);
-        route.tokens.replayed(&refused, authorization.token(), refused_at.elapsed(), outcome);
+        route.tokens.replayed(&refused, authorization.token(), place, refused_at.elapsed(), outcome);
     }
     let token = authorization.token();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if (switching || response.status().is_success()) && token.is_watched.load(Ordering::Relaxed) {
-        route.tokens.worked(token, began.elapsed());
+    if switching || response.status().is_success() {
+        route.tokens.worked(token, place, || began.elapsed());
     }
     let upstream = switching.then(|| tunnel::switched(&mut response));
     forward::clean(route, &mut response, token, &context, switching)?;

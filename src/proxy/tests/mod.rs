@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is said of the first token when the upstream did not like it.
 fn is_rejection(order: &Demand) -> bool {
-    matches!(order, Demand::Rejected { id: RenewalId(1), worked: false, .. })
+    matches!(order, Demand::Rejected { id: RenewalId(1), worked: None, .. })
 }
 
 /// What is said of a request that was sent again with the second token.

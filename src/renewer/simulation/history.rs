@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::promises::{Measure, Promise};
 use super::state::{AccessToken, Disk, End, HOUR, InFlight, Message, Outcome, SECOND, Server, index, name, number};
-use super::world::{CONFIG, LIVES, LastStart, Outside, SimWorld, WAIT, Waiting};
+use super::world::{CONFIG, GOOD, LIVES, LastStart, MOODY, Outside, SimWorld, WAIT, Waiting};
 use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::platform::clock::Clock;
@@ -17,7 +17,18 @@ use crate::renewer::machines::Renewer;
 use crate::secret::Secret;
 use crate::store::{Credential, Store, Trial};
 use crate::timestamp::Timestamp;
-use crate::token_source::Demand;
+use crate::token_source::{Demand, next_news};
+
+/// A request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// It is sent again if its token is refused.
+    Ordinary,
+    /// It is not.
+    Final,
+    /// It goes to a place that always says 401.
+    Moody,
+}
 
 /// One history: a daemon, its restarts, and what happens to it.
 pub(super) struct History {
@@ -280,13 +291,15 @@ impl History {
                         self.outside().access[access].is_revoked = true;
                         self.request(account);
                     }
-                    (Some(_), 1) => self.ask(account, true),
+                    (Some(_), 1) => self.ask(account, Kind::Moody),
                     (Some((_, renewal, _)), _) => {
                         self.outside().tell(|| format!("a{account}: an upstream says 401"));
                         self.outside().known[account].has_moods = true;
-                        let worked = self.outside().roll(2) == 0;
+                        let is_good = self.outside().roll(2) == 0;
+                        let (place, worked) = (if is_good { GOOD } else { MOODY }, is_good.then_some(renewal));
                         let until = now; // it does not wait, and nobody hears more of it
-                        self.renewer.demands([Demand::Rejected { account: id, id: renewal, worked, until }], now);
+                        let rejected = Demand::Rejected { account: id, id: renewal, place, worked, until };
+                        self.renewer.demands([rejected], now);
                     }
                 }
             }
@@ -297,7 +310,6 @@ impl History {
             }
             33..=35 => {
                 self.outside().tell(|| "a hint".into());
-                (0..accounts as usize).for_each(|account| self.outside().gives_a_reason(account));
                 if dice == 33 { self.renewer.resumed(now) } else { self.renewer.network_changed(now) }
             }
             36..=41 => {
@@ -360,11 +372,12 @@ impl History {
     }
 
     pub(super) fn request(&mut self, account: usize) {
-        self.ask(account, false);
+        self.ask(account, Kind::Ordinary);
     }
 
     /// A request comes, and goes to an upstream that judges its token, or to one that always says 401.
-    pub(super) fn ask(&mut self, account: usize, is_mood: bool) {
+    pub(super) fn ask(&mut self, account: usize, kind: Kind) {
+        let is_mood = kind == Kind::Moody;
         let now = self.now();
         let demand = {
             let mut outside = self.outside();
@@ -379,21 +392,31 @@ impl History {
                 Some((access, id, _)) => {
                     let AccessToken { expires, is_revoked, .. } = outside.access[access];
                     if !is_mood && truth < expires && !is_revoked {
-                        let is_outlived = now >= known.outlived_from;
-                        let is_news = known.told.is_none_or(|(last, told)| last != id || (is_outlived && !told));
-                        if is_news {
-                            known.told = Some((id, is_outlived));
+                        let is_older = known.told.is_none_or(|(last, from)| last != id || now >= from);
+                        let is_news = std::mem::take(&mut known.is_awaited) || is_older;
+                        if is_older {
+                            known.told = Some((id, next_news(known.start, now)));
                         }
                         known.worked = Some(id);
-                        is_news.then(|| Demand::Worked { account: name(account), id, sent: now })
+                        is_news.then(|| Demand::Worked { account: name(account), id, place: GOOD, sent: now })
                     } else {
                         known.refused += u64::from(!is_mood);
-                        let worked = known.worked == Some(id);
-                        let until = now + WAIT;
-                        outside.waiting.push(Waiting { account, refused: id, until, process, is_mood });
+                        let (place, worked) = if is_mood { (MOODY, None) } else { (GOOD, known.worked) };
+                        let is_final = kind == Kind::Final;
+                        let until = if is_final { now } else { now + WAIT };
+                        known.is_awaited |= is_final;
+                        outside.waiting.push(Waiting {
+                            account,
+                            refused: id,
+                            at: now,
+                            until,
+                            process,
+                            is_final,
+                            is_mood,
+                        });
                         outside.gives_a_reason(account);
                         outside.tell(|| format!("a{account}: t{access} is answered 401, mood: {is_mood}"));
-                        Some(Demand::Rejected { account: name(account), id, worked, until })
+                        Some(Demand::Rejected { account: name(account), id, place, worked, until })
                     }
                 }
                 None => {
@@ -414,14 +437,14 @@ impl History {
             let mut outside = self.outside();
             let outside = &mut *outside;
             for waiting in std::mem::take(&mut outside.waiting) {
-                let Waiting { account, refused, until, process, is_mood } = waiting;
+                let Waiting { account, refused, at, until, process, is_final, is_mood } = waiting;
                 let known = &mut outside.known[account];
                 if process != outside.process || outside.is_dead {
                     known.has_moods = true;
                     continue;
                 }
                 let next = known.usable.filter(|(_, id, usable_until)| *id > refused && now < *usable_until);
-                let next = next.filter(|_| now < until);
+                let next = next.filter(|_| now < until && !is_final);
                 let gives_up = now >= until || known.next.is_none_or(|at| at >= until);
                 match next {
                     Some((access, id, _)) => {
@@ -433,11 +456,11 @@ impl History {
                         // an answer that took longer than its token lives looks like a mood
                         known.has_moods |= !accepted;
                         known.unhealed += u64::from(!accepted && !is_mood);
-                        let at = until - WAIT;
-                        demands.push(Demand::Replayed { account: name(account), refused, at, accepted });
+                        let place = if is_mood { MOODY } else { GOOD };
+                        demands.push(Demand::Replayed { account: name(account), refused, place, at, accepted });
                     }
                     None if gives_up => {
-                        known.has_moods = true;
+                        known.has_moods |= !is_final;
                         known.unhealed += u64::from(!is_mood);
                     }
                     None => outside.waiting.push(waiting),
@@ -515,8 +538,6 @@ impl History {
             outside.chance(2)
         };
         if hint {
-            let accounts = self.outside().known.len();
-            (0..accounts).for_each(|account| self.outside().gives_a_reason(account));
             let now = self.now();
             self.renewer.resumed(now);
         }

@@ -29,7 +29,7 @@ pub(super) enum Measure {
     VerdictByCode,
     /// While an answer is owed, the same credential is not spent again.
     OneGrant,
-    /// A 401 that the next token has healed makes nobody distrust the one after it.
+    /// A place that has taken a token, before a 401 or after it, is believed when it refuses one.
     TrustAfterHealing,
 }
 

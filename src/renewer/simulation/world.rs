@@ -14,7 +14,7 @@ use super::state::{
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
-use crate::renewal::{Failure, RenewalId, Why, policy};
+use crate::renewal::{Failure, Place, RenewalId, Why, policy};
 use crate::renewer::world::{RevokeReply, StoreAnswer, Ticket, World};
 use crate::secret::Secret;
 use crate::store::{FaultyDisk, Record, Store};
@@ -53,14 +53,16 @@ pub(super) struct Known {
     pub(super) client_refused: bool,
     /// The configuration names another client than the one signed in to.
     pub(super) is_elsewhere: bool,
-    /// From when on a good answer to the usable token is worth telling.
-    pub(super) outlived_from: Timestamp,
+    /// When the usable token began to live.
+    pub(super) start: Timestamp,
     /// When a successor of the usable token, or a token at all, is asked for, as requests were told.
     pub(super) next: Option<Timestamp>,
     /// The token that an upstream was last seen to take.
     pub(super) worked: Option<RenewalId>,
-    /// The one of which that was told last, and whether from `outlived_from` on.
-    pub(super) told: Option<(RenewalId, bool)>,
+    /// The one of which that was told last, and from when on it is news again.
+    pub(super) told: Option<(RenewalId, Timestamp)>,
+    /// The next good answer is news, as a request was refused that is not sent again.
+    pub(super) is_awaited: bool,
     /// Requests were answered 401 for other reasons than a token's end, or nobody heard what became of them.
     pub(super) has_moods: bool,
     /// From now on every 401 must be healed.
@@ -77,9 +79,17 @@ pub(super) struct Waiting {
     pub(super) refused: RenewalId,
     pub(super) until: Timestamp,
     pub(super) process: u32,
-    /// Its upstream always says 401.
+    /// When its 401 came.
+    pub(super) at: Timestamp,
+    /// It is not sent again.
+    pub(super) is_final: bool,
+    /// Its place always says 401.
     pub(super) is_mood: bool,
 }
+
+/// Where requests go, and where one goes that is always answered 401.
+pub(super) const GOOD: Place = Place { route: 1, resource: 1 };
+pub(super) const MOODY: Place = Place { route: 1, resource: 2 };
 
 /// So long a request waits for a token, as is the default.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
@@ -592,7 +602,7 @@ impl World for SimWorld {
                 }
                 let known = &mut outside.known[account];
                 known.usable = Some((access, token.id, token.usable_until));
-                (known.outlived_from, known.next) = (token.outlived_from, wished_for);
+                (known.start, known.next) = (token.start, wished_for);
             }
             Availability::Waiting { retry_at, .. } => {
                 outside.tell(|| format!("a{account}: wait until {retry_at:?}"));
