@@ -2,6 +2,7 @@
 //! level, what commands print, answers, status, metrics, arguments, environment, files. In no writing may they be found.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +19,9 @@ const CLIENT_SECRET: &str = "client-secret-canary-8c1f00aa77";
 /// Libraries too, which are quiet unless they are named.
 const NOISIEST: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,tokio_rustls=trace,notify=trace";
 const VERIFIER: &str = "verifier-canary-dBjftJeZ4CVP-mB92K27uhbUJU1p";
+/// What credentials are sealed by, and what somebody has typed in its place.
+const STORE_KEY: &str = "store-key-canary-5Jt0pXw8Lr2Zq7Nd";
+const PASSPHRASE: &str = "passphrase-canary of four words";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -54,6 +58,11 @@ fn tell_tale(secret: &str) -> Vec<&str> {
     }
     let middle = secret.len() / 2;
     vec![&secret[secret.len() - 24..], &secret[middle - 12..middle + 12]]
+}
+
+/// The files that the story itself keeps secrets in.
+fn is_given(path: &Path) -> bool {
+    path.ends_with("secret-of-the-client") || path.ends_with("key-of-the-store")
 }
 
 /// What was heard, and where.
@@ -98,7 +107,7 @@ impl Heard {
             let is_record = path.extension().is_some_and(|end| end == "json") && folder.ends_with("state/valetd");
             if path.is_dir() {
                 self.files(&path);
-            } else if path.is_file() && !is_record && !path.ends_with("secret-of-the-client") {
+            } else if path.is_file() && !is_record && !is_given(&path) {
                 let text = fs::read(&path).expect("a file of ours");
                 self.note(path.display().to_string(), String::from_utf8_lossy(&text).into_owned());
             }
@@ -126,7 +135,7 @@ impl Heard {
 
 fn config(gdh: &Server, gbdx: &Server) -> String {
     format!(
-        "listen = [\"127.0.0.1:0\"]\n\
+        "listen = [\"127.0.0.1:0\"]\nstore.seal = {{ file = \"../../key-of-the-store\" }}\n\
          [account.id]\ntoken_endpoint = \"{}\"\nrevocation_endpoint = \"{}\"\nclient_id = \"lab\"\n\
          client_auth = \"post\"\nclient_secret = {{ file = \"../../secret-of-the-client\" }}\n\
          header = \"Authorization: {{id_token}}\"\nupstream = \"{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n\
@@ -179,6 +188,8 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let secret_file = home.path("secret-of-the-client");
     fs::write(&secret_file, CLIENT_SECRET).expect("written");
     home.write_config(&config(&gdh, &gbdx).replace("{SECRET}", &secret_file.display().to_string()));
+    fs::write(home.path("key-of-the-store"), STORE_KEY).expect("written");
+    fs::set_permissions(home.path("key-of-the-store"), fs::Permissions::from_mode(0o600)).expect("mode 0600");
     let mut heard = Heard::default();
 
     // the shell lets it leave a core, which it must not take
@@ -199,6 +210,17 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     heard.command(&home, &["login", "id", "--code", &gdh.mint_code()], "");
     heard.command(&home, &["login", "pw", "--username", USERNAME, "--password-stdin"], PASSWORD);
     heard.command(&home, &["login", "basic", "--refresh-token-stdin"], gbdx.sign_in().expose());
+    for account in ["id", "pw", "basic"] {
+        daemon.until(account, "usable");
+    }
+
+    // sealed, locked and opened, also wrongly
+    for arguments in [&["seal", "on"][..], &["seal", "rotate"], &["seal", "--json"], &["lock", "--all"], &["unlock"]] {
+        heard.command(&home, arguments, "");
+    }
+    assert_eq!(daemon.status()["daemon"]["store"]["source"], "file");
+    heard.command(&home, &["unlock", "--passphrase-stdin"], PASSPHRASE);
+    heard.command(&home, &["unlock", "--recovery-stdin"], PASSPHRASE);
     for account in ["id", "pw", "basic"] {
         daemon.until(account, "usable");
     }
@@ -259,7 +281,10 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
 
     let mut secrets = gdh.secrets();
     secrets.extend(gbdx.secrets());
-    secrets.extend([PASSWORD, CLIENT_SECRET, CLIENTS_OWN, VERIFIER, "wrong password of mine"].map(str::to_owned));
+    secrets.extend(
+        [PASSWORD, CLIENT_SECRET, STORE_KEY, PASSPHRASE, CLIENTS_OWN, VERIFIER, "wrong password of mine"]
+            .map(str::to_owned),
+    );
     let bytes: usize = heard.0.iter().map(|(_, text)| text.len()).sum();
     eprintln!("{} secrets looked for in {} places, {bytes} bytes", secrets.len(), heard.0.len());
     assert!(heard.search(&[USERNAME.to_owned()]).is_some(), "who is signed in is no secret, and proves the search");
