@@ -10,6 +10,7 @@ use super::service::sockets;
 use super::text::printable;
 use crate::config_files::unusable_authorities;
 use crate::daemon::other_than_listed;
+use crate::store;
 
 /// Check the configuration file and print every problem in it
 #[derive(clap::Args, Debug)]
@@ -91,7 +92,10 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     // a service has the usual places
     let served = if options.invocation() == "valetd" { sockets() } else { None };
     let differs = served.and_then(|sockets| other_than_listed(&config.listen, &sockets));
-    let warnings = warnings.into_iter().chain(differs).collect();
+    let source = store::sealed_by(&places.state_dir);
+    let unsealed =
+        config.store.seal.differs_from(source.as_deref()).map(|(says, command)| format!("{says}; {command}"));
+    let warnings = warnings.into_iter().chain(differs).chain(unsealed).collect();
     let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
     Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
 }

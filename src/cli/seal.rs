@@ -214,7 +214,7 @@ fn lines(report: &StoreReport, now: u64) -> Vec<String> {
             let source = source.as_deref().unwrap_or("nothing that is known");
             let key = key_id.as_deref().unwrap_or_default();
             lines.push(format!("Credentials are sealed; the key {key} was made{since}, and is kept by: {source}"));
-            lines.extend(because.iter().map(|words| format!("  chosen since {words}")));
+            lines.extend(because.iter().map(|words| format!("  {words}")));
             lines.push(match recovery {
                 true => "There is a recovery code, too.".to_owned(),
                 false => {

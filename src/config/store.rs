@@ -47,6 +47,43 @@ const WORDS: &[Word] = &[
     ("passphrase", || SealSetting::Passphrase),
 ];
 
+impl SealSetting {
+    /// In one word: that of the setting, or of the source that it names.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Systemd => "systemd",
+            Self::Passphrase => "passphrase",
+            Self::Held(SecretSource::File(_) | SecretSource::Inline(_)) => "file",
+            Self::Held(SecretSource::Command(_)) => "command",
+            Self::Held(SecretSource::Credential(_)) => "unit",
+        }
+    }
+
+    /// What is to be done where the store is not as this says, in a sentence and a command. `source` is what the store is
+    /// sealed by, if it is: a setting changes nothing before somebody says so.
+    pub(crate) fn differs_from(&self, source: Option<&str>) -> Option<(String, &'static str)> {
+        let word = self.word();
+        match (self, source) {
+            (Self::Auto, _) | (Self::Off, None) => None,
+            (Self::Off, Some(source)) => {
+                let says = format!("store.seal is \"off\", and credentials are sealed still, by: {source}");
+                Some((says, "valetd seal off"))
+            }
+            (_, None) => {
+                let says = format!("store.seal names {word}, and credentials are in the clear still");
+                Some((says, "valetd seal on"))
+            }
+            (_, Some(source)) if source == word => None,
+            (_, Some(source)) => {
+                let says = format!("store.seal names {word}, and the key of credentials is kept still by: {source}");
+                Some((says, "valetd seal on"))
+            }
+        }
+    }
+}
+
 impl StoreSettings {
     pub(super) const DEFAULT: Self = Self { seal: SealSetting::Auto, machine: MachineSetting::This };
 }
@@ -121,6 +158,25 @@ mod tests {
         assert_eq!(config("").store.machine, MachineSetting::This);
         assert_eq!(config("store.machine = \"this\"").store.machine, MachineSetting::This);
         assert_eq!(config("store.machine = \"any\"").store.machine, MachineSetting::Any);
+    }
+
+    #[test]
+    fn a_setting_that_nobody_has_put_in_force_yet_is_told_with_what_would() {
+        let file = || SealSetting::Held(SecretSource::File("/k".into()));
+        let rows = [
+            (SealSetting::Auto, None, None),
+            (SealSetting::Auto, Some("command"), None),
+            (SealSetting::Off, None, None),
+            (SealSetting::Off, Some("file"), Some("valetd seal off")),
+            (file(), None, Some("valetd seal on")),
+            (file(), Some("file"), None),
+            (file(), Some("systemd"), Some("valetd seal on")),
+            (SealSetting::Passphrase, Some("file"), Some("valetd seal on")),
+        ];
+        for (setting, source, expected) in rows {
+            let found = setting.differs_from(source).map(|(_, command)| command);
+            assert_eq!(found, expected, "{setting:?} {source:?}");
+        }
     }
 
     #[test]

@@ -167,20 +167,21 @@ impl KeySources {
         let mut passed_over = Vec::new();
         match self.offer_of(&unit) {
             Ok(offer) => {
-                let because = vec![format!("the service's unit has a credential named {UNIT_CREDENTIAL}")];
+                let because = vec![format!("chosen: the service's unit has a credential named {UNIT_CREDENTIAL}")];
                 return Ok(Offer { because, ..offer });
             }
-            Err(why) => passed_over.push(why),
+            Err(why) => passed_over.push(format!("passed over: {why}")),
         }
         match self.offer_of_systemd(false) {
             Ok(offer) => {
-                let words = "systemd's credential service wraps a key for this user on this machine".to_owned();
+                let words = "chosen: systemd's credential service wraps a key for this user on this machine".to_owned();
                 passed_over.insert(0, words);
                 return Ok(Offer { because: passed_over, ..offer });
             }
-            Err(why) => passed_over.push(why),
+            Err(why) => passed_over.push(format!("passed over: {why}")),
         }
-        passed_over.push("or name a source: store.seal = { file = ... } or { command = [...] }".to_owned());
+        passed_over
+            .push("or name a source: store.seal = { file = ... }, { command = [...] } or \"passphrase\"".to_owned());
         Err(passed_over)
     }
 

@@ -9,7 +9,7 @@
 //! user of its own for the daemon is what keeps it from there. The filter of system calls (seccomp) is the service unit's, which the
 //! distribution keeps in step with its C library, as a list in this program could not be; here it is only reported.
 //!
-//! Nor is memory locked. Every token passes through buffers of HTTP, TLS and the kernel's sockets, which nobody locks;
+//! Nor is memory locked, but for the key of sealed credentials (`secret_page`). Every token passes through buffers of HTTP, TLS and the kernel's sockets, which nobody locks;
 //! locking one copy would promise what it does not keep. Against swap helps an encrypted one, or `MemorySwapMax=0` in
 //! the unit.
 

@@ -79,6 +79,11 @@ impl Store {
                 let left = self.seal(&offer, unix_now)?;
                 let mut said = vec![format!("credentials are sealed, and the key is kept by: {source}")];
                 said.extend(offer.because);
+                if before.is_none() {
+                    let words = "what lay in the clear was overwritten once; a file system that copies on write, or a flash disk, \
+                                 keeps it for a while, and a backup for good";
+                    said.push(words.to_owned());
+                }
                 if before.as_ref().is_some_and(|before| before.has_recovery) {
                     said.push(
                         "the recovery code was for the old key and is void: valetd seal recovery makes one".to_owned(),

@@ -32,6 +32,11 @@ pub(super) trait Disk: Debug + Send {
     /// Removes a file; done if there is none.
     fn remove(&mut self, name: &str) -> io::Result<()>;
 
+    /// A file that is to be overwritten when its name has gone to another, or is no more; `None` if that cannot be done.
+    fn hold(&mut self, _name: &str) -> Option<File> {
+        None
+    }
+
     /// When this has returned, the names survive a power cut.
     fn sync(&mut self) -> io::Result<()>;
 
@@ -59,6 +64,17 @@ impl<E: Into<io::Error>> From<E> for ReadError {
     fn from(error: E) -> Self {
         ReadError::Io(error.into())
     }
+}
+
+/// Overwrites what a file without a name has, if nobody else has a name for it: a backup that shares it stays as it is. Where
+/// a file system writes elsewhere instead (copy-on-write, flash), the old bytes stay until they are needed for others.
+pub(super) fn overwrite(mut file: File) -> io::Result<()> {
+    let found = file.metadata()?;
+    if found.nlink() > 0 {
+        return Ok(());
+    }
+    file.write_all(&vec![0; LARGEST.min(found.size() as usize)])?;
+    file.sync_all()
 }
 
 /// A folder of the file system. Everything goes through the folder's open handle and stops at symbolic links.
@@ -157,6 +173,12 @@ impl Disk for FolderDisk {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn hold(&mut self, name: &str) -> Option<File> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&self.folder, name, flags, Mode::empty()).ok()?);
+        file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::disk::{self, Disk};
@@ -68,6 +69,29 @@ impl Folder {
         };
         let path = self.path.join(name);
         steps().map_err(|error| StoreError::Io { action: "set aside the unreadable", path, error })
+    }
+
+    /// The same, and what was there before is overwritten, as far as that can be done.
+    pub(super) fn replace_and_overwrite(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let before = self.disk.hold(name);
+        self.replace(name, bytes)?;
+        // where names are not kept over a power cut, the name may be that of the old file again
+        let is_settled = before.is_some() && self.disk.sync().is_ok();
+        if let Some(Err(error)) = before.filter(|_| is_settled).map(disk::overwrite) {
+            debug!(name, %error, "what lay there in the clear is not overwritten");
+        }
+        Ok(())
+    }
+
+    /// Removes a file, and overwrites what was in it, as far as that can be done. Its name may come back after a power cut.
+    pub(super) fn remove_and_overwrite(&mut self, name: &str) -> Result<(), StoreError> {
+        let before = self.disk.hold(name);
+        let path = self.path.join(name);
+        self.disk.remove(name).map_err(|error| StoreError::Io { action: "remove", path, error })?;
+        if let Some(Err(error)) = before.map(disk::overwrite) {
+            debug!(name, %error, "what lay there in the clear is not overwritten");
+        }
+        Ok(())
     }
 
     /// Replaces a file. When this has returned, the new one survives a power cut.

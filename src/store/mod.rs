@@ -102,6 +102,16 @@ pub(crate) fn open_store_at_once(paths: &Paths, config: &Config) -> Result<Store
     Ok(store)
 }
 
+/// What the credentials in a folder are sealed by, in one word, if they are: read without its lock, which a daemon may hold.
+pub(crate) fn sealed_by(state_dir: &Path) -> Option<String> {
+    if !state_dir.is_dir() {
+        return None;
+    }
+    let bytes = Beside::open(state_dir).ok()?.read(reseal::RING)?;
+    let ring = seal::Ring::read(&bytes).ok()?;
+    Some(SealState::of(&Sealing::with(ring)).sealed?.source)
+}
+
 /// What records are marked with, unless any machine may use them.
 fn mark(config: &Config) -> Option<String> {
     match config.store.machine {

@@ -151,7 +151,10 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
                 let written = sealing
                     .write(&record, machine.as_deref(), *nonce)
                     .map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
-                folder.replace(&name, &written)?;
+                match key_of(&bytes, &account) {
+                    None => folder.replace_and_overwrite(&name, &written)?,
+                    Some(_) => folder.replace(&name, &written)?,
+                }
             }
             Err(why) => {
                 // it stays as it is, and its key with it, if there is one
@@ -209,8 +212,7 @@ fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
         let Some(account) = account_of(file) else { continue };
         let is_in_the_clear = folder.peek(&name)?.is_some_and(|bytes| key_of(&bytes, &account).is_none());
         if is_in_the_clear {
-            let path = folder.path.join(&name);
-            folder.disk.remove(&name).map_err(|error| StoreError::Io { action: "remove", path, error })?;
+            folder.remove_and_overwrite(&name)?;
         }
     }
     let path = folder.path.clone();

@@ -269,6 +269,27 @@ fn what_is_saved_is_loaded_by_the_next_process() {
 }
 
 #[test]
+fn what_lay_in_the_clear_is_overwritten_when_a_store_is_sealed_unless_somebody_else_has_a_name_for_it() {
+    let (base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    store.save(&record(1)).unwrap();
+    store.save(&Record { account: id("alpha"), ..record(1) }).unwrap();
+    fs::write(dir.join("gbdx.json.corrupt-1"), "{ token-1").unwrap();
+    fs::hard_link(dir.join("alpha.json"), base.path().join("backup")).unwrap();
+    let mut opened = ["gbdx.json", "gbdx.json.corrupt-1"].map(|name| fs::File::open(dir.join(name)).unwrap());
+    let secret = Secret::new("a secret of more than thirty-two characters");
+    let offer = Offer { kind: Kind::File, blob: None, secret, because: Vec::new() };
+    store.seal(&offer, 1).unwrap();
+    for file in &mut opened {
+        let mut left = Vec::new();
+        io::Read::read_to_end(file, &mut left).unwrap();
+        assert!(!left.is_empty() && left.iter().all(|byte| *byte == 0), "{}", String::from_utf8_lossy(&left));
+    }
+    assert!(fs::read_to_string(base.path().join("backup")).unwrap().contains("token-1"));
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(record(1)));
+}
+
+#[test]
 fn modes_are_exact_whatever_the_umask() {
     let Some(parent) = rerun::parent("store::tests::modes_are_exact_whatever_the_umask") else {
         for umask in [0o000, 0o002, 0o077, 0o277] {

@@ -2,6 +2,7 @@
 //! level, what commands print, answers, status, metrics, arguments, environment, files. In no writing may they be found.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,6 +26,9 @@ const GATEWAY_KEY: &str = "gateway-key-canary-31d7c09be2";
 const REGISTERED_SECRET: &str = "registered-secret-canary-41d0c9be";
 const REGISTRATION_TOKEN: &str = "registration-token-canary-9f27ab3355";
 const ADDED_SECRET: &str = "added-secret-canary-7be0d1c2";
+/// What credentials are sealed by, and what somebody has typed in its place.
+const STORE_KEY: &str = "store-key-canary-5Jt0pXw8Lr2Zq7Nd";
+const PASSPHRASE: &str = "passphrase-canary of four words";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -61,6 +65,12 @@ fn tell_tale(secret: &str) -> Vec<&str> {
     }
     let middle = secret.len() / 2;
     vec![&secret[secret.len() - 24..], &secret[middle - 12..middle + 12]]
+}
+
+/// The files that the story itself keeps secrets in.
+fn is_given(path: &Path) -> bool {
+    const GIVEN: [&str; 4] = ["secret-of-the-client", "key-of-the-store", "key-of-the-gateway", "added.client-secret"];
+    GIVEN.iter().any(|name| path.ends_with(name))
 }
 
 /// What was heard, and where.
@@ -103,11 +113,9 @@ impl Heard {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let is_record = path.extension().is_some_and(|end| end == "json") && folder.ends_with("state/valetd");
-            const SECRETS: [&str; 3] = ["secret-of-the-client", "key-of-the-gateway", "added.client-secret"];
-            let is_secret = SECRETS.iter().any(|name| path.ends_with(name));
             if path.is_dir() {
                 self.files(&path);
-            } else if path.is_file() && !is_record && !is_secret {
+            } else if path.is_file() && !is_record && !is_given(&path) {
                 let text = fs::read(&path).expect("a file of ours");
                 self.note(path.display().to_string(), String::from_utf8_lossy(&text).into_owned());
             }
@@ -137,7 +145,7 @@ fn config(gdh: &Server, gbdx: &Server) -> String {
     /// On its way to whatever stands before the token endpoints.
     const GATEWAY: &str = "token_request = { headers = { x-gateway-key = { file = \"../../key-of-the-gateway\" } } }\n";
     format!(
-        "listen = [\"127.0.0.1:0\"]\n\
+        "listen = [\"127.0.0.1:0\"]\nstore.seal = {{ file = \"../../key-of-the-store\" }}\n\
          [account.id]\ntoken_endpoint = \"{}\"\nrevocation_endpoint = \"{}\"\nclient_id = \"lab\"\n\
          client_auth = \"post\"\nclient_secret = {{ file = \"../../secret-of-the-client\" }}\n\
          header = \"Authorization: {{id_token}}\"\nupstream = \"{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n{GATEWAY}\
@@ -206,6 +214,8 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     fs::write(&secret_file, CLIENT_SECRET).expect("written");
     fs::write(home.path("key-of-the-gateway"), GATEWAY_KEY).expect("written");
     home.write_config(&config(&gdh, &gbdx).replace("{SECRET}", &secret_file.display().to_string()));
+    fs::write(home.path("key-of-the-store"), STORE_KEY).expect("written");
+    fs::set_permissions(home.path("key-of-the-store"), fs::Permissions::from_mode(0o600)).expect("mode 0600");
     let mut heard = Heard::default();
 
     // the shell lets it leave a core, which it must not take
@@ -244,6 +254,16 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
     let add = ["add", "added", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
     heard.command(&home, &add, ADDED_SECRET);
     assert!(home.path("config/valetd/added.client-secret").exists());
+    // sealed, locked and opened, also wrongly
+    for arguments in [&["seal", "on"][..], &["seal", "rotate"], &["seal", "--json"], &["lock", "--all"], &["unlock"]] {
+        heard.command(&home, arguments, "");
+    }
+    assert_eq!(daemon.status()["daemon"]["store"]["source"], "file");
+    heard.command(&home, &["unlock", "--passphrase-stdin"], PASSPHRASE);
+    heard.command(&home, &["unlock", "--recovery-stdin"], PASSPHRASE);
+    for account in ["id", "pw", "basic"] {
+        daemon.until(account, "usable");
+    }
 
     // requests, with credentials of their own, good and bad
     let own = format!("Bearer {CLIENTS_OWN}");
@@ -307,6 +327,8 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
             PASSWORD,
             CLIENT_SECRET,
             GATEWAY_KEY,
+            STORE_KEY,
+            PASSPHRASE,
             CLIENTS_OWN,
             VERIFIER,
             REGISTERED_SECRET,

@@ -84,6 +84,8 @@ fn a_sealed_store_shows_no_secret_and_works_as_before_through_renewals_restarts_
     let home = &sealable.home;
     assert_eq!(sealable.leaks().len(), 1, "it lies in the clear at first");
     assert_eq!(sealable.status()["sealed"], false);
+    let checked = words(&home.run(&["check"]));
+    assert!(checked.contains("credentials are in the clear still; valetd seal on"), "{checked}");
     let daemon = home.start();
     daemon.until("lab", "usable");
     let renewals = sealable.server.issued();
@@ -93,6 +95,10 @@ fn a_sealed_store_shows_no_secret_and_works_as_before_through_renewals_restarts_
     assert_eq!(sealable.leaks(), [""; 0]);
     assert_eq!(daemon.status()["daemon"]["store"]["source"], "file");
     assert_eq!(daemon.account("lab")["credential"]["sealed"], "file");
+    let checked = words(&home.run(&["check"]));
+    assert!(!checked.contains("store.seal"), "{checked}");
+    let examined = words(&home.run(&["doctor", "--offline", "--json"]));
+    assert!(examined.contains("kept by file alone") && examined.contains("valetd seal recovery"), "{examined}");
     let first = sealable.status()["key_id"].clone();
     lab::renew(&daemon);
     assert_eq!(sealable.leaks(), [""; 0], "nor after a renewal");

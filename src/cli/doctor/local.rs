@@ -256,11 +256,13 @@ pub(super) fn proxy_variables(variable: impl Fn(&str) -> Option<String>) -> Vec<
 }
 
 /// How credentials are kept, and whether somebody can get at their key.
-pub(super) fn seal(status: &StatusReport, invocation: &str) -> Vec<Finding> {
+pub(super) fn seal(status: &StatusReport, config: Option<&Config>, invocation: &str) -> Vec<Finding> {
     const CHECK: &str = "seal";
     let StoreReport { sealed, source, recovery, locked, .. } = &status.daemon.store;
-    let source = source.as_deref().unwrap_or_default();
     let mut findings = Vec::new();
+    let differs = config.and_then(|config| config.store.seal.differs_from(source.as_deref()));
+    findings.extend(differs.map(|(says, remedy)| warn(CHECK, says, remedy)));
+    let source = source.as_deref().unwrap_or_default();
     if let Some(why) = locked {
         findings.push(fail(CHECK, format!("the store is locked: {why}"), format!("{invocation} unlock")));
     }

@@ -1,11 +1,14 @@
 //! The keys themselves, and the one cipher: AES-256-GCM-SIV (RFC 8452), which forgives a nonce that is used twice.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::platform::secret_page::SecretPage;
 
 /// Bytes of a nonce, which are chosen at random.
 pub(in crate::store) const NONCE_LENGTH: usize = NONCE_LEN;
@@ -13,33 +16,32 @@ pub(in crate::store) const NONCE_LENGTH: usize = NONCE_LEN;
 /// Bytes that the cipher adds.
 pub(super) const TAG_LENGTH: usize = 16;
 
-/// A key of 32 bytes; wiped when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::store) struct Key(Box<Zeroizing<[u8; 32]>>);
+/// A key of 32 bytes, in memory that is not swapped; wiped with its last copy.
+#[derive(Clone)]
+pub(in crate::store) struct Key(Arc<SecretPage>);
+
+/// Bytes of a key.
+const KEY_LENGTH: usize = 32;
 
 impl Key {
     /// Takes 32 bytes over, if they are that many.
     pub(in crate::store) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut key = Box::new(Zeroizing::new([0; 32]));
-        (bytes.len() == key.len()).then(|| {
-            key.copy_from_slice(bytes);
-            Self(key)
-        })
+        (bytes.len() == KEY_LENGTH).then(|| Self(Arc::new(SecretPage::holding(bytes))))
     }
 
     /// The key that a secret of high entropy stands for (HKDF-SHA256, RFC 5869).
     pub(super) fn derived(secret: &[u8], salt: &[u8], purpose: &[u8]) -> Self {
-        let mut key = Box::new(Zeroizing::new([0; 32]));
+        let mut key = Zeroizing::new([0; KEY_LENGTH]);
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
         let purpose = [purpose];
         let okm = derived.expand(&purpose, hkdf::HKDF_SHA256).expect("32 bytes are asked for, as SHA-256 has them");
         okm.fill(key.as_mut_slice()).expect("32 bytes are asked for, as SHA-256 has them");
-        Self(key)
+        Self(Arc::new(SecretPage::holding(key.as_slice())))
     }
 
     /// The bytes, to be wrapped.
     pub(super) fn expose(&self) -> &[u8] {
-        &self.0[..]
+        self.0.expose()
     }
 
     /// Encrypts a buffer in place, and appends the tag: give it room for that, or it leaves a copy behind.
@@ -60,6 +62,13 @@ impl Key {
 
     fn cipher(&self) -> LessSafeKey {
         LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, self.expose()).expect("it has 32 bytes"))
+    }
+}
+
+#[cfg(test)]
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
     }
 }
 

@@ -1,5 +1,5 @@
-//! Credentials sealed at rest: the keys, what a sealed file says, and the ring that holds the keys wrapped. Pure: random
-//! bytes and times are arguments.
+//! Credentials sealed at rest: the keys, what a sealed file says, and the ring that holds the keys wrapped. Random
+//! bytes and times are arguments; but for the memory that keys lie in, it is pure.
 //!
 //! A record's content is encrypted (AES-256-GCM-SIV) under the ring's active key. What the ciphertext is bound to says
 //! whose it is, which generation, and under which key: a file that was renamed, renumbered, cut or taken from another ring
