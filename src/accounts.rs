@@ -8,6 +8,7 @@ use crate::config::AccountId;
 use crate::renewal::{AccountSnapshot, RenewalId, Why};
 pub(crate) use crate::store::NewCredential;
 use crate::timestamp::Timestamp;
+pub(crate) use crate::token_source::{Withheld, Withholding};
 
 /// One account as it stands. No field of it could carry a token.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct AccountView {
     pub snapshot: AccountSnapshot,
     /// The stored credential; `None` if there is none (nobody signed in, or the grant needs none).
     pub stored: Option<Stored>,
+    /// Why it is not used, if it is there and cannot be.
+    pub withheld: Option<Withheld>,
     /// When the last renewal succeeded.
     pub last_success: Option<Timestamp>,
     /// The last failure, also after a success: compare the times.
@@ -98,6 +101,8 @@ pub(crate) enum AccountRequest {
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
     /// what happened at the server, for people.
     Remove(AccountId, oneshot::Sender<Result<String, String>>),
+    /// The store may be readable now: read what could not be read. Answered when that is done.
+    LookAgain(oneshot::Sender<Result<(), String>>),
 }
 
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
@@ -113,6 +118,9 @@ pub(crate) enum RequestError {
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
+    /// What is stored cannot be read or replaced now.
+    #[error("{0}")]
+    StoreLocked(String),
     /// The renewer said no.
     #[error("{0}")]
     Refused(String),
@@ -156,6 +164,11 @@ impl Accounts {
     /// Signs out. Returns what happened at the server, for people.
     pub(crate) async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
         self.ask(|reply| AccountRequest::Remove(account, reply)).await
+    }
+
+    /// Has what could not be read from the store read again.
+    pub(crate) async fn look_again(&self) {
+        let _ = self.ask(AccountRequest::LookAgain).await; // one that stops reads nothing any more
     }
 
     async fn ask<T>(

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, MachineFacts, Parsed, Problem, Problems, SecretSource, Source};
+use crate::config::{self, AccountId, Config, MachineFacts, Parsed, Preset, Problem, Problems, SecretSource, Source};
+use crate::oauth::metadata::{Kept, Metadata};
 use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::Paths;
 use crate::platform::tls;
@@ -19,7 +20,17 @@ use crate::platform::tls;
 ///
 /// Every problem at once.
 pub(crate) fn load(paths: &Paths) -> Result<Parsed, Problems> {
-    let facts = facts(paths);
+    load_with(paths, None)
+}
+
+/// The same with metadata that are not kept yet, in place of what is kept for that account.
+///
+/// # Errors
+///
+/// Every problem at once.
+pub(crate) fn load_with(paths: &Paths, found: Option<(&AccountId, Metadata)>) -> Result<Parsed, Problems> {
+    let mut facts = facts(paths);
+    facts.metadata.extend(found.map(|(account, metadata)| (account.to_string(), metadata)));
     let (mut problems, mut faults) = (Vec::new(), BTreeSet::new());
     let mut read = |path: &Path| match read_source(path) {
         Ok((source, found)) => {
@@ -57,6 +68,28 @@ pub(crate) fn load(paths: &Paths) -> Result<Parsed, Problems> {
     if problems.is_empty() { parsed } else { Err(Problems(problems)) }
 }
 
+/// A provider that an account may name.
+pub(crate) struct KnownPreset {
+    /// What it says.
+    pub preset: Preset,
+    /// Whether it is a file of the user's.
+    pub is_own: bool,
+}
+
+/// The user's own providers, and those that come with the binary and are not replaced by one, in the order of their names. A
+/// file that cannot be used is told of where the configuration is read.
+pub(crate) fn known_presets(paths: &Paths) -> Vec<KnownPreset> {
+    let mut known: BTreeMap<String, KnownPreset> =
+        config::presets().map(|preset| (preset.name.clone(), KnownPreset { preset, is_own: false })).collect();
+    for path in provider_files(&paths.providers_dir) {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
+        if let Ok((Some(source), _)) = read_source(&path) {
+            known.insert(name.to_owned(), KnownPreset { preset: Preset::read(name, &source), is_own: true });
+        }
+    }
+    known.into_values().collect()
+}
+
 /// What is in force while the configuration cannot be used: the default listeners and no accounts.
 pub(crate) fn empty(paths: &Paths) -> Config {
     Config::empty(&facts(paths))
@@ -67,7 +100,7 @@ fn named_files(config: &Config) -> BTreeSet<&Path> {
     let mut files = BTreeSet::new();
     for account in config.accounts.values() {
         files.extend(account.extra_ca.as_deref());
-        files.extend(account.client_secret.as_ref().and_then(file_of));
+        files.extend(account.secrets().filter_map(|(_, source)| file_of(source)));
         files.extend(account.token_request.headers.iter().filter_map(|(_, source)| file_of(source)));
     }
     for route in &config.routes {
@@ -110,7 +143,26 @@ fn facts(paths: &Paths) -> MachineFacts {
     let folder = paths.config_file.parent().unwrap_or(Path::new("/")).to_owned();
     let home = paths.home.clone().unwrap_or_else(|| folder.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    MachineFacts { folder, home, cores }
+    let metadata = kept_metadata(&paths.state_dir).into_iter().map(|(account, kept)| (account, kept.metadata));
+    MachineFacts { folder, home, cores, metadata: metadata.collect() }
+}
+
+/// What is kept of issuers in the state folder, by account. What cannot be read, or is somebody else's, is as if it were not
+/// there: it is fetched anew.
+pub(crate) fn kept_metadata(state_dir: &Path) -> BTreeMap<String, Kept> {
+    let read = |path: &Path| -> Option<Kept> {
+        let file = ownership::open_without_waiting(path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(LARGEST_KEPT).read_to_end(&mut bytes).ok()?;
+        Kept::read(&bytes)
+    };
+    let entries = std::fs::read_dir(state_dir).into_iter().flatten().flatten();
+    let kept = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let account = Kept::account_of(&name)?.to_owned();
+        Some((account, read(&entry.path())?))
+    });
+    kept.collect()
 }
 
 /// The user's provider files, in the order of their names. A folder that is not there has none.
@@ -126,6 +178,9 @@ fn is_provider_file(path: &Path) -> bool {
     let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|end| end == "toml")
 }
+
+/// An answer that is read has no more than 64 KiB, and not all of it is kept.
+const LARGEST_KEPT: u64 = 1 << 18;
 
 /// No configuration is so large, and what is (a device that never ends, say) must not fill the memory.
 const LARGEST_CONFIG: u64 = 4 << 20;

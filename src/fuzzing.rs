@@ -10,6 +10,7 @@
 //! A function panics where a promise is broken. What was found once lies in the corpus under a name that begins with
 //! `found-`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
@@ -20,16 +21,17 @@ use crate::timestamp::Timestamp;
 
 pub use crate::control::fuzzing::control_request;
 pub use crate::proxy::fuzzing::{links, request_path};
-pub use crate::store::fuzzing::state_file;
+pub use crate::store::fuzzing::{sealed_file, state_file};
 
 /// One target: its name, which is its folder in the corpus, and what must hold.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("token_answer", token_answer),
     ("jwt_claims", jwt_claims),
     ("state_file", state_file),
+    ("sealed_file", sealed_file),
     ("config", config),
     ("control_request", control_request),
     ("links", links),
@@ -123,7 +125,12 @@ pub fn jwt_claims(data: &[u8]) {
 
 /// The configuration, and a provider preset.
 pub fn config(data: &[u8]) {
-    let facts = MachineFacts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 };
+    let facts = MachineFacts {
+        folder: "/home/me/.config/valetd".into(),
+        home: "/home/me".into(),
+        cores: 8,
+        metadata: BTreeMap::new(),
+    };
     let read = Source::from_bytes("config.toml", data, data.len().is_multiple_of(2))
         .and_then(|source| Config::parse(&source, &[("lab".to_owned(), source.clone())], &facts));
     match read {

@@ -26,12 +26,14 @@
 //! 9  daemon                                   builds, wires, starts, reloads, drains, stops
 //! 8  renewer  proxy  control  sign_in  notices  the services, each on its own
 //! 7  accounts                                 what the services say of the accounts, and ask of the renewer
+//!    discovery                                what servers say of themselves, fetched and kept
 //!    client_keys                              who may call, and for what; kept in the store's folder
 //! 6  token_source  token_endpoint  store      where tokens pass: out to requests, in from servers, to rest
 //! 5  http_client  stand_in                    requests of our own, and servers to try them on
 //!    intercept                                a command's own proxy, which stands for the hosts of its routes
 //!    bridge                                   a program that speaks MCP over its standard input and output
 //!    config_files                             whose they are, and what they say
+//!    key_source                               where the key of the store comes from
 //!    audit                                    a line for each request, if somebody wants that
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
 //!    lent                                     the address and key that a command has of the daemon
@@ -90,11 +92,13 @@ mod config;
 mod config_files;
 mod control;
 mod daemon;
+mod discovery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod http_client;
 mod intercept;
+mod key_source;
 mod lent;
 mod mcp;
 mod names;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
-use crate::accounts::{self, AccountView, Accounts};
+use crate::accounts::{self, AccountView, Accounts, Withheld, Withholding};
 use crate::config::{AccountId, Config};
 use crate::platform::clock::{Clock, wall};
 use crate::platform::descriptors;
@@ -43,11 +43,16 @@ const SAME_END: Duration = Duration::from_secs(5);
 /// A network that is away for a moment is nobody's business: so many failures in a row are.
 const LASTING: u32 = 3;
 
+/// A key comes within a login, or a moment after it: later it is worth a word.
+const LOCKED_FOR: Duration = Duration::from_secs(5 * 60);
+
 /// What a person is told of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cause {
     /// Nothing but a sign-in helps.
     SignInRequired(Why),
+    /// What is stored is not used until somebody has done something about it.
+    Withheld(Withholding),
     /// The refresh token dies then, and a renewal will not put that off.
     Dies(Timestamp),
 }
@@ -57,6 +62,7 @@ impl Cause {
     fn code(self) -> &'static str {
         match self {
             Cause::SignInRequired(why) => why.code(),
+            Cause::Withheld(cause) => cause.code(),
             Cause::Dies(_) => "refresh-token-dies",
         }
     }
@@ -108,6 +114,10 @@ fn cause(
     before: Duration,
     now: Timestamp,
 ) -> (Option<Cause>, Option<Timestamp>) {
+    if let Some(Withheld { cause, since, .. }) = &view.withheld {
+        let from = *since + LOCKED_FOR;
+        return if now < from { (None, Some(from)) } else { (Some(Cause::Withheld(*cause)), None) };
+    }
     match view.snapshot.phase {
         // nobody has signed in yet, or somebody has just signed out: they know
         Phase::SignInRequired { why: Why::NotSignedIn } => return (None, None),
@@ -133,10 +143,13 @@ impl Message {
     fn new(account: &AccountId, cause: Cause, now: Timestamp, invocation: &str) -> Self {
         let remedy = match cause {
             Cause::SignInRequired(why) => accounts::remedy(why, account, invocation),
+            Cause::Withheld(cause) => cause.remedy(account, invocation),
             Cause::Dies(_) => accounts::login(account, invocation),
         };
         let what = match cause {
             Cause::SignInRequired(why) => why.to_string(),
+            Cause::Withheld(Withholding::StoreLocked) => "the store is locked: its key is away".to_owned(),
+            Cause::Withheld(Withholding::KeyGone) => "the key of the stored credential is gone".to_owned(),
             Cause::Dies(at) => format!("the refresh token dies in {}", coarse(at.since(now).as_secs())),
         };
         let text = format!("{account}: {what}. To mend it, run: {remedy}");
@@ -327,6 +340,7 @@ mod tests {
                 learnt_life: None,
             },
             stored: None,
+            withheld: None,
             last_success: Some(T0),
             last_failure: None,
             renewals,
@@ -336,6 +350,17 @@ mod tests {
 
     fn scheduled() -> Phase {
         Phase::Scheduled { at: T0 + MINUTE }
+    }
+
+    #[test]
+    fn a_key_that_stays_away_is_worth_a_notice() {
+        let mut view = view(Phase::SignInRequired { why: Why::NotSignedIn }, 0, None);
+        view.withheld = Some(Withheld { cause: Withholding::StoreLocked, why: "no stick".into(), since: T0 });
+        let told = |now| cause(&view, &Forecast::default(), THREE_DAYS, now);
+        assert_eq!(told(T0 + MINUTE), (None, Some(T0 + LOCKED_FOR)));
+        assert_eq!(told(T0 + LOCKED_FOR), (Some(Cause::Withheld(Withholding::StoreLocked)), None));
+        let message = Message::new(&view.id, Cause::Withheld(Withholding::StoreLocked), T0, "valetd");
+        assert_eq!(message.text, "lab: the store is locked: its key is away. To mend it, run: valetd unlock");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the proxy counts: written by the workers, read by the control socket. Numbers only.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(crate) struct RouteStats {
     pub rejected: Counter,
     /// Requests sent again after a 401.
     pub replayed: Counter,
+    /// Whether the upstream refused a token again that was renewed for its refusal, and no answer since was a good one.
+    refuses: AtomicBool,
     /// How long answers took.
     pub latency: Latency,
     mcp: Mutex<McpSeen>,
@@ -65,7 +67,20 @@ impl RouteStats {
 
     /// Counts an answer by its status and the time from the request's head to the answer's.
     pub(crate) fn answered(&self, status: u16, took: Duration) {
+        if (200..400).contains(&status) && self.refuses.load(Ordering::Relaxed) {
+            self.refuses.store(false, Ordering::Relaxed);
+        }
         self.latency.add(StatusClass::of(status), took);
+    }
+
+    /// Notes whether a token was refused though it had been renewed for a refusal.
+    pub(crate) fn replayed_with(&self, refused_again: bool) {
+        self.refuses.store(refused_again, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream refuses our tokens, as far as the last answers tell.
+    pub(crate) fn refuses_tokens(&self) -> bool {
+        self.refuses.load(Ordering::Relaxed)
     }
 }
 

@@ -1,13 +1,15 @@
 //! Sends a grant request to the authorization server and says what came of it. `oauth` decides what is sent and what an
 //! answer means; here is what it means that there is none.
 
+mod authorization;
+
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 
 use crate::config::{Account, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
 use crate::oauth::{Client, EndpointKind, Grant, Refusal, RequestField, TokenRequest};
-use crate::oauth::{TokenResponse, Tokens, rfc7009};
+use crate::oauth::{TokenResponse, Tokens, issued, rfc7009};
 use crate::platform::clock::wall;
 use crate::platform::secret_source;
 use crate::renewal::{Failure, Why};
@@ -31,12 +33,15 @@ pub(crate) struct GrantFailure {
     pub http_status: Option<u16>,
     /// For people: "auth.example answered 400 invalid_grant: Token is not active".
     pub detail: String,
+    /// The server rotates refresh tokens and was not asked in the dialect for that (see [`Account::with_rotation`]): it
+    /// says nothing of the one presented.
+    pub wants_rotation: bool,
 }
 
 impl GrantFailure {
     /// One that no answer of the server tells of.
     pub(crate) fn unanswered(failure: Failure, detail: String) -> Self {
-        Self { failure, oauth_error: None, http_status: None, detail }
+        Self { failure, oauth_error: None, http_status: None, detail, wants_rotation: false }
     }
 }
 
@@ -70,6 +75,9 @@ impl TokenEndpoint {
         client: &Client,
         grant: &Grant,
     ) -> Result<Tokens, GrantFailure> {
+        if *grant == Grant::Issued {
+            return issued(account).await;
+        }
         let dialect = account.dialect;
         let scopes = account.scopes_with(grant);
         let outgoing = dialect.request(grant, client, scopes, &account.parameters).map_err(cannot_be_asked)?;
@@ -157,6 +165,19 @@ impl TokenEndpoint {
     }
 }
 
+/// Takes a token from where somebody else puts it. What is not there now may be there later, also where a person is needed
+/// first: who then helps the program need not tell us.
+async fn issued(account: &Account) -> Result<Tokens, GrantFailure> {
+    let source = account.token.as_ref().ok_or_else(|| cannot_be_asked("no token is configured".to_owned()))?;
+    let failed = |detail| GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
+    let text = secret_source::read_whole(source).await.map_err(|error| match error.needs_a_person() {
+        true => failed(format!("{error}: it needs a person; run it yourself once")),
+        false => failed(error.to_string()),
+    })?;
+    issued::read(&text, &account.vocabulary, wall())
+        .map_err(|words| failed(format!("{} {words}", secret_source::place(source))))
+}
+
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {
     let text = |name| answer.fields.get(name).and_then(|value| value.to_str().ok());
     TokenResponse {
@@ -169,9 +190,9 @@ fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {
 }
 
 fn refused(endpoint: &Endpoint, status: StatusCode, refusal: Refusal) -> GrantFailure {
-    let Refusal { failure, oauth_error, detail } = refusal;
+    let Refusal { failure, oauth_error, detail, wants_rotation } = refusal;
     let detail = format!("{} {detail}", endpoint.origin.authority());
-    GrantFailure { failure, oauth_error, http_status: Some(status.as_u16()), detail }
+    GrantFailure { failure, oauth_error, http_status: Some(status.as_u16()), detail, wants_rotation }
 }
 
 /// The configuration contradicts itself: only a person can mend that.

@@ -111,8 +111,48 @@ pub(crate) enum Availability {
         /// Why.
         why: Why,
     },
+    /// There is a credential, and it is not used until somebody has done something about that.
+    Withheld(Withheld),
     /// There will be none: the account is configured otherwise by now, or no more.
     Ended,
+}
+
+/// Why a credential that is there is not used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Withheld {
+    /// In one word.
+    pub cause: Withholding,
+    /// In a sentence, without secrets.
+    pub why: Arc<str>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The same in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Withholding {
+    /// The key that it is sealed with is away.
+    StoreLocked,
+    /// The key that it is sealed with will not come back.
+    KeyGone,
+}
+
+impl Withholding {
+    /// The word.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::StoreLocked => "store-locked",
+            Self::KeyGone => "key-gone",
+        }
+    }
+
+    /// The command that mends it.
+    pub(crate) fn remedy(self, account: &AccountId, invocation: &str) -> String {
+        match self {
+            Self::StoreLocked => format!("{invocation} unlock"),
+            Self::KeyGone => format!("{invocation} unlock --recovery (or seal on, and then login {account})"),
+        }
+    }
 }
 
 /// Why a request gets no token.
@@ -130,6 +170,8 @@ pub(crate) enum Unavailable {
         /// Why.
         why: Why,
     },
+    /// Not before somebody has done something about it.
+    Withheld(Withheld),
 }
 
 /// Tells a source from those that an account had before or has later; never used twice in a process.
@@ -331,7 +373,8 @@ impl TokenSource {
                 }
                 (now < token.usable_until).then(|| token.clone())
             }
-            Availability::Waiting { .. } | Availability::SignInRequired { .. } | Availability::Ended => None,
+            Availability::Waiting { .. } | Availability::SignInRequired { .. } => None,
+            Availability::Withheld(_) | Availability::Ended => None,
         }
     }
 
@@ -379,6 +422,7 @@ impl TokenSource {
             // Withdrawn in a moment; the renewer has the same clock and the same wish before it.
             Availability::Usable { .. } => None,
             Availability::SignInRequired { why } => Some(Err(Unavailable::SignInRequired { why: *why })),
+            Availability::Withheld(withheld) => Some(Err(Unavailable::Withheld(withheld.clone()))),
             Availability::Ended => {
                 let because = Some("the account's settings have changed meanwhile".into());
                 Some(Err(Unavailable::NotNow { retry_after: SOON, because }))
@@ -415,7 +459,7 @@ impl TokenSource {
                     Some(Some(token.clone()))
                 }
                 Availability::Usable { wished_for, .. } => wished_for.is_none_or(|at| at >= deadline).then_some(None),
-                Availability::SignInRequired { .. } | Availability::Ended => Some(None),
+                Availability::SignInRequired { .. } | Availability::Withheld(_) | Availability::Ended => Some(None),
                 Availability::Waiting { retry_at, .. } => retry_at.is_some_and(|at| at >= deadline).then_some(None),
             },
         );

@@ -47,8 +47,10 @@ const FRAME: [u8; 70] = {
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: Address,
-    /// For direct calls over TLS; every proxy is spoken to in plain text.
+    /// For direct calls over TLS, and those in a tunnel; every other proxy is spoken to in plain text.
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// The host and port to ask a forward proxy for a tunnel to, in which TLS is spoken.
+    pub(crate) tunnel: Option<String>,
     /// Stands before every path.
     pub(crate) prefix: String,
     /// Where nobody adds it on the way.
@@ -84,6 +86,9 @@ impl Target {
     }
 
     fn host(&self) -> String {
+        if let Some(authority) = &self.tunnel {
+            return authority.clone();
+        }
         match &self.address {
             Address::Tcp(address) if self.tls.is_some() => format!("localhost:{}", address.port()),
             Address::Tcp(address) => address.to_string(),
@@ -101,13 +106,30 @@ pub(crate) struct Connection {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
+/// RFC 9110 section 9.3.6.
+async fn open_tunnel(stream: &mut TcpStream, authority: &str) -> io::Result<()> {
+    stream.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes()).await?;
+    let mut head = Vec::new();
+    // a byte at a time: what follows is the tunnel's
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    match head.starts_with(b"HTTP/1.1 200") {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&head).into_owned())),
+    }
+}
+
 impl Connection {
     pub(crate) async fn open(target: &Target) -> io::Result<Self> {
         let stream: Box<dyn Stream> = match (&target.address, &target.tls) {
             (Address::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
             (Address::Tcp(address), tls) => {
-                let stream = TcpStream::connect(address).await?;
+                let mut stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                if let Some(authority) = &target.tunnel {
+                    open_tunnel(&mut stream, authority).await?;
+                }
                 match tls {
                     None => Box::new(stream),
                     Some(config) => {

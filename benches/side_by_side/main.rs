@@ -24,11 +24,13 @@
 //! processor has no AVX-512: for TLS the count tells of another code path than the one that is in use elsewhere.
 //!
 //! **To read the code**: [`workloads`] says what is measured, [`peers`] how each proxy is set up, [`origin`] and [`load`] are
-//! the two ends ([`http2`] is both, [`python`] a client of its own), [`measure`] asks the kernel, [`report`] is pure and makes
+//! the two ends ([`http2`] is both, [`python`] a client of its own, [`exec`] a command of valetd's), [`measure`] asks the kernel, [`report`] is pure and makes
 //! the table, the JSON and the plot.
 
 #![allow(clippy::disallowed_methods)] // a program of its own, which sets its stage
 
+#[cfg(target_os = "linux")]
+mod exec;
 #[cfg(target_os = "linux")]
 mod http2;
 #[cfg(target_os = "linux")]

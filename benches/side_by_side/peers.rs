@@ -220,6 +220,7 @@ impl Peer {
                     Kind::Relay | Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Envoy => ports.of(via),
                 }),
                 tls: (direct && via.scheme() == "https").then(|| origin.trusting.clone()),
+                tunnel: None,
                 prefix: match kind {
                     Kind::Valetd if via != Via::Grpc => format!("/{}", via.name()),
                     _ => String::new(),
@@ -231,6 +232,7 @@ impl Peer {
         let control = (kind == Kind::Valetd).then(|| Target {
             address: Address::Unix(folder.path().join("valetd.sock")),
             tls: None,
+            tunnel: None,
             prefix: String::new(),
             access_token: None,
         });
@@ -285,6 +287,17 @@ impl Peer {
 
     pub(crate) fn pid(&self) -> Option<u32> {
         Some(self.process.as_ref()?.child.id())
+    }
+
+    /// One of valetd's verbs, beside the daemon and as pinned as it is. The process becomes the program itself.
+    pub(crate) fn verb(&self, program: &Program, verb: &str) -> anyhow::Result<Command> {
+        let folder = self.folder.path();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "taskset", "-c", program.cores]);
+        command.arg(program.path.as_ref().context("not built")?).arg(verb);
+        command.arg("--config").arg(folder.join("valetd.toml")).arg("--socket").arg(folder.join("valetd.sock"));
+        command.current_dir(folder).env("HOME", folder).stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Asks a peer that was [counted](Program::counted) to end, and reads how many instructions it took, from its start on

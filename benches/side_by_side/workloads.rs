@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::exec::{self, Exec};
 use crate::http2::Call;
 use crate::load::{Connection, Direction, EventStreams, Load, Outcome, Step, hold};
 use crate::measure::{Usage, median, memory, percentile, usage};
@@ -84,6 +85,8 @@ pub(crate) enum Workload {
     Rotation,
     /// Status queries while proxying.
     Status,
+    /// Small GETs of a command of `valetd exec --intercept`, at the API's own host: what its process costs, not the daemon.
+    Exec { connections: usize },
     /// The program's file.
     Size,
     /// What a small GET costs in instructions: a figure that a busy machine does not spoil.
@@ -99,7 +102,7 @@ const fn bulk(direction: Direction, via: Via) -> Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 29] = [
+    pub(crate) const ALL: [Workload; 31] = [
         small(Via::Plain, 1),
         small(Via::Plain, 50),
         small(Via::Plain, 500),
@@ -126,6 +129,8 @@ impl Workload {
         Workload::Replay,
         Workload::Rotation,
         Workload::Status,
+        Workload::Exec { connections: 1 },
+        Workload::Exec { connections: 50 },
         Workload::Size,
         Workload::Instructions { via: Via::Plain },
         Workload::Instructions { via: Via::Tls },
@@ -152,6 +157,7 @@ impl Workload {
             Workload::Replay => "replay".into(),
             Workload::Rotation => "rotation".into(),
             Workload::Status => "status".into(),
+            Workload::Exec { connections } => format!("exec-{connections}"),
             Workload::Size => "size".into(),
             Workload::Instructions { via } => format!("instructions-{}", via.name()),
         }
@@ -181,6 +187,7 @@ impl Workload {
             Workload::Replay => "every token revoked, under load".into(),
             Workload::Rotation => "token rotation every 2 s".into(),
             Workload::Status => "status queries while proxying".into(),
+            Workload::Exec { connections } => format!("exec --intercept, small GET, connections: {connections}"),
             Workload::Size => "program file".into(),
             Workload::Instructions { via } => format!("instructions for a small GET (user space), {}", secured(via)),
         }
@@ -204,8 +211,10 @@ impl Workload {
         stage: &Stage<'_>,
     ) -> anyhow::Result<Option<Sample>> {
         let Stage { origin, pace, .. } = *stage;
-        let valetd_only =
-            matches!(self, Workload::Scaling { .. } | Workload::Replay | Workload::Rotation | Workload::Status);
+        let valetd_only = matches!(
+            self,
+            Workload::Scaling { .. } | Workload::Replay | Workload::Rotation | Workload::Status | Workload::Exec { .. }
+        );
         if valetd_only && peer.kind != Kind::Valetd {
             return Ok(None);
         }
@@ -232,6 +241,7 @@ impl Workload {
             Workload::Replay => replay(program, origin, pace.window).await.map(Some),
             Workload::Rotation => rotation(peer, program, origin, pace.rotation).await.map(Some),
             Workload::Status => status_queries(peer, pace.window).await.map(Some),
+            Workload::Exec { connections } => intercepted(peer, program, connections, stage).await.map(Some),
             Workload::Size => match &program.path {
                 Some(path) if program.kind != Kind::Relay => {
                     Ok(Some(vec![figure("size", "MiB", mebibytes(fs::metadata(path)?.len()))]))
@@ -569,6 +579,27 @@ async fn status_queries(peer: &Peer, window: Duration) -> anyhow::Result<Sample>
     sample[0].name = "queries";
     sample.push(figure("proxied", "/s", proxied.requests as f64 / proxied.elapsed.as_secs_f64()));
     Ok(sample)
+}
+
+/// The CPU is that of the process of `exec`; the time to start is over that of an `exec` which becomes its command.
+async fn intercepted(peer: &Peer, program: &Program, connections: usize, stage: &Stage<'_>) -> anyhow::Result<Sample> {
+    let Stage { origin, pace, .. } = *stage;
+    let exec = Exec::start(peer, program, origin)?;
+    let mut load = Load::start(&exec.target, "/small", Step::Request, connections).await?;
+    let before = usage(exec.pid())?;
+    load.begin();
+    tokio::time::sleep(pace.window).await;
+    let after = usage(exec.pid())?;
+    let outcome = load.finish().await;
+    ensure!(outcome.requests > 0, "not one request was answered");
+    let cpu = cpu_each(Some(before), Some(after), outcome.requests as f64, "µs/request", 1e6);
+    drop(exec);
+    let took = |option| -> anyhow::Result<f64> {
+        let times = (0..2 * pace.one_shots).map(|_| Ok(exec::start(peer, program, option)?.as_secs_f64() * 1e3));
+        Ok(median(times.collect::<anyhow::Result<_>>()?))
+    };
+    let over = figure("start, over plain exec", "ms", took("--intercept")? - took("--no-intercept")?);
+    Ok(cpu.into_iter().chain(describe(&outcome)).chain([over]).collect())
 }
 
 /// Of the programs that callgrind runs: it comes to grief on Caddy's runtime, and has not been tried on Envoy.

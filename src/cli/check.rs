@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::configuration::{Loaded, load_config, places, preset_names};
+use super::configuration::{Loaded, PROVIDERS, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
@@ -77,9 +77,8 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     let places = places(options)?;
     let file = places.config_file.display().to_string();
     if !places.config_file.exists() {
-        let presets = preset_names().join(", ");
         return Err(Failure::say(format!("there is no configuration at {file}"))
-            .with_remedy(format!("'{} login NAME' makes one, for NAME = {presets}", options.invocation())));
+            .with_remedy(format!("'{} add NAME PROVIDER' makes one; {PROVIDERS}", options.invocation())));
     }
     let Loaded { config, warnings } = load_config(&places).map_err(|problems| {
         Failure::say(format!("{file} cannot be used: {}", count(problems.len(), "problem"))).with_problems(problems)

@@ -40,10 +40,13 @@ pub(super) fn config_or_empty(places: &Paths) -> Config {
     config_files::load(places).map_or_else(|_| config_files::empty(places), |parsed| parsed.config)
 }
 
-/// The presets, by name.
-pub(super) fn preset_names() -> Vec<&'static str> {
-    config::presets().map(|preset| preset.name).collect()
+/// Whether a provider that comes with valetd has this name, and an account of it needs to say no more.
+pub(super) fn is_enough(name: &AccountId) -> bool {
+    config::presets().any(|preset| preset.name == name.as_str() && preset.is_enough())
 }
+
+/// Where the providers are listed.
+pub(super) const PROVIDERS: &str = "`valetd providers` lists those that valetd knows";
 
 /// The account of this name.
 ///
@@ -54,7 +57,7 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     if let Some(account) = config.accounts.get(id) {
         return Ok(account);
     }
-    if preset_names().contains(&id.as_str()) {
+    if is_enough(id) {
         let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
         let lines = config_lines(id).lines().map(str::to_owned).collect();
         return Err(failure.with_problems(lines).with_remedy("add these two lines to it, and try again"));
@@ -62,7 +65,7 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     let failure =
         Failure::unknown(&UnknownName::new("account", id.as_str(), config.accounts.keys().map(AccountId::as_str)));
     Err(match config.accounts.is_empty() {
-        true => failure.with_remedy(format!("providers that valetd knows: {}", preset_names().join(", "))),
+        true => failure.with_remedy(format!("'valetd add {id} PROVIDER' makes one; {PROVIDERS}")),
         false => failure,
     })
 }
@@ -83,6 +86,6 @@ mod tests {
         let text = failure.to_string();
         assert!(text.contains("  [account.gdh]\n  provider = \"gdh\"\n  add these two lines"), "{text}");
         let failure = account_of(&config(), &AccountId::new("lab").unwrap()).unwrap_err();
-        assert!(failure.remedy.unwrap().starts_with("providers that valetd knows: "));
+        assert!(failure.remedy.unwrap().contains("valetd providers"));
     }
 }

@@ -43,6 +43,9 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let places = places(options)?;
     let failed = |error| Failure::of_call(error, options).while_doing("listening to events");
     block_on(async {
+        let report = Client::connect(&places.socket).await.map_err(failed)?.status().await.map_err(failed)?;
+        let names = report.accounts.iter().map(|account| account.id.chars().count());
+        let mut widest = names.max().unwrap_or(0);
         let client = Client::connect(&places.socket).await.map_err(failed)?;
         let mut events = client.events(arguments.after).await.map_err(failed)?;
         while let Some(event) = events.next().await.map_err(failed)? {
@@ -50,14 +53,16 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 let text = serde_json::to_string(&event).expect("an event has string keys and no failing parts");
                 print(&format!("{text}\n"))?;
             } else {
-                print(&line(&event))?;
+                widest = widest.max(event.account.as_ref().map_or(0, |name| name.chars().count()));
+                print(&line(&event, widest))?;
             }
         }
         Err(Failure::say("the daemon has ended"))
     })?
 }
 
-fn line(event: &Event) -> String {
+/// An event in columns; that of the accounts has room for the widest name.
+fn line(event: &Event, widest: usize) -> String {
     let Event { id: _, at, event: kind, account, detail, usable_until, next_action, problems } = event;
     let style = match kind {
         Kind::Renewed | Kind::SignedIn => AnsiColor::Green.on_default(),
@@ -68,7 +73,7 @@ fn line(event: &Event) -> String {
     let mut line = format!("{at}  {}", styled(kind.name(), style));
     if let Some(account) = account {
         let width = 16 - kind.name().len(); // of the longest
-        line.push_str(&format!("{:width$}  {account}", ""));
+        line.push_str(&format!("{:width$}  {account:widest$}", ""));
     }
     if let Some(until) = usable_until {
         line.push_str(&format!("  usable until {until}"));
@@ -79,7 +84,7 @@ fn line(event: &Event) -> String {
     if let Some(command) = next_action {
         line.push_str(&format!("  -> {}", printable(command)));
     }
-    let mut out = line;
+    let mut out = line.trim_end().to_owned();
     for problem in problems {
         out.push_str(&format!("\n  {}", printable(problem)));
     }
@@ -92,7 +97,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> String {
-        anstream::adapter::strip_str(&line(&serde_json::from_str(json).unwrap())).to_string()
+        anstream::adapter::strip_str(&line(&serde_json::from_str(json).unwrap(), 5)).to_string()
     }
 
     #[test]
@@ -101,15 +106,19 @@ mod tests {
             (
                 r#"{"id":1,"at":"2026-09-21T14:13:20Z","event":"renewed","account":"gbdx",
                     "usable_until":"2026-09-21T15:13:20Z"}"#,
-                "2026-09-21T14:13:20Z  renewed           gbdx  usable until 2026-09-21T15:13:20Z\n",
+                "2026-09-21T14:13:20Z  renewed           gbdx   usable until 2026-09-21T15:13:20Z\n",
             ),
             (
                 r#"{"id":2,"at":"2026-09-21T14:13:20Z","event":"sign-in-required","account":"gdh",
                     "detail":"revoked\u001b","next_action":"valetd login gdh"}"#,
-                "2026-09-21T14:13:20Z  sign-in-required  gdh  revoked\u{fffd}  -> valetd login gdh\n",
+                "2026-09-21T14:13:20Z  sign-in-required  gdh    revoked\u{fffd}  -> valetd login gdh\n",
             ),
             (
-                r#"{"id":3,"at":"2026-09-21T14:13:20Z","event":"config-refused","problems":["a","b"]}"#,
+                r#"{"id":3,"at":"2026-09-21T14:13:20Z","event":"signed-out","account":"gdh"}"#,
+                "2026-09-21T14:13:20Z  signed-out        gdh\n",
+            ),
+            (
+                r#"{"id":4,"at":"2026-09-21T14:13:20Z","event":"config-refused","problems":["a","b"]}"#,
                 "2026-09-21T14:13:20Z  config-refused\n  a\n  b\n",
             ),
         ];

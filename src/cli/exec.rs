@@ -35,6 +35,8 @@ use intercept::Reached;
 use routes::{Asked, accounts_of};
 use variables::{base_url, hosts, past_proxies, shown, variables};
 
+mod clients;
+mod help;
 mod intercept;
 mod isolate;
 pub(super) mod relay;
@@ -48,80 +50,8 @@ mod variables;
 #[derive(clap::Args, Debug)]
 #[command(
     group(clap::ArgGroup::new("named").args(["routes", "accounts"]).multiple(true)),
-    long_about = "\
-Run a command with the routes' addresses in its environment, as soon as their
-accounts have a usable token. valetd is replaced by the command, so that its
-exit code and its signals are its own.
-
-  VALETD_URL     where the routes are: http://localhost:8253
-  GBDX_URL       the route gbdx: http://localhost:8253/gbdx
-  GBDX_RDA_URL   the route gbdx-rda, and so on: upper case, - becomes _
-  VALETD_KEY     a client key for the routes of -r (all, without), which is
-                 good for as long as the command and its children run, and
-                 for processes of your user alone, or of --for-user NAME
-
-With -r, these are addresses of the command's own, such as
-http://127.0.0.1:40311/gbdx: only the routes of -r exist there, whichever key is
-presented, and the other routes have no variable. They end with the command and
-its children, and when the daemon stops; a restarted daemon has others.
-
-Where the environment names a proxy, localhost, 127.0.0.1 and the hosts of these
-addresses are added to NO_PROXY, with -r or without. Variables that 'valetd
-login --import' would take a refresh token from, such as GDH_REFRESH_TOKEN, are
-taken out.
-
-A process of yours still reaches every route on the common addresses without a
-key, a command of exec -r too, unless the configuration says require_key = true;
-with strict_exec = true, exec runs nothing until it does.
-
---intercept is for programs that know no other address than the API's own, and
-is meant by -r alone where the provider's preset says so (gbdx): they find a
-proxy of their own (HTTPS_PROXY, HTTP_PROXY), and requests for the routes' hosts
-get the routes' tokens; Authorization of their own is dropped. exec stays beside
-the command, hands signals and the exit code through, and ends TLS itself. What
-no route leads to passes untouched, through the proxy that was named before;
-with --only it is refused.
-
-The certificate authority that the command is told to trust is made at its
-start, is in memory only, and ends with it. It vouches for the routes' hosts
-(X.509 name constraints, which hold for what is below them, too) and for no
-address; whoever got hold of it could do nothing else with it.
-
-Programs are told of the authority by SSL_CERT_FILE, CURL_CA_BUNDLE,
-REQUESTS_CA_BUNDLE, GIT_SSL_CAINFO, PIP_CERT, AWS_CA_BUNDLE, CARGO_HTTP_CAINFO,
-PERL_LWP_SSL_CA_FILE, CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE, HTTPLIB2_CA_CERTS,
-GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, NIX_SSL_CERT_FILE, BUNDLE_SSL_CA_CERT and
-JULIA_SSL_CA_ROOTS_PATH (what they named, or the system's, and ours besides),
-NODE_EXTRA_CA_CERTS and DENO_CERT. Programs that read none of them, or no proxy
-variable, cannot be served so: wget, pycurl and R's curl (--trust-mount serves
-them), bare urllib3, aiohttp without trust_env and Node 20's fetch (--isolate
-does), and what has its authorities built in. A
-program that asks the provider's token endpoint itself is given a placeholder
-where the preset says so.
-
---isolate is --intercept behind a wall, for agents and for code that nobody has
-read. The command is in namespaces of its own (users, mounts, processes and
-network, by bubblewrap; no root is needed), and reaches the routes of -r, by
-their hosts and by their URLs, and nothing else: no other route, no other host
-but those of --allow, no service of this machine, no control socket, no file of
-valetd's, no bus, agent, display or container socket, no process outside. It
-sees the system read-only, an empty home, the working directory, which it may
-change, and what --bind and --ro name; a filter keeps it from system calls that
-lead out. In there you are called root, and are not. Also programs are served
-that read no variable at all.",
-    after_help = "\
-Examples:
-  valetd exec -r gbdx -- sh -c 'curl $GBDX_URL/catalog/v2/...'
-  valetd exec --timeout 2m -- python3 nightly.py
-  valetd exec -r gbdx --key-in-url --for-user sandbox -- sudo -u sandbox agent
-  valetd exec -r gbdx --intercept -- python3 with_gbdxtools.py
-  valetd exec -r gbdx --intercept --shell
-  valetd exec --account gbdx --print-env
-  valetd exec -r gbdx --isolate -- agent 'find scenes over Copenhagen'
-
-Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
-it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
-3 somebody must sign in, 4 not usable in time."
+    long_about = help::long(),
+    after_help = help::AFTER
 )]
 pub(super) struct Arguments {
     /// The route that is needed, at an address of the command's own; may be

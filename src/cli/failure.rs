@@ -9,6 +9,7 @@ use super::manager::how_to_start;
 use super::options::Options;
 use super::text::printable;
 use crate::control::client::ClientError;
+use crate::control::problem::kind;
 use crate::names::UnknownName;
 use crate::platform::peer::own_uid;
 
@@ -25,6 +26,8 @@ pub(super) enum Exit {
     SignInRequired = 3,
     /// There is no usable token now; nobody needs to do anything.
     NotUsable = 4,
+    /// The store is locked: the key that credentials are sealed with is away.
+    Locked = 5,
     /// For `exec`: the command cannot be run, as a shell has it.
     NotExecutable = 126,
     /// For `exec`: there is no such command.
@@ -100,7 +103,8 @@ impl Failure {
     pub(super) fn of_call(error: ClientError, options: &Options) -> Self {
         match error {
             ClientError::Refused(problem) => {
-                let failure = Self::say(problem.detail).with_problems(problem.problems);
+                let exit = if problem.is(kind::STORE_LOCKED) { Exit::Locked } else { Exit::Failed };
+                let failure = Self::say(problem.detail).with_problems(problem.problems).with_exit(exit);
                 match problem.remedy {
                     Some(remedy) => failure.with_remedy(remedy),
                     None => failure,

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, load_config, places, preset_names};
+use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
+use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
 use super::options::Options;
@@ -16,7 +17,7 @@ use super::refresh::{self, Outcome};
 use super::runtime::block_on;
 use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
-use crate::config::{Account, AccountId, Config};
+use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, State};
@@ -38,9 +39,14 @@ use crate::token_endpoint::TokenEndpoint;
 #[command(
     long_about = "\
 Sign in to an account. Without an option, you are asked in the account's own
-way: a page to open and a code to paste, or a user name and a password. Where
-an account has both, you choose; --code and --username choose theirs. The
-result goes to the running daemon; if none runs, it is saved for the next one.
+ways, in their order: a browser on this machine, a code that is entered on any
+device, a page whose code or address is pasted, a user name and a password.
+Where one is closed, the next is taken; --browser, --device, --paste, --code
+and --username choose theirs. The result goes to the running daemon; if none
+runs, it is saved for the next one.
+
+The address that a browser ends on can be pasted at any time while valetd
+waits: over ssh, in a container or in WSL, where the browser does not reach it.
 
 What is handed in is tried first, by one renewal: what is stored stays until
 the new credential has worked. --untried believes it, where there is no network.
@@ -49,12 +55,13 @@ the new credential has worked. --untried believes it, where there is no network.
 what runs by it is cut, and the credential is revoked and forgotten, as by
 'valetd logout'. A later 'valetd login' without --for lifts it.
 
-Without a configuration, 'valetd login gbdx' writes a first one for a provider
+Without a configuration, 'valetd login cdse' writes a first one for a provider
 that valetd knows.",
     after_help = "\
 Examples:
-  valetd login gbdx                     asks for user name and password
+  valetd login cdse                     asks for user name and password
   valetd login gdh                      shows a page, asks for its code
+  valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
@@ -90,9 +97,36 @@ pub(super) struct Arguments {
     /// How long the sign-in is good for: 30m, 8h, 7d
     #[arg(long = "for", value_name = "TIME", value_parser = parse_term)]
     term: Option<Duration>,
+    /// Sign in with a browser on this machine
+    #[arg(long, group = "way", conflicts_with = "username")]
+    browser: bool,
+    /// Sign in with a code that is entered on any device
+    #[arg(long, group = "way", conflicts_with = "username")]
+    device: bool,
+    /// Sign in with a code, or an address, that is pasted
+    #[arg(long, group = "way", conflicts_with = "username")]
+    paste: bool,
     /// Print the page's address only
-    #[arg(long)]
+    #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
+    /// Draw the device's address as a QR code, whatever the terminal is
+    #[arg(long, overrides_with = "no_qr")]
+    qr: bool,
+    /// Draw no QR code
+    #[arg(long)]
+    no_qr: bool,
+}
+
+impl Arguments {
+    /// The one way to ask a person that the options choose, if they do.
+    fn way(&self) -> Option<SignInMethod> {
+        match (self.browser, self.device, self.paste) {
+            (true, ..) => Some(SignInMethod::Browser),
+            (_, true, _) => Some(SignInMethod::Device),
+            (.., true) => Some(SignInMethod::Paste),
+            _ => None,
+        }
+    }
 }
 
 /// How long the first renewal may take until we leave it to the daemon.
@@ -116,23 +150,41 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     let account = account_of(&config, &id)?;
-    if arguments.term.is_some() && account.grant == GrantType::ClientCredentials {
-        let words = "it needs no sign-in (grant = \"client_credentials\"), so there is none that could end";
+    if arguments.term.is_some() && !account.grant.needs_sign_in() {
+        let words = "it needs no sign-in, so there is none that could end";
         return Err(Failure::say(words).with_remedy("leave out --for").with_exit(Exit::Usage));
     }
+    if account.grant == GrantType::Issued {
+        let words = "it needs no sign-in: its token comes from where `token` says";
+        return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
+    }
     // before somebody signs in for nothing
-    match block_on(Client::connect(&places.socket))? {
+    match block_on(async { Client::connect(&places.socket).await?.status().await })? {
         Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
         Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
-        Ok(_) | Err(_) => {}
+        Ok(status) => {
+            if let Some(why) = status.daemon.store.locked {
+                let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
+                return Err(failure.with_exit(Exit::Locked).with_remedy(format!("{} unlock", options.invocation())));
+            }
+        }
+        Err(_) => {} // what is wrong will be said where it matters
     }
+    let (config, found) = discovered::look(&places, config.clone(), account)?;
+    let account = account_of(&config, &id)?;
     let (untried, term) = (arguments.untried, arguments.term);
     let mut new = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
-    deliver(options, &places, &config, account, new, is_new)
+    let Some(found) = found else { return deliver(options, &places, &config, account, new, is_new) };
+    found.keep(&places)?;
+    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    if delivered.is_err() {
+        found.take_back(&places);
+    }
+    delivered
 }
 
 /// Whether there is a place for the credential, where no daemon has one.
@@ -149,7 +201,7 @@ fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
 /// Writes a first configuration if there is none and the account is that of a known provider. Returns whether it did.
 fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failure> {
     let file = &places.config_file;
-    if file.exists() || !preset_names().contains(&id.as_str()) {
+    if file.exists() || !is_enough(id) {
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
@@ -210,6 +262,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         }
         None => {
             let wishes = Wishes {
+                way: arguments.way(),
+                qr: (arguments.qr || arguments.no_qr).then_some(arguments.qr),
                 username: arguments.username,
                 browser: !arguments.no_browser,
                 state_dir: Some(places.state_dir.clone()),
@@ -231,7 +285,12 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         import: _,
         untried: _,
         term: _,
+        browser: _,
+        device: _,
+        paste: _,
         no_browser: _,
+        qr: _,
+        no_qr: _,
     } = arguments;
     if let Some(code) = code {
         let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
@@ -244,7 +303,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
                     "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
                      from others (`valetd login {id}` begins one)"
                 ));
-                pending::check_issuer(account, &pasted)
+                pending::check_issuer(account, pasted.issuer.as_deref())
             }
         };
         checked.map_err(|error| failure_of(error.into()))?;
@@ -277,7 +336,10 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NothingLasting => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
+        SignInError::NothingLasting | SignInError::UnderWay(_) => Exit::Failed,
+        // nobody has signed in, and somebody still must
+        SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
     };
     let failure = Failure::new(error).with_exit(exit);
     match remedy {
@@ -293,12 +355,12 @@ fn deliver(
     config: &Config,
     account: &Account,
     new: NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Exit, Failure> {
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, config_is_new))? {
+    match block_on(hand_in(places, id, &new, must_reload))? {
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
@@ -358,10 +420,10 @@ async fn hand_in(
     places: &Paths,
     id: &AccountId,
     new: &NewCredential,
-    config_is_new: bool,
+    must_reload: bool,
 ) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
-    if config_is_new {
+    if must_reload {
         client.reload().await?;
     }
     let before = match client.account(id.as_str()).await {

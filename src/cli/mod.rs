@@ -13,6 +13,7 @@ use crate::platform::harden;
 // what the verbs share
 mod arguments;
 mod configuration;
+mod discovered;
 mod failure;
 mod lending;
 mod manager;
@@ -37,11 +38,14 @@ mod login;
 mod logout;
 mod man;
 mod mcp;
+mod providers;
 mod refresh;
 mod reload;
 mod run;
+mod seal;
 mod service;
 mod status;
+mod unlock;
 mod wait;
 
 use failure::{Exit, Failure};
@@ -105,6 +109,7 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Providers(providers::Arguments),
     Status(status::Arguments),
     Events(events::Arguments),
     Refresh(refresh::Arguments),
@@ -115,6 +120,8 @@ enum Verb {
     Mcp(mcp::Arguments),
     Connect(connect::Arguments),
     Key(key::Arguments),
+    Seal(seal::Arguments),
+    Unlock(unlock::Arguments),
     Doctor(doctor::Arguments),
     Check(check::Arguments),
     Reload(reload::Arguments),
@@ -130,11 +137,21 @@ impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
-        if matches!(self.verb, Verb::Login(_) | Verb::Logout(_) | Verb::Key(_) | Verb::Exec(_) | Verb::Mcp(_)) {
+        if matches!(
+            self.verb,
+            Verb::Login(_)
+                | Verb::Logout(_)
+                | Verb::Key(_)
+                | Verb::Exec(_)
+                | Verb::Mcp(_)
+                | Verb::Seal(_)
+                | Verb::Unlock(_)
+        ) {
             harden::keep_memory_private();
         }
         match self.verb {
             Verb::Run(arguments) => run::perform(options, arguments),
+            Verb::Providers(arguments) => providers::perform(options, arguments),
             Verb::Login(arguments) => login::perform(options, arguments),
             Verb::Logout(arguments) => logout::perform(options, arguments),
             Verb::Status(arguments) => status::perform(options, arguments),
@@ -144,6 +161,8 @@ impl Program {
             Verb::Connect(arguments) => connect::perform(options, arguments),
             Verb::Mcp(arguments) => mcp::perform(options, arguments),
             Verb::Key(arguments) => key::perform(options, arguments),
+            Verb::Seal(arguments) => seal::perform(options, arguments),
+            Verb::Unlock(arguments) => unlock::perform(options, &arguments),
             Verb::Doctor(arguments) => doctor::perform(options, arguments),
             Verb::Log(arguments) => log::perform(options, arguments),
             Verb::Service(arguments) => service::perform(options, arguments),
@@ -178,6 +197,9 @@ mod tests {
             "login lab --refresh-token-stdin --state-dir /tmp/s",
             "login gdh --import",
             "logout gbdx",
+            "providers",
+            "providers --search google --json",
+            "providers show github",
             "status",
             "--socket /tmp/v.sock status --json",
             "refresh gbdx",
@@ -187,6 +209,10 @@ mod tests {
             "reload",
             "help",
             "help key add",
+            "seal",
+            "seal on",
+            "seal status --json",
+            "unlock --recovery",
             "completions bash",
             "man",
             "man --dir /tmp/man",
@@ -235,7 +261,7 @@ mod tests {
     #[test]
     fn the_help_begins_with_what_to_do() {
         let help = command().render_long_help().to_string();
-        assert!(help.find("valetd login gbdx") < help.find("Usage:"), "{help}");
+        assert!(help.find("valetd login cdse") < help.find("Usage:"), "{help}");
     }
 
     #[test]

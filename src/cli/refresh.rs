@@ -96,7 +96,8 @@ pub(super) fn report(outcome: Outcome, now: &AccountReport) -> Result<Exit, Fail
         Outcome::Pending => "no answer yet; the daemon goes on trying".to_owned(),
     };
     let exit = match (now.state, now.usable) {
-        (State::SignInRequired, _) => Exit::SignInRequired,
+        (State::SignInRequired | State::KeyGone, _) => Exit::SignInRequired,
+        (State::StoreLocked, _) => Exit::Locked,
         (State::Usable | State::Waiting | State::Renewing, true) => Exit::Failed,
         (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
     };

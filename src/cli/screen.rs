@@ -18,6 +18,8 @@ pub(super) enum Input {
     Quit,
     /// The window has another size: draw everything anew.
     Resized,
+    /// Any other key.
+    Key(u8),
 }
 
 /// The terminal that this process was started from, as a page. Dropping it puts everything back.
@@ -114,6 +116,8 @@ impl Screen {
                         Ok(length) if keys[..length].iter().any(|key| matches!(key, b'q' | b'Q' | 3 | 4)) => {
                             return Input::Quit;
                         }
+                        Ok(1) => return Input::Key(keys[0].to_ascii_lowercase()),
+                        // none; or several at once, as of an arrow: they mean nothing here
                         Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => ready.clear_ready(),
                         Err(_) => return Input::Quit,
                     }

@@ -47,7 +47,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              credential { generation fingerprint saved sealed identity
              refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
-             errors rejected replayed median_ms p99_ms
+             errors rejected replayed refuses_token median_ms p99_ms
              mcp { path protocol_version last_session scope_required
              next_action } (where an MCP server is)",
     after_help = "\
@@ -122,6 +122,7 @@ async fn watch(options: &Options, socket: &Path) -> Result<Exit, Failure> {
                     screen.clear().map_err(no_terminal)?;
                     continue;
                 }
+                Input::Key(_) => continue,
             },
             changed = change(&mut events) => {
                 if !changed {
@@ -184,7 +185,7 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     out.push_str(&header(&report.daemon));
     out.push('\n');
     if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
     }
     let name_width = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0).min(20);
     let words_width = 40;
@@ -192,12 +193,13 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     for account in &report.accounts {
         let life = life(account);
         let color = match (account.state, account.usable) {
-            (State::SignInRequired, _) => BAD,
+            (State::SignInRequired | State::StoreLocked | State::KeyGone, _) => BAD,
             (_, true) if account.failures == 0 => GOOD,
             _ => SOON,
         };
         let words = match (account.state, account.usable, account.seconds_left) {
             (State::SignInRequired, false, _) => "sign in".to_owned(),
+            (State::StoreLocked | State::KeyGone, _, _) => "locked".to_owned(),
             (_, true, Some(left)) => format!("{} left, {}", length(left), next(account)),
             _ => format!("no token, {}", next(account)),
         };
@@ -233,7 +235,7 @@ fn aged(report: &StatusReport, seconds: u64) -> StatusReport {
 }
 
 /// The share of a token's life that is left, from its last renewal to its end.
-fn life(account: &AccountReport) -> f64 {
+pub(super) fn life(account: &AccountReport) -> f64 {
     let (Some(until), Some(left), true) = (account.usable_until, account.seconds_left, account.usable) else {
         return 0.0;
     };
@@ -242,7 +244,7 @@ fn life(account: &AccountReport) -> f64 {
 }
 
 /// A bar in eighths of a column.
-fn bar(share: f64, width: usize) -> String {
+pub(super) fn bar(share: f64, width: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share * (width * 8) as f64).round() as usize;
     let part = EIGHTHS[eighths % 8];
@@ -255,7 +257,9 @@ pub(super) fn verdict<'a>(accounts: impl IntoIterator<Item = &'a AccountReport>)
     let mut exit = Exit::Fine;
     for account in accounts {
         exit = match (account.state, account.usable) {
-            (State::SignInRequired, _) => return Exit::SignInRequired,
+            (State::SignInRequired | State::KeyGone, _) => return Exit::SignInRequired,
+            (State::StoreLocked, _) => Exit::Locked,
+            _ if exit == Exit::Locked => exit,
             (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
             (State::Usable | State::Waiting | State::Renewing, true) => exit,
         };
@@ -280,7 +284,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
     let mut out = header(&report.daemon);
     out.push('\n');
     if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login gbdx\n"));
+        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
     } else {
         out.push_str(&accounts(report));
     }
@@ -293,7 +297,7 @@ fn render(report: &StatusReport, invocation: &str) -> String {
 
 fn header(daemon: &DaemonReport) -> String {
     let DaemonReport { version, pid, uptime_seconds, listen, config_problems, warnings, .. } = daemon;
-    let DaemonReport { refused_root, audit, own_addresses, .. } = daemon;
+    let DaemonReport { refused_root, audit, own_addresses, store, .. } = daemon;
     let listen = if listen.is_empty() { "no address".to_owned() } else { listen.join(", ") };
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
@@ -320,7 +324,11 @@ fn header(daemon: &DaemonReport) -> String {
         let (lost, refused) = (audit.dropped, audit.refused);
         Some(format!("the audit cannot be written: {trouble} ({lost} lines lost, {refused} requests refused)"))
     });
-    for warning in warnings.iter().chain(&root).chain(&trouble) {
+    if let Some(source) = &store.source {
+        out.push_str(&format!("credentials are sealed, and their key is kept by: {}\n", printable(source)));
+    }
+    let locked = store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: valetd unlock"));
+    for warning in locked.iter().chain(warnings).chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
     }
@@ -334,7 +342,7 @@ fn accounts(report: &StatusReport) -> String {
         let state = Cell::new(account.state.to_string()).styled(match account.state {
             State::Usable => GOOD,
             State::Waiting | State::Renewing => SOON,
-            State::SignInRequired => BAD,
+            State::SignInRequired | State::StoreLocked | State::KeyGone => BAD,
         });
         let token = match account.seconds_left {
             Some(left) if account.usable => format!("{} left", length(left)),
@@ -365,7 +373,7 @@ fn accounts(report: &StatusReport) -> String {
 fn next(account: &AccountReport) -> String {
     let Some(Wakeup { in_seconds, reason, at: _ }) = &account.next_wakeup else {
         return match account.state {
-            State::SignInRequired => "-",
+            State::SignInRequired | State::StoreLocked | State::KeyGone => "-",
             State::Usable | State::Renewing | State::Waiting => "renewing",
         }
         .to_owned();
@@ -413,6 +421,13 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
                 say(&format!("the refresh token is expected to die {}", relative(ahead)), SOON);
             }
         }
+    }
+    let refusing = report.routes.iter().filter(|route| route.account == account.id && route.refuses_token);
+    let refusing: Vec<&str> = refusing.map(|route| route.name.as_str()).collect();
+    if !refusing.is_empty() {
+        let words = "the API refuses this token, also when it is fresh: may who is signed in use it, and is upstream the \
+                     right one?";
+        say(&format!("{words} ({})", refusing.join(", ")), SOON);
     }
     if let Some(command) = &account.next_action {
         say(&format!("-> {command}"), BOLD);
@@ -531,7 +546,7 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         report.accounts.clear();
         report.routes.clear();
         let text = render(&report, "valetd --socket /tmp/v");
-        assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login gbdx\n"), "{text}");
+        assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login cdse\n"), "{text}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ Examples:
   valetd wait gbdx --timeout 2m
 
 Exit codes: 0 usable, 1 the daemon does not run or cannot be reached,
-3 somebody must sign in, 4 not usable in time."
+3 somebody must sign in, 4 not usable in time, 5 the store is still locked."
 )]
 pub(super) struct Arguments {
     /// The account; without it, all of them
@@ -120,8 +120,7 @@ enum Outlook {
 
 fn judge(wanted: &[&AccountReport], timeout: Duration) -> Outlook {
     let unusable: Vec<&AccountReport> = wanted.iter().copied().filter(|account| !account.usable).collect();
-    let Some(first) = unusable.iter().find(|account| account.state == State::SignInRequired).or(unusable.first())
-    else {
+    let Some(first) = unusable.iter().find(|account| needs_person(account.state)).or(unusable.first()) else {
         return Outlook::Usable; // a token in hand is good also where somebody has to sign in for the next one
     };
     let why = first.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -133,11 +132,26 @@ fn judge(wanted: &[&AccountReport], timeout: Duration) -> Outlook {
                 None => failure,
             })
         }
+        exit @ Exit::Locked => {
+            let failure = Failure::say(format!("{}: the store is locked{why}", first.id)).with_exit(exit);
+            Outlook::NotYet(match &first.next_action {
+                Some(command) => failure.with_remedy(command),
+                None => failure,
+            })
+        }
         exit => {
             let waited = length(timeout.as_secs());
             let failure = Failure::say(format!("{}: no usable token after {waited}{why}", first.id));
             Outlook::NotYet(failure.with_exit(exit))
         }
+    }
+}
+
+/// Who is named first: those whom time alone does not help.
+fn needs_person(state: State) -> bool {
+    match state {
+        State::SignInRequired | State::KeyGone | State::StoreLocked => true,
+        State::Usable | State::Waiting | State::Renewing => false,
     }
 }
 

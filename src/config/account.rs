@@ -39,6 +39,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "client_id",
     "client_auth",
     "client_secret",
+    "token",
     "scopes",
     "refresh_scope",
     "resource",
@@ -68,6 +69,9 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
     ("refresh_token", (GrantType::RefreshToken, Dialect::Rfc6749)),
     ("client_credentials", (GrantType::ClientCredentials, Dialect::Rfc6749)),
     ("password", (GrantType::Password, Dialect::Rfc6749)),
+    ("earthdata", (GrantType::Password, Dialect::Earthdata)),
+    ("command", (GrantType::Issued, Dialect::Rfc6749)),
+    ("static", (GrantType::Issued, Dialect::Rfc6749)),
     ("cognito_initiate_auth", (GrantType::RefreshToken, Dialect::CognitoInitiateAuth)),
     ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
 ];
@@ -102,6 +106,8 @@ pub(crate) struct Account {
     pub client_auth: ClientAuth,
     /// Where the client's secret comes from; present if `client_auth` needs it.
     pub client_secret: Option<SecretSource>,
+    /// Where somebody else puts the access token; present if and only if that is the grant.
+    pub token: Option<SecretSource>,
     /// Asked for where the grant has a scope; may be empty.
     pub scopes: Vec<String>,
     /// Whether they are asked for with a refresh token, too.
@@ -133,14 +139,26 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// Where its secrets are found, each with its key.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&'static str, &SecretSource)> {
+        let named = [("client_secret", &self.client_secret), ("token", &self.token)];
+        named.into_iter().filter_map(|(key, source)| Some((key, source.as_ref()?)))
+    }
+
     /// The scopes that are asked for with a grant. With a refresh token they were settled when the person consented (RFC
     /// 6749 section 6), but for servers that want to hear them each time.
     pub(crate) fn scopes_with(&self, grant: &Grant) -> &[String] {
         match grant {
             Grant::RefreshToken(_) if !self.refresh_scope => &[],
             Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => &self.scopes,
-            Grant::AuthorizationCode { .. } => &[],
+            Grant::Issued => &[],
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => &[],
         }
+    }
+
+    /// The account as it is asked for where its server is found to rotate refresh tokens.
+    pub(crate) fn with_rotation(&self) -> Account {
+        Account { dialect: self.dialect.with_rotation(), ..self.clone() }
     }
 
     /// Returns whether a change of an account's settings concerns what its tokens are or who may see them: then the
@@ -158,6 +176,7 @@ impl Account {
             client_id,
             client_auth,
             client_secret,
+            token,
             scopes,
             refresh_scope,
             resource,
@@ -180,6 +199,7 @@ impl Account {
             || *client_id != new.client_id
             || *client_auth != new.client_auth
             || *client_secret != new.client_secret
+            || *token != new.token
             || *scopes != new.scopes
             || *refresh_scope != new.refresh_scope
             || *resource != new.resource
@@ -206,7 +226,12 @@ impl<'a> Reader<'a> {
         if checks.unknown_provider.contains(&id.to_string()) {
             return None;
         }
-        let server = self.authorization_server(&table, dialect, checks);
+        if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
+            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
+            return None;
+        }
+        let server = self.authorization_server(id, &table, grant, dialect, checks);
         let registers = self.registers(&table);
         let client_id = table.string("client_id").map(|found| found.value);
         let (client_auth, client_secret) = self.client(&table, grant, dialect);
@@ -214,9 +239,15 @@ impl<'a> Reader<'a> {
         let scopes = table.array("scopes", scope).unwrap_or_default();
         let refresh_scope = table.boolean("refresh_scope").unwrap_or(false);
         let token_request = self.token_request(&table);
+        self.dialect_is_used(&table, dialect);
+        if refresh_scope && scopes.is_empty() {
+            let complaint = Complaint::new("has nothing to send: there are no scopes", "say scopes = [\"...\"]");
+            self.sink.warning(&table.place_of("refresh_scope"), complaint);
+        }
         let asks_for_scopes = match grant {
             _ if scopes.is_empty() => false,
             GrantType::ClientCredentials | GrantType::Password => true,
+            GrantType::Issued => false,
             GrantType::RefreshToken => refresh_scope || sign_in.methods.contains(&SignInMethod::Password),
         };
         let resource = table.one_or_several("resource", resource).unwrap_or_default();
@@ -232,6 +263,7 @@ impl<'a> Reader<'a> {
             client_id,
             client_auth,
             client_secret,
+            token: self.issued_token(&table, grant),
             scopes: scopes.into_iter().map(|scope| scope.value).collect(),
             refresh_scope,
             parameters: self.parameters(&table, dialect, &token_request.form, asks_for_scopes, &resource),
@@ -307,6 +339,51 @@ impl<'a> Reader<'a> {
             ClientAuth::None => {}
         }
         (auth, secret)
+    }
+
+    /// Cognito's API has a form of its own: what is said of RFC 6749's has no effect on renewals.
+    fn dialect_is_used(&self, table: &Table<'_>, dialect: Dialect) {
+        if !dialect.takes_each_parameter_once() {
+            return;
+        }
+        let request = table.table("token_request");
+        let of_request =
+            |key: &str| request.as_ref().filter(|request| request.is_own(key)).map(|request| request.place_of(key));
+        let response = table.is_own("token_response").then(|| table.place_of("token_response"));
+        for place in [of_request("format"), of_request("names"), response].into_iter().flatten() {
+            let remedy = "leave it out, or say grant = \"refresh_token\"";
+            let complaint = Complaint::new("has no effect on renewals by Cognito's API, whose form is fixed", remedy);
+            self.sink.warning(&place, complaint);
+        }
+    }
+
+    /// Where the token is found that somebody else issues: what a command prints, or what is kept in a place.
+    fn issued_token(&self, table: &Table<'_>, grant: GrantType) -> Option<SecretSource> {
+        let place = table.place_of("token");
+        if grant != GrantType::Issued {
+            if table.has("token") {
+                let remedy = "say grant = \"command\" or \"static\", or leave it out";
+                self.sink.error(&place, Complaint::new("is not used by this grant", remedy));
+            }
+            return None;
+        }
+        let is_command = table.string("grant").is_some_and(|grant| grant.value == "command");
+        let example = if is_command {
+            "{ command = [\"gcloud\", \"auth\", \"print-access-token\"] }"
+        } else {
+            "{ file = \"/path\" }"
+        };
+        table.require("token", &format!("the grant needs it: token = {example}"));
+        let source = match table.string_or_table("token")? {
+            Ok(inline) => self.inline_secret(inline),
+            Err(table) => self.secret_source(&table),
+        }?;
+        if is_command != matches!(source, SecretSource::Command(_)) {
+            let other = if is_command { "static" } else { "command" };
+            let message = format!("is not what the grant is for: token = {example}");
+            self.sink.error(&place, Complaint::new(message, format!("say grant = \"{other}\", or so")));
+        }
+        Some(source)
     }
 
     fn can_prove_itself(&self, table: &Table<'_>, auth: ClientAuth, dialect: Dialect) {

@@ -4,15 +4,17 @@
 //! credential is bound to, whom `doctor` asks) takes [`AuthorizationServer::endpoints`] and asks each [`EndpointKind`] the
 //! question at hand. So a new endpoint is a field here, a kind, and an answer to each question, which the compiler asks for.
 //!
-//! Discovery (RFC 8414 section 3) comes in here: an `issuer` beside the addresses that the text states, and the others from
-//! its metadata, fetched and kept on a floor that has a network. Readers of [`AuthorizationServer::endpoint`] then ask
-//! that floor instead of these fields.
+//! An `issuer` brings the endpoints that the text does not state, from its metadata (RFC 8414 section 3). They are fetched and
+//! kept on a floor that has a network, and come in here as one of the facts that a configuration is read with. As long as
+//! they are not known, the account has no token endpoint, and nothing of it is sent anywhere.
 
 use super::address::Endpoint;
+use super::names::AccountId;
 use super::problem::Complaint;
-use super::read::Table;
+use super::read::{Located, Table};
 use super::reader::{CrossChecks, Reader};
-use crate::oauth::{Dialect, EndpointKind};
+use crate::oauth::metadata::Metadata;
+use crate::oauth::{Dialect, EndpointKind, GrantType};
 
 /// Where an account's grants are sent, its tokens revoked, and its people sign in.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -69,6 +71,24 @@ impl Issuer {
     /// As it is written.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The endpoints that its metadata name. Only an issuer on this machine has some there: a server elsewhere must not lead
+    /// us to what listens here.
+    ///
+    /// # Errors
+    ///
+    /// Which of them is none that can be used, as the end of a sentence that begins with where the metadata were found.
+    pub(crate) fn endpoints_in(&self, metadata: &Metadata) -> Result<Vec<(EndpointKind, Endpoint)>, String> {
+        let read = |(kind, text): (EndpointKind, &str)| {
+            let key = kind.key();
+            let endpoint = Endpoint::parse(text).map_err(|why| format!("names a {key} that {why}"))?;
+            if endpoint.origin.is_loopback() && !self.endpoint.origin.is_loopback() {
+                return Err(format!("names a {key} on this machine, although the issuer is elsewhere"));
+            }
+            Ok((kind, endpoint))
+        };
+        metadata.endpoints().map(read).collect()
     }
 }
 
@@ -130,16 +150,34 @@ impl<'a> Reader<'a> {
     /// `None` if there is neither a token endpoint nor an issuer, which the sink has heard of.
     pub(super) fn authorization_server(
         &self,
+        account: &AccountId,
         table: &Table<'a>,
+        grant: GrantType,
         dialect: Dialect,
         checks: &mut CrossChecks<'a>,
     ) -> Option<AuthorizationServer> {
-        if !table.has("issuer") {
+        let has_server = grant != GrantType::Issued;
+        if table.place_for("issuer").is_some() {
+            table.require("issuer", "say who the authorization server is");
+        } else if has_server && !table.has("issuer") {
             let remedy = "say where grants are sent: token_endpoint = \"https://...\", or an issuer, or a provider";
             table.require("token_endpoint", remedy);
         }
         let issuer = table.parsed("issuer", Issuer::parse).map(|found| found.value);
+        let known = issuer.as_ref().and_then(|issuer| {
+            let metadata = self.facts.metadata.get(account.as_str())?;
+            // what was kept is of another issuer, or not as it was written: as if there were nothing
+            (metadata.issuer == issuer.as_str()).then(|| issuer.endpoints_in(metadata).unwrap_or_default())
+        });
+        let known = known.unwrap_or_default();
         let mut endpoint = |kind: EndpointKind| {
+            let found = known.iter().find(|(found, _)| *found == kind).map(|(_, endpoint)| endpoint);
+            if !table.has(kind.key()) {
+                let place = table.place_of("issuer");
+                let found = found.map(|endpoint| Located { value: endpoint.clone(), place });
+                checks.upstreams.extend(found.clone().filter(|_| kind.takes_credentials()));
+                return found.map(|found| found.value);
+            }
             let endpoint = table.parsed(kind.key(), Endpoint::parse)?;
             if kind.takes_credentials() {
                 checks.upstreams.push(endpoint.clone());
@@ -162,7 +200,7 @@ impl<'a> Reader<'a> {
                 table.require("client_id", "the grant needs it: the app client's id");
                 cognito
             }
-            Dialect::Rfc6749 => {
+            Dialect::Rfc6749 | Dialect::Earthdata => {
                 if table.is_own("cognito_endpoint") {
                     let remedy = "say grant = \"cognito_initiate_auth\" or \"cognito_get_tokens\", or leave it out";
                     self.sink.warning(
@@ -173,7 +211,7 @@ impl<'a> Reader<'a> {
                 None
             }
         };
-        if token.is_none() && issuer.is_none() {
+        if has_server && token.is_none() && issuer.is_none() {
             return None;
         }
         Some(AuthorizationServer {
@@ -249,6 +287,29 @@ mod tests {
         ];
         for (changed, new, expected) in rows {
             assert_eq!(old.issues_the_same_tokens(&new), expected, "{changed}");
+        }
+    }
+
+    #[test]
+    fn an_issuers_metadata_lead_nowhere_that_an_endpoint_may_not_be() {
+        let of = |issuer: &str, device: &str| {
+            let text = format!(
+                "{{\"issuer\":\"{issuer}\",\"token_endpoint\":\"{issuer}/t\",\"device_authorization_endpoint\":\"{device}\"}}"
+            );
+            let metadata = Metadata::read(text.as_bytes(), issuer).unwrap();
+            Issuer::parse(issuer).unwrap().endpoints_in(&metadata)
+        };
+        assert_eq!(of("https://a.example", "https://b.example/d").unwrap().len(), 2);
+        assert_eq!(of("http://127.0.0.1:7", "http://localhost:8/d").unwrap().len(), 2);
+        for (device, expected) in [
+            ("http://b.example/d", "a device_authorization_endpoint that is plain http"),
+            ("https://127.0.0.1/d", "on this machine"),
+            ("http://localhost:8253/d", "on this machine"),
+            ("https://169.254.169.254/d", "link-local"),
+            ("file:///etc/passwd", "scheme"),
+        ] {
+            let words = of("https://a.example", device).unwrap_err();
+            assert!(words.contains(expected), "{device}: {words}");
         }
     }
 

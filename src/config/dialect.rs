@@ -113,11 +113,15 @@ impl<'a> Reader<'a> {
             "error_description",
         ]);
         let within = table.one_or_several("within", Pointer::parse).unwrap_or_default();
-        let member = |key: &str| {
-            let parse = |text: &str| if text.is_empty() { Err("is empty") } else { Pointer::parse(text) };
-            table.parsed(key, parse).map(|found| found.value)
+        let parse = |text: &str| match text {
+            "" => Err("is empty"),
+            _ if text.starts_with("$.") || text.starts_with('#') => {
+                Err("is no JSON Pointer (RFC 6901): \"/data/token\"")
+            }
+            _ => Pointer::parse(text),
         };
-        Members {
+        let member = |key: &str| table.parsed(key, parse).map(|found| found.value);
+        let members = Members {
             within: within.into_iter().map(|found| found.value).collect(),
             access_token: member("access_token"),
             id_token: member("id_token"),
@@ -128,7 +132,22 @@ impl<'a> Reader<'a> {
             refresh_expires_in: member("refresh_expires_in"),
             error: member("error"),
             error_description: member("error_description"),
+        };
+        let tokens = [
+            ("access_token", &members.access_token),
+            ("id_token", &members.id_token),
+            ("refresh_token", &members.refresh_token),
+        ];
+        let place = |(key, pointer): (&str, &Option<Pointer>)| pointer.clone().or_else(|| Pointer::parse(key).ok());
+        for (index, token) in tokens.into_iter().enumerate() {
+            // of one value nobody would know which token it is
+            if let Some(same) = tokens.into_iter().take(index).find(|other| place(*other) == place(token)) {
+                let (at, other) = if table.has(token.0) { (token.0, same.0) } else { (same.0, token.0) };
+                let complaint = Complaint::new(format!("is the place of {other}, too"), "give each its own");
+                self.sink.error(&table.place_of(at), complaint);
+            }
         }
+        members
     }
 
     fn error_words(&self, table: &Table<'_>) -> ErrorWords {
@@ -138,7 +157,18 @@ impl<'a> Reader<'a> {
             let found = errors.array(key, |text| if text.is_empty() { Err("is empty") } else { Ok(text.to_owned()) });
             found.unwrap_or_default().into_iter().map(|word| word.value).collect()
         };
-        let [sign_in, sign_in_if_repeated, again] = ["sign_in", "sign_in_if_repeated", "again"].map(words);
+        const LISTS: [&str; 3] = ["sign_in", "sign_in_if_repeated", "again"];
+        let lists: [Vec<String>; 3] = LISTS.map(words);
+        for (index, list) in lists.iter().enumerate() {
+            for (earlier, other) in LISTS.iter().zip(&lists).take(index) {
+                if let Some(word) = list.iter().find(|word| other.contains(word)) {
+                    let complaint =
+                        Complaint::new(format!("has \"{word}\", which is in {earlier}, too"), "say it in one");
+                    self.sink.error(&errors.place_of(LISTS[index]), complaint);
+                }
+            }
+        }
+        let [sign_in, sign_in_if_repeated, again] = lists;
         ErrorWords { sign_in, sign_in_if_repeated, again }
     }
 
@@ -167,7 +197,9 @@ impl<'a> Reader<'a> {
             let is_set = |known: &str| GRANT_PARAMETERS.contains(&known);
             let renamed = form.names.iter().find(|(known, theirs)| *theirs == name && is_set(known));
             let is_scope = form.names.iter().find(|(known, _)| known == "scope").map_or("scope", |(_, theirs)| theirs);
-            if is_set(&name) || dialect.sets_itself(&name) {
+            if name.is_empty() {
+                self.sink.error(&place, "is no name");
+            } else if is_set(&name) || dialect.sets_itself(&name) {
                 self.sink.error(&place, "is a parameter that the grant sets itself");
             } else if let Some((known, _)) = renamed {
                 let message =

@@ -121,6 +121,10 @@ impl<'a> Reader<'a> {
         for key in add.keys() {
             let place = add.place_of(&key);
             let name = match name_of(&key) {
+                Ok(name) if added.iter().any(|(other, _): &(String, SecretSource)| *other == name) => {
+                    self.sink.error(&place, "is there twice: names of fields know no capitals");
+                    continue;
+                }
                 Ok(name) => name,
                 Err(complaint) => {
                     self.sink.error(&place, complaint);
@@ -170,6 +174,9 @@ pub(super) fn token_request_field(text: &str) -> Result<String, Complaint> {
     match edited_field(text)? {
         name if name == "content-type" => {
             Err(Complaint::new("is what the format decides", "say token_request.format = \"json\""))
+        }
+        name if ["content-encoding", "accept-encoding", "range", "if-range"].contains(&name.as_str()) => {
+            Err("would change what the request or its response is".into())
         }
         name => Ok(name),
     }

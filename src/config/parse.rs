@@ -16,6 +16,7 @@ use super::read::{Document, Layer, Located, Table, not_empty};
 use super::reader::{CrossChecks, MachineFacts, Reader, bad_name};
 use super::route::{PresetRoute, ROUTE_KEYS, Route, RouteContext};
 use super::secret_source::SecretSource;
+use super::store::{SealSetting, StoreSettings};
 use super::value::{self, AllowedClient};
 use crate::names::nearest;
 
@@ -50,6 +51,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "audit_keep",
     "sandbox",
     "notice",
+    "store",
     "account",
     "route",
 ];
@@ -95,6 +97,8 @@ pub(crate) struct Config {
     pub sandbox: bool,
     /// How a person is told that an account needs them.
     pub notice: NoticeSettings,
+    /// How credentials are kept.
+    pub store: StoreSettings,
     /// By name.
     pub accounts: BTreeMap<AccountId, Account>,
     /// In the order of their names.
@@ -139,6 +143,7 @@ impl Config {
             audit_keep: AUDIT_KEEP,
             sandbox: true,
             notice: NoticeSettings { command: Vec::new(), before: NOTICE_BEFORE },
+            store: StoreSettings::DEFAULT,
             accounts: BTreeMap::new(),
             routes: Vec::new(),
         }
@@ -166,10 +171,14 @@ impl Config {
 
     /// The setting, if there is one, that has the daemon start other programs.
     pub(crate) fn starts_programs(&self) -> Option<String> {
-        let command = |account: &&Account| matches!(account.client_secret, Some(SecretSource::Command(_)));
-        let account =
-            self.accounts.values().find(command).map(|account| format!("account.{}.client_secret", account.id));
-        account.or_else(|| (!self.notice.command.is_empty()).then(|| "notice".to_owned()))
+        let commands = self.accounts.values().flat_map(|account| {
+            let secrets = account.secrets().filter(|(_, source)| matches!(source, SecretSource::Command(_)));
+            secrets.map(|(key, _)| format!("account.{}.{key}", account.id))
+        });
+        let first = { commands }.next();
+        let seal = || matches!(self.store.seal, SealSetting::Held(SecretSource::Command(_))).then(|| "store.seal");
+        let notice = || (!self.notice.command.is_empty()).then_some("notice");
+        first.or_else(|| seal().or_else(notice).map(str::to_owned))
     }
 
     /// Returns whether `new` has an account's tokens be what they are here, and lets them go wherever they go here; it may
@@ -249,6 +258,9 @@ impl<'a> Reader<'a> {
             let command = notice.array("command", not_empty).unwrap_or_default();
             config.notice.command = command.into_iter().map(|word| word.value).collect();
             config.notice.before = self.duration(&notice, "before", Duration::ZERO, NOTICE_BEFORE);
+        }
+        if let Some(store) = root.table("store") {
+            config.store = self.store(&store);
         }
 
         let own =
@@ -336,10 +348,9 @@ impl<'a> Reader<'a> {
         let found = Table::new([account.clone()], self.sink).parsed("provider", |text| match presets.get(text) {
             Some(Some(document)) => Ok((text.to_owned(), document)),
             Some(None) | None => {
-                let all = known().collect::<Vec<_>>().join(", ");
                 let remedy = match nearest(text, known()) {
-                    Some(near) => format!("did you mean \"{near}\"? (known: {all})"),
-                    None => format!("known: {all}; or leave it out and say everything here"),
+                    Some(near) => format!("did you mean \"{near}\"? `valetd providers` lists all"),
+                    None => "`valetd providers` lists them; or leave it out and say everything here".to_owned(),
                 };
                 Err(Complaint::new("names no provider that is known", remedy))
             }
@@ -404,8 +415,10 @@ fn read_preset<'s>(source: &'s Source, sink: &Sink) -> Document<'s> {
     let document = Document::read(source, sink);
     // what an account says for itself alone
     let of_an_account = |key: &&str| !matches!(*key, "provider" | "upstream");
-    let keys: Vec<&str> = ACCOUNT_KEYS.iter().copied().filter(of_an_account).chain(["route"]).collect();
+    let keys: Vec<&str> =
+        ACCOUNT_KEYS.iter().copied().filter(of_an_account).chain(provider::PRESET_KEYS.iter().copied()).collect();
     Table::new([document.layer()], sink).only(&keys);
+    provider::check_asked(&document, sink);
     // what a route cannot say for every account of a provider
     let of_a_route: Vec<&str> =
         ROUTE_KEYS.iter().copied().filter(|key| !matches!(*key, "account" | "listen")).collect();

@@ -355,6 +355,9 @@ const NAMED: &[&str] = &[
     "proxy",
     "request_headers",
     "resource",
+    "seal",
+    "store",
+    "unit",
 ];
 
 /// What may be shown of a line.

@@ -144,8 +144,20 @@ impl<'a> Table<'a> {
     /// Complains if no layer has the key, unless it may stand on a line that could not be read.
     pub(super) fn require(&self, key: &str, remedy: &str) {
         if !self.has(key) && self.layers.iter().all(|layer| self.sink.is_readable(layer.source)) {
+            let remedy = self.place_for(key).map_or_else(|| remedy.to_owned(), |place| format!("it is {place}"));
             self.sink.error(&self.place_of(key), Complaint::new("is missing", remedy));
         }
+    }
+
+    /// Where a person finds the value of a key, if a provider's file says that each has another one.
+    pub(super) fn place_for(&self, key: &str) -> Option<String> {
+        let unheard = Sink::default();
+        let asks = self.layers.iter().filter_map(|layer| layer.below("ask", &unheard));
+        asks.filter_map(|ask| match ask.find(key)?.value {
+            DeValue::String(place) => Some(place.to_string()),
+            _ => None,
+        })
+        .next()
     }
 
     fn find(&self, key: &str) -> Option<Entry<'a>> {

@@ -1,5 +1,6 @@
 //! What the reading of all tables shares: the facts, the sink of complaints, and the values that need either.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::address::{Endpoint, ListenAddress, listen_address};
 use super::problem::{Complaint, Sink};
 use super::read::{Located, Table};
 use super::value;
+use crate::oauth::metadata::Metadata;
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct MachineFacts {
     pub home: PathBuf,
     /// The processor's cores that we may use.
     pub cores: usize,
+    /// What is known of issuers, by the account that it is kept for.
+    pub metadata: BTreeMap<String, Metadata>,
 }
 
 /// Reads tables.

@@ -58,22 +58,28 @@ impl Reader<'_> {
         table.only(KEYS);
         self.exactly_one(table, KEYS)?;
         let file = || self.path(table, "file").map(SecretSource::File);
-        let command = || {
-            let words: Vec<String> = table.array("command", not_empty)?.into_iter().map(|word| word.value).collect();
-            if words.is_empty() {
-                self.sink.error(&table.place_of("command"), "is empty");
-                return None;
-            }
-            Some(SecretSource::Command(words))
-        };
-        let credential = || {
-            let name = table.parsed("credential", |text| {
-                let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                let is_name = !text.is_empty() && !text.starts_with('.') && text.chars().all(good);
-                if is_name { Ok(text.to_owned()) } else { Err("is not the name of a systemd credential") }
-            });
-            name.map(|found| SecretSource::Credential(found.value))
-        };
+        let command = || self.command(table).map(SecretSource::Command);
+        let credential = || self.credential(table, "credential").map(SecretSource::Credential);
         file().or_else(command).or_else(credential)
+    }
+
+    /// A program and its arguments.
+    pub(super) fn command(&self, table: &Table<'_>) -> Option<Vec<String>> {
+        let words: Vec<String> = table.array("command", not_empty)?.into_iter().map(|word| word.value).collect();
+        if words.is_empty() {
+            self.sink.error(&table.place_of("command"), "is empty");
+            return None;
+        }
+        Some(words)
+    }
+
+    /// The name of a systemd credential.
+    pub(super) fn credential(&self, table: &Table<'_>, key: &str) -> Option<String> {
+        let name = table.parsed(key, |text| {
+            let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            let is_name = !text.is_empty() && !text.starts_with('.') && text.chars().all(good);
+            if is_name { Ok(text.to_owned()) } else { Err("is not the name of a systemd credential") }
+        });
+        name.map(|found| found.value)
     }
 }

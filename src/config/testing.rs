@@ -1,10 +1,17 @@
 //! Configurations for tests.
 
+use std::collections::BTreeMap;
+
 use super::{Account, AccountId, Config, MachineFacts, Parsed, Source};
 
 /// A machine like any other.
 pub(crate) fn facts() -> MachineFacts {
-    MachineFacts { folder: "/home/me/.config/valetd".into(), home: "/home/me".into(), cores: 8 }
+    MachineFacts {
+        folder: "/home/me/.config/valetd".into(),
+        home: "/home/me".into(),
+        cores: 8,
+        metadata: BTreeMap::new(),
+    }
 }
 
 /// A file that only its owner can read.

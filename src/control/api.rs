@@ -22,7 +22,7 @@ use super::line::Line;
 use super::problem::{Problem, kind};
 use super::report::{AccountReport, State};
 use super::state::ControlState;
-use super::{key_verbs, metrics};
+use super::{key_verbs, metrics, seal_verbs};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::names::UnknownName;
@@ -46,6 +46,8 @@ enum Verb<'a> {
     Keys,
     AddKey,
     RevokeKey(&'a str),
+    Seal,
+    Unlock,
     Health,
     Ready,
     Metrics,
@@ -142,6 +144,8 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "accounts", id, "credential"] => {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
+        ["v1", "seal"] => vec![(Method::POST, Verb::Seal)],
+        ["v1", "unlock"] => vec![(Method::POST, Verb::Unlock)],
         ["v1", "reload"] => vec![(Method::POST, Verb::Reload)],
         ["healthz"] => vec![(Method::GET, Verb::Health)],
         ["readyz"] => vec![(Method::GET, Verb::Ready)],
@@ -186,6 +190,8 @@ where
         Verb::Keys => Ok(key_verbs::list(state)),
         Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
+        Verb::Seal => seal_verbs::change(state, &collect(body).await?).await,
+        Verb::Unlock => seal_verbs::unlock(state, &collect(body).await?).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
         Verb::Metrics => {
@@ -285,7 +291,7 @@ fn known(state: &ControlState, id: &str) -> Result<AccountId, Problem> {
 
 fn account_report(state: &ControlState, id: &str) -> Result<AccountReport, Problem> {
     let invocation = state.facts.borrow().invocation.clone();
-    find(state, id, |view| AccountReport::new(view, state.readings(), &invocation))
+    find(state, id, |view| AccountReport::new(view, state.readings(), &invocation).kept_in(&state.store.seal_state()))
 }
 
 fn find<T>(state: &ControlState, id: &str, found: impl FnOnce(&AccountView) -> T) -> Result<T, Problem> {
@@ -346,6 +352,10 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
                 _ => problem,
             }
         }
+        RequestError::StoreLocked(sentence) => {
+            let problem = Problem::new(503, kind::STORE_LOCKED, "the store is locked", sentence);
+            problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation))
+        }
         RequestError::CredentialRefused(sentence) => {
             Problem::new(409, kind::CREDENTIAL_REFUSED, "the server refused it; what is stored stays", sentence)
         }
@@ -359,7 +369,7 @@ fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
         "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; \
-         POST /v1/accounts/{id}/refresh, /v1/reload, /v1/keys; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
+         POST /v1/accounts/{id}/refresh, /v1/reload, /v1/keys, /v1/seal, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
          /v1/keys/{name}",
     )
 }
@@ -387,6 +397,9 @@ mod tests {
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),
+            ("POST", "/v1/seal", Ok(Verb::Seal)),
+            ("GET", "/v1/seal", allow("POST")),
+            ("POST", "/v1/unlock", Ok(Verb::Unlock)),
             ("GET", "/v1/events", Ok(Verb::Events)),
             ("GET", "/v1/log", Ok(Verb::Log)),
             ("PUT", "/v1/log", Ok(Verb::SetLog)),

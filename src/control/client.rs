@@ -23,13 +23,14 @@ use super::events::Event;
 use super::keys::{self, KeyList, KeyOrder, KeyReport};
 use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
+use super::seal_verbs::{SealAnswer, SealOrder};
 use crate::accounts::NewCredential;
 use crate::client_keys::NewKey;
 use crate::config::KeyName;
 use crate::platform::peer::own_uid;
 use crate::platform::users;
 use crate::secret::Secret;
-use crate::store::Trial;
+use crate::store::{SealChange, Trial};
 
 /// How long an answer may take that is made from what the daemon has at hand.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -175,6 +176,20 @@ impl Client {
     pub(crate) async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;
         self.read(&body).map(|Done { message }| message)
+    }
+
+    /// Changes the store's seal.
+    pub(crate) async fn change_seal(&mut self, change: SealChange) -> Result<SealAnswer, ClientError> {
+        let order = serde_json::to_string(&SealOrder { change }).expect("a word");
+        let body = self.call(Method::POST, "/v1/seal", Some(order), AFTER_WORK).await?;
+        self.read(&body)
+    }
+
+    /// Opens a store whose key was away; by a recovery code, if one is given.
+    pub(crate) async fn unlock(&mut self, recovery_code: Option<&Secret>) -> Result<SealAnswer, ClientError> {
+        let order = recovery_code.map(|code| json!({ "recovery_code": code.expose() }).to_string());
+        let body = self.call(Method::POST, "/v1/unlock", order, AFTER_WORK).await?;
+        self.read(&body)
     }
 
     /// Has the configuration read again. Returns when the new one is in force; refused with the problems if it has any.

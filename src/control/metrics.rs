@@ -36,6 +36,12 @@ pub(super) fn encode(report: &StatusReport, stats: &Stats) -> String {
         text.sample("valetd_audit_refused_total", &[], audit.refused);
     }
 
+    let store = &report.daemon.store;
+    text.family("valetd_store_sealed", "gauge", "Whether credentials are encrypted on the disk.");
+    text.sample("valetd_store_sealed", &[], u8::from(store.sealed));
+    text.family("valetd_store_locked", "gauge", "Whether the store's key is away, and nothing can be read or saved.");
+    text.sample("valetd_store_locked", &[], u8::from(store.locked.is_some()));
+
     text.family("valetd_account_usable", "gauge", "Whether requests get a token now.");
     for account in &report.accounts {
         text.sample("valetd_account_usable", &[("account", &account.id)], u8::from(account.usable));

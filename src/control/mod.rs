@@ -5,6 +5,7 @@
 //! who stalls delays nobody else. Nothing here ever hands out a token.
 //!
 //! * `api`: the verbs, and `key_verbs`: those of client keys, whose documents are in [`keys`];
+//! * `seal_verbs`: those of the store's seal;
 //! * `state`: what the verbs read and whom they ask; `line`: the connection that a verb came on; `lifeline`: what it
 //!   becomes when an ephemeral client key lives on it;
 //! * [`report`]: the status document, and `metrics`: the same as numbers for Prometheus;
@@ -42,6 +43,7 @@ mod line;
 mod metrics;
 pub(crate) mod problem;
 pub(crate) mod report;
+pub(crate) mod seal_verbs;
 mod state;
 
 use lifeline::Lifeline;

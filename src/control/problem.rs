@@ -50,6 +50,8 @@ pub(crate) mod kind {
     pub(crate) const CREDENTIAL_REFUSED: &str = "credential-refused";
     /// 409: a credential that was handed in could not be tried; what is stored stays.
     pub(crate) const CREDENTIAL_UNTRIED: &str = "credential-untried";
+    /// 503: the store is locked, so nothing can be read from it or saved.
+    pub(crate) const STORE_LOCKED: &str = "store-locked";
     /// 422: the configuration has problems; the one before it stays in force.
     pub(crate) const BAD_CONFIG: &str = "bad-config";
     /// 503: an account has no usable token.

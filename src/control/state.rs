@@ -13,6 +13,7 @@ use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
 use crate::platform::program;
 use crate::stats::Stats;
+use crate::store::Store;
 
 /// Asks for the configuration to be read again; answered when the reload is done, or with the problems that stopped it.
 pub(crate) type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
@@ -52,6 +53,8 @@ pub(crate) struct ControlState {
     pub lend: mpsc::Sender<LendRequest>,
     /// The client keys.
     pub keys: Arc<KeyRing>,
+    /// Credentials at rest: how they are sealed, and what changes that.
+    pub store: Arc<Store>,
     /// Where changes are told.
     pub events: Arc<Events>,
     /// The running log; `None` if this process has none of its own.
@@ -75,6 +78,7 @@ impl ControlState {
             views: &self.accounts.views(),
             stats: &self.stats,
             keys: &self.keys,
+            store: &self.store.seal_state(),
         });
         report.daemon.warnings.extend(program::is_replaced().then(|| REPLACED.to_owned()));
         report

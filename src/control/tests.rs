@@ -24,7 +24,7 @@ use crate::config::{KeyName, RouteName};
 use crate::platform::clock::Clock;
 use crate::secret::Secret;
 use crate::shutdown::{ShutdownTrigger, shutdown};
-use crate::store::{Credential, Servers, Trial};
+use crate::store::{Credential, Servers, Store, Trial};
 
 #[tokio::test]
 async fn status_answers_while_the_renewer_is_busy() {
@@ -417,6 +417,7 @@ impl House {
             reload,
             lend: mpsc::channel(1).0,
             keys: keys.clone(),
+            store: Arc::new(Store::open(&folder.path().join("state")).unwrap()),
             events: Arc::new(Events::starting_after(100)),
             log: None,
         };

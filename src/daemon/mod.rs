@@ -7,7 +7,8 @@
 //! * `running`: the parts, and what a reload changes of them;
 //! * `listeners`, `own_address`, `control_socket`: what is bound;
 //! * `confinement` and `observers`: the sandbox, and the threads that stay outside of it;
-//! * `renewer_thread`, `watchdog`, `wiring`, `warnings`, `status_line`.
+//! * `metadata`: what is known of issuers, kept fresh;
+//! * `renewer_thread`, `key_keeper`, `watchdog`, `wiring`, `warnings`, `status_line`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,12 +43,14 @@ use crate::proxy::Proxy;
 use crate::renewer::{RenewerLoop, RenewerParts, Sources};
 use crate::shutdown::{Shutdown, shutdown};
 use crate::stats::Stats;
-use crate::store::open_store;
+use crate::store::{Store, open_store_at_once};
 use crate::token_endpoint::TokenEndpoint;
 
 mod confinement;
 mod control_socket;
+mod key_keeper;
 mod listeners;
+mod metadata;
 mod observers;
 mod own_address;
 mod renewer_thread;
@@ -176,7 +179,7 @@ impl Daemon {
         let Surroundings { paths, invocation, inherited, warnings: standing, seed, hardening, log } = surroundings;
         let (clock, stats) = (Arc::new(Clock::start()), Arc::new(Stats::default()));
         let start = Start::read(&paths);
-        let store = Arc::new(open_store(&paths, &start.config)?);
+        let store = Arc::new(open_store_at_once(&paths, &start.config)?);
         let mut warnings = Warnings { standing, ..Warnings::default() };
         warnings.standing.extend(store.warnings().iter().chain(&paths.notes).cloned());
         for warning in &warnings.standing {
@@ -205,7 +208,7 @@ impl Daemon {
         let sources = wiring::sources(&config, &config, &Sources::new(), &clock, &demands);
         let (renewer, accounts) = RenewerLoop::new(RenewerParts {
             clock: clock.clone(),
-            store,
+            store: store.clone(),
             endpoint: TokenEndpoint::new(HttpClient::from_environment()),
             config: config.clone(),
             sources: sources.clone(),
@@ -221,7 +224,7 @@ impl Daemon {
         let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(wiring::peer_lookups()))?;
         let facts = facts(&paths, &clock, &observers, hardening, invocation);
         let published = Published::new(config.clone(), problems, facts);
-        let (state, requests) = control_state(&published, accounts, stats, clock, keys, log);
+        let (state, requests) = control_state(&published, accounts, stats, clock, (keys, store), log);
         let mut running = Running {
             paths,
             notifier: Notifier::from_environment(),
@@ -256,6 +259,8 @@ impl Daemon {
         let (control_stop, control_shutdown) = crate::shutdown::shutdown();
         let control = tokio::spawn(control::serve(listener, running.state.clone(), control_shutdown));
         let noticing = give_notices(&running, &shutdown);
+        let following = tokio::spawn(metadata::follow(issuers(&running), shutdown.clone()));
+        let keeping_keys = tokio::spawn(key_keeper::keep(key_keeper_parts(&running), shutdown.clone()));
         let keeping_time = tokio::spawn(client_keys::keep_time(running.state.keys.clone(), shutdown.clone()));
         for address in &running.published.facts.borrow().listen {
             info!(%address, "listening");
@@ -272,7 +277,9 @@ impl Daemon {
         control_stop.start();
         let _ = control.await;
         let _ = noticing.await;
+        let _ = following.await;
         let _ = keeping_time.await;
+        let _ = keeping_keys.await;
         match ended {
             Ok(()) if shutdown.has_started() => Ok(()),
             Ok(()) => Err(anyhow!("the renewer ended on its own")),
@@ -311,7 +318,7 @@ fn control_state(
     accounts: Accounts,
     stats: Arc<Stats>,
     clock: Arc<Clock>,
-    keys: Arc<KeyRing>,
+    (keys, store): (Arc<KeyRing>, Arc<Store>),
     log: Option<LogHandle>,
 ) -> (ControlState, Requests) {
     let ((reload, reload_requests), (lend, lend_requests)) = (mpsc::channel(8), mpsc::channel(8));
@@ -327,6 +334,7 @@ fn control_state(
         reload,
         lend,
         keys,
+        store,
         events: Arc::new(Events::starting_after(started_at.as_millis())),
         log,
     };
@@ -350,6 +358,15 @@ fn first_binding(listeners: &Listeners, config: &Config, has_problems: bool) -> 
     Ok(binding)
 }
 
+fn key_keeper_parts(running: &Running) -> key_keeper::Parts {
+    key_keeper::Parts {
+        store: running.state.store.clone(),
+        accounts: running.state.accounts.clone(),
+        config: running.published.config.subscribe(),
+        paths: running.paths.clone(),
+    }
+}
+
 fn give_notices(running: &Running, shutdown: &Shutdown) -> JoinHandle<()> {
     let parts = notices::NoticeSources {
         accounts: running.state.accounts.clone(),
@@ -359,6 +376,11 @@ fn give_notices(running: &Running, shutdown: &Shutdown) -> JoinHandle<()> {
         invocation: running.published.facts.borrow().invocation.clone(),
     };
     tokio::spawn(notices::watch(parts, shutdown.clone()))
+}
+
+fn issuers(running: &Running) -> metadata::Parts {
+    let state_dir = running.paths.state_dir.clone();
+    metadata::Parts { config: running.published.config.subscribe(), state_dir, reload: running.state.reload.clone() }
 }
 
 /// Does what is asked, and what the machine's changes ask for, until the stop has started or the renewer has ended.

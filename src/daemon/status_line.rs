@@ -16,6 +16,9 @@ pub(super) fn status_line(report: &StatusReport) -> String {
     if !report.daemon.config_problems.is_empty() {
         words.insert(0, "the configuration has problems (see valetd status)".to_owned());
     }
+    if report.daemon.store.locked.is_some() {
+        words.push("the store is locked (see valetd status)".to_owned());
+    }
     if needs_person > 0 {
         words.push(format!("{needs_person} must be signed in to (see valetd status)"));
     }

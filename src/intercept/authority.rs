@@ -252,7 +252,7 @@ mod tests {
     }
 
     /// Each implementation of TLS, as a shell's script that succeeds if it believes `$HOST` at `$PORT` by `$ROOT`.
-    const BELIEVERS: [(&str, &str, &str); 7] = [
+    const BELIEVERS: [(&str, &str, &str); 8] = [
         (
             "OpenSSL",
             "openssl",
@@ -260,6 +260,12 @@ mod tests {
         ),
         ("curl", "curl", "curl -sS --cacert $ROOT --resolve $HOST:$PORT:127.0.0.1 https://$URLHOST:$PORT/"),
         ("GnuTLS", "gnutls-cli", "gnutls-cli --x509cafile $ROOT --verify-hostname $HOST -p $PORT 127.0.0.1"),
+        (
+            "NSS",
+            "tstclnt",
+            "N=sql:$FOLDER/nss-$PORT && mkdir $FOLDER/nss-$PORT && certutil -N -d $N --empty-password && \
+          certutil -A -d $N -n a -t C,, -i $ROOT && tstclnt -h 127.0.0.1 -a $HOST -p $PORT -d $N -4 -Q",
+        ),
         (
             "Python",
             "python3",

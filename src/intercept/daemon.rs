@@ -8,9 +8,11 @@ use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use crate::lent::Daemon;
+use crate::platform::read_woken::ReadWoken;
 
 /// Fields that are for us or for no one: the daemon must not take a command's word for its key.
 const NOT_FOR_THE_DAEMON: [HeaderName; 3] = [
@@ -20,6 +22,10 @@ const NOT_FOR_THE_DAEMON: [HeaderName; 3] = [
 ];
 
 const KEY: HeaderName = HeaderName::from_static("x-valetd-key");
+
+fn woken(stream: UnixStream) -> Result<ReadWoken, String> {
+    ReadWoken::new(stream).map_err(|error| error.to_string())
+}
 
 /// The connection to the daemon that belongs to one of the command's: made with its first request, and kept.
 #[derive(Default)]
@@ -93,6 +99,7 @@ impl Link {
             }
         }
         let (stream, key) = daemon.connect().await?;
+        let stream = woken(stream)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
@@ -109,6 +116,7 @@ impl Link {
                 Some((sender, key)) if !sender.is_closed() => (sender.clone(), key.clone()),
                 _ => {
                     let (stream, key) = daemon.connect().await?;
+                    let stream = woken(stream)?;
                     let handshake = http2::handshake(OnThisThread, TokioIo::new(stream)).await;
                     let (sender, connection) = handshake.map_err(|error| error.to_string())?;
                     tokio::task::spawn_local(async move { drop(connection.await) });

@@ -10,7 +10,7 @@
 //! * [`daemon`]: requests on their way to the daemon;
 //! * [`placeholder`]: what a program that insists on signing in is given for a token.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
@@ -87,6 +87,8 @@ pub(crate) struct Interceptor {
     hosts: BTreeMap<(String, u16), Origin>,
     authority: RefCell<CertificateAuthority>,
     daemon: Daemon,
+    /// How TLS is spoken with a proxy on the way outside.
+    outside_tls: OnceCell<Result<Arc<ClientConfig>, String>>,
     /// Whether the command has been seen not to believe us.
     is_distrusted: Cell<bool>,
 }
@@ -114,6 +116,7 @@ impl Interceptor {
             settings,
             authority: RefCell::new(authority),
             daemon,
+            outside_tls: OnceCell::new(),
             is_distrusted: Cell::new(false),
         })
     }

@@ -1,6 +1,7 @@
 //! What the command asks of a proxy: tunnels (RFC 9110 section 9.3.6), and requests whose targets are in absolute form.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -13,12 +14,15 @@ use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tracing::debug;
 
 use super::daemon::Link;
 use super::{Body, Interceptor, Outside, USER, full, problem};
-use crate::config::{ForwardProxy, Origin, ProxyChoice, Way};
+use crate::config::{ForwardProxy, Origin, ProxyChoice, ProxyProtocol, Way};
 use crate::platform::dial::{self, ByteStream};
+use crate::platform::tls;
 
 /// As for the daemon's own connections.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
@@ -77,6 +81,12 @@ impl Interceptor {
         scheme.eq_ignore_ascii_case(b"basic ") && verify_slices_are_equal(&pair, expected.as_bytes()).is_ok()
     }
 
+    /// How TLS is spoken with a proxy that the environment named before; made when the first is asked, as it reads files.
+    fn outside_tls(&self) -> Result<&Arc<ClientConfig>, String> {
+        let made = self.outside_tls.get_or_init(|| tls::client_config(Vec::new(), &[b"http/1.1"]));
+        made.as_ref().map_err(Clone::clone)
+    }
+
     fn intercept(self: Rc<Self>, origin: Origin, request: Request<Incoming>) -> Response<Body> {
         tokio::task::spawn_local(async move {
             if let Ok(tunnel) = hyper::upgrade::on(request).await {
@@ -97,7 +107,14 @@ impl Interceptor {
         let how =
             if let Way::Through(proxy) = &way { format!(", by {}", proxy.host_and_port()) } else { String::new() };
         // in a tunnel everything is the command's own affair, TLS included
-        match dial::dial(&origin, &way, None, STEP_LIMIT).await {
+        let opened = match &way {
+            Way::Through(proxy) if proxy.protocol == ProxyProtocol::Https => match self.outside_tls() {
+                Ok(settings) => dial::tunnel(&origin, proxy, settings, STEP_LIMIT).await.map_err(|why| why.to_string()),
+                Err(why) => Err(why),
+            },
+            way => dial::dial(&origin, way, None, STEP_LIMIT).await.map_err(|why| why.to_string()),
+        };
+        match opened {
             Ok(stream) => {
                 self.tell(format_args!("{named}: passed through{how}"));
                 tokio::task::spawn_local(carry(request, stream));
@@ -105,7 +122,7 @@ impl Interceptor {
             }
             Err(error) => {
                 self.tell(format_args!("{named}: {error}"));
-                unreachable(&error.to_string())
+                unreachable(&error)
             }
         }
     }
@@ -119,7 +136,11 @@ impl Interceptor {
             return not_ours(&named);
         }
         let proxy = plain.as_ref().filter(|_| !origin.is_loopback() && !proxies.excepts(&origin));
-        let next = proxy.map_or(origin, |proxy| Origin { tls: false, host: proxy.host.clone(), port: proxy.port });
+        let next = proxy.map_or(origin, |proxy| Origin {
+            tls: proxy.protocol == ProxyProtocol::Https,
+            host: proxy.host.clone(),
+            port: proxy.port,
+        });
         self.tell(format_args!("{} http://{named}{}: passed through", request.method(), request.uri().path()));
         request.headers_mut().remove("proxy-connection");
         request.headers_mut().remove(PROXY_AUTHORIZATION);
@@ -139,7 +160,16 @@ impl Interceptor {
             }
         }
         let exchange = async {
-            let stream = dial::dial(&next, &Way::Direct, None, STEP_LIMIT).await.map_err(|error| error.to_string())?;
+            let dialled = match next.tls {
+                false => dial::dial(&next, &Way::Direct, None, STEP_LIMIT).await,
+                true => {
+                    let name = ServerName::try_from(next.host.clone()).map_err(|error| error.to_string())?;
+                    let settings = self.outside_tls()?;
+                    let tls = dial::Tls { name: &name, settings, proxy_settings: settings };
+                    dial::dial(&next, &Way::Direct, Some(tls), STEP_LIMIT).await
+                }
+            };
+            let stream = dialled.map_err(|error| error.to_string())?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
             tokio::task::spawn_local(async move { drop(connection.await) });

@@ -10,7 +10,7 @@ use super::ends::Ends;
 use super::grant::{Client, EndpointKind, TokenRequest, Tokens, taken_already};
 use super::members::Json;
 use super::verdict::{Reader, Refusal, TokenFields};
-use crate::renewal::Why;
+use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
 const AMAZON_JSON: &str = "application/x-amz-json-1.1";
@@ -160,8 +160,20 @@ fn judge(operation: Operation, reader: &Reader<'_>, name: &str, message: &Value)
         "InvalidParameterException" if says("not enabled") || says("not supported") => Some(Why::ClientRefused),
         _ => None, // TooManyRequests, LimitExceeded, InternalError, a Lambda's troubles, ...
     };
-    let known = why.is_some().then(|| name.to_owned());
-    reader.verdict(why, known.or_else(|| reader.code(name)), &reader.quote(message, &[]))
+    // rotation takes REFRESH_TOKEN_AUTH out of the flows that a client may use
+    let wants_rotation = initiated
+        && match name {
+            "NotAuthorizedException" => says("rotation") || says("rotated"),
+            "InvalidParameterException" => says("not enabled") || says("not supported"),
+            _ => false,
+        };
+    // the account's own words come first; a user pool's Lambda says them in its message
+    let message_word = message.as_str().map(str::trim);
+    let own = [Some(name), message_word].into_iter().flatten().find_map(|word| reader.vocabulary.errors.meaning(word));
+    let meaning = own.unwrap_or_else(|| why.map(Failure::Permanent));
+    let known = meaning.is_some().then(|| name.to_owned());
+    let refusal = reader.refusal(meaning, known.or_else(|| reader.code(name)), &reader.quote(message, &[]));
+    Refusal { wants_rotation, ..refusal }
 }
 
 #[cfg(test)]
@@ -274,6 +286,8 @@ mod tests {
         for (name, answer, failure, code) in table {
             let refusal = answer.expect_err(name);
             assert_eq!((refusal.failure, refusal.oauth_error.as_deref()), (failure, Some(code)), "{name}");
+            let wants_rotation = ["InitiateAuth with rotation on", "flow switched off"].contains(&name);
+            assert_eq!(refusal.wants_rotation, wants_rotation, "{name}");
         }
         let refusal = initiate_auth(200, r#"{"ChallengeName":"SMS_MFA","Session":"s"}"#).unwrap_err();
         assert_eq!(refusal.failure, REVOKED);

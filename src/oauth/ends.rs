@@ -1,12 +1,13 @@
 //! When an access token ends, in the ways in which answers tell it.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use jiff::fmt::rfc2822;
 use serde_json::Value;
 
 /// No life is believed to be longer: ten years, far from where arithmetic ends.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The members that tell it. RFC 6749 knows `expires_in` alone.
 #[derive(Default)]
@@ -28,7 +29,9 @@ impl Ends {
         let Self { expires_in, expires, expires_on, expires_at } = self;
         let times = [expires, expires_on, expires_at];
         let times = times.into_iter().filter_map(|value| time(value, server_now, says_date));
-        seconds(expires_in).into_iter().chain(times).min()
+        // some put a time there: it is one if it lies within the next year
+        let misplaced = time(expires_in, server_now, says_date).filter(|life| !life.is_zero() && *life <= YEAR);
+        misplaced.or_else(|| seconds(expires_in)).into_iter().chain(times).min()
     }
 }
 
@@ -41,11 +44,13 @@ const LAST_TIME: f64 = 1e11;
 fn time(value: &Value, server_now: i64, says_date: bool) -> Option<Duration> {
     let mut time: f64 = match value {
         Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok().or_else(|| date(text.trim()))?,
+        Value::String(text) => {
+            text.trim().parse().ok().or_else(|| date(text.trim())).or_else(|| span_in_words(text))?
+        }
         _ => return None,
     };
     if !time.is_finite() || time < FIRST_TIME {
-        return seconds(value);
+        return (time.is_finite() && time >= 0.0).then(|| span(time));
     }
     while time >= LAST_TIME {
         time /= 1000.0;
@@ -54,16 +59,30 @@ fn time(value: &Value, server_now: i64, says_date: bool) -> Option<Duration> {
     (left > 0.0 || says_date).then(|| span(left.max(0.0)))
 }
 
-/// RFC 3339, or RFC 9110's form of a date, as Unix seconds.
+/// RFC 3339, the same without an offset (UTC is what servers mean by it), or one of RFC 9110's forms of a date, as Unix
+/// seconds.
 fn date(text: &str) -> Option<f64> {
     let time = text.parse::<jiff::Timestamp>().ok().map(|time| time.as_second());
-    time.or_else(|| http_date(Some(text))).map(|seconds| seconds as f64)
+    let local = || {
+        let date = text.parse::<jiff::civil::DateTime>().ok().filter(|_| text.len() > "2027-01-15".len())?;
+        Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+    };
+    time.or_else(local).or_else(|| http_date(Some(text))).map(|seconds| seconds as f64)
 }
 
-/// RFC 9110 section 5.6.7's preferred form, as Unix seconds. The two obsolete forms count as absent.
-pub(super) fn http_date(text: Option<&str>) -> Option<i64> {
-    let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
-    parser.parse_timestamp(text?.trim()).ok().map(|date| date.as_second())
+/// One of the three forms of RFC 9110 section 5.6.7, all of which a recipient must accept, as Unix seconds.
+pub(crate) fn http_date(text: Option<&str>) -> Option<i64> {
+    let text = text?.trim();
+    let parsed = httpdate::parse_http_date(text).ok().and_then(|date| date.duration_since(UNIX_EPOCH).ok());
+    let strict = parsed.and_then(|since| i64::try_from(since.as_secs()).ok());
+    // servers that get the day of the week wrong, or give an offset
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    strict.or_else(|| parser.parse_timestamp(text).ok().map(|date| date.as_second()))
+}
+
+/// "300s", "5 min", "PT5M", in seconds.
+fn span_in_words(text: &str) -> Option<f64> {
+    text.trim().parse::<jiff::SignedDuration>().ok().map(|span| span.as_secs_f64())
 }
 
 /// A span of time in seconds, as a number or as text; what is negative or no number counts as absent.
@@ -108,12 +127,15 @@ mod tests {
             ("the earlier of two", json!({"expires_in": 7200, "expires_at": hour}), Some(3600), None),
             ("the other way round", json!({"expires_in": 3600, "expires_on": hour + 3600}), Some(3600), None),
             ("one that says nothing", json!({"expires_in": 3600, "expires_at": "soon"}), Some(3600), None),
-            (
-                "one without an offset",
-                json!({"expires_in": 3600, "expires_at": "2027-01-15T08:30:00"}),
-                Some(3600),
-                None,
-            ),
+            ("one without an offset", json!({"expires_at": "2027-01-15T09:00:00"}), Some(3600), None),
+            ("a date alone", json!({"expires_in": 3600, "expires_at": "2027-01-15"}), Some(3600), None),
+            ("RFC 850's form", json!({"expires": "Friday, 15-Jan-27 09:00:00 GMT"}), Some(3600), None),
+            ("asctime's form", json!({"expires": "Fri Jan 15 09:00:00 2027"}), Some(3600), None),
+            ("a time where seconds belong", json!({"expires_in": hour}), Some(3600), None),
+            ("in milliseconds, too", json!({"expires_in": hour * 1000}), Some(3600), None),
+            ("with a unit", json!({"expires_in": "3600s"}), Some(3600), None),
+            ("ISO 8601's span", json!({"expires_in": "PT1H"}), Some(3600), None),
+            ("a negative span", json!({"expires_in": "-1h"}), None, None),
             ("passed by our clock", json!({"expires_in": 3600, "expires_at": NOW - 60}), Some(3600), Some(0)),
             ("far away", json!({"expires_at": 9e10}), Some(LONGEST_LIFE.as_secs()), None),
         ];

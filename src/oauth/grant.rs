@@ -19,6 +19,8 @@ pub(crate) enum Grant {
     },
     /// RFC 6749 section 4.4: nothing but the client itself.
     ClientCredentials,
+    /// Nothing is presented to a server: a program, or whoever fills a file, has the token.
+    Issued,
     /// RFC 6749 section 4.1.3.
     AuthorizationCode {
         /// Good once.
@@ -26,6 +28,13 @@ pub(crate) enum Grant {
         /// The same one as in the authorization request, if there was one in it.
         redirect_uri: Option<String>,
         /// What the request's code challenge was made of (RFC 7636), if it had one.
+        code_verifier: Option<Secret>,
+    },
+    /// RFC 8628 section 3.4.
+    DeviceCode {
+        /// Good once, after the person has said yes.
+        device_code: Secret,
+        /// What the request's code challenge was made of, if it had one: openEO's, in no RFC.
         code_verifier: Option<Secret>,
     },
 }
@@ -37,7 +46,8 @@ impl Grant {
             Grant::RefreshToken(refresh_token) => (Some(refresh_token), None),
             Grant::Password { password, .. } => (Some(password), None),
             Grant::AuthorizationCode { code, code_verifier, .. } => (Some(code), code_verifier.as_ref()),
-            Grant::ClientCredentials => (None, None),
+            Grant::DeviceCode { device_code, code_verifier } => (Some(device_code), code_verifier.as_ref()),
+            Grant::ClientCredentials | Grant::Issued => (None, None),
         };
         secret.into_iter().chain(verifier)
     }
@@ -52,6 +62,18 @@ pub(crate) enum GrantType {
     ClientCredentials,
     /// RFC 6749 section 4.3 at every renewal, with a kept password.
     Password,
+    /// None: tokens are taken from where somebody else puts them.
+    Issued,
+}
+
+impl GrantType {
+    /// Whether a person has to sign in, and leaves a credential that is kept.
+    pub(crate) fn needs_sign_in(self) -> bool {
+        match self {
+            GrantType::RefreshToken | GrantType::Password => true,
+            GrantType::ClientCredentials | GrantType::Issued => false,
+        }
+    }
 }
 
 /// How the client proves who it is (RFC 6749 section 2.3).
@@ -132,6 +154,8 @@ pub(crate) struct Tokens {
     pub refresh_token: Option<Secret>,
     /// The access token's life from now on, if the answer told it.
     pub lifetime: Option<Duration>,
+    /// The ID token's own life from now on, which is its own affair: what the answer tells is the access token's.
+    pub id_token_lifetime: Option<Duration>,
     /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.

@@ -16,6 +16,8 @@ pub(crate) struct Claims {
     pub exp: Option<i64>,
     /// `iat`: issued then.
     pub iat: Option<i64>,
+    /// `nonce`: of the authentication request that it answers.
+    pub nonce: Option<String>,
     /// Who it speaks of: `email`, a user name or `sub`, the first that is there; printable and at most 100 characters.
     pub identity: Option<String>,
 }
@@ -29,10 +31,11 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
     if !payload.trim_ascii_start().starts_with(b"{") {
         return None; // serde would take an array for a struct
     }
-    let Payload { exp, iat, email, cognito_username, preferred_username, username, sub } =
+    let Payload { exp, iat, nonce, email, cognito_username, preferred_username, username, sub } =
         serde_json::from_slice(&payload).ok()?;
     let names = [email, cognito_username, preferred_username, username, sub];
-    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), identity: names.iter().find_map(identity) })
+    let nonce = nonce.as_str().map(str::to_owned);
+    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), nonce, identity: names.iter().find_map(identity) })
 }
 
 #[derive(Deserialize, Default)]
@@ -40,6 +43,7 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
 struct Payload {
     exp: Value,
     iat: Value,
+    nonce: Value,
     email: Value,
     #[serde(rename = "cognito:username")]
     cognito_username: Value,
@@ -56,13 +60,19 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A NumericDate (RFC 7519 section 2), leniently: the fraction is dropped.
+/// A NumericDate (RFC 7519 section 2), leniently: the fraction is dropped, and what would be in the year 5138 is counted in
+/// thousandths, or in thousandths of those.
 fn seconds(value: &Value) -> Option<i64> {
-    let seconds = match value {
+    let mut seconds: f64 = match value {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
+    for _ in 0..3 {
+        if (1e11..1e20).contains(&seconds) {
+            seconds /= 1000.0;
+        }
+    }
     seconds.is_finite().then_some(seconds as i64) // `as` saturates
 }
 
@@ -84,7 +94,8 @@ mod tests {
     #[test]
     fn times_and_names_are_read_in_every_spelling_that_occurs() {
         let found = |exp, iat, identity: &str| {
-            Some(Claims { exp, iat, identity: (!identity.is_empty()).then(|| identity.to_owned()) })
+            let identity = (!identity.is_empty()).then(|| identity.to_owned());
+            Some(Claims { exp, iat, identity, ..Claims::default() })
         };
         let table = [
             ("integers", r#"{"exp":1700003600,"iat":1700000000}"#, found(Some(1700003600), Some(1700000000), "")),

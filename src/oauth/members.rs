@@ -32,6 +32,42 @@ impl<'a> Json<'a> {
         serde_json::from_str(self.0.get()).map_err(|_| Unreadable)
     }
 
+    /// A text, or a whole number as the text that it is written as.
+    pub(super) fn text(self) -> Result<Option<Secret>, Unreadable> {
+        let written = self.0.get();
+        match written.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => Ok(Some(Secret::new(written))),
+            false => self.take(),
+        }
+    }
+
+    /// The one refresh token of a document that has none where it is looked for: under another spelling of its name, or in
+    /// an object that has no access token of its own, as it would belong to that. Of two that differ, neither.
+    pub(super) fn stray_refresh_token(self) -> Option<Json<'a>> {
+        let mut found = Vec::new();
+        self.refresh_tokens_within(LOOKALIKE_DEPTH, &mut found);
+        let first = *found.first()?;
+        found.iter().all(|other| other.0.get() == first.0.get()).then_some(first)
+    }
+
+    fn refresh_tokens_within(self, depth: usize, found: &mut Vec<Json<'a>>) {
+        if !self.is_object() {
+            return;
+        }
+        for (name, value) in self.members() {
+            if plain(&name) == "refreshtoken" && value.is_some_text() {
+                found.push(value);
+            } else if depth > 1 && !value.has_a_token() {
+                value.refresh_tokens_within(depth - 1, found);
+            }
+        }
+    }
+
+    /// Whether a token is among its members, in any spelling.
+    fn has_a_token(self) -> bool {
+        self.is_object() && self.members().iter().any(|(name, value)| is_token(name) && value.is_some_text())
+    }
+
     /// What a path leads to.
     pub(super) fn find(self, path: &[String]) -> Result<Option<Json<'a>>, Unreadable> {
         let Some((name, rest)) = path.split_first() else { return Ok(Some(self)) };
@@ -91,9 +127,7 @@ impl<'a> Json<'a> {
     /// Where something stands that has the name of a token in any spelling and is not where it is looked for. The names on
     /// the way are the server's.
     pub(super) fn lookalike(self) -> Option<Vec<Zeroizing<String>>> {
-        /// No provider has been seen to go deeper.
-        const DEPTH: usize = 4;
-        self.lookalike_within(DEPTH)
+        self.lookalike_within(LOOKALIKE_DEPTH)
     }
 
     fn lookalike_within(self, depth: usize) -> Option<Vec<Zeroizing<String>>> {
@@ -101,7 +135,6 @@ impl<'a> Json<'a> {
             return None;
         }
         let members = self.members();
-        let is_token = |name: &str| matches!(plain(name).as_str(), "accesstoken" | "idtoken");
         if let Some((name, _)) = members.iter().find(|(name, value)| is_token(name) && value.is_some_text()) {
             return Some(vec![name.clone()]);
         }
@@ -110,6 +143,13 @@ impl<'a> Json<'a> {
             Some([name].into_iter().chain(below).collect())
         })
     }
+}
+
+/// No provider has been seen to go deeper.
+const LOOKALIKE_DEPTH: usize = 4;
+
+fn is_token(name: &str) -> bool {
+    matches!(plain(name).as_str(), "accesstoken" | "idtoken")
 }
 
 /// A name without what tells spellings apart: `accesstoken` for `access_token`, `accessToken`, `AccessToken`.
@@ -140,6 +180,15 @@ impl Fields {
             None => name,
         };
         self.0.iter().find(|(found, _)| **found == name).map(|(_, value)| value)
+    }
+}
+
+impl Fields {
+    /// The value whose name is `refresh_token` in another spelling, if there is one.
+    pub(super) fn stray_refresh_token(&self) -> Option<&Secret> {
+        let mut found = self.0.iter().filter(|(name, value)| plain(name) == "refreshtoken" && !value.is_empty());
+        let first = found.next().map(|(_, value)| value);
+        if found.next().is_some() { None } else { first }
     }
 }
 

@@ -4,30 +4,39 @@
 //! and its response.
 //!
 //! * `grant`: the types that every dialect speaks of;
-//! * `rfc6749`, `cognito`: the dialects; [`rfc7009`]: revocation;
+//! * `rfc6749`, `cognito`, `earthdata`: the dialects; [`issued`]: what needs none; [`rfc7009`]: revocation; [`rfc8628`]: a code that is entered on any device;
+//!   [`rfc9126`]: pushed authorization requests;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
-//! * `salvage`: what becomes of a refresh token whose answer cannot be used;
+//! * `unwrapped`: what bodies come in; `salvage`: what becomes of a refresh token whose answer cannot be used;
+//! * [`metadata`]: what servers say of themselves;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
 
 use std::time::SystemTime;
 
 mod body;
 mod cognito;
+mod earthdata;
 mod ends;
 #[cfg(test)]
 mod foreign;
 mod grant;
+pub(crate) mod issued;
 pub(crate) mod jwt;
 mod members;
+pub(crate) mod metadata;
 mod rfc6749;
 pub(crate) mod rfc7009;
+pub(crate) mod rfc8628;
+pub(crate) mod rfc9126;
 mod salvage;
 #[cfg(test)]
 mod testing;
+mod unwrapped;
 mod verdict;
 mod vocabulary;
 
+pub(crate) use ends::http_date;
 pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
 pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
 pub(crate) use verdict::{Refusal, TokenResponse};
@@ -44,6 +53,8 @@ use crate::secret::Secret;
 pub(crate) enum Dialect {
     /// A form to the token endpoint.
     Rfc6749,
+    /// NASA Earthdata Login's `find_or_create_token`: Basic in, JSON out.
+    Earthdata,
     /// Amazon Cognito's `InitiateAuth` with `REFRESH_TOKEN_AUTH`, as JSON; refused where rotation is on.
     CognitoInitiateAuth,
     /// Amazon Cognito's `GetTokensFromRefreshToken`, as JSON: what its app clients with rotation want.
@@ -58,15 +69,30 @@ impl Dialect {
             (Dialect::CognitoGetTokens, Grant::RefreshToken(token)) => {
                 Some((Operation::GetTokensFromRefreshToken, token))
             }
-            (Dialect::Rfc6749, Grant::RefreshToken(_)) => None,
-            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => None,
+            (Dialect::Rfc6749 | Dialect::Earthdata, Grant::RefreshToken(_)) => None,
+            (
+                _,
+                Grant::Password { .. }
+                | Grant::ClientCredentials
+                | Grant::Issued
+                | Grant::AuthorizationCode { .. }
+                | Grant::DeviceCode { .. },
+            ) => None,
+        }
+    }
+
+    /// What the same server wants to hear where it rotates refresh tokens.
+    pub(crate) fn with_rotation(self) -> Self {
+        match self {
+            Dialect::CognitoInitiateAuth | Dialect::CognitoGetTokens => Dialect::CognitoGetTokens,
+            Dialect::Rfc6749 | Dialect::Earthdata => self,
         }
     }
 
     /// Whether a request in this dialect has a parameter of that name by itself, besides those of RFC 6749.
     pub(crate) fn sets_itself(self, name: &str) -> bool {
         match self {
-            Dialect::Rfc6749 => false,
+            Dialect::Rfc6749 | Dialect::Earthdata => false,
             Dialect::CognitoInitiateAuth => Operation::InitiateAuth.sets_itself(name),
             Dialect::CognitoGetTokens => Operation::GetTokensFromRefreshToken.sets_itself(name),
         }
@@ -74,7 +100,10 @@ impl Dialect {
 
     /// Whether its requests are objects of texts, in which a name stands once.
     pub(crate) fn takes_each_parameter_once(self) -> bool {
-        self != Dialect::Rfc6749
+        match self {
+            Dialect::Rfc6749 | Dialect::Earthdata => false,
+            Dialect::CognitoInitiateAuth | Dialect::CognitoGetTokens => true,
+        }
     }
 
     /// Whether a server that carries the request out may thereby have made the presented refresh token worthless, so that a
@@ -82,8 +111,15 @@ impl Dialect {
     pub(crate) fn spends_refresh_token(self, grant: &Grant) -> bool {
         match (self, grant) {
             (Dialect::Rfc6749 | Dialect::CognitoGetTokens, Grant::RefreshToken(_)) => true,
-            (Dialect::CognitoInitiateAuth, Grant::RefreshToken(_)) => false,
-            (_, Grant::Password { .. } | Grant::ClientCredentials | Grant::AuthorizationCode { .. }) => false,
+            (Dialect::CognitoInitiateAuth | Dialect::Earthdata, Grant::RefreshToken(_)) => false,
+            (
+                _,
+                Grant::Password { .. }
+                | Grant::ClientCredentials
+                | Grant::Issued
+                | Grant::AuthorizationCode { .. }
+                | Grant::DeviceCode { .. },
+            ) => false,
         }
     }
 
@@ -103,7 +139,12 @@ impl Dialect {
     ) -> Result<TokenRequest, String> {
         match self.operation(grant) {
             Some((operation, refresh_token)) => cognito::request(operation, refresh_token, client, parameters),
-            None => rfc6749::request(grant, client, scopes, parameters),
+            None => match (self, grant) {
+                (Dialect::Earthdata, Grant::Password { username, password }) => {
+                    earthdata::request(username, password, client)
+                }
+                _ => rfc6749::request(grant, client, scopes, parameters),
+            },
         }
     }
 
@@ -122,10 +163,15 @@ impl Dialect {
         vocabulary: &Vocabulary,
         now: SystemTime,
     ) -> Result<Tokens, Refusal> {
+        let inner = unwrapped::unwrapped(response.body);
+        let response = &TokenResponse { body: inner.as_ref().map_or(response.body, |text| text), ..*response };
         let reader = Reader::new(response, grant, client, vocabulary, now);
         let read = match self.operation(grant) {
             Some((operation, _)) => cognito::read(operation, &reader),
-            None => rfc6749::read(&reader),
+            None => match (self, grant) {
+                (Dialect::Earthdata, Grant::Password { .. }) => earthdata::read(&reader),
+                _ => rfc6749::read(&reader),
+            },
         };
         match read {
             Err(refusal) if self.spends_refresh_token(grant) => salvage::rescue(&reader, refusal),

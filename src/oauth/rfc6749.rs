@@ -14,6 +14,9 @@ use super::vocabulary::{Members, Pointer};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
+/// RFC 8628 section 3.4.
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
 /// Writes the request. `scopes` are asked for where the request may have a scope: with a code they were settled when the
 /// person consented. So they were with a refresh token (section 6), where the caller mostly has none to ask for.
 pub(super) fn request(
@@ -34,6 +37,7 @@ pub(super) fn request(
             pairs.extend([("grant_type", "password"), ("username", username.as_str()), ("password", password)]);
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
+        Grant::Issued => return Err("nothing is asked of a server for a token that others issue".to_owned()),
         Grant::ClientCredentials => {
             pairs.push(("grant_type", "client_credentials"));
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
@@ -41,6 +45,10 @@ pub(super) fn request(
         Grant::AuthorizationCode { code, redirect_uri, code_verifier } => {
             pairs.extend([("grant_type", "authorization_code"), ("code", code.expose())]);
             pairs.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+            pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
+        }
+        Grant::DeviceCode { device_code, code_verifier } => {
+            pairs.extend([("grant_type", DEVICE_CODE), ("device_code", device_code.expose())]);
             pairs.extend(code_verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
         }
     }
@@ -111,6 +119,9 @@ pub(super) struct Response {
     errors: Value,
     /// GoTrue's: `{"code": 400, "error_code": "refresh_token_not_found", "msg": "..."}`.
     error_code: Value,
+    /// The same in others' spelling.
+    error_code_in_camel_case: Value,
+    code: Value,
     msg: Value,
     /// HubSpot's: `{"status": "BAD_REFRESH_TOKEN", "message": "..."}`.
     status: Value,
@@ -126,7 +137,12 @@ impl Response {
     /// whole.
     pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
         let json = reader.object(|object| Self::of_json(object, reader));
-        json.or_else(|| Self::of_form(reader))
+        let within = || reader.object_within(|object| Self::of_json(object, reader)).filter(Self::holds_a_token);
+        json.or_else(within).or_else(|| Self::of_form(reader))
+    }
+
+    fn holds_a_token(&self) -> bool {
+        self.access_token.is_some() || self.id_token.is_some()
     }
 
     fn of_json(root: Json<'_>, reader: &Reader<'_>) -> Result<Self, Unreadable> {
@@ -149,7 +165,7 @@ impl Response {
         let mut response = Self {
             access_token: token(&names.access_token, "access_token")?,
             id_token: token(&names.id_token, "id_token")?,
-            refresh_token: token(&names.refresh_token, "refresh_token")?,
+            refresh_token: below(&names.refresh_token, "refresh_token")?.map_or(Ok(None), Json::text)?,
             token_type: told(&names.token_type, "token_type")?,
             ends: Ends {
                 expires_in: told(&names.expires_in, "expires_in")?,
@@ -163,6 +179,8 @@ impl Response {
             error_description: of_error(&names.error_description, "error_description")?,
             errors: of_error(&None, "errors")?,
             error_code: of_error(&None, "error_code")?,
+            error_code_in_camel_case: of_error(&None, "errorCode")?,
+            code: of_error(&None, "code")?,
             msg: of_error(&None, "msg")?,
             status: of_error(&None, "status")?,
             message: of_error(&None, "message")?,
@@ -171,6 +189,8 @@ impl Response {
         };
         if response.access_token.is_none() && response.id_token.is_none() {
             response.lookalike = root.lookalike().map(|path| reader.shown_path(&path));
+        } else if response.refresh_token.is_none() && names.refresh_token_paths().is_none() {
+            response.refresh_token = root.stray_refresh_token().and_then(|token| token.take().ok());
         }
         Ok(response)
     }
@@ -190,7 +210,7 @@ impl Response {
             field(pointer, name).map_or(Value::Null, |text| Value::String(text.expose().to_owned()))
         };
         let token = |pointer, name| if names.may_be_at_the_top() { field(pointer, name) } else { None };
-        let form = Self {
+        let mut form = Self {
             access_token: token(&names.access_token, "access_token"),
             id_token: token(&names.id_token, "id_token"),
             refresh_token: token(&names.refresh_token, "refresh_token"),
@@ -207,16 +227,22 @@ impl Response {
             error_description: told(&names.error_description, "error_description"),
             ..Self::default()
         };
-        let holds_a_token = form.access_token.is_some() || form.id_token.is_some();
-        (holds_a_token || says_form).then_some(form)
+        if form.refresh_token.is_none() && names.refresh_token_paths().is_none() {
+            form.refresh_token = fields.stray_refresh_token().cloned();
+        }
+        (form.holds_a_token() || says_form).then_some(form)
     }
 
     /// The codes of an error, in the places in which servers put them, the RFC's own first.
     fn codes(&self) -> Vec<&str> {
-        let Self { error, errors, error_code, status, gbdx_error, .. } = self;
+        let Self { error, errors, error_code, code, error_code_in_camel_case, status, gbdx_error, .. } = self;
         let mut codes: Vec<&str> = code_of(error).into_iter().collect();
-        codes.extend(errors.as_array().into_iter().flatten().filter_map(code_of));
-        codes.extend([error_code, status, gbdx_error].into_iter().filter_map(Value::as_str));
+        match errors {
+            Value::Array(errors) => codes.extend(errors.iter().filter_map(code_of)),
+            errors => codes.extend(errors.is_object().then(|| code_of(errors)).flatten()),
+        }
+        let others = [error_code, error_code_in_camel_case, code, status, gbdx_error];
+        codes.extend(others.into_iter().filter_map(Value::as_str));
         codes.retain(|code| !code.is_empty());
         codes
     }
@@ -252,7 +278,7 @@ fn names_an_error(reader: &Reader<'_>, error: &Value) -> bool {
 
 fn code_of(error: &Value) -> Option<&str> {
     let inside = || ["code", "type", "errorType", "error", "status"].iter().find_map(|name| error.get(name)?.as_str());
-    error.as_str().or_else(inside)
+    error.as_str().or_else(|| error.get(0)?.as_str()).or_else(inside).map(str::trim)
 }
 
 /// Reads the response to a form (RFC 6749 sections 5.1 and 5.2).
@@ -303,7 +329,9 @@ fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
         | "interaction_required" | "login_required" | "consent_required" | "account_selection_required"
         // GitHub's, GoTrue's and HubSpot's
         | "bad_refresh_token" | "refresh_token_not_found" | "refresh_token_already_used" | "session_not_found"
-        | "session_expired" | "BAD_REFRESH_TOKEN" => Some(Failure::Permanent(Why::Revoked)),
+        | "session_expired" | "BAD_REFRESH_TOKEN"
+        // Auth0's and others'
+        | "mfa_required" | "user_consent_required" | "expired_token" | "invalid_refresh_token" => Some(Failure::Permanent(Why::Revoked)),
         "invalid_client" | "unauthorized_client" | "unsupported_grant_type" | "invalid_scope"
         // GitHub's and HubSpot's
         | "incorrect_client_credentials" | "BAD_CLIENT_ID" | "BAD_CLIENT_SECRET" => {
@@ -330,7 +358,7 @@ pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Sec
     };
     let words = match (code, reader.grant) {
         ("invalid_grant", Grant::Password { .. }) => ": wrong user name or password".to_owned(),
-        ("invalid_grant", Grant::AuthorizationCode { .. }) => {
+        ("invalid_grant", Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. }) => {
             ": the code has been used, has expired, or was issued to another client".to_owned()
         }
         _ => reader.quote(body.description(), received),
@@ -471,6 +499,9 @@ mod tests {
             ("life 10^23", r#"{"access_token":"a","expires_in":100000000000000000000000}"#, ten_years),
             ("scopes as an array", r#"{"access_token":"a","scope":["x"],"expires_in":3600}"#, hour),
             ("no error, three ways", r#"{"access_token":"a","error":null,"expires_in":3600}"#, hour),
+            ("error 0", r#"{"access_token":"a","error":0,"expires_in":3600}"#, hour),
+            ("error none", r#"{"access_token":"a","error":"none","expires_in":3600}"#, hour),
+            ("no errors", r#"{"access_token":"a","error":[],"expires_in":3600}"#, hour),
             ("error empty", r#"{"access_token":"a","error":"","expires_in":3600}"#, hour),
             ("error false", r#"{"access_token":"a","error":false,"expires_in":3600}"#, hour),
             ("a byte order mark", "\u{feff}{\"access_token\":\"a\",\"expires_in\":3600}", hour),
@@ -606,6 +637,20 @@ mod tests {
                 Some("interaction_required"),
             ),
             ("consent", 400, r#"{"error":"consent_required"}"#, REVOKED, Some("consent_required")),
+            ("MFA at Auth0", 403, r#"{"error":"mfa_required"}"#, REVOKED, Some("mfa_required")),
+            ("as a code", 400, r#"{"code":"invalid_grant"}"#, REVOKED, Some("invalid_grant")),
+            ("in camel case", 400, r#"{"errorCode":"invalid_grant"}"#, REVOKED, Some("invalid_grant")),
+            ("an object of errors", 400, r#"{"errors":{"code":"invalid_grant"}}"#, REVOKED, Some("invalid_grant")),
+            ("in a list", 400, r#"{"error":["invalid_grant"]}"#, REVOKED, Some("invalid_grant")),
+            ("with blanks", 400, r#"{"error":" invalid_grant "}"#, REVOKED, Some("invalid_grant")),
+            (
+                "beside a line break",
+                400,
+                "{\"error\":\"invalid_grant\",\"error_description\":\"Token\nis not active\"}",
+                REVOKED,
+                Some("invalid_grant"),
+            ),
+            ("in a web page", 400, r#"<p>{"error":"invalid_grant"}</p>"#, TRANSIENT, None),
             ("login", 400, r#"{"error":"login_required"}"#, REVOKED, Some("login_required")),
             (
                 "GitHub's client",

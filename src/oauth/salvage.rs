@@ -4,9 +4,11 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use zeroize::Zeroizing;
 
 use super::grant::{Grant, Tokens};
 use super::members::plain;
+use super::unwrapped::without_controls;
 use super::verdict::{Reader, Refusal};
 use crate::renewal::Failure;
 use crate::secret::Secret;
@@ -14,19 +16,26 @@ use crate::secret::Secret;
 /// The refusal of an answer to a refresh token, or what it brought besides.
 pub(super) fn rescue(reader: &Reader<'_>, refusal: Refusal) -> Result<Tokens, Refusal> {
     let has_verdict = !matches!(refusal.failure, Failure::Transient { .. });
-    if has_verdict || !reader.is_success() || reader.is_web_page() {
+    if has_verdict || !reader.is_success() {
         return Err(refusal);
     }
     let named = reader.vocabulary.members.refresh_token_paths();
-    let Seen { refresh_token, holds_token, names_error, is_whole } = look(reader.body(), named.as_deref());
+    let text = Zeroizing::new(String::from_utf8_lossy(reader.body()).into_owned());
+    let seen = if reader.is_web_page() { Seen::default() } else { look(text.as_bytes(), named.as_deref()) };
+    let Seen { refresh_token, is_odd, holds_token, names_error, is_whole } = seen;
     // where it may be at several places, the best of them may be in what was cut off
     let refresh_token = refresh_token.filter(|(rank, _)| is_whole || *rank == 0).map(|(_, token)| token);
+    let refresh_token = match refresh_token {
+        None if !is_whole => scan(&text, named.as_deref()),
+        found => found,
+    };
     let names_error = names_error || refusal.oauth_error.is_some();
     match (refresh_token, reader.grant) {
         (Some(same), Grant::RefreshToken(sent)) if same == *sent => Err(refusal),
         (Some(new), _) => Ok(Tokens { refresh_token: Some(new), unusable: Some(refusal.detail), ..Tokens::default() }),
+        (None, _) if reader.is_web_page() => Err(refusal),
         // section 6 of RFC 6749: without a new one the old one stays
-        (None, _) if names_error || (is_whole && holds_token) => Err(refusal),
+        (None, _) if !is_odd && (names_error || (is_whole && holds_token)) => Err(refusal),
         (None, _) => Err(Refusal { failure: Failure::Ambiguous, ..refusal }),
     }
 }
@@ -36,6 +45,8 @@ pub(super) fn rescue(reader: &Reader<'_>, refusal: Refusal) -> Result<Tokens, Re
 struct Seen {
     /// With the rank of its place.
     refresh_token: Option<(usize, Secret)>,
+    /// Something else is where a refresh token would be.
+    is_odd: bool,
     holds_token: bool,
     names_error: bool,
     is_whole: bool,
@@ -45,6 +56,8 @@ struct Seen {
 fn look(body: &[u8], named: Option<&[Vec<String>]>) -> Seen {
     let mut seen = Seen::default();
     let paths = named.map(|paths| paths.iter().map(Vec::as_slice).enumerate().collect());
+    let clean = without_controls(body);
+    let body = clean.as_ref().map_or(body, |clean| clean);
     if body.starts_with(b"{") || body.starts_with(b"[") {
         let mut json = serde_json::Deserializer::from_slice(body);
         let root = Look { seen: &mut seen, member: Member::Other, paths };
@@ -56,8 +69,53 @@ fn look(body: &[u8], named: Option<&[Vec<String>]>) -> Seen {
         let (member, _) = below(paths.as_ref(), &name, Member::of(&name));
         seen.take(member, &value);
     }
-    seen.is_whole = true;
+    // a form has no blanks: what has some is another thing, which is searched as text
+    seen.is_whole = body.iter().all(|byte| byte.is_ascii_graphic());
     seen
+}
+
+/// Looks for a refresh token in a text that no parser takes: a quoted name, a colon, a quoted value. Of two that differ,
+/// neither.
+fn scan(text: &str, named: Option<&[Vec<String>]>) -> Option<Secret> {
+    let is_name = |name: &str| match named {
+        None => plain(name) == "refreshtoken",
+        Some(paths) => paths.iter().any(|path| path.last().is_some_and(|last| last == name)),
+    };
+    let mut found: Option<Secret> = None;
+    for (start, _) in text.match_indices('"') {
+        let Some((name, rest)) = quoted(&text[start..], LONGEST_NAME) else { continue };
+        let value = rest.trim_start().strip_prefix(':').map(str::trim_start).filter(|_| is_name(&name));
+        let Some((value, _)) = value.and_then(|value| quoted(value, usize::MAX)) else { continue };
+        match &found {
+            _ if value.is_empty() => {}
+            Some(before) if *before.expose() != **value => return None,
+            Some(_) => break, // said twice: enough
+            None => found = Some(Secret::new(&**value)),
+        }
+    }
+    found
+}
+
+/// No member has a longer name. A text of quotation marks alone would else be read again from each of them.
+const LONGEST_NAME: usize = 80;
+
+/// The JSON text of so many bytes at the most that begins here, and what follows it.
+fn quoted(text: &str, most: usize) -> Option<(Zeroizing<String>, &str)> {
+    let mut is_escaped = false;
+    let within = text.strip_prefix('"')?;
+    let end = within.bytes().take(most).position(|byte| match byte {
+        b'"' => !std::mem::take(&mut is_escaped),
+        b'\\' => {
+            is_escaped = !is_escaped;
+            false
+        }
+        _ => {
+            is_escaped = false;
+            false
+        }
+    })?;
+    let (whole, rest) = text.split_at(end + 2);
+    Some((Zeroizing::new(serde_json::from_str(whole).ok()?), rest))
 }
 
 /// The rest of each path, with its rank.
@@ -150,11 +208,12 @@ impl<'de> Visitor<'de> for Look<'_, '_> {
         Ok(())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
         match self.member {
             Member::Token => self.seen.holds_token = true,
             Member::Error => self.seen.names_error = true,
-            Member::RefreshToken(_) | Member::Other => {}
+            Member::RefreshToken(_) => self.seen.take(self.member, &number.to_string()),
+            Member::Other => {}
         }
         Ok(())
     }
@@ -182,6 +241,7 @@ impl<'de> Visitor<'de> for Look<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        self.seen.is_odd |= matches!(self.member, Member::RefreshToken(_));
         while let Some(name) = members.next_key::<String>()? {
             self.seen.names_error |= matches!(self.member, Member::Error);
             let (member, paths) = below(self.paths.as_ref(), &name, Member::of(&name));
@@ -208,10 +268,15 @@ mod tests {
             ("cut behind it", r#"{"refresh_token":"r2","access_token":"aaaa"#),
             ("another object behind", r#"{"access_token":"a","refresh_token":"r2"}{"b":1}"#),
             ("nested", r#"{"data":{"accessToken":"a","refreshToken":"r2"}}"#),
-            ("in an array", r#"[{"access_token":"a","refresh_token":"r2"}]"#),
             ("said twice, the last one", r#"{"refresh_token":"r1","access_token":"a","refresh_token":"r2"}"#),
             ("a life that is no text", r#"{"access_token":["a"],"refresh_token":"r2"}"#),
             ("as a form, without an access token", "refresh_token=r2&expires_in=60"),
+            ("not a number", r#"{"expires_in":NaN,"access_token":"a","refresh_token":"r2"}"#),
+            ("a number beyond all", r#"{"access_token":["a"],"x":1e999,"refresh_token":"r2"}"#),
+            ("a line break in a text", "{\"x\":\"a\nb\",\"access_token\":[],\"refresh_token\":\"r2\"}"),
+            ("in a web page", r#"<html><script>var t = {"refresh_token" : "r2"}</script>"#),
+            ("a comment within", r#"{"access_token":"a", /* new */ "refresh_token":"r2"}"#),
+            ("in a list", r#"{"access_token":["a"],"refresh_token":["r2"]}"#),
         ];
         for (name, body) in table {
             let tokens = refreshed(200, body).expect(name);
@@ -219,6 +284,49 @@ mod tests {
             assert!(tokens.access_token.is_none() && tokens.id_token.is_none(), "{name}");
             assert!(tokens.unusable.expect(name).starts_with("answered 200 "), "{name}");
         }
+    }
+
+    #[test]
+    fn tokens_are_taken_out_of_whatever_an_answer_comes_in() {
+        let whole = r#"{"access_token":"a","refresh_token":"r2","expires_in":60}"#;
+        let quoted = serde_json::to_string(whole).unwrap();
+        let warned = format!("<br />\n<b>Deprecated</b>: strlen() in /x.php on line <b>3</b><br />\n{whole}");
+        let broken = whole.replace("60}", "60,\"x\":\"a\nb\tc\"}");
+        let numbered = whole.replace("\"r2\"", "2");
+        let rows = [
+            ("as it should be", whole, "r2"),
+            ("a JSON text", &quoted, "r2"),
+            ("behind a warning of PHP", &warned, "r2"),
+            ("behind a guard", &format!(")]}}',\n{whole}"), "r2"),
+            ("in a call", &format!("cb({whole});"), "r2"),
+            ("behind a comment", &format!("/* */{whole}"), "r2"),
+            ("a line break and a tab in a text", &broken, "r2"),
+            ("a number", &numbered, "2"),
+            ("in an array", r#"[{"access_token":"a","refresh_token":"r2"}]"#, "r2"),
+            ("by another name", r#"{"access_token":"a","refreshToken":"r2"}"#, "r2"),
+            ("by another name, a form", "access_token=a&refreshToken=r2", "r2"),
+            ("in an object of its own", r#"{"access_token":"a","data":{"refresh_token":"r2"}}"#, "r2"),
+        ];
+        for (name, body, refresh_token) in rows {
+            let tokens = refreshed(200, body).expect(name);
+            assert_eq!(tokens.access_token.as_ref().map(Secret::expose), Some("a"), "{name}");
+            assert_eq!(tokens.refresh_token.as_ref().map(Secret::expose), Some(refresh_token), "{name}");
+        }
+        // of two that differ neither is believed, and none that another access token stands beside
+        for body in [
+            r#"{"access_token":"a","refreshToken":"x","RefreshToken":"y"}"#,
+            r#"{"access_token":"a","authed_user":{"access_token":"b","refresh_token":"x"}}"#,
+        ] {
+            assert_eq!(refreshed(200, body).expect(body).refresh_token, None, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_document_is_searched_in_a_time_that_grows_with_it() {
+        let long = "{\"".to_owned() + &"\\\"".repeat(400_000);
+        let began = std::time::Instant::now();
+        assert!(refreshed(200, &long).is_err());
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]
@@ -232,6 +340,8 @@ mod tests {
             ("a word", 200, "OK", Failure::Ambiguous),
             ("cut in the new one", 200, r#"{"access_token":"a","refresh_token":"r2"#, Failure::Ambiguous),
             ("cut before it", 200, r#"{"access_token":"a","refre"#, Failure::Ambiguous),
+            ("another thing in its place", 200, r#"{"access_token":"a","refresh_token":{"v":1}}"#, Failure::Ambiguous),
+            ("two that differ", 200, r#"{"x":NaN,"refresh_token":"r2","refreshToken":"r3"}"#, Failure::Ambiguous),
             ("the same one", 200, same.as_str(), TRANSIENT),
             (
                 "a token that needs a proof, and no new one",

@@ -16,6 +16,7 @@ use super::ends::{Ends, LONGEST_LIFE, http_date};
 use super::grant::{Client, Grant, Tokens};
 use super::jwt;
 use super::members::{Json, Unreadable};
+use super::unwrapped::{document_within, without_controls};
 use super::vocabulary::Vocabulary;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
@@ -48,6 +49,8 @@ pub(crate) struct Refusal {
     /// What the server did, for people, to follow its name: "answered 400 invalid_grant: Token is not active". Never
     /// holds a secret that was sent or received, nor text of the body but the code and its description.
     pub detail: String,
+    /// The server rotates refresh tokens and was not asked in the dialect for that: it says nothing of the one presented.
+    pub wants_rotation: bool,
 }
 
 /// One response, read with what it answers.
@@ -83,6 +86,8 @@ impl<'a> Reader<'a> {
     /// What follows it does no harm, unless it is more of the same kind.
     pub(super) fn object<T>(&self, read: impl FnOnce(Json<'_>) -> Result<T, Unreadable>) -> Option<T> {
         let body = self.body();
+        let clean = if first_object(body).is_none() { without_controls(body) } else { None };
+        let body = clean.as_ref().map_or(body, |clean| clean);
         if std::str::from_utf8(body).is_ok() {
             return read(first_object(body)?).ok();
         }
@@ -94,10 +99,19 @@ impl<'a> Reader<'a> {
         (200..300).contains(&self.response.status)
     }
 
-    /// Whether it is somebody's web page rather than an answer to a token request.
+    /// Whether it is somebody's web page rather than an answer to a token request. HTML is the label of whatever a server has
+    /// not labelled, so that only the body tells.
     pub(super) fn is_web_page(&self) -> bool {
-        let says_html = self.response.content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
-        self.body().starts_with(b"<") || (says_html && !self.body().starts_with(b"{"))
+        self.body().starts_with(b"<")
+    }
+
+    /// What `read` makes of a document that stands behind something else: a warning of the server's own, a guard against
+    /// scripts, a call. For successes alone: an error in a page is no verdict.
+    pub(super) fn object_within<T>(&self, read: impl FnOnce(Json<'_>) -> Result<T, Unreadable>) -> Option<T> {
+        let document = document_within(self.body()).filter(|_| self.is_success())?;
+        let text = Zeroizing::new(String::from_utf8_lossy(document).into_owned());
+        let mut stream = serde_json::Deserializer::from_str(&text).into_iter::<&RawValue>();
+        read(Json::new(stream.next()?.ok()?)).ok()
     }
 
     pub(super) fn tokens(&self, found: TokenFields) -> Result<Tokens, Refusal> {
@@ -119,14 +133,15 @@ impl<'a> Reader<'a> {
         }
         let [access_token, id_token, refresh_token] =
             [access_token, id_token, refresh_token].map(|token| token.filter(|token| !token.is_empty()));
+        let id_token_lifetime = id_token.as_ref().and_then(|token| self.jwt_life(token));
         let told = ends.life(self.server_now, self.response.date.is_some());
         let own = access_token.as_ref().and_then(|token| self.sure_jwt_life(token));
         let lifetime = match (told, own) {
             // orders of magnitude apart: milliseconds where seconds belong
             (Some(told), Some(own)) if told >= own * 10 => Some(own),
-            _ => told.or_else(|| self.jwt_life(access_token.as_ref()?)).or_else(|| self.jwt_life(id_token.as_ref()?)),
+            _ => told.or_else(|| self.jwt_life(access_token.as_ref()?)).or(id_token_lifetime),
         };
-        Ok(Tokens { access_token, id_token, refresh_token, lifetime, ..Tokens::default() })
+        Ok(Tokens { access_token, id_token, refresh_token, lifetime, id_token_lifetime, ..Tokens::default() })
     }
 
     /// A JWT's own life, where it does not hang on our clock. None is no contradiction.
@@ -148,28 +163,27 @@ impl<'a> Reader<'a> {
         u64::try_from(life).ok().map(|life| Duration::from_secs(life).min(LONGEST_LIFE))
     }
 
-    pub(super) fn verdict(&self, why: Option<Why>, code: Option<String>, words: &str) -> Refusal {
-        self.refusal(why.map(Failure::Permanent), code, words)
-    }
-
     /// A refusal that means this, if the status is one with which verdicts are given.
     pub(super) fn refusal(&self, meaning: Option<Failure>, code: Option<String>, words: &str) -> Refusal {
         match meaning {
-            Some(failure) if gives_verdicts(self.response.status) => {
-                Refusal { failure, detail: self.detail(code.as_deref(), words), oauth_error: code }
-            }
+            Some(failure) if gives_verdicts(self.response.status) => self.refused(failure, code, words),
             _ => self.transient(code, words),
         }
     }
 
+    fn refused(&self, failure: Failure, code: Option<String>, words: &str) -> Refusal {
+        let detail = self.detail(code.as_deref(), words);
+        Refusal { failure, oauth_error: code, detail, wants_rotation: false }
+    }
+
     pub(super) fn permanent(&self, why: Why, code: Option<String>, words: &str) -> Refusal {
-        Refusal { failure: Failure::Permanent(why), detail: self.detail(code.as_deref(), words), oauth_error: code }
+        self.refused(Failure::Permanent(why), code, words)
     }
 
     pub(super) fn transient(&self, code: Option<String>, words: &str) -> Refusal {
         let retry_after = self.response.retry_after.and_then(|text| retry_after(text, self.server_now));
         let failure = Failure::Transient { retry_after };
-        Refusal { failure, detail: self.detail(code.as_deref(), words), oauth_error: code }
+        self.refused(failure, code, words)
     }
 
     pub(super) fn no_verdict(&self) -> Refusal {
@@ -247,8 +261,18 @@ impl TokenFields {
 
 /// `null`, `""` and `false` are ways to say that there was no error.
 pub(super) fn names_something(error: &Value) -> bool {
-    !matches!(error, Value::Null | Value::Bool(false)) && error.as_str() != Some("")
+    match error {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !NO_ERROR.contains(&text.trim().to_ascii_lowercase().as_str()),
+        Value::Array(errors) => !errors.is_empty(),
+        Value::Object(error) => !error.is_empty(),
+    }
 }
+
+/// What stands where errors are and says that there was none.
+const NO_ERROR: [&str; 8] = ["", "0", "false", "none", "null", "ok", "success", "no error"];
 
 /// Whether an error code in an answer with this status is the authorization server's word: not that of a proxy on the
 /// way (407), nor of a server in trouble (5xx, 408, 425, 429). 403 is: some refuse a refresh token with it.
@@ -284,16 +308,18 @@ fn first_object(body: &[u8]) -> Option<Json<'_>> {
     (!rest.contains(&b'{')).then_some(Json::new(first))
 }
 
-/// RFC 9110 section 10.2.3: seconds, or a date by the server's clock. As it was asked for: `renewal::policy` says how
-/// much of it is obeyed.
+/// RFC 9110 section 10.2.3: seconds, or a date by the server's clock; also with a fraction, and said twice, of which the
+/// longer counts. As it was asked for: `renewal::policy` says how much of it is obeyed.
 fn retry_after(text: &str, server_now: i64) -> Option<Duration> {
-    let wait = match text.trim() {
+    let seconds = |text: &str| match text.trim() {
         digits if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            digits.parse().unwrap_or(u64::MAX)
+            Some(digits.parse().unwrap_or(u64::MAX))
         }
-        date => u64::try_from(http_date(Some(date))?.saturating_sub(server_now)).unwrap_or(0),
+        number => number.parse().ok().filter(|seconds: &f64| *seconds >= 0.0).map(|seconds| seconds.ceil() as u64),
     };
-    Some(Duration::from_secs(wait))
+    let date = |text: &str| Some(u64::try_from(http_date(Some(text))?.saturating_sub(server_now)).unwrap_or(0));
+    let wait = date(text).or_else(|| text.split(',').map(seconds).collect::<Option<Vec<_>>>()?.into_iter().max());
+    wait.map(Duration::from_secs)
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
@@ -352,6 +378,10 @@ mod tests {
             ("a date against our clock", "Sun, 06 Nov 1994 08:50:37 GMT", None, Some(60)),
             ("a date with a wrong weekday", "Mon, 06 Nov 1994 08:50:37 GMT", now, Some(60)),
             ("a date that has passed", "Sun, 06 Nov 1994 08:00:00 GMT", now, Some(0)),
+            ("RFC 850's form", "Sunday, 06-Nov-94 08:50:37 GMT", now, Some(60)),
+            ("asctime's form", "Sun Nov  6 08:50:37 1994", now, Some(60)),
+            ("a fraction", "6.5", None, Some(7)),
+            ("said twice", "6, 8", None, Some(8)),
             ("negative", "-5", None, None),
             ("words", "later", None, None),
             ("nothing", "", None, None),

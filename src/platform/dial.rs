@@ -127,6 +127,42 @@ pub(crate) async fn dial(
     Ok(ByteStream::Tls(Box::new(tls)))
 }
 
+/// Opens a tunnel to `origin` through a proxy that is spoken to in TLS. With the origin nothing is spoken yet: what goes
+/// through is somebody else's affair.
+///
+/// # Errors
+///
+/// [`DialError`], as of [`dial`].
+pub(crate) async fn tunnel(
+    origin: &Origin,
+    proxy: &ForwardProxy,
+    proxy_settings: &Arc<ClientConfig>,
+    step_limit: Duration,
+) -> Result<ByteStream, DialError> {
+    let stream = Box::pin(through_tls(proxy, origin, proxy_settings, step_limit)).await?;
+    Ok(ByteStream::Tls(Box::new(stream)))
+}
+
+async fn through_tls(
+    proxy: &ForwardProxy,
+    origin: &Origin,
+    settings: &Arc<ClientConfig>,
+    step_limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let to_proxy = || format!("the proxy {}", proxy.host_and_port());
+    let name = ServerName::try_from(proxy.host.clone())
+        .map_err(|error| DialError::Tls { hop: to_proxy(), why: io::Error::other(error) })?;
+    let reached = async {
+        let tcp = connect(&proxy.host, proxy.port, step_limit, beside_metadata).await?;
+        handshake(settings, name, tcp, step_limit, to_proxy).await
+    };
+    let target = host_and_port(origin);
+    let mut stream = reached.await.map_err(|error| DialError::Proxy(Box::new(error)))?;
+    let asking = tunnel::connect(&mut stream, proxy.login.as_ref(), &target);
+    answered(proxy, origin, step_limit, asking).await?;
+    Ok(stream)
+}
+
 async fn through(
     proxy: &ForwardProxy,
     origin: &Origin,
@@ -149,14 +185,7 @@ async fn through(
             tcp
         }
         (ProxyProtocol::Https, Some(tls)) => {
-            let host = proxy.host.clone();
-            let name = ServerName::try_from(host)
-                .map_err(|error| DialError::Tls { hop: to_proxy(), why: io::Error::other(error) })?;
-            let mut stream = handshake(tls.proxy_settings, name, reach().await?, step_limit, to_proxy)
-                .await
-                .map_err(|error| DialError::Proxy(Box::new(error)))?;
-            let asking = tunnel::connect(&mut stream, proxy.login.as_ref(), &target);
-            answered(proxy, origin, step_limit, asking).await?;
+            let stream = through_tls(proxy, origin, tls.proxy_settings, step_limit).await?;
             let inner = handshake(tls.settings, tls.name.clone(), stream, step_limit, || target.clone()).await?;
             return Ok(ByteStream::TlsInTls(Box::new(inner)));
         }

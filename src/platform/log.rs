@@ -120,10 +120,10 @@ fn read_filter(filter: &str) -> Result<Targets, LogError> {
             LEVELS.join(", ")
         ))
     };
-    for directive in filter.split(',').map(str::trim) {
+    for directive in filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
         // what is read below takes a word that is no level for a module, of which everything is logged
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
-        if level.parse::<LevelFilter>().is_err() {
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             let near = nearest(&level.to_ascii_lowercase(), LEVELS);
             let near = near.map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default();
             return Err(refused(format!("{level:?} is no level{near}")));
@@ -411,12 +411,12 @@ mod tests {
             ("debgu", "(did you mean \"debug\"?)"),
             ("INFO,valetd::proxy=dbug", "\"dbug\" is no level (did you mean \"debug\"?)"),
             ("info,hyper", "\"hyper\" is no level"),
-            ("info,", "\"\" is no level"),
+            ("info,hyper=", "\"\" is no level"),
         ] {
             let error = read_filter(filter).unwrap_err().to_string();
             assert!(error.contains(expected), "{filter}: {error}");
         }
-        for filter in ["off", "Warn", "info,valetd::proxy=debug", "3"] {
+        for filter in ["off", "Warn", "info,valetd::proxy=debug", "info,", "3"] {
             assert!(read_filter(filter).is_ok(), "{filter}");
         }
     }

@@ -17,6 +17,7 @@ pub(crate) mod ownership;
 pub(crate) mod paths;
 pub(crate) mod peer;
 pub(crate) mod program;
+pub(crate) mod read_woken;
 pub(crate) mod secret_source;
 pub(crate) mod socket;
 pub(crate) mod systemd;

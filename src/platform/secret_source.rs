@@ -1,4 +1,5 @@
-//! The one reader of [`SecretSource`]: the first line of a file, of a command's output or of a systemd credential.
+//! The one reader of [`SecretSource`]: the first line of a file, of a command's output or of a systemd credential; all of
+//! it where that may be a document.
 //!
 //! What a wrong path leads to may be endless, or silent for ever (a pipe that nobody writes to), so that bytes and time
 //! are bounded. What was read and is not the secret is wiped with the rest of the buffer.
@@ -79,6 +80,16 @@ pub(crate) enum Why {
     CredentialIsPath,
 }
 
+/// `EX_NOPERM` of sysexits.h: what a command exits with that needs a person first.
+const NEEDS_A_PERSON: i32 = 77;
+
+impl SecretError {
+    /// Whether the command has said that it cannot go on without a person.
+    pub(crate) fn needs_a_person(&self) -> bool {
+        matches!(&self.why, Why::Failed(status) if status.code() == Some(NEEDS_A_PERSON))
+    }
+}
+
 impl fmt::Display for SecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.why, self.place.as_str()) {
@@ -97,13 +108,43 @@ impl std::error::Error for SecretError {}
 ///
 /// [`SecretError`], within half a minute.
 pub(crate) async fn read(source: &SecretSource) -> Result<Secret, SecretError> {
+    read_part(source, Part::FirstLine).await
+}
+
+/// Like [`read`], but all that is there, which may be a document of several lines.
+///
+/// # Errors
+///
+/// [`SecretError`], within half a minute.
+pub(crate) async fn read_whole(source: &SecretSource) -> Result<Secret, SecretError> {
+    read_part(source, Part::Whole).await
+}
+
+/// How much of it is the secret.
+#[derive(Clone, Copy)]
+enum Part {
+    FirstLine,
+    Whole,
+}
+
+impl Part {
+    fn of(self, text: &[u8]) -> Result<Secret, Why> {
+        match (self, std::str::from_utf8(text)) {
+            (Part::FirstLine, _) => first_line(text),
+            (Part::Whole, Ok(text)) => Ok(Secret::new(text)),
+            (Part::Whole, Err(_)) => Err(Why::NotText),
+        }
+    }
+}
+
+async fn read_part(source: &SecretSource, part: Part) -> Result<Secret, SecretError> {
     let path = match source {
         SecretSource::Inline(secret) => return Ok(secret.clone()),
-        SecretSource::Command(command) => return from_command(command).await,
+        SecretSource::Command(command) => return from_command(command, part).await,
         SecretSource::File(path) => path.clone(),
         SecretSource::Credential(name) => credential(name)?,
     };
-    match tokio::task::spawn_blocking(move || from_file(&path, PATIENCE)).await {
+    match tokio::task::spawn_blocking(move || from_file(&path, PATIENCE, part)).await {
         Ok(read) => read,
         Err(error) => Err(SecretError { place: String::new(), why: io::Error::other(error).into() }),
     }
@@ -117,9 +158,19 @@ pub(crate) async fn read(source: &SecretSource) -> Result<Secret, SecretError> {
 pub(crate) fn read_at_rest(source: &SecretSource) -> Result<Secret, SecretError> {
     match source {
         SecretSource::Inline(secret) => Ok(secret.clone()),
-        SecretSource::File(path) => from_file(path, PATIENCE_AT_REST),
-        SecretSource::Credential(name) => from_file(&credential(name)?, PATIENCE_AT_REST),
+        SecretSource::File(path) => from_file(path, PATIENCE_AT_REST, Part::FirstLine),
+        SecretSource::Credential(name) => from_file(&credential(name)?, PATIENCE_AT_REST, Part::FirstLine),
         SecretSource::Command(_) => Err(SecretError { place: String::new(), why: Why::CommandAtRest }),
+    }
+}
+
+/// What a person knows a source by.
+pub(crate) fn place(source: &SecretSource) -> String {
+    match source {
+        SecretSource::Inline(_) => "the configuration".to_owned(),
+        SecretSource::File(path) => path.display().to_string(),
+        SecretSource::Command(command) => format!("command {}", command.first().map_or("", String::as_str)),
+        SecretSource::Credential(name) => format!("credential {name}"),
     }
 }
 
@@ -132,15 +183,15 @@ fn credential(name: &str) -> Result<PathBuf, SecretError> {
     Ok(PathBuf::from(folder).join(name))
 }
 
-fn from_file(path: &Path, patience: Duration) -> Result<Secret, SecretError> {
+fn from_file(path: &Path, patience: Duration, part: Part) -> Result<Secret, SecretError> {
     let file = ownership::open_without_waiting(path).map_err(Why::Refused);
-    file.and_then(|file| first_line_of(file, patience))
+    file.and_then(|file| part_of(file, patience, part))
         .map_err(|why| SecretError { place: path.display().to_string(), why })
 }
 
-/// Reads until the first line has ended. Each read waits until there is something: a pipe that nobody has opened for
+/// Reads until the first line, or all of it, has ended. Each read waits until there is something: a pipe that nobody has opened for
 /// writing yet would else look like one that has ended.
-fn first_line_of(mut file: File, patience: Duration) -> Result<Secret, Why> {
+fn part_of(mut file: File, patience: Duration, part: Part) -> Result<Secret, Why> {
     let mut text = Zeroizing::new(vec![0; LONGEST_LINE]);
     let mut filled = 0;
     let deadline = Instant::now() + patience;
@@ -149,12 +200,12 @@ fn first_line_of(mut file: File, patience: Duration) -> Result<Secret, Why> {
             return Err(Why::Silent(patience));
         }
         let count = match file.read(&mut text[filled..]) {
-            Ok(0) => return first_line(&text[..filled]),
+            Ok(0) => return part.of(&text[..filled]),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
             Err(error) => return Err(error.into()),
         };
-        let has_ended = text[filled..filled + count].contains(&b'\n');
+        let has_ended = matches!(part, Part::FirstLine) && text[filled..filled + count].contains(&b'\n');
         filled += count;
         if has_ended {
             return first_line(&text[..filled]);
@@ -175,7 +226,7 @@ fn is_readable(file: &File, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-async fn from_command(command: &[String]) -> Result<Secret, SecretError> {
+async fn from_command(command: &[String], part: Part) -> Result<Secret, SecretError> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(SecretError { place: "command".to_owned(), why: Why::NoCommand });
     };
@@ -189,7 +240,7 @@ async fn from_command(command: &[String]) -> Result<Secret, SecretError> {
             .spawn()?;
         descriptors::restore(child.id());
         let stdout = child.stdout.take().expect("stdout was asked to be piped");
-        let secret = first_line_printed(stdout).await;
+        let secret = printed(stdout, part).await;
         let status = child.wait().await?;
         if status.success() { secret } else { Err(Why::Failed(status)) }
     };
@@ -198,13 +249,13 @@ async fn from_command(command: &[String]) -> Result<Secret, SecretError> {
 }
 
 /// Reads to the end, so that a command that prints more than one line does not fail for want of a reader.
-async fn first_line_printed(source: impl AsyncRead + Unpin) -> Result<Secret, Why> {
+async fn printed(source: impl AsyncRead + Unpin, part: Part) -> Result<Secret, Why> {
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST_LINE)); // at once: growing would leave copies behind
     source.take(LONGEST_LINE as u64).read_to_end(&mut text).await?;
-    if text.len() == LONGEST_LINE && !text.contains(&b'\n') {
+    if text.len() == LONGEST_LINE && (matches!(part, Part::Whole) || !text.contains(&b'\n')) {
         return Err(Why::TooLong);
     }
-    first_line(&text)
+    part.of(&text)
 }
 
 fn first_line(text: &[u8]) -> Result<Secret, Why> {
@@ -295,7 +346,7 @@ mod tests {
         let path = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let brief = Duration::from_millis(100);
-        let error = from_file(&path, brief).unwrap_err();
+        let error = from_file(&path, brief, Part::FirstLine).unwrap_err();
         assert!(matches!(error.why, Why::Silent(_)), "nobody writes: {error}");
 
         let write = |bytes: &'static [u8], keeps_it_open: bool| {
@@ -320,7 +371,7 @@ mod tests {
         for (bytes, keeps_it_open, expected) in rows {
             let writer = write(bytes, keeps_it_open);
             let patience = if expected.is_err() && keeps_it_open { brief } else { PATIENCE };
-            match (from_file(&path, patience), expected) {
+            match (from_file(&path, patience, Part::FirstLine), expected) {
                 (Ok(secret), Ok(expected)) => assert_eq!(secret.expose(), expected),
                 (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
                 (other, _) => panic!("{bytes:?}: {other:?}"),

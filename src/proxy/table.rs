@@ -22,7 +22,7 @@ use crate::proxy::replay::ReplayPolicy;
 use crate::proxy::upstream::UpstreamOrigin;
 use crate::spelling::Secrets;
 use crate::stats::{RouteStats, Stats};
-use crate::token_source::{Published, TokenSource};
+use crate::token_source::{Outcome, Published, TokenSource};
 
 /// Who may call, and who is told of it.
 #[derive(Clone)]
@@ -240,6 +240,15 @@ impl RouteEntry {
     /// What authorizes a request of this route, beginning with `token`.
     pub(crate) fn authorize(&self, token: Arc<Published>) -> Authorization<'_> {
         Authorization::new(&self.method, &self.tokens, self.config.wait, token)
+    }
+
+    /// Notes what the second sending of a request said of its token, for people.
+    pub(crate) fn note_replay(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Accepted => self.stats.replayed_with(false),
+            Outcome::Refused => self.stats.replayed_with(true),
+            Outcome::Unknown => {}
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
 
 use super::world::{RevokeReply, SavedReply, Ticket};
-use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, Stored, UNREADABLE};
+use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, Stored, UNREADABLE, Withheld, Withholding};
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
@@ -54,11 +54,30 @@ impl KeptPassword {
     }
 }
 
+/// Why the store does not give an account's record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum NotLoaded {
+    /// It cannot be understood, or the disk fails; a sentence.
+    Unreadable(String),
+    /// Something else is where it would be; a sentence.
+    InTheWay(String),
+    /// The store's key is being asked for.
+    Opening,
+    /// It is there, and is not to be used; a sentence.
+    Withheld(Withholding, String),
+}
+
 /// One account.
 pub(super) struct AccountState {
     pub(super) account: Arc<Account>,
     pub(super) machine: Renewal,
     pub(super) record: Option<Record>,
+    /// Whether its server was found to rotate refresh tokens, where the account's dialect does not.
+    pub(super) rotates: bool,
+    /// Why the store's record is not here, if it is there and cannot be used.
+    pub(super) withheld: Option<Withheld>,
+    /// The store's key is being asked for: nobody knows yet.
+    pub(super) is_opening: bool,
     kept_password: KeptPassword,
     /// The last try to bring the store to what stands here has failed: when the next one is.
     pub(super) unsaved: Option<Timestamp>,
@@ -171,7 +190,10 @@ impl AccountState {
             account: Arc::new(account),
             stored_generation: record.as_ref().map_or(0, |record| record.generation),
             kept_password: KeptPassword::of(record.as_ref()),
+            rotates: record.as_ref().is_some_and(|record| record.rotates),
             record,
+            withheld: None,
+            is_opening: false,
             unsaved: None,
             saving: None,
             save_next: None,
@@ -202,8 +224,25 @@ impl AccountState {
 
     /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
     pub(super) fn is_unreadable(&self) -> bool {
-        self.record.is_none()
-            && self.last_failure.as_ref().is_some_and(|failure| [UNREADABLE, IN_THE_WAY].contains(&failure.class))
+        self.is_kept_from_us()
+            || self.record.is_none()
+                && self.last_failure.as_ref().is_some_and(|failure| [UNREADABLE, IN_THE_WAY].contains(&failure.class))
+    }
+
+    /// The store has a record, and it cannot be had.
+    pub(super) fn is_kept_from_us(&self) -> bool {
+        self.record.is_none() && (self.withheld.is_some() || self.is_opening)
+    }
+
+    /// Why nothing may take the place of what the store has, if that is so.
+    pub(super) fn locked(&self) -> Option<String> {
+        if self.is_opening {
+            return Some("the key of the store is being asked for".to_owned());
+        }
+        match &self.withheld {
+            Some(Withheld { cause: Withholding::StoreLocked, why, .. }) => Some(why.to_string()),
+            Some(Withheld { cause: Withholding::KeyGone, .. }) | None => None,
+        }
     }
 
     /// Whether the answer to the machine's renewal is under way.
@@ -250,6 +289,8 @@ impl AccountState {
         self.is_new = false;
         self.found = None;
         self.ends_at = None;
+        self.withheld = None;
+        self.is_opening = false;
         self.kept_password = KeptPassword::of(record.as_ref());
         std::mem::replace(&mut self.record, record)
     }
@@ -288,6 +329,19 @@ impl AccountState {
         credential.grant(self.account.grant)
     }
 
+    /// The account as its server is asked.
+    pub(super) fn asked(&self) -> Arc<Account> {
+        if self.rotates { Arc::new(self.account.with_rotation()) } else { self.account.clone() }
+    }
+
+    /// The life of the token that the account's template names, from now on.
+    pub(super) fn lifetime(&self, tokens: &Tokens) -> Option<Duration> {
+        match self.account.header.token {
+            TokenKind::AccessToken => tokens.lifetime,
+            TokenKind::IdToken => tokens.id_token_lifetime.or(tokens.lifetime),
+        }
+    }
+
     /// The header field for the token that the account's template names.
     pub(super) fn header(&self, tokens: &Tokens) -> Result<(HeaderName, HeaderValue), String> {
         let template = &self.account.header;
@@ -311,6 +365,7 @@ impl AccountState {
         let Some(record) = &mut self.record else { return false };
         record.redeeming = false;
         record.set_aside = None;
+        record.rotates = self.rotates; // kept once it has worked
         if tokens.unusable.is_none() || tokens.refresh_token.is_some() {
             let before = std::mem::replace(&mut self.kept_password, KeptPassword::Reserved);
             if before == KeptPassword::Presented {
@@ -354,7 +409,7 @@ impl AccountState {
     /// Takes note of a refusal that is no verdict, and says in its words when it has been the same for a day. Returns whether
     /// that is to be told now.
     pub(super) fn note_repeated(&mut self, failure: &mut GrantFailure, now: Timestamp) -> bool {
-        let GrantFailure { failure: Failure::Transient { .. }, http_status: Some(status), oauth_error, detail } =
+        let GrantFailure { failure: Failure::Transient { .. }, http_status: Some(status), oauth_error, detail, .. } =
             failure
         else {
             return false;
@@ -383,7 +438,7 @@ impl AccountState {
     }
 
     pub(super) fn note_failure(&mut self, id: RenewalId, failure: GrantFailure, at: Timestamp) {
-        let GrantFailure { failure, oauth_error, http_status, detail } = failure;
+        let GrantFailure { failure, oauth_error, http_status, detail, wants_rotation: _ } = failure;
         let class = match failure {
             Failure::Transient { .. } | Failure::Unconfirmed(_) => "transient",
             Failure::Ambiguous => "ambiguous",
@@ -412,6 +467,7 @@ impl AccountState {
                 identity: record.identity.clone(),
                 ends_at: self.ends_at,
             }),
+            withheld: self.withheld.clone(),
             last_success: self.last_success,
             last_failure: self.last_failure.clone(),
             renewals: self.renewals,

@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::account::NotLoaded;
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts};
+use crate::accounts::{AccountRequest, AccountView, Accounts, Withholding};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::Clock;
@@ -157,6 +158,11 @@ impl RenewerLoop {
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::LookAgain(reply) => {
+                let store = self.renewer.world.store.clone();
+                self.renewer.look_again(|id| load(&store, id), now);
+                let _ = reply.send(Ok(()));
+            }
         }
     }
 
@@ -176,7 +182,17 @@ impl RenewerLoop {
 
 fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
     let store = renewer.world.store.clone();
-    renewer.configure(config, |id| store.load(id), now);
+    renewer.configure(config, |id| load(&store, id), now);
+}
+
+fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
+    store.load(id).map_err(|error| match error {
+        StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
+        error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
+        error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
+        error if error.is_in_the_way() => NotLoaded::InTheWay(error.to_string()),
+        error => NotLoaded::Unreadable(error.to_string()),
+    })
 }
 
 /// An answer on its way back, or a piece of work that brings none.
@@ -209,6 +225,8 @@ impl RealWorld {
             | StoreError::Io { .. }
             | StoreError::NotOurFile { .. }
             | StoreError::Corrupt { .. }
+            | StoreError::Locked { .. }
+            | StoreError::KeyGone { .. }
             | StoreError::Newer { .. } => SaveError::Failed(words),
         }
     }

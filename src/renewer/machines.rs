@@ -18,13 +18,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::account::{AccountState, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
+use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE};
-use crate::config::{AccountId, Config};
-use crate::oauth::{Grant, GrantType, Tokens};
+use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE, Withheld};
+use crate::config::{Account, AccountId, Config};
+use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
-use crate::store::{Record, SetAside, StoreError};
+use crate::store::{Record, SetAside};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
@@ -55,7 +55,7 @@ impl<W: World> Renewer<W> {
     pub(super) fn configure(
         &mut self,
         config: &Config,
-        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, StoreError>,
+        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, NotLoaded>,
         now: Timestamp,
     ) {
         for (id, state) in &mut self.accounts {
@@ -68,7 +68,9 @@ impl<W: World> Renewer<W> {
             if let Some(state) = self.accounts.get_mut(id).filter(|state| !state.is_unreadable()) {
                 state.told = None; // it may have left and come back: whoever asks now knows nothing yet
                 let is_elsewhere = state.record.as_ref().is_some_and(|record| !record.was_issued_to(account));
-                let has_changed = state.account.security_relevant_change(account)
+                let is_another = state.account.security_relevant_change(account);
+                state.rotates &= !is_another;
+                let has_changed = is_another
                     || is_elsewhere
                     || state.is_refused_for(Why::IssuedElsewhere)
                     || state.is_refused_for(Why::ClientRefused);
@@ -89,30 +91,60 @@ impl<W: World> Renewer<W> {
                     self.save(id, Waiters::default(), now);
                 }
             } else {
-                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let (record, error) = match load(id) {
-                    Ok(record) => (record, None),
-                    Err(error) => (None, Some(error)),
-                };
-                let mut state = AccountState::new(account.clone(), record, self.seed);
-                if let Some(error) = error {
-                    error!(account = %id, %error, "the stored credential cannot be used");
-                    state.last_failure = Some(LastFailure {
-                        at: now,
-                        id: RenewalId(0),
-                        class: if error.is_in_the_way() { IN_THE_WAY } else { UNREADABLE },
-                        oauth_error: None,
-                        http_status: None,
-                        detail: error.to_string(),
-                        attempt: 1,
-                    });
-                }
-                self.accounts.insert(id.clone(), state);
-                self.note_end(id, now);
+                self.begin(account.clone(), load(id), now);
             }
-            let Some(event) = self.first_event(id, stagger, now) else { continue };
+            let Some(event) = self.first_event(id, stagger, now) else {
+                self.tell(id, now, true);
+                continue;
+            };
             stagger += STAGGER;
             self.handle(id, event, now);
+        }
+    }
+
+    /// Begins with an account, as the store has it.
+    fn begin(&mut self, account: Account, loaded: Result<Option<Record>, NotLoaded>, now: Timestamp) {
+        let id = account.id.clone();
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (record, not_loaded) = match loaded {
+            Ok(record) => (record, None),
+            Err(not_loaded) => (None, Some(not_loaded)),
+        };
+        let before = self.accounts.get(&id).and_then(|state| state.withheld.clone());
+        let mut state = AccountState::new(account, record, self.seed);
+        match not_loaded {
+            None => {}
+            Some(NotLoaded::Opening) => state.is_opening = true,
+            Some(NotLoaded::Withheld(cause, why)) => {
+                let since = before.filter(|before| before.cause == cause).map_or(now, |before| before.since);
+                error!(account = %id, cause = cause.code(), why, "the stored credential is not used");
+                state.withheld = Some(Withheld { cause, why: why.into(), since });
+            }
+            Some(NotLoaded::Unreadable(error)) => state.last_failure = Some(not_usable(&id, UNREADABLE, error, now)),
+            Some(NotLoaded::InTheWay(error)) => state.last_failure = Some(not_usable(&id, IN_THE_WAY, error, now)),
+        }
+        self.accounts.insert(id.clone(), state);
+        self.note_end(&id, now);
+    }
+
+    /// The store may be readable now: reads what could not be read.
+    pub(super) fn look_again(
+        &mut self,
+        mut load: impl FnMut(&AccountId) -> Result<Option<Record>, NotLoaded>,
+        now: Timestamp,
+    ) {
+        let unread = self.accounts.values().filter(|state| state.is_unreadable() && !state.is_leaving);
+        let unread: Vec<Account> = unread.map(|state| (*state.account).clone()).collect();
+        let mut stagger = Duration::ZERO;
+        for account in unread {
+            let id = account.id.clone();
+            self.begin(account, load(&id), now);
+            let Some(event) = self.first_event(&id, stagger, now) else {
+                self.tell(&id, now, true);
+                continue;
+            };
+            stagger += STAGGER;
+            self.handle(&id, event, now);
         }
     }
 
@@ -126,7 +158,10 @@ impl<W: World> Renewer<W> {
     fn first_event(&self, id: &AccountId, patience: Duration, now: Timestamp) -> Option<Event> {
         let state = self.accounts.get(id)?;
         let Some(record) = &state.record else {
-            let needs_nobody = state.account.grant == GrantType::ClientCredentials;
+            if state.is_kept_from_us() {
+                return None; // what it is will be known when it can be read
+            }
+            let needs_nobody = !state.account.grant.needs_sign_in();
             return Some(match needs_nobody {
                 // nothing is kept of an account without a credential but what its machine has learnt so far
                 true => Event::CredentialReplaced {
@@ -246,6 +281,9 @@ impl<W: World> Renewer<W> {
     /// Why there will be none, for people.
     pub(super) fn refresh(&mut self, id: &AccountId, now: Timestamp) -> Result<(), String> {
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
+        if let Some(Withheld { cause, why, .. }) = &state.withheld {
+            return Err(format!("{why}; run `{}`", cause.remedy(id, "valetd")));
+        }
         if let Phase::SignInRequired { why } = state.machine.snapshot().phase
             && !state.machine.may_be_presented_again()
         {
@@ -310,11 +348,13 @@ impl<W: World> Renewer<W> {
     /// Forgets the credential at once, also in the store, and tells the server.
     fn sign_out(&mut self, id: &AccountId, event: Event, reply: Option<RevokeReply>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
+        let was_kept = state.is_kept_from_us();
         let record = state.put(None);
         state.unsaved = None;
         let account = state.account.clone();
         self.handle(id, event, now);
-        let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(&account));
+        let unread = was_kept.then(|| "it could not be read, and lives on until it expires".to_owned());
+        let kept_from = record.as_ref().map_or(unread, |record| record.not_to_be_revoked_at(&account));
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
         let refresh_token = refresh_token.filter(|_| kept_from.is_none());
         let signed_out = vec![SignedOut { account, refresh_token, kept_from, reply }];
@@ -413,7 +453,7 @@ impl<W: World> Renewer<W> {
 
     fn renewed(&mut self, id: &AccountId, renewal: RenewalId, tokens: Tokens, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
-        let (mut lifetime, refresh_lifetime) = (tokens.lifetime, tokens.refresh_lifetime);
+        let (mut lifetime, refresh_lifetime) = (state.lifetime(&tokens), tokens.refresh_lifetime);
         let header = tokens.unusable.clone().map_or_else(|| state.header(&tokens), Err);
         if let Err(detail) = &header {
             // what it rotated must be saved all the same: to the machine it is a token without life
@@ -454,7 +494,13 @@ impl<W: World> Renewer<W> {
             error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not \
                 known: look at its answer, or run `valetd login {id}`");
         }
-        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail } = failure.clone();
+        if failure.wants_rotation {
+            // a token that may be spent is noted first: so it is the next renewal that asks in that way
+            info!(account = %id, "the server rotates refresh tokens: it is asked in the way that it wants, from now on");
+            state.rotates = true;
+            failure.failure = Failure::Transient { retry_after: None };
+        }
+        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail, wants_rotation: _ } = failure.clone();
         state.note_failure(renewal, failure, now);
         if verdict == Failure::Permanent(Why::Revoked) && state.turns_to_password() {
             // the kept password signs in again, within the same renewal
@@ -559,7 +605,7 @@ impl<W: World> Renewer<W> {
             record.note_servers(&state.account);
         }
         state.note_term(now);
-        let is_spent = state.account.dialect.spends_refresh_token(&state.grant());
+        let is_spent = state.asked().dialect.spends_refresh_token(&state.grant());
         match &mut state.record {
             Some(record) if is_spent => {
                 record.redeeming = true;
@@ -583,7 +629,7 @@ impl<W: World> Renewer<W> {
         state.owed.push((renewal, state.account.clone()));
         match state.tried.take() {
             Some(answer) => self.answers.push((id.clone(), renewal, answer)),
-            None => self.world.redeem(state.account.clone(), renewal, grant),
+            None => self.world.redeem(state.asked(), renewal, grant),
         }
     }
 
@@ -594,6 +640,7 @@ impl<W: World> Renewer<W> {
             info!(account = %id, generation = found.generation, "the store holds a later credential, which is used now");
             state.stored_generation = found.generation;
             state.unsaved = None;
+            state.rotates |= found.rotates;
             state.put(Some(*found));
             self.note_end(id, now);
         }
@@ -751,7 +798,14 @@ impl<W: World> Renewer<W> {
         state.told = Some(told);
         let availability = match (&state.published, snapshot.phase) {
             (Some(token), _) => Availability::Usable { token: token.clone(), wished_for },
-            (None, Phase::SignInRequired { why }) => Availability::SignInRequired { why },
+            (None, _) if state.is_opening => {
+                let because = Some("the key of the store is being asked for".into());
+                Availability::Waiting { retry_at: None, because }
+            }
+            (None, Phase::SignInRequired { why }) => match &state.withheld {
+                Some(withheld) => Availability::Withheld(withheld.clone()),
+                None => Availability::SignInRequired { why },
+            },
             (None, phase) => {
                 let retry_at = match phase {
                     Phase::Scheduled { at } => Some(at),
@@ -798,4 +852,10 @@ fn millis(span: Option<Duration>) -> Option<u64> {
 
 fn from_unix(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn not_usable(id: &AccountId, class: &'static str, error: String, now: Timestamp) -> LastFailure {
+    error!(account = %id, %error, "the stored credential cannot be used");
+    let (oauth_error, http_status) = (None, None);
+    LastFailure { at: now, id: RenewalId(0), class, oauth_error, http_status, detail: error, attempt: 1 }
 }

@@ -4,18 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::account::SAVE_AGAIN;
+use super::account::{NotLoaded, SAVE_AGAIN};
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Dialect, Grant, GrantType, Tokens};
-use crate::renewal::{Failure, RenewalId, Why};
+use crate::renewal::{Failure, Phase, RenewalId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record, SetAside, Trial};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
-use crate::token_source::{Availability, Demand};
+use crate::token_source::{Availability, Demand, Withholding};
 
 /// A world that writes down what it is told.
 #[derive(Default)]
@@ -67,8 +67,8 @@ impl World for Diary {
         let what = match &grant {
             Grant::RefreshToken(token) => token.expose().to_owned(),
             Grant::Password { username, .. } => format!("the password of {username}"),
-            Grant::ClientCredentials => "nothing".to_owned(),
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::ClientCredentials | Grant::Issued => "nothing".to_owned(),
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         self.lines.push(format!("redeem {} {what}", id.0));
     }
@@ -89,6 +89,7 @@ impl World for Diary {
             Availability::Waiting { retry_at: None, .. } => "publish wait".into(),
             Availability::Waiting { retry_at: Some(_), .. } => "publish wait for a retry".into(),
             Availability::SignInRequired { why } => format!("publish {why:?}"),
+            Availability::Withheld(withheld) => format!("publish {}", withheld.cause.code()),
             Availability::Ended => unreachable!("only a reload ends a source"),
         });
     }
@@ -164,12 +165,13 @@ fn refused() -> Result<Tokens, GrantFailure> {
         oauth_error: Some("invalid_grant".into()),
         http_status: Some(400),
         detail: "auth.lab.example answered 400 invalid_grant".into(),
+        wants_rotation: false,
     })
 }
 
 fn lost() -> Result<Tokens, GrantFailure> {
     let detail = "the connection was reset".to_owned();
-    Err(GrantFailure { failure: Failure::Ambiguous, oauth_error: None, http_status: None, detail })
+    Err(GrantFailure::unanswered(Failure::Ambiguous, detail))
 }
 
 #[test]
@@ -211,6 +213,45 @@ fn a_restart_in_the_middle_of_a_renewal_knows_that_an_answer_may_be_lost() {
     renewer.configure(&config(), |_| Ok(Some(record.clone())), T0);
     renewer.answered(&lab(), RenewalId(1), refused(), T0);
     assert_eq!(renewer.world.lines.last().expect("a line"), "publish Ambiguous");
+}
+
+#[test]
+fn what_is_sealed_under_a_key_that_is_away_waits_for_it_and_nothing_takes_its_place() {
+    let record = Record::new(&config().accounts[&lab()], 3, signed_in("r1"), 0);
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    let locked = || NotLoaded::Withheld(Withholding::StoreLocked, "no stick".to_owned());
+    renewer.configure(&config(), |_| Err(NotLoaded::Opening), T0);
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish wait"]);
+    renewer.look_again(|_| Err(locked()), T0);
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish store-locked"]);
+    // asked again and again, it is the same lock
+    renewer.look_again(|_| Err(locked()), T0 + HOUR);
+    renewer.demands([Demand::Wanted(lab())], T0 + HOUR);
+    renewer.tick(T0 + HOUR);
+    let lines = std::mem::take(&mut renewer.world.lines);
+    assert!(lines.iter().all(|line| line == "publish store-locked"), "nothing is sent or saved: {lines:?}");
+    assert_eq!(renewer.views()[0].withheld.as_ref().map(|withheld| withheld.since), Some(T0));
+    assert!(renewer.refresh(&lab(), T0 + HOUR).unwrap_err().contains("no stick"));
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    renewer.replace(&lab(), signed_in("r9"), reply, T0 + HOUR);
+    assert!(matches!(answer.try_recv(), Ok(Err(RequestError::StoreLocked(_)))));
+    assert_eq!(renewer.world.lines, [""; 0]);
+    renewer.look_again(|_| Ok(Some(record.clone())), T0 + HOUR);
+    let lines = std::mem::take(&mut renewer.world.lines);
+    assert_eq!(lines, ["save 3 r1 being redeemed", "redeem 1 r1", "publish wait"]);
+    // what is at hand is not read again
+    renewer.look_again(|_| panic!("it is at hand"), T0 + HOUR);
+}
+
+#[test]
+fn a_sign_in_takes_the_place_of_what_has_lost_its_key() {
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    let gone = NotLoaded::Withheld(Withholding::KeyGone, "another machine's".to_owned());
+    renewer.configure(&config(), |_| Err(gone.clone()), T0);
+    assert_eq!(std::mem::take(&mut renewer.world.lines), ["publish key-gone"]);
+    sign_in(&mut renewer, signed_in("r1"), T0);
+    assert_eq!(renewer.world.lines, ["save 1 r1", "save 1 r1 being redeemed", "redeem 1 r1", "publish wait"]);
+    assert_eq!(renewer.views()[0].withheld, None);
 }
 
 #[test]
@@ -384,7 +425,7 @@ fn an_answer_that_is_no_verdict_does_not_make_a_lost_one_forgotten() {
     renewer.tick(T0 + Duration::from_secs(1));
     renewer.world.lines.clear();
     let failure = Failure::Transient { retry_after: None };
-    let busy = GrantFailure { failure, oauth_error: None, http_status: Some(503), detail: "busy".into() };
+    let busy = GrantFailure { http_status: Some(503), ..GrantFailure::unanswered(failure, "busy".into()) };
     renewer.answered(&lab(), RenewalId(2), Err(busy), T0 + Duration::from_secs(2));
     assert_eq!(renewer.world.lines.last().expect("a line"), "save 1 r1 being redeemed");
 }
@@ -662,6 +703,7 @@ fn an_unknown_refusal_that_is_the_same_for_a_day_is_told_as_such() {
             oauth_error: None,
             http_status: Some(status),
             detail: "auth.lab.example answered".to_owned(),
+            wants_rotation: false,
         };
         renewer.answered(&lab(), RenewalId(1), Err(answer(status)), T0);
         renewer.tick(T0 + hours * HOUR);
@@ -846,7 +888,7 @@ fn usable() -> Renewer<Diary> {
 
 fn unreachable_server() -> Result<Tokens, GrantFailure> {
     let failure = Failure::Transient { retry_after: None };
-    Err(GrantFailure { failure, oauth_error: None, http_status: None, detail: "no route".to_owned() })
+    Err(GrantFailure::unanswered(failure, "no route".to_owned()))
 }
 
 #[test]
@@ -891,7 +933,8 @@ fn an_answer_that_cannot_be_used_is_no_trial_that_was_stood() {
     let mut renewer = usable();
     let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
     renewer.answered(&lab(), trial, unusable(), T0);
-    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
+    // it is spent: to try it again would be of no use
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialRefused(_))));
     assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r1")), "what works stays");
 
     // where nothing is stored, what the answer rotated is kept
@@ -1163,4 +1206,48 @@ fn what_is_said_last_of_a_sign_ins_end_holds_also_where_the_credential_is_the_on
         renewer.tick(T0 + 8 * HOUR);
         assert!(renewer.views()[0].stored.is_some(), "{case}");
     }
+}
+
+#[test]
+fn a_server_that_rotates_is_asked_in_its_way_after_one_refusal_and_what_worked_is_kept() {
+    let mut account = config().accounts[&lab()].clone();
+    account.dialect = Dialect::CognitoInitiateAuth;
+    let mut config = config();
+    config.accounts.insert(lab(), account.clone());
+    let record = Record::new(&account, 1, signed_in("r1"), 0);
+    let wants_rotation = || {
+        let failure = Failure::Permanent(Why::ClientRefused);
+        let refusal = GrantFailure::unanswered(failure, "rotation is enabled for this client".to_owned());
+        Err(GrantFailure { http_status: Some(400), wants_rotation: true, ..refusal })
+    };
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(Some(record.clone())), T0);
+    renewer.answered(&lab(), RenewalId(1), wants_rotation(), T0);
+    assert!(matches!(renewer.views()[0].snapshot.phase, Phase::Scheduled { .. }), "nobody needs to sign in");
+    assert!(!renewer.accounts[&lab()].record.as_ref().expect("there").rotates, "it has not worked yet");
+    renewer.world.lines.clear();
+    renewer.tick(T0 + Duration::from_secs(60));
+    assert_eq!(renewer.accounts[&lab()].asked().dialect, Dialect::CognitoGetTokens);
+    assert_eq!(
+        renewer.world.lines[..2],
+        ["save 1 r1 being redeemed", "redeem 2 r1"],
+        "noted as being spent, then spent"
+    );
+    renewer.answered(&lab(), RenewalId(2), tokens("a1", Some("r2")), T0 + Duration::from_secs(60));
+    let kept = renewer.accounts[&lab()].record.clone().expect("saved");
+    assert_eq!((kept.rotates, kept.generation), (true, 2));
+    // the next process begins with it
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(Some(kept.clone())), T0);
+    assert_eq!(renewer.world.lines[..2], ["save 2 r2 being redeemed", "redeem 1 r2"]);
+    assert_eq!(renewer.accounts[&lab()].asked().dialect, Dialect::CognitoGetTokens);
+    // one that is handed in is tried in the same way, and finds it out likewise
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(None), T0);
+    let (first, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), first, wants_rotation(), T0);
+    let second = renewer.accounts[&lab()].trials[0].renewal;
+    renewer.answered(&lab(), second, tokens("b1", Some("n2")), T0);
+    told.try_recv().expect("answered").expect("taken");
+    assert!(renewer.accounts[&lab()].record.as_ref().expect("saved").rotates);
 }

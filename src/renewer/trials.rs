@@ -5,6 +5,7 @@
 //! A refusal of the credential keeps it out. So does an answer that never came, where something else is stored; it is
 //! asked for once more at once first, for servers with a grace period. Whoever has handed it in has it still.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -14,7 +15,7 @@ use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::AccountId;
-use crate::oauth::{Grant, GrantType, Tokens};
+use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::Timestamp;
@@ -31,6 +32,11 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::Refused(no_account(id))));
             return;
         };
+        if let Some(why) = state.locked() {
+            let words = format!("{why}; nothing is saved in the clear");
+            let _ = reply.send(Err(RequestError::StoreLocked(words)));
+            return;
+        }
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
             info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");
@@ -38,7 +44,7 @@ impl<W: World> Renewer<W> {
             return self.handle(id, Event::Asked, now);
         }
         let is_wanted = match new.trial {
-            Trial::Required | Trial::Preferred => state.account.grant != GrantType::ClientCredentials,
+            Trial::Required | Trial::Preferred => state.account.grant.needs_sign_in(),
             Trial::Skipped => false,
         };
         if !is_wanted {
@@ -97,7 +103,7 @@ impl<W: World> Renewer<W> {
         let renewal = RenewalId(FIRST_TRIAL + self.tickets);
         let Some(state) = self.accounts.get_mut(id) else { return };
         let grant = trial.grant();
-        let asked = trial.asked.clone();
+        let asked = if state.rotates { Arc::new(trial.asked.with_rotation()) } else { trial.asked.clone() };
         state.owed.push((renewal, asked.clone()));
         state.trials.push(Trying { renewal, ..trial });
         self.world.redeem(asked, renewal, grant);
@@ -116,6 +122,14 @@ impl<W: World> Renewer<W> {
                 None => return self.worked(id, trial, tokens, now),
                 // an answer that cannot be used has not shown that it works; where nothing is kept, it is the best there is
                 Some(_) if !self.keeps_what_works(id, &trial.new) => return self.worked(id, trial, tokens, now),
+                Some(detail) if tokens.refresh_token.is_some() => {
+                    // it has put another in its place, which nothing could be done with
+                    let words = format!("the server took it, and it is spent now, but {detail}");
+                    warn!(account = %id, "what was handed in cannot be used; nothing changes: {words}");
+                    self.count(id);
+                    let _ = trial.reply.send(Err(RequestError::CredentialRefused(words)));
+                    return;
+                }
                 Some(detail) => {
                     let words = format!("not tried: {detail}");
                     let failure = GrantFailure::unanswered(Failure::Ambiguous, detail);
@@ -124,6 +138,15 @@ impl<W: World> Renewer<W> {
             },
             Err(failure) => failure,
         };
+        if failure.wants_rotation
+            && !self.is_stopping
+            && let Some(state) = self.accounts.get_mut(id)
+        {
+            info!(account = %id, "the server rotates refresh tokens: it is asked in the way that it wants, from now on");
+            state.rotates = true;
+            self.count(id);
+            return self.send_trial(id, trial);
+        }
         match failure.failure {
             Failure::Ambiguous if !trial.answer_lost && !self.is_stopping => {
                 warn!(account = %id, error = %failure.detail, "the answer to a trial was lost; it is asked for once more");
@@ -164,6 +187,7 @@ impl<W: World> Renewer<W> {
         let taken = now.since(since);
         let left = |life: Option<Duration>| life.map(|life| life.saturating_sub(taken));
         tokens.lifetime = left(tokens.lifetime);
+        tokens.id_token_lifetime = left(tokens.id_token_lifetime);
         tokens.refresh_lifetime = left(tokens.refresh_lifetime);
         new.refresh_lifetime = tokens.refresh_lifetime.map(|life| life.as_secs()).or(new.refresh_lifetime);
         let is_the_same = |state: &AccountState| !asked.security_relevant_change(&state.account);

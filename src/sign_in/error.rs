@@ -2,6 +2,8 @@
 
 use super::pasted::NotACode;
 use super::terminal::Unasked;
+use crate::renewal::Failure;
+use crate::token_endpoint::GrantFailure;
 
 /// Why nobody is signed in now.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,18 @@ pub(crate) enum SignInError {
     /// The token endpoint could not be asked.
     #[error("{0}")]
     Unreached(String),
+    /// This way is closed to this client, here or at this server; another may be open.
+    #[error("{0}")]
+    NotHere(String),
+    /// The person said no, on the server's page.
+    #[error("the sign-in was refused on the server's page{0}")]
+    Denied(String),
+    /// The time that the server or we give a person is over.
+    #[error("nobody signed in in time")]
+    TooLate,
+    /// Another process is waiting for the same account's sign-in.
+    #[error("a sign-in to this account is under way already{}", .0.map(|pid| format!(", in process {pid}")).unwrap_or_default())]
+    UnderWay(Option<u32>),
     /// The answer has no refresh token, and nothing else that lasts may be kept.
     #[error("the authorization server sent no refresh token")]
     NothingLasting,
@@ -40,18 +54,112 @@ impl SignInError {
                 "look at the network and at the account's endpoints (valetd doctor shows each way), then try again",
             ),
             SignInError::NoWay(_) => Some("use --refresh-token-stdin or --import"),
+            SignInError::NotHere(_) => {
+                Some("choose another way, if the account has one: --browser, --device or --paste")
+            }
+            SignInError::Denied(_) => Some("sign in again, and agree, if that was not meant"),
+            SignInError::TooLate => Some("sign in again: the address and the code of this one are good no more"),
+            SignInError::UnderWay(_) => Some("go on there, or end it with Ctrl-C"),
             SignInError::Unasked(_) | SignInError::NotACode(_) | SignInError::NotExchanged(_) => None,
         }
     }
 
-    /// Whether the person is still there and another way may succeed.
+    /// Whether the person is still there and another way may succeed; not after a refusal by the person.
     pub(super) fn leaves_other_ways(&self) -> bool {
         match self {
             SignInError::Unasked(_) | SignInError::NoWay(_) => false,
-            SignInError::NotACode(_)
-            | SignInError::NotExchanged(_)
-            | SignInError::Unreached(_)
-            | SignInError::NothingLasting => true,
+            SignInError::Denied(_) | SignInError::UnderWay(_) => false,
+            SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting => true,
+            SignInError::Unreached(_) | SignInError::NotHere(_) | SignInError::TooLate => true,
+        }
+    }
+
+    /// Whether the way itself is closed, so that the next one is taken without a question.
+    pub(super) fn closes_the_way(&self) -> bool {
+        matches!(self, SignInError::NotHere(_))
+    }
+
+    /// What a server has refused, in its own words: "the authorization server said: access_denied".
+    pub(super) fn of_server(code: Option<&str>, words: String) -> Self {
+        match code {
+            _ if is_forbidden_here(&words) => SignInError::NotHere(words),
+            Some("unauthorized_client" | "unsupported_grant_type" | "unsupported_response_type") => {
+                SignInError::NotHere(words)
+            }
+            Some("device_flow_disabled") => SignInError::NotHere(words),
+            _ => SignInError::NotExchanged(words),
+        }
+    }
+}
+
+/// Whether a policy of Microsoft Entra closes this way, and perhaps no other ("blocked by Conditional Access").
+fn is_forbidden_here(words: &str) -> bool {
+    words.contains("AADSTS53003")
+}
+
+impl From<GrantFailure> for SignInError {
+    fn from(failure: GrantFailure) -> Self {
+        match failure.failure {
+            Failure::Transient { .. } if failure.http_status.is_none() => SignInError::Unreached(failure.detail),
+            _ => Self::of_server(failure.oauth_error.as_deref(), failure.detail),
+        }
+    }
+}
+
+impl SignInError {
+    /// What an authorization response says instead of a code.
+    pub(super) fn of_response(refused: NotACode) -> Self {
+        match &refused {
+            NotACode::ServerSaid { error, description } if error == "access_denied" => {
+                let words = description.as_ref().map(|words| format!(" ({words})")).unwrap_or_default();
+                // Entra says so of its policies, too, and nobody has refused anything
+                if is_forbidden_here(&words) {
+                    SignInError::NotHere(refused.to_string())
+                } else {
+                    SignInError::Denied(words)
+                }
+            }
+            NotACode::ServerSaid { error, .. } => match Self::of_server(Some(error), refused.to_string()) {
+                SignInError::NotExchanged(_) => SignInError::NotACode(refused),
+                closed => closed,
+            },
+            _ => SignInError::NotACode(refused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(error: &str, description: Option<&str>) -> SignInError {
+        let description = description.map(str::to_owned);
+        SignInError::of_response(NotACode::ServerSaid { error: error.to_owned(), description })
+    }
+
+    #[test]
+    fn the_next_way_is_taken_where_one_is_closed_and_never_after_a_persons_refusal() {
+        let policy = "AADSTS53003: Access has been blocked by Conditional Access policies.";
+        let rows = [
+            ("the person said no", said("access_denied", Some("the user denied")), false, false),
+            ("a policy said no", said("access_denied", Some(policy)), true, true),
+            ("not this client", said("unauthorized_client", None), true, true),
+            ("no such grant", SignInError::of_server(Some("unsupported_grant_type"), "x".to_owned()), true, true),
+            ("switched off", SignInError::of_server(Some("device_flow_disabled"), "x".to_owned()), true, true),
+            (
+                "a policy, at the token endpoint",
+                SignInError::of_server(Some("invalid_grant"), policy.to_owned()),
+                true,
+                true,
+            ),
+            ("a bad scope", said("invalid_scope", None), true, false),
+            ("a server in trouble", said("server_error", None), true, false),
+            ("too late", SignInError::TooLate, true, false),
+            ("another process", SignInError::UnderWay(None), false, false),
+            ("Ctrl-C", SignInError::Unasked(Unasked::Interrupted), false, false),
+        ];
+        for (case, error, leaves_others, closes) in rows {
+            assert_eq!((error.leaves_other_ways(), error.closes_the_way()), (leaves_others, closes), "{case}: {error}");
         }
     }
 }

@@ -3,8 +3,7 @@
 use super::error::SignInError;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Grant, Tokens, jwt};
-use crate::renewal::Failure;
+use crate::oauth::{Client, Grant, Tokens, jwt};
 use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
@@ -19,11 +18,24 @@ pub(crate) async fn redeem(
     grant: Grant,
 ) -> Result<NewCredential, SignInError> {
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
-    let redeemed = endpoint.redeem(account, &client, &grant).await;
-    let tokens = redeemed.map_err(|failure| match failure.failure {
-        Failure::Transient { .. } if failure.http_status.is_none() => SignInError::Unreached(failure.detail),
-        _ => SignInError::NotExchanged(failure.detail),
-    })?;
+    redeem_checked(account, endpoint, &client, grant, None).await
+}
+
+/// The same with the client at hand. An ID token that names another `nonce` than this was issued to another request (OpenID
+/// Connect Core section 3.1.3.7).
+pub(super) async fn redeem_checked(
+    account: &Account,
+    endpoint: &TokenEndpoint,
+    client: &Client,
+    grant: Grant,
+    nonce: Option<String>,
+) -> Result<NewCredential, SignInError> {
+    let tokens = endpoint.redeem(account, client, &grant).await?;
+    let named = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())?.nonce);
+    if named.is_some() && nonce.is_some() && named != nonce {
+        let words = "the ID token was issued to another sign-in (its nonce is not this one's)";
+        return Err(SignInError::NotExchanged(words.to_owned()));
+    }
     lasting(account, grant, tokens)
 }
 
@@ -38,7 +50,9 @@ pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result
             let kept = account.sign_in.keep_password.then(|| (username.clone(), password));
             (None, Some(username), kept)
         }
-        Grant::AuthorizationCode { .. } | Grant::ClientCredentials => (None, None, None),
+        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } | Grant::ClientCredentials | Grant::Issued => {
+            (None, None, None)
+        }
     };
     let refresh_token = tokens.refresh_token.filter(|token| !token.is_empty()).or(presented);
     if refresh_token.is_none() && password.is_none() {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use super::error::SignInError;
 use super::terminal::Terminal;
 use crate::accounts::NewCredential;
-use crate::config::Account;
+use crate::config::{Account, SignInMethod};
 use crate::token_endpoint::TokenEndpoint;
 
 /// What the command line says about asking.
@@ -15,6 +15,10 @@ use crate::token_endpoint::TokenEndpoint;
 pub(crate) struct Wishes {
     /// The user name, so that it need not be asked for; it chooses the password among an account's ways.
     pub username: Option<String>,
+    /// The one way that is wished, if one is.
+    pub way: Option<SignInMethod>,
+    /// Whether a QR code is drawn; where nothing is said, as the terminal is.
+    pub qr: Option<bool>,
     /// Whether a browser may be opened.
     pub browser: bool,
     /// Where a sign-in that is under way in a browser is kept for `login --code`.

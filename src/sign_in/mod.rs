@@ -3,8 +3,10 @@
 //! It runs in the command line's process; the daemon never asks anybody anything. [`in_person`] lets the person choose one
 //! of the account's ways, and goes it to its end.
 //!
-//! * `method`: what a way is; `paste`, `password`: one file each, which begins with its row. A new way is such a file, its name
-//!   in [`SignInMethod`], and the arm of `method_of`, which the compiler then asks for;
+//! * `method`: what a way is; `browser`, `device`, `paste`, `password`: one file each, which begins with its row. A new way is
+//!   such a file, its name in [`SignInMethod`], and the arm of `method_of`, which the compiler then asks for;
+//! * `authorization_request`, `authorization_response`: what the browser is sent with, and what it comes back with;
+//!   `loopback`: where it comes back to, with `browser_request` and `page`; `desktop`: where it is opened; `qr`: a picture;
 //! * [`import`], [`handed_in`]: credentials that were issued elsewhere; [`exchange`]: those that a grant brings;
 //! * [`offline`]: saving and forgetting them while no daemon runs;
 //! * [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`pending`]: what that is checked with;
@@ -13,21 +15,29 @@
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
 use crate::oauth::GrantType;
+use crate::store::{Beside, StoreError};
 use crate::token_endpoint::TokenEndpoint;
 
 mod authorization_request;
 mod authorization_response;
+mod browser;
+mod browser_request;
+mod desktop;
+mod device;
 mod error;
 pub(crate) mod exchange;
 pub(crate) mod handed_in;
 pub(crate) mod import;
 pub(crate) mod login_url;
+mod loopback;
 mod method;
 pub(crate) mod offline;
+mod page;
 pub(crate) mod password;
 pub(crate) mod paste;
 pub(crate) mod pasted;
 pub(crate) mod pending;
+mod qr;
 pub(crate) mod terminal;
 
 pub(crate) use error::SignInError;
@@ -39,21 +49,16 @@ use terminal::Terminal;
 /// How a way is gone.
 fn method_of(method: SignInMethod) -> &'static Method {
     match method {
-        SignInMethod::Browser | SignInMethod::Device => &NOT_GONE,
+        SignInMethod::Browser => &browser::METHOD,
+        SignInMethod::Device => &device::METHOD,
         SignInMethod::Paste => &paste::METHOD,
         SignInMethod::Password => &password::METHOD,
     }
 }
 
-/// A way that a configuration may name and that is never offered.
-static NOT_GONE: Method = Method {
-    in_words: "a way that this valetd does not know",
-    is_possible: |_, _| false,
-    sign_in: |_| Box::pin(async { Err(SignInError::NoWay("this valetd does not know this way to sign in")) }),
-};
-
-/// Signs in with the person at the terminal. Where the account has several ways, they are offered in its order and one
-/// is chosen; after one that did not succeed they are offered again, with the next one first in line.
+/// Signs in with the person at the terminal, in the way that is wished, or in the account's ways in their order. The next is
+/// taken where one is closed, here or at the server; after one that did not succeed, and where the first is one that asks at
+/// once, the person chooses.
 ///
 /// # Errors
 ///
@@ -65,24 +70,71 @@ pub(crate) async fn in_person(
 ) -> Result<NewCredential, SignInError> {
     let ways = ways(account, wishes)?;
     let mut terminal = Terminal::open()?;
-    let mut suggested = 0;
+    let _turn = take_turn(account, wishes)?;
+    let mut chosen = match begins_at_once(&ways) {
+        true => 0,
+        false => choose(account, &ways, 0, &mut terminal)?,
+    };
     loop {
-        let chosen = choose(account, &ways, suggested, &mut terminal)?;
         let attempt = Attempt { account, wishes, endpoint, terminal: &mut terminal };
-        match (method_of(ways[chosen]).sign_in)(attempt).await {
-            Err(error) if ways.len() > 1 && error.leaves_other_ways() => {
-                terminal.say(&format!("That did not work: {error}.\n\n"))?;
-                suggested = (chosen + 1) % ways.len();
-            }
+        let error = match (method_of(ways[chosen]).sign_in)(attempt).await {
+            Err(error) if ways.len() > 1 && error.leaves_other_ways() => error,
             outcome => return outcome,
+        };
+        match ways.get(chosen + 1) {
+            Some(next) if error.closes_the_way() => {
+                let next = method_of(*next).in_words;
+                terminal.say(&format!("This way is closed: {error}.\nThe next one is {next}.\n\n"))?;
+                chosen += 1;
+            }
+            _ => {
+                terminal.say(&format!("That did not work: {error}.\n\n"))?;
+                chosen = choose(account, &ways, (chosen + 1) % ways.len(), &mut terminal)?;
+            }
         }
+    }
+}
+
+/// Whether the first way asks nothing that would be in vain if another was meant.
+fn begins_at_once(ways: &[SignInMethod]) -> bool {
+    match ways {
+        [_] => true,
+        [first, ..] => matches!(first, SignInMethod::Browser | SignInMethod::Device),
+        [] => false,
+    }
+}
+
+/// One sign-in of an account is under way at a time: of two, one would take the other's answer for a stranger's. Where nothing
+/// can be kept, nobody else is known of.
+fn take_turn(account: &Account, wishes: &Wishes) -> Result<Option<std::fs::File>, SignInError> {
+    let Some(folder) = &wishes.state_dir else { return Ok(None) };
+    match Beside::hold(folder, &account.id) {
+        Ok(turn) => Ok(Some(turn)),
+        Err(StoreError::Held { pid, .. }) => Err(SignInError::UnderWay(pid)),
+        Err(_) => Ok(None),
     }
 }
 
 /// The account's ways that can be taken, each once and in its order. Pure.
 fn ways(account: &Account, wishes: &Wishes) -> Result<Vec<SignInMethod>, SignInError> {
+    if account.grant == GrantType::Issued {
+        return Err(SignInError::NoWay("this account needs no sign-in: its token comes from where `token` says"));
+    }
     if account.grant == GrantType::ClientCredentials {
         return Err(SignInError::NoWay("this account needs no sign-in: the client's own secret is its credential"));
+    }
+    if let Some(way) = wishes.way {
+        let words = match way {
+            SignInMethod::Browser => "this account has no authorization_endpoint, which a browser would open",
+            SignInMethod::Device => "this account has no device_authorization_endpoint",
+            SignInMethod::Paste => "this account has no login_page that shows a code",
+            SignInMethod::Password => "this account has no way to sign in that asks for a user name",
+        };
+        return if (method_of(way).is_possible)(account, wishes) {
+            Ok(vec![way])
+        } else {
+            Err(SignInError::NoWay(words))
+        };
     }
     let mut ways = Vec::new();
     for method in &account.sign_in.methods {

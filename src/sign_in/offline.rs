@@ -3,7 +3,7 @@
 use super::exchange;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Grant, GrantType, Tokens};
+use crate::oauth::{Grant, Tokens};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::{Failure, Why};
 use crate::store::{Credential, Record, Store, StoreError, Trial};
@@ -45,13 +45,13 @@ pub(crate) async fn take(
     mut new: NewCredential,
 ) -> Result<Taken, NotTaken> {
     let is_wanted = match new.trial {
-        Trial::Required => account.grant != GrantType::ClientCredentials,
+        Trial::Required => account.grant.needs_sign_in(),
         // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
         Trial::Preferred | Trial::Skipped => false,
     };
     if !is_wanted {
         let identity = new.identity.clone();
-        save(store, account, new)?;
+        save(store, account, new, false)?;
         return Ok(Taken { identity, untried: None });
     }
     // what cannot be read is set aside by the store, and replaced
@@ -61,26 +61,41 @@ pub(crate) async fn take(
     };
     // nothing is spent that could not be saved; what may be the only copy is on the disk before it is spent
     let grant = |new: &NewCredential| new.credential.clone().grant(account.grant);
-    let redeeming = account.dialect.spends_refresh_token(&grant(&new));
-    let noted = match &previous {
-        Some(record) if is_at_hand(record) => Record { redeeming, ..record.clone() },
-        Some(record) => record.clone(),
-        None => Record { redeeming, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
+    let note = |asked: &Account| {
+        let redeeming = asked.dialect.spends_refresh_token(&grant(&new));
+        match &previous {
+            Some(record) if is_at_hand(record) => Record { redeeming, ..record.clone() },
+            Some(record) => record.clone(),
+            None => Record { redeeming, ..Record::succeeding(None, 0, account, new.clone(), unix_seconds()) },
+        }
     };
+    let mut rotates = previous.as_ref().is_some_and(|record| record.rotates && record.was_issued_to(account));
+    let mut asked = if rotates { account.with_rotation() } else { account.clone() };
+    let mut noted = note(&asked);
     let replaces_another = previous.as_ref().is_some_and(|record| !is_at_hand(record));
     store.save(&noted)?;
     let take_back = || match &previous {
         Some(record) => store.save(record),
         None => store.remove(&account.id),
     };
-    let mut answer = redeem(endpoint, account, &grant(&new)).await;
+    let mut answer = redeem(endpoint, &asked, &grant(&new)).await;
+    if answer.as_ref().is_err_and(|failure| failure.wants_rotation) {
+        (rotates, asked) = (true, account.with_rotation());
+        noted = note(&asked);
+        store.save(&noted)?;
+        answer = redeem(endpoint, &asked, &grant(&new)).await;
+    }
     let is_of_refresh_token = matches!(grant(&new), Grant::RefreshToken(_));
     if answer.as_ref().is_err_and(is_refused) && is_of_refresh_token && new.credential.password.is_some() {
         new.credential.refresh_token = None;
-        answer = redeem(endpoint, account, &grant(&new)).await;
+        answer = redeem(endpoint, &asked, &grant(&new)).await;
     }
     match answer {
         // an answer that cannot be used has not shown that what was handed in works
+        // it has put another in its place, which nothing could be done with
+        Ok(Tokens { unusable: Some(detail), refresh_token: Some(_), .. }) if replaces_another => {
+            Err(NotTaken::Refused(format!("the server took it, and it is spent now, but {detail}")))
+        }
         Ok(Tokens { unusable: Some(detail), .. }) if replaces_another => Err(NotTaken::Untried(detail)),
         Ok(tokens) => {
             let brought = match exchange::lasting(account, grant(&new), tokens) {
@@ -97,7 +112,7 @@ pub(crate) async fn take(
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
             new.identity = identity.or(new.identity);
             let identity = new.identity.clone();
-            save(store, account, new)?;
+            save(store, account, new, rotates)?;
             Ok(Taken { identity, untried: None })
         }
         Err(failure) if is_refused(&failure) => {
@@ -145,16 +160,18 @@ async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> R
     }
 }
 
-/// Saves a credential for the next daemon, untried.
+/// Saves a credential for the next daemon; `rotates`, if its server was found to rotate refresh tokens.
 ///
 /// # Errors
 ///
 /// Those of [`Store::save`].
-fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), StoreError> {
+fn save(store: &Store, account: &Account, new: NewCredential, rotates: bool) -> Result<(), StoreError> {
     // what cannot be read is set aside by the store, and replaced
     let previous = store.load(&account.id).ok().flatten();
     let saved = previous.as_ref().map_or(0, |record| record.generation);
-    store.save(&Record::succeeding(previous.as_ref(), saved, account, new, unix_seconds()))
+    let mut record = Record::succeeding(previous.as_ref(), saved, account, new, unix_seconds());
+    record.rotates |= rotates;
+    store.save(&record)
 }
 
 /// Signs out: tells the server, then forgets. Returns what happened at the server, for people.
@@ -164,7 +181,8 @@ fn save(store: &Store, account: &Account, new: NewCredential) -> Result<(), Stor
 /// Those of [`Store::load`] and [`Store::remove`].
 pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Account) -> Result<String, StoreError> {
     let record = match store.load(&account.id) {
-        Err(StoreError::Corrupt { .. }) => None, // it is removed below with what was set aside before
+        // removed below, with what was set aside before: the person wants it gone, and it cannot be revoked unread
+        Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => None,
         loaded => loaded?,
     };
     let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));
@@ -202,7 +220,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         for generation in [1, 2] {
-            save(&store, &account, new(&account, gdh.sign_in())).unwrap();
+            save(&store, &account, new(&account, gdh.sign_in()), false).unwrap();
             assert_eq!(store.load(&account.id).unwrap().unwrap().generation, generation);
         }
         let words = forget(&store, &endpoint, &account).await.unwrap();
@@ -217,7 +235,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let before = account("lab", "");
-        save(&store, &before, new(&before, Secret::new("r"))).unwrap();
+        save(&store, &before, new(&before, Secret::new("r")), false).unwrap();
         let now = account("lab", "revocation_endpoint = \"https://elsewhere.example/revoke\"\n");
         let words = forget(&store, &TokenEndpoint::new(HttpClient::direct()), &now).await.unwrap();
         assert!(

@@ -1,5 +1,6 @@
 //! A one-time code, or the address that it stands in, out of a browser anywhere.
 
+use super::desktop::Place;
 use super::error::SignInError;
 use super::exchange::redeem;
 use super::login_url::login_url;
@@ -9,7 +10,6 @@ use super::pending::PendingSignIn;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::Grant;
-use crate::platform::environment;
 use crate::secret::Secret;
 
 pub(super) const METHOD: Method = Method {
@@ -23,8 +23,12 @@ const TRIES: usize = 3;
 
 /// The grant of a one-time code, which answers the sign-in that is under way, if one is.
 pub(crate) fn grant(account: &Account, code: Secret, pending: Option<PendingSignIn>) -> Grant {
-    let code_verifier = pending.and_then(|pending| pending.verifier);
-    Grant::AuthorizationCode { code, redirect_uri: account.sign_in.redirect_uri.clone(), code_verifier }
+    let (redirect_uri, code_verifier) = match pending {
+        Some(PendingSignIn { redirect_uri, verifier, .. }) => (redirect_uri, verifier),
+        None => (None, None),
+    };
+    let redirect_uri = redirect_uri.or_else(|| account.sign_in.redirect_uri.clone());
+    Grant::AuthorizationCode { code, redirect_uri, code_verifier }
 }
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
@@ -41,16 +45,15 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
          Then paste the one-time code that it shows here, or the whole address that it ends on.\n\n",
         Titled(account)
     ))?;
-    if wishes.browser && has_desktop(environment::is_set) {
-        // an extra: the address is on the screen
-        let _ = open::that_detached(&url);
+    if wishes.browser {
+        Place::here().open(&url);
     }
     let mut tries = 1;
     let code = loop {
         let pasted = pasted::recognise(&terminal.ask_line("Code: ")?);
         match pasted.and_then(|pasted| pending.check(account, &pasted).map(|()| pasted.code)) {
             Ok(code) => break code,
-            Err(refused @ NotACode::ServerSaid { .. }) => return Err(refused.into()),
+            Err(refused @ NotACode::ServerSaid { .. }) => return Err(SignInError::of_response(refused)),
             Err(other) if tries >= TRIES => return Err(other.into()),
             Err(other) => terminal.say(&format!("That is not it: {other}.\n"))?,
         }
@@ -61,12 +64,6 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
         PendingSignIn::forget(folder, &account.id);
     }
     redeemed
-}
-
-/// Whether a browser that is opened would show on the person's own screen, and not be lynx in this terminal.
-fn has_desktop(is_set: impl Fn(&str) -> bool) -> bool {
-    let remote = is_set("SSH_CONNECTION") || is_set("SSH_TTY");
-    !remote && (cfg!(target_os = "macos") || is_set("WAYLAND_DISPLAY") || is_set("DISPLAY"))
 }
 
 #[cfg(test)]
@@ -83,13 +80,5 @@ mod tests {
         let Grant::AuthorizationCode { code, redirect_uri, code_verifier } = grant else { panic!() };
         assert!(verifier.is_some() && code_verifier == verifier);
         assert_eq!((code.expose(), redirect_uri.as_deref()), ("c", Some("https://www.example/validate.html")));
-    }
-
-    #[test]
-    fn a_browser_is_opened_only_on_a_desktop_of_this_machine() {
-        let with = |set: &[&str]| has_desktop(|name| set.contains(&name));
-        assert!(with(&["DISPLAY"]) && with(&["WAYLAND_DISPLAY"]));
-        assert!(!with(&["DISPLAY", "SSH_CONNECTION"]));
-        assert_eq!(with(&[]), cfg!(target_os = "macos"));
     }
 }

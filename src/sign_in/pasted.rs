@@ -57,6 +57,21 @@ pub(crate) struct Pasted {
 }
 
 impl Pasted {
+    /// What an authorization response holds.
+    ///
+    /// # Errors
+    ///
+    /// [`NotACode`], if that is no code.
+    pub(super) fn of(response: AuthorizationResponse) -> Result<Self, NotACode> {
+        let AuthorizationResponse { state, issuer, outcome } = response;
+        match outcome {
+            Outcome::Code(code) => Ok(Self { code, is_address: true, state, issuer }),
+            Outcome::Refused { error, description } => Err(NotACode::ServerSaid { error, description }),
+            Outcome::Nothing => Err(NotACode::AddressWithoutCode),
+            Outcome::Twice(name) => Err(NotACode::Twice(name)),
+        }
+    }
+
     fn bare(code: impl Into<String>) -> Self {
         Self { code: Secret::new(code), is_address: false, state: None, issuer: None }
     }
@@ -74,7 +89,7 @@ pub(crate) fn recognise(text: &str) -> Result<Pasted, NotACode> {
     }
     if looks_like_address(text) {
         // an address has no blanks: those in it come from the line breaks of a terminal or a letter
-        return from_address(&text.split_whitespace().collect::<String>());
+        return Pasted::of(AuthorizationResponse::read(&text.split_whitespace().collect::<String>()));
     }
     let words: Vec<&str> = text.split_whitespace().map(bare).filter(|word| !word.is_empty()).collect();
     let codes: Vec<&str> = words.iter().copied().filter(|word| is_uuid(word)).collect();
@@ -100,16 +115,6 @@ fn bare(text: &str) -> &str {
 
 fn looks_like_address(text: &str) -> bool {
     text.contains("://") || text.starts_with(['?', '#']) || text.contains("code=") || text.contains("error=")
-}
-
-fn from_address(address: &str) -> Result<Pasted, NotACode> {
-    let AuthorizationResponse { state, issuer, outcome } = AuthorizationResponse::read(address);
-    match outcome {
-        Outcome::Code(code) => Ok(Pasted { code, is_address: true, state, issuer }),
-        Outcome::Refused { error, description } => Err(NotACode::ServerSaid { error, description }),
-        Outcome::Nothing => Err(NotACode::AddressWithoutCode),
-        Outcome::Twice(name) => Err(NotACode::Twice(name)),
-    }
 }
 
 fn is_uuid(word: &str) -> bool {

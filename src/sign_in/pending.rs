@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::store::{Beside, StoreError, pending_name};
 
 /// How long a sign-in may take: ten minutes, as codes live at the most (RFC 6749 section 4.1.2).
-const LIFE: u64 = 600;
+pub(super) const LIFE: u64 = 600;
 
 /// What belongs to one authorization request.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -28,6 +28,9 @@ pub(crate) struct PendingSignIn {
     pub(super) state: String,
     /// What the code challenge was made of (RFC 7636); `None` where the page's own address states a challenge.
     pub(super) verifier: Option<Secret>,
+    /// The redirect URI of the request, where it is not the one that the account states for pasted codes.
+    #[serde(default)]
+    pub(super) redirect_uri: Option<String>,
     /// Unix seconds.
     until: u64,
 }
@@ -48,14 +51,31 @@ impl PendingSignIn {
             None => random::<16>()?.expose().to_owned(),
         };
         let verifier = if own("code_challenge").is_some() { None } else { Some(random::<32>()?) };
-        Ok(Self { state, verifier, until: unix_seconds() + LIFE })
+        Ok(Self { state, verifier, redirect_uri: None, until: unix_seconds() + LIFE })
+    }
+
+    /// The same for a request to the authorization endpoint itself, whose address states nothing of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no random numbers.
+    pub(super) fn begin_with(redirect_uri: String) -> Result<Self, &'static str> {
+        let (state, verifier) = (random::<16>()?.expose().to_owned(), random::<32>()?);
+        let redirect_uri = Some(redirect_uri);
+        Ok(Self { state, verifier: Some(verifier), redirect_uri, until: unix_seconds() + LIFE })
+    }
+
+    /// The `nonce` of the request (OpenID Connect Core section 15.5.2): made of the verifier, which is as random and as
+    /// secret, so that it need not be kept beside it.
+    pub(super) fn nonce(&self) -> Option<String> {
+        let verifier = self.verifier.as_ref()?;
+        Some(digest_of(&[b"nonce of ", verifier.expose().as_bytes()]))
     }
 
     /// The code challenge of method S256 (RFC 7636 section 4.2).
     pub(super) fn challenge(&self) -> Option<String> {
         let verifier = self.verifier.as_ref()?;
-        let digest = digest::digest(&digest::SHA256, verifier.expose().as_bytes());
-        Some(BASE64_URL_SAFE_NO_PAD.encode(digest))
+        Some(challenge_of(verifier))
     }
 
     /// Keeps it for another process.
@@ -64,8 +84,9 @@ impl PendingSignIn {
     ///
     /// [`StoreError`].
     pub(crate) fn save(&self, state_dir: &Path, account: &AccountId) -> Result<(), StoreError> {
-        let Self { state, verifier, until } = self;
-        let text = json!({ "state": state, "verifier": verifier.as_ref().map(Secret::expose), "until": until });
+        let Self { state, verifier, redirect_uri, until } = self;
+        let verifier = verifier.as_ref().map(Secret::expose);
+        let text = json!({ "state": state, "verifier": verifier, "redirect_uri": redirect_uri, "until": until });
         Beside::open(state_dir)?.write(&pending_name(account), Secret::new(text.to_string()).expose().as_bytes())
     }
 
@@ -103,18 +124,18 @@ impl PendingSignIn {
             Some(_) => return Err(NotACode::OtherSignIn),
             None => return Err(NotACode::NoState),
         }
-        check_issuer(account, pasted)
+        check_issuer(account, pasted.issuer.as_deref())
     }
 }
 
-/// Whether the issuer that an address names, if it does, is the account's, byte for byte (RFC 9207 section 2.4); or, where the
+/// Whether the issuer that an authorization response names, if it does, is the account's, byte for byte (RFC 9207 section 2.4); or, where the
 /// account names none, one of its servers.
 ///
 /// # Errors
 ///
 /// [`NotACode::OtherIssuer`], if it is not.
-pub(crate) fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), NotACode> {
-    let Some(issuer) = &pasted.issuer else { return Ok(()) };
+pub(crate) fn check_issuer(account: &Account, issuer: Option<&str>) -> Result<(), NotACode> {
+    let Some(issuer) = issuer else { return Ok(()) };
     // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has
     let origin = crate::config::Endpoint::parse(issuer).ok().map(|endpoint| endpoint.origin);
     let is_ours = match &account.server.issuer {
@@ -124,7 +145,18 @@ pub(crate) fn check_issuer(account: &Account, pasted: &Pasted) -> Result<(), Not
     if is_ours { Ok(()) } else { Err(NotACode::OtherIssuer) }
 }
 
-fn random<const BYTES: usize>() -> Result<Secret, &'static str> {
+/// The code challenge of method S256 (RFC 7636 section 4.2).
+pub(super) fn challenge_of(verifier: &Secret) -> String {
+    digest_of(&[verifier.expose().as_bytes()])
+}
+
+fn digest_of(parts: &[&[u8]]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    BASE64_URL_SAFE_NO_PAD.encode(context.finish())
+}
+
+pub(super) fn random<const BYTES: usize>() -> Result<Secret, &'static str> {
     let mut bytes = zeroize::Zeroizing::new([0; BYTES]);
     rand::fill(bytes.as_mut_slice()).map_err(|_| "the system's random numbers cannot be had")?;
     Ok(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())))
@@ -143,7 +175,7 @@ mod tests {
     fn pending() -> PendingSignIn {
         // RFC 7636 appendix B
         let verifier = Some(Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"));
-        PendingSignIn { state: "s1".to_owned(), verifier, until: unix_seconds() + 5 }
+        PendingSignIn { state: "s1".to_owned(), verifier, redirect_uri: None, until: unix_seconds() + 5 }
     }
 
     #[test]
@@ -157,6 +189,8 @@ mod tests {
         let [one, other] = [0, 1].map(|_| PendingSignIn::begin(&account).unwrap());
         assert_ne!(one.state, other.state);
         assert_ne!(one.verifier, other.verifier);
+        assert_ne!(one.nonce(), other.nonce());
+        assert_ne!(one.nonce(), one.challenge());
         assert_eq!((one.state.len(), one.verifier.unwrap().expose().len()), (22, 43));
     }
 

@@ -2,11 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use rustix::io::Errno;
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::io::unix::AsyncFd;
 use zeroize::Zeroizing;
 
+use crate::platform::timer;
 use crate::secret::Secret;
 
 /// More than any answer; an end to what is pasted by mistake.
@@ -15,6 +21,15 @@ const LONGEST: usize = 32 * 1024;
 /// The terminal that this process was started from.
 #[derive(Debug)]
 pub(crate) struct Terminal(File);
+
+/// What came first.
+#[derive(Debug)]
+pub(crate) enum Came<T> {
+    /// A line, if it was not empty.
+    Line(Option<String>),
+    /// What else was waited for.
+    Other(T),
+}
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +104,93 @@ impl Terminal {
         Ok((!line.is_empty()).then(|| line.to_owned()))
     }
 
+    /// Shows a picture of our own making, with the orders that colour it; never a text from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked::Broken`] if the terminal fails.
+    pub(crate) fn draw(&self, picture: &str) -> Result<(), Unasked> {
+        let mut screen = &self.0;
+        screen.write_all(picture.as_bytes())?;
+        Ok(screen.flush()?)
+    }
+
+    /// How many columns it has.
+    pub(crate) fn columns(&self) -> usize {
+        match tcgetwinsize(&self.0) {
+            Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+            _ => 80,
+        }
+    }
+
+    /// Asks for a line while something else goes on, and returns what comes first. What is pasted in one go counts as one
+    /// line, and an empty line as none. To be called inside a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked`] if the person leaves.
+    pub(crate) async fn ask_line_beside<T>(
+        &mut self,
+        prompt: &str,
+        other: impl Future<Output = T>,
+    ) -> Result<Came<T>, Unasked> {
+        let came = {
+            let _raw = Raw::begin(&self.0)?;
+            self.say(prompt)?;
+            let keys = timer::register(self.0.try_clone()?.into())?;
+            tokio::select! {
+                biased;
+                other = other => Ok(Came::Other(other)),
+                line = typed_line(&keys, Some(&self.0)) => line.map(Came::Line),
+            }
+        };
+        self.say("\n")?;
+        came
+    }
+
+    /// Waits for something with a line that says how it stands, written anew each second. To be called inside a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked`] if the person leaves.
+    pub(crate) async fn wait_beside<T>(
+        &mut self,
+        mut status: impl FnMut() -> String,
+        other: impl Future<Output = T>,
+    ) -> Result<T, Unasked> {
+        const EACH: Duration = Duration::from_secs(1);
+        let came = {
+            let _raw = Raw::begin(&self.0)?;
+            let keys = timer::register(self.0.try_clone()?.into())?;
+            let mut ticks = tokio::time::interval(EACH);
+            let mut width = 0;
+            let mut other = pin!(other);
+            let mut leaving = pin!(async {
+                loop {
+                    // there is no question, so a line is no answer
+                    if let Err(left) = typed_line(&keys, None).await {
+                        return left;
+                    }
+                }
+            });
+            loop {
+                tokio::select! {
+                    biased;
+                    other = &mut other => break Ok(other),
+                    left = &mut leaving => break Err(left),
+                    _ = ticks.tick() => {
+                        let line = status();
+                        self.draw("\r")?;
+                        self.say(&format!("{line:width$}"))?;
+                        width = line.chars().count();
+                    }
+                }
+            }
+        };
+        self.say("\n")?;
+        came
+    }
+
     /// Asks for a secret that is not shown.
     ///
     /// # Errors
@@ -136,25 +238,49 @@ impl Drop for Raw<'_> {
 }
 
 /// Whether the next key is there already: no person types that fast, so it belongs to what was pasted.
-fn follows_at_once(terminal: &File) -> bool {
-    const FASTEST: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-    let mut ready = [PollFd::new(terminal, PollFlags::IN)];
-    matches!(poll(&mut ready, Some(&FASTEST)), Ok(1..))
+fn follows_at_once(terminal: impl AsFd) -> bool {
+    is_readable(terminal, Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
+}
+
+/// Whether a key is there, or the terminal gone, within so long.
+fn is_readable(terminal: impl AsFd, within: Timespec) -> bool {
+    let mut ready = [PollFd::new(&terminal, PollFlags::IN)];
+    matches!(poll(&mut ready, Some(&within)), Ok(1..))
+}
+
+/// The next line, trimmed; `None` if it is empty. What was typed of it is lost when this is dropped.
+async fn typed_line(keys: &AsyncFd<OwnedFd>, screen: Option<&File>) -> Result<Option<String>, Unasked> {
+    let mut line = Line::new(screen);
+    loop {
+        let mut ready = keys.readable().await?;
+        // a read waits for a key, and nothing else must wait for that
+        if !is_readable(keys, Timespec { tv_sec: 0, tv_nsec: 0 }) {
+            ready.clear_ready();
+            continue;
+        }
+        let mut key = [0];
+        match rustix::io::read(keys, &mut key) {
+            Ok(0) => return Err(Unasked::NoAnswer),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        if line.press(key[0], || follows_at_once(keys))? {
+            let line = line.finish()?;
+            let line = line.expose().trim();
+            return Ok((!line.is_empty()).then(|| line.to_owned()));
+        }
+    }
 }
 
 /// Reads keys up to the end of the line after which nothing `follows`, with the few keys that edit it; shows them on
 /// `screen`, if there is one.
 fn read_line(
     mut keys: impl Read,
-    mut screen: Option<impl Write>,
+    screen: Option<impl Write>,
     mut follows: impl FnMut() -> bool,
 ) -> Result<Secret, Unasked> {
-    const CTRL_C: u8 = 0x03;
-    const CTRL_D: u8 = 0x04;
-    const CTRL_U: u8 = 0x15;
-    const CTRL_W: u8 = 0x17;
-    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST)); // never moved: no copies are left behind
-    let mut show = |bytes: &[u8]| screen.as_mut().map_or(Ok(()), |screen| screen.write_all(bytes));
+    let mut line = Line::new(screen);
     loop {
         let mut key = [0];
         match keys.read(&mut key) {
@@ -163,31 +289,63 @@ fn read_line(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error.into()),
         }
-        match key[0] {
-            b'\n' | b'\r' if !follows() => break,
+        if line.press(key[0], &mut follows)? {
+            return line.finish();
+        }
+    }
+}
+
+/// A line that is being typed, and the screen that shows it, if one does.
+struct Line<W> {
+    bytes: Zeroizing<Vec<u8>>,
+    screen: Option<W>,
+}
+
+impl<W: Write> Line<W> {
+    fn new(screen: Option<W>) -> Self {
+        Self { bytes: Zeroizing::new(Vec::with_capacity(LONGEST)), screen } // never moved: no copies are left behind
+    }
+
+    /// Takes a key. Returns whether the line has ended; a line end after which something `follows` is part of it.
+    fn press(&mut self, key: u8, mut follows: impl FnMut() -> bool) -> Result<bool, Unasked> {
+        const CTRL_C: u8 = 0x03;
+        const CTRL_D: u8 = 0x04;
+        const CTRL_U: u8 = 0x15;
+        const CTRL_W: u8 = 0x17;
+        match key {
+            b'\n' | b'\r' if !follows() => return Ok(true),
             CTRL_C => return Err(Unasked::Interrupted),
-            CTRL_D if line.is_empty() => return Err(Unasked::NoAnswer),
-            CTRL_D => break,
+            CTRL_D if self.bytes.is_empty() => return Err(Unasked::NoAnswer),
+            CTRL_D => return Ok(true),
             0x7f | 0x08 => {
-                if forget_character(&mut line) {
-                    show(b"\x08 \x08")?;
+                if forget_character(&mut self.bytes) {
+                    self.show(b"\x08 \x08")?;
                 }
             }
             CTRL_U | CTRL_W => {
-                while forget_character(&mut line) {
-                    show(b"\x08 \x08")?;
+                while forget_character(&mut self.bytes) {
+                    self.show(b"\x08 \x08")?;
                 }
             }
             byte if byte < b' ' && !byte.is_ascii_whitespace() => {}
-            _ if line.len() == LONGEST => {}
+            _ if self.bytes.len() == LONGEST => {}
             byte => {
-                line.push(byte);
-                show(if byte < b' ' { b" " } else { std::slice::from_ref(&byte) })?;
+                self.bytes.push(byte);
+                self.show(if byte < b' ' { b" " } else { std::slice::from_ref(&byte) })?;
             }
         }
+        Ok(false)
     }
-    let text = std::str::from_utf8(&line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
-    Ok(Secret::new(text))
+
+    fn show(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.screen.as_mut().map_or(Ok(()), |screen| screen.write_all(bytes))
+    }
+
+    fn finish(self) -> Result<Secret, Unasked> {
+        let text = std::str::from_utf8(&self.bytes);
+        let text = text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
+        Ok(Secret::new(text))
+    }
 }
 
 /// Takes the last character away; `false` if there is none.

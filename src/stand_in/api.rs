@@ -13,6 +13,7 @@ use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
 use super::body::{Body, Reply, json_reply, text_reply, with_type};
+use super::open_id::{self, Manners};
 use super::{gbdx, gdh};
 use crate::secret::Secret;
 
@@ -23,10 +24,12 @@ pub enum Provider {
     Gdh,
     /// DigitalGlobe's GBDX: a token service of its own, and `Bearer` with the access token.
     Gbdx,
+    /// Any OpenID provider, as its documents have it.
+    OpenId,
 }
 
 /// What both APIs answer, and what each has of its own.
-pub(super) async fn answer(provider: Provider, parts: &Parts, body: Incoming) -> io::Result<Reply> {
+pub(super) async fn answer(provider: Provider, manners: &Manners, parts: &Parts, body: Incoming) -> io::Result<Reply> {
     let mut segments = parts.uri.path().trim_start_matches('/').split('/');
     let (first, number) = (segments.next().unwrap_or_default(), segments.next().and_then(|n| n.parse::<u64>().ok()));
     Ok(match (first, number) {
@@ -50,6 +53,7 @@ pub(super) async fn answer(provider: Provider, parts: &Parts, body: Incoming) ->
             match provider {
                 Provider::Gdh => gdh::api(parts, &body),
                 Provider::Gbdx => gbdx::api(parts, &body),
+                Provider::OpenId => open_id::api(manners, parts),
             }
         }
     })

@@ -86,9 +86,33 @@ pub(super) fn api(parts: &Parts, body: &[u8]) -> Reply {
             }
             Err(_) => json_reply(400, &json!({"status": "400 Bad Request", "message": "no JSON"})),
         },
+        (&Method::GET, ["workflows", "v1", "tasks"]) => json_reply(200, &json!({"tasks": ["AOP_Strip_Processor"]})),
         (&Method::DELETE, ["workflows", "v1", "tasks", _]) => text_reply(204, "text/plain", ""),
+        (&Method::POST, ["workflows", "v1", "workflows"]) => json_reply(201, &json!({"id": "4350494649661385313"})),
+        (&Method::GET, ["workflows", "v1", "workflows", id]) => {
+            json_reply(200, &json!({"id": id, "state": {"state": "complete", "event": "succeeded"}}))
+        }
+        (&Method::POST, ["orders", "v2", "order"]) => json_reply(201, &order("c5cd8157-3001-4a03-a716-4ef673748c7a")),
+        (&Method::GET, ["orders", "v2", "order", id]) => json_reply(200, &order(id)),
+        (&Method::GET, ["s3creds", "v1", "prefix"]) => json_reply(
+            200,
+            &json!({"S3_access_key": "stand-in", "S3_secret_key": "stand-in", "S3_session_token": "stand-in",
+                "bucket": "gbd-customer-data", "prefix": "7"}),
+        ),
+        (&Method::POST, ["insight-vector", "api", "index", "query", _, "items"]) => {
+            let geometry = json!({"type": "Point", "coordinates": [30.0, 10.0]});
+            json_reply(200, &json!([{"type": "Feature", "geometry": geometry, "properties": {"item_type": ["WV02"]}}]))
+        }
+        (&Method::GET, ["v1", "template", id, "metadata"]) => {
+            json_reply(200, &json!({"imageMetadata": {"imageId": id, "tileXSize": 256, "tileYSize": 256}}))
+        }
         _ => text_reply(404, "text/html", &json!({"status": "404 Not Found", "message": "Not Found"}).to_string()),
     }
+}
+
+fn order(id: &str) -> Value {
+    json!({"order_id": id, "acquisitions": [{"acquisition_id": "10400100120FEA00", "state": "delivered",
+        "location": "s3://receiving-dgcs-tdgplatform-com/x"}]})
 }
 
 fn record(id: &str) -> Value {

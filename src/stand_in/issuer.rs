@@ -87,15 +87,33 @@ pub(super) struct Issuer {
     /// Every secret that was ever issued, for tests that look for them where they must not be.
     pub(super) secrets: Vec<String>,
     pub(super) reuse_detected: u64,
+    /// What its tokens say that has issued them; empty: Cognito's.
+    pub(super) url: String,
     sign_ins: Vec<SignIn>,
-    /// Those not used yet, each with the challenge of its request (RFC 7636, S256), if it had one.
-    codes: Vec<(String, Option<String>)>,
+    /// Those not used yet.
+    codes: Vec<(String, Code)>,
     refresh_tokens: HashMap<String, RefreshToken>,
     tokens: HashMap<String, Token>,
 }
 
+/// What a code stands for.
+#[derive(Default)]
+pub(super) struct Code {
+    /// That of the request (RFC 7636, S256), if it had one.
+    pub(super) challenge: Option<String>,
+    /// That of the request, where it is compared.
+    pub(super) redirect_uri: Option<String>,
+    /// What the ID token says of it.
+    pub(super) nonce: Option<String>,
+    /// Who has signed in, if that is somebody in particular.
+    pub(super) sub: Option<String>,
+    pub(super) scope: Option<String>,
+}
+
 struct SignIn {
     dead: bool,
+    sub: Option<String>,
+    nonce: Option<String>,
     /// A refresh token belongs to the client that got it; unknown until the first who uses it says its name.
     client_id: Option<String>,
     dies_at: Option<SystemTime>,
@@ -118,16 +136,40 @@ impl Issuer {
 
     /// A one-time code, as a person who signs in is shown.
     pub(super) fn mint_code(&mut self, challenge: Option<String>) -> String {
+        self.mint(Code { challenge, ..Code::default() })
+    }
+
+    pub(super) fn mint(&mut self, stands_for: Code) -> String {
         let code = uuid();
-        self.codes.push((code.clone(), challenge));
+        self.codes.push((code.clone(), stands_for));
         self.secrets.push(code.clone());
         code
+    }
+
+    /// The redirect URI of a code's request, if it is to be the same.
+    pub(super) fn redirect_uri_of(&self, code: &str) -> Option<String> {
+        self.code(code)?.redirect_uri.clone()
+    }
+
+    /// The scope of a code's request.
+    pub(super) fn scope_of(&self, code: &str) -> Option<String> {
+        self.code(code)?.scope.clone()
+    }
+
+    fn code(&self, code: &str) -> Option<&Code> {
+        self.codes.iter().find(|(known, _)| known == code).map(|(_, stands_for)| stands_for)
     }
 
     /// A refresh token, as of somebody who signed in earlier.
     pub(super) fn sign_in(&mut self, client_id: Option<&str>, now: SystemTime) -> String {
         let dies_at = self.options.refresh_lifetime.and_then(|life| now.checked_add(life));
-        self.sign_ins.push(SignIn { dead: false, client_id: client_id.map(str::to_owned), dies_at });
+        self.sign_ins.push(SignIn {
+            dead: false,
+            sub: None,
+            nonce: None,
+            client_id: client_id.map(str::to_owned),
+            dies_at,
+        });
         self.new_refresh_token(self.sign_ins.len() - 1)
     }
 
@@ -139,14 +181,17 @@ impl Issuer {
         now: SystemTime,
     ) -> Result<Issued, Denied> {
         let Some(place) = self.codes.iter().position(|(known, _)| known == code) else { return Err("Invalid code") };
-        let (_, challenge) = self.codes.swap_remove(place);
+        let (_, Code { challenge, nonce, sub, .. }) = self.codes.swap_remove(place);
         let digest = |verifier: &str| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
         let made = verifier.map(|verifier| BASE64_URL_SAFE_NO_PAD.encode(digest(verifier)));
         if challenge.is_some() && challenge != made {
             return Err("Invalid code verifier");
         }
         let refresh_token = self.sign_in(client, now);
-        Ok(self.issue(self.sign_ins.len() - 1, Some(refresh_token), client, now))
+        let number = self.sign_ins.len() - 1;
+        let sign_in = &mut self.sign_ins[number];
+        (sign_in.sub, sign_in.nonce) = (sub, nonce);
+        Ok(self.issue(number, Some(refresh_token), client, now))
     }
 
     pub(super) fn redeem_password(
@@ -238,11 +283,20 @@ impl Issuer {
         let dies_at = self.sign_ins[sign_in].dies_at.filter(|_| self.options.tell_refresh_lifetime);
         let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let exp = iat.saturating_add(lifetime).as_secs();
-        let (sub, iat, aud) = (format!("stand-in-{sign_in}"), iat.as_secs(), client.unwrap_or("none"));
+        let SignIn { sub, nonce, .. } = &self.sign_ins[sign_in];
+        let (iss, iat, aud) =
+            (if self.url.is_empty() { ISSUER } else { &self.url }, iat.as_secs(), client.unwrap_or("none"));
+        let (name, sub) = match sub {
+            Some(sub) => (format!("{sub}@example.org"), sub.clone()),
+            None => (USERNAME.to_owned(), format!("stand-in-{sign_in}")),
+        };
         let access = json!({"sub": sub, "token_use": "access", "scope": "openid", "client_id": aud,
-            "username": USERNAME, "iss": ISSUER, "iat": iat, "exp": exp, "jti": uuid()});
-        let id = json!({"sub": sub, "token_use": "id", "aud": aud, "email": USERNAME, "cognito:username": USERNAME,
-            "iss": ISSUER, "auth_time": iat, "iat": iat, "exp": exp, "jti": uuid()});
+            "username": name, "iss": iss, "iat": iat, "exp": exp, "jti": uuid()});
+        let mut id = json!({"sub": sub, "token_use": "id", "aud": aud, "email": name, "cognito:username": name,
+            "iss": iss, "auth_time": iat, "iat": iat, "exp": exp, "jti": uuid()});
+        if let Some(nonce) = nonce {
+            id["nonce"] = json!(nonce);
+        }
         let [access_token, id_token] = [(Kind::Access, access), (Kind::Id, id)].map(|(kind, claims)| {
             let token = if self.options.tell_access_lifetime { jwt(&claims) } else { random_text(32) };
             self.secrets.push(token.clone());

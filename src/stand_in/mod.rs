@@ -1,7 +1,7 @@
 //! Stand-ins of both providers, on loopback: an authorization server and an API in one, with switches for everything
 //! that goes wrong in the world. For the demo and for tests; `run` never comes here.
 //!
-//! `issuer` decides who is issued what; `gdh` and `gbdx` speak the providers' dialects; `server` takes the requests,
+//! `issuer` decides who is issued what; `gdh`, `gbdx` and `open_id` speak the providers' dialects; `server` takes the requests,
 //! `faults` spoils the answers, `api` has what both APIs have in common, `log` remembers. Here is the handle. All that a
 //! stand-in knows is gone when it is dropped.
 //!
@@ -28,6 +28,7 @@ mod gdh;
 mod issuer;
 mod log;
 mod mcp;
+mod open_id;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use issuer::Issuer;
 pub use issuer::{Options, PASSWORD, Rotation, USERNAME};
 pub use log::{ApiCall, Log, TokenCall};
 pub use mcp::McpLog;
+pub use open_id::{Decision, Manners};
 use server::{State, World, accept};
 
 /// A running stand-in. It stops, with all its connections, when it is dropped.
@@ -65,7 +67,10 @@ impl StandIn {
     pub async fn start_on(address: SocketAddr, provider: Provider, options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let state = State { issuer: Issuer::new(options), ..State::default() };
+        let mut state = State { issuer: Issuer::new(options), ..State::default() };
+        if provider == Provider::OpenId {
+            state.issuer.url = format!("http://{address}");
+        }
         let (url, changed) = (format!("http://{address}"), watch::Sender::new(()));
         let world = Arc::new(World { provider, url, state: Mutex::new(state), mcp: Arc::default(), changed });
         let mut server = JoinSet::new();
@@ -88,6 +93,7 @@ impl StandIn {
         let path = match self.world.provider {
             Provider::Gdh => "/oauth2/token",
             Provider::Gbdx => "/auth/v1/oauth/token/",
+            Provider::OpenId => "/token",
         };
         format!("{}{path}", self.world.url)
     }
@@ -99,7 +105,11 @@ impl StandIn {
 
     /// Where refresh tokens are revoked, where the provider has such a place.
     pub fn revocation_endpoint(&self) -> Option<String> {
-        (self.world.provider == Provider::Gdh).then(|| format!("{}/oauth2/revoke", self.world.url))
+        match self.world.provider {
+            Provider::Gdh => Some(format!("{}/oauth2/revoke", self.world.url)),
+            Provider::Gbdx => None,
+            Provider::OpenId => Some(format!("{}/revoke", self.world.url)),
+        }
     }
 
     /// A refresh token, as of a person who signed in earlier.
@@ -115,6 +125,11 @@ impl StandIn {
     /// Changes lifetimes and rotation for what is issued from now on.
     pub fn change(&self, change: impl FnOnce(&mut Options)) {
         change(&mut self.world.state().issuer.options);
+    }
+
+    /// Changes who signs in at an OpenID provider from now on, and what comes of it.
+    pub fn change_manners(&self, change: impl FnOnce(&mut Manners)) {
+        change(&mut self.world.state().desk.manners);
     }
 
     /// Makes the token endpoint behave so for that many calls, or until it is told otherwise. Revocations are spared.

@@ -21,7 +21,7 @@ use super::faults::{self, Behaviour};
 use super::issuer::Issuer;
 use super::log::{ApiCall, Log, TokenCall, note};
 use super::mcp::{self, McpServer};
-use super::{gbdx, gdh};
+use super::{gbdx, gdh, open_id};
 use crate::platform::clock::wall;
 use crate::secret::Secret;
 
@@ -37,6 +37,7 @@ pub(super) struct World {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) issuer: Issuer,
+    pub(super) desk: open_id::Desk,
     pub(super) behaviour: Behaviour,
     /// Token calls until the behaviour is normal again; `None` is for ever.
     pub(super) calls_left: Option<u32>,
@@ -70,6 +71,7 @@ async fn serve(world: Arc<World>, request: Request<Incoming>) -> io::Result<Repl
     let is_token_call = match world.provider {
         Provider::Gdh => gdh::is_token_call(&parts),
         Provider::Gbdx => gbdx::is_token_call(&parts),
+        Provider::OpenId => open_id::is_token_call(&parts),
     };
     let answered =
         if is_token_call { token_call(&world, &parts, body).await } else { api_call(&world, &parts, body).await };
@@ -97,7 +99,7 @@ impl Drop for Running<'_> {
 
 async fn token_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Reply> {
     let _running = Running::start(world);
-    let spared = parts.uri.path() == "/oauth2/revoke";
+    let spared = parts.uri.path().ends_with("/revoke");
     let behaviour = if spared { Behaviour::Normal } else { next_behaviour(&mut world.state()) };
     if let Behaviour::Hang(pause) = behaviour {
         tokio::time::sleep(pause).await;
@@ -106,10 +108,11 @@ async fn token_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<
         Some(fault) => fault,
         None => {
             let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-            let issuer = &mut world.state().issuer;
+            let State { issuer, desk, .. } = &mut *world.state();
             match world.provider {
                 Provider::Gdh => gdh::redeem(issuer, parts, &body, wall()),
                 Provider::Gbdx => gbdx::redeem(issuer, parts, &body, wall()),
+                Provider::OpenId => open_id::redeem(desk, issuer, parts, &body, &world.url, wall()),
             }
         }
     };
@@ -144,6 +147,7 @@ async fn api_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Re
             let (token, kind) = match world.provider {
                 Provider::Gdh => gdh::token(field),
                 Provider::Gbdx => gbdx::token(field),
+                Provider::OpenId => open_id::token(field),
             };
             token.is_some_and(|token| world.state().issuer.judge(token, wall()) == Some(kind))
         }
@@ -152,15 +156,23 @@ async fn api_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Re
     let public = match world.provider {
         Provider::Gdh => gdh::public(&mut world.state().issuer, parts, &world.url),
         Provider::Gbdx => gbdx::public(parts),
+        Provider::OpenId => {
+            let State { issuer, desk, .. } = &mut *world.state();
+            open_id::public(desk, issuer, parts, &world.url)
+        }
     };
-    let public = public.or_else(|| mcp::public(parts, &world.url));
+    let public = public.or_else(|| mcp::public(parts, &world.url).filter(|_| world.provider != Provider::OpenId));
     let reply = match (public, token_valid, world.provider) {
         (Some(reply), _, _) => reply,
         (None, false, _) if mcp::is_its(parts.uri.path()) => mcp::unauthorized(&world.url),
         (None, true, _) if mcp::is_its(parts.uri.path()) => mcp::answer(&world.mcp, parts, body).await?,
         (None, false, Provider::Gdh) => gdh::unauthorized(),
         (None, false, Provider::Gbdx) => gbdx::unauthorized(),
-        (None, true, provider) => answer(provider, parts, body).await?,
+        (None, false, Provider::OpenId) => open_id::unauthorized(),
+        (None, true, provider) => {
+            let manners = world.state().desk.manners.clone();
+            answer(provider, &manners, parts, body).await?
+        }
     };
     let call = ApiCall {
         at: wall(),

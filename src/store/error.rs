@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::file;
+use super::seal;
 use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
 use crate::platform::paths::READ_ONLY;
@@ -57,13 +57,29 @@ pub(crate) enum StoreError {
         "{} was written by a later valetd (format {version}, this one knows {}): use that one, or drop what it has stored, \
          as 'valetd logout' does, and sign in again",
         path.display(),
-        file::VERSION
+        seal::VERSION
     )]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u64,
+    },
+    /// The file is sealed, and its key is not at hand just now. It is left alone, and nothing takes its place.
+    #[error("{} is sealed, and its key is away: {why}", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Where the key is kept, and what is wrong there.
+        why: String,
+    },
+    /// The file is sealed, and its key will not come back. It is left alone until a sign-in takes its place.
+    #[error("{} is sealed, and its key is gone: {why}; sign in again", path.display())]
+    KeyGone {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
     },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
@@ -84,7 +100,8 @@ impl StoreError {
             Self::Folder(_) | Self::Held { .. } | Self::Io { .. } | Self::NotOurFile { .. } | Self::Newer { .. } => {
                 true
             }
-            Self::Corrupt { .. } | Self::Stale { .. } => false,
+            Self::Locked { .. } => true,
+            Self::KeyGone { .. } | Self::Corrupt { .. } | Self::Stale { .. } => false,
         }
     }
 }

@@ -13,10 +13,24 @@ pub(super) const VERSION: u64 = 1;
 /// Why a file's content is not a record.
 #[derive(Debug)]
 pub(super) enum Unreadable {
-    /// Of a later version than [`VERSION`].
+    /// Of a later version than any that is known.
     Newer(u64),
+    /// Sealed, and its key is not at hand just now; why.
+    Away(String),
+    /// Sealed, and its key will not come back; why.
+    Gone(String),
     /// Not one of ours; how that shows, as a predicate. Never quotes the content, which may be half a secret.
     Garbage(String),
+}
+
+impl Unreadable {
+    /// What is wrong, for people.
+    pub(super) fn into_words(self) -> String {
+        match self {
+            Self::Newer(version) => format!("it is of a later format ({version})"),
+            Self::Garbage(why) | Self::Away(why) | Self::Gone(why) => why,
+        }
+    }
 }
 
 /// The file, field by field. Borrowed when written, so that no secret is copied.
@@ -44,6 +58,9 @@ struct WrittenRecord<'a> {
     /// An older valetd drops it, and learns it anew: that makes no new version.
     #[serde(skip_serializing_if = "Option::is_none")]
     learnt_life_ms: Option<u64>,
+    /// Likewise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rotates: bool,
     redeeming: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     set_aside: Option<&'a SetAside>,
@@ -65,6 +82,8 @@ struct StoredRecord {
     refresh_expires_at: Option<u64>,
     identity: Option<String>,
     learnt_life_ms: Option<u64>,
+    #[serde(default)]
+    rotates: bool,
     redeeming: bool,
     set_aside: Option<SetAside>,
     term: Option<Term>,
@@ -88,6 +107,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         refresh_expires_at,
         identity,
         learnt_life,
+        rotates,
         redeeming,
         set_aside,
         term,
@@ -106,6 +126,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
         refresh_expires_at: *refresh_expires_at,
         identity: identity.as_deref(),
         learnt_life_ms: *learnt_life,
+        rotates: *rotates,
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
         term: term.as_ref(),
@@ -119,16 +140,23 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
+/// The version of a file, whatever else it holds.
+pub(super) fn version(bytes: &[u8]) -> Result<u64, Unreadable> {
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
+    Ok(version)
+}
+
+/// Where a text stops making sense: serde_json's own words quote what they complain about.
+fn no_sense(bytes: &[u8], error: &serde_json::Error) -> Unreadable {
+    Unreadable::Garbage(match error.classify() {
+        serde_json::error::Category::Eof if bytes.is_empty() => "is empty".to_owned(),
+        serde_json::error::Category::Eof => "ends in the middle".to_owned(),
+        _ => format!("makes no sense at line {} column {}", error.line(), error.column()),
+    })
+}
+
 pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreadable> {
-    // serde_json's own words quote what they complain about
-    let place = |error: serde_json::Error| {
-        Unreadable::Garbage(match error.classify() {
-            serde_json::error::Category::Eof if bytes.is_empty() => "is empty".to_owned(),
-            serde_json::error::Category::Eof => "ends in the middle".to_owned(),
-            _ => format!("makes no sense at line {} column {}", error.line(), error.column()),
-        })
-    };
-    let Versioned { version } = serde_json::from_slice(bytes).map_err(place)?;
+    let version = version(bytes)?;
     if version > VERSION {
         return Err(Unreadable::Newer(version));
     }
@@ -148,10 +176,11 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         refresh_expires_at,
         identity,
         learnt_life_ms: learnt_life,
+        rotates,
         redeeming,
         set_aside,
         term,
-    } = serde_json::from_slice(bytes).map_err(place)?;
+    } = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
     if account != expected.as_str() {
         return Err(Unreadable::Garbage("belongs to another account: it was copied or renamed".to_owned()));
     }
@@ -171,6 +200,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         refresh_expires_at,
         identity,
         learnt_life,
+        rotates,
         redeeming,
         set_aside,
         term,
@@ -211,6 +241,7 @@ mod tests {
             refresh_expires_at: Some(1_702_592_000),
             identity: Some("me@example.com".into()),
             learnt_life: Some(6_012),
+            rotates: true,
             redeeming: true,
             set_aside: Some(SetAside {
                 why: Why::Revoked,
@@ -237,6 +268,7 @@ mod tests {
             refresh_expires_at: None,
             identity: None,
             learnt_life: None,
+            rotates: false,
             redeeming: false,
             set_aside: None,
             term: None,

@@ -16,10 +16,15 @@ pub(super) const LOCK: &str = "lock";
 
 /// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
 pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
-    let failed = |error: io::Error| io_error(TAKE_LOCK, &folder.path().join(LOCK), error);
+    lock_file(folder, LOCK)
+}
+
+/// The same with a file of another name in the folder.
+pub(super) fn lock_file(folder: &OwnFolder, name: &str) -> Result<File, StoreError> {
+    let failed = |error: io::Error| io_error(TAKE_LOCK, &folder.path().join(name), error);
     let open = |flags| {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)
     };
     let opened = match open(OFlags::RDWR | OFlags::CREATE) {
         // what is stored there can still be used; where nothing is, it is the disk that is in the way, not the missing file

@@ -5,64 +5,162 @@
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
+//!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in
 //!     client.keys.json         0600, the client keys' hashes and rights
+//!     seal.keys.json           0600, the keys that records are sealed under, wrapped; if they are sealed
 //!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
 //! ```
 //!
 //! A save writes beside, reaches the disk, and only then takes the name, so that whatever happens at whatever moment,
 //! the next load finds the old record or the new one, whole. Nothing is truncated in place, and nothing is written or
 //! read through a symbolic link.
+//!
+//! * `file`: a record in the clear, and [`record`] itself; `seal`: a sealed one, and the ring; `sealing`: which of both it
+//!   is to be; `reseal`: from the one to the other, and from key to key;
+//! * `folder` and `disk`: files; `lock`: who may use them.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::{AccountId, Config};
-use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
+use tokio::sync::watch;
 
+use crate::config::{AccountId, Config};
+use crate::key_source::{KeySources, Kind, NoSecret, Offer};
+use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
+use crate::secret::Secret;
+
+mod change;
 mod disk;
 mod error;
 #[cfg(test)]
 mod faulty_disk;
 mod file;
+mod folder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod lock;
 mod record;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the store opens with it next"))]
+mod reseal;
 mod seal;
+mod sealing;
+#[cfg(test)]
+mod sealing_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use change::{SealChange, SealChanged};
 use disk::{Disk, FolderDisk};
 pub(crate) use error::StoreError;
 use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
-use lock::lock;
+use file::Unreadable;
+use folder::{CORRUPT, Folder, is_temporary, replace};
+use lock::{lock, lock_file};
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
+pub(crate) use reseal::{Left, SealError};
+use sealing::Sealing;
 
-/// Opens the store in its place. It takes the configuration that is in force, so that nobody can open the store before
-/// having read it: how credentials are sealed at rest will be said there.
+/// Opens the store in its place, and fetches the keys that it is sealed with from where the configuration that is in force
+/// says: nobody can open the store before having read that. A key that cannot be had is no error: see [`SealState`].
 ///
 /// # Errors
 ///
 /// Those of [`Store::open`].
-pub(crate) fn open_store(paths: &Paths, _: &Config) -> Result<Store, StoreError> {
-    Store::open(&paths.state_dir)
+pub(crate) fn open_store(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
+    let sources = KeySources::new(&config.store, &paths.state_dir);
+    let mut store = Store::open(&paths.state_dir)?;
+    store.fetch(|kind, blob| sources.secret(kind, blob));
+    Ok(store)
+}
+
+/// The same for who cannot wait for a command: that is to be asked later ([`Store::unlock`]), and until then the store is
+/// opening.
+///
+/// # Errors
+///
+/// Those of [`Store::open`].
+pub(crate) fn open_store_at_once(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
+    let sources = KeySources::new(&config.store, &paths.state_dir);
+    let mut store = Store::open(&paths.state_dir)?;
+    let mut is_opening = false;
+    store.fetch(|kind, blob| match kind {
+        Kind::Command => {
+            is_opening = true;
+            Err(NoSecret::Away("it is being asked".to_owned()))
+        }
+        kind => sources.secret(kind, blob),
+    });
+    store.is_opening = AtomicBool::new(is_opening);
+    Ok(store)
 }
 
 /// The folder of records. While it lives, no other process can open the same folder. Its calls wait for the disk.
 #[derive(Debug)]
 pub(crate) struct Store {
-    folder: PathBuf,
+    path: PathBuf,
     /// The mutex makes "compare the generation, then replace" one step for threads, as the lock does for processes.
-    disk: Mutex<Box<dyn Disk>>,
+    inner: Mutex<Inner>,
+    /// How it is sealed, for who cannot wait for the disk.
+    seal_state: watch::Sender<SealState>,
+    is_opening: AtomicBool,
     warnings: Vec<String>,
     _lock: Option<File>,
 }
+
+#[derive(Debug)]
+struct Inner {
+    folder: Folder,
+    sealing: Sealing,
+}
+
+/// How the store is sealed. Nothing of it is secret.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SealState {
+    /// What it is sealed with; `None` if records are in the clear.
+    pub sealed: Option<SealedWith>,
+    /// Why records cannot be read or written now, if that is so.
+    pub locked: Option<String>,
+}
+
+/// What a store is sealed with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SealedWith {
+    /// The active key's name.
+    pub key: String,
+    /// When it was made, in Unix seconds.
+    pub since: u64,
+    /// Where it comes from, in one word.
+    pub source: String,
+    /// Why from there, where the user has not named it, in sentences.
+    pub because: Vec<String>,
+    /// Whether there is a code that opens it, too.
+    pub has_recovery: bool,
+}
+
+impl SealState {
+    fn of(sealing: &Sealing) -> Self {
+        let active = sealing.ring().and_then(|ring| Some((ring, ring.active_key()?)));
+        let is_recovery = |slot: &&seal::Slot| slot.source == Kind::Recovery.name();
+        let sealed = active.map(|(ring, key)| SealedWith {
+            key: key.id.to_string(),
+            since: key.made_at,
+            source: key
+                .slots
+                .iter()
+                .find(|slot| !is_recovery(slot))
+                .map(|slot| slot.source.clone())
+                .unwrap_or_default(),
+            because: ring.because.clone(),
+            has_recovery: key.slots.iter().any(|slot| is_recovery(&slot)),
+        });
+        Self { sealed, locked: sealing.shut().map(Unreadable::into_words) }
+    }
+}
+
 impl Store {
     /// Opens the folder, makes it if it is missing, and takes its lock. Repairs what others could read or write, removes
     /// what cut-off saves have left behind, and remembers in [`Store::warnings`] what a person should know of.
@@ -106,16 +204,12 @@ impl Store {
     }
 
     /// A store on any disk.
-    fn on(
-        mut disk: Box<dyn Disk>,
-        dir: &Path,
-        lock: Option<File>,
-        mut warnings: Vec<String>,
-    ) -> Result<Self, StoreError> {
-        for name in disk.names().map_err(|error| io_error("read", dir, error))? {
+    fn on(disk: Box<dyn Disk>, dir: &Path, lock: Option<File>, mut warnings: Vec<String>) -> Result<Self, StoreError> {
+        let mut folder = Folder { path: dir.to_owned(), disk };
+        for name in folder.disk.names().map_err(|error| io_error("read", dir, error))? {
             if is_temporary(&name) {
                 // the lock is ours, so nobody is still writing it
-                if let Err(error) = disk.remove(&name) {
+                if let Err(error) = folder.disk.remove(&name) {
                     warnings.push(io_error("remove", &dir.join(name), error).to_string());
                 }
             } else if name.contains(CORRUPT) {
@@ -126,7 +220,11 @@ impl Store {
                 ));
             }
         }
-        Ok(Self { folder: dir.to_owned(), disk: Mutex::new(disk), warnings, _lock: lock })
+        let sealing = reseal::open(&mut folder);
+        let seal_state = watch::Sender::new(SealState::of(&sealing));
+        let inner = Mutex::new(Inner { folder, sealing });
+        let is_opening = AtomicBool::new(false);
+        Ok(Self { path: dir.to_owned(), inner, seal_state, is_opening, warnings, _lock: lock })
     }
 
     /// What was found and repaired when the folder was opened, in sentences.
@@ -141,7 +239,7 @@ impl Store {
     /// [`StoreError::Corrupt`] if the file could not be understood: it has another name now, and the next call finds
     /// `None`. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
     pub(crate) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
-        self.read(&mut **self.disk(), account)
+        self.inner().read(account)
     }
 
     /// Replaces an account's record. When this has returned, the new one survives a power cut.
@@ -149,22 +247,126 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Stale`] if the file holds a later generation (the same one may be saved again);
+    /// [`StoreError::Locked`] and [`StoreError::KeyGone`] if it would have to be sealed and cannot be;
     /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
     /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
-        let mut disk = self.disk();
+        let mut inner = self.inner();
         let path = self.path(&record.account);
-        match self.read(&mut **disk, &record.account) {
+        let failed = |unreadable| match unreadable {
+            Unreadable::Gone(why) => StoreError::KeyGone { path: path.clone(), why },
+            Unreadable::Away(why) | Unreadable::Garbage(why) => StoreError::Locked { path: path.clone(), why },
+            Unreadable::Newer(version) => StoreError::Newer { path: path.clone(), version },
+        };
+        let nonce = reseal::random().map_err(|error| failed(Unreadable::Away(error.to_string())))?;
+        let bytes = inner.sealing.write(record, *nonce).map_err(failed)?;
+        let name = file_name(&record.account);
+        match inner.read(&record.account) {
             Ok(Some(found)) if found.generation > record.generation => {
                 return Err(StoreError::Stale { path, found: found.generation, offered: record.generation });
             }
             // what could not be understood has been set aside: its name is free
             Ok(_) | Err(StoreError::Corrupt { .. }) => {}
+            // only a sign-in gets here: nobody has a record of this account at hand
+            Err(StoreError::KeyGone { .. }) => drop(inner.folder.set_aside(&name)?),
             Err(error) => return Err(error),
         }
-        let name = file_name(&record.account);
-        let bytes = file::write(record);
-        replace(&mut **disk, &name, &bytes).map_err(|error| StoreError::Io { action: "save", path, error })
+        inner.folder.replace(&name, &bytes)
+    }
+
+    /// Fetches the keys at the start. What is left undone, but for keys that are away, is a warning.
+    fn fetch(&mut self, ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) {
+        match self.unlock(ask) {
+            Ok(Left(left)) => self.warnings.extend(left),
+            Err(SealError::Locked(_)) => {} // the status says so for as long as it is so
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+    }
+
+    /// Whether the key is being asked for, and nobody knows yet whether it will come.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.is_opening.load(Ordering::Acquire)
+    }
+
+    /// From here on it is known.
+    pub(crate) fn has_been_asked(&self) {
+        self.is_opening.store(false, Ordering::Release);
+    }
+
+    /// Fetches the keys that are not at hand from where `ask` says, and does what a crash in a change of the seal has left
+    /// undone. Waits for the sources. Returns what could not be done, in sentences.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`], if nothing can be read or written.
+    pub(crate) fn unlock(
+        &self,
+        mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>,
+    ) -> Result<Left, SealError> {
+        let missing = self.inner().sealing.missing();
+        // not under the mutex: a command may take its time
+        let found: Vec<_> = missing.iter().map(|key| (key.id.clone(), sealing::fetch(key, &mut ask))).collect();
+        self.change(|folder, sealing| {
+            for (id, held) in found {
+                sealing.hold(id, held);
+            }
+            match sealing.shut() {
+                Some(shut) => Err(SealError::Locked(shut.into_words())),
+                None => Ok(reseal::finish(folder, sealing)?),
+            }
+        })
+    }
+
+    /// Seals every record, and every one that is saved from now on, under a new key, which is wrapped by what a source
+    /// offers. Where they are sealed already, the new key takes the place of the old one. Safe to be cut short anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]; then the next start goes on from where this has come to.
+    pub(crate) fn seal(&self, offer: &Offer, unix_now: u64) -> Result<Left, SealError> {
+        self.change(|folder, sealing| reseal::seal(folder, sealing, offer, unix_now))
+    }
+
+    /// Brings every record into the clear. Safe to be cut short anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]; then the next start goes on from where this has come to.
+    pub(crate) fn unseal(&self) -> Result<Left, SealError> {
+        self.change(reseal::unseal)
+    }
+
+    /// Adds one more way to the active key; it takes the place of one of its kind.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]
+    pub(crate) fn add_way(&self, offer: &Offer) -> Result<(), SealError> {
+        self.change(|folder, sealing| reseal::add_slot(folder, sealing, offer))
+    }
+
+    /// Forgets the keys, for this reason: from here on, what is sealed can be neither read nor replaced.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the lock"))]
+    pub(crate) fn forget_keys(&self, why: &str) {
+        self.change(|_, sealing| sealing.forget_keys(why));
+    }
+
+    /// How the store is sealed. Waits for nothing.
+    pub(crate) fn seal_state(&self) -> SealState {
+        self.seal_state.borrow().clone()
+    }
+
+    /// Tells of changes of the same.
+    pub(crate) fn watch_seal(&self) -> watch::Receiver<SealState> {
+        self.seal_state.subscribe()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
+        let Inner { folder, sealing } = &mut *self.inner();
+        let changed = change(folder, sealing);
+        let state = SealState::of(sealing);
+        self.seal_state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);
+        changed
     }
 
     /// Forgets an account's record, and what was set aside of earlier ones, which may hold tokens; done if there is none.
@@ -173,7 +375,8 @@ impl Store {
     ///
     /// [`StoreError::Io`].
     pub(crate) fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
-        let mut disk = self.disk();
+        let mut inner = self.inner();
+        let disk = &mut inner.folder.disk;
         let name = file_name(account);
         let set_aside = format!("{name}{CORRUPT}");
         let mut steps = || {
@@ -188,7 +391,7 @@ impl Store {
 
     /// Forgets a sign-in that is under way in a browser. One that cannot be removed is of no use soon.
     pub(crate) fn forget_pending(&self, account: &AccountId) {
-        let _ = self.disk().remove(&pending_name(account));
+        let _ = self.inner().folder.disk.remove(&pending_name(account));
     }
 
     /// Reads a file that is no account's; `None` if there is none. Its name has a dot before the last one.
@@ -201,8 +404,7 @@ impl Store {
         name: &str,
         understand: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<Option<T>, StoreError> {
-        let understand = |bytes: &[u8]| understand(bytes).map_err(file::Unreadable::Garbage);
-        self.read_as(&mut **self.disk(), name, understand)
+        self.inner().folder.read_as(name, |bytes| understand(bytes).map_err(Unreadable::Garbage))
     }
 
     /// Replaces a file that is no account's. When this has returned, the new one survives a power cut.
@@ -211,53 +413,23 @@ impl Store {
     ///
     /// [`StoreError::Io`]; the old file is still there, whole, as with [`Store::save`].
     pub(crate) fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        replace(&mut **self.disk(), name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
-    }
-
-    fn read(&self, disk: &mut dyn Disk, account: &AccountId) -> Result<Option<Record>, StoreError> {
-        self.read_as(disk, &file_name(account), |bytes| file::read(bytes, account))
-    }
-
-    fn read_as<T>(
-        &self,
-        disk: &mut dyn Disk,
-        name: &str,
-        understand: impl FnOnce(&[u8]) -> Result<T, file::Unreadable>,
-    ) -> Result<Option<T>, StoreError> {
-        let path = self.folder.join(name);
-        let problem = match disk.read(name) {
-            Ok(None) => return Ok(None),
-            Ok(Some(bytes)) => match understand(&bytes) {
-                Ok(found) => return Ok(Some(found)),
-                Err(file::Unreadable::Newer(version)) => return Err(StoreError::Newer { path, version }),
-                Err(file::Unreadable::Garbage(problem)) => problem,
-            },
-            Err(disk::ReadError::TooLarge) => format!("is larger than {} bytes", disk::LARGEST),
-            Err(disk::ReadError::NotOurs(problem)) => return Err(StoreError::NotOurFile { path, problem }),
-            Err(disk::ReadError::Io(error)) => return Err(StoreError::Io { action: "read", path, error }),
-        };
-        let mut set_aside = || {
-            let names = disk.names()?;
-            let free = |number: &u64| !names.contains(&format!("{name}{CORRUPT}{number}"));
-            let number = (1..).find(free).expect("there are more numbers than files");
-            let kept_as = format!("{name}{CORRUPT}{number}");
-            disk.rename(name, &kept_as)?;
-            disk.settle()?;
-            Ok(kept_as)
-        };
-        match set_aside() {
-            Ok(kept_as) => Err(StoreError::Corrupt { path, problem, kept_as }),
-            Err(error) => Err(StoreError::Io { action: "set aside the unreadable", path, error }),
-        }
+        self.inner().folder.replace(name, bytes)
     }
 
     fn path(&self, account: &AccountId) -> PathBuf {
-        self.folder.join(file_name(account))
+        self.path.join(file_name(account))
     }
 
-    fn disk(&self) -> std::sync::MutexGuard<'_, Box<dyn Disk>> {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         // a panic between two steps is no worse than a crash there, which every step is prepared for
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn read(&mut self, account: &AccountId) -> Result<Option<Record>, StoreError> {
+        let Self { folder, sealing } = self;
+        folder.read_as(&file_name(account), |bytes| sealing.read(bytes, account))
     }
 }
 
@@ -273,6 +445,15 @@ impl Beside {
     /// Opens the folder, and makes it if it is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         Ok(Self { folder: dir.to_owned(), disk: FolderDisk::new(OwnFolder::open_or_make(dir)?) })
+    }
+
+    /// Takes the kernel lock of an account's sign-in, without waiting for it. It ends with the file, or with the process.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] if another process has it; [`StoreError::Io`].
+    pub(crate) fn hold(dir: &Path, account: &AccountId) -> Result<File, StoreError> {
+        lock_file(&OwnFolder::open_or_make(dir)?, &format!("{account}.sign-in.lock"))
     }
 
     /// A whole file, if it is there and ours.
@@ -291,9 +472,6 @@ impl Beside {
     }
 }
 
-/// What a file that could not be read has in its new name, before a number.
-const CORRUPT: &str = ".corrupt-";
-
 // An account's name has no dot in it, so none of these names can meet another.
 
 fn file_name(account: &AccountId) -> String {
@@ -303,30 +481,6 @@ fn file_name(account: &AccountId) -> String {
 /// Of the sign-in that is under way in a browser.
 pub(crate) fn pending_name(account: &AccountId) -> String {
     format!("{account}.sign-in.json")
-}
-
-fn temporary_name(name: &str) -> String {
-    format!(".{name}.tmp")
-}
-
-/// Writes beside, reaches the disk, and only then takes the name.
-fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary_name(name);
-    let mut steps = || {
-        disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
-        disk.write_new(&temporary, bytes)?;
-        disk.rename(&temporary, name)?;
-        disk.settle()
-    };
-    let replaced = steps();
-    if replaced.is_err() {
-        let _ = disk.remove(&temporary);
-    }
-    replaced
-}
-
-fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(".tmp")
 }
 
 fn opened_to_others(path: &Path, found: u32, now: u32) -> String {

@@ -33,6 +33,8 @@ pub(crate) struct Record {
     pub identity: Option<String>,
     /// How long access tokens live whose answers do not state it, in milliseconds, if that was learnt.
     pub learnt_life: Option<u64>,
+    /// Whether its server was found to rotate refresh tokens, where the configured dialect does not.
+    pub rotates: bool,
     /// Set before the refresh token is spent, cleared by the answer: a record loaded with it set means that an answer
     /// may have been lost.
     pub redeeming: bool,
@@ -139,6 +141,7 @@ impl Credential {
     pub(crate) fn grant(self, grant: GrantType) -> Grant {
         match (grant, self) {
             (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
+            (GrantType::Issued, _) => Grant::Issued,
             (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
                 Grant::Password { username, password }
             }
@@ -181,9 +184,12 @@ impl Record {
     ) -> Self {
         let generation = previous.map_or(0, |previous| previous.generation).max(saved) + 1;
         let mut record = Self::new(account, generation, new, unix_now);
-        // how long tokens live is the server's doing, whoever signs in
+        // how long tokens live, and whether they rotate, is the server's doing, whoever signs in
         let same_server = |last: &&Record| last.issued_by == record.issued_by && last.client_id == record.client_id;
-        record.learnt_life = previous.filter(same_server).and_then(|last| last.learnt_life);
+        if let Some(last) = previous.filter(same_server) {
+            record.learnt_life = last.learnt_life;
+            record.rotates = last.rotates;
+        }
         record
     }
 
@@ -202,6 +208,7 @@ impl Record {
             refresh_expires_at: refresh_lifetime.map(|life| unix_now.saturating_add(life)),
             identity,
             learnt_life: None,
+            rotates: false,
             redeeming: false,
             set_aside: None,
             term: term.map(|length| Term::beginning(unix_now, length)),
@@ -265,6 +272,7 @@ mod tests {
         };
         let last = |generation| Record {
             learnt_life: Some(6000),
+            rotates: true,
             redeeming: true,
             ..Record::new(&lab, generation, new(&lab), 1)
         };
@@ -280,6 +288,7 @@ mod tests {
         for (case, previous, saved, account, (generation, learnt_life)) in rows {
             let record = Record::succeeding(previous.as_ref(), saved, account, new(account), 2);
             assert_eq!((record.generation, record.learnt_life), (generation, learnt_life), "{case}");
+            assert_eq!(record.rotates, learnt_life.is_some(), "{case}");
             assert_eq!((record.received_at, record.redeeming, &record.set_aside), (2, false, &None), "{case}");
         }
     }

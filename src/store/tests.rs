@@ -1,6 +1,7 @@
 //! The store on a disk that fails (every step of every operation), then on the real one (permissions, links, the lock).
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use super::*;
 use crate::platform::rerun;
 use crate::secret::Secret;
 
-fn id(name: &str) -> AccountId {
+pub(super) fn id(name: &str) -> AccountId {
     AccountId::new(name).unwrap()
 }
 
-fn record(generation: u64) -> Record {
+pub(super) fn record(generation: u64) -> Record {
     Record {
         account: id("gbdx"),
         generation,
@@ -30,13 +31,14 @@ fn record(generation: u64) -> Record {
         refresh_expires_at: None,
         identity: None,
         learnt_life: None,
+        rotates: false,
         redeeming: false,
         set_aside: None,
         term: None,
     }
 }
 
-fn on(disk: &FaultyDisk) -> Store {
+pub(super) fn on(disk: &FaultyDisk) -> Store {
     Store::on(Box::new(disk.clone()), Path::new("/state"), None, Vec::new()).unwrap()
 }
 
@@ -455,10 +457,10 @@ fn a_file_that_makes_no_sense_is_set_aside_with_a_number_and_said_until_it_is_go
 fn a_file_of_a_later_version_is_left_alone() {
     let (_base, dir) = state();
     let store = Store::open(&dir).unwrap();
-    let later = r#"{"version": 2, "sealed": "AAAA"}"#;
+    let later = r#"{"version": 3, "sealed": "AAAA"}"#;
     fs::write(dir.join("gbdx.json"), later).unwrap();
     for error in [store.load(&id("gbdx")).map(drop).unwrap_err(), store.save(&record(9)).unwrap_err()] {
-        assert!(error.to_string().contains("was written by a later valetd (format 2, this one knows 1)"), "{error}");
+        assert!(error.to_string().contains("was written by a later valetd (format 3, this one knows 2)"), "{error}");
     }
     assert_eq!(fs::read_to_string(dir.join("gbdx.json")).unwrap(), later);
 }

@@ -2,71 +2,18 @@
 own. No request fails, and no upstream ever sees a request without a good token."""
 
 import hashlib
-import io
 import json
 import os
 import subprocess
 import threading
 import time
-import zipfile
 
-from harness import (Handler, Missing, Server, StandIns, Valetd, bearer_is_good, check, environment, folder, free_port,
-                     must, need, need_node, need_python, run, same, spawn)
+from harness import (Missing, Server, StandIns, Valetd, check, folder, free_port, must, need, need_node, need_python, run,
+                     same, spawn)
+from sites import WHEEL, Git, Index, bare_repository, wheel
 
 RENEWALS = 10
 LIFETIME = 3  # seconds; renewed after two thirds of it
-
-
-class Git(Handler):
-    """A git server for a good token only: `git http-backend`, run as a CGI program (RFC 3875)."""
-
-    def do_GET(self):
-        if not bearer_is_good(self.headers.get_all("Authorization") or []):
-            return self.answer(401, WWW_Authenticate='Basic realm="git"')
-        body = b"".join(self.body())
-        path, _, query = self.path.partition("?")
-        env = environment(GIT_PROJECT_ROOT=self.server.folder, GIT_HTTP_EXPORT_ALL=1, REQUEST_METHOD=self.command,
-                          PATH_INFO=path, QUERY_STRING=query, CONTENT_TYPE=self.headers.get("Content-Type", ""),
-                          CONTENT_LENGTH=len(body), REMOTE_USER="ada", REMOTE_ADDR="127.0.0.1",
-                          HTTP_CONTENT_ENCODING=self.headers.get("Content-Encoding", ""),
-                          GIT_PROTOCOL=self.headers.get("Git-Protocol", ""))
-        done = subprocess.run(["git", "http-backend"], input=body, capture_output=True, env=env)
-        head, _, body = done.stdout.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        kind = fields.pop("Content-Type", "text/plain")
-        self.answer(int(fields.pop("Status", "200").split()[0]), body, kind, **fields)
-
-    do_POST = do_GET
-
-
-class Index(Handler):
-    """A Python package index (PEP 503) for a good token only, with one package."""
-
-    def do_GET(self):
-        if not bearer_is_good(self.headers.get_all("Authorization") or []):
-            return self.answer(401, WWW_Authenticate='Basic realm="index"')
-        if self.path == "/simple/valetd-interop-sample/":
-            page = f'<!DOCTYPE html><a href="../../files/{WHEEL}#sha256={self.server.digest}">{WHEEL}</a>'
-            return self.answer(200, page.encode(), "text/html")
-        if self.path == f"/files/{WHEEL}":
-            return self.answer(200, self.server.wheel, "application/octet-stream")
-        self.answer(404)
-
-
-WHEEL = "valetd_interop_sample-1.0-py3-none-any.whl"
-
-
-def wheel():
-    name = "valetd_interop_sample-1.0.dist-info"
-    about = "Metadata-Version: 2.1\nName: valetd-interop-sample\nVersion: 1.0\n"
-    files = {"valetd_interop_sample.py": "ANSWER = 42\n", f"{name}/METADATA": about,
-             f"{name}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
-    files[f"{name}/RECORD"] = "".join(f"{path},,\n" for path in files) + f"{name}/RECORD,,\n"
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    return packed.getvalue()
 
 
 # Each prints "N requests" at the end, or the first answer that was not 200. They run until their standard input ends.
@@ -248,16 +195,8 @@ upstream = "{index.url}"
         thread.start()
         return thread
 
-    bare = git.folder / "sample.git"
     with check("a git repository to serve"):
-        need("git")
-        must(["git", "init", "-q", "--bare", "-b", "main", bare])
-        must(["git", "-C", bare, "config", "http.receivepack", "true"])
-        seed = must(["git", "-C", bare, "hash-object", "-t", "tree", "-w", "--stdin"], input="").strip()
-        env = environment(GIT_AUTHOR_NAME="Ada", GIT_AUTHOR_EMAIL="a@b", GIT_COMMITTER_NAME="Ada",
-                          GIT_COMMITTER_EMAIL="a@b")
-        commit = must(["git", "-C", bare, "commit-tree", "-m", "first", seed], env=env).strip()
-        must(["git", "-C", bare, "update-ref", "refs/heads/main", commit])
+        bare_repository(git.folder / "sample.git")
 
     clients = {
         "curl": lambda: repeated(curl),

@@ -24,8 +24,10 @@ HERE = Path(__file__).resolve().parent
 # What --install brings along; see `run`.
 TOOLS = ROOT / "target" / "interop"
 VENV_PYTHON = TOOLS / "venv" / "bin" / "python"
+# For packages that want others than those do.
+SDK_PYTHON = TOOLS / "sdks" / "bin" / "python"
 NODE_MODULES = TOOLS / "node" / "node_modules"
-VALETD = Path(os.environ.get("VALETD") or ROOT / "target" / "debug" / "valetd")
+VALETD = Path(os.environ.get("VALETD") or ROOT / "target" / "debug" / "valetd").resolve()
 
 # How long anything local may take on a machine that is busy with other things.
 PATIENCE = 30.0
@@ -70,15 +72,15 @@ def need(program):
     return path
 
 
-def need_python(*modules):
+def need_python(*modules, python=VENV_PYTHON):
     """The Python that has these packages, or the check is skipped."""
     for module in modules:
-        found = VENV_PYTHON.exists() and subprocess.run(
-            [VENV_PYTHON, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"]
+        found = python.exists() and subprocess.run(
+            [python, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"]
         ).returncode == 0
         if not found:
             raise Missing(f"the Python package {module} is not installed")
-    return str(VENV_PYTHON)
+    return str(python)
 
 
 def need_node(*packages):
@@ -105,7 +107,8 @@ def eventually(what, probe, patience=PATIENCE):
 
 _children = []
 _daemons = []
-_folder = Path(tempfile.mkdtemp(prefix="valetd-interop-"))
+# short below the folder of `run`: a unix socket's path has at most 107 bytes
+_folder = Path(tempfile.mkdtemp(prefix="t-" if "valetd-interop-" in tempfile.gettempdir() else "valetd-interop-"))
 _folder.chmod(0o711)  # another user may pass, to what is meant for them
 
 
@@ -205,9 +208,10 @@ def ask(url, method="GET", body=None, headers=None, timeout=PATIENCE):
 class Valetd:
     """The built binary in a home of its own."""
 
-    def __init__(self, config, name="valetd", listen=()):
-        """`listen`: further addresses; `HOME` in them is its home."""
+    def __init__(self, config, name="valetd", listen=(), variables=None):
+        """`listen`: further addresses; `HOME` in them is its home. `variables`: what else its environment holds."""
         self.listen = listen
+        self.variables = variables or {}
         self.home = Path(tempfile.mkdtemp(prefix=name + "-", dir=_folder))
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
@@ -231,7 +235,7 @@ class Valetd:
     def environment(self, **more):
         dirs = {"XDG_CONFIG_HOME": self.home / "config", "XDG_STATE_HOME": self.home / "state",
                 "XDG_RUNTIME_DIR": self.home / "run"}
-        return environment(self.home, **dirs, **more)
+        return environment(self.home, **(dirs | self.variables | more))
 
     def start(self):
         assert VALETD.exists(), f"{VALETD} is not there"

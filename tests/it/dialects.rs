@@ -1,10 +1,17 @@
 //! A provider that speaks another dialect than RFC 6749's is a few lines of data, and loses no login.
 
+use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use valetd::stand_in::{Options, Provider, Rotation};
 
+use crate::support::providers::{gdh_account, start};
 use crate::support::upstreams::{mirror, read_head, serving};
 use crate::support::{Home, eventually, free_address, get, words};
 
@@ -108,5 +115,89 @@ fn a_dialect_that_makes_no_sense_is_refused_with_each_place() {
         "parameters.x",
     ] {
         assert!(said.contains(place), "{place}: {said}");
+    }
+}
+
+#[test]
+fn a_pool_that_rotates_is_found_out_and_asked_in_its_way_from_then_on() {
+    let rotating =
+        Options { access_lifetime: Duration::from_secs(3), rotation: Rotation::Strict, ..Options::default() };
+    let gdh = start(Provider::Gdh, rotating);
+    let operations = || -> Vec<String> {
+        let calls = gdh.log().token_calls;
+        calls
+            .into_iter()
+            .map(|call| format!("{} {}", call.grant, call.outcome))
+            .filter(|said| !said.starts_with("revoke"))
+            .collect()
+    };
+    let address = free_address();
+    let home = Home::with(&format!("listen = [\"{address}\"]\n{}", gdh_account(&gdh)));
+    // without a daemon, and with one: each finds it out with the first refresh token that it has to try
+    let login = ["login", "gdh", "--refresh-token-stdin"];
+    let output = home.run_with_input(&login, gdh.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(operations(), ["InitiateAuth NotAuthorizedException", "GetTokensFromRefreshToken issued"]);
+    let kept = || fs::read_to_string(home.path("state/valetd/gdh.json")).expect("saved");
+    assert!(kept().contains("\"rotates\": true"), "{}", kept());
+    let daemon = home.start();
+    daemon.until("gdh", "usable");
+    eventually("it goes on", || (operations().len() >= 5).then_some(()));
+    assert_eq!(get(&address, "/gdh/ping").expect("an answer").status, 200);
+    assert!(operations()[1..].iter().all(|said| said == "GetTokensFromRefreshToken issued"), "{:?}", operations());
+    assert_eq!(gdh.log().reuse_detected, 0);
+    assert!(home.run(&["logout", "gdh"]).status.success());
+    let output = home.run_with_input(&login, gdh.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    // and where rotation is switched on while it runs
+    gdh.change(|options| options.rotation = Rotation::Off);
+    assert!(home.run(&["logout", "gdh"]).status.success());
+    drop(daemon);
+    let daemon = home.start();
+    let output = home.run_with_input(&login, gdh.sign_in().expose());
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(operations().last().map(String::as_str), Some("InitiateAuth issued"));
+    gdh.change(|options| options.rotation = Rotation::Strict);
+    let before = operations().len();
+    eventually("it is found out", || {
+        let since = operations().split_off(before);
+        since.iter().any(|said| said == "GetTokensFromRefreshToken issued").then_some(())
+    });
+    eventually("it is usable again", || (daemon.account("gdh")["usable"] == true).then_some(()));
+    assert!(kept().contains("\"rotates\": true"), "{}", kept());
+}
+
+#[test]
+fn an_id_token_is_used_for_its_own_life_whatever_is_said_of_the_access_token() {
+    const LIFE: u64 = 4;
+    let wall = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let server = serving(move |mut stream| {
+        let head = read_head(&mut BufReader::new(&stream))?;
+        let claims = json!({"iat": wall(), "exp": wall() + LIFE, "sub": "ada"}).to_string();
+        let id_token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let body = json!({"access_token": "opaque", "id_token": id_token, "expires_in": 86_400}).to_string();
+        assert!(head.starts_with("POST "), "{head}");
+        stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+    });
+    let address = free_address();
+    let home = Home::with(&format!(
+        "listen = [\"{address}\"]\n[account.id]\ntoken_endpoint = \"http://{server}/token\"\nclient_id = \"me\"\n\
+         header = \"Authorization: {{id_token}}\"\nupstream = \"http://{}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n",
+        mirror()
+    ));
+    let signed_in = home.run_with_input(&["login", "id", "--refresh-token-stdin"], "refresh-0");
+    assert!(signed_in.status.success(), "{}", words(&signed_in));
+    let daemon = home.start();
+    daemon.until("id", "usable");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2 * LIFE) {
+        let head = get(&address, "/id/x").expect("an answer").text();
+        let token =
+            head.lines().find_map(|line| line.strip_prefix("authorization: ").or(line.strip_prefix("Authorization: ")));
+        let claims = token.and_then(|token| token.split('.').nth(1)).expect("a JWT");
+        let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).expect("base64url");
+        let claims: Value = serde_json::from_slice(&claims).expect("claims");
+        assert!(claims["exp"].as_u64() >= Some(wall()), "it had ended: {claims}");
+        sleep(Duration::from_millis(100)); // requests all along
     }
 }

@@ -169,7 +169,6 @@ fn a_topic_is_explained_and_a_verb_shows_its_help() {
         let output = home.run(&["help", topic]);
         assert!(output.status.success() && output.stdout.len() > 500, "{topic}: {}", words(&output));
     }
-    assert!(words(&home.run(&["help", "providers"])).contains("  gdh          GeoDataHub"));
     for verb in [&["login"][..], &["key", "add"]] {
         let (said, help) = (home.run(&[&["help"], verb].concat()), home.run(&[verb, &["--help"]].concat()));
         assert_eq!(words(&said), words(&help), "{verb:?}");
@@ -250,7 +249,7 @@ fn what_a_later_version_has_stored_stays_until_a_person_drops_it() {
     fs::create_dir_all(home.path("state/valetd")).expect("a folder");
     let (file, later) = (home.path("state/valetd/lab.json"), "{\"version\": 999, \"sealed\": \"AAAA\"}");
     fs::write(&file, later).expect("written");
-    let _daemon = home.start();
+    let daemon = home.start();
     let login = || home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], "a-refresh-token");
     for said in [words(&home.run(&["status"])), words(&login())] {
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -262,4 +261,9 @@ fn what_a_later_version_has_stored_stays_until_a_person_drops_it() {
     assert!(logout.status.success() && !file.exists(), "{}", words(&logout));
     assert!(words(&login()).contains("lab: signed in"), "the remedy works");
     assert!(fs::read_to_string(&file).expect("saved").contains("a-refresh-token"));
+    drop(daemon);
+    fs::write(&file, later).expect("written");
+    let said = words(&login());
+    assert!(said.contains("written by a later valetd"), "{said}");
+    assert!(home.run(&["logout", "lab"]).status.success() && !file.exists(), "also while no daemon runs");
 }

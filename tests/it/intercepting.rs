@@ -1,14 +1,15 @@
 //! `valetd exec --intercept`: programs that insist on the API's own host get a route's token, unmodified.
 
-use std::io::{BufReader, Write};
-use std::process::{Command, Output};
+use std::io::{BufReader, Read, Write};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::company::Scene;
-use crate::support::upstreams::{read_head, serving};
+use crate::support::company::{Manner, Scene};
+use crate::support::upstreams::{mirror, read_head, serving};
 use crate::support::{eventually, words};
 
 fn json(output: &Output) -> Value {
@@ -179,6 +180,34 @@ fn what_no_route_leads_to_passes_untouched_or_is_refused_with_only() {
 }
 
 #[test]
+fn what_no_route_leads_to_also_goes_through_a_companys_proxy_that_is_spoken_to_in_tls() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let origin = scene.world.behind_tls(&mirror());
+    let ca = scene.world.folder.path().join("ca.pem").display().to_string();
+    let in_tls = scene.world.proxy(Manner::Guarded, true, origin, origin);
+    let url = format!("https://me:p%20w@{}", in_tls.address);
+    let ask = |proxy: &str, words: &[&str]| {
+        let mut command = scene.exec(&[&["-r", "api", "--intercept", "-v", "--"], words].concat());
+        command.env("https_proxy", proxy).env("http_proxy", proxy).env("SSL_CERT_FILE", &ca);
+        command.output().expect("valetd runs")
+    };
+    let output = ask(&url, &["curl", "-sS", "--cacert", &ca, "https://auth.example/x"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("GET /x "), "{}", words(&output));
+    assert_eq!(in_tls.targets(), ["auth.example:443"]);
+    // a proxy that nobody has vouched for is told nothing
+    let strange = url.replace("127.0.0.1", "localhost");
+    let output = ask(&strange, &["curl", "-sS", "--cacert", &ca, "https://auth.example/x"]);
+    assert!(!output.status.success() && words(&output).contains("TLS with the proxy"), "{}", words(&output));
+    assert_eq!(in_tls.targets().len(), 1);
+    // in the clear, the proxy is asked in absolute form
+    let plain = scene.world.behind_tls(&mirror());
+    let output = ask(&format!("https://{plain}"), &["curl", "-sS", "http://auth.example/y"]);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("GET http://auth.example/y "), "{}", words(&output));
+}
+
+#[test]
 fn rules_and_scopes_hold_as_on_the_reverse_path() {
     let scene = Scene::new("deny = [\"DELETE /**\", \"/admin/**\"]");
     let config = std::fs::read_to_string(scene.home().path("config/valetd/config.toml")).expect("a configuration");
@@ -327,6 +356,67 @@ fn a_daemon_that_is_restarted_under_a_command_serves_it_again() {
     let output = running.wait_with_output().expect("it ends");
     scene.upstreams_head(&output);
     drop(daemon);
+}
+
+#[test]
+fn what_breaks_in_mid_stream_breaks_for_the_command_and_a_command_that_is_killed_leaves_nothing_under_way() {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let seen = gone.clone();
+    let upstream = serving(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let head = read_head(&mut reader)?;
+        let framing = if head.contains("chunked ") { "Transfer-Encoding: chunked" } else { "Content-Length: 1000" };
+        let half = if head.contains("chunked ") { "4\r\nhalf\r\n" } else { "half" };
+        stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{half}").as_bytes())?;
+        if head.contains("/drip ") {
+            reader.read_to_end(&mut Vec::new())?; // until it is hung up on
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let scene = Scene::before(&upstream, "");
+    let mut daemon = scene.start();
+    let exec = |script: &str| {
+        let mut command = scene.exec(&["-r", "api", "--intercept", "--", "sh", "-c", script]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    for (version, path) in
+        [("--http1.1", "length"), ("--http1.1", "chunked"), ("--http2", "length"), ("--http2", "chunked")]
+    {
+        let output = exec(&format!("curl -sS {version} https://api.example/{path}")).output().expect("valetd runs");
+        assert!(!output.status.success(), "half of it was taken for the whole: {version} {path}: {}", words(&output));
+    }
+    let (pid, came) = (scene.home().path("pid"), scene.home().path("came"));
+    for (version, dies) in
+        [("--http1.1", "command"), ("--http2", "command"), ("--http1.1", "daemon"), ("--http2", "daemon")]
+    {
+        let before = gone.load(Ordering::Relaxed);
+        let script = format!(
+            "echo $$ > {}; exec curl -sSN {version} -o {} https://api.example/drip",
+            pid.display(),
+            came.display()
+        );
+        let running = exec(&script).spawn().expect("valetd runs");
+        eventually("half has come", || std::fs::read(&came).ok().filter(|came| came == b"half"));
+        match dies {
+            "command" => {
+                let pid = std::fs::read_to_string(&pid).expect("a number");
+                assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().expect("kill runs").success());
+            }
+            _ => drop(daemon.signal("KILL")),
+        }
+        let output = running.wait_with_output().expect("it ends");
+        match dies {
+            "command" => assert_eq!(output.status.code(), Some(137), "{version}: {}", words(&output)),
+            _ => assert!(!output.status.success(), "{version}: {}", words(&output)),
+        }
+        eventually("the upstream is hung up on", || (gone.load(Ordering::Relaxed) > before).then_some(()));
+        std::fs::remove_file(&came).expect("removed");
+        if dies == "daemon" {
+            daemon = scene.start();
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::support::company::Scene;
 use crate::support::nobody::{AS_NOBODY, NOBODY, can_play_nobody};
+use crate::support::terminal::Terminal;
 use crate::support::{VALETD, eventually, keys, words};
 
 /// Whether this machine lets us make walls.
@@ -126,8 +127,63 @@ fn an_agent_that_tries_to_get_out_does_not() {
     assert!(output.status.success() && said.ends_with("done\n"), "{}", words(&output));
     let out: Vec<&str> = said.lines().filter(|line| line.starts_with("OUT ")).collect();
     assert!(out.is_empty(), "{out:#?}");
+    // a kernel without that interface would say that there is none
+    let by_x32 = said.lines().find(|line| line.starts_with("held a mount by x32: ")).expect("it was tried");
+    assert!(!cfg!(target_arch = "x86_64") || by_x32.contains("PermissionError"), "{by_x32}");
     let held = said.lines().filter(|line| line.starts_with("held ")).count();
     assert!(held >= 60, "{held}: {said}");
+}
+
+/// Types into the terminal for whoever reads it next, in each way that there is.
+const TYPIST: &str = "\
+import fcntl, sys
+for number in (0x5412, 0x541c):
+    for where in ('/dev/stdin', '/dev/tty', '/dev/console'):
+        try:
+            with open(where, 'rb+', buffering=0) as tty:
+                fcntl.ioctl(tty, number, b'#' if number == 0x5412 else b'\\x02')
+            print('typed at', where)
+        except OSError as why:
+            print('held', where, type(why).__name__)
+print('tried')
+";
+
+#[test]
+fn a_command_at_a_terminal_has_job_control_there_and_cannot_type_for_who_reads_it_next() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let folder = scene.home().path("work");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("typist.py"), TYPIST).expect("written");
+    let line = |option: &str, command: &str| {
+        format!("cd {} && PS1='ready> ' {VALETD} exec -r api {option} -- {command}", folder.display())
+    };
+    let mut terminal = Terminal::open(scene.home(), &line("--isolate", "bash --norc -i"));
+    terminal.answer("ready> ", "/usr/bin/python3 typist.py");
+    let said = terminal.until("tried");
+    assert!(!said.contains("typed at"), "{said}");
+    assert!(said.matches("PermissionError").count() >= 4, "{said}");
+    terminal.answer("ready> ", "sleep 1000");
+    terminal.until("sleep 1000\r\n");
+    thread::sleep(Duration::from_millis(300)); // it is in the foreground by then
+    terminal.type_line("\x1a");
+    terminal.until("Stopped");
+    terminal.answer("ready> ", "fg");
+    terminal.until("fg\r\nsleep 1000\r\n");
+    thread::sleep(Duration::from_millis(300));
+    terminal.type_line("\x03");
+    terminal.answer("ready> ", "echo code $?");
+    terminal.until("code 130");
+    terminal.answer("ready> ", "exit 7");
+    assert_eq!(terminal.exit().0, Some(7));
+    // and without the wall, where the kernel lets them, the same words get through
+    if fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").is_ok_and(|allowed| allowed.trim() == "1") {
+        let mut terminal = Terminal::open(scene.home(), &line("--intercept", "/usr/bin/python3 typist.py"));
+        assert!(terminal.until("tried").contains("typed at"));
+    }
 }
 
 #[test]

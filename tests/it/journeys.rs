@@ -17,7 +17,13 @@ fn the_demonstration_runs_the_main_job_and_ends_well() {
     let output = home.run(&["demo", "--once"]);
     let words = words(&output);
     assert!(output.status.success(), "{words}");
-    for part in ["/gdh/datasets\n200 ", "/gbdx/auth/v1/validate_token\n200 ", "2 renewals so far"] {
+    for part in [
+        "/gdh/datasets\n200 ",
+        "/gbdx/auth/v1/validate_token\n200 ",
+        "2 renewals so far",
+        "An outage: ",
+        "answered 503",
+    ] {
         assert!(words.contains(part), "no {part:?} in:\n{words}");
     }
 }
@@ -34,7 +40,7 @@ fn without_a_configuration_the_daemon_says_how_to_begin() {
     assert!(answer.text().contains("valetd login"), "{}", answer.text());
     assert_eq!(daemon.status()["accounts"].as_array().map(Vec::len), Some(0));
     let status = home.run(&["status"]);
-    assert!(words(&status).contains("valetd login gbdx"), "{}", words(&status));
+    assert!(words(&status).contains("valetd login cdse"), "{}", words(&status));
 }
 
 #[test]

@@ -14,6 +14,8 @@ mod architecture;
 
 // --- signing in, and having a token ---
 
+/// The demonstration fits a terminal, does what its keys say, and lets a person practise.
+mod demo;
 /// Advice is true where it is given, and an upgrade is seen.
 mod first_steps;
 /// A person or a script gets from nothing to a proxied request in every way there is to sign in.
@@ -22,6 +24,8 @@ mod journeys;
 mod readme;
 /// At a terminal, each way to sign in that an account has is offered, in its order.
 mod signing_in;
+/// What every released version has stored is read.
+mod versions;
 
 /// What a name stands for decides whether it is connected to.
 mod addresses;
@@ -33,6 +37,8 @@ mod connecting;
 mod crowd;
 /// A provider with a dialect of its own is a few lines of data, and loses no login.
 mod dialects;
+/// An issuer is all that an account says of its server, and what it says of itself leads no credential astray.
+mod discovering;
 /// An edited endpoint is never sent the refresh token of another.
 mod endpoints;
 /// A token endpoint that fails in every way takes no valid token away and loses no login.
@@ -51,6 +57,7 @@ mod owner;
 mod storms;
 /// A sign-in that was given an end ends then, and nothing puts that off.
 mod term;
+mod ways;
 
 // --- what goes through ---
 
@@ -77,6 +84,8 @@ mod identity;
 mod intercepting;
 /// An isolated command gets through its wall to the routes, and to nothing else.
 mod isolating;
+/// A token that a program prints, or a file holds, is as good as one of a server, and ends as it says.
+mod issued;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.
@@ -120,5 +129,7 @@ mod canary;
 mod ownership;
 /// What the daemon has given up is in force, and surprises nobody.
 mod sandbox;
+/// Sealed credentials are of no use without their key, and no crash and no missing key loses one.
+mod sealing;
 /// Events, logs, doctor, exec and a service manager are told how it stands.
 mod service;

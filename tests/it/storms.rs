@@ -264,3 +264,21 @@ fn each_life_has_its_time_of_renewal() {
         daemon.signal("KILL");
     }
 }
+
+#[test]
+fn an_api_that_refuses_a_fresh_token_is_told_of_until_it_takes_one() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let address = address(&daemon);
+    let is_told = || words(&home.run(&["status"])).contains("the API refuses this token");
+    assert_eq!(ping(&address).status, 200);
+    server.revoke_access_tokens();
+    assert_eq!(ping(&address).status, 200);
+    assert!(!is_told(), "a revoked token was renewed, and taken");
+    assert_eq!(crate::support::get(&address, "/lab/unauthorized").expect("an answer").status, 401);
+    assert!(is_told(), "{}", words(&home.run(&["status"])));
+    assert_eq!(ping(&address).status, 200);
+    assert!(!is_told());
+}

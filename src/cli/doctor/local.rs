@@ -15,7 +15,7 @@ use super::super::text::{length, printable};
 use super::finding::{Finding, fail, ok, warn};
 use crate::config::{Config, ListenAddress};
 use crate::control::client::ClientError;
-use crate::control::report::{State, StatusReport};
+use crate::control::report::{State, StatusReport, StoreReport};
 use crate::platform::listeners;
 use crate::platform::paths::{Paths, is_read_only, shell_word};
 
@@ -255,6 +255,29 @@ pub(super) fn proxy_variables(variable: impl Fn(&str) -> Option<String>) -> Vec<
     findings
 }
 
+/// How credentials are kept, and whether somebody can get at their key.
+pub(super) fn seal(status: &StatusReport, invocation: &str) -> Vec<Finding> {
+    const CHECK: &str = "seal";
+    let StoreReport { sealed, source, recovery, locked, .. } = &status.daemon.store;
+    let source = source.as_deref().unwrap_or_default();
+    let mut findings = Vec::new();
+    if let Some(why) = locked {
+        findings.push(fail(CHECK, format!("the store is locked: {why}"), format!("{invocation} unlock")));
+    }
+    findings.push(match (sealed, recovery) {
+        (false, _) => {
+            let says = "credentials are in the clear on the disk, for you alone; to seal them: valetd seal on";
+            ok(CHECK, says.to_owned())
+        }
+        (true, true) => ok(CHECK, format!("credentials are sealed; the key is kept by: {source}")),
+        (true, false) => {
+            let says = format!("credentials are sealed, and who loses the key, kept by {source} alone, signs in again");
+            warn(CHECK, says, format!("{invocation} seal recovery"))
+        }
+    });
+    findings
+}
+
 pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
     const CHECK: &str = "account";
     let mut findings = Vec::new();
@@ -262,7 +285,9 @@ pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
         let why = account.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let says = format!("{} is {}{why}", account.id, account.state);
         findings.push(match (account.state, account.usable) {
-            (State::SignInRequired, _) => fail(CHECK, says, account.next_action.clone().unwrap_or_default()),
+            (State::SignInRequired | State::StoreLocked | State::KeyGone, _) => {
+                fail(CHECK, says, account.next_action.clone().unwrap_or_default())
+            }
             (State::Waiting | State::Renewing, _) | (_, false) => warn(CHECK, says, "it is being worked on"),
             (State::Usable, true) => ok(CHECK, says),
         });

@@ -81,6 +81,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
         findings.extend(network::servers(config).await);
     }
     if let Some(status) = &status {
+        findings.extend(local::seal(status, &invocation));
         findings.extend(local::accounts(status));
     }
     findings

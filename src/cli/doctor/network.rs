@@ -17,6 +17,7 @@ use super::finding::{Finding, fail, ok, warn};
 use crate::config::{Config, Endpoint, Origin, Proxies, ProxyChoice, Way, is_private_address};
 use crate::control::report::StatusReport;
 use crate::http_client::{HttpClient, Limits, Outgoing, Reach};
+use crate::oauth::http_date;
 use crate::platform::clock::wall;
 use crate::platform::environment;
 
@@ -205,7 +206,7 @@ fn remedy(words: &str) -> &'static str {
 
 /// How far a server's clock is ahead, by its `Date` (RFC 9110 section 6.6.1).
 fn seconds_ahead(date: &str, now: SystemTime) -> Option<i64> {
-    let there = jiff::fmt::rfc2822::parse(date).ok()?.timestamp().as_second();
+    let there = http_date(Some(date))?;
     let here = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     Some(there - i64::try_from(here).ok()?)
 }

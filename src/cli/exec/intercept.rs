@@ -74,7 +74,7 @@ pub(super) fn settings(
     let sign_in: Vec<Endpoint> = sign_in.filter(|endpoint| !intercept::is_address(&endpoint.origin.host)).collect();
     let placeholders = reached.accounts.iter().flat_map(|account| &account.exec.env).map(|(_, value)| value.clone());
     let plain = environment::text("http_proxy").and_then(|text| ForwardProxy::parse(&text).ok());
-    let plain = plain.filter(|proxy| proxy.protocol == ProxyProtocol::Http);
+    let plain = plain.filter(|proxy| matches!(proxy.protocol, ProxyProtocol::Http | ProxyProtocol::Https));
     let outside = Outside { proxies: Proxies::read(environment::text), plain };
     Settings { origins, sign_in, placeholders: placeholders.collect(), outside, allowed, password, verbose }
 }

@@ -45,6 +45,10 @@ const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6
 /// Terminal requests that put words into the mouth of whoever reads it next.
 const TERMINAL: [u64; 2] = [libc::TIOCSTI, 0x541c /* TIOCLINUX */];
 
+/// System calls of x86-64's x32 interface have numbers of their own, from here on, which rules by number do not see.
+#[cfg(target_arch = "x86_64")]
+const X32: u32 = 0x4000_0000;
+
 /// The filters, as the kernel takes them: one that denies, and one for calls that a program must believe not to exist.
 ///
 /// # Errors
@@ -64,7 +68,8 @@ pub(super) fn filters() -> Result<[Vec<u8>; 2], String> {
     let new_user = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
     let is_new_user = condition(0, SeccompCmpOp::MaskedEq(new_user), new_user)?;
     rules.insert(libc::SYS_clone, vec![rule(vec![is_new_user])?]);
-    let denying = program(rules, libc::EPERM, arch)?;
+    let mut denying = without_x32();
+    denying.extend(program(rules, libc::EPERM, arch)?);
     // its flags are in memory, where a filter cannot look; libraries fall back to clone
     let missing = program(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS, arch)?;
     Ok([denying, missing])
@@ -74,13 +79,33 @@ fn program(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32, arch: TargetArch)
     let action = SeccompAction::Errno(errno.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).map_err(|error| error.to_string())?;
     let program: BpfProgram = filter.try_into().map_err(|error: seccompiler::BackendError| error.to_string())?;
+    Ok(bytes(&program))
+}
+
+/// Instructions that deny all of the x32 interface, to stand before others.
+#[cfg(target_arch = "x86_64")]
+fn without_x32() -> Vec<u8> {
+    use seccompiler::sock_filter;
+    let number = sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: 0 };
+    let is_x32 = sock_filter { code: (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16, jt: 0, jf: 1, k: X32 };
+    let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+    let deny = sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: errno };
+    bytes(&[number, is_x32, deny])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn without_x32() -> Vec<u8> {
+    Vec::new()
+}
+
+fn bytes(program: &[seccompiler::sock_filter]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(program.len() * 8);
-    for instruction in &program {
+    for instruction in program {
         bytes.extend(instruction.code.to_ne_bytes());
         bytes.extend([instruction.jt, instruction.jf]);
         bytes.extend(instruction.k.to_ne_bytes());
     }
-    Ok(bytes)
+    bytes
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::platform::paths::OwnFolder;
 
 /// Variables whose file a program trusts in place of all others: OpenSSL and what is built on it, curl, requests, git, pip,
-/// boto3, cargo, Perl's LWP, gcloud, gRPC, httplib2, R, Nix, Ruby's bundler.
-const REPLACING: [&str; 14] = [
+/// boto3, cargo, Perl's LWP, gcloud, gRPC, httplib2, R, Nix, Ruby's bundler, GDAL and PROJ (rasterio has them trust certifi's where these are not set).
+const REPLACING: [&str; 16] = [
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
     "REQUESTS_CA_BUNDLE",
@@ -31,10 +31,15 @@ const REPLACING: [&str; 14] = [
     "NIX_SSL_CERT_FILE",
     "BUNDLE_SSL_CA_CERT",
     "JULIA_SSL_CA_ROOTS_PATH",
+    "GDAL_CURL_CA_BUNDLE",
+    "PROJ_CURL_CA_BUNDLE",
 ];
 
 /// Variables whose file a program trusts besides: Node (npm included) and Deno.
 const ADDING: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+/// Names the file with our root alone, for programs that are told by an option, or by a store of their own.
+const ALONE: &str = "VALETD_CA";
 
 /// Variables without which a program does not listen to the proxy's: Node from 22.21 and 24.0 on, Perl's LWP.
 const SWITCHES: [(&str, &str); 2] = [("NODE_USE_ENV_PROXY", "1"), ("PERL_LWP_ENV_PROXY", "1")];
@@ -96,6 +101,7 @@ impl Bundles {
             };
             bundles.variables.push((name.to_owned(), value));
         }
+        bundles.variables.push((ALONE.to_owned(), bundles.alone.clone()));
         bundles.variables.extend(SWITCHES.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Ok(bundles)
     }
@@ -218,6 +224,24 @@ fn systems() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::exec::clients;
+
+    #[test]
+    fn the_table_in_the_help_has_what_a_command_is_told_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundles = Bundles::write(&folder.path().join("run"), "ROOT\n", |_| None).unwrap();
+        let told: Vec<&str> = bundles.variables.iter().map(|(name, _)| name.as_str()).collect();
+        for name in told.iter().filter(|name| **name != ALONE) {
+            assert!(clients::names(name), "{name} is set, and in no row");
+        }
+        let table = clients::table();
+        let variables = table.split_whitespace().filter(|word| {
+            word.len() > 5 && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        });
+        for name in variables {
+            assert!(told.contains(&name), "{name} is in the table, and is not set");
+        }
+    }
 
     #[test]
     fn what_was_trusted_before_still_is_and_files_go_with_the_command() {
@@ -240,7 +264,7 @@ mod tests {
         };
         assert_eq!(content("REQUESTS_CA_BUNDLE"), "CORPORATE\nROOT\n");
         assert_eq!(content("NODE_EXTRA_CA_CERTS"), "CORPORATE\nROOT\n");
-        assert_eq!(content("DENO_CERT"), "ROOT\n");
+        assert_eq!((content("DENO_CERT"), content("VALETD_CA")), ("ROOT\n".to_owned(), "ROOT\n".to_owned()));
         for name in ["SSL_CERT_FILE", "PIP_CERT", "GIT_SSL_CAINFO"] {
             assert!(content(name).ends_with("ROOT\n"), "{name}");
         }

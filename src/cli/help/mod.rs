@@ -5,7 +5,6 @@ use clap::Command;
 use super::failure::{Exit, Failure};
 use super::output::print;
 use super::text::{Cell, Table};
-use crate::config;
 use crate::names::UnknownName;
 
 mod texts;
@@ -50,23 +49,12 @@ pub(super) fn perform(mut program: Command, arguments: Arguments) -> Result<Exit
     let text = match words[..] {
         [] => contents(),
         [name, ..] => match TOPICS.iter().find(|topic| words.len() == 1 && topic.name == name) {
-            Some(topic) => topic.whole(),
+            Some(topic) => topic.text.to_owned(),
             None => verb(&program, &words)?.render_long_help().ansi().to_string(),
         },
     };
     print(&text)?;
     Ok(Exit::Fine)
-}
-
-impl Topic {
-    /// Its text, with the presets in their place.
-    fn whole(&self) -> String {
-        let mut presets = Table::default();
-        for preset in config::presets() {
-            presets.row([Cell::new(format!("  {}", preset.name)), Cell::new(preset.description)]);
-        }
-        self.text.replace("{presets}", &presets.lines().join("\n"))
-    }
 }
 
 /// The list of topics.
@@ -114,7 +102,7 @@ mod tests {
     #[test]
     fn no_topic_is_wider_than_80_columns_and_its_commands_make_sense() {
         for topic in &TOPICS {
-            let text = topic.whole();
+            let text = topic.text;
             assert!(text.lines().all(|line| line.chars().count() <= 80), "{}:\n{text}", topic.name);
             for line in text.replace("\\\n", " ").lines() {
                 let Some(command) = line.trim_start().strip_prefix("valetd ").filter(|_| line.starts_with("  ")) else {
@@ -148,6 +136,18 @@ mod tests {
         for kind in kinds {
             let written = format!("\"{}", kind.trim_end_matches("..."));
             assert!(made.contains(&written), "{kind}");
+        }
+    }
+
+    #[test]
+    fn every_exit_code_is_told_in_the_topic_and_in_the_help() {
+        let topic = include_str!("topics/exit-codes.txt");
+        for exit in [Exit::Fine, Exit::Failed, Exit::Usage, Exit::SignInRequired, Exit::NotUsable, Exit::Locked] {
+            let line = format!("  {}  ", exit as u8);
+            assert!(topic.contains(&line) && AFTER.contains(&line), "{exit:?}");
+        }
+        for exit in [Exit::NotExecutable, Exit::NoSuchCommand, Exit::Interrupted] {
+            assert!(topic.contains(&format!("  {}  ", exit as u8)), "{exit:?}");
         }
     }
 

@@ -8,10 +8,10 @@ header. Scripts, notebooks and tools get a URL and never see a credential.
 
 First steps:
 
-  1. Sign in, once:          valetd login gbdx
+  1. Sign in, once:          valetd login cdse
   2. Start it, for good:     valetd service install
                              (or, in this terminal: valetd run)
-  3. Use it, from anything:  curl http://localhost:8253/gbdx/catalog/v2/...
+  3. Use it, from anything:  curl http://localhost:8253/cdse/odata/v1/...
 
 What is going on:            valetd status
 More of everything:          valetd help";
@@ -39,6 +39,7 @@ Exit codes:
   2  the arguments make no sense
   3  somebody must sign in
   4  there is no usable token now; it is being worked on
+  5  the store is locked: the key of sealed credentials is away
 
 The control socket speaks HTTP:
   curl --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/status";

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use super::document::{
     AccountReport, AuditReport, CredentialReport, DaemonReport, FailureReport, McpReport, MeasureReport, Moment,
-    OwnAddressReport, Readings, RouteReport, SCHEMA, State, StatusReport, Wakeup,
+    OwnAddressReport, Readings, RouteReport, SCHEMA, State, StatusReport, StoreReport, Wakeup,
 };
-use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, UNREADABLE, remedy};
+use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, UNREADABLE, Withholding, remedy};
 use crate::client_keys::{ClientKey, KeyRing};
 use crate::config::{Config, ListenAddress, Proxies, ProxyChoice, Route, RouteName, Way};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Why};
 use crate::stats::{McpSeen, Stats};
+use crate::store::{SealState, SealedWith};
 use crate::timestamp::Timestamp;
 
 /// What is true of the process, apart from accounts and routes. Replaced as a whole when a reload changes it.
@@ -64,12 +65,14 @@ pub(crate) struct Sources<'a> {
     pub stats: &'a Stats,
     /// The client keys.
     pub keys: &'a KeyRing,
+    /// How credentials are kept.
+    pub store: &'a SealState,
 }
 
 impl StatusReport {
     /// Makes the document.
     pub(crate) fn new(sources: &Sources<'_>) -> Self {
-        let Sources { readings, facts, config, config_problems, views, stats, keys } = *sources;
+        let Sources { readings, facts, config, config_problems, views, stats, keys, store } = *sources;
         let daemon = DaemonReport {
             version: facts.version.to_owned(),
             pid: facts.pid,
@@ -92,12 +95,16 @@ impl StatusReport {
             hardening: facts.hardening.iter().map(measure_report).collect(),
             own_addresses: own_addresses(keys),
             strict_exec: config.strict_exec,
+            store: StoreReport::new(store),
         };
         Self {
             schema: SCHEMA,
             at: readings.moment(readings.now),
             daemon,
-            accounts: views.iter().map(|view| AccountReport::new(view, readings, &facts.invocation)).collect(),
+            accounts: views
+                .iter()
+                .map(|view| AccountReport::new(view, readings, &facts.invocation).kept_in(store))
+                .collect(),
             routes: config.routes.iter().map(|route| route_report(route, config, facts, stats)).collect(),
         }
     }
@@ -108,7 +115,33 @@ fn as_text(path: &Path) -> PathBuf {
     path.to_string_lossy().into_owned().into()
 }
 
+impl StoreReport {
+    /// Makes the part of the document that speaks of the store.
+    pub(crate) fn new(state: &SealState) -> Self {
+        let SealState { sealed, locked } = state.clone();
+        let locked_alone = Self { locked, ..Self::default() };
+        let Some(SealedWith { key, since, source, because, has_recovery }) = sealed else { return locked_alone };
+        Self {
+            sealed: true,
+            source: Some(source),
+            key_id: Some(key),
+            since: Some(Moment::of_unix(since)),
+            because,
+            recovery: has_recovery,
+            ..locked_alone
+        }
+    }
+}
+
 impl AccountReport {
+    /// Adds what its credential is sealed with.
+    pub(crate) fn kept_in(mut self, store: &SealState) -> Self {
+        if let (Some(credential), Some(sealed)) = (&mut self.credential, &store.sealed) {
+            credential.sealed.clone_from(&sealed.source);
+        }
+        self
+    }
+
     /// Makes the part of the document that speaks of one account.
     pub(crate) fn new(view: &AccountView, readings: Readings, invocation: &str) -> Self {
         let AccountView {
@@ -117,6 +150,7 @@ impl AccountReport {
             description,
             snapshot,
             stored,
+            withheld,
             last_success,
             last_failure,
             renewals,
@@ -132,12 +166,18 @@ impl AccountReport {
             learnt_life,
         } = *snapshot;
         let usable = usable_until.is_some_and(|until| readings.now < until);
-        let state = state(phase, usable);
+        let state = match withheld.as_ref().map(|withheld| withheld.cause) {
+            None => state(phase, usable),
+            Some(Withholding::StoreLocked) => State::StoreLocked,
+            Some(Withholding::KeyGone) => State::KeyGone,
+        };
         let why_code = match phase {
+            Phase::SignInRequired { .. } if withheld.is_some() => None,
             Phase::SignInRequired { why } => Some(why),
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
+            State::StoreLocked | State::KeyGone => withheld.as_ref().map(|withheld| withheld.why.to_string()),
             // what is stored cannot be used: that says more than that nobody is signed in
             State::SignInRequired => match (why_code, last_failure) {
                 (Some(Why::NotSignedIn), Some(failure)) if [UNREADABLE, IN_THE_WAY].contains(&failure.class) => {
@@ -183,7 +223,10 @@ impl AccountReport {
             credential,
             renewals: *renewals,
             token_requests: *token_requests,
-            next_action: why_code.filter(|_| !is_in_the_way).map(|why| remedy(why, id, invocation)),
+            next_action: match withheld {
+                Some(withheld) => Some(withheld.cause.remedy(id, invocation)),
+                None => why_code.filter(|_| !is_in_the_way).map(|why| remedy(why, id, invocation)),
+            },
         }
     }
 }
@@ -242,6 +285,7 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
         errors: numbers.errors.get(),
         rejected: numbers.rejected.get(),
         replayed: numbers.replayed.get(),
+        refuses_token: numbers.refuses_tokens(),
         median_ms: millis(0.5),
         p99_ms: millis(0.99),
     }

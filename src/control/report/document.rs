@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::accounts::Withholding;
 use crate::renewal::{Reason, Why};
 use crate::timestamp::Timestamp;
 
@@ -68,6 +69,29 @@ pub(crate) struct DaemonReport {
     /// Whether `valetd exec` refuses to run a command while a route can be used without a client key.
     #[serde(default)]
     pub strict_exec: bool,
+    /// How credentials are kept.
+    #[serde(default)]
+    pub store: StoreReport,
+}
+
+/// How credentials are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StoreReport {
+    /// Whether they are encrypted on the disk.
+    pub sealed: bool,
+    /// Where the key comes from: `file`, `command`, `unit`.
+    pub source: Option<String>,
+    /// The key's name.
+    pub key_id: Option<String>,
+    /// When it was made.
+    pub since: Option<Moment>,
+    /// Why from there, where the configuration does not say it.
+    #[serde(default)]
+    pub because: Vec<String>,
+    /// Whether there is a recovery code, too.
+    pub recovery: bool,
+    /// Why nothing can be read or written now; `null` if it can.
+    pub locked: Option<String>,
 }
 
 /// An address that is lent to a command.
@@ -163,6 +187,10 @@ pub(crate) enum State {
     Renewing,
     /// A person has to sign in. A token in hand is still used up.
     SignInRequired,
+    /// There is a credential, and the key that it is sealed with is away.
+    StoreLocked,
+    /// There is a credential, and the key that it is sealed with will not come back.
+    KeyGone,
 }
 
 impl fmt::Display for State {
@@ -172,6 +200,8 @@ impl fmt::Display for State {
             State::Waiting => "waiting",
             State::Renewing => "renewing",
             State::SignInRequired => "sign-in-required",
+            State::StoreLocked => Withholding::StoreLocked.code(),
+            State::KeyGone => Withholding::KeyGone.code(),
         })
     }
 }
@@ -255,6 +285,9 @@ pub(crate) struct RouteReport {
     pub rejected: u64,
     /// Requests sent again after a 401.
     pub replayed: u64,
+    /// Whether the upstream refused a token again that was renewed for its refusal, and no answer since was a good one.
+    #[serde(default)]
+    pub refuses_token: bool,
     /// Half of the answers began within so many milliseconds; an upper bound, from buckets that double.
     #[serde(default)]
     pub median_ms: Option<f64>,

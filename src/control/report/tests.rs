@@ -7,12 +7,13 @@ use serde_json::json;
 
 use super::build::{state, urls};
 use super::*;
-use crate::accounts::{AccountView, LastFailure, Stored};
+use crate::accounts::{AccountView, LastFailure, Stored, Withheld, Withholding};
 use crate::client_keys::KeyRing;
 use crate::config::{self, AccountId, Config, ListenAddress, Proxies, RouteName};
 use crate::platform::harden::Measure;
 use crate::renewal::{AccountSnapshot, Phase, Reason, RenewalId, Why};
 use crate::stats::Stats;
+use crate::store::SealState;
 use crate::timestamp::Timestamp;
 
 /// The time line is an hour ahead of the calendar, so that a mix-up of the two shows.
@@ -35,6 +36,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
     gbdx.rejected.add(2);
     gbdx.replayed.add(2);
     gbdx.answered(200, Duration::from_millis(3));
+    gbdx.replayed_with(true);
     let problems = ["route.x: no account named \"x\"".to_owned()];
     let views = [usable_view(), refused_view()];
     let sources = Sources {
@@ -45,6 +47,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
         views: &views,
         stats: &stats,
         keys: &KeyRing::default(),
+        store: &SealState::default(),
     };
     let report = StatusReport::new(&sources);
     let golden = json!({
@@ -66,6 +69,15 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "hardening": [{ "name": "landlock", "in_force": false, "detail": "switched off" }],
             "own_addresses": [],
             "strict_exec": false,
+            "store": {
+                "sealed": false,
+                "source": null,
+                "key_id": null,
+                "since": null,
+                "because": [],
+                "recovery": false,
+                "locked": null,
+            },
         },
         "accounts": [{
             "id": "gbdx",
@@ -135,6 +147,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "errors": 0,
             "rejected": 2,
             "replayed": 2,
+            "refuses_token": true,
             "median_ms": 4.0,
             "p99_ms": 4.0,
             "proxy": null,
@@ -187,6 +200,27 @@ fn a_token_is_not_usable_at_the_very_end_of_its_life() {
     view.snapshot.usable_until = Some(NOW);
     let report = AccountReport::new(&view, readings(), "valetd");
     assert_eq!((report.state, report.usable, report.seconds_left), (State::Waiting, false, Some(0)));
+}
+
+#[test]
+fn what_is_sealed_under_a_key_that_is_away_or_gone_is_a_state_of_its_own() {
+    let rows = [
+        (Withholding::StoreLocked, State::StoreLocked, "valetd unlock"),
+        (Withholding::KeyGone, State::KeyGone, "valetd unlock --recovery (or seal on, and then login gbdx)"),
+    ];
+    for (cause, state, action) in rows {
+        let mut view = usable_view();
+        view.snapshot = AccountSnapshot {
+            phase: Phase::SignInRequired { why: Why::NotSignedIn },
+            usable_until: None,
+            ..view.snapshot
+        };
+        view.withheld = Some(Withheld { cause, why: "no stick".into(), since: NOW });
+        let report = AccountReport::new(&view, readings(), "valetd");
+        assert_eq!((report.state, report.why_code, report.why.as_deref()), (state, None, Some("no stick")));
+        assert_eq!(report.next_action.as_deref(), Some(action));
+        assert_eq!(serde_json::to_value(state).unwrap(), state.to_string(), "one word everywhere");
+    }
 }
 
 #[test]
@@ -265,6 +299,7 @@ pub(crate) fn usable_view() -> AccountView {
             identity: Some("me@example.com".to_owned()),
             ends_at: None,
         }),
+        withheld: None,
         last_success: Some(NOW - Duration::from_secs(60)),
         last_failure: None,
         renewals: 7,
@@ -287,6 +322,7 @@ pub(crate) fn refused_view() -> AccountView {
             learnt_life: None,
         },
         stored: None,
+        withheld: None,
         last_success: None,
         last_failure: Some(LastFailure {
             at: NOW - Duration::from_secs(12),
@@ -314,6 +350,7 @@ pub(crate) fn report() -> StatusReport {
         views: &views,
         stats: &stats,
         keys: &KeyRing::default(),
+        store: &SealState::default(),
     };
     StatusReport::new(&sources)
 }

@@ -20,7 +20,7 @@ use crate::proxy::policy::route::Found;
 use crate::proxy::replay::Kept;
 use crate::proxy::table::{RouteEntry, Table};
 use crate::proxy::upstream::{self, Error, Resend};
-use crate::token_source::{Published, Unavailable};
+use crate::token_source::{Published, Unavailable, Withheld};
 
 /// Waits for a response in the exchange's time.
 pub(crate) async fn in_time(
@@ -154,6 +154,7 @@ pub(crate) fn no_token(route: &RouteEntry, why_not: Unavailable) -> ProxyError {
     let account = route.config.account.clone();
     match why_not {
         Unavailable::SignInRequired { why } => ProxyError::SignInRequired { account, why },
+        Unavailable::Withheld(Withheld { cause, why, .. }) => ProxyError::Withheld { account, cause, why },
         Unavailable::NotNow { retry_after, because } => ProxyError::TokenUnavailable { account, retry_after, because },
     }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn forward(
         authorization = renewed;
         response = send(stream, local, request, &mut authorization).await?;
         let outcome = authorization.outcome(&response);
+        route.note_replay(outcome);
         route.tokens.replayed(&refused, authorization.token(), refused_at.elapsed(), outcome);
     }
     let token = authorization.token();

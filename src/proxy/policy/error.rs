@@ -17,6 +17,7 @@ use crate::config::{AccountId, RouteName};
 use crate::mcp::{self, Message};
 use crate::proxy::fault::Fault;
 use crate::renewal::Why;
+use crate::token_source::Withholding;
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -58,6 +59,8 @@ pub(crate) enum ProxyError {
     Loop,
     /// Nobody is signed in, or the refresh token is dead.
     SignInRequired { account: AccountId, why: Why },
+    /// There is a credential, and it is not used.
+    Withheld { account: AccountId, cause: Withholding, why: Arc<str> },
     /// The audit is required, and cannot be written just now.
     AuditUnavailable,
     /// On a route to an MCP server: nobody but valetd signs in.
@@ -149,6 +152,7 @@ impl ProxyError {
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
             Self::BadRequest(_) | Self::TargetTooLong | Self::HeadTooLarge | Self::Loop => true,
             Self::SignInRequired { .. } | Self::TokenUnavailable { .. } | Self::Upstream { .. } => false,
+            Self::Withheld { .. } => false,
             Self::AuditUnavailable => false,
         }
     }
@@ -207,8 +211,8 @@ impl ProxyError {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
-            Self::AuditUnavailable => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("5")); // as often as the audit is tried again
+            Self::Withheld { .. } | Self::AuditUnavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5")); // as often as the audit is tried again; a key that is away may take longer
             }
             Self::TooManyAtOnce => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1")); // nobody knows when one of them ends
@@ -405,6 +409,16 @@ impl ProxyError {
                     self.login().unwrap_or_default()
                 ),
             },
+            Self::Withheld { account, cause, why } => Problem {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                kind: cause.code(),
+                title: match cause {
+                    Withholding::StoreLocked => "The store of credentials is locked",
+                    Withholding::KeyGone => "The key of the stored credential is gone",
+                },
+                proxy_error: "proxy_internal_response",
+                detail: format!("Account \"{account}\": {why}. Run: {}", cause.remedy(account, "valetd")),
+            },
             Self::AuditUnavailable => Problem {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 kind: "audit-unavailable",
@@ -440,6 +454,10 @@ impl ProxyError {
                 document.insert("account".into(), account.as_str().into());
                 document.insert("why".into(), json!(why));
                 document.insert("login".into(), format!("valetd login {account}").into());
+            }
+            Self::Withheld { account, cause, .. } => {
+                document.insert("account".into(), account.as_str().into());
+                document.insert("remedy".into(), cause.remedy(account, "valetd").into());
             }
             Self::TokenUnavailable { account, retry_after, .. } => {
                 document.insert("account".into(), account.as_str().into());
@@ -647,6 +665,8 @@ mod tests {
         let unreachable = Fault::Unreachable { error: "dns_error", detail: "x".into() };
         let tls = Fault::Tls { error: "tls_certificate_error", detail: "expired".into() };
         let broken = Fault::BrokenAnswer { error: "http_protocol_error", detail: "x".into() };
+        let withheld =
+            |cause| ProxyError::Withheld { account: AccountId::new("lab").unwrap(), cause, why: "no stick".into() };
         let unavailable =
             ProxyError::TokenUnavailable { account: account.clone(), retry_after: Duration::ZERO, because: None };
         let rows = [
@@ -673,6 +693,8 @@ mod tests {
             (ProxyError::HeadTooLarge, 431, "bad-request", "http_request_error"),
             (ProxyError::Loop, 508, "loop", "proxy_loop_detected"),
             (ProxyError::SignInRequired { account, why }, 503, "sign-in-required", "proxy_internal_response"),
+            (withheld(Withholding::StoreLocked), 503, "store-locked", "proxy_internal_response"),
+            (withheld(Withholding::KeyGone), 503, "key-gone", "proxy_internal_response"),
             (unavailable, 503, "token-unavailable", "proxy_internal_response"),
             (fault(unreachable), 502, "upstream-unreachable", "dns_error"),
             (fault(tls), 502, "upstream-tls", "tls_certificate_error"),
@@ -700,6 +722,14 @@ mod tests {
         let (_, said) = document(sign_in, &Advice::default());
         assert_eq!(said["login"], "valetd login lab");
         assert!(said["detail"].as_str().unwrap().ends_with("Run: valetd login lab"), "{said}");
+
+        let (cause, why) = (Withholding::StoreLocked, "its key is away".into());
+        let (response, said) =
+            document(ProxyError::Withheld { account: account.clone(), cause, why }, &Advice::default());
+        assert_eq!(
+            (&said["remedy"], &response.headers()[RETRY_AFTER]),
+            (&json!("valetd unlock"), &HeaderValue::from(5))
+        );
 
         let retry_after = Duration::from_millis(2100);
         let (response, said) = document(

@@ -12,6 +12,7 @@ use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config};
 use crate::platform::clock::Clock;
 use crate::renewal::{AccountSnapshot, Phase, Policy, RenewalId, Why};
+use crate::renewer::account::NotLoaded;
 use crate::renewer::machines::Renewer;
 use crate::secret::Secret;
 use crate::store::{Credential, Store, Trial};
@@ -95,7 +96,10 @@ impl History {
             // nobody remembers that answers are owed
             self.renewer.accounts.values_mut().for_each(|state| state.owed.clear());
         }
-        self.renewer.configure(&self.config, |id| records.remove(id).unwrap_or(Ok(None)), now);
+        let load = |id: &AccountId| {
+            records.remove(id).unwrap_or(Ok(None)).map_err(|error| NotLoaded::Unreadable(error.to_string()))
+        };
+        self.renewer.configure(&self.config, load, now);
         let fault = off.and_then(Measure::fault);
         self.renewer.accounts.values_mut().for_each(|state| state.machine.fault = fault);
     }
@@ -118,7 +122,7 @@ impl History {
                     true => disk.after_some_power_cut(|sides| outside.roll(sides)),
                     false => disk.after_a_kill(),
                 };
-                outside.disk = Disk::Store(Store::on_faulty_disk(disk.clone()), disk);
+                outside.disk = Disk::Store(Box::new(Store::on_faulty_disk(disk.clone())), disk);
             }
             outside.bury();
             let pause = outside.roll(20 * SECOND);

@@ -92,8 +92,8 @@ impl Outside {
         // without rotation every refresh token stays good, also one that is older than the server's newest
         let refresh = match &in_flight.grant {
             Grant::RefreshToken(token) if rotation == Rotation::Off => number(token.expose()),
-            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials => current,
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::RefreshToken(_) | Grant::Password { .. } | Grant::ClientCredentials | Grant::Issued => current,
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         let access = kept.filter(|_| rotation == Rotation::Off && server.tells_life).unwrap_or_else(|| {
             let is_end_known = server.tells_life || server.life >= HOUR;
@@ -187,7 +187,7 @@ impl Outside {
     /// What the token endpoint makes of what came back.
     pub(super) fn read(&self, grant: &Grant, outcome: &Outcome) -> Result<Tokens, GrantFailure> {
         let failed = |failure, oauth_error, http_status, detail: String| {
-            Err(GrantFailure { failure, oauth_error, http_status, detail })
+            Err(GrantFailure { failure, oauth_error, http_status, detail, wants_rotation: false })
         };
         let (status, retry_after, body) = match outcome {
             Outcome::NotSent => {

@@ -132,7 +132,7 @@ pub(super) enum Disk {
     /// As values: fast.
     Plain(BTreeMap<AccountId, Record>),
     /// The real store.
-    Store(Store, FaultyDisk),
+    Store(Box<Store>, FaultyDisk),
 }
 
 impl Disk {
@@ -213,7 +213,7 @@ pub(super) fn shown(in_flight: &InFlight) -> String {
     match &in_flight.grant {
         Grant::RefreshToken(token) => token.expose().to_owned(),
         Grant::Password { .. } => "the password".to_owned(),
-        Grant::ClientCredentials => "nothing".to_owned(),
-        Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+        Grant::ClientCredentials | Grant::Issued => "nothing".to_owned(),
+        Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
     }
 }

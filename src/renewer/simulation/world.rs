@@ -190,7 +190,7 @@ impl Outside {
         }
         if this.chance(16) {
             let disk = FaultyDisk::default();
-            this.disk = Disk::Store(Store::on_faulty_disk(disk.clone()), disk);
+            this.disk = Disk::Store(Box::new(Store::on_faulty_disk(disk.clone())), disk);
         } else {
             this.is_store_shared = this.chance(3);
         }
@@ -504,8 +504,8 @@ impl World for SimWorld {
                 outside.known[account].newest = None; // it was refused
                 number(user) as u64
             }
-            Grant::ClientCredentials => unreachable!("no account is its client's alone"),
-            Grant::AuthorizationCode { .. } => unreachable!("no renewal has a code"),
+            Grant::ClientCredentials | Grant::Issued => unreachable!("each account has a credential"),
+            Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. } => unreachable!("no renewal has a code"),
         };
         outside.tell(|| format!("a{account}: renewal {} of login {login} starts", id.0));
         if outside.known[account].login != Some(login) {
@@ -598,6 +598,7 @@ impl World for SimWorld {
                 let known = &mut outside.known[account];
                 (known.usable, known.next) = (None, Some(retry_at.unwrap_or(now)));
             }
+            Availability::Withheld(_) => unreachable!("its store is not sealed"),
             Availability::Ended => unreachable!("only a reload ends a source"),
             Availability::SignInRequired { why } => {
                 outside.tell(|| format!("a{account}: a person must sign in: {why:?}"));

@@ -2,6 +2,7 @@
 
 pub mod company;
 pub mod disk;
+pub mod documents;
 pub mod frames;
 pub mod http2;
 pub mod keys;

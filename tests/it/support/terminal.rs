@@ -64,6 +64,10 @@ impl Terminal {
         self.keys.write_all(format!("{line}\r").as_bytes()).expect("typed");
     }
 
+    pub fn press(&mut self, key: &str) {
+        self.keys.write_all(key.as_bytes()).expect("pressed");
+    }
+
     /// Waits for its end. Returns its exit code, and all that was shown.
     pub fn exit(mut self) -> (Option<i32>, String) {
         let status = eventually("it ends", || self.child.try_wait().expect("asked"));

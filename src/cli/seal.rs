@@ -1,0 +1,223 @@
+//! `valetd seal`
+
+use clap::{Args, Subcommand};
+
+use super::configuration::{config_or_empty, load_config, places};
+use super::failure::{Exit, Failure};
+use super::options::Options;
+use super::output::{print, remark};
+use super::runtime::block_on;
+use super::text::{printable, relative};
+use crate::control::client::{Client, ClientError};
+use crate::control::report::StoreReport;
+use crate::control::seal_verbs::SealAnswer;
+use crate::key_source::KeySources;
+use crate::platform::clock::unix_seconds;
+use crate::platform::paths::Paths;
+use crate::store::{SealChange, SealError, open_store};
+
+/// Encrypt credentials on the disk, and say how they are
+#[derive(Args, Debug)]
+#[command(
+    long_about = "\
+Seal credentials on the disk: encrypt each of them (AES-256-GCM-SIV) under a key
+that is kept elsewhere. `store.seal` in the configuration says where.
+
+Against a stolen disk, a backup, a synchronised or shared home folder, a program
+that collects well-known files: sealed credentials are of no use to whoever has
+not got the key as well. Against a program of yours that asks valetd, against
+root, and against whoever has both: no help. Client keys are kept as hashes and
+not sealed, nor is a sign-in that is under way in a browser.
+
+What lay in the clear before may still be found: in backups, and in blocks of
+the disk that nobody overwrites. So every account is renewed when sealing is
+done, which spends the old refresh token where the server gives a new one.
+
+Back to a valetd that knows of no seals: valetd seal off, first.",
+    after_help = "\
+Examples:
+  valetd seal
+  valetd seal on && valetd seal recovery
+  valetd seal --json | jq -r .source
+
+Exit codes: 0 done, 1 not done, 5 the store is locked."
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// As JSON, as the control socket has it
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Clone, Copy, Debug)]
+enum Verb {
+    /// Say how credentials are kept (what no subcommand does)
+    #[command(after_help = "Example:\n  valetd seal status --json")]
+    Status,
+    /// Seal them, with a key from where `store.seal` says
+    #[command(after_help = "Example:\n  valetd seal on")]
+    On,
+    /// Bring them into the clear again
+    #[command(after_help = "Example:\n  valetd seal off")]
+    Off,
+    /// Seal them with another key
+    #[command(after_help = "Example:\n  valetd seal rotate")]
+    Rotate,
+    /// Make a code that opens them where the key is lost, and show it this once
+    #[command(after_help = "\
+Example:
+  valetd seal recovery
+
+Standard output has the code alone. One that was made before is void.")]
+    Recovery,
+}
+
+pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { verb, json } = arguments;
+    let (change, doing) = match verb {
+        None | Some(Verb::Status) => return status(options, json),
+        Some(Verb::On) => (SealChange::On, "sealing credentials"),
+        Some(Verb::Off) => (SealChange::Off, "unsealing credentials"),
+        Some(Verb::Rotate) => (SealChange::Rotate, "changing the key"),
+        Some(Verb::Recovery) => (SealChange::Recovery, "making a recovery code"),
+    };
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.change_seal(change).await })?;
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(ClientError::NotRunning(_)) => {
+            change_here(&places, change).map_err(|failure| failure.while_doing(doing))?
+        }
+        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
+    };
+    show(&answer, json)
+}
+
+/// Changes the seal while no daemon runs.
+fn change_here(places: &Paths, change: SealChange) -> Result<SealAnswer, Failure> {
+    let loaded = load_config(places)
+        .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
+    let store = open_store(places, &loaded.config).map_err(Failure::new)?;
+    let sources = KeySources::new(&loaded.config.store, &places.state_dir);
+    let changed = store.change_seal(change, &sources, unix_seconds()).map_err(failure_of)?;
+    let lay_in_the_clear = changed.lay_in_the_clear;
+    let mut answer = SealAnswer::new(changed);
+    if lay_in_the_clear {
+        let words = "what lay in the clear still works until each account is renewed: valetd renews when it starts";
+        answer.said.push(words.to_owned());
+    }
+    Ok(answer)
+}
+
+pub(super) fn failure_of(error: SealError) -> Failure {
+    match error {
+        SealError::NoSource(why) => Failure::say("there is no key to seal with").with_problems(why),
+        error @ SealError::Locked(_) => Failure::new(error).with_remedy("valetd unlock").with_exit(Exit::Locked),
+        error @ (SealError::NotSealed | SealError::NoRandomness | SealError::Store(_)) => Failure::new(error),
+    }
+}
+
+pub(super) fn show(answer: &SealAnswer, json: bool) -> Result<Exit, Failure> {
+    if json {
+        let document = serde_json::to_string_pretty(answer).expect("texts");
+        print(&format!("{document}\n"))?;
+        return Ok(Exit::Fine);
+    }
+    for words in &answer.left {
+        remark(&format!("left as it was: {}", printable(words)));
+    }
+    match &answer.recovery_code {
+        Some(code) => {
+            answer.said.iter().for_each(|words| remark(words));
+            print(&format!("{code}\n"))?;
+        }
+        None => print(&answer.said.iter().map(|words| format!("{}\n", printable(words))).collect::<String>())?,
+    }
+    Ok(Exit::Fine)
+}
+
+fn status(options: &Options, json: bool) -> Result<Exit, Failure> {
+    let doing = "looking how credentials are kept";
+    let places = places(options)?;
+    let asked = block_on(async { Client::connect(&places.socket).await?.status().await })?;
+    let report = match asked {
+        Ok(report) => report.daemon.store,
+        Err(ClientError::NotRunning(_)) => {
+            let store = open_store(&places, &config_or_empty(&places))
+                .map_err(|error| Failure::new(error).while_doing(doing))?;
+            StoreReport::new(&store.seal_state())
+        }
+        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
+    };
+    if json {
+        let document = serde_json::to_string_pretty(&report).expect("texts and numbers");
+        print(&format!("{document}\n"))?;
+        return Ok(Exit::Fine);
+    }
+    print(&(lines(&report, unix_seconds()).join("\n") + "\n"))?;
+    Ok(Exit::Fine)
+}
+
+fn lines(report: &StoreReport, now: u64) -> Vec<String> {
+    let StoreReport { sealed, source, key_id, since, because, recovery, locked } = report;
+    let mut lines = Vec::new();
+    match (sealed, since) {
+        (false, _) => {
+            lines.push("Credentials are in the clear on the disk (0600). To seal them: valetd seal on".to_owned())
+        }
+        (true, since) => {
+            let since = since.map(|at| format!(", {}", relative(at.unix() - now.cast_signed()))).unwrap_or_default();
+            let source = source.as_deref().unwrap_or("nothing that is known");
+            let key = key_id.as_deref().unwrap_or_default();
+            lines.push(format!("Credentials are sealed; the key {key} was made{since}, and is kept by: {source}"));
+            lines.extend(because.iter().map(|words| format!("  chosen since {words}")));
+            lines.push(match recovery {
+                true => "There is a recovery code, too.".to_owned(),
+                false => {
+                    "There is no recovery code: whoever loses the key signs in again. valetd seal recovery".to_owned()
+                }
+            });
+        }
+    }
+    lines.extend(locked.iter().map(|why| format!("The store is locked: {why}. To try again: valetd unlock")));
+    lines.iter().map(|line| printable(line)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::Moment;
+
+    #[test]
+    fn the_status_says_how_credentials_are_kept_and_what_to_do() {
+        let clear = StoreReport::default();
+        let sealed = StoreReport {
+            sealed: true,
+            source: Some("file".to_owned()),
+            key_id: Some("0123456789abcdef".to_owned()),
+            since: Some(Moment::of_unix(1000)),
+            ..StoreReport::default()
+        };
+        let locked = StoreReport { locked: Some("file: no stick".to_owned()), recovery: true, ..sealed.clone() };
+        let first = "Credentials are sealed; the key 0123456789abcdef was made, 2 h ago, and is kept by: file";
+        let rows = [
+            (clear, vec!["Credentials are in the clear on the disk (0600). To seal them: valetd seal on"]),
+            (
+                sealed,
+                vec![first, "There is no recovery code: whoever loses the key signs in again. valetd seal recovery"],
+            ),
+            (
+                locked,
+                vec![
+                    first,
+                    "There is a recovery code, too.",
+                    "The store is locked: file: no stick. To try again: valetd unlock",
+                ],
+            ),
+        ];
+        for (report, expected) in rows {
+            assert_eq!(lines(&report, 1000 + 7200), expected);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Asks for the store's key for as long as it is away: at the start, where asking takes its time, and again later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::accounts::Accounts;
+use crate::config::Config;
+use crate::key_source::{KeySources, Kind, NoSecret};
+use crate::platform::paths::Paths;
+use crate::shutdown::Shutdown;
+use crate::store::{Left, SealError, Store};
+
+/// What a stick that was just plugged in, or a service that is on its way up, needs.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A key that has been away for long comes because of somebody, who can say so: valetd unlock.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// What it needs.
+pub(super) struct Parts {
+    pub(super) store: Arc<Store>,
+    pub(super) accounts: Accounts,
+    pub(super) config: watch::Receiver<Arc<Config>>,
+    pub(super) paths: Paths,
+}
+
+/// Runs until the stop. A command is asked once, since it may ask a person; then only when somebody says so.
+pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
+    let Parts { store, accounts, config, paths } = parts;
+    let mut seal = store.watch_seal();
+    let mut pause = FIRST_PAUSE;
+    let mut is_first = true;
+    loop {
+        if seal.borrow_and_update().locked.is_none() {
+            pause = FIRST_PAUSE;
+            tokio::select! {
+                () = shutdown.started() => return,
+                changed = seal.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
+        }
+        let sources = KeySources::new(&config.borrow().store, &paths.state_dir);
+        let asking = store.clone();
+        let may_take_long = is_first;
+        let asked = spawn_blocking(move || {
+            asking.unlock(|kind, blob| match kind {
+                Kind::Command if !may_take_long => {
+                    Err(NoSecret::Away("it gave no key when it was asked; valetd unlock asks again".to_owned()))
+                }
+                kind => sources.secret(kind, blob),
+            })
+        });
+        let outcome = tokio::select! {
+            () = shutdown.started() => return,
+            outcome = asked => outcome,
+        };
+        match outcome {
+            Ok(Ok(Left(left))) => {
+                info!("the store is open: its key has come");
+                left.iter().for_each(|words| warn!("left as it was: {words}"));
+            }
+            Ok(Err(SealError::Locked(why))) if is_first => error!("the store is locked: {why}"),
+            Ok(Err(SealError::Locked(_))) => {}
+            Ok(Err(error)) => warn!(%error, "the store's seal is not as it should be"),
+            Err(_) => error!("asking for the store's key ended badly"),
+        }
+        if std::mem::take(&mut is_first) || store.seal_state().locked.is_none() {
+            store.has_been_asked();
+            accounts.look_again().await;
+        }
+        seal.borrow_and_update();
+        tokio::select! {
+            () = shutdown.started() => return,
+            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            _ = seal.changed() => {}
+        }
+    }
+}

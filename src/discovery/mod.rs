@@ -1,0 +1,72 @@
+//! What servers say of themselves: fetched, checked, and kept for the next start.
+//!
+//! [`oauth::metadata`](crate::oauth::metadata) says where it may be and what it must say to be believed. Here it is asked
+//! for: few requests, each bounded in time and size, none of them redirected, none with a secret. What a server on the
+//! internet says never leads to this machine.
+//!
+//! * [`metadata_of`]: an issuer's own; [`kept`]: what is kept of it, and when that may be replaced.
+
+use hyper::Method;
+use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
+
+use crate::config::{Account, Endpoint, Issuer};
+use crate::http_client::{Answer, HttpClient, Outgoing, Reach};
+use crate::oauth::metadata::Metadata;
+
+pub(crate) mod kept;
+
+/// How an account's servers are reached.
+pub(crate) fn reach(account: &Account) -> Reach<'_> {
+    Reach { extra_ca: account.extra_ca.as_deref(), proxy: Some(&account.proxy), is_public: !account.private_addresses }
+}
+
+/// Fetches an issuer's metadata from the first of its places that has any.
+///
+/// # Errors
+///
+/// What was found instead, in a sentence for people: the best of the reasons, as most places have nothing by design.
+pub(crate) async fn metadata_of(http: &HttpClient, issuer: &Issuer, reach: Reach<'_>) -> Result<Metadata, String> {
+    let mut refusal = None;
+    for place in Metadata::places(issuer.as_str()) {
+        let found = match document(http, &place, reach).await {
+            Ok(found) => found,
+            Err(Missing::Unreachable(why)) => return Err(why), // the same server, as for the other places
+            Err(Missing::NotThere(why)) => {
+                refusal.get_or_insert(why);
+                continue;
+            }
+        };
+        let read = Metadata::read(&found, issuer.as_str());
+        match read.and_then(|metadata| issuer.endpoints_in(&metadata).map(|_| metadata)) {
+            Ok(metadata) => return Ok(metadata),
+            Err(why) => refusal = Some(format!("{place} {why}")),
+        }
+    }
+    Err(refusal.unwrap_or_else(|| format!("{} has no metadata", issuer.as_str())))
+}
+
+/// Why there is no document.
+pub(crate) enum Missing {
+    /// The server has another answer.
+    NotThere(String),
+    /// There is no answer.
+    Unreachable(String),
+}
+
+/// Fetches one document.
+async fn document(http: &HttpClient, place: &str, reach: Reach<'_>) -> Result<Vec<u8>, Missing> {
+    let answer = get(http, place, reach).await?;
+    if answer.status.as_u16() == 200 {
+        return Ok(answer.body.to_vec());
+    }
+    Err(Missing::NotThere(format!("{place} answered {}", answer.status)))
+}
+
+/// Asks with GET, without any credential.
+pub(crate) async fn get(http: &HttpClient, place: &str, reach: Reach<'_>) -> Result<Answer, Missing> {
+    let endpoint = Endpoint::parse(place).map_err(|why| Missing::NotThere(format!("the address {place} {why}")))?;
+    let mut fields = HeaderMap::new();
+    fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let request = Outgoing { method: Method::GET, fields, body: bytes::Bytes::new() };
+    http.send(&endpoint, reach, request).await.map_err(|error| Missing::Unreachable(error.to_string()))
+}

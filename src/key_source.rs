@@ -1,0 +1,303 @@
+//! Where the key of the store comes from: a file, a command, a credential of the service's unit.
+//!
+//! What a source gives is a text of high entropy, under which the store's own key is wrapped; it is read once, at the start,
+//! and again where the key is changed. Nobody is asked anything: what needs a person is away until that person comes.
+//!
+//! Two answers are told apart. A source that is *away* (a locked keyring, a stick that is not plugged in, a command that
+//! fails) is asked again later. One that is *gone* says that it will never have this key again.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::config::{SealSetting, SecretSource, StoreSettings};
+use crate::platform::{environment, secret_source};
+use crate::secret::Secret;
+
+/// The name of the unit's credential that `auto` looks for.
+const UNIT_CREDENTIAL: &str = "valetd-store-key";
+
+/// In base64, 24 random bytes; in hex, 16, which is what the cipher's key is worth.
+const SHORTEST: usize = 32;
+
+/// What a slot of the ring was wrapped by, as it stands there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A file that the configuration names.
+    File,
+    /// A command that the configuration names.
+    Command,
+    /// A credential of the service's unit.
+    Unit,
+    /// A code that a person has written down.
+    Recovery,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::File, Self::Command, Self::Unit, Self::Recovery];
+
+    /// In one word.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Command => "command",
+            Self::Unit => "unit",
+            Self::Recovery => "recovery",
+        }
+    }
+
+    /// The kind of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Why a source gives nothing; each a sentence.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum NoSecret {
+    /// Not now: worth another try.
+    #[error("{0}")]
+    Away(String),
+    /// It will never have it again.
+    #[error("{0}")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "systemd's answers and those of keyrings tell it apart"))]
+    Gone(String),
+}
+
+/// What a source gives to wrap a new key by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Offer {
+    /// Which source.
+    pub kind: Kind,
+    /// What it wants back, if it keeps nothing itself.
+    pub blob: Option<String>,
+    /// What to wrap by.
+    pub secret: Secret,
+    /// Why it was chosen, where the user has not named it, in sentences.
+    pub because: Vec<String>,
+}
+
+/// The sources of a machine, as the configuration has them.
+#[derive(Clone, Debug)]
+pub(crate) struct KeySources {
+    setting: SealSetting,
+    /// Nothing that lies beside the records keeps anybody from them.
+    state_dir: PathBuf,
+}
+
+impl KeySources {
+    pub(crate) fn new(settings: &StoreSettings, state_dir: &Path) -> Self {
+        Self { setting: settings.seal.clone(), state_dir: state_dir.to_owned() }
+    }
+
+    /// What a slot was wrapped by. Blocks for as long as the source takes: for a command, up to half a minute.
+    pub(crate) fn secret(&self, kind: Kind, _blob: Option<&str>) -> Result<Secret, NoSecret> {
+        let source = match (kind, &self.setting) {
+            (Kind::Recovery, _) => return Err(NoSecret::Away("it is written down".to_owned())),
+            (kind, SealSetting::Held(source)) if held_kind(source) == Some(kind) => source.clone(),
+            (Kind::Unit, _) => SecretSource::Credential(UNIT_CREDENTIAL.to_owned()),
+            (kind @ (Kind::File | Kind::Command), _) => {
+                let name = kind.name();
+                let words =
+                    format!("it is kept by a {name}, and the configuration names none: store.seal = {{ {name} }}");
+                return Err(NoSecret::Away(words));
+            }
+        };
+        self.read(&source).map_err(NoSecret::Away)
+    }
+
+    /// What to wrap a new key by: from the source that the configuration names, or from the best that there is.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in sentences, one for each source that was looked at.
+    pub(crate) fn offer(&self) -> Result<Offer, Vec<String>> {
+        let (source, because) = match &self.setting {
+            SealSetting::Off => {
+                return Err(vec!["the configuration says that nothing is sealed: store.seal = \"off\"".into()]);
+            }
+            SealSetting::Held(source) => (source.clone(), Vec::new()),
+            SealSetting::Auto => {
+                let source = SecretSource::Credential(UNIT_CREDENTIAL.to_owned());
+                (source, vec![format!("the unit has a credential named {UNIT_CREDENTIAL}")])
+            }
+        };
+        let kind = held_kind(&source).ok_or_else(|| vec!["no key is kept in the configuration itself".to_owned()])?;
+        let secret = self.read(&source).map_err(|why| vec![format!("{}: {why}", kind.name())])?;
+        // what changes from one reading to the next opens nothing tomorrow
+        let again = self.read(&source).map_err(|why| vec![format!("{}, read again: {why}", kind.name())])?;
+        if secret != again {
+            return Err(vec![format!("{}: it says something else each time", kind.name())]);
+        }
+        if secret.expose().len() < SHORTEST {
+            let remedy = "head -c 32 /dev/urandom | base64";
+            return Err(vec![format!(
+                "{}: it has fewer than {SHORTEST} characters: make it with {remedy}",
+                kind.name()
+            )]);
+        }
+        Ok(Offer { kind, blob: None, secret, because })
+    }
+
+    fn read(&self, source: &SecretSource) -> Result<Secret, String> {
+        if let SecretSource::File(path) = source {
+            self.judge(path)?;
+        }
+        if let SecretSource::Credential(name) = source
+            && environment::value("CREDENTIALS_DIRECTORY").is_none()
+        {
+            return Err(format!(
+                "no unit has handed over a credential named {name} ($CREDENTIALS_DIRECTORY is not set)"
+            ));
+        }
+        let read = || {
+            // a runtime of its own: who calls may be on one already
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| error.to_string())?;
+            runtime.block_on(secret_source::read(source)).map_err(|error| error.to_string())
+        };
+        std::thread::scope(|scope| scope.spawn(read).join()).map_err(|_| "reading it ended badly".to_owned())?
+    }
+
+    /// Whether a file is worth keeping a key in.
+    fn judge(&self, path: &Path) -> Result<(), String> {
+        let shown = path.display();
+        let found = fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;
+        let is_below = |folder: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(folder));
+        if self.state_dir.canonicalize().is_ok_and(|folder| is_below(&folder)) {
+            return Err(format!("{shown} lies beside what it would seal: keep it elsewhere"));
+        }
+        if found.is_file() && found.mode() & 0o077 != 0 {
+            return Err(format!("{shown} is open to other users: chmod go= it"));
+        }
+        Ok(())
+    }
+}
+
+/// The digits of a recovery code: none is taken for another one (Crockford's base 32).
+const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// A recovery code of 16 random bytes, in groups of four digits.
+pub(crate) fn recovery_code(random: &[u8; 16]) -> Secret {
+    let mut number = u128::from_be_bytes(*random);
+    let mut digits = Zeroizing::new([0; 26]); // of five bits each, the first of three
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS[(number & 31) as usize];
+        number >>= 5;
+    }
+    let mut code = Zeroizing::new(String::with_capacity(32));
+    for group in digits.chunks(4) {
+        if !code.is_empty() {
+            code.push('-');
+        }
+        code.extend(group.iter().map(|digit| char::from(*digit)));
+    }
+    Secret::new(code.as_str())
+}
+
+/// A way in by a recovery code, as a person has written it: small letters, other groups and look-alikes are fine.
+pub(crate) fn recovery(code: &Secret) -> Offer {
+    let digits =
+        code.expose().chars().filter(|c| !c.is_whitespace() && *c != '-').map(|c| match c.to_ascii_uppercase() {
+            'O' => '0',
+            'I' | 'L' => '1',
+            other => other,
+        });
+    let mut plain = Zeroizing::new(String::with_capacity(code.expose().len()));
+    plain.extend(digits);
+    Offer { kind: Kind::Recovery, blob: None, secret: Secret::new(plain.as_str()), because: Vec::new() }
+}
+
+fn held_kind(source: &SecretSource) -> Option<Kind> {
+    match source {
+        SecretSource::File(_) => Some(Kind::File),
+        SecretSource::Command(_) => Some(Kind::Command),
+        SecretSource::Credential(_) => Some(Kind::Unit),
+        SecretSource::Inline(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const KEY: &str = "an-ordinary-key-of-42-characters-in-base64";
+
+    fn sources(setting: SealSetting, state_dir: &Path) -> KeySources {
+        KeySources { setting, state_dir: state_dir.to_owned() }
+    }
+
+    fn command(script: &str) -> SealSetting {
+        let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+        SealSetting::Held(SecretSource::Command(words))
+    }
+
+    #[test]
+    fn what_is_offered_is_what_opens_and_is_worth_something() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let file = |name: &str, text: &str, mode| {
+            fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            fs::write(path(name), text).unwrap();
+            fs::set_permissions(path(name), PermissionsExt::from_mode(mode)).unwrap();
+            SealSetting::Held(SecretSource::File(path(name)))
+        };
+        let counting = format!("echo x >> {0}; wc -l < {0}; echo {KEY}", path("count").display());
+        let rows = [
+            ("a file", file("key", &format!("{KEY}\n"), 0o600), Ok(Kind::File)),
+            ("a short one", file("short", "hunter2\n", 0o600), Err("fewer than 32 characters")),
+            ("an open one", file("open", KEY, 0o644), Err("open to other users")),
+            ("one beside the records", file("state/key", KEY, 0o600), Err("lies beside what it would seal")),
+            ("none", SealSetting::Held(SecretSource::File(path("none"))), Err("No such file")),
+            ("a command", command(&format!("echo {KEY}")), Ok(Kind::Command)),
+            ("one that fails", command("exit 7"), Err("exit status: 7")),
+            ("one that says something else each time", command(&counting), Err("something else each time")),
+            ("off", SealSetting::Off, Err("nothing is sealed")),
+            ("nothing that could be chosen", SealSetting::Auto, Err("no unit has handed over")),
+        ];
+        for (case, setting, expected) in rows {
+            let sources = sources(setting, &path("state"));
+            match (sources.offer(), expected) {
+                (Ok(offer), Ok(kind)) => {
+                    assert_eq!((offer.kind, offer.secret.expose()), (kind, KEY), "{case}");
+                    assert_eq!(sources.secret(kind, None).unwrap(), offer.secret, "{case}");
+                }
+                (Err(words), Err(expected)) => {
+                    let words = words.join("; ");
+                    assert!(words.contains(expected) && !words.contains("hunter2"), "{case}: {words}");
+                }
+                (found, _) => panic!("{case}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_recovery_code_is_read_however_it_was_written_down() {
+        let code = recovery_code(&[0xff; 16]);
+        assert_eq!(code.expose(), "7ZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZ");
+        let code = recovery_code(&u128::to_be_bytes(0x0123_4567_89ab_cdef_0011_2233_4455_6677));
+        let written = code.expose().to_lowercase().replace('-', " ").replace('0', "o").replace('1', "l");
+        assert_ne!(written, code.expose());
+        assert_eq!(recovery(&Secret::new(written)), recovery(&code));
+        assert_ne!(recovery(&code).secret, recovery(&recovery_code(&[0; 16])).secret);
+    }
+
+    #[test]
+    fn a_slot_whose_source_the_configuration_does_not_name_is_away() {
+        let sources = sources(SealSetting::Auto, Path::new("/state"));
+        for (kind, words) in [
+            (Kind::File, "names none: store.seal = { file }"),
+            (Kind::Command, "names none: store.seal = { command }"),
+            (Kind::Unit, "no unit has handed over"),
+            (Kind::Recovery, "written down"),
+        ] {
+            let NoSecret::Away(found) = sources.secret(kind, None).unwrap_err() else { panic!("{kind:?}") };
+            assert!(found.contains(words), "{kind:?}: {found}");
+            assert_eq!(Kind::named(kind.name()), Some(kind));
+        }
+    }
+}

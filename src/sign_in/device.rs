@@ -1,0 +1,140 @@
+//! A code that the person enters in a browser on any device (RFC 8628): for consoles, ssh, containers and telephones.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::desktop::Place;
+use super::error::SignInError;
+use super::exchange::lasting;
+use super::method::{Attempt, Method, Titled, Wishes};
+use super::pending::{challenge_of, random};
+use super::qr;
+use super::terminal::Terminal;
+use crate::accounts::NewCredential;
+use crate::config::Account;
+use crate::oauth::rfc8628::{DeviceAuthorization, Next, Polling};
+use crate::oauth::{Client, Grant, Tokens};
+use crate::platform::environment;
+use crate::token_endpoint::{TokenEndpoint, client_secret};
+
+pub(super) const METHOD: Method = Method {
+    in_words: "a code that you enter on any device",
+    is_possible: |account: &Account, wishes: &Wishes| {
+        wishes.username.is_none() && account.server.device_authorization.is_some()
+    },
+    sign_in: |attempt| Box::pin(sign_in(attempt)),
+};
+
+async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
+    let Attempt { account, wishes, endpoint, terminal } = attempt;
+    let code_verifier = match account.sign_in.device_pkce {
+        true => Some(random::<32>().map_err(|words| SignInError::NotExchanged(words.to_owned()))?),
+        false => None,
+    };
+    let challenge = code_verifier.as_ref().map(challenge_of);
+    let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
+    let authorization = endpoint.authorize_device(account, &client, challenge.as_deref()).await?;
+    let start = Instant::now();
+    show(account, &authorization, wishes, terminal)?;
+    if wishes.browser {
+        let complete = authorization.verification_uri_complete.as_ref();
+        Place::here().open(complete.unwrap_or(&authorization.verification_uri));
+    }
+    let mut polling = Polling::new(&authorization);
+    let ends = polling.left(Duration::ZERO);
+    let grant = Grant::DeviceCode { device_code: authorization.device_code, code_verifier };
+    let left = || clock(ends.saturating_sub(start.elapsed()));
+    let status = || format!("Waiting until you have signed in there: {} left (Ctrl-C cancels)", left());
+    let asking = tokens(account, endpoint, &client, &grant, &mut polling, start);
+    let tokens = terminal.wait_beside(status, asking).await??;
+    lasting(account, grant, tokens)
+}
+
+/// Asks the token endpoint until the person has decided or the code has expired.
+async fn tokens(
+    account: &Account,
+    endpoint: &TokenEndpoint,
+    client: &Client,
+    grant: &Grant,
+    polling: &mut Polling,
+    start: Instant,
+) -> Result<Tokens, SignInError> {
+    let mut next = polling.first();
+    loop {
+        sleep_until(start + next).await;
+        let failure = match endpoint.redeem(account, client, grant).await {
+            Ok(tokens) => return Ok(tokens),
+            Err(failure) => failure,
+        };
+        match polling.judge(failure.oauth_error.as_deref(), failure.failure, start.elapsed()) {
+            Next::AskAt(at) => next = at,
+            Next::Denied => return Err(SignInError::Denied(String::new())),
+            Next::Expired => return Err(SignInError::TooLate),
+            Next::NotThisWay => return Err(SignInError::NotHere(failure.detail)),
+            Next::Spent | Next::Failed => return Err(failure.into()),
+        }
+    }
+}
+
+/// Shows where to go and what to enter.
+fn show(
+    account: &Account,
+    authorization: &DeviceAuthorization,
+    wishes: &Wishes,
+    terminal: &Terminal,
+) -> Result<(), SignInError> {
+    let DeviceAuthorization { user_code, verification_uri, verification_uri_complete, .. } = authorization;
+    terminal.say(&format!(
+        "Sign in to {} on any device. Open\n\n  {verification_uri}\n\nand enter the code\n\n  {user_code}\n\n",
+        Titled(account)
+    ))?;
+    if is_drawn(wishes.qr, environment::is_set, environment::text("TERM").as_deref()) {
+        let address = verification_uri_complete.as_ref().unwrap_or(verification_uri);
+        if let Some(picture) = qr::picture(address, terminal.columns()) {
+            terminal.draw(&picture)?;
+            terminal.say("\n")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a picture is drawn: as it is wished, or where the terminal has colours and nobody minds.
+fn is_drawn(wish: Option<bool>, is_set: impl Fn(&str) -> bool, term: Option<&str>) -> bool {
+    wish.unwrap_or_else(|| !is_set("NO_COLOR") && term != Some("dumb"))
+}
+
+/// Minutes and seconds.
+fn clock(left: Duration) -> String {
+    let seconds = left.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_drawn_as_it_is_wished_or_where_there_are_colours() {
+        let rows = [
+            (None, false, Some("xterm-256color"), true),
+            (None, false, None, true),
+            (None, true, Some("xterm"), false),
+            (None, false, Some("dumb"), false),
+            (Some(true), true, Some("dumb"), true),
+            (Some(false), false, Some("xterm"), false),
+        ];
+        for (wish, no_color, term, expected) in rows {
+            let is_set = |name: &str| no_color && name == "NO_COLOR";
+            assert_eq!(is_drawn(wish, is_set, term), expected, "{wish:?} {no_color} {term:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_shown_as_a_clock_does() {
+        let rows = [(0, "0:00"), (9, "0:09"), (61, "1:01"), (900, "15:00")];
+        for (seconds, expected) in rows {
+            assert_eq!(clock(Duration::from_secs(seconds)), expected);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! An address as a QR code (ISO/IEC 18004) that a phone reads off a terminal. Pure.
+//!
+//! Two rows of modules make a line of half blocks, black on white whatever the terminal's own colours are: on a light theme
+//! the terminal's own would show it inverted, which many phones do not read.
+
+use fast_qr::qr::QRBuilder;
+use fast_qr::{ECL, QRCode};
+
+/// Light modules around it: two suffice to every reader that was tried, the standard's four would cost four lines.
+const QUIET: usize = 2;
+const COLOURS: &str = "\x1b[30;107m";
+const USUAL: &str = "\x1b[0m";
+
+/// The picture, with a line end after each line; `None` if it is wider than the terminal, or the text too long for one.
+pub(super) fn picture(text: &str, columns: usize) -> Option<String> {
+    // the lowest level of correction: a screen has no scratches, and the picture is the smallest
+    let code = QRBuilder::new(text).ecl(ECL::L).build().ok()?;
+    let width = code.size + 2 * QUIET;
+    if width > columns {
+        return None;
+    }
+    let mut picture = String::new();
+    for row in (0..width).step_by(2) {
+        picture.push_str(COLOURS);
+        for column in 0..width {
+            picture.push(match (is_dark(&code, row, column), is_dark(&code, row + 1, column)) {
+                (true, true) => '█',
+                (true, false) => '▀',
+                (false, true) => '▄',
+                (false, false) => ' ',
+            });
+        }
+        picture.push_str(USUAL);
+        picture.push('\n');
+    }
+    Some(picture)
+}
+
+fn is_dark(code: &QRCode, row: usize, column: usize) -> bool {
+    let inside = |at: usize| at.checked_sub(QUIET).filter(|at| *at < code.size);
+    match (inside(row), inside(column)) {
+        (Some(row), Some(column)) => code[row][column].value(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_has_its_finder_patterns_a_quiet_zone_and_its_own_colours() {
+        let text = "https://auth.example/device?user_code=WDJB-MJHT-0001";
+        assert_eq!(picture(text, 32), None, "it is 33 columns wide");
+        let picture = picture(text, 33).unwrap();
+        let lines: Vec<&str> = picture.lines().collect();
+        assert_eq!(lines.len(), 17);
+        let bare = |line: &str| {
+            let inside = line.strip_prefix(COLOURS).and_then(|line| line.strip_suffix(USUAL)).expect("coloured");
+            assert_eq!(inside.chars().count(), 33);
+            inside.to_owned()
+        };
+        let bare: Vec<String> = lines.into_iter().map(bare).collect();
+        assert!(bare[0].chars().all(|c| c == ' '), "the quiet zone");
+        // a finder pattern: seven dark, one ring light, three by three dark
+        for (line, expected) in [(1, "  █▀▀▀▀▀█ "), (2, "  █ ███ █ "), (3, "  █ ▀▀▀ █ "), (4, "  ▀▀▀▀▀▀▀ ")]
+        {
+            assert!(bare[line].starts_with(expected), "{line}: {:?}", bare[line]);
+        }
+    }
+
+    #[test]
+    fn what_no_code_can_hold_has_no_picture() {
+        assert_eq!(picture(&"x".repeat(8000), 1000), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! What a person may ask for: a seal, another key, no seal, a recovery code. The daemon does it, or, where none runs, the
+//! person's own process under the store's lock.
+
+use serde::{Deserialize, Serialize};
+
+use super::reseal::{Left, SealError, random};
+use super::{SealState, Store};
+use crate::key_source::{self, KeySources, Kind, NoSecret};
+use crate::secret::Secret;
+
+/// What a person asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SealChange {
+    /// Seal everything, from the source that the configuration names or the best that there is.
+    On,
+    /// Another key takes the place of the one in force.
+    Rotate,
+    /// Everything in the clear.
+    Off,
+    /// Another way in, by a code that is shown once.
+    Recovery,
+}
+
+/// What has become of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SealChanged {
+    /// What is so now, in sentences.
+    pub said: Vec<String>,
+    /// What was left as it was, in sentences.
+    pub left: Left,
+    /// The recovery code, this once.
+    pub recovery_code: Option<Secret>,
+    /// Whether refresh tokens that lay in the clear may be found in what was written before: then they should be spent.
+    pub lay_in_the_clear: bool,
+}
+
+impl Store {
+    /// Does what a person asks for. Waits for the sources and for the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]; then the next start goes on from where this has come to.
+    pub(crate) fn change_seal(
+        &self,
+        change: SealChange,
+        sources: &KeySources,
+        unix_now: u64,
+    ) -> Result<SealChanged, SealError> {
+        let SealState { sealed: before, .. } = self.seal_state();
+        let nothing =
+            SealChanged { said: Vec::new(), left: Left::default(), recovery_code: None, lay_in_the_clear: false };
+        match change {
+            SealChange::Off => {
+                let left = self.unseal()?;
+                let said = vec!["credentials are in the clear on the disk, for this user alone (0600)".to_owned()];
+                Ok(SealChanged { said, left, ..nothing })
+            }
+            SealChange::Recovery => {
+                let code = key_source::recovery_code(&*random()?);
+                self.add_way(&key_source::recovery(&code))?;
+                let said = vec![
+                    "this is the only time that the code is shown: write it down and keep it away from this machine"
+                        .to_owned(),
+                    "it opens the store where its key is lost: valetd unlock --recovery".to_owned(),
+                ];
+                Ok(SealChanged { said, recovery_code: Some(code), ..nothing })
+            }
+            SealChange::Rotate if before.is_none() => Err(SealError::NotSealed),
+            SealChange::On | SealChange::Rotate => {
+                let offer = sources.offer().map_err(SealError::NoSource)?;
+                let source = offer.kind.name();
+                if change == SealChange::On && before.as_ref().is_some_and(|before| before.source == source) {
+                    return Ok(SealChanged {
+                        said: vec![format!("credentials are sealed by {source} already")],
+                        ..nothing
+                    });
+                }
+                let left = self.seal(&offer, unix_now)?;
+                let mut said = vec![format!("credentials are sealed, and the key is kept by: {source}")];
+                said.extend(offer.because);
+                if before.as_ref().is_some_and(|before| before.has_recovery) {
+                    said.push(
+                        "the recovery code was for the old key and is void: valetd seal recovery makes one".to_owned(),
+                    );
+                }
+                Ok(SealChanged { said, left, lay_in_the_clear: before.is_none(), ..nothing })
+            }
+        }
+    }
+
+    /// Opens the store by a recovery code, and has the configured source open it from now on, if that can be had. Returns
+    /// what is so now, in sentences.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]
+    pub(crate) fn recover(&self, code: &Secret, sources: &KeySources) -> Result<Vec<String>, SealError> {
+        if self.seal_state().sealed.is_none() {
+            return Err(SealError::NotSealed);
+        }
+        let offer = key_source::recovery(code);
+        let ask = |kind, _: Option<&str>| match kind {
+            Kind::Recovery => Ok(offer.secret.clone()),
+            Kind::File | Kind::Command | Kind::Unit => Err(NoSecret::Away("it is not asked".to_owned())),
+        };
+        let opened = self.unlock(ask);
+        if let Err(SealError::Locked(_)) = opened {
+            return Err(SealError::Locked("the code is not the one that opens it".to_owned()));
+        }
+        let Left(left) = opened?;
+        let mut said = vec!["the store is open".to_owned()];
+        said.extend(left);
+        match sources.offer() {
+            Ok(offer) => {
+                self.add_way(&offer)?;
+                said.push(format!("from now on, its key is kept by: {}", offer.kind.name()));
+            }
+            Err(why) => said.push(format!("it will be locked again after a restart: {}", why.join("; "))),
+        }
+        Ok(said)
+    }
+}

@@ -1,0 +1,102 @@
+//! A disk with the folder's name: files read as something, or set aside; files replaced as a whole.
+
+use std::io;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use super::disk::{self, Disk};
+use super::error::StoreError;
+use super::file::Unreadable;
+
+/// What a file that could not be read has in its new name, before a number.
+pub(super) const CORRUPT: &str = ".corrupt-";
+
+/// A disk, and what its folder is called.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) disk: Box<dyn Disk>,
+}
+
+impl Folder {
+    /// Reads a file as something; `None` if there is none. What cannot be understood gets another name.
+    pub(super) fn read_as<T>(
+        &mut self,
+        name: &str,
+        understand: impl FnOnce(&[u8]) -> Result<T, Unreadable>,
+    ) -> Result<Option<T>, StoreError> {
+        let path = self.path.join(name);
+        let problem = match self.disk.read(name) {
+            Ok(None) => return Ok(None),
+            Ok(Some(bytes)) => match understand(&bytes) {
+                Ok(found) => return Ok(Some(found)),
+                Err(Unreadable::Newer(version)) => return Err(StoreError::Newer { path, version }),
+                Err(Unreadable::Away(why)) => return Err(StoreError::Locked { path, why }),
+                Err(Unreadable::Gone(why)) => return Err(StoreError::KeyGone { path, why }),
+                Err(Unreadable::Garbage(problem)) => problem,
+            },
+            Err(disk::ReadError::TooLarge) => format!("is larger than {} bytes", disk::LARGEST),
+            Err(disk::ReadError::NotOurs(problem)) => return Err(StoreError::NotOurFile { path, problem }),
+            Err(disk::ReadError::Io(error)) => return Err(StoreError::Io { action: "read", path, error }),
+        };
+        let kept_as = self.set_aside(name)?;
+        Err(StoreError::Corrupt { path, problem, kept_as })
+    }
+
+    /// The bytes of a file that is ours and no larger than ours are.
+    pub(super) fn peek(&mut self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        match self.disk.read(name) {
+            Ok(bytes) => Ok(bytes),
+            Err(disk::ReadError::TooLarge | disk::ReadError::NotOurs(_)) => Ok(None),
+            Err(disk::ReadError::Io(error)) => {
+                Err(StoreError::Io { action: "read", path: self.path.join(name), error })
+            }
+        }
+    }
+
+    /// Gives a file a name that nobody asks for; returns that.
+    pub(super) fn set_aside(&mut self, name: &str) -> Result<String, StoreError> {
+        let mut steps = || {
+            let names = self.disk.names()?;
+            let free = |number: &u64| !names.contains(&format!("{name}{CORRUPT}{number}"));
+            let number = (1..).find(free).expect("there are more numbers than files");
+            let kept_as = format!("{name}{CORRUPT}{number}");
+            self.disk.rename(name, &kept_as)?;
+            self.disk.settle()?;
+            Ok(kept_as)
+        };
+        let path = self.path.join(name);
+        steps().map_err(|error| StoreError::Io { action: "set aside the unreadable", path, error })
+    }
+
+    /// Replaces a file. When this has returned, the new one survives a power cut.
+    pub(super) fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join(name);
+        replace(&mut *self.disk, name, bytes).map_err(|error| StoreError::Io { action: "save", path, error })
+    }
+}
+
+/// Writes beside, reaches the disk, and only then takes the name.
+pub(super) fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(name);
+    let mut steps = || {
+        disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
+        disk.write_new(&temporary, bytes)?;
+        disk.rename(&temporary, name)?;
+        disk.settle()
+    };
+    let replaced = steps();
+    if replaced.is_err() {
+        let _ = disk.remove(&temporary);
+    }
+    replaced
+}
+
+fn temporary_name(name: &str) -> String {
+    format!(".{name}.tmp")
+}
+
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".tmp")
+}

@@ -1,0 +1,222 @@
+//! Sealing a store, changing its key, and unsealing it, in place: a crash at any step loses nothing, and the next start
+//! goes on.
+//!
+//! The order is what makes it safe. The ring with the new key is on the disk before the first record that needs it, and an
+//! old key leaves the ring after the last record that needs it: at every moment, each record's key is in the ring.
+
+use aws_lc_rs::rand;
+use zeroize::Zeroizing;
+
+use super::error::StoreError;
+use super::file::Unreadable;
+use super::folder::{CORRUPT, Folder};
+use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot};
+use super::sealing::{Held, Sealing, key_of};
+use crate::config::AccountId;
+use crate::key_source::Offer;
+
+/// The ring's file. Its name has two dots: it is no account's.
+pub(super) const RING: &str = "seal.keys.json";
+
+/// Why a store's seal was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SealError {
+    /// A record cannot be brought under another key before its own is at hand.
+    #[error("the store is locked: {0}")]
+    Locked(String),
+    /// No source can be had, or none that is worth it; each in a sentence.
+    #[error("there is no key to seal with: {}", .0.join("; "))]
+    NoSource(Vec<String>),
+    /// There is no seal to change.
+    #[error("the store is not sealed")]
+    NotSealed,
+    /// The system gives no random numbers.
+    #[error("the system's random numbers cannot be had")]
+    NoRandomness,
+    /// The disk says no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a change of the seal has left undone, in sentences: what could not be opened stays as it was.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Left(pub(crate) Vec<String>);
+
+/// Reads the ring at the start. A ring that is missing where records need one is as bad as one that cannot be read.
+pub(super) fn open(folder: &mut Folder) -> Sealing {
+    let path = folder.path.join(RING).display().to_string();
+    let bytes = match folder.disk.read(RING) {
+        Ok(bytes) => bytes,
+        Err(_) => return Sealing::in_trouble(format!("{path} cannot be read")),
+    };
+    if let Some(bytes) = bytes {
+        return match Ring::read(&bytes) {
+            Ok(ring) => Sealing::with(ring),
+            Err(seal::Unreadable::Newer(version)) => {
+                Sealing::in_trouble(format!("{path} is of a later format ({version})"))
+            }
+            Err(seal::Unreadable::Garbage(problem)) => Sealing::in_trouble(format!("{path} {problem}")),
+        };
+    }
+    let files = records(folder.disk.names().unwrap_or_default());
+    let mut is_sealed = |(account, name): &(AccountId, String)| {
+        folder.peek(name).ok().flatten().is_some_and(|bytes| key_of(&bytes, account).is_some())
+    };
+    match files.iter().any(&mut is_sealed) {
+        true => Sealing::in_trouble(format!("{path}, which holds the wrapped keys, is missing")),
+        false => Sealing::default(),
+    }
+}
+
+/// A new key, wrapped by what a source offers, takes the place of the one before. `unix_now`: for the ring.
+pub(super) fn seal(
+    folder: &mut Folder,
+    sealing: &mut Sealing,
+    offer: &Offer,
+    unix_now: u64,
+) -> Result<Left, SealError> {
+    refuse_to_leave_behind(folder, sealing)?;
+    let id = KeyId::from_random(*random::<8>()?);
+    let key = Key::from_bytes(random::<32>()?.as_slice()).expect("32 bytes");
+    let slot = Slot::wrap(offer.kind.name(), offer.blob.clone(), &offer.secret, *random::<SLOT_RANDOM>()?, (&id, &key));
+    let mut ring = sealing.ring().cloned().unwrap_or_default();
+    ring.keys.push(RingKey { id: id.clone(), made_at: unix_now, slots: vec![slot] });
+    ring.active = Some(id.clone());
+    ring.because.clone_from(&offer.because);
+    if sealing.trouble().is_some() && folder.peek(RING)?.is_some() {
+        folder.set_aside(RING)?;
+    }
+    folder.replace(RING, &ring.write())?;
+    sealing.replace_ring(Some(ring));
+    sealing.hold(id, Held::AtHand(key));
+    let left = finish(folder, sealing)?;
+    forget_what_was_set_aside(folder)?;
+    Ok(left)
+}
+
+/// Everything is in the clear again, and the ring is gone.
+pub(super) fn unseal(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, SealError> {
+    refuse_to_leave_behind(folder, sealing)?;
+    let Some(mut ring) = sealing.ring().cloned() else { return Err(SealError::NotSealed) };
+    ring.active = None;
+    folder.replace(RING, &ring.write())?;
+    sealing.replace_ring(Some(ring));
+    Ok(finish(folder, sealing)?)
+}
+
+/// One more way to the active key.
+pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer) -> Result<(), SealError> {
+    let Some(mut ring) = sealing.ring().cloned() else { return Err(SealError::NotSealed) };
+    let Some(id) = ring.active.clone() else { return Err(SealError::NotSealed) };
+    let key = sealing.key(&id).map_err(|why| SealError::Locked(why.into_words()))?;
+    let kind = offer.kind.name();
+    let slot = Slot::wrap(kind, offer.blob.clone(), &offer.secret, *random::<SLOT_RANDOM>()?, (&id, key));
+    for key in ring.keys.iter_mut().filter(|key| key.id == id) {
+        key.slots.retain(|slot| slot.source != kind);
+        key.slots.push(slot.clone());
+    }
+    folder.replace(RING, &ring.write())?;
+    sealing.replace_ring(Some(ring));
+    Ok(())
+}
+
+/// Brings every record to how it would be written now, and drops the keys that no record needs any more. Also at every
+/// start: what a crash has left undone is done then.
+pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
+    let mut left = Left::default();
+    let Some(ring) = sealing.ring().cloned() else { return Ok(left) };
+    let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
+    for (account, name) in records(names(folder)?) {
+        let Some(bytes) = folder.peek(&name)? else { continue };
+        if sealing.is_as_written_now(&bytes, &account) {
+            continue;
+        }
+        match sealing.read(&bytes, &account) {
+            Ok(record) => {
+                let path = folder.path.join(&name);
+                let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
+                let written =
+                    sealing.write(&record, *nonce).map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
+                folder.replace(&name, &written)?;
+            }
+            Err(why) => {
+                // it stays as it is, and its key with it, if there is one
+                left.0.push(format!("{name}: {}", why.into_words()));
+                needed.extend(key_of(&bytes, &account));
+            }
+        }
+    }
+    let mut kept =
+        Ring { keys: ring.keys.iter().filter(|key| needed.contains(&key.id)).cloned().collect(), ..ring.clone() };
+    if kept.keys.len() == ring.keys.len() {
+        return Ok(left);
+    }
+    if kept.keys.is_empty() {
+        let path = folder.path.join(RING);
+        let removed = folder.disk.remove(RING).and_then(|()| folder.disk.settle());
+        removed.map_err(|error| StoreError::Io { action: "remove", path, error })?;
+        sealing.replace_ring(None);
+        return Ok(left);
+    }
+    if kept.active.is_none() {
+        kept.because.clear();
+    }
+    folder.replace(RING, &kept.write())?;
+    sealing.replace_ring(Some(kept));
+    Ok(left)
+}
+
+/// A change is refused while a record's key is away: it would have to be left under the old one.
+fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), SealError> {
+    if sealing.trouble().is_some() {
+        return Ok(()); // nothing of it can be opened any more; what is there stays
+    }
+    for (account, name) in records(names(folder)?) {
+        let Some(bytes) = folder.peek(&name)? else { continue };
+        if let Err(why @ Unreadable::Away(_)) = sealing.read(&bytes, &account) {
+            return Err(SealError::Locked(why.into_words()));
+        }
+    }
+    Ok(())
+}
+
+/// What could not be read, and was set aside in the clear, may hold a token.
+fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
+    for name in names(folder)? {
+        let Some((file, _)) = name.split_once(CORRUPT) else { continue };
+        let Some(account) = account_of(file) else { continue };
+        let is_in_the_clear = folder.peek(&name)?.is_some_and(|bytes| key_of(&bytes, &account).is_none());
+        if is_in_the_clear {
+            let path = folder.path.join(&name);
+            folder.disk.remove(&name).map_err(|error| StoreError::Io { action: "remove", path, error })?;
+        }
+    }
+    let path = folder.path.clone();
+    folder.disk.settle().map_err(|error| StoreError::Io { action: "save", path, error })
+}
+
+fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
+    let path = folder.path.clone();
+    folder.disk.names().map_err(|error| StoreError::Io { action: "read", path, error })
+}
+
+/// The files of accounts, in the order of their names.
+fn records(mut names: Vec<String>) -> Vec<(AccountId, String)> {
+    names.sort();
+    names.into_iter().filter_map(|name| Some((account_of(&name)?, name))).collect()
+}
+
+fn account_of(name: &str) -> Option<AccountId> {
+    AccountId::new(name.strip_suffix(".json")?)
+}
+
+fn no_randomness(path: std::path::PathBuf) -> StoreError {
+    let error = std::io::Error::other("the system's random numbers cannot be had");
+    StoreError::Io { action: "seal", path, error }
+}
+
+pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, SealError> {
+    let mut bytes = Zeroizing::new([0; N]);
+    rand::fill(bytes.as_mut_slice()).map_err(|_| SealError::NoRandomness)?;
+    Ok(bytes)
+}

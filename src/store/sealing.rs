@@ -1,0 +1,164 @@
+//! What stands between records and files: the ring, and those of its keys that are at hand.
+//!
+//! Without a ring, files are in the clear. With one, what is written is sealed under its active key or not written at all:
+//! a store never becomes weaker by itself. What is read may be either, since sealing takes a file at a time.
+
+use std::collections::BTreeMap;
+
+use zeroize::Zeroizing;
+
+use super::file::{self, Unreadable};
+use super::record::Record;
+use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey};
+use crate::config::AccountId;
+use crate::key_source::{Kind, NoSecret};
+use crate::secret::Secret;
+
+/// The ring, and those of its keys that are at hand.
+#[derive(Debug, Default)]
+pub(super) struct Sealing {
+    ring: Option<Ring>,
+    keys: BTreeMap<KeyId, Held>,
+    /// Why the ring, which there must be, cannot be used: then nothing can be opened, and nothing is written.
+    trouble: Option<String>,
+}
+
+/// How a key of the ring stands.
+#[derive(Clone, Debug)]
+pub(super) enum Held {
+    /// It is here.
+    AtHand(Key),
+    /// It may come; why it is not here.
+    Away(String),
+    /// It will not come back; how that shows.
+    Gone(String),
+}
+
+impl Sealing {
+    /// With a ring, none of whose keys has been asked for.
+    pub(super) fn with(ring: Ring) -> Self {
+        let unasked = |key: &RingKey| (key.id.clone(), Held::Away("nobody has asked for it yet".to_owned()));
+        Self { keys: ring.keys.iter().map(unasked).collect(), ring: Some(ring), trouble: None }
+    }
+
+    /// With a ring that cannot be used, for this reason.
+    pub(super) fn in_trouble(why: String) -> Self {
+        Self { trouble: Some(why), ..Self::default() }
+    }
+
+    /// The ring, if there is one that can be used.
+    pub(super) fn ring(&self) -> Option<&Ring> {
+        self.ring.as_ref()
+    }
+
+    /// Why the ring cannot be used, if there is one and it cannot.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Another ring takes the place of this one. The keys that it shares with this one stay at hand.
+    pub(super) fn replace_ring(&mut self, ring: Option<Ring>) {
+        let Self { keys, .. } = std::mem::replace(self, ring.map(Self::with).unwrap_or_default());
+        for (id, held) in keys {
+            self.hold(id, held);
+        }
+    }
+
+    /// How a key of the ring stands from here on.
+    pub(super) fn hold(&mut self, id: KeyId, held: Held) {
+        if let Some(known) = self.keys.get_mut(&id) {
+            *known = held;
+        }
+    }
+
+    /// The keys that are not at hand.
+    pub(super) fn missing(&self) -> Vec<RingKey> {
+        let is_missing = |key: &&RingKey| !matches!(self.keys.get(&key.id), Some(Held::AtHand(_)));
+        self.ring.iter().flat_map(|ring| &ring.keys).filter(is_missing).cloned().collect()
+    }
+
+    /// Forgets the keys, for this reason; the ring stays.
+    pub(super) fn forget_keys(&mut self, why: &str) {
+        for held in self.keys.values_mut() {
+            *held = Held::Away(why.to_owned());
+        }
+    }
+
+    /// Why nothing can be written, if that is so.
+    pub(super) fn shut(&self) -> Option<Unreadable> {
+        if let Some(why) = &self.trouble {
+            return Some(Unreadable::Away(why.clone()));
+        }
+        let active = self.ring.as_ref()?.active.as_ref()?;
+        self.key(active).err()
+    }
+
+    /// Reads what stands in an account's file.
+    pub(super) fn read(&self, bytes: &[u8], account: &AccountId) -> Result<Record, Unreadable> {
+        if file::version(bytes)? != seal::VERSION {
+            return file::read(bytes, account);
+        }
+        let rejected = |rejected: seal::Rejected| Unreadable::Garbage(rejected.to_string());
+        let envelope = Envelope::read(bytes, account.as_str()).map_err(rejected)?;
+        let key = self.key(&envelope.key)?;
+        let generation = envelope.generation;
+        let record = file::read(&envelope.open(account.as_str(), key).map_err(rejected)?, account)?;
+        match record.generation == generation {
+            true => Ok(record),
+            false => Err(Unreadable::Garbage("is sealed, and its generation is not the one inside".to_owned())),
+        }
+    }
+
+    /// What is to stand in a record's file.
+    pub(super) fn write(&self, record: &Record, nonce: [u8; NONCE_LENGTH]) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        if let Some(shut) = self.shut() {
+            return Err(shut);
+        }
+        let plain = file::write(record);
+        let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else { return Ok(plain) };
+        let key = self.key(id)?;
+        Ok(Zeroizing::new(Envelope::seal(record.account.as_str(), record.generation, (id, key), nonce, plain)))
+    }
+
+    /// Whether a file stands as it would be written now.
+    pub(super) fn is_as_written_now(&self, bytes: &[u8], account: &AccountId) -> bool {
+        let active = self.ring.as_ref().and_then(|ring| ring.active.as_ref());
+        key_of(bytes, account).as_ref() == active
+    }
+
+    /// A key, if it is at hand.
+    pub(super) fn key(&self, id: &KeyId) -> Result<&Key, Unreadable> {
+        match (self.keys.get(id), &self.trouble) {
+            (Some(Held::AtHand(key)), _) => Ok(key),
+            (Some(Held::Away(why)), _) => Err(Unreadable::Away(why.clone())),
+            (Some(Held::Gone(why)), _) => Err(Unreadable::Gone(why.clone())),
+            (None, Some(trouble)) => Err(Unreadable::Away(trouble.clone())),
+            (None, None) => Err(Unreadable::Gone(format!("the key {id} is in no ring of this store"))),
+        }
+    }
+}
+
+/// Fetches a key by any of its slots.
+pub(super) fn fetch(key: &RingKey, ask: &mut impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> Held {
+    let mut why = None;
+    for slot in &key.slots {
+        let held = match Kind::named(&slot.source).map(|kind| ask(kind, slot.blob.as_deref())) {
+            Some(Ok(secret)) => match slot.unwrap(&key.id, &secret) {
+                Some(key) => return Held::AtHand(key),
+                None => Held::Away(format!("the {} gives another key than the one it was sealed with", slot.source)),
+            },
+            Some(Err(NoSecret::Away(why))) => Held::Away(format!("{}: {why}", slot.source)),
+            Some(Err(NoSecret::Gone(why))) => Held::Gone(format!("{}: {why}", slot.source)),
+            None => Held::Away(format!("it comes from {}, which this valetd does not know", slot.source)),
+        };
+        // the first one is that of every day; a recovery slot says no more than that it is one
+        why.get_or_insert(held);
+    }
+    why.unwrap_or_else(|| Held::Gone("there is no way to it in the ring".to_owned()))
+}
+
+/// The key that a file is sealed under; `None` if it is in the clear, or no sealed file of this account.
+pub(super) fn key_of(bytes: &[u8], account: &AccountId) -> Option<KeyId> {
+    let is_sealed = file::version(bytes).is_ok_and(|version| version == seal::VERSION);
+    is_sealed.then(|| Envelope::read(bytes, account.as_str()).ok().map(|envelope| envelope.key)).flatten()
+}

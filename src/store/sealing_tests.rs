@@ -1,0 +1,309 @@
+//! Sealing, changing the key and unsealing, with a crash before every step and every disk that a power cut may leave.
+
+use std::cell::Cell;
+
+use super::faulty_disk::{Fault, FaultyDisk};
+use super::reseal::RING;
+use super::tests::{id, on, record};
+use super::*;
+
+/// A source that the tests hold: what the first offer was wrapped by, and the second.
+const SECRETS: [&str; 2] = ["the first secret of many characters", "the second secret of many characters"];
+
+const ACCOUNTS: [&str; 3] = ["alpha", "gbdx", "zulu"];
+
+fn offer(secret: &str) -> Offer {
+    Offer { kind: Kind::File, blob: None, secret: Secret::new(secret), because: Vec::new() }
+}
+
+/// Fetches the keys as a source does that holds one secret: keys that were wrapped by another one stay away.
+fn unlock(store: &Store, secret: &str) -> Result<Left, SealError> {
+    store.unlock(|_, _| Ok(Secret::new(secret)))
+}
+
+/// Fetches all keys, whichever of the secrets they were wrapped by.
+fn unlock_all(store: &Store) -> Result<Left, SealError> {
+    let mut last = Ok(Left::default());
+    for secret in SECRETS {
+        last = unlock(store, secret);
+    }
+    last
+}
+
+fn of(account: &str) -> Record {
+    Record { account: id(account), ..record(7) }
+}
+
+/// Three accounts, in the clear.
+fn plain() -> FaultyDisk {
+    let disk = FaultyDisk::default();
+    for account in ACCOUNTS {
+        disk.put(&format!("{account}.json"), &file::write(&of(account)));
+    }
+    disk
+}
+
+/// The same, sealed by the first secret.
+fn sealed() -> FaultyDisk {
+    let disk = plain();
+    on(&disk).seal(&offer(SECRETS[0]), 1).unwrap();
+    disk
+}
+
+fn is_in_the_clear(disk: &FaultyDisk) -> Vec<String> {
+    let has_token = |bytes: &[u8]| bytes.windows(7).any(|part| part == b"token-7");
+    disk.files().into_iter().filter(|(_, bytes)| has_token(bytes)).map(|(name, _)| name).collect()
+}
+
+/// Runs a change with a crash before each step in turn, and looks at each disk that may be found after it: every login is
+/// there, and a start finishes what had begun. Returns how many steps there were.
+fn is_safe_everywhere(before: &FaultyDisk, change: impl Fn(&Store) -> Result<Left, SealError>) -> usize {
+    for crash in 0.. {
+        let disk = before.after_a_kill();
+        let store = on(&disk);
+        unlock_all(&store).unwrap();
+        disk.plant(crash, Fault::Crash);
+        let changed = change(&store);
+        let crashed = disk.fault_has_happened();
+        assert_eq!(changed.is_ok(), !crashed, "crash before step {crash}: {changed:?}");
+        for world in disk.after_a_power_cut() {
+            let found = on(&world);
+            let Left(left) = unlock_all(&found).unwrap();
+            assert_eq!(left, [""; 0], "crash before step {crash}");
+            for account in ACCOUNTS {
+                assert_eq!(found.load(&id(account)).unwrap(), Some(of(account)), "crash before step {crash}");
+            }
+            let clear = is_in_the_clear(&world);
+            let is_finished = clear.is_empty() || clear.len() == ACCOUNTS.len();
+            assert!(is_finished, "crash before step {crash}: {clear:?}");
+            assert_eq!(found.seal_state().sealed.is_some(), clear.is_empty(), "crash before step {crash}");
+        }
+        if !crashed {
+            return crash;
+        }
+    }
+    unreachable!("there is an end to every change")
+}
+
+#[test]
+fn sealing_changing_the_key_and_unsealing_lose_no_login_whenever_they_are_cut_short() {
+    let sealing = is_safe_everywhere(&plain(), |store| store.seal(&offer(SECRETS[0]), 1));
+    let rotating = is_safe_everywhere(&sealed(), |store| store.seal(&offer(SECRETS[1]), 2));
+    let unsealing = is_safe_everywhere(&sealed(), Store::unseal);
+    let steps = [sealing, rotating, unsealing];
+    assert!(steps.iter().all(|steps| *steps > 3 * 8), "a change has more steps than that: {steps:?}");
+}
+
+#[test]
+fn a_crash_while_a_start_finishes_what_a_crash_left_loses_nothing_either() {
+    let disk = plain();
+    let store = on(&disk);
+    disk.plant(20, Fault::Crash);
+    store.seal(&offer(SECRETS[0]), 1).unwrap_err();
+    assert!(disk.fault_has_happened());
+    let half = disk.after_a_kill();
+    let clear = is_in_the_clear(&half).len();
+    assert!(clear > 0 && clear < ACCOUNTS.len(), "it was cut short in the middle: {clear}");
+    for crash in 0.. {
+        let disk = half.after_a_kill();
+        let store = on(&disk);
+        disk.plant(crash, Fault::Crash);
+        let _ = unlock(&store, SECRETS[0]);
+        let crashed = disk.fault_has_happened();
+        for world in disk.after_a_power_cut() {
+            let found = on(&world);
+            unlock(&found, SECRETS[0]).unwrap();
+            for account in ACCOUNTS {
+                assert_eq!(found.load(&id(account)).unwrap(), Some(of(account)), "crash before step {crash}");
+            }
+            assert_eq!(is_in_the_clear(&world), [""; 0], "crash before step {crash}");
+        }
+        if !crashed {
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_fails_in_a_change_is_said_and_done_at_the_next_try() {
+    for step in 0.. {
+        let disk = plain();
+        let store = on(&disk);
+        disk.plant(step, Fault::Error(libc::ENOSPC));
+        let changed = store.seal(&offer(SECRETS[0]), 1);
+        if !disk.fault_has_happened() {
+            assert!(step > 20 && changed.is_ok());
+            break;
+        }
+        for account in ACCOUNTS {
+            assert_eq!(store.load(&id(account)).unwrap(), Some(of(account)), "step {step}");
+        }
+        if changed.is_err() {
+            store.seal(&offer(SECRETS[0]), 1).unwrap();
+        }
+        assert_eq!(is_in_the_clear(&disk), [""; 0], "step {step}");
+    }
+}
+
+#[test]
+fn a_save_into_a_sealed_store_is_sealed_and_cut_short_anywhere_leaves_the_old_record_or_the_new_one() {
+    let new = Record { generation: 8, ..of("gbdx") };
+    for crash in 0.. {
+        let disk = sealed().after_a_kill();
+        let store = on(&disk);
+        unlock(&store, SECRETS[0]).unwrap();
+        disk.plant(crash, Fault::Crash);
+        let saved = store.save(&new).is_ok();
+        let crashed = disk.fault_has_happened();
+        for world in disk.after_a_power_cut() {
+            let found = on(&world);
+            unlock(&found, SECRETS[0]).unwrap();
+            let found = found.load(&id("gbdx")).unwrap();
+            assert!(found.as_ref() == Some(&new) || !saved && found == Some(of("gbdx")), "step {crash}: {found:?}");
+            assert_eq!(is_in_the_clear(&world), [""; 0]);
+        }
+        if !crashed {
+            break;
+        }
+    }
+}
+
+#[test]
+fn while_the_key_is_away_nothing_is_read_written_or_set_aside_and_its_coming_opens_everything() {
+    let disk = sealed();
+    let before = disk.files();
+    let store = on(&disk);
+    for ask in [Err(NoSecret::Away("no stick".to_owned())), Ok(Secret::new(SECRETS[1]))] {
+        let SealError::Locked(why) = store.unlock(|_, _| ask.clone()).unwrap_err() else { panic!("locked") };
+        let words = if ask.is_ok() { "gives another key" } else { "file: no stick" };
+        assert!(why.contains(words), "{why}");
+        let error = store.load(&id("gbdx")).unwrap_err();
+        assert!(matches!(&error, StoreError::Locked { .. }) && error.to_string().contains(words), "{error}");
+        let later = Record { generation: 8, ..of("gbdx") };
+        assert!(matches!(store.save(&later), Err(StoreError::Locked { .. })));
+        // an account that is not there yet is not saved in the clear either
+        assert!(matches!(store.save(&of("new")), Err(StoreError::Locked { .. })));
+        assert!(matches!(store.seal(&offer(SECRETS[1]), 2), Err(SealError::Locked(_))));
+        assert!(matches!(store.unseal(), Err(SealError::Locked(_))));
+        assert!(store.seal_state().locked.is_some_and(|why| why.contains(words)));
+        assert_eq!(disk.files(), before);
+    }
+    unlock(&store, SECRETS[0]).unwrap();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
+    assert_eq!(store.seal_state().locked, None);
+    store.forget_keys("locked");
+    assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Locked { why, .. }) if why == "locked"));
+}
+
+#[test]
+fn a_key_that_is_gone_is_told_from_one_that_is_away_and_a_sign_in_takes_the_records_place() {
+    let disk = sealed();
+    let store = on(&disk);
+    let gone = |_, _: Option<&str>| Err(NoSecret::Gone("another machine's".to_owned()));
+    assert!(matches!(store.unlock(gone), Err(SealError::Locked(_))));
+    assert!(matches!(store.load(&id("gbdx")), Err(StoreError::KeyGone { .. })));
+    assert!(matches!(store.save(&of("gbdx")), Err(StoreError::KeyGone { .. })), "there is nothing to seal it with");
+    // a new key, which cannot open the old records: they stay, and say so
+    let Left(left) = store.seal(&offer(SECRETS[1]), 2).unwrap();
+    assert_eq!(left.len(), ACCOUNTS.len(), "{left:?}");
+    assert!(matches!(store.load(&id("gbdx")), Err(StoreError::KeyGone { .. })));
+    store.save(&Record { generation: 1, ..of("gbdx") }).unwrap();
+    assert_eq!(store.load(&id("gbdx")).unwrap().unwrap().generation, 1);
+    // what was in its place is kept, and so is the key of the others
+    assert!(disk.files().contains_key("gbdx.json.corrupt-1"));
+    let found = on(&disk);
+    unlock_all(&found).unwrap();
+    assert_eq!(found.load(&id("alpha")).unwrap(), Some(of("alpha")));
+    assert_eq!(found.load(&id("gbdx")).unwrap().unwrap().generation, 1);
+}
+
+#[test]
+fn what_was_moved_rolled_back_cut_or_mixed_with_another_ring_is_refused_and_said() {
+    let disk = sealed();
+    let files = disk.files();
+    let other = sealed().files(); // sealed by the same secret, under another key
+    let text = String::from_utf8(files["gbdx.json"].clone()).unwrap();
+    let renumbered = text.replace("\"generation\": 7", "\"generation\": 9");
+    let rows: [(&str, &[u8], &str); 4] = [
+        ("another account's", &files["alpha.json"], "sealed for another account"),
+        ("renumbered", renumbered.as_bytes(), "was changed after that"),
+        ("cut", &text.as_bytes()[..text.len() / 2], "ends in the middle"),
+        ("of another ring", &other["gbdx.json"], "is in no ring of this store"),
+    ];
+    for (case, bytes, words) in rows {
+        let disk = sealed();
+        disk.put(RING, &files[RING]);
+        disk.put("gbdx.json", bytes);
+        for account in ["alpha", "zulu"] {
+            let name = format!("{account}.json");
+            disk.put(&name, &files[&name]);
+        }
+        let store = on(&disk);
+        let Left(left) = unlock(&store, SECRETS[0]).unwrap();
+        assert!(left.iter().all(|words| words.starts_with("gbdx.json: ")), "{case}: {left:?}");
+        let error = store.load(&id("gbdx")).unwrap_err().to_string();
+        assert!(error.contains(words), "{case}: {error}");
+        assert!(disk.files().values().any(|kept| kept == bytes), "{case}: it is kept");
+        assert_eq!(store.load(&id("alpha")).unwrap(), Some(of("alpha")), "{case}");
+    }
+}
+
+#[test]
+fn a_ring_that_is_missing_or_makes_no_sense_locks_the_store_until_a_person_begins_another_one() {
+    let missing = sealed().files();
+    for ring in [None, Some(&b"{\"version\": 1, \"act"[..]), Some(br#"{"version": 2}"#)] {
+        let disk = FaultyDisk::default();
+        missing.iter().filter(|(name, _)| *name != RING).for_each(|(name, bytes)| disk.put(name, bytes));
+        if let Some(ring) = ring {
+            disk.put(RING, ring);
+        }
+        let before = disk.files();
+        let store = on(&disk);
+        let SealError::Locked(why) = unlock(&store, SECRETS[0]).unwrap_err() else { panic!("locked") };
+        assert!(why.contains(RING), "{why}");
+        assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Locked { .. })));
+        assert!(matches!(store.save(&of("new")), Err(StoreError::Locked { .. })), "not in the clear");
+        assert_eq!(disk.files(), before);
+        let Left(left) = store.seal(&offer(SECRETS[0]), 2).unwrap();
+        assert_eq!(left.len(), ACCOUNTS.len());
+        store.save(&of("new")).unwrap();
+        assert_eq!(disk.files().get(&format!("{RING}.corrupt-1")).map(Vec::as_slice), ring);
+        assert!(matches!(store.load(&id("gbdx")), Err(StoreError::KeyGone { .. })));
+    }
+}
+
+#[test]
+fn what_was_set_aside_in_the_clear_goes_when_the_store_is_sealed() {
+    let disk = plain();
+    disk.put("gbdx.json.corrupt-1", b"{\"refresh_token\": \"token-7");
+    disk.put("client.keys.json.corrupt-1", b"hashes");
+    let store = on(&disk);
+    store.seal(&offer(SECRETS[0]), 1).unwrap();
+    assert_eq!(is_in_the_clear(&disk), [""; 0]);
+    assert!(disk.files().contains_key("client.keys.json.corrupt-1"));
+}
+
+#[test]
+fn a_second_way_in_opens_what_the_first_cannot() {
+    let disk = sealed();
+    let store = on(&disk);
+    unlock(&store, SECRETS[0]).unwrap();
+    let code = crate::key_source::recovery_code(&[3; 16]);
+    store.add_way(&crate::key_source::recovery(&code)).unwrap();
+    assert!(store.seal_state().sealed.unwrap().has_recovery);
+    let found = on(&disk);
+    let asked = Cell::new(0);
+    let ask = |kind, _: Option<&str>| {
+        asked.set(asked.get() + 1);
+        match kind {
+            Kind::Recovery => Ok(crate::key_source::recovery(&code).secret),
+            _ => Err(NoSecret::Gone("lost".to_owned())),
+        }
+    };
+    found.unlock(ask).unwrap();
+    assert_eq!(asked.get(), 2);
+    assert_eq!(found.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
+    // the next key has no such way any more
+    found.seal(&offer(SECRETS[1]), 2).unwrap();
+    assert!(!found.seal_state().sealed.unwrap().has_recovery);
+}

@@ -1,0 +1,101 @@
+//! The demonstration, as a person at a terminal has it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+use valetd::stand_in::{PASSWORD, USERNAME};
+
+use crate::support::terminal::Terminal;
+use crate::support::{Home, Killed, VALETD, eventually, free_address, get, words};
+
+fn home() -> Home {
+    let home = Home::empty();
+    fs::create_dir_all(home.path("bin")).expect("a folder");
+    symlink(VALETD, home.path("bin/valetd")).expect("linked");
+    home
+}
+
+/// A text without its escape sequences.
+fn plain(shown: &str) -> String {
+    let mut parts = shown.split('\x1b');
+    let first = parts.next().unwrap_or_default().to_owned();
+    // a sequence ends with its first letter; each line is put in its place by one
+    first
+        + &parts
+            .map(|part| part.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, rest)| rest))
+            .collect::<Vec<_>>()
+            .join("\n")
+}
+
+#[test]
+fn the_live_demonstration_fits_the_terminal_and_does_what_its_keys_say() {
+    for width in [60, 80, 140] {
+        let home = home();
+        let mut terminal = Terminal::open(&home, &format!("stty cols {width} rows 24; valetd demo --tokens 90s"));
+        let page = plain(&terminal.until("/valetd status"));
+        for line in page.lines().filter(|line| line.contains(['█', '·']) || line.contains("localhost:")) {
+            assert!(line.trim_end().chars().count() <= width, "{width}: {line:?}\n{page}");
+        }
+        assert!(page.matches('█').count() >= 2 * 10, "two bars:\n{page}");
+        terminal.press("o");
+        terminal.until("No authorization server is in order");
+        terminal.press("o");
+        terminal.until("in order again");
+        terminal.press("r");
+        terminal.until("refuse every token");
+        terminal.press("q");
+        let (code, shown) = terminal.exit();
+        assert_eq!(code, Some(0), "{shown}");
+    }
+}
+
+#[test]
+fn a_person_can_practise_signing_in_at_fixed_ports() {
+    let home = home();
+    let port: u16 = free_address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let mut command = home.valetd(&["demo", &format!("--keep={port}")]);
+    let log = fs::File::create(home.path("demo")).expect("a file");
+    let demo = command.stdout(log).stderr(Stdio::null()).spawn().expect("it runs");
+    let demo = Killed(demo);
+    let shown = eventually("it says how", || {
+        let shown = fs::read_to_string(home.path("demo")).expect("readable");
+        shown.contains("Ctrl-C ends it").then_some(shown)
+    });
+    assert!(shown.contains(USERNAME) && shown.contains(PASSWORD), "{shown}");
+    // the demonstration's own daemon, as it is said
+    let line =
+        |part: &str| shown.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}:\n{shown}"));
+    let output = std::process::Command::new("sh").args(["-c", line("login gdh --code")]).output().expect("sh runs");
+    assert!(output.status.success(), "{}", words(&output));
+    let url = line("curl ").split_whitespace().nth(1).expect("a URL").to_owned();
+    let (address, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
+    let get = |path: &str| get(&address.replace("localhost", "127.0.0.1"), path).expect("an answer");
+    assert_eq!(get("/gdh/ping").status, 200);
+    assert_eq!(get(&format!("/{path}")).status, 503, "nobody is signed in to this one");
+    let mut terminal = Terminal::open(&home, line("login gbdx").trim());
+    terminal.answer("User name", USERNAME);
+    terminal.answer("assword", PASSWORD);
+    assert_eq!(terminal.exit().0, Some(0));
+    assert_eq!(get(&format!("/{path}")).status, 200);
+    // a daemon of one's own, with the lines that it shows
+    let own = free_address();
+    let lines: Vec<&str> =
+        shown.lines().skip_while(|line| !line.contains("[account.gbdx]")).take_while(|line| !line.is_empty()).collect();
+    home.write_config(&format!("listen = [\"{own}\"]\n{}\n", lines.join("\n")));
+    let daemon = home.start();
+    let login = ["login", "gbdx", "--username", USERNAME, "--password-stdin"];
+    let output = home.run_with_input(&login, PASSWORD);
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(crate::support::get(&own, "/gbdx/auth/v1/validate_token").expect("an answer").status, 200);
+    drop(daemon);
+    drop(demo);
+    // and on the smallest terminal all of that is in sight
+    let mut terminal = Terminal::open(&home, &format!("stty cols 80 rows 24; valetd demo --keep={port}"));
+    let page = plain(&terminal.until("upstream = "));
+    for part in ["q ends it", USERNAME, PASSWORD, "login gdh --code", "token_endpoint"] {
+        assert!(page.contains(part), "{part}:\n{page}");
+    }
+    terminal.press("q");
+    assert_eq!(terminal.exit().0, Some(0));
+}

@@ -1,0 +1,401 @@
+//! The ways to sign in that a browser takes part in: on this machine (RFC 8252), and on any device (RFC 8628). The browser is
+//! a few lines here; real ones sign in at real servers in tests/interop.
+
+use std::fs;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use valetd::stand_in::{Decision, Options, Provider};
+
+use crate::support::lab::Server;
+use crate::support::terminal::Terminal;
+use crate::support::{Answer, Home, VALETD, eventually, send};
+
+const PROMPT: &str = "Or paste the address that the browser ends on: ";
+
+fn start() -> Server {
+    Server::start(Provider::OpenId, Options::default())
+}
+
+/// The account `lab` of a server, with these ways to sign in and whatever else is said of it.
+fn config(server: &Server, ways: &str, more: &str) -> String {
+    let url = server.url();
+    format!(
+        "listen = []\n[account.lab]\nissuer = \"{url}\"\ntoken_endpoint = \"{url}/token\"\n\
+         revocation_endpoint = \"{url}/revoke\"\nauthorization_endpoint = \"{url}/authorize\"\n\
+         device_authorization_endpoint = \"{url}/device_authorization\"\nclient_id = \"lab\"\n\
+         scopes = [\"openid\", \"offline_access\"]\nupstream = \"{url}\"\nsign_in = {ways}\n{more}\n"
+    )
+}
+
+/// The command that signs in to it.
+fn login(options: &str) -> String {
+    format!("'{VALETD}' login lab{options}")
+}
+
+/// What was asked of the token service, and what came of it.
+fn asked(server: &Server) -> Vec<String> {
+    server.log().token_calls.iter().map(|call| format!("{} {}", call.grant, call.outcome)).collect()
+}
+
+/// Host, port and the rest of an address.
+fn parts(url: &str) -> (&str, &str) {
+    let rest = url.strip_prefix("http://").expect("an address on this machine");
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
+}
+
+fn open(url: &str) -> Answer {
+    let (address, target) = parts(url);
+    send(address, "GET", target, &[("Sec-Fetch-Mode", "navigate")], b"").expect("an answer")
+}
+
+/// Goes where a browser would, to the last page. Returns the addresses on the way, and that page.
+fn browse(url: &str) -> (Vec<String>, Answer) {
+    let mut way = vec![url.to_owned()];
+    loop {
+        let here = way.last().expect("it begins somewhere").clone();
+        let answer = open(&here);
+        let Some(location) = answer.header("location") else { return (way, answer) };
+        let next = match location.starts_with('/') {
+            true => format!("http://{}{location}", parts(&here).0),
+            false => location.to_owned(),
+        };
+        way.push(next);
+    }
+}
+
+/// The address that the terminal shows.
+fn shown_address(terminal: &mut Terminal) -> String {
+    terminal.until("in a browser:");
+    terminal.until("http://");
+    let rest = terminal.until("\r\n");
+    format!("http://{rest}")
+}
+
+fn record(home: &Home) -> Value {
+    let text = fs::read(home.path("state/valetd/lab.json")).expect("a record");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn is_signed_in(home: &Home) -> bool {
+    home.path("state/valetd/lab.json").exists()
+}
+
+#[test]
+fn a_browser_signs_in_and_its_last_page_tells_the_truth_at_a_clean_address() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\", \"device\"]", ""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    for part in
+        ["response_type=code", "code_challenge_method=S256", "scope=openid%20offline_access", "nonce=", "state="]
+    {
+        assert!(url.contains(part), "{part}: {url}");
+    }
+    terminal.until(PROMPT);
+    let (way, page) = browse(&url);
+    let [_, callback, last] = way.as_slice() else { panic!("{way:?}") };
+    assert!(callback.contains("/callback?code=") && !last.contains('?'), "{way:?}");
+    let text = page.text();
+    assert!(page.status == 200 && text.contains("Signed in") && text.contains("ada@example.org"), "{text}");
+    assert_eq!(page.header("content-security-policy").map(|csp| csp.starts_with("default-src 'none'")), Some(true));
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    assert_eq!(asked(&server), ["authorization_code issued"]);
+    assert_eq!(record(&home)["identity"], "ada@example.org");
+    assert!(!home.path("state/valetd/lab.sign-in.json").exists(), "the verifier has gone");
+    assert!(send(parts(last).0, "GET", "/", &[], b"").is_err(), "the listener has gone");
+}
+
+#[test]
+fn noise_and_other_sign_ins_answers_do_not_end_the_wait() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", "redirect = \"http://localhost/cb\""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    let callback = open(&url).header("location").expect("it sends the browser back").to_owned();
+    let (address, target) = parts(&callback);
+    let (_, port) = address.split_once(':').expect("a port");
+    let here = format!("127.0.0.1:{port}");
+    let knock = |target: &str, fields: &[(&str, &str)]| {
+        let fields: Vec<(&str, &str)> = [("Host", address)].into_iter().chain(fields.iter().copied()).collect();
+        send(&here, "GET", target, &fields, b"").expect("an answer").status
+    };
+    let rows = [
+        ("a favicon", knock("/favicon.ico", &[]), 204),
+        ("a scanner", knock("/wp-login.php", &[]), 404),
+        ("another sign-in's answer", knock("/cb?code=c&state=other", &[]), 400),
+        ("another sign-in's refusal", knock("/cb?error=access_denied&state=other", &[]), 400),
+        ("a prefetch of the answer", knock(target, &[("Sec-Purpose", "prefetch")]), 403),
+        ("a script's request for it", knock(target, &[("Sec-Fetch-Mode", "cors")]), 403),
+    ];
+    for (case, status, expected) in rows {
+        assert_eq!(status, expected, "{case}");
+    }
+    let rebound = send(&here, "GET", target, &[("Host", "evil.example")], b"").expect("an answer");
+    assert_eq!(rebound.status, 421);
+    assert_eq!(asked(&server), [""; 0], "nothing was redeemed");
+    let (_, page) = browse(&callback.replace("localhost", "127.0.0.1"));
+    assert_eq!(page.status, 421, "a host that is not the redirect's");
+    let answer = send(&here, "GET", target, &[("Host", address), ("Sec-Fetch-Mode", "navigate")], b"");
+    assert_eq!(answer.expect("an answer").status, 303);
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+}
+
+#[test]
+fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_shown() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    let ssh = "env USER=ada SSH_CONNECTION='10.0.0.9 50022 10.0.0.5 2222' ";
+    let mut terminal = Terminal::open(&home, &format!("{ssh}{}", login("")));
+    let url = shown_address(&mut terminal);
+    let before = terminal.until(PROMPT);
+    let callback = open(&url).header("location").expect("it sends the browser back").to_owned();
+    let port = parts(&callback).0.split_once(':').expect("a port").1;
+    let command = format!("ssh -N -L {port}:127.0.0.1:{port} -p 2222 ada@10.0.0.5");
+    assert!(before.contains(&command), "{before}");
+    terminal.type_line("http://127.0.0.1:1/callback?code=c&state=other");
+    terminal.until("answers another sign-in");
+    terminal.answer(PROMPT, &callback);
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    assert_eq!(asked(&server), ["authorization_code issued"]);
+}
+
+#[test]
+fn what_the_server_or_the_person_refuses_is_said_with_a_code_and_nothing_is_kept() {
+    type Row<'a> = (&'a str, Decision, Option<&'a str>, Option<&'a str>, &'a str, i32);
+    let rows: [Row<'_>; 5] = [
+        (
+            "the person",
+            Decision::No("access_denied", "not today"),
+            None,
+            None,
+            "refused on the server's page (not today)",
+            3,
+        ),
+        (
+            "a scope",
+            Decision::No("invalid_scope", "no"),
+            None,
+            None,
+            "the authorization server said: invalid_scope (no)",
+            1,
+        ),
+        ("another issuer", Decision::Yes, Some("https://evil.example"), None, "another authorization server", 1),
+        ("another nonce", Decision::Yes, None, Some("n"), "issued to another sign-in", 1),
+        (
+            "another issuer's refusal",
+            Decision::No("access_denied", "x"),
+            Some("https://evil.example"),
+            None,
+            "another authorization server",
+            1,
+        ),
+    ];
+    for (case, decision, iss, nonce, words, exit) in rows {
+        let server = start();
+        server.change_manners(|manners| {
+            manners.decision = decision;
+            manners.iss = iss.map(str::to_owned);
+            manners.nonce = nonce.map(str::to_owned);
+        });
+        let home = Home::with(&config(&server, "[\"browser\"]", ""));
+        let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+        let url = shown_address(&mut terminal);
+        terminal.until(PROMPT);
+        let (_, page) = browse(&url);
+        assert!(page.text().contains("Not signed in"), "{case}: {}", page.text());
+        let (code, screen) = terminal.exit();
+        assert!(screen.contains(words), "{case}: {screen}");
+        assert_eq!((code, is_signed_in(&home)), (Some(exit), false), "{case}");
+    }
+}
+
+#[test]
+fn a_request_is_pushed_where_the_server_takes_that_and_the_address_is_short() {
+    let server = start();
+    let par = format!("pushed_authorization_endpoint = \"{}/par\"", server.url());
+    let home = Home::with(&config(&server, "[\"browser\"]", &par));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    assert!(url.contains("request_uri=") && !url.contains("code_challenge") && url.len() < 160, "{url}");
+    let (_, page) = browse(&url);
+    assert!(page.text().contains("Signed in"), "{}", page.text());
+    assert_eq!(terminal.exit().0, Some(0));
+    assert_eq!(asked(&server), ["par pushed", "authorization_code issued"]);
+
+    server.change_manners(|manners| manners.refuses = Some("invalid_client"));
+    let (code, screen) = Terminal::open(&home, &login(" --no-browser")).exit();
+    assert!(code == Some(1) && screen.contains("invalid_client"), "{screen}");
+}
+
+#[test]
+fn a_taken_port_is_said_with_its_holder_and_the_next_way_is_taken() {
+    let server = start();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port();
+    let redirect = format!("redirect = \"http://127.0.0.1:{port}/callback\"");
+    let home = Home::with(&config(&server, "[\"browser\", \"device\"]", &redirect));
+    let mut terminal = Terminal::open(&home, &login(""));
+    terminal.until(&format!("port {port} of the redirect is taken: by process {}", std::process::id()));
+    terminal.until("The next one is a code that you enter on any device.");
+    terminal.until("WDJB-MJHT");
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    // chosen, it has no next one
+    let (code, screen) = Terminal::open(&home, &login(" --browser")).exit();
+    assert!(code == Some(1) && screen.contains("is taken") && !screen.contains("WDJB"), "{screen}");
+    drop(taken);
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    assert!(url.contains(&format!("redirect_uri=http%3A%2F%2F127.0.0.1%3A{port}%2Fcallback")), "{url}");
+    browse(&url);
+    assert_eq!(terminal.exit().0, Some(0));
+}
+
+#[test]
+fn a_device_code_is_asked_for_as_slowly_as_the_server_wants_and_with_its_picture() {
+    let server = start();
+    server.change_manners(|manners| manners.device_answers = vec!["authorization_pending", "slow_down"]);
+    let home = Home::with(&config(&server, "[\"browser\", \"device\"]", "device_pkce = true"));
+    let mut terminal = Terminal::open(&home, &login(" --device --qr"));
+    terminal.until(&format!("{}/device\r\n", server.url()));
+    terminal.until("WDJB-MJHT");
+    terminal.until("\x1b[30;107m");
+    terminal.until("4:59 left (Ctrl-C cancels)");
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    let calls = server.log().token_calls;
+    let outcomes: Vec<&str> = calls.iter().map(|call| call.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["begun", "authorization_pending", "slow_down", "issued"]);
+    let pause = |from: usize| calls[from + 1].at.duration_since(calls[from].at).expect("in order");
+    assert!(pause(0) >= Duration::from_millis(900) && pause(1) >= Duration::from_millis(900));
+    assert!(pause(2) >= Duration::from_millis(5900), "{:?}", pause(2));
+}
+
+#[test]
+fn what_ends_a_device_code_is_told_apart() {
+    let rows: [(&str, bool, Vec<&'static str>, &str, i32); 5] = [
+        ("the person said no", false, vec!["access_denied"], "refused on the server's page", 3),
+        ("in Microsoft's words", false, vec!["authorization_declined"], "refused on the server's page", 3),
+        ("it expired", false, vec!["expired_token"], "nobody signed in in time", 3),
+        (
+            "in GitHub's words, with 200",
+            true,
+            vec!["authorization_pending", "token_expired"],
+            "nobody signed in in time",
+            3,
+        ),
+        ("the client is not known", false, vec!["invalid_client"], "invalid_client", 1),
+    ];
+    for (case, github, answers, words, exit) in rows {
+        let server = start();
+        server.change_manners(|manners| {
+            manners.github = github;
+            manners.device_answers = answers;
+        });
+        let home = Home::with(&config(&server, "[\"device\"]", ""));
+        let terminal = Terminal::open(&home, &login(" --no-qr"));
+        let (code, screen) = terminal.exit();
+        assert!(screen.contains(words) && !screen.contains("\x1b[30;107m"), "{case}: {screen}");
+        assert_eq!((code, is_signed_in(&home)), (Some(exit), false), "{case}");
+    }
+}
+
+#[test]
+fn where_device_codes_are_switched_off_the_next_way_is_taken() {
+    for (github, code) in [(true, "device_flow_disabled"), (false, "unauthorized_client")] {
+        let server = start();
+        server.change_manners(|manners| {
+            manners.github = github;
+            manners.refuses = Some(code);
+        });
+        let home = Home::with(&config(&server, "[\"device\", \"browser\"]", ""));
+        let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+        terminal.until(code);
+        terminal.until("The next one is a browser on this machine.");
+        let url = shown_address(&mut terminal);
+        browse(&url);
+        terminal.until("lab: signed in as ada@example.org");
+        assert_eq!(terminal.exit().0, Some(0), "{code}");
+    }
+}
+
+#[test]
+fn a_server_that_is_away_for_a_while_does_not_end_a_device_code() {
+    let server = start();
+    server.change_manners(|manners| manners.device_answers = vec!["authorization_pending"]);
+    let home = Home::with(&config(&server, "[\"device\"]", ""));
+    let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+    terminal.until("WDJB-MJHT");
+    server.behave(valetd::stand_in::Behaviour::Html, Some(1));
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    let outcomes: Vec<String> = server.log().token_calls.iter().map(|call| call.outcome.clone()).collect();
+    assert_eq!(outcomes, ["begun", "html", "authorization_pending", "issued"]);
+}
+
+#[test]
+fn ctrl_c_leaves_each_of_them_at_any_moment_and_keeps_nothing() {
+    let server = start();
+    server.change_manners(|manners| manners.device_answers = vec!["authorization_pending"; 100]);
+    let home = Home::with(&config(&server, "[\"browser\", \"device\"]", ""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    terminal.type_line("half a line\x03");
+    let (code, _) = terminal.exit();
+    assert_eq!((code, is_signed_in(&home)), (Some(130), false));
+    assert!(!home.path("state/valetd/lab.sign-in.json").exists());
+    let callback = open(&url).header("location").expect("sent back").to_owned();
+    assert!(send(parts(&callback).0, "GET", "/", &[], b"").is_err(), "nobody listens any more");
+
+    let mut terminal = Terminal::open(&home, &login(" --device --no-qr"));
+    terminal.until("left (Ctrl-C cancels)");
+    terminal.type_line("\x03");
+    assert_eq!((terminal.exit().0, is_signed_in(&home)), (Some(130), false));
+}
+
+#[test]
+fn one_sign_in_of_an_account_is_under_way_at_a_time() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    let mut first = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut first);
+    first.until(PROMPT);
+    let (code, screen) = Terminal::open(&home, &login(" --no-browser")).exit();
+    assert!(code == Some(1) && screen.contains("is under way already, in process "), "{screen}");
+    // a third terminal can bring the address to an end
+    let callback = open(&url).header("location").expect("sent back").to_owned();
+    let output = home.run(&["login", "lab", "--code", &callback]);
+    assert!(output.status.success(), "{}", crate::support::words(&output));
+    first.type_line("\x03");
+    assert_eq!(first.exit().0, Some(130));
+    assert!(is_signed_in(&home));
+    // and its end leaves the account free
+    let mut again = Terminal::open(&home, &login(" --no-browser"));
+    again.until(PROMPT);
+    again.type_line("\x03");
+    assert_eq!(again.exit().0, Some(130));
+}
+
+#[test]
+fn the_page_does_not_wait_for_ever_for_a_server_that_hangs() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    server.behave(valetd::stand_in::Behaviour::Hang(Duration::from_secs(18)), Some(1));
+    let browser = thread::spawn(move || browse(&url));
+    eventually("the browser is let go", || browser.is_finished().then_some(()));
+    let (_, page) = browser.join().expect("no panic");
+    assert!(page.text().contains("Almost there"), "{}", page.text());
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+}
