@@ -146,7 +146,7 @@ async fn carry_out(
             Judged::Through(whole) => whole.keep(route.replay_policy()),
             Judged::Refused(error, response) => {
                 exchange.failed(&error);
-                return Ok(response);
+                return Ok(*response);
             }
         };
         // it may have taken a while to come
