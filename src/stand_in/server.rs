@@ -161,7 +161,7 @@ async fn api_call(world: &World, parts: &Parts, body: Incoming) -> io::Result<Re
             open_id::public(desk, issuer, parts, &world.url)
         }
     };
-    let public = public.or_else(|| mcp::public(parts, &world.url));
+    let public = public.or_else(|| mcp::public(parts, &world.url).filter(|_| world.provider != Provider::OpenId));
     let reply = match (public, token_valid, world.provider) {
         (Some(reply), _, _) => reply,
         (None, false, _) if mcp::is_its(parts.uri.path()) => mcp::unauthorized(&world.url),

@@ -35,16 +35,16 @@ use file::Current;
     long_about = "\
 Have a program that speaks MCP use a route: an entry that leads to it is written
 into the program's own configuration. It is shown first, and nothing is written
-unless you say so; the file as it was is kept beside it (.before-valetd). Comments
-and order stay as they are, and a file that cannot be read is left alone. The
-second time nothing changes.
+unless you say so; the file as it was is kept beside it (.before-valetd).
+Comments and order stay as they are, and a file that cannot be read is left
+alone. The second time nothing changes.
 
 The entry is the route's URL, or, where the program takes none or the route asks
 for a key, the command 'valetd mcp ROUTE'. It holds no secret.
 
-Without arguments: which programs there are here, and what they are connected to.
-They are: claude-code, claude-desktop, codex, cursor, gemini, opencode, vscode and
-zed. For any other, --print shows what to write.",
+Without arguments: which programs there are here, and what they are connected
+to: claude-code, claude-desktop, codex, cursor, gemini, opencode, vscode, zed.
+For any other, --print shows what to write.",
     after_help = "\
 Examples:
   valetd connect

@@ -59,7 +59,7 @@ pub(crate) enum Judged {
     /// They let it through.
     Through(Box<Whole>),
     /// They do not, and this says so.
-    Refused(ProxyError, Response<ResponseBody>),
+    Refused(ProxyError, Box<Response<ResponseBody>>),
 }
 
 /// Reads a message and applies the route's rules to it. `noted` is told what it is.
@@ -95,7 +95,7 @@ pub(crate) async fn judge(
     };
     let error = ProxyError::ForbiddenMessage(in_words(refused));
     match error.in_json_rpc(&messages) {
-        Some(response) => Ok(Judged::Refused(error, response.map(ResponseBody::Full))),
+        Some(response) => Ok(Judged::Refused(error, Box::new(response.map(ResponseBody::Full)))),
         None => Err(error),
     }
 }

@@ -101,15 +101,24 @@ async fn carry_out(
 
     let token = match route.tokens.usable() {
         Some(token) => token,
-        None => match Box::pin(route.tokens.token(route.config.wait)).await {
-            Ok(token) => token,
-            Err(why_not) if route.config.mcp.is_some() => {
-                let (error, response) = mcp::refuse(stream, no_token(route, why_not), request).await?;
-                exchange.failed(&error);
-                return Ok(response);
+        None if route.config.mcp.is_some() => {
+            // of a client that is told in JSON-RPC the request is still needed, so its wait is not cut: it ends by itself
+            let authority = stream.is_independent();
+            match Box::pin(route.tokens.token(route.config.wait)).await {
+                Ok(token) => {
+                    authority.into_iter().for_each(|authority| stream.depends_on(authority));
+                    stream.look_at_authority();
+                    tokio::task::yield_now().await; // here it ends, if its right was lost meanwhile
+                    token
+                }
+                Err(why_not) => {
+                    let (error, response) = mcp::refuse(stream, no_token(route, why_not), request).await?;
+                    exchange.failed(&error);
+                    return Ok(response);
+                }
             }
-            Err(why_not) => return Err(no_token(route, why_not)),
-        },
+        }
+        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
     };
     exchange.goes_up_with(&token);
 
@@ -136,7 +145,7 @@ async fn carry_out(
             Judged::Through(whole) => whole.keep(route.replay_policy()),
             Judged::Refused(error, response) => {
                 exchange.failed(&error);
-                return Ok(response);
+                return Ok(*response);
             }
         };
         // it may have taken a while to come
