@@ -666,6 +666,14 @@ impl History {
     /// Tokens end whose lives are not stated, and no client is told; nor is the server asked more often than it has to be.
     pub(super) fn live_on(&mut self) {
         let accounts = self.outside().known.len();
+        let is_any_watched = {
+            let outside = self.outside();
+            let watched = |server: &Server, moods: bool| !server.tells_life && server.life != HOUR && !moods;
+            outside.servers.iter().zip(&outside.known).any(|(server, known)| watched(server, known.has_moods))
+        };
+        if is_any_watched {
+            self.pass(HOUR); // until renewals that 401s have brought about are free again
+        }
         for account in 0..accounts {
             let snapshot = self.observed(account).map(|(snapshot, _)| snapshot);
             let is_at_rest = snapshot.is_some_and(|snapshot| {
