@@ -155,11 +155,18 @@ fn address_in(from: &str) -> Option<String> {
 }
 
 fn write(places: &Paths, name: &AccountId, settings: &[(&'static str, Setting)]) -> Result<Config, Failure> {
-    let settings: Vec<_> = settings.iter().filter(|(_, setting)| *setting != SECRET).cloned().collect();
-    let text = config_edit::with_account(&config_edit::read(places)?, name.as_str(), &settings)
+    let is_of_the_account = |(key, setting): &&(&str, Setting)| *setting != SECRET && *key != OF_THE_ROUTE;
+    let own: Vec<_> = settings.iter().filter(is_of_the_account).cloned().collect();
+    let mut text = config_edit::with_account(&config_edit::read(places)?, name.as_str(), &own)
         .map_err(|why| Failure::say(format!("{} {why}", places.config_file.display())))?;
+    if let Some((_, Setting::Text(path))) = settings.iter().find(|(key, _)| *key == OF_THE_ROUTE) {
+        text.push_str(&format!("\n[route.{name}]\n{OF_THE_ROUTE} = \"{path}\"\n"));
+    }
     config_edit::replace(places, &text)
 }
+
+/// The one key that the account's route has, and not the account.
+const OF_THE_ROUTE: &str = "mcp";
 
 /// Stands where a secret is needed, until it is in a file of its own.
 const SECRET: Setting = Setting::Text(String::new());
@@ -326,8 +333,29 @@ fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Vec<(&'
             answers.value(&Asked { key: "upstream", place, form: None })?
         }
     };
-    settings.push(("upstream", Setting::Text(upstream)));
+    match mcp_server(&upstream) {
+        Some(McpServer { upstream, path }) => {
+            settings.push(("upstream", Setting::Text(upstream)));
+            settings.push((OF_THE_ROUTE, Setting::Text(path.to_owned())));
+        }
+        None => settings.push(("upstream", Setting::Text(upstream))),
+    }
     Ok(settings)
+}
+
+/// Where an MCP server is behind an upstream.
+#[derive(PartialEq, Eq, Debug)]
+struct McpServer {
+    upstream: String,
+    path: &'static str,
+}
+
+/// The MCP server of an address, if it has the path that they have: then its host is the upstream, and the route's URL ends as
+/// the server's does. Pure.
+fn mcp_server(address: &str) -> Option<McpServer> {
+    let path = ["/mcp", "/sse"].into_iter().find(|path| address.ends_with(path))?;
+    let upstream = address.strip_suffix(path)?;
+    (!upstream.ends_with('/')).then(|| McpServer { upstream: upstream.to_owned(), path })
 }
 
 /// What was written, and where the account's routes are.
@@ -340,7 +368,10 @@ fn said(places: &Paths, account: &Account, config: &Config) -> String {
     for route in config.routes.iter().filter(|route| route.account == account.id) {
         let upstream = printable(&route.upstream.to_string());
         text.push_str(&match port {
-            Some(port) => format!("  http://localhost:{port}/{}/  ->  {upstream}\n", route.name),
+            Some(port) => {
+                let path = route.mcp.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+                format!("  http://localhost:{port}/{}{path}  ->  {upstream}\n", route.name)
+            }
             None => format!("  {}  ->  {upstream}\n", route.name),
         });
     }
@@ -380,6 +411,23 @@ mod tests {
         ];
         for (from, expected) in rows {
             assert_eq!(address_in(from).as_deref(), expected, "{from}");
+        }
+    }
+
+    #[test]
+    fn an_mcp_server_is_known_by_its_path_and_keeps_it_here() {
+        let rows = [
+            ("https://mcp.example/mcp", Some(("https://mcp.example", "/mcp"))),
+            ("https://mcp.example/v1/sse", Some(("https://mcp.example/v1", "/sse"))),
+            ("https://mcp.example", None),
+            ("https://api.example/mcp/", None),
+            ("https://api.example/xmcp", None),
+            ("https:///mcp", None),
+        ];
+        for (address, expected) in rows {
+            let found = mcp_server(address);
+            let found = found.as_ref().map(|server| (server.upstream.as_str(), server.path));
+            assert_eq!(found, expected, "{address}");
         }
     }
 }

@@ -64,6 +64,7 @@ Examples:
   valetd login gdh                      shows a page, asks for its code
   valetd login hub --device             shows a code to enter on a telephone
   valetd login gdh --for 8h             for a working day
+  valetd login work --scope gist        asks for a further scope, too
   valetd login gdh --check              asks the provider who is signed in
   valetd login gdh --import             takes over ~/.gdh/authentication
   valetd login gdh --code 0f8fad5b-d9cb-469f-a165-70867728950e
@@ -114,6 +115,9 @@ pub(super) struct Arguments {
     /// Let another person take the place of the one who is signed in
     #[arg(long)]
     switch_user: bool,
+    /// Further scopes to ask for this time, as in "repo read:org"
+    #[arg(long, value_name = "SCOPES", conflicts_with_all = ["refresh_token_stdin", "import", "check"])]
+    scope: Option<String>,
     /// Print the page's address only
     #[arg(long, conflicts_with = "browser")]
     no_browser: bool,
@@ -152,6 +156,7 @@ impl Arguments {
             paste: false,
             check: false,
             switch_user: false,
+            scope: None,
             no_browser: false,
             qr: false,
             no_qr: false,
@@ -217,6 +222,8 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     let (config, found) = discovered::look(&places, config.clone(), &id)?;
     let account = account_of(&config, &id)?;
+    let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
+    let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
     let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
     if untried {
@@ -231,6 +238,17 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         found.take_back(&places);
     }
     delivered
+}
+
+/// The account as it is for one sign-in that asks for further scopes: what is granted stays with the refresh token.
+fn with_scopes(account: &Account, further: &str) -> Account {
+    let mut asked_for = account.clone();
+    for scope in further.split_whitespace() {
+        if !asked_for.scopes.iter().any(|there| there == scope) {
+            asked_for.scopes.push(scope.to_owned());
+        }
+    }
+    asked_for
 }
 
 /// Whether there is a place for the credential, where no daemon has one.
@@ -356,6 +374,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         import: _,
         untried: _,
         term: _,
+        scope: _,
         browser: _,
         device: _,
         paste: _,

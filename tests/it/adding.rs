@@ -103,7 +103,7 @@ fn an_api_that_names_its_server_is_added_from_its_address_registers_itself_and_i
         "listen = [\"127.0.0.1:0\"]\n\n[account.notes]\nissuer = \"{url}\"\nclient = \"register\"\n\
          scopes = [\"mcp:read\", \"offline_access\"]\nsign_in = [\"browser\"]\n\
          redirect = \"http://127.0.0.1:8254/callback\"\nauthorize = {{ prompt = \"consent\" }}\n\
-         resource = \"{url}/mcp\"\nupstream = \"{url}/mcp\"\n"
+         resource = \"{url}/mcp\"\nupstream = \"{url}\"\n\n[route.notes]\nmcp = \"/mcp\"\n"
     );
     assert_eq!(config(&home), expected);
     assert!(!documents.asked().iter().any(|(line, _)| line == "POST /register"), "nobody signs in yet");

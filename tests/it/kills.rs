@@ -424,10 +424,10 @@ fn permissions_that_others_could_use_are_closed_and_said_aloud() {
 }
 
 /// A daemon whose file cannot be used: what the status says of the account.
-fn unusable(home: &Home) -> (Value, String) {
+fn unusable(home: &Home, class: &str) -> (Value, String) {
     let daemon = home.start();
     let account = daemon.until("lab", "sign-in-required");
-    assert_eq!(account["last_failure"]["class"], "unreadable", "{account:#}");
+    assert_eq!(account["last_failure"]["class"], class, "{account:#}");
     let status = home.run(&["status"]);
     assert_eq!(status.status.code(), Some(3), "{}", words(&status));
     daemon.until_logged("the stored credential cannot be used");
@@ -443,7 +443,7 @@ fn a_file_of_somebody_else_is_not_believed() {
     let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Off));
     let home = lab::home(&server, "", "", "");
     chown(file(&home), Some(65_534), None).expect("root can");
-    let (_, why) = unusable(&home);
+    let (_, why) = unusable(&home, "in-the-way");
     assert!(why.contains("belongs to another user (uid 65534)"), "{why}");
     assert_eq!(server.issued(), 0, "nothing was sent");
 }
@@ -456,7 +456,7 @@ fn a_symbolic_link_in_place_of_the_file_is_neither_read_nor_written_through() {
     fs::rename(file(&home), &elsewhere).expect("moved");
     symlink(&elsewhere, file(&home)).expect("linked");
     let before = fs::read(&elsewhere).expect("read");
-    let (_, why) = unusable(&home);
+    let (_, why) = unusable(&home, "in-the-way");
     assert!(why.contains("is a symbolic link"), "{why}");
     let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], server.sign_in().expose());
     assert!(!login.status.success(), "{}", words(&login));
@@ -470,7 +470,7 @@ fn half_a_file_is_kept_aside_and_a_new_sign_in_takes_its_place() {
     let home = lab::home(&server, "", "", "");
     let whole = fs::read(file(&home)).expect("read");
     fs::write(file(&home), &whole[..whole.len() / 2]).expect("written");
-    let (_, why) = unusable(&home);
+    let (_, why) = unusable(&home, "unreadable");
     assert!(why.contains("it is kept as lab.json.corrupt-1"), "{why}");
     assert_eq!(fs::read(home.path("state/valetd/lab.json.corrupt-1")).expect("kept"), &whole[..whole.len() / 2]);
     lab::sign_in(&home, &server.sign_in());
@@ -500,7 +500,7 @@ fn a_file_of_a_later_version_is_left_alone_also_by_a_sign_in() {
     let home = lab::home(&server, "", "", "");
     let later = fs::read_to_string(file(&home)).expect("read").replace("\"version\": 1", "\"version\": 99");
     fs::write(file(&home), &later).expect("written");
-    let (_, why) = unusable(&home);
+    let (_, why) = unusable(&home, "in-the-way");
     assert!(why.contains("was written by a later valetd (format 99"), "{why}");
     let login = home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], server.sign_in().expose());
     assert!(!login.status.success() && words(&login).contains("later valetd"), "{}", words(&login));

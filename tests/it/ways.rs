@@ -110,6 +110,18 @@ fn a_browser_signs_in_and_its_last_page_tells_the_truth_at_a_clean_address() {
 }
 
 #[test]
+fn further_scopes_are_asked_for_once_and_stand_with_the_accounts_own() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser --scope 'repo  openid'"));
+    let url = shown_address(&mut terminal);
+    assert!(url.contains("scope=openid%20offline_access%20repo&") || url.ends_with("offline_access%20repo"), "{url}");
+    terminal.until(PROMPT);
+    browse(&url);
+    terminal.until("lab: signed in as ada@example.org");
+}
+
+#[test]
 fn noise_and_other_sign_ins_answers_do_not_end_the_wait() {
     let server = start();
     let home = Home::with(&config(&server, "[\"browser\"]", "redirect = \"http://localhost/cb\""));
