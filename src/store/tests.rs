@@ -33,6 +33,7 @@ pub(super) fn record(generation: u64) -> Record {
         person: None,
         learnt_life: None,
         rotates: false,
+        unrotated: false,
         redeeming: false,
         set_aside: None,
         term: None,
