@@ -69,6 +69,10 @@ pub(crate) struct LastFailure {
     pub attempt: u32,
 }
 
+/// The class of a renewal that is not sent, as what the server would put in the place of the refresh token could not be
+/// saved.
+pub(crate) const NOT_SAVED: &str = "not-saved";
+
 /// The class of a failure that is none of a renewal: what is stored of the account cannot be used as it is.
 pub(crate) const UNREADABLE: &str = "unreadable";
 

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
-use crate::accounts::{self, AccountView, Accounts, Withheld, Withholding};
+use crate::accounts::{self, AccountView, Accounts, NOT_SAVED, Withheld, Withholding};
 use crate::config::{AccountId, Config};
 use crate::platform::clock::{Clock, wall};
 use crate::platform::descriptors;
@@ -53,6 +53,8 @@ enum Cause {
     SignInRequired(Why),
     /// What is stored is not used until somebody has done something about it.
     Withheld(Withholding),
+    /// Renewals wait until something can be saved again.
+    CannotSave,
     /// The refresh token dies then, and a renewal will not put that off.
     Dies(Timestamp),
 }
@@ -63,6 +65,7 @@ impl Cause {
         match self {
             Cause::SignInRequired(why) => why.code(),
             Cause::Withheld(cause) => cause.code(),
+            Cause::CannotSave => "cannot-save",
             Cause::Dies(_) => "refresh-token-dies",
         }
     }
@@ -127,6 +130,10 @@ fn cause(
         Phase::SignInRequired { why } => return (Some(Cause::SignInRequired(why)), None),
         Phase::Scheduled { .. } | Phase::InFlight { .. } => {}
     }
+    let is_unspent = view.last_failure.as_ref().is_some_and(|failure| failure.class == NOT_SAVED);
+    if is_unspent && view.snapshot.failures >= LASTING {
+        return (Some(Cause::CannotSave), None);
+    }
     let (Some(from), Some(end)) = (forecast.notable_from(view, before), view.snapshot.refresh_expires_at) else {
         return (None, None);
     };
@@ -147,6 +154,7 @@ impl Message {
         let remedy = match cause {
             Cause::SignInRequired(why) => accounts::remedy(why, account, invocation),
             Cause::Withheld(cause) => cause.remedy(account, invocation),
+            Cause::CannotSave => format!("{invocation} doctor"),
             Cause::Dies(_) => accounts::login(account, invocation),
         };
         let what = match cause {
@@ -155,6 +163,11 @@ impl Message {
             Cause::Withheld(Withholding::StoreLocked) => "the store is locked: its key is away".to_owned(),
             Cause::Withheld(Withholding::OtherMachine) => "the stored credential is another machine's".to_owned(),
             Cause::Withheld(Withholding::KeyGone) => "the key of the stored credential is gone".to_owned(),
+            Cause::CannotSave => {
+                "it is not renewed while the next refresh token cannot be saved: make room on the disk, or \
+                                  make it writable"
+                    .to_owned()
+            }
             Cause::Dies(at) => format!("the refresh token dies in {}", coarse(at.since(now).as_secs())),
         };
         let text = format!("{account}: {what}. To mend it, run: {remedy}");

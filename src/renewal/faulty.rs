@@ -137,9 +137,7 @@ impl Faulty {
                 Some(Event::NotSaved { save: self.machine.owed_save().unwrap_or(save), reason })
             }
             (Fault::IgnoresStale, Event::NotSaved { save, reason: NotSaved::Stale })
-            | (Fault::SpendsUnknowing, Event::NotSaved { save, reason: NotSaved::Unknown }) => {
-                Some(Event::NotSaved { save, reason: NotSaved::Failed })
-            }
+            | (Fault::SpendsUnknowing, Event::NotSaved { save, reason: NotSaved::Unknown }) => Some(Event::Saved(save)),
             (Fault::IgnoresStale, Event::Superseded)
             | (Fault::DistrustsWhatWasHealed, Event::Replayed { accepted: true, .. }) => None,
             (Fault::DistrustsWhatWasHealed, Event::Rejected { id, place, until, .. }) => {

@@ -120,6 +120,8 @@ pub(crate) enum Event {
     NetworkChanged,
     /// A hint: the machine has slept; look again now.
     Resumed,
+    /// A hint: the store takes again what it is given.
+    SavesAgain,
 }
 
 /// What is to be done, in this order.
@@ -283,7 +285,7 @@ impl Renewal {
                     refused.again_at = Some(now);
                 }
             }
-            Event::NetworkChanged | Event::Resumed => {
+            Event::NetworkChanged | Event::Resumed | Event::SavesAgain => {
                 if self.failures > 0 {
                     self.hinted(now);
                 }
@@ -309,9 +311,9 @@ impl Renewal {
                 }
             }
             Event::Saved(save) => self.saved(save, now, &mut actions),
-            Event::NotSaved { save, reason: NotSaved::Failed } => self.saved(save, now, &mut actions),
-            Event::NotSaved { save, reason: NotSaved::Unknown } => {
+            Event::NotSaved { save, reason: NotSaved::Failed | NotSaved::Unknown } => {
                 if self.owed_save() == Some(save) && self.is_noting() {
+                    // what takes no note would not take the successor of what is spent, which a crash would lose; and
                     // what another machine has renewed meanwhile must not be spent a second time
                     self.failures = self.failures.saturating_add(1);
                     self.back_off(None, now);
@@ -486,8 +488,8 @@ impl Renewal {
         save
     }
 
-    /// The store has answered, and holds nothing later. What could not be saved is used all the same: a full disk costs no
-    /// request, and what is at hand is the latest that there is.
+    /// The store has answered, and holds nothing later. An answer that could not be saved is used all the same: what is at
+    /// hand is the latest that there is.
     fn saved(&mut self, save: SaveId, now: Timestamp, actions: &mut Vec<Action>) {
         let Phase::InFlight { id } = self.phase else { return };
         match self.owed {

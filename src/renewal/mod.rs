@@ -13,8 +13,8 @@
 //! * **I2** a published token is usable now, and the first event at or after `usable_until` withdraws it;
 //! * **I3** never stuck: a wakeup is set, or an answer is owed (the server's, or the store's), or a person is needed;
 //! * **I4** a new grant whose refresh token was rotated is published when the store has answered that this one is saved,
-//!   or that it is not; a credential is spent when the store has answered that this was noted, or that it cannot be, but
-//!   not while nobody knows what the store holds; neither if the store holds a later one;
+//!   or that it is not; a credential is spent when the store has answered that this was noted, but not where that
+//!   cannot be done, nor while nobody knows what the store holds; neither if the store holds a later one;
 //! * **I5** an answer with a forgotten id changes nothing, the server's or the store's: one that comes late, of an earlier
 //!   save or of a replaced credential, is nobody's;
 //! * **I6** two starts for the same credential are at least the minimum spacing apart;
@@ -63,7 +63,8 @@ pub(crate) struct SaveId(pub u64);
 pub(crate) enum NotSaved {
     /// The store holds a later generation of the credential: somebody else has renewed it, or signed in.
     Stale,
-    /// The store holds nothing later, and cannot take it: a full disk. The credential at hand is the latest all the same.
+    /// The store holds nothing later, and cannot take it: a full disk. The credential at hand is the latest all the same,
+    /// and is not spent: its successor could not be saved.
     Failed,
     /// Nobody knows whether it is saved, nor what the store holds: it does not reply.
     Unknown,

@@ -515,7 +515,7 @@ fn a_slow_store_is_waited_for_before_a_credential_is_spent_and_before_its_grant_
             assert_eq!(work.slowly(event), [], "{event:?}");
         }
         work.now = T0 + 5 * SECOND;
-        assert_eq!(work.slowly(answer(SaveId(1))), [renew(1)]);
+        assert_eq!(work.slowly(Event::Saved(SaveId(1))), [renew(1)]);
         assert_eq!(work.slowly(ROTATED), [Action::Save(SaveId(2))]);
         assert_eq!(work.machine.snapshot().published, None);
         assert_eq!(work.slowly(ROTATED), [], "it has been answered");
@@ -526,6 +526,25 @@ fn a_slow_store_is_waited_for_before_a_credential_is_spent_and_before_its_grant_
         let expected = Action::Publish { id: RenewalId(1), usable_until, start: T0 + 5 * SECOND };
         assert_eq!(published, [expected], "also where it is not saved: what is at hand is the latest");
     }
+}
+
+#[test]
+fn nothing_is_spent_that_cannot_be_noted_and_it_is_tried_again_as_soon_as_something_can_be_saved() {
+    let mut work = Story::signed_in().with_token_for(HOUR);
+    work.now = work.machine.next_wakeup().expect("a renewal").0;
+    let failed = |save| Event::NotSaved { save, reason: NotSaved::Failed };
+    let [Action::Note(save)] = work.slowly(Event::Tick)[..] else { panic!("a note") };
+    assert_eq!(work.slowly(failed(save)), []);
+    assert!(work.machine.snapshot().published.is_some(), "the token in hand is as good as it was");
+    let (at, reason) = work.machine.next_wakeup().expect("it is tried again");
+    assert_eq!((reason, at > work.now), (Reason::Retry, true));
+    work.now = at;
+    let [Action::Note(save)] = work.slowly(Event::Tick)[..] else { panic!("a note") };
+    assert_eq!(work.slowly(failed(save)), []);
+    assert!(work.machine.next_wakeup().expect("it is tried again").0 > work.now + SECOND);
+    work.now = work.now + SECOND;
+    let [Action::Note(save)] = work.slowly(Event::SavesAgain)[..] else { panic!("a note at once") };
+    assert!(matches!(work.slowly(Event::Saved(save))[..], [Action::Renew(_)]));
 }
 
 #[test]
@@ -870,10 +889,8 @@ impl History {
     fn observe(&mut self, event: Event, owed_save: Option<SaveId>, actions: &[Action]) -> Result<(), Violation> {
         // the answer without which nothing is spent, and nothing that was rotated is published
         let (is_noted, is_saved) = match event {
-            Event::Saved(save) | Event::NotSaved { save, reason: NotSaved::Failed } => {
-                (owed_save == Some(save), owed_save == Some(save))
-            }
-            Event::NotSaved { save, reason: NotSaved::Unknown } => (false, owed_save == Some(save)),
+            Event::Saved(save) => (owed_save == Some(save), owed_save == Some(save)),
+            Event::NotSaved { save, reason: NotSaved::Failed | NotSaved::Unknown } => (false, owed_save == Some(save)),
             _ => (false, false),
         };
         for action in actions {

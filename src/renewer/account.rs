@@ -7,7 +7,9 @@ use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
 
 use super::world::{RevokeReply, SavedReply, Ticket};
-use crate::accounts::{AccountView, IN_THE_WAY, LastFailure, NewCredential, Stored, UNREADABLE, Withheld, Withholding};
+use crate::accounts::{
+    AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, Stored, UNREADABLE, Withheld, Withholding,
+};
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Person, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
@@ -386,7 +388,10 @@ impl AccountState {
     pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
         let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).unwrap_or_default();
         let jwt::Claims { identity, subject, .. } = claims;
+        let is_of_refresh_token = matches!(self.grant(), Grant::RefreshToken(_));
         let Some(record) = &mut self.record else { return false };
+        record.unrotated = is_of_refresh_token
+            && tokens.refresh_token.as_ref().is_none_or(|new| record.credential.refresh_token.as_ref() == Some(new));
         record.redeeming = false;
         record.set_aside = None;
         record.rotates = self.rotates; // kept once it has worked
@@ -475,6 +480,17 @@ impl AccountState {
         self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });
     }
 
+    /// Why the last renewal was not sent, if that is because nothing could be saved.
+    pub(super) fn unspent(&self) -> Option<&str> {
+        let failure = self.last_failure.as_ref().filter(|_| self.machine.snapshot().failures > 0)?;
+        (failure.class == NOT_SAVED).then_some(&failure.detail)
+    }
+
+    /// Whether the store is known to have the refresh token at hand, if not all that is known of it.
+    fn has_stored_token(&self, record: &Record) -> bool {
+        self.is_saved() || self.stored_generation >= record.generation
+    }
+
     /// Until when the published token is handed out.
     fn usable_until(&self) -> Option<Timestamp> {
         let until = self.machine.snapshot().usable_until?;
@@ -490,7 +506,7 @@ impl AccountState {
             stored: self.record.as_ref().map(|record| Stored {
                 generation: record.generation,
                 fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
-                saved: self.is_saved(),
+                saved: self.has_stored_token(record),
                 identity: record.identity.clone(),
                 ends_at: self.ends_at,
             }),

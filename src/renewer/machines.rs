@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
-    AccountView, IN_THE_WAY, LastFailure, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
+    AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
 };
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
@@ -294,7 +294,10 @@ impl<W: World> Renewer<W> {
             return Err(format!("{why}; run `valetd login {id}`"));
         }
         self.handle(id, Event::Asked, now);
-        Ok(())
+        match self.accounts.get(id).and_then(AccountState::unspent) {
+            Some(unspent) => Err(unspent.to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// Asks the provider whose the access token at hand is.
@@ -726,12 +729,15 @@ impl<W: World> Renewer<W> {
         let Some(saving) = state.saving.take_if(|saving| saving.ticket == ticket) else { return };
         let Saving { generation, credential, is_second_try, waiters, .. } = saving;
         let is_present = credential == state.credential;
+        let (was_new, mut saves_again) = (state.is_new, false);
         let error = match result {
             Ok(()) => {
                 state.stored_generation = generation.unwrap_or(0);
                 state.is_new &= !is_present;
                 if state.save_next.is_none() && state.unsaved.take().is_some() && generation.is_some() {
                     info!(account = %id, "saved at last");
+                    // a credential that has just been put here is the machine's only with the event that follows
+                    saves_again = state.unspent().is_some() && !was_new;
                 }
                 None
             }
@@ -755,7 +761,12 @@ impl<W: World> Renewer<W> {
         };
         if let Some((reason, words)) = &error {
             if *reason != NotSaved::Stale && state.unsaved.is_none() && generation.is_some() {
-                error!(account = %id, error = %words, "the credential is not saved; signed in until the daemon ends");
+                match generation.is_some_and(|generation| generation <= state.stored_generation) {
+                    true => error!(account = %id, error = %words, "nothing can be saved; what was saved last is kept"),
+                    false => {
+                        error!(account = %id, error = %words, "the credential is not saved; signed in until the daemon ends")
+                    }
+                }
             }
             state.unsaved = Some(now + SAVE_AGAIN);
         }
@@ -766,15 +777,21 @@ impl<W: World> Renewer<W> {
         for signed_out in waiters.signed_out {
             self.signed_out(id, signed_out, words);
         }
-        let unknown = error.as_ref().filter(|(reason, _)| *reason == NotSaved::Unknown).map(|(_, words)| words.clone());
-        let event = match (waiters.machine, error.map(|(reason, _)| reason)) {
+        // a refresh token that is not rotated stays good, whatever can be saved
+        let is_unrotated = self.accounts.get(id).is_some_and(|state| {
+            state.machine.is_noting() && state.record.as_ref().is_some_and(|record| record.unrotated)
+        });
+        let event = match (waiters.machine, &error) {
             (Some(save), None) => Some(Event::Saved(save)),
-            (Some(save), Some(reason)) => Some(Event::NotSaved { save, reason }),
-            (None, Some(NotSaved::Stale)) => Some(Event::Superseded),
-            (None, Some(NotSaved::Failed | NotSaved::Unknown) | None) => None,
+            (Some(save), Some((NotSaved::Failed, _))) if is_unrotated => Some(Event::Saved(save)),
+            (Some(save), Some((reason, _))) => Some(Event::NotSaved { save, reason: *reason }),
+            (None, Some((NotSaved::Stale, _))) => Some(Event::Superseded),
+            (None, None) if saves_again => Some(Event::SavesAgain),
+            (None, Some((NotSaved::Failed | NotSaved::Unknown, _)) | None) => None,
         };
         if let Some(event) = event {
-            self.note_unknown(id, &event, unknown, now);
+            let (reason, words) = error.unzip();
+            self.note_unspent(id, &event, reason.zip(words), now);
             self.perform(id, event, now);
             self.tell(id, now, false);
         }
@@ -783,19 +800,34 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// What was to be noted may be, or not: nothing is spent for now, which is a failure of the renewal.
-    fn note_unknown(&mut self, id: &AccountId, event: &Event, detail: Option<String>, now: Timestamp) {
+    /// What was to be noted is not, or nobody knows: nothing is spent for now, which is a failure of the renewal.
+    fn note_unspent(&mut self, id: &AccountId, event: &Event, error: Option<(NotSaved, String)>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let is_noting = matches!(event, Event::NotSaved { save, .. } if state.machine.owed_save() == Some(*save))
             && state.machine.is_noting();
-        if let (Some(detail), true, Phase::InFlight { id: renewal }) =
-            (detail, is_noting, state.machine.snapshot().phase)
-        {
-            warn!(account = %id, error = %detail, "not renewed: the store does not say what it holds");
-            let failure = GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
-            state.note_failure(renewal, failure, now);
-            state.take_back_note(); // it is offered again as it is
+        let (Some((reason, detail)), true, Phase::InFlight { id: renewal }) =
+            (error, is_noting, state.machine.snapshot().phase)
+        else {
+            return;
+        };
+        let (class, detail) = match reason {
+            NotSaved::Stale => return, // the later one is adopted
+            NotSaved::Unknown => {
+                warn!(account = %id, error = %detail, "not renewed: the store does not say what it holds");
+                ("transient", detail)
+            }
+            NotSaved::Failed => {
+                let before = "the refresh token is not spent, as the next one could not be saved";
+                warn!(account = %id, error = %detail, "not renewed: {before}");
+                (NOT_SAVED, format!("{before}: {detail}"))
+            }
+        };
+        let failure = GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
+        state.note_failure(renewal, failure, now);
+        if let Some(failure) = &mut state.last_failure {
+            failure.class = class;
         }
+        state.take_back_note(); // it is offered again as it is
     }
 
     /// Whether the store owes an answer.

@@ -201,6 +201,43 @@ fn a_full_disk_costs_no_request_and_is_tried_again() {
 }
 
 #[test]
+fn on_a_full_disk_no_refresh_token_that_may_rotate_is_spent_and_it_is_renewed_when_there_is_room() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    renewer.world.is_disk_full = true;
+    renewer.world.lines.clear();
+    let later = T0 + Duration::from_secs(60);
+    let refused = renewer.refresh(&lab(), later).expect_err("in words");
+    assert!(refused.starts_with("the refresh token is not spent, as the next one could not be saved: no space"));
+    let expected = ["save 2 r2 being redeemed", "publish Bearer a1"];
+    assert_eq!(renewer.world.lines, expected, "the token in hand stays");
+    let stored = renewer.views()[0].stored.clone().expect("stored");
+    assert!(stored.saved, "generation 2 is on the disk");
+    // its end comes while the disk is full
+    let end = T0 + HOUR;
+    renewer.tick(end);
+    renewer.demands([Demand::Wanted(lab())], end);
+    assert!(renewer.world.lines.iter().all(|line| !line.starts_with("redeem")), "{:?}", renewer.world.lines);
+    assert_eq!(renewer.world.lines.last().expect("a line"), "publish wait for a retry");
+    renewer.world.is_disk_full = false;
+    renewer.world.lines.clear();
+    renewer.tick(end + SAVE_AGAIN);
+    let lines = &renewer.world.lines;
+    let sent = lines.iter().position(|line| line.starts_with("redeem ")).expect("it is renewed at once");
+    assert_eq!(lines[sent - 1], "save 2 r2 being redeemed", "{lines:?}");
+}
+
+#[test]
+fn on_a_full_disk_a_refresh_token_that_was_not_rotated_is_spent_all_the_same() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
+    renewer.world.is_disk_full = true;
+    renewer.world.lines.clear();
+    renewer.refresh(&lab(), T0 + Duration::from_secs(60)).expect("it stays good");
+    assert_eq!(renewer.world.lines[..2], ["save 1 r1 being redeemed", "redeem 2 r1"]);
+}
+
+#[test]
 fn a_refusal_after_a_lost_answer_is_kept_as_ambiguous() {
     let mut renewer = started();
     renewer.answered(&lab(), RenewalId(1), lost(), T0);

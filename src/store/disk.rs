@@ -1,4 +1,4 @@
-//! The seam between the store and the disk: six operations on one folder. The real folder is here; the tests have one
+//! The seam between the store and the disk: seven operations on one folder. The real folder is here; the tests have one
 //! that tears writes, runs full and loses power.
 
 use std::fmt::Debug;
@@ -25,6 +25,9 @@ pub(super) trait Disk: Debug + Send {
 
     /// Makes a new file. When this has returned, its content survives a power cut; its name need not.
     fn write_new(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// When this has returned, the content of a file that is there survives a power cut.
+    fn sync_file(&mut self, name: &str) -> io::Result<()>;
 
     /// Gives a file another name, in place of what had that name.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
@@ -158,10 +161,11 @@ impl Disk for FolderDisk {
             return Err(error.into());
         }
         file.write_all(bytes)?;
-        match file.sync_all() {
-            Err(error) if knows_no_sync(&error) => Ok(()),
-            synced => synced,
-        }
+        sync_content(&file)
+    }
+
+    fn sync_file(&mut self, name: &str) -> io::Result<()> {
+        sync_content(&self.open(name)?)
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -183,5 +187,13 @@ impl Disk for FolderDisk {
 
     fn sync(&mut self) -> io::Result<()> {
         self.folder.handle().sync_all()
+    }
+}
+
+/// Done where the file system has no such thing, as with [`Disk::settle`].
+fn sync_content(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if knows_no_sync(&error) => Ok(()),
+        synced => synced,
     }
 }

@@ -236,6 +236,16 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn sync_file(&mut self, name: &str) -> io::Result<()> {
+        let mut machine = self.machine();
+        machine.step()?;
+        let number = *machine.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        if machine.lie != Lie::Content {
+            machine.files[number].on_disk = machine.files[number].written.clone();
+        }
+        Ok(())
+    }
+
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let mut machine = self.machine();
         machine.step()?;

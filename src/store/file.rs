@@ -65,6 +65,9 @@ struct WrittenRecord<'a> {
     /// Likewise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     rotates: bool,
+    /// Likewise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unrotated: bool,
     redeeming: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     set_aside: Option<&'a SetAside>,
@@ -92,6 +95,8 @@ struct StoredRecord {
     learnt_life_ms: Option<u64>,
     #[serde(default)]
     rotates: bool,
+    #[serde(default)]
+    unrotated: bool,
     redeeming: bool,
     set_aside: Option<SetAside>,
     term: Option<Term>,
@@ -135,6 +140,7 @@ pub(super) fn write_marked(record: &Record, machine: Option<&str>) -> Zeroizing<
         person,
         learnt_life,
         rotates,
+        unrotated,
         redeeming,
         set_aside,
         term,
@@ -155,6 +161,7 @@ pub(super) fn write_marked(record: &Record, machine: Option<&str>) -> Zeroizing<
         person: person.as_ref(),
         learnt_life_ms: *learnt_life,
         rotates: *rotates,
+        unrotated: *unrotated,
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
         term: term.as_ref(),
@@ -214,6 +221,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         person,
         learnt_life_ms: learnt_life,
         rotates,
+        unrotated,
         redeeming,
         set_aside,
         term,
@@ -239,6 +247,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         person,
         learnt_life,
         rotates,
+        unrotated,
         redeeming,
         set_aside,
         term,
@@ -281,6 +290,7 @@ mod tests {
             person: Some(Person { issuer: "https://auth.example".into(), subject: "0b1c".into() }),
             learnt_life: Some(6_012),
             rotates: true,
+            unrotated: true,
             redeeming: true,
             set_aside: Some(SetAside {
                 why: Why::Revoked,
@@ -309,6 +319,7 @@ mod tests {
             person: None,
             learnt_life: None,
             rotates: false,
+            unrotated: false,
             redeeming: false,
             set_aside: None,
             term: None,

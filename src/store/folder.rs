@@ -117,10 +117,12 @@ pub(super) fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Resu
     replaced
 }
 
-fn temporary_name(name: &str) -> String {
+/// Of a save under way.
+pub(super) fn temporary_name(name: &str) -> String {
     format!(".{name}.tmp")
 }
 
-pub(super) fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(".tmp")
+/// The name that a save under way is to take.
+pub(super) fn name_of_temporary(temporary: &str) -> Option<&str> {
+    temporary.strip_prefix('.')?.strip_suffix(".tmp")
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! $XDG_STATE_HOME/valetd/      0700, ours, held by a kernel lock on `lock`
 //!     gbdx.json                0600, one record
-//!     .gbdx.json.tmp           a save under way; removed at the next start if it was cut short
+//!     .gbdx.json.tmp           a save under way; if it was cut short, the next start finishes it or removes it
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
 //!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in
 //!     client.keys.json         0600, the client keys' hashes and rights
@@ -43,6 +43,7 @@ mod file;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod interrupted;
 mod lock;
 mod record;
 mod reseal;
@@ -60,7 +61,7 @@ use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Unreadable};
-use folder::{CORRUPT, Folder, is_temporary, replace};
+use folder::{CORRUPT, Folder, replace, temporary_name};
 use lock::{lock, lock_file};
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
@@ -200,8 +201,8 @@ impl SealState {
 }
 
 impl Store {
-    /// Opens the folder, makes it if it is missing, and takes its lock. Repairs what others could read or write, removes
-    /// what cut-off saves have left behind, and remembers in [`Store::warnings`] what a person should know of.
+    /// Opens the folder, makes it if it is missing, and takes its lock. Repairs what others could read or write, finishes
+    /// or removes what cut-off saves have left behind, and remembers in [`Store::warnings`] what a person should know of.
     ///
     /// # Errors
     ///
@@ -245,12 +246,7 @@ impl Store {
     fn on(disk: Box<dyn Disk>, dir: &Path, lock: Option<File>, mut warnings: Vec<String>) -> Result<Self, StoreError> {
         let mut folder = Folder { path: dir.to_owned(), disk };
         for name in folder.disk.names().map_err(|error| io_error("read", dir, error))? {
-            if is_temporary(&name) {
-                // the lock is ours, so nobody is still writing it
-                if let Err(error) = folder.disk.remove(&name) {
-                    warnings.push(io_error("remove", &dir.join(name), error).to_string());
-                }
-            } else if name.contains(CORRUPT) {
+            if name.contains(CORRUPT) {
                 let path = dir.join(name);
                 warnings.push(format!(
                     "{} was set aside because it could not be read; delete it when you have seen it",
@@ -259,6 +255,7 @@ impl Store {
             }
         }
         let sealing = reseal::open(&mut folder);
+        warnings.extend(interrupted::finish(&mut folder, &sealing)?);
         let seal_state = watch::Sender::new(SealState::of(&sealing));
         let inner = Mutex::new(Inner { folder, sealing });
         let is_opening = AtomicBool::new(false);
@@ -380,8 +377,8 @@ impl Store {
         self.is_opening.store(false, Ordering::Release);
     }
 
-    /// Fetches the keys that are not at hand from where `ask` says, and does what a crash in a change of the seal has left
-    /// undone. Waits for the sources. Returns what could not be done, in sentences.
+    /// Fetches the keys that are not at hand from where `ask` says, and does what a crash in a save or in a change of the
+    /// seal has left undone. Waits for the sources. Returns what was finished or could not be done, in sentences.
     ///
     /// # Errors
     ///
@@ -399,7 +396,12 @@ impl Store {
             }
             match sealing.shut() {
                 Some(shut) => Err(SealError::Locked(shut.into_words())),
-                None => Ok(reseal::finish(folder, sealing)?),
+                None => {
+                    let mut said = interrupted::finish(folder, sealing)?;
+                    let Left(left) = reseal::finish(folder, sealing)?;
+                    said.extend(left);
+                    Ok(Left(said))
+                }
             }
         })
     }
@@ -473,6 +475,7 @@ impl Store {
         let name = file_name(account);
         let set_aside = format!("{name}{CORRUPT}");
         let mut steps = || {
+            disk.remove(&temporary_name(&name))?; // of a save that failed: nothing is left to be finished
             disk.remove(&name)?;
             for kept in disk.names()?.iter().filter(|found| found.starts_with(&set_aside)) {
                 disk.remove(kept)?;

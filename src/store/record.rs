@@ -37,6 +37,8 @@ pub(crate) struct Record {
     pub learnt_life: Option<u64>,
     /// Whether its server was found to rotate refresh tokens, where the configured dialect does not.
     pub rotates: bool,
+    /// Whether the last renewal has left the refresh token as it was: its server is not known to rotate.
+    pub unrotated: bool,
     /// Set before the refresh token is spent, cleared by the answer: a record loaded with it set means that an answer
     /// may have been lost.
     pub redeeming: bool,
@@ -208,6 +210,7 @@ impl Record {
         if let Some(last) = previous.filter(same_server) {
             record.learnt_life = last.learnt_life;
             record.rotates = last.rotates;
+            record.unrotated = last.unrotated;
         }
         record
     }
@@ -229,6 +232,7 @@ impl Record {
             person,
             learnt_life: None,
             rotates: false,
+            unrotated: false,
             redeeming: false,
             set_aside: None,
             term: term.map(|length| Term::beginning(unix_now, length)),

@@ -38,7 +38,8 @@ pub(crate) enum SealError {
     Store(#[from] StoreError),
 }
 
-/// What a change of the seal has left undone, in sentences: what could not be opened stays as it was.
+/// What a change of the seal has left undone, in sentences: what could not be opened stays as it was. And which saves it
+/// has finished.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Left(pub(crate) Vec<String>);
 
@@ -230,7 +231,8 @@ fn records(mut names: Vec<String>) -> Vec<(AccountId, String)> {
     names.into_iter().filter_map(|name| Some((account_of(&name)?, name))).collect()
 }
 
-fn account_of(name: &str) -> Option<AccountId> {
+/// Whose record a file of this name is, if it is one's.
+pub(super) fn account_of(name: &str) -> Option<AccountId> {
     AccountId::new(name.strip_suffix(".json")?)
 }
 

@@ -169,6 +169,29 @@ fn a_save_into_a_sealed_store_is_sealed_and_cut_short_anywhere_leaves_the_old_re
 }
 
 #[test]
+fn a_sealed_save_that_was_killed_waits_for_its_key_and_is_finished_then() {
+    let before = FaultyDisk::default();
+    before.put("gbdx.json", &file::write(&Record { redeeming: true, ..record(7) }));
+    on(&before).seal(&offer(SECRETS[0]), 1).unwrap();
+    let later = before.after_a_kill();
+    let store = on(&later);
+    unlock(&store, SECRETS[0]).unwrap();
+    store.save(&record(8)).unwrap();
+    for bytes in [later.files()["gbdx.json"].as_slice(), b"{\"version\": 2"] {
+        let disk = before.after_a_kill();
+        disk.put(".gbdx.json.tmp", bytes);
+        let is_whole = *bytes == later.files()["gbdx.json"];
+        let store = on(&disk);
+        assert_eq!(disk.files().contains_key(".gbdx.json.tmp"), is_whole, "nobody knows yet, or nobody misses it");
+        assert!(unlock(&store, SECRETS[1]).is_err());
+        let Left(said) = unlock(&store, SECRETS[0]).unwrap();
+        assert_eq!(said.len(), usize::from(is_whole), "{said:?}");
+        assert_eq!(store.load(&id("gbdx")).unwrap().map(|found| found.generation), Some(7 + u64::from(is_whole)));
+        assert!(!disk.files().contains_key(".gbdx.json.tmp"));
+    }
+}
+
+#[test]
 fn while_the_key_is_away_nothing_is_read_written_or_set_aside_and_its_coming_opens_everything() {
     let disk = sealed();
     let before = disk.files();

@@ -33,6 +33,7 @@ pub(super) fn record(generation: u64) -> Record {
         person: None,
         learnt_life: None,
         rotates: false,
+        unrotated: false,
         redeeming: false,
         set_aside: None,
         term: None,
@@ -83,6 +84,100 @@ fn a_save_cut_short_anywhere_leaves_the_old_record_or_the_new_one_whole() {
     assert_eq!(broken_promises(Some(&record(1)), &record(2), Lie::None), [""; 0]);
     let redeeming = Record { redeeming: true, ..record(1) };
     assert_eq!(broken_promises(Some(&record(1)), &redeeming, Lie::None), [""; 0]);
+}
+
+/// A record as it stands while its refresh token is being spent.
+fn being_redeemed(generation: u64) -> Record {
+    Record { redeeming: true, ..record(generation) }
+}
+
+#[test]
+fn a_save_that_is_killed_after_its_last_byte_is_finished_by_the_next_start_wherever_that_dies() {
+    let whole = file::write(&record(2));
+    let mut unfinished = 0;
+    for kill in 0.. {
+        let disk = FaultyDisk::default();
+        disk.put("gbdx.json", &file::write(&being_redeemed(1)));
+        let store = on(&disk);
+        disk.plant(kill, Fault::Crash);
+        let saved = store.save(&record(2)).is_ok();
+        let killed = disk.after_a_kill();
+        if killed.files().get(".gbdx.json.tmp").is_some_and(|bytes| *bytes == *whole) {
+            unfinished += 1;
+            for death in 0.. {
+                let disk = disk.after_a_kill();
+                disk.plant(death, Fault::Crash);
+                let opened = Store::on(Box::new(disk.clone()), Path::new("/state"), None, Vec::new());
+                let was_hit = disk.fault_has_happened();
+                for world in disk.after_a_power_cut() {
+                    assert_eq!(on(&world).load(&id("gbdx")).unwrap(), Some(record(2)), "killed {kill}, then {death}");
+                }
+                if !was_hit {
+                    let said = opened.unwrap().warnings().join("");
+                    assert!(
+                        said.starts_with("/state/gbdx.json: a save that was cut short has been finished"),
+                        "{said}"
+                    );
+                    break;
+                }
+            }
+        }
+        if saved {
+            break;
+        }
+    }
+    assert!(unfinished >= 2, "before the sync of the content, and before the rename");
+}
+
+#[test]
+fn only_the_save_that_the_record_was_waiting_for_is_finished() {
+    let elsewhere = || Record { issued_by: "https://other.example".into(), ..record(2) };
+    let half = file::write(&record(2));
+    let half = &half[..half.len() / 2];
+    let rows: [(&str, Option<Record>, &[u8], u64); 9] = [
+        ("a rotation", Some(being_redeemed(1)), &file::write(&record(2)), 2),
+        ("without a note of it", Some(record(1)), &file::write(&record(2)), 2),
+        ("the first sign-in", None, &file::write(&record(1)), 1),
+        ("half of it", Some(being_redeemed(1)), half, 1),
+        ("an earlier one", Some(being_redeemed(3)), &file::write(&record(2)), 3),
+        ("a later one", Some(being_redeemed(1)), &file::write(&record(3)), 1),
+        ("of one that was removed", None, &file::write(&record(2)), 0),
+        ("for another server", Some(being_redeemed(1)), &file::write(&elsewhere()), 1),
+        ("another account's", Some(being_redeemed(1)), &file::write(&Record { account: id("b"), ..record(2) }), 1),
+    ];
+    for (case, stored, unfinished, expected) in rows {
+        let disk = FaultyDisk::default();
+        if let Some(stored) = &stored {
+            disk.put("gbdx.json", &file::write(stored));
+        }
+        disk.put(".gbdx.json.tmp", unfinished);
+        let store = on(&disk);
+        let found = store.load(&id("gbdx")).unwrap();
+        assert_eq!(found.as_ref().map_or(0, |found| found.generation), expected, "{case}");
+        assert!(!disk.files().contains_key(".gbdx.json.tmp"), "{case}");
+        let is_finished = found != stored;
+        assert_eq!(store.warnings().len(), usize::from(is_finished), "{case}: {:?}", store.warnings());
+    }
+}
+
+#[test]
+fn a_save_that_cannot_be_finished_keeps_the_daemon_from_starting_with_what_is_spent() {
+    for number in [libc::EROFS, libc::EIO] {
+        let disk = FaultyDisk::default();
+        disk.put("gbdx.json", &file::write(&being_redeemed(1)));
+        disk.put(".gbdx.json.tmp", &file::write(&record(2)));
+        let steps_before = 6; // of the names twice, the ring, the names, both files
+        let fails = |step: usize| {
+            let disk = disk.after_a_kill();
+            disk.plant(step, Fault::Error(number));
+            let opened = Store::on(Box::new(disk.clone()), Path::new("/state"), None, Vec::new()).map(drop);
+            opened.map_err(|error| error.to_string()).err().filter(|words| words.contains("cannot finish the save"))
+        };
+        let words: Vec<String> = (0..=steps_before + 3).filter_map(fails).collect();
+        assert_eq!(words.len(), 3, "the content, the name, the folder: {words:?}");
+        assert!(words.iter().all(|words| words.contains("/state/gbdx.json")), "{words:?}");
+        assert_eq!(on(&disk).load(&id("gbdx")).unwrap(), Some(record(2)), "and is finished when it can be");
+    }
 }
 
 #[test]

@@ -336,40 +336,54 @@ fn file(home: &Home) -> PathBuf {
 }
 
 #[test]
-fn a_full_disk_costs_no_request_is_said_aloud_and_is_mended_by_making_room() {
+fn on_a_full_disk_no_refresh_token_that_rotates_is_spent_and_making_room_mends_it() {
     let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Strict));
     let home = Home::with(&lab::config(&server, lab::EAGER, "", ""));
     let Some(disk) = SmallDisk::at(&home.path("state/valetd"), "256k") else { return };
     lab::sign_in(&home, &server.sign_in());
-    let daemon = home.start();
+    let mut daemon = home.start();
     daemon.until("lab", "usable");
     let filler = disk.folder.join("filler");
     let filled = fs::write(&filler, vec![0; 1 << 20]);
     assert!(filled.is_err(), "the disk is full now");
     let before = server.issued();
-    assert!(ask_for_renewal(&daemon));
-    eventually("the renewal has ended", || (daemon.account("lab")["renewals"] == 2).then_some(()));
-    assert_eq!(server.issued(), before + 1);
-    assert_eq!(daemon.account("lab")["credential"]["saved"], false);
-    assert_eq!(ping(&address(&daemon)).status, 200);
-    daemon.until_logged("is not saved");
-    daemon.until_logged("make room");
+    let refresh = home.run(&["refresh", "lab"]);
+    let said = words(&refresh);
+    assert!(!refresh.status.success() && said.contains("is not spent") && said.contains("make room"), "{said}");
+    assert_eq!(server.issued(), before, "the server was not asked");
+    assert_eq!(ping(&address(&daemon)).status, 200, "the token in hand is as good as it was");
+    daemon.until_logged("nothing can be saved");
+    assert_eq!(daemon.account("lab")["last_failure"]["class"], "not-saved");
+    // a kill loses nothing
+    daemon.child.kill().expect("killed");
+    daemon.child.wait().expect("waited");
+    assert_eq!(read(&home)["refresh_token"], server.newest_refresh_token());
+    assert_eq!(read(&home)["redeeming"], false);
+    let daemon = home.start();
+    let response = ping(&address(&daemon));
+    let said = String::from_utf8_lossy(&response.body).into_owned();
+    assert!(response.status == 503 && said.contains("make room"), "{} {said}", response.status);
+    assert_eq!(server.issued(), before);
     fs::remove_file(filler).expect("removed");
-    eventually("it is saved at last", || (daemon.account("lab")["credential"]["saved"] == true).then_some(()));
+    daemon.until("lab", "usable");
     let kept = read(&home)["refresh_token"].as_str().expect("a token").to_owned();
     assert_eq!(kept, server.newest_refresh_token());
+    assert_eq!(server.log().reuse_detected, 0);
 }
 
 #[test]
-fn a_read_only_state_folder_still_signs_in_and_says_that_it_saves_nothing() {
+fn a_read_only_state_folder_still_signs_in_where_refresh_tokens_are_not_rotated_and_says_that_it_saves_nothing() {
     let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Off));
     let home = Home::with(&lab::config(&server, lab::EAGER, "", ""));
     let Some(disk) = SmallDisk::at(&home.path("state/valetd"), "256k") else { return };
     lab::sign_in(&home, &server.sign_in());
+    let mut daemon = home.start();
+    daemon.until("lab", "usable");
+    eventually("it is known that the server does not rotate", || (read(&home)["unrotated"] == true).then_some(()));
+    daemon.signal("TERM");
     disk.remount("ro");
     let daemon = home.start();
-    let account = daemon.until("lab", "usable");
-    assert_eq!(account["credential"]["saved"], false);
+    daemon.until("lab", "usable");
     daemon.until_logged("its file system is read-only");
     assert_eq!(ping(&address(&daemon)).status, 200);
     let logout = home.run(&["logout", "lab"]);

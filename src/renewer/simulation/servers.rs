@@ -25,7 +25,6 @@ impl Outside {
             ended: None,
             has_password,
             may_be_lost: false,
-            may_be_stale: false,
             was_falsely_refused: false,
         };
         self.servers[account].logins.insert(login, at_server);

@@ -48,8 +48,6 @@ pub(super) struct Login {
     pub(super) has_password: bool,
     /// The observer's note: an answer may have been lost since the last one that arrived.
     pub(super) may_be_lost: bool,
-    /// Likewise: the disk may know less of it than a process that died.
-    pub(super) may_be_stale: bool,
     /// The server has refused it in a bad minute. The disk may say so for longer than it holds.
     pub(super) was_falsely_refused: bool,
 }

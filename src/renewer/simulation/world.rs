@@ -304,7 +304,7 @@ impl Outside {
         let state = self.servers[account].logins.get_mut(&login).expect("it was signed in to");
         match (answer, brought) {
             (Ok(tokens), Some((_, refresh))) => {
-                (state.may_be_lost, state.may_be_stale) = (false, false);
+                state.may_be_lost = false;
                 if let Some(refresh) = refresh {
                     known.newest = Some(refresh);
                     self.refresh[refresh].arrived_in = Some(process);
@@ -369,7 +369,6 @@ impl Outside {
             // the server's word, which is asked again: see `UsableAgain`
             (Why::Revoked | Why::Ambiguous, _) if state.was_falsely_refused => None,
             (Why::Revoked | Why::Ambiguous, None) => Some((lost, "the server never ended it")),
-            (Why::Revoked, Some(End::Reused)) if state.may_be_stale => None,
             (Why::Revoked, Some(End::Reused)) => Some((verdict, "a lost answer is told as a revocation")),
             (Why::Revoked, Some(End::Revoked | End::SignedOut)) => None,
             (Why::Ambiguous, Some(_)) if state.may_be_lost => None,
@@ -423,10 +422,7 @@ impl Outside {
             let known = &mut self.known[account];
             known.usable = None;
             known.last_start = None;
-            let is_loud = std::mem::take(&mut known.is_loud);
-            if is_loud && let Some(state) = known.login.and_then(|login| self.servers[account].logins.get_mut(&login)) {
-                state.may_be_stale = true;
-            }
+            known.is_loud = false;
             known.client_refused |= found.as_ref().is_some_and(|record| {
                 record.set_aside.as_ref().is_some_and(|set_aside| set_aside.why == Why::ClientRefused)
             });
@@ -451,7 +447,6 @@ impl Outside {
             }
             if let Some(state) = known.login.and_then(|login| self.servers[account].logins.get_mut(&login)) {
                 state.may_be_lost |= found.as_ref().is_some_and(|record| record.redeeming);
-                state.may_be_stale |= is_loud;
             }
             if is_older {
                 let how = format!("a{account}: {dead} had saved r{durable:?}, its successor finds r{token:?}");
