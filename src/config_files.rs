@@ -1,6 +1,6 @@
 //! The configuration's files: read, judged by whose they are, and parsed.
 //!
-//! [`config`](crate::config) is pure; this is where its texts come from. What others could change, of the files and of
+//! [`config`] is pure; this is where its texts come from. What others could change, of the files and of
 //! those that they name, is refused: see [`ownership`].
 
 use std::collections::{BTreeMap, BTreeSet};

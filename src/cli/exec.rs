@@ -111,7 +111,7 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     verbose: bool,
     /// Run nothing: print what the command would find in its environment, and
-    /// what is taken out of it; [secret] stands for the key. The addresses are
+    /// what is taken out of it; `[secret]` stands for the key. The addresses are
     /// of this call, and gone with it. No token is waited for
     #[arg(long)]
     print_env: bool,

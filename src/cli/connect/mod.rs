@@ -1,6 +1,6 @@
 //! `valetd connect`: writes a route to an MCP server into the configuration of a program that speaks MCP.
 //!
-//! * [`clients`]: the programs, as data; [`edit`]: an entry in a text; [`file`]: the file around the text.
+//! * [`clients`]: the programs, as data; [`edit`]: an entry in a text; [`mod@file`]: the file around the text.
 
 use std::path::{Path, PathBuf};
 
