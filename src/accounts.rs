@@ -61,7 +61,7 @@ pub(crate) struct LastFailure {
     pub class: &'static str,
     /// The server's OAuth code, if it gave one.
     pub oauth_error: Option<String>,
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status, if there was a response.
     pub http_status: Option<u16>,
     /// What happened, for people: "connecting to auth.example:443: connection refused".
     pub detail: String,

@@ -178,7 +178,7 @@ pub(crate) struct Entry {
     pub(crate) route: Option<RouteName>,
     pub(crate) method: String,
     pub(crate) path: String,
-    /// `None` before there is an answer.
+    /// `None` before there is a response.
     pub(crate) status: Option<u16>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,

@@ -192,7 +192,7 @@ fn is_provider_file(path: &Path) -> bool {
     !is_hidden && path.extension().is_some_and(|end| end == "toml")
 }
 
-/// An answer that is read has no more than 64 KiB, and not all of it is kept.
+/// A response that is read has no more than 64 KiB, and not all of it is kept.
 const LARGEST_KEPT: u64 = 1 << 18;
 
 /// No configuration is so large, and what is (a device that never ends, say) must not fill the memory.

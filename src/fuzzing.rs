@@ -42,7 +42,7 @@ pub const TARGETS: [Target; 9] = [
     ("metadata", metadata),
 ];
 
-/// The answer of a token endpoint: the first byte chooses the request, the status and the provider's words, the rest is the
+/// The response of a token endpoint: the first byte chooses the request, the status and the provider's words, the rest is the
 /// body.
 pub fn token_answer(data: &[u8]) {
     const SENT: &str = "sent-secret-0123456789";

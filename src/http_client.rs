@@ -45,7 +45,7 @@ pub(crate) struct Limits {
     /// For everything from the look-up of the name to the last byte: longer than any healthy server takes, short enough
     /// to try again while the token in hand lives.
     pub exchange: Duration,
-    /// Bytes of an answer's body. Token answers have a few thousand; those with a person's groups and rights have had more
+    /// Bytes of a response's body. Token answers have a few thousand; those with a person's groups and rights have had more
     /// than a hundred thousand.
     pub body: usize,
 }
@@ -83,7 +83,7 @@ pub(crate) fn secret_body(body: &str) -> Bytes {
     Bytes::from_owner(Zeroizing::new(body.as_bytes().to_vec()))
 }
 
-/// What came back, its content codings undone. An answer that says no (a status other than 2xx) is complete with its head:
+/// What came back, its content codings undone. A response that says no (a status other than 2xx) is complete with its head:
 /// if the rest of it was lost, too long or cannot be decoded, its body is empty.
 pub(crate) struct Answer {
     /// The status.
@@ -101,13 +101,13 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Why there is no answer, in words that name the hop: "connecting to auth.example:443: connection refused".
+/// Why there is no response, in words that name the hop: "connecting to auth.example:443: connection refused".
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum HttpError {
     /// The request never left: the server cannot have carried it out.
     #[error("{0}")]
     NotSent(String),
-    /// The request left, at least in part, and no whole answer came back: nobody here knows whether it was carried out.
+    /// The request left, at least in part, and no whole response came back: nobody here knows whether it was carried out.
     #[error("{0}")]
     AnswerLost(String),
 }
@@ -128,11 +128,11 @@ impl HttpClient {
         Self { limits, ..self }
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     ///
     /// # Errors
     ///
-    /// [`HttpError`]; an answer is never an error, whatever it says.
+    /// [`HttpError`]; a response is never an error, whatever it says.
     pub(crate) async fn send(
         &self,
         endpoint: &Endpoint,
@@ -220,7 +220,7 @@ fn http_request(endpoint: &Endpoint, request: Outgoing) -> Result<Request<Full<B
     Ok(request)
 }
 
-/// An answer's fields, at most: as many as an upstream's may have.
+/// A response's fields, at most: as many as an upstream's may have.
 const MOST_FIELDS: usize = 1000;
 
 /// Takes what old servers send as well: a folded field (RFC 9112 section 5.2), a blank before the colon, a line that is no
@@ -235,7 +235,7 @@ fn lenient() -> http1::Builder {
     builder
 }
 
-/// Room for nearly every answer.
+/// Room for nearly every response.
 const USUAL_BODY: usize = 64 * 1024;
 
 /// Reads a body. What has come stands there also where the end of it has not.

@@ -6,7 +6,7 @@
 //! When in doubt, these decide.
 //!
 //! 1. **Never lose a login.** A rotated refresh token is on the disk before its grant is used, and whatever else is wrong
-//!    with its answer; a refusal is believed only when it is well-formed; a refused credential is set aside, not erased, and
+//!    with its response; a refusal is believed only when it is well-formed; a refused credential is set aside, not erased, and
 //!    a refresh token is presented again before that is final.
 //! 2. **Never storm a server.** One renewal in flight for each credential, a distance between two starts, back-off with
 //!    jitter for ever, `Retry-After` obeyed.
@@ -38,7 +38,7 @@
 //! 4  platform   shutdown  stats               one door to each part of the machine; stopping and counting
 //!    lent                                     the address and key that a command has of the daemon
 //! 3  config                                   what the user asked for, valid by construction       (pure)
-//! 2  oauth                                    what to send, what an answer means                   (pure)
+//! 2  oauth                                    what to send, what a response means                   (pure)
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
 //!    mcp                                      what a message says of itself, and rules over it      (pure)
@@ -77,7 +77,7 @@
 //! The nine of the machine: [`renewal`]. The order of things around it: `renewer/machines.rs`. The file format and what a
 //! crash leaves behind: [`store`]. What a request must be, to be given a token: `proxy/policy/guard.rs` and
 //! `proxy/policy/headers.rs`; what a rule is compared with: [`path_rules`], `proxy/policy/overrides.rs`. Where a
-//! credential may be sent: `config/authorization_server.rs`, [`store::Record`]; where an answer may lead:
+//! credential may be sent: `config/authorization_server.rs`, [`store::Record`]; where a response may lead:
 //! `proxy/policy/rewrite.rs`. Whose a configuration must be: [`platform::ownership`]. The time line: [`platform::clock`].
 
 #![allow(rustdoc::private_intra_doc_links)] // the map is for those who read the rooms, and nearly all are private

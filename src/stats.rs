@@ -41,7 +41,7 @@ pub(crate) struct RouteStats {
     pub rejected: Counter,
     /// Requests sent again after a 401.
     pub replayed: Counter,
-    /// Whether the upstream refused a token again that was renewed for its refusal, and no answer since was a good one.
+    /// Whether the upstream refused a token again that was renewed for its refusal, and no response since was a good one.
     refuses: AtomicBool,
     /// How long answers took.
     pub latency: Latency,
@@ -65,7 +65,7 @@ impl RouteStats {
         self.mcp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an answer by its status and the time from the request's head to the answer's.
+    /// Counts a response by its status and the time from the request's head to the response's.
     pub(crate) fn answered(&self, status: u16, took: Duration) {
         if (200..400).contains(&status) && self.refuses.load(Ordering::Relaxed) {
             self.refuses.store(false, Ordering::Relaxed);
@@ -133,7 +133,7 @@ const SMALLEST: Duration = Duration::from_micros(250);
 /// Bounded buckets: 250 us to 65.5 s. One more takes what is longer.
 const BOUNDED: usize = 19;
 
-/// Times in buckets that double, for each class of status. An answer costs two relaxed additions and takes no lock.
+/// Times in buckets that double, for each class of status. A response costs two relaxed additions and takes no lock.
 #[derive(Debug, Default)]
 pub(crate) struct Latency([ClassLatency; 5]);
 
@@ -167,7 +167,7 @@ impl Latency {
         sum.add(micros);
     }
 
-    /// The times of one class. The numbers are read one by one: an answer in between may be in some of them only.
+    /// The times of one class. The numbers are read one by one: a response in between may be in some of them only.
     pub(crate) fn of(&self, class: StatusClass) -> Histogram {
         let ClassLatency { buckets, micros } = &self.0[class as usize];
         let bound = |index: usize| (index < BOUNDED).then(|| SMALLEST * (1 << index));
@@ -175,7 +175,7 @@ impl Latency {
         Histogram { buckets, sum: Duration::from_micros(micros.get()) }
     }
 
-    /// The bound that `share` (0 to 1) of all answers stayed below; `None` without answers, or where it is unbounded.
+    /// The bound that `share` (0 to 1) of all answers stayed below; `None` without responses, or where it is unbounded.
     pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
         let all: Vec<Histogram> = StatusClass::ALL.iter().map(|class| self.of(*class)).collect();
         let total: u64 = all.iter().map(Histogram::count).sum();

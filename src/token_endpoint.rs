@@ -30,7 +30,7 @@ pub(crate) struct GrantFailure {
     pub failure: Failure,
     /// The server's code, if it gave one.
     pub oauth_error: Option<String>,
-    /// The status, if there was an answer.
+    /// The status, if there was a response.
     pub http_status: Option<u16>,
     /// For people: "auth.example answered 400 invalid_grant: Token is not active".
     pub detail: String,
@@ -40,7 +40,7 @@ pub(crate) struct GrantFailure {
 }
 
 impl GrantFailure {
-    /// One that no answer of the server tells of.
+    /// One that no response of the server tells of.
     pub(crate) fn unanswered(failure: Failure, detail: String) -> Self {
         Self { failure, oauth_error: None, http_status: None, detail, wants_rotation: false }
     }
@@ -67,7 +67,7 @@ impl TokenEndpoint {
     /// # Errors
     ///
     /// [`GrantFailure`]. It is [`Failure::Ambiguous`] if and only if the request spends a refresh token, had left, and
-    /// no answer came back that is whole and can be read, or that says no. An answer that is none (5xx, a web page) is
+    /// no response came back that is whole and can be read, or that says no. A response that is none (5xx, a web page) is
     /// [`Failure::Transient`]: some server has refused the request, and those that rotate before they fail are rare. What
     /// cannot even be asked with this configuration is permanent.
     pub(crate) async fn redeem(
@@ -339,7 +339,7 @@ mod tests {
             assert!(failure.detail.contains("127.0.0.1"), "{name}: {failure}");
             assert!(!format!("{failure:?}").contains(token.expose()), "{name}: {failure}");
         }
-        // this one never rotates, so that nothing is lost with its answer
+        // this one never rotates, so that nothing is lost with its response
         let http = TokenEndpoint::new(HttpClient::direct());
         gdh.behave(Behaviour::ResetAfter, Some(1));
         let initiating = speaking(Dialect::CognitoInitiateAuth, &account);

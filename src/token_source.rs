@@ -38,12 +38,12 @@ pub(crate) struct Published {
     pub usable_until: Timestamp,
     /// When it began to live.
     pub start: Timestamp,
-    /// Whether a good answer may be news to the renewer: the first one is, those past `news_from`, and one on a route that
+    /// Whether a good response may be news to the renewer: the first one is, those past `news_from`, and one on a route that
     /// has refused the token before it and whose request was not sent again.
     pub is_watched: AtomicBool,
-    /// The first good answer was told.
+    /// The first good response was told.
     is_told: AtomicBool,
-    /// A good answer to a request that is sent from here on is news, in milliseconds.
+    /// A good response to a request that is sent from here on is news, in milliseconds.
     pub news_from: AtomicU64,
     /// What must not be seen of it in a response.
     own_secrets: Secrets,
@@ -256,7 +256,7 @@ pub(crate) struct TokenSource {
     latest: Mutex<VecDeque<Arc<Published>>>,
     /// Where tokens were taken.
     taken: Taken,
-    /// A route whose 401 could not be answered by sending its request again: its next good answer is news. Zero if none.
+    /// A route whose 401 could not be answered by sending its request again: its next good response is news. Zero if none.
     awaited: AtomicU32,
     /// Says that `current` has changed; carries nothing.
     changed: watch::Sender<()>,
@@ -289,11 +289,11 @@ const EARLIER: usize = 8;
 /// `Retry-After` where nothing better is known.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The age at which a good answer is news again after the first; then whenever the token has grown older by a quarter. So
+/// The age at which a good response is news again after the first; then whenever the token has grown older by a quarter. So
 /// the renewer knows how old a token was when it was last taken, and hears of a few dozen at the most.
 const FIRST_NEWS: Duration = Duration::from_secs(1);
 
-/// When a good answer is news again, after that to a request that was sent at some time.
+/// When a good response is news again, after that to a request that was sent at some time.
 pub(crate) fn next_news(start: Timestamp, sent: Timestamp) -> Timestamp {
     start + (sent.since(start) * 5 / 4).max(FIRST_NEWS)
 }
@@ -441,7 +441,7 @@ impl TokenSource {
         }
     }
 
-    /// Takes note of a good answer, whose request was sent so long ago at the most.
+    /// Takes note of a good response, whose request was sent so long ago at the most.
     pub(crate) fn worked(&self, token: &Published, place: Place, ago: impl FnOnce() -> Duration) {
         self.taken.note(place, token.id);
         if token.is_watched.load(Ordering::Relaxed) {
@@ -470,7 +470,7 @@ impl TokenSource {
         token.is_watched.store(is_due || (awaited != 0 && !is_awaited), Ordering::Relaxed);
     }
 
-    /// Takes note of the answer to a request that was sent again with `token` after a 401 to that of `refused`, which
+    /// Takes note of the response to a request that was sent again with `token` after a 401 to that of `refused`, which
     /// came so long ago.
     pub(crate) fn replayed(
         &self,
@@ -564,7 +564,7 @@ impl TokenSource {
         let _ = self.demands.send((self.id, demand));
     }
 
-    /// Says `demand`, then looks at every publication until `decide` has an answer or the deadline passes.
+    /// Says `demand`, then looks at every publication until `decide` has a response or the deadline passes.
     /// The renewer answers each demand by a publication, also where nothing has changed.
     async fn ask<T>(
         &self,

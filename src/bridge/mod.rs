@@ -51,7 +51,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// And after this at the latest, where that has been in vain.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// An answer that was begun is asked for again so often in vain.
+/// A response that was begun is asked for again so often in vain.
 const RESUMPTIONS: u32 = 10;
 /// Where messages go, a server of HTTP+SSE says first of all.
 const FIRST_EVENT: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ impl Bridge {
             };
             let is_request = messages.iter().any(|message| message.request().is_some());
             let begins = messages.iter().any(|message| message.method.as_deref() == Some("initialize"));
-            // the order of what expects no answer is kept, and nothing overtakes the beginning
+            // the order of what expects no response is kept, and nothing overtakes the beginning
             if begins || !is_request {
                 self.clone().exchange(line, messages).await;
             } else {
@@ -198,7 +198,7 @@ impl Bridge {
             self.begin_again(generation).await?;
             answer = self.post(&line, unanswered).await?;
         }
-        drop(line); // it may be large, and so may the answer
+        drop(line); // it may be large, and so may the response
         self.answered(answer, unanswered, For::Client).await?;
         if is_initialized {
             self.listen();
@@ -218,7 +218,7 @@ impl Bridge {
         self.server.send(request).await
     }
 
-    /// Hands the messages of an answer on, and takes a broken stream up again, until nothing is unanswered.
+    /// Hands the messages of a response on, and takes a broken stream up again, until nothing is unanswered.
     async fn answered(
         self: &Rc<Self>,
         mut answer: Answer,
@@ -458,7 +458,7 @@ fn pause(parser: &Parser, in_vain: u32) -> Duration {
     usual.saturating_mul(1 << in_vain.min(5)).min(LONGEST_PAUSE)
 }
 
-/// The protocol version in the answer to `initialize`.
+/// The protocol version in the response to `initialize`.
 fn agreed_version(answer: &Chunks) -> Option<HeaderValue> {
     #[derive(Deserialize)]
     struct Answer {

@@ -61,7 +61,7 @@ pub(super) struct Answer {
     server: Rc<Server>,
 }
 
-/// Why a request has no answer that a client could use.
+/// Why a request has no response that a client could use.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     /// In a sentence, with what can be done about it.
@@ -87,7 +87,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If it got no answer. One that may have been carried out is not sent again.
+    /// If it got no response. One that may have been carried out is not sent again.
     pub(super) async fn send(self: &Rc<Self>, mut request: Request<Chunks>) -> Result<Answer, Failure> {
         loop {
             let kept = self.idle.borrow_mut().pop();
@@ -197,7 +197,7 @@ impl Answer {
         Ok(chunks)
     }
 
-    /// What the client is told instead of an answer.
+    /// What the client is told instead of a response.
     pub(super) async fn refusal(mut self) -> Failure {
         let status = self.status();
         let body = self.collect(LARGEST_REFUSAL).await.unwrap_or_default();

@@ -52,7 +52,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 pub(super) enum Outcome {
     Renewed,
     Failed,
-    /// No answer in time.
+    /// No response in time.
     Pending,
 }
 

@@ -19,7 +19,7 @@ use crate::oauth::{Dialect, EndpointKind, GrantType};
 /// Where an account's grants are sent, its tokens revoked, and its people sign in.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct AuthorizationServer {
-    /// Who it is (RFC 8414 section 2): where its metadata is found, and what `iss` in an answer must be.
+    /// Who it is (RFC 8414 section 2): where its metadata is found, and what `iss` in a response must be.
     pub issuer: Option<Issuer>,
     /// Whether it announces that its authorization responses say who answers (RFC 9207): then one that does not is none of its.
     pub names_issuer: bool,

@@ -19,7 +19,7 @@ pub(crate) struct HeaderTemplate {
     pub after: String,
 }
 
-/// Which of the tokens in an answer.
+/// Which of the tokens in a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TokenKind {
     /// `{access_token}`

@@ -95,7 +95,7 @@ const ASKED: &[&str] = &["issuer", "upstream", "client_id", "client_secret", "re
 pub(super) const PRESET_KEYS: &[&str] = &["ask", "form", "find", "route"];
 
 impl Asked {
-    /// The value of an answer.
+    /// The value of a response.
     pub(crate) fn value(&self, answer: &str) -> String {
         match &self.form {
             Some(form) if !answer.contains("://") => form.replace("{}", answer),

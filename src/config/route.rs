@@ -94,7 +94,7 @@ pub(crate) struct Route {
     pub request_headers: HeaderEdits,
     /// The query parameter that carries the token, where the upstream wants it there and in no field.
     pub token_query: Option<String>,
-    /// Whether the token, should it come back in an answer's body, is blotted out.
+    /// Whether the token, should it come back in a response's body, is blotted out.
     pub scrub: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,

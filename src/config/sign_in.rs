@@ -161,7 +161,7 @@ impl LoopbackHost {
 pub(crate) enum IdentitySource {
     /// The userinfo endpoint (OpenID Connect Core section 5.3).
     Userinfo,
-    /// The provider's own: a GET with the access token, and where its answer has the name (RFC 6901).
+    /// The provider's own: a GET with the access token, and where its response has the name (RFC 6901).
     Address(Endpoint, Pointer),
 }
 

@@ -254,7 +254,7 @@ fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Result<Ans
     let mut answer = Response::new(Fed(pieces).boxed());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // a stream is the connection's last answer: what is sent while it lasts is no request when it ends
+    // a stream is the connection's last response: what is sent while it lasts is no request when it ends
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(answer)
 }

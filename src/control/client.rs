@@ -32,10 +32,10 @@ use crate::platform::users;
 use crate::secret::Secret;
 use crate::store::{Adoption, SealChange, Trial};
 
-/// How long an answer may take that is made from what the daemon has at hand.
+/// How long a response may take that is made from what the daemon has at hand.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// How long an answer may take that waits for a disk, a whole reload, or a server that revokes.
+/// How long a response may take that waits for a disk, a whole reload, or a server that revokes.
 const AFTER_WORK: Duration = Duration::from_secs(90);
 
 /// The largest answer that is read: some thousand accounts and routes.

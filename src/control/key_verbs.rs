@@ -1,7 +1,7 @@
 //! The verbs of client keys: to make one, to see which there are, to revoke one.
 //!
-//! A key is shown in the answer to the request that made it and never again. An ephemeral one lives exactly as long as
-//! that answer, whose body does not end: the connection closes, and the key is gone, however its holder ended.
+//! A key is shown in the response to the request that made it and never again. An ephemeral one lives exactly as long as
+//! that response, whose body does not end: the connection closes, and the key is gone, however its holder ended.
 
 use hyper::{StatusCode, Version};
 use tokio::sync::oneshot;

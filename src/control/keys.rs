@@ -43,7 +43,7 @@ pub(crate) struct KeyOrder {
     /// How many bytes may go through it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Whether it lives in memory alone, and no longer than the answer's body.
+    /// Whether it lives in memory alone, and no longer than the response's body.
     #[serde(default)]
     pub ephemeral: bool,
     /// Whether an ephemeral key comes with an address of its own, where its routes exist and no others.

@@ -20,19 +20,19 @@ use crate::client_keys::{ClientKey, KeyRing};
 use crate::platform::clock::wall;
 use crate::shutdown::Shutdown;
 
-/// For the one answer on a lifeline: its reader is on the same machine, and waits for it.
+/// For the one response on a lifeline: its reader is on the same machine, and waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connection that an ephemeral key lives on, once the order for the key has been read from it.
 pub(super) struct Lifeline {
     held: Held,
     answer: Zeroizing<Vec<u8>>,
-    /// What ends the answer in good order.
+    /// What ends the response in good order.
     end: &'static [u8],
 }
 
 impl Lifeline {
-    /// Writes the answer's head by hand, since no HTTP library may hold the connection any longer. HTTP/1.0 knows no
+    /// Writes the response's head by hand, since no HTTP library may hold the connection any longer. HTTP/1.0 knows no
     /// chunks (RFC 9112 section 7.1): there the body ends with the connection.
     pub(super) fn new(held: Held, version: Version, made: &MadeKey) -> Self {
         let is_chunked = version >= Version::HTTP_11;

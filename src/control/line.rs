@@ -65,7 +65,7 @@ impl Line {
     /// From here on the connection lives as long as its reader keeps up. Returns whether there is room for one more such.
     pub(super) fn stream(&self) -> bool {
         let Ok(seat) = self.seats.free.clone().try_acquire_owned() else { return false };
-        let _ = self.streams.set(seat); // a stream is a connection's last answer
+        let _ = self.streams.set(seat); // a stream is a connection's last response
         self.seats.taken.notify_one();
         true
     }

@@ -70,7 +70,7 @@ const STOPPING_GRACE: Duration = Duration::from_secs(2);
 /// What to wait after a failed accept: it is mostly for want of descriptors, which come back in their own time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the verbs until the stop; returns when the last answer is out or its grace is over. Leaves the socket's file
+/// Serves the verbs until the stop; returns when the last response is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
 pub(crate) async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
     let mut stop = shutdown.clone();

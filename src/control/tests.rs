@@ -455,12 +455,12 @@ impl House {
         Client::connect(&self.socket).await.unwrap()
     }
 
-    /// Sends a request as written; returns the answer's head and body.
+    /// Sends a request as written; returns the response's head and body.
     async fn say(&self, request: &str) -> (String, String) {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // a server that closes without having read everything ends the answer with a reset, after all its bytes
+        // a server that closes without having read everything ends the response with a reset, after all its bytes
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -110,7 +110,7 @@ enum Outcome {
     Waits(Instant),
     /// There is something new, which is kept, and not yet in force.
     News,
-    /// Why there is no answer that could be believed.
+    /// Why there is no response that could be believed.
     Failed(String),
 }
 

@@ -56,7 +56,7 @@ impl RenewerThread {
         async move { commands.send(RenewerCommand::Ping(reply)).await.is_ok() && replied.await.is_ok() }
     }
 
-    /// Stops it, and returns when no answer is owed any more.
+    /// Stops it, and returns when no response is owed any more.
     ///
     /// # Errors
     ///

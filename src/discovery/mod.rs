@@ -52,7 +52,7 @@ pub(crate) async fn metadata_of(http: &HttpClient, issuer: &Issuer, reach: Reach
 pub(crate) enum Missing {
     /// The server has another answer.
     NotThere(String),
-    /// There is no answer.
+    /// There is no response.
     Unreachable(String),
 }
 

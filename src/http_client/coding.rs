@@ -98,7 +98,7 @@ fn inflate(deflated: &[u8], has_zlib_head: bool, limit: usize) -> Option<(Zeroiz
     }
 }
 
-/// Room for nearly every answer.
+/// Room for nearly every response.
 const ROOM: usize = 64 * 1024;
 
 #[cfg(test)]

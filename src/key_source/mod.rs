@@ -3,7 +3,7 @@
 //! What a source gives is a text of high entropy, under which the store's own key is wrapped; it is read once, at the start,
 //! and again where the key is changed. Nobody is asked anything: what needs a person is away until that person comes.
 //!
-//! Two answers are told apart. A source that is *away* (a locked keyring, a stick that is not plugged in, a command that
+//! Two responses are told apart. A source that is *away* (a locked keyring, a stick that is not plugged in, a command that
 //! fails) is asked again later. One that is *gone* says that it will never have this key again.
 
 use std::fs;

@@ -152,13 +152,13 @@ pub(crate) struct Tokens {
     pub id_token: Option<Secret>,
     /// A new refresh token; `None` means that the old one stays good.
     pub refresh_token: Option<Secret>,
-    /// The access token's life from now on, if the answer told it.
+    /// The access token's life from now on, if the response told it.
     pub lifetime: Option<Duration>,
-    /// The ID token's own life from now on, which is its own affair: what the answer tells is the access token's.
+    /// The ID token's own life from now on, which is its own affair: what the response tells is the access token's.
     pub id_token_lifetime: Option<Duration>,
-    /// The refresh token's life from now on, if the answer told it (`refresh_expires_in` and its spellings).
+    /// The refresh token's life from now on, if the response told it (`refresh_expires_in` and its spellings).
     pub refresh_lifetime: Option<Duration>,
-    /// The scope that was granted, if the answer told it: as it stands there.
+    /// The scope that was granted, if the response told it: as it stands there.
     pub scope: Option<String>,
     /// The server's `Retry-After`, which is obeyed where its tokens are worth nothing.
     pub retry_after: Option<Duration>,

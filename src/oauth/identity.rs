@@ -22,7 +22,7 @@ pub(crate) fn introspection(access_token: &Secret, client: &Client) -> Result<To
     Ok(TokenRequest { endpoint: EndpointKind::Introspection, content_type, fields, body })
 }
 
-/// Whether an answer says that the token is good for nothing any more (RFC 7662 section 2.2).
+/// Whether a response says that the token is good for nothing any more (RFC 7662 section 2.2).
 pub(crate) fn is_inactive(body: &[u8]) -> bool {
     serde_json::from_slice::<Value>(body).is_ok_and(|answer| answer.get("active") == Some(&Value::Bool(false)))
 }
@@ -60,7 +60,7 @@ const SUBJECTS: [&str; 3] = ["sub", "id", "user_id"];
 const LONGEST: usize = 100;
 
 impl Identity {
-    /// Reads an answer; `pointer` says where the name stands in it, where that is not the usual place. `None` if nobody is
+    /// Reads a response; `pointer` says where the name stands in it, where that is not the usual place. `None` if nobody is
     /// named.
     pub(crate) fn read(body: &[u8], pointer: Option<&Pointer>) -> Option<Self> {
         let document: Value = serde_json::from_slice(body).ok()?;

@@ -353,7 +353,7 @@ fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
     }
 }
 
-/// The refusal that an answer names, if it names one. Where a success names what nobody knows, it is none.
+/// The refusal that a response names, if it names one. Where a success names what nobody knows, it is none.
 pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Secret]) -> Option<Refusal> {
     let codes = body.codes();
     let known = codes.iter().find_map(|code| Some((*code, meaning(reader, code)?)));

@@ -55,7 +55,7 @@ pub(crate) fn request(wanted: &Wanted<'_>) -> String {
     body.to_string()
 }
 
-/// Reads the answer.
+/// Reads the response.
 ///
 /// # Errors
 ///

@@ -23,7 +23,7 @@ const USUAL_INTERVAL: Duration = Duration::from_secs(5);
 const INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// Section 3.5: what `slow_down` adds, for good.
 const SLOWER: Duration = Duration::from_secs(5);
-/// Between two tries where there was no answer, at the most.
+/// Between two tries where there was no response, at the most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A code's life where the server does not tell it, and the longest that we wait: those of GitHub and Microsoft live 15
 /// minutes, and nobody sits before a terminal for more than an hour.
@@ -154,11 +154,11 @@ fn address(value: &Value) -> Option<String> {
 pub(crate) struct Polling {
     interval: Duration,
     ends: Duration,
-    /// Questions in a row that had no answer.
+    /// Questions in a row that had no response.
     unanswered: u32,
 }
 
-/// What follows from an answer that brings no tokens.
+/// What follows from a response that brings no tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
     /// Ask again at this time.
@@ -191,7 +191,7 @@ impl Polling {
         self.ends.saturating_sub(now)
     }
 
-    /// Judges an answer that brings no tokens, or the lack of one. `code` is the server's, `failure` what it would mean for a
+    /// Judges a response that brings no tokens, or the lack of one. `code` is the server's, `failure` what it would mean for a
     /// renewal.
     pub(crate) fn judge(&mut self, code: Option<&str>, failure: Failure, now: Duration) -> Next {
         let is_answer = code.is_some();
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(again(&mut polling, Some("slow_down"), 10), Next::AskAt(secs(20)));
         assert_eq!(again(&mut polling, Some("authorization_pending"), 20), Next::AskAt(secs(30)));
         assert_eq!(again(&mut polling, Some("slow_down"), 30), Next::AskAt(secs(45)));
-        // no answer: longer and longer, and as before once there is one again
+        // no response: longer and longer, and as before once there is one again
         assert_eq!(again(&mut polling, None, 50), Next::AskAt(secs(65)));
         assert_eq!(again(&mut polling, None, 65), Next::AskAt(secs(95)));
         assert_eq!(again(&mut polling, None, 95), Next::AskAt(secs(125)));

@@ -1,5 +1,5 @@
 //! What a 2xx that cannot be used says of the refresh token all the same: a server that rotates has spent the one that was
-//! sent. A new one in it is kept before anything is judged; where there is none to be seen, the answer counts as lost.
+//! sent. A new one in it is kept before anything is judged; where there is none to be seen, the response counts as lost.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::verdict::{Reader, Refusal};
 use crate::renewal::Failure;
 use crate::secret::Secret;
 
-/// The refusal of an answer to a refresh token, or what it brought besides.
+/// The refusal of a response to a refresh token, or what it brought besides.
 pub(super) fn rescue(reader: &Reader<'_>, refusal: Refusal) -> Result<Tokens, Refusal> {
     let has_verdict = !matches!(refusal.failure, Failure::Transient { .. });
     if has_verdict || !reader.is_success() {

@@ -39,7 +39,7 @@ pub(crate) struct TokenResponse<'a> {
     pub body: &'a [u8],
 }
 
-/// An answer that brings no tokens.
+/// A response that brings no tokens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Refusal {
     /// What it means for the renewal.
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         (200..300).contains(&self.response.status)
     }
 
-    /// Whether it is somebody's web page rather than an answer to a token request. HTML is the label of whatever a server has
+    /// Whether it is somebody's web page rather than a response to a token request. HTML is the label of whatever a server has
     /// not labelled, so that only the body tells.
     pub(super) fn is_web_page(&self) -> bool {
         self.body().starts_with(b"<")
@@ -280,7 +280,7 @@ pub(super) fn names_something(error: &Value) -> bool {
 /// What stands where errors are and says that there was none.
 const NO_ERROR: [&str; 8] = ["", "0", "false", "none", "null", "ok", "success", "no error"];
 
-/// Whether an error code in an answer with this status is the authorization server's word: not that of a proxy on the
+/// Whether an error code in a response with this status is the authorization server's word: not that of a proxy on the
 /// way (407), nor of a server in trouble (5xx, 408, 425, 429). 403 is: some refuse a refresh token with it.
 fn gives_verdicts(status: u16) -> bool {
     matches!(status, 200..300 | 400..500) && !matches!(status, 407 | 408 | 425 | 429)

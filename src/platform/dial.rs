@@ -81,7 +81,7 @@ pub(crate) enum DialError {
         proxy: String,
         /// The server's.
         target: String,
-        /// Its answer.
+        /// Its response.
         why: TunnelError,
     },
     /// No TLS.

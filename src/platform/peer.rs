@@ -84,7 +84,7 @@ impl PeerLookup {
     /// Opens the way to the kernel that works here, by asking for a connection of our own.
     pub(crate) fn new() -> Self {
         let netlink = SockDiag::open().and_then(|mut netlink| {
-            // without the kernel's tcp_diag module every answer is "no such connection": find that out now
+            // without the kernel's tcp_diag module every response is "no such connection": find that out now
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let client = TcpStream::connect(listener.local_addr()?)?;
             let owner = netlink.live_owner(client.local_addr()?, listener.local_addr()?)?;
@@ -198,7 +198,7 @@ fn question(client: SocketAddr, server: SocketAddr, sequence: u32) -> [u8; REQUE
     message
 }
 
-/// What the kernel says to the question `sequence`; `None` if this is no answer to it.
+/// What the kernel says to the question `sequence`; `None` if this is no response to it.
 fn answer(message: &[u8], sequence: u32) -> Option<io::Result<Option<Owner>>> {
     let four =
         |at: usize| message.get(at..at + 4).map(|bytes| u32::from_ne_bytes(bytes.try_into().expect("four bytes")));

@@ -2,7 +2,7 @@
 //! was none.
 //!
 //! Whoever reads from a unix socket makes room in it, and the kernel tells the other end each time (unix(7) has no
-//! SOCK_NOSPACE): a client that waits for its answer would be woken once for nothing with every request.
+//! SOCK_NOSPACE): a client that waits for its response would be woken once for nothing with every request.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;

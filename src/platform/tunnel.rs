@@ -21,7 +21,7 @@ pub(crate) enum TunnelError {
     /// The connection to it broke.
     #[error("{}", words(.0))]
     Io(#[from] io::Error),
-    /// It answered, and it was no answer.
+    /// It answered, and it was no response.
     #[error("it does not speak {0}")]
     Nonsense(&'static str),
     /// It wants to know who asks: the schemes that it takes, if it said so.

@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-/// More than any answer that we ask for.
+/// More than any response that we ask for.
 const LONGEST: usize = 64 * 1024;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// Nobody listens there, or the answer did not come in time, or not whole.
+    /// Nobody listens there, or the response did not come in time, or not whole.
     #[error("{0}")]
     Unreachable(#[from] io::Error),
     /// The service says no, by this name.
     #[error("it answers {0}")]
     Refused(String),
-    /// The answer makes no sense.
+    /// The response makes no sense.
     #[error("its answer makes no sense")]
     Garbled,
 }

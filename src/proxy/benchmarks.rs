@@ -86,7 +86,7 @@ impl Default for Stage {
         let mut value = HeaderValue::try_from(format!("Bearer {}", "x".repeat(TOKEN_LENGTH))).expect("it is text");
         value.set_sensitive(true);
         let token = Published::new(RenewalId(1), (AUTHORIZATION, value), Timestamp::FAR, Timestamp::FAR);
-        token.is_watched.store(false, Ordering::Relaxed); // as after its first good answer
+        token.is_watched.store(false, Ordering::Relaxed); // as after its first good response
         let token = Arc::new(token);
         tokens.publish(Availability::Usable { token: token.clone(), wished_for: None });
         let table = Table::build(&config, &|_| tokens.clone(), &Stats::default());
@@ -172,7 +172,7 @@ impl Stage {
         request.head.headers.insert(self.token.name.clone(), self.token.value.clone()); // as `Authorization::apply`
     }
 
-    /// Makes the head of an answer ours.
+    /// Makes the head of a response ours.
     pub fn answer(&self, request: &Request, answer: &mut HeaderMap) -> bool {
         let route = self.route_of(request);
         let mapping = Mapping {
@@ -202,7 +202,7 @@ impl Stage {
         headers::clean_response(answer, &context).is_ok() && !headers::may_become_document(answer)
     }
 
-    /// Counts a request and its answer.
+    /// Counts a request and its response.
     pub fn count(&self, request: &Request, took: Duration) {
         let stats = &self.route_of(request).stats;
         stats.requests.add(1);

@@ -126,7 +126,7 @@ impl Connection {
             })
     }
 
-    /// What an answer of our own says besides; `key` is the valid one that its request has presented.
+    /// What a response of our own says besides; `key` is the valid one that its request has presented.
     pub(crate) fn advice<'a>(&self, table: &'a Table, key: Option<&ClientKey>) -> Cow<'a, Advice> {
         let reader = match key {
             Some(key) => Reader::Holder(&key.rights),
@@ -218,7 +218,7 @@ impl Stream {
         }
     }
 
-    /// Whether an answer is on its way that nobody may have any more.
+    /// Whether a response is on its way that nobody may have any more.
     pub(crate) fn is_to_be_cut(&self) -> bool {
         self.lost.get().is_some() && self.activity.phase() == Phase::Answering
     }

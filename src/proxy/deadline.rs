@@ -45,7 +45,7 @@ pub(crate) enum Phase {
     Head,
     /// A request is being carried out; nothing has been answered.
     Waiting,
-    /// The answer is on its way.
+    /// The response is on its way.
     Answering,
     /// All is said; the client may read it.
     Lingering,
@@ -61,7 +61,7 @@ pub(crate) enum Upload {
     Over,
     /// Nobody has begun to read it.
     Owed,
-    /// It is on its way upstream, maybe for longer than its answer.
+    /// It is on its way upstream, maybe for longer than its response.
     Streaming,
     /// Nobody reads the rest. hyper looks whether that has come already, and otherwise reads nothing more.
     Abandoned,
@@ -174,19 +174,19 @@ impl Activity {
         self.idle_timeout_millis.store(limit.as_millis().try_into().unwrap_or(u32::MAX), Relaxed);
     }
 
-    /// The answer's head is there.
+    /// The response's head is there.
     pub(crate) fn answer(&self) {
         if self.phase() == Phase::Waiting {
             self.enter(Phase::Answering);
         }
     }
 
-    /// The answer is a switch to another protocol.
+    /// The response is a switch to another protocol.
     pub(crate) fn switch(&self) {
         self.enter(Phase::Tunnel);
     }
 
-    /// The answer is handed out to its end, or to nobody.
+    /// The response is handed out to its end, or to nobody.
     pub(crate) fn end(&self) {
         if matches!(self.phase(), Phase::Waiting | Phase::Answering) {
             self.enter(Phase::Idle);
@@ -206,7 +206,7 @@ impl Activity {
         self.upload.store(upload as u8, Relaxed);
     }
 
-    /// A part of the body of request `serial` has been read. A body can be read after its answer has ended and the next
+    /// A part of the body of request `serial` has been read. A body can be read after its response has ended and the next
     /// request has begun: that must not be told of the next one's.
     pub(crate) fn received(&self, serial: u32, bytes: usize) {
         if serial == self.serial() {

@@ -11,8 +11,8 @@ pub(crate) enum Fault {
     NoHttp1 { error: &'static str, detail: String },
     /// Connecting took too long.
     ConnectTimeout,
-    /// Too long without a byte, while the answer was due.
+    /// Too long without a byte, while the response was due.
     AnswerTimeout,
-    /// The connection ended, or spoke nonsense, before the answer's head was whole.
+    /// The connection ended, or spoke nonsense, before the response's head was whole.
     BrokenAnswer { error: &'static str, detail: String },
 }

@@ -59,7 +59,7 @@ pub fn request_path(data: &[u8]) {
     }
 }
 
-/// An answer's references: each line is a value, its first byte chooses the field. Whatever the upstream says, no client
+/// A response's references: each line is a value, its first byte chooses the field. Whatever the upstream says, no client
 /// that follows it comes to the other account's route.
 pub fn links(data: &[u8]) {
     let origin = Origin { tls: data.len().is_multiple_of(2), host: "api.example".into(), port: 443 };

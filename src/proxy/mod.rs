@@ -97,7 +97,7 @@ impl Proxy {
         self.tell(|| Command::Table(self.table.clone()));
     }
 
-    /// Has the answers that valetd makes itself say so, or no longer: what is wrong with the configuration.
+    /// Has the responses that valetd makes itself say so, or no longer: what is wrong with the configuration.
     pub(crate) fn advise(&mut self, config_problem: Option<String>) {
         if self.table.advice.config_problem == config_problem {
             return;

@@ -179,7 +179,7 @@ impl Note {
         self.content.borrow_mut().status = Some(status.as_u16());
     }
 
-    /// A part of the answer's body is on its way to the client.
+    /// A part of the response's body is on its way to the client.
     pub(crate) fn sends(&self, bytes: usize) {
         self.content.borrow_mut().bytes_out += bytes as u64;
     }

@@ -1,8 +1,8 @@
-//! One account's renewal: when to ask for a new access token, and what an answer changes.
+//! One account's renewal: when to ask for a new access token, and what a response changes.
 //! It waits for one of four things: the clock, the store of credentials, the authorization server, or a person.
 //!
 //! A renewal that goes well: the clock → `Note` → `Saved` → `Renew` → `Renewed` → (if rotated: `Save` → `Saved` →)
-//! `Publish`. The store may be slow, fail, or know better; the machine does nothing that hangs on its answer before that
+//! `Publish`. The store may be slow, fail, or know better; the machine does nothing that hangs on its response before that
 //! has come.
 
 use std::time::Duration;
@@ -58,9 +58,9 @@ pub(crate) enum Event {
     Renewed {
         /// Which renewal this answers.
         id: RenewalId,
-        /// The access token's life, counted from the start of the renewal; `None` if the answer told none.
+        /// The access token's life, counted from the start of the renewal; `None` if the response told none.
         lifetime: Option<Duration>,
-        /// Whether the answer held a new refresh token.
+        /// Whether the response held a new refresh token.
         rotated: bool,
         /// The refresh token's life, likewise.
         refresh_lifetime: Option<Duration>,
@@ -85,11 +85,11 @@ pub(crate) enum Event {
     },
     /// The store was found to hold a later credential than the one at hand, by a save that the machine does not wait for.
     Superseded,
-    /// There is a new credential: from a sign-in, or from the store at a start, or in answer to `Adopt`.
+    /// There is a new credential: from a sign-in, or from the store at a start, or in response to `Adopt`.
     CredentialReplaced {
         /// How long the first renewal may wait, unless a request wants it: spreads many accounts at a start.
         patience: Duration,
-        /// Whether an answer to a renewal with this very credential may have been lost.
+        /// Whether a response to a renewal with this very credential may have been lost.
         answer_lost: bool,
         /// When its refresh token is expected to die.
         refresh_expires_at: Option<Timestamp>,
@@ -113,7 +113,7 @@ pub(crate) enum Event {
     },
     /// Somebody has signed out.
     CredentialRemoved,
-    /// What the safety of the token in hand hangs on has changed: it must not be used any more. An answer that is owed
+    /// What the safety of the token in hand hangs on has changed: it must not be used any more. A response that is owed
     /// is still waited for.
     SettingsChanged,
     /// A hint: the network has changed; look again now.
@@ -132,14 +132,14 @@ pub(crate) enum Action {
     Renew(RenewalId),
     /// Note durably that the credential is about to be spent. Owes exactly one `Saved` or `NotSaved` with this id.
     Note(SaveId),
-    /// Make the new refresh token of the answer at hand durable. Owes exactly one `Saved` or `NotSaved` with this id.
+    /// Make the new refresh token of the response at hand durable. Owes exactly one `Saved` or `NotSaved` with this id.
     Save(SaveId),
     /// Take over the credential that the store holds in the place of the one at hand. Owes exactly one
     /// `CredentialReplaced`, `CredentialRefused` or `CredentialRemoved`.
     Adopt,
     /// Note durably that the credential was refused.
     SetAside(Why),
-    /// Hand the token of the answer at hand to requests.
+    /// Hand the token of the response at hand to requests.
     Publish {
         /// The renewal that it came from.
         id: RenewalId,
@@ -157,7 +157,7 @@ pub(crate) enum Action {
 pub(crate) struct Renewal {
     pub(super) policy: Policy,
     pub(super) phase: Phase,
-    /// Who owes the answer while a renewal is under way.
+    /// Who owes the response while a renewal is under way.
     pub(super) owed: Owed,
     reason: Reason,
     pub(super) published: Option<Token>,
@@ -172,7 +172,7 @@ pub(crate) struct Renewal {
     /// The last renewal that a hint has brought forward.
     hinted: Option<Timestamp>,
     failures: u32,
-    /// An answer to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
+    /// A response to this credential's renewal was lost: a refusal now may be the server's view of our own rotation.
     answer_lost: bool,
     refresh_expires_at: Option<Timestamp>,
     /// The server has refused the refresh token, which is presented again.
@@ -191,7 +191,7 @@ pub(super) enum Owed {
     Note(SaveId, Timestamp),
     /// The server's answer.
     Answer,
-    /// That the refresh token of its answer is saved.
+    /// That the refresh token of its response is saved.
     Save(SaveId, Answer),
     /// The credential that the store holds.
     Credential,
@@ -207,11 +207,11 @@ struct Refused {
     again_at: Option<Timestamp>,
 }
 
-/// What an answer has brought.
+/// What a response has brought.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer {
     id: RenewalId,
-    /// Lives count from here: the server's clock ran while its answer was under way.
+    /// Lives count from here: the server's clock ran while its response was under way.
     start: Timestamp,
     lifetime: Option<Duration>,
     refresh_lifetime: Option<Duration>,
@@ -221,10 +221,10 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     id: RenewalId,
-    /// Lives count from here: the server's clock ran while its answer was under way.
+    /// Lives count from here: the server's clock ran while its response was under way.
     start: Timestamp,
     usable_until: Timestamp,
-    /// Its life, if the answer stated it.
+    /// Its life, if the response stated it.
     stated: Option<Duration>,
     /// The life of the refresh token, likewise.
     refresh_lifetime: Option<Duration>,
@@ -295,7 +295,7 @@ impl Renewal {
             Event::Worked { id, place, sent } => self.worked(id, place, sent),
             Event::Renewed { id, lifetime, rotated, refresh_lifetime, retry_after } => {
                 if self.is_owed_answer(id) {
-                    // lives count from the start: the server's clock ran while its answer was under way
+                    // lives count from the start: the server's clock ran while its response was under way
                     let start = self.last_start.unwrap_or(now);
                     self.renewed(
                         Answer { id, start, lifetime, refresh_lifetime, retry_after },
@@ -372,7 +372,7 @@ impl Renewal {
         actions
     }
 
-    /// When the machine wants a `Tick`, and why. `None` while only an answer or a person can change anything.
+    /// When the machine wants a `Tick`, and why. `None` while only a response or a person can change anything.
     pub(crate) fn next_wakeup(&self) -> Option<(Timestamp, Reason)> {
         let withdraw = self.published.map(|token| (token.usable_until, Reason::Withdraw));
         match self.phase {
@@ -424,7 +424,7 @@ impl Renewal {
         }
     }
 
-    /// Whether an answer to this credential's renewal was lost, and none has come since: a refusal is ambiguous then.
+    /// Whether a response to this credential's renewal was lost, and none has come since: a refusal is ambiguous then.
     pub(crate) fn may_have_lost_an_answer(&self) -> bool {
         self.answer_lost
     }
@@ -434,7 +434,7 @@ impl Renewal {
         matches!((self.phase, self.owed), (Phase::InFlight { .. }, Owed::Note(..)))
     }
 
-    /// What the store owes an answer to, if anything.
+    /// What the store owes a response to, if anything.
     pub(crate) fn owed_save(&self) -> Option<SaveId> {
         match (self.phase, self.owed) {
             (Phase::InFlight { .. }, Owed::Note(save, _) | Owed::Save(save, _)) => Some(save),
@@ -488,7 +488,7 @@ impl Renewal {
         save
     }
 
-    /// The store has answered, and holds nothing later. An answer that could not be saved is used all the same: what is at
+    /// The store has answered, and holds nothing later. A response that could not be saved is used all the same: what is at
     /// hand is the latest that there is.
     fn saved(&mut self, save: SaveId, now: Timestamp, actions: &mut Vec<Action>) {
         let Phase::InFlight { id } = self.phase else { return };
@@ -579,8 +579,8 @@ impl Renewal {
         self.bring_forward(permitted.max(self.earliest).max(self.spaced(now)));
     }
 
-    /// A 401 that the next token has healed was the token's end, and its age tells the life of tokens of which no answer
-    /// does. One that the next token has not healed says something of its place if that token was younger: an answer may
+    /// A 401 that the next token has healed was the token's end, and its age tells the life of tokens of which no response
+    /// does. One that the next token has not healed says something of its place if that token was younger: a response may
     /// take longer than what it brings lives.
     fn replayed(&mut self, refused: RenewalId, place: Place, at: Timestamp, accepted: bool, now: Timestamp) {
         if accepted {
@@ -644,7 +644,7 @@ impl Renewal {
         }
     }
 
-    /// Hands out the token of an answer of which nothing is left to save, and plans its renewal.
+    /// Hands out the token of a response of which nothing is left to save, and plans its renewal.
     fn take(&mut self, answer: Answer, now: Timestamp, actions: &mut Vec<Action>) {
         let Answer { id, start, lifetime, refresh_lifetime, retry_after } = answer;
         let usable_until = policy::usable_until(&self.policy, start, lifetime.unwrap_or(self.policy.assumed_lifetime));
@@ -678,7 +678,7 @@ impl Renewal {
         let learnt = self.learnt.life().filter(|_| stated.is_none() && !is_trial).map(|life| life.min(assumed));
         let mut at = policy::renew_at(&self.policy, start, stated.or(learnt).unwrap_or(assumed), spread);
         self.reason = Reason::BeforeExpiry;
-        // only an answer that states the refresh token's life promises that renewing extends it
+        // only a response that states the refresh token's life promises that renewing extends it
         if let Some(life) = refresh_lifetime {
             let before_it_dies = policy::renew_at(&self.policy, start, life, spread);
             if before_it_dies < at {

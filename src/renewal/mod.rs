@@ -1,4 +1,4 @@
-//! When to ask for a new access token, and what an answer changes. Pure: no clock, no I/O, no secret.
+//! When to ask for a new access token, and what a response changes. Pure: no clock, no I/O, no secret.
 //!
 //! [`Renewal`] is one account's machine. It waits for one of four things: the clock, the store of credentials, the
 //! authorization server, or a person. Whether the token in hand is still usable is a separate fact. [`policy`] has the rules as plain functions of
@@ -11,17 +11,17 @@
 //!
 //! * **I1** at most one renewal is in flight for each credential;
 //! * **I2** a published token is usable now, and the first event at or after `usable_until` withdraws it;
-//! * **I3** never stuck: a wakeup is set, or an answer is owed (the server's, or the store's), or a person is needed;
+//! * **I3** never stuck: a wakeup is set, or a response is owed (the server's, or the store's), or a person is needed;
 //! * **I4** a new grant whose refresh token was rotated is published when the store has answered that this one is saved,
 //!   or that it is not; a credential is spent when the store has answered that this was noted, but not where that
 //!   cannot be done, nor while nobody knows what the store holds; neither if the store holds a later one;
-//! * **I5** an answer with a forgotten id changes nothing, the server's or the store's: one that comes late, of an earlier
+//! * **I5** a response with a forgotten id changes nothing, the server's or the store's: one that comes late, of an earlier
 //!   save or of a replaced credential, is nobody's;
 //! * **I6** two starts for the same credential are at least the minimum spacing apart;
 //! * **I7** a tick before the wakeup does nothing;
 //! * **I8** a refusal ends in `SignInRequired`, and nothing starts until the credential changes, with one exception: a refresh
 //!   token is presented again one minute after its first refusal, ten minutes after its second, once at a start, and when a
-//!   person asks; no answer in between changes the phase but one with tokens;
+//!   person asks; no response in between changes the phase but one with tokens;
 //! * **I9** nothing of a replaced credential stays published, and one that the store holds a later one of is spent no more.
 
 use std::fmt;
@@ -125,7 +125,7 @@ pub(crate) enum Failure {
         /// The server's `Retry-After`, if it sent one.
         retry_after: Option<Duration>,
     },
-    /// The request may have been carried out, but its answer never arrived whole: the refresh token may be spent.
+    /// The request may have been carried out, but its response never arrived whole: the refresh token may be spent.
     Ambiguous,
     /// A well-formed refusal that time will not mend.
     Permanent(Why),
@@ -148,7 +148,7 @@ pub(crate) enum Phase {
         /// When.
         at: Timestamp,
     },
-    /// The authorization server, and the store before and after it: exactly one answer is owed, `Renewed` or `Failed` by
+    /// The authorization server, and the store before and after it: exactly one response is owed, `Renewed` or `Failed` by
     /// the one, `Saved` or `NotSaved` by the other.
     InFlight {
         /// The renewal that is under way.

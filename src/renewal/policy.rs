@@ -14,9 +14,9 @@ pub(crate) struct Policy {
     /// How long before its end a token is no longer handed out, at the most; a tenth of its life where that is shorter,
     /// but about a second at the least.
     pub margin: Duration,
-    /// The life of an access token whose answer did not tell one.
+    /// The life of an access token whose response did not tell one.
     pub assumed_lifetime: Duration,
-    /// The life of a refresh token whose answer did not tell one, where it is known.
+    /// The life of a refresh token whose response did not tell one, where it is known.
     pub refresh_lifetime: Option<Duration>,
 }
 

@@ -51,7 +51,7 @@ impl Story {
         actions
     }
 
-    /// What happens while the store keeps its answer for later.
+    /// What happens while the store keeps its response for later.
     fn slowly(&mut self, event: Event) -> Vec<Action> {
         self.machine.handle(event, self.now)
     }
@@ -681,7 +681,7 @@ fn no_failure_but_a_refusal_uses_up_a_second_life_and_none_ends_the_first_verdic
         assert_eq!(work.machine.snapshot().phase, Phase::SignInRequired { why: Why::Revoked });
         assert_eq!(work.wait(), [renew(id + 1)]);
     }
-    // an answer lost may have been the one that took it
+    // a response lost may have been the one that took it
     assert_eq!(work.failed(20, Failure::Ambiguous), []);
     assert_eq!(work.wait(), [renew(21)]);
     assert_eq!(work.failed(21, Failure::Refused), [Action::SetAside(Why::Ambiguous)]);
@@ -777,7 +777,7 @@ struct History {
     /// Answers owed, with the credential that they belong to.
     owed: Vec<(RenewalId, u32)>,
     answered: Vec<RenewalId>,
-    /// What the store owes an answer to.
+    /// What the store owes a response to.
     owed_saves: Vec<SaveId>,
     /// The credential that it holds is owed.
     owes_credential: bool,
@@ -887,7 +887,7 @@ impl History {
     }
 
     fn observe(&mut self, event: Event, owed_save: Option<SaveId>, actions: &[Action]) -> Result<(), Violation> {
-        // the answer without which nothing is spent, and nothing that was rotated is published
+        // the response without which nothing is spent, and nothing that was rotated is published
         let (is_noted, is_saved) = match event {
             Event::Saved(save) => (owed_save == Some(save), owed_save == Some(save)),
             Event::NotSaved { save, reason: NotSaved::Failed | NotSaved::Unknown } => (false, owed_save == Some(save)),

@@ -83,7 +83,7 @@ pub(super) struct AccountState {
     kept_password: KeptPassword,
     /// The last try to bring the store to what stands here has failed: when the next one is.
     pub(super) unsaved: Option<Timestamp>,
-    /// The save or removal that the store owes an answer to.
+    /// The save or removal that the store owes a response to.
     pub(super) saving: Option<Saving>,
     /// Another one is wanted after that, and by whom.
     pub(super) save_next: Option<Waiters>,
@@ -96,7 +96,7 @@ pub(super) struct AccountState {
     /// The later record that the store was found to hold, until it is taken over.
     pub(super) found: Option<Box<Record>>,
     pub(super) published: Option<Arc<Published>>,
-    /// The header field of the answer at hand, between taking it and publishing it.
+    /// The header field of the response at hand, between taking it and publishing it.
     pub(super) at_hand: Option<(HeaderName, HeaderValue)>,
     /// When the sign-in ends, if it was given an end.
     pub(super) ends_at: Option<Timestamp>,
@@ -112,11 +112,11 @@ pub(super) struct AccountState {
     pub(super) owed: Vec<(RenewalId, Arc<Account>)>,
     /// Credentials that were handed in and are being tried.
     pub(super) trials: Vec<Trying>,
-    /// The answer to the trial of the credential at hand: that of its first renewal, which is not sent again.
+    /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
-    /// The settings have changed while an answer is owed: when it has come, everything starts over with them.
+    /// The settings have changed while a response is owed: when it has come, everything starts over with them.
     pub(super) starts_over: bool,
-    /// The configuration no longer has it; it stays only until the answers that are owed have come.
+    /// The configuration no longer has it; it stays only until the responses that are owed have come.
     pub(super) is_leaving: bool,
 }
 
@@ -127,7 +127,7 @@ pub(super) struct Trying {
     /// As it was configured when it was asked.
     pub(super) asked: Arc<Account>,
     pub(super) since: Timestamp,
-    /// An answer was lost: this is the second try.
+    /// A response was lost: this is the second try.
     pub(super) answer_lost: bool,
     /// The refresh token was refused: the password is presented in its place.
     pub(super) presents_password: bool,
@@ -250,19 +250,19 @@ impl AccountState {
         }
     }
 
-    /// Whether the answer to the machine's renewal is under way.
+    /// Whether the response to the machine's renewal is under way.
     pub(super) fn awaits_an_answer(&self) -> bool {
         matches!(self.machine.snapshot().phase, Phase::InFlight { id } if self.owed.iter().any(|(owed, _)| *owed == id))
     }
 
-    /// Whether the store owes the answer that the machine waits for.
+    /// Whether the store owes the response that the machine waits for.
     fn awaits_the_store(&self) -> bool {
         let waiting = self.saving.iter().map(|saving| &saving.waiters).chain(&self.save_next);
         let awaited = self.machine.owed_save();
         awaited.is_some() && waiting.filter_map(|waiters| waiters.machine).any(|save| Some(save) == awaited)
     }
 
-    /// Whether the machine waits for an answer that nobody owes: its renewal began while the account was leaving the
+    /// Whether the machine waits for a response that nobody owes: its renewal began while the account was leaving the
     /// configuration, and was not sent.
     pub(super) fn is_stranded(&self) -> bool {
         let is_in_flight = matches!(self.machine.snapshot().phase, Phase::InFlight { .. });
@@ -274,7 +274,7 @@ impl AccountState {
         self.unsaved.is_none() && self.saving.is_none() && self.save_next.is_none()
     }
 
-    /// Why the credential cannot be forgotten just now: an answer or a save is under way, and it would be lost.
+    /// Why the credential cannot be forgotten just now: a response or a save is under way, and it would be lost.
     pub(super) fn busy(&self) -> Option<String> {
         let is_busy = !self.owed.is_empty() || !self.is_saved() || !self.trials.is_empty();
         is_busy.then(|| format!("{} is being renewed or saved just now", self.account.id))
@@ -384,7 +384,7 @@ impl AccountState {
         }
     }
 
-    /// Takes what an answer says of the credential into the record. Returns whether the refresh token is a new one.
+    /// Takes what a response says of the credential into the record. Returns whether the refresh token is a new one.
     pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
         let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).unwrap_or_default();
         let jwt::Claims { identity, subject, .. } = claims;

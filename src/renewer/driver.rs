@@ -1,7 +1,7 @@
 //! The loop around the [`Renewer`], and its real [`World`]: the disk, the network and the requests that wait.
 //!
 //! The loop takes the next of: a finished renewal, what requests and people say, a new configuration, the soonest wakeup,
-//! the stop. It starts nothing after the stop, but waits for the answers that are owed: a rotated refresh token that is on
+//! the stop. It starts nothing after the stop, but waits for the responses that are owed: a rotated refresh token that is on
 //! its way is saved.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -94,7 +94,7 @@ impl RenewerLoop {
         (this, Accounts::new(requests, seen))
     }
 
-    /// Runs until the stop has started and no answer is owed any more.
+    /// Runs until the stop has started and no response is owed any more.
     ///
     /// # Errors
     ///
@@ -208,7 +208,7 @@ fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
     })
 }
 
-/// An answer on its way back, or a piece of work that brings none.
+/// A response on its way back, or a piece of work that brings none.
 type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
 
 /// The real world: the disk, the network and the requests that wait.

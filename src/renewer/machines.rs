@@ -5,8 +5,8 @@
 //! waits.
 //!
 //! The order on a rotation: note that generation N is being redeemed; redeem; save generation N + 1; publish. Each step
-//! follows from the answer to the one before it, also where the store takes its time. A process that dies in between comes
-//! back with the newest credential whose answer had reached it, and knows whether an answer may have been lost.
+//! follows from the response to the one before it, also where the store takes its time. A process that dies in between comes
+//! back with the newest credential whose response had reached it, and knows whether a response may have been lost.
 //!
 //! The store is brought to what stands here by one save or removal at a time for each account; what is wanted meanwhile is
 //! one more after it. Where it holds a later generation, what a person has just handed in goes above that, and anything
@@ -152,7 +152,7 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// Lets go of the accounts that the configuration no longer has, but of none too early: an answer that is owed may
+    /// Lets go of the accounts that the configuration no longer has, but of none too early: a response that is owed may
     /// hold the only refresh token that still works, and so may a record that the store has not taken yet.
     fn part(&mut self) {
         self.accounts.retain(|_, state| !state.is_leaving || !state.owed.is_empty() || !state.is_saved());
@@ -313,7 +313,7 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// A person has signed in: saves the credential, then starts its first renewal, whose answer may be at hand already.
+    /// A person has signed in: saves the credential, then starts its first renewal, whose response may be at hand already.
     /// The reply comes when the store has answered; with an error, the credential is used all the same.
     pub(super) fn take(
         &mut self,
@@ -415,7 +415,7 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// The one answer that [`World::redeem`] owes.
+    /// The one response that [`World::redeem`] owes.
     pub(super) fn answered(
         &mut self,
         id: &AccountId,
@@ -448,7 +448,7 @@ impl<W: World> Renewer<W> {
         self.part();
     }
 
-    /// The settings changed while this answer was under way: what it says of the credential is kept, and the next token
+    /// The settings changed while this response was under way: what it says of the credential is kept, and the next token
     /// is asked for with the new ones.
     fn start_over(&mut self, id: &AccountId, renewal: RenewalId, answer: Result<Tokens, GrantFailure>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
@@ -591,7 +591,7 @@ impl<W: World> Renewer<W> {
                 }
                 Action::SetAside(why) => {
                     if let Some(record) = &mut state.record {
-                        // the machine knows better: an answer may have been lost, or this was said before
+                        // the machine knows better: a response may have been lost, or this was said before
                         let at = unix(self.world.calendar(now));
                         let new = || SetAside { why, at, oauth_error: None };
                         record.set_aside.get_or_insert_with(new).why = why;
@@ -640,7 +640,7 @@ impl<W: World> Renewer<W> {
     fn redeem(&mut self, id: &AccountId, renewal: RenewalId, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         if self.is_stopping || state.is_leaving {
-            // the stop came while the note was being saved: nothing is sent, so no answer can be lost
+            // the stop came while the note was being saved: nothing is sent, so no response can be lost
             if state.take_back_note() {
                 self.save(id, Waiters::default(), now);
             }
@@ -723,7 +723,7 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// The one answer that [`World::save`] or [`World::remove`] owes.
+    /// The one response that [`World::save`] or [`World::remove`] owes.
     fn stored(&mut self, id: &AccountId, ticket: Ticket, result: Result<(), SaveError>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let Some(saving) = state.saving.take_if(|saving| saving.ticket == ticket) else { return };
@@ -830,7 +830,7 @@ impl<W: World> Renewer<W> {
         state.take_back_note(); // it is offered again as it is
     }
 
-    /// Whether the store owes an answer.
+    /// Whether the store owes a response.
     pub(super) fn awaits_the_store(&self) -> bool {
         self.accounts.values().any(|state| state.saving.is_some())
     }

@@ -531,7 +531,7 @@ fn an_account_that_leaves_with_an_unsaved_credential_and_comes_back_still_has_it
 #[test]
 fn an_account_that_comes_back_never_waits_for_an_answer_that_nobody_owes() {
     let mut renewer = started();
-    sign_in(&mut renewer, signed_in("n1"), T0); // renewal 2; the answer to 1 is still under way
+    sign_in(&mut renewer, signed_in("n1"), T0); // renewal 2; the response to 1 is still under way
     renewer.configure(&parsed(""), |_| Ok(None), T0);
     renewer.answered(&lab(), RenewalId(2), lost(), T0);
     renewer.tick(T0 + HOUR); // would be tried again now, but the account is leaving
@@ -1019,7 +1019,7 @@ fn an_answer_that_cannot_be_used_is_no_trial_that_was_stood() {
     assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialRefused(_))));
     assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r1")), "what works stays");
 
-    // where nothing is stored, what the answer rotated is kept
+    // where nothing is stored, what the response rotated is kept
     let mut renewer = Renewer::new(Diary::default(), 7);
     renewer.configure(&config(), |_| Ok(None), T0);
     let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
@@ -1064,7 +1064,7 @@ fn what_could_not_be_tried_is_taken_where_nothing_is_lost_by_it() {
     assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("n1")));
     assert_eq!(renewer.views()[0].last_failure.as_ref().expect("its first renewal").detail, "no route");
 
-    // nothing else is there; a lost answer is not forgotten
+    // nothing else is there; a lost response is not forgotten
     let mut renewer = Renewer::new(Diary::default(), 7);
     renewer.configure(&config(), |_| Ok(None), T0);
     let (first, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);

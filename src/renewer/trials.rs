@@ -1,8 +1,8 @@
 //! What is handed in is tried before it takes the place of what works: one renewal with it, beside the machine, which goes
-//! on with the credential at hand meanwhile. The answer is that of the new credential's first renewal, whichever it is: no
+//! on with the credential at hand meanwhile. The response is that of the new credential's first renewal, whichever it is: no
 //! server is asked twice for it.
 //!
-//! A refusal of the credential keeps it out. So does an answer that never came, where something else is stored; it is
+//! A refusal of the credential keeps it out. So does a response that never came, where something else is stored; it is
 //! asked for once more at once first, for servers with a grace period. Whoever has handed it in has it still.
 
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl<W: World> Renewer<W> {
         self.world.redeem(asked, renewal, grant);
     }
 
-    /// The answer to a trial.
+    /// The response to a trial.
     pub(super) fn judge(
         &mut self,
         id: &AccountId,
@@ -125,7 +125,7 @@ impl<W: World> Renewer<W> {
         let failure = match answer {
             Ok(tokens) => match tokens.unusable.clone() {
                 None => return self.worked(id, trial, tokens, now),
-                // an answer that cannot be used has not shown that it works; where nothing is kept, it is the best there is
+                // a response that cannot be used has not shown that it works; where nothing is kept, it is the best there is
                 Some(_) if !self.keeps_what_works(id, &trial.new) => return self.worked(id, trial, tokens, now),
                 Some(detail) if tokens.refresh_token.is_some() => {
                     // it has put another in its place, which nothing could be done with
@@ -180,7 +180,7 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// It has worked: what the answer brought takes the place of what is stored.
+    /// It has worked: what the response brought takes the place of what is stored.
     fn worked(&mut self, id: &AccountId, trial: Trying, mut tokens: Tokens, now: Timestamp) {
         let Trying { mut new, asked, since, presents_password, reply, .. } = trial;
         if let Some(refresh_token) = tokens.refresh_token.clone().filter(|token| !token.is_empty()) {
@@ -188,7 +188,7 @@ impl<W: World> Renewer<W> {
         } else if presents_password && tokens.unusable.is_none() {
             new.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
         }
-        // lives count from the start of the request; the machine counts from when it takes the answer
+        // lives count from the start of the request; the machine counts from when it takes the response
         let taken = now.since(since);
         let left = |life: Option<Duration>| life.map(|life| life.saturating_sub(taken));
         tokens.lifetime = left(tokens.lifetime);

@@ -26,7 +26,7 @@ pub(super) trait World {
     /// Forgets an account's record. Owes exactly one [`StoreAnswer`] likewise.
     fn remove(&mut self, ticket: Ticket, account: &AccountId);
 
-    /// Takes the next answer of the store that has come, if one has; the local store's comes with the call. Whoever knows
+    /// Takes the next response of the store that has come, if one has; the local store's comes with the call. Whoever knows
     /// that one has come meanwhile calls [`super::machines::Renewer::settle`].
     fn store_answer(&mut self) -> Option<StoreAnswer>;
 

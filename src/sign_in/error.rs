@@ -35,7 +35,7 @@ pub(crate) enum SignInError {
     /// Another process is waiting for the same account's sign-in.
     #[error("a sign-in to this account is under way already{}", .0.map(|pid| format!(", in process {pid}")).unwrap_or_default())]
     UnderWay(Option<u32>),
-    /// The answer has no refresh token, and nothing else that lasts may be kept.
+    /// The response has no refresh token, and nothing else that lasts may be kept.
     #[error("the authorization server sent no refresh token")]
     NothingLasting(
         /// The remedy, which is another with each provider.

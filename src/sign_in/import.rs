@@ -220,13 +220,13 @@ fn read_file(path: &Path) -> io::Result<Option<(Zeroizing<String>, u32)>> {
     Ok(Some((text, found.mode() & 0o7777)))
 }
 
-/// A token answer as these tools keep it. They keep more; the rest is of no use here.
+/// A token response as these tools keep it. They keep more; the rest is of no use here.
 #[derive(Deserialize)]
 struct KeptToken {
     refresh_token: Option<Secret>,
 }
 
-/// The refresh token in such an answer, cleaned as one that is handed in is. The error is a predicate.
+/// The refresh token in such a response, cleaned as one that is handed in is. The error is a predicate.
 fn read_token(text: &str) -> Result<Option<Secret>, String> {
     let text = text.trim_start_matches('\u{feff}');
     let kept = serde_json::from_str(text).or_else(|error| {

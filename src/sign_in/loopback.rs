@@ -1,7 +1,7 @@
 //! The redirect URI's listener on loopback (RFC 8252 section 7.3): waits for the browser to come back.
 //!
 //! Whatever else comes (favicons, prefetchers, scanners, another sign-in's answer) is answered and changes nothing. The
-//! browser that brings the answer is held until the code is redeemed, so that its page tells the truth, and is then sent to
+//! browser that brings the response is held until the code is redeemed, so that its page tells the truth, and is then sent to
 //! a clean address, so that no code stays in an address bar, a history or a picture of the screen.
 
 use std::convert::Infallible;
@@ -36,7 +36,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const LARGEST_HEAD: usize = 16 * 1024;
 /// How long the browser is held: about as long as people wait for a page without reloading it.
 const HOLD: Duration = Duration::from_secs(15);
-/// How long the browser may take to fetch the page of the result: it is sent there by the answer before.
+/// How long the browser may take to fetch the page of the result: it is sent there by the response before.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 /// Connections at a time.
 const MOST_CONNECTIONS: usize = 32;
@@ -153,7 +153,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Waits for the answer with our state. Safe to drop and to call again.
+    /// Waits for the response with our state. Safe to drop and to call again.
     pub(super) async fn arrival(&mut self) -> AuthorizationResponse {
         match self.arrivals.recv().await {
             Some(response) => {

@@ -64,7 +64,7 @@ fn method_of(method: SignInMethod) -> &'static Method {
 ///
 /// # Errors
 ///
-/// [`SignInError`] if there is no terminal, no way or no answer, or if the only way does not succeed.
+/// [`SignInError`] if there is no terminal, no way or no response, or if the only way does not succeed.
 pub(crate) async fn in_person(
     account: &Account,
     wishes: &Wishes,

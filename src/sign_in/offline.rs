@@ -36,7 +36,7 @@ pub(crate) struct Taken {
 }
 
 /// Tries a credential where that is wanted (one renewal), and saves it for the next daemon. What is stored already stays
-/// until the new one has worked. An answer that is lost is asked for once more at once, for servers with a grace period.
+/// until the new one has worked. A response that is lost is asked for once more at once, for servers with a grace period.
 ///
 /// # Errors
 ///
@@ -100,7 +100,7 @@ pub(crate) async fn take(
         answer = redeem(endpoint, &asked, &grant(&new)).await;
     }
     match answer {
-        // an answer that cannot be used has not shown that what was handed in works
+        // a response that cannot be used has not shown that what was handed in works
         // it has put another in its place, which nothing could be done with
         Ok(Tokens { unusable: Some(detail), refresh_token: Some(_), .. }) if replaces_another => {
             Err(NotTaken::Refused(format!("the server took it, and it is spent now, but {detail}")))
@@ -152,14 +152,14 @@ fn is_refused(failure: &GrantFailure) -> bool {
     matches!(failure.failure, Failure::Permanent(why) if why != Why::ClientRefused)
 }
 
-/// Redeems a grant, and once more at once if the answer was lost.
+/// Redeems a grant, and once more at once if the response was lost.
 async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
     let client = client(account).await?;
     match endpoint.redeem(account, &client, grant).await {
         Err(GrantFailure { failure: Failure::Ambiguous, detail: lost, .. }) => {
             let again = endpoint.redeem(account, &client, grant).await;
             again.map_err(|failure| match failure.failure {
-                // no verdict does not bring the lost answer back
+                // no verdict does not bring the lost response back
                 Failure::Transient { .. } | Failure::Unconfirmed { .. } => {
                     GrantFailure { failure: Failure::Ambiguous, ..failure }
                 }

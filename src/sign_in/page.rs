@@ -63,7 +63,7 @@ pub(super) fn ending(account: &str, ending: &Ending) -> String {
     }
 }
 
-/// What is shown to an answer that is not the one that is waited for.
+/// What is shown to a response that is not the one that is waited for.
 pub(super) fn foreign() -> String {
     page(
         Tone::Bad,

@@ -28,7 +28,7 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
 ///
 /// # Errors
 ///
-/// [`SignInError::Unasked`] if there is no terminal or no answer.
+/// [`SignInError::Unasked`] if there is no terminal or no response.
 pub(crate) fn ask_username(account: &Account) -> Result<String, SignInError> {
     Ok(ask_for_username(account, &mut Terminal::open()?)?)
 }

@@ -1,4 +1,4 @@
-//! A sign-in that was begun in a browser and has not come back yet: what its answer is checked with.
+//! A sign-in that was begun in a browser and has not come back yet: what its response is checked with.
 //!
 //! It is kept in the state folder for ten minutes (mode 0600), for `login --code` in another process, and is removed
 //! after use and at a sign-out.
@@ -24,7 +24,7 @@ pub(super) const LIFE: u64 = 600;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PendingSignIn {
-    /// `state` (RFC 6749 section 10.12): the answer names it.
+    /// `state` (RFC 6749 section 10.12): the response names it.
     pub(super) state: String,
     /// What the code challenge was made of (RFC 7636); `None` where the page's own address states a challenge.
     pub(super) verifier: Option<Secret>,
@@ -136,7 +136,7 @@ impl PendingSignIn {
 /// [`NotACode::OtherIssuer`], if it is not.
 pub(crate) fn check_issuer(account: &Account, issuer: Option<&str>) -> Result<(), NotACode> {
     let Some(issuer) = issuer else {
-        // section 2.4: of a server that announces it, an answer without it is somebody else's
+        // section 2.4: of a server that announces it, a response without it is somebody else's
         return if account.server.names_issuer { Err(NotACode::NoIssuer) } else { Ok(()) };
     };
     // an issuer is an https address (RFC 8414 section 2), which has an origin as an endpoint has

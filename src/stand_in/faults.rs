@@ -25,7 +25,7 @@ pub enum Behaviour {
     Malformed(String),
     /// Closes the connection without having done anything.
     ResetBefore,
-    /// Does what was asked, then closes the connection without an answer.
+    /// Does what was asked, then closes the connection without a response.
     ResetAfter,
     /// Waits, then does what was asked.
     Hang(Duration),

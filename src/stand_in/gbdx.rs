@@ -41,7 +41,7 @@ pub(super) fn redeem(issuer: &mut Issuer, parts: &Parts, body: &[u8], now: Syste
         let body = json!({"Error": "401 Unauthorized: Unauthorized"});
         return TokenReply::new(grant, "refused", json_reply(StatusCode::UNAUTHORIZED.as_u16(), &body));
     };
-    // A refresh token is in every answer, also if it is the old one.
+    // A refresh token is in every response, also if it is the old one.
     let refresh_token = issued.refresh_token.as_deref().unwrap_or(field("refresh_token"));
     let mut answer = json!({"access_token": issued.access_token, "scope": "openid email offline_access",
         "token_type": "Bearer", "refresh_token": refresh_token});

@@ -2,7 +2,7 @@
 //! that goes wrong in the world. For the demo and for tests; `run` never comes here.
 //!
 //! `issuer` decides who is issued what; `gdh`, `gbdx` and `open_id` speak the providers' dialects; `server` takes the requests,
-//! `faults` spoils the answers, `api` has what both APIs have in common, `log` remembers. Here is the handle. All that a
+//! `faults` spoils the responses, `api` has what both APIs have in common, `log` remembers. Here is the handle. All that a
 //! stand-in knows is gone when it is dropped.
 //!
 //! Both APIs also answer, to a good token: `/echo` (what arrived, as JSON), `/download/N` (N bytes, chunked), `/gzip`,

@@ -19,7 +19,7 @@ pub struct Manners {
     pub decision: Decision,
     /// `iss` of the redirect, if it is not the server's own; empty: none.
     pub iss: Option<String>,
-    /// `scope` of the answers, if it is not what was asked for.
+    /// `scope` of the responses, if it is not what was asked for.
     pub scope: Option<String>,
     /// Whether answers to codes bring a refresh token.
     pub refresh_token: bool,
@@ -189,7 +189,7 @@ fn token_endpoint(desk: &mut Desk, issuer: &mut Issuer, fields: &[(String, Strin
     TokenReply::new(Some(&grant), "issued", json_reply(200, &answer(&issued, scope, keeps)))
 }
 
-/// The person's decision comes after the answers that are wanted before.
+/// The person's decision comes after the responses that are wanted before.
 fn device_code(
     desk: &mut Desk,
     issuer: &mut Issuer,

@@ -65,7 +65,7 @@ pub(super) async fn accept(listener: TcpListener, world: Arc<World>) {
     }
 }
 
-/// An error closes the connection without an answer.
+/// An error closes the connection without a response.
 async fn serve(world: Arc<World>, request: Request<Incoming>) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
     let is_token_call = match world.provider {

@@ -39,7 +39,7 @@ pub(crate) struct Record {
     pub rotates: bool,
     /// Whether the last renewal has left the refresh token as it was: its server is not known to rotate.
     pub unrotated: bool,
-    /// Set before the refresh token is spent, cleared by the answer: a record loaded with it set means that an answer
+    /// Set before the refresh token is spent, cleared by the response: a record loaded with it set means that a response
     /// may have been lost.
     pub redeeming: bool,
     /// The server's last word on this credential, if it was a refusal. The credential is kept, but not used.

@@ -42,7 +42,7 @@ impl SignedIn {
 
 /// Where and how an account's person is asked for.
 enum Asked<'a> {
-    /// With a GET, in whose answer the name stands there.
+    /// With a GET, in whose response the name stands there.
     At(&'a Endpoint, Option<&'a Pointer>),
     /// RFC 7662.
     ByIntrospection(&'a Endpoint),

@@ -82,7 +82,7 @@ struct Question {
     may_be_private: bool,
 }
 
-/// Every server once: names, connection, TLS, an answer, and what time it is there.
+/// Every server once: names, connection, TLS, a response, and what time it is there.
 pub(super) async fn servers(config: &Config) -> Vec<Finding> {
     let proxies = Proxies::read(environment::text);
     // a server that two accounts reach by different ways is asked by both
@@ -145,7 +145,7 @@ fn by_way(way: &Way) -> String {
     }
 }
 
-/// Asks one server; with the answer, how many seconds its clock is ahead of ours.
+/// Asks one server; with the response, how many seconds its clock is ahead of ours.
 async fn ask(question: Question) -> (Finding, Option<i64>) {
     let Question { check, about, endpoint, method, extra_ca, proxy, may_be_private } = question;
     let limits = Limits { connect: Duration::from_secs(5), exchange: Duration::from_secs(10), ..Limits::default() };

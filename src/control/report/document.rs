@@ -233,7 +233,7 @@ pub(crate) struct FailureReport {
     pub class: String,
     /// The server's OAuth code (RFC 6749 section 5.2), if it gave one.
     pub oauth_error: Option<String>,
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status, if there was a response.
     pub http_status: Option<u16>,
     /// What happened, for people.
     pub detail: String,
@@ -291,7 +291,7 @@ pub(crate) struct RouteReport {
     pub rejected: u64,
     /// Requests sent again after a 401.
     pub replayed: u64,
-    /// Whether the upstream refused a token again that was renewed for its refusal, and no answer since was a good one.
+    /// Whether the upstream refused a token again that was renewed for its refusal, and no response since was a good one.
     #[serde(default)]
     pub refuses_token: bool,
     /// Half of the answers began within so many milliseconds; an upper bound, from buckets that double.

@@ -3,7 +3,7 @@
 use crate::proxy::downstream::io::PREFACE;
 
 /// Frames up to the end of the first head, at most. Clients say some settings, a window, and a PING, old browsers five
-/// priorities, and then they ask; each frame costs a look and many cost an answer, and the smallest are nine bytes.
+/// priorities, and then they ask; each frame costs a look and many cost a response, and the smallest are nine bytes.
 const MOST_FRAMES: usize = 128;
 
 /// Looks for the end of the first request's head in the frames of a client (RFC 9113 sections 3.4, 4.1 and 6.2).

@@ -2,7 +2,7 @@
 //!
 //! To the rest of the house a request is a request: its head comes in HTTP/1.1's terms, and its stream looks like a
 //! connection of its own, with an activity, a limit and an end. A stream that ends early is reset, and takes its exchange with
-//! the upstream along; an answer that breaks off upstream resets its stream with the upstream's own reason.
+//! the upstream along; a response that breaks off upstream resets its stream with the upstream's own reason.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -50,7 +50,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// uploads leave room for the others, and 64 MiB for all.
 const WINDOW_SHARE: u32 = 64 * 1024;
 
-/// What is kept of an answer for a client that does not read it.
+/// What is kept of a response for a client that does not read it.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// As many as HTTP/1.1's reader takes.
@@ -182,7 +182,7 @@ async fn answer(stream: Rc<Stream>, mut request: Request<Incoming>) -> Response<
         service::answer(stream, request).await
     };
     response.headers_mut().remove(CONNECTION); // a stream can end without the connection
-    // hyper leaves that to us: content in answer to HEAD makes a stream malformed (RFC 9113 section 8.1.1)
+    // hyper leaves that to us: content in response to HEAD makes a stream malformed (RFC 9113 section 8.1.1)
     response.map(|body| StreamBody { body: if is_head { body.without_content() } else { body }, activity })
 }
 
@@ -299,7 +299,7 @@ async fn watch_over(open: OpenStream, task: impl Future<Output = ()>) {
     .await;
 }
 
-/// An answer's body, whose frames mark the stream's activity as bytes mark a connection's.
+/// A response's body, whose frames mark the stream's activity as bytes mark a connection's.
 struct StreamBody {
     body: Counted,
     activity: Arc<Activity>,

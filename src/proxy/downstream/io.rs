@@ -54,7 +54,7 @@ pub(crate) struct ClientIo {
     activity: Arc<Activity>,
     /// What is left of a problem document that stands for hyper's own error message.
     own_words: Bytes,
-    /// The last request whose answer has gone out to its last byte.
+    /// The last request whose response has gone out to its last byte.
     answered: u32,
     line: Line,
     /// The last four bytes that hyper was given, and where in its memory they ended.
@@ -374,7 +374,7 @@ fn hypers_own_error(head: &[u8]) -> Option<ProxyError> {
     }
 }
 
-/// An answer of our own as bytes: for those that no request stands behind, and those that none is looked at for.
+/// A response of our own as bytes: for those that no request stands behind, and those that none is looked at for.
 pub(crate) fn spell_out(response: Response<Bytes>) -> Bytes {
     let (head, body) = response.into_parts();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
@@ -403,7 +403,7 @@ mod tests {
         activity.begin(false);
         activity.answer();
         activity.end();
-        // the next head has begun, and hyper has not yet written all of the last answer
+        // the next head has begun, and hyper has not yet written all of the last response
         theirs.write_all(b"GET /").await.unwrap();
         let mut head = [0; 5];
         io.read_exact(&mut head).await.unwrap();

@@ -1,7 +1,7 @@
 //! Strangers: clients that are not served without a client key, until a request of theirs has shown one.
 //!
 //! Whoever can reach the port can connect as often as they like, so what a stranger costs is bounded before a word is
-//! read. Where there is no client key at all, nothing that a stranger says can change the answer: it is ready-made, and
+//! read. Where there is no client key at all, nothing that a stranger says can change the response: it is ready-made, and
 //! the [`LingeringClose`] gives it without a task and without hyper. Where there are keys, a stranger has one of a few places
 //! (`registry.rs`) and [`PATIENCE`] to show one.
 
@@ -59,12 +59,12 @@ impl ReadyMade {
         Rc::new(Self { check, head: http1.len() - body.len(), http1, block, body })
     }
 
-    /// The answer to an HTTP/1.1 request that begins like this.
+    /// The response to an HTTP/1.1 request that begins like this.
     fn to(&self, request: &[u8]) -> &[u8] {
         if request.starts_with(b"HEAD ") { &self.http1[..self.head] } else { &self.http1 }
     }
 
-    /// The answer on an HTTP/2 stream, and the connection's end. That the client's window may be smaller than the body is
+    /// The response on an HTTP/2 stream, and the connection's end. That the client's window may be smaller than the body is
     /// not looked at: then it is the client that ends the connection.
     fn on(&self, stream: u32) -> Vec<u8> {
         let (headers, data) = (frame(1, 4, stream, &self.block), frame(0, 1, stream, &self.body)); // END_HEADERS, END_STREAM

@@ -33,12 +33,12 @@ impl Counted {
         Self { body, exchange: Some(exchange) }
     }
 
-    /// The same exchange, of whose answer the client gets the head alone.
+    /// The same exchange, of whose response the client gets the head alone.
     pub(crate) fn without_content(self) -> Self {
         Self { body: ResponseBody::Empty, ..self }
     }
 
-    /// A text of our own, in answer to what was no exchange.
+    /// A text of our own, in response to what was no exchange.
     pub(crate) fn without_exchange(text: Bytes) -> Self {
         Self { body: ResponseBody::Full(text), exchange: None }
     }
@@ -68,7 +68,7 @@ impl Body for Counted {
     }
 }
 
-/// One request and its answer, counted as open from the head's last byte until the answer's body is dropped.
+/// One request and its response, counted as open from the head's last byte until the response's body is dropped.
 pub(crate) struct Exchange {
     stream: Rc<Stream>,
     /// From the time on when it is known.
@@ -151,7 +151,7 @@ impl Exchange {
         }
     }
 
-    /// The answer is a switch to another protocol; what the audit will be told goes with the bytes.
+    /// The response is a switch to another protocol; what the audit will be told goes with the bytes.
     pub(crate) fn becomes_tunnel(&mut self, status: StatusCode) -> (Option<Note>, Option<KeyInUse>) {
         (self.note.take().inspect(|note| note.becomes_tunnel(status)), self.in_use.take())
     }

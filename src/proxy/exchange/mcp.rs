@@ -149,7 +149,7 @@ pub(crate) async fn refuse(
     if request.method() != Method::POST || !is_json(request.headers()) {
         return Err(error);
     }
-    stream.is_independent(); // the account may be what is lost, and an answer of our own is for everybody
+    stream.is_independent(); // the account may be what is lost, and a response of our own is for everybody
     let body = pin!(Limited::new(request.into_body(), LARGEST).collect());
     let Ok(Ok(body)) = stream.in_time(body).await else { return Err(error) };
     let Ok(messages) = mcp::read(&body.to_bytes()[..]) else { return Err(error) };

@@ -409,7 +409,7 @@ fn refused_key(refusal: Refusal) -> ProxyError {
     })
 }
 
-/// What a request is told that has lost its right before there was an answer. The answer that says so is for everybody.
+/// What a request is told that has lost its right before there was a response. The response that says so is for everybody.
 fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
     let authority = stream.is_independent();
     match (lost, authority) {

@@ -1,6 +1,6 @@
-//! What went wrong with a request, and the only place where that becomes an answer.
+//! What went wrong with a request, and the only place where that becomes a response.
 //!
-//! Every answer that valetd makes itself, but for the redirect of a browser (`service.rs`), is a problem document (RFC
+//! Every response that valetd makes itself, but for the redirect of a browser (`service.rs`), is a problem document (RFC
 //! 9457), and all have a `Proxy-Status` field (RFC 9209), so that a script can tell "valetd said so" from "the API said
 //! so". Never a bare 401: clients take it for the API's.
 
@@ -21,12 +21,12 @@ use crate::token_source::Withholding;
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// What a browser keeps for the one origin that the answer is from, service workers among it; not cookies, which all
+/// What a browser keeps for the one origin that the response is from, service workers among it; not cookies, which all
 /// ports of a host share.
 pub(crate) const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 pub(crate) const STORAGE: &str = "\"storage\"";
 
-/// Why a request was not carried out, or its answer not handed on.
+/// Why a request was not carried out, or its response not handed on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ProxyError {
     /// Neither the path's first segment nor the host name is a route's.
@@ -108,7 +108,7 @@ pub(crate) enum Check {
     KeyMisplaced,
 }
 
-/// What all answers of one configuration say besides.
+/// What all responses of one configuration say besides.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Advice {
     /// The prefixes of the routes, for "no such route".
@@ -177,7 +177,7 @@ impl ProxyError {
         )
     }
 
-    /// Makes the answer.
+    /// Makes the response.
     pub(crate) fn into_response(self, advice: &Advice) -> Response<Bytes> {
         let problem = self.problem();
         let mut document = Map::new();

@@ -194,23 +194,23 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, token_name: &HeaderName) 
 pub(crate) struct ResponseContext<'a> {
     /// What we append to `Via`.
     pub(crate) via: Option<&'a HeaderValue>,
-    /// What was sent and is not to be seen in an answer.
+    /// What was sent and is not to be seen in a response.
     pub(crate) confidential: Confidential<'a>,
     /// Where links lead.
     pub(crate) mapping: Mapping<'a>,
     /// Whether the address is one that routes share.
     pub(crate) shared: bool,
-    /// Whether the answer is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
+    /// Whether the response is `101 Switching Protocols`, whose `Connection` and `Upgrade` are for the client.
     pub(crate) switching: bool,
     pub(crate) length: Length,
 }
 
-/// What `Content-Length` says in an answer.
+/// What `Content-Length` says in a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Length {
     /// Where the content ends.
     Frames,
-    /// How long it would be: there is none in answer to HEAD.
+    /// How long it would be: there is none in response to HEAD.
     Informs,
     /// Nothing that may be said: with 204 (RFC 9110 section 8.6), and with 304, where some clients wait for so many bytes
     /// (section 15.4.5 has servers leave it out).
@@ -252,7 +252,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, context: &ResponseContext<
             }
             LOCATION | CONTENT_LOCATION | LINK | REFRESH | SET_COOKIE => links = true,
             PROXY_AUTHENTICATE | UPGRADE | TE | ALT_SVC => unwanted = true,
-            CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every answer
+            CONTENT_TYPE | DATE | SERVER | CACHE_CONTROL | ETAG | LAST_MODIFIED | VARY => {} // of nearly every response
             _ => {
                 unwanted |= is_never_returned(name) || (context.shared && speaks_for_the_origin(name));
                 links |= rewrite::may_lead(name, value);
@@ -329,7 +329,7 @@ fn broken(detail: &str) -> Fault {
     Fault::BrokenAnswer { error: "http_protocol_error", detail: detail.to_owned() }
 }
 
-/// Why a secret could be in an answer's content and not be found there: it is in an encoding that must be undone first, or
+/// Why a secret could be in a response's content and not be found there: it is in an encoding that must be undone first, or
 /// is a part, which may begin or end within a secret.
 pub(crate) fn cannot_be_looked_through(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
     let codings =
@@ -352,7 +352,7 @@ pub(crate) fn cannot_be_looked_through(status: StatusCode, headers: &HeaderMap) 
     Some(Fault::BrokenAnswer { error, detail })
 }
 
-/// Asks for an answer that can be looked through: whole (RFC 9110 section 14.2 lets servers pass over a `Range`), and not
+/// Asks for a response that can be looked through: whole (RFC 9110 section 14.2 lets servers pass over a `Range`), and not
 /// encoded.
 pub(crate) fn ask_for_whole_text(headers: &mut HeaderMap) {
     for name in [ACCEPT_ENCODING, RANGE, IF_RANGE, REQUEST_RANGE] {
@@ -389,7 +389,7 @@ fn speaks_for_the_origin(name: &HeaderName) -> bool {
     )
 }
 
-/// Whether a browser could make a document of an answer, and of what is in it a program. It could of what has no type,
+/// Whether a browser could make a document of a response, and of what is in it a program. It could of what has no type,
 /// two of them, or one that is not known here as harmless; none of those known is taken for another (MIME Sniffing
 /// section 7).
 pub(crate) fn may_become_document(headers: &HeaderMap) -> bool {
@@ -397,7 +397,7 @@ pub(crate) fn may_become_document(headers: &HeaderMap) -> bool {
     let (Some(content_type), None) = (types.next(), types.next()) else { return true };
     let content_type = content_type.as_bytes();
     if content_type == b"application/json" {
-        return false; // of nearly every answer
+        return false; // of nearly every response
     }
     let end = content_type.iter().position(|byte| *byte == b';').unwrap_or(content_type.len());
     let essence = content_type[..end].trim_ascii();

@@ -1,4 +1,4 @@
-//! References in an answer's head, back to the local address. Pure.
+//! References in a response's head, back to the local address. Pure.
 //!
 //! Without this a redirect would send the tool past us to the real API, without a token; or to another route, with
 //! that one's. Every reference is resolved against the address that the upstream was asked for (RFC 3986 section 5), and
@@ -62,7 +62,7 @@ pub(crate) struct OwnAddresses<'a> {
 /// Finds a route by whether an origin is meant, and by a path there.
 pub(crate) type FindSibling<'a> = dyn Fn(&dyn Fn(&Origin) -> bool, &str) -> Option<Sibling> + 'a;
 
-/// Another route of an answer's own account.
+/// Another route of a response's own account.
 pub(crate) struct Sibling {
     pub(crate) name: RouteName,
     /// The length of its upstream's base path.
@@ -320,7 +320,7 @@ fn siblings_form(is_meant: &dyn Fn(&Origin) -> bool, path: &str, tail: &str, map
 }
 
 impl OwnAddresses<'_> {
-    /// Whether an address may stand in an answer: it leads elsewhere, or to a route of the answer's own account.
+    /// Whether an address may stand in a response: it leads elsewhere, or to a route of the response's own account.
     fn admit(&self, mapping: &Mapping<'_>, scheme: &str, authority: Authority<'_>, path: &str) -> bool {
         let is_plain = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("ws");
         let host = authority.host.trim_end_matches('.');

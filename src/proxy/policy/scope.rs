@@ -8,7 +8,7 @@ use crate::config::RouteName;
 use crate::proxy::policy::error::Advice;
 use crate::shutdown::Shutdown;
 
-/// Who reads an answer of our own.
+/// Who reads a response of our own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reader<'a> {
     /// A client that needs no key, and has presented none.

@@ -298,7 +298,7 @@ async fn an_upstream_that_is_away_or_silent_is_named() {
     drop(first);
     assert_eq!(answer.status, 504, "{answer:?}");
     assert!(answer.text().contains("upstream-timeout"), "{answer:?}");
-    // and in the middle of an answer: broken off
+    // and in the middle of a response: broken off
     let mut client = proxy.connect().await;
     client.send("GET /lab/x HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
     let mut origin = Wire::accept(&silent).await;

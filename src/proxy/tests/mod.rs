@@ -249,7 +249,7 @@ struct Wire<S> {
     buffer: Vec<u8>,
 }
 
-/// An answer, read by its own framing.
+/// A response, read by its own framing.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -283,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     async fn send(&mut self, text: &str) {
         let port = self.address.port().to_string();
         let text = text.replace("HERE", &self.address.to_string()).replace("PORT", &port);
-        // the other end may have hung up, which the answer will show
+        // the other end may have hung up, which the response will show
         let _ = timeout(PATIENCE, self.stream.write_all(text.as_bytes())).await.expect("somebody reads");
     }
 

@@ -178,7 +178,7 @@ async fn frames_pass_at_once_in_both_directions_and_a_slow_reader_slows_the_upst
         client.send(&format!("3\r\n{word}\r\n")).await;
         origin.expect(&format!("3\r\n{word}\r\n")).await;
     }
-    // the answer begins before the request has ended
+    // the response begins before the request has ended
     origin.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     assert_eq!(client.head().await.status, 200);
     for word in ["six", "ten"] {

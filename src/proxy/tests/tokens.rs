@@ -138,7 +138,7 @@ async fn a_401_that_no_renewal_helps_or_whose_request_is_gone_is_handed_on() {
         assert!(is_rejection(&proxy.order().await), "{request}");
     }
     assert_eq!(origin.seen().len(), 4, "nothing was sent twice");
-    // the new token is refused, too: its 401 is the answer
+    // the new token is refused, too: its 401 is the response
     client.send("GET /lab/get HTTP/1.1\r\nHost: HERE\r\n\r\n").await;
     proxy.order().await;
     proxy.publish(2);

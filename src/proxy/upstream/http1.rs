@@ -1,12 +1,12 @@
 //! An HTTP/1.1 connection to an upstream, and who drives it.
 //!
 //! hyper's connection moves bytes only while somebody polls it. That could be a task of its own, but then each request
-//! would change tasks four times. So whoever waits for the answer drives it, in place: a request without a body has
-//! nothing else to wait for. One with a body has: its client may read no answer before it has sent everything, so that
-//! nobody would poll the answer meanwhile; then the connection gets a task of its own after all, and keeps it. What is
+//! would change tasks four times. So whoever waits for the response drives it, in place: a request without a body has
+//! nothing else to wait for. One with a body has: its client may read no response before it has sent everything, so that
+//! nobody would poll the response meanwhile; then the connection gets a task of its own after all, and keeps it. What is
 //! idle is driven by nobody, but looked after by the pool ([`Http1Connection::poll_idle`]).
 //!
-//! A connection whose answer came before its request had been sent to its end serves no other. The upload goes on, but
+//! A connection whose response came before its request had been sent to its end serves no other. The upload goes on, but
 //! whether the upstream still reads it nobody knows, and a request behind it would wait for that.
 
 use std::future::poll_fn;
@@ -36,11 +36,11 @@ use crate::proxy::upstream::origin::{LONGEST_HEAD, MOST_FIELDS};
 /// Answers' heads and the chunks of bodies are read into buffers of at most this size, in [`Room::Usual`].
 const BUFFER: usize = 64 * 1024;
 
-/// What an upstream may send before its answer's head is whole: the head, and interim responses. One that sent those as fast
+/// What an upstream may send before its response's head is whole: the head, and interim responses. One that sent those as fast
 /// as it can would keep the worker busy, however short the exchange's limit is.
 const MOST_BEFORE_ANSWER: usize = 512 * 1024;
 
-/// How large an answer's head a connection can take. More than the usual costs two allocations with every answer, and for
+/// How large a response's head a connection can take. More than the usual costs two allocations with every response, and for
 /// every stalled upload a larger buffer, so it is for upstreams that are known to need it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Room {
@@ -61,7 +61,7 @@ pub(crate) struct Http1Connection {
     pub(super) room: Room,
     /// Its pool's when it was opened; in a later one it serves no other request.
     pub(super) era: u32,
-    /// An answer has overtaken its request.
+    /// A response has overtaken its request.
     overtaken: bool,
 }
 
@@ -75,7 +75,7 @@ impl Http1Connection {
         Ok(Self { sender, allowance, driver, room, era, overtaken: false })
     }
 
-    /// Whether it can take a request, as far as is known. What is driven in place can always, between two answers.
+    /// Whether it can take a request, as far as is known. What is driven in place can always, between two responses.
     pub(crate) fn is_free(&self) -> bool {
         self.driver.is_some() || self.sender.is_ready()
     }
@@ -84,7 +84,7 @@ impl Http1Connection {
         self.sender.is_closed()
     }
 
-    /// Sends a request; the answer's head.
+    /// Sends a request; the response's head.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Http1Connection {
         answer
     }
 
-    /// The next frame of an answer that comes on this connection.
+    /// The next frame of a response that comes on this connection.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -135,7 +135,7 @@ impl Http1Connection {
         });
     }
 
-    /// After an answer's end: makes sure that it comes to rest. `None` if it is of no use to others; then it is closed when
+    /// After a response's end: makes sure that it comes to rest. `None` if it is of no use to others; then it is closed when
     /// its request has been sent to the end.
     pub(crate) fn rest(mut self, ended: &Rc<Notify>) -> Option<Self> {
         if self.overtaken || self.is_closed() {
@@ -242,7 +242,7 @@ impl Wake for HandoffWaker {
     }
 }
 
-/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half, and to limit what comes before an answer.
+/// Opens HTTP/1.1 on a connection. Whoever takes it has to drive the second half, and to limit what comes before a response.
 pub(crate) async fn handshake(
     io: UpstreamIo,
     room: Room,
@@ -266,7 +266,7 @@ pub(crate) async fn handshake(
 pub(crate) struct Allowance(Arc<AtomicUsize>);
 
 impl Allowance {
-    /// A request is sent: its answer's head has to come within [`MOST_BEFORE_ANSWER`].
+    /// A request is sent: its response's head has to come within [`MOST_BEFORE_ANSWER`].
     pub(crate) fn limit(&self) {
         self.0.store(MOST_BEFORE_ANSWER, Relaxed);
     }
@@ -282,7 +282,7 @@ impl Allowance {
 #[error("it speaks HTTP/2, which the route's setting http2 = true lets requests go by")]
 pub(super) struct AnswersInHttp2;
 
-/// Whether an answer begins with the head of a SETTINGS frame, which no server of HTTP/2 sends later than first (RFC 9113
+/// Whether a response begins with the head of a SETTINGS frame, which no server of HTTP/2 sends later than first (RFC 9113
 /// section 3.4), or of the GOAWAY frame that says why there will be none.
 fn begins_http2(bytes: &[u8]) -> bool {
     const SETTINGS: u8 = 4;

@@ -9,11 +9,11 @@ use rustls::pki_types::ServerName;
 
 use crate::config::{Origin, Way};
 
-/// An answer's head, at most, in HTTP/1.1 and HTTP/2 (RFC 9113 section 6.5.2 counts 32 bytes more for each field): 256 KiB,
+/// A response's head, at most, in HTTP/1.1 and HTTP/2 (RFC 9113 section 6.5.2 counts 32 bytes more for each field): 256 KiB,
 /// and what a thousand fields cost besides.
 pub(crate) const LONGEST_HEAD: usize = 320 * 1024;
 
-/// An answer's fields, at most.
+/// A response's fields, at most.
 pub(crate) const MOST_FIELDS: usize = 1000;
 
 /// An upstream as all workers know it.
@@ -32,7 +32,7 @@ pub(crate) struct UpstreamOrigin {
     pub(crate) http2: bool,
     /// The certificate authorities besides the system's, as they were when this was made.
     pub(crate) extra_ca: Option<Vec<u8>>,
-    /// Whether an HTTP/1.1 answer's head had no room once.
+    /// Whether an HTTP/1.1 response's head had no room once.
     pub(crate) has_large_heads: AtomicBool,
 }
 

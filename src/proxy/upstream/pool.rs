@@ -139,7 +139,7 @@ impl Pool {
         self.ended.notify_waiters();
     }
 
-    /// An answer's head had no room: connections that are opened from here on have more.
+    /// A response's head had no room: connections that are opened from here on have more.
     pub(super) fn needs_room(&self) {
         self.upstream.has_large_heads.store(true, Relaxed);
         self.retire_http1();

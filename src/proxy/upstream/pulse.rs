@@ -2,7 +2,7 @@
 //!
 //! A path that swallows packets tells nothing: everything that is sent on such a connection would wait for its whole limit.
 //! So a connection on which a request was sent, and no byte has come since for a while, is asked by a PING (RFC 9113 section
-//! 6.7); without an answer it is given up, and what may be sent again goes to another. One whose stream ended unanswered
+//! 6.7); without a response it is given up, and what may be sent again goes to another. One whose stream ended unanswered
 //! without a byte of anybody's takes no further requests either.
 //!
 //! gRPC's servers take more than two PINGs without anything between them for an attack, and close the connection. So only
@@ -22,10 +22,10 @@ use tokio::time::sleep;
 
 use crate::proxy::upstream::dial::UpstreamIo;
 
-/// Without a byte after a request; longer than nearly every answer takes to begin.
+/// Without a byte after a request; longer than nearly every response takes to begin.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// For the answer to a PING: three retransmissions on a bad line.
+/// For the response to a PING: three retransmissions on a bad line.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request that was given up after less says nothing of the connection: its client may just have left.

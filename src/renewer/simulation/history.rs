@@ -453,7 +453,7 @@ impl History {
                         if accepted {
                             known.worked = Some(id);
                         }
-                        // an answer that took longer than its token lives looks like a mood
+                        // a response that took longer than its token lives looks like a mood
                         known.has_moods |= !accepted;
                         known.unhealed += u64::from(!accepted && !is_mood);
                         let place = if is_mood { MOODY } else { GOOD };

@@ -1,6 +1,6 @@
 //! The renewer in a simulated world: clocks, network, disk and authorization servers, all driven by one seed.
 //!
-//! What runs is the real thing: the desk, the machines, the time line of `platform::clock`, the reading of answers, and
+//! What runs is the real thing: the desk, the machines, the time line of `platform::clock`, the reading of responses, and
 //! in some of the histories the store on a disk that tears writes. What is simulated is what they reach. A history deals
 //! out faults wherever the daemon meets the world: requests and answers lost, late, twice, refused; a full disk, and
 //! a store across a network that is slow, fails and knows better; a kill
@@ -241,7 +241,7 @@ enum Beside {
     Shorter,
 }
 
-/// Lives that no answer states, with requests at an even pace. Returns what upstreams and clients saw: token calls, 401s
+/// Lives that no response states, with requests at an even pace. Returns what upstreams and clients saw: token calls, 401s
 /// to tokens that had ended in the last quarter of the time, and all those that clients were told of: where requests cannot
 /// be sent again, in the last quarter.
 fn unstated_lives(life: u64, lives: u64, beside: Beside) -> (u64, u64, u64) {

@@ -19,7 +19,7 @@ pub(super) enum Measure {
     HeedStale,
     /// Nothing is spent while nobody knows what the store holds.
     KnowBeforeSpending,
-    /// An answer that nobody waits for any more changes nothing.
+    /// A response that nobody waits for any more changes nothing.
     IdCheck,
     /// Two starts keep their distance.
     Spacing,
@@ -27,7 +27,7 @@ pub(super) enum Measure {
     TwoClocks,
     /// Only a well-formed refusal is a verdict, whatever the HTTP status.
     VerdictByCode,
-    /// While an answer is owed, the same credential is not spent again.
+    /// While a response is owed, the same credential is not spent again.
     OneGrant,
     /// A place that has taken a token, before a 401 or after it, is believed when it refuses one.
     TrustAfterHealing,
@@ -112,7 +112,7 @@ pub(super) struct Tally {
     pub(super) kills: u64,
     pub(super) served: u64,
     pub(super) sign_ins: u64,
-    /// Logins that ended because a server without grace had rotated and its answer never arrived. All were reported as
+    /// Logins that ended because a server without grace had rotated and its response never arrived. All were reported as
     /// ambiguous.
     pub(super) unavoidable_losses: u64,
     /// Logins that a server or a person ended.

@@ -1,4 +1,4 @@
-//! The authorization servers: what they know of each sign-in, what becomes of a grant, and what an answer says.
+//! The authorization servers: what they know of each sign-in, what becomes of a grant, and what a response says.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -43,7 +43,7 @@ impl Outside {
         self.refresh.len() - 1
     }
 
-    /// The server's side of a grant, at `at`. Returns the answer, and what tokens are in it.
+    /// The server's side of a grant, at `at`. Returns the response, and what tokens are in it.
     pub(super) fn serve(&mut self, in_flight: &InFlight, at: u64) -> (Outcome, Option<(usize, Option<usize>)>) {
         let (account, login) = (in_flight.account, in_flight.login);
         let refused = Outcome::Http { status: 400, retry_after: None, body: r#"{"error":"invalid_grant"}"#.into() };

@@ -46,7 +46,7 @@ pub(super) struct Login {
     pub(super) access: Option<usize>,
     pub(super) ended: Option<End>,
     pub(super) has_password: bool,
-    /// The observer's note: an answer may have been lost since the last one that arrived.
+    /// The observer's note: a response may have been lost since the last one that arrived.
     pub(super) may_be_lost: bool,
     /// The server has refused it in a bad minute. The disk may say so for longer than it holds.
     pub(super) was_falsely_refused: bool,
@@ -95,7 +95,7 @@ pub(super) enum Fate {
     ClientRefused,
     /// The server's bad minute: the refresh token is refused, and is as good as before.
     FalseRefusal,
-    /// The server does what is asked, and its answer cannot be read: cut, or with a new refresh token in it.
+    /// The server does what is asked, and its response cannot be read: cut, or with a new refresh token in it.
     Garbled(bool),
 }
 
@@ -176,15 +176,15 @@ impl Disk {
 
 /// What the store was asked and has not answered yet.
 pub(super) struct AskedOfStore {
-    /// When the answer comes.
+    /// When the response comes.
     pub(super) at: u64,
     pub(super) account: usize,
     pub(super) ticket: Ticket,
     /// To save; `None` if it was asked to forget.
     pub(super) record: Option<Record>,
-    /// What has come of it, if it was carried out before its answer set out.
+    /// What has come of it, if it was carried out before its response set out.
     pub(super) done: Option<Result<(), SaveError>>,
-    /// The answer says that it failed, whatever has come of it.
+    /// The response says that it failed, whatever has come of it.
     pub(super) is_failure: bool,
 }
 

@@ -64,7 +64,7 @@ impl Outside {
         let _ = self.dies();
     }
 
-    /// The renewer takes an answer in: from here on it knows.
+    /// The renewer takes a response in: from here on it knows.
     pub(super) fn store_answer(&mut self) -> Option<StoreAnswer> {
         let (answer, account, token) = self.store_answers.pop_front()?;
         if let Some(token) = token {
@@ -78,7 +78,7 @@ impl Outside {
         Some(answer)
     }
 
-    /// Whether the store owes an answer for an account.
+    /// Whether the store owes a response for an account.
     pub(super) fn is_asked_of_store(&self, account: usize) -> bool {
         self.asked_of_store.iter().any(|asked| asked.account == account)
     }

@@ -61,7 +61,7 @@ pub(super) struct Known {
     pub(super) worked: Option<RenewalId>,
     /// The one of which that was told last, and from when on it is news again.
     pub(super) told: Option<(RenewalId, Timestamp)>,
-    /// The next good answer is news, as a request was refused that is not sent again.
+    /// The next good response is news, as a request was refused that is not sent again.
     pub(super) is_awaited: bool,
     /// Requests were answered 401 for other reasons than a token's end, or nobody heard what became of them.
     pub(super) has_moods: bool,
@@ -118,7 +118,7 @@ pub(super) struct Outside {
     pub(super) in_flight: Vec<InFlight>,
     /// What the store was asked and has not answered.
     pub(super) asked_of_store: Vec<AskedOfStore>,
-    /// Its answers that the renewer has not taken in.
+    /// Its responses that the renewer has not taken in.
     pub(super) store_answers: VecDeque<(StoreAnswer, usize, Option<usize>)>,
     pub(super) waiting: Vec<Waiting>,
     /// When renewals started, by true time, and whose.
@@ -283,7 +283,7 @@ impl Outside {
         }
     }
 
-    /// An answer arrives where the process that waits for it still lives.
+    /// A response arrives where the process that waits for it still lives.
     pub(super) fn arrive(
         &mut self,
         in_flight: &InFlight,
