@@ -8,7 +8,8 @@ use tracing::warn;
 
 use super::world::{RevokeReply, SavedReply, Ticket};
 use crate::accounts::{
-    AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, Stored, UNREADABLE, Withheld, Withholding,
+    AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, Stored, UNREADABLE, Withheld,
+    Withholding,
 };
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Person, Tokens, jwt};
@@ -112,6 +113,8 @@ pub(super) struct AccountState {
     pub(super) owed: Vec<(RenewalId, Arc<Account>)>,
     /// Credentials that were handed in and are being tried.
     pub(super) trials: Vec<Trying>,
+    /// Who have handed in the credential at hand, and are told when a renewal has shown that it works and is saved.
+    pub(super) confirming: Vec<SavedReply>,
     /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
     /// The settings have changed while a response is owed: when it has come, everything starts over with them.
@@ -213,6 +216,7 @@ impl AccountState {
             token_requests: 0,
             owed: Vec::new(),
             trials: Vec::new(),
+            confirming: Vec::new(),
             tried: None,
             starts_over: false,
             is_leaving: false,
@@ -294,6 +298,7 @@ impl AccountState {
     /// Another credential takes the place of this one, or none.
     pub(super) fn put(&mut self, record: Option<Record>) -> Option<Record> {
         self.credential += 1;
+        self.do_not_confirm(&RequestError::Refused("another credential has taken its place meanwhile".to_owned()));
         self.at_hand = None;
         self.tried = None;
         self.starts_over = false;
@@ -478,6 +483,20 @@ impl AccountState {
         };
         let attempt = self.machine.snapshot().failures + 1;
         self.last_failure = Some(LastFailure { at, id, class, oauth_error, http_status, detail, attempt });
+    }
+
+    /// The credential at hand works: whoever has handed it in is told when the next save has ended.
+    pub(super) fn confirm_with_the_next_save(&mut self) {
+        if !self.confirming.is_empty() {
+            self.save_next.get_or_insert_default().signed_in.append(&mut self.confirming);
+        }
+    }
+
+    /// Whoever has handed in the credential at hand is told why nobody knows that it works.
+    pub(super) fn do_not_confirm(&mut self, error: &RequestError) {
+        for reply in self.confirming.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
     }
 
     /// Why the last renewal was not sent, if that is because nothing could be saved.

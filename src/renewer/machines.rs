@@ -456,8 +456,10 @@ impl<W: World> Renewer<W> {
         match answer {
             Ok(tokens) => {
                 state.take_credential(tokens, self.world.calendar(now));
+                state.confirm_with_the_next_save();
             }
             Err(failure) => {
+                state.do_not_confirm(&RequestError::CredentialUntried(format!("not tried: {}", failure.detail)));
                 let may_be_lost = failure.failure == Failure::Ambiguous || state.machine.may_have_lost_an_answer();
                 state.note_failure(renewal, failure, now);
                 if let Some(record) = &mut state.record {
@@ -482,7 +484,9 @@ impl<W: World> Renewer<W> {
             let failure = GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail.clone());
             state.note_failure(renewal, failure, now);
             warn!(account = %id, error = %detail, "the answer to the renewal cannot be used");
+            state.do_not_confirm(&RequestError::CredentialUntried(format!("not tried: {detail}")));
         }
+        state.confirm_with_the_next_save();
         let rotated = state.take_credential(tokens, self.world.calendar(now));
         state.at_hand = header.ok();
         let is_usable = state.at_hand.is_some();
@@ -521,7 +525,7 @@ impl<W: World> Renewer<W> {
             state.rotates = true;
             failure.failure = Failure::Transient { retry_after: None };
         }
-        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail, wants_rotation: _ } = failure.clone();
+        let GrantFailure { failure: verdict, oauth_error, http_status: _, detail, wants_rotation } = failure.clone();
         state.note_failure(renewal, failure, now);
         if verdict == Failure::Permanent(Why::Revoked) && state.turns_to_password() {
             // the kept password signs in again, within the same renewal
@@ -549,6 +553,14 @@ impl<W: World> Renewer<W> {
         }
         self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
+        if !wants_rotation {
+            state.do_not_confirm(&match verdict {
+                Failure::Refused | Failure::Permanent(Why::Revoked) => RequestError::CredentialRefused(detail.clone()),
+                Failure::Permanent(_) | Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed(_) => {
+                    RequestError::CredentialUntried(format!("not tried: {detail}"))
+                }
+            });
+        }
         if state.record.is_some() && !matches!(verdict, Failure::Permanent(_) | Failure::Refused) {
             self.save(id, Waiters::default(), now);
         }
@@ -822,6 +834,7 @@ impl<W: World> Renewer<W> {
                 (NOT_SAVED, format!("{before}: {detail}"))
             }
         };
+        state.do_not_confirm(&RequestError::Refused(detail.clone()));
         let failure = GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
         state.note_failure(renewal, failure, now);
         if let Some(failure) = &mut state.last_failure {

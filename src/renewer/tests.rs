@@ -1115,10 +1115,44 @@ fn what_the_server_does_not_spend_is_not_noted_as_being_spent() {
 fn the_refresh_token_at_hand_is_not_sent_a_second_time_beside_the_machines_own_renewal() {
     let mut renewer = started();
     let (_, mut told) = hand_in(&mut renewer, signed_in("r1"), T0);
-    told.try_recv().expect("answered").expect("it is there");
+    assert!(told.try_recv().is_err(), "nobody knows yet");
     assert!(!renewer.world.lines.iter().any(|line| line.starts_with("redeem")), "{:?}", renewer.world.lines);
     renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
     assert_eq!(renewer.accounts[&lab()].grant(), Grant::RefreshToken(Secret::new("r2")), "and its answer counts");
+    told.try_recv().expect("answered").expect("it works, and its successor is saved");
+}
+
+#[test]
+fn who_hands_in_the_credential_at_hand_is_told_what_became_of_its_renewal_and_of_the_save() {
+    let later = T0 + Duration::from_secs(60);
+    let asked = |is_disk_full: bool| {
+        let mut renewer = started();
+        renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+        renewer.world.is_disk_full = is_disk_full;
+        let (_, told) = hand_in(&mut renewer, signed_in("r2"), later);
+        (renewer, told)
+    };
+    let (_renewer, mut told) = asked(true);
+    let Err(RequestError::Refused(words)) = told.try_recv().expect("answered") else { panic!("it cannot be noted") };
+    assert!(words.contains("no space left on device"), "{words}");
+    let (mut renewer, mut told) = asked(false);
+    renewer.world.is_disk_full = true;
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r3")), later);
+    let Err(RequestError::Refused(words)) = told.try_recv().expect("answered") else { panic!("it is not saved") };
+    assert_eq!(words, "no space left on device");
+    let (mut renewer, mut told) = asked(false);
+    renewer.answered(&lab(), RenewalId(2), refused(), later);
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialRefused(_))));
+    let (mut renewer, mut told) = asked(false);
+    renewer.answered(&lab(), RenewalId(2), lost(), later);
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::CredentialUntried(_))));
+    let (mut renewer, mut told) = asked(false);
+    renewer.answered(&lab(), RenewalId(2), tokens("a2", None), later);
+    told.try_recv().expect("answered").expect("it works, and the store knows");
+    let (mut renewer, mut told) = asked(false);
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    renewer.remove(&lab(), reply, later);
+    assert!(matches!(told.try_recv().expect("answered"), Err(RequestError::Refused(_))));
 }
 
 #[test]

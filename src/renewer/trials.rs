@@ -44,7 +44,18 @@ impl<W: World> Renewer<W> {
         }
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
+            if self.is_stopping {
+                let _ = reply.send(Err(RequestError::Stopping));
+                return;
+            }
             info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");
+            let reply = match new.trial {
+                Trial::Required | Trial::Preferred => {
+                    state.confirming.push(reply);
+                    None
+                }
+                Trial::Skipped => Some(reply),
+            };
             self.give_term(id, new.term, reply, now);
             return self.handle(id, Event::Asked, now);
         }
@@ -77,21 +88,22 @@ impl<W: World> Renewer<W> {
         self.send_trial(id, trial);
     }
 
-    /// The credential at hand is handed in again: it is good for as long as is said now.
-    fn give_term(&mut self, id: &AccountId, length: Option<u64>, reply: SavedReply, now: Timestamp) {
+    /// The credential at hand is handed in again: it is good for as long as is said now. The reply comes when that is saved.
+    fn give_term(&mut self, id: &AccountId, length: Option<u64>, reply: Option<SavedReply>, now: Timestamp) {
         let unix_now = unix(self.world.calendar(now));
         let Some(state) = self.accounts.get_mut(id) else { return };
         let Some(record) = &mut state.record else { return };
         let term = length.map(|length| Term::beginning(unix_now, length));
         let is_as_before = record.term.is_none() && term.is_none();
         record.term = term;
-        if is_as_before {
-            let _ = reply.send(Ok(()));
+        if is_as_before && reply.is_none() {
             return;
         }
-        self.note_end(id, now);
-        self.publish_until_the_end(id, now);
-        self.save(id, Waiters { signed_in: vec![reply], ..Waiters::default() }, now);
+        if !is_as_before {
+            self.note_end(id, now);
+            self.publish_until_the_end(id, now);
+        }
+        self.save(id, Waiters { signed_in: reply.into_iter().collect(), ..Waiters::default() }, now);
     }
 
     /// The token that is published already is handed out until the sign-in's end, which has moved.
