@@ -57,10 +57,9 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     if let Some(account) = config.accounts.get(id) {
         return Ok(account);
     }
-    if is_enough(id) {
+    if config::presets().any(|preset| preset.name == id.as_str()) {
         let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
-        let lines = config_lines(id).lines().map(str::to_owned).collect();
-        return Err(failure.with_problems(lines).with_remedy("add these two lines to it, and try again"));
+        return Err(failure.with_remedy(format!("'valetd add {id} {id}' makes one of that provider")));
     }
     let failure =
         Failure::unknown(&UnknownName::new("account", id.as_str(), config.accounts.keys().map(AccountId::as_str)));
@@ -84,7 +83,7 @@ mod tests {
     fn a_known_provider_that_is_not_configured_is_two_lines_away() {
         let failure = account_of(&config(), &AccountId::new("gdh").unwrap()).unwrap_err();
         let text = failure.to_string();
-        assert!(text.contains("  [account.gdh]\n  provider = \"gdh\"\n  add these two lines"), "{text}");
+        assert!(text.contains("valetd add gdh gdh"), "{text}");
         let failure = account_of(&config(), &AccountId::new("lab").unwrap()).unwrap_err();
         assert!(failure.remedy.unwrap().contains("valetd providers"));
     }

@@ -125,7 +125,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         routes, accounts, timeout, key_in_url, for_user, mut intercept, no_intercept, only, verbose, ..
     } = arguments;
     let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, print_env, mut command, .. } = arguments;
-    intercept |= isolate || trust_mount || java;
+    intercept |= isolate || trust_mount || java || only;
+    let allow = allowed_hosts(allow, only || isolate)?;
     if shell {
         command = vec![environment::value("SHELL").unwrap_or_else(|| "/bin/sh".into())];
     }
@@ -222,6 +223,27 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     std::process::exit(i32::from(ran))
 }
 
+/// The hosts of --allow, as they are compared.
+fn allowed_hosts(hosts: Vec<String>, is_walled: bool) -> Result<Vec<String>, Failure> {
+    if !hosts.is_empty() && !is_walled {
+        let words = "--allow says what else is let through, and nothing is kept back here";
+        return Err(Failure::say(words).with_remedy("add --only or --isolate").with_exit(Exit::Usage));
+    }
+    let host = |text: String| {
+        let host = text.trim_end_matches('.').to_ascii_lowercase();
+        let good = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+        let is_host = !host.is_empty() && !host.starts_with('.') && host.chars().all(good);
+        let has_port = host.matches(':').count() == 1;
+        match is_host && !has_port {
+            true => Ok(host),
+            false => Err(Failure::say(format!("--allow {text}: is no name of a host"))
+                .with_remedy("write the name alone, as in --allow pypi.org: what lies below it is allowed, too")
+                .with_exit(Exit::Usage)),
+        }
+    };
+    hosts.into_iter().map(host).collect()
+}
+
 /// A password that nobody can guess.
 fn password() -> Result<Secret, Failure> {
     let mut bytes = [0; 24];
@@ -258,11 +280,10 @@ fn reached(
 ) -> Result<Option<Reached>, Failure> {
     let config = match load_config(places) {
         Ok(Loaded { config, warnings: _ }) => config,
-        Err(_) if !is_wanted => return Ok(None),
+        // it would say which variables hold secrets that the command must not have, and what it must not reach
         Err(problems) => {
-            return Err(
-                Failure::say("the configuration cannot be used, and --intercept needs it").with_problems(problems)
-            );
+            let words = "the configuration cannot be used, so that nobody knows what the command must not have";
+            return Err(Failure::say(words).with_problems(problems).with_remedy("correct it and try again"));
         }
     };
     let names = |route: &&Route| routes.iter().any(|wanted| wanted.name == route.name.as_str());

@@ -262,10 +262,19 @@ fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
 }
 
-/// A registered client that the server does not know any more is no use: the next sign-in registers another one.
+/// A registered client that the server does not know any more is no use: the next sign-in registers another one. As long as
+/// a credential is kept that was issued to it, it stays: one refusal may be a server's bad minute.
 fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
-    if !account.registers || !failure.to_string().contains("invalid_client") {
+    let said = failure.to_string();
+    let is_refused =
+        ["answered 400 invalid_client", "answered 401 invalid_client"].iter().any(|code| said.contains(code));
+    if !account.registers || !is_refused {
         return failure;
+    }
+    let id = &account.id;
+    if places.state_dir.join(format!("{id}.json")).exists() {
+        let remedy = format!("if the server goes on to refuse this client: valetd logout {id}, then sign in again");
+        return failure.with_remedy(remedy);
     }
     register::forget(&places.state_dir, &account.id);
     failure.with_remedy("the server has forgotten this client: try again, which registers another one")

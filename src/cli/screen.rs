@@ -145,7 +145,8 @@ fn difference(before: &[String], after: &[String]) -> String {
     let mut out = String::new();
     for (row, line) in after.iter().enumerate() {
         if before.get(row) != Some(line) {
-            out.push_str(&format!("\x1b[{};1H{line}\x1b[K", row + 1));
+            // cleared first: behind a line that fills its row the cursor still stands on its last column
+            out.push_str(&format!("\x1b[{};1H\x1b[K{line}", row + 1));
         }
     }
     if before.len() > after.len() {

@@ -103,7 +103,7 @@ impl Interceptor {
             self.tell(format_args!("{named}: refused, as no route leads there"));
             return not_ours(&named);
         }
-        let way = self.settings.outside.proxies.way(&ProxyChoice::Environment, &origin);
+        let way = self.outward(&origin, self.settings.outside.proxies.way(&ProxyChoice::Environment, &origin));
         let how =
             if let Way::Through(proxy) = &way { format!(", by {}", proxy.host_and_port()) } else { String::new() };
         // in a tunnel everything is the command's own affair, TLS included
@@ -124,6 +124,16 @@ impl Interceptor {
                 self.tell(format_args!("{named}: {error}"));
                 unreachable(&error)
             }
+        }
+    }
+
+    /// The way to a host that no route leads to. Where only some are let through, the name of one is no way to this machine
+    /// or to a private network: whoever is asked for names below it would else choose where the command gets.
+    fn outward(&self, origin: &Origin, way: Way) -> Way {
+        let is_by_name = origin.host.parse::<std::net::IpAddr>().is_err() && !origin.is_loopback();
+        match way {
+            Way::Direct if self.settings.allowed.is_some() && is_by_name => Way::Public,
+            way => way,
         }
     }
 
@@ -161,7 +171,7 @@ impl Interceptor {
         }
         let exchange = async {
             let dialled = match next.tls {
-                false => dial::dial(&next, &Way::Direct, None, STEP_LIMIT).await,
+                false => dial::dial(&next, &self.outward(&next, Way::Direct), None, STEP_LIMIT).await,
                 true => {
                     let name = ServerName::try_from(next.host.clone()).map_err(|error| error.to_string())?;
                     let settings = self.outside_tls()?;

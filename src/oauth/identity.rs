@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::body::{encode, renamed};
-use super::grant::{Client, EndpointKind, TokenRequest};
+use super::grant::{Client, EndpointKind, TokenRequest, Tokens};
+use super::jwt;
 use super::rfc6749::authenticate;
 use super::vocabulary::Pointer;
 use crate::secret::Secret;
@@ -46,6 +47,12 @@ pub(crate) struct Person {
 }
 
 impl Person {
+    /// Whom an ID token names. An access token may speak of somebody by another name: it is not written for us.
+    pub(crate) fn named_by(tokens: &Tokens) -> Option<Self> {
+        let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose()));
+        claims.and_then(|claims| claims.subject).map(|(issuer, subject)| Self { issuer, subject })
+    }
+
     /// Whether the two are different people for certain: of two issuers, nobody knows.
     pub(crate) fn is_another(&self, other: &Person) -> bool {
         self.issuer == other.issuer && self.subject != other.subject

@@ -556,9 +556,10 @@ impl<W: World> Renewer<W> {
         if !wants_rotation {
             state.do_not_confirm(&match verdict {
                 Failure::Refused | Failure::Permanent(Why::Revoked) => RequestError::CredentialRefused(detail.clone()),
-                Failure::Permanent(_) | Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed(_) => {
-                    RequestError::CredentialUntried(format!("not tried: {detail}"))
-                }
+                Failure::Permanent(_)
+                | Failure::Transient { .. }
+                | Failure::Ambiguous
+                | Failure::Unconfirmed { .. } => RequestError::CredentialUntried(format!("not tried: {detail}")),
             });
         }
         if state.record.is_some() && !matches!(verdict, Failure::Permanent(_) | Failure::Refused) {

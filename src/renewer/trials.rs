@@ -15,7 +15,7 @@ use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::AccountId;
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::{Grant, Person, Tokens};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::Timestamp;
@@ -199,6 +199,15 @@ impl<W: World> Renewer<W> {
             new.credential.refresh_token = Some(refresh_token);
         } else if presents_password && tokens.unusable.is_none() {
             new.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
+        }
+        // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
+        new.person = Person::named_by(&tokens).or(new.person);
+        let kept_out = self.accounts.get(id).and_then(|state| state.record.as_ref()?.keeps_out(&new));
+        if let Some(words) = kept_out {
+            warn!(account = %id, "what was handed in is another person's; nothing changes");
+            self.count(id);
+            let _ = reply.send(Err(RequestError::AnotherPerson(words)));
+            return;
         }
         // lives count from the start of the request; the machine counts from when it takes the response
         let taken = now.since(since);

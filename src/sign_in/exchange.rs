@@ -89,9 +89,7 @@ pub(super) async fn settle(
 pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
     let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
     let claimed = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
-    // an access token may speak of somebody by another name: it is not written for us
-    let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose()));
-    let person = claims.and_then(|claims| claims.subject).map(|(issuer, subject)| Person { issuer, subject });
+    let person = Person::named_by(&tokens);
     let missing_scopes = missing_scopes(account, &grant, &tokens);
     let (presented, username, password) = match grant {
         Grant::RefreshToken(token) => (Some(token), None, None),

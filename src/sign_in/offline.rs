@@ -125,6 +125,10 @@ pub(crate) async fn take(
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
             new.identity = identity.or(new.identity);
             new.person = person.or(new.person);
+            // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
+            if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out(&new)) {
+                return Err(NotTaken::AnotherPerson(words));
+            }
             let identity = new.identity.clone();
             save(store, account, new, rotates)?;
             Ok(Taken { identity, untried: None })

@@ -133,6 +133,12 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
         let url = format!("http://{}{address}", login.as_deref().unwrap_or_default());
         environment.push((name.to_owned(), Some(url)));
     }
+    if walls.is_some() {
+        // with a login, maybe, and of no use behind the wall
+        for name in ["all_proxy", "ALL_PROXY", "ftp_proxy", "FTP_PROXY", "socks_proxy", "SOCKS_PROXY"] {
+            environment.push((name.to_owned(), None));
+        }
+    }
     let no_proxy = without(environment::text("no_proxy").or_else(|| environment::text("NO_PROXY")), &names);
     for name in ["no_proxy", "NO_PROXY"] {
         environment.push((name.to_owned(), Some(no_proxy.clone())));
