@@ -142,6 +142,9 @@ fn remedy(action: &str, error: &io::Error) -> &'static str {
             ": its file system has no locks, and without one two daemons would spend the same refresh tokens; name a \
              folder on another file system with --state-dir"
         }
+        io::ErrorKind::NotFound => {
+            ": its folder has been removed; make it again (mkdir -m 700), and what is at hand is saved there within seconds"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room on its file system",
         io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
         io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",

@@ -19,8 +19,9 @@
 //!   is to be; `reseal`: from the one to the other, and from key to key;
 //! * `folder` and `disk`: files; `lock`: who may use them.
 
-use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -147,13 +148,14 @@ pub(crate) struct Store {
     /// What this machine's records are marked with; `None` where no mark is looked at.
     mark: Option<String>,
     warnings: Vec<String>,
-    _lock: Option<File>,
 }
 
 #[derive(Debug)]
 struct Inner {
     folder: Folder,
     sealing: Sealing,
+    /// Held for as long as the folder is; the tests' disks have none.
+    lock: Option<File>,
 }
 
 /// How the store is sealed. Nothing of it is secret.
@@ -209,19 +211,8 @@ impl Store {
     /// [`StoreError::Held`] if another process has it; [`StoreError::Folder`] if it is a symbolic link or somebody
     /// else's; [`StoreError::Io`].
     pub(crate) fn open(dir: &Path) -> Result<Store, StoreError> {
-        let folder = OwnFolder::open_or_make(dir)?;
         let mut warnings = Vec::new();
-        if folder.mode() != 0o700 {
-            let path = dir.to_owned();
-            let only_ours = folder.handle().set_permissions(PermissionsExt::from_mode(0o700));
-            let is_open = folder.mode() & 0o077 != 0;
-            match only_ours {
-                Err(error) if is_open => return Err(StoreError::Io { action: CHANGE_MODE, path, error }),
-                Ok(()) if is_open => warnings.push(opened_to_others(dir, folder.mode(), 0o700)),
-                Ok(()) | Err(_) => {}
-            }
-        }
-        let lock = lock(&folder)?;
+        let (folder, lock) = open_and_lock(dir, &mut warnings)?;
         let mut disk = FolderDisk::new(folder);
         if disk.sync().is_err_and(|error| knows_no_sync(&error)) {
             let dir = dir.display();
@@ -257,7 +248,7 @@ impl Store {
         let sealing = reseal::open(&mut folder);
         warnings.extend(interrupted::finish(&mut folder, &sealing)?);
         let seal_state = watch::Sender::new(SealState::of(&sealing));
-        let inner = Mutex::new(Inner { folder, sealing });
+        let inner = Mutex::new(Inner { folder, sealing, lock });
         let is_opening = AtomicBool::new(false);
         Ok(Self {
             path: dir.to_owned(),
@@ -267,7 +258,6 @@ impl Store {
             is_held: AtomicBool::new(false),
             mark: None,
             warnings,
-            _lock: lock,
         })
     }
 
@@ -322,6 +312,19 @@ impl Store {
     /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
     /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
+        match self.save_here(record) {
+            // whatever is in the other folder by now is compared with, as ever
+            Err(StoreError::Io { error, .. })
+                if error.kind() == io::ErrorKind::NotFound && self.inner().reopen(&self.path)? =>
+            {
+                self.save_here(record)
+            }
+            saved => saved,
+        }
+    }
+
+    /// The same in the folder that is held.
+    fn save_here(&self, record: &Record) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let path = self.path(&record.account);
         // before anything is set aside for it
@@ -457,7 +460,7 @@ impl Store {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
-        let Inner { folder, sealing } = &mut *self.inner();
+        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
         let changed = change(folder, sealing);
         let state = SealState::of(sealing);
         self.seal_state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);
@@ -523,8 +526,27 @@ impl Store {
 }
 
 impl Inner {
+    /// Takes hold of the folder that has the name now, if the one that is held has been removed and another one was made.
+    /// One that nobody has made again is not made here: whoever removed it may have wanted that. Returns whether there is
+    /// another one.
+    fn reopen(&mut self, dir: &Path) -> Result<bool, StoreError> {
+        let Some(held) = self.lock.as_ref().and_then(|lock| lock.metadata().ok()) else { return Ok(false) };
+        let is_held = |found: Metadata| (found.dev(), found.ino()) == (held.dev(), held.ino());
+        if dir.symlink_metadata().is_err() || dir.join(lock::LOCK).symlink_metadata().is_ok_and(is_held) {
+            return Ok(false);
+        }
+        let (folder, lock) = open_and_lock(dir, &mut Vec::new())?;
+        self.folder.disk = Box::new(FolderDisk::new(folder));
+        self.lock = Some(lock);
+        // what is sealed is of no use without it
+        if let Some(ring) = self.sealing.ring() {
+            self.folder.replace(reseal::RING, &ring.write())?;
+        }
+        Ok(true)
+    }
+
     fn read(&mut self, account: &AccountId) -> Result<Option<Marked>, StoreError> {
-        let Self { folder, sealing } = self;
+        let Self { folder, sealing, lock: _ } = self;
         folder.read_as(&file_name(account), |bytes| sealing.read(bytes, account))
     }
 
@@ -585,6 +607,23 @@ impl Beside {
     pub(crate) fn remove(&mut self, name: &str) {
         let _ = self.disk.remove(name);
     }
+}
+
+/// Opens the folder, closes it to others, and takes its lock.
+fn open_and_lock(dir: &Path, warnings: &mut Vec<String>) -> Result<(OwnFolder, File), StoreError> {
+    let folder = OwnFolder::open_or_make(dir)?;
+    if folder.mode() != 0o700 {
+        let path = dir.to_owned();
+        let only_ours = folder.handle().set_permissions(PermissionsExt::from_mode(0o700));
+        let is_open = folder.mode() & 0o077 != 0;
+        match only_ours {
+            Err(error) if is_open => return Err(StoreError::Io { action: CHANGE_MODE, path, error }),
+            Ok(()) if is_open => warnings.push(opened_to_others(dir, folder.mode(), 0o700)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let lock = lock(&folder)?;
+    Ok((folder, lock))
 }
 
 // An account's name has no dot in it, so none of these names can meet another.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -412,6 +412,32 @@ fn modes_that_are_too_wide_are_repaired_and_said() {
     let [folder, file] = store.warnings() else { panic!("{:?}", store.warnings()) };
     assert!(folder.contains("state was open to other users (mode 0755) and is 0700 now"), "{folder}");
     assert!(file.contains("gbdx.json was open to other users (mode 0644) and is 0600 now"), "{file}");
+}
+
+#[test]
+fn a_folder_that_was_removed_is_named_and_taken_hold_of_as_soon_as_it_is_made_again() {
+    let (_base, dir) = state();
+    let store = Store::open(&dir).unwrap();
+    store.save(&record(1)).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let error = store.save(&record(2)).unwrap_err().to_string();
+    assert!(error.contains("its folder has been removed; make it again"), "{error}");
+    assert!(!dir.exists(), "whoever removed it may have wanted that");
+    fs::create_dir(&dir).unwrap();
+    set_mode(&dir, 0o755);
+    store.save(&record(2)).unwrap();
+    assert_eq!((mode(&dir), mode(&dir.join("gbdx.json"))), (0o700, 0o600));
+    assert!(matches!(Store::open(&dir), Err(StoreError::Held { .. })), "the lock is there, too");
+    drop(store);
+    assert_eq!(Store::open(&dir).unwrap().load(&id("gbdx")).unwrap(), Some(record(2)));
+    // one that another daemon has by then is left to it
+    let store = Store::open(&dir).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let other = Store::open(&dir).unwrap();
+    other.save(&record(7)).unwrap();
+    assert!(matches!(store.save(&record(3)), Err(StoreError::Held { .. })));
+    drop(other);
+    assert!(matches!(store.save(&record(3)), Err(StoreError::Stale { found: 7, offered: 3, .. })));
 }
 
 #[test]
