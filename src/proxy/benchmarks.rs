@@ -2,6 +2,7 @@
 //!
 //! Each step does what `service.rs` does there, on what that has by then, and tells what came of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -77,7 +78,13 @@ pub struct Request {
 /// Four routes, and a token that is usable.
 impl Default for Stage {
     fn default() -> Self {
-        let facts = MachineFacts { folder: "/".into(), home: "/".into(), cores: 1 };
+        let facts = MachineFacts {
+            folder: "/".into(),
+            home: "/".into(),
+            cores: 1,
+            metadata: BTreeMap::new(),
+            clients: BTreeMap::new(),
+        };
         let source = Source::from_bytes("config.toml", CONFIG.as_bytes(), false);
         let parsed = source.and_then(|source| Config::parse(&source, &[], &facts));
         let config = parsed.unwrap_or_else(|problems| panic!("{problems}")).config;

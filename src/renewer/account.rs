@@ -117,6 +117,8 @@ pub(super) struct AccountState {
     pub(super) confirming: Vec<SavedReply>,
     /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
+    /// The renewal under way has the answer of a trial.
+    pub(super) is_of_trial: bool,
     /// The settings have changed while a response is owed: when it has come, everything starts over with them.
     pub(super) starts_over: bool,
     /// The configuration no longer has it; it stays only until the responses that are owed have come.
@@ -218,6 +220,7 @@ impl AccountState {
             trials: Vec::new(),
             confirming: Vec::new(),
             tried: None,
+            is_of_trial: false,
             starts_over: false,
             is_leaving: false,
         }
@@ -395,7 +398,9 @@ impl AccountState {
         let jwt::Claims { identity, subject, .. } = claims;
         let is_of_refresh_token = matches!(self.grant(), Grant::RefreshToken(_));
         let Some(record) = &mut self.record else { return false };
+        // what a trial has rotated is in the record already
         record.unrotated = is_of_refresh_token
+            && !self.is_of_trial
             && tokens.refresh_token.as_ref().is_none_or(|new| record.credential.refresh_token.as_ref() == Some(new));
         record.redeeming = false;
         record.set_aside = None;

@@ -661,6 +661,7 @@ impl<W: World> Renewer<W> {
         }
         let grant = state.grant();
         state.owed.push((renewal, state.account.clone()));
+        state.is_of_trial = state.tried.is_some();
         match state.tried.take() {
             Some(answer) => self.answers.push((id.clone(), renewal, answer)),
             None => self.world.redeem(state.asked(), renewal, grant),

@@ -228,6 +228,14 @@ fn on_a_full_disk_no_refresh_token_that_may_rotate_is_spent_and_it_is_renewed_wh
 }
 
 #[test]
+fn what_a_trial_has_rotated_is_not_taken_for_a_token_that_is_not() {
+    let mut renewer = usable();
+    let (trial, _told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    renewer.answered(&lab(), trial, tokens("b1", Some("n2")), T0);
+    assert!(!renewer.accounts[&lab()].record.as_ref().expect("taken").unrotated);
+}
+
+#[test]
 fn on_a_full_disk_a_refresh_token_that_was_not_rotated_is_spent_all_the_same() {
     let mut renewer = started();
     renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);

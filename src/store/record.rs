@@ -210,7 +210,6 @@ impl Record {
         if let Some(last) = previous.filter(same_server) {
             record.learnt_life = last.learnt_life;
             record.rotates = last.rotates;
-            record.unrotated = last.unrotated;
         }
         record
     }
