@@ -164,9 +164,9 @@ mod tests {
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         let table = [
             ("nothing changed", "a\nb", "a\nb", ""),
-            ("the first page", "", "a", "\x1b[1;1Ha\x1b[K"),
-            ("one line of three", "a\nb\nc", "a\nB\nc", "\x1b[2;1HB\x1b[K"),
-            ("one line more", "a", "a\nb", "\x1b[2;1Hb\x1b[K"),
+            ("the first page", "", "a", "\x1b[1;1H\x1b[Ka"),
+            ("one line of three", "a\nb\nc", "a\nB\nc", "\x1b[2;1H\x1b[KB"),
+            ("one line more", "a", "a\nb", "\x1b[2;1H\x1b[Kb"),
             ("one line less", "a\nb", "a", "\x1b[2;1H\x1b[J"),
         ];
         for (case, before, after, expected) in table {
