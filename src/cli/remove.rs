@@ -44,16 +44,20 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let routes: Vec<&str> =
         config.routes.iter().filter(|route| route.account == id).map(|route| route.name.as_str()).collect();
     // first of all whether it can be done: an account that is signed out and stays would be neither
-    let text = config_edit::without_account(&config_edit::read(&places)?, id.as_str(), &routes);
-    let text = text.map_err(|why| {
-        let failure = Failure::say(format!("{} {why}", places.config_file.display()));
-        failure.with_remedy(format!("run 'valetd logout {id}' and take the account out by hand"))
-    })?;
+    let without = || {
+        let text = config_edit::without_account(&config_edit::read(&places)?, id.as_str(), &routes);
+        text.map_err(|why| {
+            let failure = Failure::say(format!("{} {why}", places.config_file.display()));
+            failure.with_remedy(format!("run 'valetd logout {id}' and take the account out by hand"))
+        })
+    };
+    without()?;
     let message = logout::sign_out(options, &places, &id).map_err(|failure| failure.while_doing(doing.clone()))?;
     if let Some(why) = block_on(register::give_back(&HttpClient::from_environment(), &places.state_dir, account))? {
         remark(&format!("{id}: the client stays registered at the server: {}", printable(&why)));
     }
-    config_edit::replace(&places, &text).map_err(|failure| failure.while_doing(doing))?;
+    // read again: the server may have taken its time, in which the file was edited
+    config_edit::replace(&places, &without()?).map_err(|failure| failure.while_doing(doing))?;
     config_edit::remove_secret(&places, id.as_str());
     kept::forget(&places.state_dir, &id);
     register::forget(&places.state_dir, &id);

@@ -21,8 +21,8 @@ pub(crate) fn request(refresh_token: &Secret, client: &Client) -> Result<TokenRe
     Ok(TokenRequest { endpoint: EndpointKind::Revocation, content_type, fields, body })
 }
 
-/// Reads the response to a request that revokes `refresh_token` (RFC 7009 section 2.2): any 2xx means that it is dead, also
-/// if it was before.
+/// Reads the response to a request that revokes `refresh_token` (RFC 7009 section 2.2): a 2xx means that it is dead, also if
+/// it was before; but not one that names an error, as some servers answer.
 ///
 /// # Errors
 ///
@@ -37,7 +37,8 @@ pub(crate) fn read(
     let vocabulary = Vocabulary::default();
     let reader = Reader::new(response, grant, client, &vocabulary, now);
     if (200..300).contains(&response.status) {
-        return Ok(());
+        let found = Response::read(&reader).and_then(|found| oauth_error(&reader, &found, &[]));
+        return found.map_or(Ok(()), Err);
     }
     Err(match Response::read(&reader) {
         Some(found) => oauth_error(&reader, &found, &[]).unwrap_or_else(|| reader.no_verdict()),
@@ -73,5 +74,13 @@ mod tests {
         let refused = read(400, r#"{"error":"unsupported_token_type"}"#).unwrap_err();
         assert_eq!(refused.oauth_error.as_deref(), Some("unsupported_token_type"));
         assert_eq!(read(401, r#"{"error":"invalid_client"}"#).unwrap_err().failure, CLIENT_REFUSED);
+        for body in
+            [r#"{"error":"server_error"}"#, r#"{"ok":false,"error":"invalid_auth"}"#, r#"{"error":"invalid_client"}"#]
+        {
+            assert!(read(200, body).is_err(), "a success that names an error is none: {body}");
+        }
+        for body in ["", "{}", "OK", r#"{"ok":true}"#, r#"{"error":null}"#] {
+            assert!(read(200, body).is_ok(), "{body}");
+        }
     }
 }
