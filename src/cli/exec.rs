@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-
 use super::arguments::{parse_account, parse_route, parse_user};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
@@ -30,6 +27,7 @@ use crate::lent::Daemon;
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::platform::peer::own_uid;
+use crate::platform::random;
 use crate::secret::Secret;
 use intercept::Reached;
 use routes::{Asked, accounts_of};
@@ -246,9 +244,7 @@ fn allowed_hosts(hosts: Vec<String>, is_walled: bool) -> Result<Vec<String>, Fai
 
 /// A password that nobody can guess.
 fn password() -> Result<Secret, Failure> {
-    let mut bytes = [0; 24];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Failure::say("the system's random numbers cannot be had"))?;
-    Ok(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes)))
+    random::secret::<24>().map_err(Failure::new)
 }
 
 /// Puts variables into a command's environment, and takes others out.

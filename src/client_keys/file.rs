@@ -123,7 +123,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Kept, String> {
     Ok(Kept { keys: read, latest })
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

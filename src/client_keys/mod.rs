@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::{constant_time, digest, rand};
+use aws_lc_rs::{constant_time, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::{Notify, watch};
@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::config::KeyName;
 use crate::platform::clock::{self, Clock};
+use crate::platform::random;
 use crate::platform::timer::WakeTimer;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
@@ -38,7 +39,7 @@ mod rate;
 #[cfg(test)]
 mod tests;
 
-use file::{FILE, Kept, hex, read, write};
+use file::{FILE, Kept, read, write};
 use key::Used;
 pub(crate) use key::{ClientKey, KeyInUse, LENGTH, Limits, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
 pub(crate) use rate::Rate;
@@ -271,7 +272,8 @@ impl KeyRing {
         let name = match name {
             Some(name) => name,
             None if ephemeral => {
-                KeyName::new(&format!("ephemeral-{}", hex(random::<4>()?.as_slice()))).expect("a name")
+                KeyName::new(&format!("ephemeral-{}", random::name::<4>().map_err(|_| KeyError::NoRandomness)?))
+                    .expect("a name")
             }
             None => return Err(KeyError::Nameless),
         };
@@ -290,7 +292,7 @@ impl KeyRing {
         if ephemeral && keys.iter().filter(|key| key.ephemeral).count() >= MOST_EPHEMERAL {
             return Err(KeyError::TooManyEphemeral);
         }
-        let bytes = random::<32>()?;
+        let bytes = random::bytes::<32>().map_err(|_| KeyError::NoRandomness)?;
         let secret = Secret::new(format!("{PREFIX}{}", *Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()))));
         let sha256 = digest::digest(&digest::SHA256, secret.expose().as_bytes());
         let key = Arc::new(ClientKey {
@@ -425,10 +427,4 @@ pub(crate) async fn keep_time(ring: Arc<KeyRing>, mut shutdown: Shutdown) {
     if ring.next_end().is_some() || ring.counts_bytes() {
         let _ = note().await;
     }
-}
-
-fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
-    let mut bytes = Zeroizing::new([0; N]);
-    rand::fill(bytes.as_mut_slice()).map_err(|_| KeyError::NoRandomness)?;
-    Ok(bytes)
 }

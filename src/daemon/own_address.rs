@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::listeners::{open_to_others, serves_others};
 use crate::client_keys::OwnAddress;
 use crate::config::{Config, ListenAddress, RouteName};
+use crate::platform::random;
 use crate::platform::socket::{self, Bound};
 use crate::proxy::Proxy;
 use crate::shutdown::shutdown;
@@ -43,11 +44,10 @@ const LENT: &str = ".exec-";
 /// A unix socket for a command, beside the control socket. Its name does not come back: who still knows it after a
 /// restart must not find another command's routes.
 fn lent_socket(control: &Path) -> Result<PathBuf, String> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system's random numbers cannot be had".to_owned())?;
+    let random = random::name::<8>().map_err(|error| error.to_string())?;
     let mut name = control.file_name().unwrap_or_default().to_owned();
     name.push(LENT);
-    name.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    name.push(random);
     Ok(control.with_file_name(name))
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod ownership;
 pub(crate) mod paths;
 pub(crate) mod peer;
 pub(crate) mod program;
+pub(crate) mod random;
 pub(crate) mod read_woken;
 pub(crate) mod secret_page;
 pub(crate) mod secret_source;

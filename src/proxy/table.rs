@@ -15,7 +15,7 @@ use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, W
 use crate::path_rules::RefusedPath;
 use crate::platform::containers::Containers;
 use crate::platform::secret_source::{self, SecretError};
-use crate::platform::{environment, tls};
+use crate::platform::{environment, random, tls};
 use crate::proxy::authorization::{Authorization, TokenMethod};
 use crate::proxy::policy::error::Advice;
 use crate::proxy::policy::headers::Edits;
@@ -147,7 +147,7 @@ impl Table {
             .then(|| "No account is set up yet: name one in the configuration, then run: valetd login NAME".to_owned());
         let routes_by_prefix = routes.iter().map(|route| format!("{}/", route.prefix)).collect();
         let advice = Advice { routes: routes_by_prefix, first_steps, config_problem: None };
-        let pseudonym: Arc<str> = pseudonym()?.into();
+        let pseudonym: Arc<str> = random::name::<8>().map_err(|_| TableError::NoRandomNumbers)?.into();
         Ok(Table {
             routes,
             hosts: config.hosts.clone(),
@@ -341,12 +341,6 @@ impl Origins {
         self.settings.insert(extra_ca.cloned(), made.clone());
         Ok(made)
     }
-}
-
-fn pseudonym() -> Result<String, TableError> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TableError::NoRandomNumbers)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -41,8 +41,7 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     let account = attempt.account;
     let redirect = &account.sign_in.redirect;
     let loopback = Loopback::bind(redirect).await.map_err(|error| SignInError::NotHere(error.to_string()))?;
-    let pending = PendingSignIn::begin_with(loopback.redirect_uri());
-    let pending = pending.map_err(|words| SignInError::NotExchanged(words.to_owned()))?;
+    let pending = PendingSignIn::begin_with(loopback.redirect_uri())?;
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
     let url = authorization_address(account, attempt.endpoint, &client, &pending, attempt.wishes).await?;
     let folder = attempt.wishes.state_dir.as_deref();

@@ -8,14 +8,14 @@ use super::desktop::Place;
 use super::error::SignInError;
 use super::exchange::settle;
 use super::method::{Attempt, Method, Titled, Wishes};
-use super::pending::{challenge_of, random};
+use super::pending::challenge_of;
 use super::qr;
 use super::terminal::Terminal;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::rfc8628::{DeviceAuthorization, Next, Polling};
 use crate::oauth::{Client, Grant, Tokens};
-use crate::platform::environment;
+use crate::platform::{environment, random};
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client_secret};
 
 pub(super) const METHOD: Method = Method {
@@ -29,7 +29,7 @@ pub(super) const METHOD: Method = Method {
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let Attempt { account, wishes, endpoint, terminal } = attempt;
     let code_verifier = match account.sign_in.device_pkce {
-        true => Some(random::<32>().map_err(|words| SignInError::NotExchanged(words.to_owned()))?),
+        true => Some(random::secret::<32>()?),
         false => None,
     };
     let challenge = code_verifier.as_ref().map(challenge_of);

@@ -2,6 +2,7 @@
 
 use super::pasted::NotACode;
 use super::terminal::Unasked;
+use crate::platform::random::NoRandomNumbers;
 use crate::renewal::Failure;
 use crate::token_endpoint::GrantFailure;
 
@@ -101,6 +102,12 @@ impl SignInError {
 /// Whether a policy of Microsoft Entra closes this way, and perhaps no other ("blocked by Conditional Access").
 fn is_forbidden_here(words: &str) -> bool {
     words.contains("AADSTS53003")
+}
+
+impl From<NoRandomNumbers> for SignInError {
+    fn from(error: NoRandomNumbers) -> Self {
+        SignInError::NotExchanged(error.to_string())
+    }
 }
 
 impl From<GrantFailure> for SignInError {

@@ -44,15 +44,14 @@ async fn begin(
     endpoint: &TokenEndpoint,
     client: &Client,
 ) -> Result<(PendingSignIn, String), SignInError> {
-    let failed = |words: &'static str| SignInError::NotExchanged(words.to_owned());
     if account.server.login_page.is_some() {
-        let pending = PendingSignIn::begin(account).map_err(failed)?;
+        let pending = PendingSignIn::begin(account)?;
         let url = login_url(account, &pending).ok_or(SignInError::NoWay("this account has no login_page to open"))?;
         return Ok((pending, url));
     }
     let registered = account.sign_in.redirect_uri.clone();
     let redirect_uri = registered.unwrap_or_else(|| account.sign_in.redirect.uri(None));
-    let pending = PendingSignIn::begin_with(redirect_uri).map_err(failed)?;
+    let pending = PendingSignIn::begin_with(redirect_uri)?;
     let url = authorization_address(account, endpoint, client, &pending, wishes).await?;
     Ok((pending, url))
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use serde_json::json;
 use super::pasted::{NotACode, Pasted};
 use crate::config::{Account, AccountId};
 use crate::platform::clock::unix_seconds;
+use crate::platform::random::{self, NoRandomNumbers};
 use crate::secret::Secret;
 use crate::store::{Beside, StoreError, pending_name};
 
@@ -41,16 +42,16 @@ impl PendingSignIn {
     /// # Errors
     ///
     /// If the system has no random numbers.
-    pub(crate) fn begin(account: &Account) -> Result<Self, &'static str> {
+    pub(crate) fn begin(account: &Account) -> Result<Self, NoRandomNumbers> {
         let page = account.server.login_page.as_ref().map(ToString::to_string).unwrap_or_default();
         let own_query = page.split_once('?').map_or("", |(_, query)| query);
         let own =
             |name: &str| form_urlencoded::parse(own_query.as_bytes()).find(|(own, _)| own == name).map(|(_, v)| v);
         let state = match own("state") {
             Some(state) => state.into_owned(),
-            None => random::<16>()?.expose().to_owned(),
+            None => random::secret::<16>()?.expose().to_owned(),
         };
-        let verifier = if own("code_challenge").is_some() { None } else { Some(random::<32>()?) };
+        let verifier = if own("code_challenge").is_some() { None } else { Some(random::secret::<32>()?) };
         Ok(Self { state, verifier, redirect_uri: None, until: unix_seconds() + LIFE })
     }
 
@@ -59,8 +60,8 @@ impl PendingSignIn {
     /// # Errors
     ///
     /// If the system has no random numbers.
-    pub(super) fn begin_with(redirect_uri: String) -> Result<Self, &'static str> {
-        let (state, verifier) = (random::<16>()?.expose().to_owned(), random::<32>()?);
+    pub(super) fn begin_with(redirect_uri: String) -> Result<Self, NoRandomNumbers> {
+        let (state, verifier) = (random::secret::<16>()?.expose().to_owned(), random::secret::<32>()?);
         let redirect_uri = Some(redirect_uri);
         Ok(Self { state, verifier: Some(verifier), redirect_uri, until: unix_seconds() + LIFE })
     }
@@ -157,12 +158,6 @@ fn digest_of(parts: &[&[u8]]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     parts.iter().for_each(|part| context.update(part));
     BASE64_URL_SAFE_NO_PAD.encode(context.finish())
-}
-
-pub(super) fn random<const BYTES: usize>() -> Result<Secret, &'static str> {
-    let mut bytes = zeroize::Zeroizing::new([0; BYTES]);
-    rand::fill(bytes.as_mut_slice()).map_err(|_| "the system's random numbers cannot be had")?;
-    Ok(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())))
 }
 
 #[cfg(test)]

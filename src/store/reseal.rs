@@ -4,7 +4,6 @@
 //! The order is what makes it safe. The ring with the new key is on the disk before the first record that needs it, and an
 //! old key leaves the ring after the last record that needs it: at every moment, each record's key is in the ring.
 
-use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
@@ -14,6 +13,7 @@ use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Sl
 use super::sealing::{Held, Sealing, key_of};
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
+use crate::platform::random::{self, NoRandomNumbers};
 
 /// The ring's file. Its name has two dots: it is no account's.
 pub(super) const RING: &str = "seal.keys.json";
@@ -237,12 +237,10 @@ pub(super) fn account_of(name: &str) -> Option<AccountId> {
 }
 
 fn no_randomness(path: std::path::PathBuf) -> StoreError {
-    let error = std::io::Error::other("the system's random numbers cannot be had");
+    let error = std::io::Error::other(NoRandomNumbers);
     StoreError::Io { action: "seal", path, error }
 }
 
 pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, SealError> {
-    let mut bytes = Zeroizing::new([0; N]);
-    rand::fill(bytes.as_mut_slice()).map_err(|_| SealError::NoRandomness)?;
-    Ok(bytes)
+    random::bytes().map_err(|_| SealError::NoRandomness)
 }

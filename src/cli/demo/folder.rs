@@ -5,15 +5,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
+use crate::platform::random;
+
 /// A folder of our own, removed when this is dropped.
 pub(super) struct TemporaryFolder(pub(super) PathBuf);
 
 impl TemporaryFolder {
     #[expect(clippy::disallowed_methods, reason = "a new folder, for us alone")]
     pub(super) fn new() -> io::Result<Self> {
-        let mut random = [0; 6];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
-        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = random::name::<6>().map_err(io::Error::other)?;
         let path = std::env::temp_dir().join(format!("valetd-demo-{name}"));
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
