@@ -24,6 +24,7 @@ pub(crate) mod secret_page;
 pub(crate) mod secret_source;
 pub(crate) mod socket;
 pub(crate) mod systemd;
+pub(crate) mod termination;
 pub(crate) mod timer;
 pub(crate) mod tls;
 mod tunnel;
