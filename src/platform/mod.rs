@@ -20,6 +20,7 @@ pub(crate) mod peer;
 pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod read_woken;
+pub(crate) mod replacement;
 pub(crate) mod secret_page;
 pub(crate) mod secret_source;
 pub(crate) mod socket;
