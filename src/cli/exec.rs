@@ -143,7 +143,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             no_intercept || key_in_url || for_user.is_some() || !asked.is_named()
         })?;
         let names: Vec<RouteName> = wanted.iter().filter_map(|route| RouteName::new(&route.name)).collect();
-        let rights = Rights { routes: names.clone(), methods: Vec::new(), paths: Vec::new() };
+        let rights = Rights { routes: names.clone(), methods: Vec::new(), paths: Vec::new(), messages: Vec::new() };
         // an address with the key in it is in the arguments of what is called with it, which every user can read
         let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
         let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
@@ -305,10 +305,10 @@ fn reached(
 
 /// What the daemon lends to a command's proxy, now and after each of its restarts.
 async fn lent(socket: PathBuf, routes: Vec<RouteName>) -> Result<Daemon, ClientError> {
-    let first = lend(&socket, routes.clone()).await?;
+    let first = lend(&socket, routes.clone(), Vec::new()).await?;
     let again = move || {
         let (socket, routes) = (socket.clone(), routes.clone());
-        let lent = async move { lend(&socket, routes).await.map_err(|error| error.to_string()) };
+        let lent = async move { lend(&socket, routes, Vec::new()).await.map_err(|error| error.to_string()) };
         Box::pin(lent) as std::pin::Pin<Box<dyn Future<Output = _>>>
     };
     Ok(Daemon::new(Some(first), Box::new(again)))

@@ -6,11 +6,13 @@ use crate::client_keys::{Limits, NewKey, Rights};
 use crate::config::RouteName;
 use crate::control::client::{Client, ClientError, LentAddress};
 use crate::lent::Lent;
+use crate::mcp::McpRule;
 use crate::platform::peer::own_uid;
 
-/// A unix socket where requests name the upstreams of these routes, and its key, which is for processes of this user.
-pub(super) async fn lend(socket: &Path, routes: Vec<RouteName>) -> Result<Lent, ClientError> {
-    let rights = Rights { routes, methods: Vec::new(), paths: Vec::new() };
+/// A unix socket where requests name the upstreams of these routes, and its key, which is for processes of this user, and for
+/// these messages if any are named.
+pub(super) async fn lend(socket: &Path, routes: Vec<RouteName>, messages: Vec<McpRule>) -> Result<Lent, ClientError> {
+    let rights = Rights { routes, methods: Vec::new(), paths: Vec::new(), messages };
     let limits = Limits { user: Some(own_uid()), ..Limits::default() };
     let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
     let held = Client::hold_key(socket, new, LentAddress::OfUpstreams).await?;

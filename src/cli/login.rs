@@ -1,13 +1,12 @@
 //! `valetd login`
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
+use super::config_edit::{self, Setting};
+use super::config_file;
+use super::configuration::{Loaded, account_of, is_enough, load_config, places};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -24,8 +23,9 @@ use crate::control::report::{AccountReport, State};
 use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
+use crate::platform::environment;
 use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
-use crate::platform::{environment, io_error};
+use crate::platform::termination::uninterrupted;
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
@@ -295,23 +295,16 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
-    let text = format!("# valetd's configuration; 'valetd check' checks it\n\n{}", config_lines(id));
-    write_new(file, &text).map_err(|error| {
-        let failure = Failure::say(io_error::words(&error)).while_doing(format!("writing {}", file.display()));
+    let head = "# valetd's configuration; 'valetd check' checks it\n";
+    let settings = [("provider", Setting::Text(id.to_string()))];
+    let written = config_file::edit(places, &uninterrupted(), |text| {
+        let added = config_edit::with_account(if text.is_empty() { head } else { text }, id.as_str(), &settings, &[]);
+        added.map_err(|why| Failure::say(format!("{} {why}", file.display())))
+    });
+    written.map_err(|failure| {
         failure.with_remedy("have its folder let you write, or name a file elsewhere with --config")
     })?;
     Ok(true)
-}
-
-/// Writes a file that is not there yet, for us alone.
-#[expect(clippy::disallowed_methods, reason = "a first configuration: made once, for us alone")]
-fn write_new(file: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = file.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 /// From what the command line says, or the person answers, to what is stored.
@@ -555,6 +548,7 @@ async fn hand_in(
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
 

@@ -226,7 +226,12 @@ async fn a_held_key_lives_until_the_last_descriptor_is_closed_and_not_longer_tha
 }
 
 fn rights() -> Rights {
-    Rights { routes: vec![RouteName::new("gbdx").unwrap()], methods: vec!["GET".into()], paths: Vec::new() }
+    Rights {
+        routes: vec![RouteName::new("gbdx").unwrap()],
+        methods: vec!["GET".into()],
+        paths: Vec::new(),
+        messages: Vec::new(),
+    }
 }
 
 fn new_key(name: &str) -> NewKey {

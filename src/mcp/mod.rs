@@ -7,4 +7,4 @@ mod rules;
 pub(crate) const NOT_DONE: i64 = -32000;
 
 pub(crate) use message::{Message, error, read};
-pub(crate) use rules::{McpRule, McpRules};
+pub(crate) use rules::{McpRule, McpRules, allow};

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::unix::AsyncFd;
 use zeroize::Zeroizing;
 
+use crate::platform::termination::{Restoration, restores};
 use crate::platform::timer;
 use crate::secret::Secret;
 
@@ -210,30 +211,22 @@ impl Terminal {
     }
 }
 
-/// Keys come one by one, unseen, Ctrl-C among them, until this is dropped: so there is no moment at which a signal
-/// could end the process with a terminal that shows nothing. It also lifts the line's limit of 4096 bytes, which a
+/// Keys come one by one, unseen, Ctrl-C among them, until this is dropped, or until a signal ends the process: there is no
+/// moment at which it could end with a terminal that shows nothing. It also lifts the line's limit of 4096 bytes, which a
 /// redirected address may exceed.
-struct Raw<'a> {
-    terminal: &'a File,
-    before: Termios,
-}
+struct Raw(Restoration);
 
-impl<'a> Raw<'a> {
-    fn begin(terminal: &'a File) -> io::Result<Self> {
+impl Raw {
+    fn begin(terminal: &File) -> io::Result<Self> {
         let before = tcgetattr(terminal)?;
         let mut raw = before.clone();
         raw.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG | LocalModes::IEXTEN;
         raw.special_codes[SpecialCodeIndex::VMIN] = 1;
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+        let restoration = restores(terminal.try_clone()?, before);
         // what was typed before the question was there is no answer to it
         tcsetattr(terminal, OptionalActions::Flush, &raw)?;
-        Ok(Self { terminal, before })
-    }
-}
-
-impl Drop for Raw<'_> {
-    fn drop(&mut self) {
-        let _ = tcsetattr(self.terminal, OptionalActions::Drain, &self.before);
+        Ok(Self(restoration))
     }
 }
 

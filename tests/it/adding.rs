@@ -1,6 +1,7 @@
 //! From a name or an address to an account, and back.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
@@ -85,6 +86,68 @@ fn what_a_provider_asks_for_is_asked_at_the_terminal_and_a_secret_is_not_shown()
     );
     assert!(output.status.success(), "{}", words(&output));
     assert_eq!(fs::read_to_string(&secret).expect("a secret"), "GOCSPX-hunter2\n");
+}
+
+#[test]
+fn accounts_that_are_added_and_removed_at_once_are_all_in_the_file() {
+    let home = Home::with("listen = []\n");
+    let at_once = |commands: Vec<Vec<String>>| {
+        let start = |words: &Vec<String>| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            home.valetd(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("valetd runs")
+        };
+        let started: Vec<_> = commands.iter().map(start).collect();
+        for child in started {
+            let output = child.wait_with_output().expect("it ends");
+            assert!(output.status.success(), "{}", words(&output));
+        }
+    };
+    let add = |name: &str| ["add", name, "gbdx", "--no-input"].map(str::to_owned).to_vec();
+    let remove = |name: &str| ["remove", name].map(str::to_owned).to_vec();
+    at_once((0..6).map(|number| add(&format!("a{number}"))).collect());
+    let has = |name: &str| config(&home).contains(&format!("[account.{name}]"));
+    assert!((0..6).all(|number| has(&format!("a{number}"))), "{}", config(&home));
+    // two removals would wait for nobody: each needs the store for itself
+    at_once(vec![add("b0"), remove("a0"), add("b1")]);
+    assert!(has("b0") && has("b1") && has("a1") && !has("a0"), "{}", config(&home));
+    assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn line_ends_and_a_byte_order_mark_of_the_file_stay() {
+    let dos = format!("\u{feff}{}", HEAD.replace('\n', "\r\n"));
+    let home = Home::with(&dos);
+    let output = home.run(&["add", "hub", "github", "--client-id", "Iv1.0", "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let block = "\r\n[account.hub]\r\nprovider = \"github\"\r\nclient_id = \"Iv1.0\"\r\n";
+    assert_eq!(config(&home), format!("{dos}{block}"));
+    assert!(home.run(&["remove", "hub"]).status.success());
+    assert_eq!(config(&home), dos);
+}
+
+#[test]
+fn a_secret_that_another_account_names_stays_and_one_that_is_there_is_not_written_over() {
+    let home = Home::with("listen = []\n");
+    let secret = |name: &str| fs::read_to_string(home.path("config/valetd").join(name)).ok();
+    fs::write(home.path("config/valetd/mail.client-secret"), "somebody's\n").expect("written");
+    let add = |name: &str, input: &str| {
+        let with = ["add", name, "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+        let output = home.run_with_input(&with, input);
+        assert!(output.status.success(), "{}", words(&output));
+    };
+    add("mail", "hunter2");
+    assert_eq!(secret("mail.client-secret").as_deref(), Some("somebody's\n"));
+    assert_eq!(secret("mail.client-secret.2").as_deref(), Some("hunter2\n"));
+    add("post", "hunter3");
+    let shares = config(&home).replace("post.client-secret", "mail.client-secret.2");
+    home.write_config(&shares);
+    assert!(home.run(&["remove", "mail"]).status.success());
+    assert_eq!(secret("mail.client-secret.2").as_deref(), Some("hunter2\n"), "post names it");
+    assert_eq!(secret("mail.client-secret").as_deref(), Some("somebody's\n"), "it was never ours");
+    // what cannot be written leaves no secret behind
+    let bad = ["add", "z", "gmail", "--client-id", "x", "--client-secret-stdin", "--upstream", "http://e.example"];
+    let output = home.run_with_input(&[&bad[..], &["--no-input"]].concat(), "hunter4");
+    assert!(output.status.code() == Some(1) && secret("z.client-secret").is_none(), "{}", words(&output));
 }
 
 #[test]

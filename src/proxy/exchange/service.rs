@@ -130,8 +130,9 @@ async fn carry_out(
     if switches && route.config.scrub {
         return Err(ProxyError::ForbiddenByScrub);
     }
-    let has_message = !route.config.mcp_rules.is_empty() && request.method() == Method::POST;
-    if switches && !route.config.mcp_rules.is_empty() {
+    let under_rules = mcp::has_rules(&route.config, caller.key.as_deref());
+    let has_message = under_rules && request.method() == Method::POST;
+    if switches && under_rules {
         return Err(ProxyError::ForbiddenByRules);
     }
     if switches {
@@ -140,7 +141,8 @@ async fn carry_out(
     let place = route.place(&request);
     let (request, kept) = if has_message {
         let name = &authorization.token().name;
-        let judging = mcp::judge(stream, route, request, name, stream.right(), |what| exchange.says(what));
+        let rules_of = (route, caller.key.as_deref());
+        let judging = mcp::judge(stream, rules_of, request, name, stream.right(), |what| exchange.says(what));
         let (mut request, kept) = match Box::pin(judging).await? {
             Judged::Through(whole) => whole.keep(route.replay_policy()),
             Judged::Refused(error, response) => {
@@ -268,10 +270,8 @@ fn permit(
     if route.config.require_key && caller.key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
-    if !route.config.mcp_rules.is_empty() && !mcp::is_under_rules(&route.config, request.method(), rest) {
-        return Err(ProxyError::ForbiddenByRules);
-    }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
+    mcp::check_place(&route.config, caller.key.as_deref(), request.method(), rest)?;
     if let Some(key) = &caller.key {
         let in_use = table.access.keys.admit(key).map_err(|exhausted| match exhausted {
             Exhausted::Rate(retry_after) => ProxyError::TooManyRequests { retry_after },
