@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::answer::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::state::ControlState;
-use crate::accounts::{AccountView, Withholding};
+use crate::accounts::{AccountView, RequestError, Withholding};
 use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
@@ -60,6 +60,7 @@ pub(super) async fn change(state: &ControlState, body: &[u8]) -> Result<Answer, 
     let SealOrder { change, passphrase } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
     info!(?change, "a change of the store's seal was asked for over the control socket");
+    refuse_behind_the_wall(state)?;
     let changed =
         work(state, passphrase, move |store, sources| store.change_seal(change, sources, unix_seconds())).await?;
     let mut said = Vec::new();
@@ -81,7 +82,12 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
     };
     info!("the store was to be opened over the control socket");
     let UnlockOrder { recovery_code, passphrase } = order;
-    let is_locked = state.accounts.views().iter().any(is_locked);
+    if recovery_code.is_some() && passphrase.is_some() {
+        // a passphrase beside the code would take the place of the owner's
+        return Err(bad_request("it has a recovery code and a passphrase").with_remedy("send the one that is known"));
+    }
+    let noted = (state.accounts.latest_lock(), state.store.latest_hold());
+    let is_locked = is_locked(state);
     let opened = work(state, passphrase, move |store, sources| match recovery_code {
         Some(code) => Ok((store.recover(&code, sources)?, Vec::new())),
         // what a person has locked with a passphrase at hand, only that passphrase unlocks
@@ -94,9 +100,15 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
         }
     });
     let (mut said, left) = opened.await?;
-    state.store.let_go();
+    state.store.let_go(noted.1);
     state.accounts.look_again().await;
-    state.accounts.unlock().await.map_err(|_| stopping())?;
+    state.accounts.unlock(noted.0).await.map_err(|error| match error {
+        RequestError::Refused(why) => store_locked(state, why),
+        _ => stopping(),
+    })?;
+    if state.store.is_held() {
+        return Err(store_locked(state, "somebody has locked it meanwhile"));
+    }
     said.push("tokens are handed out".to_owned());
     Ok(json(StatusCode::OK, &SealAnswer { said, left, recovery_code: None }))
 }
@@ -113,7 +125,8 @@ pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8])
     let example = r#"{"adoption": "by-this-machine"}, or "by-any-machine""#;
     let AdoptOrder { adoption } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
-    info!(%account, ?adoption, "a credential of another machine was adopted over the control socket");
+    info!(%account, ?adoption, "a credential of another machine was to be adopted over the control socket");
+    refuse_behind_the_wall(state)?;
     let invocation = state.facts.borrow().invocation.clone();
     let login = format!("{invocation} login {account}");
     let adopted = work(state, None, move |store, _| Ok(store.adopt(&account, adoption)?)).await?;
@@ -125,8 +138,23 @@ pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8])
     Ok(json(StatusCode::OK, &Done { message: "used here from now on".to_owned() }))
 }
 
-fn is_locked(view: &AccountView) -> bool {
-    view.withheld.as_ref().is_some_and(|withheld| withheld.cause == Withholding::Locked)
+fn is_locked(state: &ControlState) -> bool {
+    let is_locked = |view: &AccountView| matches!(&view.withheld, Some(held) if held.cause == Withholding::Locked);
+    state.accounts.views().iter().any(is_locked)
+}
+
+/// What a passphrase has to undo is changed by nobody who has not said it: a seal that is taken off, another passphrase or
+/// a recovery code would be ways around it.
+fn refuse_behind_the_wall(state: &ControlState) -> Result<(), Problem> {
+    match is_locked(state) && is_behind_a_passphrase(&state.store) {
+        true => Err(store_locked(state, "somebody has locked it, and it takes the passphrase to change anything")),
+        false => Ok(()),
+    }
+}
+
+fn store_locked(state: &ControlState, why: impl Into<String>) -> Problem {
+    let problem = Problem::new(503, kind::STORE_LOCKED, "the store is locked", why);
+    problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation))
 }
 
 fn is_behind_a_passphrase(store: &Store) -> bool {
@@ -165,16 +193,7 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
     state.accounts.lock().await.map_err(|_| stopping())?;
     let mut said = vec!["locked: no token leaves, and what was open has ended".to_owned()];
     if all {
-        const WHY: &str = "somebody has locked it";
-        let deadline = tokio::time::Instant::now() + FORGETTING;
-        // a refresh token that is on its way is saved first
-        while let Err(error) = state.accounts.forget(WHY).await {
-            if tokio::time::Instant::now() > deadline {
-                return Err(refused(format!("no token leaves, but the key is still here: {error}")));
-            }
-            tokio::time::sleep(GLANCE).await;
-        }
-        state.store.forget_keys(WHY);
+        forget(state, "somebody has locked it").await.map_err(refused)?;
         said.push("the key and the refresh tokens are forgotten: nothing is renewed until valetd unlock".to_owned());
     } else {
         said.push("renewals go on".to_owned());
@@ -184,6 +203,34 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
         false => "it is a switch and no wall: any program of this user can say valetd unlock".to_owned(),
     });
     Ok(json(StatusCode::OK, &SealAnswer { said, left: Vec::new(), recovery_code: None }))
+}
+
+/// Forgets the key and the refresh tokens, for this reason.
+///
+/// # Errors
+///
+/// Why not, in a sentence: a renewal that does not end, or somebody who has unlocked it meanwhile.
+async fn forget(state: &ControlState, why: &str) -> Result<(), String> {
+    const UNLOCKED: &str = "somebody has unlocked it meanwhile";
+    // from here on, what was asked for before brings no key and no refresh token back
+    let number = state.store.hold();
+    let deadline = tokio::time::Instant::now() + FORGETTING;
+    // a refresh token that is on its way is saved first
+    while let Err(error) = state.accounts.forget(why).await {
+        if !state.store.is_held() {
+            return Err(UNLOCKED.to_owned());
+        }
+        if tokio::time::Instant::now() > deadline {
+            state.store.let_go(number);
+            return Err(format!("no token leaves, but the key is still here: {error}"));
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+    if state.store.forget_keys(why) {
+        return Ok(());
+    }
+    state.accounts.look_again().await; // by who has unlocked it, before it was forgotten
+    Err(UNLOCKED.to_owned())
 }
 
 /// What takes its time, for sources and the disk, while others are answered.
@@ -203,8 +250,7 @@ async fn work<T: Send + 'static>(
             warn!(%error, "the store's seal is as it was");
             let words = error.to_string();
             Err(match error {
-                SealError::Locked(_) => Problem::new(503, kind::STORE_LOCKED, "the store is locked", words)
-                    .with_remedy(format!("{} unlock", state.facts.borrow().invocation)),
+                SealError::Locked(_) => store_locked(state, words),
                 SealError::NoSource(_) | SealError::NotSealed | SealError::NoRandomness | SealError::Store(_) => {
                     refused(words)
                 }

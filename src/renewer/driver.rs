@@ -159,13 +159,12 @@ impl RenewerLoop {
             }
             AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
             AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
-            AccountRequest::Lock(reply) => {
-                self.renewer.lock(now);
+            AccountRequest::Lock(order, reply) => {
+                self.renewer.lock(order, now);
                 let _ = reply.send(Ok(()));
             }
-            AccountRequest::Unlock(reply) => {
-                self.renewer.unlock(now);
-                let _ = reply.send(Ok(()));
+            AccountRequest::Unlock(noted, reply) => {
+                let _ = reply.send(self.renewer.unlock(noted, now));
             }
             AccountRequest::Forget(why, reply) => {
                 let _ = reply.send(self.renewer.forget_credentials(&why, now));
@@ -198,6 +197,10 @@ fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) 
 }
 
 fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
+    if store.is_held() {
+        // also while its key is still at hand, for what is being saved
+        return Err(NotLoaded::Withheld(Withholding::StoreLocked, "somebody has locked it".to_owned()));
+    }
     store.load(id).map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
         error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),

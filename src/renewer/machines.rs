@@ -21,7 +21,8 @@ use tracing::{error, info, warn};
 use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
 use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
-    AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
+    AccountView, IN_THE_WAY, LastFailure, LockOrder, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld,
+    Withholding,
 };
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
@@ -43,6 +44,7 @@ pub(super) struct Renewer<W> {
     pub(super) is_stopping: bool,
     /// A person has locked everything: no token is handed out.
     lock: Option<Withheld>,
+    latest_lock: LockOrder,
     pub(super) tickets: u64,
     /// Answers of trials that first renewals have been given in place of one of their own.
     answers: Vec<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>,
@@ -51,7 +53,16 @@ pub(super) struct Renewer<W> {
 impl<W: World> Renewer<W> {
     /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
     pub(super) fn new(world: W, seed: u64) -> Self {
-        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, lock: None, tickets: 0, answers: Vec::new() }
+        Self {
+            world,
+            accounts: BTreeMap::new(),
+            seed,
+            is_stopping: false,
+            lock: None,
+            latest_lock: LockOrder::default(),
+            tickets: 0,
+            answers: Vec::new(),
+        }
     }
 
     /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
@@ -916,16 +927,25 @@ impl<W: World> Renewer<W> {
     }
 
     /// Hands out no token from here on; renewals go on.
-    pub(super) fn lock(&mut self, now: Timestamp) {
+    pub(super) fn lock(&mut self, order: LockOrder, now: Timestamp) {
+        self.latest_lock = self.latest_lock.max(order);
         let why = "somebody has locked valetd".into();
         self.lock.get_or_insert(Withheld { cause: Withholding::Locked, why, since: now });
         self.tell_all(now);
     }
 
     /// Hands out tokens again.
-    pub(super) fn unlock(&mut self, now: Timestamp) {
+    ///
+    /// # Errors
+    ///
+    /// If a lock was ordered after the one that was noted when this began: that one stands.
+    pub(super) fn unlock(&mut self, noted: LockOrder, now: Timestamp) -> Result<(), String> {
+        if self.latest_lock > noted {
+            return Err("somebody has locked it meanwhile".to_owned());
+        }
         self.lock = None;
         self.tell_all(now);
+        Ok(())
     }
 
     fn tell_all(&mut self, now: Timestamp) {

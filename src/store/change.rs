@@ -111,11 +111,11 @@ impl Store {
                 Err(NoSecret::Away("it is not asked".to_owned()))
             }
         };
-        let opened = self.unlock(ask);
-        if let Err(SealError::Locked(_)) = opened {
+        // also where the key is at hand: who has locked it wants the code, and not any
+        if !self.opens(ask) {
             return Err(SealError::Locked("the code is not the one that opens it".to_owned()));
         }
-        let Left(left) = opened?;
+        let Left(left) = self.unlock(ask)?;
         let mut said = vec!["the store is open".to_owned()];
         said.extend(left);
         match sources.offer() {

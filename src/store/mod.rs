@@ -23,7 +23,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,8 @@ pub(crate) struct Store {
     seal_state: watch::Sender<SealState>,
     is_opening: AtomicBool,
     is_held: AtomicBool,
+    /// How often the keys were to be forgotten: what had been asked for before that opens nothing any more.
+    holds: AtomicU64,
     /// What this machine's records are marked with; `None` where no mark is looked at.
     mark: Option<String>,
     warnings: Vec<String>,
@@ -256,6 +258,7 @@ impl Store {
             seal_state,
             is_opening,
             is_held: AtomicBool::new(false),
+            holds: AtomicU64::new(0),
             mark: None,
             warnings,
         })
@@ -370,9 +373,25 @@ impl Store {
         self.is_held.load(Ordering::Acquire)
     }
 
-    /// A person asks for the keys again.
-    pub(crate) fn let_go(&self) {
-        self.is_held.store(false, Ordering::Release);
+    /// A person wants the keys forgotten: what is being asked for just now brings none, and nothing is read any more. What
+    /// is at hand can still be saved, until [`Store::forget_keys`]. Returns the number of this order.
+    pub(crate) fn hold(&self) -> u64 {
+        let _whole = self.inner();
+        self.is_held.store(true, Ordering::Release);
+        self.holds.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The number of the latest order to hold: to be noted by who begins to ask for the keys again.
+    pub(crate) fn latest_hold(&self) -> u64 {
+        self.holds.load(Ordering::Acquire)
+    }
+
+    /// A person asks for the keys again, unless somebody wanted them forgotten after the order that was noted.
+    pub(crate) fn let_go(&self, noted: u64) {
+        let _whole = self.inner();
+        if self.latest_hold() == noted {
+            self.is_held.store(false, Ordering::Release);
+        }
     }
 
     /// From here on it is known.
@@ -390,10 +409,16 @@ impl Store {
         &self,
         mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>,
     ) -> Result<Left, SealError> {
-        let missing = self.inner().sealing.missing();
+        let (missing, holds) = {
+            let inner = self.inner();
+            (inner.sealing.missing(), self.latest_hold())
+        };
         // not under the mutex: a command may take its time
         let found: Vec<_> = missing.iter().map(|key| (key.id.clone(), sealing::fetch(key, &mut ask))).collect();
         self.change(|folder, sealing| {
+            if self.latest_hold() != holds {
+                return Err(SealError::Locked("somebody has locked it meanwhile".to_owned()));
+            }
             for (id, held) in found {
                 sealing.hold(id, held);
             }
@@ -443,10 +468,16 @@ impl Store {
         self.change(|folder, sealing| reseal::add_slot(folder, sealing, offer))
     }
 
-    /// Forgets the keys, for this reason: from here on, what is sealed can be neither read nor replaced.
-    pub(crate) fn forget_keys(&self, why: &str) {
-        self.is_held.store(true, Ordering::Release);
-        self.change(|_, sealing| sealing.forget_keys(why));
+    /// Forgets the keys, for this reason, if it is held still: from here on, what is sealed can be neither read nor
+    /// replaced. Returns whether it is so.
+    pub(crate) fn forget_keys(&self, why: &str) -> bool {
+        self.change(|_, sealing| {
+            let is_held = self.is_held();
+            if is_held {
+                sealing.forget_keys(why);
+            }
+            is_held
+        })
     }
 
     /// How the store is sealed. Waits for nothing.

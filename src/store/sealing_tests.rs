@@ -6,6 +6,7 @@ use super::faulty_disk::{Fault, FaultyDisk};
 use super::reseal::RING;
 use super::tests::{id, on, record};
 use super::*;
+use crate::config::testing::config;
 
 /// A source that the tests hold: what the first offer was wrapped by, and the second.
 const SECRETS: [&str; 2] = ["the first secret of many characters", "the second secret of many characters"];
@@ -214,7 +215,10 @@ fn while_the_key_is_away_nothing_is_read_written_or_set_aside_and_its_coming_ope
     unlock(&store, SECRETS[0]).unwrap();
     assert_eq!(store.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
     assert_eq!(store.seal_state().locked, None);
-    store.forget_keys("locked");
+    assert!(!store.forget_keys("locked"), "somebody has let go");
+    store.hold();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(of("gbdx")), "what is at hand can still be saved");
+    assert!(store.forget_keys("locked"));
     assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Locked { why, .. }) if why == "locked"));
 }
 
@@ -367,5 +371,37 @@ fn a_record_of_another_machine_is_not_given_before_somebody_says_so_sealed_or_no
         third.save(&Record { generation: 9, ..of("gbdx") }).unwrap();
         let any = { third.inner().folder.peek("gbdx.json").unwrap().unwrap() };
         assert!(is_sealed || String::from_utf8_lossy(&any).contains("\"machine\": \"any\""));
+    }
+}
+
+#[test]
+fn keys_that_were_asked_for_before_a_lock_open_nothing_after_it() {
+    let store = on(&sealed());
+    let ask = |_, _: Option<&str>| {
+        store.hold();
+        store.forget_keys("locked");
+        Ok(Secret::new(SECRETS[0]))
+    };
+    assert!(matches!(store.unlock(ask), Err(SealError::Locked(why)) if why.contains("meanwhile")));
+    assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Locked { .. })));
+    unlock(&store, SECRETS[0]).unwrap();
+}
+
+#[test]
+fn a_recovery_code_is_tried_also_where_the_key_is_at_hand() {
+    let disk = sealed();
+    let store = on(&disk);
+    unlock(&store, SECRETS[0]).unwrap();
+    let sources = KeySources::new(&config("store.seal = \"off\"").store, Path::new("/simulated"));
+    let code = crate::key_source::recovery_code(&[3; 16]);
+    for has_slot in [false, true] {
+        if has_slot {
+            store.add_way(&crate::key_source::recovery(&code)).unwrap();
+        }
+        for wrong in ["", "0000", "0000-0000-0000-0000-0000-0000-00"] {
+            let refused = store.recover(&Secret::new(wrong), &sources).unwrap_err();
+            assert!(matches!(refused, SealError::Locked(_)), "{wrong:?}: {refused}");
+        }
+        assert_eq!(store.recover(&code, &sources).is_ok(), has_slot);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, Server, address, ping, rotating};
-use crate::support::{Home, eventually, words};
+use crate::support::{Daemon, Home, eventually, words};
 
 const KEY: &str = "kq8hUw2D0Zf1Yp6mJt3Rb7Lx5Nc9Vs4E";
 
@@ -340,6 +340,111 @@ fn a_passphrase_is_typed_after_each_start_and_to_undo_a_lock_and_stands_nowhere(
         assert!(!daemon.log().contains(PASSPHRASE));
     }
     assert_eq!(leaks(&home.path(""), &[PASSPHRASE.to_owned()]), [""; 0]);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+/// A daemon whose store is sealed by this passphrase, and open.
+fn behind_a_passphrase<'s>(sealable: &'s Sealable, passphrase: &str) -> Daemon<'s> {
+    let home = &sealable.home;
+    let sealed = home.run_with_input(&["seal", "on", "--passphrase-stdin"], passphrase);
+    assert!(sealed.status.success(), "{}", words(&sealed));
+    let daemon = home.start();
+    let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], passphrase);
+    assert!(opened.status.success(), "{}", words(&opened));
+    daemon.until("lab", "usable");
+    daemon
+}
+
+#[test]
+fn what_a_passphrase_has_to_undo_nothing_else_undoes_or_changes() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-91fe";
+    const OTHER: &str = "four-words-of-a-thief";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let daemon = behind_a_passphrase(&sealable, PASSPHRASE);
+    let sealed = sealable.status();
+    for lock in [&["lock"][..], &["lock", "--all"]] {
+        for has_code in [false, true] {
+            if has_code {
+                sealable.seal("recovery");
+            }
+            assert!(home.run(lock).status.success());
+            let tries: [(&[&str], &str); 9] = [
+                (&["unlock", "--recovery-stdin"], "0000"),
+                (&["unlock", "--recovery-stdin"], "0000-0000-0000-0000-0000-0000-00"),
+                (&["unlock", "--passphrase-stdin"], OTHER),
+                (&["seal", "off"], ""),
+                (&["seal", "on", "--passphrase-stdin"], OTHER),
+                (&["seal", "rotate", "--passphrase-stdin"], OTHER),
+                (&["seal", "recovery"], ""),
+                (&["adopt", "lab"], ""),
+                (&["adopt", "lab", "--any"], ""),
+            ];
+            for (verb, input) in tries {
+                let refused = home.run_with_input(verb, input);
+                assert_eq!(refused.status.code(), Some(5), "{lock:?} {verb:?}: {}", words(&refused));
+                assert_eq!(ping(&address(&daemon)).status, 503, "{lock:?} {verb:?}");
+            }
+            let bodies = [
+                "",
+                "{}",
+                r#"{"recovery_code": ""}"#,
+                r#"{"recovery_code": "x", "passphrase": "four-words-of-a-thief"}"#,
+                r#"{"passphrase": ""}"#,
+            ];
+            for body in bodies {
+                let refused = home.control_with("POST", "/v1/unlock", body).expect("an answer");
+                assert!(refused.status >= 400, "{body}: {}", refused.text());
+                assert_eq!(ping(&address(&daemon)).status, 503, "{body}");
+            }
+            assert_eq!(sealable.leaks(), [""; 0]);
+            let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+            assert!(opened.status.success(), "{}", words(&opened));
+            daemon.until("lab", "usable");
+            if has_code {
+                assert_eq!(sealable.status()["recovery"], true);
+            }
+        }
+    }
+    assert_eq!(sealable.status()["key_id"], sealed["key_id"]);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+#[test]
+fn a_lock_is_not_undone_by_an_unlock_that_began_before_it() {
+    let script = "test -e $HOME/slow && touch $HOME/asked && sleep 3; cat $HOME/key";
+    let sealable = Sealable::with(&format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"));
+    let home = &sealable.home;
+    sealable.seal("on");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert!(home.run(&["lock", "--all"]).status.success());
+    for lock in [&["lock"][..], &["lock", "--all"]] {
+        fs::write(home.path("slow"), "").expect("written");
+        let _ = fs::remove_file(home.path("asked"));
+        let unlocking = home.valetd(&["unlock"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
+        eventually("asked", || home.path("asked").exists().then_some(()));
+        let locked = home.run(lock);
+        assert!(locked.status.success(), "{}", words(&locked));
+        let ended = unlocking.wait_with_output().expect("it ends");
+        assert_eq!(ended.status.code(), Some(5), "{lock:?}");
+        assert_eq!(ping(&address(&daemon)).status, 503, "{lock:?}");
+        fs::remove_file(home.path("slow")).expect("removed");
+        assert!(home.run(&["unlock"]).status.success());
+        daemon.until("lab", "usable");
+        assert!(home.run(&["lock", "--all"]).status.success());
+    }
+    drop(daemon);
+    // nor by a start that takes its time
+    fs::write(home.path("slow"), "").expect("written");
+    let _ = fs::remove_file(home.path("asked"));
+    let daemon = home.start();
+    eventually("asked", || home.path("asked").exists().then_some(()));
+    assert!(home.run(&["lock", "--all"]).status.success());
+    std::thread::sleep(Duration::from_secs(4)); // longer than the command takes
+    assert_eq!(ping(&address(&daemon)).status, 503);
+    assert!(home.run(&["unlock"]).status.success());
+    daemon.until("lab", "usable");
     assert_eq!(sealable.server.log().reuse_detected, 0);
 }
 
