@@ -49,6 +49,9 @@ pub(crate) struct Stored {
     pub identity: Option<String>,
     /// When the sign-in ends, if it was given an end.
     pub ends_at: Option<Timestamp>,
+    /// Whether its refresh token is one that its server replaces at each renewal, as far as is known: such a one may end
+    /// when it is not renewed.
+    pub rotates: bool,
 }
 
 /// A failed renewal, in words and codes that give nothing away.

@@ -10,6 +10,7 @@ use super::configuration::{Loaded, account_of, is_enough, load_config, places};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
+use super::opening::{ask_passphrase, of_store, open_unlocked, takes_passphrase};
 use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
@@ -32,7 +33,7 @@ use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::{StoreError, Trial, open_store};
+use crate::store::{StoreError, Trial, open_store_with};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -209,9 +210,13 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
     }
     // before somebody signs in for nothing
+    let mut passphrase = None;
     match block_on(async { Client::connect(&places.socket).await?.status().await })? {
         Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
-        Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
+        Err(ClientError::NotRunning(_)) => {
+            passphrase = takes_passphrase(&places).then(ask_passphrase).transpose()?;
+            could_be_saved(&places, &config, passphrase.clone())?;
+        }
         Ok(status) => {
             if let Some(why) = status.daemon.store.locked {
                 let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
@@ -233,7 +238,7 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     new.switches_user = switch_user;
     tell_missing_scopes(account, &new);
     found.keep(&places)?;
-    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news(), passphrase);
     if delivered.is_err() {
         found.take_back(&places);
     }
@@ -252,14 +257,14 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 }
 
 /// Whether there is a place for the credential, where no daemon has one.
-fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
+fn could_be_saved(places: &Paths, config: &Config, passphrase: Option<Secret>) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = open_unlocked(places, config, passphrase);
     let opened = opened.and_then(|_| match is_read_only(folder) {
-        true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
+        true => Err(Failure::say(format!("nothing can be written to {}{READ_ONLY}", folder.display()))),
         false => Ok(()),
     });
-    opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
+    opened.map_err(|failure| failure.while_doing("looking where the credential is to be saved"))
 }
 
 /// A registered client that the server does not know any more is no use: the next sign-in registers another one. As long as
@@ -450,6 +455,7 @@ fn deliver(
     account: &Account,
     new: NewCredential,
     must_reload: bool,
+    passphrase: Option<Secret>,
 ) -> Result<Exit, Failure> {
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
@@ -474,8 +480,8 @@ fn deliver(
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
-            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
-            let store = open_store(places, config).map_err(failed)?;
+            let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
+            let store = open_store_with(places, config, passphrase).map_err(failed)?;
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
             let Taken { identity, untried } = match block_on(offline::take(&store, &endpoint, account, new))? {
                 Ok(taken) => taken,

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::config::{SealSetting, SecretSource, StoreSettings};
 use crate::platform::{environment, secret_source};
 use crate::secret::Secret;
+use crate::shutdown::Shutdown;
 
 mod systemd;
 
@@ -99,6 +100,8 @@ pub(crate) struct KeySources {
     systemd: PathBuf,
     /// What a person has typed just now, if one has.
     passphrase: Option<Secret>,
+    /// From when on nobody is asked any more.
+    stop: Option<Shutdown>,
 }
 
 /// Below that, a passphrase is a matter of minutes, however each guess is stretched.
@@ -111,7 +114,14 @@ impl KeySources {
             state_dir: state_dir.to_owned(),
             systemd: systemd::SOCKET.into(),
             passphrase: None,
+            stop: None,
         }
+    }
+
+    /// The same, until the stop: what is being asked then is given up, and a command that is running ended.
+    #[must_use]
+    pub(crate) fn until(self, stop: Shutdown) -> Self {
+        Self { stop: Some(stop), ..self }
     }
 
     /// The same, with a passphrase that a person has typed.
@@ -249,7 +259,20 @@ impl KeySources {
             // a runtime of its own: who calls may be on one already
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| error.to_string())?;
-            runtime.block_on(secret_source::read(source)).map_err(|error| error.to_string())
+            let stopped = async {
+                match self.stop.clone() {
+                    Some(mut stop) => stop.started().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let secret = runtime.block_on(async {
+                tokio::select! {
+                    read = secret_source::read(source) => read.map_err(|error| error.to_string()),
+                    () = stopped => Err("it was given up, as valetd stops".to_owned()),
+                }
+            });
+            runtime.shutdown_background(); // a pipe that nobody writes to is read by a thread of its own
+            secret
         };
         std::thread::scope(|scope| scope.spawn(read).join()).map_err(|_| "reading it ended badly".to_owned())?
     }
@@ -321,7 +344,13 @@ mod tests {
     const KEY: &str = "an-ordinary-key-of-42-characters-in-base64";
 
     fn sources(setting: SealSetting, state_dir: &Path) -> KeySources {
-        KeySources { setting, state_dir: state_dir.to_owned(), systemd: "/nowhere".into(), passphrase: None }
+        KeySources {
+            setting,
+            state_dir: state_dir.to_owned(),
+            systemd: "/nowhere".into(),
+            passphrase: None,
+            stop: None,
+        }
     }
 
     fn command(script: &str) -> SealSetting {

@@ -182,7 +182,12 @@ impl RenewerLoop {
         match notice {
             RenewerCommand::Configure(config, sources, done) => {
                 self.renewer.world.sources = sources;
+                let store = self.renewer.world.store.clone();
+                let is_elsewhere = store.follow(&config);
                 configure(&mut self.renewer, &config, now);
+                if is_elsewhere {
+                    self.renewer.look_again(|id| load(&store, id), now);
+                }
                 let _ = done.send(());
             }
             RenewerCommand::NetworkChanged => self.renewer.network_changed(now),
@@ -203,6 +208,10 @@ fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
     }
     store.load(id).map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
+        // the store is open: it is an earlier key, and no unlocking brings it
+        error @ StoreError::Locked { .. } if store.seal_state().locked.is_none() => {
+            NotLoaded::Withheld(Withholding::KeyGone, error.to_string())
+        }
         error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
         error @ StoreError::OtherMachine { .. } => NotLoaded::Withheld(Withholding::OtherMachine, error.to_string()),
         error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),

@@ -129,7 +129,7 @@ impl<W: World> Renewer<W> {
         let mut state = AccountState::new(account, record, self.seed);
         match not_loaded {
             None => {}
-            Some(NotLoaded::Opening) => state.is_opening = true,
+            Some(NotLoaded::Opening) => state.opening_since = Some(now),
             Some(NotLoaded::Withheld(cause, why)) => {
                 let since = before.filter(|before| before.cause == cause).map_or(now, |before| before.since);
                 error!(account = %id, cause = cause.code(), why, "the stored credential is not used");
@@ -298,6 +298,9 @@ impl<W: World> Renewer<W> {
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
         if let Some(Withheld { cause, why, .. }) = &state.withheld {
             return Err(format!("{why}; run `{}`", cause.remedy(id, "valetd")));
+        }
+        if state.opening_since.is_some() {
+            return Err("the key of the store is being asked for".to_owned());
         }
         if let Phase::SignInRequired { why } = state.machine.snapshot().phase
             && !state.machine.may_be_presented_again()
@@ -875,7 +878,7 @@ impl<W: World> Renewer<W> {
         let availability = match (&state.published, snapshot.phase) {
             _ if self.lock.is_some() => Availability::Withheld(self.lock.clone().expect("it was looked at")),
             (Some(token), _) => Availability::Usable { token: token.clone(), wished_for },
-            (None, _) if state.is_opening => {
+            (None, _) if state.opening_since.is_some() => {
                 let because = Some("the key of the store is being asked for".into());
                 Availability::Waiting { retry_at: None, because }
             }
