@@ -37,6 +37,7 @@ use routes::{Asked, accounts_of};
 use variables::{base_url, hosts, past_proxies, shown, variables};
 
 mod clients;
+mod folder;
 mod help;
 mod intercept;
 mod isolate;
@@ -218,7 +219,11 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 let view = isolate::View::new(places.home.clone(), working, bind, ro)?;
                 let masks = masks(&view, &places, &report)?;
                 let socket = address.as_deref().and_then(|address| address.strip_prefix("unix:"));
-                let lent = socket.zip(line.take()).map(|(socket, line)| Lent { socket: socket.into(), key: key.clone(), line });
+                let lent = socket.zip(line.take()).map(|(socket, line)| Lent {
+                    socket: socket.into(),
+                    key: key.clone(),
+                    line,
+                });
                 let own = asking_again(lent, places.socket.clone(), names, AddressKind::RoutesOnUnix);
                 Some(intercept::Inside { view, masks, own: Rc::new(own) })
             }
@@ -306,7 +311,10 @@ fn reached(
     match intercept::refuse_what_cannot_be(&reached) {
         Ok(()) => Ok(Some(reached)),
         Err(failure) if is_wanted => Err(failure),
-        Err(_) => Ok(None),
+        Err(failure) => {
+            anstream::eprintln!("valetd exec: the routes' own hosts get no tokens here: {failure}");
+            Ok(None)
+        }
     }
 }
 

@@ -10,11 +10,7 @@ use crate::platform::peer::own_uid;
 
 /// A unix socket where these routes are reached in one of the ways that there are on one, and its key, which is for
 /// processes of this user.
-pub(super) async fn lend(
-    socket: &Path,
-    routes: Vec<RouteName>,
-    kind: AddressKind,
-) -> Result<Lent, ClientError> {
+pub(super) async fn lend(socket: &Path, routes: Vec<RouteName>, kind: AddressKind) -> Result<Lent, ClientError> {
     let rights = Rights { routes, methods: Vec::new(), paths: Vec::new() };
     let limits = Limits { user: Some(own_uid()), ..Limits::default() };
     let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };

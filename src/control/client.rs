@@ -269,7 +269,11 @@ impl Client {
 
     /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed;
     /// `address` says whether its report names an address that ends with it, where its routes exist and no others.
-    pub(crate) async fn hold_key(socket: &Path, new: NewKey, address: Option<AddressKind>) -> Result<HeldKey, ClientError> {
+    pub(crate) async fn hold_key(
+        socket: &Path,
+        new: NewKey,
+        address: Option<AddressKind>,
+    ) -> Result<HeldKey, ClientError> {
         let (stream, owner) = connect(socket).await?;
         let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
         let stream = stream.into_std().map_err(unreachable)?;

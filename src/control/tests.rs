@@ -213,11 +213,8 @@ async fn a_held_key_lives_until_the_last_descriptor_is_closed_and_not_longer_tha
     };
     timeout(Duration::from_secs(10), gone).await.expect("it is forgotten");
     assert!(house.keys.find(other_key.expose()).is_ok());
-    let problem = Client::hold_key(
-        &house.socket,
-        NewKey { rights: Rights { routes: Vec::new(), ..rights() }, ..new() },
-        None,
-    );
+    let problem =
+        Client::hold_key(&house.socket, NewKey { rights: Rights { routes: Vec::new(), ..rights() }, ..new() }, None);
     assert_eq!(refusal(problem.await).detail, "a key needs at least one route");
     house.trigger.start();
     timeout(Duration::from_secs(5), &mut house.serving).await.expect("serve returns").unwrap();
