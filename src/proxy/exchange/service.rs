@@ -89,7 +89,7 @@ async fn carry_out(
     let target = find(connection, table, host, &request)?;
     let route = &*target.local.entry;
     exchange.reached(&target.local);
-    let way_in = permit(&table.shared, &caller, &target, host, &request, exchange)?;
+    let way_in = permit(connection, &table.shared, &caller, &target, host, &request, exchange)?;
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
@@ -252,6 +252,7 @@ fn find(
 
 /// Whether the route and the client key let the request through.
 fn permit(
+    connection: &Connection,
     table: &Table,
     caller: &Caller,
     target: &Target,
@@ -269,6 +270,9 @@ fn permit(
     }
     if route.config.require_key && caller.key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    if route.config.require_key && connection.ingress.scope.is_open() {
+        return Err(ProxyError::NotAllowed(Check::KeyOfNobody));
     }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
     mcp::check_place(&route.config, caller.key.as_deref(), request.method(), rest)?;
