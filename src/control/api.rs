@@ -84,6 +84,7 @@ struct CredentialBody {
     #[serde(default)]
     trial: Trial,
     term: Option<u64>,
+    sign_in: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -349,7 +350,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
             "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
-             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term",
+             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
         )
     })?;
     let CredentialBody {
@@ -363,6 +364,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         servers,
         trial,
         term,
+        sign_in,
     } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
@@ -381,6 +383,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         servers,
         trial,
         term,
+        sign_in,
     })
 }
 
@@ -403,6 +406,9 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
         }
         RequestError::AnotherPerson(sentence) => {
             Problem::new(409, kind::ANOTHER_PERSON, "it is another person's; what is stored stays", sentence)
+        }
+        error @ RequestError::SignedOut => {
+            Problem::new(409, kind::SIGNED_OUT, "it is not wanted any more; nothing is stored", error.to_string())
         }
         RequestError::CredentialUntried(sentence) => {
             Problem::new(409, kind::CREDENTIAL_UNTRIED, "it could not be tried; what is stored stays", sentence)

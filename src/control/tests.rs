@@ -284,6 +284,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
         trial: Trial::Preferred,
         term: Some(28_800),
+        sign_in: Some("0123456789abcdef".to_owned()),
     };
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
@@ -296,6 +297,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
         assert_eq!((&received.person, received.switches_user), (&new.person, true));
         assert_eq!((received.trial, received.term), (new.trial, new.term));
+        assert_eq!(received.sign_in, new.sign_in);
         reply.send(Ok(())).unwrap();
     });
     assert!(!serde_json::to_string(&answer.unwrap()).unwrap().contains("hunter2"));

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::account::NotLoaded;
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts, Withholding};
+use crate::accounts::{AccountRequest, AccountView, Accounts, RequestError, Withholding};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
@@ -71,6 +71,8 @@ pub(crate) struct RenewerLoop {
     requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
+    /// Of each account the person's sign-in that the last sign-out has made void.
+    void_sign_ins: BTreeMap<AccountId, String>,
 }
 
 impl RenewerLoop {
@@ -90,7 +92,8 @@ impl RenewerLoop {
         configure(&mut renewer, &config, clock.now());
         let (views, seen) = watch::channel(Arc::new(renewer.views()));
         let (requests, requested) = mpsc::channel(32);
-        let this = Self { renewer, clock, demands, requests: requested, notices, views };
+        let void_sign_ins = BTreeMap::new();
+        let this = Self { renewer, clock, demands, requests: requested, notices, views, void_sign_ins };
         (this, Accounts::new(requests, seen))
     }
 
@@ -155,10 +158,20 @@ impl RenewerLoop {
                 let _ = reply.send(self.renewer.refresh(&account, now));
             }
             AccountRequest::Replace(account, new, reply) => {
+                if new.sign_in.is_some() && new.sign_in.as_ref() == self.void_sign_ins.get(&account) {
+                    info!(%account, "a sign-in has come to its end after somebody has signed out; nothing changes");
+                    let _ = reply.send(Err(RequestError::SignedOut));
+                    return;
+                }
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
-            AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Remove(account, reply) => {
+                if let Some(void) = self.renewer.world.store.end_sign_in(&account) {
+                    self.void_sign_ins.insert(account.clone(), void);
+                }
+                self.renewer.remove(&account, reply, now);
+            }
             AccountRequest::Lock(reply) => {
                 self.renewer.lock(now);
                 let _ = reply.send(Ok(()));

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
+use crate::support::disk::SmallDisk;
 use crate::support::documents::Documents;
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
@@ -225,6 +226,54 @@ fn a_client_that_the_server_has_forgotten_is_registered_again_at_the_next_sign_i
     let output = login("a-new-one");
     assert!(words(&output).contains("forgotten the client"), "{}", words(&output));
     assert_eq!(registered(), 2);
+}
+
+#[test]
+fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let home = Home::with("listen = []\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    fs::create_dir(home.path("state/valetd/notes.client.json")).expect("what is in the way");
+    let login = || words(&home.run_with_input(&["login", "notes", "--refresh-token-stdin", "--untried"], "r"));
+    let said = login();
+    assert!(said.contains("could not be kept") && said.contains("it was taken back at the server"), "{said}");
+    let asked = documents.asked();
+    assert!(asked.iter().any(|(line, _)| line == "DELETE /register/client-of-notes"), "{asked:?}");
+    documents.put_with("/register", 201, "", json!({"client_id": "client-of-notes"}));
+    let said = login();
+    assert!(said.contains("the client \"client-of-notes\" stays registered at the server"), "{said}");
+    assert!(!home.path("state/valetd/notes.json").exists());
+}
+
+#[test]
+fn a_full_disk_leaves_the_file_as_it_was_and_no_secret_beside_it() {
+    let home = Home::empty();
+    let Some(disk) = SmallDisk::at(&home.path("config/valetd"), "64k") else { return };
+    home.write_config("listen = []\n");
+    // a file takes a page: with none left the secret cannot be written, with one the configuration cannot
+    let fill = home.path("config/valetd/fill");
+    let add = ["add", "mail", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+    for pages_left in [0, 1] {
+        let mut bytes = 128 * 4096;
+        while fs::write(&fill, vec![b'x'; bytes]).is_err() {
+            bytes -= 4096;
+        }
+        fs::write(&fill, vec![b'x'; bytes - pages_left * 4096]).expect("less than before");
+        let output = home.run_with_input(&add, "hunter2");
+        let said = words(&output);
+        assert!(output.status.code() == Some(1) && said.to_lowercase().contains("no space left"), "{said}");
+        let folder = fs::read_dir(&disk.folder).expect("a folder").flatten();
+        let mut left: Vec<_> = folder.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        left.sort();
+        assert_eq!(
+            (left, config(&home)),
+            (vec!["config.toml".to_owned(), "fill".to_owned()], "listen = []\n".to_owned())
+        );
+    }
+    fs::remove_file(&fill).expect("removed");
+    assert!(home.run_with_input(&add, "hunter2").status.success());
 }
 
 #[test]
