@@ -20,6 +20,7 @@ use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::replay::{Right, Unread, Whole};
 use crate::proxy::table::RouteEntry;
 
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// Of a method or a name, so much is shown.
@@ -74,6 +75,12 @@ fn is_under_rules(route: &Route, method: &Method, rest: &str) -> bool {
     let Some(place) = route.mcp.as_deref() else { return false };
     let place = place.trim_end_matches('/');
     rest.trim_end_matches('/') == place && [Method::GET, Method::POST, Method::DELETE].contains(method)
+}
+
+/// Whether a request may be the one that begins a session: of no session yet, and without an agreed version.
+pub(crate) fn may_begin<B>(request: &Request<B>) -> bool {
+    let has = |name: &HeaderName| request.headers().contains_key(name);
+    request.method() == Method::POST && !has(&VERSION) && !has(&SESSION)
 }
 
 /// Whether messages on a route are looked at, for its own rules or those of the key that a request presents.
@@ -167,7 +174,8 @@ pub(crate) fn without_challenge<B>(route: &RouteEntry, response: &mut Response<B
         (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, Some(scope)) => {
             tracing::warn!(%account, route = %route.config.name, scope, "the MCP server asks for more scope");
             let error = ProxyError::ScopeRequired { account, scope };
-            route.stats.mcp().scope_required = Some((unix_seconds(), error.login().unwrap_or_default()));
+            let command = error.login().unwrap_or_default();
+            route.stats.mcp_shows(|seen| seen.scope_required = Some((unix_seconds(), command)));
             Err(error)
         }
         (StatusCode::UNAUTHORIZED, None) => Err(ProxyError::TokenRefused { account }),

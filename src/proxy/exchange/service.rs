@@ -15,7 +15,7 @@ use crate::client_keys::{ClientKey, Exhausted, Refusal};
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
-use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::body::{Overheard, ResponseBody};
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
 };
@@ -317,6 +317,7 @@ fn prepare<'a>(
         table,
         authority: request.headers().get(HOST).cloned(),
         is_head: *request.method() == Method::HEAD,
+        may_begin_mcp: route.config.mcp.is_some() && mcp::may_begin(request),
         target: asked,
         found,
         prefix,
@@ -342,7 +343,7 @@ fn prepare<'a>(
     };
     headers::prepare_request(request.headers_mut(), &caller.flags, fields);
     authorization.apply(request);
-    if route.config.scrub {
+    if route.config.scrub || context.may_begin_mcp {
         headers::ask_for_whole_text(request.headers_mut());
     }
     Ok((context, switches))
@@ -514,7 +515,9 @@ fn respond(
     }
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))
+    let overheard = (context.may_begin_mcp && head.status.is_success()).then(|| Overheard::of(route.stats.clone()));
+    let body = ResponseBody::upstream(body, token, &route.edits, route.config.scrub, overheard);
+    Ok(Response::from_parts(head, body))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.
