@@ -97,7 +97,7 @@ pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]
 pub(crate) enum AccountRequest {
-    /// Renew now. Answered when the renewal has been asked for, not when it has ended.
+    /// Renew now. Answered when the request is sent, not when the renewal has ended.
     Refresh(AccountId, oneshot::Sender<Result<(), String>>),
     /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
     /// taking the place of what is stored.
