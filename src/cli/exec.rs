@@ -149,7 +149,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             no_intercept || key_in_url || for_user.is_some() || !asked.is_named()
         })?;
         let names: Vec<RouteName> = wanted.iter().filter_map(|route| RouteName::new(&route.name)).collect();
-        let rights = Rights { routes: names.clone(), methods: Vec::new(), paths: Vec::new() };
+        let rights = Rights { routes: names.clone(), methods: Vec::new(), paths: Vec::new(), messages: Vec::new() };
         // an address with the key in it is in the arguments of what is called with it, which every user can read
         let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
         let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
@@ -232,7 +232,9 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let ran = block_on(async {
         // behind the wall nobody but the command is there
         let kind = AddressKind::Upstreams { open: !isolate && task.settings.password.is_none() };
-        let first = lend(&places.socket, task.wanted.clone(), kind).await.map_err(|error| refused(error, options))?;
+        let first = lend(&places.socket, task.wanted.clone(), Vec::new(), kind)
+            .await
+            .map_err(|error| refused(error, options))?;
         let daemon = asking_again(Some(first), places.socket.clone(), task.wanted.clone(), kind);
         intercept::run(task, daemon).await
     })??;
@@ -350,7 +352,7 @@ fn usable_config(places: &Paths) -> Result<Config, Failure> {
 fn asking_again(first: Option<Lent>, socket: PathBuf, routes: Vec<RouteName>, kind: AddressKind) -> Daemon {
     let again = move || {
         let (socket, routes) = (socket.clone(), routes.clone());
-        let lent = async move { lend(&socket, routes, kind).await.map_err(|error| error.to_string()) };
+        let lent = async move { lend(&socket, routes, Vec::new(), kind).await.map_err(|error| error.to_string()) };
         Box::pin(lent) as std::pin::Pin<Box<dyn Future<Output = _>>>
     };
     Daemon::new(first, Box::new(again))

@@ -506,6 +506,7 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         servers,
         trial,
         term,
+        sign_in,
     } = new;
     let password = credential.password.as_ref();
     let mut body = json!({
@@ -523,6 +524,9 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         body["trial"] = json!(trial);
         if let Some(person) = person {
             body["person"] = json!(person);
+        }
+        if let Some(sign_in) = sign_in {
+            body["sign_in"] = json!(sign_in);
         }
         if *switches_user {
             body["switch_user"] = json!(true);

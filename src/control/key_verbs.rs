@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::answer::{Answer, Done, bad_request, json, stopping};
-use super::keys::{KeyList, KeyOrder, KeyReport, MadeKey, UNKNOWN_JSON};
+use super::keys::{KeyList, KeyOrder, KeyReport, MadeKey, UNKNOWN_JSON, lacks_mcp};
 use super::lifeline::{Held, Lifeline};
 use super::line::Line;
 use super::problem::{Problem, kind};
@@ -39,6 +39,9 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
         let unknown = UnknownName::new("route", unknown.as_str(), routes);
         let remedy = unknown.choice().unwrap_or_else(|| "there is none".to_owned());
         return Err(bad_request(unknown.to_string()).with_remedy(remedy));
+    }
+    if let Some(why) = lacks_mcp(&config, &new) {
+        return Err(bad_request(why));
     }
     let own = match kind {
         Some(kind) => Some(lend(state, new.rights.routes.clone(), kind).await?),

@@ -41,6 +41,8 @@ pub(crate) enum ProxyError {
     ForbiddenByRules,
     /// The route's rules do not let a message to an MCP server through: its method, and what it is for.
     ForbiddenMessage(String),
+    /// The client key is not for a message to an MCP server.
+    KeyLacksMessage(String),
     /// The route looks through what comes back, which it cannot where another protocol is switched to.
     ForbiddenByScrub,
     /// The client key has been used too often.
@@ -148,7 +150,7 @@ impl ProxyError {
         match self {
             Self::NothingToDiscover => true,
             Self::TokenRefused { .. } | Self::ScopeRequired { .. } => false,
-            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) => true,
+            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) | Self::KeyLacksMessage(_) => true,
             Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
             Self::ForbiddenByRules | Self::ForbiddenMessage(_) | Self::ForbiddenByScrub => true,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
@@ -163,7 +165,7 @@ impl ProxyError {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::NotAllowed(check) => check.name(),
-            Self::KeyLacksRoute(_) => Check::KeyRights.name(),
+            Self::KeyLacksRoute(_) | Self::KeyLacksMessage(_) => Check::KeyRights.name(),
             _ => self.problem().kind,
         }
     }
@@ -291,6 +293,16 @@ impl ProxyError {
                 title: "The route does not forward this path",
                 proxy_error: "http_request_denied",
                 detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            },
+            Self::KeyLacksMessage(what) => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "not-allowed",
+                title: Check::KeyRights.title(),
+                proxy_error: "http_request_denied",
+                detail: format!(
+                    "Check: client key. The one presented is valid, but not for {what}; valetd key list shows what it is \
+                     for. valetd refuses it; the MCP server was not asked."
+                ),
             },
             Self::ForbiddenMessage(what) => Problem {
                 status: StatusCode::FORBIDDEN,
@@ -488,6 +500,9 @@ impl ProxyError {
                 document.insert("account".into(), account.as_str().into());
                 document.insert("scope".into(), scope.as_str().into());
                 document.insert("login".into(), self.login().into());
+            }
+            Self::KeyLacksMessage(_) => {
+                document.insert("check".into(), Check::KeyRights.name().into());
             }
             Self::NothingToDiscover | Self::ForbiddenMessage(_) => {}
             Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::ForbiddenByScrub => {}

@@ -125,6 +125,7 @@ mod tests {
             routes: routes.iter().map(|name| RouteName::new(name).unwrap()).collect(),
             methods: Vec::new(),
             paths: Vec::new(),
+            messages: Vec::new(),
         };
         let (lab, gdh) = (rights(&["lab", "gdh"]), rights(&["gdh"]));
         for (case, reader, routes, is_told) in [
