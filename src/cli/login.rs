@@ -400,7 +400,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
                 state_dir: Some(places.state_dir.clone()),
             };
             let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
-            let new = block_on(sign_in::in_person(account, &wishes, &endpoint))?.map_err(failed)?;
+            let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
             Ok(Obtained { new, turn })
         }
     }

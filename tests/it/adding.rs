@@ -66,10 +66,11 @@ fn what_a_provider_asks_for_is_asked_at_the_terminal_and_a_secret_is_not_shown()
     let before = terminal.answer("  > ", "me.apps.googleusercontent.com");
     assert!(before.contains("client_id: console.cloud.google.com"), "{before}");
     terminal.answer("client_secret (not shown): ", "GOCSPX-hunter2");
-    terminal.answer("Sign in now? [Y/n] ", "n");
+    terminal.answer("Sign in now? [Y/n] ", "\x03");
+    terminal.until("the account is added; sign in with: ");
     terminal.until("login mail");
     let (code, shown) = terminal.exit();
-    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(code, Some(130), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
     let text = config(&home);
     assert!(
@@ -229,6 +230,35 @@ fn a_client_that_the_server_has_forgotten_is_registered_again_at_the_next_sign_i
 }
 
 #[test]
+fn a_client_that_is_refused_at_a_sign_in_stays_until_another_one_is_registered() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let token = format!("{}/token", documents.url());
+    documents.put_with("/token", 401, "", json!({"error": "invalid_client"}));
+    documents.put("/.well-known/oauth-authorization-server", metadata(&documents, &token));
+    let home = Home::with("listen = []\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    let code = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    let login = || words(&home.run(&["login", "notes", "--code", code]));
+    let registered = || documents.asked().iter().filter(|(line, _)| line == "POST /register").count();
+    let said = login();
+    assert!(said.contains("another one is registered now: sign in again"), "{said}");
+    assert_eq!(registered(), 2);
+    let kept = || fs::read_to_string(home.path("state/valetd/notes.client.json")).expect("a client");
+    let before = kept();
+    documents.put_with("/register", 503, "", "");
+    let said = login();
+    assert!(said.contains("registers no other") && said.contains("answered 503"), "{said}");
+    assert_eq!((registered(), kept()), (3, before));
+    // what only quotes the code refuses no client
+    documents.put_with("/token", 400, "", json!({"error": "invalid_grant", "error_description": "no invalid_client"}));
+    let said = login();
+    assert!(said.contains("invalid_grant") && !said.contains("registers no other"), "{said}");
+    assert_eq!(registered(), 3);
+}
+
+#[test]
 fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
     let server = Server::start(Provider::Gdh, Options::default());
     let documents = Documents::start();
@@ -263,7 +293,7 @@ fn a_full_disk_leaves_the_file_as_it_was_and_no_secret_beside_it() {
         fs::write(&fill, vec![b'x'; bytes - pages_left * 4096]).expect("less than before");
         let output = home.run_with_input(&add, "hunter2");
         let said = words(&output);
-        assert!(output.status.code() == Some(1) && said.to_lowercase().contains("no space left"), "{said}");
+        assert!(output.status.code() == Some(1) && said.contains("no storage space"), "{said}");
         let folder = fs::read_dir(&disk.folder).expect("a folder").flatten();
         let mut left: Vec<_> = folder.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
         left.sort();
