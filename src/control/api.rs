@@ -229,6 +229,7 @@ where
             let new = read_credential(&collect(body).await?)?;
             info!(%account, "a credential was handed in over the control socket");
             state.accounts.replace(account, new).await.map_err(|error| not_done(state, id, error))?;
+            has_new_scope(state, id);
             tell(state, Kind::SignedIn, id);
             Ok(json(StatusCode::OK, &account_report(state, id)?))
         }
@@ -263,6 +264,13 @@ fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Result<Ans
 fn tell(state: &ControlState, kind: Kind, account: &str) {
     let readings = state.readings();
     state.events.tell(News::of_account(kind, account), readings.moment(readings.now));
+}
+
+/// What MCP servers have asked for may be granted by now; where it is not, they ask again.
+fn has_new_scope(state: &ControlState, account: &str) {
+    for route in state.config.borrow().routes.iter().filter(|route| route.account.as_str() == account) {
+        state.stats.route(&route.name).mcp().scope_required = None;
+    }
 }
 
 fn no_log() -> Problem {
