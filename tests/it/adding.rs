@@ -1,7 +1,9 @@
 //! From a name or an address to an account, and back.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
@@ -109,9 +111,8 @@ fn accounts_that_are_added_and_removed_at_once_are_all_in_the_file() {
     at_once((0..6).map(|number| add(&format!("a{number}"))).collect());
     let has = |name: &str| config(&home).contains(&format!("[account.{name}]"));
     assert!((0..6).all(|number| has(&format!("a{number}"))), "{}", config(&home));
-    // two removals would wait for nobody: each needs the store for itself
-    at_once(vec![add("b0"), remove("a0"), add("b1")]);
-    assert!(has("b0") && has("b1") && has("a1") && !has("a0"), "{}", config(&home));
+    at_once(vec![add("b0"), remove("a0"), add("b1"), remove("a1")]);
+    assert!(has("b0") && has("b1") && has("a2") && !has("a0") && !has("a1"), "{}", config(&home));
     assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
 }
 
@@ -275,6 +276,40 @@ fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
     let said = login();
     assert!(said.contains("the client \"client-of-notes\" stays registered at the server"), "{said}");
     assert!(!home.path("state/valetd/notes.json").exists());
+}
+
+#[test]
+fn a_signal_at_any_moment_of_adding_leaves_all_of_it_or_nothing() {
+    const STEPS: u32 = 30;
+    let home = Home::with("listen = []\n");
+    let add = |name: &str| {
+        let with = ["add", name, "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+        let mut command = home.valetd(&with);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        let _ = child.stdin.take().expect("piped").write_all(b"hunter2\n"); // it may be gone already
+        child
+    };
+    let begun = Instant::now();
+    assert!(add("whole").wait().expect("it ends").success());
+    let takes = begun.elapsed();
+    let mut added = 0;
+    for step in 0..STEPS {
+        let name = format!("m{step}");
+        let mut child = add(&name);
+        std::thread::sleep(takes * step / (STEPS - 5));
+        let signal = ["-INT", "-TERM", "-HUP"][step as usize % 3];
+        let _ = Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status();
+        let status = child.wait().expect("it ends");
+        let is_in = config(&home).contains(&format!("[account.{name}]"));
+        let has_secret = home.path(&format!("config/valetd/{name}.client-secret")).exists();
+        assert_eq!(is_in, has_secret, "after {step} steps, {status}");
+        added += usize::from(is_in);
+    }
+    let left = fs::read_dir(home.path("config/valetd")).expect("a folder").flatten();
+    let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(left.len(), 1 + 1 + added, "the file, and the secrets that it names: {left:?}");
+    assert!(home.run(&["check"]).status.success());
 }
 
 #[test]
