@@ -215,7 +215,8 @@ impl Daemon {
             demands: demanded,
             notices: commanded,
             seed,
-        });
+        })
+        .context("starting the store's thread")?;
 
         let keys = Arc::new(keys);
         let (access, access_warnings) = observers.access(&config, &keys);
