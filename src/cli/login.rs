@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::arguments::parse_account;
 use super::config_edit::{self, Setting};
 use super::config_file;
-use super::configuration::{Loaded, account_of, is_enough, load_config, places};
+use super::configuration::{Loaded, account_of, is_enough, load_config, places, when_free};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -261,7 +261,7 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 /// Whether there is a place for the credential, where no daemon has one.
 fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = when_free(|| Ok(open_store(places, config).map(drop)))?.map_err(|error| error.to_string());
     let opened = opened.and_then(|_| match is_read_only(folder) {
         true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
         false => Ok(()),
@@ -400,7 +400,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
                 state_dir: Some(places.state_dir.clone()),
             };
             let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
-            let new = block_on(sign_in::in_person(account, &wishes, &endpoint))?.map_err(failed)?;
+            let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
             Ok(Obtained { new, turn })
         }
     }
@@ -497,7 +497,15 @@ fn deliver(
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, must_reload))? {
+    let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
+    let delivered = when_free(|| match block_on(hand_in(places, id, &new, must_reload))? {
+        Err(error @ ClientError::NotRunning(_)) => {
+            Ok(open_store(places, config).map(|store| (Err(error), Some(store))))
+        }
+        handed_in => Ok(Ok((handed_in, None))),
+    })?;
+    let (handed_in, store) = delivered.map_err(failed)?;
+    match handed_in {
         Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
@@ -518,8 +526,7 @@ fn deliver(
             refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
         }
         Err(ClientError::NotRunning(_)) => {
-            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
-            let store = open_store(places, config).map_err(failed)?;
+            let store = store.expect("it was opened, as no daemon runs");
             // nobody signs out from here on: that takes the store's lock, too
             if turn.as_ref().is_some_and(Turn::is_void) {
                 return Err(signed_out_meanwhile(account, &new));

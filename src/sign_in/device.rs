@@ -27,7 +27,7 @@ pub(super) const METHOD: Method = Method {
 };
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
-    let Attempt { account, wishes, endpoint, terminal } = attempt;
+    let Attempt { account, wishes, endpoint, turn: _, terminal } = attempt;
     let code_verifier = match account.sign_in.device_pkce {
         true => Some(random::secret::<32>()?),
         false => None,
@@ -46,7 +46,7 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let ends = polling.left(Duration::ZERO);
     let grant = Grant::DeviceCode { device_code: authorization.device_code, code_verifier };
     let left = || clock(ends.saturating_sub(start.elapsed()));
-    let status = || format!("Waiting until you have signed in there: {} left (Ctrl-C cancels)", left());
+    let status = || format!("Waiting: {} left (Ctrl-C cancels)", left());
     let asking = tokens(account, endpoint, &client, &grant, &mut polling, start);
     let tokens = terminal.wait_beside(status, asking).await??;
     settle(account, endpoint, grant, tokens).await
@@ -119,9 +119,9 @@ fn is_drawn(wish: Option<bool>, has_colours: bool, is_set: impl Fn(&str) -> bool
 }
 
 /// Whether a picture of so many columns and lines is read off a terminal of this size: it must not wrap, and, unless it is
-/// wished, the line above it and the one below stay in sight. Pure.
+/// wished, the code above it and the line below stay in sight. Pure.
 fn fits((columns, lines): (usize, usize), (width, height): (usize, usize), is_wished: bool) -> bool {
-    columns <= width && (is_wished || lines + 2 <= height)
+    columns <= width && (is_wished || lines + 4 <= height)
 }
 
 /// Minutes and seconds.
@@ -156,9 +156,9 @@ mod tests {
     fn a_picture_is_left_out_where_it_would_wrap_or_push_everything_else_out_of_sight() {
         let rows = [
             ((33, 17), (80, 24), false, true),
-            ((33, 17), (33, 19), false, true),
+            ((33, 17), (33, 21), false, true),
             ((33, 17), (32, 50), true, false),
-            ((33, 17), (80, 18), false, false),
+            ((33, 17), (80, 20), false, false),
             ((33, 17), (80, 10), true, true),
         ];
         for (picture, terminal, is_wished, expected) in rows {

@@ -71,6 +71,7 @@ pub(crate) async fn in_person(
     account: &Account,
     wishes: &Wishes,
     endpoint: &TokenEndpoint,
+    turn: Option<&Turn>,
 ) -> Result<NewCredential, SignInError> {
     let ways = ways(account, wishes)?;
     let mut terminal = match Terminal::open() {
@@ -83,7 +84,7 @@ pub(crate) async fn in_person(
         false => choose(account, &ways, 0, &mut terminal)?,
     };
     loop {
-        let attempt = Attempt { account, wishes, endpoint, terminal: &mut terminal };
+        let attempt = Attempt { account, wishes, endpoint, turn, terminal: &mut terminal };
         let error = match (method_of(ways[chosen]).sign_in)(attempt).await {
             // to a server that has forgotten a client no way leads, until another one is registered
             Err(error) if account.registers && error.refuses_the_client() => return Err(error),

@@ -89,7 +89,8 @@ impl Terminal {
         }
     }
 
-    /// Shows a text, without what a terminal would take for an order.
+    /// Shows a text, without what a terminal would take for an order. Sentences that are wider than it go on in the next line;
+    /// what is indented (an address, a command) stays as it is.
     ///
     /// # Errors
     ///
@@ -97,7 +98,7 @@ impl Terminal {
     pub(crate) fn say(&self, text: &str) -> Result<(), Unasked> {
         let harmless: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
         let mut screen = &self.screen;
-        screen.write_all(harmless.as_bytes())?;
+        screen.write_all(wrapped(&harmless, self.size().0).as_bytes())?;
         Ok(screen.flush()?)
     }
 
@@ -267,6 +268,29 @@ impl Raw {
     }
 }
 
+/// A text whose sentences are broken between words. Pure.
+fn wrapped(text: &str, columns: usize) -> String {
+    let mut wrapped = String::with_capacity(text.len() + 8);
+    for line in text.split_inclusive('\n') {
+        if line.starts_with(' ') || line.trim_end().chars().count() <= columns {
+            wrapped.push_str(line);
+            continue;
+        }
+        let mut column = 0;
+        for word in line.split_inclusive(' ') {
+            let width = word.trim_end().chars().count();
+            if column > 0 && column + width > columns {
+                wrapped.truncate(wrapped.trim_end_matches(' ').len());
+                wrapped.push('\n');
+                column = 0;
+            }
+            wrapped.push_str(word);
+            column += word.chars().count();
+        }
+    }
+    wrapped
+}
+
 /// Whether the next key is there already: no person types that fast, so it belongs to what was pasted.
 fn follows_at_once(terminal: impl AsFd) -> bool {
     is_readable(terminal, Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
@@ -411,6 +435,22 @@ mod tests {
         ];
         for (case, keys, expected) in table {
             assert_eq!(typed(keys).unwrap(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn sentences_are_broken_between_words_and_nothing_else_is() {
+        let rows = [
+            ("short\n", 10, "short\n"),
+            ("ten letter\n", 10, "ten letter\n"),
+            ("one two three\nfour\n", 8, "one two\nthree\nfour\n"),
+            ("  https://a.example/as-it-is x\n", 8, "  https://a.example/as-it-is x\n"),
+            ("averylongword and\n", 5, "averylongword\nand\n"),
+            ("which one? ", 11, "which one? "),
+            ("which one is it? ", 9, "which one\nis it? "),
+        ];
+        for (text, columns, expected) in rows {
+            assert_eq!(wrapped(text, columns), expected, "{text:?}");
         }
     }
 

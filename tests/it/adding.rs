@@ -1,7 +1,9 @@
 //! From a name or an address to an account, and back.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
@@ -66,10 +68,11 @@ fn what_a_provider_asks_for_is_asked_at_the_terminal_and_a_secret_is_not_shown()
     let before = terminal.answer("  > ", "me.apps.googleusercontent.com");
     assert!(before.contains("client_id: console.cloud.google.com"), "{before}");
     terminal.answer("client_secret (not shown): ", "GOCSPX-hunter2");
-    terminal.answer("Sign in now? [Y/n] ", "n");
+    terminal.answer("Sign in now? [Y/n] ", "\x03");
+    terminal.until("the account is added; sign in with: ");
     terminal.until("login mail");
     let (code, shown) = terminal.exit();
-    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(code, Some(130), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
     let text = config(&home);
     assert!(
@@ -108,9 +111,8 @@ fn accounts_that_are_added_and_removed_at_once_are_all_in_the_file() {
     at_once((0..6).map(|number| add(&format!("a{number}"))).collect());
     let has = |name: &str| config(&home).contains(&format!("[account.{name}]"));
     assert!((0..6).all(|number| has(&format!("a{number}"))), "{}", config(&home));
-    // two removals would wait for nobody: each needs the store for itself
-    at_once(vec![add("b0"), remove("a0"), add("b1")]);
-    assert!(has("b0") && has("b1") && has("a1") && !has("a0"), "{}", config(&home));
+    at_once(vec![add("b0"), remove("a0"), add("b1"), remove("a1")]);
+    assert!(has("b0") && has("b1") && has("a2") && !has("a0") && !has("a1"), "{}", config(&home));
     assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
 }
 
@@ -229,6 +231,35 @@ fn a_client_that_the_server_has_forgotten_is_registered_again_at_the_next_sign_i
 }
 
 #[test]
+fn a_client_that_is_refused_at_a_sign_in_stays_until_another_one_is_registered() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let token = format!("{}/token", documents.url());
+    documents.put_with("/token", 401, "", json!({"error": "invalid_client"}));
+    documents.put("/.well-known/oauth-authorization-server", metadata(&documents, &token));
+    let home = Home::with("listen = []\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    let code = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    let login = || words(&home.run(&["login", "notes", "--code", code]));
+    let registered = || documents.asked().iter().filter(|(line, _)| line == "POST /register").count();
+    let said = login();
+    assert!(said.contains("another one is registered now: sign in again"), "{said}");
+    assert_eq!(registered(), 2);
+    let kept = || fs::read_to_string(home.path("state/valetd/notes.client.json")).expect("a client");
+    let before = kept();
+    documents.put_with("/register", 503, "", "");
+    let said = login();
+    assert!(said.contains("registers no other") && said.contains("answered 503"), "{said}");
+    assert_eq!((registered(), kept()), (3, before));
+    // what only quotes the code refuses no client
+    documents.put_with("/token", 400, "", json!({"error": "invalid_grant", "error_description": "no invalid_client"}));
+    let said = login();
+    assert!(said.contains("invalid_grant") && !said.contains("registers no other"), "{said}");
+    assert_eq!(registered(), 3);
+}
+
+#[test]
 fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
     let server = Server::start(Provider::Gdh, Options::default());
     let documents = Documents::start();
@@ -248,6 +279,40 @@ fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
 }
 
 #[test]
+fn a_signal_at_any_moment_of_adding_leaves_all_of_it_or_nothing() {
+    const STEPS: u32 = 30;
+    let home = Home::with("listen = []\n");
+    let add = |name: &str| {
+        let with = ["add", name, "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+        let mut command = home.valetd(&with);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        let _ = child.stdin.take().expect("piped").write_all(b"hunter2\n"); // it may be gone already
+        child
+    };
+    let begun = Instant::now();
+    assert!(add("whole").wait().expect("it ends").success());
+    let takes = begun.elapsed();
+    let mut added = 0;
+    for step in 0..STEPS {
+        let name = format!("m{step}");
+        let mut child = add(&name);
+        std::thread::sleep(takes * step / (STEPS - 5));
+        let signal = ["-INT", "-TERM", "-HUP"][step as usize % 3];
+        let _ = Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status();
+        let status = child.wait().expect("it ends");
+        let is_in = config(&home).contains(&format!("[account.{name}]"));
+        let has_secret = home.path(&format!("config/valetd/{name}.client-secret")).exists();
+        assert_eq!(is_in, has_secret, "after {step} steps, {status}");
+        added += usize::from(is_in);
+    }
+    let left = fs::read_dir(home.path("config/valetd")).expect("a folder").flatten();
+    let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(left.len(), 1 + 1 + added, "the file, and the secrets that it names: {left:?}");
+    assert!(home.run(&["check"]).status.success());
+}
+
+#[test]
 fn a_full_disk_leaves_the_file_as_it_was_and_no_secret_beside_it() {
     let home = Home::empty();
     let Some(disk) = SmallDisk::at(&home.path("config/valetd"), "64k") else { return };
@@ -263,7 +328,7 @@ fn a_full_disk_leaves_the_file_as_it_was_and_no_secret_beside_it() {
         fs::write(&fill, vec![b'x'; bytes - pages_left * 4096]).expect("less than before");
         let output = home.run_with_input(&add, "hunter2");
         let said = words(&output);
-        assert!(output.status.code() == Some(1) && said.to_lowercase().contains("no space left"), "{said}");
+        assert!(output.status.code() == Some(1) && said.contains("no storage space"), "{said}");
         let folder = fs::read_dir(&disk.folder).expect("a folder").flatten();
         let mut left: Vec<_> = folder.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
         left.sort();

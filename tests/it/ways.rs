@@ -209,7 +209,7 @@ fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_
 
     // chosen, nobody listens, and the page's address is all that is waited for
     let mut terminal = Terminal::open(&home, &login(" --paste --no-browser"));
-    terminal.until("paste the one-time code that it shows here, or the whole address that it ends on");
+    terminal.until("paste the one-time code that it shows here, or the whole address that it");
     let shown = terminal.until("Code: ");
     assert!(!shown.contains("goes on by itself"), "{shown}");
     terminal.type_line("\x03");
@@ -591,7 +591,8 @@ fn what_a_sign_in_brings_after_a_sign_out_is_refused_and_revoked() {
             let answer = put_credential(&home, &body);
             assert!(answer.status == 409 && answer.text().contains("problem:signed-out"), "{}", answer.text());
         }
-        browse(&url);
+        let (_, page) = browse(&url);
+        assert!(page.text().contains("Not signed in"), "{}", page.text());
         let (code, screen) = terminal.exit();
         let case = format!("{verb}, {with_daemon}: {screen}");
         assert!(code == Some(1) && screen.contains("somebody has signed out, or has removed the account"), "{case}");
