@@ -8,6 +8,9 @@ import { pathToFileURL } from 'node:url';
 const { default: puppeteer } = await import(pathToFileURL(createRequire(import.meta.url).resolve('puppeteer-core')).href);
 
 const [address, name, decision, userCode = ''] = process.argv.slice(2);
+const password = process.env.PASSWORD || 'x';
+// pages that are made by a script are not there at once, and change without being left
+const scripted = process.env.SCRIPTED;
 const only = 'MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost , EXCLUDE [::1]';
 const browser = await puppeteer.launch({
   executablePath: process.env.CHROMIUM, headless: true,
@@ -23,17 +26,21 @@ await page.goto(address, { waitUntil: 'domcontentloaded', timeout: 20000 });
 const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
 for (let step = 0; step < 8; step += 1) {
   // a page may send its form by itself, and be gone while it is looked at
-  const find = () => page.$('button[type=submit]:not([name=abort]), input[type=submit]');
+  const agree = 'button[type=submit][value=allow], input[type=submit][name=allow], button.btn-success';
+  const any = 'button[type=submit]:not([name=abort]):not([value=deny]), input[type=submit]';
+  const find = async () => await page.$(agree) || page.$(any);
+  if (scripted) await pause(1500);
   const button = await find().catch(() => pause(1000).then(find));
   if (new URL(page.url()).origin !== start || !button) break;
-  for (const [field, value] of [['login', name], ['password', 'x'], ['user_code', userCode]]) {
-    const input = value && await page.$(`input[name=${field}]:not([type=hidden])`);
+  for (const [field, value] of [['login', name], ['username', name], ['password', password], ['user_code', userCode], ['code', userCode]]) {
+    const input = value && await page.$(`input[name=${field}]:not([type=hidden]), input#${field}`);
     if (!input) continue;
     await input.evaluate((element) => { element.value = ''; });
     await input.type(value);
   }
   const abort = decision === 'no' && await page.$('a[href$="/abort"], [name=abort]');
-  const gone = page.waitForNavigation({ waitUntil: 'domcontentloaded', timeout: 20000 });
+  const left = page.waitForNavigation({ waitUntil: 'domcontentloaded', timeout: 20000 });
+  const gone = scripted ? Promise.race([left.catch(() => {}), pause(2000)]) : left;
   await Promise.all([gone, (abort || button).click()]);
 }
 const text = await page.evaluate(() => document.body.innerText);
