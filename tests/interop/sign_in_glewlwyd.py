@@ -3,7 +3,7 @@ registration, through its own pages in a headless Chromium. It compares the redi
 
 import glewlwyd_server
 from harness import Valetd, check, folder, free_port, need, need_node
-from signing_in import begin, feature, person, sign_out, walk, walk_device
+from signing_in import Terminal, begin, feature, person, sign_out, walk, walk_device
 
 SERVER = "glewlwyd"
 
@@ -21,15 +21,19 @@ def main():
     # at registration it has another name for device codes than RFC 8628 section 3.4
     valetd = Valetd(account("lab", 'client_id = "valetd"', '["browser", "device"]')
                     + account("new", 'client = "register"', '["browser"]')).start()
-    walk(valetd, SERVER, SCRIPTED=1)
+    walk(valetd, SERVER, shown="[A-Za-z0-9]{32};", SCRIPTED=1)  # its subjects are random, by client
     sign_out(valetd, SERVER)
     walk_device(valetd, SERVER, SCRIPTED=1)
     with feature(SERVER, "pushed request", "the request is pushed, and the address is short"):
         terminal, address = begin(valetd, "lab", "--no-browser")
         terminal.child.kill()
         assert "request_uri=" in address and "code_challenge" not in address, address
-    with feature(SERVER, "registration", "a client registers itself, and asks for a sign-in"):
-        begin(valetd, "new", "--no-browser")[0].child.kill()
+    with feature(SERVER, "registration", "a client registers itself"):
+        # it wants authentication of what it has just registered as public, so this goes no further
+        terminal = Terminal(valetd, "new", "--no-browser")
+        status, shown = terminal.end()
+        assert (valetd.home / "state" / "valetd" / "new.client.json").exists(), shown
+        assert status == 1 and "answered 403" in shown, shown
 
 
 with check("glewlwyd and Chromium are here, and the topic comes to its end"):
