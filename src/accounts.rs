@@ -46,6 +46,8 @@ pub(crate) struct Stored {
     pub saved: bool,
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
+    /// What the server tells that person apart by, if that was told.
+    pub subject: Option<String>,
     /// When the sign-in ends, if it was given an end.
     pub ends_at: Option<Timestamp>,
 }

@@ -127,8 +127,8 @@ fn find(
 ) -> Result<(Config, Option<Found>), Failure> {
     let Some(issuer) = account.server.issuer.clone() else { return Ok((config, None)) };
     let before = kept::of(&places.state_dir, &account.id, &issuer);
-    let metadata = match block_on(discovery::metadata_of(http, &issuer, discovery::reach(account)))? {
-        Ok(metadata) => metadata,
+    let now = match block_on(discovery::metadata_of(http, &issuer, discovery::reach(account), before.as_ref()))? {
+        Ok(now) => now,
         Err(why) if account.server.token.is_some() => {
             let id = &account.id;
             remark(&format!("{id}: {}; going by what is known of {}", printable(&why), issuer.as_str()));
@@ -140,7 +140,7 @@ fn find(
             return Err(Failure::say(printable(&why)).while_doing(doing).with_remedy(remedy));
         }
     };
-    let now = kept::found_now(metadata.clone());
+    let metadata = now.metadata.clone();
     let found = Found { account: account.id.clone(), issuer, now, before };
     if !found.is_moved() {
         found.keep(places)?; // also if nobody signs in after all

@@ -19,7 +19,7 @@ use crate::accounts::NewCredential;
 use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
-use crate::control::report::{AccountReport, State};
+use crate::control::report::{AccountReport, CredentialReport, State};
 use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
@@ -172,6 +172,9 @@ const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 
 /// What can be done about a credential that could not be tried.
 const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
+
+/// Said where the place of a sign-in is taken of which nobody knows whose it was.
+const WAS_NOBODYS: &str = "whose the sign-in before this one was is not known, so nobody could be kept out";
 
 /// What can be done where another person has signed in.
 const ANOTHER_PERSON: &str = "add --switch-user, if that is meant; who signs in at the server is for its page to say";
@@ -383,8 +386,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
     }
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
     match grant(account, places, &arguments)? {
-        Some(grant) => {
-            let redeemed = block_on(exchange::redeem(account, &endpoint, grant))?;
+        Some((grant, nonce)) => {
+            let redeemed = block_on(exchange::redeem_begun(account, &endpoint, grant, nonce))?;
             if arguments.code.is_some() {
                 PendingSignIn::forget(&places.state_dir, &account.id); // a code is good once, whatever became of it
             }
@@ -406,8 +409,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
     }
 }
 
-/// The grant that the options bring; `None` if the person is to be asked.
-fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
+/// The grant that the options bring, with the `nonce` of the request that it comes of; `None` if the person is to be asked.
+fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Option<(Grant, Option<String>)>, Failure> {
     let Arguments {
         account: _,
         code,
@@ -442,7 +445,8 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
             }
         };
         checked.map_err(|error| failure_of(error.into()))?;
-        return Ok(Some(paste::grant(account, pasted.code, pending)));
+        let nonce = pending.as_ref().and_then(|pending| pending.nonce(account));
+        return Ok(Some((paste::grant(account, pasted.code, pending), nonce)));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;
@@ -450,7 +454,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
             Some(username) => username.clone(),
             None => password::ask_username(account).map_err(failure_of)?,
         };
-        return Ok(Some(Grant::Password { username, password }));
+        return Ok(Some((Grant::Password { username, password }, None)));
     }
     Ok(None)
 }
@@ -494,6 +498,7 @@ fn deliver(
     turn: Option<Turn>,
     must_reload: bool,
 ) -> Result<Exit, Failure> {
+    let is_meant = new.switches_user;
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
@@ -516,14 +521,11 @@ fn deliver(
                 () => failure,
             })
         }
-        Ok(Delivered::Taken(Outcome::Renewed, now)) => {
-            let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
-            print(&format!("{id}: signed in{who}{term}{}\n", life.unwrap_or_default()))?;
-            Ok(Exit::Fine)
-        }
-        Ok(Delivered::Taken(outcome, now)) => {
-            remark(&format!("{id}: signed in{who}{term}, and the credential is saved"));
-            refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
+        Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
+            if was_nobodys && !is_meant {
+                remark(&format!("{id}: {WAS_NOBODYS}"));
+            }
+            signed_in(id, &format!("{who}{term}"), outcome, &now)
         }
         Err(ClientError::NotRunning(_)) => {
             let store = store.expect("it was opened, as no daemon runs");
@@ -532,21 +534,25 @@ fn deliver(
                 return Err(signed_out_meanwhile(account, &new));
             }
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            let Taken { identity, untried } = match block_on(offline::take(&store, &endpoint, account, new))? {
-                Ok(taken) => taken,
-                Err(NotTaken::Store(error)) => return Err(failed(error)),
-                Err(error @ NotTaken::Refused(_)) => {
-                    return Err(Failure::new(error)
-                        .while_doing("trying the credential")
-                        .with_exit(Exit::SignInRequired));
-                }
-                Err(error @ NotTaken::AnotherPerson(_)) => {
-                    return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
-                }
-                Err(error @ NotTaken::Untried(_)) => {
-                    return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
-                }
-            };
+            let Taken { identity, untried, was_nobodys } =
+                match block_on(offline::take(&store, &endpoint, account, new))? {
+                    Ok(taken) => taken,
+                    Err(NotTaken::Store(error)) => return Err(failed(error)),
+                    Err(error @ NotTaken::Refused(_)) => {
+                        return Err(Failure::new(error)
+                            .while_doing("trying the credential")
+                            .with_exit(Exit::SignInRequired));
+                    }
+                    Err(error @ NotTaken::AnotherPerson(_)) => {
+                        return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
+                    }
+                    Err(error @ NotTaken::Untried(_)) => {
+                        return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
+                    }
+                };
+            if was_nobodys && !is_meant {
+                remark(&format!("{id}: {WAS_NOBODYS}"));
+            }
             if let Some(why) = untried {
                 remark(&format!("{id}: not tried yet: {}", printable(&why)));
             }
@@ -559,10 +565,27 @@ fn deliver(
     }
 }
 
+/// Says how the first renewal went of a credential that the daemon has taken.
+fn signed_in(id: &AccountId, who: &str, outcome: Outcome, now: &AccountReport) -> Result<Exit, Failure> {
+    if let Outcome::Renewed = outcome {
+        let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
+        print(&format!("{id}: signed in{who}{}\n", life.unwrap_or_default()))?;
+        return Ok(Exit::Fine);
+    }
+    remark(&format!("{id}: signed in{who}, and the credential is saved"));
+    refresh::report(outcome, now).map_err(|failure| failure.while_doing("getting the first token"))
+}
+
 /// What the daemon has done with a credential.
 enum Delivered {
-    /// It took it; what has become of the first renewal.
-    Taken(Outcome, Box<AccountReport>),
+    /// It took it.
+    Taken {
+        /// What has become of the first renewal.
+        outcome: Outcome,
+        now: Box<AccountReport>,
+        /// Whether it took the place of a sign-in of which nobody knew whose it was.
+        was_nobodys: bool,
+    },
     /// It kept what it had, for this reason and in this state.
     Kept(Box<Problem>, State),
 }
@@ -597,7 +620,13 @@ async fn hand_in(
         answer => answer?,
     };
     let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
-    Ok(Delivered::Taken(outcome, Box::new(now)))
+    let was = before.credential.as_ref();
+    let is_kept = |was: &CredentialReport| {
+        let token = new.credential.refresh_token.as_ref();
+        token.is_some_and(|token| token.fingerprint() == was.fingerprint)
+    };
+    let was_nobodys = was.is_some_and(|was| was.subject.is_none() && !is_kept(was));
+    Ok(Delivered::Taken { outcome, now: Box::new(now), was_nobodys })
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              last_success last_failure { at class oauth_error http_status
              detail attempt } failures renewals token_requests next_action
              credential { generation fingerprint saved sealed identity
-             refresh_expires_at ends_at (of login --for) }
+             subject refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
              errors rejected replayed refuses_token median_ms p99_ms
              mcp { path protocol_version server_name server_version

@@ -12,7 +12,7 @@ use crate::accounts::{
     Withholding,
 };
 use crate::config::{Account, TokenKind};
-use crate::oauth::{Grant, Person, Tokens, jwt};
+use crate::oauth::{Grant, Person, Tokens, id_token, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
@@ -178,7 +178,8 @@ impl Waiters {
 pub(super) struct SignedOut {
     /// As it was configured.
     pub(super) account: Arc<Account>,
-    pub(super) refresh_token: Option<Secret>,
+    /// What is revoked.
+    pub(super) token: Option<Secret>,
     /// Why the server is not told.
     pub(super) kept_from: Option<String>,
     /// Nobody waits where the time of a sign-in is over.
@@ -399,7 +400,7 @@ impl AccountState {
 
     /// Takes what a response says of the credential into the record. Returns whether the refresh token is a new one.
     pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
-        let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).unwrap_or_default();
+        let claims = id_token::claims(&tokens, self.account.expected(None)).ok().flatten().unwrap_or_default();
         let jwt::Claims { identity, subject, .. } = claims;
         let is_of_refresh_token = matches!(self.grant(), Grant::RefreshToken(_));
         let Some(record) = &mut self.record else { return false };
@@ -537,6 +538,7 @@ impl AccountState {
                 fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
                 saved: self.has_stored_token(record),
                 identity: record.identity.clone(),
+                subject: record.person.as_ref().map(|person| person.subject.clone()),
                 ends_at: self.ends_at,
             }),
             withheld: self.withheld.clone(),

@@ -280,7 +280,7 @@ struct RealWorld {
     sources: Sources,
     answers: JoinSet<Answer>,
     /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
-    later: Vec<(Arc<Account>, RenewalId, Grant)>,
+    later: Vec<(Arc<Account>, RenewalId, Grant, Option<Person>)>,
     /// The store's responses that the renewer has not taken in yet.
     store_answers: VecDeque<StoreAnswer>,
 }
@@ -292,10 +292,10 @@ impl RealWorld {
     }
 
     fn send_what_is_due(&mut self) {
-        for (account, id, grant) in self.later.drain(..) {
+        for (account, id, grant, is) in self.later.drain(..) {
             let endpoint = self.endpoint.clone();
             let name = account.id.clone();
-            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant).await });
+            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant, is.as_ref()).await });
             self.answers.spawn(async move {
                 // a panic in there must not leave the machine waiting for ever
                 let answer = work.await.unwrap_or_else(|error| {
@@ -308,9 +308,20 @@ impl RealWorld {
     }
 }
 
-/// Redeems a grant at the account's server.
-async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
-    endpoint.redeem(account, &client(account).await?, grant).await
+/// Redeems a grant at the account's server, and finds out whose the tokens are where they are to be compared with who `is`
+/// signed in.
+async fn redeem(
+    endpoint: &TokenEndpoint,
+    account: &Account,
+    grant: &Grant,
+    is: Option<&Person>,
+) -> Result<Tokens, GrantFailure> {
+    let tokens = endpoint.redeem(account, &client(account).await?, grant).await?;
+    let (person, name) = match is {
+        Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
+        None => (None, None),
+    };
+    Ok(Tokens { person, name, ..tokens })
 }
 
 impl World for RealWorld {
@@ -327,7 +338,11 @@ impl World for RealWorld {
     }
 
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
-        self.later.push((account, id, grant));
+        self.later.push((account, id, grant, None));
+    }
+
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Person) {
+        self.later.push((account, id, grant, Some(is)));
     }
 
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {

@@ -24,6 +24,7 @@ use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
 };
 use crate::config::{Account, AccountId, Config};
+use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside};
@@ -398,6 +399,7 @@ impl<W: World> Renewer<W> {
     fn sign_out(&mut self, id: &AccountId, event: Event, reply: Option<RevokeReply>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let was_kept = state.is_kept_from_us();
+        let access_token = state.access_token_at_hand().ok();
         let record = state.put(None);
         state.unsaved = None;
         let account = state.account.clone();
@@ -406,19 +408,26 @@ impl<W: World> Renewer<W> {
         let kept_from = record.as_ref().map_or(unread, |record| record.not_to_be_revoked_at(&account));
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
         let refresh_token = refresh_token.filter(|_| kept_from.is_none());
-        let signed_out = vec![SignedOut { account, refresh_token, kept_from, reply }];
+        let (token, kept_from) = match account.revocation.takes {
+            Revoked::AccessToken if refresh_token.is_some() && access_token.is_none() => {
+                (None, Some(WANTS_ACCESS_TOKEN.to_owned()))
+            }
+            Revoked::AccessToken => (access_token.filter(|_| kept_from.is_none()), kept_from),
+            Revoked::RefreshToken => (refresh_token, kept_from),
+        };
+        let signed_out = vec![SignedOut { account, token, kept_from, reply }];
         self.save(id, Waiters { signed_out, ..Waiters::default() }, now);
     }
 
     /// The store has answered: what a sign-out still has to do.
     fn signed_out(&mut self, id: &AccountId, signed_out: SignedOut, error: Option<&str>) {
-        let SignedOut { account, refresh_token, kept_from, reply } = signed_out;
+        let SignedOut { account, token, kept_from, reply } = signed_out;
         if let Some(error) = error {
             warn!(account = %id, %error, "signed out, but the credential is still on the disk; removing it is tried again");
-            let words = match refresh_token {
+            let words = match token {
                 // dead at the server, it is no harm on the disk
-                Some(refresh_token) => {
-                    self.world.revoke(account, refresh_token, None);
+                Some(token) => {
+                    self.world.revoke(account, token, None);
                     format!("{error}; the server is told to revoke it all the same")
                 }
                 None => error.to_owned(),
@@ -429,8 +438,8 @@ impl<W: World> Renewer<W> {
             return;
         }
         info!(account = %id, "signed out");
-        match refresh_token {
-            Some(refresh_token) => self.world.revoke(account, refresh_token, reply),
+        match token {
+            Some(token) => self.world.revoke(account, token, reply),
             None => {
                 let words = match kept_from {
                     Some(because) => format!("forgotten here, but not revoked at the server: {because}"),
@@ -469,8 +478,15 @@ impl<W: World> Renewer<W> {
             Err(failure) if is_awaited => self.failed(id, renewal, failure, now),
             // somebody signed out while it was under way: what it brought must not live on unknown, at the server that
             // gave it, which may not be the configured one any more
-            Ok(Tokens { refresh_token: Some(refresh_token), .. }) if state.record.is_none() => {
-                self.world.revoke(asked, refresh_token, None);
+            Ok(Tokens { refresh_token: Some(refresh_token), access_token, .. }) if state.record.is_none() => {
+                match asked.revocation.takes {
+                    Revoked::RefreshToken => self.world.revoke(asked, refresh_token, None),
+                    Revoked::AccessToken => {
+                        if let Some(token) = access_token {
+                            self.world.revoke(asked, token, None);
+                        }
+                    }
+                }
             }
             Ok(_) | Err(_) => {}
         }

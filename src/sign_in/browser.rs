@@ -54,7 +54,7 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     let outcome = answered(&mut attempt, &mut serving, &pending, &url, port).await;
     let outcome = match outcome {
         Ok(code) => {
-            let nonce = pending.nonce();
+            let nonce = pending.nonce(account);
             redeem_checked(account, attempt.endpoint, &client, grant(account, code, Some(pending)), nonce).await
         }
         Err(error) => Err(error),

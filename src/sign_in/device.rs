@@ -49,7 +49,7 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let status = || format!("Waiting: {} left (Ctrl-C cancels)", left());
     let asking = tokens(account, endpoint, &client, &grant, &mut polling, start);
     let tokens = terminal.wait_beside(status, asking).await??;
-    settle(account, endpoint, grant, tokens).await
+    settle(account, endpoint, grant, tokens, None).await
 }
 
 /// A server that lets a client have no device code says so in several ways (`unauthorized_client`; oidc-provider says

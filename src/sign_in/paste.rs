@@ -82,7 +82,7 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
         }
         tries += 1;
     };
-    let nonce = pending.nonce();
+    let nonce = pending.nonce(account);
     let redeemed = redeem_checked(account, endpoint, &client, grant(account, code, Some(pending)), nonce).await;
     if let Some(folder) = &wishes.state_dir {
         PendingSignIn::forget(folder, &account.id);

@@ -63,7 +63,7 @@ use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Unreadable};
-use folder::{CORRUPT, Folder, replace, temporary_name};
+use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
@@ -603,7 +603,8 @@ impl Beside {
 
     /// Replaces a file, for us alone.
     pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        replace(&mut self.disk, name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
+        replace_beside_others(&mut self.disk, name, bytes)
+            .map_err(|error| io_error("save", &self.folder.join(name), error))
     }
 
     /// Removes a file. One that cannot be removed is of no use soon.

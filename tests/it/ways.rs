@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use valetd::stand_in::{Decision, Options, Provider};
+use valetd::stand_in::{Decision, Options, PASSWORD, Provider, USERNAME};
 
 use crate::support::lab::Server;
 use crate::support::nobody::{act_as_nobody, is_root};
@@ -484,6 +484,147 @@ fn another_person_is_kept_out_unless_that_is_meant_with_a_daemon_and_without() {
         if let Some(daemon) = &mut daemon {
             daemon.signal("TERM");
         }
+    }
+}
+
+#[test]
+fn another_persons_refresh_token_is_kept_out_where_no_token_names_anybody() {
+    let server = start();
+    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    server.change_manners(|manners| manners.id_token = false);
+    let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    assert_eq!(record(&home)["person"], serde_json::json!({"issuer": server.url(), "subject": "ada"}));
+    let hand_in = |person: &str, more: &[&str]| {
+        server.change_manners(|manners| manners.person = person.to_owned());
+        let words_of = [&["login", "lab", "--refresh-token-stdin"], more].concat();
+        let output = home.run_with_input(&words_of, server.sign_in().expose());
+        (output.status.code(), words(&output))
+    };
+    for with_daemon in [false, true] {
+        home.write_config(&config(&server, "[\"device\"]", &userinfo));
+        let mut daemon = with_daemon.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        let before = record(&home)["generation"].clone();
+        let (code, said) = hand_in("bob", &[]);
+        assert!(code == Some(1) && said.contains("signed in now, and ada@example.org (ada) is"), "{said}");
+        assert!(said.contains("bob"), "{said}");
+        assert_eq!((&record(&home)["generation"], &record(&home)["person"]["subject"]), (&before, &"ada".into()));
+        let (code, said) = hand_in("ada", &[]);
+        assert!(code == Some(0), "it is asked whose it is: {said}");
+        // with nobody to ask, the person who is signed in stays
+        home.write_config(&config(&server, "[\"device\"]", ""));
+        assert!(!with_daemon || home.run(&["reload"]).status.success());
+        let before = record(&home)["generation"].clone();
+        let (code, said) = hand_in("ada", &[]);
+        let told = "the server does not tell who signed in now, and ada@example.org (ada) is signed in";
+        assert!(code == Some(1) && said.contains(told) && said.contains("--switch-user"), "{said}");
+        assert_eq!(record(&home)["generation"], before);
+        let (code, said) = hand_in("bob", &["--switch-user"]);
+        assert!(code == Some(0) && record(&home)["person"].is_null(), "{said}");
+        // and where it is not known who that is, nobody is kept out, and that is said
+        let (code, said) = hand_in("ada", &[]);
+        assert!(code == Some(0) && said.contains("before this one was is not known"), "{said}");
+        home.write_config(&config(&server, "[\"device\"]", &userinfo));
+        assert!(!with_daemon || home.run(&["reload"]).status.success());
+        let (code, said) = hand_in("ada", &["--switch-user"]);
+        assert!(code == Some(0), "{said}");
+        let mut terminal = Terminal::open(&home, &login(" --no-qr --switch-user"));
+        terminal.until("lab: signed in as ada@example.org");
+        assert_eq!(terminal.exit().0, Some(0));
+        if let Some(daemon) = &mut daemon {
+            daemon.signal("TERM");
+        }
+    }
+}
+
+#[test]
+fn logout_revokes_in_the_form_that_the_account_names_and_tells_the_outcome() {
+    let server = start();
+    let form = format!(
+        "revocation_endpoint = \"{}/applications/{{client_id}}/token\"\nrevocation = {{ method = \"DELETE\", token = \
+         \"access_token\", name = \"access_token\", format = \"json\", client_auth = \"basic\" }}",
+        server.url()
+    );
+    let rows = [
+        ("client_secret = \"open-sesame\"", true, "lab: revoked at the server and forgotten here\n"),
+        ("client_secret = \"wrong\"", true, "lab: forgotten here, but not revoked at the server: 127.0.0.1"),
+        ("", true, "not revoked at the server: client_auth needs a client_secret"),
+        ("client_secret = \"open-sesame\"", false, "it takes an access token for that, and none is at hand"),
+    ];
+    for (secret, with_daemon, told) in rows {
+        let own = config(&server, "[\"device\"]", &format!("{form}\n{secret}"));
+        let without = format!("revocation_endpoint = \"{}/revoke\"\n", server.url());
+        let home = Home::with(&own.replace(&without, ""));
+        let daemon = with_daemon.then(|| home.start());
+        let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+        terminal.until("lab: signed in as");
+        assert_eq!(terminal.exit().0, Some(0));
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        let output = home.run(&["logout", "lab"]);
+        assert!(output.status.success() && words(&output).contains(told), "{told}: {}", words(&output));
+        assert!(!is_signed_in(&home));
+    }
+    let revoked = server.log().token_calls.iter().filter(|call| call.outcome == "revoked").count();
+    assert_eq!(revoked, 1);
+}
+
+#[test]
+fn gbdx_is_asked_who_is_signed_in_by_its_own_endpoint() {
+    let gbdx = Server::start(Provider::Gbdx, Options::default());
+    let url = gbdx.url();
+    let home = Home::with(&format!(
+        "listen = []\n[account.gbdx]\nprovider = \"gbdx\"\ntoken_endpoint = \"{}\"\nupstream = \"{url}\"\n\
+         identity = \"{url}/auth/v1/validate_token#/username\"\n",
+        gbdx.token_endpoint()
+    ));
+    let daemon = home.start();
+    let way = ["login", "gbdx", "--username", USERNAME, "--password-stdin"];
+    let output = home.run_with_input(&way, PASSWORD);
+    assert!(output.status.success(), "{}", words(&output));
+    daemon.until("gbdx", "usable");
+    let text = fs::read(home.path("state/valetd/gbdx.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(record["person"], serde_json::json!({"issuer": url, "subject": "7"}));
+    let output = home.run(&["login", "gbdx", "--check"]);
+    let told = format!("gbdx: {USERNAME} (7) is signed in, says {}\n", parts(url).0);
+    assert_eq!((output.status.code(), words(&output)), (Some(0), told));
+}
+
+#[test]
+fn an_id_token_of_another_issuer_or_for_another_client_names_nobody() {
+    let server = start();
+    let rows: [(&str, Value); 5] = [
+        ("iss", "https://evil.example".into()),
+        ("aud", "another-client".into()),
+        ("azp", "another-client".into()),
+        ("exp", 1.into()),
+        ("nonce", Value::Null),
+    ];
+    let url = server.url();
+    let issuer = |more: &str| {
+        format!(
+            "listen = []\n[account.lab]\nissuer = \"{url}\"\nclient_id = \"lab\"\nupstream = \"{url}\"\n\
+             scopes = [\"openid\", \"offline_access\"]\nsign_in = [\"browser\"]\n{more}\n"
+        )
+    };
+    for (before, (claim, value)) in rows.into_iter().enumerate() {
+        server.change_manners(|manners| manners.claims = vec![(claim, value)]);
+        // the provider is asked instead, and it is known who that is
+        let home = Home::with(&issuer(""));
+        let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+        browse(&shown_address(&mut terminal));
+        let (code, screen) = terminal.exit();
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{claim}: {screen}");
+        assert_eq!(record(&home)["person"], serde_json::json!({"issuer": url, "subject": "ada"}), "{claim}");
+        let asked = server.log().api_calls.iter().filter(|call| call.target == "/userinfo").count();
+        assert_eq!(asked, before + 1, "{claim}");
     }
 }
 

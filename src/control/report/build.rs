@@ -202,6 +202,7 @@ impl AccountReport {
             saved: stored.saved,
             sealed: "no".to_owned(),
             identity: stored.identity.clone(),
+            subject: stored.subject.clone(),
             refresh_expires_at: refresh_expires_at.map(|at| readings.moment(at)),
             ends_at: stored.ends_at.map(|at| readings.moment(at)),
         });

@@ -254,6 +254,9 @@ pub(crate) struct CredentialReport {
     pub sealed: String,
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
+    /// What the server tells that person apart by: another one is kept out.
+    #[serde(default)]
+    pub subject: Option<String>,
     /// When the refresh token is expected to die, if anything is known of it.
     pub refresh_expires_at: Option<Moment>,
     /// When the sign-in ends (`login --for`), and the credential is removed; `null` if nothing was said.
