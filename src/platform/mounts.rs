@@ -28,7 +28,7 @@ enum Reach {
 fn mounted(table: &str, device: &str) -> Option<(String, String)> {
     // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
     let mounts = table.lines().filter_map(|line| line.split_once(" - "));
-    let (_, end) = mounts.filter(|(start, _)| start.split(' ').nth(2) == Some(device)).last()?;
+    let (_, end) = mounts.filter(|(start, _)| start.split(' ').nth(2) == Some(device)).next_back()?;
     let mut words = end.split(' ');
     Some((words.next()?.to_owned(), words.nth(1).unwrap_or_default().to_owned()))
 }
