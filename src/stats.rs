@@ -258,6 +258,12 @@ impl AuditCounts {
 }
 
 impl Stats {
+    /// How many requests there have been, on all routes.
+    pub(crate) fn requests(&self) -> u64 {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.values().map(|route| route.requests.get()).sum()
+    }
+
     /// The numbers of a route, made at the first call. Not for the path of a request.
     pub(crate) fn route(&self, name: &RouteName) -> Arc<RouteStats> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);

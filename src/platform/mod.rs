@@ -1,5 +1,6 @@
 //! One door to each part of the machine we run on.
 
+pub(crate) mod bus;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod containers;
@@ -12,7 +13,9 @@ pub(crate) mod io_error;
 mod journal;
 pub(crate) mod listeners;
 pub(crate) mod log;
+pub(crate) mod logind;
 pub(crate) mod machine;
+pub(crate) mod mounts;
 pub(crate) mod names;
 pub(crate) mod ownership;
 pub(crate) mod paths;

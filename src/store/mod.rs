@@ -31,8 +31,8 @@ use tokio::sync::watch;
 
 use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
-use crate::platform::machine;
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
+use crate::platform::{machine, mounts};
 use crate::secret::Secret;
 
 mod change;
@@ -222,6 +222,9 @@ impl Store {
                 "the file system of {dir} cannot be asked to keep what is saved over a power cut: after one you may \
                  have to sign in again; --state-dir names a folder on another one"
             ));
+        }
+        if let Some(kind) = mounts::shared_without_locks(dir) {
+            warnings.push(no_lock_for_others(dir, &kind));
         }
         for (name, mode) in disk.close_to_others().map_err(|error| io_error("look at", dir, error))? {
             warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
@@ -436,6 +439,13 @@ impl Store {
         self.change(reseal::unseal)
     }
 
+    /// By which sources keys of the ring are kept, with what those want back.
+    fn ways(&self) -> Vec<(Kind, Option<String>)> {
+        let inner = self.inner();
+        let slots = inner.sealing.ring().into_iter().flat_map(|ring| &ring.keys).flat_map(|key| &key.slots);
+        slots.filter_map(|slot| Some((Kind::named(&slot.source)?, slot.blob.clone()))).collect()
+    }
+
     /// Adds one more way to the active key; it takes the place of one of its kind.
     ///
     /// # Errors
@@ -639,6 +649,15 @@ fn file_name(account: &AccountId) -> String {
 /// Of the sign-in that is under way in a browser.
 pub(crate) fn pending_name(account: &AccountId) -> String {
     format!("{account}.sign-in.json")
+}
+
+/// What may come of a file system that other machines have, too, and whose locks are none for them.
+pub(crate) fn no_lock_for_others(dir: &Path, kind: &str) -> String {
+    format!(
+        "{} lies on a file system ({kind}) that other machines may have, too, and no lock there keeps them out: two of \
+         them that renew one sign-in look like a theft to the server; --state-dir names a folder on a local disk",
+        dir.display()
+    )
 }
 
 fn opened_to_others(path: &Path, found: u32, now: u32) -> String {

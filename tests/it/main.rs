@@ -45,10 +45,14 @@ mod discovering;
 mod endpoints;
 /// A token endpoint that fails in every way takes no valid token away and loses no login.
 mod faults;
+/// A key in a real keyring opens the store when that is unlocked, and nobody is prompted.
+mod keyring;
 /// A kill at any moment of a rotation loses nothing that could have been kept, and a bad disk is said aloud.
 mod kills;
 /// After hours of standing still the first request is answered well, and an idle daemon sleeps.
 mod laptop;
+/// It locks by itself where that is said: idle, with the screen, before a sleep.
+mod locking;
 /// Behind a route to an MCP server a client finds nothing to sign in to, and goes on through all that happens to a login.
 mod mcp_routes;
 /// A person is told once of what needs them, before the first tool fails.

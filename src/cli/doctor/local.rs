@@ -16,8 +16,9 @@ use super::finding::{Finding, fail, ok, warn};
 use crate::config::{Config, ListenAddress};
 use crate::control::client::ClientError;
 use crate::control::report::{State, StatusReport, StoreReport};
-use crate::platform::listeners;
 use crate::platform::paths::{Paths, is_read_only, shell_word};
+use crate::platform::{listeners, mounts};
+use crate::store::no_lock_for_others;
 
 pub(super) fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Finding>) {
     const CHECK: &str = "config";
@@ -48,6 +49,10 @@ pub(super) fn state_folder(places: &Paths) -> Vec<Finding> {
     if is_read_only(folder) {
         let says = format!("nothing can be saved in {}: its file system is read-only", folder.display());
         findings.push(fail(CHECK, says, "mount it writable, or name another folder with --state-dir"));
+    }
+    if let Some(kind) = mounts::shared_without_locks(folder) {
+        let remedy = "name a folder on a local disk with --state-dir";
+        findings.push(warn(CHECK, no_lock_for_others(folder, &kind), remedy));
     }
     let Ok(found) = fs::metadata(folder) else {
         if findings.is_empty() {
