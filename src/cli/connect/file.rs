@@ -64,6 +64,9 @@ impl Current {
         if self.text.is_some() && self.mode & 0o222 == 0 {
             return Err("is read-only: chmod u+w, if it is yours to change".to_owned());
         }
+        if Self::read(&self.path)?.text != self.text {
+            return Err("has been changed by somebody else meanwhile: try again".to_owned());
+        }
         let done = || {
             if let Some(before) = self.text.as_ref().filter(|_| keeps) {
                 write(&self.backup(), before, self.mode)?;
@@ -107,4 +110,22 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_has_written_meanwhile_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.json");
+        let none = Current::read(&path).unwrap();
+        fs::write(&path, "{}").unwrap();
+        assert!(none.replace("{\"a\": 1}", true).is_err_and(|why| why.contains("meanwhile")));
+        let current = Current::read(&path).unwrap();
+        fs::write(&path, "{\"theirs\": 1}").unwrap();
+        assert!(current.replace("{\"a\": 1}", true).is_err());
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), current.before()), ("{\"theirs\": 1}", None));
+    }
 }
