@@ -70,7 +70,7 @@ impl McpSeen {
     pub(crate) fn greeted(&mut self, greeting: Greeting, now: u64) {
         let Greeting { name, version, protocol_version } = greeting;
         self.server = Some((name, version));
-        self.protocol_version = Some(protocol_version);
+        self.protocol_version = protocol_version.or(self.protocol_version.take());
         self.last_session = Some(now);
     }
 }

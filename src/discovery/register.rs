@@ -24,7 +24,7 @@ use crate::store::{Beside, StoreError};
 /// Why there is none, in a sentence for people.
 pub(crate) async fn register(http: &HttpClient, state_dir: &Path, account: &Account) -> Result<(), String> {
     let Some(endpoint) = &account.server.registration else {
-        return Err("the server names no registration_endpoint".to_owned());
+        return Err("the server names no registration_endpoint of its own host".to_owned());
     };
     let wanted = Wanted {
         redirect_uris: vec![account.sign_in.redirect.uri(None)],

@@ -1,4 +1,5 @@
-//! What a server says of itself in its response to `initialize` (MCP 2025-11-25, "Lifecycle").
+//! What a server says of itself in its response to `initialize` (MCP 2025-11-25, "Lifecycle"), or to `server/discover`
+//! (2026-07-28).
 
 use serde::Deserialize;
 
@@ -10,18 +11,29 @@ const LONGEST: usize = 60;
 pub(crate) struct Greeting {
     pub(crate) name: String,
     pub(crate) version: String,
-    pub(crate) protocol_version: String,
+    /// Of a session; where requests stand for themselves, each says its own.
+    pub(crate) protocol_version: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Response {
-    result: Initialized,
+    result: Said,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Initialized {
-    protocol_version: String,
+#[serde(untagged)]
+enum Said {
+    #[serde(rename_all = "camelCase")]
+    Initialized { protocol_version: String, server_info: ServerInfo },
+    Discovered {
+        #[serde(rename = "_meta")]
+        meta: Meta,
+    },
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(rename = "io.modelcontextprotocol/serverInfo")]
     server_info: ServerInfo,
 }
 
@@ -37,12 +49,14 @@ pub(crate) fn greeting(text: &[u8]) -> Option<Greeting> {
     let text = std::str::from_utf8(text).ok()?;
     let text = text.trim_start_matches('\u{feff}');
     let events = text.lines().filter_map(|line| line.strip_prefix("data:"));
-    let (response, ServerInfo { name, version }) = std::iter::once(text).chain(events).find_map(|text| {
-        let Response { result } = serde_json::from_str(text).ok()?;
-        Some((result.protocol_version, result.server_info))
-    })?;
+    let said = std::iter::once(text).chain(events).find_map(|text| serde_json::from_str(text).ok());
+    let Response { result } = said?;
+    let (protocol_version, ServerInfo { name, version }) = match result {
+        Said::Initialized { protocol_version, server_info } => (Some(protocol_version), server_info),
+        Said::Discovered { meta: Meta { server_info } } => (None, server_info),
+    };
     let shown = |text: String| text.chars().filter(|char| !char.is_control()).take(LONGEST).collect();
-    Some(Greeting { name: shown(name), version: shown(version), protocol_version: shown(response) })
+    Some(Greeting { name: shown(name), version: shown(version), protocol_version: protocol_version.map(shown) })
 }
 
 #[cfg(test)]
@@ -58,7 +72,7 @@ mod tests {
         let expected = Greeting {
             name: "Linear[0m".to_owned(),
             version: "1.2".to_owned(),
-            protocol_version: "2025-11-25".to_owned(),
+            protocol_version: Some("2025-11-25".to_owned()),
         };
         for (case, text) in [
             ("JSON", TEXT.to_owned()),
@@ -69,6 +83,10 @@ mod tests {
             assert_eq!(greeting(text.as_bytes()).as_ref(), Some(&expected), "{case}");
             assert_eq!(greeting(&text.as_bytes()[..text.len() - 9]), None, "{case}, cut off");
         }
+        let discovered = r#"{"id":1,"result":{"supportedVersions":["2026-07-28"],"capabilities":{},
+            "_meta":{"io.modelcontextprotocol/serverInfo":{"name":"x","version":"3"}}}}"#;
+        let expected = Greeting { name: "x".to_owned(), version: "3".to_owned(), protocol_version: None };
+        assert_eq!(greeting(discovered.as_bytes()), Some(expected));
         let long = TEXT.replace("1.2", &"9".repeat(1000));
         assert_eq!(greeting(long.as_bytes()).unwrap().version.len(), LONGEST);
         for other in ["", "{}", r#"{"id":1,"result":{"tools":[]}}"#, "data: x\n\n", "\u{0}"] {

@@ -1,5 +1,6 @@
 //! The Model Context Protocol, as far as valetd looks into what it forwards: JSON-RPC 2.0, a message or a batch of them.
 
+pub(crate) mod fields;
 mod greeting;
 mod message;
 mod rules;

@@ -90,7 +90,8 @@ impl Metadata {
         Ok(found)
     }
 
-    /// The endpoints that it names, the token endpoint first.
+    /// The endpoints that it names, the token endpoint first. One for registrations is none if it is on another host than
+    /// the issuer: what a server says of others makes no clients of ours there.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = (EndpointKind, &str)> {
         [
             (EndpointKind::Token, &self.token_endpoint),
@@ -104,6 +105,9 @@ impl Metadata {
         ]
         .into_iter()
         .filter_map(|(kind, text)| Some((kind, text.as_deref()?)))
+        .filter(|(kind, text)| {
+            *kind != EndpointKind::Registration || split(text).0.eq_ignore_ascii_case(split(&self.issuer).0)
+        })
     }
 }
 

@@ -415,6 +415,56 @@ fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing
 }
 
 #[test]
+fn what_an_mcp_server_says_of_others_leads_nowhere() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let (documents, other) = (Documents::start(), Documents::start());
+    let (url, elsewhere) = (documents.url(), other.url());
+    let names = |servers: &str| json!({"resource": format!("{url}/mcp"), "authorization_servers": [servers]});
+    let instructions = json!({"resource": format!("{url}/mcp"), "authorization_servers": [url],
+        "resource_name": "\u{1b}[2JRun: valetd logout lab", "scopes_supported": ["x\n[account.y]", "run this"]});
+    let with = |member: &str, value: String| {
+        let mut found = metadata(&documents, &server.token_endpoint());
+        found[member] = json!(value);
+        found
+    };
+    let good = || metadata(&documents, &server.token_endpoint());
+    let meta = format!("{url}/meta");
+    for (case, meta, resource, metadata) in [
+        ("another host", &meta, names("https://login.invalid"), good()),
+        ("plain http", &meta, names("http://login.invalid"), good()),
+        ("a private address", &meta, names("https://169.254.169.254"), good()),
+        ("another server without metadata", &meta, names(&elsewhere), good()),
+        ("another resource", &meta, json!({"resource": elsewhere, "authorization_servers": [elsewhere]}), good()),
+        ("metadata elsewhere", &"http://login.invalid/meta".to_owned(), names(&elsewhere), good()),
+        ("texts", &meta, instructions, good()),
+        ("tokens over http", &meta, names(&url), with("token_endpoint", "http://login.invalid/t".to_owned())),
+        ("tokens of the machine", &meta, names(&url), with("token_endpoint", "https://169.254.169.254/t".to_owned())),
+        ("registrations elsewhere", &meta, names(&url), with("registration_endpoint", format!("{elsewhere}/register"))),
+        ("another issuer", &meta, names(&url), with("issuer", elsewhere.clone())),
+    ] {
+        mcp(&documents, &server);
+        let challenge = format!("WWW-Authenticate: Bearer resource_metadata=\"{meta}\"\r\n");
+        documents.put_with("/mcp", 401, &challenge, "");
+        documents.put("/meta", resource);
+        documents.put("/.well-known/oauth-authorization-server", metadata);
+        other.put_with("/register", 201, "", json!({"client_id": "client-of-another"}));
+        let home = Home::with("listen = []\n");
+        let said = words(&home.run(&["add", "lab", &format!("{url}/mcp"), "--no-input"]));
+        let written = config(&home);
+        for strange in ["invalid", "169.254", &elsewhere, "account.y", "run this", "logout"] {
+            assert!(!written.contains(strange), "{case}: {written}");
+        }
+        assert!(!said.contains('\u{1b}') && !said.contains("valetd logout"), "{case}: {said}");
+        if written.contains("client = \"register\"") {
+            let login = ["login", "lab", "--refresh-token-stdin", "--untried"];
+            home.run_with_input(&login, server.sign_in().expose());
+        }
+        let posted = other.asked().iter().filter(|(line, _)| line.starts_with("POST")).count();
+        assert_eq!(posted, 0, "{case}: {said}");
+    }
+}
+
+#[test]
 fn providers_are_listed_searched_and_shown_with_the_users_own() {
     let home = Home::with("listen = []\n");
     fs::create_dir_all(home.path("config/valetd/providers")).expect("a folder");

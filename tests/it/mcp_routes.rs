@@ -139,6 +139,29 @@ fn until(reader: &mut impl BufRead, wanted: &str) {
 }
 
 #[test]
+fn the_older_transport_leads_a_client_back_to_the_route() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "mcp = \"/sse\"", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let local = address(&daemon);
+    let mut stream = TcpStream::connect(&local).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let head = format!("GET /lab/sse HTTP/1.1\r\nHost: {local}\r\nAccept: text/event-stream\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut reader = BufReader::new(stream);
+    until(&mut reader, "event: endpoint");
+    let mut place = String::new();
+    reader.read_line(&mut place).expect("a line");
+    let place = place.trim().strip_prefix("data: ").expect("a place").to_owned();
+    assert_eq!(place, "/lab/messages?session=1");
+    let fields = [("Content-Type", "application/json")];
+    let message = call(1, "echo", json!({"text": "older"})).to_string();
+    assert_eq!(send(&local, "POST", &place, &fields, message.as_bytes()).expect("an answer").status, 202);
+    until(&mut reader, "older");
+}
+
+#[test]
 fn eight_clients_share_one_login_through_expiry_rotation_and_a_restart() {
     let options = Options { rotation: Rotation::Strict, ..Options::default() };
     let server = Server::start(Provider::Gdh, options);

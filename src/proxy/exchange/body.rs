@@ -10,10 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::mcp;
 use crate::platform::clock::unix_seconds;
+use crate::proxy::policy::endpoint_event::{Elsewhere, Endpoints};
 use crate::proxy::policy::headers::{self, Edits};
 use crate::proxy::policy::redact::Confidential;
 use crate::proxy::upstream::{BodyError, UpstreamBody};
@@ -42,6 +43,8 @@ pub(crate) struct Upstream {
     added: Option<Arc<Secrets>>,
     redactor: Option<Box<Redactor>>,
     overheard: Option<Box<Overheard>>,
+    /// Where the body may say where messages go.
+    endpoints: Option<Box<Endpoints>>,
     /// What the upstream has broken off with, until what came before is on its way.
     broken: Option<BodyError>,
 }
@@ -79,6 +82,7 @@ impl ResponseBody {
         edits: &Edits,
         scrub: bool,
         overheard: Option<Overheard>,
+        endpoints: Option<Endpoints>,
     ) -> Self {
         if body.is_end_stream() {
             body.release();
@@ -87,7 +91,8 @@ impl ResponseBody {
         let (token, added) = (token.clone(), edits.secrets.clone());
         let secrets = if scrub { Confidential::of(&token, added.as_deref()).all() } else { None };
         let redactor = secrets.map(|secrets| Box::new(Redactor::of(secrets)));
-        Self::Upstream(Upstream { body, token, added, redactor, overheard: overheard.map(Box::new), broken: None })
+        let (overheard, endpoints) = (overheard.map(Box::new), endpoints.map(Box::new));
+        Self::Upstream(Upstream { body, token, added, redactor, overheard, endpoints, broken: None })
     }
 }
 
@@ -112,10 +117,20 @@ impl Upstream {
             headers::clean_trailers(trailers, &self.token.name);
             Confidential::of(&self.token, self.added.as_deref()).remove_from(trailers);
         }
-        if let Some(Ok(frame)) = &frame
+        if let Some(Ok(frame)) = &mut frame
             && let Some(data) = frame.data_ref()
         {
             self.overhears(data);
+            if let Some(endpoints) = &mut self.endpoints {
+                match endpoints.feed(data) {
+                    // what is held comes with what is next
+                    Ok(here) => *frame = Frame::data(here),
+                    Err(Elsewhere) => {
+                        warn!("a stream is cut: {}", BodyError::LeadsElsewhere);
+                        return self.breaks_off(BodyError::LeadsElsewhere, cx);
+                    }
+                }
+            }
         }
         Poll::Ready(frame)
     }
@@ -131,7 +146,7 @@ impl Upstream {
         let confidential = || Confidential::of(&self.token, self.added.as_deref());
         let is_secret = |text: &String| confidential().is_in(text.as_bytes());
         if let Some(greeting) = greeting
-            && ![&greeting.name, &greeting.version, &greeting.protocol_version].into_iter().any(is_secret)
+            && ![&greeting.name, &greeting.version].into_iter().chain(&greeting.protocol_version).any(is_secret)
         {
             overheard.stats.mcp_shows(|seen| seen.greeted(greeting, unix_seconds()));
         }
@@ -250,6 +265,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Upstream(upstream) if upstream.endpoints.is_some() => SizeHint::default(),
             Self::Upstream(upstream) => upstream.body.size_hint(),
         }
     }

@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
+use crate::config::Upstream;
 use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
@@ -25,6 +26,7 @@ use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::policy::client_key::{self, Presented};
+use crate::proxy::policy::endpoint_event::{Endpoints, Here};
 use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyError, STORAGE};
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::head::{Head, HeadFlags};
@@ -343,6 +345,9 @@ fn prepare<'a>(
         table,
         authority: request.headers().get(HOST).cloned(),
         is_head: *request.method() == Method::HEAD,
+        may_say_endpoint: route.config.mcp.is_some()
+            && !connection.ingress.names_upstreams()
+            && mcp::may_open_older(request),
         may_begin_mcp: route.config.mcp.is_some() && mcp::may_begin(request),
         target: asked,
         found,
@@ -369,7 +374,7 @@ fn prepare<'a>(
     };
     headers::prepare_request(request.headers_mut(), &caller.flags, fields);
     authorization.apply(request);
-    if route.config.scrub || context.may_begin_mcp {
+    if route.config.scrub || context.may_begin_mcp || context.may_say_endpoint {
         headers::ask_for_whole_text(request.headers_mut());
     }
     Ok((context, switches))
@@ -539,10 +544,20 @@ fn respond(
     if route.config.mcp.is_some() {
         mcp::without_challenge(route, &mut response)?;
     }
+    let says_endpoint = context.may_say_endpoint && mcp::is_in_events(response.headers());
+    if says_endpoint && let Some(fault) = headers::cannot_be_looked_through(response.status(), response.headers()) {
+        return Err(upstream_error(route, fault));
+    }
     clean(route, &mut response, token, context, false)?;
+    let endpoints = says_endpoint.then(|| {
+        response.headers_mut().remove(CONTENT_LENGTH); // it may become another one
+        let authority = context.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+        let Upstream { origin, base_path } = route.config.upstream.clone();
+        Endpoints::new(Here { origin, base_path, authority, prefix: context.prefix.clone().into_owned() })
+    });
     let (head, body) = response.into_parts();
     let overheard = (context.may_begin_mcp && head.status.is_success()).then(|| Overheard::of(route.stats.clone()));
-    let body = ResponseBody::upstream(body, token, &route.edits, route.config.scrub, overheard);
+    let body = ResponseBody::upstream(body, token, &route.edits, route.config.scrub, overheard, endpoints);
     Ok(Response::from_parts(head, body))
 }
 

@@ -70,7 +70,7 @@ pub(crate) async fn forward(
     let Some(upstream) = upstream else {
         return Ok(Response::from_parts(
             head,
-            ResponseBody::upstream(body, token, &route.edits, route.config.scrub, None),
+            ResponseBody::upstream(body, token, &route.edits, route.config.scrub, None, None),
         ));
     };
     stream.activity.switch();
