@@ -275,7 +275,8 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
     let probed = block_on(probe(&HttpClient::from_environment(), address, provider, reach))?;
     let findings = probed.map_err(|tried| {
         let failure = Failure::say(format!("{address} does not say how to sign in to it"));
-        let tried = tried.iter().map(|words| printable(words)).collect();
+        let mut tried: Vec<String> = tried.iter().map(|words| printable(words)).collect();
+        tried.dedup();
         failure
             .with_problems(tried)
             .with_remedy("`valetd providers` lists those that are known; or write the account by hand")
@@ -397,7 +398,10 @@ fn sign_in(options: &Options, account: &Account, no_input: bool) -> Result<Exit,
         return later();
     }
     let Ok(mut terminal) = Terminal::open() else { return later() };
-    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(unasked)?;
+    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(|error| {
+        let remedy = format!("the account is added; sign in with: {} login {}", options.invocation(), account.id);
+        unasked(error).with_remedy(remedy)
+    })?;
     drop(terminal);
     match answer.as_deref().map(str::to_lowercase).as_deref() {
         None | Some("y" | "yes") => login::perform(options, login::Arguments::of(account.id.clone())),

@@ -27,7 +27,11 @@ pub(super) fn ask_passphrase() -> Result<Secret, Failure> {
 
 /// Opens the store, for reading and for writing.
 pub(super) fn open_unlocked(places: &Paths, config: &Config, passphrase: Option<Secret>) -> Result<Store, Failure> {
-    let store = open_store_with(places, config, passphrase).map_err(of_store)?;
+    open_store_with(places, config, passphrase).map_err(of_store).and_then(unlocked)
+}
+
+/// A store that can be read and written, if it is.
+pub(super) fn unlocked(store: Store) -> Result<Store, Failure> {
     match store.seal_state().locked {
         None => Ok(store),
         Some(why) => Err(locked(&why)),

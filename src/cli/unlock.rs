@@ -1,9 +1,10 @@
 //! `valetd unlock`
 
-use super::configuration::{load_config, places};
+use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
 use super::opening::{locked, of_store};
 use super::options::Options;
+use super::output::remark;
 use super::runtime::block_on;
 use super::seal::{failure_of, secret_on_stdin, show};
 use crate::control::client::{Client, ClientError, Said};
@@ -18,8 +19,8 @@ use crate::store::{Left, SealError, SealState, open_store, seal_in};
 #[command(
     long_about = "\
 Undo 'valetd lock', and open a sealed store whose key was away: asks the place
-that it is kept in once more, or a person for the passphrase, or takes the
-recovery code. After the code, the key is kept in the place that `store.seal`
+that it is kept in once more, a person for the passphrase, or has the keyring
+ask for its password; or takes the recovery code. After the code, the key is kept in the place that `store.seal`
 names from then on.",
     after_help = "\
 Examples:
@@ -46,10 +47,11 @@ pub(super) struct Arguments {
 pub(super) fn perform(options: &Options, arguments: &Arguments) -> Result<Exit, Failure> {
     const DOING: &str = "unlocking";
     let places = places(options)?;
+    let sources = KeySources::new(&config_or_empty(&places).store, &places.state_dir);
     let asked = block_on(async {
         let mut client = Client::connect(&places.socket).await?;
         let source = client.status().await?.daemon.store.source;
-        let said = said(arguments, source.as_deref());
+        let said = said(arguments, source.as_deref(), &sources);
         Ok::<_, ClientError>(match said {
             Ok(said) => Ok(client.unlock(&said).await?),
             Err(failure) => Err(failure),
@@ -66,7 +68,7 @@ pub(super) fn perform(options: &Options, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// What the person says, who is asked where it takes a passphrase.
-fn said(arguments: &Arguments, source: Option<&str>) -> Result<Said, Failure> {
+fn said(arguments: &Arguments, source: Option<&str>, sources: &KeySources) -> Result<Said, Failure> {
     let ask =
         |prompt: &str| Terminal::open().and_then(|mut terminal| terminal.ask_hidden(prompt)).map_err(Failure::new);
     match arguments {
@@ -74,6 +76,12 @@ fn said(arguments: &Arguments, source: Option<&str>) -> Result<Said, Failure> {
         Arguments { recovery_stdin: true, .. } => secret_on_stdin().map(Said::RecoveryCode),
         Arguments { passphrase_stdin: true, .. } => secret_on_stdin().map(Said::Passphrase),
         _ if source == Some(Kind::Passphrase.name()) => ask("Passphrase: ").map(Said::Passphrase),
+        _ if source == Some(Kind::SecretService.name()) => {
+            remark("the keyring asks for its password, if it is locked");
+            let opened = sources.ask_a_person(Kind::SecretService);
+            opened.map_err(|why| Failure::new(why).with_exit(Exit::Locked))?;
+            Ok(Said::Nothing)
+        }
         _ => Ok(Said::Nothing),
     }
 }
@@ -87,9 +95,9 @@ fn unlock_here(places: &Paths, arguments: &Arguments) -> Result<SealAnswer, Fail
         return Err(why.map_or_else(|| failure_of(SealError::NotSealed), |why| locked(&why)));
     };
     // before the folder is taken: a person may take a while
-    let said = said(arguments, Some(&sealed.source))?;
-    let store = open_store(places, &loaded.config).map_err(of_store)?;
     let sources = KeySources::new(&loaded.config.store, &places.state_dir);
+    let said = said(arguments, Some(&sealed.source), &sources)?;
+    let store = open_store(places, &loaded.config).map_err(of_store)?;
     let done = |said, left| SealAnswer { said, left, recovery_code: None };
     let passphrase = match said {
         Said::RecoveryCode(code) => {

@@ -18,7 +18,7 @@ use super::renewer_thread::RenewerThread;
 use super::warnings::{Warnings, advice, said, texts};
 use super::wiring::{sources, table};
 use crate::audit::Audit;
-use crate::client_keys::OwnAddress;
+use crate::client_keys::{AddressKind, OwnAddress};
 use crate::config::{Config, Problems, RouteName};
 use crate::config_files;
 use crate::control::ControlState;
@@ -111,7 +111,11 @@ impl Running {
         self.warnings.access = [access_warnings, beyond].concat();
         let table = table.with_access(access);
         // the renewer first: a token that must not be used any more is withdrawn before a route could take it elsewhere
+        let is_elsewhere = self.state.store.follow(&config);
         self.renewer.configure(config.clone(), sources.clone()).await;
+        if is_elsewhere {
+            self.state.accounts.look_again().await; // records of other machines may be used from here on
+        }
         self.end_replaced(sources);
         self.proxy.replace(table);
         drop(ended_audit);
@@ -206,9 +210,9 @@ impl Running {
     }
 
     /// Opens an address for a command, where `routes` exist and no others.
-    pub(super) fn lend(&self, routes: &[RouteName], as_upstream: bool) -> Result<OwnAddress, String> {
+    pub(super) fn lend(&self, routes: &[RouteName], kind: AddressKind) -> Result<OwnAddress, String> {
         let listen = &self.published.facts.borrow().listen;
-        own_address::lend(&self.proxy, routes, as_upstream, listen, &self.paths.socket, &self.published.config.borrow())
+        own_address::lend(&self.proxy, routes, kind, listen, &self.paths.socket, &self.published.config.borrow())
     }
 
     /// Ends when the renewer and every worker of the proxy have answered, with whether all are there; never, as long as

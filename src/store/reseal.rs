@@ -259,7 +259,7 @@ fn keys_in_use(folder: &mut Folder) -> Result<Vec<KeyId>, StoreError> {
 fn stretch(kind: Kind) -> Option<Stretch> {
     match kind {
         Kind::Passphrase => Some(Stretch::FOR_PASSPHRASES),
-        Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Recovery => None,
+        Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::SecretService | Kind::Recovery => None,
     }
 }
 
