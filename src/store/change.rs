@@ -120,6 +120,7 @@ impl Store {
         let source = offer.kind.name();
         let asks_for_another = change != SealChange::On;
         if !asks_for_another && before.is_some() && self.is_kept_by(offer.kind, sources) {
+            sources.forget(offer.kind, offer.blob.as_deref()); // nothing is wrapped by what was offered
             // and what was cut short is done
             let left = self.go_on()?;
             return Ok((vec![format!("credentials are sealed by {source} already")], left));
