@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::timestamp::Timestamp;
+use crate::timestamp::{self, Timestamp};
 
 /// Reads the time line. One for each process; shared by reference count.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ pub(crate) fn wall() -> SystemTime {
 
 /// The same in Unix seconds.
 pub(crate) fn unix_seconds() -> u64 {
-    wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    timestamp::unix_seconds(wall())
 }
 
 /// How long ago the machine was started, with its sleep.

@@ -1,7 +1,7 @@
 //! One account: its machine, its credential, and what is known of both.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
@@ -16,7 +16,7 @@ use crate::oauth::{Grant, Person, Tokens, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::Published;
 
@@ -430,7 +430,7 @@ impl AccountState {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);
                 record.generation += 1;
-                record.received_at = unix(received_at);
+                record.received_at = unix_seconds(received_at);
                 true
             }
             Some(_) | None => false,
@@ -546,8 +546,4 @@ impl AccountState {
             token_requests: self.token_requests,
         }
     }
-}
-
-pub(super) fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
+use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters};
 use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
@@ -27,7 +27,7 @@ use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside};
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
 
@@ -356,7 +356,7 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::Refused(no_account(id))));
             return;
         };
-        let unix_now = unix(self.world.calendar(now));
+        let unix_now = unix_seconds(self.world.calendar(now));
         let last = state.put(None);
         state.tried = tried;
         let record = Record::succeeding(last.as_ref(), state.stored_generation, &state.account, new, unix_now);
@@ -537,7 +537,7 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let snapshot = state.machine.snapshot();
         if let Some(record) = &mut state.record {
-            record.refresh_expires_at = snapshot.refresh_expires_at.map(|at| unix(self.world.calendar(at)));
+            record.refresh_expires_at = snapshot.refresh_expires_at.map(|at| unix_seconds(self.world.calendar(at)));
             record.learnt_life = millis(snapshot.learnt_life);
         }
     }
@@ -577,7 +577,7 @@ impl<W: World> Renewer<W> {
                 Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed { .. } => None,
             };
             if let Some(why) = why {
-                record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
+                record.set_aside = Some(SetAside { why, at: unix_seconds(self.world.calendar(now)), oauth_error });
             }
         }
         self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
@@ -635,7 +635,7 @@ impl<W: World> Renewer<W> {
                 Action::SetAside(why) => {
                     if let Some(record) = &mut state.record {
                         // the machine knows better: a response may have been lost, or this was said before
-                        let at = unix(self.world.calendar(now));
+                        let at = unix_seconds(self.world.calendar(now));
                         let new = || SetAside { why, at, oauth_error: None };
                         record.set_aside.get_or_insert_with(new).why = why;
                     }
@@ -716,7 +716,7 @@ impl<W: World> Renewer<W> {
 
     /// Finds the point of the time line where the sign-in ends: from here on, no clock that is set back puts it off.
     pub(super) fn note_end(&mut self, id: &AccountId, now: Timestamp) {
-        let unix_now = unix(self.world.calendar(now));
+        let unix_now = unix_seconds(self.world.calendar(now));
         let Some(state) = self.accounts.get_mut(id) else { return };
         let term = state.record.as_ref().and_then(|record| record.term);
         state.ends_at = term.map(|term| now + term.left(unix_now));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::account::{AccountState, Trying, Waiters, unix};
+use super::account::{AccountState, Trying, Waiters};
 use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
@@ -18,7 +18,7 @@ use crate::config::AccountId;
 use crate::oauth::{Grant, Person, Tokens};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 use crate::token_endpoint::GrantFailure;
 
 /// Where the numbers of trials begin: far from those of renewals, which grow from 1.
@@ -90,7 +90,7 @@ impl<W: World> Renewer<W> {
 
     /// The credential at hand is handed in again: it is good for as long as is said now. The reply comes when that is saved.
     fn give_term(&mut self, id: &AccountId, length: Option<u64>, reply: Option<SavedReply>, now: Timestamp) {
-        let unix_now = unix(self.world.calendar(now));
+        let unix_now = unix_seconds(self.world.calendar(now));
         let Some(state) = self.accounts.get_mut(id) else { return };
         let Some(record) = &mut state.record else { return };
         let term = length.map(|length| Term::beginning(unix_now, length));
