@@ -134,6 +134,8 @@ pub(super) struct Trying {
     /// As it was configured when it was asked.
     pub(super) asked: Arc<Account>,
     pub(super) since: Timestamp,
+    /// It is sent when the store has answered that what it brings could be saved.
+    pub(super) probe: Option<Ticket>,
     /// A response was lost: this is the second try.
     pub(super) answer_lost: bool,
     /// The refresh token was refused: the password is presented in its place.

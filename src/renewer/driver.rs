@@ -301,6 +301,10 @@ impl World for RealWorld {
         self.ask(Work::Remove(ticket, account.clone()));
     }
 
+    fn probe(&mut self, ticket: Ticket, record: &Record) {
+        self.ask(Work::Probe(ticket, Box::new(record.clone())));
+    }
+
     fn store_answer(&mut self) -> Option<StoreAnswer> {
         self.store_answers.pop_front()
     }

@@ -165,7 +165,9 @@ impl<W: World> Renewer<W> {
     /// Lets go of the accounts that the configuration no longer has, but of none too early: a response that is owed may
     /// hold the only refresh token that still works, and so may a record that the store has not taken yet.
     fn part(&mut self) {
-        self.accounts.retain(|_, state| !state.is_leaving || !state.owed.is_empty() || !state.is_saved());
+        self.accounts.retain(|_, state| {
+            !state.is_leaving || !state.owed.is_empty() || !state.trials.is_empty() || !state.is_saved()
+        });
     }
 
     /// What an account's record means for its machine.
@@ -767,9 +769,13 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// The one response that [`World::save`] or [`World::remove`] owes.
+    /// The one response that [`World::save`], [`World::remove`] or [`World::probe`] owes.
     fn stored(&mut self, id: &AccountId, ticket: Ticket, result: Result<(), SaveError>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
+        if let Some(position) = state.trials.iter().position(|trial| trial.probe == Some(ticket)) {
+            let trial = state.trials.swap_remove(position);
+            return self.probed(id, trial, result, now);
+        }
         let Some(saving) = state.saving.take_if(|saving| saving.ticket == ticket) else { return };
         let Saving { generation, credential, is_second_try, waiters, .. } = saving;
         let is_present = credential == state.credential;
@@ -878,7 +884,8 @@ impl<W: World> Renewer<W> {
 
     /// Whether the store owes a response.
     pub(super) fn awaits_the_store(&self) -> bool {
-        self.accounts.values().any(|state| state.saving.is_some())
+        let is_probing = |state: &AccountState| state.trials.iter().any(|trial| trial.probe.is_some());
+        self.accounts.values().any(|state| state.saving.is_some() || is_probing(state))
     }
 
     /// Tells requests how the account stands, if that has changed or somebody has asked.

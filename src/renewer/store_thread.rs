@@ -21,6 +21,8 @@ pub(super) enum Work {
     Save(Ticket, Box<Record>),
     /// Forget an account's record. Owes one [`Done::Stored`].
     Remove(Ticket, AccountId),
+    /// See whether a record could be saved. Owes one [`Done::Stored`].
+    Probe(Ticket, Box<Record>),
     /// Read these accounts' records. Owes one [`Done::Read`].
     Read(Vec<AccountId>),
 }
@@ -64,6 +66,10 @@ fn carry_out(store: &Store, work: Work) -> Done {
             };
             let result = answered(removed);
             Done::Stored(StoreAnswer { account, ticket, result })
+        }
+        Work::Probe(ticket, record) => {
+            let probed = || store.probe(&record).map_err(|error| SaveError::Failed(error.to_string()));
+            Done::Stored(StoreAnswer { account: record.account.clone(), ticket, result: answered(probed) })
         }
         Work::Read(accounts) => Done::Read(accounts.into_iter().map(|id| (id.clone(), load(store, &id))).collect()),
     }

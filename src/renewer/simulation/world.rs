@@ -492,6 +492,10 @@ impl World for SimWorld {
         self.outside().ask_store(index(account), ticket, None);
     }
 
+    fn probe(&mut self, _: Ticket, _: &Record) {
+        unreachable!("no sign-in of a history is tried")
+    }
+
     fn store_answer(&mut self) -> Option<StoreAnswer> {
         self.outside().store_answer()
     }
