@@ -142,6 +142,9 @@ pub(crate) enum RequestError {
     /// A credential that was handed in is another person's: what is stored stays.
     #[error("{0}")]
     AnotherPerson(String),
+    /// Somebody has signed out since the sign-in was begun that has brought a credential: nothing is stored.
+    #[error("somebody has signed out since this sign-in was begun")]
+    SignedOut,
     /// A credential that was handed in could not be tried: what is stored stays.
     #[error("{0}")]
     CredentialUntried(String),

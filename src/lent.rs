@@ -1,7 +1,8 @@
 //! What the daemon lends to a command: a unix socket where requests name the upstream of one of its routes
-//! (`proxy/policy/scope.rs`), and the key for it. After a restart it has lent nothing, and is asked once more.
+//! (`proxy/policy/scope.rs`), and the key for it. After a restart it has lent nothing, and is asked once more; once a person
+//! has revoked the key, it is asked for nothing any more.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use hyper::header::HeaderValue;
+use rustix::net::RecvFlags;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tracing::debug;
@@ -23,7 +25,20 @@ pub(crate) struct Lent {
     /// The key for it.
     pub(crate) key: Secret,
     /// The connection that both end with.
-    pub(crate) _line: OwnedFd,
+    pub(crate) line: OwnedFd,
+}
+
+/// What the daemon says on that connection when the key has been revoked.
+pub(crate) const REVOKED: &[u8] = b"{\"revoked\":true}\n";
+
+impl Lent {
+    /// Whether the daemon has said that the key has been revoked. It says nothing else there but that it stops.
+    fn is_revoked(&self) -> bool {
+        let mut said = [0; 256];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK; // to be asked again
+        let length = rustix::net::recv(&self.line, &mut said, flags).map_or(0, |(length, _)| length);
+        said[..length].windows(REVOKED.len()).any(|part| part == REVOKED)
+    }
 }
 
 /// Asks the daemon to lend once more: after a restart it knows nothing of what was lent before.
@@ -34,6 +49,8 @@ pub(crate) struct Daemon {
     lent: RefCell<Option<Rc<Lent>>>,
     lend: Lend,
     lending: Mutex<()>,
+    /// Whether that has been told.
+    is_told: Cell<bool>,
 }
 
 impl fmt::Debug for Daemon {
@@ -45,7 +62,7 @@ impl fmt::Debug for Daemon {
 impl Daemon {
     /// `lend` is asked when nothing is lent yet, and when the socket is gone: its error is a sentence for people.
     pub(crate) fn new(lent: Option<Lent>, lend: Lend) -> Self {
-        Self { lent: RefCell::new(lent.map(Rc::new)), lend, lending: Mutex::new(()) }
+        Self { lent: RefCell::new(lent.map(Rc::new)), lend, lending: Mutex::new(()), is_told: Cell::new(false) }
     }
 
     /// A connection to the daemon, and the key to present on it.
@@ -62,6 +79,11 @@ impl Daemon {
         }
         let _one_at_a_time = self.lending.lock().await;
         let now = self.lent.borrow().clone();
+        if let Some(now) = &now
+            && now.is_revoked()
+        {
+            return Err(self.told_of_the_end());
+        }
         let now = match now {
             // somebody else has asked meanwhile
             Some(now) if !lent.as_ref().is_some_and(|lent| Rc::ptr_eq(lent, &now)) => now,
@@ -76,6 +98,15 @@ impl Daemon {
         };
         let stream = UnixStream::connect(&now.socket).await.map_err(|error| error.to_string())?;
         Ok((stream, field(&now)?))
+    }
+
+    /// Says once, on standard error, that a person has ended this.
+    fn told_of_the_end(&self) -> String {
+        let why = "the key that the daemon had lent was revoked: there are no tokens any more";
+        if !self.is_told.replace(true) {
+            anstream::eprintln!("valetd: {why}");
+        }
+        why.to_owned()
     }
 }
 

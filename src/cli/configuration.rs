@@ -69,11 +69,6 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     })
 }
 
-/// What a configuration needs to say of a provider that valetd knows.
-pub(super) fn config_lines(id: &AccountId) -> String {
-    format!("[account.{id}]\nprovider = \"{id}\"\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

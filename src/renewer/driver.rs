@@ -14,8 +14,8 @@ use tracing::{debug, info, warn};
 
 use super::machines::Renewer;
 use super::store_thread::{self, Done, Loaded, Work, load};
-use super::world::{RevokeReply, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts};
+use super::world::{RevokeReply, SavedReply, StoreAnswer, Ticket, World};
+use crate::accounts::{AccountRequest, AccountView, Accounts, NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
@@ -74,6 +74,12 @@ pub(crate) struct RenewerLoop {
     store_done: mpsc::UnboundedReceiver<Done>,
     /// What waits for records to be read, in the order in which it came.
     reading: VecDeque<Reading>,
+    /// Of each account the person's sign-in that the last sign-out has made void.
+    void_sign_ins: BTreeMap<AccountId, String>,
+    /// Accounts that somebody has signed out of, where the store has not answered yet which sign-in that makes void.
+    voiding: Vec<AccountId>,
+    /// What sign-ins have brought meanwhile.
+    held: Vec<(AccountId, Box<NewCredential>, SavedReply)>,
 }
 
 /// What is done when the store has been read.
@@ -107,8 +113,19 @@ impl RenewerLoop {
         renewer.configure(&config, |id| load(&store, id), clock.now());
         let (views, seen) = watch::channel(Arc::new(renewer.views()));
         let (requests, requested) = mpsc::channel(32);
-        let reading = VecDeque::new();
-        let this = Self { renewer, clock, demands, requests: requested, notices, views, store_done, reading };
+        let this = Self {
+            renewer,
+            clock,
+            demands,
+            requests: requested,
+            notices,
+            views,
+            store_done,
+            reading: VecDeque::new(),
+            void_sign_ins: BTreeMap::new(),
+            voiding: Vec::new(),
+            held: Vec::new(),
+        };
         Ok((this, Accounts::new(requests, seen)))
     }
 
@@ -145,6 +162,7 @@ impl RenewerLoop {
                         self.renewer.settle(self.clock.now());
                     }
                     Done::Read(loaded) => self.go_on_reading(loaded),
+                    Done::SignInEnded(account, void) => self.sign_in_ended(&account, void),
                 },
                 received = self.demands.recv_many(&mut demands, 4096), if !is_stopping => {
                     if received > 0 {
@@ -180,10 +198,23 @@ impl RenewerLoop {
                 self.renewer.refresh(&account, reply, now);
             }
             AccountRequest::Replace(account, new, reply) => {
+                if new.sign_in.is_some() && self.voiding.contains(&account) {
+                    self.held.push((account, new, reply));
+                    return;
+                }
+                if new.sign_in.is_some() && new.sign_in.as_ref() == self.void_sign_ins.get(&account) {
+                    info!(%account, "a sign-in has come to its end after somebody has signed out; nothing changes");
+                    let _ = reply.send(Err(RequestError::SignedOut));
+                    return;
+                }
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
-            AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Remove(account, reply) => {
+                self.renewer.world.ask(Work::EndSignIn(account.clone()));
+                self.voiding.push(account.clone());
+                self.renewer.remove(&account, reply, now);
+            }
             AccountRequest::Lock(reply) => {
                 self.renewer.lock(now);
                 let _ = reply.send(Ok(()));
@@ -196,6 +227,19 @@ impl RenewerLoop {
                 let _ = reply.send(self.renewer.forget_credentials(&why, now));
             }
             AccountRequest::LookAgain(reply) => self.read_for(Reading::LookAgain(reply)),
+        }
+    }
+
+    /// It is known now which sign-in a sign-out has made void: what sign-ins have brought meanwhile is looked at.
+    fn sign_in_ended(&mut self, account: &AccountId, void: Option<String>) {
+        if let Some(void) = void {
+            self.void_sign_ins.insert(account.clone(), void);
+        }
+        if let Some(position) = self.voiding.iter().position(|voiding| voiding == account) {
+            self.voiding.swap_remove(position);
+        }
+        for (account, new, reply) in std::mem::take(&mut self.held) {
+            self.request(AccountRequest::Replace(account, new, reply));
         }
     }
 

@@ -55,6 +55,7 @@ fn record(account: &Account, token: &Secret) -> Record {
         servers: None,
         trial: Trial::Skipped,
         term: None,
+        sign_in: None,
     };
     Record::new(account, 1, new, 0)
 }

@@ -141,6 +141,7 @@ fn signed_in(token: &str) -> NewCredential {
         servers: None,
         trial: Trial::Skipped,
         term: None,
+        sign_in: None,
     }
 }
 

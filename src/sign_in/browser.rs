@@ -82,9 +82,13 @@ async fn answered(
     terminal.say(&format!("Sign in to {} in a browser:\n\n  {url}\n\n", Titled(account)))?;
     if let Some(command) = tunnel_command(tunnel_host(account.sign_in.redirect.host), port) {
         terminal.say(&format!(
-            "If the browser is on the machine that you sit at, run this there first:\n\n  {command}\n\n\
-             Without it the browser ends on a page that it cannot reach: paste that page's address here.\n\n"
+            "If the browser is on the machine that you sit at, run this there first:\n\n  {command}\n\n"
         ))?;
+        if terminal.has_keys() {
+            let words =
+                "Without it the browser ends on a page that it cannot reach: paste that page's address here.\n\n";
+            terminal.say(words)?;
+        }
     } else if place == Place::Wsl {
         terminal.say("If the browser ends on a page that it cannot reach, paste that page's address here.\n\n")?;
     }

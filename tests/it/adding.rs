@@ -1,10 +1,12 @@
 //! From a name or an address to an account, and back.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
+use crate::support::disk::SmallDisk;
 use crate::support::documents::Documents;
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
@@ -88,6 +90,68 @@ fn what_a_provider_asks_for_is_asked_at_the_terminal_and_a_secret_is_not_shown()
 }
 
 #[test]
+fn accounts_that_are_added_and_removed_at_once_are_all_in_the_file() {
+    let home = Home::with("listen = []\n");
+    let at_once = |commands: Vec<Vec<String>>| {
+        let start = |words: &Vec<String>| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            home.valetd(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("valetd runs")
+        };
+        let started: Vec<_> = commands.iter().map(start).collect();
+        for child in started {
+            let output = child.wait_with_output().expect("it ends");
+            assert!(output.status.success(), "{}", words(&output));
+        }
+    };
+    let add = |name: &str| ["add", name, "gbdx", "--no-input"].map(str::to_owned).to_vec();
+    let remove = |name: &str| ["remove", name].map(str::to_owned).to_vec();
+    at_once((0..6).map(|number| add(&format!("a{number}"))).collect());
+    let has = |name: &str| config(&home).contains(&format!("[account.{name}]"));
+    assert!((0..6).all(|number| has(&format!("a{number}"))), "{}", config(&home));
+    // two removals would wait for nobody: each needs the store for itself
+    at_once(vec![add("b0"), remove("a0"), add("b1")]);
+    assert!(has("b0") && has("b1") && has("a1") && !has("a0"), "{}", config(&home));
+    assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn line_ends_and_a_byte_order_mark_of_the_file_stay() {
+    let dos = format!("\u{feff}{}", HEAD.replace('\n', "\r\n"));
+    let home = Home::with(&dos);
+    let output = home.run(&["add", "hub", "github", "--client-id", "Iv1.0", "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let block = "\r\n[account.hub]\r\nprovider = \"github\"\r\nclient_id = \"Iv1.0\"\r\n";
+    assert_eq!(config(&home), format!("{dos}{block}"));
+    assert!(home.run(&["remove", "hub"]).status.success());
+    assert_eq!(config(&home), dos);
+}
+
+#[test]
+fn a_secret_that_another_account_names_stays_and_one_that_is_there_is_not_written_over() {
+    let home = Home::with("listen = []\n");
+    let secret = |name: &str| fs::read_to_string(home.path("config/valetd").join(name)).ok();
+    fs::write(home.path("config/valetd/mail.client-secret"), "somebody's\n").expect("written");
+    let add = |name: &str, input: &str| {
+        let with = ["add", name, "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+        let output = home.run_with_input(&with, input);
+        assert!(output.status.success(), "{}", words(&output));
+    };
+    add("mail", "hunter2");
+    assert_eq!(secret("mail.client-secret").as_deref(), Some("somebody's\n"));
+    assert_eq!(secret("mail.client-secret.2").as_deref(), Some("hunter2\n"));
+    add("post", "hunter3");
+    let shares = config(&home).replace("post.client-secret", "mail.client-secret.2");
+    home.write_config(&shares);
+    assert!(home.run(&["remove", "mail"]).status.success());
+    assert_eq!(secret("mail.client-secret.2").as_deref(), Some("hunter2\n"), "post names it");
+    assert_eq!(secret("mail.client-secret").as_deref(), Some("somebody's\n"), "it was never ours");
+    // what cannot be written leaves no secret behind
+    let bad = ["add", "z", "gmail", "--client-id", "x", "--client-secret-stdin", "--upstream", "http://e.example"];
+    let output = home.run_with_input(&[&bad[..], &["--no-input"]].concat(), "hunter4");
+    assert!(output.status.code() == Some(1) && secret("z.client-secret").is_none(), "{}", words(&output));
+}
+
+#[test]
 fn an_api_that_names_its_server_is_added_from_its_address_registers_itself_and_is_taken_back() {
     let server = Server::start(Provider::Gdh, Options::default());
     let documents = Documents::start();
@@ -162,6 +226,54 @@ fn a_client_that_the_server_has_forgotten_is_registered_again_at_the_next_sign_i
     let output = login("a-new-one");
     assert!(words(&output).contains("forgotten the client"), "{}", words(&output));
     assert_eq!(registered(), 2);
+}
+
+#[test]
+fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let home = Home::with("listen = []\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    fs::create_dir(home.path("state/valetd/notes.client.json")).expect("what is in the way");
+    let login = || words(&home.run_with_input(&["login", "notes", "--refresh-token-stdin", "--untried"], "r"));
+    let said = login();
+    assert!(said.contains("could not be kept") && said.contains("it was taken back at the server"), "{said}");
+    let asked = documents.asked();
+    assert!(asked.iter().any(|(line, _)| line == "DELETE /register/client-of-notes"), "{asked:?}");
+    documents.put_with("/register", 201, "", json!({"client_id": "client-of-notes"}));
+    let said = login();
+    assert!(said.contains("the client \"client-of-notes\" stays registered at the server"), "{said}");
+    assert!(!home.path("state/valetd/notes.json").exists());
+}
+
+#[test]
+fn a_full_disk_leaves_the_file_as_it_was_and_no_secret_beside_it() {
+    let home = Home::empty();
+    let Some(disk) = SmallDisk::at(&home.path("config/valetd"), "64k") else { return };
+    home.write_config("listen = []\n");
+    // a file takes a page: with none left the secret cannot be written, with one the configuration cannot
+    let fill = home.path("config/valetd/fill");
+    let add = ["add", "mail", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+    for pages_left in [0, 1] {
+        let mut bytes = 128 * 4096;
+        while fs::write(&fill, vec![b'x'; bytes]).is_err() {
+            bytes -= 4096;
+        }
+        fs::write(&fill, vec![b'x'; bytes - pages_left * 4096]).expect("less than before");
+        let output = home.run_with_input(&add, "hunter2");
+        let said = words(&output);
+        assert!(output.status.code() == Some(1) && said.to_lowercase().contains("no space left"), "{said}");
+        let folder = fs::read_dir(&disk.folder).expect("a folder").flatten();
+        let mut left: Vec<_> = folder.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        left.sort();
+        assert_eq!(
+            (left, config(&home)),
+            (vec!["config.toml".to_owned(), "fill".to_owned()], "listen = []\n".to_owned())
+        );
+    }
+    fs::remove_file(&fill).expect("removed");
+    assert!(home.run_with_input(&add, "hunter2").status.success());
 }
 
 #[test]

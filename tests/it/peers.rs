@@ -164,17 +164,13 @@ fn a_container_needs_a_key_where_the_setting_says_so() {
         assert_eq!(contained(&["--http2-prior-knowledge", &tcp]), "403", "{kind:?}");
     }
     // in namespaces of the host, and in the control group of an engine
-    let groups = std::path::Path::new("/sys/fs/cgroup");
-    let group = [groups.join("unified"), groups.join("pids"), groups.to_owned()]
-        .map(|root| root.join(format!("docker-{:064x}.scope", std::process::id())))
-        .into_iter()
-        .find(|group| fs::create_dir(group).is_ok());
-    match &group {
+    match engines_group() {
         None => eprintln!("skipped the control group: none can be made"),
         Some(group) => {
             let script = format!("echo $$ >{}/cgroup.procs && exec curl \"$@\"", group.display());
-            assert_eq!(curl(Command::new("sh").args(["-c", &script, "sh"]), &[&tcp]), "403");
+            let status = curl(Command::new("sh").args(["-c", &script, "sh"]), &[&tcp]);
             let _ = fs::remove_dir(group);
+            assert_eq!(status, "403", "{}", daemon.log());
         }
     }
 
@@ -184,6 +180,26 @@ fn a_container_needs_a_key_where_the_setting_says_so() {
     for kind in kinds {
         assert_eq!(curl(Command::new("unshare").args(kind).arg("curl"), &[&tcp]), "200", "off by default: {kind:?}");
     }
+}
+
+/// A control group named as an engine names its containers', in which a process is seen to be.
+///
+/// The folder alone proves nothing: where no hierarchy is mounted, it is one of a plain file system.
+fn engines_group() -> Option<std::path::PathBuf> {
+    let groups = std::path::Path::new("/sys/fs/cgroup");
+    let name = format!("docker-{:064x}.scope", std::process::id());
+    [groups.join("unified"), groups.join("pids"), groups.to_owned()].into_iter().find_map(|root| {
+        let group = root.join(&name);
+        fs::create_dir(&group).ok()?;
+        let joined = group.join("cgroup.procs").exists() && {
+            let script = format!("echo $$ >{}/cgroup.procs && exec grep -q {name} /proc/self/cgroup", group.display());
+            Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        if !joined {
+            let _ = fs::remove_dir(&group);
+        }
+        joined.then_some(group)
+    })
 }
 
 fn can_unshare(arguments: &[&str]) -> bool {

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::LocalSet;
 
-use super::isolate::{self, Folder, Own, View, Walls};
+use super::isolate::{self, Folder, View, Walls};
 use super::supervise;
 use super::trust::Bundles;
 use super::variables;
@@ -104,8 +104,10 @@ pub(super) struct Task {
 /// What an isolated command has.
 pub(super) struct Inside {
     pub(super) view: View,
-    /// The address of the command's own, where its routes have URLs.
-    pub(super) own: Option<Own>,
+    /// Folders of the system that it must not see.
+    pub(super) masks: Vec<PathBuf>,
+    /// Where its routes have URLs.
+    pub(super) own: Rc<Daemon>,
 }
 
 /// Runs a command with a proxy of its own. Returns its exit status, as a shell shows it.
@@ -168,10 +170,10 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     let (program, rest) = command.split_first().expect("clap requires a command");
     let everything = LocalSet::new();
     match (walls, &own_folder) {
-        (Some(Inside { view, own }), Some(folder)) => {
+        (Some(inside), Some(folder)) => {
             drop(listener); // nobody outside has any use for it
             let bundle = bundles.of("SSL_CERT_FILE").unwrap_or_default().to_owned();
-            everything.run_until(behind_walls(interceptor, view, own, folder, bundle, environment, &command)).await
+            everything.run_until(behind_walls(interceptor, inside, folder, bundle, environment, &command)).await
         }
         _ => {
             let mut child = match trust_mount.then(|| isolate::mounted(bundles.of("SSL_CERT_FILE")?)).flatten() {
@@ -197,8 +199,7 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
 /// Runs a command where nothing can be reached but what comes out at our sockets.
 async fn behind_walls(
     interceptor: Rc<Interceptor>,
-    view: View,
-    own: Option<Own>,
+    Inside { view, masks, own }: Inside,
     folder: &Folder,
     bundle: String,
     environment: Vec<(String, Option<String>)>,
@@ -208,7 +209,7 @@ async fn behind_walls(
     let hosts = folder.write("hosts", &isolate::hosts_file(&addresses))?;
     let program = std::env::current_exe().map_err(|error| Failure::new(error).while_doing("finding this program"))?;
     folder.write("valetd", "")?; // where this program goes
-    let walls = Walls::new(&view, folder, &program, &bundle, &hosts)?;
+    let walls = Walls::new(&view, &masks, folder, &program, &bundle, &hosts)?;
     let listen = |name: &str| {
         UnixListener::bind(folder.path().join(name))
             .map_err(|error| Failure::new(error).while_doing("opening a socket for the command"))
@@ -216,7 +217,7 @@ async fn behind_walls(
     let (proxy, urls, signals) = (listen(isolate::PROXY)?, listen(isolate::URLS)?, listen(isolate::SIGNALS)?);
     let mut bubblewrap = Command::new("bwrap");
     bubblewrap.args(&walls.arguments).arg(format!("{}/valetd", isolate::INSIDE)).arg("exec-relay");
-    bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses, own.is_some())).arg("--").args(command);
+    bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses)).arg("--").args(command);
     super::set(&mut bubblewrap, environment);
     child::leaves_terminal_to_others(&mut bubblewrap);
     child::inherits_only(&mut bubblewrap, walls.descriptors());
@@ -227,9 +228,8 @@ async fn behind_walls(
         }
     });
     tokio::task::spawn_local(async move {
-        while let (Some(own), Ok((mut stream, _))) = (&own, urls.accept().await) {
-            let own = own.clone();
-            tokio::task::spawn_local(async move { own.carry(&mut stream).await });
+        while let Ok((stream, _)) = urls.accept().await {
+            tokio::task::spawn_local(isolate::carry(own.clone(), stream));
         }
     });
     let line = Rc::new(RefCell::new(None::<UnixStream>));

@@ -507,6 +507,7 @@ impl History {
                 servers: None,
                 trial: Trial::Skipped,
                 term: None,
+                sign_in: None,
             }
         };
         let now = self.now();
