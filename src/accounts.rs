@@ -105,8 +105,8 @@ pub(crate) enum AccountRequest {
     /// Ask the provider whose the access token at hand is. Answered when it has answered, in a sentence for people.
     WhoIs(AccountId, oneshot::Sender<Result<String, String>>),
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
-    /// what happened at the server, for people.
-    Remove(AccountId, oneshot::Sender<Result<String, String>>),
+    /// what happened at the server, for people. The person's sign-in that was under way is void, if one is named.
+    Remove(AccountId, Option<String>, oneshot::Sender<Result<String, String>>),
     /// The store may be readable now: read what could not be read. Answered when that is done.
     LookAgain(oneshot::Sender<Result<(), String>>),
     /// Hand out no token from here on. Answered when none leaves any more.
@@ -184,9 +184,9 @@ impl Accounts {
         self.ask(|reply| AccountRequest::WhoIs(account, reply)).await
     }
 
-    /// Signs out. Returns what happened at the server, for people.
-    pub(crate) async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
-        self.ask(|reply| AccountRequest::Remove(account, reply)).await
+    /// Signs out, also of the sign-in that was under way. Returns what happened at the server, for people.
+    pub(crate) async fn remove(&self, account: AccountId, void: Option<String>) -> Result<String, RequestError> {
+        self.ask(|reply| AccountRequest::Remove(account, void, reply)).await
     }
 
     /// Has what could not be read from the store read again.

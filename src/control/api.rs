@@ -236,7 +236,10 @@ where
         Verb::RemoveCredential(id) => {
             let account = known(state, id)?;
             info!(%account, "a sign-out was asked for over the control socket");
-            let message = state.accounts.remove(account).await.map_err(|error| not_done(state, id, error))?;
+            let (store, voided) = (state.store.clone(), account.clone());
+            // waits for the disk, which others need not
+            let void = tokio::task::spawn_blocking(move || store.end_sign_in(&voided)).await.ok().flatten();
+            let message = state.accounts.remove(account, void).await.map_err(|error| not_done(state, id, error))?;
             tell(state, Kind::SignedOut, id);
             Ok(json(StatusCode::OK, &Done { message }))
         }

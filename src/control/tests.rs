@@ -308,7 +308,7 @@ async fn a_sign_out_tells_what_happened_at_the_server() {
     let mut house = House::open([usable_view()]);
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.remove_credential("gbdx"), async {
-        let Some(AccountRequest::Remove(_, reply)) = house.requests.recv().await else { panic!("no sign-out") };
+        let Some(AccountRequest::Remove(_, _, reply)) = house.requests.recv().await else { panic!("no sign-out") };
         reply.send(Ok("revoked at the server".to_owned())).unwrap();
     });
     assert_eq!(answer.unwrap(), "revoked at the server");

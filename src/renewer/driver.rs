@@ -14,8 +14,8 @@ use tracing::{debug, info, warn};
 
 use super::machines::Renewer;
 use super::store_thread::{self, Done, Loaded, Work, load};
-use super::world::{RevokeReply, SavedReply, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts, NewCredential, RequestError};
+use super::world::{RevokeReply, StoreAnswer, Ticket, World};
+use crate::accounts::{AccountRequest, AccountView, Accounts, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
@@ -76,10 +76,6 @@ pub(crate) struct RenewerLoop {
     reading: VecDeque<Reading>,
     /// Of each account the person's sign-in that the last sign-out has made void.
     void_sign_ins: BTreeMap<AccountId, String>,
-    /// Accounts that somebody has signed out of, where the store has not answered yet which sign-in that makes void.
-    voiding: Vec<AccountId>,
-    /// What sign-ins have brought meanwhile.
-    held: Vec<(AccountId, Box<NewCredential>, SavedReply)>,
 }
 
 /// What is done when the store has been read.
@@ -120,11 +116,9 @@ impl RenewerLoop {
             requests: requested,
             notices,
             views,
+            void_sign_ins: BTreeMap::new(),
             store_done,
             reading: VecDeque::new(),
-            void_sign_ins: BTreeMap::new(),
-            voiding: Vec::new(),
-            held: Vec::new(),
         };
         Ok((this, Accounts::new(requests, seen)))
     }
@@ -162,7 +156,6 @@ impl RenewerLoop {
                         self.renewer.settle(self.clock.now());
                     }
                     Done::Read(loaded) => self.go_on_reading(loaded),
-                    Done::SignInEnded(account, void) => self.sign_in_ended(&account, void),
                 },
                 received = self.demands.recv_many(&mut demands, 4096), if !is_stopping => {
                     if received > 0 {
@@ -198,10 +191,6 @@ impl RenewerLoop {
                 self.renewer.refresh(&account, reply, now);
             }
             AccountRequest::Replace(account, new, reply) => {
-                if new.sign_in.is_some() && self.voiding.contains(&account) {
-                    self.held.push((account, new, reply));
-                    return;
-                }
                 if new.sign_in.is_some() && new.sign_in.as_ref() == self.void_sign_ins.get(&account) {
                     info!(%account, "a sign-in has come to its end after somebody has signed out; nothing changes");
                     let _ = reply.send(Err(RequestError::SignedOut));
@@ -210,9 +199,10 @@ impl RenewerLoop {
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
-            AccountRequest::Remove(account, reply) => {
-                self.renewer.world.ask(Work::EndSignIn(account.clone()));
-                self.voiding.push(account.clone());
+            AccountRequest::Remove(account, void, reply) => {
+                if let Some(void) = void {
+                    self.void_sign_ins.insert(account.clone(), void);
+                }
                 self.renewer.remove(&account, reply, now);
             }
             AccountRequest::Lock(reply) => {
@@ -227,19 +217,6 @@ impl RenewerLoop {
                 let _ = reply.send(self.renewer.forget_credentials(&why, now));
             }
             AccountRequest::LookAgain(reply) => self.read_for(Reading::LookAgain(reply)),
-        }
-    }
-
-    /// It is known now which sign-in a sign-out has made void: what sign-ins have brought meanwhile is looked at.
-    fn sign_in_ended(&mut self, account: &AccountId, void: Option<String>) {
-        if let Some(void) = void {
-            self.void_sign_ins.insert(account.clone(), void);
-        }
-        if let Some(position) = self.voiding.iter().position(|voiding| voiding == account) {
-            self.voiding.swap_remove(position);
-        }
-        for (account, new, reply) in std::mem::take(&mut self.held) {
-            self.request(AccountRequest::Replace(account, new, reply));
         }
     }
 

@@ -23,8 +23,6 @@ pub(super) enum Work {
     Remove(Ticket, AccountId),
     /// See whether a record could be saved. Owes one [`Done::Stored`].
     Probe(Ticket, Box<Record>),
-    /// End an account's sign-in that is under way. Owes one [`Done::SignInEnded`].
-    EndSignIn(AccountId),
     /// Read these accounts' records. Owes one [`Done::Read`].
     Read(Vec<AccountId>),
 }
@@ -32,8 +30,6 @@ pub(super) enum Work {
 /// What the store has answered.
 pub(super) enum Done {
     Stored(StoreAnswer),
-    /// What the account's sign-in was known by, if there was one.
-    SignInEnded(AccountId, Option<String>),
     Read(Loaded),
 }
 
@@ -76,10 +72,6 @@ fn carry_out(store: &Store, work: Work) -> Done {
         Work::Probe(ticket, record) => {
             let probed = || store.probe(&record).map_err(|error| SaveError::Failed(error.to_string()));
             Done::Stored(StoreAnswer { account: record.account.clone(), ticket, result: answered(probed) })
-        }
-        Work::EndSignIn(account) => {
-            let ended = catch_unwind(AssertUnwindSafe(|| store.end_sign_in(&account))).ok().flatten();
-            Done::SignInEnded(account, ended)
         }
         Work::Read(accounts) => {
             let read = |id: AccountId| {
