@@ -99,10 +99,12 @@ pub(super) struct AccountState {
     pub(super) published: Option<Arc<Published>>,
     /// The header field of the response at hand, between taking it and publishing it.
     pub(super) at_hand: Option<(HeaderName, HeaderValue)>,
+    /// That response counts as a success when it is dealt with.
+    pub(super) has_renewed: bool,
     /// When the sign-in ends, if it was given an end.
     pub(super) ends_at: Option<Timestamp>,
     /// What requests were told last, so that they are not woken for nothing.
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<LastPublished>,
     pub(super) last_success: Option<Timestamp>,
     pub(super) last_failure: Option<LastFailure>,
     /// Since the last success.
@@ -115,8 +117,10 @@ pub(super) struct AccountState {
     pub(super) trials: Vec<Trying>,
     /// Who have handed in the credential at hand, and are told when a renewal has shown that it works and is saved.
     pub(super) confirming: Vec<SavedReply>,
-    /// Who have asked for the renewal whose note is being saved.
+    /// Who have asked for a renewal and wait for the store: for its note to be saved, or for what the last one has brought.
     pub(super) asking: Vec<AskedReply>,
+    /// Somebody of them asked after the last response had come: they want another one.
+    pub(super) asks_again: bool,
     /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
     /// The renewal under way has the answer of a trial.
@@ -188,7 +192,7 @@ pub(super) struct SignedOut {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct LastPublished {
     pub(super) published: Option<RenewalId>,
     pub(super) wished_for: Option<Timestamp>,
     pub(super) phase: Phase,
@@ -213,6 +217,7 @@ impl AccountState {
             found: None,
             published: None,
             at_hand: None,
+            has_renewed: false,
             ends_at: None,
             told: None,
             last_success: None,
@@ -224,6 +229,7 @@ impl AccountState {
             trials: Vec::new(),
             confirming: Vec::new(),
             asking: Vec::new(),
+            asks_again: false,
             tried: None,
             is_of_trial: false,
             starts_over: false,
@@ -310,6 +316,7 @@ impl AccountState {
         self.credential += 1;
         self.do_not_confirm(&RequestError::Refused("another credential has taken its place meanwhile".to_owned()));
         self.at_hand = None;
+        self.has_renewed = false;
         self.tried = None;
         self.starts_over = false;
         self.is_new = false;

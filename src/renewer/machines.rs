@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters};
+use super::account::{AccountState, LastPublished, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Waiters};
 use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
@@ -296,8 +296,11 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(why));
             return;
         }
-        if let Some(state) = self.accounts.get_mut(id) {
-            state.asking.push(reply);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        state.asking.push(reply);
+        if state.machine.owed_save().is_some() && !state.machine.is_noting() {
+            state.asks_again = true; // the response has come, and is being saved
+            return;
         }
         self.handle(id, Event::Asked, now);
     }
@@ -319,12 +322,16 @@ impl<W: World> Renewer<W> {
     }
 
     /// Whoever has asked for a renewal is told what came of it, once its note is saved or cannot be.
-    fn tell_who_asked(&mut self, id: &AccountId) {
-        if self.accounts.get(id).is_none_or(|state| state.asking.is_empty() || state.machine.is_noting()) {
+    fn tell_who_asked(&mut self, id: &AccountId, now: Timestamp) {
+        let has_nothing_to_tell = |state: &AccountState| state.asking.is_empty() || state.machine.owed_save().is_some();
+        if self.accounts.get(id).is_none_or(has_nothing_to_tell) {
             return;
         }
         let may_be_asked = self.may_be_asked(id);
         let Some(state) = self.accounts.get_mut(id) else { return };
+        if std::mem::take(&mut state.asks_again) && may_be_asked.is_ok() {
+            return self.handle(id, Event::Asked, now);
+        }
         let sent = may_be_asked.and(state.unspent().map_or(Ok(()), |unspent| Err(unspent.to_owned())));
         for reply in state.asking.drain(..) {
             let _ = reply.send(sent.clone());
@@ -521,12 +528,11 @@ impl<W: World> Renewer<W> {
         let rotated = state.take_credential(tokens, self.world.calendar(now));
         state.at_hand = header.ok();
         let is_usable = state.at_hand.is_some();
+        state.has_renewed = is_usable;
         self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime, retry_after }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
         if is_usable {
             state.repeated = None;
-            state.renewals += 1;
-            state.last_success = Some(now);
         }
         if !rotated && state.record.is_some() {
             self.keep_lives(id);
@@ -613,7 +619,7 @@ impl<W: World> Renewer<W> {
     pub(super) fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
         self.perform(id, event, now);
         self.settle(now);
-        self.tell_who_asked(id);
+        self.tell_who_asked(id, now);
         self.tell(id, now, false);
     }
 
@@ -658,6 +664,11 @@ impl<W: World> Renewer<W> {
             && state.machine.owed_save().is_none()
         {
             state.at_hand = None;
+            if std::mem::take(&mut state.has_renewed) {
+                // not before: whoever sees that it has succeeded finds its token
+                state.renewals += 1;
+                state.last_success = Some(now);
+            }
         }
     }
 
@@ -843,7 +854,7 @@ impl<W: World> Renewer<W> {
             let (reason, words) = error.unzip();
             self.note_unspent(id, &event, reason.zip(words), now);
             self.perform(id, event, now);
-            self.tell_who_asked(id);
+            self.tell_who_asked(id, now);
             self.tell(id, now, false);
         }
         if self.accounts.get(id).is_some_and(|state| state.saving.is_none()) {
@@ -894,7 +905,7 @@ impl<W: World> Renewer<W> {
         let snapshot = state.machine.snapshot();
         let wished_for = state.machine.wished_for(now);
         let published = state.published.as_ref().map(|token| token.id);
-        let told = Told { published, wished_for, phase: snapshot.phase };
+        let told = LastPublished { published, wished_for, phase: snapshot.phase };
         if state.told == Some(told) && !is_asked {
             return;
         }

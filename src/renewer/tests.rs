@@ -265,6 +265,23 @@ fn on_a_full_disk_a_trial_spends_nothing_and_what_was_handed_in_waits_for_room()
 }
 
 #[test]
+fn who_asks_while_a_response_is_being_saved_gets_another_renewal_and_is_told_when_it_is_sent() {
+    let mut renewer = started();
+    renewer.world.answers_left = Some(0);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let (reply, mut told) = tokio::sync::oneshot::channel();
+    let later = T0 + Duration::from_secs(60);
+    renewer.refresh(&lab(), reply, later);
+    assert!(told.try_recv().is_err(), "the store has not answered");
+    assert_eq!(renewer.world.lines, ["save 2 r2"]);
+    renewer.world.answers_left = None;
+    renewer.settle(later);
+    assert_eq!(told.try_recv(), Ok(Ok(())));
+    let lines = &renewer.world.lines[1..];
+    assert!(lines.contains(&"redeem 2 r2".to_owned()), "{lines:?}");
+}
+
+#[test]
 fn a_trial_whose_probe_the_store_has_not_answered_is_not_sent_and_ends_with_a_stop() {
     let mut renewer = usable();
     renewer.world.answers_left = Some(0);
