@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -114,6 +114,13 @@ pub(crate) fn wall() -> SystemTime {
 /// The same in Unix seconds.
 pub(crate) fn unix_seconds() -> u64 {
     timestamp::unix_seconds(wall())
+}
+
+/// A point from which is measured how long something takes while the machine is awake: nothing that has an end is judged by
+/// it.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the monotonic clock")]
+pub(crate) fn instant() -> Instant {
+    Instant::now()
 }
 
 /// How long ago the machine was started, with its sleep.

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
@@ -12,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
+use crate::platform::clock;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
@@ -85,7 +85,7 @@ async fn carry_out(
     {
         return Err(ProxyError::NotAllowed(Check::Container));
     }
-    connection.vouch();
+    connection.admit();
     let target = find(connection, table, host, &request)?;
     let route = &*target.local.entry;
     exchange.reached(&target.local);
@@ -479,7 +479,7 @@ async fn after_401(
     response: upstream::Response,
     context: RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let (route, refused) = (&*local.entry, Instant::now());
+    let (route, refused) = (&*local.entry, clock::instant());
     let token = rejected.token();
     let Some(new) = renewed_token(stream, route, token, place, kept.as_ref()).await else {
         return respond(route, response, token, &context);
