@@ -45,6 +45,7 @@
 //! 0  secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //!    spelling                                 secrets in whatever spelling they come back            (pure)
+//!    split_mix                                numbers that follow from a seed                       (pure)
 //! ```
 //!
 //! # Journeys
@@ -114,6 +115,7 @@ mod shutdown;
 mod sign_in;
 mod span;
 mod spelling;
+mod split_mix;
 pub mod stand_in;
 mod stats;
 mod store;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -23,11 +24,25 @@ use crate::config::ListenAddress;
 /// Connections that may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
 
+/// After an accept that failed for want of descriptors or memory (EMFILE, ENOMEM), until others have given some back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest path that the kernel takes for a unix socket, without the zero behind it (unix(7), `sun_path`).
 const LONGEST_PATH: usize = 107;
 
 /// The mode that lets other users, at most, look at a folder.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// How long to wait after a failed accept(2) before the next one; `None` if the error concerns the connection that would have
+/// been accepted, not the listener.
+pub(crate) fn pause_after(error: &io::Error) -> Option<Duration> {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
+    let is_of_one_connection = matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted | PermissionDenied
+    );
+    (!is_of_one_connection).then_some(ACCEPT_PAUSE)
+}
 
 /// A listening socket: non-blocking, closed at exec.
 #[derive(Debug)]
@@ -364,6 +379,13 @@ mod tests {
 
     fn refusal(address: &ListenAddress) -> String {
         bind(address).err().map(|error| error.to_string()).unwrap_or_else(|| panic!("{address} was bound"))
+    }
+
+    #[test]
+    fn an_accept_that_failed_for_want_of_descriptors_is_not_tried_again_at_once() {
+        for (number, is_paused) in [(libc::EMFILE, true), (libc::ENOMEM, true), (libc::ECONNABORTED, false)] {
+            assert_eq!(pause_after(&io::Error::from_raw_os_error(number)).is_some(), is_paused, "{number}");
+        }
     }
 
     #[test]

@@ -317,18 +317,48 @@ impl Store {
     /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
     /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
-        match self.save_here(record) {
-            // whatever is in the other folder by now is compared with, as ever
+        self.in_its_folder(|| self.save_here(record))
+    }
+
+    /// Sees whether a record could be saved: as much as it has is made durable beside it, and removed. Holds nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::save`] that its disk and its seal give.
+    pub(crate) fn probe(&self, record: &Record) -> Result<(), StoreError> {
+        self.in_its_folder(|| self.probe_here(record))
+    }
+
+    fn probe_here(&self, record: &Record) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let path = self.path(&record.account);
+        let length = inner.written(record, None, &path)?.len();
+        match inner.read(&record.account) {
+            Ok(_) | Err(StoreError::Corrupt { .. } | StoreError::KeyGone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let disk = &mut inner.folder.disk;
+        let name = temporary_name(PROBE);
+        let mut written = disk.remove(&name); // of a probe that was cut short
+        written = written.and_then(|()| disk.write_new(&name, &vec![b' '; length]));
+        let _ = disk.remove(&name);
+        written.map_err(|error| io_error("save", &path, error))
+    }
+
+    /// Does something in the folder that is held; once more in the one that has its name by now, if it is gone. Whatever is
+    /// in that one is compared with, as ever.
+    fn in_its_folder(&self, step: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        match step() {
             Err(StoreError::Io { error, .. })
                 if error.kind() == io::ErrorKind::NotFound && self.inner().reopen(&self.path)? =>
             {
-                self.save_here(record)
+                step()
             }
-            saved => saved,
+            done => done,
         }
     }
 
-    /// The same in the folder that is held.
+    /// [`Store::save`] in the folder that is held.
     fn save_here(&self, record: &Record) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let path = self.path(&record.account);
@@ -659,6 +689,8 @@ pub(crate) fn no_lock_for_others(dir: &Path, kind: &str) -> String {
         dir.display()
     )
 }
+/// What [`Store::probe`] writes; the next start removes it.
+const PROBE: &str = "probe";
 
 fn opened_to_others(path: &Path, found: u32, now: u32) -> String {
     format!(
