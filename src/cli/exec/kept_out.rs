@@ -7,12 +7,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::isolate::SYSTEM;
 use super::mounts::Mount;
 use crate::cli::failure::Failure;
 use crate::config::{AuditTarget, Config, ImportSource};
 use crate::control::report::StatusReport;
 use crate::platform::paths::Paths;
+
+/// The system, as far as programs need it: read-only inside, where it is there.
+pub(super) const SYSTEM: [&str; 12] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"];
 
 /// A place, and what is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -194,7 +197,7 @@ mod tests {
             (whole("/optional/state"), &["/work"], Ok(&[])),
             (part("/etc"), &["/work"], Err("which is in /etc, with the system")),
             (part("/usr/lib"), &["/work"], Err("with the system")),
-            (whole("/"), &["/work"], Err("with the system")),
+            (whole("/"), &["/work"], Err("would show")),
             // what lies beside the system's folders is not there
             (part("/"), &["/work"], Ok(&[])),
             (whole("/work/state"), &["/work"], Err("/work would show")),
