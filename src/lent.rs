@@ -8,8 +8,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -28,16 +30,39 @@ pub(crate) struct Lent {
     pub(crate) line: OwnedFd,
 }
 
+/// A daemon that takes a socket away says why, or ends, within milliseconds.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// How often that is looked for: for two seconds, after which somebody else has removed the socket.
+const LOOKS: u32 = 200;
+
 /// What the daemon says on that connection when the key has been revoked.
 pub(crate) const REVOKED: &[u8] = b"{\"revoked\":true}\n";
 
 impl Lent {
-    /// Whether the daemon has said that the key has been revoked. It says nothing else there but that it stops.
-    fn is_revoked(&self) -> bool {
+    /// Whether the key has been revoked, now that there is no socket any more. The daemon says so, or closes the connection as
+    /// it ends.
+    async fn has_been_revoked(&self) -> bool {
+        for _ in 0..LOOKS {
+            if self.is_said_to_be_revoked() || self.is_closed() {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        self.is_said_to_be_revoked()
+    }
+
+    fn is_said_to_be_revoked(&self) -> bool {
         let mut said = [0; 256];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK; // to be asked again
         let length = rustix::net::recv(&self.line, &mut said, flags).map_or(0, |(length, _)| length);
         said[..length].windows(REVOKED.len()).any(|part| part == REVOKED)
+    }
+
+    fn is_closed(&self) -> bool {
+        let mut line = [PollFd::new(&self.line, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut line, Some(&at_once)).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -80,7 +105,7 @@ impl Daemon {
         let _one_at_a_time = self.lending.lock().await;
         let now = self.lent.borrow().clone();
         if let Some(now) = &now
-            && now.is_revoked()
+            && now.has_been_revoked().await
         {
             return Err(self.told_of_the_end());
         }

@@ -37,6 +37,7 @@ use routes::{Asked, accounts_of};
 use variables::{base_url, hosts, past_proxies, shown, variables};
 
 mod clients;
+mod folder;
 mod help;
 mod intercept;
 mod isolate;
@@ -312,7 +313,10 @@ fn reached(
     match intercept::refuse_what_cannot_be(&reached) {
         Ok(()) => Ok(Some(reached)),
         Err(failure) if is_wanted => Err(failure),
-        Err(_) => Ok(None),
+        Err(failure) => {
+            anstream::eprintln!("valetd exec: the routes' own hosts get no tokens here: {failure}");
+            Ok(None)
+        }
     }
 }
 

@@ -68,7 +68,7 @@ fn programs_that_know_neither_proxies_nor_variables_of_trust_are_served_and_noth
     }
     let left = fs::read_dir(scene.home().path("run/valetd")).expect("the folder of the socket");
     let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("isolated-")), "{left:?}");
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("exec-")), "{left:?}");
 }
 
 #[test]

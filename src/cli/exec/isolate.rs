@@ -17,13 +17,13 @@ use rustix::fs::MemfdFlags;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::UnixStream;
 
+use super::folder::Folder;
 use super::kept_out::{self, real};
 use super::mounts::Mount;
 use super::{relay, syscalls};
 use crate::cli::failure::{Exit, Failure};
 use crate::lent::Daemon;
 use crate::platform::io_error::words;
-use crate::platform::paths::OwnFolder;
 
 /// Where our sockets and files are, inside.
 pub(super) const INSIDE: &str = "/run/valetd";
@@ -155,44 +155,6 @@ impl View {
     }
 }
 
-/// A folder of one command's sockets and files, which goes with it.
-#[derive(Debug)]
-pub(super) struct Folder(PathBuf);
-
-impl Folder {
-    pub(super) fn make(below: &Path) -> Result<Self, Failure> {
-        let path = below.join(format!("isolated-{}", std::process::id()));
-        let folder = Self(path);
-        folder.clear(); // of a process that had our number before
-        OwnFolder::open_or_make(&folder.0).map_err(Failure::new)?;
-        Ok(folder)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the command's own folder")]
-    fn clear(&self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-
-    /// Writes a file that the command may read.
-    #[expect(clippy::disallowed_methods, reason = "nothing secret, and nothing that must outlive a crash")]
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
-        let path = self.0.join(name);
-        std::fs::write(&path, text)
-            .map_err(|error| Failure::new(error).while_doing(format!("writing {}", path.display())))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 /// Carries one connection to the routes' URLs.
 pub(super) async fn carry(own: Rc<Daemon>, mut stream: UnixStream) {
     match own.connect().await {
@@ -240,7 +202,9 @@ pub(super) fn relayed<'a>(
     };
     carry(PROXY_ADDRESS.into(), socket(PROXY), relay::AS_IT_IS.to_owned());
     carry(URLS_ADDRESS.into(), socket(URLS), relay::AS_IT_IS.to_owned());
-    for (host, port) in hosts {
+    let hosts: Vec<(&str, u16)> = hosts.collect();
+    let plain = hosts.iter().filter(|(host, port)| *port == 443 && !hosts.contains(&(host, 80)));
+    for (host, port) in hosts.iter().copied().chain(plain.map(|(host, _)| (*host, 80))) {
         if let Some((_, address)) = addresses.iter().find(|(named, _)| named == host) {
             carry((*address, port).into(), socket(PROXY), format!("{host}:{port}"));
         }
@@ -354,7 +318,7 @@ pub(super) fn mounted(bundle: &str) -> Option<Command> {
         return None;
     }
     let mut mounted = Command::new("bwrap");
-    mounted.args(["--dev-bind", "/", "/"]);
+    mounted.args(["--die-with-parent", "--dev-bind", "/", "/"]);
     for file in TRUSTED.iter().filter(|file| Path::new(file).is_file()) {
         mounted.args(["--ro-bind".as_ref(), bundle.as_ref(), real(Path::new(file)).as_os_str()]);
     }

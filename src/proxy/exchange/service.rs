@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
+use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
@@ -77,19 +78,16 @@ async fn carry_out(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (connection, access) = (&stream.connection, &table.shared.access);
-    let caller = identify(connection, table, exchange, &mut request)?;
-    let host = admit(connection, &table.shared, &caller, &request)?;
-    if let Some(containers) = &access.containers
-        && caller.key.is_none()
-        && !connection.is_outside_containers(containers).await
-    {
-        return Err(ProxyError::NotAllowed(Check::Container));
-    }
-    connection.vouch();
-    let target = find(connection, table, host, &request)?;
+    let (caller, target, way_in) = match let_in(connection, table, exchange, &mut request).await {
+        Ok(found) => found,
+        Err(error) => {
+            if !matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root)) {
+                Box::pin(request_rest::read(request)).await;
+            }
+            return Err(error);
+        }
+    };
     let route = &*target.local.entry;
-    exchange.reached(&target.local);
-    let way_in = permit(connection, &table.shared, &caller, &target, host, &request, exchange)?;
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
@@ -118,7 +116,13 @@ async fn carry_out(
                 }
             }
         }
-        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => match Box::pin(route.tokens.token(route.config.wait)).await {
+            Ok(token) => token,
+            Err(why_not) => {
+                Box::pin(request_rest::read(request)).await;
+                return Err(no_token(route, why_not));
+            }
+        },
     };
     exchange.goes_up_with(&token);
 
@@ -198,6 +202,28 @@ impl Target {
     fn rest<'a>(&self, request: &'a Request<Incoming>) -> &'a str {
         &request.uri().path()[self.found.prefix..]
     }
+}
+
+/// Whose the request is, where it leads, and whether it may go there.
+async fn let_in(
+    connection: &Connection,
+    table: &LocalTable,
+    exchange: &mut Exchange,
+    request: &mut Request<Incoming>,
+) -> Result<(Caller, Target, Shared), ProxyError> {
+    let caller = identify(connection, table, exchange, request)?;
+    let host = admit(connection, &table.shared, &caller, request)?;
+    if let Some(containers) = &table.shared.access.containers
+        && caller.key.is_none()
+        && !connection.is_outside_containers(containers).await
+    {
+        return Err(ProxyError::NotAllowed(Check::Container));
+    }
+    connection.vouch();
+    let target = find(connection, table, host, request)?;
+    exchange.reached(&target.local);
+    let way_in = permit(connection, &table.shared, &caller, &target, host, request, exchange)?;
+    Ok((caller, target, way_in))
 }
 
 /// Takes the client key off a request, if it presents one, which must be valid.
