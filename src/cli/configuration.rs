@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::options::Options;
+use super::output::remark;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
@@ -45,8 +46,11 @@ pub(super) fn config_or_empty(places: &Paths) -> Config {
 }
 
 /// For how long the store is waited for. Whoever holds it and serves nobody is a command like this one, or a daemon that is about
-/// to serve: neither takes long, and what a person has just signed in for must not be lost by it.
-const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// to serve: neither takes long.
+pub(super) const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same where what a person has just signed in for would be lost: a renewal on a slow line.
+pub(super) const STORE_PATIENCE_AT_THE_END: Duration = Duration::from_secs(30);
 
 /// Tries again what needs the store, as long as another process holds it.
 ///
@@ -54,12 +58,20 @@ const STORE_PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// Those of the attempt; [`StoreError::Held`] when patience ends.
 pub(super) fn when_free<T>(
+    patience: Duration,
     mut attempt: impl FnMut() -> Result<Result<T, StoreError>, Failure>,
 ) -> Result<Result<T, StoreError>, Failure> {
     let begun = Instant::now();
+    let mut is_told = false;
     loop {
         match attempt()? {
-            Err(StoreError::Held { .. }) if begun.elapsed() < STORE_PATIENCE => sleep(Duration::from_millis(100)),
+            Err(error @ StoreError::Held { .. }) if begun.elapsed() < patience => {
+                if !is_told && begun.elapsed() > Duration::from_secs(1) {
+                    remark(&format!("waiting: {error}"));
+                    is_told = true;
+                }
+                sleep(Duration::from_millis(100));
+            }
             tried => return Ok(tried),
         }
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::arguments::parse_account;
 use super::config_edit::{self, Setting};
 use super::config_file;
-use super::configuration::{Loaded, account_of, is_enough, load_config, places, when_free};
+use super::configuration::{
+    Loaded, STORE_PATIENCE, STORE_PATIENCE_AT_THE_END, account_of, is_enough, load_config, places, when_free,
+};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -264,7 +266,8 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 /// Whether there is a place for the credential, where no daemon has one.
 fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened = when_free(|| Ok(open_store(places, config).map(drop)))?.map_err(|error| error.to_string());
+    let opened =
+        when_free(STORE_PATIENCE, || Ok(open_store(places, config).map(drop)))?.map_err(|error| error.to_string());
     let opened = opened.and_then(|_| match is_read_only(folder) {
         true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
         false => Ok(()),
@@ -503,7 +506,7 @@ fn deliver(
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
     let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
-    let delivered = when_free(|| match block_on(hand_in(places, id, &new, must_reload))? {
+    let delivered = when_free(STORE_PATIENCE_AT_THE_END, || match block_on(hand_in(places, id, &new, must_reload))? {
         Err(error @ ClientError::NotRunning(_)) => {
             Ok(open_store(places, config).map(|store| (Err(error), Some(store))))
         }
