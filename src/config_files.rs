@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, AccountId, Config, MachineFacts, Parsed, Preset, Problem, Problems, SecretSource, Source};
+use crate::config::{
+    self, Account, AccountId, Config, MachineFacts, Parsed, Preset, Problem, Problems, SecretSource, Source,
+};
 use crate::oauth::metadata::{Kept, Metadata};
 use crate::oauth::rfc7591::Registration;
 use crate::platform::ownership::{self, Fault, Refused};
@@ -100,15 +102,20 @@ pub(crate) fn empty(paths: &Paths) -> Config {
 /// The files that a configuration has us read: secrets and certificate authorities.
 fn named_files(config: &Config) -> BTreeSet<&Path> {
     let mut files = BTreeSet::new();
-    for account in config.accounts.values() {
-        files.extend(account.extra_ca.as_deref());
-        files.extend(account.secrets().filter_map(|(_, source)| file_of(source)));
-        files.extend(account.token_request.headers.iter().filter_map(|(_, source)| file_of(source)));
-    }
+    files.extend(config.accounts.values().flat_map(files_of));
     for route in &config.routes {
         files.extend(route.extra_ca.as_deref());
         files.extend(route.request_headers.add.iter().filter_map(|(_, source)| file_of(source)));
     }
+    files
+}
+
+/// The files that an account has us read.
+pub(crate) fn files_of(account: &Account) -> BTreeSet<&Path> {
+    let mut files = BTreeSet::new();
+    files.extend(account.extra_ca.as_deref());
+    files.extend(account.secrets().filter_map(|(_, source)| file_of(source)));
+    files.extend(account.token_request.headers.iter().filter_map(|(_, source)| file_of(source)));
     files
 }
 

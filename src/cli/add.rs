@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::arguments::parse_account;
 use super::config_edit::{self, Setting};
+use super::config_file::{self, SecretFile};
 use super::configuration::{Loaded, load_config, places};
 use super::failure::{Exit, Failure};
 use super::login;
@@ -22,6 +23,7 @@ use crate::discovery::probe::{Findings, FoundClient, probe};
 use crate::http_client::{HttpClient, Reach};
 use crate::oauth::GrantType;
 use crate::platform::paths::Paths;
+use crate::platform::termination::{Uninterrupted, uninterrupted};
 use crate::secret::Secret;
 use crate::sign_in::handed_in;
 use crate::sign_in::terminal::{Terminal, Unasked};
@@ -108,7 +110,7 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
         return Err(Failure::say("there is an account of that name").with_remedy(remedy).with_exit(Exit::Usage));
     }
     let mut answers = Answers { arguments, terminal: None };
-    let (settings, findings) = match address_in(&arguments.from) {
+    let (mut settings, findings) = match address_in(&arguments.from) {
         Some(address) => found(&mut answers, &address)?,
         None => {
             let known = config_files::known_presets(places);
@@ -119,25 +121,25 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
             }
         }
     };
-    let mut settings = settings;
     if !arguments.scopes.is_empty() {
-        settings.retain(|(key, _)| *key != "scopes");
-        settings.push(("scopes", Setting::List(arguments.scopes.clone())));
+        settings.account.retain(|(key, _)| *key != "scopes");
+        settings.push("scopes", Setting::List(arguments.scopes.clone()));
     }
     if let Some(file) = &arguments.extra_ca {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
-        settings.push(("extra_ca", Setting::Text(file.display().to_string())));
+        settings.push("extra_ca", Setting::Text(file.display().to_string()));
     }
     let secret = answers.secret(&settings)?;
-    if let Some(secret) = &secret {
-        let file = config_edit::write_secret(places, name.as_str(), secret)?;
-        settings.push(("client_secret", Setting::Pairs(vec![("file", file)])));
-    }
-    let written = write(places, name, &settings);
-    if written.is_err() && secret.is_some() {
-        config_edit::remove_secret(places, name.as_str());
-    }
-    let config = written?;
+    let config = {
+        let whole = uninterrupted();
+        let secret = secret.map(|secret| SecretFile::write(places, &whole, name, &secret)).transpose()?;
+        if let Some(file) = &secret {
+            settings.push("client_secret", Setting::Pairs(vec![("file", file.name())]));
+        }
+        let config = write(places, &whole, name, &settings)?;
+        secret.into_iter().for_each(SecretFile::keep);
+        config
+    };
     if let Some(findings) = findings {
         // what was found just now need not be asked for again
         let _ = kept::keep(&places.state_dir, name, &kept::found_now(findings.metadata));
@@ -154,22 +156,29 @@ fn address_in(from: &str) -> Option<String> {
     }
 }
 
-fn write(places: &Paths, name: &AccountId, settings: &[(&'static str, Setting)]) -> Result<Config, Failure> {
-    let is_of_the_account = |(key, setting): &&(&str, Setting)| *setting != SECRET && *key != OF_THE_ROUTE;
-    let own: Vec<_> = settings.iter().filter(is_of_the_account).cloned().collect();
-    let mut text = config_edit::with_account(&config_edit::read(places)?, name.as_str(), &own)
-        .map_err(|why| Failure::say(format!("{} {why}", places.config_file.display())))?;
-    if let Some((_, Setting::Text(path))) = settings.iter().find(|(key, _)| *key == OF_THE_ROUTE) {
-        text.push_str(&format!("\n[route.{name}]\n{OF_THE_ROUTE} = \"{path}\"\n"));
-    }
-    config_edit::replace(places, &text)
+fn write(places: &Paths, whole: &Uninterrupted, name: &AccountId, settings: &Settings) -> Result<Config, Failure> {
+    config_file::edit(places, whole, |text| {
+        let added = config_edit::with_account(text, name.as_str(), &settings.account, &settings.route);
+        added.map_err(|why| Failure::say(format!("{} {why}", places.config_file.display())))
+    })
 }
 
-/// The one key that the account's route has, and not the account.
-const OF_THE_ROUTE: &str = "mcp";
+/// What is written of an account.
+#[derive(Default)]
+struct Settings {
+    account: Vec<(&'static str, Setting)>,
+    /// Of the route of the same name.
+    route: Vec<(&'static str, Setting)>,
+    /// Whether the account has a client secret, which goes into a file of its own.
+    has_secret: bool,
+}
 
-/// Stands where a secret is needed, until it is in a file of its own.
-const SECRET: Setting = Setting::Text(String::new());
+impl Settings {
+    /// One more of the account.
+    fn push(&mut self, key: &'static str, setting: Setting) {
+        self.account.push((key, setting));
+    }
+}
 
 /// What the command line says, or the person at the terminal.
 struct Answers<'a> {
@@ -197,15 +206,14 @@ impl Answers<'_> {
         Ok(asked.value(&terminal.ask_line(&prompt).map_err(unasked)?))
     }
 
-    /// The client's secret, where the settings have a place for one.
-    fn secret(&mut self, settings: &[(&'static str, Setting)]) -> Result<Option<Secret>, Failure> {
-        let is_needed = settings.iter().any(|(_, setting)| *setting == SECRET);
+    /// The client's secret, where the account has one.
+    fn secret(&mut self, settings: &Settings) -> Result<Option<Secret>, Failure> {
         if self.arguments.client_secret_stdin {
             let doing = "reading the client's secret from standard input";
             let read = handed_in::read_secret(io::stdin().lock());
             return read.map(Some).map_err(|error| Failure::new(error).while_doing(doing));
         }
-        if !is_needed {
+        if !settings.has_secret {
             return Ok(None);
         }
         let terminal = self.terminal("client-secret-stdin", "the client's secret")?;
@@ -233,30 +241,29 @@ fn unasked(error: Unasked) -> Failure {
 }
 
 /// What an account of a provider says: its name, and what is another value for each person.
-fn of_preset(answers: &mut Answers<'_>, preset: &Preset) -> Result<Vec<(&'static str, Setting)>, Failure> {
-    let mut settings = vec![("provider", Setting::Text(preset.name.clone()))];
+fn of_preset(answers: &mut Answers<'_>, preset: &Preset) -> Result<Settings, Failure> {
+    let mut settings = Settings::default();
+    settings.push("provider", Setting::Text(preset.name.clone()));
     let Arguments { client_id, issuer, upstream, redirect_uri, .. } = answers.arguments;
     // what the provider does not ask for, and the person wants another way
     let given = [("issuer", issuer), ("upstream", upstream), ("client_id", client_id), ("redirect_uri", redirect_uri)];
     for (key, given) in given {
         if let (Some(given), false) = (given, preset.ask.iter().any(|asked| asked.key == key)) {
-            settings.push((key, Setting::Text(given.clone())));
+            settings.push(key, Setting::Text(given.clone()));
         }
     }
     for asked in &preset.ask {
-        let setting = match asked.key {
-            "client_secret" => {
-                remark(&format!("client_secret: {}", asked.place));
-                SECRET
-            }
-            _ => Setting::Text(answers.value(asked)?),
-        };
-        settings.push((asked.key, setting));
+        if asked.key == "client_secret" {
+            remark(&format!("client_secret: {}", asked.place));
+            settings.has_secret = true;
+            continue;
+        }
+        settings.push(asked.key, Setting::Text(answers.value(asked)?));
     }
     Ok(settings)
 }
 
-type Found = (Vec<(&'static str, Setting)>, Option<Findings>);
+type Found = (Settings, Option<Findings>);
 
 /// What an account of a server says, which is asked.
 fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
@@ -268,7 +275,8 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
     let probed = block_on(probe(&HttpClient::from_environment(), address, provider, reach))?;
     let findings = probed.map_err(|tried| {
         let failure = Failure::say(format!("{address} does not say how to sign in to it"));
-        let tried = tried.iter().map(|words| printable(words)).collect();
+        let mut tried: Vec<String> = tried.iter().map(|words| printable(words)).collect();
+        tried.dedup();
         failure
             .with_problems(tried)
             .with_remedy("`valetd providers` lists those that are known; or write the account by hand")
@@ -281,50 +289,51 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
     Ok((settings, Some(findings)))
 }
 
-fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Vec<(&'static str, Setting)>, Failure> {
+fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Settings, Failure> {
     let arguments = answers.arguments;
-    let mut settings = vec![("issuer", Setting::Text(findings.issuer.clone()))];
+    let mut settings = Settings::default();
+    settings.push("issuer", Setting::Text(findings.issuer.clone()));
     let mut is_known = false;
     match (&arguments.client_id, &findings.client) {
-        (Some(id), _) => settings.push(("client_id", Setting::Text(id.clone()))),
+        (Some(id), _) => settings.push("client_id", Setting::Text(id.clone())),
         (None, FoundClient::Offered(id)) => {
             is_known = true;
-            settings.push(("client_id", Setting::Text(id.clone())));
+            settings.push("client_id", Setting::Text(id.clone()));
         }
         (None, FoundClient::Registers) => {
             is_known = true;
-            settings.push(("client", Setting::Text("register".into())));
+            settings.push("client", Setting::Text("register".into()));
         }
         (None, FoundClient::Unknown) => {
             let place = "the server does not register clients: its page for applications gives a native one an id";
             let asked = Asked { key: "client_id", place: place.into(), form: None };
-            settings.push(("client_id", Setting::Text(answers.value(&asked)?)));
+            settings.push("client_id", Setting::Text(answers.value(&asked)?));
         }
     }
     if arguments.client_secret_stdin {
-        settings.push(("client_auth", Setting::Text("post".into())));
+        settings.push("client_auth", Setting::Text("post".into()));
     }
     if !findings.scopes.is_empty() {
-        settings.push(("scopes", Setting::List(findings.scopes.clone())));
+        settings.push("scopes", Setting::List(findings.scopes.clone()));
     }
     if !findings.ways.is_empty() {
         let ways = findings.ways.iter().map(|way| (*way).to_owned()).collect();
-        settings.push(("sign_in", Setting::List(ways)));
+        settings.push("sign_in", Setting::List(ways));
     }
     if let Some(redirect) = findings.redirect.as_ref().filter(|_| is_known) {
-        settings.push(("redirect", Setting::Text(redirect.clone())));
+        settings.push("redirect", Setting::Text(redirect.clone()));
     }
     if findings.asks_for_consent && findings.ways.contains(&"browser") {
-        settings.push(("authorize", Setting::Pairs(vec![("prompt", "consent".into())])));
+        settings.push("authorize", Setting::Pairs(vec![("prompt", "consent".into())]));
     }
     if findings.device_pkce {
-        settings.push(("device_pkce", Setting::True));
+        settings.push("device_pkce", Setting::True);
     }
     if let Some(resource) = &findings.resource {
-        settings.push(("resource", Setting::Text(resource.clone())));
+        settings.push("resource", Setting::Text(resource.clone()));
     }
     if let Some(header) = &findings.header {
-        settings.push(("header", Setting::Text(header.clone())));
+        settings.push("header", Setting::Text(header.clone()));
     }
     let upstream = match (&arguments.upstream, &findings.upstream) {
         (Some(upstream), _) | (None, Some(upstream)) => upstream.clone(),
@@ -335,10 +344,10 @@ fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Vec<(&'
     };
     match mcp_server(&upstream) {
         Some(McpServer { upstream, path }) => {
-            settings.push(("upstream", Setting::Text(upstream)));
-            settings.push((OF_THE_ROUTE, Setting::Text(path.to_owned())));
+            settings.push("upstream", Setting::Text(upstream));
+            settings.route.push(("mcp", Setting::Text(path.to_owned())));
         }
-        None => settings.push(("upstream", Setting::Text(upstream))),
+        None => settings.push("upstream", Setting::Text(upstream)),
     }
     Ok(settings)
 }
@@ -389,7 +398,10 @@ fn sign_in(options: &Options, account: &Account, no_input: bool) -> Result<Exit,
         return later();
     }
     let Ok(mut terminal) = Terminal::open() else { return later() };
-    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(unasked)?;
+    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(|error| {
+        let remedy = format!("the account is added; sign in with: {} login {}", options.invocation(), account.id);
+        unasked(error).with_remedy(remedy)
+    })?;
     drop(terminal);
     match answer.as_deref().map(str::to_lowercase).as_deref() {
         None | Some("y" | "yes") => login::perform(options, login::Arguments::of(account.id.clone())),

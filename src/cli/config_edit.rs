@@ -1,18 +1,6 @@
-//! Edits of the configuration file: one account in, or out, with everything else as it was written.
-//!
-//! The pure part is from text to text. The file is replaced whole, and only by a text that can be used.
-
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+//! Edits of the configuration's text: one account in, or out, with everything else as it was written. Pure.
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, value};
-
-use super::failure::Failure;
-use crate::config::{Config, Problem};
-use crate::config_files;
-use crate::platform::paths::Paths;
 
 /// What a key of an account is set to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,23 +15,38 @@ pub(super) enum Setting {
     True,
 }
 
-/// A text with one more account at its end. Pure.
+/// A text with one more account at its end, and its route, where that has something to say. Pure.
 ///
 /// # Errors
 ///
 /// Why it cannot be added, as the end of a sentence that begins with the file.
-pub(super) fn with_account(text: &str, name: &str, settings: &[(&str, Setting)]) -> Result<String, String> {
-    let mut document: DocumentMut = text.parse().map_err(|_| "is not TOML that can be edited")?;
-    let accounts = document.entry("account").or_insert_with(|| {
-        let mut table = Table::new();
-        table.set_implicit(true);
-        Item::Table(table)
-    });
-    let accounts = accounts.as_table_mut().ok_or("has `account` in a form that is not edited here")?;
-    if accounts.contains_key(name) {
-        return Err(format!("has an account {name} already"));
+pub(super) fn with_account(
+    text: &str,
+    name: &str,
+    settings: &[(&str, Setting)],
+    of_the_route: &[(&str, Setting)],
+) -> Result<String, String> {
+    let with_account = with_table(text, "account", name, settings)?;
+    match of_the_route {
+        [] => Ok(with_account),
+        settings => with_table(&with_account, "route", name, settings),
     }
-    let mut account = Table::new();
+}
+
+/// A text with one more table of a kind at its end.
+fn with_table(text: &str, kind: &str, name: &str, settings: &[(&str, Setting)]) -> Result<String, String> {
+    let mut document: DocumentMut = text.parse().map_err(|_| "is not TOML that can be edited")?;
+    let tables = document.entry(kind).or_insert_with(|| {
+        let mut kind = Table::new();
+        kind.set_implicit(true);
+        Item::Table(kind)
+    });
+    let tables = tables.as_table_mut().ok_or_else(|| format!("has `{kind}` in a form that is not edited here"))?;
+    if tables.contains_key(name) {
+        let a = if kind == "account" { "an" } else { "a" };
+        return Err(format!("has {a} {kind} {name} already"));
+    }
+    let mut table = Table::new();
     for (key, setting) in settings {
         let item = match setting {
             Setting::Text(text) => value(text),
@@ -53,19 +56,19 @@ pub(super) fn with_account(text: &str, name: &str, settings: &[(&str, Setting)])
             }
             Setting::True => value(true),
         };
-        account.insert(key, item);
+        table.insert(key, item);
     }
     let is_first = text.trim().is_empty();
-    account.decor_mut().set_prefix(if is_first { "" } else { "\n" });
+    table.decor_mut().set_prefix(if is_first { "" } else { "\n" });
     // behind all that is there, whatever order the tables are in
-    account.set_position(Some(isize::MAX));
+    table.set_position(Some(isize::MAX));
     // a comment at the end of the file stays before it
     let trailing = document.trailing().as_str().unwrap_or_default().to_owned();
-    let accounts = document["account"].as_table_mut().expect("it was one just now");
+    let tables = document[kind].as_table_mut().expect("it was one just now");
     if !trailing.is_empty() {
-        account.decor_mut().set_prefix(format!("{}\n\n", trailing.trim_end_matches('\n')));
+        table.decor_mut().set_prefix(format!("{}\n\n", trailing.trim_end_matches('\n')));
     }
-    accounts.insert(name, Item::Table(account));
+    tables.insert(name, Item::Table(table));
     document.set_trailing("");
     let text = document.to_string();
     Ok(if text.ends_with('\n') { text } else { text + "\n" })
@@ -129,107 +132,42 @@ fn keep_comments(document: &mut DocumentMut, position: Option<isize>, comments: 
     }
 }
 
-/// The file's text; an empty one if there is no file.
+/// Edits a text and keeps its line ends, each line its own, and its byte order mark. A new line ends as most do. Pure.
 ///
 /// # Errors
 ///
-/// If it cannot be read.
-pub(super) fn read(places: &Paths) -> Result<String, Failure> {
-    match std::fs::read_to_string(&places.config_file) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(Failure::new(error).while_doing(format!("reading {}", places.config_file.display()))),
+/// Those of `edit`.
+pub(super) fn keeping_line_ends<E>(text: &str, edit: impl FnOnce(&str) -> Result<String, E>) -> Result<String, E> {
+    const MARK: &str = "\u{feff}";
+    let (mark, text) = text.strip_prefix(MARK).map_or(("", text), |text| (MARK, text));
+    let edited = edit(&text.replace("\r\n", "\n"))?;
+    let (with_return, lines) = (text.matches("\r\n").count(), text.matches('\n').count());
+    if with_return == 0 {
+        return Ok(format!("{mark}{edited}"));
     }
-}
-
-/// Replaces the file by a text that can be used, and reads it back.
-///
-/// # Errors
-///
-/// What is wrong with it, or why it cannot be written: then the file is as it was.
-pub(super) fn replace(places: &Paths, text: &str) -> Result<Config, Failure> {
-    // an editor's link stays a link
-    let file = places.config_file.canonicalize().unwrap_or_else(|_| places.config_file.clone());
-    let doing = format!("writing {}", file.display());
-    let beside = beside(&file);
-    let written = write_new(&file, &beside, text);
-    written.map_err(|error| Failure::new(error).while_doing(doing.clone()))?;
-    let tried = config_files::load(&Paths { config_file: beside.clone(), ..places.clone() });
-    if let Err(problems) = tried {
-        remove(&beside);
-        let problems: Vec<String> = problems.0.iter().map(Problem::to_string).collect();
-        let failure = Failure::say("the configuration could not be used with it, and stays as it was");
-        return Err(failure.with_problems(problems).while_doing(doing));
+    let usual = if with_return * 2 > lines { "\r\n" } else { "\n" };
+    let before: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut rest = before.as_slice();
+    let mut after = mark.to_owned();
+    for line in edited.split_inclusive('\n') {
+        let words = line.strip_suffix('\n').unwrap_or(line);
+        let is_it = |old: &&str| old.trim_end_matches('\n').trim_end_matches('\r') == words.trim_end_matches('\r');
+        match rest.iter().position(is_it) {
+            Some(at) => {
+                after.push_str(rest[at]);
+                // the last line may have had no end until now
+                if !rest[at].ends_with('\n') && line.ends_with('\n') {
+                    after.push_str(usual);
+                }
+                rest = &rest[at + 1..];
+            }
+            None => {
+                after.push_str(words);
+                after.push_str(if line.ends_with('\n') { usual } else { "" });
+            }
+        }
     }
-    take_its_name(&beside, &file).map_err(|error| Failure::new(error).while_doing(doing.clone()))?;
-    let read = config_files::load(places);
-    read.map(|parsed| parsed.config).map_err(|problems| {
-        let problems = problems.0.iter().map(Problem::to_string).collect();
-        Failure::say("what was written cannot be used").with_problems(problems).while_doing(doing)
-    })
-}
-
-/// Not a name that a daemon looks at.
-fn beside(file: &Path) -> PathBuf {
-    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    file.with_file_name(format!(".{name}.{}.new", std::process::id()))
-}
-
-/// Writes a file beside another one, with its mode, or for us alone.
-#[expect(clippy::disallowed_methods, reason = "the configuration: only a person's own command writes it")]
-fn write_new(file: &Path, beside: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = file.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let mode = file.metadata().map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-    let mut written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(beside)?;
-    written.set_permissions(PermissionsExt::from_mode(mode))?;
-    written.write_all(text.as_bytes())?;
-    written.sync_all()
-}
-
-/// Writes a secret into a file of its own in the configuration's folder, for us alone. Returns its name.
-///
-/// # Errors
-///
-/// If it cannot be written.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a secret that the configuration names: only a person's own command writes it"
-)]
-pub(super) fn write_secret(places: &Paths, account: &str, secret: &crate::secret::Secret) -> Result<String, Failure> {
-    let name = secret_name(account);
-    let folder = places.config_file.parent().unwrap_or(Path::new("/"));
-    let file = folder.join(&name);
-    let write = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
-        written.write_all(secret.expose().as_bytes())?;
-        written.write_all(b"\n")?;
-        written.sync_all()
-    };
-    write().map_err(|error: io::Error| Failure::new(error).while_doing(format!("writing {}", file.display())))?;
-    Ok(name)
-}
-
-/// Removes that file; done if there is none.
-pub(super) fn remove_secret(places: &Paths, account: &str) {
-    let folder = places.config_file.parent().unwrap_or(Path::new("/"));
-    remove(&folder.join(secret_name(account)));
-}
-
-#[expect(clippy::disallowed_methods, reason = "the configuration: only a person's own command changes it")]
-fn take_its_name(beside: &Path, file: &Path) -> io::Result<()> {
-    std::fs::rename(beside, file)
-}
-
-#[expect(clippy::disallowed_methods, reason = "files of ours beside the configuration, by a person's own command")]
-fn remove(file: &Path) {
-    let _ = std::fs::remove_file(file);
-}
-
-fn secret_name(account: &str) -> String {
-    format!("{account}.client-secret")
+    Ok(after)
 }
 
 #[cfg(test)]
@@ -248,20 +186,24 @@ mod tests {
             ("device_pkce", Setting::True),
         ];
         let block = "[account.lab]\nprovider = 'git\"hub'\nscopes = [\"a\", \"b\"]\nclient_secret = { file = \"x\" }\ndevice_pkce = true\n";
-        let added = with_account(FILE, "lab", &settings).unwrap();
+        let added = with_account(FILE, "lab", &settings, &[]).unwrap();
         assert_eq!(added, format!("{FILE}\n{block}"));
-        assert_eq!(with_account("", "lab", &settings).unwrap(), block);
-        assert_eq!(with_account("# only words\n", "lab", &settings).unwrap(), format!("# only words\n\n{block}"));
-        assert!(with_account(FILE, "work", &settings).unwrap_err().contains("already"));
-        assert!(with_account("account = 1\n", "work", &settings).unwrap_err().contains("form"));
-        assert!(with_account("= 1\n", "work", &settings).unwrap_err().contains("TOML"));
+        assert_eq!(with_account("", "lab", &settings, &[]).unwrap(), block);
+        assert_eq!(with_account("# only words\n", "lab", &settings, &[]).unwrap(), format!("# only words\n\n{block}"));
+        let mcp = [("mcp", Setting::Text("/mcp".into()))];
+        let with_route = with_account(FILE, "lab", &settings, &mcp).unwrap();
+        assert_eq!(with_route, format!("{FILE}\n{block}\n[route.lab]\nmcp = \"/mcp\"\n"));
+        assert!(with_account(FILE.replace("account.work", "account.x").as_str(), "work", &settings, &mcp).is_err());
+        assert!(with_account(FILE, "work", &settings, &[]).unwrap_err().contains("already"));
+        assert!(with_account("account = 1\n", "work", &settings, &[]).unwrap_err().contains("form"));
+        assert!(with_account("= 1\n", "work", &settings, &[]).unwrap_err().contains("TOML"));
     }
 
     #[test]
     fn what_came_in_goes_out_again() {
         for text in [FILE, "", "# only words\n"] {
             let settings = [("provider", Setting::Text("x".into()))];
-            let added = with_account(text, "lab", &settings).unwrap();
+            let added = with_account(text, "lab", &settings, &[]).unwrap();
             let removed = without_account(&added, "lab", &[]).unwrap();
             assert_eq!(removed.trim_end(), text.trim_end(), "{added}");
         }
@@ -282,5 +224,26 @@ mod tests {
         assert_eq!(last.trim_end(), "# head");
         let inline = without_account("account.lab = { provider = \"x\" }\nlisten = []\n", "lab", &[]).unwrap();
         assert_eq!(inline, "listen = []\n");
+    }
+
+    #[test]
+    fn line_ends_and_a_byte_order_mark_stay_as_they_are() {
+        let add = |text: &str| keeping_line_ends(text, |text| with_account(text, "lab", &[("x", Setting::True)], &[]));
+        let dos = FILE.replace('\n', "\r\n");
+        let block = "\r\n[account.lab]\r\nx = true\r\n";
+        assert_eq!(add(&dos).unwrap(), format!("{dos}{block}"));
+        assert_eq!(add(&format!("\u{feff}{dos}")).unwrap(), format!("\u{feff}{dos}{block}"));
+        assert_eq!(add(&format!("\u{feff}{FILE}")).unwrap(), format!("\u{feff}{FILE}{}", block.replace('\r', "")));
+        // each line its own
+        let mixed = dos.replacen("\r\n", "\n", 2);
+        assert_eq!(add(&mixed).unwrap(), format!("{mixed}{block}"));
+        let without = |text: &str| keeping_line_ends(text, |text| without_account(text, "work", &["work"]));
+        let without_work =
+            "# mine\nlisten = []   # none\n\n# the other\n[account.home]\nprovider = \"gbdx\"\n# the end\n";
+        assert_eq!(without(&dos).unwrap(), without_work.replace('\n', "\r\n"));
+        assert_eq!(without(&mixed).unwrap(), without_work.replace('\n', "\r\n").replacen("\r\n", "\n", 2));
+        // a last line without an end
+        let cut = "a = 1\r\nb = 2";
+        assert_eq!(add(cut).unwrap(), format!("{cut}\r\n{block}"));
     }
 }

@@ -1,11 +1,15 @@
 //! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use super::failure::Failure;
 use super::options::Options;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
 use crate::platform::paths::{Overrides, Paths};
+use crate::store::StoreError;
 
 /// Where a verb finds things, the socket of the daemon that runs included.
 pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
@@ -40,6 +44,27 @@ pub(super) fn config_or_empty(places: &Paths) -> Config {
     config_files::load(places).map_or_else(|_| config_files::empty(places), |parsed| parsed.config)
 }
 
+/// For how long the store is waited for. Whoever holds it and serves nobody is a command like this one, or a daemon that is about
+/// to serve: neither takes long, and what a person has just signed in for must not be lost by it.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tries again what needs the store, as long as another process holds it.
+///
+/// # Errors
+///
+/// Those of the attempt; [`StoreError::Held`] when patience ends.
+pub(super) fn when_free<T>(
+    mut attempt: impl FnMut() -> Result<Result<T, StoreError>, Failure>,
+) -> Result<Result<T, StoreError>, Failure> {
+    let begun = Instant::now();
+    loop {
+        match attempt()? {
+            Err(StoreError::Held { .. }) if begun.elapsed() < STORE_PATIENCE => sleep(Duration::from_millis(100)),
+            tried => return Ok(tried),
+        }
+    }
+}
+
 /// Whether a provider that comes with valetd has this name, and an account of it needs to say no more.
 pub(super) fn is_enough(name: &AccountId) -> bool {
     config::presets().any(|preset| preset.name == name.as_str() && preset.is_enough())
@@ -67,11 +92,6 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
         true => failure.with_remedy(format!("'valetd add {id} PROVIDER' makes one; {PROVIDERS}")),
         false => failure,
     })
-}
-
-/// What a configuration needs to say of a provider that valetd knows.
-pub(super) fn config_lines(id: &AccountId) -> String {
-    format!("[account.{id}]\nprovider = \"{id}\"\n")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::arguments::{parse_key, parse_route, parse_user};
 use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
+use super::mcp::parse_rule;
 use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
@@ -15,7 +16,8 @@ use super::text::{Cell, Table, parse_term, printable, relative};
 use crate::client_keys::{KeyError, KeyRing, Limits, NewKey, Rate, Rights};
 use crate::config::{self, Config, KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
-use crate::control::keys::{KeyList, KeyReport};
+use crate::control::keys::{KeyList, KeyReport, lacks_mcp};
+use crate::mcp::McpRule;
 use crate::names::UnknownName;
 use crate::path_rules::{self, PathPattern};
 use crate::platform::clock::{Clock, unix_seconds};
@@ -52,10 +54,15 @@ common addresses, unless the configuration says require_key = true.
 A key with --method or --path is for what the request line says: requests that
 tell some servers another method or path (X-HTTP-Method-Override,
 X-Original-URL, ?_method=) are refused with it. A form's body is not looked
-into: where a server takes _method from there, give no key for POST.",
+into: where a server takes _method from there, give no key for POST.
+
+A key with --allow is for what MCP messages say, on routes that lead to MCP
+servers: of methods and tools the ones that it names, and what every session
+needs. A message that could be read in two ways is refused with it.",
     after_help = "\
 Examples:
   valetd key add agent --route gbdx --method GET --path '/catalog/**'
+  valetd key add bot --route linear --allow 'mcp tools/call search_*'
   valetd key add ci --route gbdx --route gdh --expires 2h --rate 10/s
   valetd key list
   valetd key revoke agent"
@@ -96,6 +103,10 @@ struct Add {
     /// can be repeated; all, if none is named
     #[arg(long = "path", value_name = "PATTERN", value_parser = PathPattern::parse)]
     paths: Vec<PathPattern>,
+    /// What of MCP goes through, on routes to MCP servers: "mcp tools/call search_*";
+    /// can be repeated; all, if no rule is given
+    #[arg(long = "allow", value_name = "RULE", value_parser = parse_rule)]
+    messages: Vec<McpRule>,
     /// How long it lives: 30m, 2h, 720h
     #[arg(long, value_name = "TIME", value_parser = parse_term)]
     expires: Option<Duration>,
@@ -153,11 +164,11 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 }
 
 fn add(options: &Options, arguments: Add) -> Result<Exit, Failure> {
-    let Add { name, routes, methods, paths, expires, rate, concurrent, bytes, for_user } = arguments;
+    let Add { name, routes, methods, paths, messages, expires, rate, concurrent, bytes, for_user } = arguments;
     let doing = format!("making the key {name}");
     let new = NewKey {
         name: Some(name.clone()),
-        rights: Rights { routes, methods, paths },
+        rights: Rights { routes, methods, paths, messages },
         lifetime: expires,
         rate,
         limits: Limits { user: for_user, concurrent, bytes },
@@ -183,6 +194,9 @@ fn add_here(places: &Paths, new: NewKey) -> Result<Secret, Failure> {
     if let Some(unknown) = new.rights.routes.iter().find(|name| !known(name)) {
         let routes = loaded.config.routes.iter().map(|route| route.name.as_str());
         return Err(Failure::unknown(&UnknownName::new("route", unknown.as_str(), routes)));
+    }
+    if let Some(why) = lacks_mcp(&loaded.config, &new) {
+        return Err(Failure::say(why));
     }
     Ok(ring(places, &loaded.config)?.add(new).map_err(Failure::new)?.0)
 }
@@ -223,6 +237,9 @@ fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
     for key in keys {
         let any = |words: &[String]| if words.is_empty() { "*".to_owned() } else { words.join(",") };
         let mut good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
+        if !key.messages.is_empty() {
+            good_for.push_str(&format!("; {}", key.messages.join(", ")));
+        }
         if let Some(user) = key.user {
             let user = users::name_of(user).unwrap_or_else(|| user.to_string());
             good_for.push_str(&format!("; for {user}"));
@@ -285,6 +302,7 @@ mod tests {
             routes: vec!["gbdx".into(), "gdh".into()],
             methods: vec!["GET".into()],
             paths: vec!["/catalog/**".into()],
+            messages: Vec::new(),
             rate: Some("10/s".into()),
             user: None,
             concurrent: None,
@@ -303,6 +321,7 @@ mod tests {
             routes: vec!["gdh".into()],
             methods: Vec::new(),
             paths: Vec::new(),
+            messages: Vec::new(),
             rate: None,
             user: None,
             concurrent: None,
@@ -320,13 +339,15 @@ mod tests {
         ];
         assert_eq!(table(&[key.clone(), whole], 1000), expected);
         let bounded = KeyReport {
+            messages: vec!["mcp tools/call search_*".into()],
             user: Some(4_000_000_000),
             concurrent: Some(4),
             bytes: Some(1000),
             bytes_used: Some(10),
             ..key
         };
-        let said = "gbdx,gdh GET /catalog/**; for 4000000000; 4 at once; 10 of 1000 bytes used";
+        let said =
+            "gbdx,gdh GET /catalog/**; mcp tools/call search_*; for 4000000000; 4 at once; 10 of 1000 bytes used";
         assert!(table(&[bounded], 1000)[1].contains(said));
     }
 }

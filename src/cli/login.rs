@@ -1,13 +1,12 @@
 //! `valetd login`
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use super::arguments::parse_account;
-use super::configuration::{Loaded, account_of, config_lines, is_enough, load_config, places};
+use super::config_edit::{self, Setting};
+use super::config_file;
+use super::configuration::{Loaded, account_of, is_enough, load_config, places, when_free};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -24,15 +23,16 @@ use crate::control::report::{AccountReport, CredentialReport, State};
 use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
+use crate::platform::environment;
 use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
-use crate::platform::{environment, io_error};
+use crate::platform::termination::uninterrupted;
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::{StoreError, Trial, open_store};
+use crate::store::{StoreError, Trial, Turn, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -45,6 +45,9 @@ device, a page whose code or address is pasted, a user name and a password.
 Where one is closed, the next is taken; --browser, --device, --paste, --code
 and --username choose theirs. The result goes to the running daemon; if none
 runs, it is saved for the next one.
+
+Where there is no terminal (a script, ssh without -t), --device and --browser
+show their address on standard error, and wait.
 
 The address that a browser ends on can be pasted at any time while valetd
 waits: over ssh, in a container or in WSL, where the browser does not reach it.
@@ -232,15 +235,19 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
+    let Obtained { mut new, turn } = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
     new.switches_user = switch_user;
+    if turn.as_ref().is_some_and(Turn::is_void) {
+        return Err(signed_out_meanwhile(account, &new));
+    }
+    new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
     tell_missing_scopes(account, &new);
     found.keep(&places)?;
-    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    let delivered = deliver(options, &places, &config, account, new, turn, is_new || found.is_news());
     if delivered.is_err() {
         found.take_back(&places);
     }
@@ -261,7 +268,7 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 /// Whether there is a place for the credential, where no daemon has one.
 fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = when_free(|| Ok(open_store(places, config).map(drop)))?.map_err(|error| error.to_string());
     let opened = opened.and_then(|_| match is_read_only(folder) {
         true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
         false => Ok(()),
@@ -269,13 +276,13 @@ fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
 }
 
-/// A registered client that the server does not know any more is no use: the next sign-in registers another one. As long as
-/// a credential is kept that was issued to it, it stays: one refusal may be a server's bad minute.
-fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
-    let said = failure.to_string();
-    let is_refused =
-        ["answered 400 invalid_client", "answered 401 invalid_client"].iter().any(|code| said.contains(code));
-    if !account.registers || !is_refused {
+/// A failed sign-in in words. A registered client that the server does not know any more is no use: another one is registered
+/// for the next sign-in. As long as a credential is kept that was issued to it, it stays: one refusal may be a server's bad
+/// minute.
+fn not_signed_in(places: &Paths, account: &Account, error: SignInError) -> Failure {
+    let is_forgotten = account.registers && error.refuses_the_client();
+    let failure = failure_of(error);
+    if !is_forgotten {
         return failure;
     }
     let id = &account.id;
@@ -283,8 +290,27 @@ fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
         let remedy = format!("if the server goes on to refuse this client: valetd logout {id}, then sign in again");
         return failure.with_remedy(remedy);
     }
-    register::forget(&places.state_dir, &account.id);
-    failure.with_remedy("the server has forgotten this client: try again, which registers another one")
+    let http = HttpClient::from_environment();
+    let another = block_on(register::register(&http, &places.state_dir, account));
+    failure.with_remedy(match another {
+        Ok(Ok(())) => {
+            "the server has forgotten this client, and another one is registered now: sign in again".to_owned()
+        }
+        Ok(Err(why)) => format!("the server has forgotten this client, and registers no other: {why}"),
+        Err(_) => "the server has forgotten this client".to_owned(),
+    })
+}
+
+/// What was brought after somebody has signed out, or has removed the account, is told to the server, and kept nowhere.
+fn signed_out_meanwhile(account: &Account, new: &NewCredential) -> Failure {
+    let words =
+        "somebody has signed out, or has removed the account, since this sign-in was begun: nothing is kept of it";
+    let failure = Failure::say(words).with_remedy("sign in again, if that was not meant");
+    let Some(refresh_token) = &new.credential.refresh_token else { return failure };
+    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+    let revoked = block_on(endpoint.revoke_in_words(account, refresh_token));
+    failure
+        .with_problems(revoked.into_iter().map(|words| format!("the refresh token that it brought: {words}")).collect())
 }
 
 /// Says which scopes were not granted: what needs them will be refused, by the API and much later.
@@ -302,27 +328,33 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
-    let text = format!("# valetd's configuration; 'valetd check' checks it\n\n{}", config_lines(id));
-    write_new(file, &text).map_err(|error| {
-        let failure = Failure::say(io_error::words(&error)).while_doing(format!("writing {}", file.display()));
+    let head = "# valetd's configuration; 'valetd check' checks it\n";
+    let settings = [("provider", Setting::Text(id.to_string()))];
+    let written = config_file::edit(places, &uninterrupted(), |text| {
+        let added = config_edit::with_account(if text.is_empty() { head } else { text }, id.as_str(), &settings, &[]);
+        added.map_err(|why| Failure::say(format!("{} {why}", file.display())))
+    });
+    written.map_err(|failure| {
         failure.with_remedy("have its folder let you write, or name a file elsewhere with --config")
     })?;
     Ok(true)
 }
 
-/// Writes a file that is not there yet, for us alone.
-#[expect(clippy::disallowed_methods, reason = "a first configuration: made once, for us alone")]
-fn write_new(file: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = file.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+/// What a sign-in has brought, and that sign-in itself, if a person was asked.
+struct Obtained {
+    new: NewCredential,
+    turn: Option<Turn>,
+}
+
+impl From<NewCredential> for Obtained {
+    fn from(new: NewCredential) -> Self {
+        Self { new, turn: None }
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 /// From what the command line says, or the person answers, to what is stored.
-fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<NewCredential, Failure> {
+fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obtained, Failure> {
+    let failed = |error| not_signed_in(places, account, error);
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";
@@ -334,9 +366,10 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
                 Some((username, password)) if !arguments.untried => {
                     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
                     let password = Grant::Password { username, password, otp: None };
-                    block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?.map_err(failure_of)
+                    let redeemed = block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?;
+                    redeemed.map(Obtained::from).map_err(failed)
                 }
-                Some(_) | None => Ok(*new),
+                Some(_) | None => Ok((*new).into()),
             },
             Found::Password { .. } if arguments.untried => {
                 let words = "there is no refresh token, and user name and password bring one only where they are tried";
@@ -345,7 +378,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
             Found::Password { username, password } => {
                 let endpoint = TokenEndpoint::new(HttpClient::from_environment());
                 let grant = Grant::Password { username, password, otp: None };
-                block_on(exchange::redeem(account, &endpoint, grant))?.map_err(failure_of)
+                block_on(exchange::redeem(account, &endpoint, grant))?.map(Obtained::from).map_err(failed)
             }
         };
     }
@@ -353,16 +386,16 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         let token = secret_on_stdin("the refresh token")?;
         let token = handed_in::clean(token.expose());
         let token = token.map_err(|unclear| Failure::new(unclear).while_doing("reading the refresh token"))?;
-        return Ok(handed_in::refresh_token(account, token));
+        return Ok(handed_in::refresh_token(account, token).into());
     }
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let redeemed = match grant(account, places, &arguments)? {
+    match grant(account, places, &arguments)? {
         Some((grant, nonce)) => {
             let redeemed = block_on(exchange::redeem_begun(account, &endpoint, grant, nonce))?;
             if arguments.code.is_some() {
                 PendingSignIn::forget(&places.state_dir, &account.id); // a code is good once, whatever became of it
             }
-            redeemed
+            redeemed.map(Obtained::from).map_err(failed)
         }
         None => {
             let wishes = Wishes {
@@ -373,10 +406,11 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
                 browser: !arguments.no_browser,
                 state_dir: Some(places.state_dir.clone()),
             };
-            block_on(sign_in::in_person(account, &wishes, &endpoint))?
+            let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
+            let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
+            Ok(Obtained { new, turn })
         }
-    };
-    redeemed.map_err(failure_of)
+    }
 }
 
 /// The grant that the options bring, with the `nonce` of the request that it comes of; `None` if the person is to be asked.
@@ -454,7 +488,8 @@ fn failure_of(error: SignInError) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => Exit::Failed,
+        SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
         SignInError::NothingLasting(_) | SignInError::UnderWay(_) => Exit::Failed,
         // nobody has signed in, and somebody still must
         SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
@@ -473,13 +508,23 @@ fn deliver(
     config: &Config,
     account: &Account,
     new: NewCredential,
+    turn: Option<Turn>,
     must_reload: bool,
 ) -> Result<Exit, Failure> {
     let is_meant = new.switches_user;
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, must_reload))? {
+    let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
+    let delivered = when_free(|| match block_on(hand_in(places, id, &new, must_reload))? {
+        Err(error @ ClientError::NotRunning(_)) => {
+            Ok(open_store(places, config).map(|store| (Err(error), Some(store))))
+        }
+        handed_in => Ok(Ok((handed_in, None))),
+    })?;
+    let (handed_in, store) = delivered.map_err(failed)?;
+    match handed_in {
+        Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
@@ -496,8 +541,11 @@ fn deliver(
             signed_in(id, &format!("{who}{term}"), outcome, &now)
         }
         Err(ClientError::NotRunning(_)) => {
-            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
-            let store = open_store(places, config).map_err(failed)?;
+            let store = store.expect("it was opened, as no daemon runs");
+            // nobody signs out from here on: that takes the store's lock, too
+            if turn.as_ref().is_some_and(Turn::is_void) {
+                return Err(signed_out_meanwhile(account, &new));
+            }
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
             let Taken { identity, untried, was_nobodys } =
                 match block_on(offline::take(&store, &endpoint, account, new))? {
@@ -576,7 +624,7 @@ async fn hand_in(
     };
     match client.set_credential(id.as_str(), new).await {
         Err(ClientError::Refused(problem))
-            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON]
+            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON, kind::SIGNED_OUT]
                 .iter()
                 .any(|kind| problem.is(kind)) =>
         {
@@ -597,6 +645,7 @@ async fn hand_in(
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
 

@@ -14,9 +14,11 @@ use super::lending::lend;
 use super::options::Options;
 use super::runtime::block_on;
 use crate::bridge::{Bridge, Place};
+use crate::client_keys::AddressKind;
 use crate::config::{RouteName, Upstream};
 use crate::control::client::Client;
 use crate::lent::{Daemon, Lent};
+use crate::mcp::McpRule;
 use crate::names::UnknownName;
 
 /// Speak MCP on standard input and output, for a client that knows no URL
@@ -46,6 +48,15 @@ pub(super) struct Arguments {
     /// route's setting mcp says
     #[arg(long, value_name = "PATH", value_parser = parse_path)]
     path: Option<String>,
+    /// What goes through: "mcp tools/call search_*"; can be repeated; without, what
+    /// the route lets through
+    #[arg(long = "allow", value_name = "RULE", value_parser = parse_rule)]
+    messages: Vec<McpRule>,
+}
+
+/// A rule for messages, as configurations have them.
+pub(super) fn parse_rule(text: &str) -> Result<McpRule, String> {
+    McpRule::parse(text).map_err(|wrong| format!("it {wrong}; {}", McpRule::EXAMPLE))
 }
 
 fn parse_path(path: &str) -> Result<String, &'static str> {
@@ -54,7 +65,7 @@ fn parse_path(path: &str) -> Result<String, &'static str> {
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { name, path } = arguments;
+    let Arguments { name, path, messages } = arguments;
     let options = options.clone();
     let socket = places(&options)?.socket;
     block_on(async {
@@ -64,8 +75,9 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let lend = move || {
             let (options, socket, name, path, place) =
                 (options.clone(), socket.clone(), name.clone(), path.clone(), its.clone());
+            let messages = messages.clone();
             let lent = async move {
-                let (lent, found) = look_up(&options, socket, name, path).await.map_err(in_a_line)?;
+                let (lent, found) = look_up(&options, socket, name, path, messages).await.map_err(in_a_line)?;
                 place.replace(Some(found));
                 Ok(lent)
             };
@@ -91,6 +103,7 @@ async fn look_up(
     socket: PathBuf,
     name: RouteName,
     path: Option<String>,
+    messages: Vec<McpRule>,
 ) -> Result<(Lent, Place), Failure> {
     let of_call = |error| Failure::of_call(error, options);
     let report = Client::connect(&socket).await.map_err(of_call)?.status().await.map_err(of_call)?;
@@ -107,7 +120,7 @@ async fn look_up(
     };
     let authority = upstream.origin.to_string();
     let authority = authority.split_once("://").map_or(authority.as_str(), |(_, authority)| authority).to_owned();
-    let lent = lend(&socket, vec![name]).await.map_err(of_call)?;
+    let lent = lend(&socket, vec![name], messages, AddressKind::Upstreams { open: false }).await.map_err(of_call)?;
     Ok((lent, Place { authority, path, account: route.account.clone() }))
 }
 

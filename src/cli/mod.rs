@@ -13,6 +13,7 @@ use crate::platform::harden;
 // what the verbs share
 mod arguments;
 mod config_edit;
+mod config_file;
 mod configuration;
 mod discovered;
 mod failure;

@@ -1,7 +1,6 @@
 //! `valetd remove`
 
 use super::arguments::parse_account;
-use super::config_edit;
 use super::configuration::{Loaded, account_of, load_config, places};
 use super::failure::{Exit, Failure};
 use super::logout;
@@ -9,10 +8,12 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::printable;
+use super::{config_edit, config_file};
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::discovery::{kept, register};
 use crate::http_client::HttpClient;
+use crate::platform::termination::uninterrupted;
 
 /// Remove an account: sign out, and take it out of the configuration
 #[derive(clap::Args, Debug)]
@@ -44,21 +45,20 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let routes: Vec<&str> =
         config.routes.iter().filter(|route| route.account == id).map(|route| route.name.as_str()).collect();
     // first of all whether it can be done: an account that is signed out and stays would be neither
-    let without = || {
-        let text = config_edit::without_account(&config_edit::read(&places)?, id.as_str(), &routes);
-        text.map_err(|why| {
+    let without = |text: &str| {
+        config_edit::without_account(text, id.as_str(), &routes).map_err(|why| {
             let failure = Failure::say(format!("{} {why}", places.config_file.display()));
             failure.with_remedy(format!("run 'valetd logout {id}' and take the account out by hand"))
         })
     };
-    without()?;
+    without(&config_file::text(&places)?)?;
     let message = logout::sign_out(options, &places, &id).map_err(|failure| failure.while_doing(doing.clone()))?;
     if let Some(why) = block_on(register::give_back(&HttpClient::from_environment(), &places.state_dir, account))? {
         remark(&format!("{id}: the client stays registered at the server: {}", printable(&why)));
     }
-    // read again: the server may have taken its time, in which the file was edited
-    config_edit::replace(&places, &without()?).map_err(|failure| failure.while_doing(doing))?;
-    config_edit::remove_secret(&places, id.as_str());
+    // as the file is now: the server may have taken its time, in which it was edited
+    let now = config_file::edit(&places, &uninterrupted(), without).map_err(|failure| failure.while_doing(doing))?;
+    config_file::remove_secrets(&places, account, &now);
     kept::forget(&places.state_dir, &id);
     register::forget(&places.state_dir, &id);
     match block_on(async { Client::connect(&places.socket).await?.reload().await })? {

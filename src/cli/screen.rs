@@ -28,7 +28,7 @@ pub(super) struct Screen {
     keys: AsyncFd<OwnedFd>,
     before: Termios,
     resized: Signal,
-    ended: [Signal; 3],
+    ended: [Signal; 4],
     color: bool,
     shown: Vec<String>,
 }
@@ -56,7 +56,9 @@ impl Screen {
         // a read takes what is there and never waits
         keys.special_codes[SpecialCodeIndex::VMIN] = 0;
         keys.special_codes[SpecialCodeIndex::VTIME] = 0;
-        let ended = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+        let [int, term, hup, quit] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()].map(signal);
+        let ended = [int?, term?, hup?, quit?];
         let resized = signal(SignalKind::window_change())?;
         tcsetattr(&terminal, OptionalActions::Flush, &keys)?;
         let keys = timer::register(terminal.try_clone()?.into())?;
@@ -102,13 +104,14 @@ impl Screen {
 
     /// Waits for what the person does. Safe to drop and to call again.
     pub(super) async fn input(&mut self) -> Input {
-        let [interrupt, terminate, hangup] = &mut self.ended;
+        let [interrupt, terminate, hangup, quit] = &mut self.ended;
         loop {
             tokio::select! {
                 _ = self.resized.recv() => return Input::Resized,
                 _ = interrupt.recv() => return Input::Quit,
                 _ = terminate.recv() => return Input::Quit,
                 _ = hangup.recv() => return Input::Quit,
+                _ = quit.recv() => return Input::Quit,
                 ready = self.keys.readable() => {
                     let Ok(mut ready) = ready else { return Input::Quit };
                     let mut keys = [0; 64];

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{ClientKey, Limits, Rights, Used};
 use super::rate::Rate;
 use crate::config::{KeyName, RouteName};
+use crate::mcp::McpRule;
 use crate::path_rules::{self, PathPattern};
 
 /// The store's file. No account's file can have this name: theirs have no dot before `.json`.
@@ -18,6 +19,9 @@ const VERSION: u64 = 1;
 
 /// The format of one with limits, which a version that does not know them must not take for keys without.
 const VERSION_WITH_LIMITS: u64 = 2;
+
+/// The format of one with rules for messages, likewise.
+const VERSION_WITH_MESSAGES: u64 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct KeyFile {
@@ -43,6 +47,8 @@ struct KeptKey {
     routes: Vec<String>,
     methods: Vec<String>,
     paths: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<String>,
     created_at: u64,
     expires_at: Option<u64>,
     rate: Option<String>,
@@ -64,6 +70,7 @@ pub(super) fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
         routes: key.rights.routes.iter().map(ToString::to_string).collect(),
         methods: key.rights.methods.clone(),
         paths: key.rights.paths.iter().map(ToString::to_string).collect(),
+        messages: key.rights.messages.iter().map(ToString::to_string).collect(),
         created_at: key.created_at,
         expires_at: key.expires_at,
         rate: key.rate.map(|rate| rate.to_string()),
@@ -72,8 +79,12 @@ pub(super) fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
         bytes: key.limits.bytes,
         bytes_used: key.limits.bytes.map(|_| key.bytes()),
     };
-    let has_limits = keys.iter().any(|key| !key.ephemeral && key.limits != Limits::default());
-    let version = if has_limits { VERSION_WITH_LIMITS } else { VERSION };
+    let any = |narrows: fn(&ClientKey) -> bool| keys.iter().any(|key| !key.ephemeral && narrows(key));
+    let version = match () {
+        () if any(|key| !key.rights.messages.is_empty()) => VERSION_WITH_MESSAGES,
+        () if any(|key| key.limits != Limits::default()) => VERSION_WITH_LIMITS,
+        () => VERSION,
+    };
     let kept = keys.iter().filter(|key| !key.ephemeral).map(entry).collect();
     let mut bytes = serde_json::to_vec_pretty(&KeyFile { version, latest, keys: kept }).expect("texts and numbers");
     bytes.push(b'\n');
@@ -84,12 +95,12 @@ pub(super) fn write(keys: &[Arc<ClientKey>], latest: u64) -> Vec<u8> {
 pub(super) fn read(bytes: &[u8]) -> Result<Kept, String> {
     let place = |error: serde_json::Error| format!("makes no sense at line {}", error.line());
     let KeyFile { version, mut latest, keys } = serde_json::from_slice(bytes).map_err(place)?;
-    if version != VERSION && version != VERSION_WITH_LIMITS {
-        return Err(format!("has the format {version}, this program reads {VERSION} and {VERSION_WITH_LIMITS}"));
+    if !(VERSION..=VERSION_WITH_MESSAGES).contains(&version) {
+        return Err(format!("has the format {version}, this program reads {VERSION} to {VERSION_WITH_MESSAGES}"));
     }
     let mut read = Vec::with_capacity(keys.len());
     for key in keys {
-        let KeptKey { name, sha256, routes, methods, paths, created_at, expires_at, rate, .. } = key;
+        let KeptKey { name, sha256, routes, methods, paths, messages, created_at, expires_at, rate, .. } = key;
         let (limits, bytes_used) =
             (Limits { user: key.user, concurrent: key.concurrent, bytes: key.bytes }, key.bytes_used);
         let wrong = |what: &str| format!("has a key \"{}\" with a wrong {what}", name.escape_debug());
@@ -99,10 +110,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Kept, String> {
         let routes: Option<Vec<RouteName>> = routes.iter().map(|route| RouteName::new(route)).collect();
         let paths: Result<Vec<PathPattern>, String> = paths.iter().map(|path| PathPattern::parse(path)).collect();
         let methods: Result<Vec<String>, String> = methods.iter().map(|method| path_rules::method(method)).collect();
+        let messages: Result<Vec<McpRule>, String> = messages.iter().map(|rule| McpRule::parse(rule)).collect();
         let rights = Rights {
             routes: routes.filter(|routes| !routes.is_empty()).ok_or_else(|| wrong("route"))?,
             methods: methods.map_err(|_| wrong("method"))?,
             paths: paths.map_err(|_| wrong("path"))?,
+            messages: messages.map_err(|_| wrong("rule for messages"))?,
         };
         latest = latest.max(created_at);
         read.push(Arc::new(ClientKey {

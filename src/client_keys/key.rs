@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::rate::Rate;
 use crate::config::{KeyName, ListenAddress, RouteName};
+use crate::mcp::McpRule;
 use crate::path_rules::{self, PathPattern, Reading};
 use crate::platform::socket::SocketFile;
 use crate::shutdown::ShutdownTrigger;
@@ -31,6 +32,9 @@ pub(crate) struct Rights {
     pub methods: Vec<String>,
     /// Which paths behind the route's name; all, if there are none.
     pub paths: Vec<PathPattern>,
+    /// Which messages to an MCP server; all, if there are none. Otherwise the key is for the places alone where MCP is
+    /// spoken.
+    pub messages: Vec<McpRule>,
 }
 
 impl Rights {
@@ -43,7 +47,7 @@ impl Rights {
 
     /// Whether they are as wide as their routes, so that path and method need no look.
     pub(crate) fn is_whole_route(&self) -> bool {
-        self.methods.is_empty() && self.paths.is_empty()
+        self.methods.is_empty() && self.paths.is_empty() && self.messages.is_empty()
     }
 }
 
@@ -99,6 +103,20 @@ pub(crate) struct ClientKey {
     pub(super) used: Used,
     /// Revoked, or forgotten.
     pub(super) ended: AtomicBool,
+}
+
+/// How the routes of a key are reached at the address that it comes with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AddressKind {
+    /// By prefix and by host name, on TCP where that is served at all.
+    Routes,
+    /// The same, on a unix socket, which nobody else can come to have.
+    RoutesOnUnix,
+    /// On a unix socket, where a request names the upstream and not us.
+    Upstreams {
+        /// Whether the holder of the key hands on requests of processes that have shown nothing.
+        open: bool,
+    },
 }
 
 /// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
@@ -206,6 +224,7 @@ mod tests {
             routes: routes.iter().map(|route| RouteName::new(route).unwrap()).collect(),
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
             paths: paths.iter().map(|path| PathPattern::parse(path).unwrap()).collect(),
+            messages: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ fn rights(routes: &[&str], methods: &[&str], paths: &[&str]) -> Rights {
         routes: routes.iter().map(|route| RouteName::new(route).unwrap()).collect(),
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         paths: paths.iter().map(|path| PathPattern::parse(path).unwrap()).collect(),
+        messages: Vec::new(),
     }
 }
 
@@ -99,7 +100,7 @@ fn a_file_that_makes_no_sense_is_set_aside_and_lets_nobody_in() {
     let rest = "\"methods\": [], \"paths\": [], \"created_at\": 1";
     let rows = [
         ("no JSON", "vk_".to_owned()),
-        ("another version", "{\"version\": 3, \"keys\": []}".to_owned()),
+        ("another version", "{\"version\": 4, \"keys\": []}".to_owned()),
         ("no hash", key(&format!("\"name\": \"a\", \"sha256\": \"00\", \"routes\": [\"a\"], {rest}"))),
         ("no route", key(&format!("\"name\": \"a\", \"sha256\": \"{hash}\", \"routes\": [], {rest}"))),
         ("a bad name", key(&format!("\"name\": \"A\", \"sha256\": \"{hash}\", \"routes\": [\"a\"], {rest}"))),

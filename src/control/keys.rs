@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::Moment;
-use crate::client_keys::{ClientKey, KeyRing, Limits, NewKey, Rate, Rights};
-use crate::config::{KeyName, RouteName};
+use crate::client_keys::{AddressKind, ClientKey, KeyRing, Limits, NewKey, Rate, Rights};
+use crate::config::{Config, KeyName, Route, RouteName};
+use crate::mcp::McpRule;
 use crate::path_rules::{self, PathPattern};
 use crate::secret::Secret;
 
@@ -28,6 +29,9 @@ pub(crate) struct KeyOrder {
     /// Which paths behind the route's name, as patterns; all, if there are none.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// Which messages to an MCP server, as `mcp tools/call search_*`; all, if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<String>,
     /// How long it lives, in seconds.
     #[serde(default)]
     pub expires_in: Option<u64>,
@@ -49,9 +53,15 @@ pub(crate) struct KeyOrder {
     /// Whether an ephemeral key comes with an address of its own, where its routes exist and no others.
     #[serde(default)]
     pub address: bool,
+    /// Whether that is a unix socket, whatever is listened on.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unix: bool,
     /// Whether it comes with one where a request names the upstream and not us.
     #[serde(default, skip_serializing_if = "is_false")]
     pub as_upstream: bool,
+    /// Whether requests of processes that have shown nothing are handed on to it: routes that ask for a key refuse them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
@@ -70,6 +80,9 @@ pub(crate) struct KeyReport {
     pub methods: Vec<String>,
     /// Which paths behind the route's name; all, if there are none.
     pub paths: Vec<String>,
+    /// Which messages to an MCP server; all, if there are none.
+    #[serde(default)]
+    pub messages: Vec<String>,
     /// How often it may be used.
     pub rate: Option<String>,
     /// The id of the user whose processes may present it; anybody's, if there is none.
@@ -117,14 +130,36 @@ pub(super) struct MadeKey {
 }
 
 impl KeyOrder {
+    /// The same with an address of this kind.
+    pub(super) fn with_address(self, kind: Option<AddressKind>) -> Self {
+        match kind {
+            None => self,
+            Some(AddressKind::Routes) => Self { address: true, ..self },
+            Some(AddressKind::RoutesOnUnix) => Self { address: true, unix: true, ..self },
+            Some(AddressKind::Upstreams { open }) => Self { as_upstream: true, open, ..self },
+        }
+    }
+
+    /// The address that it asks for, if any.
+    pub(super) fn address_kind(&self) -> Option<AddressKind> {
+        match (self.as_upstream, self.address, self.unix) {
+            (true, ..) => Some(AddressKind::Upstreams { open: self.open }),
+            (false, true, true) => Some(AddressKind::RoutesOnUnix),
+            (false, true, false) => Some(AddressKind::Routes),
+            (false, false, _) => None,
+        }
+    }
+
     /// The order for a key.
     pub(crate) fn of(new: &NewKey) -> Self {
-        let NewKey { name, rights: Rights { routes, methods, paths }, lifetime, rate, limits, ephemeral } = new;
+        let NewKey { name, rights, lifetime, rate, limits, ephemeral } = new;
+        let Rights { routes, methods, paths, messages } = rights;
         Self {
             name: name.as_ref().map(ToString::to_string),
             routes: routes.iter().map(ToString::to_string).collect(),
             methods: methods.clone(),
             paths: paths.iter().map(ToString::to_string).collect(),
+            messages: messages.iter().map(ToString::to_string).collect(),
             expires_in: lifetime.map(|lifetime| lifetime.as_secs()),
             rate: rate.map(|rate| rate.to_string()),
             user: limits.user,
@@ -132,13 +167,15 @@ impl KeyOrder {
             bytes: limits.bytes,
             ephemeral: *ephemeral,
             address: false,
+            unix: false,
             as_upstream: false,
+            open: false,
         }
     }
 
     /// What it asks for, if it makes sense.
     pub(super) fn read(self) -> Result<NewKey, String> {
-        if (self.address || self.as_upstream) && (!self.ephemeral || self.expires_in.is_some()) {
+        if self.address_kind().is_some() && (!self.ephemeral || self.expires_in.is_some()) {
             return Err("an address is for an ephemeral key without expires_in: it ends with the connection".to_owned());
         }
         let no_name = |what: &str, name: &str| format!("{name:?} is not the name of a {what}");
@@ -155,9 +192,14 @@ impl KeyOrder {
             .iter()
             .map(|text| PathPattern::parse(text).map_err(|wrong| format!("{text:?} {wrong}")))
             .collect();
+        let messages: Result<_, String> = self
+            .messages
+            .iter()
+            .map(|text| McpRule::parse(text).map_err(|wrong| format!("{text:?} {wrong}")))
+            .collect();
         Ok(NewKey {
             name: self.name.map(name).transpose()?,
-            rights: Rights { routes: routes?, methods: methods?, paths: paths? },
+            rights: Rights { routes: routes?, methods: methods?, paths: paths?, messages: messages? },
             lifetime: self.expires_in.map(Duration::from_secs),
             rate: self.rate.as_deref().map(Rate::parse).transpose().map_err(|wrong| format!("rate: {wrong}"))?,
             limits: Limits { user: self.user, concurrent: self.concurrent, bytes: self.bytes },
@@ -175,6 +217,7 @@ impl KeyReport {
             routes: key.rights.routes.iter().map(ToString::to_string).collect(),
             methods: key.rights.methods.clone(),
             paths: key.rights.paths.iter().map(ToString::to_string).collect(),
+            messages: key.rights.messages.iter().map(ToString::to_string).collect(),
             rate: key.rate.map(|rate| rate.to_string()),
             user: key.limits.user,
             concurrent: key.limits.concurrent,
@@ -195,6 +238,16 @@ impl KeyReport {
         let now = ring.now();
         ring.keys().iter().map(|key| Self::new(key, now)).collect()
     }
+}
+
+/// Rules for messages say nothing of a route that is not known to lead to an MCP server: which one that is.
+pub(crate) fn lacks_mcp(config: &Config, new: &NewKey) -> Option<String> {
+    let is_other = |route: &&Route| route.mcp.is_none() && new.rights.routes.contains(&route.name);
+    let other = config.routes.iter().find(is_other).filter(|_| !new.rights.messages.is_empty())?;
+    Some(format!(
+        "a rule for messages is for routes that lead to an MCP server, and {} is not said to: mcp = true, in its table",
+        other.name
+    ))
 }
 
 /// Reads what the daemon answers to a made key.

@@ -215,7 +215,8 @@ impl Daemon {
             demands: demanded,
             notices: commanded,
             seed,
-        });
+        })
+        .context("starting the store's thread")?;
 
         let keys = Arc::new(keys);
         let (access, access_warnings) = observers.access(&config, &keys);
@@ -434,8 +435,8 @@ async fn run_until_stopped(
                 files.follow(running.watched());
                 let _ = reply.send(outcome);
             }
-            Some(LendRequest { routes, as_upstream, reply }) = requests.lend.recv() => {
-                let _ = reply.send(running.lend(&routes, as_upstream)); // what nobody waits for any more is closed by its drop
+            Some(LendRequest { routes, kind, reply }) = requests.lend.recv() => {
+                let _ = reply.send(running.lend(&routes, kind)); // what nobody waits for any more is closed by its drop
             }
             _ = look.tick(), if !running.listeners.lone_halves().is_empty() => running.look_for_strangers(),
             alive = watchdog.answer(|| running.signs_of_life()) => match alive {

@@ -51,8 +51,10 @@ pub(crate) fn read(text: impl Read) -> Result<Vec<Message>, serde_json::Error> {
 
 /// A response that says that a request was not carried out.
 pub(crate) fn error(id: Option<&str>, code: i64, message: &str, data: Value) -> String {
-    let id = id.and_then(|id| serde_json::from_str::<Value>(id).ok()).unwrap_or(Value::Null);
-    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": data}}).to_string()
+    // as the client wrote it: a number of many digits would become another one
+    let id = id.unwrap_or("null");
+    let error = json!({"code": code, "message": message, "data": data});
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}")
 }
 
 /// Seed and visitor of a whole text.
@@ -109,6 +111,7 @@ impl<'de> Visitor<'de> for One {
             match seen.is_new(&name, &["id", "method", "params", "jsonrpc"]) {
                 Some("id") => {
                     let id: Box<RawValue> = members.next_value()?;
+                    message.is_odd |= id.get().starts_with(['{', '[', 't', 'f']); // JSON-RPC 2.0, section 4
                     message.id = Some(id.get().to_owned()).filter(|id| id != "null");
                 }
                 Some("method") => message.method = Some(members.next_value()?),
@@ -244,6 +247,9 @@ mod tests {
             r#"{"method":"tools/call","param\u017f":{"name":"b"}}"#,
             r#"{"method":"tools/call","params":["a"]}"#,
             r#"{"method":"tools/call","params":{"name":["a"]}}"#,
+            r#"{"method":"ping","id":{"method":"tools/call"}}"#,
+            r#"{"method":"ping","id":[[1]]}"#,
+            r#"{"method":"ping","id":true}"#,
         ] {
             assert!(one(odd).is_odd, "{odd}");
         }
@@ -258,5 +264,18 @@ mod tests {
         let text = error(Some("\"a\""), -32001, "no", Value::Null);
         let text: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&text["id"], &text["error"]["code"]), (&json!("a"), &json!(-32001)));
+        let long = "1234567890123456789012345678901234567890";
+        assert!(error(Some(long), -32001, "no", Value::Null).contains(&format!("\"id\":{long},")), "digit by digit");
+        assert!(error(None, -32001, "no", Value::Null).contains("\"id\":null,"));
+    }
+
+    #[test]
+    fn nothing_that_a_text_holds_takes_more_than_it_is_long() {
+        let deep = |inside: &str| format!("{}{inside}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let text = format!(r#"{{"method":"tools/call","params":{{"arguments":{},"name":"a"}},"id":1}}"#, deep("7"));
+        let call = one(&text);
+        assert_eq!((call.name.as_deref(), call.request(), call.is_odd), (Some("a"), Some("1"), false));
+        assert!(one(&format!(r#"{{"method":"ping","id":{}}}"#, deep("7"))).is_odd);
+        assert!(super::read(deep("{}").as_bytes()).is_err(), "a batch in a batch is none");
     }
 }

@@ -3,6 +3,8 @@
 //! What every session needs goes through without a rule: `initialize`, `ping`, notifications, responses, and the lists of
 //! what there is. A message that readers may understand differently never goes through where there are rules.
 
+use std::fmt;
+
 use super::message::Message;
 
 /// A method, and what it is for, or anything: `mcp tools/call search_*`.
@@ -62,6 +64,15 @@ impl McpRule {
     }
 }
 
+/// As it is written.
+impl fmt::Display for McpRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, of } = self;
+        write!(f, "{}{method}", Self::WORD)?;
+        of.as_ref().map_or(Ok(()), |of| write!(f, " {of}"))
+    }
+}
+
 impl McpRules {
     /// Whether everything goes through.
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,8 +88,20 @@ impl McpRules {
         if self.deny.iter().any(|rule| rule.denies(method, message)) {
             return false;
         }
-        self.allow.is_empty() || is_needed(method) || self.allow.iter().any(|rule| rule.allows(method, message))
+        allow(&self.allow, message)
     }
+}
+
+/// Whether one of these rules lets a message through; all do if there are none.
+pub(crate) fn allow(rules: &[McpRule], message: &Message) -> bool {
+    if rules.is_empty() {
+        return true;
+    }
+    if message.is_odd {
+        return false;
+    }
+    let Some(method) = &message.method else { return message.response().is_some() };
+    is_needed(method) || rules.iter().any(|rule| rule.allows(method, message))
 }
 
 /// What a session cannot do without.
@@ -163,6 +186,9 @@ mod tests {
     fn a_rule_names_a_method_and_at_most_one_name() {
         for wrong in ["mcp ", "mcp tools call x", "mcp tools/call a b", "mcp tööls"] {
             assert!(McpRule::parse(wrong).is_err(), "{wrong}");
+        }
+        for text in ["mcp tools/call", "mcp tools/call search_*"] {
+            assert_eq!(McpRule::parse(&format!(" {text} ")).unwrap().to_string(), text);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
 
-use super::world::{RevokeReply, SavedReply, Ticket};
+use super::world::{AskedReply, RevokeReply, SavedReply, Ticket};
 use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, Stored, UNREADABLE, Withheld,
     Withholding,
@@ -115,6 +115,8 @@ pub(super) struct AccountState {
     pub(super) trials: Vec<Trying>,
     /// Who have handed in the credential at hand, and are told when a renewal has shown that it works and is saved.
     pub(super) confirming: Vec<SavedReply>,
+    /// Who have asked for the renewal whose note is being saved.
+    pub(super) asking: Vec<AskedReply>,
     /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
     /// The renewal under way has the answer of a trial.
@@ -220,6 +222,7 @@ impl AccountState {
             owed: Vec::new(),
             trials: Vec::new(),
             confirming: Vec::new(),
+            asking: Vec::new(),
             tried: None,
             is_of_trial: false,
             starts_over: false,
@@ -232,10 +235,12 @@ impl AccountState {
         self.machine.snapshot().phase == Phase::SignInRequired { why: reason }
     }
 
-    /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
+    /// What is on the disk could not be used when it was looked at, and nobody has signed in or out since.
     pub(super) fn is_unreadable(&self) -> bool {
+        let is_being_replaced = self.saving.is_some() || self.save_next.is_some();
         self.is_kept_from_us()
             || self.record.is_none()
+                && !is_being_replaced
                 && self.last_failure.as_ref().is_some_and(|failure| [UNREADABLE, IN_THE_WAY].contains(&failure.class))
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
-use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
+use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
 };
@@ -132,17 +132,27 @@ impl<W: World> Renewer<W> {
         self.note_end(&id, now);
     }
 
+    /// The accounts of a configuration that [`Renewer::configure`] reads from the store.
+    pub(super) fn not_read(&self, config: &Config) -> Vec<AccountId> {
+        let is_read = |id: &&AccountId| self.accounts.get(*id).is_some_and(|state| !state.is_unreadable());
+        config.accounts.keys().filter(|id| !is_read(id)).cloned().collect()
+    }
+
+    /// The accounts that [`Renewer::look_again`] reads.
+    pub(super) fn unreadable(&self) -> Vec<AccountId> {
+        let unreadable = self.accounts.iter().filter(|(_, state)| state.is_unreadable() && !state.is_leaving);
+        unreadable.map(|(id, _)| id.clone()).collect()
+    }
+
     /// The store may be readable now: reads what could not be read.
     pub(super) fn look_again(
         &mut self,
         mut load: impl FnMut(&AccountId) -> Result<Option<Record>, NotLoaded>,
         now: Timestamp,
     ) {
-        let unread = self.accounts.values().filter(|state| state.is_unreadable() && !state.is_leaving);
-        let unread: Vec<Account> = unread.map(|state| (*state.account).clone()).collect();
         let mut stagger = Duration::ZERO;
-        for account in unread {
-            let id = account.id.clone();
+        for id in self.unreadable() {
+            let Some(account) = self.accounts.get(&id).map(|state| (*state.account).clone()) else { continue };
             self.begin(account, load(&id), now);
             let Some(event) = self.first_event(&id, stagger, now) else {
                 self.tell(&id, now, true);
@@ -279,25 +289,44 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// A person asks for a renewal.
-    ///
-    /// # Errors
-    ///
-    /// Why there will be none, for people.
-    pub(super) fn refresh(&mut self, id: &AccountId, now: Timestamp) -> Result<(), String> {
+    /// A person asks for a renewal. The reply comes when its request is sent, or why there will be none, for people.
+    pub(super) fn refresh(&mut self, id: &AccountId, reply: AskedReply, now: Timestamp) {
+        if let Err(why) = self.may_be_asked(id) {
+            let _ = reply.send(Err(why));
+            return;
+        }
+        if let Some(state) = self.accounts.get_mut(id) {
+            state.asking.push(reply);
+        }
+        self.handle(id, Event::Asked, now);
+    }
+
+    fn may_be_asked(&self, id: &AccountId) -> Result<(), String> {
+        if self.is_stopping {
+            return Err(RequestError::Stopping.to_string());
+        }
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
         if let Some(Withheld { cause, why, .. }) = &state.withheld {
             return Err(format!("{why}; run `{}`", cause.remedy(id, "valetd")));
         }
-        if let Phase::SignInRequired { why } = state.machine.snapshot().phase
-            && !state.machine.may_be_presented_again()
-        {
-            return Err(format!("{why}; run `valetd login {id}`"));
+        match state.machine.snapshot().phase {
+            Phase::SignInRequired { why } if !state.machine.may_be_presented_again() => {
+                Err(format!("{why}; run `valetd login {id}`"))
+            }
+            Phase::SignInRequired { .. } | Phase::Scheduled { .. } | Phase::InFlight { .. } => Ok(()),
         }
-        self.handle(id, Event::Asked, now);
-        match self.accounts.get(id).and_then(AccountState::unspent) {
-            Some(unspent) => Err(unspent.to_owned()),
-            None => Ok(()),
+    }
+
+    /// Whoever has asked for a renewal is told what came of it, once its note is saved or cannot be.
+    fn tell_who_asked(&mut self, id: &AccountId) {
+        if self.accounts.get(id).is_none_or(|state| state.asking.is_empty() || state.machine.is_noting()) {
+            return;
+        }
+        let may_be_asked = self.may_be_asked(id);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let sent = may_be_asked.and(state.unspent().map_or(Ok(()), |unspent| Err(unspent.to_owned())));
+        for reply in state.asking.drain(..) {
+            let _ = reply.send(sent.clone());
         }
     }
 
@@ -598,6 +627,7 @@ impl<W: World> Renewer<W> {
     pub(super) fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
         self.perform(id, event, now);
         self.settle(now);
+        self.tell_who_asked(id);
         self.tell(id, now, false);
     }
 
@@ -823,6 +853,7 @@ impl<W: World> Renewer<W> {
             let (reason, words) = error.unzip();
             self.note_unspent(id, &event, reason.zip(words), now);
             self.perform(id, event, now);
+            self.tell_who_asked(id);
             self.tell(id, now, false);
         }
         if self.accounts.get(id).is_some_and(|state| state.saving.is_none()) {

@@ -142,6 +142,7 @@ fn signed_in(token: &str) -> NewCredential {
         servers: None,
         trial: Trial::Skipped,
         term: None,
+        sign_in: None,
     }
 }
 
@@ -149,6 +150,13 @@ fn sign_in(renewer: &mut Renewer<Diary>, new: NewCredential, now: Timestamp) {
     let (reply, mut saved) = tokio::sync::oneshot::channel();
     renewer.replace(&lab(), new, reply, now);
     saved.try_recv().expect("the store answers at once").expect("saved");
+}
+
+/// A person asks for a renewal, and is told at once, as the store answers at once.
+fn ask(renewer: &mut Renewer<Diary>, now: Timestamp) -> Result<(), String> {
+    let (reply, mut told) = tokio::sync::oneshot::channel();
+    renewer.refresh(&lab(), reply, now);
+    told.try_recv().expect("told")
 }
 
 /// A renewer whose first renewal, with refresh token `r1`, is under way.
@@ -214,7 +222,7 @@ fn on_a_full_disk_no_refresh_token_that_may_rotate_is_spent_and_it_is_renewed_wh
     renewer.world.is_disk_full = true;
     renewer.world.lines.clear();
     let later = T0 + Duration::from_secs(60);
-    let refused = renewer.refresh(&lab(), later).expect_err("in words");
+    let refused = ask(&mut renewer, later).expect_err("in words");
     assert!(refused.starts_with("the refresh token is not spent, as the next one could not be saved: no space"));
     let expected = ["save 2 r2 being redeemed", "publish Bearer a1"];
     assert_eq!(renewer.world.lines, expected, "the token in hand stays");
@@ -248,7 +256,7 @@ fn on_a_full_disk_a_refresh_token_that_was_not_rotated_is_spent_all_the_same() {
     renewer.answered(&lab(), RenewalId(1), tokens("a1", None), T0);
     renewer.world.is_disk_full = true;
     renewer.world.lines.clear();
-    renewer.refresh(&lab(), T0 + Duration::from_secs(60)).expect("it stays good");
+    ask(&mut renewer, T0 + Duration::from_secs(60)).expect("it stays good");
     assert_eq!(renewer.world.lines[..2], ["save 1 r1 being redeemed", "redeem 2 r1"]);
 }
 
@@ -288,7 +296,7 @@ fn what_is_sealed_under_a_key_that_is_away_waits_for_it_and_nothing_takes_its_pl
     let lines = std::mem::take(&mut renewer.world.lines);
     assert!(lines.iter().all(|line| line == "publish store-locked"), "nothing is sent or saved: {lines:?}");
     assert_eq!(renewer.views()[0].withheld.as_ref().map(|withheld| withheld.since), Some(T0));
-    assert!(renewer.refresh(&lab(), T0 + HOUR).unwrap_err().contains("no stick"));
+    assert!(ask(&mut renewer, T0 + HOUR).unwrap_err().contains("no stick"));
     let (reply, mut answer) = tokio::sync::oneshot::channel();
     renewer.replace(&lab(), signed_in("r9"), reply, T0 + HOUR);
     assert!(matches!(answer.try_recv(), Ok(Err(RequestError::StoreLocked(_)))));
@@ -315,7 +323,7 @@ fn a_lock_hands_out_nothing_renews_as_before_and_ends_when_somebody_says_so() {
         (view.snapshot.usable_until, view.withheld.as_ref().map(|w| w.cause)),
         (None, Some(Withholding::Locked))
     );
-    renewer.refresh(&lab(), T0 + HOUR / 2).unwrap();
+    ask(&mut renewer, T0 + HOUR / 2).unwrap();
     renewer.answered(&lab(), RenewalId(2), tokens("a2", Some("r3")), T0 + HOUR / 2);
     let lines = std::mem::take(&mut renewer.world.lines);
     assert!(lines.contains(&"save 3 r3".to_owned()), "{lines:?}");
@@ -765,13 +773,13 @@ fn a_refused_refresh_token_is_presented_once_more_at_a_start_or_when_asked_and_a
         let lines = std::mem::take(&mut renewer.world.lines);
         let redeems = |lines: &[String]| lines.iter().filter(|line| line.starts_with("redeem")).count();
         assert_eq!(redeems(&lines), usize::from(is_presented), "{why:?}: {lines:?}");
-        assert_eq!(renewer.refresh(&lab(), T0).is_ok(), is_presented, "{why:?}");
+        assert_eq!(ask(&mut renewer, T0).is_ok(), is_presented, "{why:?}");
         if is_presented {
             renewer.answered(&lab(), RenewalId(1), refused(), T0);
             assert!(renewer.world.lines.last().is_some_and(|line| *line == format!("publish {why:?}")), "{why:?}");
             renewer.tick(T0 + 24 * HOUR);
             assert_eq!(redeems(&renewer.world.lines), 0, "{why:?}: final");
-            renewer.refresh(&lab(), T0 + 24 * HOUR).expect("a person asks");
+            ask(&mut renewer, T0 + 24 * HOUR).expect("a person asks");
             assert_eq!(redeems(&renewer.world.lines), 1, "{why:?}");
             renewer.answered(&lab(), RenewalId(2), tokens("a1", None), T0 + 24 * HOUR);
             assert!(renewer.world.lines.iter().any(|line| line == "publish Bearer a1"), "{:?}", renewer.world.lines);

@@ -209,6 +209,7 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
         // what is not ours to spend, or cannot be read, is forgotten here alone
         Err(error @ (StoreError::Locked { .. } | StoreError::KeyGone { .. } | StoreError::OtherMachine { .. })) => {
             store.forget_pending(&account.id);
+            store.end_sign_in(&account.id);
             store.remove(&account.id)?;
             return Ok(format!("forgotten here, but not revoked at the server: {error}"));
         }
@@ -225,6 +226,7 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
     store.forget_pending(&account.id);
+    store.end_sign_in(&account.id);
     store.remove(&account.id)?;
     Ok(outcome)
 }

@@ -5,7 +5,7 @@
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; if it was cut short, the next start finishes it or removes it
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
-//!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in
+//!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in, removed by a sign-out
 //!     client.keys.json         0600, the client keys' hashes and rights
 //!     seal.keys.json           0600, the keys that records are sealed under, wrapped; if they are sealed
 //!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
@@ -54,6 +54,7 @@ mod sealing;
 mod sealing_tests;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub(crate) use change::{SealChange, SealChanged};
 use disk::{Disk, FolderDisk};
@@ -63,10 +64,11 @@ use error::{CHANGE_MODE, io_error};
 pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Unreadable};
 use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
-use lock::{lock, lock_file};
+use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
 use sealing::Sealing;
+pub(crate) use turn::Turn;
 
 /// Opens the store in its place, and fetches the keys that it is sealed with from where the configuration that is in force
 /// says: nobody can open the store before having read that. A key that cannot be had is no error: see [`SealState`].
@@ -493,6 +495,16 @@ impl Store {
         let _ = self.inner().folder.disk.remove(&pending_name(account));
     }
 
+    /// Ends a sign-in that is under way, in whichever process: what it brings is not wanted any more. Returns what it is known
+    /// by, if there is one.
+    pub(crate) fn end_sign_in(&self, account: &AccountId) -> Option<String> {
+        let mut inner = self.inner();
+        let (disk, name) = (&mut inner.folder.disk, turn::file_name(account));
+        let id = disk.read(&name).ok().flatten().and_then(|file| turn::id_in(&file));
+        let _ = disk.remove(&name);
+        id
+    }
+
     /// Reads a file that is no account's; `None` if there is none. Its name has a dot before the last one.
     ///
     /// # Errors
@@ -582,15 +594,6 @@ impl Beside {
     /// Opens the folder, and makes it if it is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         Ok(Self { folder: dir.to_owned(), disk: FolderDisk::new(OwnFolder::open_or_make(dir)?) })
-    }
-
-    /// Takes the kernel lock of an account's sign-in, without waiting for it. It ends with the file, or with the process.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Held`] if another process has it; [`StoreError::Io`].
-    pub(crate) fn hold(dir: &Path, account: &AccountId) -> Result<File, StoreError> {
-        lock_file(&OwnFolder::open_or_make(dir)?, &format!("{account}.sign-in.lock"))
     }
 
     /// A whole file, if it is there and ours.

@@ -109,6 +109,8 @@ pub(crate) struct NewCredential {
     pub trial: Trial,
     /// How long the sign-in is good for, in seconds; without an end if nothing is said.
     pub term: Option<u64>,
+    /// The person's sign-in that has brought it ([`super::Turn::id`]), if one has: a sign-out in between makes it void.
+    pub sign_in: Option<String>,
 }
 
 /// Whether a credential that is handed in is tried (one renewal) before it takes the place of what is stored. What the
@@ -180,6 +182,7 @@ impl NewCredential {
             servers,
             trial,
             term: None,
+            sign_in: None,
         }
     }
 }

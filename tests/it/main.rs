@@ -88,6 +88,8 @@ mod intercepting;
 mod isolating;
 /// A token that a program prints, or a file holds, is as good as one of a server, and ends as it says.
 mod issued;
+/// What the daemon lends to a command, and how that ends.
+mod lending;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.
@@ -106,6 +108,8 @@ mod bridging;
 
 /// What `valetd exec` hands down can do no more than its key, and ends with the command.
 mod exec;
+/// Signals of a command that exec stays beside.
+mod exec_signals;
 /// A certificate authority of one's own is believed where it was named, and a bad file of one stops nobody else.
 mod extra_ca;
 /// A client key gives exactly its rights, in each of its forms, for its time.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, EAGER, Server, address};
-use crate::support::{Answer, Home, PATIENCE, eventually, free_address, get, send, words};
+use crate::support::mcp::{McpClient, text};
+use crate::support::{Answer, Home, Killed, PATIENCE, eventually, free_address, get, send, words};
 
 /// The route `lab` leads to the stand-in, whose MCP server is at `/mcp`.
 const AT_MCP: &str = "mcp = \"/mcp\"";
@@ -74,8 +76,17 @@ fn a_client_finds_nothing_to_sign_in_to_and_is_told_the_command_instead() {
     let status = daemon.status();
     assert_eq!(status["routes"][0]["mcp"]["protocol_version"], "2025-06-18");
     let said = words(&home.run(&["status"]));
-    assert!(said.contains("lab: MCP 2025-06-18, last session"), "{said}");
+    assert!(said.contains("lab: MCP 2025-06-18, \"stand-in\" 1, last session"), "{said}");
     assert!(said.contains("-> valetd login lab --scope 'files:read files:write'"), "{said}");
+
+    let told = lines_of(home.valetd(&["events", "--after", "0"]), "scope-required");
+    assert!(told.iter().any(|line| line.contains("mcp-session") && line.contains("\"stand-in\" 1, MCP 2025-06-18")));
+    assert!(told.last().is_some_and(|line| line.ends_with("-> valetd login lab --scope 'files:read files:write'")));
+    let examined = words(&home.run(&["doctor", "--offline"]));
+    assert!(examined.contains("\"stand-in\" 1") && examined.contains("has asked for more scope"), "{examined}");
+    lab::sign_in(&home, &server.sign_in());
+    daemon.until("lab", "usable");
+    assert_eq!(daemon.status()["routes"][0]["mcp"]["next_action"], Value::Null, "after a sign-in it may be granted");
 
     let log = server.log();
     let well_known = log.api_calls.iter().filter(|call| call.target.contains("well-known"));
@@ -92,6 +103,19 @@ fn a_server_that_takes_no_token_is_no_reason_for_a_client_to_sign_in() {
     assert_eq!((answer.status, answer.header("www-authenticate")), (502, None));
     assert_eq!(answer.json()["type"], "urn:valetd:problem:token-refused");
     assert_eq!(answer.json()["login"], "valetd login lab");
+}
+
+/// What a command prints, up to the line with a word.
+fn lines_of(mut command: Command, last: &str) -> Vec<String> {
+    let mut child = Killed(command.stdout(Stdio::piped()).spawn().expect("it runs"));
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.0.stdout.take().expect("piped")).lines() {
+        lines.push(line.expect("text"));
+        if lines.last().is_some_and(|line| line.contains(last)) {
+            break;
+        }
+    }
+    lines
 }
 
 /// A stream that a client listens to; gives its first event, and how many bytes came until it ended.
@@ -216,6 +240,23 @@ fn rules_by_method_and_tool_refuse_in_json_rpc_and_the_audit_names_both_but_no_a
         );
     }
     assert_eq!(send(&local, "PUT", "/lab/mcp", &fields, b"{}").expect("an answer").status, 403);
+    // in UTF-7, which some servers read if they are told to, +ACI- is a quotation mark
+    let hidden = "{\"jsonrpc\":\"2.0\",\"id\":8,\"x\":\"+ACI-,+ACI-method+ACI-:+ACI-prompts/get\",\"method\":\"ping\"}";
+    let utf_16: Vec<u8> = twice.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let overlong = b"{\"id\":8,\"method\":\"ping\",\"x\":\"\xc0\xa2,\"}";
+    for (case, kind, encoding, body) in [
+        ("UTF-7", "application/json; charset=utf-7", "identity", hidden.as_bytes()),
+        ("UTF-16", "application/json; charset=utf-16", "identity", &*utf_16),
+        ("UTF-16, unsaid", "application/json", "identity", &*utf_16),
+        ("what is not UTF-8", "application/json", "identity", &overlong[..]),
+        ("a form", "application/x-www-form-urlencoded", "identity", b"{\"method\":\"ping\",\"id\":1}"),
+        ("a coding", "application/json", "gzip", b"{\"method\":\"ping\",\"id\":1}"),
+        ("a BOM", "application/json", "identity", b"\xef\xbb\xbf{\"method\":\"ping\",\"id\":1}"),
+    ] {
+        let fields = [("Content-Type", kind), ("Content-Encoding", encoding), ("Mcp-Session-Id", &*session)];
+        let answer = send(&local, "POST", "/lab/mcp", &fields, body).expect("an answer");
+        assert_eq!(answer.status, 400, "{case}: {}", answer.text());
+    }
     assert_eq!(server.mcp_log().messages.len(), before, "none of it has come to the server");
 
     let audit = eventually("the audit has the last line", || {
@@ -227,6 +268,77 @@ fn rules_by_method_and_tool_refuse_in_json_rpc_and_the_audit_names_both_but_no_a
         "{audit}"
     );
     assert!(!audit.contains("secret argument"), "{audit}");
+}
+
+#[test]
+fn a_client_key_may_be_for_some_tools_alone() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let other = "[route.other]\naccount = \"lab\"\nupstream = \"http://127.0.0.1:1\"\n";
+    let home = lab::home(&server, "", &format!("mcp = \"/mcp\"\n{other}"), "audit = true\n");
+    let add = |name: &str, route: &str, rule: &str| {
+        home.run(&["key", "add", name, "--route", route, "--allow", rule, "--expires", "1h"])
+    };
+    let refused = words(&add("agent", "other", "mcp tools/call e*"));
+    assert!(refused.contains("other is not said to") && refused.contains("mcp = true"), "{refused}");
+    let made = add("agent", "lab", "mcp tools/call e*"); // no daemon runs
+    let key = String::from_utf8(made.stdout).expect("a key").trim().to_owned();
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let local = address(&daemon);
+    let refused = words(&add("wide", "other", "mcp tools/call e*"));
+    assert!(refused.contains("other is not said to"), "{refused}");
+    let refused = words(&add("wide", "lab", "GET /x"));
+    assert!(refused.contains("mcp tools/call search_*"), "{refused}");
+
+    let session = begin(&local);
+    let ask = |key: &str, method: &str, path: &str, message: &Value| {
+        let fields = [
+            ("Content-Type", "application/json"),
+            ("Accept", "application/json, text/event-stream"),
+            ("Mcp-Session-Id", session.as_str()),
+            ("X-Valetd-Key", key),
+        ];
+        send(&local, method, path, &fields, message.to_string().as_bytes()).expect("an answer")
+    };
+    let post = |message: &Value| ask(&key, "POST", "/lab/mcp", message);
+    assert_eq!(post(&call(1, "echo", json!({"text": "x"}))).json()["result"]["content"][0]["text"], "x");
+    assert_eq!(post(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"})).status, 200);
+    let before = server.mcp_log().messages.len();
+    let large = call(3, "large", json!({"bytes": 1}));
+    let answer = post(&large).json();
+    let said = answer["error"]["message"].as_str().expect("an error");
+    assert!(said.contains("not for tools/call large") && said.contains("the MCP server was not asked"), "{said}");
+    assert_eq!((&answer["id"], &answer["error"]["data"]["check"]), (&json!(3), &json!("key-rights")));
+    let batch = json!([call(4, "echo", json!({"text": "x"})), large]);
+    assert_eq!(post(&batch).json().as_array().map(Vec::len), Some(2), "a batch is one");
+    for (method, path) in [("POST", "/lab/messages"), ("GET", "/lab/datasets"), ("PUT", "/lab/mcp"), ("POST", "/lab")] {
+        let answer = ask(&key, method, path, &call(5, "echo", json!({"text": "x"})));
+        assert_eq!((answer.status, &answer.json()["check"]), (403, &json!("key-rights")), "{method} {path}");
+    }
+    assert_eq!(server.mcp_log().messages.len(), before, "none of it has come to the server");
+    assert_eq!(post(&call(6, "echo", json!({"text": "x".repeat(2 << 20)}))).status, 400, "more than is read");
+
+    // what every session needs, and no message: the stream, and the session's end
+    assert_eq!(ask(&key, "DELETE", "/lab/mcp", &json!({})).status, 200);
+    let listed = words(&home.run(&["key", "list"]));
+    assert!(listed.contains("lab * *; mcp tools/call e*"), "{listed}");
+
+    // an ephemeral one, of the bridge
+    let mut client = McpClient::start(&home, &["lab", "--allow", "mcp tools/call e*"]);
+    client.initialize();
+    assert_eq!(text(&client.call("echo", json!({"text": "y"}))), "y");
+    let refused = client.call("large", json!({"bytes": 1}));
+    assert!(refused["error"]["message"].as_str().is_some_and(|said| said.contains("not for tools/call large")));
+    let audit = eventually("the audit has the line", || {
+        let audit = std::fs::read_to_string(home.path("state/valetd/audit.jsonl")).ok()?;
+        (audit.matches("\"message\":\"tools/call large\"").count() > 1).then_some(audit)
+    });
+    assert!(audit.contains("\"message\":\"tools/call echo\""), "{audit}");
+
+    // a route that leads elsewhere by now
+    home.write_config(&lab::config(&server, "", "", ""));
+    assert!(home.run(&["reload"]).status.success());
+    assert_eq!(post(&call(7, "echo", json!({"text": "x"}))).status, 403);
 }
 
 #[test]

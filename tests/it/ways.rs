@@ -2,16 +2,18 @@
 //! a few lines here; real ones sign in at real servers in tests/interop.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use valetd::stand_in::{Decision, Options, PASSWORD, Provider, USERNAME};
 
 use crate::support::lab::Server;
+use crate::support::nobody::{act_as_nobody, is_root};
 use crate::support::terminal::Terminal;
-use crate::support::{Answer, Home, VALETD, eventually, send, words};
+use crate::support::{Answer, Home, VALETD, eventually, get, request, send, words};
 
 const PROMPT: &str = "Or paste the address that the browser ends on: ";
 
@@ -159,6 +161,34 @@ fn noise_and_other_sign_ins_answers_do_not_end_the_wait() {
 }
 
 #[test]
+fn another_users_connections_to_a_sign_ins_listener_are_closed_and_keep_nobody_out() {
+    if !is_root() {
+        return;
+    }
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", "redirect = \"http://127.0.0.1/cb\""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    let callback = open(&url).header("location").expect("it sends the browser back").to_owned();
+    let (address, target) = parts(&callback);
+    // more than there are places, and each asks nothing
+    let idle: Vec<_> = act_as_nobody(|| (0..100).map(|_| TcpStream::connect(address).expect("a connection")).collect());
+    for mut stream in idle {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        // an end, or a reset: what is not read is no answer
+        assert!(matches!(stream.read(&mut [0]).map_err(|error| error.kind()), Ok(0) | Err(ErrorKind::ConnectionReset)));
+    }
+    let stolen = act_as_nobody(|| send(address, "GET", target, &[], b""));
+    assert!(stolen.is_err(), "{stolen:?}");
+    assert_eq!(asked(&server), [""; 0], "whoever has the address is another user all the same");
+    let (_, page) = browse(&callback);
+    assert!(page.text().contains("Signed in"), "{}", page.text());
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+}
+
+#[test]
 fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_shown() {
     let server = start();
     let home = Home::with(&config(&server, "[\"browser\"]", ""));
@@ -179,7 +209,7 @@ fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_
 
     // chosen, nobody listens, and the page's address is all that is waited for
     let mut terminal = Terminal::open(&home, &login(" --paste --no-browser"));
-    terminal.until("paste the one-time code that it shows here, or the whole address that it ends on");
+    terminal.until("paste the one-time code that it shows here, or the whole address that it");
     let shown = terminal.until("Code: ");
     assert!(!shown.contains("goes on by itself"), "{shown}");
     terminal.type_line("\x03");
@@ -718,4 +748,140 @@ fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
         assert!(code == Some(1) && said.contains("the access token is not known there"), "{endpoint}: {said}");
     }
     assert_eq!(record(&home)["person"]["subject"], "ada");
+}
+
+#[test]
+fn what_a_sign_in_brings_after_a_sign_out_is_refused_and_revoked() {
+    for (with_daemon, verb) in [(false, "logout"), (true, "logout"), (false, "remove"), (true, "remove")] {
+        let server = start();
+        let home = Home::with(&config(&server, "[\"browser\"]", ""));
+        let daemon = with_daemon.then(|| home.start());
+        let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+        let url = shown_address(&mut terminal);
+        terminal.until(PROMPT);
+        let kept = fs::read_to_string(home.path("state/valetd/lab.sign-in.lock")).expect("it is under way");
+        let id = kept.lines().find_map(|line| line.strip_prefix("sign-in ")).expect("it has a name").to_owned();
+        let output = home.run(&[verb, "lab"]);
+        assert!(output.status.success(), "{}", words(&output));
+        if let (Some(_), "logout") = (&daemon, verb) {
+            // the daemon itself takes nothing of it, whoever hands it in
+            let body = format!("{{\"refresh_token\":\"r\",\"trial\":\"skipped\",\"sign_in\":\"{id}\"}}");
+            let answer = put_credential(&home, &body);
+            assert!(answer.status == 409 && answer.text().contains("problem:signed-out"), "{}", answer.text());
+        }
+        let (_, page) = browse(&url);
+        assert!(page.text().contains("Not signed in"), "{}", page.text());
+        let (code, screen) = terminal.exit();
+        let case = format!("{verb}, {with_daemon}: {screen}");
+        assert!(code == Some(1) && screen.contains("somebody has signed out, or has removed the account"), "{case}");
+        assert!(screen.contains("revoked at the server") && !is_signed_in(&home), "{case}");
+        assert_eq!(asked(&server), ["authorization_code issued", "revoke revoked"], "{case}");
+        let left = fs::read_dir(home.path("state/valetd")).expect("a folder").flatten();
+        let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        assert!(left.iter().all(|name| !name.starts_with("lab")), "{case}: {left:?}");
+        if verb == "logout" {
+            // and the next one is as any
+            let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+            let url = shown_address(&mut terminal);
+            browse(&url);
+            terminal.until("lab: signed in as ada@example.org");
+            assert_eq!(terminal.exit().0, Some(0));
+        }
+    }
+}
+
+fn put_credential(home: &Home, body: &str) -> Answer {
+    let stream = std::os::unix::net::UnixStream::connect(home.socket()).expect("the daemon listens");
+    let length = body.len();
+    let head = format!(
+        "PUT /v1/accounts/lab/credential HTTP/1.1\r\nHost: valetd\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    request(stream, &head, body.as_bytes()).expect("an answer")
+}
+
+#[test]
+fn a_signal_at_a_question_ends_the_sign_in_and_leaves_a_terminal_that_shows_what_is_typed() {
+    let server = start();
+    server.change_manners(|manners| manners.device_answers = vec!["authorization_pending"; 100]);
+    let home = Home::with(&config(&server, "[\"browser\", \"device\", \"password\"]", ""));
+    let rows = [
+        ("TERM", 143, " --username me", "Password of me: "),
+        ("HUP", 129, " --username me", "Password of me: "),
+        ("INT", 130, " --username me", "Password of me: "),
+        ("QUIT", 131, " --username me", "Password of me: "),
+        ("TERM", 143, " --browser", PROMPT),
+        ("HUP", 129, " --device --no-qr", "left (Ctrl-C cancels)"),
+    ];
+    for (signal, code, options, question) in rows {
+        let line = format!("{}; echo ended by $?; stty -a", login(options));
+        let mut terminal = Terminal::open(&home, &line);
+        terminal.until(question);
+        let kept = fs::read_to_string(home.path("state/valetd/lab.sign-in.lock")).expect("it is under way");
+        let pid = kept.split_whitespace().nth(1).expect("pid N");
+        let killed = std::process::Command::new("kill").args([&format!("-{signal}"), pid]).status().expect("kill runs");
+        assert!(killed.success());
+        terminal.until(&format!("ended by {code}"));
+        let (_, screen) = terminal.exit();
+        let modes = screen.rsplit("ended by").next().expect("the last part");
+        for mode in ["echo", "icanon", "isig", "iexten"] {
+            let is_on = modes.split_whitespace().any(|word| word.trim_end_matches(';') == mode);
+            assert!(is_on, "{mode} after SIG{signal} at {question:?}: {modes}");
+        }
+        assert!(!is_signed_in(&home));
+    }
+}
+
+#[test]
+fn without_a_terminal_a_way_that_needs_no_answer_goes_where_it_is_chosen_and_others_are_refused_in_words() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"device\", \"browser\", \"paste\"]", ""));
+    let run = |options: &[&str]| {
+        let arguments = [&["login", "lab"], options].concat();
+        let mut command = home.valetd_by(&["setsid", "--wait"], &arguments);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.spawn().expect("setsid, of util-linux, is installed")
+    };
+    for options in [&[][..], &["--paste"]] {
+        let output = run(options).wait_with_output().expect("it ends");
+        let said = words(&output);
+        assert!(output.status.code() == Some(1) && said.contains("there is no terminal to ask on"), "{said}");
+        assert!(said.contains("--device") && !said.contains("os error"), "{said}");
+    }
+    assert_eq!(asked(&server), [""; 0]);
+    let output = run(&["--device"]).wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("WDJB-MJHT") && said.contains("4:59 left") | said.contains("5:00 left"), "{said}");
+    assert!(!said.contains('\x1b') && !said.contains('\r'), "it may be a file: {said}");
+    assert!(output.status.success() && words(&output).contains("lab: signed in as ada@example.org"), "{said}");
+    let mut child = run(&["--browser"]);
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let url = lines.map_while(Result::ok).find(|line| line.starts_with("  http://")).expect("an address");
+    browse(url.trim());
+    assert!(child.wait().expect("it ends").success());
+}
+
+/// The longest from `add` to a response with the account's token, but for the person's own clicks (issue 18).
+const FROM_ADD_TO_RESPONSE: Duration = Duration::from_secs(15);
+
+#[test]
+fn from_add_to_the_first_proxied_response_takes_seconds() {
+    let server = start();
+    let home = Home::with("listen = [\"127.0.0.1:0\"]\n");
+    let daemon = home.start();
+    let url = server.url();
+    let begun = Instant::now();
+    let add = format!("'{VALETD}' add notes {url} --client-id lab --upstream {url}");
+    let mut terminal = Terminal::open(&home, &add);
+    terminal.answer("Sign in now? [Y/n] ", "");
+    let page = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    browse(&page);
+    terminal.until("notes: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    let address = daemon.status()["daemon"]["listen"][0].as_str().expect("one listener").to_owned();
+    let answer = get(&address, "/notes/ping").expect("an answer");
+    let took = begun.elapsed();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "pong"));
+    eprintln!("from add to the first proxied response: {} ms", took.as_millis());
+    assert!(took < FROM_ADD_TO_RESPONSE, "{took:?}");
 }

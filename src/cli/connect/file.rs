@@ -1,9 +1,12 @@
 //! A client's configuration file: read, kept as it was, replaced as a whole.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::platform::replacement::{Replacement, lock_folder_of};
+use crate::platform::termination::uninterrupted;
 
 /// A larger one is no configuration that a person looks at.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -65,10 +68,16 @@ impl Current {
             return Err("is read-only: chmod u+w, if it is yours to change".to_owned());
         }
         let done = || {
-            if let Some(before) = self.text.as_ref().filter(|_| keeps) {
-                write(&self.backup(), before, self.mode)?;
+            let _ours = lock_folder_of(&self.path)?;
+            let _whole = uninterrupted();
+            let now = Self::read(&self.path).map_err(io::Error::other)?;
+            if now.text != self.text {
+                return Err(io::Error::other("somebody else has just saved it: try again"));
             }
-            write(&self.path, text, self.mode)
+            if let Some(before) = self.text.as_ref().filter(|_| keeps) {
+                Replacement::write(&self.backup(), before, self.mode)?.take_place()?;
+            }
+            Replacement::write(&self.path, text, self.mode)?.take_place()
         };
         done().map_err(|error| format!("cannot be written: {error}"))
     }
@@ -85,26 +94,4 @@ impl Current {
             _ => Ok(()),
         }
     }
-}
-
-/// Writes beside, then renames: whoever reads it meanwhile reads the old one or the new one.
-#[expect(clippy::disallowed_methods, reason = "a person's file, with the mode that it had")]
-fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?; // the umask has taken some away
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written
 }

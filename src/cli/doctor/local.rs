@@ -10,7 +10,7 @@ use std::path::Path;
 use super::super::configuration::{Loaded, load_config};
 use super::super::manager::{self, Unit};
 use super::super::options::Options;
-
+use super::super::status::mcp_in_words;
 use super::super::text::{length, printable};
 use super::finding::{Finding, fail, ok, warn};
 use crate::config::{Config, ListenAddress};
@@ -299,6 +299,21 @@ pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What is known of the MCP servers that routes lead to.
+pub(super) fn mcp_servers(status: &StatusReport) -> Vec<Finding> {
+    const CHECK: &str = "mcp";
+    let servers = status.routes.iter().filter_map(|route| Some((route, route.mcp.as_ref()?)));
+    let findings = servers.map(|(route, mcp)| {
+        let says = format!("{}: {}", route.name, printable(&mcp_in_words(mcp, status.at)));
+        match (&mcp.next_action, &mcp.last_session) {
+            (Some(command), _) => warn(CHECK, format!("{says}; the server has asked for more scope"), command.clone()),
+            (None, None) => ok(CHECK, format!("{says}; to connect a program: valetd connect")),
+            (None, Some(_)) => ok(CHECK, says),
+        }
+    });
+    findings.collect()
 }
 
 #[cfg(test)]

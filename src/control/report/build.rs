@@ -297,11 +297,14 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
 }
 
 fn mcp_report(path: &str, seen: &McpSeen) -> McpReport {
-    let McpSeen { protocol_version, last_session, scope_required } = seen;
+    let McpSeen { protocol_version, server, last_session, scope_required } = seen;
+    let (server_name, server_version) = server.clone().unzip();
     let (asked, action) = scope_required.clone().unzip();
     McpReport {
         path: path.to_owned(),
         protocol_version: protocol_version.clone(),
+        server_name,
+        server_version,
         last_session: last_session.map(Moment::of_unix),
         scope_required: asked.map(Moment::of_unix),
         next_action: action,

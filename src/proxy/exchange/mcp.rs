@@ -5,9 +5,10 @@ use std::pin::pin;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
+use crate::client_keys::ClientKey;
 use crate::config::Route;
 use crate::mcp::{self, Message};
 use crate::platform::clock::unix_seconds;
@@ -15,10 +16,11 @@ use crate::proxy::connection::Stream;
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::upstream_error;
 use crate::proxy::policy::challenge;
-use crate::proxy::policy::error::ProxyError;
+use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::replay::{Right, Unread, Whole};
 use crate::proxy::table::RouteEntry;
 
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// Of a method or a name, so much is shown.
@@ -48,10 +50,42 @@ pub(crate) fn observe(route: &RouteEntry, headers: &HeaderMap) {
     }
 }
 
+/// Lets a request through where no rules over messages are, or they can be applied to it.
+///
+/// # Errors
+///
+/// Whose rules they are.
+pub(crate) fn check_place(
+    route: &Route,
+    key: Option<&ClientKey>,
+    method: &Method,
+    rest: &str,
+) -> Result<(), ProxyError> {
+    if !has_rules(route, key) || is_under_rules(route, method, rest) {
+        return Ok(());
+    }
+    Err(match route.mcp_rules.is_empty() {
+        true => ProxyError::NotAllowed(Check::KeyRights),
+        false => ProxyError::ForbiddenByRules,
+    })
+}
+
 /// Whether a request is one that rules over messages can be applied to: of Streamable HTTP, and at the server's own place.
-pub(crate) fn is_under_rules(route: &Route, method: &Method, rest: &str) -> bool {
-    let place = route.mcp.as_deref().unwrap_or_default().trim_end_matches('/');
+fn is_under_rules(route: &Route, method: &Method, rest: &str) -> bool {
+    let Some(place) = route.mcp.as_deref() else { return false };
+    let place = place.trim_end_matches('/');
     rest.trim_end_matches('/') == place && [Method::GET, Method::POST, Method::DELETE].contains(method)
+}
+
+/// Whether a request may be the one that begins a session: of no session yet, and without an agreed version.
+pub(crate) fn may_begin<B>(request: &Request<B>) -> bool {
+    let has = |name: &HeaderName| request.headers().contains_key(name);
+    request.method() == Method::POST && !has(&VERSION) && !has(&SESSION)
+}
+
+/// Whether messages on a route are looked at, for its own rules or those of the key that a request presents.
+pub(crate) fn has_rules(route: &Route, key: Option<&ClientKey>) -> bool {
+    !route.mcp_rules.is_empty() || key.is_some_and(|key| !key.rights.messages.is_empty())
 }
 
 /// What rules over messages make of a request.
@@ -62,42 +96,57 @@ pub(crate) enum Judged {
     Refused(ProxyError, Box<Response<ResponseBody>>),
 }
 
-/// Reads a message and applies the route's rules to it. `noted` is told what it is.
+/// Reads a message and applies the route's rules to it, and those of the key. `noted` is told what it is.
 ///
 /// # Errors
 ///
 /// If it cannot be read, or is refused and nobody waits for a response.
 pub(crate) async fn judge(
     stream: &Stream,
-    route: &RouteEntry,
+    (route, key): (&RouteEntry, Option<&ClientKey>),
     request: Request<Incoming>,
     token_name: &HeaderName,
     right: Right,
     noted: impl FnOnce(String),
 ) -> Result<Judged, ProxyError> {
+    if !is_in_utf8(request.headers()) {
+        return Err(ProxyError::BadRequest(
+            "its Content-Type is not JSON in UTF-8, or its content is encoded, so that no rules for messages can be \
+             applied",
+        ));
+    }
     let reading = pin!(Whole::read(request, route.config.replay_limit, &stream.activity, token_name, right));
     let whole = match stream.in_time(reading).await {
         Ok(Ok(whole)) => whole,
         Ok(Err(Unread::TooLarge)) => {
             return Err(ProxyError::BadRequest(
-                "it is longer than the route's `replay_limit`, or there is no room for it, and its rules ask for all of it",
+                "it is longer than the route's `replay_limit`, or there is no room for it, and rules for messages ask for all of it",
             ));
         }
         Ok(Err(Unread::Broken)) => return Err(ProxyError::BadRequest("its body is malformed, or broke off")),
         Err(fault) => return Err(upstream_error(route, fault)),
     };
-    let Ok(messages) = mcp::read(whole.bytes()) else {
-        return Err(ProxyError::BadRequest("its body is no message that the route's rules could be applied to"));
+    let text = std::str::from_utf8(whole.bytes()); // what decodes to more than it shows is no text here
+    let Some(messages) = text.ok().and_then(|text| mcp::read(text.as_bytes()).ok()) else {
+        return Err(ProxyError::BadRequest("its body is no message that rules could be applied to"));
     };
     noted(messages.iter().take(MOST_NOTED).map(in_words).collect::<Vec<_>>().join(", "));
-    let Some(refused) = messages.iter().find(|message| !route.config.mcp_rules.permit(message)) else {
+    let Some(error) = messages.iter().find_map(|message| refusal(&route.config, key, message)) else {
         return Ok(Judged::Through(Box::new(whole)));
     };
-    let error = ProxyError::ForbiddenMessage(in_words(refused));
     match error.in_json_rpc(&messages) {
         Some(response) => Ok(Judged::Refused(error, Box::new(response.map(ResponseBody::Full)))),
         None => Err(error),
     }
+}
+
+/// Why a message does not go through, if it does not.
+fn refusal(route: &Route, key: Option<&ClientKey>, message: &Message) -> Option<ProxyError> {
+    if !route.mcp_rules.permit(message) {
+        return Some(ProxyError::ForbiddenMessage(in_words(message)));
+    }
+    let of_key = key.is_none_or(|key| mcp::allow(&key.rights.messages, message));
+    (!of_key).then(|| ProxyError::KeyLacksMessage(in_words(message)))
 }
 
 /// Method and name of a message, for people.
@@ -125,7 +174,8 @@ pub(crate) fn without_challenge<B>(route: &RouteEntry, response: &mut Response<B
         (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, Some(scope)) => {
             tracing::warn!(%account, route = %route.config.name, scope, "the MCP server asks for more scope");
             let error = ProxyError::ScopeRequired { account, scope };
-            route.stats.mcp().scope_required = Some((unix_seconds(), error.login().unwrap_or_default()));
+            let command = error.login().unwrap_or_default();
+            route.stats.mcp_shows(|seen| seen.scope_required = Some((unix_seconds(), command)));
             Err(error)
         }
         (StatusCode::UNAUTHORIZED, None) => Err(ProxyError::TokenRefused { account }),
@@ -159,6 +209,22 @@ pub(crate) async fn refuse(
     }
 }
 
+/// Whether a body says of itself that it is JSON as it is read here: JSON is UTF-8 (RFC 8259 section 8.1), but some servers
+/// obey a `charset`, and in UTF-7 a text without quotation marks may have some.
+fn is_in_utf8(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(kind), None) = (kinds.next().and_then(|kind| kind.to_str().ok()), kinds.next()) else { return false };
+    let is_utf8 = |parameter: &str| {
+        parameter.split_once('=').is_some_and(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("charset") && value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        })
+    };
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    is_json(headers)
+        && kind.split(';').skip(1).filter(|parameter| !parameter.trim().is_empty()).all(is_utf8)
+        && codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
@@ -167,6 +233,32 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_are_applied_to_what_every_server_reads_alike() {
+        let one = |kind: &'static str| vec![("content-type", kind)];
+        for (fields, expected) in [
+            (one("application/json"), true),
+            (one("Application/JSON; Charset=\"UTF-8\""), true),
+            (one("application/json;"), true),
+            (one("application/json; charset=utf-7"), false),
+            (one("application/json; charset=utf-16"), false),
+            (one("application/json; charset=utf-8; charset=utf-7"), false),
+            (one("application/json; x=\"; charset=utf-7\""), false),
+            (one("text/plain"), false),
+            (vec![], false),
+            (vec![("content-type", "application/json"), ("content-type", "application/json; charset=utf-7")], false),
+            (vec![("content-type", "application/json"), ("content-encoding", "identity")], true),
+            (vec![("content-type", "application/json"), ("content-encoding", "gzip")], false),
+            (vec![("content-type", "application/json"), ("content-encoding", "identity, br")], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &fields {
+                headers.append(*name, hyper::header::HeaderValue::from_static(value));
+            }
+            assert_eq!(is_in_utf8(&headers), expected, "{fields:?}");
+        }
+    }
 
     #[test]
     fn where_clients_look_for_an_authorization_server_there_is_none() {

@@ -12,10 +12,11 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
+use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
-use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::body::{Overheard, ResponseBody};
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
 };
@@ -77,19 +78,16 @@ async fn carry_out(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (connection, access) = (&stream.connection, &table.shared.access);
-    let caller = identify(connection, table, exchange, &mut request)?;
-    let host = admit(connection, &table.shared, &caller, &request)?;
-    if let Some(containers) = &access.containers
-        && caller.key.is_none()
-        && !connection.is_outside_containers(containers).await
-    {
-        return Err(ProxyError::NotAllowed(Check::Container));
-    }
-    connection.vouch();
-    let target = find(connection, table, host, &request)?;
+    let (caller, target, way_in) = match let_in(connection, table, exchange, &mut request).await {
+        Ok(found) => found,
+        Err(error) => {
+            if !matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root)) {
+                Box::pin(request_rest::read(request)).await;
+            }
+            return Err(error);
+        }
+    };
     let route = &*target.local.entry;
-    exchange.reached(&target.local);
-    let way_in = permit(&table.shared, &caller, &target, host, &request, exchange)?;
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
@@ -118,7 +116,13 @@ async fn carry_out(
                 }
             }
         }
-        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => match Box::pin(route.tokens.token(route.config.wait)).await {
+            Ok(token) => token,
+            Err(why_not) => {
+                Box::pin(request_rest::read(request)).await;
+                return Err(no_token(route, why_not));
+            }
+        },
     };
     exchange.goes_up_with(&token);
 
@@ -130,8 +134,9 @@ async fn carry_out(
     if switches && route.config.scrub {
         return Err(ProxyError::ForbiddenByScrub);
     }
-    let has_message = !route.config.mcp_rules.is_empty() && request.method() == Method::POST;
-    if switches && !route.config.mcp_rules.is_empty() {
+    let under_rules = mcp::has_rules(&route.config, caller.key.as_deref());
+    let has_message = under_rules && request.method() == Method::POST;
+    if switches && under_rules {
         return Err(ProxyError::ForbiddenByRules);
     }
     if switches {
@@ -140,7 +145,8 @@ async fn carry_out(
     let place = route.place(&request);
     let (request, kept) = if has_message {
         let name = &authorization.token().name;
-        let judging = mcp::judge(stream, route, request, name, stream.right(), |what| exchange.says(what));
+        let rules_of = (route, caller.key.as_deref());
+        let judging = mcp::judge(stream, rules_of, request, name, stream.right(), |what| exchange.says(what));
         let (mut request, kept) = match Box::pin(judging).await? {
             Judged::Through(whole) => whole.keep(route.replay_policy()),
             Judged::Refused(error, response) => {
@@ -198,6 +204,28 @@ impl Target {
     }
 }
 
+/// Whose the request is, where it leads, and whether it may go there.
+async fn let_in(
+    connection: &Connection,
+    table: &LocalTable,
+    exchange: &mut Exchange,
+    request: &mut Request<Incoming>,
+) -> Result<(Caller, Target, Shared), ProxyError> {
+    let caller = identify(connection, table, exchange, request)?;
+    let host = admit(connection, &table.shared, &caller, request)?;
+    if let Some(containers) = &table.shared.access.containers
+        && caller.key.is_none()
+        && !connection.is_outside_containers(containers).await
+    {
+        return Err(ProxyError::NotAllowed(Check::Container));
+    }
+    connection.vouch();
+    let target = find(connection, table, host, request)?;
+    exchange.reached(&target.local);
+    let way_in = permit(connection, &table.shared, &caller, &target, host, request, exchange)?;
+    Ok((caller, target, way_in))
+}
+
 /// Takes the client key off a request, if it presents one, which must be valid.
 fn identify(
     connection: &Connection,
@@ -250,6 +278,7 @@ fn find(
 
 /// Whether the route and the client key let the request through.
 fn permit(
+    connection: &Connection,
     table: &Table,
     caller: &Caller,
     target: &Target,
@@ -268,10 +297,11 @@ fn permit(
     if route.config.require_key && caller.key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
     }
-    if !route.config.mcp_rules.is_empty() && !mcp::is_under_rules(&route.config, request.method(), rest) {
-        return Err(ProxyError::ForbiddenByRules);
+    if route.config.require_key && connection.ingress.scope.is_open() {
+        return Err(ProxyError::NotAllowed(Check::KeyOfNobody));
     }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
+    mcp::check_place(&route.config, caller.key.as_deref(), request.method(), rest)?;
     if let Some(key) = &caller.key {
         let in_use = table.access.keys.admit(key).map_err(|exhausted| match exhausted {
             Exhausted::Rate(retry_after) => ProxyError::TooManyRequests { retry_after },
@@ -313,6 +343,7 @@ fn prepare<'a>(
         table,
         authority: request.headers().get(HOST).cloned(),
         is_head: *request.method() == Method::HEAD,
+        may_begin_mcp: route.config.mcp.is_some() && mcp::may_begin(request),
         target: asked,
         found,
         prefix,
@@ -338,7 +369,7 @@ fn prepare<'a>(
     };
     headers::prepare_request(request.headers_mut(), &caller.flags, fields);
     authorization.apply(request);
-    if route.config.scrub {
+    if route.config.scrub || context.may_begin_mcp {
         headers::ask_for_whole_text(request.headers_mut());
     }
     Ok((context, switches))
@@ -510,7 +541,9 @@ fn respond(
     }
     clean(route, &mut response, token, context, false)?;
     let (head, body) = response.into_parts();
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))
+    let overheard = (context.may_begin_mcp && head.status.is_success()).then(|| Overheard::of(route.stats.clone()));
+    let body = ResponseBody::upstream(body, token, &route.edits, route.config.scrub, overheard);
+    Ok(Response::from_parts(head, body))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.

@@ -41,6 +41,8 @@ pub(crate) enum ProxyError {
     ForbiddenByRules,
     /// The route's rules do not let a message to an MCP server through: its method, and what it is for.
     ForbiddenMessage(String),
+    /// The client key is not for a message to an MCP server.
+    KeyLacksMessage(String),
     /// The route looks through what comes back, which it cannot where another protocol is switched to.
     ForbiddenByScrub,
     /// The client key has been used too often.
@@ -98,6 +100,8 @@ pub(crate) enum Check {
     KeyExpired,
     /// Without a client key, nobody is let in here.
     KeyRequired,
+    /// The client key is good, and handed on with requests of processes that have shown none.
+    KeyOfNobody,
     /// The client key is good, but not for this.
     KeyRights,
     /// The client key is somebody else's.
@@ -146,7 +150,7 @@ impl ProxyError {
         match self {
             Self::NothingToDiscover => true,
             Self::TokenRefused { .. } | Self::ScopeRequired { .. } => false,
-            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) => true,
+            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) | Self::KeyLacksMessage(_) => true,
             Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
             Self::ForbiddenByRules | Self::ForbiddenMessage(_) | Self::ForbiddenByScrub => true,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
@@ -161,7 +165,7 @@ impl ProxyError {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::NotAllowed(check) => check.name(),
-            Self::KeyLacksRoute(_) => Check::KeyRights.name(),
+            Self::KeyLacksRoute(_) | Self::KeyLacksMessage(_) => Check::KeyRights.name(),
             _ => self.problem().kind,
         }
     }
@@ -289,6 +293,16 @@ impl ProxyError {
                 title: "The route does not forward this path",
                 proxy_error: "http_request_denied",
                 detail: "Token services are not proxied; the route's setting `refuse` names the paths.".to_owned(),
+            },
+            Self::KeyLacksMessage(what) => Problem {
+                status: StatusCode::FORBIDDEN,
+                kind: "not-allowed",
+                title: Check::KeyRights.title(),
+                proxy_error: "http_request_denied",
+                detail: format!(
+                    "Check: client key. The one presented is valid, but not for {what}; valetd key list shows what it is \
+                     for. valetd refuses it; the MCP server was not asked."
+                ),
             },
             Self::ForbiddenMessage(what) => Problem {
                 status: StatusCode::FORBIDDEN,
@@ -487,6 +501,9 @@ impl ProxyError {
                 document.insert("scope".into(), scope.as_str().into());
                 document.insert("login".into(), self.login().into());
             }
+            Self::KeyLacksMessage(_) => {
+                document.insert("check".into(), Check::KeyRights.name().into());
+            }
             Self::NothingToDiscover | Self::ForbiddenMessage(_) => {}
             Self::ForbiddenByRoute | Self::ForbiddenByRules | Self::ForbiddenByScrub => {}
             Self::MethodNotAllowed | Self::BadRequest(_) | Self::TooManyAtOnce => {}
@@ -506,7 +523,7 @@ impl Check {
             Check::ServiceWorker => "service-worker",
             Check::Key => "key",
             Check::KeyExpired => "key-expired",
-            Check::KeyRequired => "key-required",
+            Check::KeyRequired | Check::KeyOfNobody => "key-required",
             Check::KeyRights => "key-rights",
             Check::KeyUser => "key-user",
             Check::KeyBytes => "key-bytes",
@@ -525,7 +542,7 @@ impl Check {
             Check::ServiceWorker => "Not allowed: a service worker for all routes",
             Check::Key => "Not allowed: no such client key",
             Check::KeyExpired => "Not allowed: the client key has expired",
-            Check::KeyRequired => "Not allowed: a client key is required",
+            Check::KeyRequired | Check::KeyOfNobody => "Not allowed: a client key is required",
             Check::KeyRights => "Not allowed: the client key is not for this",
             Check::KeyUser => "Not allowed: the client key is for another user",
             Check::KeyBytes => "Not allowed: the client key is used up",
@@ -576,6 +593,10 @@ impl Check {
                 "Check: client key. Here nobody is served without one: as X-Valetd-Key, X-Api-Key or Api-Key, as a \
                  Bearer token, as user name or password of Basic, or as the path's first segment. To make \
                  one: valetd key add"
+            }
+            Check::KeyOfNobody => {
+                "Check: client key. This route asks for one since the setting `require_key`, and the command was started \
+                 without: its proxy takes requests of every process of the user. Start the command anew: valetd exec"
             }
             Check::KeyRights => {
                 "Check: client key. The one presented is valid, but not for this route, method or path; valetd key \

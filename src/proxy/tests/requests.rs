@@ -98,7 +98,12 @@ async fn redirects_keep_the_key_that_came_in_the_path_and_the_upstream_never_see
     .await;
     let mut proxy = Running::start(&origin, |_| {}).await;
     let keys = Arc::new(KeyRing::default());
-    let rights = Rights { routes: vec![RouteName::new("lab").unwrap()], methods: Vec::new(), paths: Vec::new() };
+    let rights = Rights {
+        routes: vec![RouteName::new("lab").unwrap()],
+        methods: Vec::new(),
+        paths: Vec::new(),
+        messages: Vec::new(),
+    };
     let new = NewKey {
         name: KeyName::new("agent"),
         rights,
