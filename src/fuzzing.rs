@@ -50,7 +50,7 @@ pub fn token_answer(data: &[u8]) {
     let refresh_token = || Grant::RefreshToken(Secret::new(SENT));
     let (dialect, grant) = match choice % 4 {
         0 => (Dialect::Rfc6749, refresh_token()),
-        1 => (Dialect::Rfc6749, Grant::Password { username: "me".to_owned(), password: Secret::new(SENT) }),
+        1 => (Dialect::Rfc6749, Grant::Password { username: "me".to_owned(), password: Secret::new(SENT), otp: None }),
         2 => (Dialect::CognitoInitiateAuth, refresh_token()),
         _ => (Dialect::CognitoGetTokens, refresh_token()),
     };

@@ -93,6 +93,9 @@ pub(super) struct Arguments {
     /// Read the password from standard input
     #[arg(long, group = "way")]
     password_stdin: bool,
+    /// A one-time password that goes with the password, where the account has password_otp
+    #[arg(long, value_name = "CODE", requires = "password_stdin")]
+    otp: Option<String>,
     /// Read a refresh token from standard input
     #[arg(long, group = "way")]
     refresh_token_stdin: bool,
@@ -152,6 +155,7 @@ impl Arguments {
             code: None,
             username: None,
             password_stdin: false,
+            otp: None,
             refresh_token_stdin: false,
             import: false,
             untried: false,
@@ -364,7 +368,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
             Found::Credential(new) => match password {
                 Some((username, password)) if !arguments.untried => {
                     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-                    let password = Grant::Password { username, password };
+                    let password = Grant::Password { username, password, otp: None };
                     let redeemed = block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?;
                     redeemed.map(Obtained::from).map_err(failed)
                 }
@@ -376,7 +380,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
             }
             Found::Password { username, password } => {
                 let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-                let grant = Grant::Password { username, password };
+                let grant = Grant::Password { username, password, otp: None };
                 block_on(exchange::redeem(account, &endpoint, grant))?.map(Obtained::from).map_err(failed)
             }
         };
@@ -419,6 +423,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         code,
         username,
         password_stdin,
+        otp,
         refresh_token_stdin: _,
         import: _,
         untried: _,
@@ -457,7 +462,15 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
             Some(username) => username.clone(),
             None => password::ask_username(account).map_err(failure_of)?,
         };
-        return Ok(Some((Grant::Password { username, password }, None)));
+        let otp = match (otp, &account.sign_in.password_otp) {
+            (Some(code), Some(name)) => Some((name.clone(), Secret::new(code.as_str()))),
+            (Some(_), None) => {
+                let failure = Failure::say("the account has no password_otp, which would say how --otp is sent");
+                return Err(failure.with_remedy("say password_otp = \"totp\" (Keycloak's), or leave out --otp"));
+            }
+            (None, _) => None,
+        };
+        return Ok(Some((Grant::Password { username, password, otp }, None)));
     }
     Ok(None)
 }

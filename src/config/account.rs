@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authorization_server::AuthorizationServer;
-use super::dialect::TokenRequestSettings;
+use super::dialect::{CLIENT_AUTHS, TokenRequestSettings};
 use super::exec::ExecSettings;
 use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
@@ -61,6 +61,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "login_page",
     "redirect_uri",
     "keep_password",
+    "password_otp",
     "import",
     "extra_ca",
     "proxy",
@@ -77,13 +78,6 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
     ("static", (GrantType::Issued, Dialect::Rfc6749)),
     ("cognito_initiate_auth", (GrantType::RefreshToken, Dialect::CognitoInitiateAuth)),
     ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
-];
-
-pub(super) const CLIENT_AUTHS: &[(&str, ClientAuth)] = &[
-    ("none", ClientAuth::None),
-    ("post", ClientAuth::Post),
-    ("basic", ClientAuth::Basic),
-    ("basic_raw", ClientAuth::BasicRaw),
 ];
 
 /// One identity at one authorization server.

@@ -157,7 +157,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         let endpoint = TokenEndpoint::new(HttpClient::from_environment());
         let code = Secret::new(servers.gdh.mint_code());
         let password = Secret::new(stand_in::PASSWORD);
-        let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password };
+        let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password, otp: None };
         let account = |name: &str| &config.accounts[&AccountId::new(name).expect("a name")];
         for (name, grant) in [("gdh", paste::grant(account("gdh"), code, None)), ("gbdx", login)] {
             if arguments.keep.is_some() {
