@@ -2,63 +2,14 @@
 oidc-provider), with all that valetd is told of it being its issuer. The browser comes back to valetd's own page; or a code
 is entered on "another device"; or the person says no."""
 
-import fcntl
 import json
-import os
-import pty
 import re
 import subprocess
-import termios
-import threading
 
-from harness import HERE, VALETD, Valetd, check, environment, eventually, need, need_node, run, same, spawn
+from harness import HERE, Valetd, check, environment, need, need_node, run, same, spawn
+from terminal import Terminal
 
 SCOPES = 'scopes = ["openid", "email", "offline_access"]\n'
-
-
-class Terminal:
-    """`valetd login` at a terminal of its own."""
-
-    last = None
-
-    def __init__(self, valetd, *words):
-        if Terminal.last:
-            Terminal.last.child.kill()  # of a check that has failed: it would still hold its account
-        Terminal.last = self
-        master, slave = pty.openpty()
-
-        def begin():
-            os.setsid()
-            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-
-        self.child = subprocess.Popen([VALETD, "login", *words], stdin=slave, stdout=slave, stderr=slave,
-                                      preexec_fn=begin, env=valetd.environment(TERM="xterm"))
-        os.close(slave)
-        self.master, self.shown = master, ""
-        threading.Thread(target=self.read, daemon=True).start()
-
-    def read(self):
-        while True:
-            try:
-                part = os.read(self.master, 4096)
-            except OSError:
-                return
-            if not part:
-                return
-            self.shown += part.decode(errors="replace")
-
-    def until(self, pattern):
-        return eventually(f"the terminal shows {pattern}", lambda: re.search(pattern, self.shown))
-
-    def type(self, text):
-        os.write(self.master, text.encode() + b"\r")
-
-    def end(self):
-        try:
-            status = self.child.wait(30)
-        finally:
-            self.child.kill()
-        return status, self.shown
 
 
 def main():
