@@ -24,7 +24,8 @@ events:
   curl -N --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/events
 
 Members of an event in JSON: id (grows), at, event, and where they apply
-account, route, detail, usable_until, next_action, problems. No secret is in any.",
+account, route, detail, usable_until, next_action, problems. No secret is in
+any.",
     after_help = "\
 Examples:
   valetd events
