@@ -1,6 +1,7 @@
 //! What others see of the accounts, and what they may ask of the renewer. Nothing here ever hands out a secret.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -50,6 +51,9 @@ pub(crate) struct Stored {
     pub subject: Option<String>,
     /// When the sign-in ends, if it was given an end.
     pub ends_at: Option<Timestamp>,
+    /// Whether its refresh token is one that its server replaces at each renewal, as far as is known: such a one may end
+    /// when it is not renewed.
+    pub rotates: bool,
 }
 
 /// A failed renewal, in words and codes that give nothing away.
@@ -112,18 +116,24 @@ pub(crate) enum AccountRequest {
     /// The store may be readable now: read what could not be read. Answered when that is done.
     LookAgain(oneshot::Sender<Result<(), String>>),
     /// Hand out no token from here on. Answered when none leaves any more.
-    Lock(oneshot::Sender<Result<(), String>>),
-    /// Hand out tokens again.
-    Unlock(oneshot::Sender<Result<(), String>>),
+    Lock(LockOrder, oneshot::Sender<Result<(), String>>),
+    /// Hand out tokens again, unless a lock was ordered after the order that is given: that one stands.
+    Unlock(LockOrder, oneshot::Sender<Result<(), String>>),
     /// Forget what was read from the store, for this reason, until it is read again. Answered when that is done, or why not.
     Forget(String, oneshot::Sender<Result<(), String>>),
 }
+
+/// Orders to lock, numbered in the order that they came in. What takes its time to unlock must not undo a later one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct LockOrder(pub(crate) u64);
 
 /// The handle to the renewer that the control socket and the daemon hold. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Accounts {
     requests: mpsc::Sender<AccountRequest>,
     views: watch::Receiver<Arc<Vec<AccountView>>>,
+    /// How many orders to lock there have been.
+    lock_orders: Arc<AtomicU64>,
 }
 
 /// Why a request was not carried out.
@@ -155,7 +165,7 @@ pub(crate) enum RequestError {
 impl Accounts {
     /// Joins the two ends; the renewer keeps the others.
     pub(crate) fn new(requests: mpsc::Sender<AccountRequest>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
-        Self { requests, views }
+        Self { requests, views, lock_orders: Arc::default() }
     }
 
     /// All accounts as they stand, in the order of their names. Never waits.
@@ -198,12 +208,18 @@ impl Accounts {
 
     /// Hands out no token from here on; renewals go on.
     pub(crate) async fn lock(&self) -> Result<(), RequestError> {
-        self.ask(AccountRequest::Lock).await
+        let order = LockOrder(self.lock_orders.fetch_add(1, Ordering::AcqRel) + 1);
+        self.ask(|reply| AccountRequest::Lock(order, reply)).await
     }
 
-    /// Hands out tokens again.
-    pub(crate) async fn unlock(&self) -> Result<(), RequestError> {
-        self.ask(AccountRequest::Unlock).await
+    /// The latest order to lock: to be noted by who begins to unlock.
+    pub(crate) fn latest_lock(&self) -> LockOrder {
+        LockOrder(self.lock_orders.load(Ordering::Acquire))
+    }
+
+    /// Hands out tokens again, unless a lock was ordered after this one.
+    pub(crate) async fn unlock(&self, noted: LockOrder) -> Result<(), RequestError> {
+        self.ask(|reply| AccountRequest::Unlock(noted, reply)).await
     }
 
     /// Forgets what was read from the store, for this reason, until it is read again.

@@ -158,7 +158,9 @@ impl Withholding {
             Self::OtherMachine => {
                 format!("{invocation} login {account} (or adopt {account}, if no other machine uses it any more)")
             }
-            Self::KeyGone => format!("{invocation} unlock --recovery (or seal on, and then login {account})"),
+            Self::KeyGone => {
+                format!("{invocation} unlock --recovery (or seal on --new-key, and then login {account})")
+            }
         }
     }
 }

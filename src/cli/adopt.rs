@@ -3,12 +3,15 @@
 use super::arguments::parse_account;
 use super::configuration::{account_of, load_config, places};
 use super::failure::{Exit, Failure};
+use super::opening::{ask_passphrase, of_store, open_unlocked, takes_passphrase};
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
+use super::seal::secret_on_stdin;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
-use crate::store::{Adoption, open_store};
+use crate::secret::Secret;
+use crate::store::Adoption;
 
 /// Use a credential here that was last used on another machine
 #[derive(clap::Args, Debug)]
@@ -34,10 +37,18 @@ pub(super) struct Arguments {
     /// one of them at a time, or the sign-in is at risk
     #[arg(long)]
     any: bool,
+    /// Read the passphrase of a sealed store from standard input instead of
+    /// asking for it, where no daemon runs
+    #[arg(long)]
+    passphrase_stdin: bool,
+}
+
+fn passphrase(from_stdin: bool) -> Result<Secret, Failure> {
+    if from_stdin { secret_on_stdin() } else { ask_passphrase() }
 }
 
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { account: id, any } = arguments;
+    let Arguments { account: id, any, passphrase_stdin } = arguments;
     let doing = format!("adopting {id}");
     let places = places(options)?;
     let adoption = if any { Adoption::ByAnyMachine } else { Adoption::ByThisMachine };
@@ -49,9 +60,10 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
             })?;
             account_of(&loaded.config, &id)?;
-            let store = open_store(&places, &loaded.config).map_err(Failure::new)?;
-            let is_there =
-                store.adopt(&id, adoption).map_err(|error| Failure::new(error).while_doing(doing.clone()))?;
+            let failed = |failure: Failure| failure.while_doing(doing.clone());
+            let passphrase = takes_passphrase(&places).then(|| passphrase(passphrase_stdin)).transpose();
+            let store = open_unlocked(&places, &loaded.config, passphrase.map_err(failed)?).map_err(failed)?;
+            let is_there = store.adopt(&id, adoption).map_err(|error| failed(of_store(error)))?;
             if !is_there {
                 return Err(Failure::say("nobody has signed in")
                     .with_remedy(format!("valetd login {id}"))

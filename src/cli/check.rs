@@ -8,9 +8,10 @@ use super::options::Options;
 use super::output::print;
 use super::service::sockets;
 use super::text::printable;
+use crate::config::SealSetting;
 use crate::config_files::unusable_authorities;
 use crate::daemon::other_than_listed;
-use crate::store;
+use crate::store::{self, SealState};
 
 /// Check the configuration file and print every problem in it
 #[derive(clap::Args, Debug)]
@@ -92,12 +93,21 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     // a service has the usual places
     let served = if options.invocation() == "valetd" { sockets() } else { None };
     let differs = served.and_then(|sockets| other_than_listed(&config.listen, &sockets));
-    let source = store::sealed_by(&places.state_dir);
-    let unsealed =
-        config.store.seal.differs_from(source.as_deref()).map(|(says, command)| format!("{says}; {command}"));
+    let unsealed = unsealed(&config.store.seal, store::seal_in(&places.state_dir));
     let warnings = warnings.into_iter().chain(differs).chain(unsealed).collect();
     let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
     Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
+}
+
+/// What is to be said of how credentials are kept, if something is.
+fn unsealed(setting: &SealSetting, SealState { sealed, locked }: SealState) -> Option<String> {
+    match (sealed, locked) {
+        (None, Some(why)) => Some(format!("how credentials are sealed cannot be read: {why}")),
+        (sealed, _) => {
+            let source = sealed.map(|sealed| sealed.source);
+            setting.differs_from(source.as_deref()).map(|(says, command)| format!("{says}; {command}"))
+        }
+    }
 }
 
 fn count(number: usize, thing: &str) -> String {

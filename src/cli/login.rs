@@ -12,6 +12,7 @@ use super::configuration::{
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
+use super::opening::{ask_passphrase, of_store, takes_passphrase, unlocked};
 use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
@@ -34,7 +35,7 @@ use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::{StoreError, Trial, Turn, open_store};
+use crate::store::{StoreError, Trial, Turn, open_store_with};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -221,9 +222,13 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
     }
     // before somebody signs in for nothing
+    let mut passphrase = None;
     match block_on(async { Client::connect(&places.socket).await?.status().await })? {
         Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
-        Err(ClientError::NotRunning(_)) => could_be_saved(&places, &config)?,
+        Err(ClientError::NotRunning(_)) => {
+            passphrase = takes_passphrase(&places).then(ask_passphrase).transpose()?;
+            could_be_saved(&places, &config, passphrase.clone())?;
+        }
         Ok(status) => {
             if let Some(why) = status.daemon.store.locked {
                 let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
@@ -249,9 +254,11 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
     tell_missing_scopes(account, &new);
     found.keep(&places)?;
-    let delivered = deliver(options, &places, &config, account, new, turn, is_new || found.is_news());
+    let (places, config) = (&places, &config);
+    let delivered =
+        deliver(options, (places, config), account, new, turn, is_new || found.is_news(), passphrase.as_ref());
     if delivered.is_err() {
-        found.take_back(&places);
+        found.take_back(places);
     }
     delivered
 }
@@ -268,15 +275,15 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 }
 
 /// Whether there is a place for the credential, where no daemon has one.
-fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
+fn could_be_saved(places: &Paths, config: &Config, passphrase: Option<Secret>) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened =
-        when_free(STORE_PATIENCE, || Ok(open_store(places, config).map(drop)))?.map_err(|error| error.to_string());
+    let opened = when_free(STORE_PATIENCE, || Ok(open_store_with(places, config, passphrase.clone())))?;
+    let opened = opened.map_err(of_store).and_then(unlocked);
     let opened = opened.and_then(|_| match is_read_only(folder) {
-        true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
+        true => Err(Failure::say(format!("nothing can be written to {}{READ_ONLY}", folder.display()))),
         false => Ok(()),
     });
-    opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
+    opened.map_err(|failure| failure.while_doing("looking where the credential is to be saved"))
 }
 
 /// A failed sign-in in words. A registered client that the server does not know any more is no use: another one is registered
@@ -507,21 +514,21 @@ fn failure_of(error: SignInError) -> Failure {
 /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
 fn deliver(
     options: &Options,
-    places: &Paths,
-    config: &Config,
+    (places, config): (&Paths, &Config),
     account: &Account,
     new: NewCredential,
     turn: Option<Turn>,
     must_reload: bool,
+    passphrase: Option<&Secret>,
 ) -> Result<Exit, Failure> {
     let is_meant = new.switches_user;
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
+    let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
     let delivered = when_free(STORE_PATIENCE_AT_THE_END, || match block_on(hand_in(places, id, &new, must_reload))? {
         Err(error @ ClientError::NotRunning(_)) => {
-            Ok(open_store(places, config).map(|store| (Err(error), Some(store))))
+            Ok(open_store_with(places, config, passphrase.cloned()).map(|store| (Err(error), Some(store))))
         }
         handed_in => Ok(Ok((handed_in, None))),
     })?;

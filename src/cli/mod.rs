@@ -19,6 +19,7 @@ mod discovered;
 mod failure;
 mod lending;
 mod manager;
+mod opening;
 mod options;
 mod output;
 mod runtime;

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
+use super::opening::{WAYS, ask_passphrase, of_store, takes_passphrase};
 use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
@@ -20,7 +21,7 @@ use crate::platform::paths::Paths;
 use crate::secret::Secret;
 use crate::sign_in::handed_in;
 use crate::sign_in::terminal::{Terminal, Unasked};
-use crate::store::{SealChange, SealError, open_store};
+use crate::store::{SealChange, SealError, open_store_with, seal_in};
 
 /// Encrypt credentials on the disk, and say how they are
 #[derive(Args, Debug)]
@@ -44,6 +45,7 @@ Back to a valetd that knows of no seals: valetd seal off, first.",
 Examples:
   valetd seal
   valetd seal on && valetd seal recovery
+  valetd seal on --new-key        where the key is lost for good
   valetd seal --json | jq -r .source
 
 Exit codes: 0 done, 1 not done, 5 the store is locked."
@@ -54,7 +56,8 @@ pub(super) struct Arguments {
     /// As JSON, as the control socket has it
     #[arg(long, global = true)]
     json: bool,
-    /// Read a new passphrase from standard input instead of asking for it
+    /// Read the passphrase from standard input instead of asking for it: a new
+    /// one; where no daemon runs, the one in force in a line before that
     #[arg(long, global = true)]
     passphrase_stdin: bool,
 }
@@ -65,8 +68,19 @@ enum Verb {
     #[command(after_help = "Example:\n  valetd seal status --json")]
     Status,
     /// Seal them, with a key from where `store.seal` says
-    #[command(after_help = "Example:\n  valetd seal on")]
-    On,
+    #[command(after_help = "\
+Examples:
+  valetd seal on
+  valetd seal on --new-key
+
+What is sealed under a key that is lost is left as it is, and the wrapped key,
+too: if it comes back after all, 'valetd unlock' opens it. Until then such an
+account needs a new sign-in.")]
+    On {
+        /// Begin with another key where the one in force is lost
+        #[arg(long)]
+        new_key: bool,
+    },
     /// Bring them into the clear again
     #[command(after_help = "Example:\n  valetd seal off")]
     Off,
@@ -78,7 +92,8 @@ enum Verb {
 Example:
   valetd seal recovery
 
-Standard output has the code alone. One that was made before is void.")]
+Standard output has the code alone. Those that were made before are void as soon
+as it is written there.")]
     Recovery,
 }
 
@@ -86,52 +101,106 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let Arguments { verb, json, passphrase_stdin } = arguments;
     let (change, doing) = match verb {
         None | Some(Verb::Status) => return status(options, json),
-        Some(Verb::On) => (SealChange::On, "sealing credentials"),
+        Some(Verb::On { new_key: false }) => (SealChange::On, "sealing credentials"),
+        Some(Verb::On { new_key: true }) => (SealChange::OnAnew, "sealing credentials with another key"),
         Some(Verb::Off) => (SealChange::Off, "unsealing credentials"),
         Some(Verb::Rotate) => (SealChange::Rotate, "changing the key"),
         Some(Verb::Recovery) => (SealChange::Recovery, "making a recovery code"),
     };
     let places = places(options)?;
-    let setting = config_or_empty(&places).store.seal;
-    let passphrase = match change {
-        SealChange::On | SealChange::Rotate if setting == SealSetting::Passphrase => {
-            Some(new_passphrase(passphrase_stdin).map_err(|failure| failure.while_doing(doing))?)
-        }
-        SealChange::On | SealChange::Rotate | SealChange::Off | SealChange::Recovery => None,
+    let needs = Needs {
+        // who has lost it cannot say it
+        present: takes_passphrase(&places) && change != SealChange::OnAnew && !daemon_runs(&places)?,
+        new: makes_key(change) && config_or_empty(&places).store.seal == SealSetting::Passphrase,
     };
-    let typed = passphrase.as_ref();
-    let asked = block_on(async { Client::connect(&places.socket).await?.change_seal(change, typed).await })?;
-    let answer = match asked {
-        Ok(answer) => answer,
-        Err(ClientError::NotRunning(_)) => {
-            change_here(&places, change, passphrase).map_err(|failure| failure.while_doing(doing))?
+    let passphrases = Passphrases::take(needs, passphrase_stdin).map_err(|failure| failure.while_doing(doing))?;
+    let perform = |change| -> Result<SealAnswer, Failure> {
+        let new = passphrases.new.as_ref();
+        match block_on(async { Client::connect(&places.socket).await?.change_seal(change, new).await })? {
+            Ok(answer) => Ok(answer),
+            Err(ClientError::NotRunning(_)) => {
+                change_here(&places, change, &passphrases).map_err(|failure| failure.while_doing(doing))
+            }
+            Err(error) => Err(Failure::of_call(error, options).while_doing(doing)),
         }
-        Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
     };
-    show(&answer, json)
+    let answer = perform(change)?;
+    let exit = show(&answer, json)?;
+    if change == SealChange::Recovery {
+        // not before the new one stands where its owner wants it
+        perform(SealChange::RecoverySeen)?;
+    }
+    Ok(exit)
+}
+
+fn daemon_runs(places: &Paths) -> Result<bool, Failure> {
+    let connected = block_on(async { Client::connect(&places.socket).await.map(|_| ()) })?;
+    Ok(!matches!(connected, Err(ClientError::NotRunning(_))))
+}
+
+fn makes_key(change: SealChange) -> bool {
+    match change {
+        SealChange::On | SealChange::OnAnew | SealChange::Rotate => true,
+        SealChange::Off | SealChange::Recovery | SealChange::RecoverySeen => false,
+    }
+}
+
+/// Which passphrases a change takes.
+#[derive(Clone, Copy)]
+struct Needs {
+    present: bool,
+    new: bool,
+}
+
+/// What a person has said before anything is opened.
+struct Passphrases {
+    present: Option<Secret>,
+    new: Option<Secret>,
+}
+
+impl Passphrases {
+    fn take(needs: Needs, from_stdin: bool) -> Result<Self, Failure> {
+        if !from_stdin {
+            let present = needs.present.then(ask_passphrase).transpose()?;
+            let new = needs.new.then(new_passphrase).transpose()?;
+            return Ok(Self { present, new });
+        }
+        let said = if needs.present || needs.new { Some(secret_on_stdin()?) } else { None };
+        let Some(said) = said else { return Ok(Self { present: None, new: None }) };
+        Ok(match (needs.present, needs.new) {
+            (true, true) => {
+                let (present, new) = said.expose().split_once('\n').ok_or_else(|| {
+                    let words =
+                        "standard input has one passphrase, and it takes two: the one in force, then the new one";
+                    Failure::say(words).with_remedy("each in a line of its own").with_exit(Exit::Usage)
+                })?;
+                Self { present: Some(Secret::new(present)), new: Some(Secret::new(new)) }
+            }
+            (true, false) => Self { present: Some(said), new: None },
+            (false, _) => Self { present: None, new: Some(said) },
+        })
+    }
 }
 
 /// Changes the seal while no daemon runs.
-fn change_here(places: &Paths, change: SealChange, passphrase: Option<Secret>) -> Result<SealAnswer, Failure> {
+fn change_here(places: &Paths, change: SealChange, passphrases: &Passphrases) -> Result<SealAnswer, Failure> {
     let loaded = load_config(places)
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
-    let store = open_store(places, &loaded.config).map_err(Failure::new)?;
-    let sources = KeySources::new(&loaded.config.store, &places.state_dir).with_passphrase(passphrase);
+    let store = open_store_with(places, &loaded.config, passphrases.present.clone()).map_err(of_store)?;
+    let sources = KeySources::new(&loaded.config.store, &places.state_dir);
+    let sources = sources.with_passphrase(passphrases.new.clone());
     let changed = store.change_seal(change, &sources, unix_seconds()).map_err(failure_of)?;
-    let lay_in_the_clear = changed.lay_in_the_clear;
+    let exposed: Vec<String> = changed.lay_in_the_clear.iter().map(ToString::to_string).collect();
     let mut answer = SealAnswer::new(changed);
-    if lay_in_the_clear {
-        let words = "what lay in the clear still works until each account is renewed: valetd renews when it starts";
-        answer.said.push(words.to_owned());
+    if !exposed.is_empty() {
+        let exposed = exposed.join(", ");
+        answer.said.push(format!("what lay in the clear works until it is renewed, when valetd starts: {exposed}"));
     }
     Ok(answer)
 }
 
 /// A passphrase that a person makes up: typed twice, as nobody sees it.
-fn new_passphrase(from_stdin: bool) -> Result<Secret, Failure> {
-    if from_stdin {
-        return secret_on_stdin();
-    }
+fn new_passphrase() -> Result<Secret, Failure> {
     let ask = || -> Result<(Secret, Secret), Unasked> {
         let mut terminal = Terminal::open()?;
         Ok((terminal.ask_hidden("New passphrase: ")?, terminal.ask_hidden("Once more: ")?))
@@ -156,8 +225,10 @@ pub(super) fn secret_on_stdin() -> Result<Secret, Failure> {
 pub(super) fn failure_of(error: SealError) -> Failure {
     match error {
         SealError::NoSource(why) => Failure::say("there is no key to seal with").with_problems(why),
-        error @ SealError::Locked(_) => Failure::new(error).with_remedy("valetd unlock").with_exit(Exit::Locked),
-        error @ (SealError::NotSealed | SealError::NoRandomness | SealError::Store(_)) => Failure::new(error),
+        error @ SealError::Locked(_) => Failure::new(error).with_remedy(WAYS).with_exit(Exit::Locked),
+        error @ SealError::Ring(_) => Failure::new(error).with_exit(Exit::Locked),
+        SealError::Store(error) => of_store(error),
+        error @ (SealError::NotSealed | SealError::NoRandomness) => Failure::new(error),
     }
 }
 
@@ -186,11 +257,8 @@ fn status(options: &Options, json: bool) -> Result<Exit, Failure> {
     let asked = block_on(async { Client::connect(&places.socket).await?.status().await })?;
     let report = match asked {
         Ok(report) => report.daemon.store,
-        Err(ClientError::NotRunning(_)) => {
-            let store = open_store(&places, &config_or_empty(&places))
-                .map_err(|error| Failure::new(error).while_doing(doing))?;
-            StoreReport::new(&store.seal_state())
-        }
+        // without the folder's lock, and without its key, which may take a person
+        Err(ClientError::NotRunning(_)) => StoreReport::new(&seal_in(&places.state_dir)),
         Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
     };
     if json {
@@ -206,6 +274,9 @@ fn lines(report: &StoreReport, now: u64) -> Vec<String> {
     let StoreReport { sealed, source, key_id, since, because, recovery, locked } = report;
     let mut lines = Vec::new();
     match (sealed, since) {
+        (false, _) if locked.is_some() => {
+            lines.push("How credentials are sealed cannot be read, and nothing takes its place.".to_owned());
+        }
         (false, _) => {
             lines.push("Credentials are in the clear on the disk (0600). To seal them: valetd seal on".to_owned())
         }
@@ -245,6 +316,13 @@ mod tests {
         let locked = StoreReport { locked: Some("file: no stick".to_owned()), recovery: true, ..sealed.clone() };
         let first = "Credentials are sealed; the key 0123456789abcdef was made, 2 h ago, and is kept by: file";
         let rows = [
+            (
+                StoreReport { locked: Some("seal.keys.json is a symbolic link".to_owned()), ..clear.clone() },
+                vec![
+                    "How credentials are sealed cannot be read, and nothing takes its place.",
+                    "The store is locked: seal.keys.json is a symbolic link. To try again: valetd unlock",
+                ],
+            ),
             (clear, vec!["Credentials are in the clear on the disk (0600). To seal them: valetd seal on"]),
             (
                 sealed,

@@ -2,6 +2,7 @@
 
 use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
+use super::opening::{locked, of_store};
 use super::options::Options;
 use super::output::remark;
 use super::runtime::block_on;
@@ -11,7 +12,7 @@ use crate::control::seal_verbs::SealAnswer;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::paths::Paths;
 use crate::sign_in::terminal::Terminal;
-use crate::store::{Left, SealError, open_store};
+use crate::store::{Left, SealError, SealState, open_store, seal_in};
 
 /// Open a sealed store whose key was away, and undo a lock
 #[derive(clap::Args, Debug)]
@@ -89,11 +90,16 @@ fn said(arguments: &Arguments, source: Option<&str>, sources: &KeySources) -> Re
 fn unlock_here(places: &Paths, arguments: &Arguments) -> Result<SealAnswer, Failure> {
     let loaded = load_config(places)
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
-    let store = open_store(places, &loaded.config).map_err(Failure::new)?;
-    let Some(sealed) = store.seal_state().sealed else { return Err(failure_of(SealError::NotSealed)) };
+    let SealState { sealed, locked: why } = seal_in(&places.state_dir);
+    let Some(sealed) = sealed else {
+        return Err(why.map_or_else(|| failure_of(SealError::NotSealed), |why| locked(&why)));
+    };
+    // before the folder is taken: a person may take a while
     let sources = KeySources::new(&loaded.config.store, &places.state_dir);
+    let said = said(arguments, Some(&sealed.source), &sources)?;
+    let store = open_store(places, &loaded.config).map_err(of_store)?;
     let done = |said, left| SealAnswer { said, left, recovery_code: None };
-    let passphrase = match said(arguments, Some(&sealed.source), &sources)? {
+    let passphrase = match said {
         Said::RecoveryCode(code) => {
             return store.recover(&code, &sources).map(|said| done(said, Vec::new())).map_err(failure_of);
         }

@@ -1,5 +1,6 @@
 //! The verbs of the store's seal: to change it, and to open a store whose key was away.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -9,12 +10,12 @@ use tracing::{info, warn};
 use super::answer::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::state::ControlState;
-use crate::accounts::{AccountView, Withholding};
+use crate::accounts::{AccountView, RequestError, Withholding};
 use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
 use crate::secret::Secret;
-use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, Store};
+use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, Store, StoreError};
 
 /// What `POST /v1/seal` takes.
 #[derive(Debug, Deserialize)]
@@ -60,13 +61,11 @@ pub(super) async fn change(state: &ControlState, body: &[u8]) -> Result<Answer, 
     let SealOrder { change, passphrase } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
     info!(?change, "a change of the store's seal was asked for over the control socket");
+    refuse_behind_the_wall(state)?;
     let changed =
         work(state, passphrase, move |store, sources| store.change_seal(change, sources, unix_seconds())).await?;
-    let mut said = Vec::new();
-    if changed.lay_in_the_clear {
-        said.push(spend_what_lay_in_the_clear(state).await);
-    }
     state.accounts.look_again().await;
+    let said = spend(state, changed.lay_in_the_clear.clone()).await;
     let mut answer = SealAnswer::new(changed);
     answer.said.extend(said);
     Ok(json(StatusCode::OK, &answer))
@@ -81,7 +80,12 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
     };
     info!("the store was to be opened over the control socket");
     let UnlockOrder { recovery_code, passphrase } = order;
-    let is_locked = state.accounts.views().iter().any(is_locked);
+    if recovery_code.is_some() && passphrase.is_some() {
+        // a passphrase beside the code would take the place of the owner's
+        return Err(bad_request("it has a recovery code and a passphrase").with_remedy("send the one that is known"));
+    }
+    let noted = (state.accounts.latest_lock(), state.store.latest_hold());
+    let is_locked = is_locked(state);
     let opened = work(state, passphrase, move |store, sources| match recovery_code {
         Some(code) => Ok((store.recover(&code, sources)?, Vec::new())),
         // what a person has locked with a passphrase at hand, only that passphrase unlocks
@@ -93,10 +97,23 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
             Ok((vec!["the store is open".to_owned()], left))
         }
     });
-    let (mut said, left) = opened.await?;
-    state.store.let_go();
+    let lost = format!(
+        "where its key is lost for good: {0} unlock --recovery, or {0} seal on --new-key and then login",
+        state.facts.borrow().invocation
+    );
+    let (mut said, left) = opened.await.map_err(|problem| match problem.is(kind::STORE_LOCKED) {
+        true => problem.with_remedy(lost),
+        false => problem,
+    })?;
+    state.store.let_go(noted.1);
     state.accounts.look_again().await;
-    state.accounts.unlock().await.map_err(|_| stopping())?;
+    state.accounts.unlock(noted.0).await.map_err(|error| match error {
+        RequestError::Refused(why) => store_locked(state, why),
+        _ => stopping(),
+    })?;
+    if state.store.is_held() {
+        return Err(store_locked(state, "somebody has locked it meanwhile"));
+    }
     said.push("tokens are handed out".to_owned());
     Ok(json(StatusCode::OK, &SealAnswer { said, left, recovery_code: None }))
 }
@@ -113,7 +130,8 @@ pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8])
     let example = r#"{"adoption": "by-this-machine"}, or "by-any-machine""#;
     let AdoptOrder { adoption } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
-    info!(%account, ?adoption, "a credential of another machine was adopted over the control socket");
+    info!(%account, ?adoption, "a credential of another machine was to be adopted over the control socket");
+    refuse_behind_the_wall(state)?;
     let invocation = state.facts.borrow().invocation.clone();
     let login = format!("{invocation} login {account}");
     let adopted = work(state, None, move |store, _| Ok(store.adopt(&account, adoption)?)).await?;
@@ -125,8 +143,23 @@ pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8])
     Ok(json(StatusCode::OK, &Done { message: "used here from now on".to_owned() }))
 }
 
-fn is_locked(view: &AccountView) -> bool {
-    view.withheld.as_ref().is_some_and(|withheld| withheld.cause == Withholding::Locked)
+fn is_locked(state: &ControlState) -> bool {
+    let is_locked = |view: &AccountView| matches!(&view.withheld, Some(held) if held.cause == Withholding::Locked);
+    state.accounts.views().iter().any(is_locked)
+}
+
+/// What a passphrase has to undo is changed by nobody who has not said it: a seal that is taken off, another passphrase or
+/// a recovery code would be ways around it.
+fn refuse_behind_the_wall(state: &ControlState) -> Result<(), Problem> {
+    match is_locked(state) && is_behind_a_passphrase(&state.store) {
+        true => Err(store_locked(state, "somebody has locked it, and it takes the passphrase to change anything")),
+        false => Ok(()),
+    }
+}
+
+fn store_locked(state: &ControlState, why: impl Into<String>) -> Problem {
+    let problem = Problem::new(503, kind::STORE_LOCKED, "the store is locked", why);
+    problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation))
 }
 
 fn is_behind_a_passphrase(store: &Store) -> bool {
@@ -162,9 +195,18 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
     }
     state.accounts.lock().await.map_err(|_| stopping())?;
     let mut said = vec!["locked: no token leaves, and what was open has ended".to_owned()];
+    let views = state.accounts.views();
+    let rotates = |view: &&AccountView| view.stored.as_ref().is_some_and(|stored| stored.rotates);
+    let at_risk: Vec<&str> = views.iter().filter(rotates).map(|view| view.id.as_str()).collect();
     if all {
         forget(state, "somebody has locked it").await.map_err(refused)?;
         said.push("the key and the refresh tokens are forgotten: nothing is renewed until valetd unlock".to_owned());
+        if !at_risk.is_empty() {
+            let at_risk = at_risk.join(", ");
+            said.push(format!(
+                "their servers replace refresh tokens, which may end if they are not renewed: {at_risk}"
+            ));
+        }
     } else {
         said.push("renewals go on".to_owned());
     }
@@ -196,17 +238,31 @@ pub(crate) async fn lock_by_itself(state: &ControlState, all: bool) -> Result<()
 }
 
 /// Forgets the key and the refresh tokens, for this reason.
+///
+/// # Errors
+///
+/// Why not, in a sentence: a renewal that does not end, or somebody who has unlocked it meanwhile.
 async fn forget(state: &ControlState, why: &str) -> Result<(), String> {
+    const UNLOCKED: &str = "somebody has unlocked it meanwhile";
+    // from here on, what was asked for before brings no key and no refresh token back
+    let number = state.store.hold();
     let deadline = tokio::time::Instant::now() + FORGETTING;
     // a refresh token that is on its way is saved first
     while let Err(error) = state.accounts.forget(why).await {
+        if !state.store.is_held() {
+            return Err(UNLOCKED.to_owned());
+        }
         if tokio::time::Instant::now() > deadline {
+            state.store.let_go(number);
             return Err(format!("no token leaves, but the key is still here: {error}"));
         }
         tokio::time::sleep(GLANCE).await;
     }
-    state.store.forget_keys(why);
-    Ok(())
+    if state.store.forget_keys(why) {
+        return Ok(());
+    }
+    state.accounts.look_again().await; // by who has unlocked it, before it was forgotten
+    Err(UNLOCKED.to_owned())
 }
 
 /// What takes its time, for sources and the disk, while others are answered.
@@ -226,27 +282,132 @@ async fn work<T: Send + 'static>(
             warn!(%error, "the store's seal is as it was");
             let words = error.to_string();
             Err(match error {
-                SealError::Locked(_) => Problem::new(503, kind::STORE_LOCKED, "the store is locked", words)
-                    .with_remedy(format!("{} unlock", state.facts.borrow().invocation)),
-                SealError::NoSource(_) | SealError::NotSealed | SealError::NoRandomness | SealError::Store(_) => {
-                    refused(words)
-                }
+                SealError::Locked(_) => store_locked(state, words),
+                SealError::Ring(_) => store_locked(state, words),
+                SealError::NoSource(_) | SealError::NotSealed | SealError::NoRandomness => refused(words),
+                SealError::Store(StoreError::Locked { .. }) => store_locked(state, words),
+                SealError::Store(_) => refused(words),
             })
         }
     }
 }
 
-/// A refresh token that lay on the disk in the clear may still be found there, or in a backup: where the server gives a new
-/// one for each renewal, the old one is worth nothing then. Returns what to say of it.
-async fn spend_what_lay_in_the_clear(state: &ControlState) -> String {
-    let views = state.accounts.views();
-    let stored = views.iter().filter(|view| view.stored.is_some()).map(|view| view.id.clone());
-    for id in stored.collect::<Vec<_>>() {
-        if let Err(error) = state.accounts.refresh(id.clone()).await {
-            warn!(account = %id, %error, "not renewed after the store was sealed");
+/// How long renewals are waited for after a store was sealed: that of an ordinary authorization server.
+const SPENDING: Duration = Duration::from_secs(10);
+
+/// What has become of a refresh token that lay in the clear.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Spending {
+    /// It is worth nothing any more.
+    Spent,
+    /// The server was asked, and left it as it is.
+    Kept,
+    /// It was not renewed; why.
+    Failed(String),
+    /// Nobody knows yet.
+    Pending,
+}
+
+impl Spending {
+    /// By how the account stood before it was asked to renew, and how it stands now. Pure.
+    fn of(is_exposed: bool, before: Option<&AccountView>, now: Option<&AccountView>) -> Self {
+        if !is_exposed {
+            return Self::Spent;
+        }
+        let (Some(before), Some(now)) = (before, now) else {
+            return Self::Failed("no account of the configuration".to_owned());
+        };
+        let failed_at = |view: &AccountView| view.last_failure.as_ref().map(|failure| failure.at);
+        match &now.last_failure {
+            Some(failure) if failed_at(now) > failed_at(before) => Self::Failed(failure.detail.clone()),
+            _ if now.renewals > before.renewals => Self::Kept,
+            _ => Self::Pending,
         }
     }
-    "every account is renewed now: where the server gives a new refresh token each time, what lay in the clear is spent; \
-     what lies in backups of other accounts still works"
-        .to_owned()
+}
+
+/// Has the accounts renewed whose credentials lay on the disk in the clear, where they may still be found, or in a backup:
+/// where the server gives a new refresh token for each renewal, the old one is worth nothing then. What has not come to
+/// that stays noted with the record, and the next renewal does it. Returns what to say of each.
+async fn spend(state: &ControlState, owed: Vec<AccountId>) -> Vec<String> {
+    let before = state.accounts.views();
+    let view = |views: &[AccountView], id: &AccountId| views.iter().find(|view| view.id == *id).cloned();
+    let mut refused: BTreeMap<AccountId, String> = BTreeMap::new();
+    for id in &owed {
+        if let Err(error) = state.accounts.refresh(id.clone()).await {
+            warn!(account = %id, %error, "not renewed after the store was sealed");
+            refused.insert(id.clone(), error.to_string());
+        }
+    }
+    let deadline = tokio::time::Instant::now() + SPENDING;
+    loop {
+        let store = state.store.clone();
+        let exposed = tokio::task::spawn_blocking(move || store.still_exposed()).await;
+        let exposed = exposed.ok().and_then(Result::ok).unwrap_or_else(|| owed.clone());
+        let now = state.accounts.views();
+        let found: Vec<(AccountId, Spending)> = owed
+            .iter()
+            .map(|id| match refused.get(id) {
+                Some(why) => (id.clone(), Spending::Failed(why.clone())),
+                None => {
+                    let views = (view(&before, id), view(&now, id));
+                    (id.clone(), Spending::of(exposed.contains(id), views.0.as_ref(), views.1.as_ref()))
+                }
+            })
+            .collect();
+        let is_pending = found.iter().any(|(_, spending)| *spending == Spending::Pending);
+        if !is_pending || tokio::time::Instant::now() > deadline {
+            return spendings_in_words(&found);
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+fn spendings_in_words(found: &[(AccountId, Spending)]) -> Vec<String> {
+    let mut said = Vec::new();
+    let spent: Vec<&str> =
+        found.iter().filter(|(_, spending)| *spending == Spending::Spent).map(|(id, _)| id.as_str()).collect();
+    if !spent.is_empty() {
+        said.push(format!("renewed, so that what lay in the clear is spent: {}", spent.join(", ")));
+    }
+    for (id, spending) in found {
+        said.push(match spending {
+            Spending::Spent => continue,
+            Spending::Kept => format!(
+                "{id}: its server gives no new credential for a renewal, so what lay in the clear works on: valetd logout \
+                 {id}, then login, ends it where the server can revoke"
+            ),
+            Spending::Failed(why) => {
+                format!("{id}: what lay in the clear works still, until it is renewed, which could not be done now: {why}")
+            }
+            Spending::Pending => {
+                format!("{id}: what lay in the clear works still, until the renewal that is under way has ended")
+            }
+        });
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_spent_is_said_to_be_spent() {
+        let id = |name: &str| AccountId::new(name).unwrap();
+        let found = [
+            (id("a"), Spending::Spent),
+            (id("b"), Spending::Failed("connection refused".to_owned())),
+            (id("c"), Spending::Kept),
+            (id("d"), Spending::Pending),
+            (id("e"), Spending::Spent),
+        ];
+        let said = spendings_in_words(&found);
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert!(said[0].ends_with("spent: a, e"), "{said:?}");
+        assert!(said[1..].iter().all(|words| words.contains("works")), "{said:?}");
+        assert_eq!(spendings_in_words(&[]), [""; 0]);
+        assert_eq!(Spending::of(false, None, None), Spending::Spent);
+        assert!(matches!(Spending::of(true, None, None), Spending::Failed(_)));
+    }
 }

@@ -32,13 +32,14 @@ pub(super) struct Parts {
 
 /// Runs until the stop. A command is asked once, since it may ask a person; then only when somebody says so.
 pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
-    let Parts { store, accounts, config, paths } = parts;
+    let Parts { store, accounts, mut config, paths } = parts;
     let mut seal = store.watch_seal();
     let mut pause = FIRST_PAUSE;
     let mut is_first = true;
     let mut keyring = None;
     loop {
-        if seal.borrow_and_update().locked.is_none() || store.is_held() {
+        let is_open = seal.borrow_and_update().locked.is_none() && !store.is_opening();
+        if is_open || store.is_held() {
             pause = FIRST_PAUSE;
             keyring = None; // what it says now is of no interest
             tokio::select! {
@@ -53,7 +54,7 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
         if keyring.is_none() && is_in_keyring(&store) {
             keyring = KeyringWatch::new().await;
         }
-        let sources = KeySources::new(&config.borrow().store, &paths.state_dir);
+        let sources = KeySources::new(&config.borrow_and_update().store, &paths.state_dir).until(shutdown.clone());
         let asking = store.clone();
         let may_take_long = is_first;
         let asked = spawn_blocking(move || {
@@ -87,6 +88,8 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
             () = shutdown.started() => return,
             () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             _ = seal.changed() => {}
+            // another source may be named now, or what was in the way is mended
+            Ok(()) = config.changed() => pause = FIRST_PAUSE,
             has_more = changed(&mut keyring) => if !has_more {
                 keyring = None;
             },

@@ -101,7 +101,7 @@ const LOCALHOST_CHECK_INTERVAL: Duration = Duration::from_secs(61);
 /// Those of [`Daemon::build`] and [`Daemon::serve`].
 pub(crate) fn run(surroundings: Surroundings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let (stop, stopped) = shutdown();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -114,8 +114,14 @@ pub(crate) fn run(surroundings: Surroundings) -> anyhow::Result<()> {
             stop.start();
         });
         daemon.serve(stopped).await
-    })
+    });
+    // whoever is asked for the store's key, and does not reply, is not waited for
+    runtime.shutdown_timeout(LAST_WORK);
+    ended
 }
+
+/// For work on the disk that is under way when everything else has ended.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// A daemon that is bound and wired, and runs from here on.
 pub(crate) struct Daemon {

@@ -111,7 +111,11 @@ impl Running {
         self.warnings.access = [access_warnings, beyond].concat();
         let table = table.with_access(access);
         // the renewer first: a token that must not be used any more is withdrawn before a route could take it elsewhere
+        let is_elsewhere = self.state.store.follow(&config);
         self.renewer.configure(config.clone(), sources.clone()).await;
+        if is_elsewhere {
+            self.state.accounts.look_again().await; // records of other machines may be used from here on
+        }
         self.end_replaced(sources);
         self.proxy.replace(table);
         drop(ended_audit);

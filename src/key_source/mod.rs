@@ -18,6 +18,7 @@ use crate::config::{SealSetting, SecretSource, StoreSettings};
 use crate::platform::bus::Bus;
 use crate::platform::{environment, random, secret_source, users};
 use crate::secret::Secret;
+use crate::shutdown::Shutdown;
 
 mod keyring;
 mod systemd;
@@ -113,6 +114,8 @@ pub(crate) struct KeySources {
     lingers: PathBuf,
     /// What a person has typed just now, if one has.
     passphrase: Option<Secret>,
+    /// From when on nobody is asked any more.
+    stop: Option<Shutdown>,
 }
 
 /// Below that, a passphrase is a matter of minutes, however each guess is stretched.
@@ -127,7 +130,14 @@ impl KeySources {
             bus: Bus::Session,
             lingers: LINGERS.into(),
             passphrase: None,
+            stop: None,
         }
+    }
+
+    /// The same, until the stop: what is being asked then is given up, and a command that is running ended.
+    #[must_use]
+    pub(crate) fn until(self, stop: Shutdown) -> Self {
+        Self { stop: Some(stop), ..self }
     }
 
     /// The same, with a passphrase that a person has typed.
@@ -316,7 +326,20 @@ impl KeySources {
             // a runtime of its own: who calls may be on one already
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| error.to_string())?;
-            runtime.block_on(secret_source::read(source)).map_err(|error| error.to_string())
+            let stopped = async {
+                match self.stop.clone() {
+                    Some(mut stop) => stop.started().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let secret = runtime.block_on(async {
+                tokio::select! {
+                    read = secret_source::read(source) => read.map_err(|error| error.to_string()),
+                    () = stopped => Err("it was given up, as valetd stops".to_owned()),
+                }
+            });
+            runtime.shutdown_background(); // a pipe that nobody writes to is read by a thread of its own
+            secret
         };
         std::thread::scope(|scope| scope.spawn(read).join()).map_err(|_| "reading it ended badly".to_owned())?
     }
@@ -395,6 +418,7 @@ mod tests {
             bus: Bus::At("unix:path=/nowhere".to_owned()),
             lingers: "/nowhere".into(),
             passphrase: None,
+            stop: None,
         }
     }
 

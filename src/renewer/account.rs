@@ -80,7 +80,7 @@ pub(super) struct AccountState {
     /// Why the store's record is not here, if it is there and cannot be used.
     pub(super) withheld: Option<Withheld>,
     /// The store's key is being asked for: nobody knows yet.
-    pub(super) is_opening: bool,
+    pub(super) opening_since: Option<Timestamp>,
     kept_password: KeptPassword,
     /// The last try to bring the store to what stands here has failed: when the next one is.
     pub(super) unsaved: Option<Timestamp>,
@@ -209,7 +209,7 @@ impl AccountState {
             rotates: record.as_ref().is_some_and(|record| record.rotates),
             record,
             withheld: None,
-            is_opening: false,
+            opening_since: None,
             unsaved: None,
             saving: None,
             save_next: None,
@@ -254,12 +254,18 @@ impl AccountState {
 
     /// The store has a record, and it cannot be had.
     pub(super) fn is_kept_from_us(&self) -> bool {
-        self.record.is_none() && (self.withheld.is_some() || self.is_opening)
+        self.record.is_none() && (self.withheld.is_some() || self.opening_since.is_some())
+    }
+
+    /// While the store's key is being asked for, nobody is to sign in, and nobody knows that it will come.
+    fn opening(&self) -> Option<Withheld> {
+        let why = "the key of the store is being asked for".into();
+        self.opening_since.map(|since| Withheld { cause: Withholding::StoreLocked, why, since })
     }
 
     /// Why nothing may take the place of what the store has, if that is so.
     pub(super) fn locked(&self) -> Option<String> {
-        if self.is_opening {
+        if self.opening_since.is_some() {
             return Some("the key of the store is being asked for".to_owned());
         }
         match &self.withheld {
@@ -324,7 +330,7 @@ impl AccountState {
         self.found = None;
         self.ends_at = None;
         self.withheld = None;
-        self.is_opening = false;
+        self.opening_since = None;
         self.kept_password = KeptPassword::of(record.as_ref());
         std::mem::replace(&mut self.record, record)
     }
@@ -549,8 +555,9 @@ impl AccountState {
                 identity: record.identity.clone(),
                 subject: record.person.as_ref().map(|person| person.subject.clone()),
                 ends_at: self.ends_at,
+                rotates: record.credential.refresh_token.is_some() && !record.unrotated,
             }),
-            withheld: self.withheld.clone(),
+            withheld: self.withheld.clone().or_else(|| self.opening()),
             last_success: self.last_success,
             last_failure: self.last_failure.clone(),
             renewals: self.renewals,

@@ -205,13 +205,12 @@ impl RenewerLoop {
                 }
                 self.renewer.remove(&account, reply, now);
             }
-            AccountRequest::Lock(reply) => {
-                self.renewer.lock(now);
+            AccountRequest::Lock(order, reply) => {
+                self.renewer.lock(order, now);
                 let _ = reply.send(Ok(()));
             }
-            AccountRequest::Unlock(reply) => {
-                self.renewer.unlock(now);
-                let _ = reply.send(Ok(()));
+            AccountRequest::Unlock(noted, reply) => {
+                let _ = reply.send(self.renewer.unlock(noted, now));
             }
             AccountRequest::Forget(why, reply) => {
                 let _ = reply.send(self.renewer.forget_credentials(&why, now));

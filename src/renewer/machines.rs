@@ -21,7 +21,8 @@ use tracing::{error, info, warn};
 use super::account::{AccountState, LastPublished, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Waiters};
 use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
-    AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld, Withholding,
+    AccountView, IN_THE_WAY, LastFailure, LockOrder, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld,
+    Withholding,
 };
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
@@ -44,6 +45,7 @@ pub(super) struct Renewer<W> {
     pub(super) is_stopping: bool,
     /// A person has locked everything: no token is handed out.
     lock: Option<Withheld>,
+    latest_lock: LockOrder,
     pub(super) tickets: u64,
     /// Answers of trials that first renewals have been given in place of one of their own.
     answers: Vec<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>,
@@ -52,7 +54,16 @@ pub(super) struct Renewer<W> {
 impl<W: World> Renewer<W> {
     /// A renewer without accounts. `seed` spreads renewals; nothing secret hangs on it.
     pub(super) fn new(world: W, seed: u64) -> Self {
-        Self { world, accounts: BTreeMap::new(), seed, is_stopping: false, lock: None, tickets: 0, answers: Vec::new() }
+        Self {
+            world,
+            accounts: BTreeMap::new(),
+            seed,
+            is_stopping: false,
+            lock: None,
+            latest_lock: LockOrder::default(),
+            tickets: 0,
+            answers: Vec::new(),
+        }
     }
 
     /// Takes over a configuration: at the start and at every reload. `load` reads a record from the disk, and is asked
@@ -119,7 +130,7 @@ impl<W: World> Renewer<W> {
         let mut state = AccountState::new(account, record, self.seed);
         match not_loaded {
             None => {}
-            Some(NotLoaded::Opening) => state.is_opening = true,
+            Some(NotLoaded::Opening) => state.opening_since = Some(now),
             Some(NotLoaded::Withheld(cause, why)) => {
                 let since = before.filter(|before| before.cause == cause).map_or(now, |before| before.since);
                 error!(account = %id, cause = cause.code(), why, "the stored credential is not used");
@@ -313,6 +324,9 @@ impl<W: World> Renewer<W> {
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
         if let Some(Withheld { cause, why, .. }) = &state.withheld {
             return Err(format!("{why}; run `{}`", cause.remedy(id, "valetd")));
+        }
+        if state.opening_since.is_some() {
+            return Err("the key of the store is being asked for".to_owned());
         }
         match state.machine.snapshot().phase {
             Phase::SignInRequired { why } if !state.machine.may_be_presented_again() => {
@@ -929,7 +943,7 @@ impl<W: World> Renewer<W> {
         let availability = match (&state.published, snapshot.phase) {
             _ if self.lock.is_some() => Availability::Withheld(self.lock.clone().expect("it was looked at")),
             (Some(token), _) => Availability::Usable { token: token.clone(), wished_for },
-            (None, _) if state.is_opening => {
+            (None, _) if state.opening_since.is_some() => {
                 let because = Some("the key of the store is being asked for".into());
                 Availability::Waiting { retry_at: None, because }
             }
@@ -981,16 +995,25 @@ impl<W: World> Renewer<W> {
     }
 
     /// Hands out no token from here on; renewals go on.
-    pub(super) fn lock(&mut self, now: Timestamp) {
+    pub(super) fn lock(&mut self, order: LockOrder, now: Timestamp) {
+        self.latest_lock = self.latest_lock.max(order);
         let why = "somebody has locked valetd".into();
         self.lock.get_or_insert(Withheld { cause: Withholding::Locked, why, since: now });
         self.tell_all(now);
     }
 
     /// Hands out tokens again.
-    pub(super) fn unlock(&mut self, now: Timestamp) {
+    ///
+    /// # Errors
+    ///
+    /// If a lock was ordered after the one that was noted when this began: that one stands.
+    pub(super) fn unlock(&mut self, noted: LockOrder, now: Timestamp) -> Result<(), String> {
+        if self.latest_lock > noted {
+            return Err("somebody has locked it meanwhile".to_owned());
+        }
         self.lock = None;
         self.tell_all(now);
+        Ok(())
     }
 
     fn tell_all(&mut self, now: Timestamp) {

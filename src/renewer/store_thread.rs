@@ -112,8 +112,16 @@ fn save_error(store: &Store, account: &AccountId, error: &StoreError) -> SaveErr
 
 /// What the store has of an account, or why it cannot be used. Waits for the disk.
 pub(super) fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
+    if store.is_held() {
+        // also while its key is still at hand, for what is being saved
+        return Err(NotLoaded::Withheld(Withholding::StoreLocked, "somebody has locked it".to_owned()));
+    }
     store.load(id).map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
+        // the store is open: it is an earlier key, and no unlocking brings it
+        error @ StoreError::Locked { .. } if store.seal_state().locked.is_none() => {
+            NotLoaded::Withheld(Withholding::KeyGone, error.to_string())
+        }
         error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
         error @ StoreError::OtherMachine { .. } => NotLoaded::Withheld(Withholding::OtherMachine, error.to_string()),
         error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),

@@ -10,7 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::account::{NotLoaded, SAVE_AGAIN};
 use super::machines::Renewer;
 use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{NewCredential, RequestError};
+use crate::accounts::{LockOrder, NewCredential, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Dialect, Grant, GrantType, Person, Tokens};
 use crate::renewal::{Failure, Phase, Place, RenewalId, Why};
@@ -374,8 +374,9 @@ fn a_lock_hands_out_nothing_renews_as_before_and_ends_when_somebody_says_so() {
     let mut renewer = started();
     renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
     renewer.world.lines.clear();
-    renewer.lock(T0);
-    renewer.lock(T0);
+    renewer.lock(LockOrder(1), T0);
+    renewer.lock(LockOrder(2), T0);
+    assert!(renewer.unlock(LockOrder(1), T0).is_err(), "what began before a lock does not undo it");
     renewer.demands([Demand::Wanted(lab())], T0);
     let lines = std::mem::take(&mut renewer.world.lines);
     assert!(lines.len() >= 2 && lines.iter().all(|line| line == "publish locked"), "{lines:?}");
@@ -389,7 +390,7 @@ fn a_lock_hands_out_nothing_renews_as_before_and_ends_when_somebody_says_so() {
     let lines = std::mem::take(&mut renewer.world.lines);
     assert!(lines.contains(&"save 3 r3".to_owned()), "{lines:?}");
     assert!(!lines.iter().any(|line| line.contains("Bearer")), "{lines:?}");
-    renewer.unlock(T0 + HOUR / 2);
+    renewer.unlock(LockOrder(2), T0 + HOUR / 2).unwrap();
     assert_eq!(renewer.world.lines, ["publish Bearer a2"]);
 }
 

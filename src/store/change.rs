@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reseal::{Left, SealError, random};
 use super::{SealState, Store};
+use crate::config::AccountId;
 use crate::key_source::{self, KeySources, Kind, NoSecret};
 use crate::secret::Secret;
 
@@ -14,12 +15,16 @@ use crate::secret::Secret;
 pub(crate) enum SealChange {
     /// Seal everything, from the source that the configuration names or the best that there is.
     On,
+    /// The same where the key in force cannot be had: what is sealed under it is left as it is.
+    OnAnew,
     /// Another key takes the place of the one in force.
     Rotate,
     /// Everything in the clear.
     Off,
-    /// Another way in, by a code that is shown once.
+    /// Another way in, by a code that is shown once. Those before it open the store until it has been seen.
     Recovery,
+    /// The code has been seen.
+    RecoverySeen,
 }
 
 /// What has become of it.
@@ -31,8 +36,9 @@ pub(crate) struct SealChanged {
     pub left: Left,
     /// The recovery code, this once.
     pub recovery_code: Option<Secret>,
-    /// Whether refresh tokens that lay in the clear may be found in what was written before: then they should be spent.
-    pub lay_in_the_clear: bool,
+    /// The accounts whose credentials lay in the clear before, and may be found in what was written then: they should be
+    /// spent.
+    pub lay_in_the_clear: Vec<AccountId>,
 }
 
 impl Store {
@@ -68,9 +74,12 @@ impl Store {
         sources: &KeySources,
         unix_now: u64,
     ) -> Result<SealChanged, SealError> {
-        let SealState { sealed: before, .. } = self.seal_state();
+        if self.seal_state().locked.is_some() && !self.is_held() {
+            // what was away may be back; if it is not, what follows says so
+            let _ = self.unlock(|kind, blob| sources.secret(kind, blob));
+        }
         let nothing =
-            SealChanged { said: Vec::new(), left: Left::default(), recovery_code: None, lay_in_the_clear: false };
+            SealChanged { said: Vec::new(), left: Left::default(), recovery_code: None, lay_in_the_clear: Vec::new() };
         match change {
             SealChange::Off => {
                 let left = self.unseal()?;
@@ -87,32 +96,58 @@ impl Store {
                 ];
                 Ok(SealChanged { said, recovery_code: Some(code), ..nothing })
             }
-            SealChange::Rotate if before.is_none() => Err(SealError::NotSealed),
-            SealChange::On | SealChange::Rotate => {
-                let offer = sources.offer().map_err(SealError::NoSource)?;
-                let source = offer.kind.name();
-                if change == SealChange::On && before.as_ref().is_some_and(|before| before.source == source) {
-                    return Ok(SealChanged {
-                        said: vec![format!("credentials are sealed by {source} already")],
-                        ..nothing
-                    });
-                }
-                let left = self.seal(&offer, unix_now)?;
-                let mut said = vec![format!("credentials are sealed, and the key is kept by: {source}")];
-                said.extend(offer.because);
-                if before.is_none() {
-                    let words = "what lay in the clear was overwritten once; a file system that copies on write, or a flash disk, \
-                                 keeps it for a while, and a backup for good";
-                    said.push(words.to_owned());
-                }
-                if before.as_ref().is_some_and(|before| before.has_recovery) {
-                    said.push(
-                        "the recovery code was for the old key and is void: valetd seal recovery makes one".to_owned(),
-                    );
-                }
-                Ok(SealChanged { said, left, lay_in_the_clear: before.is_none(), ..nothing })
+            SealChange::RecoverySeen => {
+                self.keep_newest_code()?;
+                Ok(SealChanged { said: vec!["codes that were made before are void".to_owned()], ..nothing })
+            }
+            SealChange::Rotate | SealChange::On | SealChange::OnAnew => {
+                let (said, left) = self.seal_as_configured(change, sources, unix_now)?;
+                Ok(SealChanged { said, left, lay_in_the_clear: self.still_exposed()?, ..nothing })
             }
         }
+    }
+
+    /// Seals with a key from the configured source. Returns what is so now, in sentences.
+    fn seal_as_configured(
+        &self,
+        change: SealChange,
+        sources: &KeySources,
+        unix_now: u64,
+    ) -> Result<(Vec<String>, Left), SealError> {
+        self.may_begin(change)?;
+        let SealState { sealed: before, .. } = self.seal_state();
+        let offer = sources.offer().map_err(SealError::NoSource)?;
+        let source = offer.kind.name();
+        let asks_for_another = change != SealChange::On;
+        if !asks_for_another && before.is_some() && self.is_kept_by(offer.kind, sources) {
+            // and what was cut short is done
+            let left = self.go_on()?;
+            return Ok((vec![format!("credentials are sealed by {source} already")], left));
+        }
+        let left = match change {
+            SealChange::OnAnew => self.seal_anew(&offer, unix_now)?,
+            _ => self.seal(&offer, unix_now)?,
+        };
+        let mut said = vec![format!("credentials are sealed, and the key is kept by: {source}")];
+        said.extend(offer.because);
+        match before {
+            None => {
+                let words = "what lay in the clear was overwritten once; a file system that copies on write, or a flash disk, \
+                             keeps it for a while, and a backup for good";
+                said.push(words.to_owned());
+            }
+            Some(before) if before.has_recovery => {
+                let words = "the recovery code was for the key before: valetd seal recovery makes one for this key";
+                said.push(words.to_owned());
+            }
+            Some(_) => {}
+        }
+        if !left.0.is_empty() {
+            let words = "what is left as it was opens again when its key comes back, or by the recovery code of that time; \
+                         to use such an account before that: valetd login";
+            said.push(words.to_owned());
+        }
+        Ok((said, left))
     }
 
     /// Opens the store by a recovery code, and has the configured source open it from now on, if that can be had. Returns
@@ -122,9 +157,7 @@ impl Store {
     ///
     /// [`SealError`]
     pub(crate) fn recover(&self, code: &Secret, sources: &KeySources) -> Result<Vec<String>, SealError> {
-        if self.seal_state().sealed.is_none() {
-            return Err(SealError::NotSealed);
-        }
+        self.has_ring()?;
         let offer = key_source::recovery(code);
         let ask = |kind, _: Option<&str>| match kind {
             Kind::Recovery => Ok(offer.secret.clone()),
@@ -132,11 +165,11 @@ impl Store {
                 Err(NoSecret::Away("it is not asked".to_owned()))
             }
         };
-        let opened = self.unlock(ask);
-        if let Err(SealError::Locked(_)) = opened {
+        // also where the key is at hand: who has locked it wants the code, and not any
+        if !self.opens_any(ask) {
             return Err(SealError::Locked("the code is not the one that opens it".to_owned()));
         }
-        let Left(left) = opened?;
+        let Left(left) = self.unlock(ask)?;
         let mut said = vec!["the store is open".to_owned()];
         said.extend(left);
         match sources.offer() {

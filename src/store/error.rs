@@ -84,10 +84,12 @@ pub(crate) enum StoreError {
         why: String,
     },
     /// The record was last used on another machine: two that spend one refresh token look like a theft. It is left alone.
-    #[error("{} was last used on another machine: if both renew it, the server may take that for a theft and revoke it", path.display())]
+    #[error("{} was last used on {other}: if both renew it, the server may take that for a theft and revoke it", path.display())]
     OtherMachine {
         /// The file.
         path: PathBuf,
+        /// What is known of that machine.
+        other: &'static str,
     },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]

@@ -76,6 +76,9 @@ struct WrittenRecord<'a> {
     /// An older valetd drops it, and the next one marks it anew: that makes no new version.
     #[serde(skip_serializing_if = "Option::is_none")]
     machine: Option<&'a str>,
+    /// An older valetd drops it, and says no more that it should be spent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    lay_in_the_clear: bool,
 }
 
 #[derive(Deserialize)]
@@ -102,16 +105,28 @@ struct StoredRecord {
     term: Option<Term>,
 }
 
-/// A record, and the mark of the machine that it was last used on, if that is known.
+/// A record, and what is noted of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Marked {
     pub(super) record: Record,
+    /// The mark of the machine that it was last used on, if that is known.
     pub(super) machine: Option<String>,
+    /// Whether it is sealed, and its credential lay in the clear before that: it may be found in old blocks and backups.
+    pub(super) lay_in_the_clear: bool,
+}
+
+/// What is to be noted of a record; see [`Marked`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Marks<'a> {
+    pub(super) machine: Option<&'a str>,
+    pub(super) lay_in_the_clear: bool,
 }
 
 #[derive(Deserialize)]
-struct Mark {
+struct Noted {
     machine: Option<String>,
+    #[serde(default)]
+    lay_in_the_clear: bool,
 }
 
 /// What every version has.
@@ -123,10 +138,11 @@ struct Versioned {
 /// A record of a machine that has no mark.
 #[cfg(any(test, fuzzing))]
 pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
-    write_marked(record, None)
+    write_marked(record, Marks::default())
 }
 
-pub(super) fn write_marked(record: &Record, machine: Option<&str>) -> Zeroizing<Vec<u8>> {
+pub(super) fn write_marked(record: &Record, marks: Marks<'_>) -> Zeroizing<Vec<u8>> {
+    let Marks { machine, lay_in_the_clear } = marks;
     let Record {
         account,
         generation,
@@ -166,6 +182,7 @@ pub(super) fn write_marked(record: &Record, machine: Option<&str>) -> Zeroizing<
         set_aside: set_aside.as_ref(),
         term: term.as_ref(),
         machine,
+        lay_in_the_clear,
     };
     // measured first: a buffer that grows leaves copies behind that nobody wipes
     let mut length = Length(0);
@@ -194,8 +211,9 @@ fn no_sense(bytes: &[u8], error: &serde_json::Error) -> Unreadable {
 /// A record with its mark.
 pub(super) fn read_marked(bytes: &[u8], expected: &AccountId) -> Result<Marked, Unreadable> {
     let record = read(bytes, expected)?;
-    let Mark { machine } = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
-    Ok(Marked { record, machine })
+    let noted = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
+    let Noted { machine, lay_in_the_clear } = noted;
+    Ok(Marked { record, machine, lay_in_the_clear })
 }
 
 pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreadable> {

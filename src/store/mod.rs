@@ -23,8 +23,9 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -62,7 +63,7 @@ pub(crate) use error::StoreError;
 use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
-use file::{Marked, Unreadable};
+use file::{Marked, Marks, Unreadable};
 use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
@@ -77,50 +78,83 @@ pub(crate) use turn::Turn;
 ///
 /// Those of [`Store::open`].
 pub(crate) fn open_store(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
-    let sources = KeySources::new(&config.store, &paths.state_dir);
-    let mut store = Store::open(&paths.state_dir)?;
-    store.mark = mark(config);
+    open_store_with(paths, config, None)
+}
+
+/// The same with a passphrase that a person has typed.
+///
+/// # Errors
+///
+/// Those of [`Store::open`].
+pub(crate) fn open_store_with(paths: &Paths, config: &Config, passphrase: Option<Secret>) -> Result<Store, StoreError> {
+    let sources = KeySources::new(&config.store, &paths.state_dir).with_passphrase(passphrase);
+    let mut store = open_soon(&paths.state_dir)?;
+    store.follow(config);
     store.fetch(|kind, blob| sources.secret(kind, blob));
     Ok(store)
 }
 
-/// The same for who cannot wait for a command: that is to be asked later ([`Store::unlock`]), and until then the store is
-/// opening.
+/// The same for who cannot wait for a source: a file may be a pipe, and a command or a service may take its time. All of
+/// them are to be asked later ([`Store::unlock`]), and until then the store is opening.
 ///
 /// # Errors
 ///
 /// Those of [`Store::open`].
 pub(crate) fn open_store_at_once(paths: &Paths, config: &Config) -> Result<Store, StoreError> {
-    let sources = KeySources::new(&config.store, &paths.state_dir);
-    let mut store = Store::open(&paths.state_dir)?;
-    store.mark = mark(config);
-    let mut is_opening = false;
-    store.fetch(|kind, blob| match kind {
-        Kind::Command => {
-            is_opening = true;
-            Err(NoSecret::Away("it is being asked".to_owned()))
-        }
-        kind => sources.secret(kind, blob),
-    });
+    let mut store = open_soon(&paths.state_dir)?;
+    store.follow(config);
+    let is_opening = !store.inner().sealing.missing().is_empty();
     store.is_opening = AtomicBool::new(is_opening);
     Ok(store)
 }
 
-/// What the credentials in a folder are sealed by, in one word, if they are: read without its lock, which a daemon may hold.
-pub(crate) fn sealed_by(state_dir: &Path) -> Option<String> {
-    if !state_dir.is_dir() {
-        return None;
+/// A command of the same user that has the folder just now needs a moment for what it does.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether it is done.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Opens the folder, and waits a moment for another process that has it.
+fn open_soon(dir: &Path) -> Result<Store, StoreError> {
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        match Store::open(dir) {
+            Err(StoreError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+            opened => return opened,
+        }
     }
-    let bytes = Beside::open(state_dir).ok()?.read(reseal::RING)?;
-    let ring = seal::Ring::read(&bytes).ok()?;
-    Some(SealState::of(&Sealing::with(ring)).sealed?.source)
 }
 
-/// What records are marked with, unless any machine may use them.
-fn mark(config: &Config) -> Option<String> {
-    match config.store.machine {
-        MachineSetting::This => machine::mark(),
-        MachineSetting::Any => None,
+/// How the credentials in a folder are sealed, if they are, and why their keys cannot be used, if it is not for the source:
+/// read without the folder's lock, which a daemon may hold, and without asking anybody for a key.
+pub(crate) fn seal_in(state_dir: &Path) -> SealState {
+    if !state_dir.is_dir() {
+        return SealState::default();
+    }
+    let Ok(beside) = Beside::open(state_dir) else { return SealState::default() };
+    let sealing = reseal::open(&mut Folder { path: beside.folder, disk: Box::new(beside.disk) });
+    let SealState { sealed, locked } = SealState::of(&sealing);
+    SealState { sealed, locked: locked.filter(|_| sealing.trouble().is_some()) }
+}
+
+/// On which machines records are used, and by what mark they are known to be this one's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Machine {
+    setting: MachineSetting,
+    /// `None` where the system has no name for it: then any mark is another one's.
+    mark: Option<String>,
+}
+
+impl Machine {
+    /// Why a record with this mark is not used, if that is so.
+    fn refuses(&self, found: Option<&str>) -> Option<&'static str> {
+        match (self.setting, found, &self.mark) {
+            (MachineSetting::Any, _, _) | (_, None | Some(ANY_MACHINE), _) => None,
+            (MachineSetting::This, Some(found), Some(mark)) => (found != mark).then_some("another machine"),
+            (MachineSetting::This, Some(_), None) => {
+                Some("a machine that has a name (/etc/machine-id), which this one has not, so that it may be another")
+            }
+        }
     }
 }
 
@@ -147,8 +181,9 @@ pub(crate) struct Store {
     seal_state: watch::Sender<SealState>,
     is_opening: AtomicBool,
     is_held: AtomicBool,
-    /// What this machine's records are marked with; `None` where no mark is looked at.
-    mark: Option<String>,
+    /// How often the keys were to be forgotten: what had been asked for before that opens nothing any more.
+    holds: AtomicU64,
+    machine: RwLock<Machine>,
     warnings: Vec<String>,
 }
 
@@ -261,7 +296,8 @@ impl Store {
             seal_state,
             is_opening,
             is_held: AtomicBool::new(false),
-            mark: None,
+            holds: AtomicU64::new(0),
+            machine: RwLock::new(Machine { setting: MachineSetting::This, mark: None }),
             warnings,
         })
     }
@@ -278,12 +314,35 @@ impl Store {
     /// [`StoreError::Corrupt`] if the file could not be understood: it has another name now, and the next call finds
     /// `None`. [`StoreError::OtherMachine`] if it was last used on another machine. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
     pub(crate) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
-        let Some(Marked { record, machine }) = self.inner().read(account)? else { return Ok(None) };
-        let is_others = match (&machine, &self.mark) {
-            (Some(machine), Some(ours)) => machine != ours && machine != ANY_MACHINE,
-            (None, _) | (_, None) => false,
-        };
-        if is_others { Err(StoreError::OtherMachine { path: self.path(account) }) } else { Ok(Some(record)) }
+        let Some(Marked { record, machine, .. }) = self.inner().read(account)? else { return Ok(None) };
+        match self.machine().refuses(machine.as_deref()) {
+            Some(other) => Err(StoreError::OtherMachine { path: self.path(account), other }),
+            None => Ok(Some(record)),
+        }
+    }
+
+    /// Uses records from here on as a configuration says. Returns whether that is something else than before.
+    pub(crate) fn follow(&self, config: &Config) -> bool {
+        self.use_machine(Machine { setting: config.store.machine, mark: machine::mark() })
+    }
+
+    fn use_machine(&self, machine: Machine) -> bool {
+        let mut known = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *known, machine.clone()) != machine
+    }
+
+    fn machine(&self) -> Machine {
+        self.machine.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The accounts whose stored credential lay in the clear before it was sealed, and has not been replaced since.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`]
+    pub(crate) fn still_exposed(&self) -> Result<Vec<AccountId>, StoreError> {
+        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        reseal::exposed(folder, sealing)
     }
 
     /// The generation that the store has of an account; 0 if it has none, or one that nobody can read any more.
@@ -298,12 +357,13 @@ impl Store {
     /// Those of [`Store::load`] and [`Store::save`].
     pub(crate) fn adopt(&self, account: &AccountId, adoption: Adoption) -> Result<bool, StoreError> {
         let mut inner = self.inner();
-        let Some(Marked { record, .. }) = inner.read(account)? else { return Ok(false) };
+        let Some(Marked { record, lay_in_the_clear, .. }) = inner.read(account)? else { return Ok(false) };
         let machine = match adoption {
-            Adoption::ByThisMachine => self.mark.clone(),
+            Adoption::ByThisMachine => self.machine().mark,
             Adoption::ByAnyMachine => Some(ANY_MACHINE.to_owned()),
         };
-        let bytes = inner.written(&record, machine.as_deref(), &self.path(account))?;
+        let marks = Marks { machine: machine.as_deref(), lay_in_the_clear };
+        let bytes = inner.written(&record, marks, &self.path(account))?;
         inner.folder.replace(&file_name(account), &bytes)?;
         Ok(true)
     }
@@ -332,7 +392,7 @@ impl Store {
     fn probe_here(&self, record: &Record) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let path = self.path(&record.account);
-        let length = inner.written(record, None, &path)?.len();
+        let length = inner.written(record, Marks::default(), &path)?.len();
         match inner.read(&record.account) {
             Ok(_) | Err(StoreError::Corrupt { .. } | StoreError::KeyGone { .. }) => {}
             Err(error) => return Err(error),
@@ -363,7 +423,7 @@ impl Store {
         let mut inner = self.inner();
         let path = self.path(&record.account);
         // before anything is set aside for it
-        inner.written(record, None, &path)?;
+        inner.written(record, Marks::default(), &path)?;
         let name = file_name(&record.account);
         let found = match inner.read(&record.account) {
             Ok(Some(found)) if found.record.generation > record.generation => {
@@ -373,16 +433,20 @@ impl Store {
             Ok(found) => found,
             // what could not be understood has been set aside: its name is free
             Err(StoreError::Corrupt { .. }) => None,
-            // only a sign-in gets here: nobody has a record of this account at hand
-            Err(StoreError::KeyGone { .. }) => {
+            // only a sign-in gets here: nobody has a record of this account at hand. That something can be sealed is known,
+            // so a key that is away is an earlier one, which a person has left behind
+            Err(StoreError::KeyGone { .. } | StoreError::Locked { .. }) => {
                 inner.folder.set_aside(&name)?;
                 None
             }
             Err(error) => return Err(error),
         };
-        let is_for_any = found.is_some_and(|found| found.machine.as_deref() == Some(ANY_MACHINE));
-        let machine = if is_for_any { Some(ANY_MACHINE) } else { self.mark.as_deref() };
-        let bytes = inner.written(record, machine, &path)?;
+        let mark = self.machine().mark;
+        let is_for_any = found.as_ref().is_some_and(|found| found.machine.as_deref() == Some(ANY_MACHINE));
+        let machine = if is_for_any { Some(ANY_MACHINE) } else { mark.as_deref() };
+        let is_same = |found: &Marked| found.record.credential == record.credential;
+        let lay_in_the_clear = found.is_some_and(|found| found.lay_in_the_clear && is_same(&found));
+        let bytes = inner.written(record, Marks { machine, lay_in_the_clear }, &path)?;
         inner.folder.replace(&name, &bytes)
     }
 
@@ -405,9 +469,25 @@ impl Store {
         self.is_held.load(Ordering::Acquire)
     }
 
-    /// A person asks for the keys again.
-    pub(crate) fn let_go(&self) {
-        self.is_held.store(false, Ordering::Release);
+    /// A person wants the keys forgotten: what is being asked for just now brings none, and nothing is read any more. What
+    /// is at hand can still be saved, until [`Store::forget_keys`]. Returns the number of this order.
+    pub(crate) fn hold(&self) -> u64 {
+        let _whole = self.inner();
+        self.is_held.store(true, Ordering::Release);
+        self.holds.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The number of the latest order to hold: to be noted by who begins to ask for the keys again.
+    pub(crate) fn latest_hold(&self) -> u64 {
+        self.holds.load(Ordering::Acquire)
+    }
+
+    /// A person asks for the keys again, unless somebody wanted them forgotten after the order that was noted.
+    pub(crate) fn let_go(&self, noted: u64) {
+        let _whole = self.inner();
+        if self.latest_hold() == noted {
+            self.is_held.store(false, Ordering::Release);
+        }
     }
 
     /// From here on it is known.
@@ -425,10 +505,20 @@ impl Store {
         &self,
         mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>,
     ) -> Result<Left, SealError> {
-        let missing = self.inner().sealing.missing();
+        let (missing, holds) = {
+            let mut inner = self.inner();
+            let Inner { folder, sealing, lock: _ } = &mut *inner;
+            if sealing.trouble().is_some() {
+                *sealing = reseal::open(folder); // somebody may have mended it
+            }
+            (inner.sealing.missing(), self.latest_hold())
+        };
         // not under the mutex: a command may take its time
         let found: Vec<_> = missing.iter().map(|key| (key.id.clone(), sealing::fetch(key, &mut ask))).collect();
         self.change(|folder, sealing| {
+            if self.latest_hold() != holds {
+                return Err(SealError::Locked("somebody has locked it meanwhile".to_owned()));
+            }
             for (id, held) in found {
                 sealing.hold(id, held);
             }
@@ -457,7 +547,69 @@ impl Store {
     ///
     /// [`SealError`]; then the next start goes on from where this has come to.
     pub(crate) fn seal(&self, offer: &Offer, unix_now: u64) -> Result<Left, SealError> {
-        self.change(|folder, sealing| reseal::seal(folder, sealing, offer, unix_now))
+        self.change(|folder, sealing| reseal::seal(folder, sealing, offer, false, unix_now))
+    }
+
+    /// The same where a key is away, and a person has said that it may stay so: what is sealed under it is left as it is, and
+    /// its key in the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]
+    pub(crate) fn seal_anew(&self, offer: &Offer, unix_now: u64) -> Result<Left, SealError> {
+        self.change(|folder, sealing| reseal::seal(folder, sealing, offer, true, unix_now))
+    }
+
+    /// Whether the active key is kept as the sources have it now: by one of this kind, and it opens.
+    fn is_kept_by(&self, kind: Kind, sources: &KeySources) -> bool {
+        let key = self.inner().sealing.ring().and_then(|ring| ring.active_key().cloned());
+        let Some(key) = key else { return false };
+        let of_every_day = key.slots.iter().find(|slot| slot.source != Kind::Recovery.name());
+        of_every_day.filter(|slot| slot.source == kind.name()).is_some_and(|slot| {
+            let secret = sources.secret(kind, slot.blob.as_deref());
+            secret.is_ok_and(|secret| slot.unwrap(&key.id, &secret).is_some())
+        })
+    }
+
+    /// Whether what `ask` says opens any key of the ring, whether that is at hand or not. Waits for the sources.
+    fn opens_any(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
+        let ring = self.inner().sealing.ring().cloned();
+        let opens = |key: &seal::RingKey| matches!(sealing::fetch(key, &mut ask), sealing::Held::AtHand(_));
+        ring.is_some_and(|ring| ring.keys.iter().any(opens))
+    }
+
+    /// Whether there is a ring that can be used.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::Ring`], [`SealError::NotSealed`]
+    fn has_ring(&self) -> Result<(), SealError> {
+        self.inner().sealing.ring_to_change().map(|_| ())
+    }
+
+    /// Whether a change can begin that makes a key.
+    fn may_begin(&self, change: SealChange) -> Result<(), SealError> {
+        if change == SealChange::Rotate {
+            self.has_ring()?;
+        }
+        match self.inner().sealing.trouble() {
+            Some(sealing::Trouble::Unread(why)) => Err(SealError::Ring(why.clone())),
+            Some(sealing::Trouble::Lost(_)) | None => Ok(()),
+        }
+    }
+
+    /// Brings what a change of the seal has left undone to its end.
+    fn go_on(&self) -> Result<Left, SealError> {
+        Ok(self.change(reseal::finish)?)
+    }
+
+    /// The newest recovery code has been seen: those before it are void.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError`]
+    fn keep_newest_code(&self) -> Result<(), SealError> {
+        self.change(reseal::keep_newest_code)
     }
 
     /// Brings every record into the clear. Safe to be cut short anywhere.
@@ -485,10 +637,16 @@ impl Store {
         self.change(|folder, sealing| reseal::add_slot(folder, sealing, offer))
     }
 
-    /// Forgets the keys, for this reason: from here on, what is sealed can be neither read nor replaced.
-    pub(crate) fn forget_keys(&self, why: &str) {
-        self.is_held.store(true, Ordering::Release);
-        self.change(|_, sealing| sealing.forget_keys(why));
+    /// Forgets the keys, for this reason, if it is held still: from here on, what is sealed can be neither read nor
+    /// replaced. Returns whether it is so.
+    pub(crate) fn forget_keys(&self, why: &str) -> bool {
+        self.change(|_, sealing| {
+            let is_held = self.is_held();
+            if is_held {
+                sealing.forget_keys(why);
+            }
+            is_held
+        })
     }
 
     /// How the store is sealed. Waits for nothing.
@@ -606,7 +764,7 @@ impl Inner {
     fn written(
         &self,
         record: &Record,
-        machine: Option<&str>,
+        marks: Marks<'_>,
         path: &Path,
     ) -> Result<zeroize::Zeroizing<Vec<u8>>, StoreError> {
         let failed = |unreadable| {
@@ -618,7 +776,7 @@ impl Inner {
             }
         };
         let nonce = reseal::random().map_err(|error| failed(Unreadable::Away(error.to_string())))?;
-        self.sealing.write(record, machine, *nonce).map_err(failed)
+        self.sealing.write(record, marks, *nonce).map_err(failed)
     }
 }
 

@@ -6,11 +6,13 @@
 
 use zeroize::Zeroizing;
 
-use super::error::StoreError;
-use super::file::{Marked, Unreadable};
+use super::disk::{LARGEST, ReadError};
+use super::error::{StoreError, io_error};
+use super::file::{Marked, Marks, Unreadable};
 use super::folder::{CORRUPT, Folder};
+use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
-use super::sealing::{Held, Sealing, key_of};
+use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
 use crate::platform::random::{self, NoRandomNumbers};
@@ -27,6 +29,9 @@ pub(crate) enum SealError {
     /// No source can be had, or none that is worth it; each in a sentence.
     #[error("there is no key to seal with: {}", .0.join("; "))]
     NoSource(Vec<String>),
+    /// There is a ring, and it cannot be read, or is gone.
+    #[error("the keys that credentials are sealed with cannot be used: {0}")]
+    Ring(String),
     /// There is no seal to change.
     #[error("the store is not sealed")]
     NotSealed,
@@ -46,37 +51,53 @@ pub(crate) struct Left(pub(crate) Vec<String>);
 /// Reads the ring at the start. A ring that is missing where records need one is as bad as one that cannot be read.
 pub(super) fn open(folder: &mut Folder) -> Sealing {
     let path = folder.path.join(RING).display().to_string();
+    let unread = |why: String| Sealing::in_trouble(Trouble::Unread(why));
     let bytes = match folder.disk.read(RING) {
         Ok(bytes) => bytes,
-        Err(_) => return Sealing::in_trouble(format!("{path} cannot be read")),
+        Err(ReadError::NotOurs(problem)) => {
+            return unread(format!("{path} {problem}: put the file itself there, owned by you"));
+        }
+        Err(ReadError::TooLarge) => return unread(format!("{path} is larger than {LARGEST} bytes")),
+        Err(ReadError::Io(error)) => return unread(io_error("read", &folder.path.join(RING), error).to_string()),
     };
     if let Some(bytes) = bytes {
         return match Ring::read(&bytes) {
             Ok(ring) => Sealing::with(ring),
             Err(seal::Unreadable::Newer(version)) => {
-                Sealing::in_trouble(format!("{path} is of a later format ({version})"))
+                unread(format!("{path} was written by a later valetd (format {version}): use that one"))
             }
-            Err(seal::Unreadable::Garbage(problem)) => Sealing::in_trouble(format!("{path} {problem}")),
+            Err(seal::Unreadable::Garbage(problem)) => Sealing::in_trouble(Trouble::Lost(format!("{path} {problem}"))),
         };
     }
     let files = records(folder.disk.names().unwrap_or_default());
-    let mut is_sealed = |(account, name): &(AccountId, String)| {
-        folder.peek(name).ok().flatten().is_some_and(|bytes| key_of(&bytes, account).is_some())
-    };
-    match files.iter().any(&mut is_sealed) {
-        true => Sealing::in_trouble(format!("{path}, which holds the wrapped keys, is missing")),
+    let mut needs_ring =
+        |(_, name): &(AccountId, String)| folder.peek(name).ok().flatten().is_some_and(|bytes| is_sealed(&bytes));
+    match files.iter().any(&mut needs_ring) {
+        true => {
+            let why =
+                format!("{path}, which holds the wrapped keys, is missing: put it back, from a backup if need be");
+            Sealing::in_trouble(Trouble::Lost(why))
+        }
         false => Sealing::default(),
     }
 }
 
-/// A new key, wrapped by what a source offers, takes the place of the one before. `unix_now`: for the ring.
+/// A new key, wrapped by what a source offers, takes the place of the one before. What is sealed under a key that is away
+/// stays so, and its key stays in the ring: that is refused, unless the caller `leaves_behind` what it may. `unix_now`: for
+/// the ring.
 pub(super) fn seal(
     folder: &mut Folder,
     sealing: &mut Sealing,
     offer: &Offer,
+    leaves_behind: bool,
     unix_now: u64,
 ) -> Result<Left, SealError> {
-    refuse_to_leave_behind(folder, sealing)?;
+    if let Some(Trouble::Unread(why)) = sealing.trouble() {
+        return Err(SealError::Ring(why.clone()));
+    }
+    if !leaves_behind {
+        refuse_to_leave_behind(folder, sealing)?;
+    }
     let id = KeyId::from_random(*random::<8>()?);
     let key = Key::from_bytes(random::<32>()?.as_slice()).expect("32 bytes");
     let slot = Slot::wrap(
@@ -104,16 +125,18 @@ pub(super) fn seal(
 /// Everything is in the clear again, and the ring is gone.
 pub(super) fn unseal(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, SealError> {
     refuse_to_leave_behind(folder, sealing)?;
-    let Some(mut ring) = sealing.ring().cloned() else { return Err(SealError::NotSealed) };
+    let mut ring = sealing.ring_to_change()?;
     ring.active = None;
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     Ok(finish(folder, sealing)?)
 }
 
-/// One more way to the active key.
+/// Another way to the active key. Any but a recovery code takes the place of the one before: what opened the store until
+/// now may be lost, and opens it no more. A recovery code stands beside those before it until its owner has seen it:
+/// see [`keep_newest_code`].
 pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer) -> Result<(), SealError> {
-    let Some(mut ring) = sealing.ring().cloned() else { return Err(SealError::NotSealed) };
+    let mut ring = sealing.ring_to_change()?;
     let Some(id) = ring.active.clone() else { return Err(SealError::NotSealed) };
     let key = sealing.key(&id).map_err(|why| SealError::Locked(why.into_words()))?;
     let kind = offer.kind.name();
@@ -125,12 +148,36 @@ pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer
         (&id, key),
     );
     for key in ring.keys.iter_mut().filter(|key| key.id == id) {
-        key.slots.retain(|slot| slot.source != kind);
-        key.slots.push(slot.clone());
+        if offer.kind == Kind::Recovery {
+            key.slots.push(slot.clone());
+        } else {
+            key.slots.retain(is_code);
+            key.slots.insert(0, slot.clone());
+        }
+    }
+    if offer.kind != Kind::Recovery {
+        ring.because.clone_from(&offer.because);
     }
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     Ok(())
+}
+
+/// The newest recovery code has been seen: those before it are void.
+pub(super) fn keep_newest_code(folder: &mut Folder, sealing: &mut Sealing) -> Result<(), SealError> {
+    let mut ring = sealing.ring_to_change()?;
+    for key in &mut ring.keys {
+        let Some(newest) = key.slots.iter().rposition(is_code) else { continue };
+        let mut number = 0..;
+        key.slots.retain(|slot| number.next() == Some(newest) || !is_code(slot));
+    }
+    folder.replace(RING, &ring.write())?;
+    sealing.replace_ring(Some(ring));
+    Ok(())
+}
+
+fn is_code(slot: &Slot) -> bool {
+    slot.source == Kind::Recovery.name()
 }
 
 /// Brings every record to how it would be written now, and drops the keys that no record needs any more. Also at every
@@ -141,29 +188,31 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
     for (account, name) in records(names(folder)?) {
         let Some(bytes) = folder.peek(&name)? else { continue };
-        if sealing.is_as_written_now(&bytes, &account) {
+        if sealing.is_as_written_now(&bytes) {
             continue;
         }
         match sealing.read(&bytes, &account) {
             // as it is marked: what was copied from another machine does not become ours by this
-            Ok(Marked { record, machine }) => {
+            Ok(Marked { record, machine, lay_in_the_clear }) => {
                 let path = folder.path.join(&name);
                 let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
+                let was_sealed = is_sealed(&bytes);
+                let has_credential = record.credential != Credential::default();
+                let lay_in_the_clear = has_credential && (lay_in_the_clear || !was_sealed);
+                let marks = Marks { machine: machine.as_deref(), lay_in_the_clear };
                 let written = sealing
-                    .write(&record, machine.as_deref(), *nonce)
+                    .write(&record, marks, *nonce)
                     .map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
-                match key_of(&bytes, &account) {
-                    None => folder.replace_and_overwrite(&name, &written)?,
-                    Some(_) => folder.replace(&name, &written)?,
+                match was_sealed {
+                    false => folder.replace_and_overwrite(&name, &written)?,
+                    true => folder.replace(&name, &written)?,
                 }
             }
-            Err(why) => {
-                // it stays as it is, and its key with it, if there is one
-                left.0.push(format!("{name}: {}", why.into_words()));
-                needed.extend(key_of(&bytes, &account));
-            }
+            // it stays as it is
+            Err(why) => left.0.push(format!("{name}: {}", why.into_words())),
         }
     }
+    needed.extend(keys_in_use(folder)?);
     let mut kept =
         Ring { keys: ring.keys.iter().filter(|key| needed.contains(&key.id)).cloned().collect(), ..ring.clone() };
     if kept.keys.len() == ring.keys.len() {
@@ -182,6 +231,28 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     folder.replace(RING, &kept.write())?;
     sealing.replace_ring(Some(kept));
     Ok(left)
+}
+
+/// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.
+pub(super) fn exposed(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<AccountId>, StoreError> {
+    let mut found = Vec::new();
+    for (account, name) in records(names(folder)?) {
+        let Some(bytes) = folder.peek(&name)?.filter(|bytes| is_sealed(bytes)) else { continue };
+        if sealing.read(&bytes, &account).is_ok_and(|marked| marked.lay_in_the_clear) {
+            found.push(account);
+        }
+    }
+    Ok(found)
+}
+
+/// The keys that anything in the folder is sealed under, whatever it is called: what was renamed, swapped or set aside may
+/// be put back.
+fn keys_in_use(folder: &mut Folder) -> Result<Vec<KeyId>, StoreError> {
+    let mut keys = Vec::new();
+    for name in names(folder)? {
+        keys.extend(folder.peek(&name)?.and_then(|bytes| key_of(&bytes)));
+    }
+    Ok(keys)
 }
 
 /// What people remember can be guessed; what machines make cannot.
@@ -210,8 +281,10 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
 fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
     for name in names(folder)? {
         let Some((file, _)) = name.split_once(CORRUPT) else { continue };
-        let Some(account) = account_of(file) else { continue };
-        let is_in_the_clear = folder.peek(&name)?.is_some_and(|bytes| key_of(&bytes, &account).is_none());
+        if account_of(file).is_none() {
+            continue;
+        }
+        let is_in_the_clear = folder.peek(&name)?.is_some_and(|bytes| !is_sealed(&bytes));
         if is_in_the_clear {
             folder.remove_and_overwrite(&name)?;
         }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use zeroize::Zeroizing;
 
-use super::file::{self, Marked, Unreadable};
+use super::file::{self, Marked, Marks, Unreadable};
 use super::record::Record;
+use super::reseal::SealError;
 use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey};
 use crate::config::AccountId;
 use crate::key_source::{Kind, NoSecret};
@@ -20,7 +21,24 @@ pub(super) struct Sealing {
     ring: Option<Ring>,
     keys: BTreeMap<KeyId, Held>,
     /// Why the ring, which there must be, cannot be used: then nothing can be opened, and nothing is written.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// Why a ring cannot be used, in a sentence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// It may be whole, and something keeps us from reading it. Nothing takes its place: its keys would be lost.
+    Unread(String),
+    /// It is missing, or makes no sense: another one may be begun.
+    Lost(String),
+}
+
+impl Trouble {
+    fn why(&self) -> &str {
+        match self {
+            Self::Unread(why) | Self::Lost(why) => why,
+        }
+    }
 }
 
 /// How a key of the ring stands.
@@ -42,8 +60,8 @@ impl Sealing {
     }
 
     /// With a ring that cannot be used, for this reason.
-    pub(super) fn in_trouble(why: String) -> Self {
-        Self { trouble: Some(why), ..Self::default() }
+    pub(super) fn in_trouble(trouble: Trouble) -> Self {
+        Self { trouble: Some(trouble), ..Self::default() }
     }
 
     /// The ring, if there is one that can be used.
@@ -52,8 +70,21 @@ impl Sealing {
     }
 
     /// Why the ring cannot be used, if there is one and it cannot.
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// The ring, to be changed.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::Ring`] if it cannot be used; [`SealError::NotSealed`] if there is none.
+    pub(super) fn ring_to_change(&self) -> Result<Ring, SealError> {
+        match (&self.ring, &self.trouble) {
+            (Some(ring), _) => Ok(ring.clone()),
+            (None, Some(trouble)) => Err(SealError::Ring(trouble.why().to_owned())),
+            (None, None) => Err(SealError::NotSealed),
+        }
     }
 
     /// Another ring takes the place of this one. The keys that it shares with this one stay at hand.
@@ -86,8 +117,8 @@ impl Sealing {
 
     /// Why nothing can be written, if that is so.
     pub(super) fn shut(&self) -> Option<Unreadable> {
-        if let Some(why) = &self.trouble {
-            return Some(Unreadable::Away(why.clone()));
+        if let Some(trouble) = &self.trouble {
+            return Some(Unreadable::Away(trouble.why().to_owned()));
         }
         let active = self.ring.as_ref()?.active.as_ref()?;
         self.key(active).err()
@@ -113,22 +144,28 @@ impl Sealing {
     pub(super) fn write(
         &self,
         record: &Record,
-        machine: Option<&str>,
+        marks: Marks<'_>,
         nonce: [u8; NONCE_LENGTH],
     ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
         if let Some(shut) = self.shut() {
             return Err(shut);
         }
-        let plain = file::write_marked(record, machine);
-        let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else { return Ok(plain) };
+        let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else {
+            // where everything lies in the clear, nothing has to say so
+            return Ok(file::write_marked(record, Marks { lay_in_the_clear: false, ..marks }));
+        };
+        let plain = file::write_marked(record, marks);
         let key = self.key(id)?;
         Ok(Zeroizing::new(Envelope::seal(record.account.as_str(), record.generation, (id, key), nonce, plain)))
     }
 
     /// Whether a file stands as it would be written now.
-    pub(super) fn is_as_written_now(&self, bytes: &[u8], account: &AccountId) -> bool {
+    pub(super) fn is_as_written_now(&self, bytes: &[u8]) -> bool {
         let active = self.ring.as_ref().and_then(|ring| ring.active.as_ref());
-        key_of(bytes, account).as_ref() == active
+        match is_sealed(bytes) {
+            true => active.is_some() && key_of(bytes).as_ref() == active,
+            false => active.is_none(),
+        }
     }
 
     /// A key, if it is at hand.
@@ -137,7 +174,7 @@ impl Sealing {
             (Some(Held::AtHand(key)), _) => Ok(key),
             (Some(Held::Away(why)), _) => Err(Unreadable::Away(why.clone())),
             (Some(Held::Gone(why)), _) => Err(Unreadable::Gone(why.clone())),
-            (None, Some(trouble)) => Err(Unreadable::Away(trouble.clone())),
+            (None, Some(trouble)) => Err(Unreadable::Away(trouble.why().to_owned())),
             (None, None) => Err(Unreadable::Gone(format!("the key {id} is in no ring of this store"))),
         }
     }
@@ -162,8 +199,12 @@ pub(super) fn fetch(key: &RingKey, ask: &mut impl FnMut(Kind, Option<&str>) -> R
     why.unwrap_or_else(|| Held::Gone("there is no way to it in the ring".to_owned()))
 }
 
-/// The key that a file is sealed under; `None` if it is in the clear, or no sealed file of this account.
-pub(super) fn key_of(bytes: &[u8], account: &AccountId) -> Option<KeyId> {
-    let is_sealed = file::version(bytes).is_ok_and(|version| version == seal::VERSION);
-    is_sealed.then(|| Envelope::read(bytes, account.as_str()).ok().map(|envelope| envelope.key)).flatten()
+/// Whether a file says that it is sealed, whatever it is called and whoever it is for.
+pub(super) fn is_sealed(bytes: &[u8]) -> bool {
+    file::version(bytes).is_ok_and(|version| version == seal::VERSION)
+}
+
+/// The key that a file is sealed under, whatever it is called and whoever it is for; `None` if it is in the clear.
+pub(super) fn key_of(bytes: &[u8]) -> Option<KeyId> {
+    is_sealed(bytes).then(|| seal::key_named_in(bytes)).flatten()
 }

@@ -1,11 +1,14 @@
 //! Sealing, changing the key and unsealing, with a crash before every step and every disk that a power cut may leave.
 
 use std::cell::Cell;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 
 use super::faulty_disk::{Fault, FaultyDisk};
 use super::reseal::RING;
 use super::tests::{id, on, record};
 use super::*;
+use crate::config::testing::config;
 
 /// A source that the tests hold: what the first offer was wrapped by, and the second.
 const SECRETS: [&str; 2] = ["the first secret of many characters", "the second secret of many characters"];
@@ -214,7 +217,10 @@ fn while_the_key_is_away_nothing_is_read_written_or_set_aside_and_its_coming_ope
     unlock(&store, SECRETS[0]).unwrap();
     assert_eq!(store.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
     assert_eq!(store.seal_state().locked, None);
-    store.forget_keys("locked");
+    assert!(!store.forget_keys("locked"), "somebody has let go");
+    store.hold();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(of("gbdx")), "what is at hand can still be saved");
+    assert!(store.forget_keys("locked"));
     assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Locked { why, .. }) if why == "locked"));
 }
 
@@ -274,7 +280,7 @@ fn what_was_moved_rolled_back_cut_or_mixed_with_another_ring_is_refused_and_said
 #[test]
 fn a_ring_that_is_missing_or_makes_no_sense_locks_the_store_until_a_person_begins_another_one() {
     let missing = sealed().files();
-    for ring in [None, Some(&b"{\"version\": 1, \"act"[..]), Some(br#"{"version": 2}"#)] {
+    for ring in [None, Some(&b"{\"version\": 1, \"act"[..])] {
         let disk = FaultyDisk::default();
         missing.iter().filter(|(name, _)| *name != RING).for_each(|(name, bytes)| disk.put(name, bytes));
         if let Some(ring) = ring {
@@ -325,6 +331,17 @@ fn a_second_way_in_opens_what_the_first_cannot() {
     };
     found.unlock(ask).unwrap();
     assert_eq!(asked.get(), 2);
+    // a code that nobody has seen yet voids none
+    let newer = crate::key_source::recovery_code(&[4; 16]);
+    found.add_way(&crate::key_source::recovery(&newer)).unwrap();
+    let opens = |code: &Secret| {
+        let code = crate::key_source::recovery(code).secret;
+        found
+            .opens(|kind, _| if kind == Kind::Recovery { Ok(code.clone()) } else { Err(NoSecret::Gone(String::new())) })
+    };
+    assert_eq!((opens(&code), opens(&newer)), (true, true));
+    found.keep_newest_code().unwrap();
+    assert_eq!((opens(&code), opens(&newer)), (false, true));
     assert_eq!(found.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
     // the next key has no such way any more
     found.seal(&offer(SECRETS[1]), 2).unwrap();
@@ -334,8 +351,8 @@ fn a_second_way_in_opens_what_the_first_cannot() {
 #[test]
 fn a_record_of_another_machine_is_not_given_before_somebody_says_so_sealed_or_not() {
     let on_machine = |disk: &FaultyDisk, mark: &str| {
-        let mut store = on(disk);
-        store.mark = Some(mark.to_owned());
+        let store = on(disk);
+        store.use_machine(Machine { setting: MachineSetting::This, mark: Some(mark.to_owned()) });
         unlock_all(&store).unwrap();
         store
     };
@@ -368,4 +385,230 @@ fn a_record_of_another_machine_is_not_given_before_somebody_says_so_sealed_or_no
         let any = { third.inner().folder.peek("gbdx.json").unwrap().unwrap() };
         assert!(is_sealed || String::from_utf8_lossy(&any).contains("\"machine\": \"any\""));
     }
+}
+
+#[test]
+fn keys_that_were_asked_for_before_a_lock_open_nothing_after_it() {
+    let store = on(&sealed());
+    let ask = |_, _: Option<&str>| {
+        store.hold();
+        store.forget_keys("locked");
+        Ok(Secret::new(SECRETS[0]))
+    };
+    assert!(matches!(store.unlock(ask), Err(SealError::Locked(why)) if why.contains("meanwhile")));
+    assert!(matches!(store.load(&id("gbdx")), Err(StoreError::Locked { .. })));
+    unlock(&store, SECRETS[0]).unwrap();
+}
+
+#[test]
+fn a_recovery_code_is_tried_also_where_the_key_is_at_hand() {
+    let disk = sealed();
+    let store = on(&disk);
+    unlock(&store, SECRETS[0]).unwrap();
+    let sources = KeySources::new(&config("store.seal = \"off\"").store, Path::new("/simulated"));
+    let code = crate::key_source::recovery_code(&[3; 16]);
+    for has_slot in [false, true] {
+        if has_slot {
+            store.add_way(&crate::key_source::recovery(&code)).unwrap();
+        }
+        for wrong in ["", "0000", "0000-0000-0000-0000-0000-0000-00"] {
+            let refused = store.recover(&Secret::new(wrong), &sources).unwrap_err();
+            assert!(matches!(refused, SealError::Locked(_)), "{wrong:?}: {refused}");
+        }
+        assert_eq!(store.recover(&code, &sources).is_ok(), has_slot);
+    }
+}
+
+/// A store on this disk that the given source is configured for; the file that it is kept in is in `folder`.
+fn sources_of(folder: &Path, key: &str) -> KeySources {
+    let path = folder.join("key");
+    let _ = std::fs::remove_file(&path);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap()
+        .write_all(key.as_bytes())
+        .unwrap();
+    KeySources::new(
+        &config(&format!("store.seal = {{ file = \"{}\" }}", path.display())).store,
+        Path::new("/simulated"),
+    )
+}
+
+#[test]
+fn a_ring_that_may_be_whole_is_never_replaced() {
+    let whole = sealed().files();
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources_of(folder.path(), SECRETS[1]);
+    let disk = FaultyDisk::default();
+    whole.iter().for_each(|(name, bytes)| disk.put(name, bytes));
+    disk.put(RING, br#"{"version": 2}"#);
+    let before = disk.files();
+    let store = on(&disk);
+    for change in [SealChange::On, SealChange::OnAnew, SealChange::Rotate, SealChange::Off, SealChange::Recovery] {
+        let refused = store.change_seal(change, &sources, 9).unwrap_err();
+        assert!(matches!(&refused, SealError::Ring(why) if why.contains("later valetd")), "{change:?}: {refused}");
+    }
+    assert!(matches!(store.recover(&Secret::new("0000"), &sources), Err(SealError::Ring(_))));
+    assert_eq!(disk.files(), before);
+    // once it can be read, it is
+    disk.put(RING, &whole[RING]);
+    unlock(&store, SECRETS[0]).unwrap();
+    assert_eq!(store.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
+}
+
+#[test]
+fn on_compares_the_key_and_not_the_word_and_the_one_before_opens_nothing_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (SECRETS[0], SECRETS[1]);
+    let disk = sealed();
+    let store = on(&disk);
+    unlock(&store, first).unwrap();
+    let key = || store.seal_state().sealed.unwrap().key;
+    let before = key();
+    store.change_seal(SealChange::On, &sources_of(folder.path(), first), 2).unwrap();
+    assert_eq!(key(), before, "as it was");
+    store.change_seal(SealChange::On, &sources_of(folder.path(), second), 2).unwrap();
+    assert_ne!(key(), before);
+    let found = on(&disk);
+    assert!(unlock(&found, first).is_err());
+    unlock(&found, second).unwrap();
+    assert_eq!(found.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
+    // nor after a recovery
+    let code = crate::key_source::recovery_code(&[3; 16]);
+    found.add_way(&crate::key_source::recovery(&code)).unwrap();
+    let found = on(&disk);
+    found.recover(&code, &sources_of(folder.path(), first)).unwrap();
+    let found = on(&disk);
+    assert!(unlock(&found, second).is_err(), "what was lost opens nothing");
+    unlock(&found, first).unwrap();
+}
+
+#[test]
+fn a_lost_key_is_left_behind_when_a_person_says_so_and_takes_nothing_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources_of(folder.path(), SECRETS[1]);
+    let disk = sealed();
+    let code = crate::key_source::recovery_code(&[3; 16]);
+    {
+        let store = on(&disk);
+        unlock(&store, SECRETS[0]).unwrap();
+        store.add_way(&crate::key_source::recovery(&code)).unwrap();
+    }
+    let before = disk.files();
+    let store = on(&disk);
+    assert!(unlock(&store, SECRETS[1]).is_err(), "it is lost");
+    assert!(matches!(store.change_seal(SealChange::On, &sources, 2), Err(SealError::Locked(_))));
+    let SealChanged { left, said, .. } = store.change_seal(SealChange::OnAnew, &sources, 2).unwrap();
+    assert_eq!(left.0.len(), ACCOUNTS.len(), "{left:?}");
+    assert!(said.last().unwrap().contains("valetd login"), "{said:?}");
+    for account in ACCOUNTS {
+        let name = format!("{account}.json");
+        assert_eq!(disk.files()[&name], before[&name], "{name} stays");
+    }
+    // a sign-in is kept, and what was in its place as well
+    store.save(&Record { generation: 1, ..of("gbdx") }).unwrap();
+    assert_eq!(disk.files()["gbdx.json.corrupt-1"], before["gbdx.json"]);
+    assert_eq!(store.load(&id("gbdx")).unwrap().unwrap().generation, 1);
+    // the key of that time opens the others, whichever way it comes back
+    for is_code in [true, false] {
+        let found = on(&disk.after_a_kill());
+        unlock(&found, SECRETS[1]).unwrap();
+        match is_code {
+            true => drop(found.recover(&code, &sources).unwrap()),
+            false => drop(unlock(&found, SECRETS[0]).unwrap()),
+        }
+        assert_eq!(found.load(&id("alpha")).unwrap(), Some(of("alpha")), "{is_code}");
+        assert_eq!(found.load(&id("gbdx")).unwrap().unwrap().generation, 1, "{is_code}");
+    }
+}
+
+#[test]
+fn no_key_leaves_the_ring_that_a_file_of_any_name_needs_and_no_sealed_file_is_overwritten() {
+    let disk = sealed();
+    let files = disk.files();
+    let swapped = [("alpha.json", "zulu.json"), ("zulu.json", "alpha.json")];
+    swapped.iter().for_each(|(name, of)| disk.put(name, &files[*of]));
+    disk.put("old.json", &files["gbdx.json"]);
+    disk.put("gbdx.json.corrupt-1", &files["alpha.json"]);
+    disk.put("gbdx.json.bak", &files["gbdx.json"]);
+    let store = on(&disk);
+    unlock(&store, SECRETS[0]).unwrap();
+    assert!(store.load(&id("alpha")).is_err(), "it is another one's, and set aside");
+    for time in 2..5 {
+        store.seal(&offer(SECRETS[1]), time).unwrap();
+    }
+    let kept: Vec<_> = disk.files().into_values().collect();
+    for name in ["alpha.json", "zulu.json", "gbdx.json"] {
+        assert!(kept.contains(&files[name]), "{name} is somewhere");
+    }
+    // put back, they open
+    let names: Vec<String> = disk.files().into_keys().filter(|name| name != RING).collect();
+    for account in ACCOUNTS {
+        let name = format!("{account}.json");
+        disk.put(&name, &files[&name]);
+    }
+    let found = on(&disk);
+    unlock_all(&found).unwrap();
+    for account in ACCOUNTS {
+        assert_eq!(found.load(&id(account)).unwrap(), Some(of(account)), "{names:?}");
+    }
+}
+
+#[test]
+fn what_lay_in_the_clear_is_noted_until_another_credential_takes_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources_of(folder.path(), SECRETS[0]);
+    // cut short after the ring was written, and before any record was
+    let cut_short = |step: &usize| {
+        let disk = plain();
+        let store = on(&disk);
+        disk.plant(*step, Fault::Error(libc::ENOSPC));
+        store.change_seal(SealChange::On, &sources, 1).is_err()
+            && disk.files().contains_key(RING)
+            && is_in_the_clear(&disk).len() == ACCOUNTS.len()
+    };
+    let step = (0..50).rfind(cut_short).expect("there is such a step");
+    let disk = plain();
+    let store = on(&disk);
+    disk.plant(step, Fault::Error(libc::ENOSPC));
+    store.change_seal(SealChange::On, &sources, 1).unwrap_err();
+    let exposed = |store: &Store| store.still_exposed().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let SealChanged { lay_in_the_clear, said, .. } = store.change_seal(SealChange::On, &sources, 2).unwrap();
+    assert!(said[0].contains("already"), "{said:?}");
+    assert_eq!(is_in_the_clear(&disk), [""; 0], "it goes on where it was cut short");
+    assert_eq!(lay_in_the_clear.len(), ACCOUNTS.len());
+    // a note is no other credential, and neither is another key or another start
+    store.save(&Record { redeeming: true, ..of("gbdx") }).unwrap();
+    store.seal(&offer(SECRETS[1]), 3).unwrap();
+    let store = on(&disk);
+    unlock(&store, SECRETS[1]).unwrap();
+    assert_eq!(exposed(&store), ACCOUNTS);
+    store.save(&Record { generation: 8, ..record(8) }).unwrap();
+    assert_eq!(exposed(&store), ["alpha", "zulu"]);
+    store.unseal().unwrap();
+    assert_eq!(exposed(&store), [""; 0]);
+}
+
+#[test]
+fn a_record_with_a_mark_is_another_machines_where_this_one_has_none() {
+    let disk = plain();
+    let store = on(&disk);
+    let here = |setting, mark: Option<&str>| Machine { setting, mark: mark.map(str::to_owned) };
+    store.use_machine(here(MachineSetting::This, Some("one")));
+    store.save(&of("gbdx")).unwrap();
+    let rows = [
+        (MachineSetting::This, Some("one"), true),
+        (MachineSetting::This, Some("two"), false),
+        (MachineSetting::This, None, false),
+        (MachineSetting::Any, Some("two"), true),
+        (MachineSetting::Any, None, true),
+    ];
+    for (setting, mark, is_used) in rows {
+        store.use_machine(here(setting, mark));
+        assert_eq!(store.load(&id("gbdx")).is_ok(), is_used, "{setting:?} {mark:?}");
+    }
+    assert!(store.load(&id("alpha")).is_ok(), "of before marks");
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, Server, address, ping, rotating};
-use crate::support::{Home, eventually, words};
+use crate::support::{Daemon, Home, eventually, words};
 
 const KEY: &str = "kq8hUw2D0Zf1Yp6mJt3Rb7Lx5Nc9Vs4E";
 
@@ -343,6 +343,111 @@ fn a_passphrase_is_typed_after_each_start_and_to_undo_a_lock_and_stands_nowhere(
     assert_eq!(sealable.server.log().reuse_detected, 0);
 }
 
+/// A daemon whose store is sealed by this passphrase, and open.
+fn behind_a_passphrase<'s>(sealable: &'s Sealable, passphrase: &str) -> Daemon<'s> {
+    let home = &sealable.home;
+    let sealed = home.run_with_input(&["seal", "on", "--passphrase-stdin"], passphrase);
+    assert!(sealed.status.success(), "{}", words(&sealed));
+    let daemon = home.start();
+    let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], passphrase);
+    assert!(opened.status.success(), "{}", words(&opened));
+    daemon.until("lab", "usable");
+    daemon
+}
+
+#[test]
+fn what_a_passphrase_has_to_undo_nothing_else_undoes_or_changes() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-91fe";
+    const OTHER: &str = "four-words-of-a-thief";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let daemon = behind_a_passphrase(&sealable, PASSPHRASE);
+    let sealed = sealable.status();
+    for lock in [&["lock"][..], &["lock", "--all"]] {
+        for has_code in [false, true] {
+            if has_code {
+                sealable.seal("recovery");
+            }
+            assert!(home.run(lock).status.success());
+            let tries: [(&[&str], &str); 9] = [
+                (&["unlock", "--recovery-stdin"], "0000"),
+                (&["unlock", "--recovery-stdin"], "0000-0000-0000-0000-0000-0000-00"),
+                (&["unlock", "--passphrase-stdin"], OTHER),
+                (&["seal", "off"], ""),
+                (&["seal", "on", "--passphrase-stdin"], OTHER),
+                (&["seal", "rotate", "--passphrase-stdin"], OTHER),
+                (&["seal", "recovery"], ""),
+                (&["adopt", "lab"], ""),
+                (&["adopt", "lab", "--any"], ""),
+            ];
+            for (verb, input) in tries {
+                let refused = home.run_with_input(verb, input);
+                assert_eq!(refused.status.code(), Some(5), "{lock:?} {verb:?}: {}", words(&refused));
+                assert_eq!(ping(&address(&daemon)).status, 503, "{lock:?} {verb:?}");
+            }
+            let bodies = [
+                "",
+                "{}",
+                r#"{"recovery_code": ""}"#,
+                r#"{"recovery_code": "x", "passphrase": "four-words-of-a-thief"}"#,
+                r#"{"passphrase": ""}"#,
+            ];
+            for body in bodies {
+                let refused = home.control_with("POST", "/v1/unlock", body).expect("an answer");
+                assert!(refused.status >= 400, "{body}: {}", refused.text());
+                assert_eq!(ping(&address(&daemon)).status, 503, "{body}");
+            }
+            assert_eq!(sealable.leaks(), [""; 0]);
+            let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+            assert!(opened.status.success(), "{}", words(&opened));
+            daemon.until("lab", "usable");
+            if has_code {
+                assert_eq!(sealable.status()["recovery"], true);
+            }
+        }
+    }
+    assert_eq!(sealable.status()["key_id"], sealed["key_id"]);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+#[test]
+fn a_lock_is_not_undone_by_an_unlock_that_began_before_it() {
+    let script = "test -e $HOME/slow && touch $HOME/asked && sleep 3; cat $HOME/key";
+    let sealable = Sealable::with(&format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"));
+    let home = &sealable.home;
+    sealable.seal("on");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert!(home.run(&["lock", "--all"]).status.success());
+    for lock in [&["lock"][..], &["lock", "--all"]] {
+        fs::write(home.path("slow"), "").expect("written");
+        let _ = fs::remove_file(home.path("asked"));
+        let unlocking = home.valetd(&["unlock"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
+        eventually("asked", || home.path("asked").exists().then_some(()));
+        let locked = home.run(lock);
+        assert!(locked.status.success(), "{}", words(&locked));
+        let ended = unlocking.wait_with_output().expect("it ends");
+        assert_eq!(ended.status.code(), Some(5), "{lock:?}");
+        assert_eq!(ping(&address(&daemon)).status, 503, "{lock:?}");
+        fs::remove_file(home.path("slow")).expect("removed");
+        assert!(home.run(&["unlock"]).status.success());
+        daemon.until("lab", "usable");
+        assert!(home.run(&["lock", "--all"]).status.success());
+    }
+    drop(daemon);
+    // nor by a start that takes its time
+    fs::write(home.path("slow"), "").expect("written");
+    let _ = fs::remove_file(home.path("asked"));
+    let daemon = home.start();
+    eventually("asked", || home.path("asked").exists().then_some(()));
+    assert!(home.run(&["lock", "--all"]).status.success());
+    std::thread::sleep(Duration::from_secs(4)); // longer than the command takes
+    assert_eq!(ping(&address(&daemon)).status, 503);
+    assert!(home.run(&["unlock"]).status.success());
+    daemon.until("lab", "usable");
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
 #[test]
 fn a_record_that_was_copied_to_another_machine_is_not_spent_before_somebody_says_so() {
     let sealable = Sealable::new();
@@ -389,6 +494,216 @@ fn a_record_that_was_copied_to_another_machine_is_not_spent_before_somebody_says
     daemon.until("lab", "usable");
 }
 
+/// No verb changes a ring that cannot be read, and each of these says what is wrong with it.
+fn is_said_and_stays(home: &Home, says: &[&str]) {
+    let changes: [&[&str]; 5] =
+        [&["seal", "on"], &["seal", "on", "--new-key"], &["seal", "rotate"], &["seal", "off"], &["seal", "recovery"]];
+    for verb in changes {
+        let refused = home.run(verb);
+        assert_eq!(refused.status.code(), Some(5), "{verb:?}: {}", words(&refused));
+        assert!(words(&refused).contains("seal.keys.json"), "{verb:?}: {}", words(&refused));
+    }
+    for verb in says {
+        let said = words(&home.run(&[verb]));
+        assert!(said.contains("seal.keys.json") && !said.contains("in the clear"), "{verb}: {said}");
+    }
+}
+
+#[test]
+fn a_ring_that_cannot_be_read_is_said_everywhere_and_never_replaced_and_is_read_again_once_mended() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    sealable.seal("on");
+    let ring = home.path("state/valetd/seal.keys.json");
+    let aside = home.path("ring");
+    for is_link in [true, false] {
+        fs::rename(&ring, &aside).expect("renamed");
+        match is_link {
+            true => std::os::unix::fs::symlink(&aside, &ring).expect("a link"),
+            false => fs::write(&ring, r#"{"version": 7}"#).expect("written"),
+        }
+        let daemon = home.start();
+        daemon.until("lab", "store-locked");
+        is_said_and_stays(home, &["seal", "check", "status", "doctor"]);
+        drop(daemon);
+        is_said_and_stays(home, &["seal", "check"]);
+        let daemon = home.start();
+        daemon.until("lab", "store-locked");
+        fs::remove_file(&ring).expect("removed");
+        fs::rename(&aside, &ring).expect("renamed");
+        assert!(home.run(&["unlock"]).status.success());
+        daemon.until("lab", "usable");
+    }
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+#[test]
+fn who_has_lost_the_key_is_told_a_way_out_that_works_and_loses_nothing_that_may_come_back() {
+    for is_running in [true, false] {
+        let sealable = Sealable::new();
+        let home = &sealable.home;
+        sealable.seal("on");
+        let record = fs::read(home.path("state/valetd/lab.json")).expect("a record");
+        sealable.put_key("another-key-of-more-than-32-characters-for-a-new-start");
+        let daemon = is_running.then(|| home.start());
+        let refused = home.run(&["unlock"]);
+        assert_eq!(refused.status.code(), Some(5));
+        assert!(words(&refused).contains("valetd seal on --new-key"), "{}", words(&refused));
+        assert_eq!(home.run(&["seal", "on"]).status.code(), Some(5), "not before a person says so");
+        let begun = home.run(&["seal", "on", "--new-key"]);
+        assert!(begun.status.success(), "{}", words(&begun));
+        assert!(words(&begun).contains("lab.json") && words(&begun).contains("valetd login"), "{}", words(&begun));
+        if let Some(daemon) = &daemon {
+            let account = daemon.until("lab", "key-gone");
+            let action = account["next_action"].as_str().expect("one");
+            assert!(action.contains("login lab"), "{action}");
+        }
+        lab::sign_in(home, &sealable.server.sign_in());
+        assert_eq!(fs::read(home.path("state/valetd/lab.json.corrupt-1")).expect("it is kept"), record);
+        assert_eq!(sealable.leaks(), [""; 0]);
+        drop(daemon);
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        assert_eq!(sealable.server.log().reuse_detected, 0);
+    }
+}
+
+#[test]
+fn a_store_that_takes_a_passphrase_is_changed_without_a_daemon_by_who_says_it() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-3c1d";
+    const NEXT: &str = "five-other-words-of-mine-canary-3c1d";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let say = |verb: &[&str], input: &str, code: i32| {
+        let output = home.run_with_input(verb, input);
+        assert_eq!(output.status.code(), Some(code), "{verb:?} {input:?}: {}", words(&output));
+        output
+    };
+    say(&["seal", "on", "--passphrase-stdin"], PASSPHRASE, 0);
+    for change in ["recovery", "off", "rotate"] {
+        say(&["seal", change, "--passphrase-stdin"], &format!("four-words-of-hers\n{NEXT}"), 5);
+    }
+    assert!(!home.run(&["seal", "off"]).status.success(), "there is no terminal to ask on");
+    say(&["adopt", "lab", "--passphrase-stdin"], "four-words-of-hers", 5);
+    say(&["adopt", "lab", "--passphrase-stdin"], PASSPHRASE, 0);
+    say(&["seal", "recovery", "--passphrase-stdin"], PASSPHRASE, 0);
+    say(&["seal", "rotate", "--passphrase-stdin"], &format!("{PASSPHRASE}\n{NEXT}"), 0);
+    assert_eq!(sealable.leaks(), [""; 0]);
+    say(&["unlock", "--passphrase-stdin"], PASSPHRASE, 5);
+    say(&["unlock", "--passphrase-stdin"], NEXT, 0);
+    say(&["seal", "off", "--passphrase-stdin"], PASSPHRASE, 5);
+    say(&["seal", "off", "--passphrase-stdin"], NEXT, 0);
+    assert_eq!(sealable.status()["sealed"], false);
+}
+
+#[test]
+fn a_recovery_code_that_could_not_be_shown_voids_none() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    sealable.seal("on");
+    for is_running in [true, false] {
+        let daemon = is_running.then(|| home.start());
+        let first = String::from_utf8(sealable.seal("recovery").stdout).expect("text");
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+        let status = home.valetd(&["seal", "recovery"]).stdout(full).stderr(Stdio::null()).status().expect("it runs");
+        assert!(!status.success());
+        let opened = home.run_with_input(&["unlock", "--recovery-stdin"], &first);
+        assert!(opened.status.success(), "{is_running}: {}", words(&opened));
+        let second = String::from_utf8(sealable.seal("recovery").stdout).expect("text");
+        assert_eq!(home.run_with_input(&["unlock", "--recovery-stdin"], &first).status.code(), Some(5));
+        assert!(home.run_with_input(&["unlock", "--recovery-stdin"], &second).status.success());
+        drop(daemon);
+    }
+}
+
+#[test]
+fn a_setting_that_names_another_source_of_the_same_kind_is_put_in_force_and_the_one_before_opens_nothing() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    sealable.seal("on");
+    let first = sealable.status()["key_id"].clone();
+    fs::write(home.path("key-2"), "another-key-of-more-than-32-characters-elsewhere\n").expect("written");
+    fs::set_permissions(home.path("key-2"), fs::Permissions::from_mode(0o600)).expect("mode 0600");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    home.write_config(&lab::config(&sealable.server, lab::EAGER, "", "store.seal = { file = \"../../key-2\" }"));
+    assert!(home.run(&["reload"]).status.success());
+    let changed = sealable.seal("on");
+    assert!(!words(&changed).contains("already"), "{}", words(&changed));
+    assert_ne!(sealable.status()["key_id"], first);
+    drop(daemon);
+    sealable.lose_key();
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+}
+
+#[test]
+fn where_any_machine_may_use_a_record_that_acts_on_a_reload() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    let mut moved: Value = serde_json::from_slice(&fs::read(&record).expect("a record")).expect("JSON");
+    moved["machine"] = "00112233445566778899aabbccddeeff".into();
+    fs::write(&record, moved.to_string()).expect("written");
+    let daemon = home.start();
+    daemon.until("lab", "other-machine");
+    home.write_config(&lab::config(&sealable.server, lab::EAGER, "", "store.machine = \"any\""));
+    assert!(home.run(&["reload"]).status.success());
+    daemon.until("lab", "usable");
+}
+
+#[test]
+fn a_source_that_does_not_reply_keeps_nobody_from_listening_or_stopping_and_is_no_sign_in_that_is_missing() {
+    for is_pipe in [true, false] {
+        let sealable = match is_pipe {
+            true => Sealable::new(),
+            false => Sealable::with(
+                "{ command = [\"sh\", \"-c\", \"test -e $HOME/slow && exec sleep 25.5; cat $HOME/key\"] }",
+            ),
+        };
+        let home = &sealable.home;
+        sealable.seal("on");
+        fs::write(home.path("slow"), "").expect("written");
+        if is_pipe {
+            sealable.lose_key();
+            let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(home.path("key")).status();
+            assert!(made.expect("mkfifo runs").success());
+        }
+        let began = std::time::Instant::now();
+        let mut daemon = home.start();
+        let account = daemon.account("lab");
+        assert_eq!((&account["state"], &account["usable"]), (&"store-locked".into(), &false.into()), "{is_pipe}");
+        assert_eq!(home.run(&["wait", "--timeout", "1ms"]).status.code(), Some(5), "{is_pipe}");
+        assert_eq!(home.run(&["status"]).status.code(), Some(5), "{is_pipe}");
+        let refused = home.run(&["refresh", "lab"]);
+        assert!(!words(&refused).contains("login"), "{is_pipe}: {}", words(&refused));
+        daemon.signal("TERM");
+        assert!(began.elapsed() < Duration::from_secs(20), "{is_pipe}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn sealing_says_what_is_spent_and_what_is_not() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let sealed = sealable.seal("on");
+    assert!(words(&sealed).contains("spent: lab"), "{}", words(&sealed));
+    let again = sealable.seal("on");
+    assert!(words(&again).contains("already") && !words(&again).contains("spent"), "{}", words(&again));
+    drop(daemon);
+    sealable.seal("off");
+    let without = sealable.seal("on");
+    assert!(words(&without).contains("works until it is renewed, when valetd starts: lab"), "{}", words(&without));
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let after = sealable.seal("on");
+    assert!(!words(&after).contains("lab"), "a start has spent it: {}", words(&after));
+    let locked = home.run(&["lock", "--all"]);
+    assert!(words(&locked).contains("if they are not renewed: lab"), "{}", words(&locked));
+}
+
 /// Moments, not secrets.
 fn below(random: &mut u64, limit: u64) -> u64 {
     *random ^= *random << 13;
@@ -415,6 +730,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
         std::thread::sleep(moment); // any moment is right: that is the story
         let _ = child.kill();
         cut_short += usize::from(child.wait().expect("waited").code().is_none());
+        let _ = home.run(&["unlock"]); // it opens the store, which finishes what was cut short
         let status = sealable.status();
         assert_eq!(status["locked"], Value::Null, "kill {kill} in {change}: {status}");
         let is_clear = !sealable.leaks().is_empty();

@@ -265,11 +265,17 @@ pub(super) fn seal(status: &StatusReport, config: Option<&Config>, invocation: &
     const CHECK: &str = "seal";
     let StoreReport { sealed, source, recovery, locked, .. } = &status.daemon.store;
     let mut findings = Vec::new();
+    // a ring that cannot be read is no store in the clear
+    let is_unread = !sealed && locked.is_some();
+    let config = config.filter(|_| !is_unread);
     let differs = config.and_then(|config| config.store.seal.differs_from(source.as_deref()));
     findings.extend(differs.map(|(says, remedy)| warn(CHECK, says, remedy)));
     let source = source.as_deref().unwrap_or_default();
     if let Some(why) = locked {
         findings.push(fail(CHECK, format!("the store is locked: {why}"), format!("{invocation} unlock")));
+    }
+    if is_unread {
+        return findings;
     }
     findings.push(match (sealed, recovery) {
         (false, _) => {

@@ -212,7 +212,7 @@ fn what_is_sealed_under_a_key_that_is_away_or_gone_is_a_state_of_its_own() {
             State::OtherMachine,
             "valetd login gbdx (or adopt gbdx, if no other machine uses it any more)",
         ),
-        (Withholding::KeyGone, State::KeyGone, "valetd unlock --recovery (or seal on, and then login gbdx)"),
+        (Withholding::KeyGone, State::KeyGone, "valetd unlock --recovery (or seal on --new-key, and then login gbdx)"),
     ];
     for (cause, state, action) in rows {
         let mut view = usable_view();
@@ -303,6 +303,7 @@ pub(crate) fn usable_view() -> AccountView {
             fingerprint: "ba7816bf".to_owned(),
             saved: true,
             identity: Some("me@example.com".to_owned()),
+            rotates: true,
             subject: Some("0b-1c".to_owned()),
             ends_at: None,
         }),

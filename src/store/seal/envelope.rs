@@ -95,6 +95,11 @@ impl Envelope {
     }
 }
 
+/// The key that a sealed file names, whoever it is for.
+pub(in crate::store) fn key_named_in(bytes: &[u8]) -> Option<KeyId> {
+    serde_json::from_slice(bytes).ok().map(|Written { key, .. }| key)
+}
+
 fn record_of(account: &str, generation: u64, key: &KeyId) -> Vec<u8> {
     bound_to("valetd record v2", &[account.as_bytes(), &generation.to_be_bytes(), key.as_str().as_bytes()])
 }

@@ -12,6 +12,6 @@ mod envelope;
 mod key;
 mod ring;
 
-pub(super) use envelope::{Envelope, Rejected, VERSION};
+pub(super) use envelope::{Envelope, Rejected, VERSION, key_named_in};
 pub(super) use key::{Key, KeyId, NONCE_LENGTH};
 pub(super) use ring::{Ring, RingKey, SLOT_RANDOM, Slot, Stretch, Unreadable};

@@ -1,5 +1,7 @@
 //! The ring: which keys there are, and each of them wrapped in one slot or several. No secret stands in it in the clear.
 
+use std::sync::{Mutex, PoisonError};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,9 @@ pub(in crate::store) struct Slot {
     wrapped: String,
 }
 
+/// Each takes 64 MiB: a dozen wrong guesses at once would be a lot of memory, and be no faster.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// The cost of a guess (RFC 9106).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +82,7 @@ impl Stretch {
         let cost = argon2::Params::new(memory_kib, passes, 1, None).ok()?;
         let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, cost);
         let mut stretched = Zeroizing::new([0; 32]);
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         argon2.hash_password_into(secret, salt, stretched.as_mut_slice()).ok()?;
         Some(stretched)
     }

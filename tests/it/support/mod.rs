@@ -154,13 +154,18 @@ impl Home {
 
     /// Asks on the control socket, if somebody listens there.
     pub fn control(&self, method: &str, path: &str) -> io::Result<Answer> {
+        self.control_with(method, path, "")
+    }
+
+    /// The same with a body.
+    pub fn control_with(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
         let stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        request(
-            stream,
-            &format!("{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-            b"",
-        )
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: valetd\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        request(stream, &head, body.as_bytes())
     }
 
     /// Starts the daemon and waits until its socket answers.
