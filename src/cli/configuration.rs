@@ -1,7 +1,7 @@
 //! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::options::Options;
@@ -9,6 +9,7 @@ use super::output::remark;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
+use crate::platform::clock;
 use crate::platform::paths::{Overrides, Paths};
 use crate::store::StoreError;
 
@@ -61,7 +62,7 @@ pub(super) fn when_free<T>(
     patience: Duration,
     mut attempt: impl FnMut() -> Result<Result<T, StoreError>, Failure>,
 ) -> Result<Result<T, StoreError>, Failure> {
-    let begun = Instant::now();
+    let begun = clock::instant();
     let mut is_told = false;
     loop {
         match attempt()? {

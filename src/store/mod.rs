@@ -25,7 +25,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
-use crate::platform::{machine, mounts};
+use crate::platform::{clock, machine, mounts};
 use crate::secret::Secret;
 
 mod change;
@@ -116,10 +116,10 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// Opens the folder, and waits a moment for another process that has it.
 fn open_soon(dir: &Path) -> Result<Store, StoreError> {
-    let deadline = Instant::now() + MOMENT;
+    let deadline = clock::instant() + MOMENT;
     loop {
         match Store::open(dir) {
-            Err(StoreError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+            Err(StoreError::Held { .. }) if clock::instant() < deadline => std::thread::sleep(GLANCE),
             opened => return opened,
         }
     }
