@@ -6,6 +6,7 @@ use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::store::{Adoption, open_store};
@@ -54,7 +55,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 store.adopt(&id, adoption).map_err(|error| Failure::new(error).while_doing(doing.clone()))?;
             if !is_there {
                 return Err(Failure::say("nobody has signed in")
-                    .with_remedy(format!("valetd login {id}"))
+                    .with_remedy(advised(format_args!("login {id}")))
                     .while_doing(doing));
             }
             print(&format!("{id}: used here from now on\n"))?;

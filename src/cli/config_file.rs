@@ -9,6 +9,7 @@ use super::config_edit::keeping_line_ends;
 use super::failure::Failure;
 use crate::config::{Account, AccountId, Config, Problem};
 use crate::config_files;
+use crate::platform::io_error;
 use crate::platform::paths::Paths;
 use crate::platform::replacement::{Replacement, lock_folder_of};
 use crate::platform::termination::Uninterrupted;
@@ -31,7 +32,7 @@ pub(super) fn edit(
     // an editor's link stays a link
     let file = places.config_file.canonicalize().unwrap_or_else(|_| places.config_file.clone());
     let doing = format!("writing {}", file.display());
-    let failed = |error: io::Error| Failure::new(error).while_doing(doing.clone());
+    let failed = |error: io::Error| Failure::say(io_error::words(&error)).while_doing(doing.clone());
     let _ours = lock_folder_of(&file).map_err(failed)?;
     for _ in 0..TRIES {
         let before = read(&file)?;

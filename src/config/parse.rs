@@ -19,6 +19,7 @@ use super::route::{PresetRoute, ROUTE_KEYS, Route, RouteContext};
 use super::secret_source::SecretSource;
 use super::store::{SealSetting, StoreSettings};
 use super::value::{self, AllowedClient};
+use crate::advice::advised;
 use crate::names::nearest;
 
 /// Where all routes are served if nothing else is said: both loopback addresses, since a client's `localhost` may be either.
@@ -354,9 +355,10 @@ impl<'a> Reader<'a> {
         let found = Table::new([account.clone()], self.sink).parsed("provider", |text| match presets.get(text) {
             Some(Some(document)) => Ok((text.to_owned(), document)),
             Some(None) | None => {
+                let list = advised("providers");
                 let remedy = match nearest(text, known()) {
-                    Some(near) => format!("did you mean \"{near}\"? `valetd providers` lists all"),
-                    None => "`valetd providers` lists them; or leave it out and say everything here".to_owned(),
+                    Some(near) => format!("did you mean \"{near}\"? `{list}` lists all"),
+                    None => format!("`{list}` lists them; or leave it out and say everything here"),
                 };
                 Err(Complaint::new("names no provider that is known", remedy))
             }

@@ -10,6 +10,7 @@ use super::answer::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::state::ControlState;
 use crate::accounts::{AccountView, Withholding};
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
@@ -175,13 +176,16 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
             tokio::time::sleep(GLANCE).await;
         }
         state.store.forget_keys(WHY);
-        said.push("the key and the refresh tokens are forgotten: nothing is renewed until valetd unlock".to_owned());
+        said.push(format!(
+            "the key and the refresh tokens are forgotten: nothing is renewed until {}",
+            advised("unlock")
+        ));
     } else {
         said.push("renewals go on".to_owned());
     }
     said.push(match is_behind_a_passphrase(&state.store) {
         true => "it takes the passphrase to unlock; a restart of the daemon asks for it, too".to_owned(),
-        false => "it is a switch and no wall: any program of this user can say valetd unlock".to_owned(),
+        false => format!("it is a switch and no wall: any program of this user can say {}", advised("unlock")),
     });
     Ok(json(StatusCode::OK, &SealAnswer { said, left: Vec::new(), recovery_code: None }))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reseal::{Left, SealError, random};
 use super::{SealState, Store};
+use crate::advice::advised;
 use crate::key_source::{self, KeySources, Kind, NoSecret};
 use crate::secret::Secret;
 
@@ -62,7 +63,7 @@ impl Store {
                 let said = vec![
                     "this is the only time that the code is shown: write it down and keep it away from this machine"
                         .to_owned(),
-                    "it opens the store where its key is lost: valetd unlock --recovery".to_owned(),
+                    format!("it opens the store where its key is lost: {}", advised("unlock --recovery")),
                 ];
                 Ok(SealChanged { said, recovery_code: Some(code), ..nothing })
             }
@@ -85,9 +86,8 @@ impl Store {
                     said.push(words.to_owned());
                 }
                 if before.as_ref().is_some_and(|before| before.has_recovery) {
-                    said.push(
-                        "the recovery code was for the old key and is void: valetd seal recovery makes one".to_owned(),
-                    );
+                    let anew = advised("seal recovery");
+                    said.push(format!("the recovery code was for the old key and is void: {anew} makes one"));
                 }
                 Ok(SealChanged { said, left, lay_in_the_clear: before.is_none(), ..nothing })
             }

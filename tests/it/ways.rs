@@ -179,7 +179,7 @@ fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_
 
     // chosen, nobody listens, and the page's address is all that is waited for
     let mut terminal = Terminal::open(&home, &login(" --paste --no-browser"));
-    terminal.until("paste the one-time code that it shows here, or the whole address that it ends on");
+    terminal.until("paste the one-time code that it shows");
     let shown = terminal.until("Code: ");
     assert!(!shown.contains("goes on by itself"), "{shown}");
     terminal.type_line("\x03");
