@@ -46,6 +46,8 @@ pub(crate) struct Stored {
     pub saved: bool,
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
+    /// What the server tells that person apart by, if that was told.
+    pub subject: Option<String>,
     /// When the sign-in ends, if it was given an end.
     pub ends_at: Option<Timestamp>,
 }
@@ -97,7 +99,7 @@ pub(crate) fn login(account: &AccountId, invocation: &str) -> String {
 /// What may be asked of the renewer. Each is answered exactly once; an error is a sentence for people.
 #[derive(Debug)]
 pub(crate) enum AccountRequest {
-    /// Renew now. Answered when the renewal has been asked for, not when it has ended.
+    /// Renew now. Answered when the request is sent, not when the renewal has ended.
     Refresh(AccountId, oneshot::Sender<Result<(), String>>),
     /// A person has signed in. Answered when the credential is saved or cannot be, or when its trial has kept it from
     /// taking the place of what is stored.
@@ -105,8 +107,8 @@ pub(crate) enum AccountRequest {
     /// Ask the provider whose the access token at hand is. Answered when it has answered, in a sentence for people.
     WhoIs(AccountId, oneshot::Sender<Result<String, String>>),
     /// A person signs out: revoke at the server where it can be done, then forget. Answered when both are done, with
-    /// what happened at the server, for people.
-    Remove(AccountId, oneshot::Sender<Result<String, String>>),
+    /// what happened at the server, for people. The person's sign-in that was under way is void, if one is named.
+    Remove(AccountId, Option<String>, oneshot::Sender<Result<String, String>>),
     /// The store may be readable now: read what could not be read. Answered when that is done.
     LookAgain(oneshot::Sender<Result<(), String>>),
     /// Hand out no token from here on. Answered when none leaves any more.
@@ -142,6 +144,9 @@ pub(crate) enum RequestError {
     /// A credential that was handed in is another person's: what is stored stays.
     #[error("{0}")]
     AnotherPerson(String),
+    /// Somebody has signed out since the sign-in was begun that has brought a credential: nothing is stored.
+    #[error("somebody has signed out since this sign-in was begun")]
+    SignedOut,
     /// A credential that was handed in could not be tried: what is stored stays.
     #[error("{0}")]
     CredentialUntried(String),
@@ -181,9 +186,9 @@ impl Accounts {
         self.ask(|reply| AccountRequest::WhoIs(account, reply)).await
     }
 
-    /// Signs out. Returns what happened at the server, for people.
-    pub(crate) async fn remove(&self, account: AccountId) -> Result<String, RequestError> {
-        self.ask(|reply| AccountRequest::Remove(account, reply)).await
+    /// Signs out, also of the sign-in that was under way. Returns what happened at the server, for people.
+    pub(crate) async fn remove(&self, account: AccountId, void: Option<String>) -> Result<String, RequestError> {
+        self.ask(|reply| AccountRequest::Remove(account, void, reply)).await
     }
 
     /// Has what could not be read from the store read again.

@@ -136,7 +136,7 @@ pub fn metadata(data: &[u8]) {
         Ok(found) => {
             assert_eq!(found.issuer, ISSUER);
             found.endpoints().for_each(|(_, text)| harmless(text));
-            let kept = Kept { fetched_at: 1, metadata: found };
+            let kept = Kept { fetched_at: 1, metadata: found, validator: None, fresh_for: 1 };
             assert_eq!(Kept::read(&kept.write()), Some(kept));
         }
         Err(why) => harmless(&why),

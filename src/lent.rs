@@ -1,14 +1,18 @@
 //! What the daemon lends to a command: a unix socket where requests name the upstream of one of its routes
-//! (`proxy/policy/scope.rs`), and the key for it. After a restart it has lent nothing, and is asked once more.
+//! (`proxy/policy/scope.rs`), and the key for it. After a restart it has lent nothing, and is asked once more; once a person
+//! has revoked the key, it is asked for nothing any more.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::RecvFlags;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tracing::debug;
@@ -23,7 +27,43 @@ pub(crate) struct Lent {
     /// The key for it.
     pub(crate) key: Secret,
     /// The connection that both end with.
-    pub(crate) _line: OwnedFd,
+    pub(crate) line: OwnedFd,
+}
+
+/// A daemon that takes a socket away says why, or ends, within milliseconds.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// How often that is looked for: for two seconds, after which somebody else has removed the socket.
+const LOOKS: u32 = 200;
+
+/// What the daemon says on that connection when the key has been revoked.
+pub(crate) const REVOKED: &[u8] = b"{\"revoked\":true}\n";
+
+impl Lent {
+    /// Whether the key has been revoked, now that there is no socket any more. The daemon says so, or closes the connection as
+    /// it ends.
+    async fn has_been_revoked(&self) -> bool {
+        for _ in 0..LOOKS {
+            if self.is_said_to_be_revoked() || self.is_closed() {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        self.is_said_to_be_revoked()
+    }
+
+    fn is_said_to_be_revoked(&self) -> bool {
+        let mut said = [0; 256];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK; // to be asked again
+        let length = rustix::net::recv(&self.line, &mut said, flags).map_or(0, |(length, _)| length);
+        said[..length].windows(REVOKED.len()).any(|part| part == REVOKED)
+    }
+
+    fn is_closed(&self) -> bool {
+        let mut line = [PollFd::new(&self.line, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut line, Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
 }
 
 /// Asks the daemon to lend once more: after a restart it knows nothing of what was lent before.
@@ -34,6 +74,8 @@ pub(crate) struct Daemon {
     lent: RefCell<Option<Rc<Lent>>>,
     lend: Lend,
     lending: Mutex<()>,
+    /// Whether that has been told.
+    is_told: Cell<bool>,
 }
 
 impl fmt::Debug for Daemon {
@@ -45,7 +87,7 @@ impl fmt::Debug for Daemon {
 impl Daemon {
     /// `lend` is asked when nothing is lent yet, and when the socket is gone: its error is a sentence for people.
     pub(crate) fn new(lent: Option<Lent>, lend: Lend) -> Self {
-        Self { lent: RefCell::new(lent.map(Rc::new)), lend, lending: Mutex::new(()) }
+        Self { lent: RefCell::new(lent.map(Rc::new)), lend, lending: Mutex::new(()), is_told: Cell::new(false) }
     }
 
     /// A connection to the daemon, and the key to present on it.
@@ -62,6 +104,11 @@ impl Daemon {
         }
         let _one_at_a_time = self.lending.lock().await;
         let now = self.lent.borrow().clone();
+        if let Some(now) = &now
+            && now.has_been_revoked().await
+        {
+            return Err(self.told_of_the_end());
+        }
         let now = match now {
             // somebody else has asked meanwhile
             Some(now) if !lent.as_ref().is_some_and(|lent| Rc::ptr_eq(lent, &now)) => now,
@@ -76,6 +123,15 @@ impl Daemon {
         };
         let stream = UnixStream::connect(&now.socket).await.map_err(|error| error.to_string())?;
         Ok((stream, field(&now)?))
+    }
+
+    /// Says once, on standard error, that a person has ended this.
+    fn told_of_the_end(&self) -> String {
+        let why = "the key that the daemon had lent was revoked: there are no tokens any more";
+        if !self.is_told.replace(true) {
+            anstream::eprintln!("valetd: {why}");
+        }
+        why.to_owned()
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::config::RouteName;
+use crate::mcp::Greeting;
 
 /// A number that many threads add to.
 #[derive(Debug, Default)]
@@ -46,6 +49,7 @@ pub(crate) struct RouteStats {
     /// How long answers took.
     pub latency: Latency,
     mcp: Mutex<McpSeen>,
+    mcp_changed: Arc<Notify>,
 }
 
 /// What the traffic with an MCP server has shown.
@@ -53,13 +57,31 @@ pub(crate) struct RouteStats {
 pub(crate) struct McpSeen {
     /// The protocol version that a client and the server have agreed on last.
     pub protocol_version: Option<String>,
+    /// The server's own name and version, as it said them last.
+    pub server: Option<(String, String)>,
     /// When a message of a session went through last, in seconds since 1970.
     pub last_session: Option<u64>,
     /// When the server asked for more scope last, in seconds since 1970, and what to run then.
     pub scope_required: Option<(u64, String)>,
 }
 
+impl McpSeen {
+    /// Notes what a server said of itself, `now` in seconds since 1970.
+    pub(crate) fn greeted(&mut self, greeting: Greeting, now: u64) {
+        let Greeting { name, version, protocol_version } = greeting;
+        self.server = Some((name, version));
+        self.protocol_version = protocol_version.or(self.protocol_version.take());
+        self.last_session = Some(now);
+    }
+}
+
 impl RouteStats {
+    /// Notes what the traffic with an MCP server has shown, and tells whoever waits for it.
+    pub(crate) fn mcp_shows(&self, note: impl FnOnce(&mut McpSeen)) {
+        note(&mut self.mcp());
+        self.mcp_changed.notify_one();
+    }
+
     /// What the traffic with an MCP server has shown.
     pub(crate) fn mcp(&self) -> MutexGuard<'_, McpSeen> {
         self.mcp.lock().unwrap_or_else(PoisonError::into_inner)
@@ -208,6 +230,7 @@ pub(crate) struct Stats {
     pub refused_root: Counter,
     /// Lines of the audit.
     pub audit: AuditCounts,
+    mcp_changed: Arc<Notify>,
 }
 
 /// What the audit has done so far.
@@ -235,10 +258,22 @@ impl AuditCounts {
 }
 
 impl Stats {
+    /// How many requests there have been, on all routes.
+    pub(crate) fn requests(&self) -> u64 {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.values().map(|route| route.requests.get()).sum()
+    }
+
     /// The numbers of a route, made at the first call. Not for the path of a request.
     pub(crate) fn route(&self, name: &RouteName) -> Arc<RouteStats> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        routes.entry(name.clone()).or_default().clone()
+        let new = || Arc::new(RouteStats { mcp_changed: self.mcp_changed.clone(), ..RouteStats::default() });
+        routes.entry(name.clone()).or_insert_with(new).clone()
+    }
+
+    /// Returns when the traffic with an MCP server has shown something new. For one waiter.
+    pub(crate) async fn mcp_changed(&self) {
+        self.mcp_changed.notified().await;
     }
 }
 

@@ -98,8 +98,8 @@ impl TokenEndpoint {
         Ok(Tokens { unusable, ..tokens })
     }
 
-    /// Revokes a refresh token (RFC 7009), where the account has an endpoint for it. Safe to call again: a token that
-    /// is dead already counts as revoked.
+    /// Revokes a token, the one that the account's server takes for that, where the account has an endpoint for it. Safe to
+    /// call again: a token that is dead already counts as revoked.
     ///
     /// # Errors
     ///
@@ -108,24 +108,25 @@ impl TokenEndpoint {
         &self,
         account: &Account,
         client: &Client,
-        refresh_token: &Secret,
+        token: &Secret,
     ) -> Result<Revocation, GrantFailure> {
         let Some(endpoint) = &account.server.revocation else { return Ok(Revocation::NoEndpoint) };
-        let outgoing = rfc7009::request(refresh_token, client).map_err(cannot_be_asked)?;
+        let outgoing = rfc7009::request(token, client, &account.revocation).map_err(cannot_be_asked)?;
+        let method = if account.revocation.is_delete { Method::DELETE } else { Method::POST };
         let answer = self
-            .send(account, endpoint, outgoing)
+            .send_by(method, account, endpoint, outgoing)
             .await
             .map_err(|error| GrantFailure::unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
-        rfc7009::read(&as_read(&answer), refresh_token, client, wall())
+        rfc7009::read(&as_read(&answer), token, client, wall())
             .map(|()| Revocation::Done)
             .map_err(|refusal| refused(endpoint, answer.status, refusal))
     }
 
     /// [`TokenEndpoint::revoke`] for a credential that is forgotten here whatever the server says. Returns what came of
     /// it, in a sentence for people.
-    pub(crate) async fn revoke_in_words(&self, account: &Account, refresh_token: &Secret) -> String {
+    pub(crate) async fn revoke_in_words(&self, account: &Account, token: &Secret) -> String {
         let revoked = match client_secret(account).await {
-            Ok(client) => self.revoke(account, &client, refresh_token).await.map_err(|error| error.to_string()),
+            Ok(client) => self.revoke(account, &client, token).await.map_err(|error| error.to_string()),
             Err(error) => Err(error),
         };
         match revoked {
@@ -144,6 +145,16 @@ impl TokenEndpoint {
         endpoint: &Endpoint,
         request: TokenRequest,
     ) -> Result<http_client::Answer, HttpError> {
+        self.send_by(Method::POST, account, endpoint, request).await
+    }
+
+    async fn send_by(
+        &self,
+        method: Method,
+        account: &Account,
+        endpoint: &Endpoint,
+        request: TokenRequest,
+    ) -> Result<http_client::Answer, HttpError> {
         let TokenRequest { endpoint: _, content_type, fields, body } = request;
         let mut header = HeaderMap::new();
         header.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -156,7 +167,7 @@ impl TokenEndpoint {
                 HeaderName::try_from(name).map_err(|_| HttpError::NotSent("a field's name is none".to_owned()))?;
             header.insert(name, value);
         }
-        let outgoing = Outgoing { method: Method::POST, fields: header, body: secret_body(body.expose()) };
+        let outgoing = Outgoing { method, fields: header, body: secret_body(body.expose()) };
         self.http.send(endpoint, reach(account), outgoing).await
     }
 }

@@ -10,7 +10,7 @@
 //! * [`session`]: what a request says of its session; [`server`]: requests and their answers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, stdin};
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::lent::Daemon;
@@ -115,6 +115,7 @@ impl Bridge {
 
     async fn serve(self: &Rc<Self>, input: impl AsyncRead + Unpin, requests: &mut JoinSet<()>) {
         let mut lines = Lines::new(input, LARGEST);
+        let mut alone: BTreeMap<String, AbortHandle> = BTreeMap::new();
         while let Ok(Some(line)) = lines.next().await {
             while requests.try_join_next().is_some() {}
             let line = match line {
@@ -133,6 +134,13 @@ impl Bridge {
                     continue;
                 }
             };
+            if let [Message { cancels: Some(cancelled), .. }] = &messages[..] {
+                // of a request that stands for itself, the end of its exchange is the word for it (MCP 2026-07-28)
+                if let Some(exchange) = alone.remove(cancelled) {
+                    exchange.abort();
+                    continue;
+                }
+            }
             let is_request = messages.iter().any(|message| message.request().is_some());
             let begins = messages.iter().any(|message| message.method.as_deref() == Some("initialize"));
             // the order of what expects no response is kept, and nothing overtakes the beginning
@@ -142,7 +150,11 @@ impl Bridge {
                 while requests.len() >= MOST_AT_ONCE {
                     requests.join_next().await;
                 }
-                requests.spawn_local(self.clone().exchange(line, messages));
+                let id =
+                    messages.iter().find(|one| one.version.is_some()).and_then(Message::request).map(str::to_owned);
+                let exchange = requests.spawn_local(self.clone().exchange(line, messages));
+                alone.retain(|_, exchange| !exchange.is_finished());
+                alone.extend(id.map(|id| (id, exchange)));
             }
         }
     }
@@ -192,11 +204,11 @@ impl Bridge {
             self.begin_again(generation).await?;
         }
         let generation = self.session.borrow().generation;
-        let mut answer = self.post(&line, unanswered).await?;
+        let mut answer = self.post(&line, messages, unanswered).await?;
         if answer.status() == StatusCode::NOT_FOUND && self.can_begin_again() {
             drop(answer);
             self.begin_again(generation).await?;
-            answer = self.post(&line, unanswered).await?;
+            answer = self.post(&line, messages, unanswered).await?;
         }
         drop(line); // it may be large, and so may the response
         self.answered(answer, unanswered, For::Client).await?;
@@ -206,14 +218,14 @@ impl Bridge {
         Ok(())
     }
 
-    async fn post(&self, line: &Chunks, unanswered: &BTreeSet<String>) -> Result<Answer, Failure> {
+    async fn post(&self, line: &Chunks, read: &[Message], unanswered: &BTreeSet<String>) -> Result<Answer, Failure> {
         let request = {
             let mut session = self.session.borrow_mut();
             if session.endpoint.is_some() {
                 // their answers may be there before that of the request
                 session.pending.extend(unanswered.iter().cloned());
             }
-            session.post(line.clone(), false)
+            session.post(line.clone(), read, false)
         };
         self.server.send(request).await
     }
@@ -227,7 +239,7 @@ impl Bridge {
     ) -> Result<(), Failure> {
         if !answer.status().is_success() {
             self.session.borrow_mut().pending.retain(|id| !unanswered.contains(id));
-            return Err(answer.refusal().await);
+            return self.refused(answer, unanswered, whose).await;
         }
         if answer.is_of_type("text/event-stream") {
             return self.answered_in_events(answer, unanswered, whose).await;
@@ -246,6 +258,24 @@ impl Bridge {
                 "the MCP server took the request ({}) and did not answer it",
                 answer.status()
             ))),
+        }
+    }
+
+    /// Hands on a refusal that answers a request in JSON-RPC, as the server has put it; another one is put into words.
+    async fn refused(
+        &self,
+        mut answer: Answer,
+        unanswered: &mut BTreeSet<String>,
+        whose: For<'_>,
+    ) -> Result<(), Failure> {
+        let (body, is_json) = (answer.refusal_text().await, answer.is_of_type("application/json"));
+        let read = if is_json { mcp::read(body.reader()).unwrap_or_default() } else { Vec::new() };
+        if !read.is_empty() && read.iter().all(|one| one.response().is_some_and(|id| unanswered.contains(id))) {
+            self.deliver(body.clone(), unanswered, whose).await?;
+        }
+        match unanswered.is_empty() {
+            true => Ok(()),
+            false => Err(answer.refusal(&body)),
         }
     }
 
@@ -331,7 +361,7 @@ impl Bridge {
     /// Begins a session with the client's `initialize`.
     async fn begin(self: &Rc<Self>, unanswered: &mut BTreeSet<String>, whose: For<'_>) -> Result<(), Failure> {
         let initialize = self.session.borrow().initialize.as_ref().map(|(line, _)| line.clone()).unwrap_or_default();
-        let request = self.session.borrow().post(initialize.clone(), true);
+        let request = self.session.borrow().post(initialize.clone(), &[], true);
         let answer = self.server.send(request).await?;
         // HTTP+SSE knows no POST there
         let may_be_older =
@@ -339,10 +369,10 @@ impl Bridge {
         if may_be_older {
             return match self.begin_with_events().await {
                 Some(()) => {
-                    let answer = self.post(&initialize, unanswered).await?;
+                    let answer = self.post(&initialize, &[], unanswered).await?;
                     self.answered(answer, unanswered, whose).await
                 }
-                None => Err(answer.refusal().await),
+                None => self.refused(answer, unanswered, whose).await,
             };
         }
         self.session.borrow_mut().id = answer.head.headers().get(SESSION).cloned();
@@ -370,7 +400,7 @@ impl Bridge {
         };
         self.begin(&mut BTreeSet::from([id.clone()]), For::Us(&id)).await?;
         if let Some(initialized) = initialized {
-            let answer = self.post(&initialized, &BTreeSet::new()).await?;
+            let answer = self.post(&initialized, &[], &BTreeSet::new()).await?;
             self.answered(answer, &mut BTreeSet::new(), For::Client).await?;
             self.listen();
         }

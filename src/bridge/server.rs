@@ -198,11 +198,14 @@ impl Answer {
         Ok(chunks)
     }
 
+    /// The body of a refusal; nothing, if it is no text that a person could be shown.
+    pub(super) async fn refusal_text(&mut self) -> Chunks {
+        self.collect(LARGEST_REFUSAL).await.unwrap_or_default()
+    }
+
     /// What the client is told instead of a response.
-    pub(super) async fn refusal(mut self) -> Failure {
-        let status = self.status();
-        let body = self.collect(LARGEST_REFUSAL).await.unwrap_or_default();
-        refusal(status, &body, &self.server.account())
+    pub(super) fn refusal(&self, body: &Chunks) -> Failure {
+        refusal(self.status(), body, &self.server.account())
     }
 }
 

@@ -6,9 +6,10 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 
 use super::chunks::Chunks;
+use crate::mcp::{Message, fields};
 
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const VERSION: HeaderName = HeaderName::from_static(fields::VERSION);
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
 /// A session, and what is needed to begin another one in its place.
@@ -33,12 +34,21 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A message to the server.
-    pub(super) fn post(&self, message: Chunks, begins: bool) -> Request<Chunks> {
+    /// A message to the server, which says of itself what is in `read`.
+    pub(super) fn post(&self, message: Chunks, read: &[Message], begins: bool) -> Request<Chunks> {
+        let stands_alone = if let [message] = read { fields::fields(message) } else { Vec::new() };
         let mut request = self.request(Method::POST, "application/json, text/event-stream", message, begins);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(endpoint) = self.endpoint.as_ref().and_then(|endpoint| endpoint.parse().ok()) {
             *request.uri_mut() = endpoint;
+        }
+        if !stands_alone.is_empty() {
+            request.headers_mut().remove(SESSION);
+        }
+        for (name, value) in stands_alone {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                request.headers_mut().insert(HeaderName::from_static(name), value);
+            }
         }
         request
     }
@@ -127,9 +137,20 @@ mod tests {
             version: Some(HeaderValue::from_static("2025-06-18")),
             ..Session::default()
         };
-        assert!(session.post(Chunks::default(), true).headers().get(SESSION).is_none());
-        let post = session.post(Chunks::default(), false);
+        assert!(session.post(Chunks::default(), &[], true).headers().get(SESSION).is_none());
+        let post = session.post(Chunks::default(), &[], false);
         assert!(post.headers()[SESSION] == "s1" && post.headers()[VERSION] == "2025-06-18");
+        let alone = Message {
+            id: Some("1".to_owned()),
+            method: Some("tools/call".to_owned()),
+            name: Some("echo".to_owned()),
+            version: Some("2026-07-28".to_owned()),
+            ..Message::default()
+        };
+        let post = session.post(Chunks::default(), &[alone], false);
+        let fields = [(fields::VERSION, "2026-07-28"), (fields::METHOD, "tools/call"), (fields::NAME, "echo")];
+        assert!(post.headers().get(SESSION).is_none(), "a message that stands for itself is of no session");
+        assert!(fields.iter().all(|(name, value)| post.headers()[*name] == *value));
         assert!(session.listen(Some("7")).headers()[LAST_EVENT] == "7");
         assert_eq!(session.end().map(|request| request.method().clone()), Some(Method::DELETE));
         assert!(Session::default().end().is_none());

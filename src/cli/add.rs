@@ -293,7 +293,9 @@ fn unsaid(address: &str, unknown: Unknown) -> Failure {
         }
         Unknown::Unsaid(tried) => {
             let failure = Failure::say(format!("{address} does not say how to sign in to it"));
-            let failure = failure.with_problems(tried.iter().map(|words| printable(words)).collect());
+            let mut tried: Vec<String> = tried.iter().map(|words| printable(words)).collect();
+            tried.dedup();
+            let failure = failure.with_problems(tried);
             failure.with_remedy(format!("`{providers}` lists those that are known; or write the account by hand"))
         }
     }
@@ -408,7 +410,10 @@ fn sign_in(options: &Options, account: &Account, no_input: bool) -> Result<Exit,
         return later();
     }
     let Ok(mut terminal) = Terminal::open() else { return later() };
-    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(unasked)?;
+    let answer = terminal.ask_line_or_none("Sign in now? [Y/n] ").map_err(|error| {
+        let remedy = format!("the account is added; sign in with: {} login {}", options.invocation(), account.id);
+        unasked(error).with_remedy(remedy)
+    })?;
     drop(terminal);
     match answer.as_deref().map(str::to_lowercase).as_deref() {
         None | Some("y" | "yes") => login::perform(options, login::Arguments::of(account.id.clone())),

@@ -25,7 +25,9 @@ const PLACEHOLDERS: [(&str, &str); 12] = [
 ];
 
 /// Where a bare `valetd VERB` is right, with what it is there. `valetd service` takes no options for places.
-const BARE: [(&str, &str); 9] = [
+const BARE: [(&str, &str); 11] = [
+    ("cli/exec.rs", "who speaks"),
+    ("cli/exec/isolate.rs", "who speaks"),
     ("cli/help/", "a text for whoever has no daemon yet"),
     ("cli/exec/help.rs", "the same"),
     ("cli/demo/", "the demonstration's own name"),

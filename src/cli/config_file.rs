@@ -9,7 +9,7 @@ use super::config_edit::keeping_line_ends;
 use super::failure::Failure;
 use crate::config::{Account, AccountId, Config, Problem};
 use crate::config_files;
-use crate::platform::io_error;
+use crate::platform::io_error::words;
 use crate::platform::paths::Paths;
 use crate::platform::replacement::{Replacement, lock_folder_of};
 use crate::platform::termination::Uninterrupted;
@@ -32,7 +32,7 @@ pub(super) fn edit(
     // an editor's link stays a link
     let file = places.config_file.canonicalize().unwrap_or_else(|_| places.config_file.clone());
     let doing = format!("writing {}", file.display());
-    let failed = |error: io::Error| Failure::say(io_error::words(&error)).while_doing(doing.clone());
+    let failed = |error: io::Error| Failure::say(words(&error)).while_doing(doing.clone());
     let _ours = lock_folder_of(&file).map_err(failed)?;
     for _ in 0..TRIES {
         let before = read(&file)?;
@@ -72,7 +72,7 @@ fn read(file: &Path) -> Result<Option<String>, Failure> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::new(error).while_doing(format!("reading {}", file.display()))),
+        Err(error) => Err(Failure::say(words(&error)).while_doing(format!("reading {}", file.display()))),
     }
 }
 
@@ -97,7 +97,7 @@ impl SecretFile {
     ) -> Result<Self, Failure> {
         let folder = places.config_file.parent().unwrap_or(Path::new("/"));
         let failed = |error: io::Error| {
-            Failure::new(error).while_doing(format!("writing the client's secret to {}", folder.display()))
+            Failure::say(words(&error)).while_doing(format!("writing the client's secret to {}", folder.display()))
         };
         let _ours = lock_folder_of(&places.config_file).map_err(failed)?;
         let names = (1..).map(|number| secret_name(account, number));

@@ -1,5 +1,8 @@
 //! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use super::failure::Failure;
 use super::options::Options;
 use crate::advice::advised;
@@ -7,6 +10,7 @@ use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
 use crate::platform::paths::{Overrides, Paths};
+use crate::store::StoreError;
 
 /// Where a verb finds things, the socket of the daemon that runs included.
 pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
@@ -39,6 +43,27 @@ pub(super) fn load_config(places: &Paths) -> Result<Loaded, Vec<String>> {
 /// same.
 pub(super) fn config_or_empty(places: &Paths) -> Config {
     config_files::load(places).map_or_else(|_| config_files::empty(places), |parsed| parsed.config)
+}
+
+/// For how long the store is waited for. Whoever holds it and serves nobody is a command like this one, or a daemon that is about
+/// to serve: neither takes long, and what a person has just signed in for must not be lost by it.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tries again what needs the store, as long as another process holds it.
+///
+/// # Errors
+///
+/// Those of the attempt; [`StoreError::Held`] when patience ends.
+pub(super) fn when_free<T>(
+    mut attempt: impl FnMut() -> Result<Result<T, StoreError>, Failure>,
+) -> Result<Result<T, StoreError>, Failure> {
+    let begun = Instant::now();
+    loop {
+        match attempt()? {
+            Err(StoreError::Held { .. }) if begun.elapsed() < STORE_PATIENCE => sleep(Duration::from_millis(100)),
+            tried => return Ok(tried),
+        }
+    }
 }
 
 /// Whether a provider that comes with valetd has this name, and an account of it needs to say no more.

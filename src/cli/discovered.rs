@@ -85,15 +85,16 @@ impl Found {
 pub(super) fn look(places: &Paths, config: Config, id: &AccountId) -> Result<(Config, Looked), Failure> {
     let http = HttpClient::from_environment();
     let before = account_of(&config, id)?.clone();
-    if before.registers && before.client_id.is_some() && client_is_refused(places, &config, id)? {
+    let is_forgotten = before.registers && before.client_id.is_some() && client_is_refused(places, &config, id)?;
+    if is_forgotten {
         remark(&format!("{id}: the server has forgotten the client that was registered: registering another one"));
-        register::forget(&places.state_dir, id);
     }
     let (config, metadata) = find(places, &http, config, &before)?;
     let account = account_of(&config, id)?;
-    if !account.registers || account.client_id.is_some() {
+    if !account.registers || (account.client_id.is_some() && !is_forgotten) {
         return Ok((config, Looked { metadata, has_registered: false }));
     }
+    // the one that is kept stays until there is another
     let registered = block_on(register::register(&http, &places.state_dir, account))?;
     registered.map_err(|why| {
         let remedy = "have an id made for it at the provider, and say client_id in place of client = \"register\"";
@@ -126,8 +127,8 @@ fn find(
 ) -> Result<(Config, Option<Found>), Failure> {
     let Some(issuer) = account.server.issuer.clone() else { return Ok((config, None)) };
     let before = kept::of(&places.state_dir, &account.id, &issuer);
-    let metadata = match block_on(discovery::metadata_of(http, &issuer, discovery::reach(account)))? {
-        Ok(metadata) => metadata,
+    let now = match block_on(discovery::metadata_of(http, &issuer, discovery::reach(account), before.as_ref()))? {
+        Ok(now) => now,
         Err(why) if account.server.token.is_some() => {
             let id = &account.id;
             remark(&format!("{id}: {}; going by what is known of {}", printable(&why), issuer.as_str()));
@@ -139,7 +140,7 @@ fn find(
             return Err(Failure::say(printable(&why)).while_doing(doing).with_remedy(remedy));
         }
     };
-    let now = kept::found_now(metadata.clone());
+    let metadata = now.metadata.clone();
     let found = Found { account: account.id.clone(), issuer, now, before };
     if !found.is_moved() {
         found.keep(places)?; // also if nobody signs in after all

@@ -17,13 +17,15 @@ use crate::sign_in::terminal::folded;
 #[command(
     long_about = "\
 Show what changes, as it changes, a line each: renewed, failed, withdrawn,
-sign-in-required, signed-in, signed-out, config-changed, config-refused. Ends
-with the daemon. The same as a stream of server-sent events:
+sign-in-required, signed-in, signed-out, config-changed, config-refused; of
+MCP servers mcp-session (which server, and its protocol's version) and
+scope-required. Ends with the daemon. The same as a stream of server-sent
+events:
 
   curl -N --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/events
 
 Members of an event in JSON: id (grows), at, event, and where they apply
-account, detail, usable_until, next_action, problems. No secret is in any.",
+account, route, detail, usable_until, next_action, problems. No secret is in any.",
     after_help = "\
 Examples:
   valetd events
@@ -67,12 +69,12 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 /// An event in columns; that of the accounts has room for the widest name. On a terminal, which has so many columns, it goes
 /// on below its beginning.
 fn line(event: &Event, widest: usize, columns: Option<usize>) -> String {
-    let Event { id: _, at, event: kind, account, detail, usable_until, next_action, problems } = event;
+    let Event { id: _, at, event: kind, account, route: _, detail, usable_until, next_action, problems } = event;
     let style = match kind {
         Kind::Renewed | Kind::SignedIn => AnsiColor::Green.on_default(),
         Kind::Failed | Kind::Withdrawn => AnsiColor::Yellow.on_default(),
-        Kind::SignInRequired | Kind::ConfigRefused => AnsiColor::Red.on_default(),
-        Kind::SignedOut | Kind::ConfigChanged => Style::new(),
+        Kind::SignInRequired | Kind::ScopeRequired | Kind::ConfigRefused => AnsiColor::Red.on_default(),
+        Kind::SignedOut | Kind::ConfigChanged | Kind::McpSession => Style::new(),
     };
     let mut words = String::new();
     if let Some(account) = account {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::arguments::{parse_account, parse_route, parse_user};
@@ -18,25 +19,30 @@ use super::output::print;
 use super::runtime::block_on;
 use super::text::parse_length;
 use super::wait::until_usable;
-use crate::client_keys::{Limits, NewKey, Rights};
-use crate::config::{self, Account, AccountId, ImportSource, Route, RouteName};
-use crate::control::client::{Client, ClientError, LentAddress};
+use crate::client_keys::{AddressKind, Limits, NewKey, Rights};
+use crate::config::{self, Account, AccountId, Config, ImportSource, Route, RouteName};
+use crate::control::client::{Client, ClientError};
 use crate::control::keys::UNKNOWN_JSON;
 use crate::control::report::{RouteReport, StatusReport};
-use crate::lent::Daemon;
+use crate::lent::{Daemon, Lent};
 use crate::platform::environment;
 use crate::platform::paths::Paths;
 use crate::platform::peer::own_uid;
 use crate::platform::random;
 use crate::secret::Secret;
 use intercept::Reached;
+use isolate::View;
+use mounts::Mount;
 use routes::{Asked, accounts_of};
 use variables::{base_url, hosts, past_proxies, shown, variables};
 
 mod clients;
+mod folder;
 mod help;
 mod intercept;
 mod isolate;
+mod kept_out;
+mod mounts;
 pub(super) mod relay;
 mod routes;
 mod supervise;
@@ -130,7 +136,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     }
     let asked = Asked { routes, accounts };
     let places = places(options)?;
-    let (report, names, held, own, reached) = block_on(async {
+    let (report, names, held, own, address, reached) = block_on(async {
         let report = until_usable(options, &places.socket, timeout, |report| {
             refuse_if_strict(report)?;
             let wanted = asked.of(report)?;
@@ -147,15 +153,18 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         // an address with the key in it is in the arguments of what is called with it, which every user can read
         let limits = Limits { user: Some(for_user.unwrap_or_else(own_uid)), ..Limits::default() };
         let new = NewKey { name: None, rights, lifetime: None, rate: None, limits, ephemeral: true };
-        let address = if asked.is_named() { LentAddress::OfRoutes } else { LentAddress::None };
+        // a TCP port of a daemon that has stopped can be another program's before the wall is down
+        let kind = if isolate { AddressKind::RoutesOnUnix } else { AddressKind::Routes };
+        let address = asked.is_named().then_some(kind);
         let held = Client::hold_key(&places.socket, new, address).await.map_err(|error| refused(error, options))?;
-        let own = held.report.address.as_deref().map(base_url);
+        let address = held.report.address.clone();
+        let own = address.as_deref().map(base_url);
         if own.is_none() && asked.is_named() {
             return Err(Failure::say("the daemon gave the command no address of its own"));
         }
-        Ok::<_, Failure>((report.clone(), names, held, own, reached))
+        Ok::<_, Failure>((report.clone(), names, held, own, address, reached))
     })??;
-    let (key, line) = match reached.is_some() {
+    let (key, mut line) = match reached.is_some() {
         // the proxy of the command ends with us, and what we hold
         true => {
             let (key, line) = held.into_parts();
@@ -199,7 +208,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         settings: intercept::settings(&reached, allowed, password, verbose),
         folder: places.socket.parent().unwrap_or(Path::new("/")).to_owned(),
         environment,
-        to_show: print_env.then_some(key),
+        to_show: print_env.then_some(key.clone()),
         command,
         trust_mount,
         java,
@@ -207,14 +216,26 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             false => None,
             true => {
                 let working = std::env::current_dir().map_err(Failure::new)?;
-                let view = isolate::View { home: places.home.clone(), working, writable: bind, readable: ro };
-                view.check(&places)?;
-                Some(intercept::Inside { view, own: own.as_deref().and_then(isolate::Own::of) })
+                let view = isolate::View::new(places.home.clone(), working, bind, ro)?;
+                let masks = masks(&view, &places, &report)?;
+                let socket = address.as_deref().and_then(|address| address.strip_prefix("unix:"));
+                let lent = socket.zip(line.take()).map(|(socket, line)| Lent {
+                    socket: socket.into(),
+                    key: key.clone(),
+                    line,
+                });
+                let own = asking_again(lent, places.socket.clone(), names, AddressKind::RoutesOnUnix);
+                Some(intercept::Inside { view, masks, own: Rc::new(own) })
             }
         },
     };
     let ran = block_on(async {
-        let daemon = lent(places.socket.clone(), task.wanted.clone()).await.map_err(|error| refused(error, options))?;
+        // behind the wall nobody but the command is there
+        let kind = AddressKind::Upstreams { open: !isolate && task.settings.password.is_none() };
+        let first = lend(&places.socket, task.wanted.clone(), Vec::new(), kind)
+            .await
+            .map_err(|error| refused(error, options))?;
+        let daemon = asking_again(Some(first), places.socket.clone(), task.wanted.clone(), kind);
         intercept::run(task, daemon).await
     })??;
     drop(line);
@@ -274,14 +295,7 @@ fn reached(
     is_wanted: bool,
     is_unwanted: bool,
 ) -> Result<Option<Reached>, Failure> {
-    let config = match load_config(places) {
-        Ok(Loaded { config, warnings: _ }) => config,
-        // it would say which variables hold secrets that the command must not have, and what it must not reach
-        Err(problems) => {
-            let words = "the configuration cannot be used, so that nobody knows what the command must not have";
-            return Err(Failure::say(words).with_problems(problems).with_remedy("correct it and try again"));
-        }
-    };
+    let config = usable_config(places)?;
     let names = |route: &&Route| routes.iter().any(|wanted| wanted.name == route.name.as_str());
     let routes: Vec<&Route> = config.routes.iter().filter(names).collect();
     let of_account = |route: &&Route| config.accounts.get(&route.account);
@@ -299,19 +313,49 @@ fn reached(
     match intercept::refuse_what_cannot_be(&reached) {
         Ok(()) => Ok(Some(reached)),
         Err(failure) if is_wanted => Err(failure),
-        Err(_) => Ok(None),
+        Err(failure) => {
+            anstream::eprintln!("valetd exec: the routes' own hosts get no tokens here: {failure}");
+            Ok(None)
+        }
     }
 }
 
-/// What the daemon lends to a command's proxy, now and after each of its restarts.
-async fn lent(socket: PathBuf, routes: Vec<RouteName>) -> Result<Daemon, ClientError> {
-    let first = lend(&socket, routes.clone(), Vec::new()).await?;
+/// Which folders of the system an isolated command must not see.
+fn masks(view: &View, places: &Paths, report: &StatusReport) -> Result<Vec<PathBuf>, Failure> {
+    let ours = usable_config(places)?;
+    let running = &report.daemon.config_file;
+    let others = match *running == places.config_file {
+        true => None,
+        false => Some(usable_config(&Paths {
+            providers_dir: running.with_file_name("providers"),
+            config_file: running.clone(),
+            state_dir: report.daemon.state_dir.clone(),
+            ..places.clone()
+        })?),
+    };
+    let mounts = Mount::of_this_process();
+    let kept_out = kept_out::folders(&kept_out::places(places, &ours, others.as_ref(), report), &mounts);
+    let runtime = environment::value("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    view.masks(&kept_out, runtime.as_deref(), &mounts)
+}
+
+/// The configuration, which says what a command must not have.
+fn usable_config(places: &Paths) -> Result<Config, Failure> {
+    // it would say which variables hold secrets that the command must not have, and what it must not reach
+    load_config(places).map(|Loaded { config, warnings: _ }| config).map_err(|problems| {
+        let words = "the configuration cannot be used, so that nobody knows what the command must not have";
+        Failure::say(words).with_problems(problems).with_remedy("correct it and try again")
+    })
+}
+
+/// What the daemon has lent, and lends after each of its restarts.
+fn asking_again(first: Option<Lent>, socket: PathBuf, routes: Vec<RouteName>, kind: AddressKind) -> Daemon {
     let again = move || {
         let (socket, routes) = (socket.clone(), routes.clone());
-        let lent = async move { lend(&socket, routes, Vec::new()).await.map_err(|error| error.to_string()) };
+        let lent = async move { lend(&socket, routes, Vec::new(), kind).await.map_err(|error| error.to_string()) };
         Box::pin(lent) as std::pin::Pin<Box<dyn Future<Output = _>>>
     };
-    Ok(Daemon::new(Some(first), Box::new(again)))
+    Daemon::new(first, Box::new(again))
 }
 
 /// The variables that a refresh token may be in, for `login --import`: those of the configuration, if it can be used, and

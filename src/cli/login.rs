@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::arguments::parse_account;
 use super::config_edit::{self, Setting};
 use super::config_file;
-use super::configuration::{Loaded, account_of, is_enough, load_config, places};
+use super::configuration::{Loaded, account_of, is_enough, load_config, places, when_free};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -20,7 +20,7 @@ use crate::advice::advised;
 use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
-use crate::control::report::{AccountReport, State};
+use crate::control::report::{AccountReport, CredentialReport, State};
 use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
@@ -33,7 +33,7 @@ use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
 use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::{StoreError, Trial, open_store};
+use crate::store::{StoreError, Trial, Turn, open_store};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -46,6 +46,9 @@ device, a page whose code or address is pasted, a user name and a password.
 Where one is closed, the next is taken; --browser, --device, --paste, --code
 and --username choose theirs. The result goes to the running daemon; if none
 runs, it is saved for the next one.
+
+Where there is no terminal (a script, ssh without -t), --device and --browser
+show their address on standard error, and wait.
 
 The address that a browser ends on can be pasted at any time while valetd
 waits: over ssh, in a container or in WSL, where the browser does not reach it.
@@ -171,6 +174,9 @@ const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 /// What can be done about a credential that could not be tried.
 const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
 
+/// Said where the place of a sign-in is taken of which nobody knows whose it was.
+const WAS_NOBODYS: &str = "whose the sign-in before this one was is not known, so nobody could be kept out";
+
 /// What can be done where another person has signed in.
 const ANOTHER_PERSON: &str = "add --switch-user, if that is meant; who signs in at the server is for its page to say";
 
@@ -228,15 +234,19 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let mut new = obtain(account, &places, arguments).map_err(|failure| forgotten(&places, account, failure))?;
+    let Obtained { mut new, turn } = obtain(account, &places, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
     new.switches_user = switch_user;
+    if turn.as_ref().is_some_and(Turn::is_void) {
+        return Err(signed_out_meanwhile(account, &new));
+    }
+    new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
     tell_missing_scopes(account, &new);
     found.keep(&places)?;
-    let delivered = deliver(options, &places, &config, account, new, is_new || found.is_news());
+    let delivered = deliver(options, &places, &config, account, new, turn, is_new || found.is_news());
     if delivered.is_err() {
         found.take_back(&places);
     }
@@ -257,7 +267,7 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 /// Whether there is a place for the credential, where no daemon has one.
 fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened = open_store(places, config).map_err(|error| error.to_string());
+    let opened = when_free(|| Ok(open_store(places, config).map(drop)))?.map_err(|error| error.to_string());
     let opened = opened.and_then(|_| match is_read_only(folder) {
         true => Err(format!("nothing can be written to {}{READ_ONLY}", folder.display())),
         false => Ok(()),
@@ -265,13 +275,13 @@ fn could_be_saved(places: &Paths, config: &Config) -> Result<(), Failure> {
     opened.map_err(|words| Failure::say(words).while_doing("looking where the credential is to be saved"))
 }
 
-/// A registered client that the server does not know any more is no use: the next sign-in registers another one. As long as
-/// a credential is kept that was issued to it, it stays: one refusal may be a server's bad minute.
-fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
-    let said = failure.to_string();
-    let is_refused =
-        ["answered 400 invalid_client", "answered 401 invalid_client"].iter().any(|code| said.contains(code));
-    if !account.registers || !is_refused {
+/// A failed sign-in in words. A registered client that the server does not know any more is no use: another one is registered
+/// for the next sign-in. As long as a credential is kept that was issued to it, it stays: one refusal may be a server's bad
+/// minute.
+fn not_signed_in(places: &Paths, account: &Account, error: SignInError) -> Failure {
+    let is_forgotten = account.registers && error.refuses_the_client();
+    let failure = failure_of(error, account);
+    if !is_forgotten {
         return failure;
     }
     let id = &account.id;
@@ -280,8 +290,27 @@ fn forgotten(places: &Paths, account: &Account, failure: Failure) -> Failure {
         let remedy = format!("if the server goes on to refuse this client: {logout}, then sign in again");
         return failure.with_remedy(remedy);
     }
-    register::forget(&places.state_dir, &account.id);
-    failure.with_remedy("the server has forgotten this client: try again, which registers another one")
+    let http = HttpClient::from_environment();
+    let another = block_on(register::register(&http, &places.state_dir, account));
+    failure.with_remedy(match another {
+        Ok(Ok(())) => {
+            "the server has forgotten this client, and another one is registered now: sign in again".to_owned()
+        }
+        Ok(Err(why)) => format!("the server has forgotten this client, and registers no other: {why}"),
+        Err(_) => "the server has forgotten this client".to_owned(),
+    })
+}
+
+/// What was brought after somebody has signed out, or has removed the account, is told to the server, and kept nowhere.
+fn signed_out_meanwhile(account: &Account, new: &NewCredential) -> Failure {
+    let words =
+        "somebody has signed out, or has removed the account, since this sign-in was begun: nothing is kept of it";
+    let failure = Failure::say(words).with_remedy("sign in again, if that was not meant");
+    let Some(refresh_token) = &new.credential.refresh_token else { return failure };
+    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+    let revoked = block_on(endpoint.revoke_in_words(account, refresh_token));
+    failure
+        .with_problems(revoked.into_iter().map(|words| format!("the refresh token that it brought: {words}")).collect())
 }
 
 /// Says which scopes were not granted: what needs them will be refused, by the API and much later.
@@ -311,8 +340,21 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
     Ok(true)
 }
 
+/// What a sign-in has brought, and that sign-in itself, if a person was asked.
+struct Obtained {
+    new: NewCredential,
+    turn: Option<Turn>,
+}
+
+impl From<NewCredential> for Obtained {
+    fn from(new: NewCredential) -> Self {
+        Self { new, turn: None }
+    }
+}
+
 /// From what the command line says, or the person answers, to what is stored.
-fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<NewCredential, Failure> {
+fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obtained, Failure> {
+    let failed = |error| not_signed_in(places, account, error);
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";
@@ -324,10 +366,10 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
                 Some((username, password)) if !arguments.untried => {
                     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
                     let password = Grant::Password { username, password };
-                    block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?
-                        .map_err(|error| failure_of(error, account))
+                    let redeemed = block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?;
+                    redeemed.map(Obtained::from).map_err(failed)
                 }
-                Some(_) | None => Ok(*new),
+                Some(_) | None => Ok((*new).into()),
             },
             Found::Password { .. } if arguments.untried => {
                 let words = "there is no refresh token, and user name and password bring one only where they are tried";
@@ -336,7 +378,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
             Found::Password { username, password } => {
                 let endpoint = TokenEndpoint::new(HttpClient::from_environment());
                 let grant = Grant::Password { username, password };
-                block_on(exchange::redeem(account, &endpoint, grant))?.map_err(|error| failure_of(error, account))
+                block_on(exchange::redeem(account, &endpoint, grant))?.map(Obtained::from).map_err(failed)
             }
         };
     }
@@ -344,16 +386,16 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
         let token = secret_on_stdin("the refresh token")?;
         let token = handed_in::clean(token.expose());
         let token = token.map_err(|unclear| Failure::new(unclear).while_doing("reading the refresh token"))?;
-        return Ok(handed_in::refresh_token(account, token));
+        return Ok(handed_in::refresh_token(account, token).into());
     }
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-    let redeemed = match grant(account, places, &arguments)? {
-        Some(grant) => {
-            let redeemed = block_on(exchange::redeem(account, &endpoint, grant))?;
+    match grant(account, places, &arguments)? {
+        Some((grant, nonce)) => {
+            let redeemed = block_on(exchange::redeem_begun(account, &endpoint, grant, nonce))?;
             if arguments.code.is_some() {
                 PendingSignIn::forget(&places.state_dir, &account.id); // a code is good once, whatever became of it
             }
-            redeemed
+            redeemed.map(Obtained::from).map_err(failed)
         }
         None => {
             let wishes = Wishes {
@@ -364,14 +406,15 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<New
                 browser: !arguments.no_browser,
                 state_dir: Some(places.state_dir.clone()),
             };
-            block_on(sign_in::in_person(account, &wishes, &endpoint))?
+            let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
+            let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
+            Ok(Obtained { new, turn })
         }
-    };
-    redeemed.map_err(|error| failure_of(error, account))
+    }
 }
 
-/// The grant that the options bring; `None` if the person is to be asked.
-fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Option<Grant>, Failure> {
+/// The grant that the options bring, with the `nonce` of the request that it comes of; `None` if the person is to be asked.
+fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Option<(Grant, Option<String>)>, Failure> {
     let Arguments {
         account: _,
         code,
@@ -407,7 +450,8 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
             }
         };
         checked.map_err(|error| failure_of(error.into(), account))?;
-        return Ok(Some(paste::grant(account, pasted.code, pending)));
+        let nonce = pending.as_ref().and_then(|pending| pending.nonce(account));
+        return Ok(Some((paste::grant(account, pasted.code, pending), nonce)));
     }
     if *password_stdin {
         let password = secret_on_stdin("the password")?;
@@ -415,7 +459,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
             Some(username) => username.clone(),
             None => password::ask_username(account).map_err(|error| failure_of(error, account))?,
         };
-        return Ok(Some(Grant::Password { username, password }));
+        return Ok(Some((Grant::Password { username, password }, None)));
     }
     Ok(None)
 }
@@ -436,7 +480,8 @@ fn failure_of(error: SignInError, account: &Account) -> Failure {
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
-        SignInError::NotExchanged(_) | SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
+        SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => Exit::Failed,
+        SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
         SignInError::NothingLasting(_) | SignInError::UnderWay(_) => Exit::Failed,
         // nobody has signed in, and somebody still must
         SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
@@ -455,12 +500,23 @@ fn deliver(
     config: &Config,
     account: &Account,
     new: NewCredential,
+    turn: Option<Turn>,
     must_reload: bool,
 ) -> Result<Exit, Failure> {
+    let is_meant = new.switches_user;
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
-    match block_on(hand_in(places, id, &new, must_reload))? {
+    let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
+    let delivered = when_free(|| match block_on(hand_in(places, id, &new, must_reload))? {
+        Err(error @ ClientError::NotRunning(_)) => {
+            Ok(open_store(places, config).map(|store| (Err(error), Some(store))))
+        }
+        handed_in => Ok(Ok((handed_in, None))),
+    })?;
+    let (handed_in, store) = delivered.map_err(failed)?;
+    match handed_in {
+        Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
@@ -470,34 +526,38 @@ fn deliver(
                 () => failure,
             })
         }
-        Ok(Delivered::Taken(Outcome::Renewed, now)) => {
-            let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
-            print(&format!("{id}: signed in{who}{term}{}\n", life.unwrap_or_default()))?;
-            Ok(Exit::Fine)
-        }
-        Ok(Delivered::Taken(outcome, now)) => {
-            remark(&format!("{id}: signed in{who}{term}, and the credential is saved"));
-            refresh::report(outcome, &now).map_err(|failure| failure.while_doing("getting the first token"))
+        Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
+            if was_nobodys && !is_meant {
+                remark(&format!("{id}: {WAS_NOBODYS}"));
+            }
+            signed_in(id, &format!("{who}{term}"), outcome, &now)
         }
         Err(ClientError::NotRunning(_)) => {
-            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing("saving the credential");
-            let store = open_store(places, config).map_err(failed)?;
+            let store = store.expect("it was opened, as no daemon runs");
+            // nobody signs out from here on: that takes the store's lock, too
+            if turn.as_ref().is_some_and(Turn::is_void) {
+                return Err(signed_out_meanwhile(account, &new));
+            }
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            let Taken { identity, untried } = match block_on(offline::take(&store, &endpoint, account, new))? {
-                Ok(taken) => taken,
-                Err(NotTaken::Store(error)) => return Err(failed(error)),
-                Err(error @ NotTaken::Refused(_)) => {
-                    return Err(Failure::new(error)
-                        .while_doing("trying the credential")
-                        .with_exit(Exit::SignInRequired));
-                }
-                Err(error @ NotTaken::AnotherPerson(_)) => {
-                    return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
-                }
-                Err(error @ NotTaken::Untried(_)) => {
-                    return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
-                }
-            };
+            let Taken { identity, untried, was_nobodys } =
+                match block_on(offline::take(&store, &endpoint, account, new))? {
+                    Ok(taken) => taken,
+                    Err(NotTaken::Store(error)) => return Err(failed(error)),
+                    Err(error @ NotTaken::Refused(_)) => {
+                        return Err(Failure::new(error)
+                            .while_doing("trying the credential")
+                            .with_exit(Exit::SignInRequired));
+                    }
+                    Err(error @ NotTaken::AnotherPerson(_)) => {
+                        return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
+                    }
+                    Err(error @ NotTaken::Untried(_)) => {
+                        return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
+                    }
+                };
+            if was_nobodys && !is_meant {
+                remark(&format!("{id}: {WAS_NOBODYS}"));
+            }
             if let Some(why) = untried {
                 remark(&format!("{id}: not tried yet: {}", printable(&why)));
             }
@@ -510,10 +570,27 @@ fn deliver(
     }
 }
 
+/// Says how the first renewal went of a credential that the daemon has taken.
+fn signed_in(id: &AccountId, who: &str, outcome: Outcome, now: &AccountReport) -> Result<Exit, Failure> {
+    if let Outcome::Renewed = outcome {
+        let life = now.seconds_left.map(|left| format!("; the token is usable for {}", length(left)));
+        print(&format!("{id}: signed in{who}{}\n", life.unwrap_or_default()))?;
+        return Ok(Exit::Fine);
+    }
+    remark(&format!("{id}: signed in{who}, and the credential is saved"));
+    refresh::report(outcome, now).map_err(|failure| failure.while_doing("getting the first token"))
+}
+
 /// What the daemon has done with a credential.
 enum Delivered {
-    /// It took it; what has become of the first renewal.
-    Taken(Outcome, Box<AccountReport>),
+    /// It took it.
+    Taken {
+        /// What has become of the first renewal.
+        outcome: Outcome,
+        now: Box<AccountReport>,
+        /// Whether it took the place of a sign-in of which nobody knew whose it was.
+        was_nobodys: bool,
+    },
     /// It kept what it had, for this reason and in this state.
     Kept(Box<Problem>, State),
 }
@@ -539,7 +616,7 @@ async fn hand_in(
     };
     match client.set_credential(id.as_str(), new).await {
         Err(ClientError::Refused(problem))
-            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON]
+            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON, kind::SIGNED_OUT]
                 .iter()
                 .any(|kind| problem.is(kind)) =>
         {
@@ -548,7 +625,13 @@ async fn hand_in(
         answer => answer?,
     };
     let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
-    Ok(Delivered::Taken(outcome, Box::new(now)))
+    let was = before.credential.as_ref();
+    let is_kept = |was: &CredentialReport| {
+        let token = new.credential.refresh_token.as_ref();
+        token.is_some_and(|token| token.fingerprint() == was.fingerprint)
+    };
+    let was_nobodys = was.is_some_and(|was| was.subject.is_none() && !is_kept(was));
+    Ok(Delivered::Taken { outcome, now: Box::new(now), was_nobodys })
 }
 
 #[cfg(test)]

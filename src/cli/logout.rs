@@ -1,7 +1,7 @@
 //! `valetd logout`
 
 use super::arguments::parse_account;
-use super::configuration::{account_of, load_config, places};
+use super::configuration::{account_of, load_config, places, when_free};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
@@ -12,7 +12,7 @@ use crate::control::client::{Client, ClientError};
 use crate::http_client::HttpClient;
 use crate::platform::paths::Paths;
 use crate::sign_in::offline;
-use crate::store::{StoreError, open_store};
+use crate::store::open_store;
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign out: revoke the refresh token at the server, then forget it
@@ -46,21 +46,22 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 /// If it cannot be forgotten.
 pub(super) fn sign_out(options: &Options, places: &Paths, id: &AccountId) -> Result<String, Failure> {
     let doing = format!("signing out of {id}");
-    let asked = block_on(async { Client::connect(&places.socket).await?.remove_credential(id.as_str()).await })?;
-    match asked {
-        Ok(message) => Ok(message),
-        Err(ClientError::NotRunning(_)) => {
-            let loaded = load_config(places).map_err(|problems| {
-                Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
-            })?;
-            let account = account_of(&loaded.config, id)?;
-            let failed = |error: StoreError| Failure::say(error.to_string()).while_doing(doing);
-            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            match open_store(places, &loaded.config) {
-                Ok(store) => block_on(offline::forget(&store, &endpoint, account))?.map_err(failed),
-                Err(error) => Err(failed(error)),
+    let signed_out = when_free(|| {
+        match block_on(async { Client::connect(&places.socket).await?.remove_credential(id.as_str()).await })? {
+            Ok(message) => Ok(Ok(message)),
+            Err(ClientError::NotRunning(_)) => {
+                let loaded = load_config(places).map_err(|problems| {
+                    Failure::say("the configuration has problems").with_problems(problems).while_doing(doing.clone())
+                })?;
+                let account = account_of(&loaded.config, id)?;
+                let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+                match open_store(places, &loaded.config) {
+                    Ok(store) => block_on(offline::forget(&store, &endpoint, account)),
+                    Err(error) => Ok(Err(error)),
+                }
             }
+            Err(error) => Err(Failure::of_call(error, options).while_doing(doing.clone())),
         }
-        Err(error) => Err(Failure::of_call(error, options).while_doing(doing)),
-    }
+    })?;
+    signed_out.map_err(|error| Failure::say(error.to_string()).while_doing(doing))
 }

@@ -14,6 +14,7 @@ use super::lending::lend;
 use super::options::Options;
 use super::runtime::block_on;
 use crate::bridge::{Bridge, Place};
+use crate::client_keys::AddressKind;
 use crate::config::{RouteName, Upstream};
 use crate::control::client::Client;
 use crate::lent::{Daemon, Lent};
@@ -119,7 +120,7 @@ async fn look_up(
     };
     let authority = upstream.origin.to_string();
     let authority = authority.split_once("://").map_or(authority.as_str(), |(_, authority)| authority).to_owned();
-    let lent = lend(&socket, vec![name], messages).await.map_err(of_call)?;
+    let lent = lend(&socket, vec![name], messages, AddressKind::Upstreams { open: false }).await.map_err(of_call)?;
     Ok((lent, Place { authority, path, account: route.account.clone() }))
 }
 

@@ -18,7 +18,8 @@ use super::text::{Cell, Table, WIDTH, columns, count, cut, length, printable, re
 use crate::advice::advised;
 use crate::control::client::{Client, ClientError, EventStream};
 use crate::control::report::{
-    AccountReport, DaemonReport, Moment, OwnAddressReport, RouteReport, State, StatusReport, Wakeup,
+    AccountReport, DaemonReport, McpReport, Moment, OwnAddressReport, RouteReport, State, StatusReport, Wakeup,
+    server_in_words,
 };
 use crate::renewal::Reason;
 
@@ -47,11 +48,12 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
              last_success last_failure { at class oauth_error http_status
              detail attempt } failures renewals token_requests next_action
              credential { generation fingerprint saved sealed identity
-             refresh_expires_at ends_at (of login --for) }
+             subject refresh_expires_at ends_at (of login --for) }
   routes[]   name urls[] upstream account proxy require_key requests open
              errors rejected replayed refuses_token median_ms p99_ms
-             mcp { path protocol_version last_session scope_required
-             next_action } (where an MCP server is)",
+             mcp { path protocol_version server_name server_version
+             last_session scope_required next_action } (where an MCP
+             server is)",
     after_help = "\
 Examples:
   valetd status
@@ -527,16 +529,23 @@ fn routes_table(routes: &[RouteReport], width: usize, url: impl Fn(&RouteReport)
 fn mcp_lines(route: &RouteReport, now: Moment) -> Vec<String> {
     let Some(mcp) = &route.mcp else { return Vec::new() };
     let when = |at: &Moment| relative(at.seconds_since(now));
-    let version = mcp.protocol_version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-    let session =
-        mcp.last_session.as_ref().map_or("no session yet".to_owned(), |at| format!("last session {}", when(at)));
-    let mut lines = vec![styled(&printable(&format!("  {}: MCP{version}, {session}", route.name)), DIM)];
+    let mut lines = vec![styled(&printable(&format!("  {}: {}", route.name, mcp_in_words(mcp, now))), DIM)];
     if let (Some(at), Some(command)) = (&mcp.scope_required, &mcp.next_action) {
         let says = format!("  {}: the server asked for more scope {}", route.name, when(at));
         lines.push(styled(&printable(&says), SOON));
         lines.push(styled(&printable(&format!("  -> {command}")), BOLD));
     }
     lines
+}
+
+/// What is known of an MCP server, in a line.
+pub(super) fn mcp_in_words(mcp: &McpReport, now: Moment) -> String {
+    let McpReport { protocol_version, server_name, server_version, last_session, .. } = mcp;
+    let version = protocol_version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    let server = server_name.as_ref().map(|name| server_in_words(name, server_version.as_deref().unwrap_or_default()));
+    let server = server.map(|server| format!(", {server}")).unwrap_or_default();
+    let session = last_session.as_ref().map(|at| format!("last session {}", relative(at.seconds_since(now))));
+    format!("MCP{version}{server}, {}", session.unwrap_or("no session yet".to_owned()))
 }
 
 /// `<4 ms`: the numbers are upper bounds.

@@ -1,8 +1,9 @@
 //! `valetd unlock`
 
-use super::configuration::{load_config, places};
+use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
 use super::options::Options;
+use super::output::remark;
 use super::runtime::block_on;
 use super::seal::{failure_of, secret_on_stdin, show};
 use crate::control::client::{Client, ClientError, Said};
@@ -17,8 +18,8 @@ use crate::store::{Left, SealError, open_store};
 #[command(
     long_about = "\
 Undo 'valetd lock', and open a sealed store whose key was away: asks the place
-that it is kept in once more, or a person for the passphrase, or takes the
-recovery code. After the code, the key is kept in the place that `store.seal`
+that it is kept in once more, a person for the passphrase, or has the keyring
+ask for its password; or takes the recovery code. After the code, the key is kept in the place that `store.seal`
 names from then on.",
     after_help = "\
 Examples:
@@ -45,10 +46,11 @@ pub(super) struct Arguments {
 pub(super) fn perform(options: &Options, arguments: &Arguments) -> Result<Exit, Failure> {
     const DOING: &str = "unlocking";
     let places = places(options)?;
+    let sources = KeySources::new(&config_or_empty(&places).store, &places.state_dir);
     let asked = block_on(async {
         let mut client = Client::connect(&places.socket).await?;
         let source = client.status().await?.daemon.store.source;
-        let said = said(arguments, source.as_deref());
+        let said = said(arguments, source.as_deref(), &sources);
         Ok::<_, ClientError>(match said {
             Ok(said) => Ok(client.unlock(&said).await?),
             Err(failure) => Err(failure),
@@ -65,7 +67,7 @@ pub(super) fn perform(options: &Options, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// What the person says, who is asked where it takes a passphrase.
-fn said(arguments: &Arguments, source: Option<&str>) -> Result<Said, Failure> {
+fn said(arguments: &Arguments, source: Option<&str>, sources: &KeySources) -> Result<Said, Failure> {
     let ask =
         |prompt: &str| Terminal::open().and_then(|mut terminal| terminal.ask_hidden(prompt)).map_err(Failure::new);
     match arguments {
@@ -73,6 +75,12 @@ fn said(arguments: &Arguments, source: Option<&str>) -> Result<Said, Failure> {
         Arguments { recovery_stdin: true, .. } => secret_on_stdin().map(Said::RecoveryCode),
         Arguments { passphrase_stdin: true, .. } => secret_on_stdin().map(Said::Passphrase),
         _ if source == Some(Kind::Passphrase.name()) => ask("Passphrase: ").map(Said::Passphrase),
+        _ if source == Some(Kind::SecretService.name()) => {
+            remark("the keyring asks for its password, if it is locked");
+            let opened = sources.ask_a_person(Kind::SecretService);
+            opened.map_err(|why| Failure::new(why).with_exit(Exit::Locked))?;
+            Ok(Said::Nothing)
+        }
         _ => Ok(Said::Nothing),
     }
 }
@@ -85,7 +93,7 @@ fn unlock_here(places: &Paths, arguments: &Arguments) -> Result<SealAnswer, Fail
     let Some(sealed) = store.seal_state().sealed else { return Err(failure_of(SealError::NotSealed)) };
     let sources = KeySources::new(&loaded.config.store, &places.state_dir);
     let done = |said, left| SealAnswer { said, left, recovery_code: None };
-    let passphrase = match said(arguments, Some(&sealed.source))? {
+    let passphrase = match said(arguments, Some(&sealed.source), &sources)? {
         Said::RecoveryCode(code) => {
             return store.recover(&code, &sources).map(|said| done(said, Vec::new())).map_err(failure_of);
         }

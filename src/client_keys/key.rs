@@ -105,6 +105,20 @@ pub(crate) struct ClientKey {
     pub(super) ended: AtomicBool,
 }
 
+/// How the routes of a key are reached at the address that it comes with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AddressKind {
+    /// By prefix and by host name, on TCP where that is served at all.
+    Routes,
+    /// The same, on a unix socket, which nobody else can come to have.
+    RoutesOnUnix,
+    /// On a unix socket, where a request names the upstream and not us.
+    Upstreams {
+        /// Whether the holder of the key hands on requests of processes that have shown nothing.
+        open: bool,
+    },
+}
+
 /// An address that serves some routes and is lent to the holder of an ephemeral key; nobody is served there any more
 /// once this is dropped.
 #[derive(Debug)]

@@ -41,7 +41,9 @@ mod tests;
 
 use file::{FILE, Kept, read, write};
 use key::Used;
-pub(crate) use key::{ClientKey, KeyInUse, LENGTH, Limits, NewKey, OwnAddress, PREFIX, Rights, looks_like_key};
+pub(crate) use key::{
+    AddressKind, ClientKey, KeyInUse, LENGTH, Limits, NewKey, OwnAddress, PREFIX, Rights, looks_like_key,
+};
 pub(crate) use rate::Rate;
 use rate::next_arrival;
 

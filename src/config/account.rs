@@ -15,6 +15,8 @@ use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
 use super::sign_in::{SignIn, SignInMethod};
 use crate::advice::advised;
+use crate::oauth::id_token::Expected;
+use crate::oauth::rfc7009::{RevocationForm, ShownClient};
 use crate::oauth::{ClientAuth, Dialect, Grant, GrantType, Vocabulary};
 use crate::renewal::Policy;
 
@@ -30,6 +32,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "token_endpoint",
     "cognito_endpoint",
     "revocation_endpoint",
+    "revocation",
     "authorization_endpoint",
     "device_authorization_endpoint",
     "pushed_authorization_endpoint",
@@ -77,7 +80,7 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
     ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
 ];
 
-const CLIENT_AUTHS: &[(&str, ClientAuth)] = &[
+pub(super) const CLIENT_AUTHS: &[(&str, ClientAuth)] = &[
     ("none", ClientAuth::None),
     ("post", ClientAuth::Post),
     ("basic", ClientAuth::Basic),
@@ -120,6 +123,8 @@ pub(crate) struct Account {
     pub parameters: Vec<(String, String)>,
     /// How token requests are written.
     pub token_request: TokenRequestSettings,
+    /// How its server takes revocations.
+    pub revocation: RevocationForm,
     /// What the provider calls things by names of its own.
     pub vocabulary: Vocabulary,
     /// What goes into each request.
@@ -157,6 +162,12 @@ impl Account {
         }
     }
 
+    /// What the claims of its ID tokens must fit, for what was asked with this `nonce`.
+    pub(crate) fn expected<'a>(&'a self, nonce: Option<&'a str>) -> Expected<'a> {
+        let issuer = self.server.issuer.as_ref().map(super::Issuer::as_str);
+        Expected { issuer, client_id: self.client_id.as_deref(), nonce }
+    }
+
     /// The account as it is asked for where its server is found to rotate refresh tokens.
     pub(crate) fn with_rotation(&self) -> Account {
         Account { dialect: self.dialect.with_rotation(), ..self.clone() }
@@ -183,6 +194,7 @@ impl Account {
             resource,
             parameters,
             token_request,
+            revocation: _,
             vocabulary: Vocabulary { members, errors: _ }, // what is made of a refusal
             header: _,                                     // which of the tokens in hand is sent, and how
             renew: _,
@@ -278,6 +290,7 @@ impl<'a> Reader<'a> {
             parameters: self.parameters(&table, dialect, &token_request.form, asks_for_scopes, &resource),
             resource,
             token_request,
+            revocation: self.revocation(&table),
             vocabulary: self.vocabulary(&table),
             header: table.parsed("header", HeaderTemplate::parse).map_or_else(bearer, |found| found.value),
             renew: self.policy(&table),
@@ -335,6 +348,7 @@ impl<'a> Reader<'a> {
                 let complaint = Complaint::new("cannot be \"none\" with the grant client_credentials", remedy);
                 self.sink.follow_up(&table.place_of("client_auth"), complaint);
             }
+            ClientAuth::None if self.revocation(table).client == Some(ShownClient::By(ClientAuth::Basic)) => {}
             ClientAuth::None if table.is_own("client_secret") => {
                 let place = table.place_of("client_secret");
                 let remedy = "say client_auth = \"post\" or \"basic\"";

@@ -13,6 +13,7 @@ use super::names::AccountId;
 use super::problem::Complaint;
 use super::read::{Located, Table};
 use super::reader::{CrossChecks, Reader};
+use super::sign_in::is_anothers;
 use crate::oauth::metadata::Metadata;
 use crate::oauth::{Dialect, EndpointKind, GrantType};
 
@@ -155,6 +156,12 @@ impl AuthorizationServer {
     }
 }
 
+/// An endpoint's address with the client's id in the place of `{client_id}`: GitHub has it in a path.
+pub(super) fn with_client(text: &str, client_id: &str) -> String {
+    let encoded: String = form_urlencoded::byte_serialize(client_id.as_bytes()).collect();
+    text.replace("{client_id}", &encoded)
+}
+
 impl<'a> Reader<'a> {
     /// `None` if there is neither a token endpoint nor an issuer, which the sink has heard of.
     pub(super) fn authorization_server(
@@ -188,7 +195,11 @@ impl<'a> Reader<'a> {
                 checks.upstreams.extend(found.clone().filter(|_| kind.takes_credentials()));
                 return found.map(|found| found.value);
             }
-            let endpoint = table.parsed(kind.key(), Endpoint::parse)?;
+            if kind.takes_access_tokens() && is_anothers(table, kind.key()) {
+                return None;
+            }
+            let client_id = table.string("client_id").map(|found| found.value).unwrap_or_default();
+            let endpoint = table.parsed(kind.key(), |text| Endpoint::parse(&with_client(text, &client_id)))?;
             if kind.takes_credentials() {
                 checks.upstreams.push(endpoint.clone());
             }

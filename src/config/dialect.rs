@@ -1,14 +1,18 @@
 //! What an account says of its provider's own dialect: how token requests are written (`token_request`, `parameters`), where
 //! responses hold what (`token_response`), what error codes mean (`errors`).
 
+use super::account::CLIENT_AUTHS;
 use super::header::token_request_field;
 use super::problem::Complaint;
 use super::read::Table;
 use super::reader::Reader;
 use super::secret_source::SecretSource;
+use crate::oauth::rfc7009::{RevocationForm, Revoked, ShownClient};
 use crate::oauth::{BodyFormat, Dialect, ErrorWords, Members, Pointer, RequestForm, Vocabulary};
 
 const FORMATS: &[(&str, BodyFormat)] = &[("form", BodyFormat::Form), ("json", BodyFormat::Json)];
+
+const REVOKED: &[(&str, Revoked)] = &[("refresh_token", Revoked::RefreshToken), ("access_token", Revoked::AccessToken)];
 
 /// Parameters of token requests that the grant sets.
 const GRANT_PARAMETERS: &[&str] = &[
@@ -66,6 +70,20 @@ impl<'a> Reader<'a> {
         let names = table.table("names").map(|names| self.names(&names)).unwrap_or_default();
         let headers = table.table("headers").map(|headers| self.added_fields(&headers, token_request_field));
         TokenRequestSettings { form: RequestForm { format, names }, headers: headers.unwrap_or_default() }
+    }
+
+    pub(super) fn revocation(&self, table: &Table<'a>) -> RevocationForm {
+        let Some(table) = table.table("revocation") else { return RevocationForm::default() };
+        table.only(&["method", "token", "name", "format", "client_auth"]);
+        let clients = CLIENT_AUTHS.iter().map(|(word, auth)| (*word, ShownClient::By(*auth)));
+        let clients: Vec<_> = clients.chain([("absent", ShownClient::Absent)]).collect();
+        RevocationForm {
+            is_delete: table.word("method", &[("POST", false), ("DELETE", true)]).is_some_and(|found| found.value),
+            takes: table.word("token", REVOKED).map(|found| found.value).unwrap_or_default(),
+            name: table.string("name").map(|found| found.value),
+            format: table.word("format", FORMATS).map(|found| found.value),
+            client: table.word("client_auth", &clients).map(|found| found.value),
+        }
     }
 
     /// The parameters that go by another name here. Two that are sent together must not go by one: of a parameter that is

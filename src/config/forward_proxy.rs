@@ -210,6 +210,7 @@ impl Way {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Proxies {
     https: Option<Way>,
+    http: Option<Way>,
     all: Option<Way>,
     no: NoProxy,
 }
@@ -227,14 +228,18 @@ impl Proxies {
         };
         Self {
             https: way("HTTPS_PROXY"),
+            http: way("HTTP_PROXY"),
             all: way("ALL_PROXY"),
             no: NoProxy::parse(&either("NO_PROXY").unwrap_or_default()),
         }
     }
 
-    /// Whether `NO_PROXY` names this origin.
-    pub(crate) fn excepts(&self, origin: &Origin) -> bool {
-        self.no.covers(origin)
+    /// The way of a request in plain http to `origin` that is nobody's but a command's own.
+    pub(crate) fn plain_way(&self, origin: &Origin) -> Way {
+        match origin.is_loopback() || self.no.covers(origin) {
+            true => Way::Direct,
+            false => self.http.as_ref().or(self.all.as_ref()).cloned().unwrap_or(Way::Direct),
+        }
     }
 
     /// The way to `origin` for an account that says `choice`. On this machine, and in plain http, there is no proxy.

@@ -52,6 +52,6 @@ pub(crate) use reader::MachineFacts;
 pub(crate) use route::{Replay, Route};
 pub(crate) use secret_source::SecretSource;
 pub(crate) use sign_in::{IdentitySource, ImportSource, LoopbackHost, LoopbackRedirect, SignInMethod};
-pub(crate) use store::{MachineSetting, SealSetting, StoreSettings};
+pub(crate) use store::{LockSettings, MachineSetting, SealSetting, StoreSettings};
 pub(crate) use value::AllowedClient;
 pub(crate) use value::size;

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::account::{ACCOUNT_KEYS, Account};
@@ -186,6 +186,38 @@ impl Config {
         let seal = || matches!(self.store.seal, SealSetting::Held(SecretSource::Command(_))).then(|| "store.seal");
         let notice = || (!self.notice.command.is_empty()).then_some("notice");
         first.or_else(|| seal().or_else(notice).map(str::to_owned))
+    }
+
+    /// The files that secrets are read from, each with the key that names it.
+    pub(crate) fn secret_files(&self) -> Vec<(String, &Path)> {
+        let mut sources: Vec<(String, &SecretSource)> = Vec::new();
+        for account in self.accounts.values() {
+            let id = &account.id;
+            sources.extend(account.secrets().map(|(key, source)| (format!("account.{id}.{key}"), source)));
+            let headers = account.token_request.headers.iter();
+            sources.extend(headers.map(|(name, source)| (format!("a header of account.{id}, {name}"), source)));
+        }
+        for route in &self.routes {
+            let headers = route.request_headers.add.iter();
+            sources.extend(headers.map(|(name, source)| (format!("a header of route.{}, {name}", route.name), source)));
+        }
+        if let SealSetting::Held(source) = &self.store.seal {
+            sources.push(("store.seal".to_owned(), source));
+        }
+        let files = sources.into_iter().filter_map(|(key, source)| match source {
+            SecretSource::File(path) => Some((key, path.as_path())),
+            SecretSource::Command(_) | SecretSource::Credential(_) | SecretSource::Inline(_) => None,
+        });
+        files.collect()
+    }
+
+    /// The unix sockets that are listened on.
+    pub(crate) fn unix_sockets(&self) -> impl Iterator<Item = &Path> {
+        let own = self.routes.iter().filter_map(|route| route.listen.as_ref());
+        self.listen.iter().chain(own).filter_map(|address| match address {
+            ListenAddress::Unix(path) => Some(path.as_path()),
+            ListenAddress::Tcp(_) => None,
+        })
     }
 
     /// Returns whether `new` has an account's tokens be what they are here, and lets them go wherever they go here; it may

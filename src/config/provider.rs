@@ -1,6 +1,7 @@
 //! Providers as data: the presets that come with the binary. A user's file of the same name takes its place.
 
 use super::address::Endpoint;
+use super::authorization_server::with_client;
 use super::problem::{Sink, Source};
 use super::read::{Document, Table};
 use crate::oauth::EndpointKind;
@@ -154,7 +155,8 @@ pub(crate) fn shipped_origins(token_endpoint: &str) -> Vec<String> {
         let document = Document::read(&source, &sink);
         let table = Table::new([document.layer()], &sink);
         let kinds = EndpointKind::ALL.into_iter().filter(|kind| kind.takes_credentials());
-        let endpoints = kinds.filter_map(|kind| table.parsed(kind.key(), Endpoint::parse));
+        let endpoints =
+            kinds.filter_map(|kind| table.parsed(kind.key(), |text| Endpoint::parse(&with_client(text, "x"))));
         endpoints.map(|endpoint| endpoint.value.origin.to_string()).collect::<Vec<_>>()
     });
     origins.filter(|origins| origins.first().is_some_and(|first| first == token_endpoint)).flatten().collect()
@@ -288,6 +290,15 @@ mod tests {
         assert_eq!((account.header.before.as_str(), account.header.token), ("Bearer ", TokenKind::AccessToken));
         assert_eq!(account.renew.assumed_lifetime, Duration::from_secs(7 * 86_400));
         assert_eq!(account.sign_in.methods, [SignInMethod::Password]);
+        let asked = |lines: &str| {
+            let text = format!("[account.x]\nprovider = \"gbdx\"\n{lines}");
+            parse_with(&text, &[]).config.accounts["x"].sign_in.identity.is_some()
+        };
+        assert!(asked("") && asked("upstream = \"https://archive.example\"\n"));
+        assert!(
+            !asked("token_endpoint = \"https://archive.example/t\"\n"),
+            "another server's token is shown to nobody"
+        );
         assert!(
             matches!(&account.sign_in.import[..], [ImportSource::GbdxConfig(path)] if path.ends_with(".gbdx-config"))
         );

@@ -141,6 +141,11 @@ impl<'a> Table<'a> {
         self.layers.first().is_some_and(|layer| layer.find(key).is_some())
     }
 
+    /// Whether the user has said otherwise than a layer below.
+    pub(super) fn is_overridden(&self, key: &str) -> bool {
+        self.is_own(key) && self.layers.iter().skip(1).any(|layer| layer.find(key).is_some())
+    }
+
     /// Complains if no layer has the key, unless it may stand on a line that could not be read.
     pub(super) fn require(&self, key: &str, remedy: &str) {
         if !self.has(key) && self.layers.iter().all(|layer| self.sink.is_readable(layer.source)) {

@@ -190,6 +190,12 @@ pub(crate) enum ImportSource {
     GbdxConfig(PathBuf),
 }
 
+/// Whether a key says where a preset's server is shown access tokens, and the account's tokens are of another server: theirs
+/// go nowhere but where the account says.
+pub(super) fn is_anothers(table: &Table<'_>, key: &str) -> bool {
+    ["token_endpoint", "issuer"].iter().any(|said| table.is_overridden(said)) && !table.is_own(key)
+}
+
 impl<'a> Reader<'a> {
     pub(super) fn sign_in(&self, table: &Table<'a>, grant: GrantType) -> SignIn {
         let names = SignInMethod::ALL.map(|method| (method.name(), method));
@@ -208,6 +214,7 @@ impl<'a> Reader<'a> {
             self.sink.follow_up(&table.place_of("keep_password"), Complaint::new(message, remedy));
         }
         let identity = table.parsed("identity", IdentitySource::parse).map(|found| found.value);
+        let identity = identity.filter(|_| !is_anothers(table, "identity"));
         if identity == Some(IdentitySource::Userinfo) && !table.has("issuer") {
             table.require("userinfo_endpoint", "identity = \"userinfo\" needs it, or an issuer");
         }

@@ -1,5 +1,7 @@
 //! How credentials are kept: `[store]`.
 
+use std::time::Duration;
+
 use super::read::{Located, Table, one_of};
 use super::reader::Reader;
 use super::secret_source::SecretSource;
@@ -12,6 +14,30 @@ pub(crate) struct StoreSettings {
     pub seal: SealSetting,
     /// On which machine a record is used.
     pub machine: MachineSetting,
+    /// When no token is to leave any more, until somebody unlocks.
+    pub lock: LockSettings,
+}
+
+/// What locks by itself, as `valetd lock` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LockSettings {
+    /// So long a time without a request.
+    pub idle: Option<Duration>,
+    /// The locked screen of a session.
+    pub screen: bool,
+    /// The machine's sleep.
+    pub suspend: bool,
+    /// Whether the key and the refresh tokens are forgotten, too, as by `valetd lock --all`.
+    pub all: bool,
+}
+
+impl LockSettings {
+    const DEFAULT: Self = Self { idle: None, screen: false, suspend: false, all: false };
+
+    /// Whether it takes news from logind.
+    pub(crate) fn hears(self) -> bool {
+        self.screen || self.suspend
+    }
 }
 
 /// On which machine a record is used.
@@ -32,6 +58,8 @@ pub(crate) enum SealSetting {
     Off,
     /// From systemd's credential service, also where that binds it to a TPM.
     Systemd,
+    /// From the keyring of the desktop.
+    SecretService,
     /// From a passphrase that a person types after each start.
     Passphrase,
     /// From what the user has made: a file, a command's output, or a credential of the service's unit.
@@ -45,6 +73,7 @@ const WORDS: &[Word] = &[
     ("auto", || SealSetting::Auto),
     ("off", || SealSetting::Off),
     ("systemd", || SealSetting::Systemd),
+    ("secret-service", || SealSetting::SecretService),
     ("passphrase", || SealSetting::Passphrase),
 ];
 
@@ -55,6 +84,7 @@ impl SealSetting {
             Self::Auto => "auto",
             Self::Off => "off",
             Self::Systemd => "systemd",
+            Self::SecretService => "secret-service",
             Self::Passphrase => "passphrase",
             Self::Held(SecretSource::File(_) | SecretSource::Inline(_)) => "file",
             Self::Held(SecretSource::Command(_)) => "command",
@@ -86,12 +116,13 @@ impl SealSetting {
 }
 
 impl StoreSettings {
-    pub(super) const DEFAULT: Self = Self { seal: SealSetting::Auto, machine: MachineSetting::This };
+    pub(super) const DEFAULT: Self =
+        Self { seal: SealSetting::Auto, machine: MachineSetting::This, lock: LockSettings::DEFAULT };
 }
 
 impl Reader<'_> {
     pub(super) fn store(&self, table: &Table<'_>) -> StoreSettings {
-        table.only(&["seal", "machine"]);
+        table.only(&["seal", "machine", "lock"]);
         let seal = match table.string_or_table("seal") {
             None => None,
             Some(Ok(word)) => self.seal_word(&word),
@@ -99,9 +130,22 @@ impl Reader<'_> {
         };
         let machines = [("this", MachineSetting::This), ("any", MachineSetting::Any)];
         let machine = table.word("machine", &machines).map(|found| found.value);
+        let lock = table.table("lock").map(|lock| self.lock(&lock));
         StoreSettings {
+            lock: lock.unwrap_or(LockSettings::DEFAULT),
             seal: seal.unwrap_or(StoreSettings::DEFAULT.seal),
             machine: machine.unwrap_or(StoreSettings::DEFAULT.machine),
+        }
+    }
+
+    fn lock(&self, table: &Table<'_>) -> LockSettings {
+        table.only(&["idle", "screen", "suspend", "all"]);
+        let is = |key| table.boolean(key).unwrap_or(false);
+        LockSettings {
+            idle: Some(self.duration(table, "idle", Duration::ZERO, Duration::ZERO)).filter(|idle| !idle.is_zero()),
+            screen: is("screen"),
+            suspend: is("suspend"),
+            all: is("all"),
         }
     }
 
@@ -141,6 +185,7 @@ mod tests {
             ("[store]\nseal = \"auto\"", SealSetting::Auto),
             ("[store]\nseal = \"off\"", SealSetting::Off),
             ("store.seal = \"systemd\"", SealSetting::Systemd),
+            ("store.seal = \"secret-service\"", SealSetting::SecretService),
             ("store.seal = \"passphrase\"", SealSetting::Passphrase),
             ("store.seal = { file = \"/media/key\" }", held(SecretSource::File("/media/key".into()))),
             (
@@ -159,6 +204,16 @@ mod tests {
         assert_eq!(config("").store.machine, MachineSetting::This);
         assert_eq!(config("store.machine = \"this\"").store.machine, MachineSetting::This);
         assert_eq!(config("store.machine = \"any\"").store.machine, MachineSetting::Any);
+    }
+
+    #[test]
+    fn nothing_locks_by_itself_unless_it_is_said_what() {
+        assert_eq!(config("").store.lock, LockSettings::DEFAULT);
+        let found = config("store.lock = { idle = \"15m\", screen = true, suspend = true, all = true }").store.lock;
+        let idle = Some(Duration::from_secs(900));
+        assert_eq!(found, LockSettings { idle, screen: true, suspend: true, all: true });
+        assert_eq!(config("store.lock = { idle = \"0s\" }").store.lock, LockSettings::DEFAULT);
+        assert!(!config("store.lock.idle = \"1h\"").store.lock.hears());
     }
 
     #[test]
@@ -190,6 +245,8 @@ mod tests {
             ("store.seal = { command = [] }", "is empty"),
             ("store.seal = { unit = \"../u\" }", "is not the name of a systemd credential"),
             ("store.machine = \"all\"", "\"this\", \"any\""),
+            ("store.lock = { idle = \"15\" }", "has no unit"),
+            ("store.lock = { screens = true }", "did you mean \"screen\"?"),
             ("store.seals = \"off\"", "did you mean \"seal\"?"),
         ];
         for (text, expected) in rows {

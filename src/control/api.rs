@@ -84,6 +84,7 @@ struct CredentialBody {
     #[serde(default)]
     trial: Trial,
     term: Option<u64>,
+    sign_in: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -228,13 +229,17 @@ where
             let new = read_credential(&collect(body).await?)?;
             info!(%account, "a credential was handed in over the control socket");
             state.accounts.replace(account, new).await.map_err(|error| not_done(state, id, error))?;
+            has_new_scope(state, id);
             tell(state, Kind::SignedIn, id);
             Ok(json(StatusCode::OK, &account_report(state, id)?))
         }
         Verb::RemoveCredential(id) => {
             let account = known(state, id)?;
             info!(%account, "a sign-out was asked for over the control socket");
-            let message = state.accounts.remove(account).await.map_err(|error| not_done(state, id, error))?;
+            let (store, voided) = (state.store.clone(), account.clone());
+            // waits for the disk, which others need not
+            let void = tokio::task::spawn_blocking(move || store.end_sign_in(&voided)).await.ok().flatten();
+            let message = state.accounts.remove(account, void).await.map_err(|error| not_done(state, id, error))?;
             tell(state, Kind::SignedOut, id);
             Ok(json(StatusCode::OK, &Done { message }))
         }
@@ -262,6 +267,13 @@ fn stream(state: &ControlState, line: &Line, last_id: Option<u64>) -> Result<Ans
 fn tell(state: &ControlState, kind: Kind, account: &str) {
     let readings = state.readings();
     state.events.tell(News::of_account(kind, account), readings.moment(readings.now));
+}
+
+/// What MCP servers have asked for may be granted by now; where it is not, they ask again.
+fn has_new_scope(state: &ControlState, account: &str) {
+    for route in state.config.borrow().routes.iter().filter(|route| route.account.as_str() == account) {
+        state.stats.route(&route.name).mcp().scope_required = None;
+    }
 }
 
 fn no_log() -> Problem {
@@ -368,7 +380,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
             "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
-             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term",
+             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
         )
     })?;
     let CredentialBody {
@@ -382,6 +394,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         servers,
         trial,
         term,
+        sign_in,
     } = body;
     let refresh_token = refresh_token.filter(|token| !token.is_empty());
     if refresh_token.is_none() && password.is_none() {
@@ -400,6 +413,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         servers,
         trial,
         term,
+        sign_in,
     })
 }
 
@@ -422,6 +436,9 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
         }
         RequestError::AnotherPerson(sentence) => {
             Problem::new(409, kind::ANOTHER_PERSON, "it is another person's; what is stored stays", sentence)
+        }
+        error @ RequestError::SignedOut => {
+            Problem::new(409, kind::SIGNED_OUT, "it is not wanted any more; nothing is stored", error.to_string())
         }
         RequestError::CredentialUntried(sentence) => {
             Problem::new(409, kind::CREDENTIAL_UNTRIED, "it could not be tried; what is stored stays", sentence)

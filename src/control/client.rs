@@ -25,7 +25,7 @@ use super::problem::Problem;
 use super::report::{AccountReport, SCHEMA, StatusReport};
 use super::seal_verbs::{AdoptOrder, LockOrder, SealAnswer};
 use crate::accounts::NewCredential;
-use crate::client_keys::NewKey;
+use crate::client_keys::{AddressKind, NewKey};
 use crate::config::{AccountId, KeyName};
 use crate::platform::peer::own_uid;
 use crate::platform::users;
@@ -269,7 +269,11 @@ impl Client {
 
     /// Makes an ephemeral client key: one that the daemon forgets when the last copy of [`HeldKey`]'s descriptor is closed;
     /// `address` says whether its report names an address that ends with it, where its routes exist and no others.
-    pub(crate) async fn hold_key(socket: &Path, new: NewKey, address: LentAddress) -> Result<HeldKey, ClientError> {
+    pub(crate) async fn hold_key(
+        socket: &Path,
+        new: NewKey,
+        address: Option<AddressKind>,
+    ) -> Result<HeldKey, ClientError> {
         let (stream, owner) = connect(socket).await?;
         let unreachable = |error| ClientError::Unreachable { socket: socket.to_owned(), error };
         let stream = stream.into_std().map_err(unreachable)?;
@@ -279,8 +283,7 @@ impl Client {
             .map_err(|error| ClientError::Garbled { socket: socket.to_owned(), detail: error.to_string() })?;
         let serving = tokio::spawn(async move { drop(connection.await) });
         let mut client = Self { socket: socket.to_owned(), owner, sender };
-        let (address, as_upstream) = (address == LentAddress::OfRoutes, address == LentAddress::OfUpstreams);
-        let order = KeyOrder { address, as_upstream, ..KeyOrder::of(&NewKey { ephemeral: true, ..new }) };
+        let order = KeyOrder::of(&NewKey { ephemeral: true, ..new }).with_address(address);
         let mut request =
             Request::new(Full::new(Bytes::from(serde_json::to_string(&order).expect("texts and numbers"))));
         *request.method_mut() = Method::POST;
@@ -419,16 +422,6 @@ fn user(uid: u32) -> String {
     format!("user {uid}{}", name.unwrap_or_default())
 }
 
-/// What address an ephemeral key comes with, if any, that ends with it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LentAddress {
-    None,
-    /// Where the key's routes exist and no others, by prefix and by host name.
-    OfRoutes,
-    /// A unix socket, where a request names the upstream of one of the key's routes.
-    OfUpstreams,
-}
-
 /// An ephemeral client key and the connection that it lives on.
 #[derive(Debug)]
 pub(crate) struct HeldKey {
@@ -513,6 +506,7 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         servers,
         trial,
         term,
+        sign_in,
     } = new;
     let password = credential.password.as_ref();
     let mut body = json!({
@@ -530,6 +524,9 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         body["trial"] = json!(trial);
         if let Some(person) = person {
             body["person"] = json!(person);
+        }
+        if let Some(sign_in) = sign_in {
+            body["sign_in"] = json!(sign_in);
         }
         if *switches_user {
             body["switch_user"] = json!(true);

@@ -3,7 +3,7 @@
 //! What a change is, is decided by comparing two views (`changes`); signing in and out is told by the verbs that do
 //! it. A reader who does not keep up is dropped: it delays nobody.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +14,11 @@ use tracing::debug;
 
 use super::events::{Event, Kind, News};
 use super::line::Line;
-use super::report::{AccountReport, State};
+use super::report::{AccountReport, State, server_in_words};
 use super::state::ControlState;
 use crate::accounts::AccountView;
+use crate::config::{Route, RouteName};
+use crate::stats::McpSeen;
 
 /// Something is said at least this often, so that both ends notice when the other is gone.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -24,11 +26,15 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A reader who takes nothing for so long is dropped.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// How long what is known already of an MCP server is not told again.
+const A_WHILE: Duration = Duration::from_secs(60);
+
 /// Tells what changes, until the renewer has ended.
 pub(super) async fn watch(state: ControlState) {
     let (mut accounts, mut config, mut problems) =
         (state.accounts.clone(), state.config.clone(), state.config_problems.clone());
     let mut before = state.accounts.views();
+    let mut told: BTreeMap<RouteName, McpSeen> = BTreeMap::new();
     config.mark_unchanged();
     problems.mark_unchanged();
     loop {
@@ -44,6 +50,17 @@ pub(super) async fn watch(state: ControlState) {
                     state.events.tell(news, readings.moment(readings.now));
                 }
                 before = after;
+            }
+            () = state.stats.mcp_changed() => {
+                let config = state.config.borrow().clone();
+                for route in config.routes.iter().filter(|route| route.mcp.is_some()) {
+                    let now = state.stats.route(&route.name).mcp().clone();
+                    let told = told.entry(route.name.clone()).or_default();
+                    for news in mcp_changes(told, &now, route) {
+                        let readings = state.readings();
+                        state.events.tell(news, readings.moment(readings.now));
+                    }
+                }
             }
             Ok(()) = config.changed() => tell_of_config(&state, Kind::ConfigChanged, Vec::new()),
             Ok(()) = problems.changed() => {
@@ -82,6 +99,31 @@ fn changes(before: &[AccountView], after: &[AccountView], report: impl Fn(&Accou
         if report.state == State::SignInRequired && !needed_person {
             let next_action = report.next_action;
             news.push(News { detail: report.why, next_action, ..about(Kind::SignInRequired) });
+        }
+    }
+    news
+}
+
+/// What is new of an MCP server since something was `told`. A server that stays the same is told again after a while, so
+/// that clients that begin one session after the other drive nothing else out of the memory.
+fn mcp_changes(told: &mut McpSeen, now: &McpSeen, route: &Route) -> Vec<News> {
+    let is_while = |then: Option<u64>, now: u64| then.is_none_or(|then| now >= then.saturating_add(A_WHILE.as_secs()));
+    let mut news = Vec::new();
+    if let (Some((name, version)), Some(at)) = (&now.server, now.last_session)
+        && (told.server != now.server || is_while(told.last_session, at))
+    {
+        let protocol = now.protocol_version.as_deref().unwrap_or("?");
+        let detail = format!("{}: {}, MCP {protocol}", route.name, server_in_words(name, version));
+        news.push(News { detail: Some(detail), ..News::of_route(Kind::McpSession, route) });
+        (told.server, told.last_session) = (now.server.clone(), now.last_session);
+    }
+    if let Some((at, command)) = &now.scope_required {
+        let then = told.scope_required.as_ref();
+        if then.is_none_or(|(then, before)| before != command || is_while(Some(*then), *at)) {
+            let detail = Some(format!("{}: the MCP server asks for more scope", route.name));
+            let next_action = Some(command.clone());
+            news.push(News { detail, next_action, ..News::of_route(Kind::ScopeRequired, route) });
+            told.scope_required = now.scope_required.clone();
         }
     }
     news
@@ -182,5 +224,35 @@ mod tests {
         let expected = "id: 8\nevent: signed-in\n\
                         data: {\"id\":8,\"at\":\"2026-09-21T14:13:20Z\",\"event\":\"signed-in\",\"account\":\"gbdx\"}\n\n";
         assert_eq!(encode(&missed[0]), expected);
+    }
+
+    #[test]
+    fn a_server_is_told_once_a_while_and_when_it_is_another() {
+        let config = crate::config::testing::config(
+            "[account.a]\ntoken_endpoint = \"https://a.example/t\"\nclient_id = \"c\"\n\
+             [route.lab]\naccount = \"a\"\nupstream = \"https://a.example\"\nmcp = true\n",
+        );
+        let server = |name: &str, at| McpSeen {
+            server: Some((name.to_owned(), "1".to_owned())),
+            protocol_version: Some("2025-11-25".to_owned()),
+            last_session: Some(at),
+            scope_required: None,
+        };
+        let asks = |command: &str, at| McpSeen { scope_required: Some((at, command.to_owned())), ..server("x", 160) };
+        let mut told = McpSeen::default();
+        for (case, now, expected) in [
+            ("nothing", McpSeen::default(), None),
+            ("a first session", server("x", 100), Some("lab: \"x\" 1, MCP 2025-11-25")),
+            ("the next", server("x", 159), None),
+            ("a while later", server("x", 160), Some("lab: \"x\" 1, MCP 2025-11-25")),
+            ("it asks for more", asks("login a", 161), Some("lab: the MCP server asks for more scope")),
+            ("again", asks("login a", 162), None),
+            ("for other scope", asks("login b", 163), Some("lab: the MCP server asks for more scope")),
+            ("another server", server("y", 164), Some("lab: \"y\" 1, MCP 2025-11-25")),
+        ] {
+            let news = mcp_changes(&mut told, &now, &config.routes[0]);
+            let details: Vec<&str> = news.iter().filter_map(|news| news.detail.as_deref()).collect();
+            assert_eq!(details, Vec::from_iter(expected), "{case}");
+        }
     }
 }

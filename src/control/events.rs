@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::report::Moment;
+use crate::config::Route;
 
 /// What has happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,6 +32,10 @@ pub(crate) enum Kind {
     ConfigRefused,
     /// An account has no usable token any more.
     Withdrawn,
+    /// A session with an MCP server has begun.
+    McpSession,
+    /// An MCP server asks for more scope than the account's token has.
+    ScopeRequired,
 }
 
 impl Kind {
@@ -45,6 +50,8 @@ impl Kind {
             Kind::ConfigChanged => "config-changed",
             Kind::ConfigRefused => "config-refused",
             Kind::Withdrawn => "withdrawn",
+            Kind::McpSession => "mcp-session",
+            Kind::ScopeRequired => "scope-required",
         }
     }
 }
@@ -61,6 +68,9 @@ pub(crate) struct Event {
     /// The account that it happened to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// The route to the MCP server that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
     /// More about it, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -80,6 +90,7 @@ pub(crate) struct Event {
 pub(super) struct News {
     pub(super) kind: Kind,
     pub(super) account: Option<String>,
+    pub(super) route: Option<String>,
     pub(super) detail: Option<String>,
     pub(super) usable_until: Option<Moment>,
     pub(super) next_action: Option<String>,
@@ -88,12 +99,16 @@ pub(super) struct News {
 
 impl News {
     pub(super) fn of_config(kind: Kind, problems: Vec<String>) -> Self {
-        Self { kind, account: None, detail: None, usable_until: None, next_action: None, problems }
+        Self { kind, account: None, route: None, detail: None, usable_until: None, next_action: None, problems }
     }
 
     pub(super) fn of_account(kind: Kind, account: &str) -> Self {
         let account = Some(account.to_owned());
-        Self { kind, account, detail: None, usable_until: None, next_action: None, problems: Vec::new() }
+        Self { kind, account, route: None, detail: None, usable_until: None, next_action: None, problems: Vec::new() }
+    }
+
+    pub(super) fn of_route(kind: Kind, route: &Route) -> Self {
+        Self { route: Some(route.name.to_string()), ..Self::of_account(kind, route.account.as_str()) }
     }
 }
 
@@ -124,11 +139,12 @@ impl Events {
     }
 
     pub(super) fn tell(&self, news: News, at: Moment) {
-        let News { kind, account, detail, usable_until, next_action, problems } = news;
+        let News { kind, account, route, detail, usable_until, next_action, problems } = news;
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.last_id += 1;
         let id = told.last_id;
-        let event = Arc::new(Event { id, at, event: kind, account, detail, usable_until, next_action, problems });
+        let event =
+            Arc::new(Event { id, at, event: kind, account, route, detail, usable_until, next_action, problems });
         if told.recent.len() == REMEMBERED {
             told.recent.pop_front();
         }

@@ -14,7 +14,7 @@ use super::line::Line;
 use super::problem::{Problem, kind};
 use super::state::{ControlState, LendRequest};
 use crate::advice::advised;
-use crate::client_keys::{KeyError, OwnAddress};
+use crate::client_keys::{AddressKind, KeyError, OwnAddress};
 use crate::config::{KeyName, RouteName};
 use crate::names::UnknownName;
 use crate::platform::users;
@@ -27,7 +27,7 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
     let example = r#"{"name": "agent", "routes": ["gbdx"], "methods": ["GET"], "paths": ["/catalog/**"]}"#;
     let order: KeyOrder =
         serde_json::from_slice(body).map_err(|_| bad_request(UNKNOWN_JSON).with_remedy(format!("send {example}")))?;
-    let (wants_address, as_upstream) = (order.address || order.as_upstream, order.as_upstream);
+    let kind = order.address_kind();
     let new = order.read().map_err(bad_request)?;
     if let Some(user) = new.limits.user.filter(|user| !users::is_shown(*user)) {
         let why = format!("user {user} cannot be told from others in valetd's user namespace (PrivateUsers=)");
@@ -46,9 +46,9 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
     if let Some(why) = lacks_mcp(&config, &new) {
         return Err(bad_request(why));
     }
-    let own = match wants_address {
-        true => Some(lend(state, new.rights.routes.clone(), as_upstream).await?),
-        false => None,
+    let own = match kind {
+        Some(kind) => Some(lend(state, new.rights.routes.clone(), kind).await?),
+        None => None,
     };
     let ring = state.keys.clone();
     // waits for the disk, which others need not; an ephemeral key is held from its making on, as who asked may leave
@@ -68,9 +68,9 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
 }
 
 /// Has an address opened where these routes exist.
-async fn lend(state: &ControlState, routes: Vec<RouteName>, as_upstream: bool) -> Result<OwnAddress, Problem> {
+async fn lend(state: &ControlState, routes: Vec<RouteName>, kind: AddressKind) -> Result<OwnAddress, Problem> {
     let (reply, answer) = oneshot::channel();
-    state.lend.send(LendRequest { routes, as_upstream, reply }).await.map_err(|_| stopping())?;
+    state.lend.send(LendRequest { routes, kind, reply }).await.map_err(|_| stopping())?;
     let lent = answer.await.map_err(|_| stopping())?;
     lent.map_err(|why| Problem::new(409, kind::REFUSED, "that cannot be done now", format!("no address: {why}")))
 }

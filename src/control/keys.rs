@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::Moment;
-use crate::client_keys::{ClientKey, KeyRing, Limits, NewKey, Rate, Rights};
+use crate::client_keys::{AddressKind, ClientKey, KeyRing, Limits, NewKey, Rate, Rights};
 use crate::config::{Config, KeyName, Route, RouteName};
 use crate::mcp::McpRule;
 use crate::path_rules::{self, PathPattern};
@@ -53,9 +53,15 @@ pub(crate) struct KeyOrder {
     /// Whether an ephemeral key comes with an address of its own, where its routes exist and no others.
     #[serde(default)]
     pub address: bool,
+    /// Whether that is a unix socket, whatever is listened on.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unix: bool,
     /// Whether it comes with one where a request names the upstream and not us.
     #[serde(default, skip_serializing_if = "is_false")]
     pub as_upstream: bool,
+    /// Whether requests of processes that have shown nothing are handed on to it: routes that ask for a key refuse them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
@@ -124,6 +130,26 @@ pub(super) struct MadeKey {
 }
 
 impl KeyOrder {
+    /// The same with an address of this kind.
+    pub(super) fn with_address(self, kind: Option<AddressKind>) -> Self {
+        match kind {
+            None => self,
+            Some(AddressKind::Routes) => Self { address: true, ..self },
+            Some(AddressKind::RoutesOnUnix) => Self { address: true, unix: true, ..self },
+            Some(AddressKind::Upstreams { open }) => Self { as_upstream: true, open, ..self },
+        }
+    }
+
+    /// The address that it asks for, if any.
+    pub(super) fn address_kind(&self) -> Option<AddressKind> {
+        match (self.as_upstream, self.address, self.unix) {
+            (true, ..) => Some(AddressKind::Upstreams { open: self.open }),
+            (false, true, true) => Some(AddressKind::RoutesOnUnix),
+            (false, true, false) => Some(AddressKind::Routes),
+            (false, false, _) => None,
+        }
+    }
+
     /// The order for a key.
     pub(crate) fn of(new: &NewKey) -> Self {
         let NewKey { name, rights, lifetime, rate, limits, ephemeral } = new;
@@ -141,13 +167,15 @@ impl KeyOrder {
             bytes: limits.bytes,
             ephemeral: *ephemeral,
             address: false,
+            unix: false,
             as_upstream: false,
+            open: false,
         }
     }
 
     /// What it asks for, if it makes sense.
     pub(super) fn read(self) -> Result<NewKey, String> {
-        if (self.address || self.as_upstream) && (!self.ephemeral || self.expires_in.is_some()) {
+        if self.address_kind().is_some() && (!self.ephemeral || self.expires_in.is_some()) {
             return Err("an address is for an ephemeral key without expires_in: it ends with the connection".to_owned());
         }
         let no_name = |what: &str, name: &str| format!("{name:?} is not the name of a {what}");

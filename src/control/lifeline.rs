@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::keys::MadeKey;
 use crate::client_keys::{ClientKey, KeyRing};
+use crate::lent::REVOKED;
 use crate::platform::clock::wall;
 use crate::shutdown::Shutdown;
 
@@ -27,8 +28,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Lifeline {
     held: Held,
     answer: Zeroizing<Vec<u8>>,
-    /// What ends the response in good order.
-    end: &'static [u8],
+    /// Whether its body is in chunks.
+    is_chunked: bool,
 }
 
 impl Lifeline {
@@ -46,18 +47,16 @@ impl Lifeline {
              connection: close\r\n{coding}{date}\r\n"
         )
         .into_bytes();
-        let mut body = serde_json::to_vec(made).expect("texts and numbers");
+        let mut body = Zeroizing::new(serde_json::to_vec(made).expect("texts and numbers"));
         body.push(b'\n');
-        if is_chunked {
-            body = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat();
-        }
-        answer.append(&mut body);
-        Self { held, answer: Zeroizing::new(answer), end: if is_chunked { b"0\r\n\r\n" } else { b"" } }
+        answer.append(&mut said(is_chunked, &body));
+        Self { held, answer: Zeroizing::new(answer), is_chunked }
     }
 
     /// Answers, and keeps the key until the other end is closed by the last process that has it, or the daemon stops.
     pub(super) async fn live(self, mut stream: UnixStream, mut stopping: Shutdown) {
-        let Self { held, answer, end } = self;
+        let Self { held, answer, is_chunked } = self;
+        let end: &[u8] = if is_chunked { b"0\r\n\r\n" } else { b"" };
         // before the key is told: whoever learns it finds that the connection takes nothing
         let answered = match rustix::net::shutdown(&stream, Direction::Read) {
             Ok(()) => {
@@ -71,10 +70,19 @@ impl Lifeline {
         }
         tokio::select! {
             () = closed(&stream) => {}
+            () = held.revoked() => drop(rustix::io::write(&stream, &[said(is_chunked, REVOKED), end.to_vec()].concat())),
             // not by way of the runtime, which was told to forget that it is writable; who has not read so far needs no end
             () = stopping.started() => drop(rustix::io::write(&stream, end)),
         }
         drop(held);
+    }
+}
+
+/// A part of the response's body.
+fn said(is_chunked: bool, part: &[u8]) -> Vec<u8> {
+    match is_chunked {
+        true => [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat(),
+        false => part.to_vec(),
     }
 }
 
@@ -97,6 +105,18 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(ring: Arc<KeyRing>, key: Arc<ClientKey>) -> Self {
         Self { ring, key }
+    }
+}
+
+impl Held {
+    /// Returns when the key has been revoked.
+    async fn revoked(&self) {
+        let mut ends = self.ring.ends();
+        while self.ring.check(&self.key).is_ok() {
+            if ends.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) mod kind {
     pub(crate) const STORE_LOCKED: &str = "store-locked";
     /// 409: a credential that was handed in is another person's; what is stored stays.
     pub(crate) const ANOTHER_PERSON: &str = "another-person";
+    /// 409: somebody has signed out since the sign-in was begun that has brought a credential; nothing is stored.
+    pub(crate) const SIGNED_OUT: &str = "signed-out";
     /// 422: the configuration has problems; the one before it stays in force.
     pub(crate) const BAD_CONFIG: &str = "bad-config";
     /// 503: no configuration is in force, since the file could not be used when the daemon started.

@@ -15,7 +15,7 @@ use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
 use crate::secret::Secret;
-use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, SealState, Store};
+use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, Store};
 
 /// What `POST /v1/seal` takes.
 #[derive(Debug, Deserialize)]
@@ -157,25 +157,14 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
             .map_err(|_| bad_request("not the expected JSON").with_remedy(r#"send nothing, or {"all": true}"#))?,
     };
     info!(all, "a lock was asked for over the control socket");
-    let SealState { sealed, .. } = state.store.seal_state();
     let refused = |detail: String| Problem::new(409, kind::REFUSED, "that cannot be done now", detail);
-    if all && sealed.is_none() {
-        let words = "the store is not sealed: its credentials can be read again by anybody who can read the disk";
-        return Err(refused(words.to_owned()).with_remedy("without --all, no token leaves either"));
+    if all && !is_sealed(state) {
+        return Err(refused(NOT_SEALED.to_owned()).with_remedy("without --all, no token leaves either"));
     }
     state.accounts.lock().await.map_err(|_| stopping())?;
     let mut said = vec!["locked: no token leaves, and what was open has ended".to_owned()];
     if all {
-        const WHY: &str = "somebody has locked it";
-        let deadline = tokio::time::Instant::now() + FORGETTING;
-        // a refresh token that is on its way is saved first
-        while let Err(error) = state.accounts.forget(WHY).await {
-            if tokio::time::Instant::now() > deadline {
-                return Err(refused(format!("no token leaves, but the key is still here: {error}")));
-            }
-            tokio::time::sleep(GLANCE).await;
-        }
-        state.store.forget_keys(WHY);
+        forget(state, "somebody has locked it").await.map_err(refused)?;
         said.push(format!(
             "the key and the refresh tokens are forgotten: nothing is renewed until {}",
             advised("unlock")
@@ -188,6 +177,40 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
         false => format!("it is a switch and no wall: any program of this user can say {}", advised("unlock")),
     });
     Ok(json(StatusCode::OK, &SealAnswer { said, left: Vec::new(), recovery_code: None }))
+}
+
+const NOT_SEALED: &str = "the store is not sealed: its credentials can be read again by anybody who can read the disk";
+
+fn is_sealed(state: &ControlState) -> bool {
+    state.store.seal_state().sealed.is_some()
+}
+
+/// The same because of a setting. What cannot be forgotten is locked all the same.
+///
+/// # Errors
+///
+/// Why not all was done, in a sentence.
+pub(crate) async fn lock_by_itself(state: &ControlState, all: bool) -> Result<(), String> {
+    state.accounts.lock().await.map_err(|error| error.to_string())?;
+    match all {
+        false => Ok(()),
+        true if is_sealed(state) => forget(state, "it has locked itself, as store.lock says").await,
+        true => Err(format!("{NOT_SEALED}; store.lock.all has no effect before {}", advised("seal on"))),
+    }
+}
+
+/// Forgets the key and the refresh tokens, for this reason.
+async fn forget(state: &ControlState, why: &str) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + FORGETTING;
+    // a refresh token that is on its way is saved first
+    while let Err(error) = state.accounts.forget(why).await {
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("no token leaves, but the key is still here: {error}"));
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+    state.store.forget_keys(why);
+    Ok(())
 }
 
 /// What takes its time, for sources and the disk, while others are answered.

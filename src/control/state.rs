@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::events::Events;
 use super::report::{Facts, Readings, Sources, StatusReport};
 use crate::accounts::Accounts;
-use crate::client_keys::{KeyRing, OwnAddress};
+use crate::client_keys::{AddressKind, KeyRing, OwnAddress};
 use crate::config::{Config, RouteName};
 use crate::platform::clock::Clock;
 use crate::platform::log::LogHandle;
@@ -22,8 +22,8 @@ pub(crate) type ReloadRequest = oneshot::Sender<Result<(), Vec<String>>>;
 pub(crate) struct LendRequest {
     /// The routes.
     pub routes: Vec<RouteName>,
-    /// Whether requests name upstreams there.
-    pub as_upstream: bool,
+    /// How they are reached there.
+    pub kind: AddressKind,
     /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
     pub reply: oneshot::Sender<Result<OwnAddress, String>>,
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::client::{Client, ClientError, LentAddress};
+use super::client::{Client, ClientError};
 use super::events::Events;
 use super::line::MOST_STREAMS;
 use super::problem::{Problem, kind};
@@ -201,8 +201,8 @@ async fn a_key_is_shown_once_listed_without_itself_and_revoked() {
 async fn a_held_key_lives_until_the_last_descriptor_is_closed_and_not_longer_than_the_daemon() {
     let mut house = House::open([usable_view()]);
     let new = || NewKey { name: None, ..new_key("x") };
-    let held = Client::hold_key(&house.socket, new(), LentAddress::None).await.unwrap();
-    let other = Client::hold_key(&house.socket, new(), LentAddress::None).await.unwrap();
+    let held = Client::hold_key(&house.socket, new(), None).await.unwrap();
+    let other = Client::hold_key(&house.socket, new(), None).await.unwrap();
     let (key, other_key) = (held.key.clone(), other.key.clone());
     assert!(house.keys.find(key.expose()).is_ok() && held.report.ephemeral);
     drop(held);
@@ -213,11 +213,8 @@ async fn a_held_key_lives_until_the_last_descriptor_is_closed_and_not_longer_tha
     };
     timeout(Duration::from_secs(10), gone).await.expect("it is forgotten");
     assert!(house.keys.find(other_key.expose()).is_ok());
-    let problem = Client::hold_key(
-        &house.socket,
-        NewKey { rights: Rights { routes: Vec::new(), ..rights() }, ..new() },
-        LentAddress::None,
-    );
+    let problem =
+        Client::hold_key(&house.socket, NewKey { rights: Rights { routes: Vec::new(), ..rights() }, ..new() }, None);
     assert_eq!(refusal(problem.await).detail, "a key needs at least one route");
     house.trigger.start();
     timeout(Duration::from_secs(5), &mut house.serving).await.expect("serve returns").unwrap();
@@ -287,6 +284,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
         trial: Trial::Preferred,
         term: Some(28_800),
+        sign_in: Some("0123456789abcdef".to_owned()),
     };
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.set_credential("gdh", &new), async {
@@ -299,6 +297,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
         assert_eq!((&received.person, received.switches_user), (&new.person, true));
         assert_eq!((received.trial, received.term), (new.trial, new.term));
+        assert_eq!(received.sign_in, new.sign_in);
         reply.send(Ok(())).unwrap();
     });
     assert!(!serde_json::to_string(&answer.unwrap()).unwrap().contains("hunter2"));
@@ -309,7 +308,7 @@ async fn a_sign_out_tells_what_happened_at_the_server() {
     let mut house = House::open([usable_view()]);
     let mut client = house.client().await;
     let (answer, ()) = tokio::join!(client.remove_credential("gbdx"), async {
-        let Some(AccountRequest::Remove(_, reply)) = house.requests.recv().await else { panic!("no sign-out") };
+        let Some(AccountRequest::Remove(_, _, reply)) = house.requests.recv().await else { panic!("no sign-out") };
         reply.send(Ok("revoked at the server".to_owned())).unwrap();
     });
     assert_eq!(answer.unwrap(), "revoked at the server");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::config::{Config, ListenAddress};
+use crate::config::Config;
 use crate::platform::harden::{self, LANDLOCK, Measure};
 use crate::platform::paths::{OwnFolder, Paths};
 
@@ -60,12 +60,7 @@ fn waiver(config: &Config, problems: &[String]) -> Option<String> {
 
 /// The folders of the unix sockets: a reload may bind and remove files there.
 fn folders(config: &Config, paths: &Paths) -> Vec<PathBuf> {
-    let own = config.routes.iter().filter_map(|route| route.listen.as_ref());
-    let sockets = config.listen.iter().chain(own).filter_map(|address| match address {
-        ListenAddress::Unix(path) => Some(path.as_path()),
-        ListenAddress::Tcp(_) => None,
-    });
-    let sockets = sockets.chain([paths.socket.as_path()]);
+    let sockets = config.unix_sockets().chain([paths.socket.as_path()]);
     sockets.filter_map(Path::parent).map(Path::to_owned).collect()
 }
 

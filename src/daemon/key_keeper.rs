@@ -1,4 +1,5 @@
-//! Asks for the store's key for as long as it is away: at the start, where asking takes its time, and again later.
+//! Asks for the store's key for as long as it is away: at the start, where asking takes its time, and again later: at once
+//! when the keyring that has it says that something has changed, else with growing pauses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::accounts::Accounts;
 use crate::advice::advised;
 use crate::config::Config;
-use crate::key_source::{KeySources, Kind, NoSecret};
+use crate::key_source::{KeySources, KeyringWatch, Kind, NoSecret};
 use crate::platform::paths::Paths;
 use crate::shutdown::Shutdown;
 use crate::store::{Left, SealError, Store};
@@ -36,9 +37,11 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
     let mut seal = store.watch_seal();
     let mut pause = FIRST_PAUSE;
     let mut is_first = true;
+    let mut keyring = None;
     loop {
         if seal.borrow_and_update().locked.is_none() || store.is_held() {
             pause = FIRST_PAUSE;
+            keyring = None; // what it says now is of no interest
             tokio::select! {
                 () = shutdown.started() => return,
                 changed = seal.changed() => match changed {
@@ -46,6 +49,10 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
                     Err(_) => return,
                 },
             }
+        }
+        // before it is asked: an unlock in between is heard
+        if keyring.is_none() && is_in_keyring(&store) {
+            keyring = KeyringWatch::new().await;
         }
         let sources = KeySources::new(&config.borrow().store, &paths.state_dir);
         let asking = store.clone();
@@ -81,6 +88,21 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
             () = shutdown.started() => return,
             () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             _ = seal.changed() => {}
+            has_more = changed(&mut keyring) => if !has_more {
+                keyring = None;
+            },
         }
+    }
+}
+
+/// Whether the store's key is kept by the keyring.
+fn is_in_keyring(store: &Store) -> bool {
+    store.seal_state().sealed.is_some_and(|sealed| sealed.source == Kind::SecretService.name())
+}
+
+async fn changed(keyring: &mut Option<KeyringWatch>) -> bool {
+    match keyring {
+        Some(keyring) => keyring.changed().await,
+        None => std::future::pending().await,
     }
 }

@@ -64,7 +64,7 @@ pub(super) async fn follow(parts: Parts, mut shutdown: Shutdown) {
                 Outcome::News => {
                     failed.remove(&account.id);
                     is_news = true;
-                    Instant::now() + Duration::from_secs(kept::FRESH)
+                    Instant::now() + Duration::from_secs(Kept::a_day())
                 }
                 Outcome::Failed(why) => {
                     let pause = failed.get(&account.id).map_or(FIRST_PAUSE, |failed| failed.pause * 2);
@@ -125,24 +125,25 @@ async fn refresh(
     let before = kept::of(state_dir, &account.id, issuer);
     // one that was fetched in the future was fetched before the clock was set
     let age = before.as_ref().and_then(|kept| unix_seconds().checked_sub(kept.fetched_at));
-    if let Some(left) = age.and_then(|age| kept::FRESH.checked_sub(age)).filter(|left| *left > 0) {
+    let fresh_for = before.as_ref().map_or(0, |kept| kept.fresh_for.min(Kept::a_day()));
+    if let Some(left) = age.and_then(|age| fresh_for.checked_sub(age)).filter(|left| *left > 0) {
         return Outcome::Known { until: Instant::now() + Duration::from_secs(left) };
     }
     if let Some(failed) = failed.filter(|failed| failed.again > Instant::now()) {
         return Outcome::Waits(failed.again);
     }
-    let metadata = match discovery::metadata_of(http, issuer, discovery::reach(account)).await {
-        Ok(metadata) => metadata,
+    let found = match discovery::metadata_of(http, issuer, discovery::reach(account), before.as_ref()).await {
+        Ok(found) => found,
         Err(why) => return Outcome::Failed(why),
     };
-    let moved = before.as_ref().and_then(|before| kept::moved_to(issuer, &before.metadata, &metadata));
+    let moved = before.as_ref().and_then(|before| kept::moved_to(issuer, &before.metadata, &found.metadata));
     let found = match (moved, &before) {
         (Some(server), Some(before)) => {
             warn!(account = %account.id, %server, "the issuer names another server for refresh tokens now, which is not \
                 followed without a person: run `{}`", advised(format_args!("login {}", account.id)));
             kept::found_now(before.metadata.clone())
         }
-        _ => kept::found_now(metadata),
+        _ => found,
     };
     if let Err(error) = kept::keep(state_dir, &account.id, &found) {
         return Outcome::Failed(error.to_string());
@@ -153,6 +154,6 @@ async fn refresh(
             info!(account = %account.id, issuer = issuer.as_str(), "what is known of the issuer has changed");
             Outcome::News
         }
-        false => Outcome::Known { until: Instant::now() + Duration::from_secs(kept::FRESH) },
+        false => Outcome::Known { until: Instant::now() + Duration::from_secs(found.fresh_for) },
     }
 }

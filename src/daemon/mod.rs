@@ -8,7 +8,7 @@
 //! * `listeners`, `own_address`, `control_socket`: what is bound;
 //! * `confinement` and `observers`: the sandbox, and the threads that stay outside of it;
 //! * `metadata`: what is known of issuers, kept fresh;
-//! * `renewer_thread`, `key_keeper`, `watchdog`, `wiring`, `warnings`, `status_line`.
+//! * `renewer_thread`, `key_keeper`, `auto_lock`, `watchdog`, `wiring`, `warnings`, `status_line`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ use crate::stats::Stats;
 use crate::store::{Store, open_store_at_once};
 use crate::token_endpoint::TokenEndpoint;
 
+mod auto_lock;
 mod confinement;
 mod control_socket;
 mod key_keeper;
@@ -215,7 +216,8 @@ impl Daemon {
             demands: demanded,
             notices: commanded,
             seed,
-        });
+        })
+        .context("starting the store's thread")?;
 
         let keys = Arc::new(keys);
         let (access, access_warnings) = observers.access(&config, &keys);
@@ -262,6 +264,7 @@ impl Daemon {
         let noticing = give_notices(&running, &shutdown);
         let following = tokio::spawn(metadata::follow(issuers(&running), shutdown.clone()));
         let keeping_keys = tokio::spawn(key_keeper::keep(key_keeper_parts(&running), shutdown.clone()));
+        let locking = tokio::spawn(auto_lock::keep(running.state.clone(), shutdown.clone()));
         let keeping_time = tokio::spawn(client_keys::keep_time(running.state.keys.clone(), shutdown.clone()));
         for address in &running.published.facts.borrow().listen {
             info!(%address, "listening");
@@ -281,6 +284,7 @@ impl Daemon {
         let _ = following.await;
         let _ = keeping_time.await;
         let _ = keeping_keys.await;
+        let _ = locking.await;
         match ended {
             Ok(()) if shutdown.has_started() => Ok(()),
             Ok(()) => Err(anyhow!("the renewer ended on its own")),
@@ -436,8 +440,8 @@ async fn run_until_stopped(
                 files.follow(running.watched());
                 let _ = reply.send(outcome);
             }
-            Some(LendRequest { routes, as_upstream, reply }) = requests.lend.recv() => {
-                let _ = reply.send(running.lend(&routes, as_upstream)); // what nobody waits for any more is closed by its drop
+            Some(LendRequest { routes, kind, reply }) = requests.lend.recv() => {
+                let _ = reply.send(running.lend(&routes, kind)); // what nobody waits for any more is closed by its drop
             }
             _ = look.tick(), if !running.listeners.lone_halves().is_empty() => running.look_for_strangers(),
             alive = watchdog.answer(|| running.signs_of_life()) => match alive {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use super::listeners::{open_to_others, serves_others};
-use crate::client_keys::OwnAddress;
+use crate::client_keys::{AddressKind, OwnAddress};
 use crate::config::{Config, ListenAddress, RouteName};
 use crate::platform::random;
 use crate::platform::socket::{self, Bound};
@@ -12,17 +12,21 @@ use crate::proxy::Proxy;
 use crate::shutdown::shutdown;
 
 /// Opens an address for a command, where `routes` exist and no others: on 127.0.0.1, or, where no TCP address is
-/// served, or requests are to name upstreams, a unix socket.
+/// served, or the kind asks for it, a unix socket.
 pub(super) fn lend(
     proxy: &Proxy,
     routes: &[RouteName],
-    as_upstream: bool,
+    kind: AddressKind,
     listen: &[ListenAddress],
     control: &Path,
     config: &Config,
 ) -> Result<OwnAddress, String> {
     let is_unix = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
-    let address = match as_upstream || !listen.is_empty() && listen.iter().all(is_unix) {
+    let on_unix = match kind {
+        AddressKind::Routes => !listen.is_empty() && listen.iter().all(is_unix),
+        AddressKind::RoutesOnUnix | AddressKind::Upstreams { .. } => true,
+    };
+    let address = match on_unix {
         true => ListenAddress::Unix(lent_socket(control)?),
         false => ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
     };
@@ -32,7 +36,7 @@ pub(super) fn lend(
     }
     let (serving, ended) = shutdown();
     let lent = listener.local_addr().and_then(|address| {
-        proxy.lend(&listener, routes, as_upstream, &ended)?;
+        proxy.lend(&listener, routes, kind, &ended)?;
         Ok(OwnAddress { address, serving, _file: file })
     });
     lent.map_err(|error| error.to_string())

@@ -18,7 +18,7 @@ use super::renewer_thread::RenewerThread;
 use super::warnings::{Warnings, advice, said, texts};
 use super::wiring::{sources, table};
 use crate::audit::Audit;
-use crate::client_keys::OwnAddress;
+use crate::client_keys::{AddressKind, OwnAddress};
 use crate::config::{Config, Problems, RouteName};
 use crate::config_files;
 use crate::control::ControlState;
@@ -207,9 +207,9 @@ impl Running {
     }
 
     /// Opens an address for a command, where `routes` exist and no others.
-    pub(super) fn lend(&self, routes: &[RouteName], as_upstream: bool) -> Result<OwnAddress, String> {
+    pub(super) fn lend(&self, routes: &[RouteName], kind: AddressKind) -> Result<OwnAddress, String> {
         let listen = &self.published.facts.borrow().listen;
-        own_address::lend(&self.proxy, routes, as_upstream, listen, &self.paths.socket, &self.published.config.borrow())
+        own_address::lend(&self.proxy, routes, kind, listen, &self.paths.socket, &self.published.config.borrow())
     }
 
     /// Ends when the renewer and every worker of the proxy have answered, with whether all are there; never, as long as

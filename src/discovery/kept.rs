@@ -11,8 +11,16 @@ use crate::oauth::metadata::{Kept, Metadata};
 use crate::platform::clock::unix_seconds;
 use crate::store::{Beside, StoreError};
 
-/// For how long what is kept is not asked for again.
-pub(crate) const FRESH: u64 = 24 * 60 * 60;
+/// The least time for which metadata are not asked for again, whatever their server says.
+const HOUR: u64 = 60 * 60;
+
+/// For how long metadata are not asked for again, by `Cache-Control` (RFC 9111 section 5.2.2): a day, or less if the server
+/// says so. Pure.
+pub(crate) fn fresh_for(cache_control: Option<&str>) -> u64 {
+    let directives = cache_control.unwrap_or_default().split(',').map(str::trim);
+    let age = directives.filter_map(|directive| directive.strip_prefix("max-age=")?.trim_matches('"').parse().ok());
+    age.min().map_or(Kept::a_day(), |seconds: u64| seconds.clamp(HOUR, Kept::a_day()))
+}
 
 /// What is kept for an account of this issuer.
 pub(crate) fn of(state_dir: &Path, account: &AccountId, issuer: &Issuer) -> Option<Kept> {
@@ -38,7 +46,7 @@ pub(crate) fn forget(state_dir: &Path, account: &AccountId) {
 
 /// Metadata as they were found just now.
 pub(crate) fn found_now(metadata: Metadata) -> Kept {
-    Kept { fetched_at: unix_seconds(), metadata }
+    Kept { fetched_at: unix_seconds(), metadata, validator: None, fresh_for: Kept::a_day() }
 }
 
 /// The origin to which `new` metadata would have credentials sent although `old` ones did not. `None` if there is none: then
@@ -85,6 +93,23 @@ mod tests {
         for (case, new, expected) in rows {
             let moved = moved_to(&issuer, &metadata("a", "b"), &new).map(|origin| origin.to_string());
             assert_eq!(moved.as_deref(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn metadata_are_fresh_for_an_hour_at_least_and_a_day_at_most() {
+        let day = 24 * HOUR;
+        let rows = [
+            (None, day),
+            (Some("no-store"), day),
+            (Some("public, max-age=7200"), 2 * HOUR),
+            (Some("max-age=0, must-revalidate"), HOUR),
+            (Some("max-age=31536000, immutable"), day),
+            (Some("max-age=\"7200\""), 2 * HOUR),
+            (Some("max-age=soon"), day),
+        ];
+        for (cache_control, expected) in rows {
+            assert_eq!(fresh_for(cache_control), expected, "{cache_control:?}");
         }
     }
 

@@ -14,16 +14,17 @@ use crate::config::{Account, AccountId, Endpoint};
 use crate::config_files;
 use crate::http_client::{HttpClient, Outgoing, secret_body};
 use crate::oauth::rfc7591::{self, Registration, Wanted};
+use crate::platform::termination::uninterrupted;
 use crate::store::{Beside, StoreError};
 
-/// Registers a client and keeps it.
+/// Registers a client and keeps it, in the place of one that was kept. What cannot be kept is taken back at the server.
 ///
 /// # Errors
 ///
 /// Why there is none, in a sentence for people.
 pub(crate) async fn register(http: &HttpClient, state_dir: &Path, account: &Account) -> Result<(), String> {
     let Some(endpoint) = &account.server.registration else {
-        return Err("the server names no registration_endpoint".to_owned());
+        return Err("the server names no registration_endpoint of its own host".to_owned());
     };
     let wanted = Wanted {
         redirect_uris: vec![account.sign_in.redirect.uri(None)],
@@ -40,7 +41,18 @@ pub(crate) async fn register(http: &HttpClient, state_dir: &Path, account: &Acco
     let host = endpoint.origin.authority();
     let registered = rfc7591::read(answer.status.as_u16(), &answer.body, &account.server.registrar())
         .map_err(|why| format!("{host} {why}"))?;
-    keep(state_dir, &account.id, &registered).map_err(|error| error.to_string())
+    let kept = {
+        let _whole = uninterrupted();
+        keep(state_dir, &account.id, &registered)
+    };
+    let Err(error) = kept else { return Ok(()) };
+    // nobody knows of it here: it is of no use there either
+    let client_id = registered.client_id.clone();
+    let undone = match unregister(http, account, registered).await {
+        None => "it was taken back at the server".to_owned(),
+        Some(why) => format!("the client {client_id:?} stays registered at the server: {why}"),
+    };
+    Err(format!("the client was registered, and could not be kept: {error}; {undone}"))
 }
 
 fn keep(state_dir: &Path, account: &AccountId, registration: &Registration) -> Result<(), StoreError> {
@@ -58,7 +70,14 @@ pub(crate) fn forget(state_dir: &Path, account: &AccountId) {
 /// Takes an account's registration back at the server (RFC 7592), if there is one and it can be. Returns why it could not.
 pub(crate) async fn give_back(http: &HttpClient, state_dir: &Path, account: &Account) -> Option<String> {
     let registration = config_files::kept_clients(state_dir).remove(account.id.as_str())?;
-    let (uri, token) = registration.management?;
+    unregister(http, account, registration).await
+}
+
+/// Takes a registration back at the server. Returns why it could not.
+async fn unregister(http: &HttpClient, account: &Account, registration: Registration) -> Option<String> {
+    let Some((uri, token)) = registration.management else {
+        return Some("it has given no means to take it back (RFC 7592)".to_owned());
+    };
     let endpoint = match Endpoint::parse(&uri) {
         Ok(endpoint) => endpoint,
         Err(why) => return Some(format!("the address for that {why}")),

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
 use tracing::debug;
 
-use crate::config::{Endpoint, ForwardProxy, Origin, Proxies};
+use crate::config::{Endpoint, Origin, Proxies};
 use crate::lent::Daemon;
 use crate::platform::peer::{PeerLookup, own_uid};
 use crate::secret::Secret;
@@ -49,16 +49,6 @@ type Body = BoxBody<Bytes, hyper::Error>;
 /// RFC 9209.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// How requests to hosts that no route leads to go where they would have gone: through the proxies that the environment
-/// named before, if any.
-#[derive(Debug)]
-pub(crate) struct Outside {
-    /// For https.
-    pub(crate) proxies: Proxies,
-    /// For plain http.
-    pub(crate) plain: Option<ForwardProxy>,
-}
-
 /// What a command may reach, and how.
 pub(crate) struct Settings {
     /// The origins that the routes lead to.
@@ -67,8 +57,8 @@ pub(crate) struct Settings {
     pub(crate) sign_in: Vec<Endpoint>,
     /// Values that are no secrets: what the command was told to sign in with.
     pub(crate) placeholders: Vec<String>,
-    /// How everything else goes.
-    pub(crate) outside: Outside,
+    /// How everything else goes where it would have gone: through the proxies that the environment named before, if any.
+    pub(crate) outside: Proxies,
     /// What of it may: hosts, with what is below them; everything, if there is no list.
     pub(crate) allowed: Option<Vec<String>>,
     /// The password of the proxy, where not every process of the user may use it: a route asks for a key.

@@ -8,6 +8,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
 use super::{Body, Interceptor, full, problem};
+use crate::platform::request_rest;
 
 /// `{"alg":"none"}`, `{"exp":4102444800}` (the year 2100) and no signature: enough for a program that looks into its token.
 pub(crate) const PLACEHOLDER_JWT: &str = "eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDB9.";
@@ -25,6 +26,7 @@ impl Interceptor {
     /// Answers at a token or revocation endpoint. Nothing of the request goes anywhere or is noted.
     pub(super) async fn sign_in(&self, request: Request<Incoming>) -> Response<Body> {
         if request.method() != Method::POST {
+            request_rest::read(request).await;
             return problem(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",

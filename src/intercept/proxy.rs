@@ -19,13 +19,21 @@ use rustls::pki_types::ServerName;
 use tracing::debug;
 
 use super::daemon::Link;
-use super::{Body, Interceptor, Outside, USER, full, problem};
+use super::{Body, Interceptor, USER, full, problem};
 use crate::config::{ForwardProxy, Origin, ProxyChoice, ProxyProtocol, Way};
 use crate::platform::dial::{self, ByteStream};
 use crate::platform::tls;
 
 /// As for the daemon's own connections.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is spoken in a tunnel.
+#[derive(Clone, Copy)]
+enum InTunnel {
+    Tls,
+    /// HTTP/1.1 in the clear, which goes on in TLS.
+    Plain,
+}
 
 impl Interceptor {
     /// Answers a request that was sent to us as to a proxy.
@@ -41,7 +49,8 @@ impl Interceptor {
         let target = request.uri();
         let is_tunnel = request.method() == Method::CONNECT;
         let authority = target.authority().filter(|authority| !authority.as_str().contains('@'));
-        let (Some(authority), true) = (authority, is_tunnel || target.scheme_str() == Some("http")) else {
+        let scheme = target.scheme_str();
+        let (Some(authority), true) = (authority, is_tunnel || matches!(scheme, Some("http" | "https"))) else {
             return problem(
                 StatusCode::BAD_REQUEST,
                 "bad-request",
@@ -55,20 +64,33 @@ impl Interceptor {
             let Some(port) = port else {
                 return refused_target("CONNECT names a host and a port");
             };
-            return match self.hosts.get(&(host.clone(), port)) {
-                Some(origin) => self.clone().intercept(origin.clone(), request),
-                None => self.pass(Origin { tls: true, host, port }, request).await,
+            return match (self.hosts.get(&(host.clone(), port)), self.upgraded(&host, port)) {
+                (Some(origin), _) => self.clone().intercept(origin.clone(), InTunnel::Tls, request),
+                (None, Some(origin)) => self.clone().intercept(origin.clone(), InTunnel::Plain, request),
+                (None, None) => self.pass(Origin { tls: true, host, port }, request).await,
+            };
+        }
+        if scheme == Some("https") {
+            return match self.hosts.get(&(host, port.unwrap_or(443))).cloned() {
+                Some(origin) => self.forward(&origin, request, link).await,
+                None => {
+                    refused_target("https:// URLs of hosts that no route leads to are asked for in a tunnel (CONNECT)")
+                }
             };
         }
         // whoever asks in the clear for what a route leads to in TLS is led there in TLS
         let port = port.unwrap_or(80);
-        let ours = if port == 80 { self.hosts.get(&(host.clone(), 443)) } else { None };
         let plain = Origin { tls: false, host, port };
-        let ours = ours.or_else(|| self.settings.origins.get(&plain)).cloned();
+        let ours = self.upgraded(&plain.host, port).or_else(|| self.settings.origins.get(&plain)).cloned();
         match ours {
             Some(origin) => self.forward(&origin, request, link).await,
             None => self.pass_plain(plain, request).await,
         }
+    }
+
+    /// The origin that is meant where a host is asked in the clear at the usual port.
+    fn upgraded(&self, host: &str, port: u16) -> Option<&Origin> {
+        if port == 80 { self.hosts.get(&(host.to_owned(), 443)) } else { None }
     }
 
     /// Whether who asks knows the password, if there is one.
@@ -87,10 +109,12 @@ impl Interceptor {
         made.as_ref().map_err(Clone::clone)
     }
 
-    fn intercept(self: Rc<Self>, origin: Origin, request: Request<Incoming>) -> Response<Body> {
+    fn intercept(self: Rc<Self>, origin: Origin, how: InTunnel, request: Request<Incoming>) -> Response<Body> {
         tokio::task::spawn_local(async move {
-            if let Ok(tunnel) = hyper::upgrade::on(request).await {
-                self.serve_tunnel(origin, tunnel).await;
+            match (hyper::upgrade::on(request).await, how) {
+                (Ok(tunnel), InTunnel::Tls) => self.serve_tunnel(origin, tunnel).await,
+                (Ok(tunnel), InTunnel::Plain) => self.serve_plain_tunnel(origin, tunnel).await,
+                (Err(_), _) => {}
             }
         });
         Response::new(full(""))
@@ -103,7 +127,7 @@ impl Interceptor {
             self.tell(format_args!("{named}: refused, as no route leads there"));
             return not_ours(&named);
         }
-        let way = self.outward(&origin, self.settings.outside.proxies.way(&ProxyChoice::Environment, &origin));
+        let way = self.outward(&origin, self.settings.outside.way(&ProxyChoice::Environment, &origin));
         let how =
             if let Way::Through(proxy) = &way { format!(", by {}", proxy.host_and_port()) } else { String::new() };
         // in a tunnel everything is the command's own affair, TLS included
@@ -140,21 +164,28 @@ impl Interceptor {
     /// Passes a plain request on that is for no route.
     async fn pass_plain(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
         let named = dial::host_and_port(&origin);
-        let Outside { proxies, plain } = &self.settings.outside;
         if !self.allows(&origin.host) {
             self.tell(format_args!("{named}: refused, as no route leads there"));
             return not_ours(&named);
         }
-        let proxy = plain.as_ref().filter(|_| !origin.is_loopback() && !proxies.excepts(&origin));
-        let next = proxy.map_or(origin, |proxy| Origin {
-            tls: proxy.protocol == ProxyProtocol::Https,
-            host: proxy.host.clone(),
-            port: proxy.port,
-        });
+        let way = self.settings.outside.plain_way(&origin);
+        let proxy = match &way {
+            Way::Through(proxy) if matches!(proxy.protocol, ProxyProtocol::Http | ProxyProtocol::Https) => {
+                Some(proxy.clone())
+            }
+            _ => None,
+        };
+        let (next, way) = match &proxy {
+            Some(proxy) => {
+                let tls = proxy.protocol == ProxyProtocol::Https;
+                (Origin { tls, host: proxy.host.clone(), port: proxy.port }, Way::Direct)
+            }
+            None => (origin, way),
+        };
         self.tell(format_args!("{} http://{named}{}: passed through", request.method(), request.uri().path()));
         request.headers_mut().remove("proxy-connection");
         request.headers_mut().remove(PROXY_AUTHORIZATION);
-        match proxy {
+        match &proxy {
             Some(proxy) => {
                 if let Some(login) = login(proxy) {
                     request.headers_mut().insert(PROXY_AUTHORIZATION, login);
@@ -171,7 +202,8 @@ impl Interceptor {
         }
         let exchange = async {
             let dialled = match next.tls {
-                false => dial::dial(&next, &self.outward(&next, Way::Direct), None, STEP_LIMIT).await,
+                false if proxy.is_some() => dial::dial(&next, &way, None, STEP_LIMIT).await,
+                false => dial::dial(&next, &self.outward(&next, way), None, STEP_LIMIT).await,
                 true => {
                     let name = ServerName::try_from(next.host.clone()).map_err(|error| error.to_string())?;
                     let settings = self.outside_tls()?;

@@ -16,6 +16,7 @@ use tracing::debug;
 use super::daemon::{Link, OnThisThread};
 use super::{Body, Interceptor, problem};
 use crate::config::Origin;
+use crate::platform::request_rest;
 
 impl Interceptor {
     /// Serves a tunnel to an origin to its end.
@@ -48,12 +49,26 @@ impl Interceptor {
         }
     }
 
+    /// Serves a tunnel to the usual port of plain http of an origin that is spoken to in TLS.
+    pub(super) async fn serve_plain_tunnel(self: Rc<Self>, origin: Origin, tunnel: Upgraded) {
+        let link = Rc::new(Link::default());
+        let service = hyper::service::service_fn(move |request| {
+            let (interceptor, origin, link) = (self.clone(), origin.clone(), link.clone());
+            async move { Ok::<_, Infallible>(interceptor.in_tunnel(&origin, request, &link).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(tunnel, service);
+        if let Err(error) = connection.with_upgrades().await {
+            debug!(%error, "a tunnel of the command ended badly");
+        }
+    }
+
     async fn in_tunnel(&self, origin: &Origin, request: Request<Incoming>, link: &Link) -> Response<Body> {
         let named = match request.version() {
             Version::HTTP_2 => request.uri().authority().map(|authority| authority.as_str()),
             _ => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
         };
         if !named.is_some_and(|named| is_named(origin, named)) {
+            request_rest::read(request).await;
             return problem(
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected-request",
@@ -119,8 +134,40 @@ impl Interceptor {
     }
 }
 
-/// Whether a request's authority is an origin's, with or without the port.
+/// Whether a request's authority is an origin's: with its port, with none or that of plain http if it is the usual one, and
+/// with the dot that ends a whole name.
 fn is_named(origin: &Origin, named: &str) -> bool {
-    let with_port = format!("{}:{}", origin.host, origin.port);
-    named.eq_ignore_ascii_case(&origin.authority()) || named.eq_ignore_ascii_case(&with_port)
+    let (host, port) = match named.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (named, None),
+    };
+    let is_usual = origin.port == 443;
+    let is_port = port.map_or(is_usual, |port| port.parse() == Ok(origin.port) || is_usual && port == "80");
+    host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(&origin.host) && is_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_in_a_tunnel_names_the_host_that_the_tunnel_leads_to() {
+        let origin = |port| Origin { tls: true, host: "api.example".to_owned(), port };
+        for (port, named, expected) in [
+            (443, "api.example", true),
+            (443, "API.example.", true),
+            (443, "api.example:443", true),
+            (443, "api.example:80", true),
+            (443, "api.example:8443", false),
+            (443, "api.example.evil.example", false),
+            (443, "evil.example", false),
+            (443, "api.example:443:443", false),
+            (443, "", false),
+            (8443, "api.example", false),
+            (8443, "api.example:80", false),
+            (8443, "api.example.:8443", true),
+        ] {
+            assert_eq!(is_named(&origin(port), named), expected, "{port} {named}");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Where the key of the store comes from: a file, a command, a credential of the service's unit, systemd.
+//! Where the key of the store comes from: a file, a command, a credential of the service's unit, systemd, the keyring of
+//! the desktop.
 //!
 //! What a source gives is a text of high entropy, under which the store's own key is wrapped; it is read once, at the start,
 //! and again where the key is changed. Nobody is asked anything: what needs a person is away until that person comes.
@@ -10,17 +11,22 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::rand;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use tracing::debug;
 use zeroize::Zeroizing;
 
 use crate::advice::advised;
 use crate::config::{SealSetting, SecretSource, StoreSettings};
-use crate::platform::{environment, secret_source};
+use crate::platform::bus::Bus;
+use crate::platform::{environment, random, secret_source, users};
 use crate::secret::Secret;
 
+mod keyring;
 mod systemd;
+
+pub(crate) use keyring::KeyringWatch;
+
+/// Where logind notes whose services run without a login.
+const LINGERS: &str = "/var/lib/systemd/linger";
 
 /// The name of the unit's credential that `auto` looks for.
 const UNIT_CREDENTIAL: &str = "valetd-store-key";
@@ -39,6 +45,8 @@ pub(crate) enum Kind {
     Unit,
     /// systemd wraps it for this user on this machine.
     Systemd,
+    /// The keyring of the desktop has it.
+    SecretService,
     /// A person types it.
     Passphrase,
     /// A code that a person has written down.
@@ -46,7 +54,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::File, Self::Command, Self::Unit, Self::Systemd, Self::Passphrase, Self::Recovery];
+    const ALL: [Self; 7] =
+        [Self::File, Self::Command, Self::Unit, Self::Systemd, Self::SecretService, Self::Passphrase, Self::Recovery];
 
     /// In one word.
     pub(crate) fn name(self) -> &'static str {
@@ -55,6 +64,7 @@ impl Kind {
             Self::Command => "command",
             Self::Unit => "unit",
             Self::Systemd => "systemd",
+            Self::SecretService => "secret-service",
             Self::Passphrase => "passphrase",
             Self::Recovery => "recovery",
         }
@@ -98,6 +108,10 @@ pub(crate) struct KeySources {
     state_dir: PathBuf,
     /// Where systemd's credential service listens.
     systemd: PathBuf,
+    /// Where the keyring is.
+    bus: Bus,
+    /// Where it is noted whose services run without a login.
+    lingers: PathBuf,
     /// What a person has typed just now, if one has.
     passphrase: Option<Secret>,
 }
@@ -111,6 +125,8 @@ impl KeySources {
             setting: settings.seal.clone(),
             state_dir: state_dir.to_owned(),
             systemd: systemd::SOCKET.into(),
+            bus: Bus::Session,
+            lingers: LINGERS.into(),
             passphrase: None,
         }
     }
@@ -127,6 +143,10 @@ impl KeySources {
             (Kind::Systemd, _) => {
                 let blob = blob.ok_or_else(|| NoSecret::Gone("its blob is missing".to_owned()))?;
                 return systemd::unwrap(&self.systemd, blob);
+            }
+            (Kind::SecretService, _) => {
+                let id = blob.ok_or_else(|| NoSecret::Gone("what it is found by is missing".to_owned()))?;
+                return keyring::read(&self.bus, id);
             }
             (Kind::Passphrase, _) => {
                 let away = || NoSecret::Away(format!("a person must type it: {}", advised("unlock")));
@@ -157,6 +177,7 @@ impl KeySources {
             }
             SealSetting::Held(source) => self.offer_of(source).map_err(|why| vec![why]),
             SealSetting::Passphrase => self.offer_of_passphrase().map_err(|why| vec![why]),
+            SealSetting::SecretService => self.offer_of_keyring().map_err(|why| vec![why]),
             SealSetting::Systemd => self.offer_of_systemd(true).map_err(|why| vec![why]),
             SealSetting::Auto => self.best(),
         }
@@ -181,9 +202,57 @@ impl KeySources {
             }
             Err(why) => passed_over.push(format!("passed over: {why}")),
         }
+        match self.offer_of_keyring_at_login() {
+            Ok(offer) => {
+                passed_over.insert(0, "chosen: the keyring of the desktop is open, and keeps a key".to_owned());
+                return Ok(Offer { because: passed_over, ..offer });
+            }
+            Err(why) => passed_over.push(format!("passed over: {why}")),
+        }
         passed_over
             .push("or name a source: store.seal = { file = ... }, { command = [...] } or \"passphrase\"".to_owned());
         Err(passed_over)
+    }
+
+    /// The keyring, for who is there when it is needed: who has services run without a login wants renewals before one.
+    fn offer_of_keyring_at_login(&self) -> Result<Offer, String> {
+        let user = users::name_of(rustix::process::geteuid().as_raw());
+        if user.is_some_and(|user| self.lingers.join(user).exists()) {
+            return Err(
+                "secret-service: this user's services run without a login (linger), when the keyring is locked; \
+                        store.seal = \"secret-service\" takes it all the same"
+                    .to_owned(),
+            );
+        }
+        self.offer_of_keyring()
+    }
+
+    fn offer_of_keyring(&self) -> Result<Offer, String> {
+        let secret = random::secret::<32>().map_err(|error| error.to_string())?;
+        let id = keyring::keep(&self.bus, &secret).map_err(|why| format!("secret-service: {why}"))?;
+        Ok(Offer { kind: Kind::SecretService, blob: Some(id), secret, because: Vec::new() })
+    }
+
+    /// Has a source that is locked ask a person to open it. For the person's own process: a daemon asks nobody.
+    pub(crate) fn ask_a_person(&self, kind: Kind) -> Result<(), NoSecret> {
+        match kind {
+            Kind::SecretService => keyring::unlock(&self.bus),
+            Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Passphrase | Kind::Recovery => Ok(()),
+        }
+    }
+
+    /// Has a source forget what a slot was wrapped by, where the source has kept it for us. What cannot be forgotten opens
+    /// nothing any more.
+    pub(crate) fn forget(&self, kind: Kind, blob: Option<&str>) {
+        match (kind, blob) {
+            (Kind::SecretService, Some(id)) => {
+                if let Err(error) = keyring::forget(&self.bus, id) {
+                    debug!(%error, "the keyring still has a key of this store that nothing is sealed by");
+                }
+            }
+            (Kind::SecretService, None)
+            | (Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Passphrase | Kind::Recovery, _) => {}
+        }
     }
 
     fn offer_of_passphrase(&self) -> Result<Offer, String> {
@@ -195,9 +264,7 @@ impl KeySources {
     }
 
     fn offer_of_systemd(&self, takes_tpm: bool) -> Result<Offer, String> {
-        let mut random = Zeroizing::new([0; 32]);
-        rand::fill(random.as_mut_slice()).map_err(|_| "the system's random numbers cannot be had".to_owned())?;
-        let secret = Secret::new(STANDARD.encode(random.as_slice()));
+        let secret = random::secret::<32>().map_err(|error| error.to_string())?;
         let wrapped = systemd::wrap(&self.systemd, &secret).map_err(|why| format!("systemd: {why}"))?;
         let again = systemd::unwrap(&self.systemd, &wrapped.blob).map_err(|why| format!("systemd: {why}"))?;
         if again != secret {
@@ -320,7 +387,14 @@ mod tests {
     const KEY: &str = "an-ordinary-key-of-42-characters-in-base64";
 
     fn sources(setting: SealSetting, state_dir: &Path) -> KeySources {
-        KeySources { setting, state_dir: state_dir.to_owned(), systemd: "/nowhere".into(), passphrase: None }
+        KeySources {
+            setting,
+            state_dir: state_dir.to_owned(),
+            systemd: "/nowhere".into(),
+            bus: Bus::At("unix:path=/nowhere".to_owned()),
+            lingers: "/nowhere".into(),
+            passphrase: None,
+        }
     }
 
     fn command(script: &str) -> SealSetting {

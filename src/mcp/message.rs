@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::Read;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -21,6 +22,10 @@ pub(crate) struct Message {
     pub(crate) name: Option<String>,
     /// The member `uri` of `params`: the resource of `resources/read`.
     pub(crate) uri: Option<String>,
+    /// The protocol version in the member `_meta` of `params`, which messages from 2026-07-28 on have.
+    pub(crate) version: Option<String>,
+    /// As JSON, the member `requestId` of `params`: what `notifications/cancelled` is about.
+    pub(crate) cancels: Option<String>,
     /// Whether readers may differ on what it says.
     pub(crate) is_odd: bool,
 }
@@ -144,10 +149,20 @@ impl<'de> Visitor<'de> for Params<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut seen = Seen::default();
         while let Some(name) = members.next_key::<String>()? {
-            let of_interest = seen.is_new(&name, &["name", "uri"]);
+            let of_interest = seen.is_new(&name, &["name", "uri", "_meta", "requestId"]);
             let into = match of_interest {
                 Some("name") => &mut self.0.name,
                 Some("uri") => &mut self.0.uri,
+                Some("_meta") => {
+                    let Meta { version } = members.next_value()?;
+                    self.0.version = version.and_then(|version| serde_json::from_value(version).ok());
+                    continue;
+                }
+                Some("requestId") => {
+                    let id: Box<RawValue> = members.next_value()?;
+                    self.0.cancels = Some(id.get().to_owned());
+                    continue;
+                }
                 _ => {
                     members.next_value::<IgnoredAny>()?;
                     continue;
@@ -173,13 +188,31 @@ impl<'de> Visitor<'de> for Params<'_> {
     }
 }
 
+/// What is said beside a message's parameters; not even an object, if it is not said in the usual way.
+#[derive(Default)]
+struct Meta {
+    version: Option<Value>,
+}
+
+impl<'de> Deserialize<'de> for Meta {
+    fn deserialize<D: Deserializer<'de>>(meta: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Members {
+            #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
+            version: Option<Value>,
+        }
+        let raw: Box<RawValue> = Deserialize::deserialize(meta)?;
+        Ok(serde_json::from_str(raw.get()).map(|Members { version }| Self { version }).unwrap_or_default())
+    }
+}
+
 /// Seed and visitor of a member that should be a text; what is something else is skipped.
 struct AText;
 
 impl<'de> DeserializeSeed<'de> for AText {
     type Value = Option<String>;
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<Self::Value, D::Error> {
-        let raw: Box<RawValue> = serde::Deserialize::deserialize(value)?;
+        let raw: Box<RawValue> = Deserialize::deserialize(value)?;
         match raw.get().starts_with('"') {
             true => serde_json::from_str(raw.get()).map(Some).map_err(D::Error::custom),
             false => Ok(None),
@@ -198,7 +231,7 @@ impl Seen {
     /// Which of these a member is.
     fn is_new(&mut self, name: &str, of: &[&'static str]) -> Option<&'static str> {
         let folded = folded(name);
-        let of_interest = of.iter().copied().find(|one| *one == folded)?;
+        let of_interest = of.iter().copied().find(|one| self::folded(one) == folded)?;
         self.is_odd |= name != of_interest || self.names.contains(&of_interest);
         self.names.push(of_interest);
         Some(of_interest)
@@ -252,6 +285,17 @@ mod tests {
             r#"{"method":"ping","id":true}"#,
         ] {
             assert!(one(odd).is_odd, "{odd}");
+        }
+        let cancelled = one(r#"{"method":"notifications/cancelled","params":{"requestId":7}}"#);
+        assert_eq!((cancelled.cancels.as_deref(), cancelled.is_odd), (Some("7"), false));
+        for (meta, expected) in [
+            (r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","x":[{}]}"#, Some("2026-07-28")),
+            (r#"{"io.modelcontextprotocol/protocolVersion":7}"#, None),
+            ("7", None),
+            ("{}", None),
+        ] {
+            let message = one(&format!(r#"{{"id":1,"method":"ping","params":{{"_meta":{meta}}}}}"#));
+            assert_eq!((message.version.as_deref(), message.is_odd), (expected, false), "{meta}");
         }
         assert!(!one(r#"{"m\u0065thod":"ping"}"#).is_odd, "an escape is read by all alike");
         for wrong in ["", "7", "{", "{} {}", "[7]", "{\"method\":7}", "{\"a\":1 /* */}", "\u{feff}{}"] {

@@ -106,7 +106,10 @@ pub(crate) fn allow(rules: &[McpRule], message: &Message) -> bool {
 
 /// What a session cannot do without.
 fn is_needed(method: &str) -> bool {
-    ["initialize", "ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list"].contains(&method)
+    const LISTS: [&str; 4] = ["tools/list", "prompts/list", "resources/list", "resources/templates/list"];
+    // from 2026-07-28 on, in the place of a session's beginning and of its stream
+    ["initialize", "ping", "server/discover", "subscriptions/listen"].contains(&method)
+        || LISTS.contains(&method)
         || method.starts_with("notifications/")
 }
 

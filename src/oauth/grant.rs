@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::person::Person;
 use crate::secret::Secret;
 
 /// An authorization grant (RFC 6749 section 1.3): what is presented to the authorization server in exchange for tokens.
@@ -160,6 +161,10 @@ pub(crate) struct Tokens {
     pub refresh_lifetime: Option<Duration>,
     /// The scope that was granted, if the response told it: as it stands there.
     pub scope: Option<String>,
+    /// Whose they are, where that was asked beside the ID token.
+    pub person: Option<Person>,
+    /// The name of that person that people know.
+    pub name: Option<String>,
     /// The server's `Retry-After`, which is obeyed where its tokens are worth nothing.
     pub retry_after: Option<Duration>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.
@@ -248,6 +253,11 @@ impl EndpointKind {
             EndpointKind::DeviceAuthorization | EndpointKind::PushedAuthorization | EndpointKind::Registration => false,
             EndpointKind::Userinfo => false, // an API: it is shown the access token, as upstreams are
         }
+    }
+
+    /// Whether it is asked with an access token whose that is.
+    pub(crate) fn takes_access_tokens(self) -> bool {
+        matches!(self, EndpointKind::Userinfo | EndpointKind::Introspection)
     }
 
     /// Whether tokens come from it: then those of another one are others, and without it nothing is renewed.

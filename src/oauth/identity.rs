@@ -1,12 +1,10 @@
 //! Who somebody is, as a server says when it is asked: userinfo (OpenID Connect Core section 5.3), introspection (RFC 7662),
 //! or an address of the provider's own.
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::body::{encode, renamed};
-use super::grant::{Client, EndpointKind, TokenRequest, Tokens};
-use super::jwt;
+use super::grant::{Client, EndpointKind, TokenRequest};
 use super::rfc6749::authenticate;
 use super::vocabulary::Pointer;
 use crate::secret::Secret;
@@ -35,28 +33,6 @@ pub(crate) struct Identity {
     pub name: String,
     /// What the server tells people apart by: `sub`, or an id of its own.
     pub subject: Option<String>,
-}
-
-/// A person as a server tells them apart: names and addresses change, and may be another's later.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Person {
-    /// The issuer of an ID token, or the origin that was asked.
-    pub issuer: String,
-    /// `sub`, or the provider's own id.
-    pub subject: String,
-}
-
-impl Person {
-    /// Whom an ID token names. An access token may speak of somebody by another name: it is not written for us.
-    pub(crate) fn named_by(tokens: &Tokens) -> Option<Self> {
-        let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose()));
-        claims.and_then(|claims| claims.subject).map(|(issuer, subject)| Self { issuer, subject })
-    }
-
-    /// Whether the two are different people for certain: of two issuers, nobody knows.
-    pub(crate) fn is_another(&self, other: &Person) -> bool {
-        self.issuer == other.issuer && self.subject != other.subject
-    }
 }
 
 /// The members that name somebody to people, the best first.

@@ -1,7 +1,7 @@
 //! What a JSON Web Token (RFC 7519) says about its times and its subject, read without any trust.
 //!
-//! The token came straight from the token endpoint, and nothing is decided by it but when a timer goes off and which
-//! name a person is shown. Signatures are the API's business.
+//! The token came straight from the token endpoint. By itself this decides no more than when a timer goes off and which name
+//! a person is shown; whether an ID token's claims count for more, `id_token` says. Signatures are the API's business.
 
 use base64::Engine;
 use base64::alphabet;
@@ -16,6 +16,12 @@ pub(crate) struct Claims {
     pub exp: Option<i64>,
     /// `iat`: issued then.
     pub iat: Option<i64>,
+    /// `iss`: who issued it.
+    pub issuer: Option<String>,
+    /// `aud`: for whom; one or several.
+    pub audience: Vec<String>,
+    /// `azp`: by whom it is to be used.
+    pub authorized_party: Option<String>,
     /// `iss` and `sub`: who issued it, and whom it speaks of there. Both together name a person for good.
     pub subject: Option<(String, String)>,
     /// `nonce`: of the authentication request that it answers.
@@ -33,13 +39,25 @@ pub(crate) fn claims(token: &str) -> Option<Claims> {
     if !payload.trim_ascii_start().starts_with(b"{") {
         return None; // serde would take an array for a struct
     }
-    let Payload { exp, iat, iss, nonce, email, cognito_username, preferred_username, username, sub } =
+    let Payload { exp, iat, iss, aud, azp, nonce, email, cognito_username, preferred_username, username, sub } =
         serde_json::from_slice(&payload).ok()?;
     let subject = iss.as_str().zip(sub.as_str()).filter(|(iss, sub)| is_short(iss) && is_short(sub));
     let subject = subject.map(|(iss, sub)| (iss.to_owned(), sub.to_owned()));
     let names = [email, cognito_username, preferred_username, username, sub];
-    let nonce = nonce.as_str().map(str::to_owned);
-    Some(Claims { exp: seconds(&exp), iat: seconds(&iat), subject, nonce, identity: names.iter().find_map(identity) })
+    let text = |value: &Value| value.as_str().filter(|text| is_short(text)).map(str::to_owned);
+    Some(Claims {
+        exp: seconds(&exp),
+        iat: seconds(&iat),
+        issuer: text(&iss),
+        audience: match &aud {
+            Value::Array(several) => several.iter().filter_map(text).collect(),
+            one => text(one).into_iter().collect(),
+        },
+        authorized_party: text(&azp),
+        subject,
+        nonce: nonce.as_str().map(str::to_owned),
+        identity: names.iter().find_map(identity),
+    })
 }
 
 #[derive(Deserialize, Default)]
@@ -48,6 +66,8 @@ struct Payload {
     exp: Value,
     iat: Value,
     iss: Value,
+    aud: Value,
+    azp: Value,
     nonce: Value,
     email: Value,
     #[serde(rename = "cognito:username")]

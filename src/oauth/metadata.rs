@@ -79,14 +79,19 @@ impl Metadata {
     pub(crate) fn read_any(bytes: &[u8]) -> Result<Self, String> {
         let found: Self = document(bytes)?;
         let texts = found.endpoints().map(|(_, text)| text).chain([found.issuer.as_str()]);
-        bounded(texts.chain(found.scopes_supported.iter().map(String::as_str)), found.scopes_supported.len())?;
+        bounded(texts, 0)?;
+        let others = [&found.grant_types_supported, &found.token_endpoint_auth_methods_supported];
+        for list in [&found.scopes_supported].into_iter().chain(others.into_iter().flatten()) {
+            bounded(list.iter().map(String::as_str), list.len())?;
+        }
         if found.token_endpoint.is_none() {
             return Err("names no token_endpoint".to_owned());
         }
         Ok(found)
     }
 
-    /// The endpoints that it names, the token endpoint first.
+    /// The endpoints that it names, the token endpoint first. One for registrations is none if it is on another host than
+    /// the issuer: what a server says of others makes no clients of ours there.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = (EndpointKind, &str)> {
         [
             (EndpointKind::Token, &self.token_endpoint),
@@ -100,6 +105,9 @@ impl Metadata {
         ]
         .into_iter()
         .filter_map(|(kind, text)| Some((kind, text.as_deref()?)))
+        .filter(|(kind, text)| {
+            *kind != EndpointKind::Registration || split(text).0.eq_ignore_ascii_case(split(&self.issuer).0)
+        })
     }
 }
 
@@ -110,9 +118,20 @@ pub(crate) struct Kept {
     pub fetched_at: u64,
     /// What was found.
     pub metadata: Metadata,
+    /// Where, and its validator (RFC 9110 section 8.8.3), if it has one: to be asked whether it has changed.
+    #[serde(default)]
+    pub validator: Option<(String, String)>,
+    /// For how many seconds it is not asked for again.
+    #[serde(default = "Kept::a_day")]
+    pub fresh_for: u64,
 }
 
 impl Kept {
+    /// The longest that metadata are not asked for again.
+    pub(crate) fn a_day() -> u64 {
+        24 * 60 * 60
+    }
+
     /// The name of the file for an account, in the state folder.
     pub(crate) fn file_name(account: &str) -> String {
         format!("{account}{KEPT}")
@@ -235,10 +254,15 @@ mod tests {
             let words = Metadata::read(bytes, "https://a.example/r").unwrap_err();
             assert!(expected.split('|').any(|part| words.contains(part)), "{words}");
         }
-        let many = format!(
-            "{{\"issuer\":\"i\",\"token_endpoint\":\"t\",\"scopes_supported\":[{}]}}",
-            vec!["\"s\""; MOST + 1].join(",")
-        );
-        assert!(Metadata::read(many.as_bytes(), "i").unwrap_err().contains("more than"));
+        for list in ["scopes_supported", "grant_types_supported", "token_endpoint_auth_methods_supported"] {
+            let many = format!(
+                "{{\"issuer\":\"i\",\"token_endpoint\":\"t\",\"{list}\":[{}]}}",
+                vec!["\"s\""; MOST + 1].join(",")
+            );
+            assert!(Metadata::read(many.as_bytes(), "i").unwrap_err().contains("more than"), "{list}");
+            let long = "s".repeat(LONGEST + 1);
+            let long = format!("{{\"issuer\":\"i\",\"token_endpoint\":\"t\",\"{list}\":[\"{long}\"]}}");
+            assert!(Metadata::read(long.as_bytes(), "i").unwrap_err().contains("too long"), "{list}");
+        }
     }
 }

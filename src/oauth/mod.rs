@@ -11,7 +11,8 @@
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
 //! * `unwrapped`: what bodies come in; `salvage`: what becomes of a refresh token whose response cannot be used;
 //! * [`metadata`], [`announced`]: what servers and APIs say of themselves; [`rfc7591`]: registration of a client;
-//! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved.
+//! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved. [`id_token`]: whether its claims count, and
+//!   whom they name; `person`: how people are told apart.
 
 use std::time::SystemTime;
 
@@ -23,11 +24,13 @@ mod ends;
 #[cfg(test)]
 mod foreign;
 mod grant;
+pub(crate) mod id_token;
 pub(crate) mod identity;
 pub(crate) mod issued;
 pub(crate) mod jwt;
 mod members;
 pub(crate) mod metadata;
+mod person;
 mod rfc6749;
 pub(crate) mod rfc7009;
 pub(crate) mod rfc7591;
@@ -43,7 +46,7 @@ mod vocabulary;
 pub(crate) use ends::http_date;
 pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
 pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
-pub(crate) use identity::Person;
+pub(crate) use person::{Comparison, Person};
 pub(crate) use verdict::{Refusal, TokenResponse};
 pub(crate) use vocabulary::{ErrorWords, Members, Pointer, Vocabulary};
 

@@ -16,14 +16,14 @@ pub(crate) fn ends_with_us(command: &mut Command) {
     }
 }
 
-/// Has a command take no notice of what a terminal sends to everybody (INT, QUIT): those whom it runs decide.
+/// Has a command take no notice of these signals.
 #[allow(unsafe_code)]
-pub(crate) fn leaves_terminal_to_others(command: &mut Command) {
-    // SAFETY: two system calls, which allocate nothing and take no lock
+pub(crate) fn ignores(command: &mut Command, numbers: Vec<i32>) {
+    // SAFETY: system calls, which allocate nothing and take no lock; the list was made before
     unsafe {
-        command.pre_exec(|| {
-            for number in [libc::SIGINT, libc::SIGQUIT] {
-                libc::signal(number, libc::SIG_IGN);
+        command.pre_exec(move || {
+            for number in &numbers {
+                libc::signal(*number, libc::SIG_IGN);
             }
             Ok(())
         });

@@ -1,5 +1,6 @@
 //! One door to each part of the machine we run on.
 
+pub(crate) mod bus;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod containers;
@@ -12,7 +13,9 @@ pub(crate) mod io_error;
 mod journal;
 pub(crate) mod listeners;
 pub(crate) mod log;
+pub(crate) mod logind;
 pub(crate) mod machine;
+pub(crate) mod mounts;
 pub(crate) mod names;
 pub(crate) mod ownership;
 pub(crate) mod paths;
@@ -21,8 +24,10 @@ pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod read_woken;
 pub(crate) mod replacement;
+pub(crate) mod request_rest;
 pub(crate) mod secret_page;
 pub(crate) mod secret_source;
+pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod systemd;
 pub(crate) mod termination;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::client_keys::AddressKind;
 use crate::config::RouteName;
 use crate::platform::socket;
 use crate::shutdown::Shutdown;
@@ -151,8 +152,8 @@ impl Proxy {
     }
 
     /// Accepts on one more listener, whatever [`Proxy::listen`] is told, until `ended`; then its connections are closed,
-    /// wherever their requests are. Only `routes` exist there, by prefix and by host name; `as_upstream`, on a unix socket,
-    /// by where they lead to.
+    /// wherever their requests are. Only `routes` exist there; `kind` says how they
+    /// are reached.
     ///
     /// # Errors
     ///
@@ -161,12 +162,12 @@ impl Proxy {
         &self,
         listener: &socket::Listener,
         routes: &[RouteName],
-        as_upstream: bool,
+        kind: AddressKind,
         ended: &Shutdown,
     ) -> io::Result<()> {
         let copies: Vec<_> = self.workers.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
         for (worker, listener) in self.workers.iter().zip(copies) {
-            let lent = Lent { routes: routes.to_vec(), as_upstream, ended: ended.clone() };
+            let lent = Lent { routes: routes.to_vec(), kind, ended: ended.clone() };
             let _ = worker.commands.send(Command::Lend(listener, lent));
         }
         Ok(())

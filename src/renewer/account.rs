@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
 
-use super::world::{RevokeReply, SavedReply, Ticket};
+use super::world::{AskedReply, RevokeReply, SavedReply, Ticket};
 use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, Stored, UNREADABLE, Withheld,
     Withholding,
 };
 use crate::advice::advised;
 use crate::config::{Account, TokenKind};
-use crate::oauth::{Grant, Person, Tokens, jwt};
+use crate::oauth::{Grant, Person, Tokens, id_token, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
@@ -116,6 +116,8 @@ pub(super) struct AccountState {
     pub(super) trials: Vec<Trying>,
     /// Who have handed in the credential at hand, and are told when a renewal has shown that it works and is saved.
     pub(super) confirming: Vec<SavedReply>,
+    /// Who have asked for the renewal whose note is being saved.
+    pub(super) asking: Vec<AskedReply>,
     /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
     /// The renewal under way has the answer of a trial.
@@ -177,7 +179,8 @@ impl Waiters {
 pub(super) struct SignedOut {
     /// As it was configured.
     pub(super) account: Arc<Account>,
-    pub(super) refresh_token: Option<Secret>,
+    /// What is revoked.
+    pub(super) token: Option<Secret>,
     /// Why the server is not told.
     pub(super) kept_from: Option<String>,
     /// Nobody waits where the time of a sign-in is over.
@@ -220,6 +223,7 @@ impl AccountState {
             owed: Vec::new(),
             trials: Vec::new(),
             confirming: Vec::new(),
+            asking: Vec::new(),
             tried: None,
             is_of_trial: false,
             starts_over: false,
@@ -232,10 +236,12 @@ impl AccountState {
         self.machine.snapshot().phase == Phase::SignInRequired { why: reason }
     }
 
-    /// What is on the disk could not be used when it was looked at, and nobody has signed in since.
+    /// What is on the disk could not be used when it was looked at, and nobody has signed in or out since.
     pub(super) fn is_unreadable(&self) -> bool {
+        let is_being_replaced = self.saving.is_some() || self.save_next.is_some();
         self.is_kept_from_us()
             || self.record.is_none()
+                && !is_being_replaced
                 && self.last_failure.as_ref().is_some_and(|failure| [UNREADABLE, IN_THE_WAY].contains(&failure.class))
     }
 
@@ -398,7 +404,7 @@ impl AccountState {
 
     /// Takes what a response says of the credential into the record. Returns whether the refresh token is a new one.
     pub(super) fn take_credential(&mut self, tokens: Tokens, received_at: SystemTime) -> bool {
-        let claims = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())).unwrap_or_default();
+        let claims = id_token::claims(&tokens, self.account.expected(None)).ok().flatten().unwrap_or_default();
         let jwt::Claims { identity, subject, .. } = claims;
         let is_of_refresh_token = matches!(self.grant(), Grant::RefreshToken(_));
         let Some(record) = &mut self.record else { return false };
@@ -536,6 +542,7 @@ impl AccountState {
                 fingerprint: record.credential.refresh_token.as_ref().map(Secret::fingerprint).unwrap_or_default(),
                 saved: self.has_stored_token(record),
                 identity: record.identity.clone(),
+                subject: record.person.as_ref().map(|person| person.subject.clone()),
                 ends_at: self.ends_at,
             }),
             withheld: self.withheld.clone(),

@@ -1,21 +1,21 @@
 //! The loop around the [`Renewer`], and its real [`World`]: the disk, the network and the requests that wait.
 //!
-//! The loop takes the next of: a finished renewal, what requests and people say, a new configuration, the soonest wakeup,
-//! the stop. It starts nothing after the stop, but waits for the responses that are owed: a rotated refresh token that is on
-//! its way is saved.
+//! The loop takes the next of: a finished renewal, what the store has answered, what requests and people say, a new
+//! configuration, the soonest wakeup, the stop. It starts nothing after the stop, but waits for the responses that are owed,
+//! by servers and by the store: a rotated refresh token that is on its way is saved.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::account::NotLoaded;
 use super::machines::Renewer;
-use super::world::{RevokeReply, SaveError, StoreAnswer, Ticket, World};
-use crate::accounts::{AccountRequest, AccountView, Accounts, Withholding};
+use super::store_thread::{self, Done, Loaded, Work, load};
+use super::world::{RevokeReply, StoreAnswer, Ticket, World};
+use crate::accounts::{AccountRequest, AccountView, Accounts, RequestError};
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::{Grant, Person, Tokens};
 use crate::platform::clock::Clock;
@@ -24,7 +24,7 @@ use crate::platform::timer::WakeTimer;
 use crate::renewal::{Failure, RenewalId};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
-use crate::store::{Record, Store, StoreError};
+use crate::store::{Record, Store};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
 use crate::token_source::{Availability, SourceDemand, TokenSource};
@@ -71,15 +71,34 @@ pub(crate) struct RenewerLoop {
     requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
+    /// Of each account the person's sign-in that the last sign-out has made void.
+    void_sign_ins: BTreeMap<AccountId, String>,
+    store_done: mpsc::UnboundedReceiver<Done>,
+    /// What waits for records to be read, in the order in which it came.
+    reading: VecDeque<Reading>,
+}
+
+/// What is done when the store has been read.
+enum Reading {
+    /// A new configuration takes force.
+    Configure(Arc<Config>, Sources, oneshot::Sender<()>),
+    /// What could not be read is looked at again.
+    LookAgain(oneshot::Sender<Result<(), String>>),
 }
 
 impl RenewerLoop {
-    /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet.
-    pub(crate) fn new(parts: RenewerParts) -> (Self, Accounts) {
+    /// Loads the accounts' credentials and publishes what is known of them; sends nothing yet. The store has its thread from
+    /// here on.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel gives no thread.
+    pub(crate) fn new(parts: RenewerParts) -> std::io::Result<(Self, Accounts)> {
         let RenewerParts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
+        let (ask_store, store_done) = store_thread::start(store.clone())?;
         let world = RealWorld {
             clock: clock.clone(),
-            store,
+            ask_store,
             endpoint,
             sources,
             answers: JoinSet::new(),
@@ -87,11 +106,21 @@ impl RenewerLoop {
             store_answers: VecDeque::new(),
         };
         let mut renewer = Renewer::new(world, seed);
-        configure(&mut renewer, &config, clock.now());
+        renewer.configure(&config, |id| load(&store, id), clock.now());
         let (views, seen) = watch::channel(Arc::new(renewer.views()));
         let (requests, requested) = mpsc::channel(32);
-        let this = Self { renewer, clock, demands, requests: requested, notices, views };
-        (this, Accounts::new(requests, seen))
+        let this = Self {
+            renewer,
+            clock,
+            demands,
+            requests: requested,
+            notices,
+            views,
+            void_sign_ins: BTreeMap::new(),
+            store_done,
+            reading: VecDeque::new(),
+        };
+        Ok((this, Accounts::new(requests, seen)))
     }
 
     /// Runs until the stop has started and no response is owed any more.
@@ -120,6 +149,13 @@ impl RenewerLoop {
                     Ok(Some((account, id, answer))) => self.renewer.answered(&account, id, answer, self.clock.now()),
                     Ok(None) => {}
                     Err(error) => warn!(%error, "a task of the renewer ended badly"),
+                },
+                Some(done) = self.store_done.recv() => match done {
+                    Done::Stored(answer) => {
+                        self.renewer.world.store_answers.push_back(answer);
+                        self.renewer.settle(self.clock.now());
+                    }
+                    Done::Read(loaded) => self.go_on_reading(loaded),
                 },
                 received = self.demands.recv_many(&mut demands, 4096), if !is_stopping => {
                     if received > 0 {
@@ -152,13 +188,23 @@ impl RenewerLoop {
         let now = self.clock.now();
         match request {
             AccountRequest::Refresh(account, reply) => {
-                let _ = reply.send(self.renewer.refresh(&account, now));
+                self.renewer.refresh(&account, reply, now);
             }
             AccountRequest::Replace(account, new, reply) => {
+                if new.sign_in.is_some() && new.sign_in.as_ref() == self.void_sign_ins.get(&account) {
+                    info!(%account, "a sign-in has come to its end after somebody has signed out; nothing changes");
+                    let _ = reply.send(Err(RequestError::SignedOut));
+                    return;
+                }
                 self.renewer.replace(&account, *new, reply, now);
             }
             AccountRequest::WhoIs(account, reply) => self.renewer.who_is(&account, reply),
-            AccountRequest::Remove(account, reply) => self.renewer.remove(&account, reply, now),
+            AccountRequest::Remove(account, void, reply) => {
+                if let Some(void) = void {
+                    self.void_sign_ins.insert(account.clone(), void);
+                }
+                self.renewer.remove(&account, reply, now);
+            }
             AccountRequest::Lock(reply) => {
                 self.renewer.lock(now);
                 let _ = reply.send(Ok(()));
@@ -170,11 +216,7 @@ impl RenewerLoop {
             AccountRequest::Forget(why, reply) => {
                 let _ = reply.send(self.renewer.forget_credentials(&why, now));
             }
-            AccountRequest::LookAgain(reply) => {
-                let store = self.renewer.world.store.clone();
-                self.renewer.look_again(|id| load(&store, id), now);
-                let _ = reply.send(Ok(()));
-            }
+            AccountRequest::LookAgain(reply) => self.read_for(Reading::LookAgain(reply)),
         }
     }
 
@@ -182,30 +224,49 @@ impl RenewerLoop {
         let now = self.clock.now();
         match notice {
             RenewerCommand::Configure(config, sources, done) => {
-                self.renewer.world.sources = sources;
-                configure(&mut self.renewer, &config, now);
-                let _ = done.send(());
+                self.read_for(Reading::Configure(config, sources, done));
             }
             RenewerCommand::NetworkChanged => self.renewer.network_changed(now),
             RenewerCommand::Ping(reply) => drop(reply.send(())),
         }
     }
-}
 
-fn configure(renewer: &mut Renewer<RealWorld>, config: &Config, now: Timestamp) {
-    let store = renewer.world.store.clone();
-    renewer.configure(config, |id| load(&store, id), now);
-}
+    /// Has the records read that this needs, after what waits for others already.
+    fn read_for(&mut self, reading: Reading) {
+        self.reading.push_back(reading);
+        if self.reading.len() == 1 {
+            self.go_on_reading(Loaded::new());
+        }
+    }
 
-fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotLoaded> {
-    store.load(id).map_err(|error| match error {
-        StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
-        error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
-        error @ StoreError::OtherMachine { .. } => NotLoaded::Withheld(Withholding::OtherMachine, error.to_string()),
-        error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
-        error if error.is_in_the_way() => NotLoaded::InTheWay(error.to_string()),
-        error => NotLoaded::Unreadable(error.to_string()),
-    })
+    /// Does what waits for records to be read, in order, as far as they are read: `loaded` is what the first one asked for.
+    /// What changed meanwhile (an account that has left since) is asked for anew.
+    fn go_on_reading(&mut self, mut loaded: Loaded) {
+        while let Some(first) = self.reading.front() {
+            let wanted = match first {
+                Reading::Configure(config, ..) => self.renewer.not_read(config),
+                Reading::LookAgain(_) => self.renewer.unreadable(),
+            };
+            if wanted.iter().any(|id| !loaded.contains_key(id)) {
+                return self.renewer.world.ask(Work::Read(wanted));
+            }
+            let mut loaded = std::mem::take(&mut loaded);
+            let read = |id: &AccountId| loaded.remove(id).expect("all that is wanted was read");
+            let now = self.clock.now();
+            match self.reading.pop_front() {
+                Some(Reading::Configure(config, sources, done)) => {
+                    self.renewer.world.sources = sources;
+                    self.renewer.configure(&config, read, now);
+                    let _ = done.send(());
+                }
+                Some(Reading::LookAgain(reply)) => {
+                    self.renewer.look_again(read, now);
+                    let _ = reply.send(Ok(()));
+                }
+                None => return,
+            }
+        }
+    }
 }
 
 /// A response on its way back, or a piece of work that brings none.
@@ -214,42 +275,27 @@ type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
 /// The real world: the disk, the network and the requests that wait.
 struct RealWorld {
     clock: Arc<Clock>,
-    store: Arc<Store>,
+    ask_store: std_mpsc::Sender<Work>,
     endpoint: TokenEndpoint,
     sources: Sources,
     answers: JoinSet<Answer>,
     /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
-    later: Vec<(Arc<Account>, RenewalId, Grant)>,
-    /// The folder's answers, which come with the call.
+    later: Vec<(Arc<Account>, RenewalId, Grant, Option<Person>)>,
+    /// The store's responses that the renewer has not taken in yet.
     store_answers: VecDeque<StoreAnswer>,
 }
 
 impl RealWorld {
-    /// What a record that was not saved means for the one at hand.
-    fn save_error(&self, account: &AccountId, error: &StoreError) -> SaveError {
-        let words = error.to_string();
-        match error {
-            StoreError::Stale { .. } => match self.store.load(account) {
-                Ok(Some(found)) => SaveError::Stale { found: Box::new(found), words },
-                Ok(None) | Err(_) => SaveError::Failed(words),
-            },
-            StoreError::Folder(_)
-            | StoreError::Held { .. }
-            | StoreError::Io { .. }
-            | StoreError::NotOurFile { .. }
-            | StoreError::Corrupt { .. }
-            | StoreError::Locked { .. }
-            | StoreError::KeyGone { .. }
-            | StoreError::OtherMachine { .. }
-            | StoreError::Newer { .. } => SaveError::Failed(words),
-        }
+    fn ask(&mut self, work: Work) {
+        // the thread ends with its last asker alone
+        self.ask_store.send(work).expect("the store's thread catches its panics");
     }
 
     fn send_what_is_due(&mut self) {
-        for (account, id, grant) in self.later.drain(..) {
+        for (account, id, grant, is) in self.later.drain(..) {
             let endpoint = self.endpoint.clone();
             let name = account.id.clone();
-            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant).await });
+            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant, is.as_ref()).await });
             self.answers.spawn(async move {
                 // a panic in there must not leave the machine waiting for ever
                 let answer = work.await.unwrap_or_else(|error| {
@@ -262,22 +308,29 @@ impl RealWorld {
     }
 }
 
-/// Redeems a grant at the account's server.
-async fn redeem(endpoint: &TokenEndpoint, account: &Account, grant: &Grant) -> Result<Tokens, GrantFailure> {
-    endpoint.redeem(account, &client(account).await?, grant).await
+/// Redeems a grant at the account's server, and finds out whose the tokens are where they are to be compared with who `is`
+/// signed in.
+async fn redeem(
+    endpoint: &TokenEndpoint,
+    account: &Account,
+    grant: &Grant,
+    is: Option<&Person>,
+) -> Result<Tokens, GrantFailure> {
+    let tokens = endpoint.redeem(account, &client(account).await?, grant).await?;
+    let (person, name) = match is {
+        Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
+        None => (None, None),
+    };
+    Ok(Tokens { person, name, ..tokens })
 }
 
 impl World for RealWorld {
     fn save(&mut self, ticket: Ticket, record: &Record) {
-        let account = record.account.clone();
-        let result = self.store.save(record).map_err(|error| self.save_error(&account, &error));
-        self.store_answers.push_back(StoreAnswer { account, ticket, result });
+        self.ask(Work::Save(ticket, Box::new(record.clone())));
     }
 
     fn remove(&mut self, ticket: Ticket, account: &AccountId) {
-        self.store.forget_pending(account);
-        let result = self.store.remove(account).map_err(|error| SaveError::Failed(error.to_string()));
-        self.store_answers.push_back(StoreAnswer { account: account.clone(), ticket, result });
+        self.ask(Work::Remove(ticket, account.clone()));
     }
 
     fn store_answer(&mut self) -> Option<StoreAnswer> {
@@ -285,7 +338,11 @@ impl World for RealWorld {
     }
 
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
-        self.later.push((account, id, grant));
+        self.later.push((account, id, grant, None));
+    }
+
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Person) {
+        self.later.push((account, id, grant, Some(is)));
     }
 
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {

@@ -19,13 +19,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
-use super::world::{RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
+use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
     self, AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld,
     Withholding,
 };
 use crate::advice::invocation;
 use crate::config::{Account, AccountId, Config};
+use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside};
@@ -133,17 +134,27 @@ impl<W: World> Renewer<W> {
         self.note_end(&id, now);
     }
 
+    /// The accounts of a configuration that [`Renewer::configure`] reads from the store.
+    pub(super) fn not_read(&self, config: &Config) -> Vec<AccountId> {
+        let is_read = |id: &&AccountId| self.accounts.get(*id).is_some_and(|state| !state.is_unreadable());
+        config.accounts.keys().filter(|id| !is_read(id)).cloned().collect()
+    }
+
+    /// The accounts that [`Renewer::look_again`] reads.
+    pub(super) fn unreadable(&self) -> Vec<AccountId> {
+        let unreadable = self.accounts.iter().filter(|(_, state)| state.is_unreadable() && !state.is_leaving);
+        unreadable.map(|(id, _)| id.clone()).collect()
+    }
+
     /// The store may be readable now: reads what could not be read.
     pub(super) fn look_again(
         &mut self,
         mut load: impl FnMut(&AccountId) -> Result<Option<Record>, NotLoaded>,
         now: Timestamp,
     ) {
-        let unread = self.accounts.values().filter(|state| state.is_unreadable() && !state.is_leaving);
-        let unread: Vec<Account> = unread.map(|state| (*state.account).clone()).collect();
         let mut stagger = Duration::ZERO;
-        for account in unread {
-            let id = account.id.clone();
+        for id in self.unreadable() {
+            let Some(account) = self.accounts.get(&id).map(|state| (*state.account).clone()) else { continue };
             self.begin(account, load(&id), now);
             let Some(event) = self.first_event(&id, stagger, now) else {
                 self.tell(&id, now, true);
@@ -280,25 +291,44 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// A person asks for a renewal.
-    ///
-    /// # Errors
-    ///
-    /// Why there will be none, for people.
-    pub(super) fn refresh(&mut self, id: &AccountId, now: Timestamp) -> Result<(), String> {
+    /// A person asks for a renewal. The reply comes when its request is sent, or why there will be none, for people.
+    pub(super) fn refresh(&mut self, id: &AccountId, reply: AskedReply, now: Timestamp) {
+        if let Err(why) = self.may_be_asked(id) {
+            let _ = reply.send(Err(why));
+            return;
+        }
+        if let Some(state) = self.accounts.get_mut(id) {
+            state.asking.push(reply);
+        }
+        self.handle(id, Event::Asked, now);
+    }
+
+    fn may_be_asked(&self, id: &AccountId) -> Result<(), String> {
+        if self.is_stopping {
+            return Err(RequestError::Stopping.to_string());
+        }
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
         if let Some(Withheld { cause, why, .. }) = &state.withheld {
             return Err(format!("{why}; run `{}`", cause.remedy(id, invocation())));
         }
-        if let Phase::SignInRequired { why } = state.machine.snapshot().phase
-            && !state.machine.may_be_presented_again()
-        {
-            return Err(format!("{why}; run `{}`", login(id)));
+        match state.machine.snapshot().phase {
+            Phase::SignInRequired { why } if !state.machine.may_be_presented_again() => {
+                Err(format!("{why}; run `{}`", login(id)))
+            }
+            Phase::SignInRequired { .. } | Phase::Scheduled { .. } | Phase::InFlight { .. } => Ok(()),
         }
-        self.handle(id, Event::Asked, now);
-        match self.accounts.get(id).and_then(AccountState::unspent) {
-            Some(unspent) => Err(unspent.to_owned()),
-            None => Ok(()),
+    }
+
+    /// Whoever has asked for a renewal is told what came of it, once its note is saved or cannot be.
+    fn tell_who_asked(&mut self, id: &AccountId) {
+        if self.accounts.get(id).is_none_or(|state| state.asking.is_empty() || state.machine.is_noting()) {
+            return;
+        }
+        let may_be_asked = self.may_be_asked(id);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        let sent = may_be_asked.and(state.unspent().map_or(Ok(()), |unspent| Err(unspent.to_owned())));
+        for reply in state.asking.drain(..) {
+            let _ = reply.send(sent.clone());
         }
     }
 
@@ -371,6 +401,7 @@ impl<W: World> Renewer<W> {
     fn sign_out(&mut self, id: &AccountId, event: Event, reply: Option<RevokeReply>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let was_kept = state.is_kept_from_us();
+        let access_token = state.access_token_at_hand().ok();
         let record = state.put(None);
         state.unsaved = None;
         let account = state.account.clone();
@@ -379,19 +410,26 @@ impl<W: World> Renewer<W> {
         let kept_from = record.as_ref().map_or(unread, |record| record.not_to_be_revoked_at(&account));
         let refresh_token = record.and_then(|record| record.credential.refresh_token);
         let refresh_token = refresh_token.filter(|_| kept_from.is_none());
-        let signed_out = vec![SignedOut { account, refresh_token, kept_from, reply }];
+        let (token, kept_from) = match account.revocation.takes {
+            Revoked::AccessToken if refresh_token.is_some() && access_token.is_none() => {
+                (None, Some(WANTS_ACCESS_TOKEN.to_owned()))
+            }
+            Revoked::AccessToken => (access_token.filter(|_| kept_from.is_none()), kept_from),
+            Revoked::RefreshToken => (refresh_token, kept_from),
+        };
+        let signed_out = vec![SignedOut { account, token, kept_from, reply }];
         self.save(id, Waiters { signed_out, ..Waiters::default() }, now);
     }
 
     /// The store has answered: what a sign-out still has to do.
     fn signed_out(&mut self, id: &AccountId, signed_out: SignedOut, error: Option<&str>) {
-        let SignedOut { account, refresh_token, kept_from, reply } = signed_out;
+        let SignedOut { account, token, kept_from, reply } = signed_out;
         if let Some(error) = error {
             warn!(account = %id, %error, "signed out, but the credential is still on the disk; removing it is tried again");
-            let words = match refresh_token {
+            let words = match token {
                 // dead at the server, it is no harm on the disk
-                Some(refresh_token) => {
-                    self.world.revoke(account, refresh_token, None);
+                Some(token) => {
+                    self.world.revoke(account, token, None);
                     format!("{error}; the server is told to revoke it all the same")
                 }
                 None => error.to_owned(),
@@ -402,8 +440,8 @@ impl<W: World> Renewer<W> {
             return;
         }
         info!(account = %id, "signed out");
-        match refresh_token {
-            Some(refresh_token) => self.world.revoke(account, refresh_token, reply),
+        match token {
+            Some(token) => self.world.revoke(account, token, reply),
             None => {
                 let words = match kept_from {
                     Some(because) => format!("forgotten here, but not revoked at the server: {because}"),
@@ -442,8 +480,15 @@ impl<W: World> Renewer<W> {
             Err(failure) if is_awaited => self.failed(id, renewal, failure, now),
             // somebody signed out while it was under way: what it brought must not live on unknown, at the server that
             // gave it, which may not be the configured one any more
-            Ok(Tokens { refresh_token: Some(refresh_token), .. }) if state.record.is_none() => {
-                self.world.revoke(asked, refresh_token, None);
+            Ok(Tokens { refresh_token: Some(refresh_token), access_token, .. }) if state.record.is_none() => {
+                match asked.revocation.takes {
+                    Revoked::RefreshToken => self.world.revoke(asked, refresh_token, None),
+                    Revoked::AccessToken => {
+                        if let Some(token) = access_token {
+                            self.world.revoke(asked, token, None);
+                        }
+                    }
+                }
             }
             Ok(_) | Err(_) => {}
         }
@@ -584,6 +629,7 @@ impl<W: World> Renewer<W> {
     pub(super) fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
         self.perform(id, event, now);
         self.settle(now);
+        self.tell_who_asked(id);
         self.tell(id, now, false);
     }
 
@@ -809,6 +855,7 @@ impl<W: World> Renewer<W> {
             let (reason, words) = error.unzip();
             self.note_unspent(id, &event, reason.zip(words), now);
             self.perform(id, event, now);
+            self.tell_who_asked(id);
             self.tell(id, now, false);
         }
         if self.accounts.get(id).is_some_and(|state| state.saving.is_none()) {

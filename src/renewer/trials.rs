@@ -15,7 +15,7 @@ use super::machines::{Renewer, no_account};
 use super::world::{SavedReply, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::AccountId;
-use crate::oauth::{Grant, Person, Tokens};
+use crate::oauth::{Grant, Person, Tokens, id_token};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::Timestamp;
@@ -37,8 +37,8 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::StoreLocked(words)));
             return;
         }
-        if let Some(words) = state.record.as_ref().and_then(|record| record.keeps_out(&new)) {
-            warn!(account = %id, "what was handed in is another person's; nothing changes");
+        if let Some(words) = state.record.as_ref().and_then(|record| record.keeps_out_untried(&new)) {
+            warn!(account = %id, "what was handed in is not known to be the same person's; nothing changes");
             let _ = reply.send(Err(RequestError::AnotherPerson(words)));
             return;
         }
@@ -121,9 +121,13 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let grant = trial.grant();
         let asked = if state.rotates { Arc::new(trial.asked.with_rotation()) } else { trial.asked.clone() };
+        let is = state.whom_to_compare(&trial);
         state.owed.push((renewal, asked.clone()));
         state.trials.push(Trying { renewal, ..trial });
-        self.world.redeem(asked, renewal, grant);
+        match is {
+            Some(is) => self.world.redeem_and_ask(asked, renewal, grant, is),
+            None => self.world.redeem(asked, renewal, grant),
+        }
     }
 
     /// The response to a trial.
@@ -195,16 +199,20 @@ impl<W: World> Renewer<W> {
     /// It has worked: what the response brought takes the place of what is stored.
     fn worked(&mut self, id: &AccountId, trial: Trying, mut tokens: Tokens, now: Timestamp) {
         let Trying { mut new, asked, since, presents_password, reply, .. } = trial;
+        let record = self.accounts.get(id).and_then(|state| state.record.as_ref());
+        let is_at_hand = record.is_some_and(|record| record.holds(&new));
         if let Some(refresh_token) = tokens.refresh_token.clone().filter(|token| !token.is_empty()) {
             new.credential.refresh_token = Some(refresh_token);
         } else if presents_password && tokens.unusable.is_none() {
             new.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
         }
         // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
-        new.person = Person::named_by(&tokens).or(new.person);
+        let named = tokens.person.take().or_else(|| id_token::person(&tokens, asked.expected(None)));
+        new.person = named.or(new.person);
+        new.identity = tokens.name.take().or(new.identity);
         let kept_out = self.accounts.get(id).and_then(|state| state.record.as_ref()?.keeps_out(&new));
-        if let Some(words) = kept_out {
-            warn!(account = %id, "what was handed in is another person's; nothing changes");
+        if let Some(words) = kept_out.filter(|_| !is_at_hand) {
+            warn!(account = %id, "what was handed in is not known to be the same person's; nothing changes");
             self.count(id);
             let _ = reply.send(Err(RequestError::AnotherPerson(words)));
             return;
@@ -237,6 +245,12 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::CredentialUntried(words)));
             return;
         }
+        // somebody else may have signed in meanwhile
+        let kept_out = self.accounts.get(id).and_then(|state| state.record.as_ref()?.keeps_out(&new));
+        if let Some(words) = kept_out {
+            let _ = reply.send(Err(RequestError::AnotherPerson(words)));
+            return;
+        }
         self.take(id, new, failure.map(Err), reply, now);
     }
 
@@ -264,6 +278,12 @@ impl AccountState {
     fn has_at_hand(&self, new: &NewCredential) -> bool {
         let at_hand = self.record.as_ref().map(|record| &record.credential);
         new.credential.refresh_token.is_some() && at_hand == Some(&new.credential)
+    }
+
+    /// Who is signed in, where it must be known who comes by a trial.
+    fn whom_to_compare(&self, trial: &Trying) -> Option<Person> {
+        let record = self.record.as_ref().filter(|record| record.was_issued_to(&trial.asked))?;
+        record.person.clone().filter(|_| !trial.new.switches_user && !record.holds(&trial.new))
     }
 
     /// Somebody signs out: what is being tried is not wanted any more.

@@ -26,13 +26,17 @@ pub(super) trait World {
     /// Forgets an account's record. Owes exactly one [`StoreAnswer`] likewise.
     fn remove(&mut self, ticket: Ticket, account: &AccountId);
 
-    /// Takes the next response of the store that has come, if one has; the local store's comes with the call. Whoever knows
-    /// that one has come meanwhile calls [`super::machines::Renewer::settle`].
+    /// Takes the next response of the store that has come, if one has. Whoever knows that one has come meanwhile calls
+    /// [`super::machines::Renewer::settle`].
     fn store_answer(&mut self) -> Option<StoreAnswer>;
 
     /// Sends a grant. Owes exactly one `Renewer::answered` with this account and id, also when the server never
     /// replies.
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant);
+
+    /// [`World::redeem`], with `person` and `name` of the tokens filled in, asked of the provider where need be, to be
+    /// compared with who `is` signed in.
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Person);
 
     /// Tells the server that a refresh token is not wanted any more. What comes of it is told to whoever waits.
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>);
@@ -74,8 +78,7 @@ pub(super) enum SaveError {
     },
     /// It holds nothing later, and could not do it. Worth another try.
     Failed(String),
-    /// It has not replied: nobody knows what it holds. Worth another try. (The local folder always replies.)
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a store across a network; the simulation has one"))]
+    /// It has not replied: nobody knows what it holds. Worth another try.
     Unknown(String),
 }
 
@@ -89,6 +92,9 @@ impl SaveError {
 
 /// Where it is said whether a sign-in is saved.
 pub(super) type SavedReply = tokio::sync::oneshot::Sender<Result<(), RequestError>>;
+
+/// Where it is said whether a renewal that a person has asked for is sent: why not, in a sentence.
+pub(super) type AskedReply = tokio::sync::oneshot::Sender<Result<(), String>>;
 
 /// Where the outcome of a sign-out goes, or who is signed in: a sentence for people.
 pub(super) type RevokeReply = tokio::sync::oneshot::Sender<Result<String, String>>;

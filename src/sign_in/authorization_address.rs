@@ -25,7 +25,7 @@ pub(super) async fn authorization_address(
         // OpenID Connect Core section 3.1.2.1: else the browser's own session signs the same person in again
         further.push(("prompt".to_owned(), "login".to_owned()));
     }
-    let (challenge, nonce) = (pending.challenge(), pending.nonce());
+    let (challenge, nonce) = (pending.challenge(), pending.nonce(account));
     let request = AuthorizationRequest {
         client_id: client.id.as_deref(),
         redirect_uri: pending.redirect_uri.as_deref(),

@@ -22,6 +22,7 @@ use super::terminal::Came;
 use crate::accounts::NewCredential;
 use crate::config::{Account, LoopbackHost};
 use crate::secret::Secret;
+use crate::store::Turn;
 use crate::token_endpoint::client_secret;
 
 pub(super) const METHOD: Method = Method {
@@ -53,7 +54,7 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     let outcome = answered(&mut attempt, &mut serving, &pending, &url, port).await;
     let outcome = match outcome {
         Ok(code) => {
-            let nonce = pending.nonce();
+            let nonce = pending.nonce(account);
             redeem_checked(account, attempt.endpoint, &client, grant(account, code, Some(pending)), nonce).await
         }
         Err(error) => Err(error),
@@ -61,7 +62,9 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     if let Some(folder) = folder {
         PendingSignIn::forget(folder, &account.id);
     }
+    let is_void = attempt.turn.is_some_and(Turn::is_void);
     let ending = match &outcome {
+        Ok(_) if is_void => Ending::Failed("somebody has signed out since this was begun".to_owned()),
         Ok(new) => Ending::SignedIn { who: new.identity.clone() },
         Err(error) => Ending::Failed(error.to_string()),
     };
@@ -77,14 +80,18 @@ async fn answered(
     url: &str,
     port: u16,
 ) -> Result<Secret, SignInError> {
-    let Attempt { account, wishes, endpoint: _, terminal } = attempt;
+    let Attempt { account, wishes, endpoint: _, turn: _, terminal } = attempt;
     let place = if wishes.browser { Place::here() } else { Place::Nowhere };
     terminal.say(&format!("Sign in to {} in a browser:\n\n  {url}\n\n", Titled(account)))?;
     if let Some(command) = tunnel_command(tunnel_host(account.sign_in.redirect.host), port) {
         terminal.say(&format!(
-            "If the browser is on the machine that you sit at, run this there first:\n\n  {command}\n\n\
-             Without it the browser ends on a page that it cannot reach: paste that page's address here.\n\n"
+            "If the browser is on the machine that you sit at, run this there first:\n\n  {command}\n\n"
         ))?;
+        if terminal.has_keys() {
+            let words =
+                "Without it the browser ends on a page that it cannot reach: paste that page's address here.\n\n";
+            terminal.say(words)?;
+        }
     } else if place == Place::Wsl {
         terminal.say("If the browser ends on a page that it cannot reach, paste that page's address here.\n\n")?;
     }

@@ -9,7 +9,7 @@ use super::error::SignInError;
 use super::exchange::settle;
 use super::method::{Attempt, Method, Titled, Wishes};
 use super::pending::challenge_of;
-use super::qr;
+use super::qr::{self, Picture};
 use super::terminal::Terminal;
 use crate::accounts::NewCredential;
 use crate::config::Account;
@@ -27,7 +27,7 @@ pub(super) const METHOD: Method = Method {
 };
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
-    let Attempt { account, wishes, endpoint, terminal } = attempt;
+    let Attempt { account, wishes, endpoint, turn: _, terminal } = attempt;
     let code_verifier = match account.sign_in.device_pkce {
         true => Some(random::secret::<32>()?),
         false => None,
@@ -46,10 +46,10 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
     let ends = polling.left(Duration::ZERO);
     let grant = Grant::DeviceCode { device_code: authorization.device_code, code_verifier };
     let left = || clock(ends.saturating_sub(start.elapsed()));
-    let status = || format!("Waiting until you have signed in there: {} left (Ctrl-C cancels)", left());
+    let status = || format!("Waiting: {} left (Ctrl-C cancels)", left());
     let asking = tokens(account, endpoint, &client, &grant, &mut polling, start);
     let tokens = terminal.wait_beside(status, asking).await??;
-    settle(account, endpoint, grant, tokens).await
+    settle(account, endpoint, grant, tokens, None).await
 }
 
 /// A server that lets a client have no device code says so in several ways (`unauthorized_client`; oidc-provider says
@@ -99,19 +99,29 @@ fn show(
         "Sign in to {} on any device. Open\n\n  {verification_uri}\n\nand enter the code\n\n  {user_code}\n\n",
         Titled(account)
     ))?;
-    if is_drawn(wishes.qr, environment::is_set, environment::text("TERM").as_deref()) {
-        let address = verification_uri_complete.as_ref().unwrap_or(verification_uri);
-        if let Some(picture) = qr::picture(address, terminal.columns()) {
-            terminal.draw(&picture)?;
-            terminal.say("\n")?;
-        }
+    let has_colours = terminal.has_keys();
+    if !is_drawn(wishes.qr, has_colours, environment::is_set, environment::text("TERM").as_deref()) {
+        return Ok(());
     }
-    Ok(())
+    let address = verification_uri_complete.as_ref().unwrap_or(verification_uri);
+    let Some(Picture { text, columns, lines }) = qr::picture(address) else { return Ok(()) };
+    if fits((columns, lines), terminal.size(), wishes.qr == Some(true)) {
+        terminal.draw(&text)?;
+        return Ok(terminal.say("\n")?);
+    }
+    Ok(terminal
+        .say(&format!("(The terminal is too small for a QR code of it: {columns} columns, {lines} lines.)\n\n"))?)
 }
 
-/// Whether a picture is drawn: as it is wished, or where the terminal has colours and nobody minds.
-fn is_drawn(wish: Option<bool>, is_set: impl Fn(&str) -> bool, term: Option<&str>) -> bool {
-    wish.unwrap_or_else(|| !is_set("NO_COLOR") && term != Some("dumb"))
+/// Whether a picture is to be drawn: as it is wished, or where the terminal has colours and nobody minds. Pure.
+fn is_drawn(wish: Option<bool>, has_colours: bool, is_set: impl Fn(&str) -> bool, term: Option<&str>) -> bool {
+    wish.unwrap_or_else(|| has_colours && !is_set("NO_COLOR") && term != Some("dumb"))
+}
+
+/// Whether a picture of so many columns and lines is read off a terminal of this size: it must not wrap, and, unless it is
+/// wished, the code above it and the line below stay in sight. Pure.
+fn fits((columns, lines): (usize, usize), (width, height): (usize, usize), is_wished: bool) -> bool {
+    columns <= width && (is_wished || lines + 4 <= height)
 }
 
 /// Minutes and seconds.
@@ -136,7 +146,23 @@ mod tests {
         ];
         for (wish, no_color, term, expected) in rows {
             let is_set = |name: &str| no_color && name == "NO_COLOR";
-            assert_eq!(is_drawn(wish, is_set, term), expected, "{wish:?} {no_color} {term:?}");
+            assert_eq!(is_drawn(wish, true, is_set, term), expected, "{wish:?} {no_color} {term:?}");
+        }
+        assert!(!is_drawn(None, false, |_| false, Some("xterm")), "there is no terminal");
+        assert!(is_drawn(Some(true), false, |_| false, None));
+    }
+
+    #[test]
+    fn a_picture_is_left_out_where_it_would_wrap_or_push_everything_else_out_of_sight() {
+        let rows = [
+            ((33, 17), (80, 24), false, true),
+            ((33, 17), (33, 21), false, true),
+            ((33, 17), (32, 50), true, false),
+            ((33, 17), (80, 20), false, false),
+            ((33, 17), (80, 10), true, true),
+        ];
+        for (picture, terminal, is_wished, expected) in rows {
+            assert_eq!(fits(picture, terminal, is_wished), expected, "{picture:?} {terminal:?}");
         }
     }
 

@@ -21,6 +21,9 @@ pub(crate) enum SignInError {
     /// The token endpoint did not give tokens for the offer.
     #[error("{0}")]
     NotExchanged(String),
+    /// The server does not know the client (`invalid_client`, RFC 6749 section 5.2), whichever way is taken.
+    #[error("{0}")]
+    ClientRefused(String),
     /// The token endpoint could not be asked.
     #[error("{0}")]
     Unreached(String),
@@ -51,13 +54,14 @@ impl SignInError {
             SignInError::Unasked(_) | SignInError::NoWay(_) => false,
             SignInError::Denied(_) | SignInError::UnderWay(_) => false,
             SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting(_) => true,
+            SignInError::ClientRefused(_) => true,
             SignInError::Unreached(_) | SignInError::NotHere(_) | SignInError::TooLate => true,
         }
     }
 
     /// Whether the server does not know the client (RFC 6749 section 5.2), whichever way is taken.
-    pub(super) fn refuses_the_client(&self) -> bool {
-        matches!(self, SignInError::NotExchanged(words) if words.contains("invalid_client"))
+    pub(crate) fn refuses_the_client(&self) -> bool {
+        matches!(self, SignInError::ClientRefused(_))
     }
 
     /// Whether the way itself is closed, so that the next one is taken without a question.
@@ -73,6 +77,7 @@ impl SignInError {
                 SignInError::NotHere(words)
             }
             Some("device_flow_disabled") => SignInError::NotHere(words),
+            Some("invalid_client") => SignInError::ClientRefused(words),
             _ => SignInError::NotExchanged(words),
         }
     }
@@ -144,6 +149,7 @@ mod tests {
                 true,
                 true,
             ),
+            ("an unknown client", SignInError::of_server(Some("invalid_client"), "x".to_owned()), true, false),
             ("a bad scope", said("invalid_scope", None), true, false),
             ("a server in trouble", said("server_error", None), true, false),
             ("too late", SignInError::TooLate, true, false),
@@ -153,5 +159,13 @@ mod tests {
         for (case, error, leaves_others, closes) in rows {
             assert_eq!((error.leaves_other_ways(), error.closes_the_way()), (leaves_others, closes), "{case}: {error}");
         }
+    }
+
+    #[test]
+    fn a_client_is_refused_by_the_code_and_not_by_words_that_quote_it() {
+        let quoted = "answered 401 invalid_client".to_owned();
+        assert!(!SignInError::of_server(Some("invalid_grant"), quoted.clone()).refuses_the_client());
+        assert!(!SignInError::of_server(None, quoted).refuses_the_client());
+        assert!(SignInError::of_server(Some("invalid_client"), String::new()).refuses_the_client());
     }
 }

@@ -4,7 +4,8 @@ use super::error::SignInError;
 use super::scopes;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Client, Grant, Person, Tokens, jwt};
+use crate::oauth::id_token::{self, Misfit};
+use crate::oauth::{Client, Grant, Tokens, jwt};
 use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
@@ -18,8 +19,22 @@ pub(crate) async fn redeem(
     endpoint: &TokenEndpoint,
     grant: Grant,
 ) -> Result<NewCredential, SignInError> {
+    redeem_begun(account, endpoint, grant, None).await
+}
+
+/// [`redeem`] for a sign-in that was begun with a request that had this `nonce`.
+///
+/// # Errors
+///
+/// As [`redeem`], and if the ID token was issued to another request.
+pub(crate) async fn redeem_begun(
+    account: &Account,
+    endpoint: &TokenEndpoint,
+    grant: Grant,
+    nonce: Option<String>,
+) -> Result<NewCredential, SignInError> {
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
-    redeem_checked(account, endpoint, &client, grant, None).await
+    redeem_checked(account, endpoint, &client, grant, nonce).await
 }
 
 /// Redeems a refresh token, and should the server say no to it, a password that lies beside it. Nothing is lost with an
@@ -57,39 +72,37 @@ pub(super) async fn redeem_checked(
     nonce: Option<String>,
 ) -> Result<NewCredential, SignInError> {
     let tokens = endpoint.redeem(account, client, &grant).await?;
-    let named = tokens.id_token.as_ref().and_then(|token| jwt::claims(token.expose())?.nonce);
-    if named.is_some() && nonce.is_some() && named != nonce {
+    if id_token::claims(&tokens, account.expected(nonce.as_deref())) == Err(Misfit::OtherNonce) {
         let words = "the ID token was issued to another sign-in (its nonce is not this one's)";
         return Err(SignInError::NotExchanged(words.to_owned()));
     }
-    settle(account, endpoint, grant, tokens).await
+    settle(account, endpoint, grant, tokens, nonce.as_deref()).await
 }
 
-/// What is stored of the tokens that a grant has brought, with who has signed in, asked for where the account says so. That
-/// nobody can be named keeps nobody out.
+/// What is stored of the tokens that a grant has brought, with who has signed in: as the ID token has it, or as the provider
+/// says when it is asked.
 pub(super) async fn settle(
     account: &Account,
     endpoint: &TokenEndpoint,
     grant: Grant,
     tokens: Tokens,
+    nonce: Option<&str>,
 ) -> Result<NewCredential, SignInError> {
-    let access_token = tokens.access_token.clone();
-    let mut new = lasting(account, grant, tokens)?;
-    if let (Some(_), Some(access_token)) = (&account.sign_in.identity, access_token)
-        && let Ok(found) = endpoint.who_is(account, &access_token).await
-    {
-        new.identity = Some(found.name);
-        new.person = found.person.or(new.person);
-    }
-    Ok(new)
+    let new = lasting(account, grant, tokens.clone(), nonce)?;
+    let (person, name) = endpoint.whose(account, &tokens, nonce, None).await;
+    Ok(NewCredential { identity: name.or(new.identity), person, ..new })
 }
 
 /// What is stored of the tokens that a grant has brought: the refresh token, or the one that was presented, and the
-/// password where the account says so. Pure.
-pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
-    let claimed = [&tokens.id_token, &tokens.access_token].into_iter().flatten();
-    let claimed = claimed.filter_map(|token| jwt::claims(token.expose())).find_map(|claims| claims.identity);
-    let person = Person::named_by(&tokens);
+/// password where the account says so. Whose they are is not said yet. Pure.
+pub(super) fn lasting(
+    account: &Account,
+    grant: Grant,
+    tokens: Tokens,
+    nonce: Option<&str>,
+) -> Result<NewCredential, SignInError> {
+    let claimed = id_token::claims(&tokens, account.expected(nonce)).ok().flatten().and_then(|claims| claims.identity);
+    let claimed = claimed.or_else(|| jwt::claims(tokens.access_token.as_ref()?.expose())?.identity);
     let missing_scopes = missing_scopes(account, &grant, &tokens);
     let (presented, username, password) = match grant {
         Grant::RefreshToken(token) => (Some(token), None, None),
@@ -108,7 +121,6 @@ pub(super) fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result
     Ok(NewCredential {
         refresh_lifetime: tokens.refresh_lifetime.map(|life| life.as_secs()),
         identity: claimed.or(username),
-        person,
         missing_scopes,
         trial: Trial::Preferred,
         ..NewCredential::of(account, Credential { refresh_token, password })
@@ -162,14 +174,23 @@ mod tests {
     use crate::secret::Secret;
     use crate::stand_in::{Options, Provider, StandIn};
 
+    /// The client of the preset.
+    const GDH: &str = "7aetu7cj45ah6m494hutdldbd1";
+
+    fn lasting(account: &Account, grant: Grant, tokens: Tokens) -> Result<NewCredential, SignInError> {
+        super::lasting(account, grant, tokens, None)
+    }
+
     /// Tokens that tell whose they are, if that is known.
     fn tokens(refresh_token: Option<&str>, identity: Option<&str>) -> Tokens {
         let jwt = |who: &str| {
-            format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(format!("{{\"email\":\"{who}\",\"sub\":\"{who}\"}}")))
+            let claims = format!("{{\"email\":\"{who}\",\"sub\":\"{who}\",\"aud\":\"{GDH}\",\"exp\":9}}");
+            format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
         };
         Tokens {
             access_token: Some(Secret::new("a")),
             id_token: identity.map(|who| Secret::new(jwt(who))),
+            id_token_lifetime: Some(Duration::from_secs(3600)),
             refresh_token: refresh_token.map(Secret::new),
             refresh_lifetime: Some(Duration::from_secs(86_400)),
             ..Tokens::default()

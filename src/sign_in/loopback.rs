@@ -4,10 +4,14 @@
 //! browser that brings the response is held until the code is redeemed, so that its page tells the truth, and is then sent to
 //! a clean address, so that no code stays in an address bar, a history or a picture of the screen.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,8 +23,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::authorization_response::AuthorizationResponse;
@@ -29,6 +33,8 @@ use super::page::{self, Ending};
 use crate::config::{LoopbackHost, LoopbackRedirect};
 use crate::platform::io_error::words;
 use crate::platform::listeners::occupant;
+use crate::platform::peer::{PeerLookup, own_uid};
+use crate::platform::users::shown_for_others;
 
 /// For a request's head: a browser on the same machine takes milliseconds; somebody who dawdles keeps nobody out.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +44,7 @@ const LARGEST_HEAD: usize = 16 * 1024;
 const HOLD: Duration = Duration::from_secs(15);
 /// How long the browser may take to fetch the page of the result: it is sent there by the response before.
 const LAST_PAGE: Duration = Duration::from_secs(2);
-/// Connections at a time.
+/// Connections at a time: a browser opens a few, some of them ahead of a request that never comes.
 const MOST_CONNECTIONS: usize = 32;
 /// How often another port is tried where one is free in one address family and taken in the other.
 const TRIES: usize = 16;
@@ -119,12 +125,9 @@ impl Loopback {
         let (fetched, page_fetched) = watch::channel(false);
         let ending = watch::Sender::new(Ending::Redeeming);
         let desk = Arc::new(Desk { expected, title, arrived, ending: ending.clone(), fetched });
-        let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        let mut servers = JoinSet::new();
-        for listener in self.listeners {
-            servers.spawn(accept(listener, desk.clone(), seats.clone()));
-        }
-        Serving { arrivals, ending, page_fetched, has_arrived: false, _servers: servers }
+        let mut server = JoinSet::new();
+        server.spawn(accept(self.listeners, desk));
+        Serving { arrivals, ending, page_fetched, has_arrived: false, _server: server }
     }
 }
 
@@ -149,7 +152,7 @@ pub(super) struct Serving {
     ending: watch::Sender<Ending>,
     page_fetched: watch::Receiver<bool>,
     has_arrived: bool,
-    _servers: JoinSet<()>,
+    _server: JoinSet<()>,
 }
 
 impl Serving {
@@ -183,26 +186,67 @@ struct Desk {
     fetched: watch::Sender<bool>,
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, seats: Arc<Semaphore>) {
+async fn accept(listeners: Vec<TcpListener>, desk: Arc<Desk>) {
+    let mut peers = PeerLookup::new();
+    let mut seats = Seats::default();
     let mut connections = JoinSet::new(); // cut when this is aborted
     loop {
-        let Ok(seat) = seats.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, client)) = next(&listeners).await else {
             tokio::time::sleep(Duration::from_millis(50)).await; // no descriptors left: somebody closes one soon
             continue;
         };
         while connections.try_join_next().is_some() {}
-        let desk = desk.clone();
-        connections.spawn(async move {
-            serve(stream, desk).await;
-            drop(seat);
-        });
+        let owner = stream.local_addr().ok().and_then(|server| peers.tcp_uid(client, server));
+        if is_another_persons(owner, own_uid(), shown_for_others()) || !seats.make_room() {
+            continue; // closed at once
+        }
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let task = connections.spawn(serve(stream, desk.clone(), has_asked.clone()));
+        seats.0.push_back(Seat { task, has_asked });
+    }
+}
+
+/// The next connection of any of them.
+async fn next(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(context));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+/// Whether a connection is another person's for certain. Root's may be the browser's: WSL and container engines bring it here by
+/// a program of theirs. Whose it is may not be told, as of another user namespace (`others`): then the `state` has to do. Pure.
+fn is_another_persons(owner: Option<u32>, us: u32, others: Option<u32>) -> bool {
+    owner.is_some_and(|owner| owner != us && owner != 0 && Some(owner) != others)
+}
+
+/// The connections that are open, the oldest first.
+#[derive(Default)]
+struct Seats(VecDeque<Seat>);
+
+struct Seat {
+    task: AbortHandle,
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Seats {
+    /// Makes room for one more, if need be in the place of the oldest that has asked nothing yet. Returns whether there is.
+    fn make_room(&mut self) -> bool {
+        self.0.retain(|seat| !seat.task.is_finished());
+        if self.0.len() < MOST_CONNECTIONS {
+            return true;
+        }
+        let idle = self.0.iter().position(|seat| !seat.has_asked.load(Ordering::Relaxed));
+        let oldest = idle.and_then(|at| self.0.remove(at));
+        oldest.inspect(|seat| seat.task.abort()).is_some()
     }
 }
 
 /// Answers one request.
-async fn serve(stream: TcpStream, desk: Arc<Desk>) {
+async fn serve(stream: TcpStream, desk: Arc<Desk>, has_asked: Arc<AtomicBool>) {
     let service = service_fn(|request| {
+        has_asked.store(true, Ordering::Relaxed);
         let desk = desk.clone();
         async move { Ok::<_, Infallible>(answer(&desk, request).await) }
     });
@@ -339,5 +383,62 @@ mod tests {
             words.starts_with(&format!("port {} of the redirect is taken: by process", loopback.port())),
             "{words}"
         );
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_nothing_keep_nobody_out() {
+        let (mut serving, address, authority) = listening(LoopbackHost::V4).await;
+        let mut idle = Vec::new();
+        for _ in 0..3 * MOST_CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let browser = tokio::spawn(async move { get(address, &authority, "/callback?code=c&state=s1").await });
+        let arrived = timeout(HEAD_LIMIT / 2, serving.arrival()).await.expect("the browser is kept out");
+        assert_eq!(arrived.outcome, Outcome::Code(Secret::new("c")));
+        // the oldest have gone
+        let mut byte = [0];
+        let gone = timeout(HEAD_LIMIT / 2, idle[0].read(&mut byte)).await.expect("the oldest is kept");
+        assert!(matches!(gone, Ok(0) | Err(_)), "{gone:?}");
+        serving.conclude(Ending::SignedIn { who: None }).await;
+        assert_eq!(status(&browser.await.unwrap()), "303");
+    }
+
+    #[test]
+    fn a_connection_is_another_persons_where_that_is_certain() {
+        let rows = [
+            ("ours", Some(1000), None, false),
+            ("root's: a relay of WSL's, say", Some(0), None, false),
+            ("another user's", Some(1001), None, true),
+            ("nobody's, where that is a user", Some(65534), None, true),
+            ("from outside of our user namespace", Some(65534), Some(65534), false),
+            ("not to be told", None, None, false),
+        ];
+        for (case, owner, others, expected) in rows {
+            assert_eq!(is_another_persons(owner, 1000, others), expected, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_users_connection_is_closed_at_once() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can play another user");
+            return;
+        }
+        let (_serving, address, _) = listening(LoopbackHost::V4).await;
+        let another = tokio::task::spawn_blocking(move || {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            std::thread::spawn(move || {
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may be anybody");
+                std::net::TcpStream::connect(address)
+            })
+            .join()
+            .expect("no panic")
+        });
+        let another = another.await.unwrap().unwrap();
+        another.set_nonblocking(true).unwrap();
+        let mut another = TcpStream::from_std(another).unwrap();
+        let mut byte = [0];
+        let closed = timeout(HEAD_LIMIT / 2, another.read(&mut byte)).await.expect("it is kept");
+        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     }
 }

@@ -8,6 +8,7 @@ use super::error::SignInError;
 use super::terminal::Terminal;
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
+use crate::store::Turn;
 use crate::token_endpoint::TokenEndpoint;
 
 /// What the command line says about asking.
@@ -45,6 +46,7 @@ pub(super) struct Attempt<'a> {
     pub(super) account: &'a Account,
     pub(super) wishes: &'a Wishes,
     pub(super) endpoint: &'a TokenEndpoint,
+    pub(super) turn: Option<&'a Turn>,
     pub(super) terminal: &'a mut Terminal,
 }
 

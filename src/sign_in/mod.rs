@@ -12,10 +12,12 @@
 //! * `remedy`: what can be done about one that came to nothing; [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`pending`]: what that is checked with;
 //!   [`terminal`]: questions.
 
+use std::path::Path;
+
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
 use crate::oauth::GrantType;
-use crate::store::{Beside, StoreError};
+use crate::store::{StoreError, Turn};
 use crate::token_endpoint::TokenEndpoint;
 
 mod authorization_address;
@@ -48,7 +50,7 @@ pub(crate) use method::Wishes;
 pub(crate) use remedy::remedy;
 
 use method::{Attempt, Method, Titled};
-use terminal::Terminal;
+use terminal::{Terminal, Unasked};
 
 /// How a way is gone.
 fn method_of(method: SignInMethod) -> &'static Method {
@@ -71,16 +73,20 @@ pub(crate) async fn in_person(
     account: &Account,
     wishes: &Wishes,
     endpoint: &TokenEndpoint,
+    turn: Option<&Turn>,
 ) -> Result<NewCredential, SignInError> {
     let ways = ways(account, wishes)?;
-    let mut terminal = Terminal::open()?;
-    let _turn = take_turn(account, wishes)?;
+    let mut terminal = match Terminal::open() {
+        // what is chosen, and needs no answer here, needs nobody at a terminal: by cron nobody would see it
+        Err(Unasked::NoTerminal) if wishes.way.is_some_and(needs_no_answer) => Terminal::without_keys()?,
+        opened => opened?,
+    };
     let mut chosen = match begins_at_once(&ways) {
         true => 0,
         false => choose(account, &ways, 0, &mut terminal)?,
     };
     loop {
-        let attempt = Attempt { account, wishes, endpoint, terminal: &mut terminal };
+        let attempt = Attempt { account, wishes, endpoint, turn, terminal: &mut terminal };
         let error = match (method_of(ways[chosen]).sign_in)(attempt).await {
             // to a server that has forgotten a client no way leads, until another one is registered
             Err(error) if account.registers && error.refuses_the_client() => return Err(error),
@@ -101,20 +107,28 @@ pub(crate) async fn in_person(
     }
 }
 
+/// Whether all that the person does is done elsewhere.
+fn needs_no_answer(way: SignInMethod) -> bool {
+    matches!(way, SignInMethod::Browser | SignInMethod::Device)
+}
+
 /// Whether the first way asks nothing that would be in vain if another was meant.
 fn begins_at_once(ways: &[SignInMethod]) -> bool {
     match ways {
         [_] => true,
-        [first, ..] => matches!(first, SignInMethod::Browser | SignInMethod::Device),
+        [first, ..] => needs_no_answer(*first),
         [] => false,
     }
 }
 
-/// One sign-in of an account is under way at a time: of two, one would take the other's answer for a stranger's. Where nothing
-/// can be kept, nobody else is known of.
-fn take_turn(account: &Account, wishes: &Wishes) -> Result<Option<std::fs::File>, SignInError> {
-    let Some(folder) = &wishes.state_dir else { return Ok(None) };
-    match Beside::hold(folder, &account.id) {
+/// Begins a person's sign-in, before [`in_person`], to be held until what it brings is delivered. One of an account is under way at
+/// a time: of two, one would take the other's answer for a stranger's. Where nothing can be kept, nobody else is known of.
+///
+/// # Errors
+///
+/// [`SignInError::UnderWay`]
+pub(crate) fn take_turn(account: &Account, state_dir: &Path) -> Result<Option<Turn>, SignInError> {
+    match Turn::take(state_dir, &account.id) {
         Ok(turn) => Ok(Some(turn)),
         Err(StoreError::Held { pid, .. }) => Err(SignInError::UnderWay(pid)),
         Err(_) => Ok(None),

@@ -3,7 +3,8 @@
 use super::exchange;
 use crate::accounts::NewCredential;
 use crate::config::Account;
-use crate::oauth::{Grant, Tokens};
+use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
+use crate::oauth::{Grant, Tokens, id_token};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::{Failure, Why};
 use crate::store::{Credential, Record, Store, StoreError, Trial};
@@ -33,6 +34,8 @@ pub(crate) struct Taken {
     pub identity: Option<String>,
     /// Why it could not be tried, if it was to be: nothing else was there to lose.
     pub untried: Option<String>,
+    /// Whether it took the place of a sign-in of which nobody knew whose it was.
+    pub was_nobodys: bool,
 }
 
 /// Tries a credential where that is wanted (one renewal), and saves it for the next daemon. What is stored already stays
@@ -49,9 +52,10 @@ pub(crate) async fn take(
 ) -> Result<Taken, NotTaken> {
     // what cannot be read is set aside by the store, and replaced
     let previous = store.load(&account.id).ok().flatten();
-    if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out(&new)) {
+    if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out_untried(&new)) {
         return Err(NotTaken::AnotherPerson(words));
     }
+    let was_nobodys = previous.as_ref().is_some_and(|record| record.person.is_none() && !record.holds(&new));
     let is_wanted = match new.trial {
         Trial::Required => account.grant.needs_sign_in(),
         // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
@@ -60,11 +64,9 @@ pub(crate) async fn take(
     if !is_wanted {
         let identity = new.identity.clone();
         save(store, account, new, false)?;
-        return Ok(Taken { identity, untried: None });
+        return Ok(Taken { identity, untried: None, was_nobodys });
     }
-    let is_at_hand = |record: &Record| {
-        new.credential.refresh_token.is_some() && record.credential.refresh_token == new.credential.refresh_token
-    };
+    let is_at_hand = |record: &Record| record.holds(&new);
     // nothing is spent that could not be saved; what may be the only copy is on the disk before it is spent
     let grant = |new: &NewCredential| new.credential.clone().grant(account.grant);
     let note = |asked: &Account| {
@@ -107,7 +109,13 @@ pub(crate) async fn take(
         }
         Ok(Tokens { unusable: Some(detail), .. }) if replaces_another => Err(NotTaken::Untried(detail)),
         Ok(tokens) => {
-            let brought = match exchange::lasting(account, grant(&new), tokens) {
+            let is = previous.as_ref().filter(|record| record.was_issued_to(account) && !new.switches_user);
+            let is = is.and_then(|record| record.person.as_ref());
+            let (person, name) = match is {
+                Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
+                None => (id_token::person(&tokens, account.expected(None)), None),
+            };
+            let brought = match exchange::lasting(account, grant(&new), tokens, None) {
                 Ok(brought) => brought,
                 Err(error) => {
                     take_back()?;
@@ -115,23 +123,20 @@ pub(crate) async fn take(
                 }
             };
             let NewCredential {
-                credential: Credential { refresh_token, password },
-                refresh_lifetime,
-                identity,
-                person,
-                ..
+                credential: Credential { refresh_token, password }, refresh_lifetime, identity, ..
             } = brought;
             new.credential = Credential { refresh_token, password: password.or(new.credential.password) };
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
-            new.identity = identity.or(new.identity);
+            new.identity = name.or(identity).or(new.identity);
             new.person = person.or(new.person);
             // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
-            if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out(&new)) {
+            let keeps_out = previous.as_ref().filter(|_| replaces_another);
+            if let Some(words) = keeps_out.and_then(|record| record.keeps_out(&new)) {
                 return Err(NotTaken::AnotherPerson(words));
             }
             let identity = new.identity.clone();
             save(store, account, new, rotates)?;
-            Ok(Taken { identity, untried: None })
+            Ok(Taken { identity, untried: None, was_nobodys })
         }
         Err(failure) if is_refused(&failure) => {
             take_back()?;
@@ -146,7 +151,7 @@ pub(crate) async fn take(
             }
             let identity = new.identity.clone();
             store.save(&Record { redeeming: failure == Failure::Ambiguous, ..noted })?;
-            Ok(Taken { identity, untried: Some(detail) })
+            Ok(Taken { identity, untried: Some(detail), was_nobodys })
         }
     }
 }
@@ -204,6 +209,7 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
         // what is not ours to spend, or cannot be read, is forgotten here alone
         Err(error @ (StoreError::Locked { .. } | StoreError::KeyGone { .. } | StoreError::OtherMachine { .. })) => {
             store.forget_pending(&account.id);
+            store.end_sign_in(&account.id);
             store.remove(&account.id)?;
             return Ok(format!("forgotten here, but not revoked at the server: {error}"));
         }
@@ -212,11 +218,15 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
     let kept_from = record.as_ref().and_then(|record| record.not_to_be_revoked_at(account));
     let refresh_token = record.and_then(|record| record.credential.refresh_token);
     let outcome = match (&refresh_token, kept_from) {
+        (Some(_), None) if account.revocation.takes == Revoked::AccessToken => {
+            format!("forgotten here, but not revoked at the server: {WANTS_ACCESS_TOKEN}")
+        }
         (Some(_), Some(because)) => format!("forgotten here, but not revoked at the server: {because}"),
         (Some(refresh_token), None) => endpoint.revoke_in_words(account, refresh_token).await,
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
     store.forget_pending(&account.id);
+    store.end_sign_in(&account.id);
     store.remove(&account.id)?;
     Ok(outcome)
 }

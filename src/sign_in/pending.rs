@@ -66,9 +66,12 @@ impl PendingSignIn {
         Ok(Self { state, verifier: Some(verifier), redirect_uri, until: unix_seconds() + LIFE })
     }
 
-    /// The `nonce` of the request (OpenID Connect Core section 15.5.2): made of the verifier, which is as random and as
-    /// secret, so that it need not be kept beside it.
-    pub(super) fn nonce(&self) -> Option<String> {
+    /// The `nonce` of the request (OpenID Connect Core section 15.5.2), if it has one: a page of the account's own is told
+    /// none, and without `openid` there is none. It is made of the verifier, which is as random and as secret, so that it need
+    /// not be kept beside it.
+    pub(crate) fn nonce(&self, account: &Account) -> Option<String> {
+        let is_openid = account.scopes.iter().any(|scope| scope == "openid");
+        self.redirect_uri.as_ref().filter(|_| is_openid)?;
         let verifier = self.verifier.as_ref()?;
         Some(digest_of(&[b"nonce of ", verifier.expose().as_bytes()]))
     }
@@ -187,9 +190,17 @@ mod tests {
         let [one, other] = [0, 1].map(|_| PendingSignIn::begin(&account).unwrap());
         assert_ne!(one.state, other.state);
         assert_ne!(one.verifier, other.verifier);
-        assert_ne!(one.nonce(), other.nonce());
-        assert_ne!(one.nonce(), one.challenge());
         assert_eq!((one.state.len(), one.verifier.unwrap().expose().len()), (22, 43));
+    }
+
+    #[test]
+    fn a_request_has_a_nonce_of_its_own_with_openid_and_a_page_of_the_accounts_own_is_told_none() {
+        let (openid, repo) = (account("lab", "scopes = [\"openid\"]\n"), account("lab", "scopes = [\"repo\"]\n"));
+        let [one, other] = [0, 1].map(|_| PendingSignIn::begin_with("http://127.0.0.1/cb".to_owned()).unwrap());
+        assert_ne!(one.nonce(&openid), other.nonce(&openid));
+        assert!(one.nonce(&openid).is_some() && one.nonce(&openid) != one.challenge());
+        assert_eq!(one.nonce(&repo), None);
+        assert_eq!(PendingSignIn::begin(&openid).unwrap().nonce(&openid), None);
     }
 
     #[test]

@@ -11,14 +11,19 @@ const QUIET: usize = 2;
 const COLOURS: &str = "\x1b[30;107m";
 const USUAL: &str = "\x1b[0m";
 
-/// The picture, with a line end after each line; `None` if it is wider than the terminal, or the text too long for one.
-pub(super) fn picture(text: &str, columns: usize) -> Option<String> {
+/// A picture, and the room that it takes.
+pub(super) struct Picture {
+    /// With a line end after each line.
+    pub(super) text: String,
+    pub(super) columns: usize,
+    pub(super) lines: usize,
+}
+
+/// The picture; `None` if the text is too long for one.
+pub(super) fn picture(text: &str) -> Option<Picture> {
     // the lowest level of correction: a screen has no scratches, and the picture is the smallest
     let code = QRBuilder::new(text).ecl(ECL::L).build().ok()?;
     let width = code.size + 2 * QUIET;
-    if width > columns {
-        return None;
-    }
     let mut picture = String::new();
     for row in (0..width).step_by(2) {
         picture.push_str(COLOURS);
@@ -33,7 +38,7 @@ pub(super) fn picture(text: &str, columns: usize) -> Option<String> {
         picture.push_str(USUAL);
         picture.push('\n');
     }
-    Some(picture)
+    Some(Picture { text: picture, columns: width, lines: width.div_ceil(2) })
 }
 
 fn is_dark(code: &QRCode, row: usize, column: usize) -> bool {
@@ -51,8 +56,8 @@ mod tests {
     #[test]
     fn a_picture_has_its_finder_patterns_a_quiet_zone_and_its_own_colours() {
         let text = "https://auth.example/device?user_code=WDJB-MJHT-0001";
-        assert_eq!(picture(text, 32), None, "it is 33 columns wide");
-        let picture = picture(text, 33).unwrap();
+        let Picture { text: picture, columns, lines } = picture(text).unwrap();
+        assert_eq!((columns, lines), (33, 17));
         let lines: Vec<&str> = picture.lines().collect();
         assert_eq!(lines.len(), 17);
         let bare = |line: &str| {
@@ -71,6 +76,6 @@ mod tests {
 
     #[test]
     fn what_no_code_can_hold_has_no_picture() {
-        assert_eq!(picture(&"x".repeat(8000), 1000), None);
+        assert!(picture(&"x".repeat(8000)).is_none());
     }
 }

@@ -13,8 +13,12 @@ use crate::config::{Account, SignInMethod};
 /// What can be done about it, where that is known.
 pub(crate) fn remedy(error: &SignInError, account: &Account) -> Option<String> {
     match error {
-        SignInError::Unasked(Unasked::NoTerminal(_)) => {
-            Some(format!("hand it in with {}", either(&handed_in(account))))
+        SignInError::Unasked(Unasked::NoTerminal) => {
+            let shown = match asked(account).contains(&"--device") {
+                true => "; or have --device show its code here",
+                false => "",
+            };
+            Some(format!("hand it in with {}{shown}", either(&handed_in(account))))
         }
         SignInError::NothingLasting(remedy) => Some((*remedy).to_owned()),
         SignInError::Unreached(_) => Some(format!(
@@ -35,7 +39,8 @@ pub(crate) fn remedy(error: &SignInError, account: &Account) -> Option<String> {
         SignInError::Denied(_) => Some("sign in again, and agree, if that was not meant".to_owned()),
         SignInError::TooLate => Some("sign in again: the address and the code of this one are good no more".to_owned()),
         SignInError::UnderWay(_) => Some("go on there, or end it with Ctrl-C".to_owned()),
-        SignInError::Unasked(_) | SignInError::NotACode(_) | SignInError::NotExchanged(_) => None,
+        SignInError::Unasked(_) | SignInError::NotACode(_) => None,
+        SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => None,
     }
 }
 
@@ -80,15 +85,13 @@ fn either(options: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
     use crate::config::testing::account;
     use crate::oauth::GrantType;
 
     #[test]
     fn no_way_is_proposed_that_the_account_has_not() {
-        let no_terminal = || SignInError::Unasked(Unasked::NoTerminal(io::Error::other("x")));
+        let no_terminal = || SignInError::Unasked(Unasked::NoTerminal);
         let (no_way, not_here) = (|| SignInError::NoWay("x"), || SignInError::NotHere("x".to_owned()));
         const PASSWORD: &str = "sign_in = [\"password\"]\n";
         const PAGE: &str = "sign_in = [\"paste\", \"password\"]\nlogin_page = \"https://auth.example/login\"\n";
@@ -111,7 +114,7 @@ mod tests {
                 "hand it in with --code CODE, --username NAME --password-stdin or --refresh-token-stdin",
             ),
             (PAGE, not_here(), "choose another of the account's ways: --paste or --username NAME"),
-            (HUB, no_terminal(), "hand it in with --refresh-token-stdin"),
+            (HUB, no_terminal(), "hand it in with --refresh-token-stdin; or have --device show its code here"),
             (HUB, not_here(), "choose another of the account's ways: --browser, --device or --paste"),
             (NONE, no_way(), "use --refresh-token-stdin or --import"),
             (NONE, no_terminal(), "hand it in with --refresh-token-stdin or --import"),

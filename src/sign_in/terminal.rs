@@ -19,9 +19,13 @@ use crate::secret::Secret;
 /// More than any answer; an end to what is pasted by mistake.
 const LONGEST: usize = 32 * 1024;
 
-/// The terminal that this process was started from.
+/// The terminal that this process was started from; or, where there is none, what is shown in its place.
 #[derive(Debug)]
-pub(crate) struct Terminal(File);
+pub(crate) struct Terminal {
+    screen: File,
+    /// Whether there is somebody to answer.
+    has_keys: bool,
+}
 
 /// What came first.
 #[derive(Debug)]
@@ -36,8 +40,8 @@ pub(crate) enum Came<T> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unasked {
     /// Nobody to ask.
-    #[error("there is no terminal to ask on: {0}")]
-    NoTerminal(io::Error),
+    #[error("there is no terminal to ask on")]
+    NoTerminal,
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -57,18 +61,44 @@ impl Terminal {
     /// [`Unasked::NoTerminal`] if it has none: under cron, in a service.
     #[expect(clippy::disallowed_methods, reason = "a terminal is no file")]
     pub(crate) fn open() -> Result<Self, Unasked> {
-        File::options().read(true).write(true).open("/dev/tty").map(Self).map_err(Unasked::NoTerminal)
+        let opened = File::options().read(true).write(true).open("/dev/tty");
+        opened.map(|screen| Self { screen, has_keys: true }).map_err(|_| Unasked::NoTerminal)
     }
 
-    /// Shows a text, broken between words, without what a terminal would take for an order.
+    /// Standard error in the place of a terminal, for what needs no answers: each question has the response that there is
+    /// nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Unasked::Broken`] if it is closed.
+    pub(crate) fn without_keys() -> Result<Self, Unasked> {
+        let screen = io::stderr().as_fd().try_clone_to_owned()?.into();
+        Ok(Self { screen, has_keys: false })
+    }
+
+    /// Whether there is somebody to answer.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
+    /// Takes the keys, until what is returned is dropped.
+    fn raw(&self) -> Result<Raw, Unasked> {
+        match self.has_keys {
+            true => Ok(Raw::begin(&self.screen)?),
+            false => Err(Unasked::NoTerminal),
+        }
+    }
+
+    /// Shows a text, without what a terminal would take for an order. Sentences that are wider than it go on in the next line;
+    /// what is indented (an address, a command) stays as it is.
     ///
     /// # Errors
     ///
     /// [`Unasked::Broken`] if the terminal fails.
     pub(crate) fn say(&self, text: &str) -> Result<(), Unasked> {
         let harmless: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
-        let mut screen = &self.0;
-        screen.write_all(folded(&harmless, self.columns(), 0).as_bytes())?;
+        let mut screen = &self.screen;
+        screen.write_all(wrapped(&harmless, self.size().0).as_bytes())?;
         Ok(screen.flush()?)
     }
 
@@ -94,10 +124,10 @@ impl Terminal {
     pub(crate) fn ask_line_or_none(&mut self, prompt: &str) -> Result<Option<String>, Unasked> {
         let line = {
             // before the question is seen: from then on, what is typed is the answer
-            let _raw = Raw::begin(&self.0)?;
+            let _raw = self.raw()?;
             self.say(prompt)?;
-            let screen = self.0.try_clone()?;
-            read_line(&self.0, Some(screen), || follows_at_once(&self.0))
+            let screen = self.screen.try_clone()?;
+            read_line(&self.screen, Some(screen), || follows_at_once(&self.screen))
         };
         self.say("\n")?;
         let line = line?;
@@ -111,21 +141,21 @@ impl Terminal {
     ///
     /// [`Unasked::Broken`] if the terminal fails.
     pub(crate) fn draw(&self, picture: &str) -> Result<(), Unasked> {
-        let mut screen = &self.0;
+        let mut screen = &self.screen;
         screen.write_all(picture.as_bytes())?;
         Ok(screen.flush()?)
     }
 
-    /// How many columns it has.
-    pub(crate) fn columns(&self) -> usize {
-        match tcgetwinsize(&self.0) {
-            Ok(size) if size.ws_col > 0 => size.ws_col.into(),
-            _ => 80,
+    /// How many columns and rows it has.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        match tcgetwinsize(&self.screen) {
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+            _ => (80, 24),
         }
     }
 
     /// Asks for a line while something else goes on, and returns what comes first. What is pasted in one go counts as one
-    /// line, and an empty line as none. To be called inside a runtime.
+    /// line, and an empty line as none. Where nobody can answer, nobody is asked. To be called inside a runtime.
     ///
     /// # Errors
     ///
@@ -135,14 +165,17 @@ impl Terminal {
         prompt: &str,
         other: impl Future<Output = T>,
     ) -> Result<Came<T>, Unasked> {
+        if !self.has_keys {
+            return Ok(Came::Other(other.await));
+        }
         let came = {
-            let _raw = Raw::begin(&self.0)?;
+            let _raw = self.raw()?;
             self.say(prompt)?;
-            let keys = timer::register(self.0.try_clone()?.into())?;
+            let keys = timer::register(self.screen.try_clone()?.into())?;
             tokio::select! {
                 biased;
                 other = other => Ok(Came::Other(other)),
-                line = typed_line(&keys, Some(&self.0)) => line.map(Came::Line),
+                line = typed_line(&keys, Some(&self.screen)) => line.map(Came::Line),
             }
         };
         self.say("\n")?;
@@ -160,9 +193,13 @@ impl Terminal {
         other: impl Future<Output = T>,
     ) -> Result<T, Unasked> {
         const EACH: Duration = Duration::from_secs(1);
+        if !self.has_keys {
+            self.say(&format!("{}\n", status()))?;
+            return Ok(other.await);
+        }
         let came = {
-            let _raw = Raw::begin(&self.0)?;
-            let keys = timer::register(self.0.try_clone()?.into())?;
+            let _raw = self.raw()?;
+            let keys = timer::register(self.screen.try_clone()?.into())?;
             let mut ticks = tokio::time::interval(EACH);
             let mut width = 0;
             let mut other = pin!(other);
@@ -180,7 +217,8 @@ impl Terminal {
                     other = &mut other => break Ok(other),
                     left = &mut leaving => break Err(left),
                     _ = ticks.tick() => {
-                        let line = status();
+                        // a line that goes on in the next one would not be written over
+                        let line: String = status().chars().take(self.size().0.saturating_sub(1)).collect();
                         self.draw("\r")?;
                         self.say(&format!("{line:width$}"))?;
                         width = line.chars().count();
@@ -199,9 +237,9 @@ impl Terminal {
     /// [`Unasked`] if there is no answer.
     pub(crate) fn ask_hidden(&mut self, prompt: &str) -> Result<Secret, Unasked> {
         let answer = {
-            let _raw = Raw::begin(&self.0)?;
+            let _raw = self.raw()?;
             self.say(prompt)?;
-            read_line(&self.0, None::<File>, || false)
+            read_line(&self.screen, None::<File>, || false)
         };
         self.say("\n")?;
         match answer? {
@@ -228,6 +266,29 @@ impl Raw {
         tcsetattr(terminal, OptionalActions::Flush, &raw)?;
         Ok(Self(restoration))
     }
+}
+
+/// A text whose sentences are broken between words. Pure.
+fn wrapped(text: &str, columns: usize) -> String {
+    let mut wrapped = String::with_capacity(text.len() + 8);
+    for line in text.split_inclusive('\n') {
+        if line.starts_with(' ') || line.trim_end().chars().count() <= columns {
+            wrapped.push_str(line);
+            continue;
+        }
+        let mut column = 0;
+        for word in line.split_inclusive(' ') {
+            let width = word.trim_end().chars().count();
+            if column > 0 && column + width > columns {
+                wrapped.truncate(wrapped.trim_end_matches(' ').len());
+                wrapped.push('\n');
+                column = 0;
+            }
+            wrapped.push_str(word);
+            column += word.chars().count();
+        }
+    }
+    wrapped
 }
 
 /// Whether the next key is there already: no person types that fast, so it belongs to what was pasted.
@@ -420,6 +481,22 @@ mod tests {
         ];
         for (case, keys, expected) in table {
             assert_eq!(typed(keys).unwrap(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn sentences_are_broken_between_words_and_nothing_else_is() {
+        let rows = [
+            ("short\n", 10, "short\n"),
+            ("ten letter\n", 10, "ten letter\n"),
+            ("one two three\nfour\n", 8, "one two\nthree\nfour\n"),
+            ("  https://a.example/as-it-is x\n", 8, "  https://a.example/as-it-is x\n"),
+            ("averylongword and\n", 5, "averylongword\nand\n"),
+            ("which one? ", 11, "which one? "),
+            ("which one is it? ", 9, "which one\nis it? "),
+        ];
+        for (text, columns, expected) in rows {
+            assert_eq!(wrapped(text, columns), expected, "{text:?}");
         }
     }
 

@@ -32,6 +32,8 @@ pub struct McpLog {
     pub versions: BTreeSet<String>,
     /// The sessions that there are.
     pub(super) sessions: BTreeSet<String>,
+    /// Whether the tool `scoped` is served.
+    pub(super) has_scope: bool,
     /// What comes after an event.
     rest: BTreeMap<String, Value>,
     /// What the streams of HTTP+SSE still have to say.
@@ -172,6 +174,7 @@ fn result(log: &mut McpLog, message: &Value) -> Option<Outcome> {
             Outcome::Steps { count: number("count"), pause: Duration::from_millis(number("pause")) }
         }
         ("tools/call", "broken") => Outcome::Broken(format!("event-{}", log.messages.len())),
+        ("tools/call", "scoped") if log.has_scope => Outcome::At(text("granted")),
         ("tools/call", "scoped") => Outcome::Scoped,
         _ => Outcome::At(json!({})),
     })

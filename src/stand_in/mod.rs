@@ -171,6 +171,11 @@ impl StandIn {
         self.world.mcp.log().clone()
     }
 
+    /// Has every token from now on the scope that the MCP server's tool `scoped` asks for, as after a step-up.
+    pub fn grant_mcp_scope(&self) {
+        self.world.mcp.log().has_scope = true;
+    }
+
     /// Makes the MCP server forget its sessions.
     pub fn forget_mcp_sessions(&self) {
         self.world.mcp.log().sessions.clear();

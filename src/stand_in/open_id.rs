@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -25,6 +27,10 @@ pub struct Manners {
     pub refresh_token: bool,
     /// `nonce` of the ID tokens, if it is not that of the request.
     pub nonce: Option<String>,
+    /// Whether ID tokens come.
+    pub id_token: bool,
+    /// Claims of the ID tokens that are others than they ought to be; `null` takes one out.
+    pub claims: Vec<(&'static str, Value)>,
     /// Whether device codes are refused as GitHub does: with status 200, and names of its own.
     pub github: bool,
     /// Answers to device codes before the decision counts, the first ones first.
@@ -46,6 +52,8 @@ impl Default for Manners {
             scope: None,
             refresh_token: true,
             nonce: None,
+            id_token: true,
+            claims: Vec::new(),
             github: false,
             device_answers: Vec::new(),
             interval: 1,
@@ -64,10 +72,14 @@ pub enum Decision {
     No(&'static str, &'static str),
 }
 
+/// Where the client `lab` revokes access tokens in GitHub's form.
+const GITHUB_REVOCATION: &str = "/applications/lab/token";
+
 /// Requests to the token service and its neighbours.
 pub(super) fn is_token_call(parts: &Parts) -> bool {
     let paths = ["/token", "/revoke", "/device_authorization", "/par", "/introspect"];
-    parts.method == Method::POST && paths.contains(&parts.uri.path())
+    (parts.method == Method::DELETE && parts.uri.path() == GITHUB_REVOCATION)
+        || parts.method == Method::POST && paths.contains(&parts.uri.path())
 }
 
 /// The token in an `Authorization` field, and what it has to be.
@@ -110,6 +122,19 @@ pub(super) fn redeem(
                 false => "unknown",
             };
             TokenReply::new(Some("revoke"), outcome, text_reply(200, "text/plain", ""))
+        }
+        GITHUB_REVOCATION => {
+            let is_lab = parts.headers.get("authorization").is_some_and(|value| value == "Basic bGFiOm9wZW4tc2VzYW1l");
+            let body: Value = serde_json::from_slice(body).unwrap_or_default();
+            let token = body["access_token"].as_str().unwrap_or_default();
+            match (is_lab, issuer.judge(token, now)) {
+                (false, _) => error("revoke", 401, "bad_credentials"),
+                (true, None) => error("revoke", 404, "not_found"),
+                (true, Some(_)) => {
+                    issuer.revoke_tokens();
+                    TokenReply::new(Some("revoke"), "revoked", text_reply(204, "text/plain", ""))
+                }
+            }
         }
         "/introspect" => {
             let active = issuer.judge(text_value(&fields, "token").unwrap_or_default(), now).is_some();
@@ -186,7 +211,7 @@ fn token_endpoint(desk: &mut Desk, issuer: &mut Issuer, fields: &[(String, Strin
     let Ok(issued) = redeemed else { return error(&grant, 400, "invalid_grant") };
     let scope = desk.manners.scope.clone().or(scope);
     let keeps = desk.manners.refresh_token || grant == "refresh_token";
-    TokenReply::new(Some(&grant), "issued", json_reply(200, &answer(&issued, scope, keeps)))
+    TokenReply::new(Some(&grant), "issued", json_reply(200, &answer(&issued, &desk.manners, scope, keeps)))
 }
 
 /// The person's decision comes after the responses that are wanted before.
@@ -219,8 +244,11 @@ fn note_secrets(issuer: &mut Issuer, fields: &[(String, String)]) {
     issuer.secrets.extend(text_value(fields, "code_verifier").map(str::to_owned));
 }
 
-fn answer(issued: &Issued, scope: Option<String>, keeps: bool) -> Value {
-    let mut answer = json!({"access_token": issued.access_token, "id_token": issued.id_token, "token_type": "Bearer"});
+fn answer(issued: &Issued, manners: &Manners, scope: Option<String>, keeps: bool) -> Value {
+    let mut answer = json!({"access_token": issued.access_token, "token_type": "Bearer"});
+    if manners.id_token {
+        answer["id_token"] = json!(with_claims(&issued.id_token, &manners.claims));
+    }
     if let Some(seconds) = issued.expires_in() {
         answer["expires_in"] = seconds;
     }
@@ -231,6 +259,17 @@ fn answer(issued: &Issued, scope: Option<String>, keeps: bool) -> Value {
         answer["refresh_token"] = json!(refresh_token);
     }
     answer
+}
+
+fn with_claims(token: &str, others: &[(&str, Value)]) -> String {
+    let parts: Vec<&str> = token.split('.').collect();
+    let ([header, claims, signature], false) = (parts.as_slice(), others.is_empty()) else { return token.to_owned() };
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).expect("we have encoded it");
+    let mut claims: Value = serde_json::from_slice(&claims).expect("it is JSON");
+    for (name, value) in others {
+        claims[*name] = value.clone();
+    }
+    format!("{header}.{}.{signature}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
 fn error(grant: &str, status: u16, code: &'static str) -> TokenReply {

@@ -48,6 +48,27 @@ impl Store {
         sources: &KeySources,
         unix_now: u64,
     ) -> Result<SealChanged, SealError> {
+        self.forgetting(sources, || self.change_seal_here(change, sources, unix_now))
+    }
+
+    /// Does something to the ring, and has the sources forget what they have kept for it and is of no use any more. A change
+    /// that fails may have come as far as the disk: then nothing is forgotten.
+    fn forgetting<T>(&self, sources: &KeySources, work: impl FnOnce() -> Result<T, SealError>) -> Result<T, SealError> {
+        let before = self.ways();
+        let done = work()?;
+        let after = self.ways();
+        for (kind, blob) in before.iter().filter(|way| !after.contains(way)) {
+            sources.forget(*kind, blob.as_deref());
+        }
+        Ok(done)
+    }
+
+    fn change_seal_here(
+        &self,
+        change: SealChange,
+        sources: &KeySources,
+        unix_now: u64,
+    ) -> Result<SealChanged, SealError> {
         let SealState { sealed: before, .. } = self.seal_state();
         let nothing =
             SealChanged { said: Vec::new(), left: Left::default(), recovery_code: None, lay_in_the_clear: false };
@@ -107,7 +128,7 @@ impl Store {
         let offer = key_source::recovery(code);
         let ask = |kind, _: Option<&str>| match kind {
             Kind::Recovery => Ok(offer.secret.clone()),
-            Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Passphrase => {
+            Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::SecretService | Kind::Passphrase => {
                 Err(NoSecret::Away("it is not asked".to_owned()))
             }
         };
@@ -120,7 +141,7 @@ impl Store {
         said.extend(left);
         match sources.offer() {
             Ok(offer) => {
-                self.add_way(&offer)?;
+                self.forgetting(sources, || self.add_way(&offer))?;
                 said.push(format!("from now on, its key is kept by: {}", offer.kind.name()));
             }
             Err(why) => said.push(format!("it will be locked again after a restart: {}", why.join("; "))),

@@ -18,12 +18,14 @@ pub(crate) enum StoreError {
     #[error("credentials cannot be stored: {0}")]
     Folder(FolderError),
     /// Another process has the folder.
-    #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid), folder.display())]
+    #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid, host.as_deref()), folder.display())]
     Held {
         /// The folder.
         folder: PathBuf,
         /// The process that has it, if it has left its number.
         pid: Option<u32>,
+        /// The machine that it runs on, if that is another one.
+        host: Option<String>,
     },
     /// The system says no. Worth another try when the cause is mended.
     #[error("cannot {action} {}: {}{}", path.display(), words(error), remedy(action, error))]
@@ -121,8 +123,12 @@ impl From<FolderError> for StoreError {
     }
 }
 
-fn holder(pid: Option<u32>) -> String {
-    pid.map_or_else(|| "another valetd".to_owned(), |pid| format!("another valetd (pid {pid})"))
+fn holder(pid: Option<u32>, host: Option<&str>) -> String {
+    match (pid, host) {
+        (Some(pid), Some(host)) => format!("another valetd (pid {pid} on the machine {host})"),
+        (Some(pid), None) => format!("another valetd (pid {pid})"),
+        (None, _) => "another valetd".to_owned(),
+    }
 }
 
 /// What cannot be done to a folder or its files on a file system that keeps no modes (FAT, some network file systems).

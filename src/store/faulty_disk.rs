@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use zeroize::Zeroizing;
 
@@ -49,6 +49,8 @@ struct Machine {
     lie: Lie,
     /// What every sync of the folder is answered with, as by a file system that has none.
     no_sync: Option<i32>,
+    /// Every file that is made waits for a word from here, or for the end of whoever has the other end.
+    stall: Option<Arc<Mutex<mpsc::Receiver<()>>>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -92,6 +94,13 @@ impl FaultyDisk {
     /// The step that is `after` steps from now fails, once.
     pub(crate) fn fail_at(&self, after: usize, error: i32) {
         self.plant(after, Fault::Error(error));
+    }
+
+    /// From here on the disk is slow: every file that is made waits for one word, until the sender is dropped.
+    pub(crate) fn stall(&self) -> mpsc::Sender<()> {
+        let (go_on, stall) = mpsc::channel();
+        self.machine().stall = Some(Arc::new(Mutex::new(stall)));
+        go_on
     }
 
     /// Whether the process has died.
@@ -216,6 +225,10 @@ impl Disk for FaultyDisk {
     }
 
     fn write_new(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let stall = self.machine().stall.clone();
+        if let Some(stall) = stall {
+            let _ = stall.lock().expect("no test panics in here").recv();
+        }
         let mut machine = self.machine();
         machine.step()?;
         if machine.names.contains_key(name) {

@@ -103,16 +103,29 @@ impl Folder {
 
 /// Writes beside, reaches the disk, and only then takes the name.
 pub(super) fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary_name(name);
+    replace_by(disk, name, &temporary_name(name), bytes)
+}
+
+/// The same for a file that several processes may write at a time, each beside under a name of its own. One that starts
+/// clears away what it takes for the rest of a save that was cut off: then once more.
+pub(super) fn replace_beside_others(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(&format!("{name}.{}", std::process::id()));
+    match replace_by(disk, name, &temporary, bytes) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => replace_by(disk, name, &temporary, bytes),
+        replaced => replaced,
+    }
+}
+
+fn replace_by(disk: &mut dyn Disk, name: &str, temporary: &str, bytes: &[u8]) -> io::Result<()> {
     let mut steps = || {
-        disk.remove(&temporary)?; // of a save that failed so badly that not even this could be done
-        disk.write_new(&temporary, bytes)?;
-        disk.rename(&temporary, name)?;
+        disk.remove(temporary)?; // of a save that failed so badly that not even this could be done
+        disk.write_new(temporary, bytes)?;
+        disk.rename(temporary, name)?;
         disk.settle()
     };
     let replaced = steps();
     if replaced.is_err() {
-        let _ = disk.remove(&temporary);
+        let _ = disk.remove(temporary);
     }
     replaced
 }

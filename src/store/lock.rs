@@ -9,10 +9,19 @@ use rustix::io::Errno;
 
 use super::error::{StoreError, TAKE_LOCK, io_error};
 use crate::platform::clock::wall;
+use crate::platform::machine;
 use crate::platform::paths::OwnFolder;
 
 /// Of the file under which the kernel lock is held.
 pub(super) const LOCK: &str = "lock";
+
+/// What is read of it: a host's name has 64 bytes at the most.
+const LONGEST: u64 = 400;
+
+/// What stands after a word.
+fn value<'a>(words: &'a str, name: &str) -> Option<&'a str> {
+    words.split_whitespace().skip_while(|word| *word != name).nth(1)
+}
 
 /// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
 pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
@@ -38,14 +47,17 @@ pub(super) fn lock_file(folder: &OwnFolder, name: &str) -> Result<File, StoreErr
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut words = String::new();
-            let _ = file.take(100).read_to_string(&mut words); // a help for people; the lock itself is what counts
-            let pid = words.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-            return Err(StoreError::Held { folder: folder.path().to_owned(), pid });
+            let _ = file.take(LONGEST).read_to_string(&mut words); // a help for people; the lock itself is what counts
+            let pid = value(&words, "pid").and_then(|pid| pid.parse().ok());
+            let elsewhere = value(&words, "host").filter(|host| *host != machine::host_and_boot().0);
+            let host = elsewhere.map(str::to_owned);
+            return Err(StoreError::Held { folder: folder.path().to_owned(), pid, host });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
     let now = jiff::Timestamp::try_from(wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let words = format!("pid {} started {}\n", std::process::id(), now.strftime("%FT%TZ"));
+    let (host, boot) = machine::host_and_boot();
+    let words = format!("pid {} started {} host {host} boot {boot}\n", std::process::id(), now.strftime("%FT%TZ"));
     let write = |file: &mut File| {
         match file.set_permissions(PermissionsExt::from_mode(0o600)) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {} // it has no modes there, and no secret in it

@@ -5,7 +5,7 @@
 //!     gbdx.json                0600, one record
 //!     .gbdx.json.tmp           a save under way; if it was cut short, the next start finishes it or removes it
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
-//!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in
+//!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in, removed by a sign-out
 //!     client.keys.json         0600, the client keys' hashes and rights
 //!     seal.keys.json           0600, the keys that records are sealed under, wrapped; if they are sealed
 //!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
@@ -31,8 +31,8 @@ use tokio::sync::watch;
 
 use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
-use crate::platform::machine;
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
+use crate::platform::{machine, mounts};
 use crate::secret::Secret;
 
 mod change;
@@ -54,6 +54,7 @@ mod sealing;
 mod sealing_tests;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub(crate) use change::{SealChange, SealChanged};
 use disk::{Disk, FolderDisk};
@@ -62,11 +63,12 @@ use error::{CHANGE_MODE, io_error};
 #[cfg(test)]
 pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Unreadable};
-use folder::{CORRUPT, Folder, replace, temporary_name};
-use lock::{lock, lock_file};
+use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
+use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
 use sealing::Sealing;
+pub(crate) use turn::Turn;
 
 /// Opens the store in its place, and fetches the keys that it is sealed with from where the configuration that is in force
 /// says: nobody can open the store before having read that. A key that cannot be had is no error: see [`SealState`].
@@ -220,6 +222,9 @@ impl Store {
                 "the file system of {dir} cannot be asked to keep what is saved over a power cut: after one you may \
                  have to sign in again; --state-dir names a folder on another one"
             ));
+        }
+        if let Some(kind) = mounts::shared_without_locks(dir) {
+            warnings.push(no_lock_for_others(dir, &kind));
         }
         for (name, mode) in disk.close_to_others().map_err(|error| io_error("look at", dir, error))? {
             warnings.push(opened_to_others(&dir.join(name), mode, 0o600));
@@ -434,6 +439,13 @@ impl Store {
         self.change(reseal::unseal)
     }
 
+    /// By which sources keys of the ring are kept, with what those want back.
+    fn ways(&self) -> Vec<(Kind, Option<String>)> {
+        let inner = self.inner();
+        let slots = inner.sealing.ring().into_iter().flat_map(|ring| &ring.keys).flat_map(|key| &key.slots);
+        slots.filter_map(|slot| Some((Kind::named(&slot.source)?, slot.blob.clone()))).collect()
+    }
+
     /// Adds one more way to the active key; it takes the place of one of its kind.
     ///
     /// # Errors
@@ -491,6 +503,16 @@ impl Store {
     /// Forgets a sign-in that is under way in a browser. One that cannot be removed is of no use soon.
     pub(crate) fn forget_pending(&self, account: &AccountId) {
         let _ = self.inner().folder.disk.remove(&pending_name(account));
+    }
+
+    /// Ends a sign-in that is under way, in whichever process: what it brings is not wanted any more. Returns what it is known
+    /// by, if there is one.
+    pub(crate) fn end_sign_in(&self, account: &AccountId) -> Option<String> {
+        let mut inner = self.inner();
+        let (disk, name) = (&mut inner.folder.disk, turn::file_name(account));
+        let id = disk.read(&name).ok().flatten().and_then(|file| turn::id_in(&file));
+        let _ = disk.remove(&name);
+        id
     }
 
     /// Reads a file that is no account's; `None` if there is none. Its name has a dot before the last one.
@@ -584,15 +606,6 @@ impl Beside {
         Ok(Self { folder: dir.to_owned(), disk: FolderDisk::new(OwnFolder::open_or_make(dir)?) })
     }
 
-    /// Takes the kernel lock of an account's sign-in, without waiting for it. It ends with the file, or with the process.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Held`] if another process has it; [`StoreError::Io`].
-    pub(crate) fn hold(dir: &Path, account: &AccountId) -> Result<File, StoreError> {
-        lock_file(&OwnFolder::open_or_make(dir)?, &format!("{account}.sign-in.lock"))
-    }
-
     /// A whole file, if it is there and ours.
     pub(crate) fn read(&mut self, name: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
         self.disk.read(name).ok().flatten()
@@ -600,7 +613,8 @@ impl Beside {
 
     /// Replaces a file, for us alone.
     pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        replace(&mut self.disk, name, bytes).map_err(|error| io_error("save", &self.folder.join(name), error))
+        replace_beside_others(&mut self.disk, name, bytes)
+            .map_err(|error| io_error("save", &self.folder.join(name), error))
     }
 
     /// Removes a file. One that cannot be removed is of no use soon.
@@ -635,6 +649,15 @@ fn file_name(account: &AccountId) -> String {
 /// Of the sign-in that is under way in a browser.
 pub(crate) fn pending_name(account: &AccountId) -> String {
     format!("{account}.sign-in.json")
+}
+
+/// What may come of a file system that other machines have, too, and whose locks are none for them.
+pub(crate) fn no_lock_for_others(dir: &Path, kind: &str) -> String {
+    format!(
+        "{} lies on a file system ({kind}) that other machines may have, too, and no lock there keeps them out: two of \
+         them that renew one sign-in look like a theft to the server; --state-dir names a folder on a local disk",
+        dir.display()
+    )
 }
 
 fn opened_to_others(path: &Path, found: u32, now: u32) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Account, AccountId, Origin, provider};
-use crate::oauth::{Grant, GrantType, Person};
+use crate::oauth::{Comparison, Grant, GrantType, Person};
 use crate::renewal::Why;
 use crate::secret::Secret;
 
@@ -109,6 +109,8 @@ pub(crate) struct NewCredential {
     pub trial: Trial,
     /// How long the sign-in is good for, in seconds; without an end if nothing is said.
     pub term: Option<u64>,
+    /// The person's sign-in that has brought it ([`super::Turn::id`]), if one has: a sign-out in between makes it void.
+    pub sign_in: Option<String>,
 }
 
 /// Whether a credential that is handed in is tried (one renewal) before it takes the place of what is stored. What the
@@ -178,6 +180,7 @@ impl NewCredential {
             servers,
             trial,
             term: None,
+            sign_in: None,
         }
     }
 }
@@ -238,22 +241,43 @@ impl Record {
         }
     }
 
-    /// Why a credential may not take the place of this one, as a sentence: it is another person's, and nobody has said that
-    /// this is meant.
+    /// Why a credential may not take the place of this one, as a sentence: it is another person's, or nobody can tell that it
+    /// is not, and nobody has said that this is meant. The very token that is kept is nobody else's; and one that is believed
+    /// untried is believed in this, too, as far as it names nobody.
     pub(crate) fn keeps_out(&self, new: &NewCredential) -> Option<String> {
-        let (ours, theirs) = (self.person.as_ref()?, new.person.as_ref()?);
-        if new.switches_user || !ours.is_another(theirs) {
+        if new.switches_user || self.holds(new) {
             return None;
         }
-        let name = |identity: &Option<String>, person: &Person| match identity {
-            Some(name) if *name != person.subject => format!("{name} ({})", person.subject),
-            _ => person.subject.clone(),
-        };
-        Some(format!(
-            "{} signed in now, and {} is signed in: nothing was changed",
-            name(&new.identity, theirs),
-            name(&self.identity, ours)
-        ))
+        let comparison = Person::compare(self.person.as_ref(), new.person.as_ref());
+        let is = self.person.as_ref().map(|person| shown(self.identity.as_ref(), person))?;
+        let comes = new.person.as_ref().map(|person| shown(new.identity.as_ref(), person));
+        let comes = comes.unwrap_or_default();
+        let issuer = |person: &Option<Person>| person.as_ref().map(|it| it.issuer.clone()).unwrap_or_default();
+        match comparison {
+            Comparison::Same | Comparison::NobodyIs => None,
+            Comparison::NobodyComes if new.trial == Trial::Skipped => None,
+            Comparison::Another => Some(format!("{comes} signed in now, and {is} is signed in: nothing was changed")),
+            Comparison::OtherIssuer => Some(format!(
+                "{comes} signed in now, says {}, and {is} is signed in, says {}; whether they are one person nobody can \
+                 tell: nothing was changed",
+                issuer(&new.person),
+                issuer(&self.person)
+            )),
+            Comparison::NobodyComes => {
+                Some(format!("the server does not tell who signed in now, and {is} is signed in: nothing was changed"))
+            }
+        }
+    }
+
+    /// [`Record::keeps_out`] before a trial, which may yet tell who comes.
+    pub(crate) fn keeps_out_untried(&self, new: &NewCredential) -> Option<String> {
+        let may_be_told = new.trial == Trial::Required && new.person.is_none();
+        if may_be_told { None } else { self.keeps_out(new) }
+    }
+
+    /// Whether this is the refresh token that is kept.
+    pub(crate) fn holds(&self, new: &NewCredential) -> bool {
+        new.credential.refresh_token.is_some() && self.credential.refresh_token == new.credential.refresh_token
     }
 
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
@@ -297,6 +321,14 @@ impl Record {
     }
 }
 
+/// A person for people.
+fn shown(identity: Option<&String>, person: &Person) -> String {
+    match identity {
+        Some(name) if *name != person.subject => format!("{name} ({})", person.subject),
+        _ => person.subject.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,31 +367,54 @@ mod tests {
     }
 
     #[test]
-    fn only_another_person_of_the_same_issuer_is_kept_out() {
+    fn whoever_is_not_known_to_be_the_same_person_is_kept_out_but_where_nobody_is_known_to_be_signed_in() {
         let lab = account("lab", "client_id = \"valetd\"\n");
         let person =
             |issuer: &str, subject: &str| Some(Person { issuer: issuer.to_owned(), subject: subject.to_owned() });
-        let new = |person: Option<Person>, switches_user| NewCredential {
-            person,
-            switches_user,
-            identity: Some("same@example.org".to_owned()),
-            ..NewCredential::of(&lab, Credential::default())
-        };
-        let kept_out = |stored: Option<Person>, comes: Option<Person>, switches_user| {
-            Record::new(&lab, 1, new(stored, false), 1).keeps_out(&new(comes, switches_user))
-        };
         let ada = || person("https://a.example", "1");
-        let words = kept_out(ada(), person("https://a.example", "2"), false).expect("another person");
-        assert!(words.starts_with("same@example.org (2) signed in now, and same@example.org (1) is"), "{words}");
+        let new = |token: &str, person: Option<Person>| NewCredential {
+            person,
+            identity: Some("same@example.org".to_owned()),
+            ..NewCredential::of(&lab, Credential { refresh_token: Some(Secret::new(token)), password: None })
+        };
+        let new = |token: &str, person| NewCredential { trial: Trial::Preferred, ..new(token, person) };
         let rows = [
-            ("the same", ada(), ada(), false),
-            ("with a word", ada(), person("https://a.example", "2"), true),
-            ("of another issuer", ada(), person("https://b.example", "2"), false),
-            ("nobody knows who was", None, ada(), false),
-            ("nobody knows who comes", ada(), None, false),
+            ("the same", ada(), ada(), None),
+            (
+                "another one",
+                ada(),
+                person("https://a.example", "2"),
+                Some("same@example.org (2) signed in now, and same@example.org (1) is signed in"),
+            ),
+            (
+                "of another issuer",
+                ada(),
+                person("https://b.example", "1"),
+                Some("says https://b.example, and same@example.org (1) is signed in, says https://a.example; whether"),
+            ),
+            (
+                "nobody knows who comes",
+                ada(),
+                None,
+                Some("does not tell who signed in now, and same@example.org (1) is"),
+            ),
+            ("nobody knows who was", None, ada(), None),
+            ("nobody knows anything", None, None, None),
         ];
-        for (case, stored, comes, switches_user) in rows {
-            assert_eq!(kept_out(stored, comes, switches_user), None, "{case}");
+        for (case, stored, comes, expected) in rows {
+            let record = Record::new(&lab, 1, new("old", stored), 1);
+            let found = record.keeps_out(&new("new", comes.clone()));
+            assert_eq!(found.is_some(), expected.is_some(), "{case}");
+            assert!(found.is_none_or(|words| words.contains(expected.unwrap_or_default())), "{case}");
+            let meant = NewCredential { switches_user: true, ..new("new", comes.clone()) };
+            assert_eq!(record.keeps_out(&meant), None, "{case}, and that is meant");
+            assert_eq!(record.keeps_out(&new("old", comes.clone())), None, "{case}, and it is the token that is kept");
+            // a trial may tell who comes, and what is believed needs none; what has been exchanged has told what it can
+            let unknown = comes.is_none();
+            for (trial, waits) in [(Trial::Required, unknown), (Trial::Preferred, false), (Trial::Skipped, unknown)] {
+                let found = record.keeps_out_untried(&NewCredential { trial, ..new("new", comes.clone()) });
+                assert_eq!(found.is_some(), expected.is_some() && !waits, "{case}, {trial:?}");
+            }
         }
     }
 }

@@ -188,7 +188,7 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
 fn stretch(kind: Kind) -> Option<Stretch> {
     match kind {
         Kind::Passphrase => Some(Stretch::FOR_PASSPHRASES),
-        Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::Recovery => None,
+        Kind::File | Kind::Command | Kind::Unit | Kind::Systemd | Kind::SecretService | Kind::Recovery => None,
     }
 }
 

@@ -7,9 +7,8 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use super::{GrantFailure, TokenEndpoint, cannot_be_asked};
 use crate::config::{Account, Endpoint, IdentitySource};
 use crate::http_client::{Answer, HttpError, Outgoing};
-use crate::oauth::Person;
-use crate::oauth::Pointer;
 use crate::oauth::identity::{Identity, introspection, is_inactive};
+use crate::oauth::{Comparison, Person, Pointer, Tokens, id_token};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -30,10 +29,8 @@ impl SignedIn {
         let Self { name, person, asked } = self;
         let subject = person.as_ref().map(|person| person.subject.as_str()).filter(|subject| subject != name);
         let subject = subject.map(|subject| format!(" ({subject})")).unwrap_or_default();
-        let other = match (person, expected) {
-            (Some(person), Some(expected)) if person.issuer == expected.issuer && person != expected => {
-                format!("; the sign-in was that of {}", expected.subject)
-            }
+        let other = match (Person::compare(expected, person.as_ref()), expected) {
+            (Comparison::Another, Some(expected)) => format!("; the sign-in was that of {}", expected.subject),
             _ => String::new(),
         };
         format!("{name}{subject} is signed in, says {asked}{other}")
@@ -98,6 +95,27 @@ impl TokenEndpoint {
 }
 
 impl TokenEndpoint {
+    /// Whose tokens are that have just come, with the name that people know, if it was asked: the ID token names a person, if
+    /// it fits; else, and where the account says where to ask, the provider is asked. That nobody can be named is no failure
+    /// here. `is` is who is signed in.
+    pub(crate) async fn whose(
+        &self,
+        account: &Account,
+        tokens: &Tokens,
+        nonce: Option<&str>,
+        is: Option<&Person>,
+    ) -> (Option<Person>, Option<String>) {
+        let told = id_token::person(tokens, account.expected(nonce));
+        let own_place = account.sign_in.identity.is_some();
+        let asked = match &tokens.access_token {
+            Some(token) if (own_place || told.is_none()) && !matches!(place(account), Asked::Nowhere) => {
+                self.who_is(account, token).await.ok()
+            }
+            Some(_) | None => None,
+        };
+        decide(told, asked, matches!(place(account), Asked::At(_, Some(_))), is)
+    }
+
     /// Asks with an access token as APIs are asked (RFC 6750 section 2.1).
     async fn get(
         &self,
@@ -117,6 +135,29 @@ impl TokenEndpoint {
     }
 }
 
+/// Who it is, of what the ID token `told` and what was `asked`; and the name, if it was asked. What is `elsewhere`, an address
+/// of the provider's own, counts people in its own way. Userinfo and introspection count them as ID tokens do: a person of
+/// another `sub` there is not believed to be that of the ID token (OpenID Connect Core section 5.3.2), and one alone is of
+/// the issuer that has named the one who `is` signed in. Pure.
+fn decide(
+    told: Option<Person>,
+    asked: Option<SignedIn>,
+    elsewhere: bool,
+    is: Option<&Person>,
+) -> (Option<Person>, Option<String>) {
+    let Some(SignedIn { name, person, asked: _ }) = asked else { return (told, None) };
+    match (told, person) {
+        (told, person) if elsewhere => (person.or(told), Some(name)),
+        (Some(told), Some(person)) if told.subject != person.subject => (Some(told), None),
+        (Some(told), _) => (Some(told), Some(name)),
+        (None, Some(Person { issuer, subject })) => {
+            let issuer = is.map_or(issuer, |is| is.issuer.clone());
+            (Some(Person { issuer, subject }), Some(name))
+        }
+        (None, None) => (None, Some(name)),
+    }
+}
+
 fn place(account: &Account) -> Asked<'_> {
     let server = &account.server;
     match (&account.sign_in.identity, &server.userinfo, &server.introspection) {
@@ -130,6 +171,38 @@ fn place(account: &Account) -> Asked<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_it_is_is_decided_by_the_id_token_or_by_the_account_s_own_place() {
+        let person = |issuer: &str, subject: &str| Person { issuer: issuer.to_owned(), subject: subject.to_owned() };
+        let (token, userinfo) = (
+            |subject| Some(person("https://iss", subject)),
+            |subject| {
+                let person = Some(person("https://origin", subject));
+                Some(SignedIn { name: "name".to_owned(), person, asked: "origin".to_owned() })
+            },
+        );
+        let nameless = || Some(SignedIn { name: "name".to_owned(), person: None, asked: "origin".to_owned() });
+        let is = person("https://before", "1");
+        let rows = [
+            ("nobody", None, None, false, None, None),
+            ("the ID token alone", token("1"), None, false, token("1"), None),
+            ("both agree", token("1"), userinfo("1"), false, token("1"), Some("name")),
+            ("they disagree", token("1"), userinfo("2"), false, token("1"), None),
+            ("userinfo tells no subject", token("1"), nameless(), false, token("1"), Some("name")),
+            ("userinfo alone", None, userinfo("1"), false, Some(is.clone()), Some("name")),
+            ("a name alone", None, nameless(), false, None, Some("name")),
+            ("its own place", token("1"), userinfo("9"), true, Some(person("https://origin", "9")), Some("name")),
+            ("its own place, alone", None, userinfo("9"), true, Some(person("https://origin", "9")), Some("name")),
+            ("its own place is silent", token("1"), None, true, token("1"), None),
+        ];
+        for (case, told, asked, elsewhere, expected, name) in rows {
+            let found = decide(told, asked, elsewhere, Some(&is));
+            assert_eq!(found, (expected, name.map(str::to_owned)), "{case}");
+        }
+        let alone = decide(None, userinfo("1"), false, None).0;
+        assert_eq!(alone, Some(person("https://origin", "1")), "nobody is signed in");
+    }
 
     #[test]
     fn who_is_signed_in_is_said_with_a_word_if_it_is_somebody_else() {

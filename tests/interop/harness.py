@@ -26,6 +26,8 @@ TOOLS = ROOT / "target" / "interop"
 VENV_PYTHON = TOOLS / "venv" / "bin" / "python"
 # For packages that want others than those do.
 SDK_PYTHON = TOOLS / "sdks" / "bin" / "python"
+# For authorization servers, which want others again.
+SERVERS_PYTHON = TOOLS / "servers" / "bin" / "python"
 NODE_MODULES = TOOLS / "node" / "node_modules"
 VALETD = Path(os.environ.get("VALETD") or ROOT / "target" / "debug" / "valetd").resolve()
 

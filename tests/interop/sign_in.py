@@ -2,68 +2,18 @@
 oidc-provider), with all that valetd is told of it being its issuer. The browser comes back to valetd's own page; or a code
 is entered on "another device"; or the person says no."""
 
-import fcntl
 import json
-import os
-import pty
-import re
 import subprocess
-import termios
-import threading
 
-from harness import HERE, VALETD, Valetd, check, environment, eventually, need, need_node, run, same, spawn
+from harness import HERE, Valetd, check, need, need_node, run, same, spawn
+from signing_in import Terminal, begin, feature, person
 
 SCOPES = 'scopes = ["openid", "email", "offline_access"]\n'
 
 
-class Terminal:
-    """`valetd login` at a terminal of its own."""
-
-    last = None
-
-    def __init__(self, valetd, *words):
-        if Terminal.last:
-            Terminal.last.child.kill()  # of a check that has failed: it would still hold its account
-        Terminal.last = self
-        master, slave = pty.openpty()
-
-        def begin():
-            os.setsid()
-            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-
-        self.child = subprocess.Popen([VALETD, "login", *words], stdin=slave, stdout=slave, stderr=slave,
-                                      preexec_fn=begin, env=valetd.environment(TERM="xterm"))
-        os.close(slave)
-        self.master, self.shown = master, ""
-        threading.Thread(target=self.read, daemon=True).start()
-
-    def read(self):
-        while True:
-            try:
-                part = os.read(self.master, 4096)
-            except OSError:
-                return
-            if not part:
-                return
-            self.shown += part.decode(errors="replace")
-
-    def until(self, pattern):
-        return eventually(f"the terminal shows {pattern}", lambda: re.search(pattern, self.shown))
-
-    def type(self, text):
-        os.write(self.master, text.encode() + b"\r")
-
-    def end(self):
-        try:
-            status = self.child.wait(30)
-        finally:
-            self.child.kill()
-        return status, self.shown
-
-
 def main():
     node = need_node("oidc-provider", "puppeteer-core")
-    chromium = need("chromium")
+    need("chromium")
     server = spawn([node, HERE / "sign_in_provider.mjs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                    stderr=subprocess.DEVNULL, text=True)
     issuer = json.loads(server.stdout.readline())["issuer"]
@@ -77,23 +27,13 @@ def main():
         return (f'[account.{name}]\nissuer = "{issuer}"\nclient_id = "valetd"\n{SCOPES}sign_in = {json.dumps(ways)}\n'
                 f'authorize = {{ prompt = "consent" }}\nupstream = "{issuer}"\n{more}\n')
 
-    def person(address, name="ada", decision="yes", code=""):
-        done = run([node, HERE / "sign_in_person.mjs", address, name, decision, code],
-                   env=environment(CHROMIUM=chromium))
-        assert done.returncode == 0, done.stderr[-800:]
-        return json.loads(done.stdout)
-
     valetd = Valetd(account("v4", ["browser", "device"], 'identity = "userinfo"') + account("both", ["browser"], 'redirect = "http://localhost/callback"')
                     + account("device", ["device"])
                     + account("closed", ["device", "browser"]).replace('"valetd"', '"no-devices"')).start()
 
-    def begin(*words):
-        terminal = Terminal(valetd, *words)
-        return terminal, terminal.until(r"in a browser:\s+(http://\S+)\r\n").group(1)
-
     for name in ("v4", "both"):
-        with check(f"{name}: a real browser signs in through the server's own pages and ends on ours"):
-            terminal, address = begin(name, "--no-browser")
+        with feature("oidc-provider", "code, PKCE S256", f"{name}: a real browser signs in through the server's own pages and ends on ours"):
+            terminal, address = begin(valetd, name, "--no-browser")
             assert "request_uri=" in address and "code_challenge" not in address, f"it was not pushed: {address}"
             page = person(address)
             same(page["address"].split("/", 3)[3], "valetd/signed-in", "the last address")
@@ -104,40 +44,40 @@ def main():
             valetd.until(name, lambda account: account["usable"])
             ours = [one for one in page["asked"] if not one.split(" ")[1].startswith((issuer, "https://fonts."))]
             same(len(ours), 2, f"the number of requests to our listener, {ours}")
-    with check("the server was asked once for each, after a push, and never refused anything"):
+    with feature("oidc-provider", "pushed request", "the server was asked once for each, after a push, and never refused anything"):
         found = log()
         same((found["pushed"], found["refused"]), (2, []), "what was pushed and refused")
-    with check("the refresh token that came rotates as any"):
+    with feature("oidc-provider", "rotation", "the refresh token that came rotates as any"):
         before = log()["granted"].count("refresh_token")
         valetd.verb("refresh", "v4")
         assert log()["granted"].count("refresh_token") > before
-    with check("the provider is asked who is signed in"):
+    with feature("oidc-provider", "who signed in", "the provider is asked who is signed in"):
         said = valetd.verb("login", "v4", "--check")
         assert "ada@lab.example (ada) is signed in, says 127.0.0.1" in said, said
     with check("another person is kept out, and let in where that is meant"):
-        terminal, address = begin("v4", "--no-browser")
+        terminal, address = begin(valetd, "v4", "--no-browser")
         person(address, name="bob")
         status, shown = terminal.end()
         assert status == 1 and "bob@lab.example (bob) signed in now" in shown and "--switch-user" in shown, shown
-        terminal, address = begin("v4", "--no-browser", "--switch-user")
+        terminal, address = begin(valetd, "v4", "--no-browser", "--switch-user")
         person(address, name="bob")
         status, shown = terminal.end()
         assert status == 0 and "signed in as bob@lab.example" in shown, shown
     with check("a person who says no is believed, on the page and in the terminal"):
-        terminal, address = begin("v4", "--no-browser")
+        terminal, address = begin(valetd, "v4", "--no-browser")
         page = person(address, decision="no")
         same(page["title"], "Not signed in – valetd", "the title")
         status, shown = terminal.end()
         assert status == 3 and "refused on the server's page" in shown, shown
     with check("an address is pasted where the browser cannot come back"):
-        terminal, address = begin("both", "--no-browser")
+        terminal, address = begin(valetd, "both", "--no-browser")
         # a browser that is not on this machine: what it is sent to stands in its address bar all the same
         pasted = run(["python3", "-c", CARRIED], input=address, timeout=30).stdout.strip()
         assert pasted.startswith("http://localhost:"), pasted
         terminal.type(pasted)
         status, shown = terminal.end()
         assert status == 0 and "both: signed in as ada;" in shown, shown
-    with check("a code is entered on another device, and waited for"):
+    with feature("oidc-provider", "device code", "a code is entered on another device, and waited for"):
         terminal = Terminal(valetd, "device", "--no-browser")
         match = terminal.until(r"Open\s+(http://\S+)\s+and enter the code\s+(\S+)\s")
         terminal.until("\x1b\\[30;107m")  # the picture
@@ -152,12 +92,12 @@ def main():
         status, shown = terminal.end()
         assert status == 3 and "refused on the server's page" in shown, shown
     with check("a client that may use no device codes signs in in the next way"):
-        terminal, address = begin("closed", "--no-browser")
+        terminal, address = begin(valetd, "closed", "--no-browser")
         assert "This way is closed: " in terminal.shown and "invalid_request" in terminal.shown, terminal.shown
         person(address)
         status, shown = terminal.end()
         assert status == 0 and "closed: signed in as ada;" in shown, shown
-    with check("logout revokes at the server"):
+    with feature("oidc-provider", "revocation", "logout revokes at the server"):
         before = log()["revoked"]
         assert "revoked at the server" in valetd.verb("logout", "device")
         same(log()["revoked"], before + 1, "the number of revoked sign-ins")

@@ -1,11 +1,14 @@
 //! From a name or an address to an account, and back.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
+use crate::support::disk::SmallDisk;
 use crate::support::documents::Documents;
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
@@ -65,10 +68,11 @@ fn what_a_provider_asks_for_is_asked_at_the_terminal_and_a_secret_is_not_shown()
     let before = terminal.answer("  > ", "me.apps.googleusercontent.com");
     assert!(before.contains("client_id: console.cloud.google.com"), "{before}");
     terminal.answer("client_secret (not shown): ", "GOCSPX-hunter2");
-    terminal.answer("Sign in now? [Y/n] ", "n");
+    terminal.answer("Sign in now? [Y/n] ", "\x03");
+    terminal.until("the account is added; sign in with: ");
     terminal.until("login mail");
     let (code, shown) = terminal.exit();
-    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(code, Some(130), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
     let text = config(&home);
     assert!(
@@ -107,9 +111,8 @@ fn accounts_that_are_added_and_removed_at_once_are_all_in_the_file() {
     at_once((0..6).map(|number| add(&format!("a{number}"))).collect());
     let has = |name: &str| config(&home).contains(&format!("[account.{name}]"));
     assert!((0..6).all(|number| has(&format!("a{number}"))), "{}", config(&home));
-    // two removals would wait for nobody: each needs the store for itself
-    at_once(vec![add("b0"), remove("a0"), add("b1")]);
-    assert!(has("b0") && has("b1") && has("a1") && !has("a0"), "{}", config(&home));
+    at_once(vec![add("b0"), remove("a0"), add("b1"), remove("a1")]);
+    assert!(has("b0") && has("b1") && has("a2") && !has("a0") && !has("a1"), "{}", config(&home));
     assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
 }
 
@@ -228,6 +231,117 @@ fn a_client_that_the_server_has_forgotten_is_registered_again_at_the_next_sign_i
 }
 
 #[test]
+fn a_client_that_is_refused_at_a_sign_in_stays_until_another_one_is_registered() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let token = format!("{}/token", documents.url());
+    documents.put_with("/token", 401, "", json!({"error": "invalid_client"}));
+    documents.put("/.well-known/oauth-authorization-server", metadata(&documents, &token));
+    let home = Home::with("listen = []\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    let code = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    let login = || words(&home.run(&["login", "notes", "--code", code]));
+    let registered = || documents.asked().iter().filter(|(line, _)| line == "POST /register").count();
+    let said = login();
+    assert!(said.contains("another one is registered now: sign in again"), "{said}");
+    assert_eq!(registered(), 2);
+    let kept = || fs::read_to_string(home.path("state/valetd/notes.client.json")).expect("a client");
+    let before = kept();
+    documents.put_with("/register", 503, "", "");
+    let said = login();
+    assert!(said.contains("registers no other") && said.contains("answered 503"), "{said}");
+    assert_eq!((registered(), kept()), (3, before));
+    // what only quotes the code refuses no client
+    documents.put_with("/token", 400, "", json!({"error": "invalid_grant", "error_description": "no invalid_client"}));
+    let said = login();
+    assert!(said.contains("invalid_grant") && !said.contains("registers no other"), "{said}");
+    assert_eq!(registered(), 3);
+}
+
+#[test]
+fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let documents = Documents::start();
+    mcp(&documents, &server);
+    let home = Home::with("listen = []\n");
+    assert!(home.run(&["add", "notes", &format!("{}/mcp", documents.url()), "--no-input"]).status.success());
+    fs::create_dir(home.path("state/valetd/notes.client.json")).expect("what is in the way");
+    let login = || words(&home.run_with_input(&["login", "notes", "--refresh-token-stdin", "--untried"], "r"));
+    let said = login();
+    assert!(said.contains("could not be kept") && said.contains("it was taken back at the server"), "{said}");
+    let asked = documents.asked();
+    assert!(asked.iter().any(|(line, _)| line == "DELETE /register/client-of-notes"), "{asked:?}");
+    documents.put_with("/register", 201, "", json!({"client_id": "client-of-notes"}));
+    let said = login();
+    assert!(said.contains("the client \"client-of-notes\" stays registered at the server"), "{said}");
+    assert!(!home.path("state/valetd/notes.json").exists());
+}
+
+#[test]
+fn a_signal_at_any_moment_of_adding_leaves_all_of_it_or_nothing() {
+    const STEPS: u32 = 30;
+    let home = Home::with("listen = []\n");
+    let add = |name: &str| {
+        let with = ["add", name, "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+        let mut command = home.valetd(&with);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        let _ = child.stdin.take().expect("piped").write_all(b"hunter2\n"); // it may be gone already
+        child
+    };
+    let begun = Instant::now();
+    assert!(add("whole").wait().expect("it ends").success());
+    let takes = begun.elapsed();
+    let mut added = 0;
+    for step in 0..STEPS {
+        let name = format!("m{step}");
+        let mut child = add(&name);
+        std::thread::sleep(takes * step / (STEPS - 5));
+        let signal = ["-INT", "-TERM", "-HUP"][step as usize % 3];
+        let _ = Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status();
+        let status = child.wait().expect("it ends");
+        let is_in = config(&home).contains(&format!("[account.{name}]"));
+        let has_secret = home.path(&format!("config/valetd/{name}.client-secret")).exists();
+        assert_eq!(is_in, has_secret, "after {step} steps, {status}");
+        added += usize::from(is_in);
+    }
+    let left = fs::read_dir(home.path("config/valetd")).expect("a folder").flatten();
+    let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(left.len(), 1 + 1 + added, "the file, and the secrets that it names: {left:?}");
+    assert!(home.run(&["check"]).status.success());
+}
+
+#[test]
+fn a_full_disk_leaves_the_file_as_it_was_and_no_secret_beside_it() {
+    let home = Home::empty();
+    let Some(disk) = SmallDisk::at(&home.path("config/valetd"), "64k") else { return };
+    home.write_config("listen = []\n");
+    // a file takes a page: with none left the secret cannot be written, with one the configuration cannot
+    let fill = home.path("config/valetd/fill");
+    let add = ["add", "mail", "gmail", "--client-id", "x", "--client-secret-stdin", "--no-input"];
+    for pages_left in [0, 1] {
+        let mut bytes = 128 * 4096;
+        while fs::write(&fill, vec![b'x'; bytes]).is_err() {
+            bytes -= 4096;
+        }
+        fs::write(&fill, vec![b'x'; bytes - pages_left * 4096]).expect("less than before");
+        let output = home.run_with_input(&add, "hunter2");
+        let said = words(&output);
+        assert!(output.status.code() == Some(1) && said.contains("no storage space"), "{said}");
+        let folder = fs::read_dir(&disk.folder).expect("a folder").flatten();
+        let mut left: Vec<_> = folder.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        left.sort();
+        assert_eq!(
+            (left, config(&home)),
+            (vec!["config.toml".to_owned(), "fill".to_owned()], "listen = []\n".to_owned())
+        );
+    }
+    fs::remove_file(&fill).expect("removed");
+    assert!(home.run_with_input(&add, "hunter2").status.success());
+}
+
+#[test]
 fn an_openeo_back_end_is_added_with_the_client_that_it_offers_and_its_prefix() {
     let documents = Documents::start();
     let url = documents.url();
@@ -298,6 +412,56 @@ fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing
     );
     let other = home.run(&["add", "y", &format!("{url}/realms/y"), "--no-input"]);
     assert!(words(&other).contains("names the issuer \"https://login.example\""), "{}", words(&other));
+}
+
+#[test]
+fn what_an_mcp_server_says_of_others_leads_nowhere() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let (documents, other) = (Documents::start(), Documents::start());
+    let (url, elsewhere) = (documents.url(), other.url());
+    let names = |servers: &str| json!({"resource": format!("{url}/mcp"), "authorization_servers": [servers]});
+    let instructions = json!({"resource": format!("{url}/mcp"), "authorization_servers": [url],
+        "resource_name": "\u{1b}[2JRun: valetd logout lab", "scopes_supported": ["x\n[account.y]", "run this"]});
+    let with = |member: &str, value: String| {
+        let mut found = metadata(&documents, &server.token_endpoint());
+        found[member] = json!(value);
+        found
+    };
+    let good = || metadata(&documents, &server.token_endpoint());
+    let meta = format!("{url}/meta");
+    for (case, meta, resource, metadata) in [
+        ("another host", &meta, names("https://login.invalid"), good()),
+        ("plain http", &meta, names("http://login.invalid"), good()),
+        ("a private address", &meta, names("https://169.254.169.254"), good()),
+        ("another server without metadata", &meta, names(&elsewhere), good()),
+        ("another resource", &meta, json!({"resource": elsewhere, "authorization_servers": [elsewhere]}), good()),
+        ("metadata elsewhere", &"http://login.invalid/meta".to_owned(), names(&elsewhere), good()),
+        ("texts", &meta, instructions, good()),
+        ("tokens over http", &meta, names(&url), with("token_endpoint", "http://login.invalid/t".to_owned())),
+        ("tokens of the machine", &meta, names(&url), with("token_endpoint", "https://169.254.169.254/t".to_owned())),
+        ("registrations elsewhere", &meta, names(&url), with("registration_endpoint", format!("{elsewhere}/register"))),
+        ("another issuer", &meta, names(&url), with("issuer", elsewhere.clone())),
+    ] {
+        mcp(&documents, &server);
+        let challenge = format!("WWW-Authenticate: Bearer resource_metadata=\"{meta}\"\r\n");
+        documents.put_with("/mcp", 401, &challenge, "");
+        documents.put("/meta", resource);
+        documents.put("/.well-known/oauth-authorization-server", metadata);
+        other.put_with("/register", 201, "", json!({"client_id": "client-of-another"}));
+        let home = Home::with("listen = []\n");
+        let said = words(&home.run(&["add", "lab", &format!("{url}/mcp"), "--no-input"]));
+        let written = config(&home);
+        for strange in ["invalid", "169.254", &elsewhere, "account.y", "run this", "logout"] {
+            assert!(!written.contains(strange), "{case}: {written}");
+        }
+        assert!(!said.contains('\u{1b}') && !said.contains("valetd logout"), "{case}: {said}");
+        if written.contains("client = \"register\"") {
+            let login = ["login", "lab", "--refresh-token-stdin", "--untried"];
+            home.run_with_input(&login, server.sign_in().expose());
+        }
+        let posted = other.asked().iter().filter(|(line, _)| line.starts_with("POST")).count();
+        assert_eq!(posted, 0, "{case}: {said}");
+    }
 }
 
 #[test]

@@ -148,6 +148,39 @@ fn a_forgotten_session_a_broken_answer_and_a_restarted_daemon_do_not_end_the_cli
 }
 
 #[test]
+fn a_client_is_told_what_a_step_up_needs_and_why_its_login_ends_and_goes_on_after_either() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, EAGER, "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let mut client = McpClient::start(&home, &["lab"]);
+    client.initialize();
+    let message = |answer: serde_json::Value| answer["error"]["message"].as_str().expect("an error").to_owned();
+    let said = message(client.call("scoped", json!({})));
+    assert!(
+        said.starts_with("valetd: ") && said.contains("valetd login lab --scope 'files:read files:write'"),
+        "{said}"
+    );
+    server.grant_mcp_scope();
+    lab::sign_in(&home, &server.sign_in());
+    daemon.until("lab", "usable");
+    assert_eq!(text(&client.call("scoped", json!({}))), "granted", "without being started anew");
+
+    // the login ends while a response is on its way: that is cut, and what comes next says why
+    let id = client.request("tools/call", json!({"name": "steps", "arguments": {"count": 1000, "pause": 50}}));
+    client.until(|message| message["params"]["progress"] == 1);
+    assert!(home.run(&["logout", "lab"]).status.success());
+    let cut = client.until(|message| message["id"] == id);
+    assert!(cut["error"].is_object(), "{cut}");
+    let said = message(client.call("echo", json!({"text": "x"})));
+    assert!(said.starts_with("valetd: ") && said.ends_with("Run: valetd login lab"), "{said}");
+    lab::sign_in(&home, &server.sign_in());
+    daemon.until("lab", "usable");
+    assert_eq!(text(&client.call("echo", json!({"text": "back"}))), "back");
+    assert_eq!(server.mcp_log().begun, 1, "in the same session");
+}
+
+#[test]
 fn a_server_of_the_older_transport_is_spoken_to_in_it() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");

@@ -120,6 +120,23 @@ fn what_others_have_written_since_stays_when_an_entry_is_taken_out() {
 }
 
 #[test]
+fn a_configuration_behind_a_link_is_changed_where_it_is() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, "mcp = \"/mcp\"");
+    let _daemon = home.start();
+    let (path, real) = (home.path(".claude.json"), home.path("dotfiles/claude.json"));
+    let before = "{\r\n  // mine\r\n  \"mcpServers\": {}\r\n}\r\n";
+    write(&real, before);
+    std::os::unix::fs::symlink("dotfiles/claude.json", &path).expect("a link");
+    assert!(home.run(&["connect", "claude-code", "lab", "--yes"]).status.success());
+    let with = fs::read_to_string(&real).expect("it is there");
+    assert!(with.contains("/lab/mcp") && with.contains("// mine\r\n"), "{with}");
+    assert!(home.run(&["connect", "claude-code", "lab", "--undo", "--yes"]).status.success());
+    assert_eq!(fs::read_to_string(&real).expect("it is there"), before);
+    assert_eq!(fs::read_link(&path).expect("it is a link"), Path::new("dotfiles/claude.json"));
+}
+
+#[test]
 fn what_cannot_be_written_is_left_alone_and_said() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = home(&server, "mcp = \"/mcp\"");

@@ -33,6 +33,28 @@ fn an_issuer_is_found_kept_and_used_while_it_is_away() {
 }
 
 #[test]
+fn metadata_are_asked_for_once_a_day_and_not_sent_again_where_they_have_not_changed() {
+    let (server, issuer) = (Server::start(Provider::Gdh, Options::default()), Documents::start());
+    let home = Home::with(&config(&issuer, &server, ""));
+    let document = metadata(&issuer, &server.token_endpoint());
+    issuer.put_with(PLACE, 200, "ETag: \"one\"\r\nCache-Control: max-age=7200\r\n", &document);
+    assert!(login(&home, &server).status.success());
+    let file = home.path("state/valetd/lab.metadata.json");
+    let kept = || -> Value { serde_json::from_slice(&std::fs::read(&file).expect("it is kept")).expect("JSON") };
+    assert_eq!(kept()["fresh_for"], 7200);
+    let mut old = kept();
+    old["fetched_at"] = json!(1_000_000_000);
+    std::fs::write(&file, old.to_string()).expect("written");
+    let before = issuer.asked().len();
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    eventually("it is known to be as it was", || (kept()["fetched_at"] != 1_000_000_000).then_some(()));
+    let asked: Vec<String> = issuer.asked().into_iter().skip(before).map(|(line, _)| line).collect();
+    assert_eq!(asked, [format!("GET {PLACE} unless \"one\"")]);
+    assert_eq!(kept()["metadata"], old["metadata"]);
+}
+
+#[test]
 fn a_daemon_that_knows_nothing_of_an_issuer_starts_and_finds_it_later() {
     let (server, issuer) = (Server::start(Provider::Gdh, Options::default()), Documents::start());
     let home = Home::with(&config(&issuer, &server, ""));

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
+use valetd::secret::Secret;
 use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, USERNAME};
 
 use crate::support::lab::{self, Server, address, ping, rotating};
@@ -276,5 +279,30 @@ fn a_code_on_the_command_line_answers_the_sign_in_that_was_begun_here() {
         let _daemon = is_running.then(|| home.start());
         let done = home.run(&["logout", "lab"]);
         assert!(done.status.success() && !pending.exists(), "{is_running}: {}", words(&done));
+    }
+}
+
+#[test]
+fn sign_ins_that_end_at_once_without_a_daemon_are_all_kept() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let account = |name: &str| {
+        let (token, url) = (server.token_endpoint(), server.url());
+        format!("[account.{name}]\ntoken_endpoint = \"{token}\"\nclient_id = \"lab\"\nupstream = \"{url}\"\n")
+    };
+    let home = Home::with(&format!("listen = []\n{}{}{}", account("one"), account("two"), account("three")));
+    // each is tried, under the store's lock, which takes the server's time
+    server.behave(Behaviour::Hang(Duration::from_millis(700)), Some(3));
+    let tokens = ["one", "two", "three"].map(|name| (name, server.sign_in()));
+    thread::scope(|scope| {
+        let login =
+            |name, token: &Secret| home.run_with_input(&["login", name, "--refresh-token-stdin"], token.expose());
+        let started = tokens.each_ref().map(|(name, token)| scope.spawn(move || login(name, token)));
+        for login in started {
+            let output = login.join().expect("no panic");
+            assert!(output.status.success(), "{}", words(&output));
+        }
+    });
+    for (name, _) in &tokens {
+        assert!(home.path(&format!("state/valetd/{name}.json")).exists(), "{name}");
     }
 }

@@ -44,7 +44,7 @@ fn an_unmodified_program_gets_the_routes_token_at_the_apis_own_host() {
     }
     let left = std::fs::read_dir(scene.home().path("run/valetd")).expect("the folder of the socket");
     let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("trust-")), "{left:?}");
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("exec-")), "{left:?}");
 }
 
 /// Whether a program is there.
@@ -205,6 +205,89 @@ fn what_no_route_leads_to_also_goes_through_a_companys_proxy_that_is_spoken_to_i
     let plain = scene.world.behind_tls(&mirror());
     let output = ask(&format!("https://{plain}"), &["curl", "-sS", "http://auth.example/y"]);
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("GET http://auth.example/y "), "{}", words(&output));
+}
+
+#[test]
+fn plain_http_to_a_configured_host_goes_up_in_tls_however_it_is_asked() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    // a request in absolute form, a tunnel to the port of plain http, and a whole name
+    for ask in [
+        &["curl", "-sS", "http://api.example:80/catalog/v2"][..],
+        &["curl", "-sS", "http://API.example./catalog/v2"],
+        &["curl", "-sSp", "http://api.example/catalog/v2"],
+        &["curl", "-sS", "--http1.1", "-H", "Host: api.example.", "https://api.example/catalog/v2"],
+        &["curl", "-sS", "--http2", "https://api.example./catalog/v2"],
+        &["sh", "-c", "curl -sS -H 'Host: api.example' --request-target https://api.example/catalog/v2 $http_proxy"],
+    ] {
+        let head = scene.upstreams_head(&scene.run(&[&["-r", "api", "--intercept", "--only", "--"], ask].concat()));
+        assert!(head.starts_with("GET /catalog/v2 "), "{ask:?}: {head}");
+        assert!(head.to_ascii_lowercase().contains("\nhost: api.example\r\n"), "{ask:?}: {head}");
+    }
+    assert!(!scene.proxy.has_seen("catalog"));
+}
+
+#[test]
+fn plain_http_elsewhere_goes_by_the_proxy_that_was_named_before_however_that_is_spelled() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let plain = mirror();
+    let ask = |variable: &str, proxy: &str| {
+        let mut command = scene.exec(&["-r", "api", "--intercept", "--", "curl", "-sS", "http://auth.example/y"]);
+        command.env_remove("https_proxy").env(variable, proxy).output().expect("valetd runs")
+    };
+    for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        let output = ask(variable, &format!("http://{plain}"));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with("GET http://auth.example/y "), "{variable}: {}", words(&output));
+        let before = scene.proxy.targets().len();
+        ask(variable, &format!("socks5h://{}", scene.proxy.address));
+        assert_eq!(scene.proxy.targets()[before..], ["auth.example:80"], "{variable}");
+        // past what is no proxy there is no way
+        let output = ask(variable, "gopher://127.0.0.1:1");
+        assert!(words(&output).contains("upstream-unreachable"), "{variable}: {}", words(&output));
+    }
+}
+
+#[test]
+fn a_variable_of_one_program_names_the_commands_proxy_where_it_named_another() {
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let script = "test \"$grpc_proxy\" = \"$https_proxy\" && test \"$PIP_PROXY\" = \"$https_proxy\" && \
+                  test -z \"$npm_config_proxy\" && echo \"$no_grpc_proxy\"";
+    let mut command = scene.exec(&["-r", "api", "--intercept", "--", "sh", "-c", script]);
+    command.env("grpc_proxy", "http://127.0.0.1:1").env("PIP_PROXY", "http://127.0.0.1:1");
+    let output = command.env("no_grpc_proxy", "api.example").output().expect("valetd runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && !said.contains("api.example"), "{}", words(&output));
+}
+
+#[test]
+fn a_refusal_in_http2_is_seen_by_a_client_that_still_sends() {
+    let scene = Scene::new("deny = [\"POST /**\", \"PUT /**\"]");
+    let _daemon = scene.start();
+    let body = scene.home().path("body");
+    std::fs::write(&body, vec![b'x'; 40_000]).expect("written");
+    let body = body.display();
+    let own = &scene.stage.address;
+    let mut asks = vec![
+        format!("--http2-prior-knowledge http://{own}/api/x"),
+        format!("--http2-prior-knowledge http://{own}/none/x"),
+        "--http2 https://api.example/x".to_owned(),
+        "--http2 -H 'Host: auth.example' https://api.example/x".to_owned(),
+    ];
+    asks = asks
+        .iter()
+        .flat_map(|ask| ["-d x", "-d @BODY", "-T BODY", "-T - < BODY"].map(|how| format!("{ask} {how}")))
+        .collect();
+    for ask in asks {
+        let curl = format!("curl -sS --noproxy 127.0.0.1 {}; echo \" $?\"", ask.replace("BODY", &body.to_string()));
+        let script = format!("for n in 1 2 3 4 5; do {curl}; done");
+        let output = scene.run(&["-r", "api", "--intercept", "--", "sh", "-c", &script]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(said.matches("urn:valetd:problem:").count(), 5, "{ask}: {}", words(&output));
+        assert_eq!(said.lines().filter(|line| *line == " 0").count(), 5, "{ask}: {}", words(&output));
+    }
 }
 
 #[test]

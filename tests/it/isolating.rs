@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -67,7 +68,7 @@ fn programs_that_know_neither_proxies_nor_variables_of_trust_are_served_and_noth
     }
     let left = fs::read_dir(scene.home().path("run/valetd")).expect("the folder of the socket");
     let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("isolated-")), "{left:?}");
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("exec-")), "{left:?}");
 }
 
 #[test]
@@ -223,6 +224,117 @@ fn what_would_let_a_command_at_the_credentials_is_refused_before_it_runs() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("content") && !data.join("new").exists());
     let output = behind(&scene, &["--bind", &shown], &["sh", "-c", &format!("touch {shown}/new mine")]);
     assert!(output.status.success() && data.join("new").exists() && home.path("work/mine").exists());
+}
+
+#[test]
+fn what_is_valetds_in_a_folder_of_the_system_is_not_there_for_a_command() {
+    if !has_walls() {
+        return;
+    }
+    let Ok(system) = tempfile::Builder::new().prefix("valetd-it-").tempdir_in("/opt") else {
+        return eprintln!("skipped: nothing can be written to /opt here");
+    };
+    let at = |path: &str| system.path().join(path);
+    let scene = Scene::new("");
+    let home = scene.home();
+    for folder in ["config/valetd", "state", "sockets", "audit", "keys", "open/work", "links"] {
+        fs::create_dir_all(at(folder)).expect("a folder");
+    }
+    let copied = Command::new("cp").arg("-a").arg(home.path("state/valetd")).arg(at("state")).status();
+    assert!(copied.expect("cp runs").success());
+    fs::write(at("keys/header"), "a secret").expect("written");
+    fs::write(at("open/file"), "content").expect("written");
+    for (target, link) in [("../state", "links/state"), ("../keys/header", "links/key")] {
+        std::os::unix::fs::symlink(target, at(link)).expect("a link");
+    }
+    let config = fs::read_to_string(home.path("config/valetd/config.toml")).expect("a configuration");
+    let shown = system.path().display();
+    let listen = config.lines().find(|line| line.starts_with("listen = ")).expect("a listener");
+    let more = listen.replacen("[", &format!("[\"unix:{shown}/sockets/x.sock\", "), 1);
+    let header = format!("request_headers = {{ add = {{ x-lab = {{ file = \"{shown}/links/key\" }} }} }}\n");
+    let config = config.replacen(listen, &format!("{more}\naudit = \"{shown}/audit/a.jsonl\""), 1);
+    let config = config.replacen("[route.api]\n", &format!("[route.api]\n{header}"), 1);
+    let file = at("config/valetd/config.toml");
+    fs::write(&file, config).expect("written");
+    let private = fs::Permissions::from_mode(0o600);
+    for path in [&file, &at("keys/header")] {
+        fs::set_permissions(path, private.clone()).expect("ours alone");
+    }
+    let there = |command: &mut Command| {
+        command.env("XDG_CONFIG_HOME", at("config")).env("XDG_STATE_HOME", at("state"));
+        command.env("https_proxy", scene.proxy_url());
+    };
+    let mut run = home.valetd(&["run", "--log", "debug"]);
+    there(&mut run);
+    let daemon = home.start_as(run);
+    daemon.until("gbdx", "usable");
+    let exec = |folder: &str, words: &[&str]| {
+        let mut command = scene.exec(&[&["-r", "api", "--isolate"], words].concat());
+        there(&mut command);
+        command.current_dir(at(folder)).output().expect("valetd runs")
+    };
+    let script = "cat ../file; find .. -type f -o -type s; cat ../../links/key; mkdir ../../state/x; \
+                  curl -sS --unix-socket ../../sockets/x.sock http://localhost/api/x; find ../.. -type f -o -type s; \
+                  curl -sS https://api.example/catalog/v2";
+    let output = exec("open/work", &["--", "sh", "-c", script]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.starts_with("content") && said.to_ascii_lowercase().contains("x-lab: a secret"), "{}", words(&output));
+    let files: Vec<&str> = said.lines().filter(|line| line.starts_with("../")).collect();
+    assert!(files.iter().all(|file| file.ends_with("/open/file") || *file == "../file"), "{files:?}");
+    assert_eq!(said.matches("GET ").count(), 1, "a way past the wall: {said}");
+    assert_eq!(said.matches("a secret").count(), 1, "a secret behind the wall: {said}");
+    assert!(!at("state/x").exists());
+    // and what a command would be given, however it is spelled
+    let work = at("open/work").display().to_string();
+    for (folder, options) in [
+        ("state", &[][..]),
+        ("links/state", &[]),
+        ("keys", &[]),
+        ("", &[]),
+        ("open/work", &["--ro", "../../state"]),
+        ("open/work", &["--bind", "../../links/state/valetd"]),
+        ("open/work", &["--ro", &format!("{work}/../../sockets")]),
+        ("open/work", &["--bind", "/proc/self/cwd/../../audit"]),
+        ("open", &["--ro", "../links/key/"]),
+    ] {
+        let output = exec(folder, &[options, &["--", "true"]].concat());
+        assert!(!output.status.success(), "{folder} {options:?}: {}", words(&output));
+        let is_refused = ["what no command may see", "not a directory"].iter().any(|why| words(&output).contains(why));
+        assert!(is_refused, "{folder} {options:?}: {}", words(&output));
+    }
+}
+
+#[test]
+fn paths_that_a_command_is_given_are_relative_to_where_it_runs_and_must_be_there() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let home = scene.home();
+    for folder in ["work", "data/in"] {
+        fs::create_dir_all(home.path(folder)).expect("a folder");
+    }
+    fs::write(home.path("data/file"), "content").expect("written");
+    for (options, script) in [
+        (["--ro", "../data"], "cat ../data/file"),
+        (["--bind", "../data/../data"], "cat ../data/file; touch ../data/new"),
+        (["--ro", "../data/file"], "cat ../data/file"),
+    ] {
+        let output = behind(&scene, &options, &["sh", "-c", script]);
+        assert!(output.status.success(), "{options:?}: {}", words(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "content", "{options:?}");
+    }
+    for option in ["--bind", "--ro"] {
+        let output = behind(&scene, &[option, "../none"], &["touch", "made"]);
+        assert_eq!(output.status.code(), Some(2), "{option}: {}", words(&output));
+        assert!(words(&output).contains(&format!("{option} ../none: ")), "{}", words(&output));
+        assert!(!home.path("work/made").exists());
+    }
+    // the home, wherever what is valetd's may be
+    let mut command = scene.exec(&["-r", "api", "--isolate", "--", "true"]);
+    let output = command.env("HOME", home.path("work")).current_dir(home.path("work")).output().expect("valetd runs");
+    assert!(words(&output).contains("is or holds the home folder"), "{}", words(&output));
 }
 
 #[test]

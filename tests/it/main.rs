@@ -45,10 +45,14 @@ mod discovering;
 mod endpoints;
 /// A token endpoint that fails in every way takes no valid token away and loses no login.
 mod faults;
+/// A key in a real keyring opens the store when that is unlocked, and nobody is prompted.
+mod keyring;
 /// A kill at any moment of a rotation loses nothing that could have been kept, and a bad disk is said aloud.
 mod kills;
 /// After hours of standing still the first request is answered well, and an idle daemon sleeps.
 mod laptop;
+/// It locks by itself where that is said: idle, with the screen, before a sleep.
+mod locking;
 /// Behind a route to an MCP server a client finds nothing to sign in to, and goes on through all that happens to a login.
 mod mcp_routes;
 /// A person is told once of what needs them, before the first tool fails.
@@ -88,6 +92,8 @@ mod intercepting;
 mod isolating;
 /// A token that a program prints, or a file holds, is as good as one of a server, and ends as it says.
 mod issued;
+/// What the daemon lends to a command, and how that ends.
+mod lending;
 /// What an API says leads no browser and no client to another account's route.
 mod origins;
 /// No answer shows a secret, every link leads home, and the upstream is told of itself.
@@ -106,6 +112,8 @@ mod bridging;
 
 /// What `valetd exec` hands down can do no more than its key, and ends with the command.
 mod exec;
+/// Signals of a command that exec stays beside.
+mod exec_signals;
 /// A certificate authority of one's own is believed where it was named, and a bad file of one stops nobody else.
 mod extra_ca;
 /// A client key gives exactly its rights, in each of its forms, for its time.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, EAGER, Server, address};
 use crate::support::mcp::{McpClient, text};
-use crate::support::{Answer, Home, PATIENCE, eventually, free_address, get, send, words};
+use crate::support::{Answer, Home, Killed, PATIENCE, eventually, free_address, get, send, words};
 
 /// The route `lab` leads to the stand-in, whose MCP server is at `/mcp`.
 const AT_MCP: &str = "mcp = \"/mcp\"";
@@ -75,8 +76,17 @@ fn a_client_finds_nothing_to_sign_in_to_and_is_told_the_command_instead() {
     let status = daemon.status();
     assert_eq!(status["routes"][0]["mcp"]["protocol_version"], "2025-06-18");
     let said = words(&home.run(&["status"]));
-    assert!(said.contains("lab: MCP 2025-06-18, last session"), "{said}");
+    assert!(said.contains("lab: MCP 2025-06-18, \"stand-in\" 1, last session"), "{said}");
     assert!(said.contains("-> valetd login lab --scope 'files:read files:write'"), "{said}");
+
+    let told = lines_of(home.valetd(&["events", "--after", "0"]), "scope-required");
+    assert!(told.iter().any(|line| line.contains("mcp-session") && line.contains("\"stand-in\" 1, MCP 2025-06-18")));
+    assert!(told.last().is_some_and(|line| line.ends_with("-> valetd login lab --scope 'files:read files:write'")));
+    let examined = words(&home.run(&["doctor", "--offline"]));
+    assert!(examined.contains("\"stand-in\" 1") && examined.contains("has asked for more scope"), "{examined}");
+    lab::sign_in(&home, &server.sign_in());
+    daemon.until("lab", "usable");
+    assert_eq!(daemon.status()["routes"][0]["mcp"]["next_action"], Value::Null, "after a sign-in it may be granted");
 
     let log = server.log();
     let well_known = log.api_calls.iter().filter(|call| call.target.contains("well-known"));
@@ -93,6 +103,19 @@ fn a_server_that_takes_no_token_is_no_reason_for_a_client_to_sign_in() {
     assert_eq!((answer.status, answer.header("www-authenticate")), (502, None));
     assert_eq!(answer.json()["type"], "urn:valetd:problem:token-refused");
     assert_eq!(answer.json()["login"], "valetd login lab");
+}
+
+/// What a command prints, up to the line with a word.
+fn lines_of(mut command: Command, last: &str) -> Vec<String> {
+    let mut child = Killed(command.stdout(Stdio::piped()).spawn().expect("it runs"));
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.0.stdout.take().expect("piped")).lines() {
+        lines.push(line.expect("text"));
+        if lines.last().is_some_and(|line| line.contains(last)) {
+            break;
+        }
+    }
+    lines
 }
 
 /// A stream that a client listens to; gives its first event, and how many bytes came until it ended.
@@ -113,6 +136,29 @@ fn until(reader: &mut impl BufRead, wanted: &str) {
         line.clear();
         assert!(reader.read_line(&mut line).expect("a line") > 0, "it ended before {wanted:?}");
     }
+}
+
+#[test]
+fn the_older_transport_leads_a_client_back_to_the_route() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, "", "mcp = \"/sse\"", "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let local = address(&daemon);
+    let mut stream = TcpStream::connect(&local).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let head = format!("GET /lab/sse HTTP/1.1\r\nHost: {local}\r\nAccept: text/event-stream\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut reader = BufReader::new(stream);
+    until(&mut reader, "event: endpoint");
+    let mut place = String::new();
+    reader.read_line(&mut place).expect("a line");
+    let place = place.trim().strip_prefix("data: ").expect("a place").to_owned();
+    assert_eq!(place, "/lab/messages?session=1");
+    let fields = [("Content-Type", "application/json")];
+    let message = call(1, "echo", json!({"text": "older"})).to_string();
+    assert_eq!(send(&local, "POST", &place, &fields, message.as_bytes()).expect("an answer").status, 202);
+    until(&mut reader, "older");
 }
 
 #[test]

@@ -125,13 +125,14 @@ fn the_readme_is_short_and_names_presets_that_there_are() {
 }
 
 /// Where each number in the README's sentences comes from: a phrase there, a file, and what stands in it.
-const NUMBERS: [(&str, &str, &str); 6] = [
+const NUMBERS: [(&str, &str, &str); 7] = [
     ("Rust 1.90 or later", "Cargo.toml", "rust-version = \"1.90\""),
     ("HTTP/1.1, HTTP/2,", "Cargo.toml", "\"http1\", \"http2\""),
     ("An API's 401 renews", "src/proxy/exchange/service.rs", "async fn after_401("),
     ("(RFC 9457)", "src/proxy/policy/error.rs", "application/problem+json"),
     ("(RFC 9209)", "src/proxy/policy/error.rs", "\"proxy-status\""),
     ("localhost:8253/", "config/valetd.toml", "127.0.0.1:8253"),
+    ("at most 15 seconds", "tests/it/ways.rs", "FROM_ADD_TO_RESPONSE: Duration = Duration::from_secs(15)"),
 ];
 
 #[test]

@@ -2,16 +2,18 @@
 //! a few lines here; real ones sign in at real servers in tests/interop.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use valetd::stand_in::{Decision, Options, Provider};
+use valetd::stand_in::{Decision, Options, PASSWORD, Provider, USERNAME};
 
 use crate::support::lab::Server;
+use crate::support::nobody::{act_as_nobody, is_root};
 use crate::support::terminal::Terminal;
-use crate::support::{Answer, Home, VALETD, eventually, send, words};
+use crate::support::{Answer, Home, VALETD, eventually, get, request, send, words};
 
 const PROMPT: &str = "Or paste the address that the browser ends on: ";
 
@@ -159,6 +161,34 @@ fn noise_and_other_sign_ins_answers_do_not_end_the_wait() {
 }
 
 #[test]
+fn another_users_connections_to_a_sign_ins_listener_are_closed_and_keep_nobody_out() {
+    if !is_root() {
+        return;
+    }
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", "redirect = \"http://127.0.0.1/cb\""));
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    let callback = open(&url).header("location").expect("it sends the browser back").to_owned();
+    let (address, target) = parts(&callback);
+    // more than there are places, and each asks nothing
+    let idle: Vec<_> = act_as_nobody(|| (0..100).map(|_| TcpStream::connect(address).expect("a connection")).collect());
+    for mut stream in idle {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        // an end, or a reset: what is not read is no answer
+        assert!(matches!(stream.read(&mut [0]).map_err(|error| error.kind()), Ok(0) | Err(ErrorKind::ConnectionReset)));
+    }
+    let stolen = act_as_nobody(|| send(address, "GET", target, &[], b""));
+    assert!(stolen.is_err(), "{stolen:?}");
+    assert_eq!(asked(&server), [""; 0], "whoever has the address is another user all the same");
+    let (_, page) = browse(&callback);
+    assert!(page.text().contains("Signed in"), "{}", page.text());
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+}
+
+#[test]
 fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_shown() {
     let server = start();
     let home = Home::with(&config(&server, "[\"browser\"]", ""));
@@ -179,7 +209,7 @@ fn an_address_is_taken_from_the_same_prompt_and_over_ssh_the_tunnels_command_is_
 
     // chosen, nobody listens, and the page's address is all that is waited for
     let mut terminal = Terminal::open(&home, &login(" --paste --no-browser"));
-    terminal.until("paste the one-time code that it shows");
+    terminal.until("paste the one-time code that it shows here, or the whole address that it");
     let shown = terminal.until("Code: ");
     assert!(!shown.contains("goes on by itself"), "{shown}");
     terminal.type_line("\x03");
@@ -458,6 +488,147 @@ fn another_person_is_kept_out_unless_that_is_meant_with_a_daemon_and_without() {
 }
 
 #[test]
+fn another_persons_refresh_token_is_kept_out_where_no_token_names_anybody() {
+    let server = start();
+    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    server.change_manners(|manners| manners.id_token = false);
+    let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+    terminal.until("lab: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    assert_eq!(record(&home)["person"], serde_json::json!({"issuer": server.url(), "subject": "ada"}));
+    let hand_in = |person: &str, more: &[&str]| {
+        server.change_manners(|manners| manners.person = person.to_owned());
+        let words_of = [&["login", "lab", "--refresh-token-stdin"], more].concat();
+        let output = home.run_with_input(&words_of, server.sign_in().expose());
+        (output.status.code(), words(&output))
+    };
+    for with_daemon in [false, true] {
+        home.write_config(&config(&server, "[\"device\"]", &userinfo));
+        let mut daemon = with_daemon.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        let before = record(&home)["generation"].clone();
+        let (code, said) = hand_in("bob", &[]);
+        assert!(code == Some(1) && said.contains("signed in now, and ada@example.org (ada) is"), "{said}");
+        assert!(said.contains("bob"), "{said}");
+        assert_eq!((&record(&home)["generation"], &record(&home)["person"]["subject"]), (&before, &"ada".into()));
+        let (code, said) = hand_in("ada", &[]);
+        assert!(code == Some(0), "it is asked whose it is: {said}");
+        // with nobody to ask, the person who is signed in stays
+        home.write_config(&config(&server, "[\"device\"]", ""));
+        assert!(!with_daemon || home.run(&["reload"]).status.success());
+        let before = record(&home)["generation"].clone();
+        let (code, said) = hand_in("ada", &[]);
+        let told = "the server does not tell who signed in now, and ada@example.org (ada) is signed in";
+        assert!(code == Some(1) && said.contains(told) && said.contains("--switch-user"), "{said}");
+        assert_eq!(record(&home)["generation"], before);
+        let (code, said) = hand_in("bob", &["--switch-user"]);
+        assert!(code == Some(0) && record(&home)["person"].is_null(), "{said}");
+        // and where it is not known who that is, nobody is kept out, and that is said
+        let (code, said) = hand_in("ada", &[]);
+        assert!(code == Some(0) && said.contains("before this one was is not known"), "{said}");
+        home.write_config(&config(&server, "[\"device\"]", &userinfo));
+        assert!(!with_daemon || home.run(&["reload"]).status.success());
+        let (code, said) = hand_in("ada", &["--switch-user"]);
+        assert!(code == Some(0), "{said}");
+        let mut terminal = Terminal::open(&home, &login(" --no-qr --switch-user"));
+        terminal.until("lab: signed in as ada@example.org");
+        assert_eq!(terminal.exit().0, Some(0));
+        if let Some(daemon) = &mut daemon {
+            daemon.signal("TERM");
+        }
+    }
+}
+
+#[test]
+fn logout_revokes_in_the_form_that_the_account_names_and_tells_the_outcome() {
+    let server = start();
+    let form = format!(
+        "revocation_endpoint = \"{}/applications/{{client_id}}/token\"\nrevocation = {{ method = \"DELETE\", token = \
+         \"access_token\", name = \"access_token\", format = \"json\", client_auth = \"basic\" }}",
+        server.url()
+    );
+    let rows = [
+        ("client_secret = \"open-sesame\"", true, "lab: revoked at the server and forgotten here\n"),
+        ("client_secret = \"wrong\"", true, "lab: forgotten here, but not revoked at the server: 127.0.0.1"),
+        ("", true, "not revoked at the server: client_auth needs a client_secret"),
+        ("client_secret = \"open-sesame\"", false, "it takes an access token for that, and none is at hand"),
+    ];
+    for (secret, with_daemon, told) in rows {
+        let own = config(&server, "[\"device\"]", &format!("{form}\n{secret}"));
+        let without = format!("revocation_endpoint = \"{}/revoke\"\n", server.url());
+        let home = Home::with(&own.replace(&without, ""));
+        let daemon = with_daemon.then(|| home.start());
+        let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+        terminal.until("lab: signed in as");
+        assert_eq!(terminal.exit().0, Some(0));
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        let output = home.run(&["logout", "lab"]);
+        assert!(output.status.success() && words(&output).contains(told), "{told}: {}", words(&output));
+        assert!(!is_signed_in(&home));
+    }
+    let revoked = server.log().token_calls.iter().filter(|call| call.outcome == "revoked").count();
+    assert_eq!(revoked, 1);
+}
+
+#[test]
+fn gbdx_is_asked_who_is_signed_in_by_its_own_endpoint() {
+    let gbdx = Server::start(Provider::Gbdx, Options::default());
+    let url = gbdx.url();
+    let home = Home::with(&format!(
+        "listen = []\n[account.gbdx]\nprovider = \"gbdx\"\ntoken_endpoint = \"{}\"\nupstream = \"{url}\"\n\
+         identity = \"{url}/auth/v1/validate_token#/username\"\n",
+        gbdx.token_endpoint()
+    ));
+    let daemon = home.start();
+    let way = ["login", "gbdx", "--username", USERNAME, "--password-stdin"];
+    let output = home.run_with_input(&way, PASSWORD);
+    assert!(output.status.success(), "{}", words(&output));
+    daemon.until("gbdx", "usable");
+    let text = fs::read(home.path("state/valetd/gbdx.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(record["person"], serde_json::json!({"issuer": url, "subject": "7"}));
+    let output = home.run(&["login", "gbdx", "--check"]);
+    let told = format!("gbdx: {USERNAME} (7) is signed in, says {}\n", parts(url).0);
+    assert_eq!((output.status.code(), words(&output)), (Some(0), told));
+}
+
+#[test]
+fn an_id_token_of_another_issuer_or_for_another_client_names_nobody() {
+    let server = start();
+    let rows: [(&str, Value); 5] = [
+        ("iss", "https://evil.example".into()),
+        ("aud", "another-client".into()),
+        ("azp", "another-client".into()),
+        ("exp", 1.into()),
+        ("nonce", Value::Null),
+    ];
+    let url = server.url();
+    let issuer = |more: &str| {
+        format!(
+            "listen = []\n[account.lab]\nissuer = \"{url}\"\nclient_id = \"lab\"\nupstream = \"{url}\"\n\
+             scopes = [\"openid\", \"offline_access\"]\nsign_in = [\"browser\"]\n{more}\n"
+        )
+    };
+    for (before, (claim, value)) in rows.into_iter().enumerate() {
+        server.change_manners(|manners| manners.claims = vec![(claim, value)]);
+        // the provider is asked instead, and it is known who that is
+        let home = Home::with(&issuer(""));
+        let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+        browse(&shown_address(&mut terminal));
+        let (code, screen) = terminal.exit();
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{claim}: {screen}");
+        assert_eq!(record(&home)["person"], serde_json::json!({"issuer": url, "subject": "ada"}), "{claim}");
+        let asked = server.log().api_calls.iter().filter(|call| call.target == "/userinfo").count();
+        assert_eq!(asked, before + 1, "{claim}");
+    }
+}
+
+#[test]
 fn who_signed_in_is_asked_of_the_provider_where_its_tokens_do_not_say() {
     let server = start();
     let url = server.url().to_owned();
@@ -540,4 +711,140 @@ fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
         assert!(code == Some(1) && said.contains("the access token is not known there"), "{endpoint}: {said}");
     }
     assert_eq!(record(&home)["person"]["subject"], "ada");
+}
+
+#[test]
+fn what_a_sign_in_brings_after_a_sign_out_is_refused_and_revoked() {
+    for (with_daemon, verb) in [(false, "logout"), (true, "logout"), (false, "remove"), (true, "remove")] {
+        let server = start();
+        let home = Home::with(&config(&server, "[\"browser\"]", ""));
+        let daemon = with_daemon.then(|| home.start());
+        let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+        let url = shown_address(&mut terminal);
+        terminal.until(PROMPT);
+        let kept = fs::read_to_string(home.path("state/valetd/lab.sign-in.lock")).expect("it is under way");
+        let id = kept.lines().find_map(|line| line.strip_prefix("sign-in ")).expect("it has a name").to_owned();
+        let output = home.run(&[verb, "lab"]);
+        assert!(output.status.success(), "{}", words(&output));
+        if let (Some(_), "logout") = (&daemon, verb) {
+            // the daemon itself takes nothing of it, whoever hands it in
+            let body = format!("{{\"refresh_token\":\"r\",\"trial\":\"skipped\",\"sign_in\":\"{id}\"}}");
+            let answer = put_credential(&home, &body);
+            assert!(answer.status == 409 && answer.text().contains("problem:signed-out"), "{}", answer.text());
+        }
+        let (_, page) = browse(&url);
+        assert!(page.text().contains("Not signed in"), "{}", page.text());
+        let (code, screen) = terminal.exit();
+        let case = format!("{verb}, {with_daemon}: {screen}");
+        assert!(code == Some(1) && screen.contains("somebody has signed out, or has removed the account"), "{case}");
+        assert!(screen.contains("revoked at the server") && !is_signed_in(&home), "{case}");
+        assert_eq!(asked(&server), ["authorization_code issued", "revoke revoked"], "{case}");
+        let left = fs::read_dir(home.path("state/valetd")).expect("a folder").flatten();
+        let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        assert!(left.iter().all(|name| !name.starts_with("lab")), "{case}: {left:?}");
+        if verb == "logout" {
+            // and the next one is as any
+            let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+            let url = shown_address(&mut terminal);
+            browse(&url);
+            terminal.until("lab: signed in as ada@example.org");
+            assert_eq!(terminal.exit().0, Some(0));
+        }
+    }
+}
+
+fn put_credential(home: &Home, body: &str) -> Answer {
+    let stream = std::os::unix::net::UnixStream::connect(home.socket()).expect("the daemon listens");
+    let length = body.len();
+    let head = format!(
+        "PUT /v1/accounts/lab/credential HTTP/1.1\r\nHost: valetd\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    request(stream, &head, body.as_bytes()).expect("an answer")
+}
+
+#[test]
+fn a_signal_at_a_question_ends_the_sign_in_and_leaves_a_terminal_that_shows_what_is_typed() {
+    let server = start();
+    server.change_manners(|manners| manners.device_answers = vec!["authorization_pending"; 100]);
+    let home = Home::with(&config(&server, "[\"browser\", \"device\", \"password\"]", ""));
+    let rows = [
+        ("TERM", 143, " --username me", "Password of me: "),
+        ("HUP", 129, " --username me", "Password of me: "),
+        ("INT", 130, " --username me", "Password of me: "),
+        ("QUIT", 131, " --username me", "Password of me: "),
+        ("TERM", 143, " --browser", PROMPT),
+        ("HUP", 129, " --device --no-qr", "left (Ctrl-C cancels)"),
+    ];
+    for (signal, code, options, question) in rows {
+        let line = format!("{}; echo ended by $?; stty -a", login(options));
+        let mut terminal = Terminal::open(&home, &line);
+        terminal.until(question);
+        let kept = fs::read_to_string(home.path("state/valetd/lab.sign-in.lock")).expect("it is under way");
+        let pid = kept.split_whitespace().nth(1).expect("pid N");
+        let killed = std::process::Command::new("kill").args([&format!("-{signal}"), pid]).status().expect("kill runs");
+        assert!(killed.success());
+        terminal.until(&format!("ended by {code}"));
+        let (_, screen) = terminal.exit();
+        let modes = screen.rsplit("ended by").next().expect("the last part");
+        for mode in ["echo", "icanon", "isig", "iexten"] {
+            let is_on = modes.split_whitespace().any(|word| word.trim_end_matches(';') == mode);
+            assert!(is_on, "{mode} after SIG{signal} at {question:?}: {modes}");
+        }
+        assert!(!is_signed_in(&home));
+    }
+}
+
+#[test]
+fn without_a_terminal_a_way_that_needs_no_answer_goes_where_it_is_chosen_and_others_are_refused_in_words() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"device\", \"browser\", \"paste\"]", ""));
+    let run = |options: &[&str]| {
+        let arguments = [&["login", "lab"], options].concat();
+        let mut command = home.valetd_by(&["setsid", "--wait"], &arguments);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.spawn().expect("setsid, of util-linux, is installed")
+    };
+    for options in [&[][..], &["--paste"]] {
+        let output = run(options).wait_with_output().expect("it ends");
+        let said = words(&output);
+        assert!(output.status.code() == Some(1) && said.contains("there is no terminal to ask on"), "{said}");
+        assert!(said.contains("--device") && !said.contains("os error"), "{said}");
+    }
+    assert_eq!(asked(&server), [""; 0]);
+    let output = run(&["--device"]).wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("WDJB-MJHT") && said.contains("4:59 left") | said.contains("5:00 left"), "{said}");
+    assert!(!said.contains('\x1b') && !said.contains('\r'), "it may be a file: {said}");
+    assert!(output.status.success() && words(&output).contains("lab: signed in as ada@example.org"), "{said}");
+    let mut child = run(&["--browser"]);
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let url = lines.map_while(Result::ok).find(|line| line.starts_with("  http://")).expect("an address");
+    browse(url.trim());
+    assert!(child.wait().expect("it ends").success());
+}
+
+/// The longest from `add` to a response with the account's token, but for the person's own clicks (issue 18).
+const FROM_ADD_TO_RESPONSE: Duration = Duration::from_secs(15);
+
+#[test]
+fn from_add_to_the_first_proxied_response_takes_seconds() {
+    let server = start();
+    let home = Home::with("listen = [\"127.0.0.1:0\"]\n");
+    let daemon = home.start();
+    let url = server.url();
+    let begun = Instant::now();
+    let add = format!("'{VALETD}' add notes {url} --client-id lab --upstream {url}");
+    let mut terminal = Terminal::open(&home, &add);
+    terminal.answer("Sign in now? [Y/n] ", "");
+    let page = shown_address(&mut terminal);
+    terminal.until(PROMPT);
+    browse(&page);
+    terminal.until("notes: signed in as ada@example.org");
+    assert_eq!(terminal.exit().0, Some(0));
+    let address = daemon.status()["daemon"]["listen"][0].as_str().expect("one listener").to_owned();
+    let answer = get(&address, "/notes/ping").expect("an answer");
+    let took = begun.elapsed();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "pong"));
+    eprintln!("from add to the first proxied response: {} ms", took.as_millis());
+    assert!(took < FROM_ADD_TO_RESPONSE, "{took:?}");
 }

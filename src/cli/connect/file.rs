@@ -72,7 +72,7 @@ impl Current {
             let _whole = uninterrupted();
             let now = Self::read(&self.path).map_err(io::Error::other)?;
             if now.text != self.text {
-                return Err(io::Error::other("somebody else has just saved it: try again"));
+                return Err(io::Error::other("somebody else has changed it meanwhile: try again"));
             }
             if let Some(before) = self.text.as_ref().filter(|_| keeps) {
                 Replacement::write(&self.backup(), before, self.mode)?.take_place()?;
@@ -93,5 +93,25 @@ impl Current {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot be removed: {error}")),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_has_written_meanwhile_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.json");
+        let none = Current::read(&path).unwrap();
+        fs::write(&path, "{}").unwrap();
+        assert!(none.replace("{\"a\": 1}", true).is_err_and(|why| why.contains("meanwhile")));
+        let current = Current::read(&path).unwrap();
+        fs::write(&path, "{\"theirs\": 1}").unwrap();
+        assert!(current.replace("{\"a\": 1}", true).is_err());
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), current.before()), ("{\"theirs\": 1}", None));
     }
 }

@@ -10,15 +10,16 @@ use std::path::Path;
 use super::super::configuration::{Loaded, load_config};
 use super::super::manager::{self, Unit};
 use super::super::options::Options;
-
+use super::super::status::mcp_in_words;
 use super::super::text::{count, length, printable};
 use super::finding::{Finding, fail, ok, warn};
 use crate::advice::advised;
 use crate::config::{Config, ListenAddress};
 use crate::control::client::ClientError;
 use crate::control::report::{State, StatusReport, StoreReport};
-use crate::platform::listeners;
 use crate::platform::paths::{Paths, is_read_only, shell_word};
+use crate::platform::{listeners, mounts};
+use crate::store::no_lock_for_others;
 
 pub(super) fn configuration(places: &Paths, invocation: &str) -> (Option<Config>, Vec<Finding>) {
     const CHECK: &str = "config";
@@ -50,6 +51,10 @@ pub(super) fn state_folder(places: &Paths) -> Vec<Finding> {
     if is_read_only(folder) {
         let says = format!("nothing can be saved in {}: its file system is read-only", folder.display());
         findings.push(fail(CHECK, says, "mount it writable, or name another folder with --state-dir"));
+    }
+    if let Some(kind) = mounts::shared_without_locks(folder) {
+        let remedy = "name a folder on a local disk with --state-dir";
+        findings.push(warn(CHECK, no_lock_for_others(folder, &kind), remedy));
     }
     let Ok(found) = fs::metadata(folder) else {
         if findings.is_empty() {
@@ -305,6 +310,21 @@ pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What is known of the MCP servers that routes lead to.
+pub(super) fn mcp_servers(status: &StatusReport) -> Vec<Finding> {
+    const CHECK: &str = "mcp";
+    let servers = status.routes.iter().filter_map(|route| Some((route, route.mcp.as_ref()?)));
+    let findings = servers.map(|(route, mcp)| {
+        let says = format!("{}: {}", route.name, printable(&mcp_in_words(mcp, status.at)));
+        match (&mcp.next_action, &mcp.last_session) {
+            (Some(command), _) => warn(CHECK, format!("{says}; the server has asked for more scope"), command.clone()),
+            (None, None) => ok(CHECK, format!("{says}; to connect a program: {}", advised("connect"))),
+            (None, Some(_)) => ok(CHECK, says),
+        }
+    });
+    findings.collect()
 }
 
 #[cfg(test)]

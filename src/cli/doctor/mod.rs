@@ -83,6 +83,7 @@ async fn examine(options: &Options, places: &Paths, offline: bool) -> Vec<Findin
     if let Some(status) = &status {
         findings.extend(local::seal(status, config.as_ref(), &invocation));
         findings.extend(local::accounts(status));
+        findings.extend(local::mcp_servers(status));
     }
     findings
 }

@@ -46,6 +46,10 @@ start, is in memory only, and ends with it. It vouches for the routes' hosts
 (X.509 name constraints, which hold for what is below them, too) and for no
 address; whoever got hold of it could do nothing else with it.
 
+Once the command's keys are revoked ('valetd key list'), it gets no tokens any
+more. Where require_key is switched on while it runs, it is refused: start it
+anew.
+
 A program that asks the provider's token endpoint itself is given a placeholder
 where the preset says so.
 
@@ -67,7 +71,9 @@ but those of --allow, no service of this machine, no control socket, no file of
 valetd's, no bus, agent, display or container socket, no process outside. It
 sees the system read-only, an empty home, the working directory, which it may
 change, and what --bind and --ro name; a filter keeps it from system calls that
-lead out. In there you are called root, and are not. Also programs are served
+lead out. Folders of the system where the configuration or the daemon keeps
+something as exec starts are empty inside; a folder that would show one is
+refused. In there you are called root, and are not. Also programs are served
 that read no variable at all.";
 
 pub(super) const AFTER: &str = "\

@@ -1,6 +1,6 @@
 //! `exec --intercept`: the command is a child, and finds a proxy that it trusts for the routes' hosts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,20 +12,39 @@ use rustix::process::Signal;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::LocalSet;
 
-use super::isolate::{self, Folder, Own, View, Walls};
+use super::folder::Folder;
+use super::isolate::{self, View, Walls};
 use super::supervise;
 use super::trust::Bundles;
 use super::variables;
 use crate::cli::failure::Failure;
 use crate::cli::output::print;
-use crate::config::{Account, Endpoint, ForwardProxy, Origin, Proxies, ProxyProtocol, RouteName, Upstream};
-use crate::intercept::{self, CertificateAuthority, Interceptor, Outside, PLACEHOLDER_JWT, Settings};
+use crate::config::{Account, Endpoint, Origin, Proxies, RouteName, Upstream};
+use crate::intercept::{self, CertificateAuthority, Interceptor, PLACEHOLDER_JWT, Settings};
 use crate::lent::Daemon;
 use crate::oauth::EndpointKind;
 use crate::platform::child;
 use crate::platform::clock;
 use crate::platform::environment;
 use crate::secret::Secret;
+
+/// Variables by which a single program is told of a proxy, and which it takes before the common ones: gRPC, npm, pip, cargo,
+/// Yarn. They are changed where they are set.
+const PROXIES_OF_ONE_PROGRAM: [&str; 10] = [
+    "grpc_proxy",
+    "npm_config_proxy",
+    "npm_config_https_proxy",
+    "NPM_CONFIG_PROXY",
+    "NPM_CONFIG_HTTPS_PROXY",
+    "PIP_PROXY",
+    "CARGO_HTTP_PROXY",
+    "YARN_HTTP_PROXY",
+    "YARN_HTTPS_PROXY",
+    "GLOBAL_AGENT_HTTPS_PROXY",
+];
+
+/// The same for what is reached past it.
+const EXCEPTIONS_OF_ONE_PROGRAM: [&str; 3] = ["no_grpc_proxy", "npm_config_noproxy", "NPM_CONFIG_NOPROXY"];
 
 /// What the routes of a command lead to.
 pub(super) struct Reached {
@@ -73,9 +92,7 @@ pub(super) fn settings(
     });
     let sign_in: Vec<Endpoint> = sign_in.filter(|endpoint| !intercept::is_address(&endpoint.origin.host)).collect();
     let placeholders = reached.accounts.iter().flat_map(|account| &account.exec.env).map(|(_, value)| value.clone());
-    let plain = environment::text("http_proxy").and_then(|text| ForwardProxy::parse(&text).ok());
-    let plain = plain.filter(|proxy| matches!(proxy.protocol, ProxyProtocol::Http | ProxyProtocol::Https));
-    let outside = Outside { proxies: Proxies::read(environment::text), plain };
+    let outside = Proxies::read(environment::text);
     Settings { origins, sign_in, placeholders: placeholders.collect(), outside, allowed, password, verbose }
 }
 
@@ -104,8 +121,10 @@ pub(super) struct Task {
 /// What an isolated command has.
 pub(super) struct Inside {
     pub(super) view: View,
-    /// The address of the command's own, where its routes have URLs.
-    pub(super) own: Option<Own>,
+    /// Folders of the system that it must not see.
+    pub(super) masks: Vec<PathBuf>,
+    /// Where its routes have URLs.
+    pub(super) own: Rc<Daemon>,
 }
 
 /// Runs a command with a proxy of its own. Returns its exit status, as a shell shows it.
@@ -118,9 +137,9 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     let Task { to_show, command, trust_mount, java, walls, .. } = task;
     let names = intercept::names(&settings);
     let authority = CertificateAuthority::new(&names, clock::unix_seconds()).map_err(Failure::new)?;
-    let own_folder = walls.as_ref().map(|_| Folder::make(&folder)).transpose()?;
-    let folder = own_folder.as_ref().map_or(folder.as_path(), Folder::path);
-    let bundles = Bundles::write(folder, authority.root(), environment::text);
+    let ignored = supervise::ignored();
+    let folder = Folder::make(&folder)?;
+    let bundles = Bundles::write(folder.path(), authority.root(), environment::text);
     let mut bundles = bundles.map_err(|why| Failure::say(why).while_doing("writing what the command is to trust"))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| Failure::new(error).while_doing("opening the command's proxy"))?;
@@ -129,7 +148,8 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
         None => listener.local_addr().map_err(Failure::new)?,
     };
     let login = settings.password.as_ref().map(|password| format!("{}:{}@", intercept::USER, password.expose()));
-    for name in ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"] {
+    let of_one_program = PROXIES_OF_ONE_PROGRAM.into_iter().filter(|name| environment::is_set(name));
+    for name in ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"].into_iter().chain(of_one_program) {
         let url = format!("http://{}{address}", login.as_deref().unwrap_or_default());
         environment.push((name.to_owned(), Some(url)));
     }
@@ -140,10 +160,11 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
         }
     }
     let no_proxy = without(environment::text("no_proxy").or_else(|| environment::text("NO_PROXY")), &names);
-    for name in ["no_proxy", "NO_PROXY"] {
+    let of_one_program = EXCEPTIONS_OF_ONE_PROGRAM.into_iter().filter(|name| environment::is_set(name));
+    for name in ["no_proxy", "NO_PROXY"].into_iter().chain(of_one_program) {
         environment.push((name.to_owned(), Some(no_proxy.clone())));
     }
-    let shown = folder.display().to_string();
+    let shown = folder.path().display().to_string();
     let inside = |value: &str| match walls {
         Some(_) => value.replacen(&shown, isolate::INSIDE, 1),
         None => value.to_owned(),
@@ -167,25 +188,34 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     let interceptor = Interceptor::new(settings, authority, daemon);
     let (program, rest) = command.split_first().expect("clap requires a command");
     let everything = LocalSet::new();
-    match (walls, &own_folder) {
-        (Some(Inside { view, own }), Some(folder)) => {
+    match walls {
+        Some(inside) => {
             drop(listener); // nobody outside has any use for it
             let bundle = bundles.of("SSL_CERT_FILE").unwrap_or_default().to_owned();
-            everything.run_until(behind_walls(interceptor, view, own, folder, bundle, environment, &command)).await
+            let running = behind_walls(interceptor, inside, &folder, bundle, environment, &command, ignored);
+            everything.run_until(running).await
         }
-        _ => {
-            let mut child = match trust_mount.then(|| isolate::mounted(bundles.of("SSL_CERT_FILE")?)).flatten() {
-                Some(mut mounted) => {
-                    mounted.arg(program);
-                    mounted
-                }
-                None => Command::new(program),
-            };
+        None => {
+            let mounted = trust_mount.then(|| isolate::mounted(bundles.of("SSL_CERT_FILE")?)).flatten();
+            if let Some(mut mounted) = mounted {
+                let signals = listen(&folder, isolate::SIGNALS)?;
+                mounted.arg(own_program()?).args(["exec-relay", "--signals"]).arg(folder.path().join(isolate::SIGNALS));
+                super::set(&mut mounted, environment);
+                let running = under_bubblewrap(mounted, &command, signals, ignored);
+                return everything
+                    .run_until(async move {
+                        tokio::task::spawn_local(interceptor.serve(listener));
+                        running.await
+                    })
+                    .await;
+            }
+            let mut child = Command::new(program);
             child.args(rest);
             super::set(&mut child, environment);
+            child::ends_with_us(&mut child);
             let ran = everything.run_until(async move {
                 let serving = tokio::task::spawn_local(interceptor.serve(listener));
-                let ran = supervise::run(child, supervise::directly, None).await;
+                let ran = supervise::run(child, &ignored, supervise::directly, None).await;
                 serving.abort();
                 ran
             });
@@ -197,28 +227,24 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
 /// Runs a command where nothing can be reached but what comes out at our sockets.
 async fn behind_walls(
     interceptor: Rc<Interceptor>,
-    view: View,
-    own: Option<Own>,
+    Inside { view, masks, own }: Inside,
     folder: &Folder,
     bundle: String,
     environment: Vec<(String, Option<String>)>,
     command: &[OsString],
+    ignored: Vec<Signal>,
 ) -> Result<u8, Failure> {
     let addresses = isolate::addresses(interceptor.hosts().map(|(host, _)| host));
     let hosts = folder.write("hosts", &isolate::hosts_file(&addresses))?;
-    let program = std::env::current_exe().map_err(|error| Failure::new(error).while_doing("finding this program"))?;
+    let program = own_program()?;
     folder.write("valetd", "")?; // where this program goes
-    let walls = Walls::new(&view, folder, &program, &bundle, &hosts)?;
-    let listen = |name: &str| {
-        UnixListener::bind(folder.path().join(name))
-            .map_err(|error| Failure::new(error).while_doing("opening a socket for the command"))
-    };
-    let (proxy, urls, signals) = (listen(isolate::PROXY)?, listen(isolate::URLS)?, listen(isolate::SIGNALS)?);
+    let walls = Walls::new(&view, &masks, folder, &program, &bundle, &hosts)?;
+    let (proxy, urls) = (listen(folder, isolate::PROXY)?, listen(folder, isolate::URLS)?);
+    let signals = listen(folder, isolate::SIGNALS)?;
     let mut bubblewrap = Command::new("bwrap");
     bubblewrap.args(&walls.arguments).arg(format!("{}/valetd", isolate::INSIDE)).arg("exec-relay");
-    bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses, own.is_some())).arg("--").args(command);
+    bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses));
     super::set(&mut bubblewrap, environment);
-    child::leaves_terminal_to_others(&mut bubblewrap);
     child::inherits_only(&mut bubblewrap, walls.descriptors());
 
     tokio::task::spawn_local(async move {
@@ -227,25 +253,60 @@ async fn behind_walls(
         }
     });
     tokio::task::spawn_local(async move {
-        while let (Some(own), Ok((mut stream, _))) = (&own, urls.accept().await) {
-            let own = own.clone();
-            tokio::task::spawn_local(async move { own.carry(&mut stream).await });
+        while let Ok((stream, _)) = urls.accept().await {
+            tokio::task::spawn_local(isolate::carry(own.clone(), stream));
         }
     });
+    under_bubblewrap(bubblewrap, command, signals, ignored).await
+}
+
+fn own_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::new(error).while_doing("finding this program"))
+}
+
+fn listen(folder: &Folder, name: &str) -> Result<UnixListener, Failure> {
+    UnixListener::bind(folder.path().join(name))
+        .map_err(|error| Failure::new(error).while_doing("opening a socket for the command"))
+}
+
+/// Runs a command by bubblewrap and our relay, which is called up to the command itself, and asks for signals at `signals`.
+async fn under_bubblewrap(
+    mut bubblewrap: Command,
+    command: &[OsString],
+    signals: UnixListener,
+    ignored: Vec<Signal>,
+) -> Result<u8, Failure> {
+    bubblewrap.args(ignored.iter().flat_map(|signal| ["--ignored".to_owned(), signal.as_raw().to_string()]));
+    bubblewrap.arg("--").args(command);
+    // what a terminal sends to everybody, the command gets from there, and decides
+    child::ignores(&mut bubblewrap, vec![Signal::INT.as_raw(), Signal::QUIT.as_raw()]);
     let line = Rc::new(RefCell::new(None::<UnixStream>));
-    let its = line.clone();
+    let early = Rc::new(Cell::new(None));
+    let hand_over = |line: &UnixStream, signal: Signal| {
+        let _ = line.try_write(&[u8::try_from(signal.as_raw()).unwrap_or_default()]);
+    };
+    let (its, before) = (line.clone(), early.clone());
     tokio::task::spawn_local(async move {
         if let Ok((stream, _)) = signals.accept().await {
+            if let Some(signal) = before.get() {
+                hand_over(&stream, signal);
+            }
             its.replace(Some(stream));
         }
     });
-    let to = line.clone();
-    let deliver = move |pid, signal: Signal| match &*to.borrow() {
-        Some(line) => drop(line.try_write(&[u8::try_from(signal.as_raw()).unwrap_or_default()])),
-        None => supervise::directly(pid, signal), // it has not begun
+    let (to, before) = (line.clone(), early.clone());
+    let deliver = move |_, signal: Signal, has_it: bool| match &*to.borrow() {
+        Some(_) if has_it => {}
+        Some(line) => hand_over(line, signal),
+        // the command has not begun, and gets it as soon as it has; bubblewrap would leave half of itself behind
+        None if signal != Signal::WINCH => before.set(Some(signal)),
+        None => {}
     };
-    let ran = supervise::run(bubblewrap, deliver, None).await;
+    let ran = supervise::run(bubblewrap, &ignored, deliver, None).await;
     match ran {
+        Ok(_) if line.borrow().is_none() && early.get().is_some() => {
+            Ok(early.get().map_or(0, supervise::code_of)) // it has not run
+        }
         Ok(status) if line.borrow().is_none() && !status.success() => Err(isolate::refused()),
         Ok(status) => Ok(supervise::code(status)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(isolate::missing()),

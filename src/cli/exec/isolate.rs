@@ -8,16 +8,22 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::net::UnixStream;
 
+use super::folder::Folder;
+use super::kept_out::{self, real};
+use super::mounts::Mount;
 use super::{relay, syscalls};
-use crate::cli::failure::Failure;
-use crate::platform::paths::{OwnFolder, Paths};
+use crate::cli::failure::{Exit, Failure};
+use crate::lent::Daemon;
+use crate::platform::io_error::words;
 
 /// Where our sockets and files are, inside.
 pub(super) const INSIDE: &str = "/run/valetd";
@@ -38,7 +44,7 @@ pub(super) const PROXY_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 3128);
 pub(super) const URLS_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 8253);
 
 /// The system, as far as programs need it: read-only inside, where it is there.
-const SYSTEM: [&str; 12] =
+pub(super) const SYSTEM: [&str; 12] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"];
 
 /// What everybody shares: no command gets all of it.
@@ -87,113 +93,82 @@ pub(super) struct View {
 }
 
 impl View {
+    /// Reads what the command line names; relative paths are relative to the working directory.
+    ///
     /// # Errors
     ///
-    /// If it would let the command at what renews tokens.
-    pub(super) fn check(&self, places: &Paths) -> Result<(), Failure> {
-        let ours = [
-            Some(&places.state_dir),
-            places.config_file.parent().map(Path::to_owned).as_ref(),
-            places.socket.parent().map(Path::to_owned).as_ref(),
-            Some(&places.providers_dir),
-        ]
-        .map(|path| path.map(|path| real(path)));
-        for shown in [&self.working].into_iter().chain(&self.writable).chain(&self.readable) {
-            let shown = real(shown);
-            if SHARED.iter().any(|folder| shown == Path::new(folder)) {
-                let says =
-                    format!("{} is where agents, displays and other programs have sockets and files", shown.display());
-                return Err(Failure::say(says).with_remedy("run it in a folder of its own"));
-            }
-            let Some(own) = ours.iter().flatten().find(|own| own.starts_with(&shown) || shown.starts_with(own)) else {
-                continue;
-            };
-            let says = format!(
-                "{} is or holds {}, where valetd keeps what no command may see",
-                shown.display(),
-                own.display()
-            );
-            return Err(Failure::say(says).with_remedy("run it in a folder of its own"));
-        }
-        Ok(())
-    }
-}
-
-/// A path without links, as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// A folder of one command's sockets and files, which goes with it.
-#[derive(Debug)]
-pub(super) struct Folder(PathBuf);
-
-impl Folder {
-    pub(super) fn make(below: &Path) -> Result<Self, Failure> {
-        let path = below.join(format!("isolated-{}", std::process::id()));
-        let folder = Self(path);
-        folder.clear(); // of a process that had our number before
-        OwnFolder::open_or_make(&folder.0).map_err(Failure::new)?;
-        Ok(folder)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the command's own folder")]
-    fn clear(&self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-
-    /// Writes a file that the command may read.
-    #[expect(clippy::disallowed_methods, reason = "nothing secret, and nothing that must outlive a crash")]
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
-        let path = self.0.join(name);
-        std::fs::write(&path, text)
-            .map_err(|error| Failure::new(error).while_doing(format!("writing {}", path.display())))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
-/// The address of the command's own, where its routes have URLs, as it is outside.
-#[derive(Clone, Debug)]
-pub(super) enum Own {
-    Tcp(String),
-    Unix(PathBuf),
-}
-
-impl Own {
-    /// Of the base of its URLs.
-    pub(super) fn of(base: &str) -> Option<Self> {
-        let rest = base.strip_prefix("http://")?;
-        Some(match rest.strip_prefix("unix:") {
-            Some(path) => Self::Unix(path.trim_end_matches(':').into()),
-            None => Self::Tcp(rest.to_owned()),
-        })
-    }
-
-    /// Carries one connection to it.
-    pub(super) async fn carry(&self, stream: &mut UnixStream) {
-        let _ = match self {
-            Self::Tcp(address) => match TcpStream::connect(address.as_str()).await {
-                Ok(mut tcp) => {
-                    let _ = tcp.set_nodelay(true);
-                    copy_bidirectional(stream, &mut tcp).await
+    /// If a path is not there.
+    pub(super) fn new(
+        home: Option<PathBuf>,
+        working: PathBuf,
+        bind: Vec<PathBuf>,
+        ro: Vec<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let named = |option: &str, paths: Vec<PathBuf>| -> Result<Vec<PathBuf>, Failure> {
+            let named = |path: PathBuf| match std::fs::metadata(working.join(&path)) {
+                Ok(_) => Ok(working.join(path)),
+                Err(error) => {
+                    let says = format!("{option} {}: {}", path.display(), words(&error));
+                    Err(Failure::say(says).with_remedy("name what is there").with_exit(Exit::Usage))
                 }
-                Err(error) => Err(error),
-            },
-            Self::Unix(path) => match UnixStream::connect(path).await {
-                Ok(mut unix) => copy_bidirectional(stream, &mut unix).await,
-                Err(error) => Err(error),
-            },
+            };
+            paths.into_iter().map(named).collect()
         };
+        let (writable, readable) = (named("--bind", bind)?, named("--ro", ro)?);
+        Ok(Self { home, working, writable, readable })
+    }
+
+    /// What the command is given, without links.
+    fn shown(&self) -> Vec<PathBuf> {
+        [&self.working].into_iter().chain(&self.writable).chain(&self.readable).map(|path| real(path)).collect()
+    }
+
+    /// Which folders of the system are masked, so that it does not see what is to be kept out. `runtime` is the folder of this
+    /// session's sockets.
+    ///
+    /// # Errors
+    ///
+    /// If the command would be given what renews tokens, or other programs' sockets and files.
+    pub(super) fn masks(
+        &self,
+        kept_out: &[kept_out::Folder],
+        runtime: Option<&Path>,
+        mounts: &[Mount],
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let shown = self.shown();
+        let remedy = "run it in a folder of its own";
+        let private = [(self.home.as_deref(), "the home folder"), (runtime, "the folder of this session's sockets")];
+        for (folder, what) in private.into_iter().filter_map(|(folder, what)| Some((real(folder?), what))) {
+            let places = [vec![folder.clone()], Mount::elsewhere(mounts, &folder)].concat();
+            if let Some(shown) = shown.iter().find(|shown| places.iter().any(|place| place.starts_with(shown))) {
+                let (shown, folder) = (shown.display(), folder.display());
+                let says = format!("{shown} is or holds {what}, {folder}, and so what no command may see");
+                return Err(Failure::say(says).with_remedy(remedy));
+            }
+        }
+        if let Some(shown) = shown.iter().find(|shown| SHARED.iter().any(|folder| **shown == real(Path::new(folder)))) {
+            let says =
+                format!("{} is where agents, displays and other programs have sockets and files", shown.display());
+            return Err(Failure::say(says).with_remedy(remedy));
+        }
+        kept_out::masks(kept_out, &shown)
+    }
+}
+
+/// Carries one connection to the routes' URLs.
+pub(super) async fn carry(own: Rc<Daemon>, mut stream: UnixStream) {
+    match own.connect().await {
+        Ok((mut daemon, _)) => drop(copy_bidirectional(&mut stream, &mut daemon).await),
+        Err(why) => {
+            let says = format!("valetd exec: the daemon cannot be asked: {why}\n");
+            let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: ";
+            let _ = stream.write_all(format!("{head}{}\r\n\r\n{says}", says.len()).as_bytes()).await;
+            // a close before the request has been read would take the response away
+            let _ = stream.shutdown().await;
+            let mut nowhere = tokio::io::sink();
+            let rest = tokio::io::copy(&mut stream, &mut nowhere);
+            let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
+        }
     }
 }
 
@@ -219,7 +194,6 @@ pub(super) fn hosts_file(addresses: &[(String, Ipv4Addr)]) -> String {
 pub(super) fn relayed<'a>(
     hosts: impl Iterator<Item = (&'a str, u16)>,
     addresses: &[(String, Ipv4Addr)],
-    has_urls: bool,
 ) -> Vec<String> {
     let socket = |name: &str| format!("{INSIDE}/{name}");
     let mut words = vec!["--signals".to_owned(), socket(SIGNALS)];
@@ -227,10 +201,10 @@ pub(super) fn relayed<'a>(
         words.extend(["--carry".to_owned(), address.to_string(), socket, target]);
     };
     carry(PROXY_ADDRESS.into(), socket(PROXY), relay::AS_IT_IS.to_owned());
-    if has_urls {
-        carry(URLS_ADDRESS.into(), socket(URLS), relay::AS_IT_IS.to_owned());
-    }
-    for (host, port) in hosts {
+    carry(URLS_ADDRESS.into(), socket(URLS), relay::AS_IT_IS.to_owned());
+    let hosts: Vec<(&str, u16)> = hosts.collect();
+    let plain = hosts.iter().filter(|(host, port)| *port == 443 && !hosts.contains(&(host, 80)));
+    for (host, port) in hosts.iter().copied().chain(plain.map(|(host, _)| (*host, 80))) {
         if let Some((_, address)) = addresses.iter().find(|(named, _)| named == host) {
             carry((*address, port).into(), socket(PROXY), format!("{host}:{port}"));
         }
@@ -257,6 +231,7 @@ impl Walls {
     /// If the filter of system calls cannot be made.
     pub(super) fn new(
         view: &View,
+        masks: &[PathBuf],
         folder: &Folder,
         program: &Path,
         bundle: &str,
@@ -280,6 +255,11 @@ impl Walls {
                 Err(_) => say(&[&"--ro-bind-try", &path, &path]),
             }
         }
+        // what is not there holds nothing, and there would be no place to mount anything
+        let masks: Vec<&PathBuf> = masks.iter().filter(|mask| mask.is_dir()).collect();
+        for mask in &masks {
+            say(&[&"--tmpfs", mask]);
+        }
         say(&[&"--proc", &"/proc", &"--dev", &"/dev"]);
         for path in ["/tmp", "/run", "/var/tmp"] {
             say(&[&"--tmpfs", &path]);
@@ -288,17 +268,21 @@ impl Walls {
         if let Some(home) = &view.home {
             say(&[&"--tmpfs", home]);
         }
+        // by where they are now, whatever becomes of a link; and where they are called
         for path in &view.readable {
-            say(&[&"--ro-bind", path, path]);
+            say(&[&"--ro-bind", &real(path), &called(path)]);
         }
         for path in [&view.working].into_iter().chain(&view.writable) {
-            say(&[&"--bind", path, path]);
+            say(&[&"--bind", &real(path), &called(path)]);
         }
         say(&[&"--ro-bind", &folder.path(), &INSIDE]);
         say(&[&"--ro-bind", &program, &format!("{INSIDE}/valetd")]);
         say(&[&"--ro-bind", &hosts, &"/etc/hosts"]);
         for file in TRUSTED.iter().filter(|file| Path::new(file).is_file()) {
             say(&[&"--ro-bind", &bundle, &real(Path::new(file))]);
+        }
+        for mask in &masks {
+            say(&[&"--remount-ro", mask]);
         }
         say(&[&"--chdir", &view.working]);
         let mut filters = Vec::new();
@@ -317,6 +301,14 @@ impl Walls {
     }
 }
 
+/// Where a path is inside.
+fn called(path: &Path) -> PathBuf {
+    match path.components().any(|part| part == Component::ParentDir) {
+        true => real(path),
+        false => path.to_owned(),
+    }
+}
+
 /// Bubblewrap, to run a command for which the system's files of authorities are this one; `None` where it is not there or
 /// may make no namespaces.
 pub(super) fn mounted(bundle: &str) -> Option<Command> {
@@ -326,7 +318,7 @@ pub(super) fn mounted(bundle: &str) -> Option<Command> {
         return None;
     }
     let mut mounted = Command::new("bwrap");
-    mounted.args(["--dev-bind", "/", "/"]);
+    mounted.args(["--die-with-parent", "--dev-bind", "/", "/"]);
     for file in TRUSTED.iter().filter(|file| Path::new(file).is_file()) {
         mounted.args(["--ro-bind".as_ref(), bundle.as_ref(), real(Path::new(file)).as_os_str()]);
     }
@@ -360,7 +352,7 @@ mod tests {
         assert_eq!(shown, ["a.example=127.0.1.1", "b.example=127.0.1.2"]);
         assert!(hosts_file(&addresses).contains("127.0.1.2 b.example\n"));
         let hosts = [("a.example", 443), ("b.example", 443), ("b.example", 8443)];
-        let words = relayed(hosts.into_iter(), &addresses, true).join(" ");
+        let words = relayed(hosts.into_iter(), &addresses).join(" ");
         for part in ["127.0.0.1:3128 ", "127.0.0.1:8253 ", "127.0.1.2:8443 /run/valetd/proxy.sock b.example:8443"] {
             assert!(words.contains(part), "{words}");
         }

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::LocalSet;
@@ -13,6 +14,7 @@ use tokio::task::LocalSet;
 use super::supervise;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::runtime::block_on;
+use crate::platform::child;
 
 /// Carry what an isolated command asks for. Example: only 'valetd exec
 /// --isolate' calls this
@@ -25,6 +27,9 @@ pub(in crate::cli) struct Arguments {
     /// about to run
     #[arg(long)]
     signals: PathBuf,
+    /// The number of a signal that the command takes no notice of
+    #[arg(long)]
+    ignored: Vec<i32>,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
 }
@@ -33,10 +38,12 @@ pub(in crate::cli) struct Arguments {
 pub(super) const AS_IT_IS: &str = "-";
 
 pub(in crate::cli) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { carry, signals, command } = arguments;
+    let Arguments { carry, signals, ignored, command } = arguments;
     let (program, rest) = command.split_first().expect("clap requires a command");
     let mut child = std::process::Command::new(program);
     child.args(rest);
+    child::ends_with_us(&mut child);
+    let ignored: Vec<Signal> = ignored.into_iter().filter_map(supervise::signal_of).collect();
     let ran = block_on(LocalSet::new().run_until(async move {
         for one in carry.chunks_exact(3) {
             let address: SocketAddr = one[0].parse().map_err(Failure::new)?;
@@ -46,7 +53,7 @@ pub(in crate::cli) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
             tokio::task::spawn_local(accept(listener, socket, target));
         }
         let orders = UnixStream::connect(&signals).await.map_err(Failure::new)?;
-        Ok::<_, Failure>(supervise::run(child, supervise::directly, Some(orders)).await)
+        Ok::<_, Failure>(supervise::run(child, &ignored, supervise::directly, Some(orders)).await)
     }))??;
     match ran {
         Ok(status) => std::process::exit(i32::from(supervise::code(status))),

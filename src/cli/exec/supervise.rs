@@ -3,61 +3,62 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::rc::Rc;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::platform::child;
+use crate::platform::signals::{Received, Signals, is_ignored};
 
-/// Signals that are handed on. What a terminal sends (INT, QUIT) it sends to the command, too, which is in the same group.
-const HANDED_ON: [(SignalKind, Signal, bool); 7] = [
-    (SignalKind::terminate(), Signal::TERM, false),
-    (SignalKind::hangup(), Signal::HUP, false),
-    (SignalKind::user_defined1(), Signal::USR1, false),
-    (SignalKind::user_defined2(), Signal::USR2, false),
-    (SignalKind::window_change(), Signal::WINCH, true),
-    (SignalKind::interrupt(), Signal::INT, true),
-    (SignalKind::quit(), Signal::QUIT, true),
-];
+/// Signals that are handed on.
+const HANDED_ON: [Signal; 7] =
+    [Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH, Signal::INT, Signal::QUIT];
 
-/// Runs a command to its end. `deliver` has it get a signal that we were sent, by its process id; it also gets those whose
-/// numbers come on `orders`.
+/// What a terminal sends it sends to the command, too, which is in the same group.
+const BY_TERMINAL: [Signal; 3] = [Signal::WINCH, Signal::INT, Signal::QUIT];
+
+/// Those of them of which this process takes no notice, and so has no command of its take any. To be asked before any of
+/// them is waited for.
+pub(super) fn ignored() -> Vec<Signal> {
+    HANDED_ON.into_iter().filter(|signal| is_ignored(signal.as_raw())).collect()
+}
+
+/// Runs a command to its end, in which it takes no notice of what is `ignored`. `deliver` has it get a signal that we were
+/// sent, by its process id; it is told whether the command has got it already. The command also gets those whose numbers
+/// come on `orders`.
 ///
 /// # Errors
 ///
 /// The system's, if it cannot be run.
 pub(super) async fn run(
     mut command: std::process::Command,
-    deliver: impl Fn(Pid, Signal) + 'static,
+    ignored: &[Signal],
+    deliver: impl Fn(Pid, Signal, bool) + 'static,
     orders: Option<UnixStream>,
 ) -> io::Result<ExitStatus> {
-    child::ends_with_us(&mut command);
-    let deliver = Rc::new(deliver);
-    let mut listening = Vec::new();
-    for (kind, number, by_terminal) in HANDED_ON {
-        listening.push((signal(kind)?, number, by_terminal));
-    }
+    child::ignores(&mut command, ignored.iter().map(|signal| signal.as_raw()).collect());
+    let heard: Vec<i32> =
+        HANDED_ON.iter().filter(|signal| !ignored.contains(signal)).map(|signal| signal.as_raw()).collect();
+    let mut signals = Signals::listen(&heard)?;
     let mut child = Command::from(command).kill_on_drop(true).spawn()?;
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    for (mut received, number, by_terminal) in listening {
-        let deliver = deliver.clone();
-        tokio::task::spawn_local(async move {
-            while received.recv().await.is_some() {
-                if let Some(pid) = pid.filter(|_| !(by_terminal && is_in_foreground())) {
-                    deliver(pid, number);
-                }
+    let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) else {
+        return child.wait().await;
+    };
+    tokio::task::spawn_local(async move {
+        loop {
+            let Received { number, by_kernel } = signals.next().await;
+            if let Some(signal) = signal_of(number) {
+                deliver(pid, signal, by_kernel && BY_TERMINAL.contains(&signal));
             }
-        });
-    }
-    if let (Some(mut orders), Some(pid)) = (orders, pid) {
+        }
+    });
+    if let Some(mut orders) = orders {
         tokio::task::spawn_local(async move {
             while let Ok(number) = orders.read_u8().await {
-                if let Some(signal) = signal_of(number) {
-                    directly(pid, signal);
+                if let Some(signal) = signal_of(i32::from(number)) {
+                    directly(pid, signal, false);
                 }
             }
         });
@@ -65,20 +66,22 @@ pub(super) async fn run(
     child.wait().await
 }
 
-/// Delivers a signal to the process itself.
-pub(super) fn directly(pid: Pid, signal: Signal) {
+/// Delivers a signal to the process itself, unless it has got it.
+pub(super) fn directly(pid: Pid, signal: Signal, has_it: bool) {
+    if has_it {
+        return;
+    }
     let _ = rustix::process::kill_process(pid, signal);
 }
 
-/// The signal of a number that was handed on.
-fn signal_of(number: u8) -> Option<Signal> {
-    HANDED_ON.iter().map(|(_, signal, _)| *signal).find(|signal| signal.as_raw() == i32::from(number))
+/// The signal of a number, if it is one that is handed on.
+pub(super) fn signal_of(number: i32) -> Option<Signal> {
+    HANDED_ON.into_iter().find(|signal| signal.as_raw() == number)
 }
 
-/// Whether our group is the one that the terminal sends its signals to.
-fn is_in_foreground() -> bool {
-    let group = rustix::termios::tcgetpgrp(io::stdin()).or_else(|_| rustix::termios::tcgetpgrp(io::stderr()));
-    group.is_ok_and(|group| group == rustix::process::getpgrp())
+/// The exit status that a shell shows of a command that a signal has ended.
+pub(super) fn code_of(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX)
 }
 
 /// The exit status that a shell shows: the command's own, or 128 and the signal that ended it.

@@ -12,8 +12,6 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::platform::paths::OwnFolder;
-
 /// Variables whose file a program trusts in place of all others: OpenSSL and what is built on it, curl, requests, git, pip,
 /// boto3, cargo, Perl's LWP, gcloud, gRPC, httplib2, R, Nix, Ruby's bundler, GDAL and PROJ (rasterio has them trust certifi's where these are not set).
 const REPLACING: [&str; 16] = [
@@ -70,14 +68,12 @@ impl Bundles {
     ///
     /// The system's, with the file.
     pub(super) fn write(folder: &Path, root: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let folder = OwnFolder::open_or_make(folder).map_err(|error| error.to_string())?;
-        sweep(folder.path());
         let mut bundles = Self { made: Vec::new(), alone: String::new(), variables: Vec::new() };
-        bundles.alone = bundles.add(folder.path(), root)?;
+        bundles.alone = bundles.add(folder, root)?;
         for name in ADDING {
             // there is one file, and another may be named already
             let value = match variable(name).and_then(|file| std::fs::read_to_string(file).ok()) {
-                Some(before) => bundles.add(folder.path(), &joined(&before, root))?,
+                Some(before) => bundles.add(folder, &joined(&before, root))?,
                 None => bundles.alone.clone(),
             };
             bundles.variables.push((name.to_owned(), value));
@@ -94,7 +90,7 @@ impl Bundles {
                         }
                         None => systems(),
                     };
-                    let value = bundles.add(folder.path(), &joined(&trusted, root))?;
+                    let value = bundles.add(folder, &joined(&trusted, root))?;
                     known.insert(before, value.clone());
                     value
                 }
@@ -156,19 +152,16 @@ impl Bundles {
     }
 
     fn add(&mut self, folder: &Path, text: &str) -> Result<String, String> {
-        let path = folder.join(format!("{PREFIX}{}-{}.pem", std::process::id(), self.made.len()));
+        let path = folder.join(format!("trust-{}.pem", self.made.len()));
         make(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
         self.made.push(path.clone());
         path.into_os_string().into_string().map_err(|path| format!("{} is not UTF-8", path.display()))
     }
 }
 
-const PREFIX: &str = "trust-";
-
 #[expect(clippy::disallowed_methods, reason = "nothing secret, and nothing that must outlive a crash")]
 fn make(path: &Path, text: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let _ = std::fs::remove_file(path); // of a process that had our number before
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
     file.write_all(text.as_bytes())
 }
@@ -187,18 +180,6 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let content = std::fs::read(from)?;
     let _ = std::fs::remove_file(to);
     std::fs::write(to, content)
-}
-
-/// Removes what commands have left whose `exec` was killed.
-#[expect(clippy::disallowed_methods, reason = "files of commands that are no more")]
-fn sweep(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
 }
 
 fn joined(before: &str, root: &str) -> String {
@@ -229,7 +210,7 @@ mod tests {
     #[test]
     fn the_table_in_the_help_has_what_a_command_is_told_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let bundles = Bundles::write(&folder.path().join("run"), "ROOT\n", |_| None).unwrap();
+        let bundles = Bundles::write(folder.path(), "ROOT\n", |_| None).unwrap();
         let told: Vec<&str> = bundles.variables.iter().map(|(name, _)| name.as_str()).collect();
         for name in told.iter().filter(|name| **name != ALONE) {
             assert!(clients::names(name), "{name} is set, and in no row");
@@ -249,14 +230,12 @@ mod tests {
         let corporate = folder.path().join("corporate.pem");
         std::fs::write(&corporate, "CORPORATE").unwrap();
         let runtime = folder.path().join("run");
-        let left = runtime.join(format!("{PREFIX}4194999-0.pem"));
         let set = |name: &str| match name {
             "REQUESTS_CA_BUNDLE" | "NODE_EXTRA_CA_CERTS" => Some(corporate.display().to_string()),
             "PIP_CERT" => Some("/there/is/no/such.pem".to_owned()),
             _ => None,
         };
-        OwnFolder::open_or_make(&runtime).unwrap();
-        std::fs::write(&left, "").unwrap();
+        std::fs::create_dir(&runtime).unwrap();
         let bundles = Bundles::write(&runtime, "ROOT\n", set).unwrap();
         let content = |name: &str| {
             let (_, file) = bundles.variables.iter().find(|(variable, _)| variable == name).unwrap();
@@ -269,7 +248,6 @@ mod tests {
             assert!(content(name).ends_with("ROOT\n"), "{name}");
         }
         assert_eq!(content("SSL_CERT_FILE"), content("PIP_CERT"));
-        assert!(!left.exists(), "a file of a process that is no more");
         drop(bundles);
         assert_eq!(std::fs::read_dir(&runtime).unwrap().count(), 0);
     }

@@ -33,13 +33,18 @@ struct Topic {
     text: &'static str,
 }
 
-const TOPICS: [Topic; 7] = [
+const TOPICS: [Topic; 8] = [
     Topic { name: "config", about: "what the configuration says", text: include_str!("topics/config.txt") },
     Topic { name: "providers", about: "which there are, and your own", text: include_str!("topics/providers.txt") },
     Topic { name: "sign-in", about: "the ways to sign in and out", text: include_str!("topics/sign-in.txt") },
     Topic { name: "agents", about: "what an agent may call; hand it over", text: include_str!("topics/agents.txt") },
     Topic { name: "service", about: "run, upgrade, logs, uninstall", text: include_str!("topics/service.txt") },
     Topic { name: "backup", about: "what to keep, and what not", text: include_str!("topics/backup.txt") },
+    Topic {
+        name: "sealing",
+        about: "credentials on the disk, and who can read them",
+        text: include_str!("topics/sealing.txt"),
+    },
     Topic { name: "exit-codes", about: "how verbs and requests fail", text: include_str!("topics/exit-codes.txt") },
 ];
 

@@ -206,6 +206,7 @@ impl AccountReport {
             saved: stored.saved,
             sealed: "no".to_owned(),
             identity: stored.identity.clone(),
+            subject: stored.subject.clone(),
             refresh_expires_at: refresh_expires_at.map(|at| readings.moment(at)),
             ends_at: stored.ends_at.map(|at| readings.moment(at)),
         });
@@ -300,11 +301,14 @@ fn route_report(route: &Route, config: &Config, facts: &Facts, stats: &Stats) ->
 }
 
 fn mcp_report(path: &str, seen: &McpSeen) -> McpReport {
-    let McpSeen { protocol_version, last_session, scope_required } = seen;
+    let McpSeen { protocol_version, server, last_session, scope_required } = seen;
+    let (server_name, server_version) = server.clone().unzip();
     let (asked, action) = scope_required.clone().unzip();
     McpReport {
         path: path.to_owned(),
         protocol_version: protocol_version.clone(),
+        server_name,
+        server_version,
         last_session: last_session.map(Moment::of_unix),
         scope_required: asked.map(Moment::of_unix),
         next_action: action,

@@ -263,6 +263,9 @@ pub(crate) struct CredentialReport {
     pub sealed: String,
     /// Who is signed in, as far as the server told.
     pub identity: Option<String>,
+    /// What the server tells that person apart by: another one is kept out.
+    #[serde(default)]
+    pub subject: Option<String>,
     /// When the refresh token is expected to die, if anything is known of it.
     pub refresh_expires_at: Option<Moment>,
     /// When the sign-in ends (`login --for`), and the credential is removed; `null` if nothing was said.
@@ -318,12 +321,23 @@ pub(crate) struct McpReport {
     pub path: String,
     /// The protocol version that a client and the server have agreed on last.
     pub protocol_version: Option<String>,
+    /// The server's own name, as it said it last.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// Its version.
+    #[serde(default)]
+    pub server_version: Option<String>,
     /// When a message of a session went through last.
     pub last_session: Option<Moment>,
     /// When it asked for more scope last.
     pub scope_required: Option<Moment>,
     /// The command that signs in with it.
     pub next_action: Option<String>,
+}
+
+/// An MCP server's name and version as they are shown: in quotation marks, as they are the server's own words.
+pub(crate) fn server_in_words(name: &str, version: &str) -> String {
+    format!("\"{name}\" {version}").trim_end().to_owned()
 }
 
 /// A point of the calendar; whole seconds, in UTC, as RFC 3339 writes it.

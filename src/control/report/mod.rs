@@ -10,6 +10,6 @@ pub(crate) mod tests;
 
 pub(crate) use build::{Facts, Sources};
 pub(crate) use document::{
-    AccountReport, DaemonReport, Moment, OwnAddressReport, Readings, RouteReport, SCHEMA, State, StatusReport,
-    StoreReport, Wakeup,
+    AccountReport, CredentialReport, DaemonReport, McpReport, Moment, OwnAddressReport, Readings, RouteReport, SCHEMA,
+    State, StatusReport, StoreReport, Wakeup, server_in_words,
 };

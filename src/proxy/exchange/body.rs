@@ -10,12 +10,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tracing::debug;
+use tracing::{debug, warn};
 
+use crate::mcp;
+use crate::platform::clock::unix_seconds;
+use crate::proxy::policy::endpoint_event::{Elsewhere, Endpoints};
 use crate::proxy::policy::headers::{self, Edits};
 use crate::proxy::policy::redact::Confidential;
 use crate::proxy::upstream::{BodyError, UpstreamBody};
 use crate::spelling::{Scanner, Secrets};
+use crate::stats::RouteStats;
 use crate::token_source::Published;
 
 /// RFC 1952 section 2.3: the two magic bytes and the one method that there is.
@@ -38,9 +42,25 @@ pub(crate) struct Upstream {
     token: Arc<Published>,
     added: Option<Arc<Secrets>>,
     redactor: Option<Box<Redactor>>,
+    overheard: Option<Box<Overheard>>,
+    /// Where the body may say where messages go.
+    endpoints: Option<Box<Endpoints>>,
     /// What the upstream has broken off with, until what came before is on its way.
     broken: Option<BodyError>,
 }
+
+/// The beginning of a body, read along for what an MCP server says of itself.
+pub(crate) struct Overheard {
+    text: Vec<u8>,
+    pieces: usize,
+    stats: Arc<RouteStats>,
+}
+
+/// A server's instructions may be long, and stand before its name; what is longer is not read along.
+const LONGEST_GREETING: usize = 64 * 1024;
+
+/// All of the text is looked at with each piece, so of a text in crumbs only so many.
+const MOST_PIECES: usize = 64;
 
 /// Replaces every occurrence of a secret by asterisks, byte for byte, so that lengths and ranges stay true. Holds back only
 /// what may be the beginning of one.
@@ -56,7 +76,14 @@ struct Redactor {
 impl ResponseBody {
     /// What the upstream sends. Trailers lose their credentials and what repeats a secret; so do the data, if they are
     /// looked through.
-    pub(crate) fn upstream(body: UpstreamBody, token: &Arc<Published>, edits: &Edits, scrub: bool) -> Self {
+    pub(crate) fn upstream(
+        body: UpstreamBody,
+        token: &Arc<Published>,
+        edits: &Edits,
+        scrub: bool,
+        overheard: Option<Overheard>,
+        endpoints: Option<Endpoints>,
+    ) -> Self {
         if body.is_end_stream() {
             body.release();
             return Self::Empty;
@@ -64,7 +91,14 @@ impl ResponseBody {
         let (token, added) = (token.clone(), edits.secrets.clone());
         let secrets = if scrub { Confidential::of(&token, added.as_deref()).all() } else { None };
         let redactor = secrets.map(|secrets| Box::new(Redactor::of(secrets)));
-        Self::Upstream(Upstream { body, token, added, redactor, broken: None })
+        let (overheard, endpoints) = (overheard.map(Box::new), endpoints.map(Box::new));
+        Self::Upstream(Upstream { body, token, added, redactor, overheard, endpoints, broken: None })
+    }
+}
+
+impl Overheard {
+    pub(crate) fn of(stats: Arc<RouteStats>) -> Self {
+        Self { text: Vec::new(), pieces: 0, stats }
     }
 }
 
@@ -83,7 +117,40 @@ impl Upstream {
             headers::clean_trailers(trailers, &self.token.name);
             Confidential::of(&self.token, self.added.as_deref()).remove_from(trailers);
         }
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.overhears(data);
+            if let Some(endpoints) = &mut self.endpoints {
+                match endpoints.feed(data) {
+                    // what is held comes with what is next
+                    Ok(here) => *frame = Frame::data(here),
+                    Err(Elsewhere) => {
+                        warn!("a stream is cut: {}", BodyError::LeadsElsewhere);
+                        return self.breaks_off(BodyError::LeadsElsewhere, cx);
+                    }
+                }
+            }
+        }
         Poll::Ready(frame)
+    }
+
+    fn overhears(&mut self, data: &[u8]) {
+        let Some(overheard) = &mut self.overheard else { return };
+        overheard.text.extend_from_slice(data);
+        overheard.pieces += 1;
+        let greeting = mcp::greeting(&overheard.text);
+        if greeting.is_none() && overheard.text.len() < LONGEST_GREETING && overheard.pieces < MOST_PIECES {
+            return;
+        }
+        let confidential = || Confidential::of(&self.token, self.added.as_deref());
+        let is_secret = |text: &String| confidential().is_in(text.as_bytes());
+        if let Some(greeting) = greeting
+            && ![&greeting.name, &greeting.version].into_iter().chain(&greeting.protocol_version).any(is_secret)
+        {
+            overheard.stats.mcp_shows(|seen| seen.greeted(greeting, unix_seconds()));
+        }
+        self.overheard = None;
     }
 
     /// hyper drops what it has not sent yet when it hears of an error; so it hears of it in its next turn.
@@ -198,6 +265,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Upstream(upstream) if upstream.endpoints.is_some() => SizeHint::default(),
             Self::Upstream(upstream) => upstream.body.size_hint(),
         }
     }

@@ -53,6 +53,10 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) table: &'a Table,
     pub(crate) authority: Option<HeaderValue>,
     pub(crate) is_head: bool,
+    /// Whether the response may be an MCP server's first one, which says what it is.
+    pub(crate) may_begin_mcp: bool,
+    /// Whether the response may be the stream of an MCP server's older transport, which says where messages go.
+    pub(crate) may_say_endpoint: bool,
     /// As the client asked for it.
     pub(crate) target: Uri,
     pub(crate) found: Found,

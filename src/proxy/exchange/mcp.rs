@@ -5,12 +5,12 @@ use std::pin::pin;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::client_keys::ClientKey;
 use crate::config::Route;
-use crate::mcp::{self, Message};
+use crate::mcp::{self, Message, fields};
 use crate::platform::clock::unix_seconds;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::body::ResponseBody;
@@ -20,7 +20,10 @@ use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::replay::{Right, Unread, Whole};
 use crate::proxy::table::RouteEntry;
 
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static(fields::VERSION);
+const METHOD: HeaderName = HeaderName::from_static(fields::METHOD);
+const NAME: HeaderName = HeaderName::from_static(fields::NAME);
 
 /// Of a method or a name, so much is shown.
 const LONGEST_WORD: usize = 100;
@@ -76,6 +79,28 @@ fn is_under_rules(route: &Route, method: &Method, rest: &str) -> bool {
     rest.trim_end_matches('/') == place && [Method::GET, Method::POST, Method::DELETE].contains(method)
 }
 
+/// Whether a request may be the one that a server says who it is to: of no session yet, and without an agreed version, or
+/// the one that asks for it.
+pub(crate) fn may_begin<B>(request: &Request<B>) -> bool {
+    let has = |name: &HeaderName| request.headers().contains_key(name);
+    let discovers = request.headers().get(METHOD).is_some_and(|method| method == "server/discover");
+    request.method() == Method::POST && (discovers || !has(&VERSION) && !has(&SESSION))
+}
+
+/// Whether a request may be the one that opens the stream of the older transport (HTTP+SSE, 2024-11-05): of no session.
+pub(crate) fn may_open_older<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET && !request.headers().contains_key(SESSION)
+}
+
+/// Whether a response is such a stream, or what a client takes for one.
+pub(crate) fn is_in_events(headers: &HeaderMap) -> bool {
+    let is = |kind: &HeaderValue| {
+        let kind = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    };
+    headers.get_all(CONTENT_TYPE).iter().any(is)
+}
+
 /// Whether messages on a route are looked at, for its own rules or those of the key that a request presents.
 pub(crate) fn has_rules(route: &Route, key: Option<&ClientKey>) -> bool {
     !route.mcp_rules.is_empty() || key.is_some_and(|key| !key.rights.messages.is_empty())
@@ -108,6 +133,8 @@ pub(crate) async fn judge(
              applied",
         ));
     }
+    let all = |name: HeaderName| request.headers().get_all(name).iter().cloned().collect::<Vec<_>>();
+    let (method, subject) = (all(METHOD), all(NAME));
     let reading = pin!(Whole::read(request, route.config.replay_limit, &stream.activity, token_name, right));
     let whole = match stream.in_time(reading).await {
         Ok(Ok(whole)) => whole,
@@ -123,6 +150,10 @@ pub(crate) async fn judge(
     let Some(messages) = text.ok().and_then(|text| mcp::read(text.as_bytes()).ok()) else {
         return Err(ProxyError::BadRequest("its body is no message that rules could be applied to"));
     };
+    let [method, subject] = [&method, &subject].map(|all| all.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>());
+    if !fields::agree(&method, &subject, &messages) {
+        return Err(ProxyError::BadRequest("its fields Mcp-Method and Mcp-Name say something else than its message"));
+    }
     noted(messages.iter().take(MOST_NOTED).map(in_words).collect::<Vec<_>>().join(", "));
     let Some(error) = messages.iter().find_map(|message| refusal(&route.config, key, message)) else {
         return Ok(Judged::Through(Box::new(whole)));
@@ -144,7 +175,7 @@ fn refusal(route: &Route, key: Option<&ClientKey>, message: &Message) -> Option<
 
 /// Method and name of a message, for people.
 fn in_words(message: &Message) -> String {
-    let Message { method, name, uri, is_odd, id: _ } = message;
+    let Message { method, name, uri, is_odd, id: _, version: _, cancels: _ } = message;
     let words =
         [method, name, uri].into_iter().flatten().map(|word| word.chars().take(LONGEST_WORD).collect::<String>());
     let words: Vec<String> = words.collect();
@@ -167,7 +198,8 @@ pub(crate) fn without_challenge<B>(route: &RouteEntry, response: &mut Response<B
         (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, Some(scope)) => {
             tracing::warn!(%account, route = %route.config.name, scope, "the MCP server asks for more scope");
             let error = ProxyError::ScopeRequired { account, scope };
-            route.stats.mcp().scope_required = Some((unix_seconds(), error.login().unwrap_or_default()));
+            let command = error.login().unwrap_or_default();
+            route.stats.mcp_shows(|seen| seen.scope_required = Some((unix_seconds(), command)));
             Err(error)
         }
         (StatusCode::UNAUTHORIZED, None) => Err(ProxyError::TokenRefused { account }),

@@ -12,10 +12,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
+use crate::config::Upstream;
+use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::{Counted, Exchange};
-use crate::proxy::exchange::body::ResponseBody;
+use crate::proxy::exchange::body::{Overheard, ResponseBody};
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
 };
@@ -24,6 +26,7 @@ use crate::proxy::exchange::upgrade;
 use crate::proxy::fault::Fault;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::policy::client_key::{self, Presented};
+use crate::proxy::policy::endpoint_event::{Endpoints, Here};
 use crate::proxy::policy::error::{CLEAR_SITE_DATA, Check, PROXY_STATUS, ProxyError, STORAGE};
 use crate::proxy::policy::guard::{self, Admission, Shared};
 use crate::proxy::policy::head::{Head, HeadFlags};
@@ -77,19 +80,16 @@ async fn carry_out(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (connection, access) = (&stream.connection, &table.shared.access);
-    let caller = identify(connection, table, exchange, &mut request)?;
-    let host = admit(connection, &table.shared, &caller, &request)?;
-    if let Some(containers) = &access.containers
-        && caller.key.is_none()
-        && !connection.is_outside_containers(containers).await
-    {
-        return Err(ProxyError::NotAllowed(Check::Container));
-    }
-    connection.vouch();
-    let target = find(connection, table, host, &request)?;
+    let (caller, target, way_in) = match let_in(connection, table, exchange, &mut request).await {
+        Ok(found) => found,
+        Err(error) => {
+            if !matches!(error, ProxyError::NotAllowed(Check::Peer | Check::Root)) {
+                Box::pin(request_rest::read(request)).await;
+            }
+            return Err(error);
+        }
+    };
     let route = &*target.local.entry;
-    exchange.reached(&target.local);
-    let way_in = permit(&table.shared, &caller, &target, host, &request, exchange)?;
     if way_in == Shared::Navigation && connection.is_where_localhost_is() {
         exchange.led_away();
         return Ok(to_own_origin(route, target.rest(&request), &request));
@@ -118,7 +118,13 @@ async fn carry_out(
                 }
             }
         }
-        None => Box::pin(route.tokens.token(route.config.wait)).await.map_err(|why_not| no_token(route, why_not))?,
+        None => match Box::pin(route.tokens.token(route.config.wait)).await {
+            Ok(token) => token,
+            Err(why_not) => {
+                Box::pin(request_rest::read(request)).await;
+                return Err(no_token(route, why_not));
+            }
+        },
     };
     exchange.goes_up_with(&token);
 
@@ -200,6 +206,28 @@ impl Target {
     }
 }
 
+/// Whose the request is, where it leads, and whether it may go there.
+async fn let_in(
+    connection: &Connection,
+    table: &LocalTable,
+    exchange: &mut Exchange,
+    request: &mut Request<Incoming>,
+) -> Result<(Caller, Target, Shared), ProxyError> {
+    let caller = identify(connection, table, exchange, request)?;
+    let host = admit(connection, &table.shared, &caller, request)?;
+    if let Some(containers) = &table.shared.access.containers
+        && caller.key.is_none()
+        && !connection.is_outside_containers(containers).await
+    {
+        return Err(ProxyError::NotAllowed(Check::Container));
+    }
+    connection.vouch();
+    let target = find(connection, table, host, request)?;
+    exchange.reached(&target.local);
+    let way_in = permit(connection, &table.shared, &caller, &target, host, request, exchange)?;
+    Ok((caller, target, way_in))
+}
+
 /// Takes the client key off a request, if it presents one, which must be valid.
 fn identify(
     connection: &Connection,
@@ -252,6 +280,7 @@ fn find(
 
 /// Whether the route and the client key let the request through.
 fn permit(
+    connection: &Connection,
     table: &Table,
     caller: &Caller,
     target: &Target,
@@ -269,6 +298,9 @@ fn permit(
     }
     if route.config.require_key && caller.key.is_none() {
         return Err(ProxyError::NotAllowed(Check::KeyRequired));
+    }
+    if route.config.require_key && connection.ingress.scope.is_open() {
+        return Err(ProxyError::NotAllowed(Check::KeyOfNobody));
     }
     route::check_rules(&route.config, caller.key.as_deref(), &head, rest)?;
     mcp::check_place(&route.config, caller.key.as_deref(), request.method(), rest)?;
@@ -313,6 +345,10 @@ fn prepare<'a>(
         table,
         authority: request.headers().get(HOST).cloned(),
         is_head: *request.method() == Method::HEAD,
+        may_say_endpoint: route.config.mcp.is_some()
+            && !connection.ingress.names_upstreams()
+            && mcp::may_open_older(request),
+        may_begin_mcp: route.config.mcp.is_some() && mcp::may_begin(request),
         target: asked,
         found,
         prefix,
@@ -338,7 +374,7 @@ fn prepare<'a>(
     };
     headers::prepare_request(request.headers_mut(), &caller.flags, fields);
     authorization.apply(request);
-    if route.config.scrub {
+    if route.config.scrub || context.may_begin_mcp || context.may_say_endpoint {
         headers::ask_for_whole_text(request.headers_mut());
     }
     Ok((context, switches))
@@ -508,9 +544,21 @@ fn respond(
     if route.config.mcp.is_some() {
         mcp::without_challenge(route, &mut response)?;
     }
+    let says_endpoint = context.may_say_endpoint && mcp::is_in_events(response.headers());
+    if says_endpoint && let Some(fault) = headers::cannot_be_looked_through(response.status(), response.headers()) {
+        return Err(upstream_error(route, fault));
+    }
     clean(route, &mut response, token, context, false)?;
+    let endpoints = says_endpoint.then(|| {
+        response.headers_mut().remove(CONTENT_LENGTH); // it may become another one
+        let authority = context.authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+        let Upstream { origin, base_path } = route.config.upstream.clone();
+        Endpoints::new(Here { origin, base_path, authority, prefix: context.prefix.clone().into_owned() })
+    });
     let (head, body) = response.into_parts();
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)))
+    let overheard = (context.may_begin_mcp && head.status.is_success()).then(|| Overheard::of(route.stats.clone()));
+    let body = ResponseBody::upstream(body, token, &route.edits, route.config.scrub, overheard, endpoints);
+    Ok(Response::from_parts(head, body))
 }
 
 /// Whether a `Via` field carries the comment that only this process adds.

@@ -68,7 +68,10 @@ pub(crate) async fn forward(
     forward::clean(route, &mut response, token, &context, switching)?;
     let (head, body) = response.into_parts();
     let Some(upstream) = upstream else {
-        return Ok(Response::from_parts(head, ResponseBody::upstream(body, token, &route.edits, route.config.scrub)));
+        return Ok(Response::from_parts(
+            head,
+            ResponseBody::upstream(body, token, &route.edits, route.config.scrub, None, None),
+        ));
     };
     stream.activity.switch();
     let noted = exchange.becomes_tunnel(head.status);

@@ -101,6 +101,8 @@ pub(crate) enum Check {
     KeyExpired,
     /// Without a client key, nobody is let in here.
     KeyRequired,
+    /// The client key is good, and handed on with requests of processes that have shown none.
+    KeyOfNobody,
     /// The client key is good, but not for this.
     KeyRights,
     /// The client key is somebody else's.
@@ -529,7 +531,7 @@ impl Check {
             Check::ServiceWorker => "service-worker",
             Check::Key => "key",
             Check::KeyExpired => "key-expired",
-            Check::KeyRequired => "key-required",
+            Check::KeyRequired | Check::KeyOfNobody => "key-required",
             Check::KeyRights => "key-rights",
             Check::KeyUser => "key-user",
             Check::KeyBytes => "key-bytes",
@@ -548,7 +550,7 @@ impl Check {
             Check::ServiceWorker => "Not allowed: a service worker for all routes",
             Check::Key => "Not allowed: no such client key",
             Check::KeyExpired => "Not allowed: the client key has expired",
-            Check::KeyRequired => "Not allowed: a client key is required",
+            Check::KeyRequired | Check::KeyOfNobody => "Not allowed: a client key is required",
             Check::KeyRights => "Not allowed: the client key is not for this",
             Check::KeyUser => "Not allowed: the client key is for another user",
             Check::KeyBytes => "Not allowed: the client key is used up",
@@ -599,6 +601,10 @@ impl Check {
                 "Check: client key. Here nobody is served without one: as X-Valetd-Key, X-Api-Key or Api-Key, as a \
                  Bearer token, as user name or password of Basic, or as the path's first segment. To make \
                  one: valetd key add"
+            }
+            Check::KeyOfNobody => {
+                "Check: client key. This route asks for one since the setting `require_key`, and the command was started \
+                 without: its proxy takes requests of every process of the user. Start the command anew: valetd exec"
             }
             Check::KeyRights => {
                 "Check: client key. The one presented is valid, but not for this route, method or path; valetd key \

@@ -2,6 +2,7 @@
 
 pub(super) mod challenge;
 pub(super) mod client_key;
+pub(super) mod endpoint_event;
 pub(super) mod error;
 pub(super) mod guard;
 pub(super) mod head;

@@ -279,7 +279,7 @@ mod tests {
             let routes = names.iter().map(|name| RouteName::new(name).unwrap()).collect();
             Scope::Lent(std::sync::Arc::new(crate::proxy::policy::scope::Lent {
                 routes,
-                as_upstream: true,
+                kind: crate::client_keys::AddressKind::Upstreams { open: false },
                 ended: shutdown().1,
             }))
         };

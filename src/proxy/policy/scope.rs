@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::client_keys::Rights;
+use crate::client_keys::{AddressKind, Rights};
 use crate::config::RouteName;
 use crate::proxy::policy::error::Advice;
 use crate::shutdown::Shutdown;
@@ -34,8 +34,9 @@ pub(crate) enum Scope {
 pub(crate) struct Lent {
     /// By prefix or by host name, or by where they lead to.
     pub(crate) routes: Vec<RouteName>,
-    /// Whether a request names the upstream, as its client knows of no other address: `exec --intercept` hands it on.
-    pub(crate) as_upstream: bool,
+    /// How they are reached: `exec --intercept` hands on requests that name the upstream, as their client knows of no other
+    /// address.
+    pub(crate) kind: AddressKind,
     /// Ends the listener and its connections.
     pub(crate) ended: Shutdown,
 }
@@ -61,7 +62,16 @@ impl Scope {
     pub(crate) fn names_upstreams(&self) -> bool {
         match self {
             Scope::All | Scope::Own(_) => false,
-            Scope::Lent(lent) => lent.as_upstream,
+            Scope::Lent(lent) => matches!(lent.kind, AddressKind::Upstreams { .. }),
+        }
+    }
+
+    /// Whether the key that is presented here says nothing of the process that asks: who holds it hands on what any of the
+    /// user's sends.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Scope::All | Scope::Own(_) => false,
+            Scope::Lent(lent) => lent.kind == AddressKind::Upstreams { open: true },
         }
     }
 

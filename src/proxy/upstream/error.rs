@@ -67,6 +67,9 @@ pub(crate) enum BodyError {
     /// By ours: it must be looked through, and is compressed, though its head does not say so.
     #[error("it is compressed, so with `scrub` it cannot be looked through")]
     Compressed,
+    /// By ours: an event would have the client send its messages elsewhere.
+    #[error("its event `endpoint` leads away from the MCP server")]
+    LeadsElsewhere,
 }
 
 /// Whether the upstream spoke HTTP/2 where HTTP/1.1 was due, and so cannot have understood the request.

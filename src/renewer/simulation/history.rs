@@ -306,7 +306,7 @@ impl History {
             30..=32 => {
                 self.outside().tell(|| format!("a{account}: a person asks for a renewal"));
                 self.outside().gives_a_reason(account);
-                let _ = self.renewer.refresh(&id, now);
+                self.renewer.refresh(&id, tokio::sync::oneshot::channel().0, now);
             }
             33..=35 => {
                 self.outside().tell(|| "a hint".into());
@@ -507,6 +507,7 @@ impl History {
                 servers: None,
                 trial: Trial::Skipped,
                 term: None,
+                sign_in: None,
             }
         };
         let now = self.now();
@@ -644,7 +645,7 @@ impl History {
                     // a third time is final, until a person asks; before that it mends itself
                     let now = self.now();
                     self.outside().gives_a_reason(account);
-                    let _ = self.renewer.refresh(&name(account), now);
+                    self.renewer.refresh(&name(account), tokio::sync::oneshot::channel().0, now);
                     self.settle();
                 }
             }

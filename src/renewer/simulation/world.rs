@@ -496,6 +496,10 @@ impl World for SimWorld {
         self.outside().store_answer()
     }
 
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, _: Person) {
+        self.redeem(account, id, grant);
+    }
+
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant) {
         let mut outside = self.outside();
         if outside.dies() {

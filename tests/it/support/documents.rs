@@ -70,7 +70,7 @@ fn answer(state: &Mutex<State>, stream: TcpStream) {
     }
     let mut words = line.split(' ');
     let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
-    let mut length = 0;
+    let (mut length, mut validator) = (0, String::new());
     loop {
         let mut field = String::new();
         if reader.read_line(&mut field).is_err() || field.trim().is_empty() {
@@ -79,6 +79,9 @@ fn answer(state: &Mutex<State>, stream: TcpStream) {
         if let Some(value) = field.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap_or(0);
         }
+        if let Some(value) = field.strip_prefix("if-none-match:") {
+            validator = value.trim().to_owned();
+        }
     }
     let mut body = vec![0; length];
     if reader.read_exact(&mut body).is_err() {
@@ -86,11 +89,15 @@ fn answer(state: &Mutex<State>, stream: TcpStream) {
     }
     let found = {
         let mut state = state.lock().expect("no panic");
-        state.asked.push((format!("{method} {path}"), String::from_utf8_lossy(&body).into_owned()));
+        let unless = if validator.is_empty() { String::new() } else { format!(" unless {validator}") };
+        state.asked.push((format!("{method} {path}{unless}"), String::from_utf8_lossy(&body).into_owned()));
         state.documents.get(&path).cloned()
     };
     let missing = Document { status: 404, fields: String::new(), body: "{}".to_owned() };
-    let Document { status, fields, body } = found.unwrap_or(missing);
+    let Document { mut status, fields, mut body } = found.unwrap_or(missing);
+    if !validator.is_empty() && fields.contains(&format!("ETag: {validator}\r\n")) {
+        (status, body) = (304, String::new());
+    }
     let head = format!(
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{fields}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
