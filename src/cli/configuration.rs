@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::failure::Failure;
 use super::options::Options;
 use super::output::remark;
+use crate::advice::advised;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
@@ -84,7 +85,9 @@ pub(super) fn is_enough(name: &AccountId) -> bool {
 }
 
 /// Where the providers are listed.
-pub(super) const PROVIDERS: &str = "`valetd providers` lists those that valetd knows";
+pub(super) fn where_providers_are() -> String {
+    format!("`{}` lists those that valetd knows", advised("providers"))
+}
 
 /// The account of this name.
 ///
@@ -97,12 +100,17 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     }
     if config::presets().any(|preset| preset.name == id.as_str()) {
         let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
-        return Err(failure.with_remedy(format!("'valetd add {id} {id}' makes one of that provider")));
+        return Err(
+            failure.with_remedy(format!("'{}' makes one of that provider", advised(format_args!("add {id} {id}"))))
+        );
     }
     let failure =
         Failure::unknown(&UnknownName::new("account", id.as_str(), config.accounts.keys().map(AccountId::as_str)));
     Err(match config.accounts.is_empty() {
-        true => failure.with_remedy(format!("'valetd add {id} PROVIDER' makes one; {PROVIDERS}")),
+        true => {
+            let add = advised(format_args!("add {id} PROVIDER"));
+            failure.with_remedy(format!("'{add}' makes one; {}", where_providers_are()))
+        }
         false => failure,
     })
 }

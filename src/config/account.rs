@@ -14,6 +14,7 @@ use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
 use super::sign_in::{SignIn, SignInMethod};
+use crate::advice::advised;
 use crate::oauth::id_token::Expected;
 use crate::oauth::rfc7009::{RevocationForm, ShownClient};
 use crate::oauth::{ClientAuth, Dialect, Grant, GrantType, Vocabulary};
@@ -233,7 +234,8 @@ impl<'a> Reader<'a> {
             return None;
         }
         if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
-            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            let add = advised(format_args!("add {id} {provider}"));
+            let remedy = format!("take these lines out and run '{add}', which finds out the rest");
             self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
             return None;
         }

@@ -230,7 +230,8 @@ impl Daemon {
         warnings.access = access_warnings;
         let table = wiring::table(&config, &sources, &stats).map_err(|error| anyhow!(error))?.with_access(access);
         let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(wiring::peer_lookups()))?;
-        let facts = facts(&paths, &clock, &observers, hardening, invocation);
+        let facts =
+            Facts { configured: problems.is_empty(), ..facts(&paths, &clock, &observers, hardening, invocation) };
         let published = Published::new(config.clone(), problems, facts);
         let (state, requests) = control_state(&published, accounts, stats, clock, (keys, store), log);
         let mut running = Running {
@@ -312,6 +313,7 @@ fn facts(
         started_at: clock.now(),
         config_file: paths.config_file.clone(),
         state_dir: paths.state_dir.clone(),
+        configured: true,
         listen: Vec::new(),
         route_listen: BTreeMap::new(),
         warnings: Vec::new(),

@@ -11,6 +11,7 @@ use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, Stored, UNREADABLE, Withheld,
     Withholding,
 };
+use crate::advice::advised;
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Person, Tokens, id_token, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
@@ -401,7 +402,10 @@ impl AccountState {
     /// The access token that requests are given, out of their header field.
     pub(super) fn access_token_at_hand(&self) -> Result<Secret, String> {
         let template = &self.account.header;
-        let published = self.published.as_ref().ok_or("there is no usable access token at hand: see valetd status")?;
+        let published = self
+            .published
+            .as_ref()
+            .ok_or_else(|| format!("there is no usable access token at hand: see {}", advised("status")))?;
         let text = published.value.to_str().unwrap_or_default();
         let token = text.strip_prefix(&template.before).and_then(|text| text.strip_suffix(&template.after));
         match (template.token, token) {

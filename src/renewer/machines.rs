@@ -21,9 +21,10 @@ use tracing::{error, info, warn};
 use super::account::{AccountState, LastPublished, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Waiters};
 use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
-    AccountView, IN_THE_WAY, LastFailure, LockOrder, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld,
-    Withholding,
+    self, AccountView, IN_THE_WAY, LastFailure, LockOrder, NOT_SAVED, NewCredential, RequestError, UNREADABLE,
+    Withheld, Withholding,
 };
+use crate::advice::invocation;
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
 use crate::oauth::{Grant, Tokens};
@@ -209,7 +210,7 @@ impl<W: World> Renewer<W> {
             if let Some((kind, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
                 let (key, server, signed_in_to) = (kind.key(), &endpoint.origin, &record.issued_by);
                 warn!(account = %id, %server, signed_in_to, "{key} is on a server that the sign-in did not name: take \
-                    that back, or run `valetd login {id}`");
+                    that back, or run `{}`", login(id));
             }
             return Some(Event::CredentialRefused(Why::IssuedElsewhere));
         }
@@ -323,14 +324,14 @@ impl<W: World> Renewer<W> {
         }
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
         if let Some(Withheld { cause, why, .. }) = &state.withheld {
-            return Err(format!("{why}; run `{}`", cause.remedy(id, "valetd")));
+            return Err(format!("{why}; run `{}`", cause.remedy(id, invocation())));
         }
         if state.opening_since.is_some() {
             return Err("the key of the store is being asked for".to_owned());
         }
         match state.machine.snapshot().phase {
             Phase::SignInRequired { why } if !state.machine.may_be_presented_again() => {
-                Err(format!("{why}; run `valetd login {id}`"))
+                Err(format!("{why}; run `{}`", login(id)))
             }
             Phase::SignInRequired { .. } | Phase::Scheduled { .. } | Phase::InFlight { .. } => Ok(()),
         }
@@ -584,7 +585,7 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         if state.note_repeated(&mut failure, now) {
             error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not \
-                known: look at its answer, or run `valetd login {id}`");
+                known: look at its answer, or run `{}`", login(id));
         }
         if failure.wants_rotation {
             // a token that may be spent is noted first: so it is the next renewal that asks in that way
@@ -636,7 +637,7 @@ impl<W: World> Renewer<W> {
         let snapshot = state.machine.snapshot();
         match snapshot.phase {
             Phase::SignInRequired { why } => {
-                error!(account = %id, error = %detail, %why, "a person must sign in: run `valetd login {id}`");
+                error!(account = %id, error = %detail, %why, "a person must sign in: run `{}`", login(id));
             }
             _ if snapshot.published.is_some() => {
                 warn!(account = %id, error = %detail, "renewal failed; the current token is still usable");
@@ -1059,4 +1060,9 @@ fn not_usable(id: &AccountId, class: &'static str, error: String, now: Timestamp
     error!(account = %id, %error, "the stored credential cannot be used");
     let (oauth_error, http_status) = (None, None);
     LastFailure { at: now, id: RenewalId(0), class, oauth_error, http_status, detail: error, attempt: 1 }
+}
+
+/// The command that signs in to an account, for the log.
+fn login(id: &AccountId) -> String {
+    accounts::login(id, invocation())
 }
