@@ -28,7 +28,7 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 
 use crate::config::{KeyName, RouteName};
-use crate::platform::clock::wall;
+use crate::platform::clock::{self, wall};
 use crate::platform::peer::{self, Ends, PeerLookup};
 use crate::stats::Stats;
 
@@ -54,7 +54,7 @@ const MOST_STRANGERS: usize = 64;
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// How often a worker looks for exchanges that have become long.
-pub(crate) const LOOK: Duration = Duration::from_secs(13);
+pub(crate) const LONG_CHECK_INTERVAL: Duration = Duration::from_secs(13);
 
 /// The free space, or a twentieth of the file system if that is less, that the audit leaves to others: a credential that
 /// cannot be saved is a login lost.
@@ -133,9 +133,9 @@ enum Message {
 /// To look anew, perhaps at another path. Answered when that is done.
 type Reopen = (Settings, Sender<()>);
 
-/// Whose share of the queues an entry takes.
+/// The queue that an entry waits in: each has its share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Whose {
+pub(crate) enum Queue {
     /// The user's that valetd runs as, without a key.
     Own,
     /// Another user's, or a key's.
@@ -145,7 +145,7 @@ pub(crate) enum Whose {
 /// Room for one entry, from the time when it is promised until it is written or given up.
 #[derive(Debug)]
 pub(crate) struct Place {
-    whose: Whose,
+    queue: Queue,
     /// Whether something was forwarded because of it.
     is_promised: bool,
     shared: Arc<Shared>,
@@ -153,7 +153,7 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.share(self.whose).0.fetch_sub(1, Relaxed);
+        self.shared.share(self.queue).0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -162,7 +162,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(crate) struct Seat {
     id: u64,
-    whose: Whose,
+    queue: Queue,
     /// Whether the thread has heard of it.
     is_known: bool,
     log: AuditLog,
@@ -300,10 +300,10 @@ impl Drop for Audit {
 
 impl Shared {
     /// The entries that wait, and how many may.
-    fn share(&self, whose: Whose) -> (&AtomicUsize, usize) {
-        match whose {
-            Whose::Own => (&self.own, OWN_SHARE),
-            Whose::Others => (&self.others, OTHERS_SHARE),
+    fn share(&self, queue: Queue) -> (&AtomicUsize, usize) {
+        match queue {
+            Queue::Own => (&self.own, OWN_SHARE),
+            Queue::Others => (&self.others, OTHERS_SHARE),
         }
     }
 
@@ -313,25 +313,25 @@ impl Shared {
 }
 
 impl AuditLog {
-    pub(crate) fn seat(&self, ends: Ends, whose: Whose) -> Seat {
+    pub(crate) fn seat(&self, ends: Ends, queue: Queue) -> Seat {
         let id = self.shared.next_seat.fetch_add(1, Relaxed);
-        let place = self.place(whose); // without, the process stays unknown
-        let is_known = place.is_some_and(|place| self.send(whose, Message::Opened(id, ends, place)));
-        Seat { id, whose, is_known, log: self.clone() }
+        let place = self.place(queue); // without, the process stays unknown
+        let is_known = place.is_some_and(|place| self.send(queue, Message::Opened(id, ends, place)));
+        Seat { id, queue, is_known, log: self.clone() }
     }
 
     /// Room for one entry, if there is any.
-    pub(crate) fn place(&self, whose: Whose) -> Option<Place> {
-        let (taken, most) = self.shared.share(whose);
+    pub(crate) fn place(&self, queue: Queue) -> Option<Place> {
+        let (taken, most) = self.shared.share(queue);
         let one_more = |taken: usize| (taken < most).then_some(taken + 1);
         taken.fetch_update(Relaxed, Relaxed, one_more).ok()?;
-        Some(Place { whose, is_promised: false, shared: self.shared.clone() })
+        Some(Place { queue, is_promised: false, shared: self.shared.clone() })
     }
 
     /// Room for one entry that will be written, as far as anybody can know: the file could be written when it was last
     /// tried, and there is space for what waits.
-    pub(crate) fn promised_place(&self, whose: Whose) -> Option<Place> {
-        let mut place = self.shared.is_writable.load(Relaxed).then(|| self.place(whose)).flatten()?;
+    pub(crate) fn promised_place(&self, queue: Queue) -> Option<Place> {
+        let mut place = self.shared.is_writable.load(Relaxed).then(|| self.place(queue)).flatten()?;
         place.is_promised = true;
         Some(place)
     }
@@ -343,7 +343,7 @@ impl AuditLog {
         let is_counted_apart = requests.len() < MOST_STRANGERS || requests.contains_key(&uid);
         *requests.entry(uid.filter(|_| is_counted_apart)).or_default() += 1;
         if since.is_none() {
-            *since = Some((wall(), Instant::now()));
+            *since = Some((wall(), clock::instant()));
             drop(strangers);
             self.thread.unpark(); // it must know when to look
         }
@@ -363,10 +363,10 @@ impl AuditLog {
         self.shared.stats.audit.dropped.add(1);
     }
 
-    fn send(&self, whose: Whose, message: Message) -> bool {
-        let queue = match whose {
-            Whose::Own => &self.own,
-            Whose::Others => &self.others,
+    fn send(&self, queue: Queue, message: Message) -> bool {
+        let queue = match queue {
+            Queue::Own => &self.own,
+            Queue::Others => &self.others,
         };
         let number = self.shared.next_message.fetch_add(1, Relaxed);
         let sent = queue.send((number, message)).is_ok(); // an error means that the thread has ended
@@ -386,7 +386,7 @@ impl Seat {
     }
 
     pub(crate) fn note(&self, entry: Box<Entry>) {
-        if !self.log.send(entry.place.whose, Message::Entry(entry)) {
+        if !self.log.send(entry.place.queue, Message::Entry(entry)) {
             self.log.dropped();
         }
     }
@@ -395,7 +395,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if self.is_known {
-            self.log.send(self.whose, Message::Closed(self.id));
+            self.log.send(self.queue, Message::Closed(self.id));
         }
     }
 }
@@ -449,7 +449,7 @@ impl Writer {
                     own = own.or_else(|| owns.try_recv().ok());
                     other = other.or_else(|| others.try_recv().ok());
                     let next = match (&own, &other) {
-                        (Some((number, _)), Some((others, _))) if *number < *others || self.own_is_pressed() => {
+                        (Some((number, _)), Some((others, _))) if *number < *others || self.own_queue_is_long() => {
                             own.take()
                         }
                         (Some(_), None) => own.take(),
@@ -484,7 +484,7 @@ impl Writer {
 
     /// Whether the owner's entries have waited for so long that they go first: looking for others' processes takes its
     /// time.
-    fn own_is_pressed(&self) -> bool {
+    fn own_queue_is_long(&self) -> bool {
         self.shared.own.load(Relaxed) > OWN_SHARE / 8
     }
 
@@ -633,7 +633,7 @@ impl Writer {
 
     fn complain(&mut self, error: &io::Error) {
         self.shared.is_writable.store(false, Relaxed);
-        let is_news = self.failed_at.replace(Instant::now()).is_none();
+        let is_news = self.failed_at.replace(clock::instant()).is_none();
         self.shared.stats.audit.set_trouble(Some(error.to_string()));
         if is_news {
             let path = self.settings.path.display();
@@ -819,7 +819,7 @@ mod tests {
             verdict: "forwarded",
             exchange: None,
             cut: Vec::new(),
-            place: log.place(Whose::Own).unwrap(),
+            place: log.place(Queue::Own).unwrap(),
         })
     }
 
@@ -951,7 +951,7 @@ mod tests {
             ["audit.jsonl", "audit.jsonl.1", "other.jsonl"].map(|name| folder.path().join(name));
         let mut audit = Audit::start(settings(&first), Arc::default()).unwrap();
         let log = audit.log();
-        let seat = log.seat(Ends::Unix(Some(std::process::id())), Whose::Own);
+        let seat = log.seat(Ends::Unix(Some(std::process::id())), Queue::Own);
         seat.note(entry(&log, seat.id(), "/1"));
         until_written(&audit, 1);
         std::fs::rename(&first, &moved).unwrap();
@@ -980,7 +980,7 @@ mod tests {
         std::os::unix::fs::symlink(&precious, numbered(2)).unwrap();
         let audit = Audit::start(Settings { size: 64_000, keep: 3, ..settings(&path) }, Arc::default()).unwrap();
         let log = audit.log();
-        let seat = log.seat(Ends::Unix(None), Whose::Own);
+        let seat = log.seat(Ends::Unix(None), Queue::Own);
         let long = "x".repeat(1000);
         for count in 1..=300 {
             seat.note(entry(&log, seat.id(), &format!("/{count}/{long}")));
@@ -1026,13 +1026,13 @@ mod tests {
         let stats = Arc::new(Stats::default());
         let audit = Audit::start(settings(&path), stats.clone()).unwrap();
         let log = audit.log();
-        let seat = log.seat(Ends::Unix(None), Whose::Own);
+        let seat = log.seat(Ends::Unix(None), Queue::Own);
         let nowhere = Ends::Tcp("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let mut refused = 0;
         let mut seats = Vec::new();
         for count in 0..3 * OTHERS_SHARE {
-            seats.push(log.seat(nowhere, Whose::Others));
-            match log.place(Whose::Others) {
+            seats.push(log.seat(nowhere, Queue::Others));
+            match log.place(Queue::Others) {
                 None => refused += 1,
                 Some(place) => seat.note(Box::new(Entry { place, ..*entry(&log, 7, "/others") })),
             }
@@ -1055,8 +1055,8 @@ mod tests {
         let missing = folder.path().join("missing").join("audit.jsonl");
         let audit = Audit::start(settings(&missing), stats.clone()).unwrap();
         let log = audit.log();
-        assert!(log.promised_place(Whose::Own).is_none(), "nothing is promised");
-        let seat = log.seat(Ends::Unix(None), Whose::Own);
+        assert!(log.promised_place(Queue::Own).is_none(), "nothing is promised");
+        let seat = log.seat(Ends::Unix(None), Queue::Own);
         for _ in 0..3 {
             seat.note(entry(&log, seat.id(), "/"));
         }
@@ -1064,13 +1064,13 @@ mod tests {
         drop(audit);
         assert_eq!((stats.audit.written.get(), stats.audit.dropped.get()), (0, 3));
         assert!(stats.audit.trouble().is_some());
-        assert!(log.promised_place(Whose::Own).is_none(), "and less so when nobody writes any more");
+        assert!(log.promised_place(Queue::Own).is_none(), "and less so when nobody writes any more");
 
-        let places: Vec<_> = std::iter::from_fn(|| log.place(Whose::Own)).collect();
+        let places: Vec<_> = std::iter::from_fn(|| log.place(Queue::Own)).collect();
         assert_eq!(places.len(), OWN_SHARE);
-        assert!(log.place(Whose::Others).is_some(), "a share of their own");
+        assert!(log.place(Queue::Others).is_some(), "a share of their own");
         drop(places);
-        assert!(log.place(Whose::Own).is_some());
+        assert!(log.place(Queue::Own).is_some());
     }
 
     #[test]
@@ -1080,13 +1080,13 @@ mod tests {
         let required = Settings { is_required: true, ..settings(&path) };
         let mut audit = Audit::start(required.clone(), Arc::default()).unwrap();
         let log = audit.log();
-        let seat = log.seat(Ends::Unix(None), Whose::Own);
-        let place = log.promised_place(Whose::Own).unwrap();
+        let seat = log.seat(Ends::Unix(None), Queue::Own);
+        let place = log.promised_place(Queue::Own).unwrap();
         std::fs::rename(&path, &away).unwrap();
         std::fs::create_dir(&path).unwrap(); // as good as a disk that is full
         seat.note(Box::new(Entry { place, ..*entry(&log, 0, "/promised") }));
         let end = Instant::now() + Duration::from_secs(20);
-        while log.promised_place(Whose::Own).is_some() {
+        while log.promised_place(Queue::Own).is_some() {
             assert!(Instant::now() < end, "it is still promised");
             thread::yield_now();
         }
@@ -1094,7 +1094,7 @@ mod tests {
         audit.reopen(required);
         until_written(&audit, 1);
         assert_eq!(lines(&path)[0]["path"], "/promised");
-        assert!(log.promised_place(Whose::Own).is_some());
+        assert!(log.promised_place(Queue::Own).is_some());
         assert_eq!(log.shared.stats.audit.dropped.get(), 0);
     }
 

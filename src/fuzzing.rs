@@ -50,7 +50,7 @@ pub fn token_answer(data: &[u8]) {
     let refresh_token = || Grant::RefreshToken(Secret::new(SENT));
     let (dialect, grant) = match choice % 4 {
         0 => (Dialect::Rfc6749, refresh_token()),
-        1 => (Dialect::Rfc6749, Grant::Password { username: "me".to_owned(), password: Secret::new(SENT) }),
+        1 => (Dialect::Rfc6749, Grant::Password { username: "me".to_owned(), password: Secret::new(SENT), otp: None }),
         2 => (Dialect::CognitoInitiateAuth, refresh_token()),
         _ => (Dialect::CognitoGetTokens, refresh_token()),
     };
@@ -188,19 +188,15 @@ pub fn config(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::split_mix::SplitMix64;
     use std::path::Path;
     use std::time::Instant;
 
-    /// SplitMix64.
-    struct Dice(u64);
+    struct Dice(SplitMix64);
 
     impl Dice {
         fn roll(&mut self, sides: usize) -> usize {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (z ^ (z >> 31)) as usize % sides.max(1)
+            self.0.next_u64() as usize % sides.max(1)
         }
     }
 
@@ -273,7 +269,7 @@ mod tests {
         let (name, holds) = target;
         let corpus = corpus(name);
         corpus.iter().for_each(|input| holds(input));
-        let mut dice = Dice(name.len() as u64);
+        let mut dice = Dice(SplitMix64(name.len() as u64));
         let mut runs = 0;
         while !is_enough(runs) {
             let mut input = corpus[dice.roll(corpus.len())].clone();

@@ -42,9 +42,11 @@
 //! 1  renewal                                  when to renew                                        (pure)
 //!    path_rules                               a path as servers may read it, and rules over it      (pure)
 //!    mcp                                      what a message says of itself, and rules over it      (pure)
-//! 0  secret     timestamp                     types that everyone uses                             (pure)
+//! 0  advice                                   the commands that messages name, as they must be typed    (pure)
+//!    secret     timestamp                     types that everyone uses                             (pure)
 //!    names      span                          what is said of unknown names, and of spans of time   (pure)
 //!    spelling                                 secrets in whatever spelling they come back            (pure)
+//!    split_mix                                numbers that follow from a seed                       (pure)
 //! ```
 //!
 //! # Journeys
@@ -84,6 +86,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))] // tests make files of their own, and set the stage
 
 mod accounts;
+mod advice;
 mod audit;
 mod bridge;
 pub mod cli;
@@ -114,6 +117,7 @@ mod shutdown;
 mod sign_in;
 mod span;
 mod spelling;
+mod split_mix;
 pub mod stand_in;
 mod stats;
 mod store;

@@ -27,15 +27,20 @@ impl fmt::Display for UnknownName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, asked, known } = self;
         write!(f, "no {what} is named {asked:?}")?;
-        match nearest(asked, known.iter().copied()) {
-            Some(near) => write!(f, " (did you mean {near:?}?)"),
+        match did_you_mean(asked, known.iter().copied()) {
+            Some(question) => write!(f, " ({question})"),
             None => Ok(()),
         }
     }
 }
 
+/// `did you mean "gbdx"?`, if one of the candidates was probably meant.
+pub(crate) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
+    nearest(word, candidates).map(|near| format!("did you mean {near:?}?"))
+}
+
 /// The candidate that was probably meant: few letters were left out, added, exchanged or swapped.
-pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
     let tolerated = |candidate: &str| 1 + candidate.len().min(word.len()) / 4;
     let close = candidates.into_iter().filter(|candidate| distance(candidate) <= tolerated(candidate));

@@ -29,7 +29,7 @@ use crate::platform::timer::WakeTimer;
 use crate::renewal::{Phase, Why};
 use crate::shutdown::Shutdown;
 use crate::span::coarse;
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 
 /// For one account and cause, a person is told this often at the most.
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -214,7 +214,7 @@ impl Memory {
     }
 
     fn note(&mut self, account: &AccountId, cause: Cause, wall: SystemTime) {
-        let seconds = wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = unix_seconds(wall);
         self.told.insert(key(account, cause), seconds);
         self.told.retain(|_, at| at.saturating_add(A_DAY.as_secs()) > seconds);
         if let Err(error) = self.save() {

@@ -314,7 +314,7 @@ mod tests {
         assert!(http.redeem(&account, &public(), &grant).await.unwrap().refresh_token.is_some());
 
         let (_gbdx, account) = start(Provider::Gbdx, Rotation::Off).await;
-        let grant = Grant::Password { username: USERNAME.to_owned(), password: Secret::new(PASSWORD) };
+        let grant = Grant::Password { username: USERNAME.to_owned(), password: Secret::new(PASSWORD), otp: None };
         let tokens = http.redeem(&account, &Client::default(), &grant).await.unwrap();
         let grant = Grant::RefreshToken(tokens.refresh_token.unwrap());
         assert!(http.redeem(&account, &Client::default(), &grant).await.unwrap().access_token.is_some());
@@ -364,7 +364,8 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_password_is_said_in_words() {
         let (_gbdx, account) = start(Provider::Gbdx, Rotation::Off).await;
-        let grant = Grant::Password { username: USERNAME.to_owned(), password: Secret::new("wrong-password") };
+        let grant =
+            Grant::Password { username: USERNAME.to_owned(), password: Secret::new("wrong-password"), otp: None };
         let http = TokenEndpoint::new(HttpClient::direct());
         let failure = http.redeem(&account, &Client::default(), &grant).await.unwrap_err();
         assert_eq!(failure.failure, Failure::Permanent(Why::Revoked));

@@ -156,10 +156,15 @@ impl Withholding {
         match self {
             Self::StoreLocked | Self::Locked => format!("{invocation} unlock"),
             Self::OtherMachine => {
-                format!("{invocation} login {account} (or adopt {account}, if no other machine uses it any more)")
+                format!(
+                    "{invocation} login {account} (or {invocation} adopt {account}, if no other machine uses it any more)"
+                )
             }
             Self::KeyGone => {
-                format!("{invocation} unlock --recovery (or seal on --new-key, and then login {account})")
+                format!(
+                    "{invocation} unlock --recovery (or {invocation} seal on --new-key, and then {invocation} login \
+                     {account})"
+                )
             }
         }
     }

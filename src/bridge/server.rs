@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use super::chunks::Chunks;
+use crate::advice::advised;
 use crate::lent::Daemon;
 use crate::mcp::NOT_DONE;
 
@@ -97,7 +98,7 @@ impl Server {
             };
             if connection.sender.ready().await.is_err() {
                 if is_new {
-                    return Err(Failure::say("the daemon closes its connections; see: valetd status"));
+                    return Err(Failure::say(format!("the daemon closes its connections; see: {}", advised("status"))));
                 }
                 continue;
             }
@@ -236,7 +237,8 @@ fn refusal(status: StatusCode, body: &Chunks, account: &str) -> Failure {
             message
         }
         _ if status == StatusCode::UNAUTHORIZED => {
-            format!("the MCP server does not take the token of {account}; sign in again: valetd login {account}")
+            let login = advised(format_args!("login {account}"));
+            format!("the MCP server does not take the token of {account}; sign in again: {login}")
         }
         (detail, _) => {
             let words = detail.unwrap_or_else(|| body.beginning(SHOWN));

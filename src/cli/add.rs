@@ -16,10 +16,11 @@ use super::output::{print, remark};
 use super::providers;
 use super::runtime::block_on;
 use super::text::{printable, wrapped};
+use crate::advice::advised;
 use crate::config::{Account, AccountId, Asked, Config, Endpoint, ListenAddress, Preset};
 use crate::config_files;
 use crate::discovery::kept;
-use crate::discovery::probe::{Findings, FoundClient, probe};
+use crate::discovery::probe::{Findings, FoundClient, Unknown, probe};
 use crate::http_client::{HttpClient, Reach};
 use crate::oauth::GrantType;
 use crate::platform::paths::Paths;
@@ -106,7 +107,7 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
         Failure::say(format!("{file} cannot be used")).with_problems(problems).with_remedy("correct it and try again")
     })?;
     if config.accounts.contains_key(name) {
-        let remedy = format!("take another name, or run 'valetd remove {name}' first");
+        let remedy = format!("take another name, or run '{}' first", advised(format_args!("remove {name}")));
         return Err(Failure::say("there is an account of that name").with_remedy(remedy).with_exit(Exit::Usage));
     }
     let mut answers = Answers { arguments, terminal: None };
@@ -273,20 +274,31 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
     let provider = answers.arguments.openeo_provider.as_deref();
     let reach = Reach { extra_ca: answers.arguments.extra_ca.as_deref(), ..Reach::default() };
     let probed = block_on(probe(&HttpClient::from_environment(), address, provider, reach))?;
-    let findings = probed.map_err(|tried| {
-        let failure = Failure::say(format!("{address} does not say how to sign in to it"));
-        let mut tried: Vec<String> = tried.iter().map(|words| printable(words)).collect();
-        tried.dedup();
-        failure
-            .with_problems(tried)
-            .with_remedy("`valetd providers` lists those that are known; or write the account by hand")
-    })?;
+    let findings = probed.map_err(|unknown| unsaid(address, unknown))?;
     remark(&format!("It is {}; tokens come from {}.", findings.what, findings.issuer));
     if !findings.others.is_empty() {
         remark(&format!("Others that could be taken with --openeo-provider: {}.", findings.others.join(", ")));
     }
     let settings = of_findings(answers, &findings)?;
     Ok((settings, Some(findings)))
+}
+
+/// What is said of an address that is not known to have a sign-in: a server that could not be asked has done nothing wrong.
+fn unsaid(address: &str, unknown: Unknown) -> Failure {
+    let providers = advised("providers");
+    match unknown {
+        Unknown::Unreachable(why) => {
+            let failure = Failure::say(why).while_doing(format!("asking {address}"));
+            failure.with_remedy("look at the address, the network and the proxy (HTTPS_PROXY), then try again")
+        }
+        Unknown::Unsaid(tried) => {
+            let failure = Failure::say(format!("{address} does not say how to sign in to it"));
+            let mut tried: Vec<String> = tried.iter().map(|words| printable(words)).collect();
+            tried.dedup();
+            let failure = failure.with_problems(tried);
+            failure.with_remedy(format!("`{providers}` lists those that are known; or write the account by hand"))
+        }
+    }
 }
 
 fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Settings, Failure> {
@@ -393,7 +405,7 @@ fn sign_in(options: &Options, account: &Account, no_input: bool) -> Result<Exit,
         return Ok(Exit::Fine); // its secret is its sign-in
     }
     let later =
-        || print(&format!("Sign in with: {} login {}\n", options.invocation(), account.id)).map(|()| Exit::Fine);
+        || print(&format!("Sign in with: {}\n", advised(format_args!("login {}", account.id)))).map(|()| Exit::Fine);
     if no_input || account.sign_in.methods.is_empty() || !io::stdin().is_terminal() {
         return later();
     }

@@ -8,6 +8,7 @@ use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::seal::secret_on_stdin;
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::secret::Secret;
@@ -66,7 +67,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             let is_there = store.adopt(&id, adoption).map_err(|error| failed(of_store(error)))?;
             if !is_there {
                 return Err(Failure::say("nobody has signed in")
-                    .with_remedy(format!("valetd login {id}"))
+                    .with_remedy(advised(format_args!("login {id}")))
                     .while_doing(doing));
             }
             print(&format!("{id}: used here from now on\n"))?;

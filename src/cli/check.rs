@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
-use super::configuration::{Loaded, PROVIDERS, load_config, places};
+use super::configuration::{Loaded, load_config, places, where_providers_are};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
 use super::service::sockets;
-use super::text::printable;
+use super::text::{count, printable};
+use crate::advice::advised;
 use crate::config::SealSetting;
 use crate::config_files::unusable_authorities;
 use crate::daemon::other_than_listed;
@@ -79,8 +80,11 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     let places = places(options)?;
     let file = places.config_file.display().to_string();
     if !places.config_file.exists() {
-        return Err(Failure::say(format!("there is no configuration at {file}"))
-            .with_remedy(format!("'{} add NAME PROVIDER' makes one; {PROVIDERS}", options.invocation())));
+        return Err(Failure::say(format!("there is no configuration at {file}")).with_remedy(format!(
+            "'{}' makes one; {}",
+            advised("add NAME PROVIDER"),
+            where_providers_are()
+        )));
     }
     let Loaded { config, warnings } = load_config(&places).map_err(|problems| {
         Failure::say(format!("{file} cannot be used: {}", count(problems.len(), "problem"))).with_problems(problems)
@@ -108,8 +112,4 @@ fn unsealed(setting: &SealSetting, SealState { sealed, locked }: SealState) -> O
             setting.differs_from(source.as_deref()).map(|(says, command)| format!("{says}; {command}"))
         }
     }
-}
-
-fn count(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }

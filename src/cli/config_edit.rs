@@ -237,6 +237,7 @@ mod tests {
         // each line its own
         let mixed = dos.replacen("\r\n", "\n", 2);
         assert_eq!(add(&mixed).unwrap(), format!("{mixed}{block}"));
+        assert_eq!(keeping_line_ends(&mixed, |text| Ok::<_, String>(text.to_owned())).unwrap(), mixed);
         let without = |text: &str| keeping_line_ends(text, |text| without_account(text, "work", &["work"]));
         let without_work =
             "# mine\nlisten = []   # none\n\n# the other\n[account.home]\nprovider = \"gbdx\"\n# the end\n";

@@ -1,13 +1,16 @@
 //! Where the verbs find things, and the configuration as they need it: loaded, or its problems in words for a terminal.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::options::Options;
+use super::output::remark;
+use crate::advice::advised;
 use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
+use crate::platform::clock;
 use crate::platform::paths::{Overrides, Paths};
 use crate::store::StoreError;
 
@@ -45,8 +48,11 @@ pub(super) fn config_or_empty(places: &Paths) -> Config {
 }
 
 /// For how long the store is waited for. Whoever holds it and serves nobody is a command like this one, or a daemon that is about
-/// to serve: neither takes long, and what a person has just signed in for must not be lost by it.
-const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// to serve: neither takes long.
+pub(super) const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same where what a person has just signed in for would be lost: a renewal on a slow line.
+pub(super) const STORE_PATIENCE_AT_THE_END: Duration = Duration::from_secs(30);
 
 /// Tries again what needs the store, as long as another process holds it.
 ///
@@ -54,12 +60,20 @@ const STORE_PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// Those of the attempt; [`StoreError::Held`] when patience ends.
 pub(super) fn when_free<T>(
+    patience: Duration,
     mut attempt: impl FnMut() -> Result<Result<T, StoreError>, Failure>,
 ) -> Result<Result<T, StoreError>, Failure> {
-    let begun = Instant::now();
+    let begun = clock::instant();
+    let mut is_told = false;
     loop {
         match attempt()? {
-            Err(StoreError::Held { .. }) if begun.elapsed() < STORE_PATIENCE => sleep(Duration::from_millis(100)),
+            Err(error @ StoreError::Held { .. }) if begun.elapsed() < patience => {
+                if !is_told && begun.elapsed() > Duration::from_secs(1) {
+                    remark(&format!("waiting: {error}"));
+                    is_told = true;
+                }
+                sleep(Duration::from_millis(100));
+            }
             tried => return Ok(tried),
         }
     }
@@ -71,7 +85,9 @@ pub(super) fn is_enough(name: &AccountId) -> bool {
 }
 
 /// Where the providers are listed.
-pub(super) const PROVIDERS: &str = "`valetd providers` lists those that valetd knows";
+pub(super) fn where_providers_are() -> String {
+    format!("`{}` lists those that valetd knows", advised("providers"))
+}
 
 /// The account of this name.
 ///
@@ -84,12 +100,17 @@ pub(super) fn account_of<'a>(config: &'a Config, id: &AccountId) -> Result<&'a A
     }
     if config::presets().any(|preset| preset.name == id.as_str()) {
         let failure = Failure::say(format!("the configuration has no account named \"{id}\""));
-        return Err(failure.with_remedy(format!("'valetd add {id} {id}' makes one of that provider")));
+        return Err(
+            failure.with_remedy(format!("'{}' makes one of that provider", advised(format_args!("add {id} {id}"))))
+        );
     }
     let failure =
         Failure::unknown(&UnknownName::new("account", id.as_str(), config.accounts.keys().map(AccountId::as_str)));
     Err(match config.accounts.is_empty() {
-        true => failure.with_remedy(format!("'valetd add {id} PROVIDER' makes one; {PROVIDERS}")),
+        true => {
+            let add = advised(format_args!("add {id} PROVIDER"));
+            failure.with_remedy(format!("'{add}' makes one; {}", where_providers_are()))
+        }
         false => failure,
     })
 }

@@ -7,9 +7,10 @@ use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
-use super::text::{printable, styled};
+use super::text::{columns, printable, styled};
 use crate::control::client::Client;
 use crate::control::events::{Event, Kind};
+use crate::sign_in::terminal::folded;
 
 /// Show what changes, as it changes: renewals, failures, sign-ins
 #[derive(clap::Args, Debug)]
@@ -24,7 +25,8 @@ events:
   curl -N --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/events
 
 Members of an event in JSON: id (grows), at, event, and where they apply
-account, route, detail, usable_until, next_action, problems. No secret is in any.",
+account, route, detail, usable_until, next_action, problems. No secret is in
+any.",
     after_help = "\
 Examples:
   valetd events
@@ -49,6 +51,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let names = report.accounts.iter().map(|account| account.id.chars().count());
         let mut widest = names.max().unwrap_or(0);
         let client = Client::connect(&places.socket).await.map_err(failed)?;
+        // a reader that is no terminal has a line for each event
+        let columns = columns();
         let mut events = client.events(arguments.after).await.map_err(failed)?;
         while let Some(event) = events.next().await.map_err(failed)? {
             if arguments.json {
@@ -56,15 +60,16 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                 print(&format!("{text}\n"))?;
             } else {
                 widest = widest.max(event.account.as_ref().map_or(0, |name| name.chars().count()));
-                print(&line(&event, widest))?;
+                print(&line(&event, widest, columns))?;
             }
         }
         Err(Failure::say("the daemon has ended"))
     })?
 }
 
-/// An event in columns; that of the accounts has room for the widest name.
-fn line(event: &Event, widest: usize) -> String {
+/// An event in columns; that of the accounts has room for the widest name. On a terminal, which has so many columns, it goes
+/// on below its beginning.
+fn line(event: &Event, widest: usize, columns: Option<usize>) -> String {
     let Event { id: _, at, event: kind, account, route: _, detail, usable_until, next_action, problems } = event;
     let style = match kind {
         Kind::Renewed | Kind::SignedIn => AnsiColor::Green.on_default(),
@@ -72,26 +77,31 @@ fn line(event: &Event, widest: usize) -> String {
         Kind::SignInRequired | Kind::ScopeRequired | Kind::ConfigRefused => AnsiColor::Red.on_default(),
         Kind::SignedOut | Kind::ConfigChanged | Kind::McpSession => Style::new(),
     };
-    let mut line = format!("{at}  {}", styled(kind.name(), style));
+    let mut words = String::new();
     if let Some(account) = account {
         let width = 16 - kind.name().len(); // of the longest
-        line.push_str(&format!("{:width$}  {account:widest$}", ""));
+        words.push_str(&format!("{:width$}  {account:widest$}", ""));
     }
     if let Some(until) = usable_until {
-        line.push_str(&format!("  usable until {until}"));
+        words.push_str(&format!("  usable until {until}"));
     }
     if let Some(detail) = detail {
-        line.push_str(&format!("  {}", printable(detail)));
+        words.push_str(&format!("  {}", printable(detail)));
     }
     if let Some(command) = next_action {
-        line.push_str(&format!("  -> {}", printable(command)));
+        words.push_str(&format!("  -> {}", printable(command)));
     }
-    let mut out = line.trim_end().to_owned();
+    let begins = format!("{at}  {}", kind.name());
+    let mut line = format!("{begins}{words}");
     for problem in problems {
-        out.push_str(&format!("\n  {}", printable(problem)));
+        line.push_str(&format!("\n  {}", printable(problem)));
     }
-    out.push('\n');
-    out
+    // what it begins with is narrower than any terminal
+    if let Some(columns) = columns {
+        line = folded(&line, columns, 4);
+    }
+    let rest = line.strip_prefix(&begins).unwrap_or_default().trim_end();
+    format!("{at}  {}{rest}\n", styled(kind.name(), style))
 }
 
 #[cfg(test)]
@@ -99,7 +109,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> String {
-        anstream::adapter::strip_str(&line(&serde_json::from_str(json).unwrap(), 5)).to_string()
+        anstream::adapter::strip_str(&line(&serde_json::from_str(json).unwrap(), 5, None)).to_string()
     }
 
     #[test]
@@ -127,5 +137,16 @@ mod tests {
         for (json, expected) in table {
             assert_eq!(read(json), expected);
         }
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_an_event_goes_on_below() {
+        let json = r#"{"id":2,"at":"2026-09-21T14:13:20Z","event":"sign-in-required","account":"gdh",
+                       "detail":"the refresh token was refused","next_action":"valetd login gdh"}"#;
+        let shown = line(&serde_json::from_str(json).unwrap(), 5, Some(60));
+        let shown = anstream::adapter::strip_str(&shown).to_string();
+        let expected =
+            "2026-09-21T14:13:20Z  sign-in-required  gdh    the refresh\n    token was refused  -> valetd login gdh\n";
+        assert_eq!(shown, expected);
     }
 }

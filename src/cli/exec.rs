@@ -215,6 +215,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         walls: match isolate {
             false => None,
             true => {
+                #[expect(clippy::disallowed_methods, reason = "the command runs where it was called")]
                 let working = std::env::current_dir().map_err(Failure::new)?;
                 let view = isolate::View::new(places.home.clone(), working, bind, ro)?;
                 let masks = masks(&view, &places, &report)?;

@@ -10,8 +10,12 @@ use super::options::Options;
 use super::text::printable;
 use crate::control::client::ClientError;
 use crate::control::problem::kind;
+use crate::control::report::DaemonReport;
 use crate::names::UnknownName;
 use crate::platform::peer::own_uid;
+
+/// What mends a file that cannot be used, before the command that checks it.
+pub(super) const NOT_CONFIGURED: &str = "Correct the file, which is then taken over by itself; to have it checked:";
 
 /// How a verb ended: the process's exit status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +32,8 @@ pub(super) enum Exit {
     NotUsable = 4,
     /// The store is locked: the key that credentials are sealed with is away.
     Locked = 5,
+    /// The daemon has no configuration: its file could not be used when it started, and cannot yet.
+    NotConfigured = 6,
     /// For `exec`: the command cannot be run, as a shell has it.
     NotExecutable = 126,
     /// For `exec`: there is no such command.
@@ -99,11 +105,27 @@ impl Failure {
         }
     }
 
+    /// A daemon that has no configuration, with what is wrong with its file; `None` if it has one.
+    pub(super) fn of_missing_configuration(daemon: &DaemonReport, options: &Options) -> Option<Self> {
+        if daemon.configured {
+            return None;
+        }
+        let file = daemon.config_file.display();
+        let failure = Self::say(format!("{file} cannot be used, and the daemon has no configuration"));
+        let remedy = format!("{NOT_CONFIGURED} {} check", options.invocation());
+        let problems = daemon.config_problems.clone();
+        Some(failure.with_problems(problems).with_remedy(remedy).with_exit(Exit::NotConfigured))
+    }
+
     /// A call to the daemon that has no result.
     pub(super) fn of_call(error: ClientError, options: &Options) -> Self {
         match error {
             ClientError::Refused(problem) => {
-                let exit = if problem.is(kind::STORE_LOCKED) { Exit::Locked } else { Exit::Failed };
+                let exit = match () {
+                    () if problem.is(kind::STORE_LOCKED) => Exit::Locked,
+                    () if problem.is(kind::NOT_CONFIGURED) => Exit::NotConfigured,
+                    () => Exit::Failed,
+                };
                 let failure = Self::say(problem.detail).with_problems(problem.problems).with_exit(exit);
                 match problem.remedy {
                     Some(remedy) => failure.with_remedy(remedy),
@@ -123,7 +145,7 @@ impl Failure {
             // the system's words for it name no option
             ClientError::Unreachable { error: ref too_long, .. } if too_long.kind() == io::ErrorKind::InvalidInput => {
                 let remedy = "a unix socket's path has at most 107 bytes: name a shorter one with --socket, for this \
-                              command and for 'valetd run'";
+                              command and for the daemon";
                 Self::new(error).with_remedy(remedy)
             }
             ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::Garbled { .. } => {

@@ -13,6 +13,7 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::{Cell, Table, parse_term, printable, relative};
+use crate::advice::advised;
 use crate::client_keys::{KeyError, KeyRing, Limits, NewKey, Rate, Rights};
 use crate::config::{self, Config, KeyName, RouteName};
 use crate::control::client::{Client, ClientError};
@@ -147,8 +148,38 @@ struct Revoke {
     name: KeyName,
 }
 
+/// The methods that are registered and proxied (RFC 9110 section 18.2, RFC 5789, RFC 4918, RFC 3253).
+const METHODS: [&str; 17] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "QUERY",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+];
+
+/// A method of the server's own may be named; one that is a letter away from a registered one is a slip of the keyboard, and
+/// the key would be good for nothing.
 fn parse_method(text: &str) -> Result<String, String> {
-    path_rules::method(&text.to_ascii_uppercase())
+    let method = path_rules::method(&text.to_ascii_uppercase())?;
+    match METHODS.contains(&method.as_str()) {
+        true => Ok(method),
+        false => match METHODS.into_iter().find(|known| strsim::damerau_levenshtein(&method, known) == 1) {
+            Some(near) => Err(format!("is no method that is registered; did you mean {near}?")),
+            None => Ok(method),
+        },
+    }
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -181,7 +212,8 @@ fn add(options: &Options, arguments: Add) -> Result<Exit, Failure> {
         Err(ClientError::NotRunning(_)) => add_here(&places, new).map_err(|failure| failure.while_doing(doing))?,
         Err(error) => return Err(Failure::of_call(error, options).while_doing(doing)),
     };
-    remark(&format!("{name}: this is the only time that the key is shown; to revoke it: valetd key revoke {name}"));
+    let revoke = advised(format_args!("key revoke {name}"));
+    remark(&format!("{name}: this is the only time that the key is shown; to revoke it: {revoke}"));
     print(&format!("{}\n", key.expose()))?;
     Ok(Exit::Fine)
 }
@@ -224,7 +256,7 @@ fn list(options: &Options, arguments: &List) -> Result<Exit, Failure> {
         return Ok(Exit::Fine);
     }
     if keys.is_empty() {
-        print("There is no client key. To make one: valetd key add NAME --route ROUTE\n")?;
+        print(&format!("There is no client key. To make one: {}\n", advised("key add NAME --route ROUTE")))?;
         return Ok(Exit::Fine);
     }
     print(&(table(&keys, unix_seconds()).join("\n") + "\n"))?;
@@ -279,7 +311,7 @@ fn revoke(options: &Options, arguments: &Revoke) -> Result<Exit, Failure> {
             let ring =
                 ring(&places, &config_or_empty(&places)).map_err(|failure| failure.while_doing(doing.clone()))?;
             ring.revoke(name).map_err(|error| match error {
-                KeyError::Unknown(_) => Failure::new(error).with_remedy("valetd key list").while_doing(doing),
+                KeyError::Unknown(_) => Failure::new(error).with_remedy(advised("key list")).while_doing(doing),
                 error => Failure::new(error).while_doing(doing),
             })?;
             "revoked".to_owned()
@@ -349,5 +381,23 @@ mod tests {
         let said =
             "gbdx,gdh GET /catalog/**; mcp tools/call search_*; for 4000000000; 4 at once; 10 of 1000 bytes used";
         assert!(table(&[bounded], 1000)[1].contains(said));
+    }
+
+    #[test]
+    fn a_slip_of_the_keyboard_is_no_method_and_a_servers_own_is_one() {
+        for (text, expected) in [
+            ("get", Ok("GET")),
+            ("PURGE", Ok("PURGE")),
+            ("LIST", Ok("LIST")),
+            ("GTE", Err("did you mean GET?")),
+            ("pots", Err("did you mean POST?")),
+            ("G T", Err("does not name a method")),
+        ] {
+            match (parse_method(text), expected) {
+                (Ok(found), Ok(method)) => assert_eq!(found, method),
+                (Err(said), Err(words)) => assert!(said.contains(words), "{text}: {said}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
     }
 }

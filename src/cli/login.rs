@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::arguments::parse_account;
 use super::config_edit::{self, Setting};
 use super::config_file;
-use super::configuration::{Loaded, account_of, is_enough, load_config, places, when_free};
+use super::configuration::{
+    Loaded, STORE_PATIENCE, STORE_PATIENCE_AT_THE_END, account_of, is_enough, load_config, places, when_free,
+};
 use super::discovered;
 use super::failure::{Exit, Failure};
 use super::manager::start_command;
@@ -17,6 +19,7 @@ use super::refresh::{self, Outcome};
 use super::runtime::block_on;
 use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
+use crate::advice::advised;
 use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
@@ -92,6 +95,9 @@ pub(super) struct Arguments {
     /// Read the password from standard input
     #[arg(long, group = "way")]
     password_stdin: bool,
+    /// A one-time password that goes with the password, where the account has password_otp
+    #[arg(long, value_name = "CODE", requires = "password_stdin")]
+    otp: Option<String>,
     /// Read a refresh token from standard input
     #[arg(long, group = "way")]
     refresh_token_stdin: bool,
@@ -151,6 +157,7 @@ impl Arguments {
             code: None,
             username: None,
             password_stdin: false,
+            otp: None,
             refresh_token_stdin: false,
             import: false,
             untried: false,
@@ -213,7 +220,9 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     if account.grant == GrantType::Issued {
         let words = "it needs no sign-in: its token comes from where `token` says";
-        return Err(Failure::say(words).with_remedy(format!("'{} refresh {id}' takes it anew", options.invocation())));
+        return Err(
+            Failure::say(words).with_remedy(format!("'{}' takes it anew", advised(format_args!("refresh {id}"))))
+        );
     }
     // before somebody signs in for nothing
     let mut passphrase = None;
@@ -226,7 +235,7 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         Ok(status) => {
             if let Some(why) = status.daemon.store.locked {
                 let failure = Failure::say(format!("the store is locked, and nothing is saved in the clear: {why}"));
-                return Err(failure.with_exit(Exit::Locked).with_remedy(format!("{} unlock", options.invocation())));
+                return Err(failure.with_exit(Exit::Locked).with_remedy(advised("unlock")));
             }
         }
         Err(_) => {} // what is wrong will be said where it matters
@@ -271,7 +280,7 @@ fn with_scopes(account: &Account, further: &str) -> Account {
 /// Whether there is a place for the credential, where no daemon has one.
 fn could_be_saved(places: &Paths, config: &Config, passphrase: Option<Secret>) -> Result<(), Failure> {
     let folder = &places.state_dir;
-    let opened = when_free(|| Ok(open_store_with(places, config, passphrase.clone())))?;
+    let opened = when_free(STORE_PATIENCE, || Ok(open_store_with(places, config, passphrase.clone())))?;
     let opened = opened.map_err(of_store).and_then(unlocked);
     let opened = opened.and_then(|_| match is_read_only(folder) {
         true => Err(Failure::say(format!("nothing can be written to {}{READ_ONLY}", folder.display()))),
@@ -285,13 +294,14 @@ fn could_be_saved(places: &Paths, config: &Config, passphrase: Option<Secret>) -
 /// minute.
 fn not_signed_in(places: &Paths, account: &Account, error: SignInError) -> Failure {
     let is_forgotten = account.registers && error.refuses_the_client();
-    let failure = failure_of(error);
+    let failure = failure_of(error, account);
     if !is_forgotten {
         return failure;
     }
     let id = &account.id;
     if places.state_dir.join(format!("{id}.json")).exists() {
-        let remedy = format!("if the server goes on to refuse this client: valetd logout {id}, then sign in again");
+        let logout = advised(format_args!("logout {id}"));
+        let remedy = format!("if the server goes on to refuse this client: {logout}, then sign in again");
         return failure.with_remedy(remedy);
     }
     let http = HttpClient::from_environment();
@@ -332,10 +342,10 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
         return Ok(false);
     }
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
-    let head = "# valetd's configuration; 'valetd check' checks it\n";
+    let head = format!("# valetd's configuration; '{}' checks it\n", advised("check"));
     let settings = [("provider", Setting::Text(id.to_string()))];
     let written = config_file::edit(places, &uninterrupted(), |text| {
-        let added = config_edit::with_account(if text.is_empty() { head } else { text }, id.as_str(), &settings, &[]);
+        let added = config_edit::with_account(if text.is_empty() { &head } else { text }, id.as_str(), &settings, &[]);
         added.map_err(|why| Failure::say(format!("{} {why}", file.display())))
     });
     written.map_err(|failure| {
@@ -369,7 +379,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
             Found::Credential(new) => match password {
                 Some((username, password)) if !arguments.untried => {
                     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-                    let password = Grant::Password { username, password };
+                    let password = Grant::Password { username, password, otp: None };
                     let redeemed = block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?;
                     redeemed.map(Obtained::from).map_err(failed)
                 }
@@ -381,7 +391,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
             }
             Found::Password { username, password } => {
                 let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-                let grant = Grant::Password { username, password };
+                let grant = Grant::Password { username, password, otp: None };
                 block_on(exchange::redeem(account, &endpoint, grant))?.map(Obtained::from).map_err(failed)
             }
         };
@@ -424,6 +434,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         code,
         username,
         password_stdin,
+        otp,
         refresh_token_stdin: _,
         import: _,
         untried: _,
@@ -439,7 +450,7 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         no_qr: _,
     } = arguments;
     if let Some(code) = code {
-        let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into()))?;
+        let pasted = pasted::recognise(code).map_err(|error| failure_of(error.into(), account))?;
         let pending = PendingSignIn::load(&places.state_dir, &account.id);
         let checked = match &pending {
             Some(pending) => pending.check(account, &pasted),
@@ -447,12 +458,13 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
                 let id = &account.id;
                 remark(&format!(
                     "{id}: no sign-in was begun here in the last 10 minutes, so nothing could be checked: take no code \
-                     from others (`valetd login {id}` begins one)"
+                     from others (`{}` begins one)",
+                    advised(format_args!("login {id}"))
                 ));
                 pending::check_issuer(account, pasted.issuer.as_deref())
             }
         };
-        checked.map_err(|error| failure_of(error.into()))?;
+        checked.map_err(|error| failure_of(error.into(), account))?;
         let nonce = pending.as_ref().and_then(|pending| pending.nonce(account));
         return Ok(Some((paste::grant(account, pasted.code, pending), nonce)));
     }
@@ -460,9 +472,17 @@ fn grant(account: &Account, places: &Paths, arguments: &Arguments) -> Result<Opt
         let password = secret_on_stdin("the password")?;
         let username = match username {
             Some(username) => username.clone(),
-            None => password::ask_username(account).map_err(failure_of)?,
+            None => password::ask_username(account).map_err(|error| failure_of(error, account))?,
         };
-        return Ok(Some((Grant::Password { username, password }, None)));
+        let otp = match (otp, &account.sign_in.password_otp) {
+            (Some(code), Some(name)) => Some((name.clone(), Secret::new(code.as_str()))),
+            (Some(_), None) => {
+                let failure = Failure::say("the account has no password_otp, which would say how --otp is sent");
+                return Err(failure.with_remedy("say password_otp = \"totp\" (Keycloak's), or leave out --otp"));
+            }
+            (None, _) => None,
+        };
+        return Ok(Some((Grant::Password { username, password, otp }, None)));
     }
     Ok(None)
 }
@@ -478,8 +498,8 @@ fn secret_on_stdin(what: &str) -> Result<Secret, Failure> {
     handed_in::read_secret(stdin.lock()).map_err(|error| Failure::new(error).while_doing(doing))
 }
 
-fn failure_of(error: SignInError) -> Failure {
-    let remedy = error.remedy();
+fn failure_of(error: SignInError, account: &Account) -> Failure {
+    let remedy = sign_in::remedy(&error, account);
     let exit = match &error {
         SignInError::Unasked(Unasked::Interrupted) => Exit::Interrupted,
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
@@ -511,7 +531,7 @@ fn deliver(
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
     let id = &account.id;
     let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
-    let delivered = when_free(|| match block_on(hand_in(places, id, &new, must_reload))? {
+    let delivered = when_free(STORE_PATIENCE_AT_THE_END, || match block_on(hand_in(places, id, &new, must_reload))? {
         Err(error @ ClientError::NotRunning(_)) => {
             Ok(open_store_with(places, config, passphrase.cloned()).map(|store| (Err(error), Some(store))))
         }
@@ -672,7 +692,8 @@ mod tests {
 
     #[test]
     fn leaving_a_question_is_told_apart_from_failing() {
-        assert_eq!(failure_of(SignInError::Unasked(Unasked::Interrupted)).exit, Exit::Interrupted);
-        assert_eq!(failure_of(SignInError::NothingLasting("")).exit, Exit::Failed);
+        let account = crate::config::testing::account("lab", "");
+        assert_eq!(failure_of(SignInError::Unasked(Unasked::Interrupted), &account).exit, Exit::Interrupted);
+        assert_eq!(failure_of(SignInError::NothingLasting(""), &account).exit, Exit::Failed);
     }
 }

@@ -1,7 +1,7 @@
 //! `valetd logout`
 
 use super::arguments::parse_account;
-use super::configuration::{account_of, load_config, places, when_free};
+use super::configuration::{STORE_PATIENCE, account_of, load_config, places, when_free};
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
@@ -46,7 +46,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 /// If it cannot be forgotten.
 pub(super) fn sign_out(options: &Options, places: &Paths, id: &AccountId) -> Result<String, Failure> {
     let doing = format!("signing out of {id}");
-    let signed_out = when_free(|| {
+    let signed_out = when_free(STORE_PATIENCE, || {
         match block_on(async { Client::connect(&places.socket).await?.remove_credential(id.as_str()).await })? {
             Ok(message) => Ok(Ok(message)),
             Err(ClientError::NotRunning(_)) => {

@@ -1,8 +1,11 @@
 //! The user's service manager, as systemctl and the files of its units tell of it.
 
 use std::cmp::Ordering;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use rustix::fs::StatVfsMountFlags;
 
 use super::options::Options;
 use crate::control::report::DaemonReport;
@@ -20,7 +23,7 @@ pub(super) fn start_command(options: &Options) -> String {
     match manager() {
         _ if invocation != "valetd" => format!("{invocation} run"),
         Err(_) => "valetd run".to_owned(),
-        Ok(()) if unit_file(SOCKET).is_some() => {
+        Ok(()) if unit_file(SOCKET).is_some() && unstartable().is_none() => {
             "systemctl --user enable --now valetd.socket valetd.service".to_owned()
         }
         Ok(()) => "valetd service install".to_owned(),
@@ -102,6 +105,71 @@ pub(super) fn unit_texts(unit: &str) -> Option<Vec<String>> {
     Some(texts)
 }
 
+/// What mends a service whose program cannot be started from where it is.
+pub(super) const ELSEWHERE: &str =
+    "put the program where it stays, as in ~/.local/bin, and there: valetd service install";
+
+/// Why the installed service cannot start its program, which is named; `None` if nothing is known against it.
+pub(super) fn unstartable() -> Option<String> {
+    let texts = unit_texts(SERVICE)?;
+    let program = program_of(&texts)?;
+    why_not_started(&program, &texts).map(|why| format!("{} {why}", program.display()))
+}
+
+/// Why a service whose unit and drop-ins say this cannot start the program, as the end of a sentence.
+pub(super) fn why_not_started(program: &Path, texts: &[String]) -> Option<&'static str> {
+    if let Some(why) = hidden(program, texts) {
+        return Some(why);
+    }
+    let Ok(found) = std::fs::metadata(program) else { return Some("is not there") };
+    let is_noexec = |flags: StatVfsMountFlags| flags.contains(StatVfsMountFlags::NOEXEC);
+    match rustix::fs::statvfs(program) {
+        _ if found.permissions().mode() & 0o111 == 0 => Some("may not be executed: chmod +x"),
+        Ok(system) if is_noexec(system.f_flag) => Some("is on a file system that is mounted noexec"),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Why a service sees nothing at this path (systemd.exec(5), "Sandboxing"). Managers before systemd 254 have it see it all
+/// the same, until they are replaced; a temporary folder is emptied by then. Pure.
+fn hidden(program: &Path, texts: &[String]) -> Option<&'static str> {
+    let last = |key: &str| values(texts, key).last().unwrap_or_default();
+    let is_on = |value: &str| ["yes", "true", "on", "1", "disconnected"].contains(&value);
+    let is_below = |folders: &[&str]| folders.iter().any(|folder| program.starts_with(folder));
+    let home = last("ProtectHome");
+    match () {
+        () if is_on(last("PrivateTmp")) && is_below(&["/tmp", "/var/tmp"]) => {
+            Some("is in a temporary folder, of which the service has one of its own (PrivateTmp)")
+        }
+        () if (is_on(home) || home == "tmpfs") && is_below(&["/home", "/root", "/run/user"]) => {
+            Some("is in a home folder, which the service does not see (ProtectHome)")
+        }
+        () => None,
+    }
+}
+
+/// What a key is set to in a unit and its drop-ins, in their order.
+fn values<'t>(texts: &'t [String], key: &str) -> impl Iterator<Item = &'t str> {
+    let lines = texts.iter().flat_map(|text| text.lines());
+    lines.filter_map(move |line| {
+        let (found, value) = line.trim().split_once('=')?;
+        (found.trim() == key).then_some(value.trim())
+    })
+}
+
+/// The program that a unit starts; `None` if it is started by a shell, or named with what only the manager knows. Pure.
+fn program_of(texts: &[String]) -> Option<PathBuf> {
+    let command = values(texts, "ExecStart").filter(|command| !command.is_empty()).last()?;
+    let command = command.trim_start_matches(['@', '-', ':', '+', '!']);
+    let word = match command.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next()?,
+        None => command.split_whitespace().next()?,
+    };
+    let path = word.replace("%%", "\0");
+    let is_plain = !path.contains(['%', '$', '\\']) && path != "/bin/sh";
+    is_plain.then(|| path.replace('\0', "%").into())
+}
+
 /// Whether this user's manager runs without a login; `None` if nobody knows.
 pub(super) fn has_linger() -> Option<bool> {
     let folder = Path::new("/var/lib/systemd/linger");
@@ -157,6 +225,42 @@ pub(super) fn command(program: &str) -> Command {
 mod tests {
     use super::*;
     use crate::control::report::tests::report;
+
+    #[test]
+    fn a_program_that_the_unit_hides_is_told_and_one_that_it_sees_is_not() {
+        let shipped = include_str!("../../systemd/valetd.service");
+        let rows = [
+            ("/home/me/.cargo/bin/valetd", "", None),
+            ("/usr/bin/valetd", "", None),
+            ("/tmp/valetd/target/release/valetd", "", Some("temporary folder")),
+            ("/var/tmp/valetd", "", Some("temporary folder")),
+            ("/tmpfolder/valetd", "", None),
+            ("/tmp/valetd", "PrivateTmp=no\n", None),
+            ("/home/me/valetd", "ProtectHome=yes\n", Some("home folder")),
+            ("/root/valetd", "ProtectHome = tmpfs\n", Some("home folder")),
+            ("/srv/valetd", "ProtectHome=yes\n", None),
+        ];
+        for (program, drop_in, expected) in rows {
+            let found = hidden(Path::new(program), &[shipped.to_owned(), format!("[Service]\n{drop_in}")]);
+            assert_eq!(found.is_some(), expected.is_some(), "{program} {drop_in}");
+            assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{program}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_program_of_a_unit_is_read_as_systemd_reads_it() {
+        let rows = [
+            ("ExecStart=/usr/bin/valetd run\n", Some("/usr/bin/valetd")),
+            ("ExecStart=/a run\nExecStart=\nExecStart=-/b run\n", Some("/b")),
+            ("ExecStart=\"/home/a b/100%%/valetd\" run\n", Some("/home/a b/100%/valetd")),
+            ("ExecStart=%h/bin/valetd run\n", None),
+            ("ExecStart=/bin/sh -c x\n", None),
+            ("ExecStop=/x\n", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(program_of(&[text.to_owned()]).as_deref(), expected.map(Path::new), "{text}");
+        }
+    }
 
     #[test]
     fn a_daemon_of_another_version_is_told_by_its_age() {

@@ -2,13 +2,16 @@
 //!
 //! A verb returns an `Exit` or a `Failure`; [`main`] turns either into an exit status and prints one error chain.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::advice;
 use crate::platform::harden;
+
+#[cfg(test)]
+mod advised_commands;
 
 // what the verbs share
 mod arguments;
@@ -71,7 +74,7 @@ pub fn main() -> ExitCode {
     match program.perform() {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            let _ = anstream::stderr().write_all(failure.to_string().as_bytes());
+            output::complain(&failure.to_string());
             failure.exit.into()
         }
     }
@@ -147,6 +150,10 @@ enum Verb {
 impl Program {
     fn perform(self) -> Result<Exit, Failure> {
         let options = &self.options;
+        // the demonstration's places are not there yet
+        if !matches!(self.verb, Verb::Demo(_)) {
+            advice::is_called(options.invocation());
+        }
         // what has a token, a password or a key in its hands for a moment; the daemon does more, by itself
         if matches!(
             self.verb,

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::failure::Failure;
-use super::text::printable;
+use super::text::{columns_of, printable};
+use crate::sign_in::terminal::folded;
 
 /// Writes to standard output, coloured only where that is a terminal and `NO_COLOR` is not set. A reader who has left
 /// (`valetd man | head`) is no failure.
@@ -19,7 +20,13 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 
 /// Says something beside the output proper.
 pub(super) fn remark(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{}", printable(text));
+    complain(&format!("{}\n", printable(text)));
+}
+
+/// Writes to standard error; on a terminal, lines are broken between words.
+pub(super) fn complain(text: &str) {
+    let text = columns_of(io::stderr()).map_or(text.to_owned(), |columns| folded(text, columns, 2));
+    let _ = anstream::stderr().write_all(text.as_bytes());
 }
 
 /// Asks at a terminal; elsewhere nobody agrees.

@@ -8,6 +8,7 @@ use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::print;
 use super::text::{Cell, Table, WIDTH, cut, printable, wrapped};
+use crate::advice::advised;
 use crate::config::Preset;
 use crate::config_files;
 use crate::names::UnknownName;
@@ -78,14 +79,14 @@ pub(super) fn named<'a>(
     known.iter().find(|known| known.preset.name == name).ok_or_else(|| {
         let names = known.iter().map(|known| known.preset.name.as_str());
         let words = UnknownName::new("provider", name, names).to_string();
-        Failure::say(words).with_remedy("`valetd providers` lists them").with_exit(Exit::Usage)
+        Failure::say(words).with_remedy(format!("`{}` lists them", advised("providers"))).with_exit(Exit::Usage)
     })
 }
 
 fn show(preset: &Preset) -> Result<(), Failure> {
     let Preset { name, text, .. } = preset;
     let text: String = text.lines().map(|line| printable(line) + "\n").collect();
-    print(&format!("{text}\n# valetd add NAME {name}\n"))
+    print(&format!("{text}\n# {}\n", advised(format_args!("add NAME {name}"))))
 }
 
 fn list(known: &[config_files::KnownPreset], word: &str, is_json: bool) -> Result<(), Failure> {
@@ -102,7 +103,7 @@ fn list(known: &[config_files::KnownPreset], word: &str, is_json: bool) -> Resul
     }
     if found.is_empty() {
         let words = format!("no provider has {word:?} in its name, description or addresses");
-        return Err(Failure::say(words).with_remedy("`valetd add NAME URL` asks a server itself"));
+        return Err(Failure::say(words).with_remedy(format!("`{}` asks a server itself", advised("add NAME URL"))));
     }
     let mut table = Table::default();
     let longest = found.iter().map(|known| known.preset.name.chars().count()).max().unwrap_or(0);
@@ -110,9 +111,12 @@ fn list(known: &[config_files::KnownPreset], word: &str, is_json: bool) -> Resul
         let description = cut(&printable(&known.preset.description), WIDTH - longest - 2);
         table.row([Cell::new(known.preset.name.clone()), Cell::new(description)]);
     }
-    let hint = "'valetd add NAME PROVIDER' makes an account of one, 'valetd providers show PROVIDER' shows what it says, \
-                and 'valetd add NAME URL' asks a server that is not here.";
-    print(&format!("{}\n\n{}", table.lines().join("\n"), wrapped(hint, 0)))
+    let (add, show) = (advised("add NAME PROVIDER"), advised("providers show NAME"));
+    let ask = advised("add NAME URL");
+    let hint = format!(
+        "'{add}' makes an account of one, '{show}' shows what it says, and '{ask}' asks a server that is not here."
+    );
+    print(&format!("{}\n\n{}", table.lines().join("\n"), wrapped(&hint, 0)))
 }
 
 /// Whether a word is in what a provider is called, or in one of its addresses; comments are left out. Pure.

@@ -9,6 +9,7 @@ use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::printable;
 use super::{config_edit, config_file};
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::discovery::{kept, register};
@@ -48,7 +49,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let without = |text: &str| {
         config_edit::without_account(text, id.as_str(), &routes).map_err(|why| {
             let failure = Failure::say(format!("{} {why}", places.config_file.display()));
-            failure.with_remedy(format!("run 'valetd logout {id}' and take the account out by hand"))
+            failure
+                .with_remedy(format!("run '{}' and take the account out by hand", advised(format_args!("logout {id}"))))
         })
     };
     without(&config_file::text(&places)?)?;

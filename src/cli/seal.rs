@@ -11,6 +11,7 @@ use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
 use super::text::{printable, relative};
+use crate::advice::advised;
 use crate::config::SealSetting;
 use crate::control::client::{Client, ClientError};
 use crate::control::report::StoreReport;
@@ -278,7 +279,7 @@ fn lines(report: &StoreReport, now: u64) -> Vec<String> {
             lines.push("How credentials are sealed cannot be read, and nothing takes its place.".to_owned());
         }
         (false, _) => {
-            lines.push("Credentials are in the clear on the disk (0600). To seal them: valetd seal on".to_owned())
+            lines.push(format!("Credentials are in the clear on the disk (0600). To seal them: {}", advised("seal on")))
         }
         (true, since) => {
             let since = since.map(|at| format!(", {}", relative(at.unix() - now.cast_signed()))).unwrap_or_default();
@@ -289,12 +290,15 @@ fn lines(report: &StoreReport, now: u64) -> Vec<String> {
             lines.push(match recovery {
                 true => "There is a recovery code, too.".to_owned(),
                 false => {
-                    "There is no recovery code: whoever loses the key signs in again. valetd seal recovery".to_owned()
+                    format!(
+                        "There is no recovery code: whoever loses the key signs in again. {}",
+                        advised("seal recovery")
+                    )
                 }
             });
         }
     }
-    lines.extend(locked.iter().map(|why| format!("The store is locked: {why}. To try again: valetd unlock")));
+    lines.extend(locked.iter().map(|why| format!("The store is locked: {why}. To try again: {}", advised("unlock"))));
     lines.iter().map(|line| printable(line)).collect()
 }
 

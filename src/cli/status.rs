@@ -8,13 +8,14 @@ use anstyle::{AnsiColor, Style};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::configuration::places;
-use super::failure::{Exit, Failure};
+use super::failure::{Exit, Failure, NOT_CONFIGURED};
 use super::manager::age;
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
 use super::screen::{Input, Screen};
-use super::text::{Cell, Table, WIDTH, cut, length, printable, relative, styled, wrapped};
+use super::text::{Cell, Table, WIDTH, columns, count, cut, length, printable, relative, styled, wrapped};
+use crate::advice::advised;
 use crate::control::client::{Client, ClientError, EventStream};
 use crate::control::report::{
     AccountReport, DaemonReport, McpReport, Moment, OwnAddressReport, RouteReport, State, StatusReport, Wakeup,
@@ -34,6 +35,7 @@ Times are RFC 3339 in UTC, lengths are seconds, what is not known is null.
 
   schema, at
   daemon     version pid uptime_seconds listen[] config_file state_dir
+             configured (no: the file could not be used at the start)
              config_problems[] warnings[] connections refused refused_root
              audit { file written dropped refused trouble } strict_exec
              own_addresses[] { address key routes[] } (of exec -r)
@@ -60,7 +62,8 @@ Examples:
   valetd status >/dev/null || echo 'valetd wants a look'
 
 Exit codes: 0 every account is usable, 1 the daemon does not run or cannot be
-reached, 3 somebody must sign in, 4 some token is not usable now."
+reached, 3 somebody must sign in, 4 some token is not usable now, 5 the store
+is locked, 6 the daemon has no configuration: its file cannot be used."
 )]
 pub(super) struct Arguments {
     /// Print the status document (schema 1) for scripts
@@ -82,9 +85,14 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let text = serde_json::to_string_pretty(&report).expect("the document has string keys and no failing parts");
         print(&format!("{text}\n"))?;
     } else {
-        print(&render(&with_age(report.clone()), &options.invocation()))?;
+        print(&render(&with_age(report.clone()), &options.invocation(), columns().unwrap_or(usize::MAX)))?;
     }
-    Ok(verdict(&report.accounts))
+    Ok(standing(&report))
+}
+
+/// The exit status that tells how all of it stands.
+fn standing(report: &StatusReport) -> Exit {
+    if report.daemon.configured { verdict(&report.accounts) } else { Exit::NotConfigured }
 }
 
 /// The same, with a line for a daemon that is not of this program's version.
@@ -105,7 +113,7 @@ async fn watch(options: &Options, socket: &Path) -> Result<Exit, Failure> {
     let no_terminal = |error| Failure::new(error).while_doing("opening the terminal");
     if !std::io::stdout().is_terminal() {
         let failure = Failure::say("--watch needs a terminal").with_exit(Exit::Usage);
-        return Err(failure.with_remedy("for scripts: valetd events --json"));
+        return Err(failure.with_remedy(format!("for scripts: {}", advised("events --json"))));
     }
     let color = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
     // before the screen is taken: who has no daemon is told so like everybody else
@@ -119,7 +127,7 @@ async fn watch(options: &Options, socket: &Path) -> Result<Exit, Failure> {
         let asked_again = seen.at + COUNTERS;
         tokio::select! {
             input = screen.input() => match input {
-                Input::Quit => return Ok(verdict(&seen.report.accounts)),
+                Input::Quit => return Ok(standing(&seen.report)),
                 Input::Resized => {
                     screen.clear().map_err(no_terminal)?;
                     continue;
@@ -186,9 +194,7 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     };
     out.push_str(&header(&report.daemon));
     out.push('\n');
-    if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
-    }
+    out.push_str(&no_account(&report, invocation));
     let name_width = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0).min(20);
     let words_width = 40;
     let bar_width = width.saturating_sub(name_width + words_width + 4).clamp(10, 60);
@@ -217,7 +223,7 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     }
     if !report.routes.is_empty() {
         out.push('\n');
-        out.push_str(&routes(&report));
+        out.push_str(&routes(&report, width));
     }
     out.push_str(&styled("\nq ends\n", DIM));
     out
@@ -284,20 +290,28 @@ const MOST_OWN_ADDRESSES: usize = 4;
 /// A refresh token whose end is nearer than this is worth a line, in seconds.
 const WORTH_A_WARNING: i64 = 7 * 86_400;
 
-/// The status for people, at most 80 columns wide but for URLs and names that are longer.
-fn render(report: &StatusReport, invocation: &str) -> String {
+/// The status for people, at most as wide as the terminal but for URLs and names that are longer.
+fn render(report: &StatusReport, invocation: &str, width: usize) -> String {
     let mut out = header(&report.daemon);
     out.push('\n');
-    if report.accounts.is_empty() {
-        out.push_str(&format!("No account yet. To add one: {invocation} login cdse\n"));
-    } else {
-        out.push_str(&accounts(report));
+    out.push_str(&no_account(report, invocation));
+    if !report.accounts.is_empty() {
+        out.push_str(&accounts(report, width));
     }
     if !report.routes.is_empty() {
         out.push('\n');
-        out.push_str(&routes(report));
+        out.push_str(&routes(report, width));
     }
     out
+}
+
+/// What to do where there is no account.
+fn no_account(report: &StatusReport, invocation: &str) -> String {
+    match (report.daemon.configured, report.accounts.is_empty()) {
+        (false, _) => format!("{}  {invocation} check\n", wrapped(NOT_CONFIGURED, 0)),
+        (true, true) => format!("No account yet. To add one: {invocation} login cdse\n"),
+        (true, false) => String::new(),
+    }
 }
 
 fn header(daemon: &DaemonReport) -> String {
@@ -307,7 +321,11 @@ fn header(daemon: &DaemonReport) -> String {
     let uptime = length(*uptime_seconds);
     let mut out = wrapped(&format!("valetd {version}, pid {pid}, up {uptime}, serving {listen}"), 0);
     if !config_problems.is_empty() {
-        let line = format!("{} has problems; what was in force before it stays so:", daemon.config_file.display());
+        let file = daemon.config_file.display();
+        let line = match daemon.configured {
+            true => format!("{file} has problems; what was in force before it stays so:"),
+            false => format!("{file} cannot be used, and the daemon has no configuration:"),
+        };
         out.push_str(&styled(wrapped(&printable(&line), 0).trim_end(), BAD));
         out.push('\n');
         for problem in config_problems {
@@ -319,10 +337,11 @@ fn header(daemon: &DaemonReport) -> String {
         out.push_str(&wrapped(&format!("for a command: {} on {address}", routes.join(", ")), 0));
     }
     if !more.is_empty() {
-        out.push_str(&format!("for {} more commands: see --json\n", more.len()));
+        out.push_str(&format!("for {}: see --json\n", count(more.len(), "more command")));
     }
     let root = (*refused_root > 0).then(|| {
-        format!("{refused_root} requests of root's were refused; to let root in: clients = [\"self\", \"root\"]")
+        let requests = count(usize::try_from(*refused_root).unwrap_or(usize::MAX), "request");
+        format!("refused, of root's: {requests}; to let root in: clients = [\"self\", \"root\"]")
     });
     let trouble = audit.as_ref().and_then(|audit| {
         let trouble = audit.trouble.as_ref()?;
@@ -332,7 +351,8 @@ fn header(daemon: &DaemonReport) -> String {
     if let Some(source) = &store.source {
         out.push_str(&format!("credentials are sealed, and their key is kept by: {}\n", printable(source)));
     }
-    let locked = store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: valetd unlock"));
+    let locked =
+        store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: {}", advised("unlock")));
     for warning in locked.iter().chain(warnings).chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
@@ -340,9 +360,43 @@ fn header(daemon: &DaemonReport) -> String {
     out
 }
 
-fn accounts(report: &StatusReport) -> String {
+/// What there is no room for is left out, the last column first; what happens next has a line of its own then.
+fn accounts(report: &StatusReport, width: usize) -> String {
+    const SIGNED_IN: usize = 5;
+    let whole = accounts_table(report, SIGNED_IN, 20);
+    let without = accounts_table(report, 4, 0);
+    let room = width.saturating_sub(without.width() + 2);
+    let (table, has_next) = match () {
+        () if whole.width() <= width => (whole, true),
+        () if room >= "SIGNED IN".len() => (accounts_table(report, SIGNED_IN, room), true),
+        () if without.width() <= width => (without, true),
+        () => (accounts_table(report, 3, 0), false),
+    };
+    let mut lines = table.lines().into_iter();
+    let mut out = String::new();
+    let mut push = |line: Option<String>| {
+        out.push_str(line.unwrap_or_default().trim_end());
+        out.push('\n');
+    };
+    push(lines.next());
+    for (account, line) in report.accounts.iter().zip(lines) {
+        push(Some(line));
+        let next = Some(next(account)).filter(|next| !has_next && next != "-");
+        for line in next.map(|next| format!("  {next}")).into_iter().chain(remarks(account, report)) {
+            push(Some(line));
+        }
+    }
+    out
+}
+
+/// The first so many columns; the last of all, who is signed in, is at most so wide.
+fn accounts_table(report: &StatusReport, columns: usize, identity_width: usize) -> Table {
     let mut table = Table::default();
-    table.row(["ACCOUNT", "STATE", "TOKEN", "NEXT", "SIGNED IN"].map(|title| Cell::new(title).styled(BOLD)));
+    let mut row = |mut cells: Vec<Cell>| {
+        cells.truncate(columns);
+        table.row(cells);
+    };
+    row(["ACCOUNT", "STATE", "TOKEN", "NEXT", "SIGNED IN"].map(|title| Cell::new(title).styled(BOLD)).into());
     for account in &report.accounts {
         let state = Cell::new(account.state.to_string()).styled(match account.state {
             State::Usable => GOOD,
@@ -354,24 +408,10 @@ fn accounts(report: &StatusReport) -> String {
             Some(_) | None => "none".to_owned(),
         };
         let identity = account.credential.as_ref().and_then(|credential| credential.identity.as_deref());
-        // what is left of the line beside the widest of the other columns
-        let identity = cut(&printable(identity.unwrap_or("-")), 20);
-        table.row([Cell::new(&*account.id), state, Cell::new(token), Cell::new(next(account)), Cell::new(identity)]);
+        let identity = cut(&printable(identity.unwrap_or("-")), identity_width);
+        row(vec![Cell::new(&*account.id), state, Cell::new(token), Cell::new(next(account)), Cell::new(identity)]);
     }
-    let mut lines = table.lines().into_iter();
-    let mut out = String::new();
-    let mut push = |line: Option<String>| {
-        out.push_str(line.unwrap_or_default().trim_end());
-        out.push('\n');
-    };
-    push(lines.next());
-    for (account, line) in report.accounts.iter().zip(lines) {
-        push(Some(line));
-        for remark in remarks(account, report) {
-            push(Some(remark));
-        }
-    }
-    out
+    table
 }
 
 /// What happens next, in a few words.
@@ -440,30 +480,49 @@ fn remarks(account: &AccountReport, report: &StatusReport) -> Vec<String> {
     remarks
 }
 
-fn routes(report: &StatusReport) -> String {
+/// The routes; a URL has a line of its own where there is no room for it.
+fn routes(report: &StatusReport, width: usize) -> String {
+    let url = |route: &RouteReport| route.urls.first().map_or("-".to_owned(), Clone::clone);
+    let numbers = routes_table(&report.routes, width, |_| None);
+    let whole = routes_table(&report.routes, width, |route| Some(url(route)));
+    let lines: Vec<String> = match whole.width() <= width || width >= WIDTH {
+        true => whole.lines(),
+        false => {
+            let mut lines = numbers.lines().into_iter();
+            let title = lines.next();
+            let below = lines.zip(&report.routes).flat_map(|(line, route)| [line, format!("  {}", url(route))]);
+            title.into_iter().chain(below).collect()
+        }
+    };
+    let lines = lines.into_iter().chain(report.routes.iter().flat_map(|route| mcp_lines(route, report.at)));
+    lines.map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn routes_table(routes: &[RouteReport], width: usize, url: impl Fn(&RouteReport) -> Option<String>) -> Table {
     let mut table = Table::default();
-    let titles = ["ROUTE", "REQS", "OPEN", "ERR", "401", "P99", "URL"];
-    table.row(titles.map(|title| {
+    let has_urls = routes.iter().any(|route| url(route).is_some());
+    let titles = ["ROUTE", "REQS", "OPEN", "ERR", "401", "P99", "URL"].into_iter();
+    let title = |title: &'static str| {
         let cell = Cell::new(title).styled(BOLD);
         if matches!(title, "ROUTE" | "URL") { cell } else { cell.leaning_right() }
-    }));
-    for route in &report.routes {
+    };
+    table.row(titles.filter(|title| has_urls || *title != "URL").map(title).collect::<Vec<_>>());
+    for route in routes {
         let millis = |millis: Option<f64>| Cell::new(millis.map_or("-".to_owned(), brief_millis)).leaning_right();
         let errors = Cell::number(route.errors).styled(if route.errors > 0 { SOON } else { Style::new() });
         let rejected = Cell::number(route.rejected).styled(if route.rejected > 0 { SOON } else { Style::new() });
-        let url = route.urls.first().map_or("-", String::as_str);
-        table.row([
-            Cell::new(cut(&route.name, WIDTH / 4)),
+        let mut cells = vec![
+            Cell::new(cut(&route.name, width.min(WIDTH) / 4)),
             Cell::number(route.requests),
             Cell::number(route.open),
             errors,
             rejected,
             millis(route.p99_ms),
-            Cell::new(url),
-        ]);
+        ];
+        cells.extend(url(route).map(Cell::new));
+        table.row(cells);
     }
-    let lines = table.lines().into_iter().chain(report.routes.iter().flat_map(|route| mcp_lines(route, report.at)));
-    lines.map(|line| format!("{line}\n")).collect()
+    table
 }
 
 /// What is known of the MCP server behind a route.
@@ -510,7 +569,7 @@ mod tests {
         report.routes[0].rejected = 2;
         report.routes[0].p99_ms = Some(1024.0);
         assert_eq!(
-            plain(&render(&report, "valetd")),
+            plain(&render(&report, "valetd", WIDTH)),
             "\
 valetd 0.1.0, pid 4711, up 1 min, serving 127.0.0.1:8253, [::1]:8253
 warning: lingering is off
@@ -538,7 +597,7 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         credential.identity = Some("somebody.with.a.long.name@example.com".to_owned());
         credential.refresh_expires_at = Some(report.at);
         credential.ends_at = Some(Moment::of_unix(report.at.unix().unsigned_abs() + 7 * 3600));
-        let text = plain(&render(&report, "valetd"));
+        let text = plain(&render(&report, "valetd", WIDTH));
         for expected in [
             "has problems; what was in force before it\nstays so:\n",
             "  config.toml:3:1: route.x: no account named \"x\"\u{fffd}[2J\n",
@@ -557,7 +616,7 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         let mut report = report();
         report.accounts.clear();
         report.routes.clear();
-        let text = render(&report, "valetd --socket /tmp/v");
+        let text = render(&report, "valetd --socket /tmp/v", WIDTH);
         assert!(text.ends_with("No account yet. To add one: valetd --socket /tmp/v login cdse\n"), "{text}");
     }
 
@@ -615,6 +674,22 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
         let late = aged(&report(), 4000);
         assert!(!late.accounts[0].usable, "a token is not shown as usable after its end");
         assert!(plain(&page(&seen, true, 80, "valetd")).starts_with("the daemon does not answer"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_the_names_whole_and_the_addresses_below() {
+        let mut report = report();
+        report.accounts[0].seconds_left = Some(588);
+        // 60 columns are just enough for what happens next
+        for (width, has_next) in [(58, false), (60, true), (70, true)] {
+            let text = plain(&render(&report, "valetd", width));
+            let tables = text.lines().filter(|line| line.starts_with(['A', 'R', 'g']));
+            assert!(tables.clone().count() >= 4 && tables.clone().all(|line| line.chars().count() <= width), "{text}");
+            assert_eq!(text.contains("  NEXT"), has_next, "{width}: {text}");
+            assert_eq!(text.contains("\n  renews in "), !has_next, "{width}: {text}");
+            assert!(!text.contains("SIGNED IN"), "{width}: {text}");
+            assert_eq!(text.lines().any(|line| line.starts_with("  http://")), width < 70, "{width}: {text}");
+        }
     }
 
     /// The text as it is written where there is no colour.

@@ -1,6 +1,7 @@
-//! How times, tables and foreign texts look to a person. Pure.
+//! How times, tables and foreign texts look to a person. Pure, but for the width of the terminal.
 
 use std::fmt::Write;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anstyle::Style;
@@ -10,6 +11,25 @@ pub(super) use crate::span::length;
 
 /// How wide output may be.
 pub(super) const WIDTH: usize = 80;
+
+/// The narrowest terminal that output is made to fit.
+const NARROWEST: usize = 40;
+
+/// How many columns the terminal has that output goes to; `None` if it is none.
+pub(super) fn columns() -> Option<usize> {
+    columns_of(std::io::stdout())
+}
+
+/// The same of standard error, or any other.
+pub(super) fn columns_of(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok().filter(|size| size.ws_col > 0)?;
+    Some(usize::from(size.ws_col).max(NARROWEST))
+}
+
+/// How wide a text may be here: as wide as the terminal, and no wider than [`WIDTH`].
+fn width() -> usize {
+    columns().unwrap_or(WIDTH).min(WIDTH)
+}
 
 /// A point in time as people say it, from how many seconds it lies ahead: `in 41 min`, `3 d 4 h ago`, `now`.
 pub(super) fn relative(seconds_ahead: i64) -> String {
@@ -55,6 +75,11 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
+/// How many there are of something that takes an `s`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
 /// At most `width` characters of a text; what is cut off shows as `…`.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
@@ -64,14 +89,18 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// Breaks a text between words so that its lines, each after `indent` blanks, fit the width.
+/// Breaks a text between words so that its lines, each after `indent` blanks, fit the terminal.
 pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    wrapped_to(text, indent, width())
+}
+
+fn wrapped_to(text: &str, indent: usize, width: usize) -> String {
     let margin = " ".repeat(indent);
     let mut out = String::new();
     let mut column = 0;
     for word in text.split_whitespace() {
         let length = word.chars().count();
-        if column > 0 && indent + column + 1 + length > WIDTH {
+        if column > 0 && indent + column + 1 + length > width {
             out.push('\n');
             column = 0;
         }
@@ -130,14 +159,24 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// The lines, without line ends.
-    pub(super) fn lines(&self) -> Vec<String> {
+    /// How wide its lines are.
+    pub(super) fn width(&self) -> usize {
+        let widths = self.widths();
+        widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)
+    }
+
+    fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.text.chars().count()).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
+        (0..columns).map(width).collect()
+    }
+
+    /// The lines, without line ends.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let widths = self.widths();
         self.rows.iter().map(|row| line(row, &widths)).collect()
     }
 }
@@ -215,8 +254,10 @@ mod tests {
     #[test]
     fn long_texts_are_broken_or_cut_to_the_width() {
         let long = "word ".repeat(40);
-        for line in wrapped(&long, 4).lines() {
-            assert!(line.chars().count() <= WIDTH && line.starts_with("    word"), "{line:?}");
+        for width in [NARROWEST, WIDTH] {
+            for line in wrapped_to(&long, 4, width).lines() {
+                assert!(line.chars().count() <= width && line.starts_with("    word"), "{line:?}");
+            }
         }
         assert_eq!(wrapped("a b", 2), "  a b\n");
         assert_eq!((cut("abc", 3), cut("abcd", 3)), ("abc".to_owned(), "ab…".to_owned()));

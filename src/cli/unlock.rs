@@ -20,8 +20,8 @@ use crate::store::{Left, SealError, SealState, open_store, seal_in};
     long_about = "\
 Undo 'valetd lock', and open a sealed store whose key was away: asks the place
 that it is kept in once more, a person for the passphrase, or has the keyring
-ask for its password; or takes the recovery code. After the code, the key is kept in the place that `store.seal`
-names from then on.",
+ask for its password; or takes the recovery code. After the code, the key is
+kept in the place that `store.seal` names from then on.",
     after_help = "\
 Examples:
   valetd unlock

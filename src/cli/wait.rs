@@ -23,14 +23,16 @@ use crate::names::UnknownName;
     long_about = "\
 Wait until an account, or every account, is usable: the first thing in a
 script. A daemon that is not there yet is waited for as well. Returns at once
-if somebody has to sign in: waiting would not help.",
+if somebody has to sign in, or to correct the configuration: waiting would not
+help.",
     after_help = "\
 Examples:
   valetd wait && ./nightly.sh
   valetd wait gbdx --timeout 2m
 
 Exit codes: 0 usable, 1 the daemon does not run or cannot be reached,
-3 somebody must sign in, 4 not usable in time, 5 the store is still locked."
+3 somebody must sign in, 4 not usable in time, 5 the store is still locked,
+6 the daemon has no configuration: its file cannot be used."
 )]
 pub(super) struct Arguments {
     /// The account; without it, all of them
@@ -77,10 +79,16 @@ pub(super) async fn until_usable(
     let mut is_told = false;
     loop {
         let outcome = match look(&mut connection, socket).await {
-            Ok(report) => match wanted(&report).map_or_else(Outlook::InVain, |accounts| judge(&accounts, timeout)) {
-                Outlook::Usable => return Ok(report),
-                outlook => outlook,
-            },
+            Ok(report) => {
+                let usable = match Failure::of_missing_configuration(&report.daemon, options) {
+                    Some(failure) => Outlook::InVain(failure),
+                    None => wanted(&report).map_or_else(Outlook::InVain, |accounts| judge(&accounts, timeout)),
+                };
+                match usable {
+                    Outlook::Usable => return Ok(report),
+                    outlook => outlook,
+                }
+            }
             Err(error) if error.is_unreachable() => {
                 if !is_told && began.elapsed() >= WORTH_A_WORD {
                     is_told = true;

@@ -159,7 +159,7 @@ impl KeyRing {
             keys: ArcSwap::default(),
             store: None,
             changing: Mutex::new(()),
-            started: Instant::now(),
+            started: clock::instant(),
             clock,
             floor: Floor::default(),
             noted: AtomicU64::new(0),

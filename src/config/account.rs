@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authorization_server::AuthorizationServer;
-use super::dialect::TokenRequestSettings;
+use super::dialect::{CLIENT_AUTHS, TokenRequestSettings};
 use super::exec::ExecSettings;
 use super::forward_proxy::{ForwardProxy, ProxyChoice};
 use super::header::{HeaderTemplate, bearer};
@@ -14,6 +14,7 @@ use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader};
 use super::secret_source::SecretSource;
 use super::sign_in::{SignIn, SignInMethod};
+use crate::advice::advised;
 use crate::oauth::id_token::Expected;
 use crate::oauth::rfc7009::{RevocationForm, ShownClient};
 use crate::oauth::{ClientAuth, Dialect, Grant, GrantType, Vocabulary};
@@ -61,6 +62,7 @@ pub(super) const ACCOUNT_KEYS: &[&str] = &[
     "login_page",
     "redirect_uri",
     "keep_password",
+    "password_otp",
     "import",
     "extra_ca",
     "proxy",
@@ -77,13 +79,6 @@ const GRANTS: &[(&str, (GrantType, Dialect))] = &[
     ("static", (GrantType::Issued, Dialect::Rfc6749)),
     ("cognito_initiate_auth", (GrantType::RefreshToken, Dialect::CognitoInitiateAuth)),
     ("cognito_get_tokens", (GrantType::RefreshToken, Dialect::CognitoGetTokens)),
-];
-
-pub(super) const CLIENT_AUTHS: &[(&str, ClientAuth)] = &[
-    ("none", ClientAuth::None),
-    ("post", ClientAuth::Post),
-    ("basic", ClientAuth::Basic),
-    ("basic_raw", ClientAuth::BasicRaw),
 ];
 
 /// One identity at one authorization server.
@@ -239,7 +234,8 @@ impl<'a> Reader<'a> {
             return None;
         }
         if let (Some(provider), true) = (&provider, table.has("find") && !table.has("issuer")) {
-            let remedy = format!("take these lines out and run 'valetd add {id} {provider}', which finds out the rest");
+            let add = advised(format_args!("add {id} {provider}"));
+            let remedy = format!("take these lines out and run '{add}', which finds out the rest");
             self.sink.error(&table.place_of("provider"), Complaint::new("is no more than where to ask", remedy));
             return None;
         }

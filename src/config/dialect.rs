@@ -1,14 +1,20 @@
 //! What an account says of its provider's own dialect: how token requests are written (`token_request`, `parameters`), where
 //! responses hold what (`token_response`), what error codes mean (`errors`).
 
-use super::account::CLIENT_AUTHS;
 use super::header::token_request_field;
 use super::problem::Complaint;
 use super::read::Table;
 use super::reader::Reader;
 use super::secret_source::SecretSource;
 use crate::oauth::rfc7009::{RevocationForm, Revoked, ShownClient};
-use crate::oauth::{BodyFormat, Dialect, ErrorWords, Members, Pointer, RequestForm, Vocabulary};
+use crate::oauth::{BodyFormat, ClientAuth, Dialect, ErrorWords, Members, Pointer, RequestForm, Vocabulary};
+
+pub(super) const CLIENT_AUTHS: &[(&str, ClientAuth)] = &[
+    ("none", ClientAuth::None),
+    ("post", ClientAuth::Post),
+    ("basic", ClientAuth::Basic),
+    ("basic_raw", ClientAuth::BasicRaw),
+];
 
 const FORMATS: &[(&str, BodyFormat)] = &[("form", BodyFormat::Form), ("json", BodyFormat::Json)];
 

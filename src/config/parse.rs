@@ -19,7 +19,8 @@ use super::route::{PresetRoute, ROUTE_KEYS, Route, RouteContext};
 use super::secret_source::SecretSource;
 use super::store::{SealSetting, StoreSettings};
 use super::value::{self, AllowedClient};
-use crate::names::nearest;
+use crate::advice::advised;
+use crate::names::did_you_mean;
 
 /// Where all routes are served if nothing else is said: both loopback addresses, since a client's `localhost` may be either.
 const LISTEN: [&str; 2] = ["127.0.0.1:8253", "[::1]:8253"];
@@ -386,9 +387,10 @@ impl<'a> Reader<'a> {
         let found = Table::new([account.clone()], self.sink).parsed("provider", |text| match presets.get(text) {
             Some(Some(document)) => Ok((text.to_owned(), document)),
             Some(None) | None => {
-                let remedy = match nearest(text, known()) {
-                    Some(near) => format!("did you mean \"{near}\"? `valetd providers` lists all"),
-                    None => "`valetd providers` lists them; or leave it out and say everything here".to_owned(),
+                let list = advised("providers");
+                let remedy = match did_you_mean(text, known()) {
+                    Some(question) => format!("{question} `{list}` lists all"),
+                    None => format!("`{list}` lists them; or leave it out and say everything here"),
                 };
                 Err(Complaint::new("names no provider that is known", remedy))
             }

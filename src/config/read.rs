@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Complaint, Place, Sink, Source};
-use crate::names::nearest;
+use crate::names::did_you_mean;
 
 /// A file, read as far as it can be read.
 pub(super) struct Document<'a> {
@@ -332,10 +332,8 @@ impl<'a> Table<'a> {
                 if known.contains(&key.as_ref()) {
                     continue;
                 }
-                let remedy = match nearest(key, known.iter().copied()) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None => format!("known here: {}", known.join(", ")),
-                };
+                let remedy = did_you_mean(key, known.iter().copied());
+                let remedy = remedy.unwrap_or_else(|| format!("known here: {}", known.join(", ")));
                 let place = Place { source: layer.source, span: name.span(), key: join(&layer.path, key) };
                 self.sink.cause(&place, Complaint::new("is no key that is known here", remedy));
             }
@@ -362,13 +360,11 @@ pub(super) fn not_empty(text: &str) -> Result<String, Complaint> {
 pub(super) fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Complaint> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let known = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
-        match nearest(text, words.iter().map(|(word, _)| *word)) {
-            Some(near) => Complaint::new(
-                "is not one of the words that are known here",
-                format!("did you mean \"{near}\"? ({known})"),
-            ),
-            None => Complaint::new("is not one of the words that are known here", format!("write one of {known}")),
-        }
+        let remedy = match did_you_mean(text, words.iter().map(|(word, _)| *word)) {
+            Some(question) => format!("{question} ({known})"),
+            None => format!("write one of {known}"),
+        };
+        Complaint::new("is not one of the words that are known here", remedy)
     })
 }
 

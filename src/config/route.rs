@@ -13,7 +13,7 @@ use super::read::{Layer, Located, Table};
 use super::reader::{CrossChecks, Reader, bad_name};
 use super::value;
 use crate::mcp::{McpRule, McpRules};
-use crate::names::nearest;
+use crate::names::did_you_mean;
 use crate::path_rules::{PathRules, Rule};
 
 /// A renewal takes a second or two; after ten a client does better to be told.
@@ -167,8 +167,8 @@ impl<'a> Reader<'a> {
             Some(Located { value, .. }) if context.names.contains(&value.as_str()) => AccountId::new(&value),
             Some(Located { value, place }) => {
                 let names = || context.names.iter().copied();
-                let remedy = match nearest(&value, names()) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
+                let remedy = match did_you_mean(&value, names()) {
+                    Some(question) => question,
                     None if context.names.is_empty() => format!("add [account.{value}]"),
                     None => format!("there are: {}", names().collect::<Vec<_>>().join(", ")),
                 };

@@ -40,6 +40,8 @@ pub(crate) struct SignIn {
     pub identity: Option<IdentitySource>,
     /// The redirect URI registered for the client, sent with a code that is pasted.
     pub redirect_uri: Option<String>,
+    /// The parameter in which a one-time password goes with a password (Keycloak: `totp`), where there is one.
+    pub password_otp: Option<String>,
     /// Whether the password may be kept beside the refresh token.
     pub keep_password: bool,
     /// Where another tool may have left a refresh token.
@@ -190,6 +192,12 @@ pub(crate) enum ImportSource {
     GbdxConfig(PathBuf),
 }
 
+fn parameter_name(text: &str) -> Result<String, &'static str> {
+    let is_free = !["grant_type", "username", "password", "scope", "client_id", "client_secret"].contains(&text);
+    let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    if is_name && is_free { Ok(text.to_owned()) } else { Err("is no name that a further parameter can have") }
+}
+
 /// Whether a key says where a preset's server is shown access tokens, and the account's tokens are of another server: theirs
 /// go nowhere but where the account says.
 pub(super) fn is_anothers(table: &Table<'_>, key: &str) -> bool {
@@ -213,6 +221,12 @@ impl<'a> Reader<'a> {
             let remedy = "say keep_password = true, or grant = \"refresh_token\" to keep only that";
             self.sink.follow_up(&table.place_of("keep_password"), Complaint::new(message, remedy));
         }
+        let password_otp = table.parsed("password_otp", parameter_name).map(|found| found.value);
+        if password_otp.is_some() && keep_password {
+            let message = "is good once, and cannot go with a password that is kept";
+            let remedy = "leave out one of the two: password_otp, or keep_password";
+            self.sink.error(&table.place_of("password_otp"), Complaint::new(message, remedy));
+        }
         let identity = table.parsed("identity", IdentitySource::parse).map(|found| found.value);
         let identity = identity.filter(|_| !is_anothers(table, "identity"));
         if identity == Some(IdentitySource::Userinfo) && !table.has("issuer") {
@@ -225,6 +239,7 @@ impl<'a> Reader<'a> {
             device_pkce: table.boolean("device_pkce").unwrap_or(false),
             identity,
             redirect_uri: table.parsed("redirect_uri", redirect_uri).map(|found| found.value),
+            password_otp,
             keep_password,
             import: self.import(table),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::read::{Located, Table, one_of};
 use super::reader::Reader;
 use super::secret_source::SecretSource;
+use crate::advice::advised;
 
 /// How credentials are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,22 +94,22 @@ impl SealSetting {
 
     /// What is to be done where the store is not as this says, in a sentence and a command. `source` is what the store is
     /// sealed by, if it is: a setting changes nothing before somebody says so.
-    pub(crate) fn differs_from(&self, source: Option<&str>) -> Option<(String, &'static str)> {
+    pub(crate) fn differs_from(&self, source: Option<&str>) -> Option<(String, String)> {
         let word = self.word();
         match (self, source) {
             (Self::Auto, _) | (Self::Off, None) => None,
             (Self::Off, Some(source)) => {
                 let says = format!("store.seal is \"off\", and credentials are sealed still, by: {source}");
-                Some((says, "valetd seal off"))
+                Some((says, advised("seal off")))
             }
             (_, None) => {
                 let says = format!("store.seal names {word}, and credentials are in the clear still");
-                Some((says, "valetd seal on"))
+                Some((says, advised("seal on")))
             }
             (_, Some(source)) if source == word => None,
             (_, Some(source)) => {
                 let says = format!("store.seal names {word}, and the key of credentials is kept still by: {source}");
-                Some((says, "valetd seal on"))
+                Some((says, advised("seal on")))
             }
         }
     }
@@ -230,7 +231,7 @@ mod tests {
         ];
         for (setting, source, expected) in rows {
             let found = setting.differs_from(source).map(|(_, command)| command);
-            assert_eq!(found, expected, "{setting:?} {source:?}");
+            assert_eq!(found.as_deref(), expected, "{setting:?} {source:?}");
         }
     }
 

@@ -670,7 +670,7 @@ proptest! {
 #[test]
 fn scopes_are_asked_for_where_the_grant_has_any_and_with_a_refresh_token_only_if_that_is_wanted() {
     let refresh = Grant::RefreshToken(Secret::new("r"));
-    let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+    let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p"), otp: None };
     let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
     let scopes = "client_id = \"valetd\"\nscopes = [\"a\"]\n";
     let table = [

@@ -13,6 +13,7 @@ use super::lifeline::{Held, Lifeline};
 use super::line::Line;
 use super::problem::{Problem, kind};
 use super::state::{ControlState, LendRequest};
+use crate::advice::advised;
 use crate::client_keys::{AddressKind, KeyError, OwnAddress};
 use crate::config::{KeyName, RouteName};
 use crate::names::UnknownName;
@@ -30,7 +31,9 @@ pub(super) async fn add(state: &ControlState, line: &Line, version: Version, bod
     let new = order.read().map_err(bad_request)?;
     if let Some(user) = new.limits.user.filter(|user| !users::is_shown(*user)) {
         let why = format!("user {user} cannot be told from others in valetd's user namespace (PrivateUsers=)");
-        return Err(bad_request(why).with_remedy("a key that anybody may present is made by: valetd key add"));
+        return Err(
+            bad_request(why).with_remedy(format!("a key that anybody may present is made by: {}", advised("key add")))
+        );
     }
     let config = state.config.borrow().clone();
     if let Some(unknown) = new.rights.routes.iter().find(|name| !config.routes.iter().any(|route| route.name == **name))

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::platform::users;
+use crate::platform::{socket, users};
 use crate::shutdown::Shutdown;
 
 mod answer;
@@ -67,9 +67,6 @@ const MOST_CONNECTIONS: usize = 128;
 /// What answers under way are given when the daemon stops.
 const STOPPING_GRACE: Duration = Duration::from_secs(2);
 
-/// What to wait after a failed accept: it is mostly for want of descriptors, which come back in their own time.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Serves the verbs until the stop; returns when the last response is out or its grace is over. Leaves the socket's file
 /// to whoever made it.
 pub(crate) async fn serve(listener: UnixListener, state: ControlState, shutdown: Shutdown) {
@@ -95,8 +92,10 @@ pub(crate) async fn serve(listener: UnixListener, state: ControlState, shutdown:
                     Err(error) => debug!(%error, "connection to the control socket refused"),
                 },
                 Err(error) => {
-                    warn!(%error, "cannot accept on the control socket");
-                    sleep(ACCEPT_PAUSE).await;
+                    if let Some(pause) = socket::pause_after(&error) {
+                        warn!(%error, "cannot accept on the control socket");
+                        sleep(pause).await;
+                    }
                 }
             },
         }

@@ -58,6 +58,8 @@ pub(crate) mod kind {
     pub(crate) const SIGNED_OUT: &str = "signed-out";
     /// 422: the configuration has problems; the one before it stays in force.
     pub(crate) const BAD_CONFIG: &str = "bad-config";
+    /// 503: no configuration is in force, since the file could not be used when the daemon started.
+    pub(crate) const NOT_CONFIGURED: &str = "not-configured";
     /// 503: an account has no usable token.
     pub(crate) const NOT_READY: &str = "not-ready";
     /// 503: the daemon is stopping.

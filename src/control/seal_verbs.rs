@@ -11,6 +11,7 @@ use super::answer::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::state::ControlState;
 use crate::accounts::{AccountView, RequestError, Withholding};
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
@@ -200,7 +201,10 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
     let at_risk: Vec<&str> = views.iter().filter(rotates).map(|view| view.id.as_str()).collect();
     if all {
         forget(state, "somebody has locked it").await.map_err(refused)?;
-        said.push("the key and the refresh tokens are forgotten: nothing is renewed until valetd unlock".to_owned());
+        said.push(format!(
+            "the key and the refresh tokens are forgotten: nothing is renewed until {}",
+            advised("unlock")
+        ));
         if !at_risk.is_empty() {
             let at_risk = at_risk.join(", ");
             said.push(format!(
@@ -212,7 +216,7 @@ pub(super) async fn lock(state: &ControlState, body: &[u8]) -> Result<Answer, Pr
     }
     said.push(match is_behind_a_passphrase(&state.store) {
         true => "it takes the passphrase to unlock; a restart of the daemon asks for it, too".to_owned(),
-        false => "it is a switch and no wall: any program of this user can say valetd unlock".to_owned(),
+        false => format!("it is a switch and no wall: any program of this user can say {}", advised("unlock")),
     });
     Ok(json(StatusCode::OK, &SealAnswer { said, left: Vec::new(), recovery_code: None }))
 }
@@ -233,7 +237,7 @@ pub(crate) async fn lock_by_itself(state: &ControlState, all: bool) -> Result<()
     match all {
         false => Ok(()),
         true if is_sealed(state) => forget(state, "it has locked itself, as store.lock says").await,
-        true => Err(format!("{NOT_SEALED}; store.lock.all has no effect before valetd seal on")),
+        true => Err(format!("{NOT_SEALED}; store.lock.all has no effect before {}", advised("seal on"))),
     }
 }
 

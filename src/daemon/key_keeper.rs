@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::accounts::Accounts;
+use crate::advice::advised;
 use crate::config::Config;
 use crate::key_source::{KeySources, KeyringWatch, Kind, NoSecret};
 use crate::platform::paths::Paths;
@@ -60,7 +61,7 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
         let asked = spawn_blocking(move || {
             asking.unlock(|kind, blob| match kind {
                 Kind::Command if !may_take_long => {
-                    Err(NoSecret::Away("it gave no key when it was asked; valetd unlock asks again".to_owned()))
+                    Err(NoSecret::Away(format!("it gave no key when it was asked; {} asks again", advised("unlock"))))
                 }
                 kind => sources.secret(kind, blob),
             })

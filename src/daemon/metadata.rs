@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::advice::advised;
 use crate::config::{Account, AccountId, Config};
 use crate::control::ReloadRequest;
 use crate::discovery::{self, kept};
@@ -139,7 +140,7 @@ async fn refresh(
     let found = match (moved, &before) {
         (Some(server), Some(before)) => {
             warn!(account = %account.id, %server, "the issuer names another server for refresh tokens now, which is not \
-                followed without a person: run `valetd login {}`", account.id);
+                followed without a person: run `{}`", advised(format_args!("login {}", account.id)));
             kept::found_now(before.metadata.clone())
         }
         _ => found,

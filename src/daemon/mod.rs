@@ -1,7 +1,7 @@
 //! Builds, wires, starts, reloads, drains and stops the daemon.
 //!
-//! Three kinds of threads: this one (signals, the configuration, the control socket), the renewer's (so that a slow
-//! disk delays no status query), and the data plane's workers. Everything that comes from the world (places, clock,
+//! Four kinds of threads: this one (signals, the configuration, the control socket), the renewer's, the store's (so that a
+//! slow disk delays no renewal and no sign of life), and the data plane's workers. Everything that comes from the world (places, clock,
 //! seed) comes in at the top, as [`Surroundings`].
 //!
 //! * `running`: the parts, and what a reload changes of them;
@@ -92,7 +92,7 @@ pub(crate) struct Surroundings {
 
 /// How often it is looked who has the half of `localhost` that we do not serve. One read of the kernel's tables; prime, to
 /// stay out of step with everyone else's round numbers.
-const LOOK: Duration = Duration::from_secs(61);
+const LOCALHOST_CHECK_INTERVAL: Duration = Duration::from_secs(61);
 
 /// Runs a daemon until SIGTERM or SIGINT, on this thread and those that it starts.
 ///
@@ -230,7 +230,8 @@ impl Daemon {
         warnings.access = access_warnings;
         let table = wiring::table(&config, &sources, &stats).map_err(|error| anyhow!(error))?.with_access(access);
         let proxy = Proxy::start(Vec::new(), table, stats.clone(), Some(wiring::peer_lookups()))?;
-        let facts = facts(&paths, &clock, &observers, hardening, invocation);
+        let facts =
+            Facts { configured: problems.is_empty(), ..facts(&paths, &clock, &observers, hardening, invocation) };
         let published = Published::new(config.clone(), problems, facts);
         let (state, requests) = control_state(&published, accounts, stats, clock, (keys, store), log);
         let mut running = Running {
@@ -312,6 +313,7 @@ fn facts(
         started_at: clock.now(),
         config_file: paths.config_file.clone(),
         state_dir: paths.state_dir.clone(),
+        configured: true,
         listen: Vec::new(),
         route_listen: BTreeMap::new(),
         warnings: Vec::new(),
@@ -403,7 +405,7 @@ async fn run_until_stopped(
     let mut files = ConfigWatch::new(running.watched());
     let mut hangup = signal(SignalKind::hangup())?;
     let mut watchdog = Watchdog::new(&running.notifier);
-    let mut look = interval_at(Instant::now() + LOOK, LOOK);
+    let mut look = interval_at(Instant::now() + LOCALHOST_CHECK_INTERVAL, LOCALHOST_CHECK_INTERVAL);
     let mut accounts = running.state.accounts.clone();
     let mut told = String::new();
     running.notifier.ready();

@@ -121,6 +121,7 @@ impl Running {
         drop(ended_audit);
         self.published.config.send_replace(config.clone());
         self.published.problems.send_replace(Vec::new());
+        self.published.facts.send_modify(|facts| facts.configured = true);
         self.warnings.config = said(parsed.warnings);
         self.listen(&config, binding);
         if waits_for_ours {

@@ -1,5 +1,6 @@
 //! One line for the service manager: `systemctl --user status` shows it.
 
+use crate::advice::advised;
 use crate::control::report::{State, StatusReport};
 use crate::span::coarse;
 
@@ -12,15 +13,16 @@ pub(super) fn status_line(report: &StatusReport) -> String {
         1 => "1 account".to_owned(),
         many => format!("{many} accounts"),
     };
+    let see = advised("status");
     let mut words = vec![accounts];
     if !report.daemon.config_problems.is_empty() {
-        words.insert(0, "the configuration has problems (see valetd status)".to_owned());
+        words.insert(0, format!("the configuration has problems (see {see})"));
     }
     if report.daemon.store.locked.is_some() {
-        words.push("the store is locked (see valetd status)".to_owned());
+        words.push(format!("the store is locked (see {see})"));
     }
     if needs_person > 0 {
-        words.push(format!("{needs_person} must be signed in to (see valetd status)"));
+        words.push(format!("{needs_person} must be signed in to (see {see})"));
     }
     if report.accounts.iter().any(|account| account.credential.as_ref().is_some_and(|credential| !credential.saved)) {
         words.push("a refresh token is not saved".to_owned());

@@ -81,6 +81,15 @@ pub(crate) enum Missing {
     Unreachable(String),
 }
 
+impl Missing {
+    /// Why, in words.
+    fn words(self) -> String {
+        match self {
+            Missing::NotThere(why) | Missing::Unreachable(why) => why,
+        }
+    }
+}
+
 /// Fetches one document.
 async fn document(http: &HttpClient, place: &str, reach: Reach<'_>) -> Result<Vec<u8>, Missing> {
     let answer = get(http, place, reach).await?;

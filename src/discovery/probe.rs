@@ -60,23 +60,32 @@ pub(crate) enum FoundClient {
 /// The redirect of clients that register themselves: a fixed port, as many servers compare it.
 const REGISTERED_REDIRECT: &str = "http://127.0.0.1:8254/callback";
 
+/// Why it is not known how to sign in to an address.
+#[derive(Debug)]
+pub(crate) enum Unknown {
+    /// It could not be asked: nothing is known of the server.
+    Unreachable(String),
+    /// It does not say; what was tried.
+    Unsaid(Vec<String>),
+}
+
 /// Asks an address what it is. `provider` is the id of an openEO back-end's provider, if not the first.
 ///
 /// # Errors
 ///
-/// What was tried, in sentences for people.
+/// [`Unknown`]; all of it is in sentences for people.
 pub(crate) async fn probe(
     http: &HttpClient,
     address: &str,
     provider: Option<&str>,
     reach: Reach<'_>,
-) -> Result<Findings, Vec<String>> {
+) -> Result<Findings, Unknown> {
     let mut tried = Vec::new();
     let address = address.trim_end_matches('/');
     match open_eo(http, address, provider, reach).await {
         Ok(Some(found)) => return Ok(found),
         Ok(None) => {}
-        Err(why) => return Err(vec![why]), // it is one, and nothing else
+        Err(why) => return Err(Unknown::Unsaid(vec![why])), // it is one, and nothing else
     }
     match protected_resource(http, address, reach).await {
         Ok(Some(found)) => return Ok(found),
@@ -94,7 +103,9 @@ pub(crate) async fn probe(
             Err(why) => tried.push(why),
         }
     }
-    Err(tried)
+    let is_unreachable = tried.iter().all(|missing| matches!(missing, Missing::Unreachable(_)));
+    let mut tried: Vec<String> = tried.into_iter().map(Missing::words).collect();
+    Err(if is_unreachable { Unknown::Unreachable(tried.swap_remove(0)) } else { Unknown::Unsaid(tried) })
 }
 
 fn origin_of(address: &str) -> &str {
@@ -103,13 +114,13 @@ fn origin_of(address: &str) -> &str {
 }
 
 /// The metadata of the authorization server that a text names: the issuer, with or without the slash at its end.
-async fn server(http: &HttpClient, text: &str, reach: Reach<'_>) -> Result<Metadata, String> {
+async fn server(http: &HttpClient, text: &str, reach: Reach<'_>) -> Result<Metadata, Missing> {
     let mut refusal = None;
     for place in Metadata::places(text) {
         let found = match document(http, &place, reach).await {
             Ok(found) => found,
-            Err(Missing::NotThere(why) | Missing::Unreachable(why)) => {
-                refusal.get_or_insert(why);
+            Err(missing) => {
+                refusal.get_or_insert(missing);
                 continue;
             }
         };
@@ -123,10 +134,10 @@ async fn server(http: &HttpClient, text: &str, reach: Reach<'_>) -> Result<Metad
         });
         match believed {
             Ok(metadata) => return Ok(metadata),
-            Err(why) => refusal = Some(format!("{place} {why}")),
+            Err(why) => refusal = Some(Missing::NotThere(format!("{place} {why}"))),
         }
     }
-    Err(refusal.unwrap_or_else(|| format!("{text} has no metadata")))
+    Err(refusal.unwrap_or_else(|| Missing::NotThere(format!("{text} has no metadata"))))
 }
 
 /// `None` if it is no openEO back-end.
@@ -145,8 +156,7 @@ async fn open_eo(
     };
     leads_here(address, &api)?;
     let place = format!("{api}/credentials/oidc");
-    let listed =
-        document(http, &place, reach).await.map_err(|(Missing::NotThere(why) | Missing::Unreachable(why))| why)?;
+    let listed = document(http, &place, reach).await.map_err(Missing::words)?;
     let providers = OpenEoProvider::read_all(&listed).map_err(|why| format!("{place} {why}"))?;
     let chosen = match provider {
         None => providers.first(),
@@ -155,19 +165,18 @@ async fn open_eo(
     let names: Vec<&str> = providers.iter().map(|provider| provider.id.as_str()).collect();
     let Some(chosen) = chosen else { return Err(format!("{place} lists the providers {}", names.join(", "))) };
     leads_here(address, &chosen.issuer)?;
-    let metadata = server(http, &chosen.issuer, reach).await?;
+    let metadata = server(http, &chosen.issuer, reach).await.map_err(Missing::words)?;
     of_open_eo(&api, chosen, metadata, &names).map(Some)
 }
 
 /// `None` if it says nothing of itself.
-async fn protected_resource(http: &HttpClient, address: &str, reach: Reach<'_>) -> Result<Option<Findings>, String> {
-    let answer = get(http, address, reach).await;
-    let answer = answer.map_err(|(Missing::NotThere(why) | Missing::Unreachable(why))| why)?;
+async fn protected_resource(http: &HttpClient, address: &str, reach: Reach<'_>) -> Result<Option<Findings>, Missing> {
+    let answer = get(http, address, reach).await?;
     let challenges = answer.fields.get_all(hyper::header::WWW_AUTHENTICATE).iter();
     let named = challenges.filter_map(|value| ProtectedResource::place_in(value.to_str().ok()?)).next();
     let mut refusal = None;
     for place in named.into_iter().chain(ProtectedResource::places(address)) {
-        leads_here(address, &place)?;
+        leads_here(address, &place).map_err(Missing::NotThere)?;
         let Ok(found) = document(http, &place, reach).await else { continue };
         let resource = match ProtectedResource::read(&found, address) {
             Ok(resource) => resource,
@@ -177,11 +186,11 @@ async fn protected_resource(http: &HttpClient, address: &str, reach: Reach<'_>) 
             }
         };
         let issuer = resource.authorization_servers.first().expect("read saw to it");
-        leads_here(address, issuer)?;
+        leads_here(address, issuer).map_err(Missing::NotThere)?;
         let metadata = server(http, issuer, reach).await?;
         return Ok(Some(of_resource(address, Some(&resource), metadata)));
     }
-    refusal.map_or(Ok(None), Err)
+    refusal.map_or(Ok(None), |why| Err(Missing::NotThere(why)))
 }
 
 /// Refuses what a server elsewhere says of this machine.

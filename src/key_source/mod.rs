@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use crate::advice::advised;
 use crate::config::{SealSetting, SecretSource, StoreSettings};
 use crate::platform::bus::Bus;
 use crate::platform::{environment, random, secret_source, users};
@@ -158,7 +159,7 @@ impl KeySources {
                 return keyring::read(&self.bus, id);
             }
             (Kind::Passphrase, _) => {
-                let away = || NoSecret::Away("a person must type it: valetd unlock".to_owned());
+                let away = || NoSecret::Away(format!("a person must type it: {}", advised("unlock")));
                 return self.passphrase.clone().ok_or_else(away);
             }
             (Kind::Recovery, _) => return Err(NoSecret::Away("it is written down".to_owned())),
@@ -285,10 +286,8 @@ impl KeySources {
                 .to_owned());
         }
         let because = if wrapped.is_bound_to_more {
-            vec![
-                "the key is bound to the TPM, and an update of the firmware may lose it: valetd seal recovery"
-                    .to_owned(),
-            ]
+            let recovery = advised("seal recovery");
+            vec![format!("the key is bound to the TPM, and an update of the firmware may lose it: {recovery}")]
         } else {
             Vec::new()
         };

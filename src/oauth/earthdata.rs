@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     fn grant() -> Grant {
-        Grant::Password { username: "ada".to_owned(), password: Secret::new("p:w") }
+        Grant::Password { username: "ada".to_owned(), password: Secret::new("p:w"), otp: None }
     }
 
     fn read(status: u16, body: &str) -> Result<Tokens, Refusal> {
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!((request.endpoint, request.body.expose()), (EndpointKind::Token, ""));
         let sent: Vec<_> = request.fields.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         assert_eq!(sent, [("authorization", "Basic YWRhOnA6dw==")]);
-        let colon = Grant::Password { username: "a:b".to_owned(), password: Secret::new("p") };
+        let colon = Grant::Password { username: "a:b".to_owned(), password: Secret::new("p"), otp: None };
         assert!(Dialect::Earthdata.request(&colon, &public(), &[], &[]).unwrap_err().contains("colon"));
     }
 

@@ -1,8 +1,10 @@
 //! When an access token ends, in the ways in which answers tell it.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::timestamp::unix_seconds;
 
 /// No life is believed to be longer: ten years, far from where arithmetic ends.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -73,8 +75,7 @@ fn date(text: &str) -> Option<f64> {
 /// One of the three forms of RFC 9110 section 5.6.7, all of which a recipient must accept, as Unix seconds.
 pub(crate) fn http_date(text: Option<&str>) -> Option<i64> {
     let text = text?.trim();
-    let parsed = httpdate::parse_http_date(text).ok().and_then(|date| date.duration_since(UNIX_EPOCH).ok());
-    let strict = parsed.and_then(|since| i64::try_from(since.as_secs()).ok());
+    let strict = httpdate::parse_http_date(text).ok().and_then(|date| i64::try_from(unix_seconds(date)).ok());
     // servers that get the day of the week wrong, or give an offset
     let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
     strict.or_else(|| parser.parse_timestamp(text).ok().map(|date| date.as_second()))

@@ -17,6 +17,8 @@ pub(crate) enum Grant {
         username: String,
         /// As the person typed it.
         password: Secret,
+        /// A second factor that goes with it, in no RFC (Keycloak's `totp`): the parameter's name, and what is good once.
+        otp: Option<(String, Secret)>,
     },
     /// RFC 6749 section 4.4: nothing but the client itself.
     ClientCredentials,
@@ -45,7 +47,7 @@ impl Grant {
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let (secret, verifier) = match self {
             Grant::RefreshToken(refresh_token) => (Some(refresh_token), None),
-            Grant::Password { password, .. } => (Some(password), None),
+            Grant::Password { password, otp, .. } => (Some(password), otp.as_ref().map(|(_, code)| code)),
             Grant::AuthorizationCode { code, code_verifier, .. } => (Some(code), code_verifier.as_ref()),
             Grant::DeviceCode { device_code, code_verifier } => (Some(device_code), code_verifier.as_ref()),
             Grant::ClientCredentials | Grant::Issued => (None, None),

@@ -148,7 +148,7 @@ impl Dialect {
         match self.operation(grant) {
             Some((operation, refresh_token)) => cognito::request(operation, refresh_token, client, parameters),
             None => match (self, grant) {
-                (Dialect::Earthdata, Grant::Password { username, password }) => {
+                (Dialect::Earthdata, Grant::Password { username, password, otp: _ }) => {
                     earthdata::request(username, password, client)
                 }
                 _ => rfc6749::request(grant, client, scopes, parameters),
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn only_rotating_grants_spend_the_refresh_token() {
         let token = Grant::RefreshToken(Secret::new("r"));
-        let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+        let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p"), otp: None };
         let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
         let dialects = [Dialect::Rfc6749, Dialect::CognitoGetTokens, Dialect::CognitoInitiateAuth];
         assert_eq!(dialects.map(|dialect| dialect.spends_refresh_token(&token)), [true, true, false]);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn in_every_dialect_all_but_refresh_tokens_go_to_the_token_endpoint_as_forms() {
-        let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p") };
+        let password = Grant::Password { username: "me".to_owned(), password: Secret::new("p"), otp: None };
         let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
         let token = Grant::RefreshToken(Secret::new("r"));
         for (dialect, endpoint) in [

@@ -32,9 +32,10 @@ pub(super) fn request(
             pairs.extend([("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())]);
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
-        Grant::Password { username, password } => {
+        Grant::Password { username, password, otp } => {
             let password = password.expose();
             pairs.extend([("grant_type", "password"), ("username", username.as_str()), ("password", password)]);
+            pairs.extend(otp.as_ref().map(|(name, code)| (name.as_str(), code.expose())));
             pairs.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
         }
         Grant::Issued => return Err("nothing is asked of a server for a token that others issue".to_owned()),
@@ -424,7 +425,7 @@ mod tests {
             ),
             (
                 "GBDX knows no client at all",
-                request(&Grant::Password { username: "me@x.example".to_owned(), password }, &gbdx, &[], &[]),
+                request(&Grant::Password { username: "me@x.example".to_owned(), password, otp: None }, &gbdx, &[], &[]),
                 "grant_type=password&username=me%40x.example&password=p+w%25%C3%B6",
             ),
             (
@@ -597,7 +598,8 @@ mod tests {
             // what became of the refresh token: see `salvage`
             assert!(!matches!(refusal.failure, Failure::Permanent(_)), "{name}");
             assert_eq!(refusal.oauth_error, None, "{name}");
-            let password = Grant::Password { username: "me".to_owned(), password: Secret::new("correct horse") };
+            let password =
+                Grant::Password { username: "me".to_owned(), password: Secret::new("correct horse"), otp: None };
             let unspent = read(Dialect::Rfc6749, &password, 200, body).expect_err(name);
             assert_eq!((unspent.failure, unspent.oauth_error), (TRANSIENT, None), "{name}");
         }
@@ -788,7 +790,7 @@ mod tests {
     }
 
     fn signed_in_with_password(status: u16, body: &str) -> Result<super::Tokens, super::Refusal> {
-        let grant = Grant::Password { username: "me".to_owned(), password: Secret::new("correct horse") };
+        let grant = Grant::Password { username: "me".to_owned(), password: Secret::new("correct horse"), otp: None };
         read(Dialect::Rfc6749, &grant, status, body)
     }
 }

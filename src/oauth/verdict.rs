@@ -6,7 +6,7 @@
 //! that cannot be used means for the refresh token that was sent: `salvage`.
 //! What could damage a request header is refused whole.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -20,6 +20,7 @@ use super::unwrapped::{document_within, without_controls};
 use super::vocabulary::Vocabulary;
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
+use crate::timestamp;
 
 /// How much of an `error_description` is quoted.
 const LONGEST_QUOTE: usize = 200;
@@ -329,7 +330,7 @@ fn retry_after(text: &str, server_now: i64) -> Option<Duration> {
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    i64::try_from(timestamp::unix_seconds(time)).unwrap_or(i64::MAX)
 }
 
 /// Longer words are never shown.

@@ -11,11 +11,11 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::timestamp::Timestamp;
+use crate::timestamp::{self, Timestamp};
 
 /// Reads the time line. One for each process; shared by reference count.
 #[derive(Debug)]
@@ -113,7 +113,14 @@ pub(crate) fn wall() -> SystemTime {
 
 /// The same in Unix seconds.
 pub(crate) fn unix_seconds() -> u64 {
-    wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    timestamp::unix_seconds(wall())
+}
+
+/// A point from which is measured how long something takes while the machine is awake: nothing that has an end is judged by
+/// it.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the monotonic clock")]
+pub(crate) fn instant() -> Instant {
+    Instant::now()
 }
 
 /// How long ago the machine was started, with its sleep.

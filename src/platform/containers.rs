@@ -48,7 +48,7 @@ impl Containers {
             let home = namespaces("self");
             while let Ok((ends, reply)) = asked.recv() {
                 if !reply.is_closed() {
-                    let _ = reply.send(is_at_home(&mut lookup, ends, home.as_ref()));
+                    let _ = reply.send(is_outside_containers(&mut lookup, ends, home.as_ref()));
                 }
             }
         })?;
@@ -56,24 +56,24 @@ impl Containers {
     }
 
     /// Whether the client of a connection is known not to run in a container.
-    pub(crate) async fn is_at_home(&self, ends: Ends) -> bool {
+    pub(crate) async fn is_outside_containers(&self, ends: Ends) -> bool {
         let (reply, answer) = oneshot::channel();
         self.questions.send((ends, reply)).is_ok() && answer.await.unwrap_or(false)
     }
 }
 
-fn is_at_home(lookup: &mut PeerLookup, ends: Ends, home: Option<&[PathBuf; 3]>) -> bool {
+fn is_outside_containers(lookup: &mut PeerLookup, ends: Ends, home: Option<&[PathBuf; 3]>) -> bool {
     let processes = match ends {
         Ends::Unix(pid) => pid.into_iter().collect(),
         Ends::Tcp(client, server) => lookup.tcp_owner(client, server).map_or(Vec::new(), peer::processes_with_socket),
     };
     // a socket may have been handed on: whoever has it must be at home
-    let at_home = !processes.is_empty() && processes.iter().all(|pid| process_is_at_home(*pid, home));
+    let at_home = !processes.is_empty() && processes.iter().all(|pid| process_is_outside(*pid, home));
     debug!(?ends, ?processes, at_home, "looked for containers");
     at_home
 }
 
-fn process_is_at_home(pid: u32, home: Option<&[PathBuf; 3]>) -> bool {
+fn process_is_outside(pid: u32, home: Option<&[PathBuf; 3]>) -> bool {
     let found = namespaces(&pid.to_string());
     found.is_some()
         && found.as_ref() == home
@@ -158,12 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn our_own_process_is_at_home_and_one_that_is_gone_is_not() {
+    fn our_own_process_is_outside_and_one_that_is_gone_is_not() {
         let home = namespaces("self");
         if fs::read_to_string("/proc/self/cgroup").is_ok_and(|groups| !are_of_container(&groups)) {
-            assert!(process_is_at_home(std::process::id(), home.as_ref()));
+            assert!(process_is_outside(std::process::id(), home.as_ref()));
         }
-        assert!(!process_is_at_home(0, home.as_ref()));
-        assert!(!is_at_home(&mut PeerLookup::new(), Ends::Unix(None), home.as_ref()));
+        assert!(!process_is_outside(0, home.as_ref()));
+        assert!(!is_outside_containers(&mut PeerLookup::new(), Ends::Unix(None), home.as_ref()));
     }
 }

@@ -104,11 +104,15 @@ fn holder(inode: u64) -> Option<(u32, String)> {
         let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
         let has_it = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str());
         if descriptors.flatten().any(has_it) {
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some((pid, name.trim_end().to_owned()));
+            return Some((pid, name_of(pid)));
         }
     }
     None
+}
+
+/// The name that a process goes by, which is its own choice; empty if nobody may know.
+pub(crate) fn name_of(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::clock::wall;
 use super::environment;
 pub(crate) use super::journal::is_treacherous;
 use super::journal::{Journal, priority, tame};
-use crate::names::nearest;
+use crate::names::did_you_mean;
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
@@ -124,8 +124,8 @@ fn read_filter(filter: &str) -> Result<Targets, LogError> {
         // what is read below takes a word that is no level for a module, of which everything is logged
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
         if level.is_empty() || level.parse::<LevelFilter>().is_err() {
-            let near = nearest(&level.to_ascii_lowercase(), LEVELS);
-            let near = near.map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default();
+            let near = did_you_mean(&level.to_ascii_lowercase(), LEVELS);
+            let near = near.map(|question| format!(" ({question})")).unwrap_or_default();
             return Err(refused(format!("{level:?} is no level{near}")));
         }
     }

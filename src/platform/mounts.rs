@@ -27,8 +27,8 @@ enum Reach {
 /// The type of what is mounted from a device, and its options, separated by commas. Of mounts one over another, the last one.
 fn mounted(table: &str, device: &str) -> Option<(String, String)> {
     // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-    let mounts = table.lines().filter_map(|line| line.split_once(" - "));
-    let (_, end) = mounts.filter(|(start, _)| start.split(' ').nth(2) == Some(device)).next_back()?;
+    let mut mounts = table.lines().filter_map(|line| line.split_once(" - "));
+    let (_, end) = mounts.rfind(|(start, _)| start.split(' ').nth(2) == Some(device))?;
     let mut words = end.split(' ');
     Some((words.next()?.to_owned(), words.nth(1).unwrap_or_default().to_owned()))
 }

@@ -19,6 +19,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::paths::shell_word;
 use super::users;
 
 /// Links on the way to one file; as many as the kernel follows.
@@ -359,13 +360,6 @@ fn root_as(overflow: u32, uid_map: &str) -> Option<u32> {
     let is_namespace = !uid_map.trim().is_empty();
     let all: Vec<_> = ranges.by_ref().collect();
     (is_namespace && !all.iter().any(maps(overflow)) && !all.iter().any(maps(0))).then_some(overflow)
-}
-
-/// A path as a shell takes it.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,@%:=".contains(&byte);
-    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A file beside another one, whose place it takes or else is removed.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ pub(crate) fn lock_folder_of(path: &Path) -> io::Result<Option<File>> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let folder = File::open(folder)?;
-    let start = Instant::now();
+    let start = super::clock::instant();
     loop {
         match folder.try_lock() {
             Ok(()) => return Ok(Some(folder)),

@@ -17,7 +17,7 @@ use tokio::process::Command;
 use zeroize::Zeroizing;
 
 use super::ownership::{self, Refused};
-use super::{descriptors, environment};
+use super::{clock, descriptors, environment};
 use crate::config::SecretSource;
 use crate::secret::Secret;
 
@@ -194,7 +194,7 @@ fn from_file(path: &Path, patience: Duration, part: Part) -> Result<Secret, Secr
 fn part_of(mut file: File, patience: Duration, part: Part) -> Result<Secret, Why> {
     let mut text = Zeroizing::new(vec![0; LONGEST_LINE]);
     let mut filled = 0;
-    let deadline = Instant::now() + patience;
+    let deadline = clock::instant() + patience;
     while filled < text.len() {
         if !is_readable(&file, deadline)? {
             return Err(Why::Silent(patience));
@@ -216,7 +216,7 @@ fn part_of(mut file: File, patience: Duration, part: Part) -> Result<Secret, Why
 
 fn is_readable(file: &File, deadline: Instant) -> io::Result<bool> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(clock::instant());
         let left = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&left)) {
             Ok(ready) => return Ok(ready > 0),

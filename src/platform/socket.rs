@@ -10,24 +10,40 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred, sockopt};
 use tracing::{debug, warn};
 
 use super::io_error::words;
 use super::paths::OwnFolder;
 use super::{environment, listeners};
+use crate::advice::advised;
 use crate::config::ListenAddress;
 
 /// Connections that may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
+
+/// After an accept that failed for want of descriptors or memory (EMFILE, ENOMEM), until others have given some back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest path that the kernel takes for a unix socket, without the zero behind it (unix(7), `sun_path`).
 const LONGEST_PATH: usize = 107;
 
 /// The mode that lets other users, at most, look at a folder.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// How long to wait after a failed accept(2) before the next one; `None` if the error concerns the connection that would have
+/// been accepted, not the listener.
+pub(crate) fn pause_after(error: &io::Error) -> Option<Duration> {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
+    let is_of_one_connection = matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted | PermissionDenied
+    );
+    (!is_of_one_connection).then_some(ACCEPT_PAUSE)
+}
 
 /// A listening socket: non-blocking, closed at exec.
 #[derive(Debug)]
@@ -119,15 +135,17 @@ pub(crate) fn bind(address: &ListenAddress) -> io::Result<Bound> {
 fn explain(address: &ListenAddress, error: io::Error) -> io::Error {
     let remedy = match (error.kind(), address) {
         (ErrorKind::AddrInUse, ListenAddress::Tcp(tcp)) => in_use(*tcp),
-        (ErrorKind::AddrInUse, ListenAddress::Unix(_)) => {
-            ": is another valetd running? try `valetd status`; end it, or name another path".to_owned()
+        (ErrorKind::AddrInUse, ListenAddress::Unix(path)) => {
+            let holder = answering(path).ok().flatten().flatten();
+            let name = holder.map(|holder| listeners::name_of(holder.pid.as_raw_nonzero().get().unsigned_abs()));
+            format!(": {}, or name another path", how_to_end(name.as_deref()))
         }
         (ErrorKind::PermissionDenied, ListenAddress::Tcp(_)) => {
             ": ports below 1024 are for root; name a higher one".to_owned()
         }
         (ErrorKind::AddrNotAvailable, ListenAddress::Tcp(_)) => ": this machine has no such address".to_owned(),
         (ErrorKind::InvalidInput, ListenAddress::Unix(_)) => {
-            ": name a shorter one (the control socket: --socket PATH, for 'valetd run' and for every other command)"
+            ": name a shorter one (the control socket: --socket PATH, for the daemon and for every other command)"
                 .to_owned()
         }
         // flock(2) on the folder, which some network file systems do not have
@@ -150,15 +168,28 @@ fn in_use(address: SocketAddr) -> String {
     let ours = super::peer::own_uid();
     match listeners::occupant(address) {
         Some(occupant) if occupant.uid == ours => {
-            format!(
-                ": it is taken by {occupant}; is another valetd running? try `valetd status`; end that process, or name another address"
-            )
+            let name = occupant.process.as_ref().map(|(_, name)| name.as_str());
+            format!(": it is taken by {occupant}; {}, or name another address", how_to_end(name))
         }
         Some(occupant) => format!(
             ": it is taken by {occupant}; what tools send to localhost would go there: have it ended, or name another \
              address, and tell your tools"
         ),
-        None => ": nobody can be seen to listen there; is another valetd on its way up? try `valetd status`".to_owned(),
+        None => {
+            let status = advised("status");
+            format!(": nobody can be seen to listen there; is another valetd on its way up? try `{status}`")
+        }
+    }
+}
+
+/// What frees an address of this user's, from the name of the process that listens there. A service manager holds the
+/// sockets of units, and ending it would end the session.
+fn how_to_end(process: Option<&str>) -> String {
+    match process {
+        Some("systemd") => "a unit's socket is open there; if it is valetd's: systemctl --user stop valetd.socket \
+                            valetd-control.socket"
+            .to_owned(),
+        Some(_) | None => format!("is another valetd running? try `{}`; end that process", advised("status")),
     }
 }
 
@@ -194,8 +225,11 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
             );
         }
         Ok(_) => {
-            if let Some(answering) = answering(path)? {
-                return in_words(ErrorKind::AddrInUse, &format!("a running process answers there{answering}"));
+            if let Some(holder) = answering(path)? {
+                let whose =
+                    |peer: UCred| format!(" (process {} of user {})", peer.pid.as_raw_nonzero(), peer.uid.as_raw());
+                let words = format!("a running process answers there{}", holder.map_or(String::new(), whose));
+                return in_words(ErrorKind::AddrInUse, &words);
             }
             debug!(path = %path.display(), "replacing the socket of a process that is gone");
             std::fs::remove_file(path)?;
@@ -214,17 +248,15 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
     Ok(Bound { listener: Listener::Unix(UnixListener::from(socket)), file: Some(file) })
 }
 
-/// Which process listens on the socket file `path`, as far as it is known: ` (process 4711 of user 1000)`.
-fn answering(path: &Path) -> io::Result<Option<String>> {
+/// Which process listens on the socket file `path`, as far as it is known.
+fn answering(path: &Path) -> io::Result<Option<Option<UCred>>> {
     // non-blocking: with a full backlog the kernel would let us wait
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::connect(&probe, &address) {
-        Ok(()) => Ok(Some(sockopt::socket_peercred(&probe).map_or(String::new(), |peer| {
-            format!(" (process {} of user {})", peer.pid.as_raw_nonzero(), peer.uid.as_raw())
-        }))),
-        Err(rustix::io::Errno::AGAIN) => Ok(Some(String::new())),
+        Ok(()) => Ok(Some(sockopt::socket_peercred(&probe).ok())),
+        Err(rustix::io::Errno::AGAIN) => Ok(Some(None)),
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -367,6 +399,13 @@ mod tests {
     }
 
     #[test]
+    fn an_accept_that_failed_for_want_of_descriptors_is_not_tried_again_at_once() {
+        for (number, is_paused) in [(libc::EMFILE, true), (libc::ENOMEM, true), (libc::ECONNABORTED, false)] {
+            assert_eq!(pause_after(&io::Error::from_raw_os_error(number)).is_some(), is_paused, "{number}");
+        }
+    }
+
+    #[test]
     fn port_zero_becomes_a_real_one_that_takes_connections_without_blocking() {
         for text in ["127.0.0.1:0", "[::1]:0"] {
             let bound = bind(&tcp(text)).unwrap();
@@ -390,6 +429,18 @@ mod tests {
         assert_eq!(bind(&address).unwrap_err().kind(), ErrorKind::AddrInUse);
         let error = refusal(&address);
         assert!(error.contains(&address.to_string()) && error.contains("try `valetd status`"), "{error}");
+    }
+
+    #[test]
+    fn a_service_manager_is_never_to_be_ended_for_an_address() {
+        for (process, expected, wrong) in [
+            (Some("systemd"), "systemctl --user stop valetd.socket", "end that process"),
+            (Some("valetd"), "try `valetd status`; end that process", "systemctl"),
+            (None, "try `valetd status`; end that process", "systemctl"),
+        ] {
+            let words = how_to_end(process);
+            assert!(words.contains(expected) && !words.contains(wrong), "{process:?}: {words}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
@@ -32,7 +32,7 @@ pub(crate) fn call(
     parameters: &Value,
     patience: Duration,
 ) -> Result<Map<String, Value>, CallError> {
-    let deadline = Instant::now() + patience;
+    let deadline = super::clock::instant() + patience;
     let mut stream = UnixStream::connect(socket)?;
     stream.set_write_timeout(Some(patience))?;
     let message = json!({ "method": method, "parameters": parameters });
@@ -42,7 +42,7 @@ pub(crate) fn call(
     let mut answer = Zeroizing::new(vec![0; LONGEST]);
     let mut filled = 0;
     let end = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(super::clock::instant());
         if left.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }

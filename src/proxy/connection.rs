@@ -137,13 +137,13 @@ impl Connection {
     }
 
     /// A request may come in, or has shown a valid client key: from here on it is a client's connection.
-    pub(crate) fn vouch(&self) {
-        self.worker.registry.vouch(&self.handle);
+    pub(crate) fn admit(&self) {
+        self.worker.registry.admit(&self.handle);
     }
 
     /// Its client was told no: the connection ends when that has been read.
     pub(crate) fn turn_away(&self) {
-        self.handle.stands(ClientState::TurnedAway);
+        self.handle.set_client_state(ClientState::TurnedAway);
     }
 
     /// Whether the client is known to run outside of containers; looked up once.
@@ -151,7 +151,7 @@ impl Connection {
         if let Some(known) = self.is_outside_containers.get() {
             return known;
         }
-        let is_outside = containers.is_at_home(self.peer.ends()).await;
+        let is_outside = containers.is_outside_containers(self.peer.ends()).await;
         self.is_outside_containers.set(Some(is_outside));
         is_outside
     }

@@ -14,7 +14,7 @@ use hyper::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::audit::{self, AuditLog, Entry, Place, Seat, Whose};
+use crate::audit::{self, AuditLog, Entry, Place, Queue, Seat};
 use crate::client_keys::KeyInUse;
 use crate::config::{KeyName, RouteName};
 use crate::platform::clock::wall;
@@ -150,7 +150,7 @@ impl Note {
     /// Makes sure that there will be a line, as far as anybody can know; false if that cannot be promised.
     pub(crate) fn is_promised(&self) -> bool {
         let mut content = self.content.borrow_mut();
-        content.place = content.log.promised_place(content.whose());
+        content.place = content.log.promised_place(content.queue());
         let is_promised = content.place.is_some();
         if !is_promised {
             content.log.refused();
@@ -205,15 +205,15 @@ impl Content {
     fn take_seat(&self) {
         let mut seat = self.seat.borrow_mut();
         if !seat.as_ref().is_some_and(|seat| seat.is_of(&self.log)) {
-            *seat = Some(self.log.seat(self.peer.ends(), self.whose()));
+            *seat = Some(self.log.seat(self.peer.ends(), self.queue()));
         }
     }
 
-    fn whose(&self) -> Whose {
+    fn queue(&self) -> Queue {
         match self.peer.process {
-            Process::NotAsked if self.key.is_none() => Whose::Own,
-            Process::Of { uid, .. } if self.key.is_none() && uid == own_uid() => Whose::Own,
-            Process::NotAsked | Process::Of { .. } | Process::Unknown => Whose::Others,
+            Process::NotAsked if self.key.is_none() => Queue::Own,
+            Process::Of { uid, .. } if self.key.is_none() && uid == own_uid() => Queue::Own,
+            Process::NotAsked | Process::Of { .. } | Process::Unknown => Queue::Others,
         }
     }
 
@@ -227,7 +227,7 @@ impl Content {
             return;
         }
         self.exchange = Some(self.log.next_exchange());
-        let place = self.log.place(self.whose());
+        let place = self.log.place(self.queue());
         self.write(place, "started");
     }
 
@@ -235,7 +235,7 @@ impl Content {
         if self.is_strangers() {
             return self.log.note_stranger(self.peer.uid());
         }
-        let place = self.place.take().or_else(|| self.log.place(self.whose()));
+        let place = self.place.take().or_else(|| self.log.place(self.queue()));
         self.write(place, self.verdict);
     }
 

@@ -60,7 +60,7 @@ impl Handle {
     }
 
     /// Changes the state, which the serving task takes notice of.
-    pub(crate) fn stands(&self, state: ClientState) {
+    pub(crate) fn set_client_state(&self, state: ClientState) {
         self.client_state.set(state);
         self.wake();
     }
@@ -169,15 +169,15 @@ impl Registry {
 
     /// Gives a stranger's connection a place. One user or address has at most half of them; where there is none left, the
     /// connection that has waited longest is closed.
-    pub(crate) fn give_place(&self, handle: &Rc<Handle>, peer: &Peer) {
+    pub(crate) fn add_stranger(&self, handle: &Rc<Handle>, peer: &Peer) {
         self.strangers.enter(handle, peer);
     }
 
     /// A request on the connection may come in, or has shown a valid client key: from here on it is a client's.
-    pub(crate) fn vouch(&self, handle: &Handle) {
+    pub(crate) fn admit(&self, handle: &Handle) {
         if handle.client_state() == ClientState::Stranger {
             self.strangers.leave(handle.id);
-            handle.stands(ClientState::Admitted);
+            handle.set_client_state(ClientState::Admitted);
         }
     }
 
@@ -280,7 +280,7 @@ impl Strangers {
         places.push_back(Place { origin, handle: handle.clone() });
         drop(places);
         if let Some(oldest) = oldest {
-            oldest.handle.stands(ClientState::Closed);
+            oldest.handle.set_client_state(ClientState::Closed);
         }
     }
 

@@ -116,12 +116,12 @@ pub(crate) enum Rest {
 pub(crate) struct Recording {
     source: Option<Source>,
     /// `None` once there was more than `room`.
-    copy: Option<Copy>,
+    copy: Option<BufferedBody>,
     trailers: Option<HeaderMap>,
     ended: bool,
 }
 
-struct Copy {
+struct BufferedBody {
     chunks: VecDeque<Bytes>,
     /// Small frames since the last chunk.
     tail: BytesMut,
@@ -201,7 +201,7 @@ pub(crate) fn keep(
         let source = Source { incoming, activity: activity.clone(), serial, token_name: token_name.clone(), right };
         activity.uploads();
         if after_401 && fits {
-            let copy = Some(Copy::new(policy.limit, &BUDGET));
+            let copy = Some(BufferedBody::new(policy.limit, &BUDGET));
             let recording = Recording { source: Some(source), copy, trailers: None, ended: false };
             let recording = Rc::new(RefCell::new(recording));
             (RequestBody::Recorded(recording.clone()), KeptBody::Recorded(recording))
@@ -375,7 +375,7 @@ impl Recording {
     }
 }
 
-impl Copy {
+impl BufferedBody {
     fn new(limit: usize, budget: &'static Budget) -> Self {
         let held = Held { budget, bytes: 0 };
         Self { chunks: VecDeque::new(), tail: BytesMut::new(), room: limit, most: ALL_COPIES.max(limit), held }
@@ -514,10 +514,10 @@ mod tests {
     #[test]
     fn all_copies_together_hold_no_more_than_there_is_room_for() {
         let (budget, frame) = (budget(), Bytes::from(vec![b'x'; 1 << 20]));
-        let copy = || Copy::new(1 << 20, budget).with(&frame);
+        let copy = || BufferedBody::new(1 << 20, budget).with(&frame);
         let mut copies: Vec<_> = (0..400).filter_map(|_| copy()).collect();
         assert_eq!((copies.len(), budget.0.load(Ordering::Relaxed)), (64, ALL_COPIES));
-        assert!(Copy::new(1, budget).with(&Bytes::from_static(b"x")).is_none(), "not a byte more");
+        assert!(BufferedBody::new(1, budget).with(&Bytes::from_static(b"x")).is_none(), "not a byte more");
         let (chunks, held) = copies.pop().expect("there are 64").into_chunks();
         assert!(copy().is_none(), "what is sent again is held as well");
         drop((chunks, held));
@@ -526,7 +526,7 @@ mod tests {
         drop(copies);
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
         // what a route asks for by itself it gets, if nobody else has it
-        let large = Copy::new(2 * ALL_COPIES, budget);
+        let large = BufferedBody::new(2 * ALL_COPIES, budget);
         assert!((0..128).try_fold(large, |copy, _| copy.with(&frame)).is_some());
     }
 
@@ -534,10 +534,10 @@ mod tests {
     fn a_copy_is_whole_or_nothing() {
         let small = Bytes::from_static(b"abc");
         let large = Bytes::from(vec![b'x'; SMALL]);
-        let copy = Copy::new(2 * SMALL, budget());
+        let copy = BufferedBody::new(2 * SMALL, budget());
         let copy = copy.with(&small).and_then(|copy| copy.with(&small)).and_then(|copy| copy.with(&large)).unwrap();
         let copy = copy.with(&small).unwrap();
-        assert!(Copy::new(2, budget()).with(&small).is_none());
+        assert!(BufferedBody::new(2, budget()).with(&small).is_none());
         let (chunks, _held) = copy.into_chunks();
         assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [6, SMALL, 3]);
         assert_eq!(chunks[1].as_ptr(), large.as_ptr(), "a large frame is shared, not copied");

@@ -9,6 +9,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use rustls::ClientConfig;
 
+use crate::advice::advised;
 use crate::audit::AuditLog;
 use crate::client_keys::KeyRing;
 use crate::config::{AccountId, Config, HeaderEdits, Proxies, Route, RouteName, Way};
@@ -141,10 +142,9 @@ impl Table {
             routes.push(Arc::new(entry));
         }
         routes.sort_by(|one, other| one.config.name.cmp(&other.config.name));
-        let first_steps = config
-            .accounts
-            .is_empty()
-            .then(|| "No account is set up yet: name one in the configuration, then run: valetd login NAME".to_owned());
+        let first_steps = config.accounts.is_empty().then(|| {
+            format!("No account is set up yet: {}, then: {}", advised("add NAME PROVIDER"), advised("login NAME"))
+        });
         let routes_by_prefix = routes.iter().map(|route| format!("{}/", route.prefix)).collect();
         let advice = Advice { routes: routes_by_prefix, first_steps, config_problem: None };
         let pseudonym: Arc<str> = random::name::<8>().map_err(|_| TableError::NoRandomNumbers)?.into();

@@ -91,7 +91,7 @@ async fn run(downstream: Rc<Downstream>, mut commands: mpsc::UnboundedReceiver<C
     worker.watch_authority();
     let mut accepting: Vec<AbortHandle> = Vec::new();
     let mut lending: Vec<AbortHandle> = Vec::new();
-    let mut look = tokio::time::interval(audit::LOOK);
+    let mut look = tokio::time::interval(audit::LONG_CHECK_INTERVAL);
     let drain = loop {
         let is_audited = worker.table().shared.access.audit.is_some();
         let command = tokio::select! {

@@ -11,6 +11,7 @@ use super::life::{self, LearntLife};
 use super::policy::{self, Policy};
 use super::refusals::{Refusal, Refusals};
 use super::{AccountSnapshot, Failure, NotSaved, Phase, Place, Reason, RenewalId, SaveId, Why};
+use crate::split_mix::SplitMix64;
 use crate::timestamp::Timestamp;
 
 /// What has happened.
@@ -181,7 +182,7 @@ pub(crate) struct Renewal {
     unconfirmed_since: Option<Timestamp>,
     refusals: Refusals,
     learnt: LearntLife,
-    random: Random,
+    random: SplitMix64,
 }
 
 /// What a renewal that is under way waits for.
@@ -258,7 +259,7 @@ impl Renewal {
             unconfirmed_since: None,
             refusals: Refusals::default(),
             learnt: LearntLife::known(None),
-            random: Random(seed),
+            random: SplitMix64(seed),
         }
     }
 
@@ -773,20 +774,5 @@ impl Renewal {
         self.unconfirmed_since = None;
         self.refusals = Refusals::default();
         self.learnt = LearntLife::known(None);
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): spreads renewals; nothing secret hangs on it.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    /// In 0..1.
-    fn fraction(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }

@@ -1,7 +1,7 @@
 //! One account: its machine, its credential, and what is known of both.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::warn;
@@ -11,12 +11,13 @@ use crate::accounts::{
     AccountView, IN_THE_WAY, LastFailure, NOT_SAVED, NewCredential, RequestError, Stored, UNREADABLE, Withheld,
     Withholding,
 };
+use crate::advice::advised;
 use crate::config::{Account, TokenKind};
 use crate::oauth::{Grant, Person, Tokens, id_token, jwt};
 use crate::renewal::{AccountSnapshot, Failure, Phase, Renewal, RenewalId, SaveId, Why};
 use crate::secret::Secret;
 use crate::store::{Credential, Record};
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::Published;
 
@@ -99,10 +100,12 @@ pub(super) struct AccountState {
     pub(super) published: Option<Arc<Published>>,
     /// The header field of the response at hand, between taking it and publishing it.
     pub(super) at_hand: Option<(HeaderName, HeaderValue)>,
+    /// That response counts as a success when it is dealt with.
+    pub(super) has_renewed: bool,
     /// When the sign-in ends, if it was given an end.
     pub(super) ends_at: Option<Timestamp>,
     /// What requests were told last, so that they are not woken for nothing.
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<LastPublished>,
     pub(super) last_success: Option<Timestamp>,
     pub(super) last_failure: Option<LastFailure>,
     /// Since the last success.
@@ -115,8 +118,10 @@ pub(super) struct AccountState {
     pub(super) trials: Vec<Trying>,
     /// Who have handed in the credential at hand, and are told when a renewal has shown that it works and is saved.
     pub(super) confirming: Vec<SavedReply>,
-    /// Who have asked for the renewal whose note is being saved.
+    /// Who have asked for a renewal and wait for the store: for its note to be saved, or for what the last one has brought.
     pub(super) asking: Vec<AskedReply>,
+    /// Somebody of them asked after the last response had come: they want another one.
+    pub(super) asks_again: bool,
     /// The response to the trial of the credential at hand: that of its first renewal, which is not sent again.
     pub(super) tried: Option<Result<Tokens, GrantFailure>>,
     /// The renewal under way has the answer of a trial.
@@ -134,6 +139,8 @@ pub(super) struct Trying {
     /// As it was configured when it was asked.
     pub(super) asked: Arc<Account>,
     pub(super) since: Timestamp,
+    /// It is sent when the store has answered that what it brings could be saved.
+    pub(super) probe: Option<Ticket>,
     /// A response was lost: this is the second try.
     pub(super) answer_lost: bool,
     /// The refresh token was refused: the password is presented in its place.
@@ -187,7 +194,7 @@ pub(super) struct SignedOut {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct LastPublished {
     pub(super) published: Option<RenewalId>,
     pub(super) wished_for: Option<Timestamp>,
     pub(super) phase: Phase,
@@ -212,6 +219,7 @@ impl AccountState {
             found: None,
             published: None,
             at_hand: None,
+            has_renewed: false,
             ends_at: None,
             told: None,
             last_success: None,
@@ -223,6 +231,7 @@ impl AccountState {
             trials: Vec::new(),
             confirming: Vec::new(),
             asking: Vec::new(),
+            asks_again: false,
             tried: None,
             is_of_trial: false,
             starts_over: false,
@@ -315,6 +324,7 @@ impl AccountState {
         self.credential += 1;
         self.do_not_confirm(&RequestError::Refused("another credential has taken its place meanwhile".to_owned()));
         self.at_hand = None;
+        self.has_renewed = false;
         self.tried = None;
         self.starts_over = false;
         self.is_new = false;
@@ -392,7 +402,10 @@ impl AccountState {
     /// The access token that requests are given, out of their header field.
     pub(super) fn access_token_at_hand(&self) -> Result<Secret, String> {
         let template = &self.account.header;
-        let published = self.published.as_ref().ok_or("there is no usable access token at hand: see valetd status")?;
+        let published = self
+            .published
+            .as_ref()
+            .ok_or_else(|| format!("there is no usable access token at hand: see {}", advised("status")))?;
         let text = published.value.to_str().unwrap_or_default();
         let token = text.strip_prefix(&template.before).and_then(|text| text.strip_suffix(&template.after));
         match (template.token, token) {
@@ -437,7 +450,7 @@ impl AccountState {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
                 record.credential.refresh_token = Some(new);
                 record.generation += 1;
-                record.received_at = unix(received_at);
+                record.received_at = unix_seconds(received_at);
                 true
             }
             Some(_) | None => false,
@@ -555,8 +568,4 @@ impl AccountState {
             token_requests: self.token_requests,
         }
     }
-}
-
-pub(super) fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

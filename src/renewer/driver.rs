@@ -71,11 +71,11 @@ pub(crate) struct RenewerLoop {
     requests: mpsc::Receiver<AccountRequest>,
     notices: mpsc::Receiver<RenewerCommand>,
     views: watch::Sender<Arc<Vec<AccountView>>>,
-    /// Of each account the person's sign-in that the last sign-out has made void.
-    void_sign_ins: BTreeMap<AccountId, String>,
     store_done: mpsc::UnboundedReceiver<Done>,
     /// What waits for records to be read, in the order in which it came.
     reading: VecDeque<Reading>,
+    /// Of each account the person's sign-in that the last sign-out has made void.
+    void_sign_ins: BTreeMap<AccountId, String>,
 }
 
 /// What is done when the store has been read.
@@ -330,6 +330,10 @@ impl World for RealWorld {
 
     fn remove(&mut self, ticket: Ticket, account: &AccountId) {
         self.ask(Work::Remove(ticket, account.clone()));
+    }
+
+    fn probe(&mut self, ticket: Ticket, record: &Record) {
+        self.ask(Work::Probe(ticket, Box::new(record.clone())));
     }
 
     fn store_answer(&mut self) -> Option<StoreAnswer> {

@@ -146,8 +146,10 @@ async fn an_account_whose_save_takes_long_delays_no_other_one_and_no_sign_of_lif
 #[tokio::test]
 async fn a_rotated_refresh_token_is_published_when_a_slow_disk_has_it_and_a_kill_meanwhile_is_known() {
     let mut house = House::start().await;
-    house.go_on.send(()).unwrap(); // the note
-    house.strict.until(|log| log.token_calls.len() == 1).await;
+    house.until("other", |view| view.snapshot.usable_until.is_some()).await;
+    house.go_on.send(()).unwrap(); // the note, and what is known of the other one now
+    house.go_on.send(()).unwrap();
+    tokio::time::timeout(PATIENCE, house.strict.until(|log| log.token_calls.len() == 1)).await.expect("it is renewed");
     house.until("slow", |view| view.stored.as_ref().is_some_and(|stored| stored.generation == 2)).await;
     house.answers().await;
     assert!(!house.is_usable("slow"), "its refresh token is not saved yet");

@@ -18,18 +18,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::account::{AccountState, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Told, Waiters, unix};
+use super::account::{AccountState, LastPublished, NotLoaded, SAVE_AGAIN, Saving, SignedOut, Waiters};
 use super::world::{AskedReply, RevokeReply, SaveError, SavedReply, StoreAnswer, Ticket, World};
 use crate::accounts::{
-    AccountView, IN_THE_WAY, LastFailure, LockOrder, NOT_SAVED, NewCredential, RequestError, UNREADABLE, Withheld,
-    Withholding,
+    self, AccountView, IN_THE_WAY, LastFailure, LockOrder, NOT_SAVED, NewCredential, RequestError, UNREADABLE,
+    Withheld, Withholding,
 };
+use crate::advice::invocation;
 use crate::config::{Account, AccountId, Config};
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
 use crate::oauth::{Grant, Tokens};
 use crate::renewal::{Action, Event, Failure, NotSaved, Phase, RenewalId, SaveId, Why};
 use crate::store::{Record, SetAside};
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 use crate::token_endpoint::GrantFailure;
 use crate::token_source::{Availability, Demand};
 
@@ -177,7 +178,9 @@ impl<W: World> Renewer<W> {
     /// Lets go of the accounts that the configuration no longer has, but of none too early: a response that is owed may
     /// hold the only refresh token that still works, and so may a record that the store has not taken yet.
     fn part(&mut self) {
-        self.accounts.retain(|_, state| !state.is_leaving || !state.owed.is_empty() || !state.is_saved());
+        self.accounts.retain(|_, state| {
+            !state.is_leaving || !state.owed.is_empty() || !state.trials.is_empty() || !state.is_saved()
+        });
     }
 
     /// What an account's record means for its machine.
@@ -207,7 +210,7 @@ impl<W: World> Renewer<W> {
             if let Some((kind, endpoint)) = endpoints.find(|(_, endpoint)| !record.may_be_sent_to(&endpoint.origin)) {
                 let (key, server, signed_in_to) = (kind.key(), &endpoint.origin, &record.issued_by);
                 warn!(account = %id, %server, signed_in_to, "{key} is on a server that the sign-in did not name: take \
-                    that back, or run `valetd login {id}`");
+                    that back, or run `{}`", login(id));
             }
             return Some(Event::CredentialRefused(Why::IssuedElsewhere));
         }
@@ -306,8 +309,11 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(why));
             return;
         }
-        if let Some(state) = self.accounts.get_mut(id) {
-            state.asking.push(reply);
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        state.asking.push(reply);
+        if state.machine.owed_save().is_some() && !state.machine.is_noting() {
+            state.asks_again = true; // the response has come, and is being saved
+            return;
         }
         self.handle(id, Event::Asked, now);
     }
@@ -318,26 +324,30 @@ impl<W: World> Renewer<W> {
         }
         let state = self.accounts.get(id).ok_or_else(|| no_account(id))?;
         if let Some(Withheld { cause, why, .. }) = &state.withheld {
-            return Err(format!("{why}; run `{}`", cause.remedy(id, "valetd")));
+            return Err(format!("{why}; run `{}`", cause.remedy(id, invocation())));
         }
         if state.opening_since.is_some() {
             return Err("the key of the store is being asked for".to_owned());
         }
         match state.machine.snapshot().phase {
             Phase::SignInRequired { why } if !state.machine.may_be_presented_again() => {
-                Err(format!("{why}; run `valetd login {id}`"))
+                Err(format!("{why}; run `{}`", login(id)))
             }
             Phase::SignInRequired { .. } | Phase::Scheduled { .. } | Phase::InFlight { .. } => Ok(()),
         }
     }
 
     /// Whoever has asked for a renewal is told what came of it, once its note is saved or cannot be.
-    fn tell_who_asked(&mut self, id: &AccountId) {
-        if self.accounts.get(id).is_none_or(|state| state.asking.is_empty() || state.machine.is_noting()) {
+    fn tell_who_asked(&mut self, id: &AccountId, now: Timestamp) {
+        let has_nothing_to_tell = |state: &AccountState| state.asking.is_empty() || state.machine.owed_save().is_some();
+        if self.accounts.get(id).is_none_or(has_nothing_to_tell) {
             return;
         }
         let may_be_asked = self.may_be_asked(id);
         let Some(state) = self.accounts.get_mut(id) else { return };
+        if std::mem::take(&mut state.asks_again) && may_be_asked.is_ok() {
+            return self.handle(id, Event::Asked, now);
+        }
         let sent = may_be_asked.and(state.unspent().map_or(Ok(()), |unspent| Err(unspent.to_owned())));
         for reply in state.asking.drain(..) {
             let _ = reply.send(sent.clone());
@@ -371,7 +381,7 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::Refused(no_account(id))));
             return;
         };
-        let unix_now = unix(self.world.calendar(now));
+        let unix_now = unix_seconds(self.world.calendar(now));
         let last = state.put(None);
         state.tried = tried;
         let record = Record::succeeding(last.as_ref(), state.stored_generation, &state.account, new, unix_now);
@@ -549,12 +559,11 @@ impl<W: World> Renewer<W> {
         let rotated = state.take_credential(tokens, self.world.calendar(now));
         state.at_hand = header.ok();
         let is_usable = state.at_hand.is_some();
+        state.has_renewed = is_usable;
         self.handle(id, Event::Renewed { id: renewal, lifetime, rotated, refresh_lifetime, retry_after }, now);
         let Some(state) = self.accounts.get_mut(id) else { return };
         if is_usable {
             state.repeated = None;
-            state.renewals += 1;
-            state.last_success = Some(now);
         }
         if !rotated && state.record.is_some() {
             self.keep_lives(id);
@@ -567,7 +576,7 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         let snapshot = state.machine.snapshot();
         if let Some(record) = &mut state.record {
-            record.refresh_expires_at = snapshot.refresh_expires_at.map(|at| unix(self.world.calendar(at)));
+            record.refresh_expires_at = snapshot.refresh_expires_at.map(|at| unix_seconds(self.world.calendar(at)));
             record.learnt_life = millis(snapshot.learnt_life);
         }
     }
@@ -576,7 +585,7 @@ impl<W: World> Renewer<W> {
         let Some(state) = self.accounts.get_mut(id) else { return };
         if state.note_repeated(&mut failure, now) {
             error!(account = %id, error = %failure.detail, "the authorization server refuses, for a reason that is not \
-                known: look at its answer, or run `valetd login {id}`");
+                known: look at its answer, or run `{}`", login(id));
         }
         if failure.wants_rotation {
             // a token that may be spent is noted first: so it is the next renewal that asks in that way
@@ -607,7 +616,7 @@ impl<W: World> Renewer<W> {
                 Failure::Transient { .. } | Failure::Ambiguous | Failure::Unconfirmed { .. } => None,
             };
             if let Some(why) = why {
-                record.set_aside = Some(SetAside { why, at: unix(self.world.calendar(now)), oauth_error });
+                record.set_aside = Some(SetAside { why, at: unix_seconds(self.world.calendar(now)), oauth_error });
             }
         }
         self.handle(id, Event::Failed { id: renewal, failure: verdict }, now);
@@ -628,7 +637,7 @@ impl<W: World> Renewer<W> {
         let snapshot = state.machine.snapshot();
         match snapshot.phase {
             Phase::SignInRequired { why } => {
-                error!(account = %id, error = %detail, %why, "a person must sign in: run `valetd login {id}`");
+                error!(account = %id, error = %detail, %why, "a person must sign in: run `{}`", login(id));
             }
             _ if snapshot.published.is_some() => {
                 warn!(account = %id, error = %detail, "renewal failed; the current token is still usable");
@@ -641,7 +650,7 @@ impl<W: World> Renewer<W> {
     pub(super) fn handle(&mut self, id: &AccountId, event: Event, now: Timestamp) {
         self.perform(id, event, now);
         self.settle(now);
-        self.tell_who_asked(id);
+        self.tell_who_asked(id, now);
         self.tell(id, now, false);
     }
 
@@ -665,7 +674,7 @@ impl<W: World> Renewer<W> {
                 Action::SetAside(why) => {
                     if let Some(record) = &mut state.record {
                         // the machine knows better: a response may have been lost, or this was said before
-                        let at = unix(self.world.calendar(now));
+                        let at = unix_seconds(self.world.calendar(now));
                         let new = || SetAside { why, at, oauth_error: None };
                         record.set_aside.get_or_insert_with(new).why = why;
                     }
@@ -686,6 +695,11 @@ impl<W: World> Renewer<W> {
             && state.machine.owed_save().is_none()
         {
             state.at_hand = None;
+            if std::mem::take(&mut state.has_renewed) {
+                // not before: whoever sees that it has succeeded finds its token
+                state.renewals += 1;
+                state.last_success = Some(now);
+            }
         }
     }
 
@@ -746,7 +760,7 @@ impl<W: World> Renewer<W> {
 
     /// Finds the point of the time line where the sign-in ends: from here on, no clock that is set back puts it off.
     pub(super) fn note_end(&mut self, id: &AccountId, now: Timestamp) {
-        let unix_now = unix(self.world.calendar(now));
+        let unix_now = unix_seconds(self.world.calendar(now));
         let Some(state) = self.accounts.get_mut(id) else { return };
         let term = state.record.as_ref().and_then(|record| record.term);
         state.ends_at = term.map(|term| now + term.left(unix_now));
@@ -797,9 +811,13 @@ impl<W: World> Renewer<W> {
         }
     }
 
-    /// The one response that [`World::save`] or [`World::remove`] owes.
+    /// The one response that [`World::save`], [`World::remove`] or [`World::probe`] owes.
     fn stored(&mut self, id: &AccountId, ticket: Ticket, result: Result<(), SaveError>, now: Timestamp) {
         let Some(state) = self.accounts.get_mut(id) else { return };
+        if let Some(position) = state.trials.iter().position(|trial| trial.probe == Some(ticket)) {
+            let trial = state.trials.swap_remove(position);
+            return self.probed(id, trial, result, now);
+        }
         let Some(saving) = state.saving.take_if(|saving| saving.ticket == ticket) else { return };
         let Saving { generation, credential, is_second_try, waiters, .. } = saving;
         let is_present = credential == state.credential;
@@ -867,7 +885,7 @@ impl<W: World> Renewer<W> {
             let (reason, words) = error.unzip();
             self.note_unspent(id, &event, reason.zip(words), now);
             self.perform(id, event, now);
-            self.tell_who_asked(id);
+            self.tell_who_asked(id, now);
             self.tell(id, now, false);
         }
         if self.accounts.get(id).is_some_and(|state| state.saving.is_none()) {
@@ -908,7 +926,8 @@ impl<W: World> Renewer<W> {
 
     /// Whether the store owes a response.
     pub(super) fn awaits_the_store(&self) -> bool {
-        self.accounts.values().any(|state| state.saving.is_some())
+        let is_probing = |state: &AccountState| state.trials.iter().any(|trial| trial.probe.is_some());
+        self.accounts.values().any(|state| state.saving.is_some() || is_probing(state))
     }
 
     /// Tells requests how the account stands, if that has changed or somebody has asked.
@@ -917,7 +936,7 @@ impl<W: World> Renewer<W> {
         let snapshot = state.machine.snapshot();
         let wished_for = state.machine.wished_for(now);
         let published = state.published.as_ref().map(|token| token.id);
-        let told = Told { published, wished_for, phase: snapshot.phase };
+        let told = LastPublished { published, wished_for, phase: snapshot.phase };
         if state.told == Some(told) && !is_asked {
             return;
         }
@@ -1041,4 +1060,9 @@ fn not_usable(id: &AccountId, class: &'static str, error: String, now: Timestamp
     error!(account = %id, %error, "the stored credential cannot be used");
     let (oauth_error, http_status) = (None, None);
     LastFailure { at: now, id: RenewalId(0), class, oauth_error, http_status, detail: error, attempt: 1 }
+}
+
+/// The command that signs in to an account, for the log.
+fn login(id: &AccountId) -> String {
+    accounts::login(id, invocation())
 }

@@ -21,6 +21,8 @@ pub(super) enum Work {
     Save(Ticket, Box<Record>),
     /// Forget an account's record. Owes one [`Done::Stored`].
     Remove(Ticket, AccountId),
+    /// See whether a record could be saved. Owes one [`Done::Stored`].
+    Probe(Ticket, Box<Record>),
     /// Read these accounts' records. Owes one [`Done::Read`].
     Read(Vec<AccountId>),
 }
@@ -51,6 +53,8 @@ pub(super) fn start(store: Arc<Store>) -> io::Result<(mpsc::Sender<Work>, Unboun
     Ok((ask, responses))
 }
 
+const ENDED_BADLY: &str = "the store's work ended badly; this is a bug";
+
 fn carry_out(store: &Store, work: Work) -> Done {
     match work {
         Work::Save(ticket, record) => {
@@ -65,13 +69,24 @@ fn carry_out(store: &Store, work: Work) -> Done {
             let result = answered(removed);
             Done::Stored(StoreAnswer { account, ticket, result })
         }
-        Work::Read(accounts) => Done::Read(accounts.into_iter().map(|id| (id.clone(), load(store, &id))).collect()),
+        Work::Probe(ticket, record) => {
+            let probed = || store.probe(&record).map_err(|error| SaveError::Failed(error.to_string()));
+            Done::Stored(StoreAnswer { account: record.account.clone(), ticket, result: answered(probed) })
+        }
+        Work::Read(accounts) => {
+            let read = |id: AccountId| {
+                let loaded = catch_unwind(AssertUnwindSafe(|| load(store, &id)));
+                let ended_badly = |_| Err(NotLoaded::Unreadable(ENDED_BADLY.to_owned()));
+                (id, loaded.unwrap_or_else(ended_badly))
+            };
+            Done::Read(accounts.into_iter().map(read).collect())
+        }
     }
 }
 
 /// A panic in the store is a response that tells nothing: the machine must not wait for ever, and no account for another.
 fn answered(work: impl FnOnce() -> Result<(), SaveError>) -> Result<(), SaveError> {
-    let ended_badly = |_| Err(SaveError::Unknown("the store's work ended badly; this is a bug".to_owned()));
+    let ended_badly = |_| Err(SaveError::Unknown(ENDED_BADLY.to_owned()));
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(ended_badly)
 }
 

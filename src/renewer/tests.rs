@@ -57,6 +57,12 @@ impl World for Diary {
         self.answers.push_back(StoreAnswer { account: account.clone(), ticket, result });
     }
 
+    fn probe(&mut self, ticket: Ticket, record: &Record) {
+        let full = || SaveError::Failed("no space left on device".into());
+        let result = if self.is_disk_full { Err(full()) } else { Ok(()) };
+        self.answers.push_back(StoreAnswer { account: record.account.clone(), ticket, result });
+    }
+
     fn store_answer(&mut self) -> Option<StoreAnswer> {
         match &mut self.answers_left {
             Some(0) => return None,
@@ -240,6 +246,61 @@ fn on_a_full_disk_no_refresh_token_that_may_rotate_is_spent_and_it_is_renewed_wh
     let lines = &renewer.world.lines;
     let sent = lines.iter().position(|line| line.starts_with("redeem ")).expect("it is renewed at once");
     assert_eq!(lines[sent - 1], "save 2 r2 being redeemed", "{lines:?}");
+}
+
+#[test]
+fn on_a_full_disk_a_trial_spends_nothing_and_what_was_handed_in_waits_for_room() {
+    let mut renewer = Renewer::new(Diary { is_disk_full: true, ..Diary::default() }, 7);
+    renewer.configure(&config(), |_| Ok(None), T0);
+    let (_, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    let refused = told.try_recv().expect("told").expect_err("not saved");
+    assert_eq!(refused, RequestError::Refused("no space left on device".to_owned()));
+    let is_sent = |renewer: &Renewer<Diary>| renewer.world.lines.iter().any(|line| line.starts_with("redeem"));
+    assert!(!is_sent(&renewer), "{:?}", renewer.world.lines);
+    renewer.world.is_disk_full = false;
+    renewer.tick(T0 + SAVE_AGAIN);
+    renewer.tick(T0 + 2 * SAVE_AGAIN);
+    assert!(is_sent(&renewer), "it is saved and renewed when there is room: {:?}", renewer.world.lines);
+
+    // what works stays as it is, and what was handed in is with whoever has it still
+    let mut renewer = usable();
+    renewer.world.is_disk_full = true;
+    let (_, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    let refused = told.try_recv().expect("told").expect_err("not tried");
+    assert_eq!(refused, RequestError::CredentialUntried("not tried: no space left on device".to_owned()));
+    assert_eq!(renewer.world.lines, [""; 0]);
+}
+
+#[test]
+fn who_asks_while_a_response_is_being_saved_gets_another_renewal_and_is_told_when_it_is_sent() {
+    let mut renewer = started();
+    renewer.world.answers_left = Some(0);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let (reply, mut told) = tokio::sync::oneshot::channel();
+    let later = T0 + Duration::from_secs(60);
+    renewer.refresh(&lab(), reply, later);
+    assert!(told.try_recv().is_err(), "the store has not answered");
+    assert_eq!(renewer.world.lines, ["save 2 r2"]);
+    renewer.world.answers_left = None;
+    renewer.settle(later);
+    assert_eq!(told.try_recv(), Ok(Ok(())));
+    let lines = &renewer.world.lines[1..];
+    assert!(lines.contains(&"redeem 2 r2".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn a_trial_whose_probe_the_store_has_not_answered_is_not_sent_and_ends_with_a_stop() {
+    let mut renewer = usable();
+    renewer.world.answers_left = Some(0);
+    let (_, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+    assert_eq!(renewer.world.lines, [""; 0]);
+    assert!(renewer.awaits_the_store());
+    renewer.stop(T0);
+    renewer.world.answers_left = None;
+    renewer.settle(T0);
+    assert_eq!(told.try_recv().expect("told"), Err(RequestError::Stopping));
+    assert_eq!(renewer.world.lines, [""; 0], "nothing is spent");
+    assert!(!renewer.awaits_the_store());
 }
 
 #[test]

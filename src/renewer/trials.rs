@@ -2,6 +2,8 @@
 //! on with the credential at hand meanwhile. The response is that of the new credential's first renewal, whichever it is: no
 //! server is asked twice for it.
 //!
+//! Nothing is spent in a trial whose outcome could not be saved: the store is asked for that first.
+//!
 //! A refusal of the credential keeps it out. So does a response that never came, where something else is stored; it is
 //! asked for once more at once first, for servers with a grace period. Whoever has handed it in has it still.
 
@@ -10,15 +12,15 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::account::{AccountState, Trying, Waiters, unix};
+use super::account::{AccountState, Trying, Waiters};
 use super::machines::{Renewer, no_account};
-use super::world::{SavedReply, World};
+use super::world::{SaveError, SavedReply, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
-use crate::config::AccountId;
+use crate::config::{Account, AccountId};
 use crate::oauth::{Grant, Person, Tokens, id_token};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, unix_seconds};
 use crate::token_endpoint::GrantFailure;
 
 /// Where the numbers of trials begin: far from those of renewals, which grow from 1.
@@ -78,19 +80,56 @@ impl<W: World> Renewer<W> {
         new.servers.get_or_insert_with(|| Servers::of(&account));
         new.client_id = new.client_id.or_else(|| account.client_id.clone());
         let renewal = RenewalId(0); // it gets its number when it is sent
-        let trial =
-            Trying { renewal, new, asked: account, since: now, answer_lost: false, presents_password: false, reply };
+        let trial = Trying {
+            renewal,
+            new,
+            asked: account,
+            since: now,
+            probe: None,
+            answer_lost: false,
+            presents_password: false,
+            reply,
+        };
         let record = Record::new(&trial.asked, 0, trial.new.clone(), 0);
         if !record.was_issued_to(&trial.asked) {
             let words = format!("not tried: {}", Why::IssuedElsewhere);
             return self.untried(id, trial, None, words, now);
         }
-        self.send_trial(id, trial);
+        self.begin_trial(id, trial, now);
+    }
+
+    /// Sends a trial; where that may use up the credential, when the store has answered that its successor could be saved.
+    fn begin_trial(&mut self, id: &AccountId, trial: Trying, now: Timestamp) {
+        let Some(state) = self.accounts.get_mut(id) else { return };
+        if !state.as_asked(&trial).dialect.spends_refresh_token(&trial.grant()) {
+            return self.send_trial(id, trial);
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let record = Record::new(&trial.asked, 0, trial.new.clone(), 0);
+        state.trials.push(Trying { probe: Some(ticket), ..trial });
+        self.world.probe(ticket, &record);
+        self.settle(now);
+    }
+
+    /// The store has answered whether what a trial brings could be saved.
+    pub(super) fn probed(&mut self, id: &AccountId, trial: Trying, result: Result<(), SaveError>, now: Timestamp) {
+        let trial = Trying { probe: None, ..trial };
+        match result {
+            _ if self.is_stopping => {
+                let _ = trial.reply.send(Err(RequestError::Stopping));
+            }
+            Ok(()) => self.send_trial(id, trial),
+            Err(error) => {
+                let words = format!("not tried: {}", error.into_words());
+                self.untried(id, trial, None, words, now);
+            }
+        }
     }
 
     /// The credential at hand is handed in again: it is good for as long as is said now. The reply comes when that is saved.
     fn give_term(&mut self, id: &AccountId, length: Option<u64>, reply: Option<SavedReply>, now: Timestamp) {
-        let unix_now = unix(self.world.calendar(now));
+        let unix_now = unix_seconds(self.world.calendar(now));
         let Some(state) = self.accounts.get_mut(id) else { return };
         let Some(record) = &mut state.record else { return };
         let term = length.map(|length| Term::beginning(unix_now, length));
@@ -120,7 +159,7 @@ impl<W: World> Renewer<W> {
         let renewal = RenewalId(FIRST_TRIAL + self.tickets);
         let Some(state) = self.accounts.get_mut(id) else { return };
         let grant = trial.grant();
-        let asked = if state.rotates { Arc::new(trial.asked.with_rotation()) } else { trial.asked.clone() };
+        let asked = state.as_asked(&trial);
         let is = state.whom_to_compare(&trial);
         state.owed.push((renewal, asked.clone()));
         state.trials.push(Trying { renewal, ..trial });
@@ -166,7 +205,7 @@ impl<W: World> Renewer<W> {
             info!(account = %id, "the server rotates refresh tokens: it is asked in the way that it wants, from now on");
             state.rotates = true;
             self.count(id);
-            return self.send_trial(id, trial);
+            return self.begin_trial(id, trial, now);
         }
         match failure.failure {
             Failure::Ambiguous if !trial.answer_lost && !self.is_stopping => {
@@ -274,6 +313,11 @@ impl Trying {
 }
 
 impl AccountState {
+    /// How a trial is asked for, as far as its server is known by now.
+    fn as_asked(&self, trial: &Trying) -> Arc<Account> {
+        if self.rotates { Arc::new(trial.asked.with_rotation()) } else { trial.asked.clone() }
+    }
+
     /// Whether a credential that is handed in is the one at hand.
     fn has_at_hand(&self, new: &NewCredential) -> bool {
         let at_hand = self.record.as_ref().map(|record| &record.credential);

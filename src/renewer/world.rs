@@ -26,6 +26,9 @@ pub(super) trait World {
     /// Forgets an account's record. Owes exactly one [`StoreAnswer`] likewise.
     fn remove(&mut self, ticket: Ticket, account: &AccountId);
 
+    /// Sees whether this record could be saved now, and saves nothing. Owes exactly one [`StoreAnswer`] likewise.
+    fn probe(&mut self, ticket: Ticket, record: &Record);
+
     /// Takes the next response of the store that has come, if one has. Whoever knows that one has come meanwhile calls
     /// [`super::machines::Renewer::settle`].
     fn store_answer(&mut self) -> Option<StoreAnswer>;
@@ -58,7 +61,7 @@ pub(super) trait World {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Ticket(pub(super) u64);
 
-/// What has become of a [`World::save`] or a [`World::remove`].
+/// What has become of a [`World::save`], a [`World::remove`] or a [`World::probe`].
 #[derive(Debug)]
 pub(super) struct StoreAnswer {
     pub(super) account: AccountId,

@@ -48,28 +48,6 @@ pub(crate) enum SignInError {
 }
 
 impl SignInError {
-    /// What can be done about it, where that is known.
-    pub(crate) fn remedy(&self) -> Option<&'static str> {
-        match self {
-            SignInError::Unasked(Unasked::NoTerminal) => Some(
-                "hand it in with --code, --password-stdin or --refresh-token-stdin; or have --device show its code here",
-            ),
-            SignInError::NothingLasting(remedy) => Some(remedy),
-            SignInError::Unreached(_) => Some(
-                "look at the network and at the account's endpoints (valetd doctor shows each way), then try again",
-            ),
-            SignInError::NoWay(_) => Some("use --refresh-token-stdin or --import"),
-            SignInError::NotHere(_) => {
-                Some("choose another way, if the account has one: --browser, --device or --paste")
-            }
-            SignInError::Denied(_) => Some("sign in again, and agree, if that was not meant"),
-            SignInError::TooLate => Some("sign in again: the address and the code of this one are good no more"),
-            SignInError::UnderWay(_) => Some("go on there, or end it with Ctrl-C"),
-            SignInError::Unasked(_) | SignInError::NotACode(_) => None,
-            SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => None,
-        }
-    }
-
     /// Whether the person is still there and another way may succeed; not after a refusal by the person.
     pub(super) fn leaves_other_ways(&self) -> bool {
         match self {

@@ -9,7 +9,7 @@
 //!   `loopback`: where it comes back to, with `browser_request` and `page`; `desktop`: where it is opened; `qr`: a picture; `scopes`: what was not granted;
 //! * [`import`], [`handed_in`]: credentials that were issued elsewhere; [`exchange`]: those that a grant brings;
 //! * [`offline`]: saving and forgetting them while no daemon runs;
-//! * [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`pending`]: what that is checked with;
+//! * `remedy`: what can be done about one that came to nothing; [`login_url`]: the page to open; [`pasted`]: what came back from it by hand; [`pending`]: what that is checked with;
 //!   [`terminal`]: questions.
 
 use std::path::Path;
@@ -41,11 +41,13 @@ pub(crate) mod paste;
 pub(crate) mod pasted;
 pub(crate) mod pending;
 mod qr;
+mod remedy;
 mod scopes;
 pub(crate) mod terminal;
 
 pub(crate) use error::SignInError;
 pub(crate) use method::Wishes;
+pub(crate) use remedy::remedy;
 
 use method::{Attempt, Method, Titled};
 use terminal::{Terminal, Unasked};
@@ -211,7 +213,7 @@ mod tests {
         let mut account = account("gdh", PAGE);
         account.sign_in.methods.clear();
         let error = ways(&account, &Wishes::default()).unwrap_err();
-        assert!(matches!(error, SignInError::NoWay(_)) && error.remedy().is_some());
+        assert!(matches!(error, SignInError::NoWay(_)) && remedy(&error, &account).is_some());
         account.grant = GrantType::ClientCredentials;
         assert!(ways(&account, &Wishes::default()).unwrap_err().to_string().contains("needs no sign-in"));
     }

@@ -98,7 +98,7 @@ font:1rem/1.5 system-ui,sans-serif}\
 main{width:100%;max-width:32rem;padding:1.5rem;background:var(--card);border:1px solid var(--line);\
 border-radius:.75rem;border-top:.3rem solid var(--tone);overflow-wrap:anywhere}\
 h1{margin:0 0 .5rem;font-size:1.4rem;color:var(--tone)}\
-p{margin:.5rem 0 0}\
+p{margin:.5rem 0 0;text-wrap:pretty}\
 footer{margin-top:1.25rem;font-size:.85rem;color:var(--neutral)}\
 .good{--tone:var(--good)}.bad{--tone:var(--bad)}.neutral{--tone:var(--neutral)}";
 

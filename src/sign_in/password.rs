@@ -21,7 +21,14 @@ async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
         None => ask_for_username(account, terminal)?,
     };
     let password = terminal.ask_hidden(&format!("Password of {username}: "))?;
-    redeem(account, endpoint, Grant::Password { username, password }).await
+    let otp = match &account.sign_in.password_otp {
+        Some(name) => match terminal.ask_hidden("One-time password (Enter if there is none): ") {
+            Err(Unasked::NoAnswer) => None,
+            asked => Some((name.clone(), asked?)),
+        },
+        None => None,
+    };
+    redeem(account, endpoint, Grant::Password { username, password, otp }).await
 }
 
 /// Asks for the user name alone: the password comes from elsewhere.

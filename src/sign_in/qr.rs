@@ -78,4 +78,31 @@ mod tests {
     fn what_no_code_can_hold_has_no_picture() {
         assert!(picture(&"x".repeat(8000)).is_none());
     }
+
+    #[test]
+    fn a_reader_reads_it_off_a_light_terminal_and_off_a_dark_one() {
+        const SIZE: usize = 4; // pixels of a module
+        const AROUND: usize = 6; // modules of the terminal around the picture
+        let address = "https://auth.example/device?user_code=WDJB-MJHT-0001";
+        let Picture { text, columns, lines } = picture(address).unwrap();
+        let bare = |line: &str| line.replace(COLOURS, "").replace(USUAL, "").chars().collect::<Vec<_>>();
+        let rows: Vec<Vec<char>> = text.lines().map(bare).collect();
+        for terminal in [255, 0] {
+            let pixel = |x: usize, y: usize| {
+                let inside = |at: usize, end: usize| (at / SIZE).checked_sub(AROUND).filter(|at| *at < end);
+                let (Some(column), Some(row)) = (inside(x, columns), inside(y, 2 * lines)) else { return terminal };
+                let is_dark = match rows[row / 2][column] {
+                    '█' => true,
+                    '▀' => row % 2 == 0,
+                    '▄' => row % 2 == 1,
+                    _ => false,
+                };
+                if is_dark { 0 } else { 255 }
+            };
+            let (width, height) = ((columns + 2 * AROUND) * SIZE, (2 * lines + 2 * AROUND) * SIZE);
+            let mut seen = rqrr::PreparedImage::prepare_from_greyscale(width, height, pixel);
+            let read: Vec<_> = seen.detect_grids().iter().map(|grid| grid.decode().expect("it is whole").1).collect();
+            assert_eq!(read, [address], "on {terminal}");
+        }
+    }
 }

@@ -413,9 +413,55 @@ fn forget_character(line: &mut Vec<u8>) -> bool {
     false
 }
 
+/// A text whose lines are broken between words to fit a terminal; what goes on is `hang` columns further in than its line
+/// begins. A word that is wider stays whole, as an address must. Pure.
+pub(crate) fn folded(text: &str, columns: usize, hang: usize) -> String {
+    text.split('\n').map(|line| folded_line(line, columns, hang)).collect::<Vec<_>>().join("\n")
+}
+
+fn folded_line(line: &str, columns: usize, hang: usize) -> String {
+    let words = line.trim_start_matches(' ');
+    let indent = line.len() - words.len();
+    let margin = " ".repeat(indent + hang);
+    let mut out = " ".repeat(indent);
+    let (mut column, mut begins) = (indent, true);
+    for (index, word) in words.split(' ').enumerate() {
+        let width = word.chars().count();
+        if index > 0 && width > 0 && !begins && column + 1 + width > columns {
+            out.truncate(out.trim_end_matches(' ').len());
+            out.push('\n');
+            out.push_str(&margin);
+            column = margin.len();
+        } else if index > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width;
+        begins = false;
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_break_between_words_and_an_address_stays_whole() {
+        let rows = [
+            ("fits", 10, "fits"),
+            ("one two three", 8, "one two\nthree"),
+            ("  one two three\n\nx", 8, "  one\n  two\n  three\n\nx"),
+            ("  https://auth.example/authorize?x=y\n", 10, "  https://auth.example/authorize?x=y\n"),
+            ("Which one? [1] ", 40, "Which one? [1] "),
+            ("a  b  c", 40, "a  b  c"),
+        ];
+        for (text, columns, expected) in rows {
+            assert_eq!(folded(text, columns, 0), expected, "{text:?}");
+        }
+        assert_eq!(folded("one two three", 9, 2), "one two\n  three");
+    }
 
     fn typed(keys: &[u8]) -> Result<String, Unasked> {
         read_line(keys, None::<File>, || false).map(|secret| secret.expose().to_owned())

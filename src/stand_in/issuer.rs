@@ -156,6 +156,11 @@ impl Issuer {
         self.code(code)?.scope.clone()
     }
 
+    /// Whether it is a code that has not been used yet.
+    pub(super) fn takes(&self, code: &str) -> bool {
+        self.code(code).is_some()
+    }
+
     fn code(&self, code: &str) -> Option<&Code> {
         self.codes.iter().find(|(known, _)| known == code).map(|(_, stands_for)| stands_for)
     }

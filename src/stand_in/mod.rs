@@ -112,6 +112,16 @@ impl StandIn {
         }
     }
 
+    /// The page that shows a one-time code, where the provider has one.
+    pub fn login_page(&self) -> Option<String> {
+        (self.world.provider == Provider::Gdh).then(|| format!("{}/login?response_type=code", self.world.url))
+    }
+
+    /// Whether a one-time code has not been used yet.
+    pub fn takes_code(&self, code: &str) -> bool {
+        self.world.state().issuer.takes(code)
+    }
+
     /// A refresh token, as of a person who signed in earlier.
     pub fn sign_in(&self) -> Secret {
         Secret::new(self.world.state().issuer.sign_in(None, wall()))

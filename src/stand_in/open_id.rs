@@ -27,6 +27,8 @@ pub struct Manners {
     pub refresh_token: bool,
     /// `nonce` of the ID tokens, if it is not that of the request.
     pub nonce: Option<String>,
+    /// The one-time password that a password needs.
+    pub totp: Option<String>,
     /// Whether ID tokens come.
     pub id_token: bool,
     /// Claims of the ID tokens that are others than they ought to be; `null` takes one out.
@@ -52,6 +54,7 @@ impl Default for Manners {
             scope: None,
             refresh_token: true,
             nonce: None,
+            totp: None,
             id_token: true,
             claims: Vec::new(),
             github: false,
@@ -205,6 +208,12 @@ fn token_endpoint(desk: &mut Desk, issuer: &mut Issuer, fields: &[(String, Strin
                 Err(code) => return error("device_code", if desk.manners.github { 200 } else { 400 }, code),
             }
         }
+        "password" if desk.manners.totp.is_none() || desk.manners.totp.as_deref() == text("totp") => {
+            let found =
+                issuer.redeem_password(text("username").unwrap_or_default(), text("password").unwrap_or_default(), now);
+            (found, text("scope").map(str::to_owned))
+        }
+        "password" => return error(&grant, 401, "invalid_grant"),
         _ => return error(&grant, 400, "unsupported_grant_type"),
     };
     let grant = grant.rsplit(':').next().unwrap_or_default().to_owned();
@@ -241,7 +250,8 @@ fn device_code(
 
 /// What clients send that nobody else may see.
 fn note_secrets(issuer: &mut Issuer, fields: &[(String, String)]) {
-    issuer.secrets.extend(text_value(fields, "code_verifier").map(str::to_owned));
+    let once = ["code_verifier", "totp"].map(|name| text_value(fields, name).map(str::to_owned));
+    issuer.secrets.extend(once.into_iter().flatten());
 }
 
 fn answer(issued: &Issued, manners: &Manners, scope: Option<String>, keeps: bool) -> Value {

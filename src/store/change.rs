@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reseal::{Left, SealError, random};
 use super::{SealState, Store};
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::key_source::{self, KeySources, Kind, NoSecret};
 use crate::secret::Secret;
@@ -92,7 +93,7 @@ impl Store {
                 let said = vec![
                     "this is the only time that the code is shown: write it down and keep it away from this machine"
                         .to_owned(),
-                    "it opens the store where its key is lost: valetd unlock --recovery".to_owned(),
+                    format!("it opens the store where its key is lost: {}", advised("unlock --recovery")),
                 ];
                 Ok(SealChanged { said, recovery_code: Some(code), ..nothing })
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::seal;
+use crate::advice::advised;
 use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
 use crate::platform::paths::READ_ONLY;
@@ -57,9 +58,10 @@ pub(crate) enum StoreError {
     /// The file was written by a later valetd. It is left alone.
     #[error(
         "{} was written by a later valetd (format {version}, this one knows {}): use that one, or drop what it has stored, \
-         as 'valetd logout' does, and sign in again",
+         as '{}' does, and sign in again",
         path.display(),
-        seal::VERSION
+        seal::VERSION,
+        advised("logout NAME")
     )]
     Newer {
         /// The file.

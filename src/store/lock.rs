@@ -29,6 +29,7 @@ pub(super) fn lock(folder: &OwnFolder) -> Result<File, StoreError> {
 }
 
 /// The same with a file of another name in the folder.
+#[expect(clippy::disallowed_methods, reason = "a lock's file, in the store's folder")]
 pub(super) fn lock_file(folder: &OwnFolder, name: &str) -> Result<File, StoreError> {
     let failed = |error: io::Error| io_error(TAKE_LOCK, &folder.path().join(name), error);
     let open = |flags| {

@@ -25,7 +25,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
-use crate::platform::{machine, mounts};
+use crate::platform::{clock, machine, mounts};
 use crate::secret::Secret;
 
 mod change;
@@ -116,10 +116,10 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// Opens the folder, and waits a moment for another process that has it.
 fn open_soon(dir: &Path) -> Result<Store, StoreError> {
-    let deadline = Instant::now() + MOMENT;
+    let deadline = clock::instant() + MOMENT;
     loop {
         match Store::open(dir) {
-            Err(StoreError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+            Err(StoreError::Held { .. }) if clock::instant() < deadline => std::thread::sleep(GLANCE),
             opened => return opened,
         }
     }
@@ -377,18 +377,48 @@ impl Store {
     /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
     /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
-        match self.save_here(record) {
-            // whatever is in the other folder by now is compared with, as ever
+        self.in_its_folder(|| self.save_here(record))
+    }
+
+    /// Sees whether a record could be saved: as much as it has is made durable beside it, and removed. Holds nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::save`] that its disk and its seal give.
+    pub(crate) fn probe(&self, record: &Record) -> Result<(), StoreError> {
+        self.in_its_folder(|| self.probe_here(record))
+    }
+
+    fn probe_here(&self, record: &Record) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let path = self.path(&record.account);
+        let length = inner.written(record, Marks::default(), &path)?.len();
+        match inner.read(&record.account) {
+            Ok(_) | Err(StoreError::Corrupt { .. } | StoreError::KeyGone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let disk = &mut inner.folder.disk;
+        let name = temporary_name(PROBE);
+        let mut written = disk.remove(&name); // of a probe that was cut short
+        written = written.and_then(|()| disk.write_new(&name, &vec![b' '; length]));
+        let _ = disk.remove(&name);
+        written.map_err(|error| io_error("save", &path, error))
+    }
+
+    /// Does something in the folder that is held; once more in the one that has its name by now, if it is gone. Whatever is
+    /// in that one is compared with, as ever.
+    fn in_its_folder(&self, step: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        match step() {
             Err(StoreError::Io { error, .. })
                 if error.kind() == io::ErrorKind::NotFound && self.inner().reopen(&self.path)? =>
             {
-                self.save_here(record)
+                step()
             }
-            saved => saved,
+            done => done,
         }
     }
 
-    /// The same in the folder that is held.
+    /// [`Store::save`] in the folder that is held.
     fn save_here(&self, record: &Record) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let path = self.path(&record.account);
@@ -817,6 +847,8 @@ pub(crate) fn no_lock_for_others(dir: &Path, kind: &str) -> String {
         dir.display()
     )
 }
+/// What [`Store::probe`] writes; the next start removes it.
+const PROBE: &str = "probe";
 
 fn opened_to_others(path: &Path, found: u32, now: u32) -> String {
     format!(

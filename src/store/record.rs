@@ -155,10 +155,12 @@ impl Credential {
             (GrantType::ClientCredentials, _) => Grant::ClientCredentials,
             (GrantType::Issued, _) => Grant::Issued,
             (GrantType::Password, Credential { password: Some((username, password)), .. }) => {
-                Grant::Password { username, password }
+                Grant::Password { username, password, otp: None }
             }
             (_, Credential { refresh_token: Some(refresh_token), .. }) => Grant::RefreshToken(refresh_token),
-            (_, Credential { password: Some((username, password)), .. }) => Grant::Password { username, password },
+            (_, Credential { password: Some((username, password)), .. }) => {
+                Grant::Password { username, password, otp: None }
+            }
             (_, Credential { refresh_token: None, password: None }) => Grant::ClientCredentials,
         }
     }

@@ -415,6 +415,29 @@ fn modes_that_are_too_wide_are_repaired_and_said() {
 }
 
 #[test]
+fn a_probe_says_what_a_save_would_and_leaves_nothing() {
+    let disk = FaultyDisk::default();
+    let store = Store::on_faulty_disk(disk.clone());
+    store.save(&record(1)).unwrap();
+    let before = disk.files();
+    store.probe(&record(2)).unwrap();
+    assert_eq!(disk.files(), before);
+    // read what is there, remove what a kill left, make the file, write it in two parts, have it reach the disk
+    for step in 0..6 {
+        disk.fail_at(step, libc::ENOSPC);
+        let error = store.probe(&record(2)).unwrap_err().to_string();
+        assert!(error.contains("gbdx.json"), "step {step}: {error}");
+        assert_eq!(disk.files(), before, "step {step}: nothing is left beside it");
+    }
+    // a kill in the middle leaves what the next start removes, and nothing that it could take for a save
+    disk.kill_at(3);
+    let _ = store.probe(&record(2));
+    let found = disk.after_a_kill();
+    let store = Store::on_faulty_disk(found.clone());
+    assert_eq!((store.load(&id("gbdx")).unwrap(), found.files()), (Some(record(1)), before));
+}
+
+#[test]
 fn a_folder_that_was_removed_is_named_and_taken_hold_of_as_soon_as_it_is_made_again() {
     let (_base, dir) = state();
     let store = Store::open(&dir).unwrap();

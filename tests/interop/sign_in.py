@@ -3,6 +3,7 @@ oidc-provider), with all that valetd is told of it being its issuer. The browser
 is entered on "another device"; or the person says no."""
 
 import json
+import re
 import subprocess
 
 from harness import HERE, Valetd, check, need, need_node, run, same, spawn

@@ -1,174 +1,58 @@
 //! The map in `src/lib.rs` is true: every import goes down its floors, and neither files nor folders beside each other
 //! import each other in a circle. Stories import what they are told with, and no other story.
 //!
-//! It reads the source as text. Test modules, and modules that only tests, fuzzing or benchmarks have, may look anywhere.
+//! [`CrateMap`] reads the source. Test modules, and modules that only tests, fuzzing or benchmarks have, may look anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::LazyLock;
 
-/// A module's path in the crate, as in `["proxy", "route"]`.
-type Module = Vec<String>;
+use crate::support::crate_map::{CrateMap, Module, written};
 
 /// Circles that are still there. A list may shrink: what has left its circle must leave the list, too.
 const KNOWN_CIRCLES: &[&[&str]] = &[];
 
-/// What a pure floor has no use for, as it would stand in code.
-const IMPURE: [&str; 13] = [
-    "Instant",
-    "SystemTime::now",
-    "std::env",
-    "std::fs",
-    "std::net::TcpListener",
-    "std::net::TcpStream",
-    "std::os",
-    "std::process",
-    "std::thread",
-    "tokio::",
-    "rustix::",
-    "rand::",
-    ".await",
+/// Files that use what the `mod.rs` of their folder defines itself, which uses them. This list may shrink likewise.
+const KNOWN_USERS_OF_THEIR_FOLDER: &[&str] = &[
+    "cli::demo::live -> cli::demo",
+    "cli::demo::once -> cli::demo",
+    "cli::demo::page -> cli::demo",
+    "cli::exec::intercept -> cli::exec",
+    "cli::exec::relay -> cli::exec",
+    "key_source::systemd -> key_source",
 ];
 
-/// Which of these a code has: whole words, for `awaited` waits for nothing.
-fn impure(code: &str) -> impl Iterator<Item = &'static str> {
-    let is_there = |word: &&str| {
-        let goes_on = |at: usize| code[at..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
-        code.match_indices(*word).any(|(at, _)| word.ends_with("::") || !goes_on(at + word.len()))
-    };
-    IMPURE.into_iter().filter(is_there)
+/// What a pure floor has no use for.
+const IMPURE: [&[&str]; 12] = [
+    &["Instant"],
+    &["SystemTime", "now"],
+    &["std", "env"],
+    &["std", "fs"],
+    &["std", "net", "TcpListener"],
+    &["std", "net", "TcpStream"],
+    &["std", "os"],
+    &["std", "process"],
+    &["std", "thread"],
+    &["tokio"],
+    &["rustix"],
+    &["rand"],
+];
+
+/// Which of these a path has in it.
+fn impure(path: &[String]) -> Option<String> {
+    let is_in = |words: &&&[&str]| path.windows(words.len()).any(|window| window == **words);
+    IMPURE.iter().find(is_in).map(|words| words.join("::"))
 }
 
-/// The crate's modules that a release has, with their code.
-struct House {
-    files: BTreeMap<Module, String>,
+fn the_crate() -> &'static CrateMap {
+    static READ: LazyLock<CrateMap> =
+        LazyLock::new(|| CrateMap::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
+    &READ
 }
 
-impl House {
-    fn read() -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut texts = BTreeMap::new();
-        read_folder(&source, &source, &mut texts);
-        let for_tests: Vec<Module> = texts.keys().filter(|module| is_for_tests(module, &texts)).cloned().collect();
-        let kept = texts.into_iter().filter(|(module, _)| !for_tests.iter().any(|outer| module.starts_with(outer)));
-        Self { files: kept.map(|(module, text)| (module, code(&text))).collect() }
-    }
-
-    /// Which modules each one names; the longest path that is a file counts.
-    fn imports(&self, module: &Module) -> BTreeSet<Module> {
-        let mut found = BTreeSet::new();
-        for path in paths(&self.files[module]) {
-            let mut from = Vec::new();
-            let mut words = path.as_slice();
-            if words[0] != "crate" {
-                from.clone_from(module);
-                while let Some((_, rest)) = words.split_first().filter(|(first, _)| *first == "super") {
-                    from.pop();
-                    words = rest;
-                }
-            } else {
-                words = &words[1..];
-            }
-            from.extend_from_slice(words);
-            while !from.is_empty() && !self.files.contains_key(&from) {
-                from.pop();
-            }
-            if !from.is_empty() && from != *module {
-                found.insert(from);
-            }
-        }
-        found
-    }
-}
-
-fn read_folder(root: &Path, folder: &Path, texts: &mut BTreeMap<Module, String>) {
-    for entry in fs::read_dir(folder).expect("a folder of the source") {
-        let path: PathBuf = entry.expect("an entry").path();
-        if path.is_dir() {
-            read_folder(root, &path, texts);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            let below = path.strip_prefix(root).expect("below it").with_extension("");
-            let mut module: Module = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-            if module == ["main"] {
-                continue; // another crate
-            }
-            if module.last().is_some_and(|last| last == "mod" || last == "lib") {
-                module.pop();
-            }
-            texts.insert(module, fs::read_to_string(&path).expect("UTF-8"));
-        }
-    }
-}
-
-/// Whether the module is declared under a `cfg` for tests, fuzzing or a feature.
-fn is_for_tests(module: &Module, texts: &BTreeMap<Module, String>) -> bool {
-    let Some((name, parent)) = module.split_last() else { return false };
-    let lines: Vec<&str> = texts[parent].lines().collect();
-    let declaration = format!("mod {name};");
-    let at = lines.iter().position(|line| *line == declaration || line.ends_with(&format!(" {declaration}")));
-    let at = at.unwrap_or_else(|| panic!("nobody declares {}", module.join("::")));
-    lines[..at].iter().rev().take_while(|line| line.starts_with("#[")).any(|line| line.starts_with("#[cfg("))
-}
-
-/// The text without comments, without its tests and without imports that only tests have.
-fn code(text: &str) -> String {
-    let text = text.split("\n#[cfg(test)]\nmod tests {").next().expect("there is always a first part");
-    let mut kept = String::new();
-    let mut skipping = false;
-    for line in text.lines().map(|line| line.split("//").next().expect("a first part")) {
-        if line.trim() == "#[cfg(test)]" {
-            skipping = true; // the statement after it
-        } else if skipping {
-            skipping = !line.trim_end().ends_with([';', '}', ',']);
-        } else {
-            kept.push_str(line);
-            kept.push('\n');
-        }
-    }
-    kept
-}
-
-/// All paths that begin with `crate` or `super`, those in the braces of a `use` one by one.
-fn paths(code: &str) -> Vec<Vec<String>> {
-    let mut found = Vec::new();
-    for start in ["crate::", "super::"] {
-        for (at, _) in code.match_indices(start) {
-            let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
-                continue; // the middle of another path
-            }
-            expand(&code[at..], &mut Vec::new(), &mut found);
-        }
-    }
-    found
-}
-
-/// Reads one path, or a group in braces behind one. Returns what follows it.
-fn expand<'a>(mut text: &'a str, before: &mut Vec<String>, found: &mut Vec<Vec<String>>) -> &'a str {
-    let depth = before.len();
-    loop {
-        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
-        before.push(text[..end].to_owned());
-        text = &text[end..];
-        let Some(rest) = text.strip_prefix("::") else { break };
-        text = rest;
-        let Some(mut group) = text.strip_prefix('{') else { continue };
-        loop {
-            group = group.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
-            if let Some(rest) = group.strip_prefix('}') {
-                before.truncate(depth);
-                return rest;
-            }
-            group = expand(group, before, found);
-            if let Some(renamed) = group.trim_start().strip_prefix("as ") {
-                group = renamed.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
-            }
-            group = group.strip_prefix('*').unwrap_or(group);
-        }
-    }
-    found.push(before.clone());
-    before.truncate(depth);
-    text
+fn imports(map: &CrateMap) -> BTreeMap<Module, BTreeSet<Module>> {
+    map.files().map(|file| (file.clone(), map.imports(file))).collect()
 }
 
 /// The floors of the table in `src/lib.rs`.
@@ -192,7 +76,7 @@ fn floors(map: &str, modules: &BTreeSet<String>) -> BTreeMap<String, usize> {
 
 /// The members of a folder, files and folders beside its `mod.rs`, that reach each other, in groups of more than one. A
 /// folder reaches what any file below it imports. Arrows between a file and the `mod.rs` of a folder that it is in do not
-/// count: a `mod.rs` is made of its files, and they may use what it says of them all.
+/// count here: see [`users_of_their_folder`].
 fn circles(imports: &BTreeMap<Module, BTreeSet<Module>>) -> BTreeSet<Vec<String>> {
     let mut arrows: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
     for (from, to) in imports.iter().flat_map(|(from, others)| others.iter().map(move |to| (from, to))) {
@@ -217,24 +101,48 @@ fn circles(imports: &BTreeMap<Module, BTreeSet<Module>>) -> BTreeSet<Vec<String>
     arrows.keys().map(circle).filter(|circle| circle.len() > 1).collect()
 }
 
+/// Files that use what the `mod.rs` of a folder that they are in defines, and are what that is made of: it uses them, by
+/// itself or through others in the folder.
+fn users_of_their_folder(uses: &BTreeMap<Module, BTreeSet<Module>>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (file, others) in uses {
+        for folder in others.iter().filter(|folder| file.starts_with(folder)) {
+            let (mut seen, mut left) = (BTreeSet::new(), vec![folder]);
+            while let Some(next) = left.pop() {
+                let below = uses.get(next).into_iter().flatten().filter(|other| other.starts_with(folder));
+                left.extend(below.filter(|other| seen.insert(*other)));
+            }
+            if seen.contains(file) {
+                found.insert(format!("{} -> {}", file.join("::"), folder.join("::")));
+            }
+        }
+    }
+    found
+}
+
 /// What a story imports of the test program that is not below `support`; a story has no modules of its own.
 fn borrowed(text: &str) -> Vec<String> {
-    let mut found = paths(&code(text));
-    found.retain(|path| path[0] != "crate" || path.get(1).is_none_or(|module| module != "support"));
+    let mut found = Vec::from_iter(written(text));
+    found.retain(|path| match path[0].as_str() {
+        "crate" => path.get(1).is_none_or(|module| module != "support"),
+        "super" | "self" => path.len() > 1,
+        _ => false,
+    });
     found.iter().map(|path| path.join("::")).collect()
 }
 
 #[test]
 fn imports_go_down_the_floors_of_the_map_and_neighbours_do_not_import_each_other() {
-    let house = House::read();
-    let modules: BTreeSet<String> = house.files.keys().filter_map(|module| module.first().cloned()).collect();
+    let house = the_crate();
+    assert!(house.forbidden.is_empty(), "nobody can tell where these lead: {:#?}", house.forbidden);
+    let modules: BTreeSet<String> = house.files().filter_map(|module| module.first().cloned()).collect();
     let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("the map");
     let floors = floors(&map, &modules);
     let missing: Vec<&String> = modules.iter().filter(|module| !floors.contains_key(*module)).collect();
     assert!(missing.is_empty(), "give them a floor in the table of src/lib.rs: {missing:?}");
     let mut wrong = Vec::new();
-    for module in house.files.keys().filter(|module| !module.is_empty()) {
-        for other in house.imports(module) {
+    for (module, others) in imports(house) {
+        for other in others.iter().filter(|_| !module.is_empty()) {
             let (here, there) = (floors[&module[0]], floors[&other[0]]);
             if module[0] != other[0] && there >= here {
                 wrong.push(format!("{} (floor {here}) imports {} ({there})", module.join("::"), other.join("::")));
@@ -246,30 +154,40 @@ fn imports_go_down_the_floors_of_the_map_and_neighbours_do_not_import_each_other
 
 #[test]
 fn the_pure_floors_know_no_clock_no_file_no_socket_and_no_waiting() {
-    let house = House::read();
+    let house = the_crate();
+    let pure = ["secret", "timestamp", "names", "span", "renewal", "path_rules", "oauth", "config", "split_mix"];
     let mut wrong = Vec::new();
-    for (module, code) in &house.files {
-        if module.first().is_some_and(|first| {
-            ["secret", "timestamp", "names", "span", "renewal", "path_rules", "oauth", "config"].contains(&&**first)
-        }) {
-            wrong.extend(impure(code).map(|word| (module.join("::"), word)));
-        }
+    for module in house.files().filter(|module| module.first().is_some_and(|first| pure.contains(&first.as_str()))) {
+        wrong.extend(house.written(module).filter_map(impure).map(|word| (module.join("::"), word)));
+        wrong.extend(house.awaits(module).then(|| (module.join("::"), ".await".to_owned())));
     }
     assert!(wrong.is_empty(), "{wrong:?}");
-    for (code, expected) in
-        [("sleep(x).await;", Some(".await")), ("self.awaited", None), ("tokio::spawn()", Some("tokio::"))]
-    {
-        assert_eq!(impure(code).next(), expected, "{code}");
+    for (code, expected) in [
+        ("use std::time::Instant as Moment;", Some("Instant")),
+        ("fn f() { tokio::spawn(x) }", Some("tokio")),
+        ("use std::{fs as files, io};", Some("std::fs")),
+        ("fn f() { log!(std::env::var(1)) }", Some("std::env")),
+        ("fn f(instant: u8) { self.tokio.awaited() }", None),
+        ("/// [`std::fs`]\nfn f() { \"std::fs // tokio::\" }", None),
+    ] {
+        assert_eq!(written(code).iter().find_map(|path| impure(path)).as_deref(), expected, "{code}");
     }
 }
 
 #[test]
 fn nothing_in_a_folder_imports_each_other_in_a_circle_but_the_known_ones() {
-    let house = House::read();
-    let imports = house.files.keys().map(|module| (module.clone(), house.imports(module))).collect();
-    let found = circles(&imports);
+    let map = the_crate();
+    let found = circles(&imports(map));
     let known: BTreeSet<Vec<String>> =
         KNOWN_CIRCLES.iter().map(|circle| circle.iter().map(|module| (*module).to_owned()).collect()).collect();
+    let new: Vec<_> = found.difference(&known).collect();
+    let gone: Vec<_> = known.difference(&found).collect();
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "found, and not known: {new:#?}\nknown, and not found any more: {gone:#?}"
+    );
+    let found = users_of_their_folder(&map.files().map(|file| (file.clone(), map.uses(file))).collect());
+    let known: BTreeSet<String> = KNOWN_USERS_OF_THEIR_FOLDER.iter().map(ToString::to_string).collect();
     let new: Vec<_> = found.difference(&known).collect();
     let gone: Vec<_> = known.difference(&found).collect();
     assert!(
@@ -284,44 +202,113 @@ fn a_story_imports_what_stories_are_told_with_and_no_other_story() {
     let mut wrong = Vec::new();
     for entry in fs::read_dir(&stories).expect("the stories") {
         let path = entry.expect("an entry").path();
-        // this one has paths of every kind in its tables
-        if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("architecture.rs") {
+        if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("main.rs") {
             let text = fs::read_to_string(&path).expect("UTF-8");
             let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
             wrong.extend(borrowed(&text).into_iter().map(|other| format!("{name} imports {other}")));
         }
     }
     assert!(wrong.is_empty(), "what two stories need goes below support: {wrong:#?}");
-    let rows: [(&str, &[&str]); 5] = [
+    let rows: [(&str, &[&str]); 6] = [
         ("use crate::support::{Home, lab::{self, ping}};", &[]),
         ("use crate::keys::add;", &["crate::keys::add"]),
         ("use crate::{keys, support::Home};", &["crate::keys"]),
         ("fn f() { crate::peers::as_nobody(&[]) }", &["crate::peers::as_nobody"]),
-        ("use super::keys::add;\nuse crate::{self as all};", &["crate::self", "super::keys::add"]),
+        ("use super::keys::add;\nuse crate::{self as all};", &["crate", "super::keys::add"]),
+        ("fn f() { assert!(self::super::keys::add()) }", &["self::super::keys::add"]),
     ];
     for (text, expected) in rows {
         assert_eq!(borrowed(text), expected, "{text}");
     }
 }
 
+/// A small crate: each file's path and text.
+fn small(files: &[(&str, &str)]) -> CrateMap {
+    let module = |name: &str| name.split("::").filter(|word| !word.is_empty()).map(str::to_owned).collect::<Module>();
+    CrateMap::of(&files.iter().map(|(name, text)| (module(name), (*text).to_owned())).collect())
+}
+
 #[test]
-fn an_arrow_up_or_in_a_circle_is_seen_in_each_spelling() {
-    let rows: [(&str, &[&str]); 7] = [
-        ("use crate::store::Store;", &["crate::store::Store"]),
-        (
-            "use crate::{config, store::{self, Record as R, import::old}};",
-            &["crate::config", "crate::store::self", "crate::store::Record", "crate::store::import::old"],
-        ),
-        ("pub(crate) use super::api::{\n    Answer,\n    json,\n};", &["super::api::Answer", "super::api::json"]),
-        ("fn f() -> crate::store::Record { super::super::x() }", &["crate::store::Record", "super::super::x"]),
-        ("// use crate::daemon;\n/// [`crate::cli`]", &[]),
-        ("#[cfg(test)]\nuse crate::daemon;\nuse crate::secret::Secret;", &["crate::secret::Secret"]),
-        ("use a::crate_like;\n\n#[cfg(test)]\nmod tests {\n    use crate::daemon;\n}", &[]),
+fn an_arrow_is_seen_in_each_spelling() {
+    // what stands in `low::x`, and what it names of a crate with `low::{x, y, z}` and `high`, all of which have an `Item`
+    let rows: &[(&str, &[&str])] = &[
+        ("use crate::high::Item;", &["high"]),
+        ("use crate::{low::y, high::{self, Item as I}};", &["high", "low::y"]),
+        ("use crate as x;\nfn f() { x::high::f() }", &["high"]),
+        ("use super::super::high::Item;", &["high"]),
+        ("use self::super::super::high;", &["high"]),
+        ("use super::super as top;\nfn f() { top::high::f() }", &["high"]),
+        ("fn f() -> crate::high::Item { super::super::high::x() }", &["high"]),
+        ("fn f() { use crate::high; }", &["high"]),
+        ("fn f() { println!(\"{}\", crate::high::NAME) }", &["high"]),
+        ("fn f() { println!(\"// {}\", 1); crate::high::f() }", &["high"]),
+        ("macro_rules! m { () => { $crate::high::f() } }", &["high"]),
+        ("macro_rules! m { () => { m!($crate :: high :: f) } }", &["high"]),
+        ("#[serde(with = \"crate::high\")]\nstruct S;", &["high"]),
+        ("#[derive(crate::high::Item)]\nstruct S;", &["high"]),
+        ("mod inner { use super::super::super::high; }", &["high"]),
+        ("#[cfg(unix)]\nuse crate::high;", &["high"]),
+        ("#[cfg(not(test))]\nuse crate::high;", &["high"]),
+        ("#[cfg(any(test, unix))]\nmod inner { use crate::high; }", &["high"]),
+        ("impl crate::high::Item for u8 {}", &["high"]),
+        ("use crate::high::*;", &["high"]),
+        // through what others call it
+        ("use super::Renamed;", &["high", "low"]),
+        ("use crate::low::Renamed as R;", &["high", "low"]),
+        ("use super::y as other;\nuse other::Through;", &["high", "low::y"]),
+        ("use super::*;\nfn f(_: Renamed) {}", &["high", "low"]),
+        ("use super::Sibling;", &["low", "low::y"]),
+        ("fn f<'a>(x: &'a str) { g('\"', b'\\'', '\\u{7b}', 1.0..crate::high::f()) }", &["high"]),
+        // none
+        ("const S: &str = r#\"\" crate::high::f() \"#; /* /* */ crate::high::f() */", &[]),
+        ("fn high() { self.high.f(); low::high(high) }", &[]),
+        ("// use crate::high;\n/// [`crate::high`]\nfn f() { \"crate::high::f()\" }", &[]),
+        ("#[cfg(test)]\nuse crate::high;\nuse a::crate_like;", &[]),
+        ("#[cfg(test)]\nmod tests { use crate::high; }", &[]),
+        ("#[cfg(any(test, fuzzing))]\nfn f() { crate::high::f() }", &[]),
+        ("#[cfg(all(test, unix))]\nfn f() { crate::high::f() }", &[]),
+        ("struct S { #[cfg(test)] x: crate::high::Item, y: u8 }", &[]),
+        ("pub(in crate::low) fn f() {}\npub(super) struct S;", &[]),
     ];
     for (text, expected) in rows {
-        let seen: BTreeSet<String> = paths(&code(text)).iter().map(|path| path.join("::")).collect();
-        assert_eq!(seen, expected.iter().map(ToString::to_string).collect(), "{text}");
+        let map = small(&[
+            ("", "mod low;\nmod high;"),
+            ("low", "mod x;\nmod y;\nmod z;\npub use crate::high::Item as Renamed;\npub use y::Item as Sibling;"),
+            ("low::x", text),
+            ("low::y", "pub use crate::high::Item as Through;\npub struct Item;"),
+            ("low::z", ""),
+            ("high", "pub struct Item;"),
+        ]);
+        let imports = map.imports(&vec!["low".to_owned(), "x".to_owned()]);
+        let seen: Vec<String> = imports.iter().map(|module| module.join("::")).collect();
+        assert_eq!(seen, *expected, "{text}");
     }
+}
+
+#[test]
+fn what_hides_where_a_name_comes_from_is_refused() {
+    for text in [
+        "#[path = \"high.rs\"]\nmod other;",
+        "#[cfg_attr(unix, path = \"high.rs\")]\nmod other;",
+        "#[path = \"high.rs\"]\nmod other { }",
+        "include!(\"../high.rs\");",
+        "fn f() { std::include!(\"../high.rs\") }",
+        "extern crate self as everything;",
+        "use crate as everything;",
+        "use crate::{self as everything};",
+        "use super as above;",
+        "mod nowhere;",
+    ] {
+        let map = small(&[("", "mod low;"), ("low", text)]);
+        assert!(!map.forbidden.is_empty(), "{text}");
+    }
+    assert!(!small(&[("", "mod low;"), ("low", ""), ("lost", "")]).forbidden.is_empty(), "a file that nobody declares");
+    let fine = "#[cfg(test)]\nmod tests;\nconst TEXT: &str = include_str!(\"x\");\nuse std::{self, io};";
+    assert_eq!(small(&[("", "mod low;"), ("low", fine), ("low::tests", "use crate as all;")]).forbidden, []);
+}
+
+#[test]
+fn a_circle_is_found_among_files_and_among_folders() {
     let module = |name: &str| name.split("::").map(str::to_owned).collect::<Module>();
     let circles_of = |arrows: &[(&str, &str)]| {
         let mut imports: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
@@ -346,5 +333,19 @@ fn an_arrow_up_or_in_a_circle_is_seen_in_each_spelling() {
     ];
     for (name, arrows, expected) in rows {
         assert_eq!(circles_of(arrows), expected, "{name}");
+    }
+    let used_by = |files: &[(&str, &str)]| {
+        let map = small(files);
+        Vec::from_iter(users_of_their_folder(&map.files().map(|file| (file.clone(), map.uses(file))).collect()))
+    };
+    let folder = "mod x;\nmod y;\nuse y::f;\npub struct Item;\nfn g() { f() }";
+    let rows: [(&str, &str, &str, &[&str]); 4] = [
+        ("what the folder defines", "use super::Item;", "pub fn f() { super::x::g() }", &["a::x -> a"]),
+        ("what it gives on", "use super::f;", "pub fn f() {}", &[]),
+        ("nobody whom it uses", "use super::Item;", "pub fn f() {}", &[]),
+        ("by itself", "", "pub fn f(_: super::Item) {}", &["a::y -> a"]),
+    ];
+    for (name, x, y, expected) in rows {
+        assert_eq!(used_by(&[("", "mod a;"), ("a", folder), ("a::x", x), ("a::y", y)]), expected, "{name}");
     }
 }

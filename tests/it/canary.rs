@@ -29,6 +29,7 @@ const ADDED_SECRET: &str = "added-secret-canary-7be0d1c2";
 /// What credentials are sealed by, and what somebody has typed in its place.
 const STORE_KEY: &str = "store-key-canary-5Jt0pXw8Lr2Zq7Nd";
 const PASSPHRASE: &str = "passphrase-canary of four words";
+const TOTP: &str = "totp-canary-27182818";
 const CLIENTS_OWN: &str = "clients-own-token-canary-55e2b1";
 
 /// A text in the ways in which it could have been written by accident.
@@ -362,13 +363,14 @@ fn note_processes(heard: &mut Heard) {
 fn no_secret_of_a_sign_in_is_found_on_its_terminal_its_page_or_anywhere_else() {
     let server = Server::start(Provider::OpenId, Options::default());
     let url = server.url();
-    let home = Home::with(&format!(
+    let home_config = format!(
         "listen = []\n[account.lab]\ntoken_endpoint = \"{url}/token\"\nauthorization_endpoint = \"{url}/authorize\"\n\
          pushed_authorization_endpoint = \"{url}/par\"\nrevocation_endpoint = \"{url}/revoke\"\n\
          device_authorization_endpoint = \"{url}/device_authorization\"\nuserinfo_endpoint = \"{url}/userinfo\"\n\
          client_id = \"lab\"\nscopes = [\"openid\"]\nsign_in = [\"browser\"]\nidentity = \"userinfo\"\n\
          device_pkce = true\nupstream = \"{url}\"\n"
-    ));
+    );
+    let home = Home::with(&home_config);
     let mut heard = Heard::default();
     let daemon = home.start_as(home.valetd(&["run", "--log", NOISIEST]));
     let login = |options: &str| format!("env RUST_LOG={NOISIEST} '{VALETD}' login lab {options}");
@@ -413,10 +415,31 @@ fn no_secret_of_a_sign_in_is_found_on_its_terminal_its_page_or_anywhere_else() {
     heard.note("the terminal of a device", terminal.exit().1);
     daemon.until("lab", "usable");
     heard.command(&home, &["login", "lab", "--check"], "");
+
+    // a password with a one-time password, which the server repeats in an error, and then takes
+    let by_password = home_config.replace("[\"browser\"]", "[\"password\"]\npassword_otp = \"totp\"");
+    home.write_config(&by_password.replace("identity = \"userinfo\"\n", ""));
+    server.change_manners(|manners| manners.totp = Some(TOTP.to_owned()));
+    for says_too_much in [true, false] {
+        let mut terminal = Terminal::open(&home, &login(&format!("--switch-user --username {USERNAME}")));
+        terminal.answer("Password of", PASSWORD);
+        terminal.until("One-time password");
+        note_processes(&mut heard);
+        if says_too_much {
+            let body =
+                json!({"error": "invalid_grant", "error_description": format!("{TOTP} is spent, and {PASSWORD}")});
+            server.behave(Behaviour::Status(400, body.to_string(), vec![]), Some(1));
+        }
+        terminal.type_line(TOTP);
+        let (code, screen) = terminal.exit();
+        assert_eq!(code, Some(i32::from(says_too_much)), "{screen}");
+        heard.note("the terminal of a password", screen);
+    }
     heard.daemon(&daemon);
     heard.files(&home.path(""));
 
     let secrets = server.secrets();
+    assert!(secrets.iter().any(|secret| secret == TOTP), "it was sent");
     let verifiers = secrets.iter().filter(|secret| secret.len() == 43 && !secret.contains('.')).count();
     assert!(verifiers >= 2 && secrets.len() > 10, "{verifiers} verifiers, {} secrets", secrets.len());
     assert!(heard.search(&["ada@example.org".to_owned()]).is_some(), "who is signed in proves the search");

@@ -99,3 +99,38 @@ fn a_person_can_practise_signing_in_at_fixed_ports() {
     terminal.press("q");
     assert_eq!(terminal.exit().0, Some(0));
 }
+
+#[test]
+fn a_taken_port_and_a_life_that_is_over_at_once_are_told() {
+    let home = home();
+    let port: u16 = free_address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let _holder = std::net::TcpListener::bind(("127.0.0.1", port + 2)).expect("free");
+    let mut terminal = Terminal::open(&home, &format!("stty cols 140 rows 30; valetd demo --keep={port}"));
+    let page = plain(&terminal.until("upstream = "));
+    assert!(page.contains(&format!("Port {} is taken, so this daemon is at http://localhost:", port + 2)), "{page}");
+    // the page of the stand-in, and not the provider's
+    let folder = page.split("sh ").nth(1).and_then(|rest| rest.split("/valetd login").next()).expect("its folder");
+    let config = fs::read_to_string(format!("{folder}/config.toml")).expect("its configuration");
+    assert!(config.contains(&format!("login_page = \"http://127.0.0.1:{port}/login?response_type=code\"")), "{config}");
+    // a code is good once: the page shows another one then
+    let code = |page: &str| page.split("login gdh --code ").last().expect("it is there")[..36].to_owned();
+    let (first, program) = (code(&page), format!("{folder}/valetd"));
+    let with_code = |code: &str| {
+        let arguments = [program.as_str(), "login", "gdh", "--code", code];
+        words(&std::process::Command::new("sh").args(arguments).output().expect("sh runs"))
+    };
+    assert!(with_code(&first).contains("gdh: signed in"));
+    let second =
+        eventually("another code is shown", || Some(code(&plain(&terminal.shown()))).filter(|second| *second != first));
+    assert!(with_code(&second).contains("gdh: signed in"));
+    terminal.press("q");
+    assert_eq!(terminal.exit().0, Some(0));
+    for life in ["0s", "1s"] {
+        let refused = home.run(&["demo", "--once", "--tokens", life]);
+        assert!(
+            refused.status.code() == Some(2) && words(&refused).contains("name 5 s at least"),
+            "{}",
+            words(&refused)
+        );
+    }
+}

@@ -14,8 +14,9 @@ fn with_manager(home: &Home) {
 fn with_units(home: &Home) {
     fs::create_dir_all(home.path("config/systemd/user")).expect("a folder");
     for unit in ["valetd.service", "valetd.socket", "valetd-control.socket"] {
-        let shipped = format!("{}/systemd/{unit}", env!("CARGO_MANIFEST_DIR"));
-        fs::copy(shipped, home.path(&format!("config/systemd/user/{unit}"))).expect("copied");
+        let shipped = fs::read_to_string(format!("{}/systemd/{unit}", env!("CARGO_MANIFEST_DIR"))).expect("shipped");
+        let unit = home.path(&format!("config/systemd/user/{unit}"));
+        fs::write(unit, shipped.replace("/usr/bin/valetd", VALETD)).expect("written");
     }
 }
 
@@ -253,7 +254,7 @@ fn what_a_later_version_has_stored_stays_until_a_person_drops_it() {
     let login = || home.run_with_input(&["login", "lab", "--refresh-token-stdin", "--untried"], "a-refresh-token");
     for said in [words(&home.run(&["status"])), words(&login())] {
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(said.contains("written by a later valetd") && said.contains("'valetd logout'"), "{said}");
+        assert!(said.contains("written by a later valetd") && said.contains("'valetd logout NAME'"), "{said}");
         assert!(!said.contains("valetd login"), "this does not mend it: {said}");
     }
     assert_eq!(fs::read_to_string(&file).expect("still there"), later);
@@ -266,4 +267,96 @@ fn what_a_later_version_has_stored_stays_until_a_person_drops_it() {
     let said = words(&login());
     assert!(said.contains("written by a later valetd"), "{said}");
     assert!(home.run(&["logout", "lab"]).status.success() && !file.exists(), "also while no daemon runs");
+}
+
+#[test]
+fn every_command_that_is_advised_reaches_the_daemon_that_it_is_about() {
+    let (address, nowhere) = (free_address(), free_address());
+    let home = Home::empty();
+    let (config, socket) = (home.path("other.toml"), home.path("run/other.sock"));
+    fs::write(&config, lab(&address, &nowhere)).expect("written");
+    let places = ["--config", config.to_str().expect("text"), "--socket", socket.to_str().expect("text")];
+    let log = fs::File::create(home.path("daemon.log")).expect("a log");
+    let child = home.valetd(&[&["run"][..], &places].concat()).stderr(log).spawn().expect("it runs");
+    let _daemon = crate::support::Killed(child);
+    let answer = crate::support::eventually("it answers", || {
+        crate::support::get(&address, "/lab/x").ok().filter(|answer| answer.status == 503)
+    });
+    let login = format!("valetd {} login lab", places.join(" "));
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("a problem document");
+    assert_eq!(problem["login"], login.as_str());
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.ends_with(&format!("Run: {login}"))), "{problem:#}");
+    let with_places = |verb: &[&str]| {
+        let said = words(&home.run(&[verb, &places].concat()));
+        said.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for verb in [&["status"][..], &["refresh", "lab"], &["wait", "lab"], &["doctor", "--offline"]] {
+        let said = with_places(verb);
+        assert!(said.contains(&login), "{verb:?}: {said}");
+    }
+    let (list, add) = (with_places(&["key", "list"]), format!("valetd {} key add NAME", places.join(" ")));
+    assert!(list.contains(&add), "{list}");
+    // and it does reach it
+    let reached = with_places(&["login", "lab", "--code", "x"]);
+    assert!(reached.contains("signing in to lab"), "{reached}");
+}
+
+#[test]
+fn a_login_proposes_no_way_that_the_account_has_not() {
+    let home = Home::with(&lab(&free_address(), &free_address()));
+    let login = words(&home.run(&["login", "lab"]));
+    assert!(login.contains("--username NAME --password-stdin, --refresh-token-stdin or --import"), "{login}");
+    for wrong in ["--code", "--device", "--browser"] {
+        assert!(!login.contains(wrong), "{login}");
+    }
+    let device = words(&home.run(&["login", "lab", "--device"]));
+    assert!(device.contains("no device_authorization_endpoint") && device.contains("use --username NAME"), "{device}");
+}
+
+#[test]
+fn a_program_that_the_service_would_not_see_is_not_installed() {
+    let home = Home::empty();
+    with_manager(&home);
+    fs::create_dir_all(home.path("bin")).expect("a folder");
+    let program = home.path("bin/valetd");
+    fs::copy(VALETD, &program).expect("copied");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        home.settle(&mut command);
+        command.args(arguments).output().expect("it runs")
+    };
+    let install = run(&["service", "install"]);
+    let said = words(&install);
+    assert_eq!(install.status.code(), Some(1), "{said}");
+    assert!(said.contains("in a temporary folder") && said.contains("nothing was changed"), "{said}");
+    assert!(said.contains("~/.local/bin"), "{said}");
+    assert!(!home.path("config/systemd").exists(), "nothing is written");
+    // units that were installed for it before
+    with_units(&home);
+    let unit = home.path("config/systemd/user/valetd.service");
+    let text = fs::read_to_string(&unit).expect("a unit");
+    fs::write(&unit, text.replace(VALETD, program.to_str().expect("text"))).expect("written");
+    for verb in [&["service", "status"][..], &["doctor", "--offline"]] {
+        let said = words(&run(verb)).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains("it cannot start: ") && said.contains("in a temporary folder"), "{verb:?}: {said}");
+    }
+    let status = words(&run(&["status"]));
+    assert!(status.contains("valetd service install") && !status.contains("systemctl"), "{status}");
+}
+
+#[test]
+fn what_is_not_installed_is_not_said_to_have_been_stopped() {
+    let home = Home::empty();
+    with_manager(&home);
+    let said = words(&home.run(&["service", "uninstall"]));
+    assert!(said.contains("it is not installed") && !said.contains("stopped"), "{said}");
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_is_not_blamed() {
+    let home = Home::with("");
+    let address = free_address();
+    let said = words(&home.run(&["add", "x", &format!("http://{address}/mcp")]));
+    assert!(said.contains("connection refused") && said.contains("look at the address, the network"), "{said}");
+    assert!(!said.contains("does not say how to sign in"), "{said}");
 }

@@ -96,8 +96,8 @@ impl Desktop {
         command.args(["search", "--all", "application", "valetd"]);
         let found = command.output().expect("secret-tool runs");
         let text = String::from_utf8_lossy(&found.stdout).into_owned();
-        let values = text.lines().filter_map(|line| line.strip_prefix("secret = "));
-        (values.clone().count(), values.last().unwrap_or_default().to_owned())
+        let mut values = text.lines().filter_map(|line| line.strip_prefix("secret = "));
+        (values.clone().count(), values.next_back().unwrap_or_default().to_owned())
     }
 
     fn locked(&self) -> Value {

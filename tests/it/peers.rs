@@ -86,7 +86,7 @@ fn root_is_a_client_only_where_it_is_named() {
     assert_eq!(refused.json()["check"], "peer");
     assert_eq!(as_nobody(&[&format!("http://{}/lab/datasets", address(&daemon))]), "200", "whose it is");
     assert_eq!(daemon.status()["daemon"]["refused_root"], 1);
-    assert!(owners(&home, &["status"], "").contains("1 requests of root's were refused"));
+    assert!(owners(&home, &["status"], "").contains("refused, of root's: 1 request;"));
     let metrics = daemon.control("GET", "/metrics").expect("metrics").text();
     assert!(metrics.contains("valetd_requests_refused_root_total 1\n"), "{metrics}");
     let key = owners(&home, &["key", "add", "roots", "--route", "lab"], "");

@@ -712,7 +712,7 @@ fn below(random: &mut u64, limit: u64) -> u64 {
     *random % limit
 }
 
-/// Kills the command line, or the daemon that does the work for it, at random moments of sealing, changing the key and
+/// Kills the command line, which does the work where no daemon runs, at random moments of sealing, changing the key and
 /// unsealing. Returns how many of the kills came before the change was done.
 fn kill_changes(kills: usize, seed: u64) -> usize {
     let server = Server::start(Provider::Gdh, Options::default());
@@ -743,6 +743,86 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
     daemon.until("lab", "usable");
     assert_eq!(daemon.account("lab")["credential"]["generation"], 1);
     cut_short
+}
+
+/// The same with the daemon that does the work.
+fn kill_daemons(kills: usize, seed: u64) -> usize {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, lab::EAGER, "", "store.seal = { file = \"../../key\" }");
+    let sealable = Sealable { server, home };
+    sealable.put_key(KEY);
+    let home = &sealable.home;
+    let mut random = seed;
+    let mut cut_short = 0;
+    for kill in 0..kills {
+        let mut daemon = home.start();
+        daemon.until("lab", "usable");
+        let status = sealable.status();
+        assert_eq!(status["locked"], Value::Null, "before kill {kill}: {status}");
+        assert_eq!(!sealable.leaks().is_empty(), status["sealed"] == false, "before kill {kill}: {status}");
+        let change = ["on", "rotate", "recovery", "off"][below(&mut random, 4) as usize];
+        let moment = Duration::from_micros(below(&mut random, 40_000));
+        let mut asking = home.valetd(&["seal", change]);
+        let mut asking = asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("valetd runs");
+        std::thread::sleep(moment); // any moment is right: that is the story
+        cut_short += usize::from(asking.try_wait().expect("waited").is_none());
+        daemon.child.kill().expect("killed");
+        daemon.child.wait().expect("waited");
+        asking.wait().expect("waited");
+    }
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(ping(&address(&daemon)).status, 200);
+    cut_short
+}
+
+#[test]
+fn kills_of_the_daemon_at_any_moment_of_a_change_of_the_seal_lose_no_login() {
+    let cut_short = kill_daemons(10, 0xdae5);
+    assert!(cut_short > 2, "{cut_short} of 10 came in time");
+}
+
+#[test]
+#[ignore = "a soak: some minutes"]
+fn a_thousand_kills_of_the_daemon_in_changes_of_the_seal_lose_no_login() {
+    println!("{} of 1000 came in time", kill_daemons(1000, 0xfade));
+}
+
+#[test]
+fn sealing_leaves_no_secret_beside_the_records_in_copies_half_saves_and_accounts_that_are_configured_no_more() {
+    const CANARIES: [&str; 4] =
+        ["password-canary-5b1e77c0", "copy-canary-90ad3f12", "half-canary-77e0aa31", "whole-canary-1c2d3e4f"];
+    let [password, copy, half, whole] = CANARIES;
+    let record = |generation: u64, password: &str| {
+        format!(
+            "{{\"version\":1,\"account\":\"other\",\"generation\":{generation},\"issued_by\":\"https://o.example\",\
+             \"username\":\"me\",\"password\":\"{password}\",\"received_at\":1700000000,\"redeeming\":false}}"
+        )
+    };
+    for is_running in [false, true] {
+        let sealable = Sealable::new();
+        let folder = sealable.home.path("state/valetd");
+        for (name, text) in [
+            ("other.json", record(3, password)),
+            // the save that it was waiting for, and one that was cut off
+            (".other.json.tmp", record(4, whole)),
+            (".lab.json.tmp", format!("{{\"version\":1,\"refresh_token\":\"{half}")),
+            ("lab.json.corrupt-1", format!("{{\"refresh_token\":\"{copy}\"")),
+        ] {
+            fs::write(folder.join(name), text).expect("written");
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o600)).expect("mode 0600");
+        }
+        let canaries = CANARIES.map(str::to_owned);
+        assert_eq!(leaks(&folder, &canaries).len(), 4);
+        let daemon = is_running.then(|| sealable.home.start());
+        sealable.seal("on");
+        assert_eq!(leaks(&folder, &canaries), [""; 0], "with a daemon: {is_running}");
+        drop(daemon);
+        // nothing was lost by that
+        sealable.seal("off");
+        let other = fs::read_to_string(folder.join("other.json")).expect("a record");
+        assert!(other.contains(whole) && !other.contains(password), "the later save has been finished");
+    }
 }
 
 #[test]

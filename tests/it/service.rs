@@ -29,22 +29,44 @@ fn a_bad_configuration_at_the_start_is_said_everywhere_and_mended_by_a_reload() 
     let (gbdx, home, address) = gbdx_home();
     let good = fs::read_to_string(home.path("config/valetd/config.toml")).expect("the configuration");
     // the default address, which may be taken: this one has to be reached over its socket then
-    home.write_config("listen = 5\n");
+    home.write_config("workers = 1\nlisten = 5\n");
     let daemon = home.start();
-    let status = home.run(&["status"]);
-    assert!(words(&status).contains("has problems"), "{}", words(&status));
+    for verb in [
+        &["status"][..],
+        &["wait", "--timeout", "20s"],
+        &["wait", "gbdx"],
+        &["refresh", "gbdx"],
+        &["exec", "-r", "gbdx", "--", "true"],
+    ] {
+        let output = home.run(verb);
+        let said = words(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(6), "{verb:?}: {said}");
+        for part in ["cannot be used", "the file", "config.toml:2", "listen", "valetd check"] {
+            assert!(said.contains(part), "{verb:?}, {part}: {said}");
+        }
+        assert!(!said.contains("No account yet") && !said.contains("stays"), "{verb:?}: {said}");
+    }
+    let ready = daemon.control("GET", "/readyz").expect("an answer");
+    assert!(ready.status == 503 && ready.text().contains("not-configured"), "{}", ready.text());
+    assert_eq!(daemon.status()["daemon"]["configured"], false);
+    let doctor = words(&home.run(&["doctor", "--offline"]));
+    assert!(doctor.starts_with("FAIL  config") && doctor.contains("(1 problem)"), "{doctor}");
     let problems = daemon.status()["daemon"]["config_problems"].clone();
     assert_eq!(problems.as_array().map(Vec::len), Some(1), "{problems:#}");
     home.write_config(&good);
     assert!(home.run(&["reload"]).status.success(), "{}", daemon.log());
     assert_eq!(get(&address, "/gbdx/x").expect("an answer").status, 503);
     assert_eq!(daemon.status()["daemon"]["config_problems"].as_array().map(Vec::len), Some(0));
+    assert_eq!(daemon.status()["daemon"]["configured"], true);
+    assert_eq!(home.run(&["status"]).status.code(), Some(3), "the account is not signed in");
     home.write_config("listen = 5\n");
     let said = eventually("an answer of our own says what is wrong", || {
         let answer = get(&address, "/nothing").ok()?;
         answer.text().contains("cannot be used").then_some(answer)
     });
     assert!(said.status == 404 && said.text().contains("valetd check"), "{}", said.text());
+    let status = words(&home.run(&["status"])).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(status.contains("what was in force before it stays so"), "{status}");
     drop(gbdx);
 }
 

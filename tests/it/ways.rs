@@ -551,19 +551,31 @@ fn logout_revokes_in_the_form_that_the_account_names_and_tells_the_outcome() {
         server.url()
     );
     let rows = [
-        ("client_secret = \"open-sesame\"", true, "lab: revoked at the server and forgotten here\n"),
-        ("client_secret = \"wrong\"", true, "lab: forgotten here, but not revoked at the server: 127.0.0.1"),
+        (
+            "client_secret = { command = [\"/bin/echo\", \"open-sesame\"] }",
+            true,
+            "lab: revoked at the server and forgotten here\n",
+        ),
+        (
+            "client_secret = { command = [\"/bin/echo\", \"wrong\"] }",
+            true,
+            "lab: forgotten here, but not revoked at the server: 127.0.0.1",
+        ),
         ("", true, "not revoked at the server: client_auth needs a client_secret"),
-        ("client_secret = \"open-sesame\"", false, "it takes an access token for that, and none is at hand"),
+        (
+            "client_secret = { command = [\"/bin/echo\", \"open-sesame\"] }",
+            false,
+            "it takes an access token for that, and none is at hand",
+        ),
     ];
     for (secret, with_daemon, told) in rows {
         let own = config(&server, "[\"device\"]", &format!("{form}\n{secret}"));
         let without = format!("revocation_endpoint = \"{}/revoke\"\n", server.url());
         let home = Home::with(&own.replace(&without, ""));
         let daemon = with_daemon.then(|| home.start());
-        let mut terminal = Terminal::open(&home, &login(" --no-qr"));
-        terminal.until("lab: signed in as");
-        assert_eq!(terminal.exit().0, Some(0));
+        let terminal = Terminal::open(&home, &login(" --no-qr"));
+        let (code, screen) = terminal.exit();
+        assert!(code == Some(0) && screen.contains("lab: signed in"), "{told}: {screen}");
         if let Some(daemon) = &daemon {
             daemon.until("lab", "usable");
         }
@@ -573,6 +585,31 @@ fn logout_revokes_in_the_form_that_the_account_names_and_tells_the_outcome() {
     }
     let revoked = server.log().token_calls.iter().filter(|call| call.outcome == "revoked").count();
     assert_eq!(revoked, 1);
+}
+
+#[test]
+fn a_one_time_password_goes_with_a_password_from_the_terminal_and_from_a_script() {
+    let server = start();
+    server.change_manners(|manners| manners.totp = Some("totp-canary-314159".to_owned()));
+    let home = Home::with(&config(&server, "[\"password\"]", "password_otp = \"totp\""));
+    let mut terminal = Terminal::open(&home, &login(&format!(" --username {USERNAME}")));
+    terminal.answer("Password of", PASSWORD);
+    terminal.answer("One-time password (Enter if there is none): ", "totp-canary-314159");
+    terminal.until(&format!("lab: signed in as {USERNAME}"));
+    let (code, screen) = terminal.exit();
+    assert!(code == Some(0) && !screen.contains("totp-canary"), "{screen}");
+    let way = |more: &[&str]| {
+        let words_of = [&["login", "lab", "--username", USERNAME, "--password-stdin"], more].concat();
+        let output = home.run_with_input(&words_of, PASSWORD);
+        (output.status.success(), words(&output))
+    };
+    let (is_done, said) = way(&[]);
+    assert!(!is_done && said.contains("wrong user name or password"), "{said}");
+    let (is_done, said) = way(&["--otp", "totp-canary-314159"]);
+    assert!(is_done && said.contains("signed in as"), "{said}");
+    home.write_config(&config(&server, "[\"password\"]", ""));
+    let (is_done, said) = way(&["--otp", "1"]);
+    assert!(!is_done && said.contains("password_otp = \"totp\""), "{said}");
 }
 
 #[test]

@@ -15,18 +15,27 @@ use crate::cli::screen::{Input, Screen};
 use crate::control::ControlState;
 use crate::control::report::StatusReport;
 
-pub(super) async fn show(state: &ControlState, servers: &Servers, folder: &Path, keep: bool) -> Result<Exit, Failure> {
+/// `port` is where the daemon was to listen.
+pub(super) async fn show(
+    state: &ControlState,
+    servers: &Servers,
+    folder: &Path,
+    keep: bool,
+    port: u16,
+) -> Result<Exit, Failure> {
     let is_up = |report: &StatusReport| keep || report.accounts.iter().all(|account| account.usable);
     let report = until(state, "token", is_up).await?;
     let code = servers.gdh.mint_code();
-    let scene = Scene { base: base_url(&report)?, folder, practice: keep.then_some((servers, code)) };
+    let base = base_url(&report)?;
+    let elsewhere = (!base.ends_with(&format!(":{port}"))).then_some(port);
+    let mut scene = Scene { base, elsewhere, folder, practice: keep.then_some((servers, code)) };
     match io::stdout().is_terminal() {
-        true => on_a_screen(state, servers, &scene).await,
+        true => on_a_screen(state, servers, &mut scene).await,
         false => in_lines(state, &scene).await,
     }
 }
 
-async fn on_a_screen(state: &ControlState, servers: &Servers, scene: &Scene<'_>) -> Result<Exit, Failure> {
+async fn on_a_screen(state: &ControlState, servers: &Servers, scene: &mut Scene<'_>) -> Result<Exit, Failure> {
     let no_terminal = |error| Failure::new(error).while_doing("opening the terminal");
     let color = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     let mut screen = Screen::open(color).map_err(no_terminal)?;
@@ -35,6 +44,12 @@ async fn on_a_screen(state: &ControlState, servers: &Servers, scene: &Scene<'_>)
     let mut accounts = state.accounts.clone();
     let (mut is_out, mut told) = (false, "");
     loop {
+        // a code is good once
+        if let Some((servers, code)) = &mut scene.practice
+            && !servers.gdh.takes_code(code)
+        {
+            *code = servers.gdh.mint_code();
+        }
         let (width, _) = screen.size();
         screen.show(&page(&state.report(), scene, told, width)).map_err(no_terminal)?;
         tokio::select! {
@@ -48,9 +63,10 @@ async fn on_a_screen(state: &ControlState, servers: &Servers, scene: &Scene<'_>)
                 Input::Key(b'o') => {
                     is_out = !is_out;
                     servers.break_down(is_out);
-                    told = match is_out {
-                        true => "No authorization server is in order: tokens stay in use.",
-                        false => "The authorization servers are in order again.",
+                    told = match (is_out, scene.practice.is_some()) {
+                        (true, true) => "No authorization server is in order: no sign-in succeeds, tokens stay in use.",
+                        (true, false) => "No authorization server is in order: tokens stay in use until their end.",
+                        (false, _) => "The authorization servers are in order again.",
                     };
                 }
                 Input::Key(_) => {}

@@ -14,7 +14,8 @@ use super::configuration::places_to_run_in;
 use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::runtime::block_on;
-use super::text::length;
+use super::text::{length, parse_length};
+use crate::advice;
 use crate::config::{AccountId, Config};
 use crate::config_files;
 use crate::control::ControlState;
@@ -68,8 +69,20 @@ pub(super) struct Arguments {
           value_parser = clap::value_parser!(u16).range(1..=65533), conflicts_with = "once")]
     keep: Option<u16>,
     /// How long tokens live; 20s, with --keep 10m
-    #[arg(long, value_name = "TIME", value_parser = super::text::parse_length)]
+    #[arg(long, value_name = "TIME", value_parser = parse_life)]
     tokens: Option<Duration>,
+}
+
+/// The shortest life of a token that leaves time to renew it, and to see that.
+const SHORTEST_LIFE: Duration = Duration::from_secs(5);
+
+fn parse_life(text: &str) -> Result<Duration, String> {
+    match parse_length(text)? {
+        life if life < SHORTEST_LIFE => {
+            Err(format!("name {} at least: less is over before it is seen", length(SHORTEST_LIFE.as_secs())))
+        }
+        life => Ok(life),
+    }
 }
 
 /// Where the demonstration listens if the address is free: the daemon's own default. With `--keep`, the port after those
@@ -143,6 +156,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         socket: Some(folder.join("valetd.sock")),
         ..Options::default()
     };
+    advice::is_called(own_program(folder));
     let socket = places_to_run_in(&options)?.socket;
     let (config, daemon) = match build(&servers, &options, port, &log) {
         // somebody else's by now, or all the time
@@ -157,7 +171,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         let endpoint = TokenEndpoint::new(HttpClient::from_environment());
         let code = Secret::new(servers.gdh.mint_code());
         let password = Secret::new(stand_in::PASSWORD);
-        let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password };
+        let login = Grant::Password { username: stand_in::USERNAME.to_owned(), password, otp: None };
         let account = |name: &str| &config.accounts[&AccountId::new(name).expect("a name")];
         for (name, grant) in [("gdh", paste::grant(account("gdh"), code, None)), ("gbdx", login)] {
             if arguments.keep.is_some() {
@@ -172,7 +186,7 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
         }
         let exit = match arguments.once {
             true => once::show(&state, &servers, &socket).await,
-            false => live::show(&state, &servers, folder, arguments.keep.is_some()).await,
+            false => live::show(&state, &servers, folder, arguments.keep.is_some(), port).await,
         };
         stop.start();
         exit
@@ -184,6 +198,11 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
 
 /// The program, in the demonstration's folder, that talks to its daemon.
 const PROGRAM: &str = "valetd";
+
+/// How a person calls the program so that it finds the demonstration's daemon.
+fn own_program(folder: &Path) -> String {
+    format!("sh {}", shell_word(&folder.join(PROGRAM)))
+}
 
 /// Writes a shell's script that is the program with the options that lead to the demonstration's places. It is read by `sh`,
 /// as nothing may be executed in some temporary folders.
@@ -201,7 +220,7 @@ fn build(servers: &Servers, options: &Options, port: u16, log: &LogHandle) -> Re
     fs::write(&paths.config_file, configuration(servers, port))
         .map_err(|error| Failure::new(error).while_doing("writing the demonstration's configuration"))?;
     let config = config_files::load(&paths).map_err(Failure::new)?.config;
-    let invocation = options.invocation();
+    let invocation = advice::invocation().to_owned();
     let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log.clone()));
     let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
     Ok((config, Daemon::build(surroundings).map_err(Failure::new)?))
@@ -227,6 +246,7 @@ fn account(provider: &str, server: &StandIn) -> String {
         ("token_endpoint", Some(server.token_endpoint())),
         ("cognito_endpoint", server.cognito_endpoint()),
         ("revocation_endpoint", server.revocation_endpoint()),
+        ("login_page", server.login_page()),
         ("upstream", Some(server.url().to_owned())),
     ];
     let lines = endpoints.into_iter().filter_map(|(key, url)| Some(format!("{key} = \"{}\"\n", url?)));

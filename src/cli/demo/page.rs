@@ -4,17 +4,19 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{PROGRAM, REQUESTS, Servers, account};
+use super::{REQUESTS, Servers, account, own_program};
 use crate::cli::status::{bar, life};
 use crate::cli::text::{Cell, Table, length, relative, styled};
 use crate::control::report::{AccountReport, State, StatusReport};
-use crate::platform::paths::shell_word;
+use crate::sign_in::terminal::folded as folded_words;
 use crate::stand_in::{PASSWORD, USERNAME};
 
 /// What does not change while it is shown.
 pub(super) struct Scene<'a> {
     /// Where all routes are served.
     pub(super) base: String,
+    /// The port where it was to be, if somebody else has that.
+    pub(super) elsewhere: Option<u16>,
     /// The demonstration's own, with the program in it that talks to its daemon.
     pub(super) folder: &'a Path,
     /// For who practises signing in: where, and a one-time code.
@@ -35,7 +37,8 @@ pub(super) fn page(report: &StatusReport, scene: &Scene<'_>, told: &str, width: 
         out.push('\n');
         out.push_str(&routes(report, &scene.base));
     }
-    out.push_str(&format!("\n{}\n", styled(told, AnsiColor::Yellow.on_default())));
+    let told = folded_words(told, width, 0);
+    out.push_str(&format!("\n{}\n", styled(&told, AnsiColor::Yellow.on_default())));
     out.push_str(&suggestions(scene, width));
     out
 }
@@ -78,8 +81,11 @@ fn routes(report: &StatusReport, base: &str) -> String {
 
 /// What a person may try, in lines that fit the width where that is possible.
 pub(super) fn suggestions(scene: &Scene<'_>, width: usize) -> String {
-    let Scene { base, practice, folder } = scene;
-    let valetd = format!("sh {}", shell_word(&folder.join(PROGRAM)));
+    let Scene { base, elsewhere, practice, folder } = scene;
+    let valetd = own_program(folder);
+    let elsewhere = elsewhere.map_or(String::new(), |port| {
+        folded_words(&format!("Port {port} is taken, so this daemon is at {base}.\n"), width, 0)
+    });
     let mut out = String::new();
     let mut offer = |command: String| out.push_str(&folded(&command, width));
     match practice {
@@ -91,7 +97,8 @@ pub(super) fn suggestions(scene: &Scene<'_>, width: usize) -> String {
                 }
             }
             offer(format!("{valetd} status"));
-            format!("Try, in another shell; a wrong credential does no harm:\n\n{out}\n")
+            let words = folded_words("Try, in another shell; a wrong credential does no harm:", width, 0);
+            format!("{elsewhere}{words}\n\n{out}\n")
         }
         Some((servers, code)) => {
             offer(format!("{valetd} login gbdx"));
@@ -100,7 +107,7 @@ pub(super) fn suggestions(scene: &Scene<'_>, width: usize) -> String {
             let lines = account("gbdx", &servers.gbdx);
             let lines: String = lines.lines().map(|line| format!("  {line}\n")).collect();
             format!(
-                "Practise, in another shell:\n\n{out}\n  User name: {USERNAME}\n  Password:  {PASSWORD}\n\n\
+                "{elsewhere}Practise, in another shell:\n\n{out}\n  User name: {USERNAME}\n  Password:  {PASSWORD}\n\n\
                  Or from your own daemon, with this in its configuration:\n\n{lines}\n"
             )
         }
@@ -132,10 +139,12 @@ pub(super) fn token_in_words(account: &AccountReport) -> String {
         (_, Some(left)) => format!("{} left", length(left)),
         (_, None) => "no token".to_owned(),
     };
-    let next = account
-        .next_wakeup
-        .as_ref()
-        .map(|next| format!(", renewal {}", relative(i64::try_from(next.in_seconds).unwrap_or(i64::MAX))));
+    let next = account.next_wakeup.as_ref();
+    let next = next.map(|next| relative(i64::try_from(next.in_seconds).unwrap_or(i64::MAX)));
+    if account.failures > 0 {
+        return format!("{left}, renewal failed, again {}", next.as_deref().unwrap_or("soon"));
+    }
+    let next = next.map(|next| format!(", renewal {next}"));
     let renewals = match account.renewals {
         1 => "1 renewal".to_owned(),
         many => format!("{many} renewals"),

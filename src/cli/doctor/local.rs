@@ -11,8 +11,9 @@ use super::super::configuration::{Loaded, load_config};
 use super::super::manager::{self, Unit};
 use super::super::options::Options;
 use super::super::status::mcp_in_words;
-use super::super::text::{length, printable};
+use super::super::text::{count, length, printable};
 use super::finding::{Finding, fail, ok, warn};
+use crate::advice::advised;
 use crate::config::{Config, ListenAddress};
 use crate::control::client::ClientError;
 use crate::control::report::{State, StatusReport, StoreReport};
@@ -24,19 +25,20 @@ pub(super) fn configuration(places: &Paths, invocation: &str) -> (Option<Config>
     const CHECK: &str = "config";
     let file = places.config_file.display();
     if !places.config_file.exists() {
-        let remedy = format!("{invocation} login NAME writes a first one");
+        let remedy = format!("'{invocation} login NAME' writes a first one");
         return (None, vec![warn(CHECK, format!("there is none at {file}"), remedy)]);
     }
     match load_config(places) {
         Ok(Loaded { config, warnings }) => {
-            let says = format!("{file}: {} accounts, {} routes", config.accounts.len(), config.routes.len());
+            let (accounts, routes) = (config.accounts.len(), config.routes.len());
+            let says = format!("{file}: {}, {}", count(accounts, "account"), count(routes, "route"));
             let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
             let strange = warnings.into_iter().map(|text| warn(CHECK, first_line(text), format!("{invocation} check")));
             (Some(config), std::iter::once(ok(CHECK, says)).chain(strange).collect())
         }
         Err(problems) => {
             let first = problems.first().and_then(|problem| problem.lines().next()).unwrap_or_default().to_owned();
-            let says = format!("{file} cannot be used ({} problems): {first}", problems.len());
+            let says = format!("{file} cannot be used ({}): {first}", count(problems.len(), "problem"));
             (None, vec![fail(CHECK, says, format!("{invocation} check"))])
         }
     }
@@ -103,8 +105,9 @@ pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>,
         let says = format!("it uses {} and {}", daemon.config_file.display(), daemon.state_dir.display());
         findings.push(warn(CHECK, says, "name the same --config and --state-dir here, or restart it"));
     }
+    let instead = if daemon.configured { "the configuration before it" } else { "no configuration at all" };
     for problem in &daemon.config_problems {
-        let says = format!("it does not use the configuration file: {problem}");
+        let says = format!("it has {instead} in force, as {} cannot be used: {problem}", daemon.config_file.display());
         findings.push(fail(CHECK, says, format!("{invocation} check; it takes the file over when it is mended")));
     }
     findings.extend(daemon.warnings.iter().map(|warning| Finding { remedy: None, ..warn(CHECK, warning, "") }));
@@ -170,7 +173,10 @@ pub(super) fn addresses(config: Option<&Config>, status: Option<&StatusReport>) 
 pub(super) fn unit(runs: bool) -> Vec<Finding> {
     const CHECK: &str = "service";
     if let Err(why) = manager::manager() {
-        return vec![ok(CHECK, format!("{why}; valetd run works under any supervisor"))];
+        return vec![ok(CHECK, format!("{why}; '{}' works under any supervisor", advised("run")))];
+    }
+    if let Some(why) = manager::unstartable() {
+        return vec![fail(CHECK, format!("it cannot start: {}", printable(&why)), manager::ELSEWHERE)];
     }
     let socket = Unit::look(manager::SOCKET);
     let unit = Unit::look(manager::SERVICE);
@@ -279,8 +285,8 @@ pub(super) fn seal(status: &StatusReport, config: Option<&Config>, invocation: &
     }
     findings.push(match (sealed, recovery) {
         (false, _) => {
-            let says = "credentials are in the clear on the disk, for you alone; to seal them: valetd seal on";
-            ok(CHECK, says.to_owned())
+            let says = "credentials are in the clear on the disk, for you alone; to seal them";
+            ok(CHECK, format!("{says}: {}", advised("seal on")))
         }
         (true, true) => ok(CHECK, format!("credentials are sealed; the key is kept by: {source}")),
         (true, false) => {
@@ -320,7 +326,7 @@ pub(super) fn mcp_servers(status: &StatusReport) -> Vec<Finding> {
         let says = format!("{}: {}", route.name, printable(&mcp_in_words(mcp, status.at)));
         match (&mcp.next_action, &mcp.last_session) {
             (Some(command), _) => warn(CHECK, format!("{says}; the server has asked for more scope"), command.clone()),
-            (None, None) => ok(CHECK, format!("{says}; to connect a program: valetd connect")),
+            (None, None) => ok(CHECK, format!("{says}; to connect a program: {}", advised("connect"))),
             (None, Some(_)) => ok(CHECK, says),
         }
     });

@@ -20,6 +20,7 @@ use crate::http_client::{HttpClient, Limits, Outgoing, Reach};
 use crate::oauth::http_date;
 use crate::platform::clock::wall;
 use crate::platform::environment;
+use crate::timestamp::unix_seconds;
 
 /// A request as a page that has rebound its name would send it.
 pub(super) async fn guard(status: &StatusReport) -> Option<Finding> {
@@ -210,8 +211,7 @@ fn remedy(words: &str) -> &'static str {
 /// How far a server's clock is ahead, by its `Date` (RFC 9110 section 6.6.1).
 fn seconds_ahead(date: &str, now: SystemTime) -> Option<i64> {
     let there = http_date(Some(date))?;
-    let here = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
-    Some(there - i64::try_from(here).ok()?)
+    Some(there - i64::try_from(unix_seconds(now)).ok()?)
 }
 
 /// Tokens are used by our clock; a small difference is within the margin that is left at their ends.

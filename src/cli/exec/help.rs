@@ -88,4 +88,4 @@ Examples:
 
 Exit codes: the command's own; 126 it cannot be run, 127 there is none; before
 it runs: 1 the daemon does not run, has no such route or refuses (strict_exec),
-3 somebody must sign in, 4 not usable in time.";
+3 somebody must sign in, 4 not usable in time, 6 its configuration is broken.";

@@ -18,7 +18,7 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::UnixStream;
 
 use super::folder::Folder;
-use super::kept_out::{self, real};
+use super::kept_out::{self, SYSTEM, real};
 use super::mounts::Mount;
 use super::{relay, syscalls};
 use crate::cli::failure::{Exit, Failure};
@@ -42,10 +42,6 @@ pub(super) const PROXY_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 3128);
 
 /// Where the routes' URLs are, inside.
 pub(super) const URLS_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 8253);
-
-/// The system, as far as programs need it: read-only inside, where it is there.
-pub(super) const SYSTEM: [&str; 12] =
-    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"];
 
 /// What everybody shares: no command gets all of it.
 const SHARED: [&str; 11] =

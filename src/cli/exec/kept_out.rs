@@ -7,12 +7,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::isolate::SYSTEM;
 use super::mounts::Mount;
 use crate::cli::failure::Failure;
 use crate::config::{AuditTarget, Config, ImportSource};
 use crate::control::report::StatusReport;
 use crate::platform::paths::Paths;
+
+/// The system, as far as programs need it: read-only inside, where it is there.
+pub(super) const SYSTEM: [&str; 12] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"];
 
 /// A place, and what is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,8 +137,10 @@ pub(super) fn masks(folders: &[Folder], shown: &[PathBuf]) -> Result<Vec<PathBuf
             return Err(Failure::say(says).with_remedy("run it in a folder of its own"));
         }
         let is_seen = SYSTEM.iter().any(|system| path.starts_with(system));
+        let is_system =
+            SYSTEM.iter().any(|system| Path::new(system) == path) || path.parent() == Some(Path::new("/usr"));
         let holds_system = SYSTEM.iter().any(|system| Path::new(system).starts_with(path));
-        if holds_system || is_seen && path.parent() == Some(Path::new("/usr")) {
+        if is_system || *is_whole && holds_system {
             let says = format!("a command could see {what}, which is in {}, with the system", path.display());
             return Err(Failure::say(says).with_remedy("move it to a folder of its own"));
         }
@@ -183,7 +188,8 @@ mod tests {
     fn of_the_system_a_folder_is_masked_and_where_a_command_works_it_is_refused() {
         let whole = |path| folder(path, true);
         let part = |path| folder(path, false);
-        let rows: [(Folder, &[&str], Result<&[&str], &str>); 15] = [
+        type Row<'a> = (Folder, &'a [&'a str], Result<&'a [&'a str], &'a str>);
+        let rows: [Row<'_>; 16] = [
             (whole("/opt/valetd/state"), &["/work"], Ok(&["/opt/valetd/state"])),
             (part("/etc/valetd"), &["/work"], Ok(&["/etc/valetd"])),
             (whole("/usr/lib/credstore"), &["/work"], Ok(&["/usr/lib/credstore"])),
@@ -191,7 +197,9 @@ mod tests {
             (whole("/optional/state"), &["/work"], Ok(&[])),
             (part("/etc"), &["/work"], Err("which is in /etc, with the system")),
             (part("/usr/lib"), &["/work"], Err("with the system")),
-            (part("/"), &["/work"], Err("with the system")),
+            (whole("/"), &["/work"], Err("would show")),
+            // what lies beside the system's folders is not there
+            (part("/"), &["/work"], Ok(&[])),
             (whole("/work/state"), &["/work"], Err("/work would show")),
             (whole("/work"), &["/work"], Err("would show")),
             (whole("/work"), &["/work/in/it"], Err("would show")),

@@ -42,6 +42,7 @@ Exit codes:
   3  somebody must sign in
   4  there is no usable token now; it is being worked on
   5  the store is locked: the key of sealed credentials is away
+  6  the daemon has no configuration: its file cannot be used
 
 The control socket speaks HTTP:
   curl --unix-socket $XDG_RUNTIME_DIR/valetd/valetd.sock http://v/v1/status";

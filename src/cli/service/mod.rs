@@ -9,7 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use super::configuration::{load_config, places};
 use super::failure::{Exit, Failure};
-use super::manager::{CONTROL_SOCKET, SERVICE, SOCKET, Unit, command, has_linger, manager, unit_file};
+use super::manager::{
+    CONTROL_SOCKET, ELSEWHERE, SERVICE, SOCKET, Unit, command, has_linger, manager, unit_file, unit_texts, unstartable,
+    why_not_started,
+};
 use super::options::Options;
 use super::output::{is_agreed, print, remark};
 use super::runtime::block_on;
@@ -131,6 +134,11 @@ fn install(places: &Paths, wishes: Wishes<'_>, linger: bool, take_over: bool) ->
     require_manager()?;
     let program = own_path()?;
     let files = files(&program, wishes)?;
+    let texts: Vec<String> = UNITS.iter().take(1).map(|(_, text)| (*text).to_owned()).collect();
+    if let Some(why) = why_not_started(&program, &[texts, unit_texts(SERVICE).unwrap_or_default()].concat()) {
+        let failure = Failure::say(format!("{} {why}; nothing was changed", program.display()));
+        return Err(failure.with_remedy(ELSEWHERE));
+    }
     for (path, _) in &files {
         if let Ok(found) = fs::read_to_string(path)
             && !found.starts_with(MARK)
@@ -258,14 +266,19 @@ fn runs_an_older_program(places: &Paths, program: &Path) -> bool {
 #[expect(clippy::disallowed_methods, reason = "units that this program has installed")]
 fn uninstall() -> Result<Exit, Failure> {
     let doing = |failure: Failure| failure.while_doing("removing the service");
+    let folder = unit_folder().map_err(doing)?;
+    let drop_ins = DROP_INS.map(|name| drop_in(&folder, name));
+    let is_there = UNITS.iter().any(|(name, _)| unit_file(name).is_some()) || drop_ins.iter().any(|file| file.exists());
+    if !is_there {
+        print("it is not installed; credentials and configuration are untouched\n")?;
+        return Ok(Exit::Fine);
+    }
     let mut said = Vec::new();
     if manager().is_ok() {
         // what is not there is disabled already
         let _ = systemctl(&["disable", "--now", SOCKET, CONTROL_SOCKET, SERVICE]);
         said.push("stopped and disabled".to_owned());
     }
-    let folder = unit_folder().map_err(doing)?;
-    let drop_ins = DROP_INS.map(|name| drop_in(&folder, name));
     for path in UNITS.iter().map(|(name, _)| folder.join(name)).chain(drop_ins.clone()) {
         match fs::read_to_string(&path) {
             Ok(found) if found.starts_with(MARK) => {
@@ -313,7 +326,9 @@ fn status() -> Result<Exit, Failure> {
         }
         None => String::new(),
     });
-    if !runs {
+    if let Some(why) = unstartable() {
+        out.push_str(&format!("{:<22} it cannot start: {}\n{:<22} {ELSEWHERE}\n", "", printable(&why), ""));
+    } else if !runs {
         let says = match unit_file(SOCKET) {
             Some(_) => "it does not run; the first connection starts it if its sockets are active",
             None => "to install it: valetd service install",

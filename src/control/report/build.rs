@@ -29,6 +29,9 @@ pub(crate) struct Facts {
     pub started_at: Timestamp,
     /// The file that it was configured from.
     pub config_file: PathBuf,
+    /// Whether a configuration of the user's is in force: not after a start with a file that cannot be used, until it is
+    /// mended.
+    pub configured: bool,
     /// Where credentials are kept.
     pub state_dir: PathBuf,
     /// Where all routes are served, as bound: with the port that the system chose, where it was asked to.
@@ -80,6 +83,7 @@ impl StatusReport {
             listen: facts.listen.iter().map(ToString::to_string).collect(),
             config_file: as_text(&facts.config_file),
             state_dir: as_text(&facts.state_dir),
+            configured: facts.configured,
             config_problems: config_problems.to_vec(),
             warnings: facts.warnings.clone(),
             connections: stats.connections.get(),

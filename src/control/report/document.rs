@@ -46,6 +46,10 @@ pub(crate) struct DaemonReport {
     pub config_file: PathBuf,
     /// Where credentials are kept.
     pub state_dir: PathBuf,
+    /// Whether a configuration of the user's is in force: not after a start with a file that cannot be used, until it is
+    /// mended.
+    #[serde(default = "yes")]
+    pub configured: bool,
     /// What is wrong with the file as it is now; while there is anything, the configuration before it stays in force.
     pub config_problems: Vec<String>,
     /// What a person should look at some day.
@@ -72,6 +76,11 @@ pub(crate) struct DaemonReport {
     /// How credentials are kept.
     #[serde(default)]
     pub store: StoreReport,
+}
+
+/// What a daemon of an earlier version is taken to have said.
+fn yes() -> bool {
+    true
 }
 
 /// How credentials are kept.

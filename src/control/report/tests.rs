@@ -60,6 +60,7 @@ fn the_document_is_what_the_scripts_of_version_1_expect() {
             "listen": ["127.0.0.1:8253", "[::1]:8253"],
             "config_file": "/home/me/.config/valetd/config.toml",
             "state_dir": "/home/me/.local/state/valetd",
+            "configured": true,
             "config_problems": ["route.x: no account named \"x\""],
             "warnings": ["lingering is off"],
             "connections": 2,
@@ -210,9 +211,13 @@ fn what_is_sealed_under_a_key_that_is_away_or_gone_is_a_state_of_its_own() {
         (
             Withholding::OtherMachine,
             State::OtherMachine,
-            "valetd login gbdx (or adopt gbdx, if no other machine uses it any more)",
+            "valetd login gbdx (or valetd adopt gbdx, if no other machine uses it any more)",
         ),
-        (Withholding::KeyGone, State::KeyGone, "valetd unlock --recovery (or seal on --new-key, and then login gbdx)"),
+        (
+            Withholding::KeyGone,
+            State::KeyGone,
+            "valetd unlock --recovery (or valetd seal on --new-key, and then valetd login gbdx)",
+        ),
     ];
     for (cause, state, action) in rows {
         let mut view = usable_view();
@@ -266,6 +271,7 @@ pub(crate) fn facts() -> Facts {
         started_at: NOW - Duration::from_secs(60),
         config_file: "/home/me/.config/valetd/config.toml".into(),
         state_dir: "/home/me/.local/state/valetd".into(),
+        configured: true,
         listen: vec![tcp("127.0.0.1:8253"), tcp("[::1]:8253")],
         route_listen: BTreeMap::from([(name("gbdx"), tcp("127.0.0.1:8300"))]),
         warnings: vec!["lingering is off".to_owned()],

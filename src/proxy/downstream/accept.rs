@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{debug, warn};
@@ -19,9 +18,6 @@ use crate::proxy::policy::ingress::Ingress;
 use crate::proxy::policy::rewrite::OwnListener;
 use crate::proxy::policy::scope::Scope;
 use crate::proxy::registry::ClientState;
-
-/// After an accept that failed for want of descriptors or memory (EMFILE, ENOMEM), until others have given some back.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Connections that are accepted before those that run have their turn: connecting costs a flood less than us accepting.
 const ACCEPTED_AT_ONCE: usize = 8;
@@ -61,10 +57,11 @@ pub(crate) async fn accept(downstream: Rc<Downstream>, socket: socket::Listener,
                 let peer = Peer { addresses, process: process(&downstream, &socket, addresses) };
                 receive(&downstream, socket, &ingress, peer);
             }
-            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                debug!(%error, "cannot accept a connection just now");
-                tokio::time::sleep(ACCEPT_RETRY).await;
+                if let Some(pause) = socket::pause_after(&error) {
+                    debug!(%error, "cannot accept a connection just now");
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }
@@ -80,7 +77,7 @@ fn receive(downstream: &Rc<Downstream>, socket: Socket, ingress: &Rc<Ingress>, p
         Some(check) if access.keys.is_empty() => downstream.turn_away(socket, &peer, check, &[]),
         Some(_) => {
             let stranger = connection(ClientState::Stranger);
-            downstream.worker.registry.give_place(&stranger.handle, &peer);
+            downstream.worker.registry.add_stranger(&stranger.handle, &peer);
             spawn(&ingress.scope, serve_stranger(downstream.clone(), stranger, socket));
         }
     }
@@ -107,12 +104,6 @@ fn spawn(scope: &Scope, serving: impl Future<Output = ()> + 'static) {
             }
         })),
     }
-}
-
-/// Errors of accept(2) that concern the connection which would have been accepted, not the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted | PermissionDenied)
 }
 
 /// A listening socket of this worker's runtime.

@@ -9,13 +9,13 @@ const MOST_FRAMES: usize = 128;
 /// Looks for the end of the first request's head in the frames of a client (RFC 9113 sections 3.4, 4.1 and 6.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FirstHead {
-    look: Look,
+    state: State,
     /// So many frames have begun.
     frames: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Look {
+enum State {
     /// So many bytes of the preface are there.
     Preface(usize),
     /// A frame's header begins; so many bytes of it are there.
@@ -40,7 +40,7 @@ const END_HEADERS: u8 = 4;
 
 impl FirstHead {
     pub(crate) fn new() -> Self {
-        Self { look: Look::Preface(0), frames: 0 }
+        Self { state: State::Preface(0), frames: 0 }
     }
 
     /// Whether so many frames have come that no client's first head would still be among them.
@@ -50,9 +50,9 @@ impl FirstHead {
 
     /// The stream of the first request, if its head has been whole.
     pub(crate) fn stream(&self) -> Option<u32> {
-        match self.look {
-            Look::Over { stream } => Some(stream),
-            Look::Preface(_) | Look::Header(..) | Look::Payload { .. } => None,
+        match self.state {
+            State::Over { stream } => Some(stream),
+            State::Preface(_) | State::Header(..) | State::Payload { .. } => None,
         }
     }
 
@@ -61,41 +61,41 @@ impl FirstHead {
         let mut at = 0;
         loop {
             let rest = bytes.len() - at;
-            self.look = match self.look {
-                Look::Over { .. } => return at,
+            self.state = match self.state {
+                State::Over { .. } => return at,
                 _ if self.is_too_late() => return at,
-                Look::Payload { left: 0, is_last: true, stream } => Look::Over { stream },
-                Look::Payload { left: 0, is_last: false, .. } => Look::Header([0; HEADER], 0),
+                State::Payload { left: 0, is_last: true, stream } => State::Over { stream },
+                State::Payload { left: 0, is_last: false, .. } => State::Header([0; HEADER], 0),
                 _ if rest == 0 => return at,
-                Look::Preface(there) => {
+                State::Preface(there) => {
                     let more = rest.min(PREFACE.len() - there);
                     at += more;
                     match there + more == PREFACE.len() {
-                        true => Look::Header([0; HEADER], 0),
-                        false => Look::Preface(there + more),
+                        true => State::Header([0; HEADER], 0),
+                        false => State::Preface(there + more),
                     }
                 }
-                Look::Header(mut header, there) => {
+                State::Header(mut header, there) => {
                     let more = rest.min(HEADER - there);
                     header[there..there + more].copy_from_slice(&bytes[at..at + more]);
                     at += more;
                     self.frames += usize::from(there + more == HEADER);
                     match there + more == HEADER {
-                        true => Look::payload(header),
-                        false => Look::Header(header, there + more),
+                        true => State::payload(header),
+                        false => State::Header(header, there + more),
                     }
                 }
-                Look::Payload { left, is_last, stream } => {
+                State::Payload { left, is_last, stream } => {
                     let more = rest.min(left);
                     at += more;
-                    Look::Payload { left: left - more, is_last, stream }
+                    State::Payload { left: left - more, is_last, stream }
                 }
             };
         }
     }
 }
 
-impl Look {
+impl State {
     /// What follows a frame's header.
     fn payload([high, middle, low, kind, flags, stream @ ..]: [u8; HEADER]) -> Self {
         Self::Payload {

@@ -82,7 +82,7 @@ impl AsyncRead for GatedIo {
                 gate.kept.advance(fits);
                 Poll::Ready(Ok(()))
             }
-            ClientState::Stranger if gate.first_head.stream().is_some() => Poll::Pending, // who vouches for it wakes the task
+            ClientState::Stranger if gate.first_head.stream().is_some() => Poll::Pending, // who admits it wakes the task
             ClientState::Stranger => {
                 let before = buf.filled().len();
                 ready!(Pin::new(io).poll_read(cx, buf)?);

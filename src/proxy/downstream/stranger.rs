@@ -30,7 +30,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether somebody has asked. Nobody notices so little before a refusal, and a look at all
 /// that stand there costs less than one who comes.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What is read and thrown away at one look at one connection: a request's head, hardly ever more.
 const READ_AT_ONCE: usize = 16 * 1024;
@@ -131,7 +131,7 @@ pub(crate) struct LingeringClose {
     leaving: RefCell<VecDeque<Leaving>>,
     room: usize,
     /// Whether somebody looks after them.
-    attended: Cell<bool>,
+    is_polling: Cell<bool>,
     stats: Arc<Stats>,
 }
 
@@ -156,7 +156,7 @@ enum Stage {
 
 impl LingeringClose {
     pub(crate) fn new(room: usize, stats: Arc<Stats>) -> Rc<Self> {
-        Rc::new(Self { leaving: RefCell::default(), room, attended: Cell::new(false), stats })
+        Rc::new(Self { leaving: RefCell::default(), room, is_polling: Cell::new(false), stats })
     }
 
     /// Refuses what comes on a connection; `read` is what has come already.
@@ -183,19 +183,19 @@ impl LingeringClose {
             first.leave(&self.stats);
         }
         leaving.push_back(client);
-        if !self.attended.replace(true) {
-            tokio::task::spawn_local(self.clone().attend());
+        if !self.is_polling.replace(true) {
+            tokio::task::spawn_local(self.clone().poll_leaving());
         }
     }
 
     /// Looks after those that stand here, until none does.
-    async fn attend(self: Rc<Self>) {
-        while self.attended.get() {
-            sleep(LOOK).await;
+    async fn poll_leaving(self: Rc<Self>) {
+        while self.is_polling.get() {
+            sleep(POLL_INTERVAL).await;
             let now = Instant::now();
             let mut leaving = self.leaving.borrow_mut();
             leaving.retain_mut(|client| !client.is_gone(now, &self.stats));
-            self.attended.set(!leaving.is_empty());
+            self.is_polling.set(!leaving.is_empty());
         }
     }
 }

@@ -12,6 +12,7 @@ use hyper::{Method, Request, StatusCode};
 use tracing::{Level, debug, enabled};
 
 use crate::client_keys::{ClientKey, KeyInUse};
+use crate::platform::clock;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
@@ -95,12 +96,12 @@ impl Exchange {
             Note::begin(&connection.worker.notes, origin, log, &access.uids, request)
         });
         let log = enabled!(Level::DEBUG).then(|| request.method().clone());
-        let began = Instant::now();
+        let began = clock::instant();
         Self { stream: stream.clone(), route: None, began, log, note, status: StatusCode::OK, key: None, in_use: None }
     }
 
     pub(crate) fn is_keyed(&mut self, key: &Arc<ClientKey>) {
-        self.stream.connection.vouch();
+        self.stream.connection.admit();
         if let Some(note) = &self.note {
             note.is_keyed(&key.name);
         }

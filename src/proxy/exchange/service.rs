@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
@@ -13,6 +12,7 @@ use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
 use crate::config::Upstream;
+use crate::platform::clock;
 use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
@@ -221,7 +221,7 @@ async fn let_in(
     {
         return Err(ProxyError::NotAllowed(Check::Container));
     }
-    connection.vouch();
+    connection.admit();
     let target = find(connection, table, host, request)?;
     exchange.reached(&target.local);
     let way_in = permit(connection, &table.shared, &caller, &target, host, request, exchange)?;
@@ -510,7 +510,7 @@ async fn after_401(
     response: upstream::Response,
     context: RequestContext<'_>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let (route, refused) = (&*local.entry, Instant::now());
+    let (route, refused) = (&*local.entry, clock::instant());
     let token = rejected.token();
     let Some(new) = renewed_token(stream, route, token, place, kept.as_ref()).await else {
         return respond(route, response, token, &context);

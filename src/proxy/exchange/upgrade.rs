@@ -7,7 +7,6 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, on};
@@ -17,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use crate::client_keys::KeyInUse;
+use crate::platform::clock;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
 use crate::proxy::exchange::accounting::Exchange;
@@ -43,10 +43,10 @@ pub(crate) async fn forward(
     let place = route.place(&request);
     let (request, kept) =
         replay::keep(request, route.replay_policy(), &stream.activity, &authorization.token().name, || stream.right());
-    let began = Instant::now();
+    let began = clock::instant();
     let mut response = send(stream, local, request, &mut authorization).await?;
     exchange.goes_up_with(authorization.token()); // it may be another one by now
-    let (refused, refused_at) = (authorization.token().clone(), Instant::now());
+    let (refused, refused_at) = (authorization.token().clone(), clock::instant());
     if authorization.judge(&response) == Some(Rejection::Renew)
         && let Some(new) = forward::renewed_token(stream, route, &refused, place, kept.as_ref()).await
         && let renewed = route.authorize(new)

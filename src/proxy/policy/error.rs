@@ -13,6 +13,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::advice::{advised, invocation};
 use crate::config::{AccountId, RouteName};
 use crate::mcp::{self, Message};
 use crate::proxy::fault::Fault;
@@ -137,10 +138,12 @@ impl ProxyError {
     pub(crate) fn login(&self) -> Option<String> {
         match self {
             Self::SignInRequired { account, .. } | Self::TokenRefused { account } => {
-                Some(format!("valetd login {account}"))
+                Some(advised(format_args!("login {account}")))
             }
-            Self::ScopeRequired { account, scope } if scope.is_empty() => Some(format!("valetd login {account}")),
-            Self::ScopeRequired { account, scope } => Some(format!("valetd login {account} --scope '{scope}'")),
+            Self::ScopeRequired { account, scope } if scope.is_empty() => {
+                Some(advised(format_args!("login {account}")))
+            }
+            Self::ScopeRequired { account, scope } => Some(advised(format_args!("login {account} --scope '{scope}'"))),
             _ => None,
         }
     }
@@ -283,8 +286,8 @@ impl ProxyError {
                 proxy_error: "http_request_denied",
                 detail: format!(
                     "Check: client key. The one presented is valid, but not for the route \"{route}\", which an answer \
-                     of another route may have led to. A key for both: valetd key add, with --route {route} \
-                     beside the other."
+                     of another route may have led to. A key for both: {}, with --route {route} beside the other.",
+                    advised("key add")
                 ),
             },
             Self::ForbiddenByRoute => Problem {
@@ -337,18 +340,20 @@ impl ProxyError {
                 kind: "too-many-requests",
                 title: "The client key has been used too often",
                 proxy_error: "http_request_denied",
-                detail: "The rate that the client key was made with (valetd key list) is exhausted; the upstream \
-                         was not asked."
-                    .to_owned(),
+                detail: format!(
+                    "The rate that the client key was made with ({}) is exhausted; the upstream was not asked.",
+                    advised("key list")
+                ),
             },
             Self::TooManyAtOnce => Problem {
                 status: StatusCode::TOO_MANY_REQUESTS,
                 kind: "too-many-requests",
                 title: "The client key is used too often at once",
                 proxy_error: "http_request_denied",
-                detail: "As many requests run with the client key as it was made for (valetd key list); the \
-                         upstream was not asked."
-                    .to_owned(),
+                detail: format!(
+                    "As many requests run with the client key as it was made for ({}); the upstream was not asked.",
+                    advised("key list")
+                ),
             },
             Self::MethodNotAllowed => Problem {
                 status: StatusCode::METHOD_NOT_ALLOWED,
@@ -392,7 +397,7 @@ impl ProxyError {
                 kind: "sign-in-required",
                 title: "Sign-in required",
                 proxy_error: "proxy_internal_response",
-                detail: format!("Account \"{account}\": {why}. Run: valetd login {account}"),
+                detail: format!("Account \"{account}\": {why}. Run: {}", self.login().unwrap_or_default()),
             },
             Self::Withheld { account, cause, why } => Problem {
                 status: StatusCode::SERVICE_UNAVAILABLE,
@@ -404,7 +409,7 @@ impl ProxyError {
                     Withholding::OtherMachine => "The stored credential is another machine's",
                 },
                 proxy_error: "proxy_internal_response",
-                detail: format!("Account \"{account}\": {why}. Run: {}", cause.remedy(account, "valetd")),
+                detail: format!("Account \"{account}\": {why}. Run: {}", cause.remedy(account, invocation())),
             },
             Self::NothingToDiscover => Problem {
                 status: StatusCode::NOT_FOUND,
@@ -422,7 +427,8 @@ impl ProxyError {
                 proxy_error: "proxy_internal_response",
                 detail: format!(
                     "The MCP server answers 401 to the newest token of account \"{account}\". If it goes on, sign in \
-                     again: valetd login {account}"
+                     again: {}",
+                    self.login().unwrap_or_default()
                 ),
             },
             Self::ScopeRequired { account, .. } => Problem {
@@ -440,9 +446,11 @@ impl ProxyError {
                 kind: "audit-unavailable",
                 title: "The request cannot be noted",
                 proxy_error: "proxy_internal_response",
-                detail: "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit \
-                 cannot be written just now, or has no room: valetd status tells why. The upstream was not asked."
-                    .to_owned(),
+                detail: format!(
+                    "With the setting `audit_required` nothing is forwarded that cannot be noted, and the audit cannot be \
+                     written just now, or has no room: {} tells why. The upstream was not asked.",
+                    advised("status")
+                ),
             },
             Self::TokenUnavailable { account, because, .. } => {
                 let mut detail = format!("Account \"{account}\" has no usable token just now; it is being renewed.");
@@ -469,11 +477,11 @@ impl ProxyError {
             Self::SignInRequired { account, why } => {
                 document.insert("account".into(), account.as_str().into());
                 document.insert("why".into(), json!(why));
-                document.insert("login".into(), format!("valetd login {account}").into());
+                document.insert("login".into(), self.login().into());
             }
             Self::Withheld { account, cause, .. } => {
                 document.insert("account".into(), account.as_str().into());
-                document.insert("remedy".into(), cause.remedy(account, "valetd").into());
+                document.insert("remedy".into(), cause.remedy(account, invocation()).into());
             }
             Self::TokenUnavailable { account, retry_after, .. } => {
                 document.insert("account".into(), account.as_str().into());
@@ -494,7 +502,7 @@ impl ProxyError {
             }
             Self::TokenRefused { account } => {
                 document.insert("account".into(), account.as_str().into());
-                document.insert("login".into(), format!("valetd login {account}").into());
+                document.insert("login".into(), self.login().into());
             }
             Self::ScopeRequired { account, scope } => {
                 document.insert("account".into(), account.as_str().into());

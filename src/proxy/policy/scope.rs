@@ -75,8 +75,8 @@ impl Scope {
         }
     }
 
-    /// What answers of our own say here: nothing of routes that do not exist, or that the client's key is not for, and to a
-    /// client that would need a key nothing of the configuration.
+    /// What responses of our own say here: nothing of routes that do not exist, or that the client's key is not for, and to a
+    /// client that would need a key nothing of the configuration and its places.
     pub(crate) fn advice<'a>(&self, all: &'a Advice, to: Reader<'_>) -> Cow<'a, Advice> {
         match to {
             Reader::Owner => {}
@@ -89,7 +89,9 @@ impl Scope {
                 return Cow::Owned(Advice { routes, ..Advice::default() });
             }
             Reader::Stranger => {
-                return Cow::Owned(Advice { first_steps: all.first_steps.clone(), ..Advice::default() });
+                // without the command, which names the places of our files
+                let first_steps = all.first_steps.is_some().then(|| "No account is set up yet.".to_owned());
+                return Cow::Owned(Advice { first_steps, ..Advice::default() });
             }
         }
         match self {

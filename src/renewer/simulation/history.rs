@@ -206,7 +206,7 @@ impl History {
                 .max(truth);
             let next = next.min(until.max(truth));
             if next > truth && outside.chance(4) {
-                outside.truth += 1 + outside.dice % (next - truth); // somebody looks in between
+                outside.truth += 1 + outside.dice.0 % (next - truth); // somebody looks in between
                 outside.look();
                 continue;
             }
@@ -225,7 +225,7 @@ impl History {
                 }
                 _ if wakeup.is_some_and(|at| at <= next) => {
                     if !outside.is_calm && outside.chance(16) {
-                        outside.truth += outside.dice % 2000; // a busy machine
+                        outside.truth += outside.dice.0 % 2000; // a busy machine
                     }
                     outside.look();
                     drop(outside);
@@ -326,7 +326,7 @@ impl History {
             }
             48..=59 => {
                 let mut outside = self.outside();
-                outside.kill_in = Some(outside.dice % 14);
+                outside.kill_in = Some(outside.dice.0 % 14);
             }
             60..=61 => self.outside().is_dead = true,
             62..=63 => self.stop(),
@@ -525,7 +525,7 @@ impl History {
             let waking = outside.truth;
             // connections that slept too long are dead
             let mut lost = 0;
-            let dice = outside.dice;
+            let dice = outside.dice.0;
             for in_flight in outside.in_flight.iter_mut().filter(|in_flight| in_flight.at < waking) {
                 if let Message::Answer(outcome, brought) = &mut in_flight.message
                     && dice.is_multiple_of(2)

@@ -37,7 +37,7 @@ fn history(seed: u64, off: Option<Measure>, is_told: bool) -> Result<Tally, Brok
     let accounts = 1 + outside.roll(3) as usize;
     // most are short, so that there can be many
     let happenings = if seed.is_multiple_of(8) { 10 + outside.roll(30) } else { 3 + outside.roll(9) };
-    let mut outside = Outside::new(outside.dice, off, accounts);
+    let mut outside = Outside::new(outside.dice.0, off, accounts);
     outside.is_told = is_told;
     let shortest = outside.servers.iter().map(|server| server.life).min().unwrap_or(HOUR);
     let mut history = History::new(outside);

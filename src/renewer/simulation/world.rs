@@ -17,6 +17,7 @@ use crate::platform::clock::Clock;
 use crate::renewal::{Failure, Place, RenewalId, Why, policy};
 use crate::renewer::world::{RevokeReply, StoreAnswer, Ticket, World};
 use crate::secret::Secret;
+use crate::split_mix::SplitMix64;
 use crate::store::{FaultyDisk, Record, Store};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::GrantFailure;
@@ -96,7 +97,7 @@ pub(super) const WAIT: Duration = Duration::from_secs(10);
 
 /// What the daemon reaches, and the truth behind it.
 pub(super) struct Outside {
-    pub(super) dice: u64,
+    pub(super) dice: SplitMix64,
     pub(super) off: Option<Measure>,
     pub(super) is_told: bool,
     /// Physical time, which is the servers', in milliseconds.
@@ -155,7 +156,7 @@ impl Outside {
     pub(super) fn new(seed: u64, off: Option<Measure>, accounts: usize) -> Self {
         let (truth, boot) = (1_800_000_000_000, -1_799_999_000_000);
         let mut this = Self {
-            dice: seed,
+            dice: SplitMix64(seed),
             off,
             is_told: false,
             truth,
@@ -207,13 +208,8 @@ impl Outside {
         this
     }
 
-    /// SplitMix64.
     pub(super) fn roll(&mut self, sides: u64) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides.max(1)
+        self.dice.next_u64() % sides.max(1)
     }
 
     pub(super) fn chance(&mut self, in_so_many: u64) -> bool {
@@ -490,6 +486,10 @@ impl World for SimWorld {
 
     fn remove(&mut self, ticket: Ticket, account: &AccountId) {
         self.outside().ask_store(index(account), ticket, None);
+    }
+
+    fn probe(&mut self, _: Ticket, _: &Record) {
+        unreachable!("no sign-in of a history is tried")
     }
 
     fn store_answer(&mut self) -> Option<StoreAnswer> {

@@ -1,6 +1,7 @@
 //! A home of its own for a daemon, the daemon itself, and a plain HTTP client to tell stories with.
 
 pub mod company;
+pub mod crate_map;
 pub mod disk;
 pub mod documents;
 pub mod frames;
@@ -14,6 +15,7 @@ pub mod stage;
 pub mod strict_upstream;
 pub mod terminal;
 pub mod tls;
+pub mod tokens;
 pub mod upstreams;
 pub mod wire;
 

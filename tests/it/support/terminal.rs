@@ -54,6 +54,11 @@ impl Terminal {
         before
     }
 
+    /// All that was shown so far.
+    pub fn shown(&self) -> String {
+        self.shown.lock().expect("a screen").clone()
+    }
+
     pub fn answer(&mut self, question: &str, line: &str) -> String {
         let before = self.until(question);
         self.type_line(line);
