@@ -584,7 +584,7 @@ impl Store {
     ///
     /// [`SealError::Ring`], [`SealError::NotSealed`]
     fn has_ring(&self) -> Result<(), SealError> {
-        self.inner().sealing.ring_to_change().map(|_| ())
+        reseal::ring_to_change(&self.inner().sealing).map(|_| ())
     }
 
     /// Whether a change can begin that makes a key.

@@ -125,7 +125,7 @@ pub(super) fn seal(
 /// Everything is in the clear again, and the ring is gone.
 pub(super) fn unseal(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, SealError> {
     refuse_to_leave_behind(folder, sealing)?;
-    let mut ring = sealing.ring_to_change()?;
+    let mut ring = ring_to_change(sealing)?;
     ring.active = None;
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
@@ -136,7 +136,7 @@ pub(super) fn unseal(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
 /// now may be lost, and opens it no more. A recovery code stands beside those before it until its owner has seen it:
 /// see [`keep_newest_code`].
 pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer) -> Result<(), SealError> {
-    let mut ring = sealing.ring_to_change()?;
+    let mut ring = ring_to_change(sealing)?;
     let Some(id) = ring.active.clone() else { return Err(SealError::NotSealed) };
     let key = sealing.key(&id).map_err(|why| SealError::Locked(why.into_words()))?;
     let kind = offer.kind.name();
@@ -165,7 +165,7 @@ pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer
 
 /// The newest recovery code has been seen: those before it are void.
 pub(super) fn keep_newest_code(folder: &mut Folder, sealing: &mut Sealing) -> Result<(), SealError> {
-    let mut ring = sealing.ring_to_change()?;
+    let mut ring = ring_to_change(sealing)?;
     for key in &mut ring.keys {
         let Some(newest) = key.slots.iter().rposition(is_code) else { continue };
         let mut number = 0..;
@@ -253,6 +253,19 @@ fn keys_in_use(folder: &mut Folder) -> Result<Vec<KeyId>, StoreError> {
         keys.extend(folder.peek(&name)?.and_then(|bytes| key_of(&bytes)));
     }
     Ok(keys)
+}
+
+/// The ring, to be changed.
+///
+/// # Errors
+///
+/// [`SealError::Ring`] if it cannot be used; [`SealError::NotSealed`] if there is none.
+pub(super) fn ring_to_change(sealing: &Sealing) -> Result<Ring, SealError> {
+    match (sealing.ring(), sealing.trouble()) {
+        (Some(ring), _) => Ok(ring.clone()),
+        (None, Some(trouble)) => Err(SealError::Ring(trouble.why().to_owned())),
+        (None, None) => Err(SealError::NotSealed),
+    }
 }
 
 /// What people remember can be guessed; what machines make cannot.

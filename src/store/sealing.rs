@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use super::file::{self, Marked, Marks, Unreadable};
 use super::record::Record;
-use super::reseal::SealError;
 use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey};
 use crate::config::AccountId;
 use crate::key_source::{Kind, NoSecret};
@@ -34,7 +33,7 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    fn why(&self) -> &str {
+    pub(super) fn why(&self) -> &str {
         match self {
             Self::Unread(why) | Self::Lost(why) => why,
         }
@@ -72,19 +71,6 @@ impl Sealing {
     /// Why the ring cannot be used, if there is one and it cannot.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
-    }
-
-    /// The ring, to be changed.
-    ///
-    /// # Errors
-    ///
-    /// [`SealError::Ring`] if it cannot be used; [`SealError::NotSealed`] if there is none.
-    pub(super) fn ring_to_change(&self) -> Result<Ring, SealError> {
-        match (&self.ring, &self.trouble) {
-            (Some(ring), _) => Ok(ring.clone()),
-            (None, Some(trouble)) => Err(SealError::Ring(trouble.why().to_owned())),
-            (None, None) => Err(SealError::NotSealed),
-        }
     }
 
     /// Another ring takes the place of this one. The keys that it shares with this one stay at hand.

@@ -100,9 +100,13 @@ impl Desktop {
         (values.clone().count(), values.next_back().unwrap_or_default().to_owned())
     }
 
-    fn locked(&self) -> Value {
-        let output = self.run(&["seal", "--json"]);
-        serde_json::from_slice::<Value>(&output.stdout).expect("a JSON document")["locked"].clone()
+    /// Waits until the store is said to be locked for this reason: at a start, nobody has asked yet.
+    fn until_locked(&self, reason: &str) {
+        let locked = || -> Value {
+            let output = self.run(&["seal", "--json"]);
+            serde_json::from_slice::<Value>(&output.stdout).expect("a JSON document")["locked"].clone()
+        };
+        eventually(reason, || locked().as_str().is_some_and(|why| why.contains(reason)).then_some(()));
     }
 }
 
@@ -191,7 +195,7 @@ fn a_key_in_the_keyring_opens_the_store_when_that_is_unlocked_and_is_away_while_
     // locked at the start: nothing is lost, and the unlock is heard
     let daemon = desktop.start();
     daemon.until("lab", "store-locked");
-    assert!(desktop.locked().as_str().is_some_and(|why| why.contains("the keyring is locked")), "{}", desktop.locked());
+    desktop.until_locked("the keyring is locked");
     // long enough for the pauses between two questions to be longer than what is measured
     std::thread::sleep(std::time::Duration::from_millis(3500));
     let before = std::time::Instant::now();
@@ -205,7 +209,7 @@ fn a_key_in_the_keyring_opens_the_store_when_that_is_unlocked_and_is_away_while_
     keyring.end();
     let daemon = desktop.start();
     daemon.until("lab", "store-locked");
-    assert!(desktop.locked().as_str().is_some_and(|why| why.contains("no keyring is running")), "{}", desktop.locked());
+    desktop.until_locked("no keyring is running");
     assert!(!desktop.has_keyring(), "it was started by asking");
     let keyring = desktop.keyring(true);
     daemon.until("lab", "usable");
@@ -223,12 +227,9 @@ fn a_key_in_the_keyring_opens_the_store_when_that_is_unlocked_and_is_away_while_
     // a keyring that is open and has no such key says that it is gone
     let mut command = desktop.settle(Command::new("secret-tool"));
     assert!(command.args(["clear", "application", "valetd"]).status().expect("it runs").success());
-    assert!(
-        desktop.locked().as_str().is_some_and(|why| why.contains("has no key of this store")),
-        "{}",
-        desktop.locked()
-    );
-    drop(keyring);
+    let daemon = desktop.start();
+    desktop.until_locked("has no key of this store");
+    drop((daemon, keyring));
     assert_eq!(desktop.server.log().reuse_detected, 0);
 }
 
