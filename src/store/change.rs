@@ -115,7 +115,10 @@ impl Store {
         sources: &KeySources,
         unix_now: u64,
     ) -> Result<(Vec<String>, Left), SealError> {
-        self.may_begin(change)?;
+        if change == SealChange::Rotate {
+            self.has_ring()?;
+        }
+        self.may_have_another_ring()?;
         let SealState { sealed: before, .. } = self.seal_state();
         let offer = sources.offer().map_err(SealError::NoSource)?;
         let source = offer.kind.name();

@@ -587,11 +587,12 @@ impl Store {
         reseal::ring_to_change(&self.inner().sealing).map(|_| ())
     }
 
-    /// Whether a change can begin that makes a key.
-    fn may_begin(&self, change: SealChange) -> Result<(), SealError> {
-        if change == SealChange::Rotate {
-            self.has_ring()?;
-        }
+    /// Whether another ring may take the place of the one that there is: not of one that may be whole and cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::Ring`]
+    fn may_have_another_ring(&self) -> Result<(), SealError> {
         match self.inner().sealing.trouble() {
             Some(sealing::Trouble::Unread(why)) => Err(SealError::Ring(why.clone())),
             Some(sealing::Trouble::Lost(_)) | None => Ok(()),

@@ -20,6 +20,7 @@ const KNOWN_USERS_OF_THEIR_FOLDER: &[&str] = &[
     "cli::demo::page -> cli::demo",
     "cli::exec::intercept -> cli::exec",
     "cli::exec::relay -> cli::exec",
+    "key_source::keyring -> key_source",
     "key_source::systemd -> key_source",
 ];
 
