@@ -142,15 +142,17 @@ impl Store {
                 said.push(words.to_owned());
             }
             Some(before) if before.has_recovery => {
-                let words = "the recovery code was for the key before: valetd seal recovery makes one for this key";
-                said.push(words.to_owned());
+                let recovery = advised("seal recovery");
+                said.push(format!("the recovery code was for the key before: {recovery} makes one for this key"));
             }
             Some(_) => {}
         }
         if !left.0.is_empty() {
-            let words = "what is left as it was opens again when its key comes back, or by the recovery code of that time; \
-                         to use such an account before that: valetd login";
-            said.push(words.to_owned());
+            said.push(format!(
+                "what is left as it was opens again when its key comes back, or by the recovery code of that time; to use \
+                 such an account before that: {}",
+                advised("login NAME")
+            ));
         }
         Ok((said, left))
     }
