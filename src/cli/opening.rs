@@ -1,6 +1,7 @@
 //! Opening the store while no daemon runs, with the passphrase where it takes one.
 
 use super::failure::{Exit, Failure};
+use crate::advice::advised;
 use crate::config::Config;
 use crate::key_source::Kind;
 use crate::platform::paths::Paths;
@@ -20,7 +21,7 @@ pub(super) fn ask_passphrase() -> Result<Secret, Failure> {
     asked.map_err(|error| {
         Failure::new(error)
             .while_doing("asking for the passphrase that the store is sealed by")
-            .with_remedy("start the daemon, and: valetd unlock --passphrase-stdin")
+            .with_remedy(format!("start the daemon, and: {}", advised("unlock --passphrase-stdin")))
             .with_exit(Exit::Locked)
     })
 }
@@ -39,17 +40,23 @@ pub(super) fn unlocked(store: Store) -> Result<Store, Failure> {
 }
 
 pub(super) fn locked(why: &str) -> Failure {
-    Failure::say(format!("the store is locked: {why}")).with_remedy(WAYS).with_exit(Exit::Locked)
+    Failure::say(format!("the store is locked: {why}")).with_remedy(ways()).with_exit(Exit::Locked)
 }
 
 /// What opens a store while no daemon runs, and what to do where nothing does.
-pub(super) const WAYS: &str = "to try again: valetd unlock; where the key is lost for good: valetd unlock --recovery, or \
-                               valetd seal on --new-key and then login";
+pub(super) fn ways() -> String {
+    format!(
+        "to try again: {}; where the key is lost for good: {}, or {} and then login",
+        advised("unlock"),
+        advised("unlock --recovery"),
+        advised("seal on --new-key")
+    )
+}
 
 /// A failure of the store, with its exit code.
 pub(super) fn of_store(error: StoreError) -> Failure {
     match error {
-        error @ StoreError::Locked { .. } => Failure::new(error).with_remedy(WAYS).with_exit(Exit::Locked),
+        error @ StoreError::Locked { .. } => Failure::new(error).with_remedy(ways()).with_exit(Exit::Locked),
         error => Failure::new(error),
     }
 }

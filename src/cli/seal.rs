@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::configuration::{config_or_empty, load_config, places};
 use super::failure::{Exit, Failure};
-use super::opening::{WAYS, ask_passphrase, of_store, takes_passphrase};
+use super::opening::{ask_passphrase, of_store, takes_passphrase, ways};
 use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
@@ -226,7 +226,7 @@ pub(super) fn secret_on_stdin() -> Result<Secret, Failure> {
 pub(super) fn failure_of(error: SealError) -> Failure {
     match error {
         SealError::NoSource(why) => Failure::say("there is no key to seal with").with_problems(why),
-        error @ SealError::Locked(_) => Failure::new(error).with_remedy(WAYS).with_exit(Exit::Locked),
+        error @ SealError::Locked(_) => Failure::new(error).with_remedy(ways()).with_exit(Exit::Locked),
         error @ SealError::Ring(_) => Failure::new(error).with_exit(Exit::Locked),
         SealError::Store(error) => of_store(error),
         error @ (SealError::NotSealed | SealError::NoRandomness) => Failure::new(error),

@@ -378,8 +378,9 @@ fn spendings_in_words(found: &[(AccountId, Spending)]) -> Vec<String> {
         said.push(match spending {
             Spending::Spent => continue,
             Spending::Kept => format!(
-                "{id}: its server gives no new credential for a renewal, so what lay in the clear works on: valetd logout \
-                 {id}, then login, ends it where the server can revoke"
+                "{id}: its server gives no new credential for a renewal, so what lay in the clear works on: {}, then login, \
+                 ends it where the server can revoke",
+                advised(format_args!("logout {id}"))
             ),
             Spending::Failed(why) => {
                 format!("{id}: what lay in the clear works still, until it is renewed, which could not be done now: {why}")

@@ -138,14 +138,14 @@ impl Store {
                 said.push(words.to_owned());
             }
             Some(before) if before.has_recovery => {
-                let words = "the recovery code was for the key before: valetd seal recovery makes one for this key";
-                said.push(words.to_owned());
+                let anew = advised("seal recovery");
+                said.push(format!("the recovery code was for the key before: {anew} makes one for this key"));
             }
             Some(_) => {}
         }
         if !left.0.is_empty() {
             let words = "what is left as it was opens again when its key comes back, or by the recovery code of that time; \
-                         to use such an account before that: valetd login";
+                         such an account is used before that by signing in to it again";
             said.push(words.to_owned());
         }
         Ok((said, left))

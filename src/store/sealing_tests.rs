@@ -503,7 +503,7 @@ fn a_lost_key_is_left_behind_when_a_person_says_so_and_takes_nothing_with_it() {
     assert!(matches!(store.change_seal(SealChange::On, &sources, 2), Err(SealError::Locked(_))));
     let SealChanged { left, said, .. } = store.change_seal(SealChange::OnAnew, &sources, 2).unwrap();
     assert_eq!(left.0.len(), ACCOUNTS.len(), "{left:?}");
-    assert!(said.last().unwrap().contains("valetd login"), "{said:?}");
+    assert!(said.last().unwrap().contains("signing in to it again"), "{said:?}");
     for account in ACCOUNTS {
         let name = format!("{account}.json");
         assert_eq!(disk.files()[&name], before[&name], "{name} stays");
