@@ -182,7 +182,7 @@ struct Desk {
     title: String,
     arrived: mpsc::Sender<AuthorizationResponse>,
     ending: watch::Sender<Ending>,
-    /// Whether the page of a result that is certain was fetched.
+    /// Whether the page of a result that is certain has gone out whole.
     fetched: watch::Sender<bool>,
 }
 
@@ -245,18 +245,22 @@ impl Seats {
 
 /// Answers one request.
 async fn serve(stream: TcpStream, desk: Arc<Desk>, has_asked: Arc<AtomicBool>) {
+    let shows_result = AtomicBool::new(false);
     let service = service_fn(|request| {
         has_asked.store(true, Ordering::Relaxed);
-        let desk = desk.clone();
-        async move { Ok::<_, Infallible>(answer(&desk, request).await) }
+        let (desk, shows_result) = (desk.clone(), &shows_result);
+        async move { Ok::<_, Infallible>(answer(&desk, request, shows_result).await) }
     });
     let mut http = http1::Builder::new();
     http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(LARGEST_HEAD);
     let whole = HEAD_LIMIT + HOLD + HEAD_LIMIT;
     let _ = timeout(whole, http.serve_connection(TokioIo::new(stream), service)).await; // whoever leaves, leaves
+    if shows_result.load(Ordering::Relaxed) {
+        desk.fetched.send_replace(true); // not earlier: the process may end by it, and the page must be out
+    }
 }
 
-async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(desk: &Desk, request: Request<Incoming>, shows_result: &AtomicBool) -> Response<Full<Bytes>> {
     match judge(request.method(), request.uri(), request.headers(), &desk.expected) {
         Asked::Response(response) => {
             // the first one counts; a page that is loaded again is shown what became of it
@@ -269,7 +273,7 @@ async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>
         }
         Asked::Result => {
             let ending = desk.ending.borrow().clone();
-            desk.fetched.send_replace(ending != Ending::Redeeming);
+            shows_result.store(ending != Ending::Redeeming, Ordering::Relaxed);
             page(StatusCode::OK, page::ending(&desk.title, &ending))
         }
         Asked::Foreign => page(StatusCode::BAD_REQUEST, page::foreign()),

@@ -299,7 +299,7 @@ fn one_false_refusal_is_told_at_once_and_mended_by_a_restart_or_by_a_person_who_
 #[test]
 fn an_answer_for_another_identity_is_noticed() {
     let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    let claims = json!({"sub": "eve", "email": "eve@example.org", "exp": 4_000_000_000_u64});
+    let claims = json!({"sub": "eve", "email": "eve@example.org", "aud": "lab-client", "exp": 4_000_000_000_u64});
     let eve = format!("{}.{}.c2ln", part(json!({"alg": "none"})), part(claims));
     let server = Server::start(Provider::Gdh, lab::rotating(Rotation::Off));
     let home = lab::home(&server, lab::EAGER, "", "");

@@ -166,6 +166,9 @@ fn a_stale_token_in_gbdx_auths_file_is_tried_first_and_then_the_password_beside_
     let grants = || server.log().token_calls.iter().map(|call| call.grant.clone()).collect::<Vec<_>>();
     for is_running in [false, true] {
         let daemon = is_running.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable"); // its first renewal is none of the login's
+        }
         let before = grants().len();
         write("stale", PASSWORD);
         let done = home.run(&["login", "lab", "--import"]);

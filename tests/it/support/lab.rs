@@ -85,12 +85,16 @@ pub(crate) fn ping(address: &str) -> Answer {
     get(address, "/lab/ping").expect("an answer")
 }
 
-/// Asks for a renewal and waits until the server's answer, or its lack, has been taken in.
+/// Asks for a renewal and waits until the server's response, or its lack, has been taken in, and what it brought is saved.
 pub(crate) fn renew(daemon: &Daemon<'_>) -> Value {
-    let before = daemon.account("lab")["token_requests"].as_u64();
+    let came_to = |account: &Value| ["renewals", "failures", "last_failure", "state"].map(|key| account[key].clone());
+    let before = daemon.account("lab");
     assert!(ask_for_renewal(daemon));
     eventually("the renewal has ended", || {
-        Some(daemon.account("lab")).filter(|account| account["token_requests"].as_u64() > before)
+        Some(daemon.account("lab")).filter(|account| {
+            account["token_requests"].as_u64() > before["token_requests"].as_u64()
+                && came_to(account) != came_to(&before)
+        })
     })
 }
 
