@@ -268,27 +268,10 @@ impl Raw {
     }
 }
 
-/// A text whose sentences are broken between words. Pure.
+/// A text whose sentences are broken between words. An indented line stays whole: it is there to be copied. Pure.
 fn wrapped(text: &str, columns: usize) -> String {
-    let mut wrapped = String::with_capacity(text.len() + 8);
-    for line in text.split_inclusive('\n') {
-        if line.starts_with(' ') || line.trim_end().chars().count() <= columns {
-            wrapped.push_str(line);
-            continue;
-        }
-        let mut column = 0;
-        for word in line.split_inclusive(' ') {
-            let width = word.trim_end().chars().count();
-            if column > 0 && column + width > columns {
-                wrapped.truncate(wrapped.trim_end_matches(' ').len());
-                wrapped.push('\n');
-                column = 0;
-            }
-            wrapped.push_str(word);
-            column += word.chars().count();
-        }
-    }
-    wrapped
+    let line = |line: &str| if line.starts_with(' ') { line.to_owned() } else { folded_line(line, columns, 0) };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether the next key is there already: no person types that fast, so it belongs to what was pasted.
