@@ -33,7 +33,8 @@ class Terminal:
                                       preexec_fn=begin, env=valetd.environment(TERM="xterm"))
         os.close(slave)
         self.master, self.shown = master, ""
-        threading.Thread(target=self.read, daemon=True).start()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
 
     def read(self):
         while True:
@@ -62,6 +63,7 @@ class Terminal:
             self.child.wait(20)
         status = self.child.poll()
         self.child.kill()
+        self.reader.join(5)  # what it has said last may not have been read yet
         return status, self.shown
 
 

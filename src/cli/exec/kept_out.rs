@@ -190,24 +190,24 @@ mod tests {
         let part = |path| folder(path, false);
         type Row<'a> = (Folder, &'a [&'a str], Result<&'a [&'a str], &'a str>);
         let rows: [Row<'_>; 16] = [
-            (whole("/opt/valetd/state"), &["/work"], Ok(&["/opt/valetd/state"])),
-            (part("/etc/valetd"), &["/work"], Ok(&["/etc/valetd"])),
-            (whole("/usr/lib/credstore"), &["/work"], Ok(&["/usr/lib/credstore"])),
-            (whole("/srv/state"), &["/work"], Ok(&[])),
-            (whole("/optional/state"), &["/work"], Ok(&[])),
-            (part("/etc"), &["/work"], Err("which is in /etc, with the system")),
-            (part("/usr/lib"), &["/work"], Err("with the system")),
-            (whole("/"), &["/work"], Err("would show")),
+            (whole("/opt/valetd/state"), &["/data"], Ok(&["/opt/valetd/state"])),
+            (part("/etc/valetd"), &["/data"], Ok(&["/etc/valetd"])),
+            (whole("/usr/lib/credstore"), &["/data"], Ok(&["/usr/lib/credstore"])),
+            (whole("/srv/state"), &["/data"], Ok(&[])),
+            (whole("/optional/state"), &["/data"], Ok(&[])),
+            (part("/etc"), &["/data"], Err("which is in /etc, with the system")),
+            (part("/usr/lib"), &["/data"], Err("with the system")),
+            (whole("/"), &["/data"], Err("would show")),
             // what lies beside the system's folders is not there
-            (part("/"), &["/work"], Ok(&[])),
-            (whole("/work/state"), &["/work"], Err("/work would show")),
-            (whole("/work"), &["/work"], Err("would show")),
-            (whole("/work"), &["/work/in/it"], Err("would show")),
-            (part("/work"), &["/work"], Err("would show")),
+            (part("/"), &["/data"], Ok(&[])),
+            (whole("/data/state"), &["/data"], Err("/data would show")),
+            (whole("/data"), &["/data"], Err("would show")),
+            (whole("/data"), &["/data/in/it"], Err("would show")),
+            (part("/data"), &["/data"], Err("would show")),
             // what is beside a file does not show it
-            (part("/work"), &["/work/in/it"], Ok(&[])),
+            (part("/data"), &["/data/in/it"], Ok(&[])),
             (part("/opt/valetd"), &["/opt/valetd/work"], Ok(&["/opt/valetd"])),
-            (whole("/data"), &["/work", "/data/more"], Err("/data/more would show")),
+            (whole("/data"), &["/data", "/data/more"], Err("/data/more would show")),
         ];
         for (folder, shown, expected) in rows {
             let shown: Vec<PathBuf> = shown.iter().map(PathBuf::from).collect();
