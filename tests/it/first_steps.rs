@@ -360,3 +360,13 @@ fn a_server_that_cannot_be_asked_is_not_blamed() {
     assert!(said.contains("connection refused") && said.contains("look at the address, the network"), "{said}");
     assert!(!said.contains("does not say how to sign in"), "{said}");
 }
+
+#[test]
+fn a_renewal_that_wants_a_sign_in_first_says_so_once_and_by_its_exit_code() {
+    let home = Home::with(&lab(&free_address(), &free_address()));
+    let _daemon = home.start();
+    let refresh = home.run(&["refresh", "lab"]);
+    let said = words(&refresh);
+    assert_eq!(refresh.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("valetd login lab").count(), 1, "{said}");
+}
