@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::support::{Home, VALETD, free_address, words};
 
@@ -369,4 +370,40 @@ fn a_renewal_that_wants_a_sign_in_first_says_so_once_and_by_its_exit_code() {
     let said = words(&refresh);
     assert_eq!(refresh.status.code(), Some(3), "{said}");
     assert_eq!(said.matches("valetd login lab").count(), 1, "{said}");
+}
+
+#[test]
+fn who_waits_for_a_daemon_that_does_not_answer_waits_no_longer_than_was_said() {
+    let home = Home::with(&lab(&free_address(), &free_address()));
+    let daemon = home.start();
+    daemon.tell("STOP");
+    let began = Instant::now();
+    let wait = home.run(&["wait", "lab", "--timeout", "1s"]);
+    let said = words(&wait);
+    assert_eq!(wait.status.code(), Some(1), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}: {said}", began.elapsed());
+    assert!(said.contains("did not answer within 1 s") && said.contains("doctor' names its process"), "{said}");
+    let doctor = words(&home.run(&["doctor", "--offline"])).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        doctor.contains(&format!("(pid {})", daemon.child.id())) && doctor.contains("end it, and start"),
+        "{doctor}"
+    );
+    assert!(!doctor.contains("start it: valetd"), "what is there cannot be started: {doctor}");
+    daemon.tell("CONT");
+}
+
+#[test]
+fn units_stay_where_the_service_manager_cannot_be_told() {
+    let home = Home::empty();
+    with_manager(&home); // at whose socket nobody listens
+    with_units(&home);
+    let unit = home.path("config/systemd/user/valetd.service");
+    let written = "# Written by 'valetd service install'; to change a setting: systemctl --user edit valetd\n";
+    let text = fs::read_to_string(&unit).expect("a unit");
+    fs::write(&unit, format!("{written}{text}")).expect("written");
+    let uninstall = home.run(&["service", "uninstall"]);
+    let said = words(&uninstall);
+    assert_eq!(uninstall.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing was removed") && !said.contains("stopped"), "{said}");
+    assert!(unit.exists(), "what runs on can still be stopped by its name");
 }
