@@ -156,6 +156,8 @@ fn a_program_that_was_replaced_is_told_until_the_daemon_is_started_anew() {
     for verb in [&["status"][..], &["doctor", "--offline"]] {
         let said = words(&home.run(verb)).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(said.contains("program file has been replaced since this daemon started"), "{said}");
+        let restart = format!("end process {} (Ctrl-C where it runs) and start it again", daemon.child.id());
+        assert!(said.contains(&restart) && !said.contains("systemctl"), "no service manager runs it: {said}");
     }
     drop(daemon);
     let _daemon = start();

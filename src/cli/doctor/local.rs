@@ -115,7 +115,9 @@ pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>,
         let says = format!("it has {instead} in force, as {} cannot be used: {problem}", daemon.config_file.display());
         findings.push(fail(CHECK, says, format!("{invocation} check; it takes the file over when it is mended")));
     }
-    findings.extend(daemon.warnings.iter().map(|warning| Finding { remedy: None, ..warn(CHECK, warning, "") }));
+    let remedied =
+        |warning: &String| Finding { remedy: manager::remedy_of(warning, daemon.pid), ..warn(CHECK, warning, "") };
+    findings.extend(daemon.warnings.iter().map(remedied));
     findings
 }
 
