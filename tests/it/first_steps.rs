@@ -199,7 +199,7 @@ fn what_cannot_be_done_says_the_remedy_and_says_it_once() {
     let login = &["login", "lab", "--username", "me", "--password-stdin"][..];
     let untried = &["login", "lab", "--refresh-token-stdin", "--untried"][..];
     type Row<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str, &'a str);
-    let rows: [Row<'_>; 8] = [
+    let rows: [Row<'_>; 12] = [
         ("a taken port", &["run"], &[], 1, "is taken by process", "name another address"),
         ("no unit", &["key", "add", "a", "--route", "lab", "--expires", "2"], &[], 2, "'2'", "say of what: 2s, 2m, 2h"),
         (
@@ -229,6 +229,24 @@ fn what_cannot_be_done_says_the_remedy_and_says_it_once() {
             "permission denied",
             "--config",
         ),
+        (
+            "nothing may be added",
+            &["add", "mine", "gbdx"],
+            &[("XDG_CONFIG_HOME", "/sys")],
+            1,
+            "permission denied",
+            "--config",
+        ),
+        ("a folder", &["check", "--config", "/usr"], &[], 1, "is a folder", "name a file"),
+        (
+            "no level at all",
+            &["run", "--log", ","],
+            &[],
+            2,
+            "it names no level",
+            "(off, error, warn, info, debug, trace)",
+        ),
+        ("no service manager", &["service", "status"], &[], 1, "no systemd user manager", "works under any supervisor"),
     ];
     for (case, verb, variables, code, cause, remedy) in rows {
         let mut command = home.valetd(verb);

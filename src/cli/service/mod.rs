@@ -326,7 +326,10 @@ fn uninstall() -> Result<Exit, Failure> {
 }
 
 fn status() -> Result<Exit, Failure> {
-    require_manager().map_err(|failure| failure.while_doing("looking at the service"))?;
+    manager().map_err(|why| {
+        let remedy = "'valetd run' works under any supervisor; a service wants a session of systemd (not by su)";
+        Failure::say(why).with_remedy(remedy).while_doing("looking at the service")
+    })?;
     let mut runs = false;
     let mut out = String::new();
     for unit in [SERVICE, SOCKET, CONTROL_SOCKET] {
