@@ -32,7 +32,16 @@ pub(super) fn edit(
     // an editor's link stays a link
     let file = places.config_file.canonicalize().unwrap_or_else(|_| places.config_file.clone());
     let doing = format!("writing {}", file.display());
-    let failed = |error: io::Error| Failure::say(words(&error)).while_doing(doing.clone());
+    let failed = |error: io::Error| {
+        let failure = Failure::say(words(&error)).while_doing(doing.clone());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                failure.with_remedy("have its folder let you write, or name a file elsewhere with --config")
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failure.with_remedy("make room and try again"),
+            _ => failure,
+        }
+    };
     let _ours = lock_folder_of(&file).map_err(failed)?;
     for _ in 0..TRIES {
         let before = read(&file)?;

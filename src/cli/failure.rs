@@ -148,9 +148,11 @@ impl Failure {
                               command and for the daemon";
                 Self::new(error).with_remedy(remedy)
             }
-            ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::Garbled { .. } => {
-                Self::new(error)
+            ClientError::Silent { .. } => {
+                let doctor = format!("{} doctor", options.invocation());
+                Self::new(error).with_remedy(format!("'{doctor}' names its process: end that, and start it again"))
             }
+            ClientError::Unreachable { .. } | ClientError::Garbled { .. } => Self::new(error),
         }
     }
 }

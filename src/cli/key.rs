@@ -12,7 +12,7 @@ use super::mcp::parse_rule;
 use super::options::Options;
 use super::output::{print, remark};
 use super::runtime::block_on;
-use super::text::{Cell, Table, parse_term, printable, relative};
+use super::text::{Cell, Table, columns, parse_term, printable, relative, wrapped_to};
 use crate::advice::advised;
 use crate::client_keys::{KeyError, KeyRing, Limits, NewKey, Rate, Rights};
 use crate::config::{self, Config, KeyName, RouteName};
@@ -225,7 +225,11 @@ fn add_here(places: &Paths, new: NewKey) -> Result<Secret, Failure> {
     let known = |name: &RouteName| loaded.config.routes.iter().any(|route| route.name == *name);
     if let Some(unknown) = new.rights.routes.iter().find(|name| !known(name)) {
         let routes = loaded.config.routes.iter().map(|route| route.name.as_str());
-        return Err(Failure::unknown(&UnknownName::new("route", unknown.as_str(), routes)));
+        let failure = Failure::unknown(&UnknownName::new("route", unknown.as_str(), routes));
+        return Err(match loaded.config.routes.is_empty() {
+            true => failure.with_remedy(format!("there is none yet: {} makes one", advised("add NAME PROVIDER"))),
+            false => failure,
+        });
     }
     if let Some(why) = lacks_mcp(&loaded.config, &new) {
         return Err(Failure::say(why));
@@ -259,13 +263,16 @@ fn list(options: &Options, arguments: &List) -> Result<Exit, Failure> {
         print(&format!("There is no client key. To make one: {}\n", advised("key add NAME --route ROUTE")))?;
         return Ok(Exit::Fine);
     }
-    print(&(table(&keys, unix_seconds()).join("\n") + "\n"))?;
+    let width = columns().unwrap_or(usize::MAX);
+    print(&(table(&keys, unix_seconds(), width).join("\n") + "\n"))?;
     Ok(Exit::Fine)
 }
 
-fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
-    let mut table = Table::default();
-    table.row(["NAME", "GOOD FOR", "EXPIRES", "RATE", "REQUESTS"].map(Cell::new));
+/// Where there is no room for it, what a key is good for has lines of its own. Pure but for the names of users.
+fn table(keys: &[KeyReport], now: u64, width: usize) -> Vec<String> {
+    const GOOD_FOR: usize = 1;
+    let mut rows = vec![["NAME", "GOOD FOR", "EXPIRES", "RATE", "REQUESTS"].map(Cell::new).to_vec()];
+    let mut good_for_all = Vec::new();
     for key in keys {
         let any = |words: &[String]| if words.is_empty() { "*".to_owned() } else { words.join(",") };
         let mut good_for = format!("{} {} {}", key.routes.join(","), any(&key.methods), any(&key.paths));
@@ -289,15 +296,30 @@ fn table(keys: &[KeyReport], now: u64) -> Vec<String> {
             (None, true) => "with its holder".to_owned(),
             (None, false) => "never".to_owned(),
         };
-        table.row([
+        rows.push(vec![
             Cell::new(printable(&key.name)),
             Cell::new(printable(&good_for)),
             Cell::new(expires),
             Cell::new(key.rate.clone().unwrap_or_else(|| "-".to_owned())),
             Cell::number(key.requests),
         ]);
+        good_for_all.push(printable(&good_for));
     }
-    table.lines()
+    let in_table = |rows: &[Vec<Cell>]| {
+        let mut table = Table::default();
+        rows.iter().for_each(|row| table.row(row.clone()));
+        table
+    };
+    let whole = in_table(&rows);
+    if whole.width() <= width {
+        return whole.lines();
+    }
+    rows.iter_mut().for_each(|row| drop(row.remove(GOOD_FOR)));
+    let mut lines = in_table(&rows).lines().into_iter();
+    let head: Vec<String> = lines.next().into_iter().collect();
+    let below = |good_for: &String| wrapped_to(&format!("good for {good_for}"), 2, width).trim_end().to_owned();
+    let each = lines.zip(&good_for_all).flat_map(|(line, good_for)| [line, below(good_for)]);
+    head.into_iter().chain(each).collect()
 }
 
 fn revoke(options: &Options, arguments: &Revoke) -> Result<Exit, Failure> {
@@ -369,7 +391,15 @@ mod tests {
             "agent         gbdx,gdh GET /catalog/**  in 2 h           10/s        12",
             "ephemeral-00  gdh * *                   with its holder  -            0",
         ];
-        assert_eq!(table(&[key.clone(), whole], 1000), expected);
+        assert_eq!(table(&[key.clone(), whole.clone()], 1000, 80), expected);
+        let narrow = [
+            "NAME          EXPIRES          RATE  REQUESTS",
+            "agent         in 2 h           10/s        12",
+            "  good for gbdx,gdh GET /catalog/**",
+            "ephemeral-00  with its holder  -            0",
+            "  good for gdh * *",
+        ];
+        assert_eq!(table(&[key.clone(), whole], 1000, 60), narrow);
         let bounded = KeyReport {
             messages: vec!["mcp tools/call search_*".into()],
             user: Some(4_000_000_000),
@@ -380,7 +410,7 @@ mod tests {
         };
         let said =
             "gbdx,gdh GET /catalog/**; mcp tools/call search_*; for 4000000000; 4 at once; 10 of 1000 bytes used";
-        assert!(table(&[bounded], 1000)[1].contains(said));
+        assert!(table(&[bounded], 1000, 200)[1].contains(said));
     }
 
     #[test]

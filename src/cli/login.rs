@@ -344,12 +344,9 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
     remark(&format!("There is no configuration yet: writing {} with the account {id}.", file.display()));
     let head = format!("# valetd's configuration; '{}' checks it\n", advised("check"));
     let settings = [("provider", Setting::Text(id.to_string()))];
-    let written = config_file::edit(places, &uninterrupted(), |text| {
+    config_file::edit(places, &uninterrupted(), |text| {
         let added = config_edit::with_account(if text.is_empty() { &head } else { text }, id.as_str(), &settings, &[]);
         added.map_err(|why| Failure::say(format!("{} {why}", file.display())))
-    });
-    written.map_err(|failure| {
-        failure.with_remedy("have its folder let you write, or name a file elsewhere with --config")
     })?;
     Ok(true)
 }

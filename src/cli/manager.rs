@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::fs::StatVfsMountFlags;
 
 use super::options::Options;
-use crate::control::report::DaemonReport;
+use crate::control::report::{DaemonReport, PROGRAM_REPLACED};
 use crate::platform::environment;
 use crate::platform::paths;
 
@@ -59,6 +59,11 @@ pub(super) fn age(daemon: &DaemonReport) -> Option<(String, String)> {
         Ordering::Equal => format!("the daemon is {theirs}, this program is {OURS}"),
     };
     Some((words, restart_command(daemon.pid)))
+}
+
+/// The command that mends what the daemon warns of, where it takes one.
+pub(super) fn remedy_of(warning: &str, pid: u32) -> Option<String> {
+    (warning == PROGRAM_REPLACED).then(|| restart_command(pid))
 }
 
 /// Why no units can be used here; `Ok` if they can.

@@ -40,6 +40,7 @@ mod doctor;
 mod events;
 mod exec;
 mod help;
+mod holder;
 mod key;
 mod lock;
 mod log;

@@ -23,7 +23,8 @@ Example:
   valetd refresh gbdx
 
 Exit codes: 0 renewed, 1 not renewed but the token in hand is still usable (or
-the daemon does not run), 3 somebody must sign in, 4 there is no usable token.")]
+the daemon does not run), 3 somebody must sign in, 4 there is no usable token,
+5 the store is locked.")]
 pub(super) struct Arguments {
     /// The account
     #[arg(value_parser = parse_account)]
@@ -40,11 +41,17 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let renewed = block_on(async {
         let mut client = Client::connect(&socket).await?;
         let before = client.account(account.as_str()).await?;
-        client.refresh(account.as_str()).await?;
-        outcome(&mut client, &before, timeout).await
+        if let Err(error) = client.refresh(account.as_str()).await {
+            return Ok(Err((error, before.state)));
+        }
+        Ok(Ok(outcome(&mut client, &before, timeout).await?))
     })?;
-    let (outcome, now) = renewed.map_err(|error| Failure::of_call(error, options).while_doing(doing.clone()))?;
-    report(outcome, &now).map_err(|failure| failure.while_doing(doing))
+    let in_words = |error| Failure::of_call(error, options).while_doing(doing.clone());
+    match renewed.map_err(in_words)? {
+        Ok((outcome, now)) => report(outcome, &now).map_err(|failure| failure.while_doing(doing.clone())),
+        Err((error, state)) if needs_sign_in(state) => Err(in_words(error).with_exit(Exit::SignInRequired)),
+        Err((error, _)) => Err(in_words(error)),
+    }
 }
 
 /// What has become of a renewal.
@@ -54,6 +61,14 @@ pub(super) enum Outcome {
     Failed,
     /// No response in time.
     Pending,
+}
+
+/// Whether there is no renewal before a person has seen to the account.
+fn needs_sign_in(state: State) -> bool {
+    match state {
+        State::SignInRequired | State::KeyGone | State::OtherMachine => true,
+        State::Usable | State::Waiting | State::Renewing | State::StoreLocked | State::Locked => false,
+    }
 }
 
 /// Waits for the first renewal to end after `before` was seen.

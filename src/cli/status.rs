@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::configuration::places;
 use super::failure::{Exit, Failure, NOT_CONFIGURED};
-use super::manager::age;
+use super::manager::{age, remedy_of};
 use super::options::Options;
 use super::output::print;
 use super::runtime::block_on;
@@ -95,8 +95,14 @@ fn standing(report: &StatusReport) -> Exit {
     if report.daemon.configured { verdict(&report.accounts) } else { Exit::NotConfigured }
 }
 
-/// The same, with a line for a daemon that is not of this program's version.
+/// The same, with the remedies of its warnings, and a line for a daemon that is not of this program's version.
 fn with_age(mut report: StatusReport) -> StatusReport {
+    let pid = report.daemon.pid;
+    for warning in &mut report.daemon.warnings {
+        if let Some(remedy) = remedy_of(warning, pid) {
+            warning.push_str(&format!(": {remedy}"));
+        }
+    }
     let age = age(&report.daemon).map(|(words, remedy)| format!("{words}: {remedy}"));
     report.daemon.warnings.extend(age);
     report

@@ -94,7 +94,8 @@ pub(super) fn wrapped(text: &str, indent: usize) -> String {
     wrapped_to(text, indent, width())
 }
 
-fn wrapped_to(text: &str, indent: usize, width: usize) -> String {
+/// The same for a width that is said. Pure.
+pub(super) fn wrapped_to(text: &str, indent: usize, width: usize) -> String {
     let margin = " ".repeat(indent);
     let mut out = String::new();
     let mut column = 0;

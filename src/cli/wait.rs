@@ -46,6 +46,9 @@ pub(super) struct Arguments {
 /// How often to look. There is no more to it than a read of what the daemon has at hand.
 pub(super) const GLANCE: Duration = Duration::from_millis(150);
 
+/// A daemon has at least so long to say how it stands, however short the wait is to be.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// Who has waited for so long is told what for.
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
@@ -78,7 +81,10 @@ pub(super) async fn until_usable(
     let mut connection = None;
     let mut is_told = false;
     loop {
-        let outcome = match look(&mut connection, socket).await {
+        let patience = deadline.saturating_duration_since(Instant::now()).max(LEAST);
+        let looked = tokio::time::timeout(patience, look(&mut connection, socket)).await;
+        let silent = |_| Err(ClientError::Silent { socket: socket.to_owned(), after: patience });
+        let outcome = match looked.unwrap_or_else(silent) {
             Ok(report) => {
                 let usable = match Failure::of_missing_configuration(&report.daemon, options) {
                     Some(failure) => Outlook::InVain(failure),

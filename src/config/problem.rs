@@ -108,8 +108,13 @@ impl Problem {
     pub(crate) fn unreadable(name: impl Into<String>, error: &std::io::Error) -> Self {
         let source = Source { name: name.into(), text: String::new(), readable_by_others: false };
         let place = Place { source: &source, span: 0..0, key: String::new() };
-        let remedy = "make it readable for the user that valetd runs as";
-        let complaint = Complaint::new(format!("cannot be read: {error}"), remedy);
+        let complaint = match error.kind() {
+            std::io::ErrorKind::IsADirectory => Complaint::new("is a folder", "name a file"),
+            _ => {
+                let remedy = "make it readable for the user that valetd runs as";
+                Complaint::new(format!("cannot be read: {error}"), remedy)
+            }
+        };
         Self { excerpt: None, ..Self::new(Severity::Error, &place, complaint) }
     }
 

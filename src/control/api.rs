@@ -421,10 +421,14 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
     match error {
         RequestError::Stopping => stopping(),
         RequestError::Refused(sentence) => {
-            let problem = Problem::new(409, kind::REFUSED, "that cannot be done now", sentence);
+            let problem = |sentence: &str| Problem::new(409, kind::REFUSED, "that cannot be done now", sentence);
             match account_report(state, id).ok().filter(|account| account.state == State::SignInRequired) {
-                Some(AccountReport { next_action: Some(command), .. }) => problem.with_remedy(command),
-                _ => problem,
+                Some(AccountReport { next_action: Some(command), .. }) => {
+                    // the remedy is said once
+                    let why = sentence.strip_suffix(&format!("; run `{command}`")).unwrap_or(&sentence);
+                    problem(why).with_remedy(command)
+                }
+                _ => problem(&sentence),
             }
         }
         RequestError::StoreLocked(sentence) => {

@@ -143,7 +143,11 @@ impl Client {
         let body = self.call(Method::GET, "/v1/status", None, AT_ONCE).await?;
         let Versioned { schema } = self.read(&body)?;
         if schema != SCHEMA {
-            let detail = format!("its status has version {schema}, this program reads {SCHEMA}: restart the daemon");
+            let remedy = match schema < SCHEMA {
+                true => "restart the daemon",
+                false => "this program is the older one, so use the one that the daemon was started from",
+            };
+            let detail = format!("its status has version {schema}, this program reads {SCHEMA}: {remedy}");
             return Err(self.garbled(detail));
         }
         self.read(&body)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::Events;
-use super::report::{Facts, Readings, Sources, StatusReport};
+use super::report::{Facts, PROGRAM_REPLACED, Readings, Sources, StatusReport};
 use crate::accounts::Accounts;
 use crate::client_keys::{AddressKind, KeyRing, OwnAddress};
 use crate::config::{Config, RouteName};
@@ -27,10 +27,6 @@ pub(crate) struct LendRequest {
     /// Answered with the address, or why there is none. An address that nobody waits for any more is closed again.
     pub reply: oneshot::Sender<Result<OwnAddress, String>>,
 }
-
-/// What is said after an upgrade, until the daemon is started anew.
-const REPLACED: &str = "valetd's program file has been replaced since this daemon started, which still runs the old one: \
-                        restart it (the service: systemctl --user restart valetd)";
 
 /// What the verbs read and whom they ask. Cheap to clone.
 #[derive(Clone)]
@@ -80,7 +76,7 @@ impl ControlState {
             keys: &self.keys,
             store: &self.store.seal_state(),
         });
-        report.daemon.warnings.extend(program::is_replaced().then(|| REPLACED.to_owned()));
+        report.daemon.warnings.extend(program::is_replaced().then(|| PROGRAM_REPLACED.to_owned()));
         report
     }
 }

@@ -120,7 +120,12 @@ fn read_filter(filter: &str) -> Result<Targets, LogError> {
             LEVELS.join(", ")
         ))
     };
-    for directive in filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+    let said = || filter.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    // which would silence all but errors, as nobody has said
+    if said().next().is_none() {
+        return Err(refused("it names no level".to_owned()));
+    }
+    for directive in said() {
         // what is read below takes a word that is no level for a module, of which everything is logged
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
         if level.is_empty() || level.parse::<LevelFilter>().is_err() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::support::{Home, VALETD, free_address, words};
 
@@ -155,6 +156,8 @@ fn a_program_that_was_replaced_is_told_until_the_daemon_is_started_anew() {
     for verb in [&["status"][..], &["doctor", "--offline"]] {
         let said = words(&home.run(verb)).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(said.contains("program file has been replaced since this daemon started"), "{said}");
+        let restart = format!("end process {} (Ctrl-C where it runs) and start it again", daemon.child.id());
+        assert!(said.contains(&restart) && !said.contains("systemctl"), "no service manager runs it: {said}");
     }
     drop(daemon);
     let _daemon = start();
@@ -196,7 +199,7 @@ fn what_cannot_be_done_says_the_remedy_and_says_it_once() {
     let login = &["login", "lab", "--username", "me", "--password-stdin"][..];
     let untried = &["login", "lab", "--refresh-token-stdin", "--untried"][..];
     type Row<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str, &'a str);
-    let rows: [Row<'_>; 8] = [
+    let rows: [Row<'_>; 12] = [
         ("a taken port", &["run"], &[], 1, "is taken by process", "name another address"),
         ("no unit", &["key", "add", "a", "--route", "lab", "--expires", "2"], &[], 2, "'2'", "say of what: 2s, 2m, 2h"),
         (
@@ -226,6 +229,24 @@ fn what_cannot_be_done_says_the_remedy_and_says_it_once() {
             "permission denied",
             "--config",
         ),
+        (
+            "nothing may be added",
+            &["add", "mine", "gbdx"],
+            &[("XDG_CONFIG_HOME", "/sys")],
+            1,
+            "permission denied",
+            "--config",
+        ),
+        ("a folder", &["check", "--config", "/usr"], &[], 1, "is a folder", "name a file"),
+        (
+            "no level at all",
+            &["run", "--log", ","],
+            &[],
+            2,
+            "it names no level",
+            "(off, error, warn, info, debug, trace)",
+        ),
+        ("no service manager", &["service", "status"], &[], 1, "no systemd user manager", "works under any supervisor"),
     ];
     for (case, verb, variables, code, cause, remedy) in rows {
         let mut command = home.valetd(verb);
@@ -359,4 +380,50 @@ fn a_server_that_cannot_be_asked_is_not_blamed() {
     let said = words(&home.run(&["add", "x", &format!("http://{address}/mcp")]));
     assert!(said.contains("connection refused") && said.contains("look at the address, the network"), "{said}");
     assert!(!said.contains("does not say how to sign in"), "{said}");
+}
+
+#[test]
+fn a_renewal_that_wants_a_sign_in_first_says_so_once_and_by_its_exit_code() {
+    let home = Home::with(&lab(&free_address(), &free_address()));
+    let _daemon = home.start();
+    let refresh = home.run(&["refresh", "lab"]);
+    let said = words(&refresh);
+    assert_eq!(refresh.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("valetd login lab").count(), 1, "{said}");
+}
+
+#[test]
+fn who_waits_for_a_daemon_that_does_not_answer_waits_no_longer_than_was_said() {
+    let home = Home::with(&lab(&free_address(), &free_address()));
+    let daemon = home.start();
+    daemon.tell("STOP");
+    let began = Instant::now();
+    let wait = home.run(&["wait", "lab", "--timeout", "1s"]);
+    let said = words(&wait);
+    assert_eq!(wait.status.code(), Some(1), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}: {said}", began.elapsed());
+    assert!(said.contains("did not answer within 1 s") && said.contains("doctor' names its process"), "{said}");
+    let doctor = words(&home.run(&["doctor", "--offline"])).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        doctor.contains(&format!("(pid {})", daemon.child.id())) && doctor.contains("end it, and start"),
+        "{doctor}"
+    );
+    assert!(!doctor.contains("start it: valetd"), "what is there cannot be started: {doctor}");
+    daemon.tell("CONT");
+}
+
+#[test]
+fn units_stay_where_the_service_manager_cannot_be_told() {
+    let home = Home::empty();
+    with_manager(&home); // at whose socket nobody listens
+    with_units(&home);
+    let unit = home.path("config/systemd/user/valetd.service");
+    let written = "# Written by 'valetd service install'; to change a setting: systemctl --user edit valetd\n";
+    let text = fs::read_to_string(&unit).expect("a unit");
+    fs::write(&unit, format!("{written}{text}")).expect("written");
+    let uninstall = home.run(&["service", "uninstall"]);
+    let said = words(&uninstall);
+    assert_eq!(uninstall.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing was removed") && !said.contains("stopped"), "{said}");
+    assert!(unit.exists(), "what runs on can still be stopped by its name");
 }

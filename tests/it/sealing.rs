@@ -467,7 +467,7 @@ fn a_record_that_was_copied_to_another_machine_is_not_spent_before_somebody_says
     let action = account["next_action"].as_str().expect("one");
     assert!(action.contains("valetd login lab") && action.contains("adopt lab"), "{action}");
     assert_eq!(ping(&address(&daemon)).json()["type"], "urn:valetd:problem:other-machine");
-    assert_eq!(home.run(&["refresh", "lab"]).status.code(), Some(1));
+    assert_eq!(home.run(&["refresh", "lab"]).status.code(), Some(3), "as status and wait say it");
     assert_eq!(sealable.server.log().token_calls.len(), asked, "the server was not asked");
     let adopted = home.run(&["adopt", "lab"]);
     assert!(adopted.status.success(), "{}", words(&adopted));

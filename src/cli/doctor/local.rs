@@ -1,13 +1,12 @@
 //! What this machine shows without asking anybody else: files, the daemon's own status, addresses, the service.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
-use std::io::Read;
+use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use super::super::configuration::{Loaded, load_config};
+use super::super::holder::lock_holder;
 use super::super::manager::{self, Unit};
 use super::super::options::Options;
 use super::super::status::mcp_in_words;
@@ -87,13 +86,19 @@ pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>,
     let report = match status {
         Ok(report) => report,
         Err(error) => {
-            return vec![match lock_holder(&places.state_dir) {
-                Some(pid) => fail(
+            let folder = places.state_dir.display();
+            return vec![match (error, lock_holder(&places.state_dir)) {
+                (ClientError::NotRunning(_), Some(pid)) => fail(
                     CHECK,
-                    format!("{error}, and another daemon{pid} holds {}", places.state_dir.display()),
+                    format!("{error}, and another daemon{pid} holds {folder}"),
                     "it was started with other options, or is on its way up or down: stop it, or use its --socket",
                 ),
-                None => fail(CHECK, error.to_string(), manager::how_to_start(options)),
+                (ClientError::NotRunning(_), None) => fail(CHECK, error.to_string(), manager::how_to_start(options)),
+                // one is there: another that is started would find everything taken
+                (error, Some(pid)) => {
+                    fail(CHECK, format!("{error}; a daemon{pid} holds {folder}"), "end it, and start it again")
+                }
+                (error, None) => fail(CHECK, error.to_string(), "end what listens there, and start the daemon again"),
             }];
         }
     };
@@ -110,21 +115,10 @@ pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>,
         let says = format!("it has {instead} in force, as {} cannot be used: {problem}", daemon.config_file.display());
         findings.push(fail(CHECK, says, format!("{invocation} check; it takes the file over when it is mended")));
     }
-    findings.extend(daemon.warnings.iter().map(|warning| Finding { remedy: None, ..warn(CHECK, warning, "") }));
+    let remedied =
+        |warning: &String| Finding { remedy: manager::remedy_of(warning, daemon.pid), ..warn(CHECK, warning, "") };
+    findings.extend(daemon.warnings.iter().map(remedied));
     findings
-}
-
-/// The process that holds the state folder, ` (pid N)` as far as it is known; `None` if nobody does.
-fn lock_holder(folder: &Path) -> Option<String> {
-    let mut file = File::open(folder.join("lock")).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => {}
-        Ok(()) | Err(TryLockError::Error(_)) => return None,
-    }
-    let mut words = String::new();
-    let _ = file.read_to_string(&mut words);
-    let pid = words.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
-    Some(if pid.is_empty() { String::new() } else { format!(" (pid {pid})") })
 }
 
 /// Whether the daemon has its addresses, and if not, who has them.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::configuration::{load_config, places};
 use super::failure::{Exit, Failure};
+use super::holder::lock_holder;
 use super::manager::{
     CONTROL_SOCKET, ELSEWHERE, SERVICE, SOCKET, Unit, command, has_linger, manager, unit_file, unit_texts, unstartable,
     why_not_started,
@@ -18,8 +19,8 @@ use super::output::{is_agreed, print, remark};
 use super::runtime::block_on;
 use super::text::{length, printable};
 use crate::config::Config;
-use crate::control::client::Client;
-use crate::control::report::DaemonReport;
+use crate::control::client::{Client, ClientError};
+use crate::control::report::{DaemonReport, StatusReport};
 use crate::platform::listeners;
 use crate::platform::paths::Paths;
 
@@ -207,8 +208,8 @@ fn install(places: &Paths, wishes: Wishes<'_>, linger: bool, take_over: bool) ->
 
 /// Sees to it that the addresses can be had: a daemon of this user that was started by hand is ended, if that is wanted.
 fn make_room(places: &Paths, wishes: Wishes<'_>, take_over: bool) -> Result<(), Failure> {
-    let running = block_on(async { Client::connect(&places.socket).await?.status().await })?;
-    if let Ok(report) = running {
+    let asked = block_on(async { Client::connect(&places.socket).await?.status().await })?;
+    if let Some(report) = daemon_in_the_way(asked, lock_holder(&places.state_dir).as_deref())? {
         let DaemonReport { pid, uptime_seconds, .. } = report.daemon;
         let who = format!("a valetd that was started by hand runs (pid {pid}, up {})", length(uptime_seconds));
         if !take_over && !is_agreed(&format!("{who}. End it, and let the service go on in its place?")) {
@@ -232,6 +233,24 @@ fn make_room(places: &Paths, wishes: Wishes<'_>, take_over: bool) -> Result<(), 
         }
         None => Ok(()),
     }
+}
+
+/// The daemon that must end before the service can start; `None` if there is none. What cannot be asked, or holds the
+/// state folder and listens elsewhere, is not ended from here, and nothing may be put in its place while it is there. Pure.
+fn daemon_in_the_way(
+    asked: Result<StatusReport, ClientError>,
+    holder: Option<&str>,
+) -> Result<Option<StatusReport>, Failure> {
+    let who = match (asked, holder) {
+        (Ok(report), _) => return Ok(Some(report)),
+        (Err(ClientError::NotRunning(_)), None) => return Ok(None),
+        (Err(ClientError::NotRunning(_)), Some(pid)) => {
+            format!("a valetd{pid} holds the credentials and listens elsewhere: it was started with other options")
+        }
+        (Err(error), pid) => format!("{error}{}", pid.unwrap_or_default()),
+    };
+    let failure = Failure::say(format!("{who}; nothing was changed"));
+    Err(failure.with_remedy("end it where it runs (Ctrl-C), then: valetd service install"))
 }
 
 /// Ends a daemon as Ctrl-C does, and waits until it is gone.
@@ -275,6 +294,10 @@ fn uninstall() -> Result<Exit, Failure> {
     }
     let mut said = Vec::new();
     if manager().is_ok() {
+        // a manager that cannot be told goes on running what has no unit any more
+        systemctl(&["daemon-reload"]).map_err(|failure| {
+            doing(failure.with_remedy("nothing was removed; end the daemon where it runs, or try again in a session"))
+        })?;
         // what is not there is disabled already
         let _ = systemctl(&["disable", "--now", SOCKET, CONTROL_SOCKET, SERVICE]);
         said.push("stopped and disabled".to_owned());
@@ -303,7 +326,10 @@ fn uninstall() -> Result<Exit, Failure> {
 }
 
 fn status() -> Result<Exit, Failure> {
-    require_manager().map_err(|failure| failure.while_doing("looking at the service"))?;
+    manager().map_err(|why| {
+        let remedy = "'valetd run' works under any supervisor; a service wants a session of systemd (not by su)";
+        Failure::say(why).with_remedy(remedy).while_doing("looking at the service")
+    })?;
     let mut runs = false;
     let mut out = String::new();
     for unit in [SERVICE, SOCKET, CONTROL_SOCKET] {
@@ -368,4 +394,30 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
     let said = String::from_utf8_lossy(&output.stderr);
     let lines = said.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     Err(Failure::say(format!("{words} ended with {}", output.status)).with_problems(lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::tests::report;
+
+    #[test]
+    fn nothing_is_put_in_the_place_of_a_daemon_that_is_there() {
+        let socket = || "/run/v.sock".into();
+        let silent = ClientError::Silent { socket: socket(), after: Duration::from_secs(10) };
+        let garbled = ClientError::Garbled { socket: socket(), detail: "its status has version 9".to_owned() };
+        let foreign = ClientError::Foreign { socket: socket(), owner: 7 };
+        let nobody = || Err(ClientError::NotRunning(socket()));
+        assert!(daemon_in_the_way(nobody(), None).unwrap().is_none());
+        assert!(daemon_in_the_way(Ok(report()), Some(" (pid 7)")).unwrap().is_some());
+        for (case, asked, holder, expected) in [
+            ("stopped", Err(silent), Some(" (pid 7)"), "did not answer within 10 s (pid 7)"),
+            ("of another version", Err(garbled), None, "version 9"),
+            ("somebody else's", Err(foreign), None, "is not yours"),
+            ("with a socket of its own", nobody(), Some(" (pid 7)"), "a valetd (pid 7) holds the credentials"),
+        ] {
+            let said = daemon_in_the_way(asked, holder).unwrap_err().to_string();
+            assert!(said.contains(expected) && said.contains("nothing was changed"), "{case}: {said}");
+        }
+    }
 }

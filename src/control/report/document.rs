@@ -16,6 +16,11 @@ use crate::timestamp::Timestamp;
 /// The version of the document that this program writes and reads.
 pub(crate) const SCHEMA: u32 = 1;
 
+/// The warning after an upgrade, until the daemon is started anew. Who reads it adds the command that does so: whether a
+/// service manager runs the daemon is not for the daemon to say.
+pub(crate) const PROGRAM_REPLACED: &str =
+    "valetd's program file has been replaced since this daemon started, which still runs the old one";
+
 /// The whole document.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct StatusReport {

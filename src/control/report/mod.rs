@@ -10,6 +10,6 @@ pub(crate) mod tests;
 
 pub(crate) use build::{Facts, Sources};
 pub(crate) use document::{
-    AccountReport, CredentialReport, DaemonReport, McpReport, Moment, OwnAddressReport, Readings, RouteReport, SCHEMA,
-    State, StatusReport, StoreReport, Wakeup, server_in_words,
+    AccountReport, CredentialReport, DaemonReport, McpReport, Moment, OwnAddressReport, PROGRAM_REPLACED, Readings,
+    RouteReport, SCHEMA, State, StatusReport, StoreReport, Wakeup, server_in_words,
 };
