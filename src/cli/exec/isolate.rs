@@ -280,6 +280,8 @@ impl Walls {
         for mask in &masks {
             say(&[&"--remount-ro", mask]);
         }
+        // who is root outside, too, could change the kernel's settings there, and bubblewrap leaves them open (/proc/sys)
+        say(&[&"--remount-ro", &"/proc"]);
         say(&[&"--chdir", &view.working]);
         let mut filters = Vec::new();
         for filter in
