@@ -115,6 +115,9 @@ attempt("the control interface", asks("GET /v1/status HTTP/1.1\r\nHost: valetd\r
 # files and sockets
 for name in ["control", "agent", "bus"]:
     attempt(f"the socket of {name}", unix(facts[name]))
+for name in ["service", "datagrams"]:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        attempt(f"the socket of a {name} in a folder of the system", connects(facts[name], socket.AF_UNIX, kind))
 for name in ["state", "config", "secret", "temporary", "runtime"]:
     attempt(f"the files of {name}", reads(facts[name]))
 for path in ["/var/run/docker.sock", "/run/docker.sock", "/run/dbus/system_bus_socket", "/run/user", "/sys/kernel", "/dev/mem",
