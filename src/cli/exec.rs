@@ -221,7 +221,11 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             false => None,
             true => {
                 #[expect(clippy::disallowed_methods, reason = "the command runs where it was called")]
-                let working = std::env::current_dir().map_err(Failure::new)?;
+                let working = std::env::current_dir().map_err(|error| {
+                    Failure::new(error)
+                        .while_doing("finding the working directory")
+                        .with_remedy("run it in a folder that is there")
+                })?;
                 let view = isolate::View::new(places.home.clone(), working, bind, ro)?;
                 let (masks, services) = masks(&view, &places, &report)?;
                 let socket = address.as_deref().and_then(|address| address.strip_prefix("unix:"));

@@ -382,7 +382,17 @@ fn exit_codes_signals_and_allowed_hosts_get_through_the_wall() {
     for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143)] {
         assert_eq!(behind(&scene, &[], &["sh", "-c", script]).status.code(), Some(code), "{script}");
     }
-    assert_eq!(behind(&scene, &[], &["no-such-command-here"]).status.code(), Some(127));
+    let output = behind(&scene, &[], &["no-such-command-here"]);
+    assert_eq!(output.status.code(), Some(127));
+    assert!(words(&output).contains("--ro FOLDER"), "{}", words(&output));
+    let elsewhere = scene.home().path("elsewhere").display().to_string();
+    let within = scene.home().path("work").display().to_string();
+    for (folder, expected) in [(&elsewhere, "/tmp/"), (&within, within.as_str())] {
+        let mut exec = scene.exec(&["-r", "api", "--isolate", "--", "mktemp"]);
+        let output = exec.current_dir(&within).env("TMPDIR", folder).output().expect("valetd runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.starts_with(expected), "{}", words(&output));
+    }
     let ca = scene.world.folder.path().join("ca.pem");
     fs::create_dir_all(scene.home().path("work")).expect("a folder");
     fs::copy(&ca, scene.home().path("work/ca.pem")).expect("copied");

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
@@ -179,8 +179,12 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     environment.extend(bundles.variables.iter().map(|(name, value)| (name.clone(), Some(inside(value)))));
     let given = |(name, value): (String, String)| (name, Some(value.replace("{placeholder_jwt}", PLACEHOLDER_JWT)));
     environment.extend(placeholders.into_iter().map(given));
-    if walls.is_some() {
+    if let Some(inside) = &walls {
         environment.extend(isolate::OUTSIDE.map(|name| (name.to_owned(), None)));
+        let gone = isolate::TEMPORARY
+            .into_iter()
+            .filter(|name| environment::value(name).is_some_and(|folder| !inside.view.shows(Path::new(&folder))));
+        environment.extend(gone.map(|name| (name.to_owned(), None)));
     }
     if let Some(key) = to_show {
         let secrets: Vec<&Secret> = [&key].into_iter().chain(&settings.password).collect();

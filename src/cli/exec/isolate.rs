@@ -75,6 +75,9 @@ pub(super) const OUTSIDE: [&str; 14] = [
     "XDG_RUNTIME_DIR",
 ];
 
+/// Variables that name the folder for temporary files: `/tmp`, inside, where they name none that is there.
+pub(super) const TEMPORARY: [&str; 4] = ["TMPDIR", "TMP", "TEMP", "TEMPDIR"];
+
 /// What of the machine is inside, besides the system.
 #[derive(Debug)]
 pub(super) struct View {
@@ -117,6 +120,12 @@ impl View {
     /// What the command is given, without links.
     pub(super) fn shown(&self) -> Vec<PathBuf> {
         [&self.working].into_iter().chain(&self.writable).chain(&self.readable).map(|path| real(path)).collect()
+    }
+
+    /// Whether a path is in what the command is given.
+    pub(super) fn shows(&self, path: &Path) -> bool {
+        let path = real(path);
+        self.shown().iter().any(|shown| path.starts_with(shown))
     }
 
     /// Which folders of the system are masked, so that it does not see what is to be kept out. `runtime` is the folder of this
