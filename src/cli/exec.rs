@@ -45,6 +45,7 @@ mod kept_out;
 mod mounts;
 pub(super) mod relay;
 mod routes;
+mod services;
 mod supervise;
 mod syscalls;
 mod trust;
@@ -131,6 +132,10 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let Arguments { isolate, allow, bind, ro, trust_mount, java, shell, print_env, mut command, .. } = arguments;
     intercept |= isolate || trust_mount || java || only;
     let allow = allowed_hosts(allow, only || isolate)?;
+    if isolate {
+        isolate::refuse_folders_as_streams()?;
+        isolate::refuse_this_machine(&allow)?;
+    }
     if shell {
         command = vec![environment::value("SHELL").unwrap_or_else(|| "/bin/sh".into())];
     }
@@ -216,9 +221,13 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             false => None,
             true => {
                 #[expect(clippy::disallowed_methods, reason = "the command runs where it was called")]
-                let working = std::env::current_dir().map_err(Failure::new)?;
+                let working = std::env::current_dir().map_err(|error| {
+                    Failure::new(error)
+                        .while_doing("finding the working directory")
+                        .with_remedy("run it in a folder that is there")
+                })?;
                 let view = isolate::View::new(places.home.clone(), working, bind, ro)?;
-                let masks = masks(&view, &places, &report)?;
+                let (masks, services) = masks(&view, &places, &report)?;
                 let socket = address.as_deref().and_then(|address| address.strip_prefix("unix:"));
                 let lent = socket.zip(line.take()).map(|(socket, line)| Lent {
                     socket: socket.into(),
@@ -226,7 +235,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                     line,
                 });
                 let own = asking_again(lent, places.socket.clone(), names, AddressKind::RoutesOnUnix);
-                Some(intercept::Inside { view, masks, own: Rc::new(own) })
+                Some(intercept::Inside { view, masks, services, own: Rc::new(own) })
             }
         },
     };
@@ -321,8 +330,8 @@ fn reached(
     }
 }
 
-/// Which folders of the system an isolated command must not see.
-fn masks(view: &View, places: &Paths, report: &StatusReport) -> Result<Vec<PathBuf>, Failure> {
+/// Which folders of the system an isolated command must not see, and which sockets in others.
+fn masks(view: &View, places: &Paths, report: &StatusReport) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Failure> {
     let ours = usable_config(places)?;
     let running = &report.daemon.config_file;
     let others = match *running == places.config_file {
@@ -337,7 +346,10 @@ fn masks(view: &View, places: &Paths, report: &StatusReport) -> Result<Vec<PathB
     let mounts = Mount::of_this_process();
     let kept_out = kept_out::folders(&kept_out::places(places, &ours, others.as_ref(), report), &mounts);
     let runtime = environment::value("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    view.masks(&kept_out, runtime.as_deref(), &mounts)
+    let mut masks = view.masks(&kept_out, runtime.as_deref(), &mounts)?;
+    let services = services::hidden_from(&view.shown(), &mounts);
+    masks.extend(services.folders.into_iter().filter(|folder| !masks.contains(folder)).collect::<Vec<_>>());
+    Ok((masks, services.sockets))
 }
 
 /// The configuration, which says what a command must not have.

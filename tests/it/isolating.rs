@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -89,6 +89,12 @@ fn an_agent_that_tries_to_get_out_does_not() {
     let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
     let (agent, bus) = (temporary.path().join("agent.sock"), home.path("run/bus"));
     let _sockets = [&agent, &bus].map(|path| UnixListener::bind(path).expect("a socket"));
+    // a service's, where the command sees the files of the system; `/opt` can be written to by root alone
+    let system = tempfile::Builder::new().prefix("valetd-it-").tempdir_in("/opt");
+    let in_system = system.as_ref().map_or(temporary.path(), |folder| folder.path());
+    let (service, datagrams) = (in_system.join("service.sock"), in_system.join("datagrams.sock"));
+    let _service = UnixListener::bind(&service).expect("a socket");
+    let _datagrams = UnixDatagram::bind(&datagrams).expect("a socket");
     let abstract_name = format!("valetd-it-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&abstract_name).expect("a name");
     let _abstract = UnixListener::bind_addr(&address).expect("an abstract socket");
@@ -104,6 +110,8 @@ fn an_agent_that_tries_to_get_out_does_not() {
         ("control", home.socket().display().to_string()),
         ("agent", agent.display().to_string()),
         ("bus", bus.display().to_string()),
+        ("service", service.display().to_string()),
+        ("datagrams", datagrams.display().to_string()),
         ("state", home.path("state/valetd").display().to_string()),
         ("config", home.path("config/valetd/config.toml").display().to_string()),
         ("secret", home.path("secret").display().to_string()),
@@ -132,7 +140,7 @@ fn an_agent_that_tries_to_get_out_does_not() {
     let by_x32 = said.lines().find(|line| line.starts_with("held a mount by x32: ")).expect("it was tried");
     assert!(!cfg!(target_arch = "x86_64") || by_x32.contains("PermissionError"), "{by_x32}");
     let held = said.lines().filter(|line| line.starts_with("held ")).count();
-    assert!(held >= 60, "{held}: {said}");
+    assert!(held >= 65, "{held}: {said}");
 }
 
 /// Types into the terminal for whoever reads it next, in each way that there is.
@@ -224,6 +232,33 @@ fn what_would_let_a_command_at_the_credentials_is_refused_before_it_runs() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("content") && !data.join("new").exists());
     let output = behind(&scene, &["--bind", &shown], &["sh", "-c", &format!("touch {shown}/new mine")]);
     assert!(output.status.success() && data.join("new").exists() && home.path("work/mine").exists());
+}
+
+#[test]
+fn a_folder_as_standard_input_is_no_way_past_the_wall() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let home = scene.home();
+    fs::create_dir_all(home.path("work")).expect("a folder");
+    for (redirection, name) in [("<", "input"), ("1<", "output"), ("2<", "error")] {
+        let script = format!(
+            "exec \"$0\" exec -r api --isolate -- ls -R /proc/self/fd/0/ /proc/self/fd/1/ \
+                              /proc/self/fd/2/ {redirection}\"$1\""
+        );
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, VALETD]).arg(home.path("state"));
+        home.settle(&mut shell);
+        shell.current_dir(home.path("work")).env("https_proxy", scene.proxy_url());
+        let output = shell.output().expect("sh runs");
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", words(&output));
+        assert!(!words(&output).contains("gbdx.json"), "{name}: {}", words(&output));
+        if name != "error" {
+            assert!(words(&output).contains(&format!("standard {name} is a folder")), "{}", words(&output));
+        }
+    }
 }
 
 #[test]
@@ -347,7 +382,17 @@ fn exit_codes_signals_and_allowed_hosts_get_through_the_wall() {
     for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143)] {
         assert_eq!(behind(&scene, &[], &["sh", "-c", script]).status.code(), Some(code), "{script}");
     }
-    assert_eq!(behind(&scene, &[], &["no-such-command-here"]).status.code(), Some(127));
+    let output = behind(&scene, &[], &["no-such-command-here"]);
+    assert_eq!(output.status.code(), Some(127));
+    assert!(words(&output).contains("--ro FOLDER"), "{}", words(&output));
+    let elsewhere = scene.home().path("elsewhere").display().to_string();
+    let within = scene.home().path("work").display().to_string();
+    for (folder, expected) in [(&elsewhere, "/tmp/"), (&within, within.as_str())] {
+        let mut exec = scene.exec(&["-r", "api", "--isolate", "--", "mktemp"]);
+        let output = exec.current_dir(&within).env("TMPDIR", folder).output().expect("valetd runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.starts_with(expected), "{}", words(&output));
+    }
     let ca = scene.world.folder.path().join("ca.pem");
     fs::create_dir_all(scene.home().path("work")).expect("a folder");
     fs::copy(&ca, scene.home().path("work/ca.pem")).expect("copied");
@@ -355,6 +400,9 @@ fn exit_codes_signals_and_allowed_hosts_get_through_the_wall() {
     assert!(!behind(&scene, &[], &ask).status.success());
     let output = behind(&scene, &["--allow", "auth.example"], &ask);
     assert!(output.status.success(), "{}", words(&output));
+    let output = behind(&scene, &["--allow", "localhost"], &["true"]);
+    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+    assert!(words(&output).contains("all other routes"), "{}", words(&output));
     // a signal
     let folder = scene.home().path("work");
     let script = "trap 'exit 9' TERM; touch ready; while :; do sleep 0.05; done";

@@ -72,9 +72,11 @@ valetd's, no bus, agent, display or container socket, no process outside. It
 sees the system read-only, an empty home, the working directory, which it may
 change, and what --bind and --ro name; a filter keeps it from system calls that
 lead out. Folders of the system where the configuration or the daemon keeps
-something as exec starts are empty inside; a folder that would show one is
-refused. In there you are called root, and are not. Also programs are served
-that read no variable at all.";
+something as exec starts, or where a program listens at a socket, are empty
+inside; a folder that would show what is valetd's is refused. What you redirect
+to it, it may open again and change; a folder is refused there. In there you
+are called root, and are not. Also programs are served that read no variable at
+all.";
 
 pub(super) const AFTER: &str = "\
 Examples:

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
@@ -123,6 +123,8 @@ pub(super) struct Inside {
     pub(super) view: View,
     /// Folders of the system that it must not see.
     pub(super) masks: Vec<PathBuf>,
+    /// Sockets of other programs that it must not see, beside what it may.
+    pub(super) services: Vec<PathBuf>,
     /// Where its routes have URLs.
     pub(super) own: Rc<Daemon>,
 }
@@ -177,8 +179,12 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     environment.extend(bundles.variables.iter().map(|(name, value)| (name.clone(), Some(inside(value)))));
     let given = |(name, value): (String, String)| (name, Some(value.replace("{placeholder_jwt}", PLACEHOLDER_JWT)));
     environment.extend(placeholders.into_iter().map(given));
-    if walls.is_some() {
+    if let Some(inside) = &walls {
         environment.extend(isolate::OUTSIDE.map(|name| (name.to_owned(), None)));
+        let gone = isolate::TEMPORARY
+            .into_iter()
+            .filter(|name| environment::value(name).is_some_and(|folder| !inside.view.shows(Path::new(&folder))));
+        environment.extend(gone.map(|name| (name.to_owned(), None)));
     }
     if let Some(key) = to_show {
         let secrets: Vec<&Secret> = [&key].into_iter().chain(&settings.password).collect();
@@ -227,7 +233,7 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
 /// Runs a command where nothing can be reached but what comes out at our sockets.
 async fn behind_walls(
     interceptor: Rc<Interceptor>,
-    Inside { view, masks, own }: Inside,
+    Inside { view, masks, services, own }: Inside,
     folder: &Folder,
     bundle: String,
     environment: Vec<(String, Option<String>)>,
@@ -238,7 +244,7 @@ async fn behind_walls(
     let hosts = folder.write("hosts", &isolate::hosts_file(&addresses))?;
     let program = own_program()?;
     folder.write("valetd", "")?; // where this program goes
-    let walls = Walls::new(&view, &masks, folder, &program, &bundle, &hosts)?;
+    let walls = Walls::new(&view, &masks, &services, folder, &program, &bundle, &hosts)?;
     let (proxy, urls) = (listen(folder, isolate::PROXY)?, listen(folder, isolate::URLS)?);
     let signals = listen(folder, isolate::SIGNALS)?;
     let mut bubblewrap = Command::new("bwrap");

@@ -6,21 +6,21 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{FileType, MemfdFlags};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::UnixStream;
 
 use super::folder::Folder;
 use super::kept_out::{self, SYSTEM, real};
 use super::mounts::Mount;
-use super::{relay, syscalls};
+use super::{relay, services, syscalls};
 use crate::cli::failure::{Exit, Failure};
 use crate::lent::Daemon;
 use crate::platform::io_error::words;
@@ -75,6 +75,9 @@ pub(super) const OUTSIDE: [&str; 14] = [
     "XDG_RUNTIME_DIR",
 ];
 
+/// Variables that name the folder for temporary files: `/tmp`, inside, where they name none that is there.
+pub(super) const TEMPORARY: [&str; 4] = ["TMPDIR", "TMP", "TEMP", "TEMPDIR"];
+
 /// What of the machine is inside, besides the system.
 #[derive(Debug)]
 pub(super) struct View {
@@ -115,8 +118,14 @@ impl View {
     }
 
     /// What the command is given, without links.
-    fn shown(&self) -> Vec<PathBuf> {
+    pub(super) fn shown(&self) -> Vec<PathBuf> {
         [&self.working].into_iter().chain(&self.writable).chain(&self.readable).map(|path| real(path)).collect()
+    }
+
+    /// Whether a path is in what the command is given.
+    pub(super) fn shows(&self, path: &Path) -> bool {
+        let path = real(path);
+        self.shown().iter().any(|shown| path.starts_with(shown))
     }
 
     /// Which folders of the system are masked, so that it does not see what is to be kept out. `runtime` is the folder of this
@@ -228,6 +237,7 @@ impl Walls {
     pub(super) fn new(
         view: &View,
         masks: &[PathBuf],
+        services: &[PathBuf],
         folder: &Folder,
         program: &Path,
         bundle: &str,
@@ -256,6 +266,10 @@ impl Walls {
         for mask in &masks {
             say(&[&"--tmpfs", mask]);
         }
+        // a socket may be gone by now; a file, since nothing can be mounted through a link
+        for socket in services.iter().filter(|path| services::is_socket(path)) {
+            say(&[&"--ro-bind", &"/dev/null", socket]);
+        }
         say(&[&"--proc", &"/proc", &"--dev", &"/dev"]);
         for path in ["/tmp", "/run", "/var/tmp"] {
             say(&[&"--tmpfs", &path]);
@@ -280,6 +294,8 @@ impl Walls {
         for mask in &masks {
             say(&[&"--remount-ro", mask]);
         }
+        // who is root outside, too, could change the kernel's settings there, and bubblewrap leaves them open (/proc/sys)
+        say(&[&"--remount-ro", &"/proc"]);
         say(&[&"--chdir", &view.working]);
         let mut filters = Vec::new();
         for filter in
@@ -294,6 +310,48 @@ impl Walls {
         }
         say(&[&"--"]);
         Ok(Self { arguments, filters })
+    }
+}
+
+/// Keeps a folder from being handed in as standard input or output: by it, a command would get to all of its file system.
+///
+/// # Errors
+///
+/// If one of the three is a folder.
+pub(super) fn refuse_folders_as_streams() -> Result<(), Failure> {
+    let is_folder = |stream: BorrowedFd<'_>| {
+        rustix::fs::fstat(stream).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory)
+    };
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [("input", input.as_fd()), ("output", output.as_fd()), ("error", error.as_fd())];
+    match streams.into_iter().find(|(_, stream)| is_folder(*stream)) {
+        Some((name, _)) => {
+            Err(Failure::say(format!("standard {name} is a folder, by which a command gets past the wall"))
+                .with_remedy("redirect it elsewhere, as to /dev/null")
+                .with_exit(Exit::Usage))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Keeps this machine from being allowed: whoever gets there is one of its user's processes, and gets to all other routes.
+///
+/// # Errors
+///
+/// If a host is a name or an address of it (RFC 6761 section 6.3).
+pub(super) fn refuse_this_machine(allowed: &[String]) -> Result<(), Failure> {
+    let is_this = |host: &&String| {
+        let address = host.parse::<IpAddr>().map(|address| address.to_canonical());
+        let is_named = *host == "localhost" || host.ends_with(".localhost");
+        is_named || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
+    };
+    match allowed.iter().find(is_this) {
+        Some(host) => Err(Failure::say(format!(
+            "--allow {host} would let the command at all other routes, and all of this machine"
+        ))
+        .with_remedy("have that program listen at a socket in a folder that --bind names")
+        .with_exit(Exit::Usage)),
+        None => Ok(()),
     }
 }
 
@@ -340,6 +398,25 @@ pub(super) fn missing() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_cannot_be_allowed_by_any_of_its_names() {
+        for (host, is_refused) in [
+            ("localhost", true),
+            ("x.localhost", true),
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("0.0.0.0", true),
+            ("::1", true),
+            ("::", true),
+            ("::ffff:127.0.0.1", true),
+            ("localhost.example", false),
+            ("192.0.2.7", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(refuse_this_machine(&[host.to_owned()]).is_err(), is_refused, "{host}");
+        }
+    }
 
     #[test]
     fn each_host_has_an_address_of_its_own_inside() {

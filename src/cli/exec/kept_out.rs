@@ -137,10 +137,8 @@ pub(super) fn masks(folders: &[Folder], shown: &[PathBuf]) -> Result<Vec<PathBuf
             return Err(Failure::say(says).with_remedy("run it in a folder of its own"));
         }
         let is_seen = SYSTEM.iter().any(|system| path.starts_with(system));
-        let is_system =
-            SYSTEM.iter().any(|system| Path::new(system) == path) || path.parent() == Some(Path::new("/usr"));
         let holds_system = SYSTEM.iter().any(|system| Path::new(system).starts_with(path));
-        if is_system || *is_whole && holds_system {
+        if is_system(path) || *is_whole && holds_system {
             let says = format!("a command could see {what}, which is in {}, with the system", path.display());
             return Err(Failure::say(says).with_remedy("move it to a folder of its own"));
         }
@@ -149,6 +147,11 @@ pub(super) fn masks(folders: &[Folder], shown: &[PathBuf]) -> Result<Vec<PathBuf
         }
     }
     Ok(masks)
+}
+
+/// Whether the system itself is in a folder, so that it cannot be masked.
+pub(super) fn is_system(folder: &Path) -> bool {
+    SYSTEM.iter().any(|system| Path::new(system) == folder) || folder.parent() == Some(Path::new("/usr"))
 }
 
 /// A path without links and dots, as far as it exists.

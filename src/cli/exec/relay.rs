@@ -44,6 +44,7 @@ pub(in crate::cli) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
     child.args(rest);
     child::ends_with_us(&mut child);
     let ignored: Vec<Signal> = ignored.into_iter().filter_map(supervise::signal_of).collect();
+    let is_walled = !carry.is_empty();
     let ran = block_on(LocalSet::new().run_until(async move {
         for one in carry.chunks_exact(3) {
             let address: SocketAddr = one[0].parse().map_err(Failure::new)?;
@@ -57,7 +58,17 @@ pub(in crate::cli) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
     }))??;
     match ran {
         Ok(status) => std::process::exit(i32::from(supervise::code(status))),
-        Err(error) => Err(super::cannot_be_run(error, program)),
+        Err(error) => {
+            let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+            let failure = super::cannot_be_run(error, program);
+            Err(match is_missing && is_walled {
+                true => failure.with_remedy(
+                    "behind the wall there are the system and the working directory alone: what is installed elsewhere, as \
+                     below the home folder, is named by --ro FOLDER",
+                ),
+                false => failure,
+            })
+        }
     }
 }
 
