@@ -417,6 +417,20 @@ fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing
 }
 
 #[test]
+fn a_name_that_is_a_route_of_another_account_is_refused_before_anything_is_written() {
+    let written = format!("{HEAD}\n[route.lab]\nupstream = \"https://geobigdata.io/x\"\naccount = \"work\"\n");
+    let home = Home::with(&written);
+    // one that is written, and one that the provider of another account brings
+    for name in ["lab", "work-rda"] {
+        let output = home.run(&["add", name, "gbdx", "--no-input"]);
+        let said = words(&output);
+        assert!(output.status.code() == Some(2) && said.contains("a route of that name"), "{name}: {said}");
+        assert!(said.contains("the token of work"), "{name}: {said}");
+        assert_eq!(config(&home), written, "{name}");
+    }
+}
+
+#[test]
 fn an_api_is_added_with_the_first_of_its_servers_that_answers_and_with_no_other() {
     let server = Server::start(Provider::Gdh, Options::default());
     let (documents, other) = (Documents::start(), Documents::start());
