@@ -110,6 +110,11 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
         let remedy = format!("take another name, or run '{}' first", advised(format_args!("remove {name}")));
         return Err(Failure::say("there is an account of that name").with_remedy(remedy).with_exit(Exit::Usage));
     }
+    if let Some(route) = config.routes.iter().find(|route| route.name.as_str() == name.as_str()) {
+        // the account's own route would be missing, and its address would lead on to the other's
+        let failure = Failure::say(format!("there is a route of that name, with the token of {}", route.account));
+        return Err(failure.with_remedy("take another name, or give that route another one").with_exit(Exit::Usage));
+    }
     let mut answers = Answers { arguments, terminal: None };
     let (mut settings, findings) = match address_in(&arguments.from) {
         Some(address) => found(&mut answers, &address)?,
@@ -149,12 +154,17 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
     account.map(|account| (account, config)).ok_or_else(|| Failure::say("it is not in what was read back"))
 }
 
-/// The address that a person means, also where they leave out its scheme: no provider has a dot in its name. Pure.
+/// The address that a person means, also where they leave out its scheme, as no provider has a dot, a colon or a slash in
+/// its name; with scheme and host in lower case. Pure.
 fn address_in(from: &str) -> Option<String> {
-    match from.contains("://") {
-        true => Some(from.to_owned()),
-        false => from.contains('.').then(|| format!("https://{from}")),
-    }
+    let address = match from.contains("://") {
+        true => from.to_owned(),
+        false => from.contains(['.', ':', '/']).then(|| format!("https://{from}"))?,
+    };
+    // RFC 3986 section 6.2.2.1: what a server says of itself is compared with it byte by byte
+    let at = address.find("://").map_or(0, |at| at + 3);
+    let end = address[at..].find(['/', '?', '#']).map_or(address.len(), |length| at + length);
+    Some(format!("{}{}", address[..end].to_ascii_lowercase(), &address[end..]))
 }
 
 fn write(places: &Paths, whole: &Uninterrupted, name: &AccountId, settings: &Settings) -> Result<Config, Failure> {
@@ -432,6 +442,9 @@ mod tests {
             ("mcp.example/mcp", Some("https://mcp.example/mcp")),
             ("https://mcp.example", Some("https://mcp.example")),
             ("http://localhost:8080/mcp", Some("http://localhost:8080/mcp")),
+            ("localhost:8080/mcp", Some("https://localhost:8080/mcp")),
+            ("HTTPS://MCP.Example/Mcp?Q", Some("https://mcp.example/Mcp?Q")),
+            ("Mcp.Example", Some("https://mcp.example")),
         ];
         for (from, expected) in rows {
             assert_eq!(address_in(from).as_deref(), expected, "{from}");

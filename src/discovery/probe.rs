@@ -60,6 +60,9 @@ pub(crate) enum FoundClient {
 /// The redirect of clients that register themselves: a fixed port, as many servers compare it.
 const REGISTERED_REDIRECT: &str = "http://127.0.0.1:8254/callback";
 
+/// How many authorization servers of one API are asked: each may take as long as a timeout.
+const MOST_SERVERS: usize = 4;
+
 /// Why it is not known how to sign in to an address.
 #[derive(Debug)]
 pub(crate) enum Unknown {
@@ -67,6 +70,18 @@ pub(crate) enum Unknown {
     Unreachable(String),
     /// It does not say; what was tried.
     Unsaid(Vec<String>),
+}
+
+impl Unknown {
+    /// What is made of everything that was tried: one server that has answered is enough not to blame the network.
+    fn of(tried: Vec<Missing>) -> Self {
+        let is_unreachable = tried.iter().all(|missing| matches!(missing, Missing::Unreachable(_)));
+        let tried: Vec<String> = tried.into_iter().map(Missing::words).collect();
+        match tried.first() {
+            Some(first) if is_unreachable => Self::Unreachable(first.clone()),
+            _ => Self::Unsaid(tried),
+        }
+    }
 }
 
 /// Asks an address what it is. `provider` is the id of an openEO back-end's provider, if not the first.
@@ -85,11 +100,13 @@ pub(crate) async fn probe(
     match open_eo(http, address, provider, reach).await {
         Ok(Some(found)) => return Ok(found),
         Ok(None) => {}
-        Err(why) => return Err(Unknown::Unsaid(vec![why])), // it is one, and nothing else
+        Err(why) => return Err(Unknown::of(vec![why])), // it is one, and nothing else
     }
     match protected_resource(http, address, reach).await {
-        Ok(Some(found)) => return Ok(found),
-        Ok(None) => {}
+        Ok(Api::Names(found)) => return Ok(*found),
+        Ok(Api::SaysNothing) => {}
+        // it has said whose tokens it takes: no other server's would do, its own host's neither
+        Ok(Api::NamesOnly(missing)) => return Err(Unknown::of(missing)),
         Err(why) => tried.push(why),
     }
     let origin = origin_of(address);
@@ -103,9 +120,7 @@ pub(crate) async fn probe(
             Err(why) => tried.push(why),
         }
     }
-    let is_unreachable = tried.iter().all(|missing| matches!(missing, Missing::Unreachable(_)));
-    let mut tried: Vec<String> = tried.into_iter().map(Missing::words).collect();
-    Err(if is_unreachable { Unknown::Unreachable(tried.swap_remove(0)) } else { Unknown::Unsaid(tried) })
+    Err(Unknown::of(tried))
 }
 
 fn origin_of(address: &str) -> &str {
@@ -146,37 +161,52 @@ async fn open_eo(
     address: &str,
     provider: Option<&str>,
     reach: Reach<'_>,
-) -> Result<Option<Findings>, String> {
+) -> Result<Option<Findings>, Missing> {
     let versions = document(http, &format!("{}/.well-known/openeo", origin_of(address)), reach).await;
     let api = match versions {
         // an address that names a version means that one
         Ok(_) if origin_of(address) != address => address.to_owned(),
-        Ok(versions) => OpenEoProvider::newest_api(&versions)?.trim_end_matches('/').to_owned(),
+        Ok(versions) => {
+            OpenEoProvider::newest_api(&versions).map_err(Missing::NotThere)?.trim_end_matches('/').to_owned()
+        }
         Err(_) => return Ok(None),
     };
     leads_here(address, &api)?;
     let place = format!("{api}/credentials/oidc");
-    let listed = document(http, &place, reach).await.map_err(Missing::words)?;
-    let providers = OpenEoProvider::read_all(&listed).map_err(|why| format!("{place} {why}"))?;
+    let listed = document(http, &place, reach).await?;
+    let providers = OpenEoProvider::read_all(&listed).map_err(|why| Missing::NotThere(format!("{place} {why}")))?;
     let chosen = match provider {
         None => providers.first(),
         Some(id) => providers.iter().find(|provider| provider.id == id),
     };
     let names: Vec<&str> = providers.iter().map(|provider| provider.id.as_str()).collect();
-    let Some(chosen) = chosen else { return Err(format!("{place} lists the providers {}", names.join(", "))) };
+    let Some(chosen) = chosen else {
+        return Err(Missing::NotThere(format!("{place} lists the providers {}", names.join(", "))));
+    };
     leads_here(address, &chosen.issuer)?;
-    let metadata = server(http, &chosen.issuer, reach).await.map_err(Missing::words)?;
-    of_open_eo(&api, chosen, metadata, &names).map(Some)
+    let metadata = server(http, &chosen.issuer, reach).await?;
+    of_open_eo(&api, chosen, metadata, &names).map(Some).map_err(Missing::NotThere)
 }
 
-/// `None` if it says nothing of itself.
-async fn protected_resource(http: &HttpClient, address: &str, reach: Reach<'_>) -> Result<Option<Findings>, Missing> {
+/// What an API says of whose tokens it takes.
+enum Api {
+    /// Nothing.
+    SaysNothing,
+    /// A server that can be used.
+    Names(Box<Findings>),
+    /// Servers none of which can be used, and why each cannot.
+    NamesOnly(Vec<Missing>),
+}
+
+/// Asks an address for the metadata of a protected resource, and the servers that they name in their order: the first
+/// that answers as it should is taken (RFC 9728 section 7.6 leaves the choice to the client).
+async fn protected_resource(http: &HttpClient, address: &str, reach: Reach<'_>) -> Result<Api, Missing> {
     let answer = get(http, address, reach).await?;
     let challenges = answer.fields.get_all(hyper::header::WWW_AUTHENTICATE).iter();
     let named = challenges.filter_map(|value| ProtectedResource::place_in(value.to_str().ok()?)).next();
     let mut refusal = None;
     for place in named.into_iter().chain(ProtectedResource::places(address)) {
-        leads_here(address, &place).map_err(Missing::NotThere)?;
+        leads_here(address, &place)?;
         let Ok(found) = document(http, &place, reach).await else { continue };
         let resource = match ProtectedResource::read(&found, address) {
             Ok(resource) => resource,
@@ -185,19 +215,29 @@ async fn protected_resource(http: &HttpClient, address: &str, reach: Reach<'_>) 
                 continue;
             }
         };
-        let issuer = resource.authorization_servers.first().expect("read saw to it");
-        leads_here(address, issuer).map_err(Missing::NotThere)?;
-        let metadata = server(http, issuer, reach).await?;
-        return Ok(Some(of_resource(address, Some(&resource), metadata)));
+        let mut missing = Vec::new();
+        for issuer in resource.authorization_servers.iter().take(MOST_SERVERS) {
+            let found = match leads_here(address, issuer) {
+                Ok(()) => server(http, issuer, reach).await,
+                Err(why) => Err(why),
+            };
+            match found {
+                Ok(metadata) => {
+                    return Ok(Api::Names(Box::new(of_resource(address, Some(&resource), metadata))));
+                }
+                Err(why) => missing.push(why),
+            }
+        }
+        return Ok(Api::NamesOnly(missing));
     }
-    refusal.map_or(Ok(None), |why| Err(Missing::NotThere(why)))
+    refusal.map_or(Ok(Api::SaysNothing), |why| Err(Missing::NotThere(why)))
 }
 
 /// Refuses what a server elsewhere says of this machine.
-fn leads_here(from: &str, to: &str) -> Result<(), String> {
+fn leads_here(from: &str, to: &str) -> Result<(), Missing> {
     let is_here = |text: &str| Endpoint::parse(text).is_ok_and(|endpoint| endpoint.origin.is_loopback());
     match is_here(to) && !is_here(from) {
-        true => Err(format!("{from} names {to}, which is on this machine")),
+        true => Err(Missing::NotThere(format!("{from} names {to}, which is on this machine"))),
         false => Ok(()),
     }
 }
@@ -238,14 +278,21 @@ fn of_open_eo(api: &str, provider: &OpenEoProvider, metadata: Metadata, names: &
         }
     }
     let can = |client: &OpenEoClient, grant: &str| client.grant_types.iter().any(|known| known == grant);
-    let by_device = |client: &&OpenEoClient| can(client, DEVICE_CODE_PKCE) || can(client, DEVICE_CODE);
-    let client = provider.default_clients.iter().find(by_device).or(provider.default_clients.first());
-    let mut found = finding("an openEO back-end", metadata, scopes);
-    if let Some(client) = client {
+    let has_devices = metadata.endpoints().any(|(kind, _)| kind == EndpointKind::DeviceAuthorization);
+    let by_device = |client: &OpenEoClient| has_devices && (can(client, DEVICE_CODE_PKCE) || can(client, DEVICE_CODE));
+    // a client whose browser comes back to a page of somebody's is that page's
+    let redirect_of = |client: &OpenEoClient| {
         let loopback = |uri: &&String| uri.starts_with("http://localhost:") || uri.starts_with("http://127.0.0.1:");
         let redirect = client.redirect_urls.iter().find(loopback).cloned();
-        let redirect = redirect.filter(|_| can(client, "authorization_code+pkce"));
-        found.ways = by_device(&client).then_some("device").into_iter().collect();
+        redirect.filter(|_| can(client, "authorization_code+pkce"))
+    };
+    let clients = &provider.default_clients;
+    let by_browser = || clients.iter().find(|client| redirect_of(client).is_some());
+    let client = clients.iter().find(|client| by_device(client)).or_else(by_browser);
+    let mut found = finding("an openEO back-end", metadata, scopes);
+    if let Some(client) = client {
+        let redirect = redirect_of(client);
+        found.ways = by_device(client).then_some("device").into_iter().collect();
         found.ways.extend(redirect.is_some().then_some("browser"));
         found.client = FoundClient::Offered(client.id.clone());
         found.device_pkce = can(client, DEVICE_CODE_PKCE);
@@ -333,13 +380,21 @@ mod tests {
             {"id":"both","grant_types":["urn:ietf:params:oauth:grant-type:device_code+pkce","authorization_code+pkce"],
              "redirect_urls":["https://editor.example","http://localhost:1410/"]}]}]}"#;
         let providers = OpenEoProvider::read_all(text).unwrap();
-        let found = of_open_eo("https://o.example/1.2", &providers[0], metadata(""), &["egi", "other"]).unwrap();
+        let devices = ",\"device_authorization_endpoint\":\"https://i.example/d\"";
+        let found = of_open_eo("https://o.example/1.2", &providers[0], metadata(devices), &["egi", "other"]).unwrap();
         assert_eq!(found.client, FoundClient::Offered("both".into()));
         assert_eq!((found.ways, found.device_pkce), (vec!["device", "browser"], true));
         assert_eq!(found.redirect.as_deref(), Some("http://localhost:1410/"));
         assert_eq!(found.header.as_deref(), Some("Authorization: Bearer oidc/egi/{access_token}"));
         assert_eq!(found.scopes, ["openid", "email", "offline_access"]);
         assert_eq!(found.others, ["other"]);
+        // an account with a client that cannot sign anybody in would be no account
+        let found = of_open_eo("https://o.example/1.2", &providers[0], metadata(""), &["egi"]).unwrap();
+        assert_eq!((found.client, found.ways), (FoundClient::Offered("both".into()), vec!["browser"]));
+        let browser_only =
+            OpenEoProvider { default_clients: providers[0].default_clients[..1].to_vec(), ..providers[0].clone() };
+        let found = of_open_eo("https://o.example/1.2", &browser_only, metadata(devices), &["egi"]).unwrap();
+        assert_eq!((found.client, found.ways), (FoundClient::Unknown, vec!["device"]));
         let odd = OpenEoProvider { id: "a{id_token}".into(), ..providers[0].clone() };
         assert!(of_open_eo("https://o.example", &odd, metadata(""), &[]).is_err());
     }

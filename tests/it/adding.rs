@@ -357,7 +357,9 @@ fn an_openeo_back_end_is_added_with_the_client_that_it_offers_and_its_prefix() {
         json!({"providers": [{"id": "egi", "issuer": url, "title": "EGI", "scopes": ["openid"], "default_clients": clients},
                              {"id": "other", "issuer": url, "title": "Other"}]}),
     );
-    documents.put("/.well-known/openid-configuration", metadata(&documents, &format!("{url}/token")));
+    let mut issuer = metadata(&documents, &format!("{url}/token"));
+    issuer["device_authorization_endpoint"] = json!(format!("{url}/device"));
+    documents.put("/.well-known/openid-configuration", issuer);
     let home = Home::with("listen = []\n");
     let output = home.run(&["add", "eo", &url, "--no-input"]);
     let said = words(&output);
@@ -412,6 +414,48 @@ fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing
     );
     let other = home.run(&["add", "y", &format!("{url}/realms/y"), "--no-input"]);
     assert!(words(&other).contains("names the issuer \"https://login.example\""), "{}", words(&other));
+}
+
+#[test]
+fn a_name_that_is_a_route_of_another_account_is_refused_before_anything_is_written() {
+    let written = format!("{HEAD}\n[route.lab]\nupstream = \"https://geobigdata.io/x\"\naccount = \"work\"\n");
+    let home = Home::with(&written);
+    // one that is written, and one that the provider of another account brings
+    for name in ["lab", "work-rda"] {
+        let output = home.run(&["add", name, "gbdx", "--no-input"]);
+        let said = words(&output);
+        assert!(output.status.code() == Some(2) && said.contains("a route of that name"), "{name}: {said}");
+        assert!(said.contains("the token of work"), "{name}: {said}");
+        assert_eq!(config(&home), written, "{name}");
+    }
+}
+
+#[test]
+fn an_api_is_added_with_the_first_of_its_servers_that_answers_and_with_no_other() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let (documents, other) = (Documents::start(), Documents::start());
+    mcp(&documents, &server);
+    let (url, elsewhere) = (documents.url(), other.url());
+    let away = "http://127.0.0.1:9"; // discard: nobody listens
+    let names = |servers: &[&str]| {
+        let resource = json!({"resource": format!("{url}/mcp"), "authorization_servers": servers});
+        documents.put("/meta", resource);
+    };
+    // the second, while the first is away
+    names(&[away, &elsewhere]);
+    other.put("/.well-known/oauth-authorization-server", metadata(&other, &format!("{elsewhere}/token")));
+    let home = Home::with("listen = []\n");
+    let add = |name: &str| home.run(&["add", name, &format!("{url}/mcp"), "--client-id", "me", "--no-input"]);
+    let output = add("second");
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(config(&home).contains(&format!("issuer = \"{elsewhere}\"")), "{}", config(&home));
+    // the API's own host is an authorization server, too, and not one whose tokens it takes
+    let before = config(&home);
+    names(&[away]);
+    let output = add("none");
+    let said = words(&output);
+    assert!(output.status.code() == Some(1) && said.contains("127.0.0.1:9") && said.contains("try again"), "{said}");
+    assert_eq!(config(&home), before);
 }
 
 #[test]
