@@ -603,6 +603,27 @@ fn what_a_passphrase_has_to_undo_is_not_undone_by_taking_the_accounts_out_of_the
 }
 
 #[test]
+fn a_passphrase_that_nobody_could_type_is_not_taken() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-77b2";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let daemon = behind_a_passphrase(&sealable, PASSPHRASE);
+    // as it is right where no daemon runs
+    let two_lines = format!("{PASSPHRASE}\nfive-other-words-of-mine-canary-77b2\n");
+    for change in [&["rotate"][..], &["on"], &["on", "--new-key"]] {
+        let verb = [&["seal"], change, &["--passphrase-stdin"]].concat();
+        let refused = home.run_with_input(&verb, &two_lines);
+        assert_eq!(refused.status.code(), Some(1), "{verb:?}: {}", words(&refused));
+        assert!(words(&refused).contains("lines"), "{}", words(&refused));
+    }
+    drop(daemon);
+    let daemon = home.start();
+    let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+    assert!(opened.status.success(), "{}", words(&opened));
+    daemon.until("lab", "usable");
+}
+
+#[test]
 fn a_store_that_takes_a_passphrase_is_changed_without_a_daemon_by_who_says_it() {
     const PASSPHRASE: &str = "four-words-of-mine-canary-3c1d";
     const NEXT: &str = "five-other-words-of-mine-canary-3c1d";
