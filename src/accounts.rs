@@ -134,6 +134,8 @@ pub(crate) struct Accounts {
     views: watch::Receiver<Arc<Vec<AccountView>>>,
     /// How many orders to lock there have been.
     lock_orders: Arc<AtomicU64>,
+    /// Up to which of them somebody has unlocked.
+    unlocked: Arc<AtomicU64>,
 }
 
 /// Why a request was not carried out.
@@ -165,7 +167,7 @@ pub(crate) enum RequestError {
 impl Accounts {
     /// Joins the two ends; the renewer keeps the others.
     pub(crate) fn new(requests: mpsc::Sender<AccountRequest>, views: watch::Receiver<Arc<Vec<AccountView>>>) -> Self {
-        Self { requests, views, lock_orders: Arc::default() }
+        Self { requests, views, lock_orders: Arc::default(), unlocked: Arc::default() }
     }
 
     /// All accounts as they stand, in the order of their names. Never waits.
@@ -217,9 +219,16 @@ impl Accounts {
         LockOrder(self.lock_orders.load(Ordering::Acquire))
     }
 
+    /// Whether somebody has locked, and nobody has unlocked since; also where there is no account that it shows in.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.latest_lock().0 > self.unlocked.load(Ordering::Acquire)
+    }
+
     /// Hands out tokens again, unless a lock was ordered after this one.
     pub(crate) async fn unlock(&self, noted: LockOrder) -> Result<(), RequestError> {
-        self.ask(|reply| AccountRequest::Unlock(noted, reply)).await
+        self.ask(|reply| AccountRequest::Unlock(noted, reply)).await?;
+        self.unlocked.fetch_max(noted.0, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Forgets what was read from the store, for this reason, until it is read again.

@@ -170,7 +170,8 @@ impl Passphrases {
         let Some(said) = said else { return Ok(Self { present: None, new: None }) };
         Ok(match (needs.present, needs.new) {
             (true, true) => {
-                let (present, new) = said.expose().split_once('\n').ok_or_else(|| {
+                // the new one is a line; the one in force may be of an earlier valetd, which took several
+                let (present, new) = said.expose().rsplit_once('\n').ok_or_else(|| {
                     let words =
                         "standard input has one passphrase, and it takes two: the one in force, then the new one";
                     Failure::say(words).with_remedy("each in a line of its own").with_exit(Exit::Usage)

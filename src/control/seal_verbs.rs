@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::answer::{Answer, Done, bad_request, json, stopping};
 use super::problem::{Problem, kind};
 use super::state::ControlState;
-use crate::accounts::{AccountView, RequestError, Withholding};
+use crate::accounts::{AccountView, RequestError};
 use crate::advice::advised;
 use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
@@ -86,7 +86,7 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
         return Err(bad_request("it has a recovery code and a passphrase").with_remedy("send the one that is known"));
     }
     let noted = (state.accounts.latest_lock(), state.store.latest_hold());
-    let is_locked = is_locked(state);
+    let is_locked = state.accounts.is_locked();
     let opened = work(state, passphrase, move |store, sources| match recovery_code {
         Some(code) => Ok((store.recover(&code, sources)?, Vec::new())),
         // what a person has locked with a passphrase at hand, only that passphrase unlocks
@@ -144,15 +144,10 @@ pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8])
     Ok(json(StatusCode::OK, &Done { message: "used here from now on".to_owned() }))
 }
 
-fn is_locked(state: &ControlState) -> bool {
-    let is_locked = |view: &AccountView| matches!(&view.withheld, Some(held) if held.cause == Withholding::Locked);
-    state.accounts.views().iter().any(is_locked)
-}
-
 /// What a passphrase has to undo is changed by nobody who has not said it: a seal that is taken off, another passphrase or
 /// a recovery code would be ways around it.
 fn refuse_behind_the_wall(state: &ControlState) -> Result<(), Problem> {
-    match is_locked(state) && is_behind_a_passphrase(&state.store) {
+    match state.accounts.is_locked() && is_behind_a_passphrase(&state.store) {
         true => Err(store_locked(state, "somebody has locked it, and it takes the passphrase to change anything")),
         false => Ok(()),
     }

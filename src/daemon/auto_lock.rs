@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::accounts::{AccountView, Withholding};
 use crate::config::LockSettings;
 use crate::control::ControlState;
 use crate::control::seal_verbs::lock_by_itself;
@@ -42,7 +41,7 @@ pub(super) async fn keep(state: ControlState, mut shutdown: Shutdown) {
             () = sleep(glance(settings)) => None,
             news = next(&mut logind) => news,
         };
-        let (requests, is_locked) = (state.stats.requests(), is_locked(&state));
+        let (requests, is_locked) = (state.stats.requests(), state.accounts.is_locked());
         let has_idled = idle.look(requests, is_locked, settings.idle, state.clock.now());
         let why = reason(news, settings).or(has_idled.then_some("no request has come for a while"));
         if let Some(why) = why {
@@ -79,11 +78,6 @@ async fn next(logind: &mut Option<Logind>) -> Option<News> {
         *logind = None;
     }
     news
-}
-
-fn is_locked(state: &ControlState) -> bool {
-    let withheld = |view: &AccountView| view.withheld.as_ref().map(|withheld| withheld.cause);
-    state.accounts.views().iter().any(|view| withheld(view) == Some(Withholding::Locked))
 }
 
 /// When to look again, though nothing is heard. Pure.

@@ -270,6 +270,10 @@ impl KeySources {
         if secret.expose().chars().count() < SHORTEST_PASSPHRASE {
             return Err(format!("passphrase: it has fewer than {SHORTEST_PASSPHRASE} characters: take some words"));
         }
+        if secret.expose().contains(char::is_control) {
+            return Err("passphrase: it is of several lines, or has a character that is no text: nobody could type it"
+                .to_owned());
+        }
         Ok(Offer { kind: Kind::Passphrase, blob: None, secret, because: Vec::new() })
     }
 
@@ -486,6 +490,11 @@ mod tests {
         assert_eq!((offer.kind, offer.secret.expose()), (Kind::Passphrase, "four words of mine"));
         assert_eq!(typed("x y z").secret(Kind::Passphrase, None).unwrap().expose(), "x y z", "for what is sealed so");
         assert!(typed("hunter2").offer().unwrap_err()[0].contains("fewer than 8 characters"));
+        for untypable in
+            ["four words\nof mine", "four words of mine\r", "four\u{0}words of mine", "four words \u{1b}[D"]
+        {
+            assert!(typed(untypable).offer().unwrap_err()[0].contains("nobody could type it"), "{untypable:?}");
+        }
     }
 
     #[test]

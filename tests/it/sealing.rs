@@ -566,6 +566,64 @@ fn who_has_lost_the_key_is_told_a_way_out_that_works_and_loses_nothing_that_may_
 }
 
 #[test]
+fn what_a_passphrase_has_to_undo_is_not_undone_by_taking_the_accounts_out_of_the_configuration() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-5a0c";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let daemon = behind_a_passphrase(&sealable, PASSPHRASE);
+    let with_accounts = fs::read_to_string(home.path("config/valetd/config.toml")).expect("the configuration");
+    let without = with_accounts.split_once("[account").expect("an account").0.to_owned();
+    let reload = |config: &str| {
+        home.write_config(config);
+        let reloaded = home.run(&["reload"]);
+        assert!(reloaded.status.success(), "{}", words(&reloaded));
+    };
+    for lock in [&["lock"][..], &["lock", "--all"]] {
+        assert!(home.run(lock).status.success());
+        reload(&without);
+        let tries: [(&[&str], &str); 5] = [
+            (&["unlock", "--passphrase-stdin"], "four-words-of-a-thief"),
+            (&["seal", "off"], ""),
+            (&["seal", "rotate", "--passphrase-stdin"], "four-words-of-a-thief"),
+            (&["seal", "on", "--new-key", "--passphrase-stdin"], "four-words-of-a-thief"),
+            (&["seal", "recovery"], ""),
+        ];
+        for (verb, input) in tries {
+            let refused = home.run_with_input(verb, input);
+            assert_eq!(refused.status.code(), Some(5), "{lock:?} {verb:?}: {}", words(&refused));
+        }
+        assert_eq!(sealable.leaks(), [""; 0]);
+        reload(&with_accounts);
+        daemon.until("lab", "locked");
+        assert_eq!(ping(&address(&daemon)).status, 503, "{lock:?}");
+        let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+        assert!(opened.status.success(), "{}", words(&opened));
+        daemon.until("lab", "usable");
+    }
+}
+
+#[test]
+fn a_passphrase_that_nobody_could_type_is_not_taken() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-77b2";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    let daemon = behind_a_passphrase(&sealable, PASSPHRASE);
+    // as it is right where no daemon runs
+    let two_lines = format!("{PASSPHRASE}\nfive-other-words-of-mine-canary-77b2\n");
+    for change in [&["rotate"][..], &["on"], &["on", "--new-key"]] {
+        let verb = [&["seal"], change, &["--passphrase-stdin"]].concat();
+        let refused = home.run_with_input(&verb, &two_lines);
+        assert_eq!(refused.status.code(), Some(1), "{verb:?}: {}", words(&refused));
+        assert!(words(&refused).contains("lines"), "{}", words(&refused));
+    }
+    drop(daemon);
+    let daemon = home.start();
+    let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
+    assert!(opened.status.success(), "{}", words(&opened));
+    daemon.until("lab", "usable");
+}
+
+#[test]
 fn a_store_that_takes_a_passphrase_is_changed_without_a_daemon_by_who_says_it() {
     const PASSPHRASE: &str = "four-words-of-mine-canary-3c1d";
     const NEXT: &str = "five-other-words-of-mine-canary-3c1d";
