@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
@@ -137,7 +137,8 @@ async fn carry_out(
         return Err(ProxyError::ForbiddenByScrub);
     }
     let under_rules = mcp::has_rules(&route.config, caller.key.as_deref());
-    let has_message = under_rules && request.method() == Method::POST;
+    // a server may read a message from whatever has content
+    let has_message = under_rules && (request.method() == Method::POST || !request.body().is_end_stream());
     if switches && under_rules {
         return Err(ProxyError::ForbiddenByRules);
     }
