@@ -71,8 +71,10 @@ fn a_client_finds_nothing_to_sign_in_to_and_is_told_the_command_instead() {
     assert_eq!(post(&local, Some(&session), &call(1, "echo", json!({"text": "x"}))).status, 200, "after a renewal");
 
     let scoped = post(&local, Some(&session), &call(2, "scoped", json!({})));
-    assert_eq!((scoped.status, scoped.header("www-authenticate")), (403, None));
-    assert_eq!(scoped.json()["login"], "valetd login lab --scope 'files:read files:write'");
+    assert_eq!((scoped.status, scoped.header("www-authenticate"), &scoped.json()["id"]), (200, None, &json!(2)));
+    let error = &scoped.json()["error"];
+    assert_eq!(error["data"]["login"], "valetd login lab --scope 'files:read files:write'");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains("Run: valetd login lab --scope ")), "{error}");
     let status = daemon.status();
     assert_eq!(status["routes"][0]["mcp"]["protocol_version"], "2025-06-18");
     let said = words(&home.run(&["status"]));
@@ -103,6 +105,11 @@ fn a_server_that_takes_no_token_is_no_reason_for_a_client_to_sign_in() {
     assert_eq!((answer.status, answer.header("www-authenticate")), (502, None));
     assert_eq!(answer.json()["type"], "urn:valetd:problem:token-refused");
     assert_eq!(answer.json()["login"], "valetd login lab");
+    let fields = [("Content-Type", "application/json")];
+    let message = call(1, "echo", json!({})).to_string();
+    let answer = send(&address(&daemon), "POST", "/lab/unauthorized", &fields, message.as_bytes()).expect("an answer");
+    assert_eq!((answer.status, &answer.json()["id"]), (200, &json!(1)), "{}", answer.text());
+    assert_eq!(answer.json()["error"]["data"]["login"], "valetd login lab");
 }
 
 /// What a command prints, up to the line with a word.
