@@ -21,6 +21,8 @@ pub(super) struct Parser {
     line: Chunks,
     event: Event,
     has_data: bool,
+    /// Whether an event has had something to say.
+    pub(super) has_spoken: bool,
     /// A line feed that comes next belongs to the line end before it.
     after_return: bool,
     /// The newest event's id: where to go on from.
@@ -64,6 +66,7 @@ impl Parser {
     fn end_of_line(&mut self, line: Chunks) -> Option<Event> {
         if line.len() == 0 {
             let event = std::mem::take(&mut self.event);
+            self.has_spoken |= event.data.len() > 0;
             return std::mem::take(&mut self.has_data).then_some(event);
         }
         let beginning = line.beginning(12);

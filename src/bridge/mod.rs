@@ -19,12 +19,13 @@ use hyper::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, stdin};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::lent::Daemon;
 use crate::mcp::{self, Message};
+use crate::platform::clock;
 
 mod chunks;
 mod events;
@@ -47,10 +48,19 @@ const MOST_AT_ONCE: usize = 256;
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// A session's end is told to the server, but not waited for long: clients give two seconds.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// What expects no response is waited for as long, so that its order is kept; a server that takes longer keeps nobody else
+/// from being heard.
+const IN_ORDER: Duration = Duration::from_secs(2);
+/// What a server still says on a response's stream after the response is handed on for as long; it should have ended it.
+const LAST_WORDS: Duration = Duration::from_secs(60);
 /// A stream that has ended is asked for again after this, unless the server says otherwise; SSE's own usual pause is longer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// And never sooner, whatever the server says.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// And after this at the latest, where that has been in vain.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A stream that has ended sooner, without a word, was in vain.
+const A_WHILE: Duration = Duration::from_secs(5);
 /// A response that was begun is asked for again so often in vain.
 const RESUMPTIONS: u32 = 10;
 /// Where messages go, a server of HTTP+SSE says first of all.
@@ -143,13 +153,21 @@ impl Bridge {
             }
             let is_request = messages.iter().any(|message| message.request().is_some());
             let begins = messages.iter().any(|message| message.method.as_deref() == Some("initialize"));
+            while requests.len() >= MOST_AT_ONCE {
+                requests.join_next().await;
+            }
             // the order of what expects no response is kept, and nothing overtakes the beginning
-            if begins || !is_request {
+            if begins {
                 self.clone().exchange(line, messages).await;
+            } else if !is_request {
+                let (done, is_done) = oneshot::channel::<()>();
+                let exchange = self.clone().exchange(line, messages);
+                requests.spawn_local(async move {
+                    exchange.await;
+                    drop(done);
+                });
+                let _ = timeout(IN_ORDER, is_done).await;
             } else {
-                while requests.len() >= MOST_AT_ONCE {
-                    requests.join_next().await;
-                }
                 let id =
                     messages.iter().find(|one| one.version.is_some()).and_then(Message::request).map(str::to_owned);
                 let exchange = requests.spawn_local(self.clone().exchange(line, messages));
@@ -289,8 +307,18 @@ impl Bridge {
         let mut in_vain = 0;
         loop {
             let before = unanswered.len();
-            let ended = self.pump(&mut answer, &mut parser, unanswered, whose).await;
+            let ended = match unanswered.is_empty() {
+                true => Ok(()),
+                false => self.pump(&mut answer, &mut parser, unanswered, whose).await,
+            };
             if unanswered.is_empty() {
+                // nobody waits for what else is said there
+                let bridge = self.clone();
+                tokio::task::spawn_local(async move {
+                    let mut none = BTreeSet::new();
+                    let rest = bridge.pump(&mut answer, &mut parser, &mut none, For::Client);
+                    let _ = timeout(LAST_WORDS, rest).await;
+                });
                 return Ok(());
             }
             // SSE: whoever has named no event cannot be asked for what comes after it
@@ -316,7 +344,7 @@ impl Bridge {
         }
     }
 
-    /// Hands on the messages of a stream.
+    /// Hands on the messages of a stream, to its end or until the last response has come that is waited for.
     async fn pump(
         &self,
         answer: &mut Answer,
@@ -324,6 +352,7 @@ impl Bridge {
         unanswered: &mut BTreeSet<String>,
         whose: For<'_>,
     ) -> Result<(), Failure> {
+        let waits = !unanswered.is_empty();
         while let Some(piece) = answer.next().await? {
             for event in parser.feed(piece) {
                 // one without data says from where to go on
@@ -333,6 +362,9 @@ impl Bridge {
             }
             if parser.held() > LARGEST {
                 return Err(Failure::say("the MCP server's answer is larger than 64 MiB"));
+            }
+            if waits && unanswered.is_empty() {
+                return Ok(());
             }
         }
         Ok(())
@@ -425,11 +457,14 @@ impl Bridge {
         let mut generation = self.session.borrow().generation;
         loop {
             let request = self.session.borrow().listen(parser.last_id.as_deref());
+            let began = clock::instant();
             match self.server.send(request).await {
                 Ok(mut answer) if answer.status().is_success() && answer.is_of_type("text/event-stream") => {
                     let _ = self.pump(&mut answer, &mut parser, &mut BTreeSet::new(), For::Client).await;
-                    in_vain = 0;
+                    let was_in_vain = !parser.has_spoken && began.elapsed() < A_WHILE;
+                    in_vain = if was_in_vain { in_vain + 1 } else { 0 };
                 }
+                Ok(answer) if answer.status() == StatusCode::TOO_MANY_REQUESTS => in_vain += 1,
                 // it has nothing to say (405), or no such session
                 Ok(answer) if !answer.status().is_server_error() => return,
                 Ok(_) | Err(_) => in_vain += 1,
@@ -484,7 +519,7 @@ impl Bridge {
 
 /// How long to wait before a stream is asked for once more.
 fn pause(parser: &Parser, in_vain: u32) -> Duration {
-    let usual = parser.retry.map_or(PAUSE, Duration::from_millis);
+    let usual = parser.retry.map_or(PAUSE, Duration::from_millis).max(SHORTEST_PAUSE);
     usual.saturating_mul(1 << in_vain.min(5)).min(LONGEST_PAUSE)
 }
 

@@ -164,6 +164,10 @@ async fn open_eo(
 ) -> Result<Option<Findings>, Missing> {
     let versions = document(http, &format!("{}/.well-known/openeo", origin_of(address)), reach).await;
     let api = match versions {
+        // a server that says something at any address is none for that
+        Ok(versions) if origin_of(address) != address && OpenEoProvider::newest_api(&versions).is_err() => {
+            return Ok(None);
+        }
         // an address that names a version means that one
         Ok(_) if origin_of(address) != address => address.to_owned(),
         Ok(versions) => {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// One message, as far as it is looked at.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub(crate) struct Message {
-    /// As JSON; `null` counts as none.
+    /// As JSON, in one spelling: a response may spell it otherwise than its request. `null` counts as none.
     pub(crate) id: Option<String>,
     pub(crate) method: Option<String>,
     /// The member `name` of `params`: the tool of `tools/call`, the prompt of `prompts/get`.
@@ -60,6 +60,22 @@ pub(crate) fn error(id: Option<&str>, code: i64, message: &str, data: Value) -> 
     let id = id.unwrap_or("null");
     let error = json!({"code": code, "message": message, "data": data});
     format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}")
+}
+
+/// An id as every reader would write it: texts without needless escapes, whole numbers without point and exponent. One that
+/// would become another one by that is left as it is.
+fn in_one_spelling(id: &str) -> String {
+    /// Up to here, each whole number is one of 64 bits.
+    const WHOLE: f64 = 9_007_199_254_740_992.0;
+    let respelled = match id.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<String>(id).ok().map(|text| Value::String(text).to_string()),
+        Some(b'-' | b'0'..=b'9') if id.contains(['.', 'e', 'E']) => {
+            let number: Option<f64> = id.parse().ok();
+            number.filter(|number| number.fract() == 0.0 && number.abs() < WHOLE).map(|number| format!("{number:.0}"))
+        }
+        _ => None,
+    };
+    respelled.unwrap_or_else(|| id.to_owned())
 }
 
 /// Seed and visitor of a whole text.
@@ -117,7 +133,7 @@ impl<'de> Visitor<'de> for One {
                 Some("id") => {
                     let id: Box<RawValue> = members.next_value()?;
                     message.is_odd |= id.get().starts_with(['{', '[', 't', 'f']); // JSON-RPC 2.0, section 4
-                    message.id = Some(id.get().to_owned()).filter(|id| id != "null");
+                    message.id = Some(in_one_spelling(id.get())).filter(|id| id != "null");
                 }
                 Some("method") => message.method = Some(members.next_value()?),
                 Some("params") => members.next_value_seed(Params(&mut message))?,
@@ -160,7 +176,7 @@ impl<'de> Visitor<'de> for Params<'_> {
                 }
                 Some("requestId") => {
                     let id: Box<RawValue> = members.next_value()?;
-                    self.0.cancels = Some(id.get().to_owned());
+                    self.0.cancels = Some(in_one_spelling(id.get()));
                     continue;
                 }
                 _ => {
@@ -300,6 +316,24 @@ mod tests {
         assert!(!one(r#"{"m\u0065thod":"ping"}"#).is_odd, "an escape is read by all alike");
         for wrong in ["", "7", "{", "{} {}", "[7]", "{\"method\":7}", "{\"a\":1 /* */}", "\u{feff}{}"] {
             assert!(super::read(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_the_same_however_it_is_spelled() {
+        for (spelled, id) in [
+            (r#""a\/b""#, r#""a/b""#),
+            (r#""\u00e9\u0022""#, r#""é\"""#),
+            ("1.0", "1"),
+            ("10e-1", "1"),
+            ("-7.0", "-7"),
+            ("1.5", "1.5"),
+            ("1234567890123456789012345", "1234567890123456789012345"),
+            ("1e300", "1e300"),
+            (r#""\ud800""#, r#""\ud800""#),
+        ] {
+            let message = one(&format!(r#"{{"id":{spelled},"method":"ping","params":{{"requestId":{spelled}}}}}"#));
+            assert_eq!((message.request(), message.cancels.as_deref()), (Some(id), Some(id)), "{spelled}");
         }
     }
 

@@ -315,6 +315,15 @@ impl Kept {
             }
     }
 
+    /// The body, if all of it has come, is still there and is no longer than this.
+    pub(crate) fn body(&self, most: usize) -> Option<Vec<u8>> {
+        match &self.body {
+            KeptBody::Whole(bytes, _) => (bytes.len() <= most).then(|| bytes.to_vec()),
+            KeptBody::Recorded(recording) => recording.borrow().body(most),
+            KeptBody::Empty | KeptBody::Lost => None,
+        }
+    }
+
     /// The request once more, with this authorization. The first sending, should it still be under way, breaks off. `None` if the body is not to be had any more.
     pub(crate) fn again(&self, authorization: &Authorization<'_>) -> Option<Request<RequestBody>> {
         let body = match &self.body {
@@ -338,6 +347,13 @@ impl Kept {
 }
 
 impl Recording {
+    fn body(&self, most: usize) -> Option<Vec<u8>> {
+        let copy = self.copy.as_ref().filter(|_| self.ended)?;
+        let pieces = || copy.chunks.iter().map(|chunk| &chunk[..]).chain([&copy.tail[..]]);
+        let length: usize = pieces().map(<[u8]>::len).sum();
+        (length <= most).then(|| pieces().collect::<Vec<_>>().concat())
+    }
+
     fn rewind(&mut self) -> Option<RequestBody> {
         let copy = self.copy.take()?;
         let rest = match (self.ended, self.trailers.take(), self.source.take()) {

@@ -376,6 +376,20 @@ fn an_openeo_back_end_is_added_with_the_client_that_it_offers_and_its_prefix() {
 }
 
 #[test]
+fn a_server_that_says_something_at_any_address_is_no_openeo_back_end_for_that() {
+    let documents = Documents::start();
+    let url = documents.url();
+    documents.put("/.well-known/openeo", json!({"ok": true}));
+    let resource = json!({"resource": format!("{url}/mcp"), "authorization_servers": [url]});
+    documents.put("/.well-known/oauth-protected-resource/mcp", resource);
+    documents.put("/.well-known/openid-configuration", metadata(&documents, &format!("{url}/token")));
+    let home = Home::with("listen = []\n");
+    let output = home.run(&["add", "notes", &format!("{url}/mcp"), "--client-id", "me", "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(config(&home).contains("[route.notes]\nmcp = \"/mcp\""), "{}", config(&home));
+}
+
+#[test]
 fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing_is_refused() {
     let documents = Documents::start();
     let url = documents.url();

@@ -1,13 +1,19 @@
 //! `valetd mcp`, between a client on standard input and output and an MCP server behind a route.
 
 use std::fs;
+use std::io::{self, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, EAGER, Server, rotating, short};
 use crate::support::mcp::{McpClient, text};
+use crate::support::upstreams::{read_head, serving};
 use crate::support::{Home, eventually};
 
 /// The route `lab` leads to the stand-in's MCP server.
@@ -222,4 +228,97 @@ fn eight_clients_go_through_an_expiry_and_a_rotation_with_one_token_call_a_renew
         assert_eq!(server.log().token_calls.len() - before, renewal);
     }
     assert_eq!(server.log().reuse_detected, 0);
+}
+
+/// An MCP server at an address of its own, which answers in `answer`'s way: a request's first line and body, and where the
+/// response goes. One request a connection.
+fn at_another_server(
+    server: &Server,
+    answer: impl Fn(&str, &Value, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) -> Home {
+    let upstream = serving(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let head = read_head(&mut reader)?;
+        let length = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body)?;
+        answer(&head, &serde_json::from_slice(&body).unwrap_or_default(), &mut stream)
+    });
+    lab::home(server, "", &format!("mcp = \"/mcp\"\nupstream = \"http://{upstream}\""), "")
+}
+
+const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const NOT_HERE: &[u8] = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+fn result(message: &Value) -> String {
+    let result = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "other"}});
+    json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string()
+}
+
+#[test]
+fn a_stream_that_the_server_leaves_open_and_a_notification_that_it_does_not_take_hold_up_nothing() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = at_another_server(&server, |head, message, stream| match &message["id"] {
+        _ if !head.starts_with("POST") => stream.write_all(NOT_HERE),
+        Value::Null if message["method"] == "notifications/initialized" => {
+            stream.write_all(EVENTS)?;
+            thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
+        Value::Null => {
+            thread::sleep(Duration::from_secs(60)); // not even a head
+            Ok(())
+        }
+        _ => {
+            stream.write_all(EVENTS)?;
+            stream.write_all(format!("data: {}\n\n", result(message)).as_bytes())?;
+            thread::sleep(Duration::from_millis(300));
+            let late = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": message["id"]}});
+            stream.write_all(format!("data: {late}\n\n").as_bytes())?;
+            thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
+    });
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let mut client = McpClient::start(&home, &["lab"]);
+    assert_eq!(client.initialize()["result"]["serverInfo"]["name"], "other");
+    let begun = Instant::now();
+    client.say(&json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": 1}}));
+    let id = client.request("ping", json!({}));
+    assert!(client.until(|message| message["id"] == id)["result"].is_object());
+    client.until(|message| message["params"]["data"] == id); // what comes after its response comes, too
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_server_that_ends_its_stream_at_once_is_not_asked_in_a_storm() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let home = at_another_server(&server, move |head, message, stream| match head.starts_with("GET") {
+        true => {
+            let id = count.fetch_add(1, Ordering::Relaxed);
+            stream.write_all(EVENTS)?;
+            stream.write_all(format!("retry: 0\nid: {id}\ndata:\n\n").as_bytes())
+        }
+        false if message["id"].is_null() => stream.write_all(ACCEPTED),
+        false => {
+            let body = result(message);
+            let head = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+            stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}Connection: close\r\n\r\n{body}").as_bytes())
+        }
+    });
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let mut client = McpClient::start(&home, &["lab"]);
+    client.initialize();
+    eventually("it listens", || (asked.load(Ordering::Relaxed) > 0).then_some(()));
+    thread::sleep(Duration::from_secs(4));
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((2..=8).contains(&asked), "asked {asked} times in 4 seconds");
+    assert!(client.ask("ping", json!({}))["result"].is_object());
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
 use crate::support::lab::{self, Server, address};
-use crate::support::{Home, mode, words};
+use crate::support::{Home, eventually, free_address, mode, words};
 
 /// Where each program has its configuration in a story's home, and one that it may have had before.
 const FILES: [(&str, &str, &str); 8] = [
@@ -120,6 +120,86 @@ fn what_others_have_written_since_stays_when_an_entry_is_taken_out() {
 }
 
 #[test]
+fn a_program_that_is_told_another_folder_is_connected_there() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, "mcp = \"/mcp\"");
+    let _daemon = home.start();
+    for (client, usual, variable, file) in [
+        ("codex", ".codex/config.toml", "CODEX_HOME", "config.toml"),
+        ("claude-code", ".claude.json", "CLAUDE_CONFIG_DIR", ".claude.json"),
+    ] {
+        write(&home.path(usual), "");
+        let folder = home.path(client);
+        fs::create_dir(&folder).expect("a folder");
+        let mut command = home.valetd(&["connect", client, "lab", "--yes"]);
+        let output = command.env(variable, &folder).output().expect("it runs");
+        assert!(output.status.success(), "{}", words(&output));
+        let with = fs::read_to_string(folder.join(file)).expect("it is there");
+        assert!(with.contains("/lab/mcp"), "{with}");
+        assert_eq!(fs::read_to_string(home.path(usual)).expect("it is there"), "", "{client}");
+    }
+}
+
+#[test]
+fn several_entries_and_one_that_was_written_again_are_undone_byte_for_byte_in_any_order() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let more = |port: &str| {
+        let other = "[route.other]\naccount = \"lab\"\nupstream = \"http://127.0.0.1:1\"\nmcp = true\n";
+        lab::config(&server, "", &format!("mcp = \"/mcp\"\n{other}"), "").replace("127.0.0.1:0", port)
+    };
+    let home = Home::with(&more(&free_address()));
+    lab::sign_in(&home, &server.sign_in());
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let run = |arguments: &[&str]| {
+        let output = home.run(&[&["connect"], arguments, &["--yes"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", words(&output));
+        words(&output)
+    };
+    for (client, file, before) in FILES {
+        let path = home.path(file);
+        for (before, undone) in
+            [(Some(before), ["lab", "other"]), (Some(before), ["other", "lab"]), (None, ["lab", "other"])]
+        {
+            match before {
+                Some(text) => write(&path, text),
+                None => fs::remove_file(&path).unwrap_or_default(),
+            }
+            run(&[client, "lab"]);
+            let one = fs::read_to_string(&path).expect("it is there");
+            run(&[client, "other"]);
+            run(&[client, undone[0], "--undo"]);
+            if undone[0] == "other" {
+                assert_eq!(fs::read_to_string(&path).ok().as_ref(), Some(&one), "{client}");
+            }
+            run(&[client, undone[1], "--undo"]);
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), before, "{client} {undone:?}");
+            assert!(!path.with_file_name(format!("{}.before-valetd", path.file_name().unwrap().display())).exists());
+        }
+    }
+
+    // the route has another address since
+    let path = home.path(".gemini/settings.json");
+    let before = "{ \"theme\": \"GitHub\" }";
+    write(&path, before);
+    run(&["gemini", "lab"]);
+    let local = free_address();
+    home.write_config(&more(&local));
+    eventually("the new address", || (address(&daemon) == local).then_some(()));
+    run(&["gemini", "lab"]);
+    assert!(fs::read_to_string(&path).expect("it is there").contains(&local));
+    run(&["gemini", "lab", "--undo"]);
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), before);
+
+    // an entry of the person's own is not replaced without a word, and comes back
+    let theirs = "{\"mcpServers\": {\"lab\": {\"httpUrl\": \"https://mcp.lab.example\", \"timeout\": 7}}}";
+    write(&path, theirs);
+    assert!(run(&["gemini", "lab"]).contains("in place of the entry lab that is there"));
+    run(&["gemini", "lab", "--undo"]);
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), theirs);
+}
+
+#[test]
 fn a_configuration_behind_a_link_is_changed_where_it_is() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = home(&server, "mcp = \"/mcp\"");
@@ -133,6 +213,11 @@ fn a_configuration_behind_a_link_is_changed_where_it_is() {
     assert!(with.contains("/lab/mcp") && with.contains("// mine\r\n"), "{with}");
     assert!(home.run(&["connect", "claude-code", "lab", "--undo", "--yes"]).status.success());
     assert_eq!(fs::read_to_string(&real).expect("it is there"), before);
+
+    fs::remove_file(&real).expect("it was there");
+    let refused = home.run(&["connect", "claude-code", "lab", "--yes"]);
+    assert!(words(&refused).contains("is a link that leads nowhere"), "{}", words(&refused));
+    assert!(path.is_symlink() && !real.exists());
     assert_eq!(fs::read_link(&path).expect("it is a link"), Path::new("dotfiles/claude.json"));
 }
 

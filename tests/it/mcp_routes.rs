@@ -71,8 +71,10 @@ fn a_client_finds_nothing_to_sign_in_to_and_is_told_the_command_instead() {
     assert_eq!(post(&local, Some(&session), &call(1, "echo", json!({"text": "x"}))).status, 200, "after a renewal");
 
     let scoped = post(&local, Some(&session), &call(2, "scoped", json!({})));
-    assert_eq!((scoped.status, scoped.header("www-authenticate")), (403, None));
-    assert_eq!(scoped.json()["login"], "valetd login lab --scope 'files:read files:write'");
+    assert_eq!((scoped.status, scoped.header("www-authenticate"), &scoped.json()["id"]), (200, None, &json!(2)));
+    let error = &scoped.json()["error"];
+    assert_eq!(error["data"]["login"], "valetd login lab --scope 'files:read files:write'");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains("Run: valetd login lab --scope ")), "{error}");
     let status = daemon.status();
     assert_eq!(status["routes"][0]["mcp"]["protocol_version"], "2025-06-18");
     let said = words(&home.run(&["status"]));
@@ -103,6 +105,11 @@ fn a_server_that_takes_no_token_is_no_reason_for_a_client_to_sign_in() {
     assert_eq!((answer.status, answer.header("www-authenticate")), (502, None));
     assert_eq!(answer.json()["type"], "urn:valetd:problem:token-refused");
     assert_eq!(answer.json()["login"], "valetd login lab");
+    let fields = [("Content-Type", "application/json")];
+    let message = call(1, "echo", json!({})).to_string();
+    let answer = send(&address(&daemon), "POST", "/lab/unauthorized", &fields, message.as_bytes()).expect("an answer");
+    assert_eq!((answer.status, &answer.json()["id"]), (200, &json!(1)), "{}", answer.text());
+    assert_eq!(answer.json()["error"]["data"]["login"], "valetd login lab");
 }
 
 /// What a command prints, up to the line with a word.
@@ -263,6 +270,19 @@ fn rules_by_method_and_tool_refuse_in_json_rpc_and_the_audit_names_both_but_no_a
         );
     }
     assert_eq!(send(&local, "PUT", "/lab/mcp", &fields, b"{}").expect("an answer").status, 403);
+    for (case, method, path, field, status) in [
+        ("a message in a GET", "GET", "/lab/mcp", None, 200),
+        ("and in a DELETE", "DELETE", "/lab/mcp", None, 200),
+        ("another method in a field", "POST", "/lab/mcp", Some(("X-HTTP-Method-Override", "DELETE")), 403),
+        ("another path in a field", "POST", "/lab/mcp", Some(("X-Original-URL", "/admin")), 403),
+        ("another method in the query", "POST", "/lab/mcp?_method=DELETE", None, 403),
+    ] {
+        let fields: Vec<_> = fields.into_iter().chain(field).collect();
+        let body = call(9, "large", json!({"bytes": 1})).to_string();
+        let answer = send(&local, method, path, &fields, body.as_bytes()).expect("an answer");
+        let is_refused = status == 403 || answer.text().contains("valetd refuses it");
+        assert!(answer.status == status && is_refused, "{case}: {} {}", answer.status, answer.text());
+    }
     // in UTF-7, which some servers read if they are told to, +ACI- is a quotation mark
     let hidden = "{\"jsonrpc\":\"2.0\",\"id\":8,\"x\":\"+ACI-,+ACI-method+ACI-:+ACI-prompts/get\",\"method\":\"ping\"}";
     let utf_16: Vec<u8> = twice.encode_utf16().flat_map(u16::to_be_bytes).collect();
@@ -342,7 +362,12 @@ fn a_client_key_may_be_for_some_tools_alone() {
     assert_eq!(post(&call(6, "echo", json!({"text": "x".repeat(2 << 20)}))).status, 400, "more than is read");
 
     // what every session needs, and no message: the stream, and the session's end
-    assert_eq!(ask(&key, "DELETE", "/lab/mcp", &json!({})).status, 200);
+    assert!(
+        ask(&key, "DELETE", "/lab/mcp", &large).text().contains("not for tools/call large"),
+        "with a message in it"
+    );
+    let fields = [("Mcp-Session-Id", session.as_str()), ("X-Valetd-Key", &*key)];
+    assert_eq!(send(&local, "DELETE", "/lab/mcp", &fields, b"").expect("an answer").status, 200);
     let listed = words(&home.run(&["key", "list"]));
     assert!(listed.contains("lab * *; mcp tools/call e*"), "{listed}");
 

@@ -1,5 +1,6 @@
 //! The programs that speak MCP, as data: where each keeps its servers, and what an entry looks like there.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -13,7 +14,7 @@ pub(super) struct Client {
     pub(super) name: &'static str,
     /// Its own name.
     pub(super) title: &'static str,
-    /// Where its configuration is; the first that exists, else the first.
+    /// Where its configuration is: in the folder that a variable names, or the first that exists, else the first.
     files: &'static [Location],
     pub(super) place: Place,
     shape: Shape,
@@ -22,6 +23,8 @@ pub(super) struct Client {
 /// A file below a folder of the person's.
 #[derive(Debug)]
 enum Location {
+    /// Below the folder that a variable of the environment names, if it is set.
+    Variable(&'static str, &'static str),
     /// Below the home.
     Home(&'static str),
     /// Below the folder for configurations (`~/.config`; on macOS `~/Library/Application Support`).
@@ -52,7 +55,7 @@ pub(super) const CLIENTS: [Client; 8] = [
     Client {
         name: "claude-code",
         title: "Claude Code",
-        files: &[Location::Home(".claude.json")],
+        files: &[Location::Variable("CLAUDE_CONFIG_DIR", ".claude.json"), Location::Home(".claude.json")],
         place: MCP_SERVERS,
         shape: Shape::TypeAndUrl,
     },
@@ -66,7 +69,7 @@ pub(super) const CLIENTS: [Client; 8] = [
     Client {
         name: "codex",
         title: "Codex",
-        files: &[Location::Home(".codex/config.toml")],
+        files: &[Location::Variable("CODEX_HOME", "config.toml"), Location::Home(".codex/config.toml")],
         place: Place { format: Format::Toml, table: "mcp_servers" },
         shape: Shape::Url,
     },
@@ -113,6 +116,8 @@ pub(super) struct Folders {
     pub(super) home: PathBuf,
     /// `$XDG_CONFIG_HOME`, or `~/.config`.
     pub(super) dot_config: PathBuf,
+    /// What a variable of the environment is.
+    pub(super) variable: fn(&str) -> Option<OsString>,
 }
 
 /// What an entry leads to.
@@ -130,9 +135,12 @@ pub(super) struct Target<'a> {
 impl Client {
     /// Where its configuration is, or would be.
     pub(super) fn file(&self, folders: &Folders) -> PathBuf {
-        let mut files = self.files.iter().map(|location| location.path(folders));
-        let first = files.next().expect("each has one");
-        if first.exists() { first } else { files.find(|file| file.exists()).unwrap_or(first) }
+        let named = self.files.iter().find_map(|location| location.named(folders));
+        named.unwrap_or_else(|| {
+            let mut files = self.files.iter().filter_map(|location| location.path(folders));
+            let first = files.next().expect("each has one");
+            if first.exists() { first } else { files.find(|file| file.exists()).unwrap_or(first) }
+        })
     }
 
     /// Whether it seems to be there: its file, or the folder that is its own.
@@ -167,15 +175,24 @@ impl Client {
 }
 
 impl Location {
-    fn path(&self, folders: &Folders) -> PathBuf {
-        match self {
+    /// Where it is, if a variable says it.
+    fn named(&self, folders: &Folders) -> Option<PathBuf> {
+        let Location::Variable(variable, below) = self else { return None };
+        let folder = PathBuf::from((folders.variable)(variable)?);
+        folder.is_absolute().then(|| folder.join(below))
+    }
+
+    /// Where it is, if no variable says it.
+    fn path(&self, folders: &Folders) -> Option<PathBuf> {
+        Some(match self {
+            Location::Variable(..) => return None,
             Location::Home(below) => folders.home.join(below),
             Location::DotConfig(below) => folders.dot_config.join(below),
             Location::Config(below) if cfg!(target_os = "macos") => {
                 folders.home.join("Library/Application Support").join(below)
             }
             Location::Config(below) => folders.dot_config.join(below),
-        }
+        })
     }
 }
 

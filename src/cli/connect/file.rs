@@ -32,6 +32,9 @@ impl Current {
         let mut text = String::new();
         let file = match File::open(&path) {
             Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                return Err("is a link that leads nowhere: make the file that it leads to, or remove it".to_owned());
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, text: None, mode: 0o600 }),
             Err(error) => return Err(format!("cannot be read: {error}")),
         };

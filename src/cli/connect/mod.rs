@@ -110,7 +110,7 @@ fn folders(places: &Paths) -> Result<Folders, Failure> {
     let home = places.home.clone().ok_or_else(|| Failure::say("there is no home folder (HOME)"))?;
     let dot_config = environment::value("XDG_CONFIG_HOME").map(PathBuf::from);
     let dot_config = dot_config.filter(|folder| folder.is_absolute()).unwrap_or_else(|| home.join(".config"));
-    Ok(Folders { home, dot_config })
+    Ok(Folders { home, dot_config, variable: environment::value })
 }
 
 fn route_of<'a>(report: &'a StatusReport, name: &RouteName) -> Result<&'a RouteReport, Failure> {
@@ -161,12 +161,19 @@ fn put_in(client: &Client, name: &str, entry: &Entry, path: &Path, yes: bool, js
     let after = client.place.with(&before, name, entry).map_err(wrong)?;
     let changes = after != before;
     if changes {
+        let entries = client.place.all(&before).map_err(wrong)?;
         if !json {
-            print(&format!("{} gets, in {}:\n{}\n", client.title, path.display(), in_words(name, entry)))?;
+            let theirs = entries.iter().any(|(its, entry)| its == name && !is_ours(entry, name));
+            let instead = if theirs { format!(", in place of the entry {name} that is there") } else { String::new() };
+            let words = in_words(name, entry);
+            print(&format!("{} gets, in {}{instead}:\n{words}\n", client.title, path.display()))?;
         }
         agreed(yes, "Write it?")?;
-        // what was there before an entry of ours stays what is gone back to
-        current.replace(&after, true).map_err(wrong)?;
+        // what was there before the first entry of ours stays what is gone back to
+        let ours = ours(entries);
+        let kept = current.before();
+        let is_known = !ours.is_empty() && with_all(client, kept.as_deref().unwrap_or_default(), &ours) == Some(before);
+        current.replace(&after, !is_known).map_err(wrong)?;
     }
     let says = match changes {
         true => format!("{} is connected to {name}; start it anew", client.title),
@@ -188,15 +195,26 @@ fn take_out(client: &Client, name: &str, path: &Path, yes: bool, json: bool) -> 
         return Err(Failure::say(says).with_remedy("nothing was changed"));
     }
     agreed(yes, &format!("Take {name} out of {}?", path.display()))?;
+    let ours = ours(client.place.all(&now).map_err(wrong)?);
+    let others: Vec<_> = ours.iter().filter(|(its, _)| its != name).cloned().collect();
+    // where nothing but our entries has come to it, the file becomes what it would be without this one
+    let before_ours = |before: &str| {
+        let is_as_left = with_all(client, before, &ours).is_some_and(|text| text == now);
+        let leads_here = |entry: &Value| is_ours(entry, name);
+        let was_here = client.place.find(before, name).is_ok_and(|entry| entry.is_some_and(|entry| leads_here(&entry)));
+        (is_as_left && !was_here).then(|| with_all(client, before, &others)).flatten()
+    };
     let kept = current.before();
-    let is_as_left = |before: &str| again(client, before, name, &entry).is_some_and(|text| text == now);
-    match kept.filter(|before| is_as_left(before)) {
-        Some(before) => {
-            current.replace(&before, false).map_err(wrong)?;
-            Current::remove(&current.backup()).map_err(wrong)?;
+    match (kept.as_deref().and_then(before_ours), before_ours("")) {
+        (Some(text), _) => {
+            current.replace(&text, false).map_err(wrong)?;
+            if others.is_empty() {
+                Current::remove(&current.backup()).map_err(wrong)?;
+            }
         }
-        None if is_as_left("") => Current::remove(path).map_err(wrong)?,
-        None => {
+        (None, Some(_)) if others.is_empty() => Current::remove(path).map_err(wrong)?,
+        (None, Some(text)) => current.replace(&text, false).map_err(wrong)?,
+        (None, None) => {
             let without = client.place.without(&now, name).map_err(wrong)?;
             current.replace(&without, false).map_err(wrong)?;
         }
@@ -204,12 +222,19 @@ fn take_out(client: &Client, name: &str, path: &Path, yes: bool, json: bool) -> 
     told(client, name, path, true, &Value::Null, &format!("{} is not connected to {name} any more", client.title), json)
 }
 
-/// The text that comes of a text by writing an entry that was found.
-fn again(client: &Client, before: &str, name: &str, entry: &Value) -> Option<String> {
+/// Those among entries that lead to this program.
+fn ours(entries: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    entries.into_iter().filter(|(name, entry)| is_ours(entry, name)).collect()
+}
+
+/// The text that comes of a text by writing entries that were found.
+fn with_all(client: &Client, before: &str, entries: &[(String, Value)]) -> Option<String> {
     const NAMES: [&str; 6] = ["type", "command", "args", "url", "httpUrl", "enabled"];
-    let members = entry.as_object()?;
-    let entry: Entry = NAMES.into_iter().filter_map(|name| Some((name, members.get(name)?.clone()))).collect();
-    (entry.len() == members.len()).then(|| client.place.with(before, name, &entry).ok())?
+    entries.iter().try_fold(before.to_owned(), |text, (name, entry)| {
+        let members = entry.as_object()?;
+        let entry: Entry = NAMES.into_iter().filter_map(|name| Some((name, members.get(name)?.clone()))).collect();
+        (entry.len() == members.len()).then(|| client.place.with(&text, name, &entry).ok())?
+    })
 }
 
 /// Whether an entry leads to this program: by its command, or by a local URL that ends in the route's name and path.

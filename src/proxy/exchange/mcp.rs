@@ -17,7 +17,7 @@ use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::exchange::forward::upstream_error;
 use crate::proxy::policy::challenge;
 use crate::proxy::policy::error::{Check, ProxyError};
-use crate::proxy::replay::{Right, Unread, Whole};
+use crate::proxy::replay::{Kept, Right, Unread, Whole};
 use crate::proxy::table::RouteEntry;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -231,6 +231,11 @@ pub(crate) async fn refuse(
         Some(response) => Ok((error, response.map(ResponseBody::Full))),
         None => Err(error),
     }
+}
+
+/// What a request said that has been sent, from its copy.
+pub(crate) fn sent(kept: &Kept) -> Option<Vec<Message>> {
+    mcp::read(&kept.body(LARGEST)?[..]).ok()
 }
 
 /// Whether a body says of itself that it is JSON as it is read here: JSON is UTF-8 (RFC 8259 section 8.1), but some servers

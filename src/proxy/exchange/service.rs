@@ -5,13 +5,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
 use crate::client_keys::{ClientKey, Exhausted, Refusal};
 use crate::config::Upstream;
+use crate::mcp::Message;
 use crate::platform::clock;
 use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
@@ -137,7 +138,8 @@ async fn carry_out(
         return Err(ProxyError::ForbiddenByScrub);
     }
     let under_rules = mcp::has_rules(&route.config, caller.key.as_deref());
-    let has_message = under_rules && request.method() == Method::POST;
+    // a server may read a message from whatever has content
+    let has_message = under_rules && (request.method() == Method::POST || !request.body().is_end_stream());
     if switches && under_rules {
         return Err(ProxyError::ForbiddenByRules);
     }
@@ -173,14 +175,32 @@ async fn carry_out(
         Err(error) => return Err(send_error(route, error)),
     };
     exchange.goes_up_with(authorization.token()); // it may be another one by now
+    // looked at now, as a second sending uses it up
+    let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&response.status());
+    let sent = if route.config.mcp.is_some() && refused { kept.as_ref().and_then(mcp::sent) } else { None };
     if authorization.judge(&response) == Some(Rejection::Renew) {
-        return Box::pin(after_401(stream, &target.local, authorization, place, kept, response, context)).await;
+        let response = Box::pin(after_401(stream, &target.local, authorization, place, kept, response, context)).await;
+        return response.or_else(|error| in_json_rpc(stream, exchange, error, sent));
     }
     let token = authorization.token();
     if response.status().is_success() {
         route.tokens.worked(token, place, || exchange.began.elapsed());
     }
-    respond(route, response, token, &context)
+    respond(route, response, token, &context).or_else(|error| in_json_rpc(stream, exchange, error, sent))
+}
+
+/// The refusal of a message that has been sent, so that its client shows what a person can do; otherwise the refusal as it is.
+fn in_json_rpc(
+    stream: &Stream,
+    exchange: &mut Exchange,
+    error: ProxyError,
+    sent: Option<Vec<Message>>,
+) -> Result<Response<ResponseBody>, ProxyError> {
+    let response = sent.filter(|_| error.login().is_some()).and_then(|messages| error.in_json_rpc(&messages));
+    let Some(response) = response else { return Err(error) };
+    stream.is_independent(); // a response of our own is for everybody
+    exchange.failed(&error);
+    Ok(response.map(ResponseBody::Full))
 }
 
 /// Who asks, as far as the request says it, and what one look at its fields has found.

@@ -16,7 +16,8 @@ pub(crate) fn lacking_scope(headers: &HeaderMap) -> Option<String> {
 
 fn is_plain(scope: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b" :/._-+*@=,".contains(&byte);
-    scope.len() <= LONGEST && scope.bytes().all(good)
+    // what begins with a dash would be an option
+    scope.len() <= LONGEST && scope.bytes().all(good) && !scope.starts_with('-')
 }
 
 /// A parameter's value, in quotes or without.
@@ -50,6 +51,7 @@ mod tests {
             (r#"Bearer error="insufficient_scope", xscope="no", error_description="scope" , scope = "a""#, Some("a")),
             (r#"Bearer error="insufficient_scope""#, Some("")),
             (r#"Bearer error="insufficient_scope", scope="$(rm -rf ~)""#, Some("")),
+            (r#"Bearer error="insufficient_scope", scope="--config=/tmp/x a""#, Some("")),
             (r#"Bearer error="invalid_token", scope="a""#, None),
         ] {
             let mut headers = HeaderMap::new();

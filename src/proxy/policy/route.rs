@@ -188,7 +188,7 @@ pub(crate) fn check_rules(
         return Err(ProxyError::KeyLacksRoute(route.name.clone()));
     }
     let narrow_key = key.filter(|key| !key.rights.is_whole_route());
-    if route.rules.is_empty() && narrow_key.is_none() {
+    if route.rules.is_empty() && route.mcp_rules.is_empty() && narrow_key.is_none() {
         return Ok(());
     }
     if head.headers.keys().any(|name| overrides::is_override(name) && !overrides::is_of_another_proxy(name))
@@ -222,7 +222,8 @@ pub(crate) fn check_other_path(
 ) -> Result<(), ProxyError> {
     let narrow_key = key.filter(|key| !key.rights.is_whole_route());
     let Some(rest) = rest else {
-        let is_bounded = !route.rules.is_empty() || narrow_key.is_some() || !refuse.is_empty();
+        let has_rules = !route.rules.is_empty() || !route.mcp_rules.is_empty();
+        let is_bounded = has_rules || narrow_key.is_some() || !refuse.is_empty();
         return if is_bounded { Err(ProxyError::ForbiddenByRules) } else { Ok(()) };
     };
     check_path(rest)?;
