@@ -704,6 +704,29 @@ fn of_recovery_codes_that_are_made_at_once_each_opens_the_store_or_says_that_it_
 }
 
 #[test]
+fn credentials_that_are_in_the_clear_though_the_configuration_names_a_seal_are_told_of_everywhere() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    for verb in [&["status"][..], &["check"], &["doctor", "--offline"]] {
+        let told = words(&home.run(verb));
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" "); // lines are wrapped
+        assert_eq!(told.matches("in the clear").count(), 1, "{verb:?}: {told}");
+        assert!(told.contains("store.seal names file") && told.contains("valetd seal on"), "{verb:?}: {told}");
+    }
+    let forgets = "store.seal = { file = \"../../key\" }\nstore.lock = { idle = \"1h\", all = true }";
+    home.write_config(&lab::config(&sealable.server, lab::EAGER, "", forgets));
+    assert!(words(&home.run(&["check"])).contains("store.lock.all has no effect"));
+    sealable.seal("on");
+    for verb in [&["status"][..], &["check"], &["doctor", "--offline"]] {
+        let told = words(&home.run(verb));
+        assert!(!told.contains("in the clear"), "{verb:?}: {told}");
+    }
+    assert!(!words(&home.run(&["check"])).contains("no effect"));
+}
+
+#[test]
 fn copies_of_credentials_that_somebody_has_made_are_named_and_left_to_who_has_made_them() {
     let sealable = Sealable::new();
     let home = &sealable.home;
