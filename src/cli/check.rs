@@ -97,8 +97,11 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     // a service has the usual places
     let served = if options.invocation() == "valetd" { sockets() } else { None };
     let differs = served.and_then(|sockets| other_than_listed(&config.listen, &sockets));
-    let unsealed = unsealed(&config.store.seal, store::seal_in(&places.state_dir));
-    let warnings = warnings.into_iter().chain(differs).chain(unsealed).collect();
+    let kept = store::seal_in(&places.state_dir);
+    let forgets_nothing = (config.store.lock.all && kept == SealState::default())
+        .then(|| format!("store.lock.all has no effect before credentials are sealed; {}", advised("seal on")));
+    let unsealed = unsealed(&config.store.seal, kept);
+    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing).collect();
     let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
     Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
 }

@@ -115,21 +115,21 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         new: makes_key(change) && config_or_empty(&places).store.seal == SealSetting::Passphrase,
     };
     let passphrases = Passphrases::take(needs, passphrase_stdin).map_err(|failure| failure.while_doing(doing))?;
-    let perform = |change| -> Result<SealAnswer, Failure> {
+    let perform = |change, code: Option<&Secret>| -> Result<SealAnswer, Failure> {
         let new = passphrases.new.as_ref();
-        match block_on(async { Client::connect(&places.socket).await?.change_seal(change, new).await })? {
+        match block_on(async { Client::connect(&places.socket).await?.change_seal(change, new, code).await })? {
             Ok(answer) => Ok(answer),
             Err(ClientError::NotRunning(_)) => {
-                change_here(&places, change, &passphrases).map_err(|failure| failure.while_doing(doing))
+                change_here(&places, change, &passphrases, code).map_err(|failure| failure.while_doing(doing))
             }
             Err(error) => Err(Failure::of_call(error, options).while_doing(doing)),
         }
     };
-    let answer = perform(change)?;
+    let answer = perform(change, None)?;
     let exit = show(&answer, json)?;
     if change == SealChange::Recovery {
         // not before the new one stands where its owner wants it
-        perform(SealChange::RecoverySeen)?;
+        perform(SealChange::RecoverySeen, answer.recovery_code.as_deref().map(Secret::new).as_ref())?;
     }
     Ok(exit)
 }
@@ -185,12 +185,17 @@ impl Passphrases {
 }
 
 /// Changes the seal while no daemon runs.
-fn change_here(places: &Paths, change: SealChange, passphrases: &Passphrases) -> Result<SealAnswer, Failure> {
+fn change_here(
+    places: &Paths,
+    change: SealChange,
+    passphrases: &Passphrases,
+    code: Option<&Secret>,
+) -> Result<SealAnswer, Failure> {
     let loaded = load_config(places)
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
     let store = open_store_with(places, &loaded.config, passphrases.present.clone()).map_err(of_store)?;
     let sources = KeySources::new(&loaded.config.store, &places.state_dir);
-    let sources = sources.with_passphrase(passphrases.new.clone());
+    let sources = sources.with_passphrase(passphrases.new.clone()).with_recovery_code(code.cloned());
     let changed = store.change_seal(change, &sources, unix_seconds()).map_err(failure_of)?;
     let exposed: Vec<String> = changed.lay_in_the_clear.iter().map(ToString::to_string).collect();
     let mut answer = SealAnswer::new(changed);
@@ -230,6 +235,7 @@ pub(super) fn failure_of(error: SealError) -> Failure {
         error @ SealError::Locked(_) => Failure::new(error).with_remedy(ways()).with_exit(Exit::Locked),
         error @ SealError::Ring(_) => Failure::new(error).with_exit(Exit::Locked),
         SealError::Store(error) => of_store(error),
+        error @ SealError::CodeVoid => Failure::new(error).with_remedy(advised("seal recovery")),
         error @ (SealError::NotSealed | SealError::NoRandomness) => Failure::new(error),
     }
 }
@@ -273,7 +279,7 @@ fn status(options: &Options, json: bool) -> Result<Exit, Failure> {
 }
 
 fn lines(report: &StoreReport, now: u64) -> Vec<String> {
-    let StoreReport { sealed, source, key_id, since, because, recovery, locked } = report;
+    let StoreReport { sealed, source, key_id, since, because, recovery, locked, unmet: _ } = report;
     let mut lines = Vec::new();
     match (sealed, since) {
         (false, _) if locked.is_some() => {

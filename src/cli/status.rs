@@ -359,7 +359,7 @@ fn header(daemon: &DaemonReport) -> String {
     }
     let locked =
         store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: {}", advised("unlock")));
-    for warning in locked.iter().chain(warnings).chain(&root).chain(&trouble) {
+    for warning in locked.iter().chain(&store.unmet).chain(warnings).chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
     }

@@ -69,13 +69,15 @@ pub(super) fn perform(options: &Options, arguments: &Arguments) -> Result<Exit, 
 
 /// What the person says, who is asked where it takes a passphrase.
 fn said(arguments: &Arguments, source: Option<&str>, sources: &KeySources) -> Result<Said, Failure> {
-    let ask =
-        |prompt: &str| Terminal::open().and_then(|mut terminal| terminal.ask_hidden(prompt)).map_err(Failure::new);
+    let ask = |prompt: &str, pipe: &str| {
+        let asked = Terminal::open().and_then(|mut terminal| terminal.ask_hidden(prompt));
+        asked.map_err(|error| Failure::new(error).with_remedy(format!("or send it through a pipe: {pipe}")))
+    };
     match arguments {
-        Arguments { recovery: true, .. } => ask("Recovery code: ").map(Said::RecoveryCode),
+        Arguments { recovery: true, .. } => ask("Recovery code: ", "--recovery-stdin").map(Said::RecoveryCode),
         Arguments { recovery_stdin: true, .. } => secret_on_stdin().map(Said::RecoveryCode),
         Arguments { passphrase_stdin: true, .. } => secret_on_stdin().map(Said::Passphrase),
-        _ if source == Some(Kind::Passphrase.name()) => ask("Passphrase: ").map(Said::Passphrase),
+        _ if source == Some(Kind::Passphrase.name()) => ask("Passphrase: ", "--passphrase-stdin").map(Said::Passphrase),
         _ if source == Some(Kind::SecretService.name()) => {
             remark("the keyring asks for its password, if it is locked");
             let opened = sources.ask_a_person(Kind::SecretService);

@@ -204,8 +204,10 @@ impl Client {
         &mut self,
         change: SealChange,
         passphrase: Option<&Secret>,
+        recovery_code: Option<&Secret>,
     ) -> Result<SealAnswer, ClientError> {
-        let order = json!({ "change": change, "passphrase": passphrase.map(Secret::expose) }).to_string();
+        let (passphrase, code) = (passphrase.map(Secret::expose), recovery_code.map(Secret::expose));
+        let order = json!({ "change": change, "passphrase": passphrase, "recovery_code": code }).to_string();
         let body = self.call(Method::POST, "/v1/seal", Some(order), AFTER_WORK).await?;
         self.read(&body)
     }

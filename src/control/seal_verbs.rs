@@ -26,6 +26,9 @@ struct SealOrder {
     /// What the key is to be kept by, where that is a passphrase.
     #[serde(default)]
     passphrase: Option<Secret>,
+    /// The one that has been seen.
+    #[serde(default)]
+    recovery_code: Option<Secret>,
 }
 
 /// What `POST /v1/unlock` takes: how the store is to be opened; by its own source, if nothing is said.
@@ -59,12 +62,15 @@ impl SealAnswer {
 
 pub(super) async fn change(state: &ControlState, body: &[u8]) -> Result<Answer, Problem> {
     let example = r#"{"change": "on"}, or "off", "rotate", "recovery""#;
-    let SealOrder { change, passphrase } = serde_json::from_slice(body)
+    let SealOrder { change, passphrase, recovery_code } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
     info!(?change, "a change of the store's seal was asked for over the control socket");
     refuse_behind_the_wall(state)?;
-    let changed =
-        work(state, passphrase, move |store, sources| store.change_seal(change, sources, unix_seconds())).await?;
+    let changed = work(state, passphrase, move |store, sources| {
+        let sources = sources.clone().with_recovery_code(recovery_code);
+        store.change_seal(change, &sources, unix_seconds())
+    })
+    .await?;
     state.accounts.look_again().await;
     let said = spend(state, changed.lay_in_the_clear.clone()).await;
     let mut answer = SealAnswer::new(changed);
@@ -86,22 +92,34 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
         return Err(bad_request("it has a recovery code and a passphrase").with_remedy("send the one that is known"));
     }
     let noted = (state.accounts.latest_lock(), state.store.latest_hold());
-    let is_locked = state.accounts.is_locked();
+    let is_behind_the_wall = state.accounts.is_locked() && is_behind_a_passphrase(&state.store);
+    let has_passphrase = passphrase.is_some();
     let opened = work(state, passphrase, move |store, sources| match recovery_code {
         Some(code) => Ok((store.recover(&code, sources)?, Vec::new())),
         // what a person has locked with a passphrase at hand, only that passphrase unlocks
-        None if is_locked && is_behind_a_passphrase(store) && !store.opens(|kind, blob| sources.secret(kind, blob)) => {
-            Err(SealError::Locked("that takes the passphrase".to_owned()))
+        None if is_behind_the_wall && !store.opens(|kind, blob| sources.secret(kind, blob)) => {
+            Err(SealError::Locked(match has_passphrase {
+                true => "that is not the passphrase".to_owned(),
+                false => "that takes the passphrase".to_owned(),
+            }))
         }
         None => {
             let Left(left) = store.unlock(|kind, blob| sources.secret(kind, blob))?;
             Ok((vec!["the store is open".to_owned()], left))
         }
     });
-    let lost = format!(
-        "where its key is lost for good: {0} unlock --recovery, or {0} seal on --new-key and then login",
-        state.facts.borrow().invocation
-    );
+    let invocation = state.facts.borrow().invocation.clone();
+    let lost = match is_behind_the_wall {
+        // what it would change is behind the wall as long as this daemon runs
+        true => format!(
+            "where it is forgotten for good: {invocation} unlock --recovery, or, after a restart of the daemon, \
+             {invocation} seal on --new-key and then login"
+        ),
+        false => format!(
+            "where its key is lost for good: {invocation} unlock --recovery, or {invocation} seal on --new-key and then \
+             login"
+        ),
+    };
     let (mut said, left) = opened.await.map_err(|problem| match problem.is(kind::STORE_LOCKED) {
         true => problem.with_remedy(lost),
         false => problem,
@@ -283,6 +301,9 @@ async fn work<T: Send + 'static>(
             Err(match error {
                 SealError::Locked(_) => store_locked(state, words),
                 SealError::Ring(_) => store_locked(state, words),
+                SealError::CodeVoid => {
+                    refused(words).with_remedy(format!("{} seal recovery", state.facts.borrow().invocation))
+                }
                 SealError::NoSource(_) | SealError::NotSealed | SealError::NoRandomness => refused(words),
                 SealError::Store(StoreError::Locked { .. }) => store_locked(state, words),
                 SealError::Store(_) => refused(words),

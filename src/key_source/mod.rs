@@ -115,6 +115,8 @@ pub(crate) struct KeySources {
     lingers: PathBuf,
     /// What a person has typed just now, if one has.
     passphrase: Option<Secret>,
+    /// The recovery code that a person has before them, if one has.
+    recovery_code: Option<Secret>,
     /// From when on nobody is asked any more.
     stop: Option<Shutdown>,
 }
@@ -131,6 +133,7 @@ impl KeySources {
             bus: Bus::Session,
             lingers: LINGERS.into(),
             passphrase: None,
+            recovery_code: None,
             stop: None,
         }
     }
@@ -145,6 +148,12 @@ impl KeySources {
     #[must_use]
     pub(crate) fn with_passphrase(self, passphrase: Option<Secret>) -> Self {
         Self { passphrase, ..self }
+    }
+
+    /// The same, with a recovery code that a person has before them.
+    #[must_use]
+    pub(crate) fn with_recovery_code(self, recovery_code: Option<Secret>) -> Self {
+        Self { recovery_code, ..self }
     }
 
     /// What a slot was wrapped by. Blocks for as long as the source takes: for a command, up to half a minute.
@@ -162,7 +171,10 @@ impl KeySources {
                 let away = || NoSecret::Away(format!("a person must type it: {}", advised("unlock")));
                 return self.passphrase.clone().ok_or_else(away);
             }
-            (Kind::Recovery, _) => return Err(NoSecret::Away("it is written down".to_owned())),
+            (Kind::Recovery, _) => {
+                let away = || NoSecret::Away("it is written down".to_owned());
+                return self.recovery_code.as_ref().map(|code| recovery(code).secret).ok_or_else(away);
+            }
             (kind, SealSetting::Held(source)) if held_kind(source) == Some(kind) => source.clone(),
             (Kind::Unit, _) => SecretSource::Credential(UNIT_CREDENTIAL.to_owned()),
             (kind @ (Kind::File | Kind::Command), _) => {
@@ -383,14 +395,14 @@ pub(crate) fn recovery_code(random: &[u8; 16]) -> Secret {
     Secret::new(code.as_str())
 }
 
-/// A way in by a recovery code, as a person has written it: small letters, other groups and look-alikes are fine.
+/// A way in by a recovery code, as a person has written it: small letters, other groups and look-alikes are fine, and what
+/// a notebook or a word processor has made of the strokes between the groups.
 pub(crate) fn recovery(code: &Secret) -> Offer {
-    let digits =
-        code.expose().chars().filter(|c| !c.is_whitespace() && *c != '-').map(|c| match c.to_ascii_uppercase() {
-            'O' => '0',
-            'I' | 'L' => '1',
-            other => other,
-        });
+    let digits = code.expose().chars().filter(|c| c.is_alphanumeric()).map(|c| match c.to_ascii_uppercase() {
+        'O' => '0',
+        'I' | 'L' => '1',
+        other => other,
+    });
     let mut plain = Zeroizing::new(String::with_capacity(code.expose().len()));
     plain.extend(digits);
     Offer { kind: Kind::Recovery, blob: None, secret: Secret::new(plain.as_str()), because: Vec::new() }
@@ -421,6 +433,7 @@ mod tests {
             bus: Bus::At("unix:path=/nowhere".to_owned()),
             lingers: "/nowhere".into(),
             passphrase: None,
+            recovery_code: None,
             stop: None,
         }
     }
@@ -478,7 +491,12 @@ mod tests {
         let code = recovery_code(&u128::to_be_bytes(0x0123_4567_89ab_cdef_0011_2233_4455_6677));
         let written = code.expose().to_lowercase().replace('-', " ").replace('0', "o").replace('1', "l");
         assert_ne!(written, code.expose());
-        assert_eq!(recovery(&Secret::new(written)), recovery(&code));
+        let as_written =
+            ["\u{2013}", "\u{2011}", "_", ".", "/", "\u{a0}", ""].map(|gap| code.expose().replace('-', gap));
+        let copied = [format!("\u{feff}{}", code.expose()), format!("\"{}\"", code.expose()), format!("`{written}`")];
+        for written in as_written.iter().chain(&copied).chain([&written]) {
+            assert_eq!(recovery(&Secret::new(written.as_str())), recovery(&code), "{written:?}");
+        }
         assert_ne!(recovery(&code).secret, recovery(&recovery_code(&[0; 16])).secret);
     }
 

@@ -24,7 +24,7 @@ pub(crate) enum SealChange {
     Off,
     /// Another way in, by a code that is shown once. Those before it open the store until it has been seen.
     Recovery,
-    /// The code has been seen.
+    /// The code that is handed back has been seen: those before it are void.
     RecoverySeen,
 }
 
@@ -98,7 +98,7 @@ impl Store {
                 Ok(SealChanged { said, recovery_code: Some(code), ..nothing })
             }
             SealChange::RecoverySeen => {
-                self.keep_newest_code()?;
+                self.void_codes_before(sources)?;
                 Ok(SealChanged { said: vec!["codes that were made before are void".to_owned()], ..nothing })
             }
             SealChange::Rotate | SealChange::On | SealChange::OnAnew => {

@@ -129,6 +129,17 @@ struct Noted {
     lay_in_the_clear: bool,
 }
 
+/// Whether this is a record in the clear with a secret in it, whosever and whatever it is called.
+pub(super) fn holds_a_credential(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Owned {
+        account: String,
+    }
+    let account = serde_json::from_slice(bytes).ok().and_then(|Owned { account }| AccountId::new(&account));
+    let record = account.and_then(|account| read(bytes, &account).ok());
+    record.is_some_and(|record| record.credential != Credential::default())
+}
+
 /// What every version has.
 #[derive(Deserialize)]
 struct Versioned {

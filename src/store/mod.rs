@@ -604,13 +604,14 @@ impl Store {
         Ok(self.change(reseal::finish)?)
     }
 
-    /// The newest recovery code has been seen: those before it are void.
+    /// The recovery code that the sources have at hand has been seen: those before it are void.
     ///
     /// # Errors
     ///
-    /// [`SealError`]
-    fn keep_newest_code(&self) -> Result<(), SealError> {
-        self.change(reseal::keep_newest_code)
+    /// [`SealError::CodeVoid`] if it is void itself.
+    fn void_codes_before(&self, sources: &KeySources) -> Result<(), SealError> {
+        let code = sources.secret(Kind::Recovery, None).map_err(|_| SealError::CodeVoid)?;
+        self.change(|folder, sealing| reseal::void_codes_before(folder, sealing, &code))
     }
 
     /// Brings every record into the clear. Safe to be cut short anywhere.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::disk::{LARGEST, ReadError};
 use super::error::{StoreError, io_error};
-use super::file::{Marked, Marks, Unreadable};
+use super::file::{self, Marked, Marks, Unreadable};
 use super::folder::{CORRUPT, Folder};
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
@@ -16,6 +16,7 @@ use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
 use crate::platform::random::{self, NoRandomNumbers};
+use crate::secret::Secret;
 
 /// The ring's file. Its name has two dots: it is no account's.
 pub(super) const RING: &str = "seal.keys.json";
@@ -32,6 +33,9 @@ pub(crate) enum SealError {
     /// There is a ring, and it cannot be read, or is gone.
     #[error("the keys that credentials are sealed with cannot be used: {0}")]
     Ring(String),
+    /// Somebody else has made a code, or another key, since this code was made.
+    #[error("another recovery code or key was made meanwhile, and the code shown here opens nothing")]
+    CodeVoid,
     /// There is no seal to change.
     #[error("the store is not sealed")]
     NotSealed,
@@ -117,8 +121,9 @@ pub(super) fn seal(
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     sealing.hold(id, Held::AtHand(key));
-    let left = finish(folder, sealing)?;
+    let mut left = finish(folder, sealing)?;
     forget_what_was_set_aside(folder)?;
+    left.0.extend(copies_in_the_clear(folder)?);
     Ok(left)
 }
 
@@ -134,7 +139,7 @@ pub(super) fn unseal(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
 
 /// Another way to the active key. Any but a recovery code takes the place of the one before: what opened the store until
 /// now may be lost, and opens it no more. A recovery code stands beside those before it until its owner has seen it:
-/// see [`keep_newest_code`].
+/// see [`void_codes_before`].
 pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer) -> Result<(), SealError> {
     let mut ring = ring_to_change(sealing)?;
     let Some(id) = ring.active.clone() else { return Err(SealError::NotSealed) };
@@ -163,14 +168,20 @@ pub(super) fn add_slot(folder: &mut Folder, sealing: &mut Sealing, offer: &Offer
     Ok(())
 }
 
-/// The newest recovery code has been seen: those before it are void.
-pub(super) fn keep_newest_code(folder: &mut Folder, sealing: &mut Sealing) -> Result<(), SealError> {
+/// A recovery code of the active key has been seen: those before it are void. One that was made after it, by somebody else
+/// at the same time, is not: nobody may have seen that yet.
+///
+/// # Errors
+///
+/// [`SealError::CodeVoid`] if it opens nothing any more.
+pub(super) fn void_codes_before(folder: &mut Folder, sealing: &mut Sealing, code: &Secret) -> Result<(), SealError> {
     let mut ring = ring_to_change(sealing)?;
-    for key in &mut ring.keys {
-        let Some(newest) = key.slots.iter().rposition(is_code) else { continue };
-        let mut number = 0..;
-        key.slots.retain(|slot| number.next() == Some(newest) || !is_code(slot));
-    }
+    let active = ring.active.clone();
+    let key = ring.keys.iter_mut().find(|key| Some(&key.id) == active.as_ref()).ok_or(SealError::NotSealed)?;
+    let is_seen = |slot: &Slot| is_code(slot) && slot.unwrap(&key.id, code).is_some();
+    let seen = key.slots.iter().position(is_seen).ok_or(SealError::CodeVoid)?;
+    let mut number = 0..;
+    key.slots.retain(|slot| number.next() >= Some(seen) || !is_code(slot));
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     Ok(())
@@ -304,6 +315,19 @@ fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
     }
     let path = folder.path.clone();
     folder.disk.settle().map_err(|error| StoreError::Io { action: "save", path, error })
+}
+
+/// What is no file of ours and holds a credential in the clear all the same, as editors and people make copies. It is not ours
+/// to remove.
+fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
+    let mut found = Vec::new();
+    for name in names(folder)? {
+        if account_of(&name).is_none() && folder.peek(&name)?.is_some_and(|bytes| file::holds_a_credential(&bytes)) {
+            found.push(format!("{name}: a copy of a credential, in the clear, that valetd has not made: remove it"));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {

@@ -54,7 +54,7 @@ pub(super) enum Held {
 impl Sealing {
     /// With a ring, none of whose keys has been asked for.
     pub(super) fn with(ring: Ring) -> Self {
-        let unasked = |key: &RingKey| (key.id.clone(), Held::Away("nobody has asked for it yet".to_owned()));
+        let unasked = |key: &RingKey| (key.id.clone(), Held::Away("it is being asked for".to_owned()));
         Self { keys: ring.keys.iter().map(unasked).collect(), ring: Some(ring), trouble: None }
     }
 
@@ -173,6 +173,7 @@ pub(super) fn fetch(key: &RingKey, ask: &mut impl FnMut(Kind, Option<&str>) -> R
         let held = match Kind::named(&slot.source).map(|kind| ask(kind, slot.blob.as_deref())) {
             Some(Ok(secret)) => match slot.unwrap(&key.id, &secret) {
                 Some(key) => return Held::AtHand(key),
+                None if slot.source == Kind::Passphrase.name() => Held::Away("that is not the passphrase".to_owned()),
                 None => Held::Away(format!("the {} gives another key than the one it was sealed with", slot.source)),
             },
             Some(Err(NoSecret::Away(why))) => Held::Away(format!("{}: {why}", slot.source)),

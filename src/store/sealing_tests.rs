@@ -340,8 +340,18 @@ fn a_second_way_in_opens_what_the_first_cannot() {
             .opens(|kind, _| if kind == Kind::Recovery { Ok(code.clone()) } else { Err(NoSecret::Gone(String::new())) })
     };
     assert_eq!((opens(&code), opens(&newer)), (true, true));
-    found.keep_newest_code().unwrap();
-    assert_eq!((opens(&code), opens(&newer)), (false, true));
+    // and where two are made at once, the one that is seen last voids the other, who is told so
+    let newest = crate::key_source::recovery_code(&[5; 16]);
+    found.add_way(&crate::key_source::recovery(&newest)).unwrap();
+    let nowhere = KeySources::new(&config("").store, Path::new("/nowhere"));
+    let see = |code: &Secret| found.void_codes_before(&nowhere.clone().with_recovery_code(Some(code.clone())));
+    see(&newer).unwrap();
+    assert_eq!((opens(&code), opens(&newer), opens(&newest)), (false, true, true));
+    assert!(matches!(see(&code), Err(SealError::CodeVoid)));
+    assert!(matches!(found.void_codes_before(&nowhere), Err(SealError::CodeVoid)));
+    see(&newest).unwrap();
+    assert_eq!((opens(&code), opens(&newer), opens(&newest)), (false, false, true));
+    assert!(matches!(see(&newer), Err(SealError::CodeVoid)));
     assert_eq!(found.load(&id("gbdx")).unwrap(), Some(of("gbdx")));
     // the next key has no such way any more
     found.seal(&offer(SECRETS[1]), 2).unwrap();

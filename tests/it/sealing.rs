@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -360,6 +361,10 @@ fn what_a_passphrase_has_to_undo_nothing_else_undoes_or_changes() {
     let home = &sealable.home;
     let daemon = behind_a_passphrase(&sealable, PASSPHRASE);
     let sealed = sealable.status();
+    for way in [&["unlock"][..], &["unlock", "--recovery"]] {
+        let unasked = words(&home.run(way));
+        assert!(unasked.contains("no terminal") && unasked.contains("-stdin"), "{way:?}: {unasked}");
+    }
     for lock in [&["lock"][..], &["lock", "--all"]] {
         for has_code in [false, true] {
             if has_code {
@@ -395,6 +400,8 @@ fn what_a_passphrase_has_to_undo_nothing_else_undoes_or_changes() {
                 assert_eq!(ping(&address(&daemon)).status, 503, "{body}");
             }
             assert_eq!(sealable.leaks(), [""; 0]);
+            let wrong = words(&home.run_with_input(&["unlock", "--passphrase-stdin"], OTHER));
+            assert!(wrong.contains("not the passphrase") && wrong.contains("after a restart"), "{wrong}");
             let opened = home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE);
             assert!(opened.status.success(), "{}", words(&opened));
             daemon.until("lab", "usable");
@@ -672,6 +679,75 @@ fn a_recovery_code_that_could_not_be_shown_voids_none() {
 }
 
 #[test]
+fn of_recovery_codes_that_are_made_at_once_each_opens_the_store_or_says_that_it_does_not() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    sealable.seal("on");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let made: Vec<Output> = thread::scope(|scope| {
+        let makers: Vec<_> = (0..5).map(|_| scope.spawn(|| home.run(&["seal", "recovery"]))).collect();
+        makers.into_iter().map(|maker| maker.join().expect("it ends")).collect()
+    });
+    // the codes of those that were told that all is well, in the order that they were: the last voids those before
+    let good = made.iter().filter(|output| output.status.success());
+    let opens = |output: &&Output| {
+        let code = std::str::from_utf8(&output.stdout).expect("text");
+        home.run_with_input(&["unlock", "--recovery-stdin"], code).status.success()
+    };
+    let opening = good.filter(opens).count();
+    assert_eq!(opening, 1, "the newest one that was seen");
+    for output in made.iter().filter(|output| !output.status.success()) {
+        assert!(!opens(&output), "{}", words(output));
+        assert!(words(output).contains("opens nothing"), "{}", words(output));
+    }
+}
+
+#[test]
+fn credentials_that_are_in_the_clear_though_the_configuration_names_a_seal_are_told_of_everywhere() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    for verb in [&["status"][..], &["check"], &["doctor", "--offline"]] {
+        let told = words(&home.run(verb));
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" "); // lines are wrapped
+        assert_eq!(told.matches("in the clear").count(), 1, "{verb:?}: {told}");
+        assert!(told.contains("store.seal names file") && told.contains("valetd seal on"), "{verb:?}: {told}");
+    }
+    let forgets = "store.seal = { file = \"../../key\" }\nstore.lock = { idle = \"1h\", all = true }";
+    home.write_config(&lab::config(&sealable.server, lab::EAGER, "", forgets));
+    assert!(words(&home.run(&["check"])).contains("store.lock.all has no effect"));
+    sealable.seal("on");
+    for verb in [&["status"][..], &["check"], &["doctor", "--offline"]] {
+        let told = words(&home.run(verb));
+        assert!(!told.contains("in the clear"), "{verb:?}: {told}");
+    }
+    assert!(!words(&home.run(&["check"])).contains("no effect"));
+}
+
+#[test]
+fn copies_of_credentials_that_somebody_has_made_are_named_and_left_to_who_has_made_them() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let state = home.path("state/valetd");
+    for copy in ["lab.json~", "lab.json.bak", "to-be-sure"] {
+        fs::copy(state.join("lab.json"), state.join(copy)).expect("copied");
+    }
+    fs::write(state.join("note"), "{\"version\": 1, \"account\": \"lab\"}").expect("written");
+    let said = words(&sealable.seal("on"));
+    for copy in ["lab.json~", "lab.json.bak", "to-be-sure"] {
+        assert!(said.contains(&format!("left as it was: {copy}: ")), "{copy}: {said}");
+        assert!(state.join(copy).exists(), "{copy}");
+        fs::remove_file(state.join(copy)).expect("removed");
+    }
+    assert!(!said.contains("note:"), "{said}");
+    assert_eq!(sealable.leaks(), [""; 0]);
+    let again = words(&sealable.seal("rotate"));
+    assert!(!again.contains("left as it was"), "{again}");
+}
+
+#[test]
 fn a_setting_that_names_another_source_of_the_same_kind_is_put_in_force_and_the_one_before_opens_nothing() {
     let sealable = Sealable::new();
     let home = &sealable.home;
@@ -729,7 +805,10 @@ fn a_source_that_does_not_reply_keeps_nobody_from_listening_or_stopping_and_is_n
         let account = daemon.account("lab");
         assert_eq!((&account["state"], &account["usable"]), (&"store-locked".into(), &false.into()), "{is_pipe}");
         assert_eq!(home.run(&["wait", "--timeout", "1ms"]).status.code(), Some(5), "{is_pipe}");
-        assert_eq!(home.run(&["status"]).status.code(), Some(5), "{is_pipe}");
+        let told = home.run(&["status"]);
+        assert_eq!(told.status.code(), Some(5), "{is_pipe}");
+        assert!(words(&told).contains("being asked for") && !words(&told).contains("nobody"), "{}", words(&told));
+        assert_eq!(sealable.status()["locked"], "it is being asked for", "{is_pipe}");
         let refused = home.run(&["refresh", "lab"]);
         assert!(!words(&refused).contains("login"), "{is_pipe}: {}", words(&refused));
         daemon.signal("TERM");

@@ -269,12 +269,13 @@ pub(super) fn seal(status: &StatusReport, config: Option<&Config>, invocation: &
     let is_unread = !sealed && locked.is_some();
     let config = config.filter(|_| !is_unread);
     let differs = config.and_then(|config| config.store.seal.differs_from(source.as_deref()));
+    let is_said = differs.is_some();
     findings.extend(differs.map(|(says, remedy)| warn(CHECK, says, remedy)));
     let source = source.as_deref().unwrap_or_default();
     if let Some(why) = locked {
         findings.push(fail(CHECK, format!("the store is locked: {why}"), format!("{invocation} unlock")));
     }
-    if is_unread {
+    if is_unread || (is_said && !sealed) {
         return findings;
     }
     findings.push(match (sealed, recovery) {

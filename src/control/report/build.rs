@@ -99,7 +99,7 @@ impl StatusReport {
             hardening: facts.hardening.iter().map(measure_report).collect(),
             own_addresses: own_addresses(keys),
             strict_exec: config.strict_exec,
-            store: StoreReport::new(store),
+            store: StoreReport { unmet: unmet(config, store), ..StoreReport::new(store) },
         };
         Self {
             schema: SCHEMA,
@@ -112,6 +112,15 @@ impl StatusReport {
             routes: config.routes.iter().map(|route| route_report(route, config, facts, stats)).collect(),
         }
     }
+}
+
+/// What is to be said where credentials are not kept as the configuration says.
+fn unmet(config: &Config, store: &SealState) -> Option<String> {
+    let source = match store {
+        SealState { sealed: None, locked: Some(_) } => return None, // how they are kept cannot be read
+        SealState { sealed, .. } => sealed.as_ref().map(|sealed| sealed.source.as_str()),
+    };
+    config.store.seal.differs_from(source).map(|(says, command)| format!("{says}: {command}"))
 }
 
 /// A path as JSON can have it: bytes that are no UTF-8 are shown as U+FFFD.

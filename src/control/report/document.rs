@@ -106,6 +106,9 @@ pub(crate) struct StoreReport {
     pub recovery: bool,
     /// Why nothing can be read or written now; `null` if it can.
     pub locked: Option<String>,
+    /// What is not as the configuration says, and what is to be done, if something is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<String>,
 }
 
 /// An address that is lent to a command.
