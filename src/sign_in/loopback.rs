@@ -38,8 +38,9 @@ use crate::platform::users::shown_for_others;
 
 /// For a request's head: a browser on the same machine takes milliseconds; somebody who dawdles keeps nobody out.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// The longest head: addresses with codes and states have a few thousand bytes at the most.
-const LARGEST_HEAD: usize = 16 * 1024;
+/// The longest head: an address with a code and a state has a few thousand bytes at the most, but the cookies of every program
+/// on this machine that has ever answered the browser on any port come along.
+const LARGEST_HEAD: usize = 64 * 1024;
 /// How long the browser is held: about as long as people wait for a page without reloading it.
 const HOLD: Duration = Duration::from_secs(15);
 /// How long the browser may take to fetch the page of the result: it is sent there by the response before.
