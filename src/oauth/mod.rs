@@ -53,6 +53,7 @@ pub(crate) use vocabulary::{ErrorWords, Members, Pointer, Vocabulary};
 use cognito::Operation;
 use verdict::Reader;
 
+use crate::renewal::Failure;
 use crate::secret::Secret;
 
 /// The language in which a server takes refresh tokens. All other grants go out as RFC 6749 has them: Cognito's hosted
@@ -183,6 +184,9 @@ impl Dialect {
         };
         let read = match read {
             Err(refusal) if self.spends_refresh_token(grant) => salvage::rescue(&reader, refusal),
+            Err(refusal) if reader.has_spent_device_code(&refusal) => {
+                Err(Refusal { failure: Failure::Ambiguous, ..refusal })
+            }
             read => read,
         };
         read.map(|tokens| Tokens { retry_after: reader.retry_after(), ..tokens })
@@ -191,7 +195,7 @@ impl Dialect {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{client, pairs, public};
+    use super::testing::{client, now, pairs, public};
     use super::*;
 
     #[test]
@@ -230,6 +234,31 @@ mod tests {
             dialects.iter().flat_map(|d| [&password, &code, &Grant::ClientCredentials].map(|g| (d, g)))
         {
             assert!(!dialect.spends_refresh_token(grant), "{dialect:?} {grant:?}");
+        }
+    }
+
+    #[test]
+    fn a_success_without_usable_tokens_has_spent_a_device_code_and_nothing_else_has() {
+        let device = Grant::DeviceCode { device_code: Secret::new("device-code-1"), code_verifier: None };
+        let code = Grant::AuthorizationCode { code: Secret::new("c"), redirect_uri: None, code_verifier: None };
+        let read = |grant: &Grant, status: u16, body: &str| {
+            let response = TokenResponse { status, body: body.as_bytes(), ..TokenResponse::default() };
+            let read = Dialect::Rfc6749.read(&response, grant, &public(), &Vocabulary::default(), now());
+            read.map(|_| ()).map_err(|refusal| refusal.failure == Failure::Ambiguous)
+        };
+        for (status, body, expected) in [
+            (200, r#"{"access_token":"a","token_type":"mac"}"#, Err(true)),
+            (200, r#"{"token_type":"bearer"}"#, Err(true)),
+            (200, r#"{"access_token":"","token_type":"bearer"}"#, Err(true)),
+            (200, r#"{"access_token":"a","token_type":"bearer"}"#, Ok(())),
+            (200, r#"{"error":"authorization_pending"}"#, Err(false)), // GitHub's
+            (200, "<html>sign in to this network</html>", Err(false)),
+            (200, "", Err(false)),
+            (400, r#"{"error":"authorization_pending"}"#, Err(false)),
+            (502, r#"{"message":"upstream"}"#, Err(false)),
+        ] {
+            assert_eq!(read(&device, status, body), expected, "{status} {body}");
+            assert_ne!(read(&code, status, body), Err(true), "{status} {body}");
         }
     }
 

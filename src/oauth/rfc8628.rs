@@ -377,6 +377,7 @@ mod tests {
             (Some("invalid_client"), CLIENT_REFUSED, Next::Failed),
             (Some("invalid_request"), TRANSIENT, Next::Failed),
             (None, CLIENT_REFUSED, Next::Failed),
+            (None, Failure::Ambiguous, Next::Failed), // a success that cannot be used
             (Some("temporarily_unavailable"), TRANSIENT, Next::AskAt(secs(6))),
         ];
         for (code, failure, expected) in rows {

@@ -100,6 +100,16 @@ impl<'a> Reader<'a> {
         (200..300).contains(&self.response.status)
     }
 
+    /// Whether a device code is spent although its tokens cannot be used: by a success that names no error. To ask on would be
+    /// answered with refusals of the code until its time is over.
+    pub(super) fn has_spent_device_code(&self, refusal: &Refusal) -> bool {
+        matches!(self.grant, Grant::DeviceCode { .. })
+            && self.is_success()
+            && refusal.oauth_error.is_none()
+            && matches!(refusal.failure, Failure::Transient { .. })
+            && self.body().starts_with(b"{")
+    }
+
     /// Whether it is somebody's web page rather than a response to a token request. HTML is the label of whatever a server has
     /// not labelled, so that only the body tells.
     pub(super) fn is_web_page(&self) -> bool {

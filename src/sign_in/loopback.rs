@@ -370,8 +370,8 @@ mod tests {
         }
         let rebound = get(address, "evil.example", "/callback?code=c&state=s1").await;
         assert_eq!(status(&rebound), "421");
-        let long = get(address, &authority, &format!("/callback?code={}&state=s1", "c".repeat(20_000))).await;
-        assert_eq!(status(&long), "431");
+        let long = get(address, &authority, &format!("/callback?code={}&state=s1", "c".repeat(80_000))).await;
+        assert_eq!(status(&long), "414");
         assert!(timeout(Duration::from_millis(50), serving.arrival()).await.is_err(), "something ended the wait");
     }
 

@@ -854,10 +854,12 @@ fn without_a_terminal_a_way_that_needs_no_answer_goes_where_it_is_chosen_and_oth
     assert!(!said.contains('\x1b') && !said.contains('\r'), "it may be a file: {said}");
     assert!(output.status.success() && words(&output).contains("lab: signed in as ada@example.org"), "{said}");
     let mut child = run(&["--browser"]);
-    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let url = lines.map_while(Result::ok).find(|line| line.starts_with("  http://")).expect("an address");
+    // read to the end: who closes it would end the sign-in
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let url = lines.find(|line| line.starts_with("  http://")).expect("an address");
     browse(url.trim());
-    assert!(child.wait().expect("it ends").success());
+    let rest: Vec<String> = lines.collect();
+    assert!(child.wait().expect("it ends").success(), "{rest:?}");
 }
 
 /// The longest from `add` to a response with the account's token, but for the person's own clicks (issue 18).
