@@ -1,12 +1,14 @@
 """The key of sealed credentials comes from what people have: age, pass with gpg, a TPM (swtpm, by tpm2-tools), each as a
 command; and it is away, not lost, while they cannot give it."""
 
+import contextlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 
-from harness import Handler, Server, Valetd, check, eventually, folder, free_port, must, need, spawn
+from harness import Handler, Server, Valetd, check, eventually, folder, must, need, spawn
 
 REFRESH_TOKEN = "refresh-token-canary-" + secrets.token_hex(16)
 
@@ -92,12 +94,22 @@ def with_pass(server):
         subprocess.run(["gpgconf", "--kill", "all"], env=env, check=False)
 
 
+def two_free_ports():
+    """The first of two that follow one another, as TPM2TOOLS_TCTI wants them, below those that connections are given."""
+    while True:
+        port = secrets.randbelow(10_000) + 20_000
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            for number in (port, port + 1):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            return port
+
+
 def tpm(server):
     need("swtpm"), need("tpm2_createprimary")
     place, key = folder("tpm"), secrets.token_urlsafe(32)
     state = place / "state"
     state.mkdir()
-    port = free_port()
+    port = two_free_ports()
     command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--server", f"type=tcp,port={port},disconnect",
                "--ctrl", f"type=tcp,port={port + 1}", "--flags", "not-need-init,startup-clear"]
     running = [spawn(command)]
