@@ -113,11 +113,11 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
         // what it would change is behind the wall as long as this daemon runs
         true => format!(
             "where it is forgotten for good: {invocation} unlock --recovery, or, after a restart of the daemon, \
-             {invocation} seal on --new-key and then login"
+             {invocation} seal on --new-key, and then login"
         ),
         false => format!(
-            "where its key is lost for good: {invocation} unlock --recovery, or {invocation} seal on --new-key and then \
-             login"
+            "where its key is lost for good: {invocation} unlock --recovery, or {invocation} seal on --new-key, and \
+             then login"
         ),
     };
     let (mut said, left) = opened.await.map_err(|problem| match problem.is(kind::STORE_LOCKED) {
