@@ -68,6 +68,7 @@ use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
+use seal::NONCE_LENGTH;
 use sealing::Sealing;
 pub(crate) use turn::Turn;
 
@@ -423,7 +424,7 @@ impl Store {
         let mut inner = self.inner();
         let path = self.path(&record.account);
         // before anything is set aside for it
-        inner.written(record, Marks::default(), &path)?;
+        let nonce = inner.nonce(&path)?;
         let name = file_name(&record.account);
         let found = match inner.read(&record.account) {
             Ok(Some(found)) if found.record.generation > record.generation => {
@@ -446,7 +447,7 @@ impl Store {
         let machine = if is_for_any { Some(ANY_MACHINE) } else { mark.as_deref() };
         let is_same = |found: &Marked| found.record.credential == record.credential;
         let lay_in_the_clear = found.is_some_and(|found| found.lay_in_the_clear && is_same(&found));
-        let bytes = inner.written(record, Marks { machine, lay_in_the_clear }, &path)?;
+        let bytes = inner.written_with(nonce, record, Marks { machine, lay_in_the_clear }, &path)?;
         inner.folder.replace(&name, &bytes)
     }
 
@@ -769,16 +770,35 @@ impl Inner {
         marks: Marks<'_>,
         path: &Path,
     ) -> Result<zeroize::Zeroizing<Vec<u8>>, StoreError> {
-        let failed = |unreadable| {
-            let path = path.to_owned();
-            match unreadable {
-                Unreadable::Gone(why) => StoreError::KeyGone { path, why },
-                Unreadable::Away(why) | Unreadable::Garbage(why) => StoreError::Locked { path, why },
-                Unreadable::Newer(version) => StoreError::Newer { path, version },
-            }
-        };
-        let nonce = reseal::random().map_err(|error| failed(Unreadable::Away(error.to_string())))?;
-        self.sealing.write(record, marks, *nonce).map_err(failed)
+        self.written_with(self.nonce(path)?, record, marks, path)
+    }
+
+    /// What a record is written with, once: where it can be had, a record can be written.
+    fn nonce(&self, path: &Path) -> Result<zeroize::Zeroizing<[u8; NONCE_LENGTH]>, StoreError> {
+        match self.sealing.shut() {
+            Some(shut) => Err(not_written(shut, path)),
+            None => reseal::random().map_err(|error| not_written(Unreadable::Away(error.to_string()), path)),
+        }
+    }
+
+    fn written_with(
+        &self,
+        nonce: zeroize::Zeroizing<[u8; NONCE_LENGTH]>,
+        record: &Record,
+        marks: Marks<'_>,
+        path: &Path,
+    ) -> Result<zeroize::Zeroizing<Vec<u8>>, StoreError> {
+        self.sealing.write(record, marks, *nonce).map_err(|unreadable| not_written(unreadable, path))
+    }
+}
+
+/// What of a seal keeps a record from being written, as an error of the store.
+fn not_written(unreadable: Unreadable, path: &Path) -> StoreError {
+    let path = path.to_owned();
+    match unreadable {
+        Unreadable::Gone(why) => StoreError::KeyGone { path, why },
+        Unreadable::Away(why) | Unreadable::Garbage(why) => StoreError::Locked { path, why },
+        Unreadable::Newer(version) => StoreError::Newer { path, version },
     }
 }
 
