@@ -44,18 +44,12 @@ fn id(name: &str) -> AccountId {
 }
 
 fn record(account: &Account, token: &Secret) -> Record {
+    let credential = Credential { refresh_token: Some(token.clone()), password: None };
     let new = NewCredential {
-        credential: Credential { refresh_token: Some(token.clone()), password: None },
         client_id: Some("valetd".to_owned()),
-        refresh_lifetime: None,
-        identity: None,
-        person: None,
-        switches_user: false,
-        missing_scopes: Vec::new(),
         servers: None,
         trial: Trial::Skipped,
-        term: None,
-        sign_in: None,
+        ..NewCredential::of(account, credential)
     };
     Record::new(account, 1, new, 0)
 }

@@ -137,19 +137,9 @@ fn config() -> Config {
 }
 
 fn signed_in(token: &str) -> NewCredential {
-    NewCredential {
-        credential: Credential { refresh_token: Some(Secret::new(token)), password: None },
-        client_id: None,
-        refresh_lifetime: None,
-        identity: None,
-        person: None,
-        switches_user: false,
-        missing_scopes: Vec::new(),
-        servers: None,
-        trial: Trial::Skipped,
-        term: None,
-        sign_in: None,
-    }
+    let credential = Credential { refresh_token: Some(Secret::new(token)), password: None };
+    let account = config().accounts[&lab()].clone();
+    NewCredential { servers: None, trial: Trial::Skipped, ..NewCredential::of(&account, credential) }
 }
 
 fn sign_in(renewer: &mut Renewer<Diary>, new: NewCredential, now: Timestamp) {

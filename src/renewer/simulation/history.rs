@@ -497,17 +497,10 @@ impl History {
             let password = has_password.then(|| (format!("u{login}"), Secret::new("pw")));
             let credential = Credential { refresh_token: Some(refresh_token), password };
             NewCredential {
-                credential,
                 client_id: Some("valetd".into()),
-                refresh_lifetime: None,
-                identity: None,
-                person: None,
-                switches_user: false,
-                missing_scopes: Vec::new(),
                 servers: None,
                 trial: Trial::Skipped,
-                term: None,
-                sign_in: None,
+                ..NewCredential::of(&self.config.accounts[&name(account)], credential)
             }
         };
         let now = self.now();
