@@ -2,72 +2,24 @@
 that are a 400 without a word, which is no verdict."""
 
 import base64
-import gzip
-import http.cookiejar
 import json
 import signal
-import sqlite3
 import urllib.parse
-import urllib.request
-from pathlib import Path
 
-from harness import (VALETD, Handler, Missing, Server, Valetd, ask, check, eventually, folder, free_port, need, run,
-                     same, spawn, until_listening)
+from glewlwyd_server import serve
+from harness import VALETD, Handler, Server, Valetd, ask, check, eventually, folder, free_port, need, run, same
 
 LIFETIME = 8  # cut to whole seconds by the server, so up to one less
 ROTATIONS = 3
-SCHEMA = Path("/usr/share/doc/glewlwyd/database/init.sqlite3.sql.gz")
-# the server's, of which the packaged settings name a dozen more
-MODULES = "/usr/lib/glewlwyd"
 BASIC = {"Authorization": "Basic " + base64.b64encode(b"valetd:s3cret").decode()}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def start(place, port):
     """A server with one client and one person, set up by its own API."""
-    if not SCHEMA.exists():
-        raise Missing("the database schema of glewlwyd is not installed")
-    database = sqlite3.connect(place / "db")
-    database.executescript(gzip.decompress(SCHEMA.read_bytes()).decode())
-    database.close()
     url = f"http://127.0.0.1:{port}"
-    (place / "conf").write_text(f"""
-port={port}
-bind_address="127.0.0.1"
-external_url="{url}/"
-api_prefix="api"
-login_url="login.html"
-log_mode="console"
-log_level="INFO"
-cookie_secure=0
-cookie_same_site="empty"
-session_expiration=3600
-session_key="GLEWLWYD2_SESSION_ID"
-admin_scope="g_admin"
-profile_scope="g_profile"
-user_module_path="{MODULES}/user"
-client_module_path="{MODULES}/client"
-user_auth_scheme_module_path="{MODULES}/scheme"
-plugin_module_path="{MODULES}/plugin"
-use_secure_connection=false
-secure_connection_key_file="none"
-secure_connection_pem_file="none"
-secure_connection_ca_file="none"
-hash_algorithm="SHA512"
-database = {{ type = "sqlite3"; path = "{place}/db"; }};
-""")
-    child = spawn([need("glewlwyd"), f"--config-file={place}/conf"], log=place / "log")
-    until_listening(port, child)
-    session = urllib.request.build_opener(urllib.request.ProxyHandler({}),
-                                          urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
-
-    def make(path, what):
-        body = json.dumps(what).encode()
-        request = urllib.request.Request(f"{url}/api/{path}/", body, {"Content-Type": "application/json"})
-        session.open(request, timeout=20)
-
-    make("auth", {"username": "admin", "password": "password"})
-    make("mod/plugin", {"module": "oidc", "name": "oidc", "display_name": "oidc", "order_rank": 0, "parameters": {
+    child, make = serve(place, port, f"{url}/", 'log_mode="console"\nlog_level="INFO"')
+    make("mod/plugin/", {"module": "oidc", "name": "oidc", "display_name": "oidc", "order_rank": 0, "parameters": {
         "iss": url, "jwt-type": "sha", "jwt-key-size": "256", "key": "of no value, but long enough for it",
         "access-token-duration": LIFETIME, "refresh-token-duration": 3600, "code-duration": 600,
         "refresh-token-rolling": True, "refresh-token-one-use": "always", "allow-non-oidc": True,
@@ -78,13 +30,13 @@ database = {{ type = "sqlite3"; path = "{place}/db"; }};
         "op-tos-uri": "", "subject-type": "public", "jwks-show": False, "introspection-revocation-allowed": True,
         "introspection-revocation-allow-target-client": True, "introspection-revocation-auth-scope": [],
         "pkce-allowed": False}})
-    make("client", {"client_id": "valetd", "name": "valetd", "enabled": True, "confidential": True,
+    make("client/", {"client_id": "valetd", "name": "valetd", "enabled": True, "confidential": True,
                     "client_secret": "s3cret", "redirect_uri": ["http://127.0.0.1/back"], "scope": ["read"],
                     "authorization_type": ["code", "password", "refresh_token", "client_credentials", "delete_token"],
                     "token_endpoint_auth_method": ["client_secret_basic", "client_secret_post"]})
-    make("scope", {"name": "read", "display_name": "read", "password_required": True, "password_max_age": 0,
+    make("scope/", {"name": "read", "display_name": "read", "password_required": True, "password_max_age": 0,
                    "scheme": {}})
-    make("user", {"username": "ada", "name": "Ada", "email": "ada@example.org", "password": "correct horse",
+    make("user/", {"username": "ada", "name": "Ada", "email": "ada@example.org", "password": "correct horse",
                   "enabled": True, "scope": ["read"]})
     return url + "/api/oidc"
 

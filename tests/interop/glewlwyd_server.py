@@ -17,32 +17,20 @@ WEBAPP = Path("/usr/share/glewlwyd/webapp")
 SCHEMA = Path("/usr/share/doc/glewlwyd/database/init.sqlite3.sql.gz")
 
 
-def start(place, port, back):
-    """Starts it with a fresh database, and clients that come back to `back`; its issuer."""
+def serve(place, port, external_url, settings):
+    """Starts it with a fresh database and these settings besides; the process, and what makes something by its API."""
     if not SCHEMA.exists():
         raise Missing("the database schema of glewlwyd is not installed")
-    with sqlite3.connect(place / "db") as database:
-        database.executescript(gzip.decompress(SCHEMA.read_bytes()).decode())
-    url = f"http://127.0.0.1:{port}"
-    # the package's pages, with settings of ours in the place of its own
-    must(["cp", "-rL", WEBAPP, place / "webapp"])
-    shutil.rmtree(place / "webapp" / "config.json", ignore_errors=True)  # a folder, by a mistake of the package
-    settings = json.loads((WEBAPP.parent / "templates" / "config.json").read_text())
-    settings |= {"GlewlwydUrl": f"{url}/", "ProfileUrl": f"{url}/profile.html", "LoginUrl": f"{url}/login.html"}
-    (place / "webapp" / "config.json").write_text(json.dumps(settings))
-    kinds = {".html": "text/html", ".css": "text/css", ".js": "application/javascript", ".json": "application/json"}
-    mime_types = ", ".join(f'{{ extension = "{ending}"; mime_type = "{kind}" }}' for ending, kind in kinds.items())
+    database = sqlite3.connect(place / "db")
+    database.executescript(gzip.decompress(SCHEMA.read_bytes()).decode())
+    database.close()
     (place / "conf").write_text(f"""
 port={port}
 bind_address="127.0.0.1"
-external_url="{url}"
+external_url="{external_url}"
 api_prefix="api"
 login_url="login.html"
-static_files_path="{place}/webapp/"
-static_files_mime_types = ({mime_types})
-log_mode="file"
-log_file="{place}/log"
-log_level="DEBUG"
+{settings}
 cookie_secure=0
 cookie_same_site="empty"
 session_expiration=3600
@@ -60,16 +48,35 @@ secure_connection_ca_file="none"
 hash_algorithm="SHA512"
 database = {{ type = "sqlite3"; path = "{place}/db"; }};
 """)
-    until_listening(port, spawn([need("glewlwyd"), f"--config-file={place}/conf"], log=place / "log"))
+    child = spawn([need("glewlwyd"), f"--config-file={place}/conf"], log=place / "log")
+    until_listening(port, child)
     session = urllib.request.build_opener(urllib.request.ProxyHandler({}),
                                           urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
 
     def make(path, what, method="POST"):
         body = json.dumps(what).encode()
-        request = urllib.request.Request(f"{url}/api/{path}", body, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", body,
+                                         {"Content-Type": "application/json"}, method=method)
         session.open(request, timeout=20)
 
     make("auth/", {"username": "admin", "password": "password"})
+    return child, make
+
+
+def start(place, port, back):
+    """Starts it with clients that come back to `back`; its issuer."""
+    url = f"http://127.0.0.1:{port}"
+    # the package's pages, with settings of ours in the place of its own
+    must(["cp", "-rL", WEBAPP, place / "webapp"])
+    shutil.rmtree(place / "webapp" / "config.json", ignore_errors=True)  # a folder, by a mistake of the package
+    settings = json.loads((WEBAPP.parent / "templates" / "config.json").read_text())
+    settings |= {"GlewlwydUrl": f"{url}/", "ProfileUrl": f"{url}/profile.html", "LoginUrl": f"{url}/login.html"}
+    (place / "webapp" / "config.json").write_text(json.dumps(settings))
+    kinds = {".html": "text/html", ".css": "text/css", ".js": "application/javascript", ".json": "application/json"}
+    mime_types = ", ".join(f'{{ extension = "{ending}"; mime_type = "{kind}" }}' for ending, kind in kinds.items())
+    _, make = serve(place, port, url, "\n".join([
+        f'static_files_path="{place}/webapp/"', f"static_files_mime_types = ({mime_types})",
+        'log_mode="file"', f'log_file="{place}/log"', 'log_level="DEBUG"']))
     issuer = f"{url}/api/oidc"
     make("mod/plugin/", {"module": "oidc", "name": "oidc", "display_name": "oidc", "order_rank": 0, "parameters": {
         "iss": issuer, "jwt-type": "sha", "jwt-key-size": "256", "key": "of no value, but long enough for it",

@@ -293,6 +293,21 @@ class Valetd:
         return f"{self.base}/{route}/{path}"
 
 
+def of_mcp_server(port):
+    """One with a route `lab` to the MCP server at this port, and a token that is there from the start."""
+    key = folder("keys") / "key"
+    key.write_text("a-key-of-some-length\n")
+    key.chmod(0o600)
+    return Valetd(f"""
+[account.lab]
+grant = "static"
+token = {{ file = "{key}" }}
+upstream = "http://127.0.0.1:{port}"
+[route.lab]
+mcp = "/mcp"
+""")
+
+
 # ---- upstreams -----------------------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from harness import (HERE, NODE_MODULES, VALETD, Valetd, environment, folder, free_port, must, need, need_node, spawn,
-                     until_listening)
+from harness import (HERE, NODE_MODULES, VALETD, environment, folder, free_port, must, need, need_node, of_mcp_server,
+                     spawn, until_listening)
 
 EXAMPLE = NODE_MODULES / "@modelcontextprotocol" / "sdk" / "dist" / "esm" / "examples" / "server" / "simpleStreamableHttp.js"
 ROUNDS, CALLS = 5, 500
@@ -50,17 +50,7 @@ def main():
     spawn([need("node"), "--import", HERE / "mcp_loopback.mjs", EXAMPLE], log=folder("logs") / "server.log",
           env=environment(MCP_PORT=port))
     until_listening(port)
-    key = folder("keys") / "key"
-    key.write_text("a-key-of-some-length\n")
-    key.chmod(0o600)
-    valetd = Valetd(f"""
-[account.lab]
-grant = "static"
-token = {{ file = "{key}" }}
-upstream = "http://127.0.0.1:{port}"
-[route.lab]
-mcp = "/mcp"
-""").start()
+    valetd = of_mcp_server(port).start()
     valetd.until("lab", lambda account: account["usable"])
     remote = NODE_MODULES / "mcp-remote" / "dist" / "proxy.js"
     env = valetd.environment()

@@ -2,8 +2,8 @@
 
 import re
 
-from harness import (HERE, TOOLS, Missing, Valetd, check, environment, folder, free_port, need, need_python, run, same, spawn,
-                     until_listening)
+from harness import (HERE, TOOLS, Missing, check, environment, folder, free_port, need, need_python, of_mcp_server, run,
+                     same, spawn, until_listening)
 
 MCP_PYTHON = TOOLS / "mcp" / "bin" / "python"
 PROGRAMS = TOOLS / "mcp-programs" / "node_modules" / ".bin"
@@ -23,17 +23,7 @@ def main():
     port = free_port()
     spawn([MCP_PYTHON, HERE / "mcp_server.py", "http", port, "open"], log=folder("logs") / "server.log",
           env=environment(PYTHONDONTWRITEBYTECODE=1))
-    key = folder("keys") / "key"
-    key.write_text("a-key-of-some-length\n")
-    key.chmod(0o600)
-    valetd = Valetd(f"""
-[account.lab]
-grant = "static"
-token = {{ file = "{key}" }}
-upstream = "http://127.0.0.1:{port}"
-[route.lab]
-mcp = "/mcp"
-""").start()
+    valetd = of_mcp_server(port).start()
     until_listening(port)
     for client, (program, file, before, asks) in CLIENTS.items():
         with check(f"{client}: its own command reads back what was written" + (", and connects" if asks else "")):
