@@ -6,18 +6,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::company::Scene;
+use crate::support::company::{Scene, has_walls};
 use crate::support::terminal::Terminal;
 use crate::support::{VALETD, eventually, words};
-
-fn has_walls() -> bool {
-    let probe = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"];
-    let works = Command::new("bwrap").args(probe).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !works {
-        eprintln!("skipped: bubblewrap is not installed, or may not make namespaces here");
-    }
-    works
-}
 
 fn ways() -> Vec<&'static str> {
     let mut ways = vec!["--intercept"];

@@ -5,35 +5,14 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::company::Scene;
+use crate::support::company::{Scene, has_walls, has_walls_as};
 use crate::support::nobody::{AS_NOBODY, NOBODY, can_play_nobody};
 use crate::support::terminal::Terminal;
 use crate::support::{VALETD, eventually, keys, words};
-
-/// Whether this machine lets us make walls.
-fn has_walls() -> bool {
-    has_walls_as(&["env"])
-}
-
-/// Whether it lets whoever a command makes us.
-fn has_walls_as(who: &[&str]) -> bool {
-    let probe = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"];
-    let works = Command::new(who[0])
-        .args(&who[1..])
-        .arg("bwrap")
-        .args(probe)
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !works {
-        eprintln!("skipped: bubblewrap is not installed, or may not make namespaces here");
-    }
-    works
-}
 
 /// Runs a command behind walls, in a folder of its own.
 fn behind(scene: &Scene, more: &[&str], command: &[&str]) -> Output {

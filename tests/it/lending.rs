@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use crate::support::company::Scene;
+use crate::support::company::{Scene, has_walls};
 use crate::support::{eventually, words};
 
 /// A command that asks for what it is told, and says what it got, by files.
@@ -41,16 +41,6 @@ impl Drop for Asking {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether this machine lets us make walls.
-fn has_walls() -> bool {
-    let probe = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"];
-    let works = Command::new("bwrap").args(probe).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !works {
-        eprintln!("skipped: bubblewrap is not installed, or may not make namespaces here");
-    }
-    works
 }
 
 /// The ways in which a process stays beside a command, as far as they can be gone here.

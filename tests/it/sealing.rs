@@ -29,7 +29,10 @@ impl Sealable {
 
     /// A configuration that says this of the seal.
     fn with(seal: &str) -> Self {
-        let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+        Self::at(Server::start(Provider::Gdh, rotating(Rotation::Strict)), seal)
+    }
+
+    fn at(server: Server, seal: &str) -> Self {
         let home = lab::home(&server, lab::EAGER, "", &format!("store.seal = {seal}"));
         let this = Self { server, home };
         this.put_key(KEY);
@@ -849,10 +852,7 @@ fn below(random: &mut u64, limit: u64) -> u64 {
 /// Kills the command line, which does the work where no daemon runs, at random moments of sealing, changing the key and
 /// unsealing. Returns how many of the kills came before the change was done.
 fn kill_changes(kills: usize, seed: u64) -> usize {
-    let server = Server::start(Provider::Gdh, Options::default());
-    let home = lab::home(&server, lab::EAGER, "", "store.seal = { file = \"../../key\" }");
-    let sealable = Sealable { server, home };
-    sealable.put_key(KEY);
+    let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
     let mut random = seed;
     let mut cut_short = 0;
@@ -881,10 +881,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
 
 /// The same with the daemon that does the work.
 fn kill_daemons(kills: usize, seed: u64) -> usize {
-    let server = Server::start(Provider::Gdh, Options::default());
-    let home = lab::home(&server, lab::EAGER, "", "store.seal = { file = \"../../key\" }");
-    let sealable = Sealable { server, home };
-    sealable.put_key(KEY);
+    let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
     let mut random = seed;
     let mut cut_short = 0;

@@ -1,7 +1,7 @@
 //! A company's network: a proxy on the way out, and servers in TLS behind it whose names nobody here can look up.
 
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -19,6 +19,27 @@ use crate::support::{Daemon, Home, words};
 pub const NAMES: [&str; 4] = ["api.example", "auth.example", "192.0.2.1", "127.0.0.1"];
 
 pub const LOGIN: &str = "me:p w";
+
+/// Whether this machine lets us make walls around a command.
+pub(crate) fn has_walls() -> bool {
+    has_walls_as(&["env"])
+}
+
+/// Whether it lets whoever a command makes us.
+pub(crate) fn has_walls_as(who: &[&str]) -> bool {
+    let probe = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"];
+    let works = Command::new(who[0])
+        .args(&who[1..])
+        .arg("bwrap")
+        .args(probe)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !works {
+        eprintln!("skipped: bubblewrap is not installed, or may not make namespaces here");
+    }
+    works
+}
 
 /// How a proxy behaves.
 #[derive(Clone, Copy, PartialEq)]
