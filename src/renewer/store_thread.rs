@@ -116,7 +116,12 @@ pub(super) fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotL
         // also while its key is still at hand, for what is being saved
         return Err(NotLoaded::Withheld(Withholding::StoreLocked, "somebody has locked it".to_owned()));
     }
-    store.load(id).map_err(|error| match error {
+    let loaded = store.load(id);
+    if store.is_opening() && matches!(loaded, Ok(Some(_))) {
+        // where sealing was cut short, a record lies in the clear still: it could be read, and nothing could be saved
+        return Err(NotLoaded::Opening);
+    }
+    loaded.map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
         // the store is open: it is an earlier key, and no unlocking brings it
         error @ StoreError::Locked { .. } if store.seal_state().locked.is_none() => {
