@@ -1,7 +1,7 @@
 //! What an account's server says of itself, asked for before somebody signs in to it.
 
 use super::configuration::account_of;
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::options::Options;
 use super::output::remark;
 use super::registered::{Kept as KeptClient, Registry};
@@ -112,12 +112,20 @@ pub(super) fn look(
                 let account = found.client_secret.map(|secret| account.with_client_secret(secret));
                 return Ok((with(config, account), Looked { metadata, has_registered: false }));
             }
-            KeptClient::Unusable(why) => remark(&format!("{id}: {}: registering another client", printable(&why))),
+            KeptClient::Unusable(why) => remark(&format!("{id}: {}", printable(&why))),
             // somebody has put another in its place, or has taken it away, since the configuration was read
             KeptClient::Usable(_) | KeptClient::Nothing => {
                 let words = "its registered client was changed by somebody else just now";
                 return Err(Failure::say(words).with_remedy("try again"));
             }
+        }
+    }
+    if account.client_id.is_none() && registry.has_file(id) {
+        match registry.of(id) {
+            // one that is another account's, say
+            Ok(KeptClient::Unusable(why)) => remark(&format!("{id}: {}", printable(&why))),
+            Err(failure) if failure.exit == Exit::Locked => return Err(failure), // nobody knows
+            Ok(KeptClient::Usable(_) | KeptClient::Nothing) | Err(_) => {}
         }
     }
     // the one that is kept stays until there is another

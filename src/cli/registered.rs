@@ -38,6 +38,11 @@ pub(super) enum Kept {
 }
 
 impl Registry<'_> {
+    /// Whether there is a file for an account's client, whatever is in it: where there is none, nobody is asked for a key.
+    pub(super) fn has_file(&self, id: &AccountId) -> bool {
+        self.places.state_dir.join(Registration::file_name(id.as_str())).symlink_metadata().is_ok()
+    }
+
     /// What is kept of an account's client.
     ///
     /// # Errors

@@ -15,7 +15,6 @@ use crate::config::{Account, AccountId};
 use crate::control::client::{Client, ClientError};
 use crate::discovery::{kept, register};
 use crate::http_client::HttpClient;
-use crate::oauth::rfc7591::Registration;
 use crate::platform::termination::uninterrupted;
 
 /// Remove an account: sign out, and take it out of the configuration
@@ -82,9 +81,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 /// removing the account.
 fn take_back_client(registry: Registry<'_>, account: &Account) -> Result<(), Failure> {
     let id = &account.id;
-    let file = registry.places.state_dir.join(Registration::file_name(id.as_str()));
-    if file.symlink_metadata().is_err() {
-        return Ok(()); // nobody is asked for a key on its account
+    if !registry.has_file(id) {
+        return Ok(());
     }
     let why = match registry.of(id) {
         Ok(Kept::Usable(found)) => block_on(register::take_back(&HttpClient::from_environment(), account, &found))?,

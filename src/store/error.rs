@@ -86,7 +86,7 @@ pub(crate) enum StoreError {
         why: String,
     },
     /// The client that was registered for an account is of no use. Its file is left alone until another one takes its place.
-    #[error("{} {problem}: sign in again, which registers another client", path.display())]
+    #[error("{} {problem}: a sign-in registers another client", path.display())]
     Client {
         /// The file.
         path: PathBuf,

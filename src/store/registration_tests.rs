@@ -160,5 +160,5 @@ fn the_secret_of_a_client_goes_to_its_own_account_alone() {
     account.client_id = Some("the client before".to_owned());
     assert!(words(&account).contains("of another client"));
     store.forget_registration(&id("gbdx")).unwrap();
-    assert!(words(&account).contains("is gone: sign in again"));
+    assert!(words(&account).contains("is gone: a sign-in registers"));
 }

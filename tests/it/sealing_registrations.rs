@@ -30,10 +30,12 @@ impl Registering {
             "registration_client_uri": format!("{url}/register/1")});
         server.put_with("/register", 201, "", registered);
         server.put("/register/1", "");
+        server.put("/revoke", "");
         server.put("/token", json!({"access_token": "at", "token_type": "Bearer", "expires_in": 3600}));
         let account = |name: &str| {
             format!(
                 "[account.{name}]\ntoken_endpoint = \"{url}/token\"\nregistration_endpoint = \"{url}/register\"\n\
+                 revocation_endpoint = \"{url}/revoke\"\n\
                  client = \"register\"\nupstream = \"{url}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n"
             )
         };
@@ -139,6 +141,9 @@ fn the_secrets_of_a_registered_client_are_sealed_with_the_records_and_used_as_be
         // and its end: taken back at the server with what was sealed
         let removed = stage.is_done(&["remove", "notes"]);
         assert!(!removed.contains("stays registered"), "{case}: {removed}");
+        let asked = stage.server.asked();
+        let revocation = asked.iter().rfind(|(line, _)| line == "POST /revoke").expect("it is revoked");
+        assert!(revocation.1.contains(SECRET), "{case}: by the client: {revocation:?}");
         assert_eq!((stage.asked("DELETE /register/1"), stage.asked("POST /register")), (1, 2), "{case}");
         let left = fs::read_dir(stage.home.path("state/valetd")).expect("a folder").flatten();
         let left: Vec<_> = left.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -217,7 +222,9 @@ fn a_registration_of_another_account_or_another_ring_is_refused_and_another_clie
     assert!(other.login("notes").status.success());
     other.is_done(&["seal", "on"]);
     for is_running in [false, true] {
-        for (case, says) in [("another account's", ""), ("of another ring", "in no ring of this store")] {
+        for (case, says) in
+            [("another account's", "for another account"), ("of another ring", "in no ring of this store")]
+        {
             let stage = Registering::new();
             for account in ["notes", "more"] {
                 assert!(stage.login(account).status.success());
