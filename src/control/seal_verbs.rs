@@ -171,7 +171,7 @@ fn refuse_behind_the_wall(state: &ControlState) -> Result<(), Problem> {
     }
 }
 
-fn store_locked(state: &ControlState, why: impl Into<String>) -> Problem {
+pub(super) fn store_locked(state: &ControlState, why: impl Into<String>) -> Problem {
     let problem = Problem::new(503, kind::STORE_LOCKED, "the store is locked", why);
     problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation))
 }

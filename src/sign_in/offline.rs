@@ -227,7 +227,10 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
             format!("forgotten here, but not revoked at the server: {WANTS_ACCESS_TOKEN}")
         }
         (Some(_), Some(because)) => format!("forgotten here, but not revoked at the server: {because}"),
-        (Some(refresh_token), None) => endpoint.revoke_in_words(account, refresh_token).await,
+        (Some(refresh_token), None) => match store.with_client_secret(account) {
+            Ok(account) => endpoint.revoke_in_words(&account, refresh_token).await,
+            Err(error) => format!("forgotten here, but not revoked at the server: {error}"),
+        },
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
     store.forget_pending(&account.id);

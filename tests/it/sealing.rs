@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, Server, address, ping, rotating};
@@ -873,6 +873,7 @@ fn below(random: &mut u64, limit: u64) -> u64 {
 fn kill_changes(kills: usize, seed: u64) -> usize {
     let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
+    put_client(home);
     let mut random = seed;
     let mut cut_short = 0;
     for kill in 0..kills {
@@ -888,6 +889,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
         assert_eq!(status["locked"], Value::Null, "kill {kill} in {change}: {status}");
         let is_clear = !sealable.leaks().is_empty();
         assert_eq!(is_clear, status["sealed"] == false, "kill {kill} in {change}: {status}");
+        assert_eq!(is_clear, shows_client(home), "kill {kill} in {change}: {status}");
         let left = fs::read_dir(home.path("state/valetd")).expect("a folder").flatten().map(|entry| entry.file_name());
         let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("corrupt")).collect();
         assert!(left.is_empty(), "kill {kill} in {change}: {left:?}");
@@ -895,7 +897,31 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
     let daemon = home.start();
     daemon.until("lab", "usable");
     assert_eq!(daemon.account("lab")["credential"]["generation"], 1);
+    assert!(has_client(&daemon));
     cut_short
+}
+
+/// A secret of a client that was registered.
+const CLIENT_CANARY: &str = "client-canary-66d20b9e";
+
+/// A client that was registered, in the clear.
+fn put_client(home: &Home) {
+    let file = home.path("state/valetd/other.client.json");
+    let client = json!({"registered_at": "https://o.example", "client_id": "other", "client_auth": "post",
+        "client_secret": CLIENT_CANARY});
+    fs::write(&file, client.to_string()).expect("written");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("mode 0600");
+}
+
+/// Whether it lies in the clear.
+fn shows_client(home: &Home) -> bool {
+    !leaks(&home.path("state"), &[CLIENT_CANARY.to_owned()]).is_empty()
+}
+
+/// Whether the store has it still.
+fn has_client(daemon: &Daemon<'_>) -> bool {
+    let answer = daemon.control("GET", "/v1/accounts/other/client").expect("an answer");
+    answer.text().contains(CLIENT_CANARY)
 }
 
 /// The same with the daemon that does the work, at moments between the beginning of a change and some time after its end:
@@ -903,6 +929,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
 fn kill_daemons(kills: usize, seed: u64) -> usize {
     let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
+    put_client(home);
     let longest = longest_change(&sealable);
     let mut random = seed;
     let mut cut_short = 0;
@@ -912,6 +939,7 @@ fn kill_daemons(kills: usize, seed: u64) -> usize {
         let status = sealable.status();
         assert_eq!(status["locked"], Value::Null, "before kill {kill}: {status}");
         assert_eq!(!sealable.leaks().is_empty(), status["sealed"] == false, "before kill {kill}: {status}");
+        assert_eq!(shows_client(home), status["sealed"] == false, "before kill {kill}: {status}");
         // of one that is not sealed, there is one change that changes anything
         let changes: &[&str] = if status["sealed"] == true { &["on", "rotate", "recovery", "off"] } else { &["on"] };
         let change = changes[below(&mut random, changes.len() as u64) as usize];
@@ -927,6 +955,7 @@ fn kill_daemons(kills: usize, seed: u64) -> usize {
     let daemon = home.start();
     daemon.until("lab", "usable");
     assert_eq!(ping(&address(&daemon)).status, 200);
+    assert!(has_client(&daemon));
     cut_short
 }
 
