@@ -1,12 +1,13 @@
 //! A program that is waited for, and that ends together with whatever it has started.
 //!
-//! It leads a process group of its own, so that a shell's pipeline ends with the shell. In the foreground of a terminal it
-//! stays in our group: it may ask a person there, and the terminal's keys (Ctrl-C) are for it as well. There, only the
-//! program itself is ended.
+//! A daemon's leads a process group of its own, so that a shell's pipeline ends with the shell. It stays in our group where
+//! whoever ends us ends that: below a verb of the command line, and in the foreground of a terminal, where it may ask a
+//! person, and Ctrl-C is for it as well. There, we end only the program itself.
 
 use std::fs::File;
 use std::io;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +24,15 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How often it is looked whether it has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 
+/// Whether this process ends what it has started before it ends itself.
+static STOPS_IN_ORDER: AtomicBool = AtomicBool::new(false);
+
+/// Has programs lead groups of their own from here on. For a process that no signal ends at once: what it has started then
+/// would go on.
+pub(crate) fn stops_in_order() {
+    STOPS_IN_ORDER.store(true, Ordering::Relaxed);
+}
+
 /// Dropping it ends the program: TERM, and KILL after half a second, for which the thread is blocked.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -38,7 +48,7 @@ impl Asked {
     ///
     /// Those of the system.
     pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
-        Self::start_as(command, !is_in_foreground())
+        Self::start_as(command, STOPS_IN_ORDER.load(Ordering::Relaxed) && !is_in_foreground())
     }
 
     fn start_as(command: &mut Command, leads: bool) -> io::Result<Self> {
