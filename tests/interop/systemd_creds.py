@@ -18,11 +18,10 @@ if HAS_MOUNTS_OF_ITS_OWN not in os.environ and os.geteuid() == 0:
         os.execvp("unshare", [*enter, sys.executable, "-u", *sys.argv])
 
 import json
-import secrets
-import urllib.parse
 from pathlib import Path
 
-from harness import TOOLS, VALETD, Handler, Missing, Server, Valetd, check, eventually, folder, must, need, run, same, spawn
+from harness import TOOLS, VALETD, Missing, check, eventually, folder, must, need, same, spawn
+from sealing import home, is_usable, kept, renew, said_by, seal_status, sign_in, token_server
 
 # Debian's releases whose systemd has such a service.
 RELEASES = ["trixie", "forky"]
@@ -31,21 +30,6 @@ ANN, BOB = 1500, 1501
 SOCKET = Path("/run/systemd/io.systemd.Credentials")
 # As everybody may run it, wherever the build lies.
 BINARY = "/run/valetd-binary"
-
-
-class TokenEndpoint(Handler):
-    """Takes each refresh token once, and gives the next one."""
-
-    def do_POST(self):
-        form = urllib.parse.parse_qs(b"".join(self.body()).decode())
-        if form.get("refresh_token") != [self.server.newest]:
-            self.server.refused += 1
-            return self.answer(400, b'{"error":"invalid_grant"}', "application/json")
-        self.server.given.append(secrets.token_hex(16))
-        self.server.newest = self.server.given[-1]
-        found = {"access_token": secrets.token_hex(16), "token_type": "Bearer", "expires_in": 3600,
-                 "refresh_token": self.server.newest}
-        return self.answer(200, json.dumps(found).encode(), "application/json")
 
 
 class Service:
@@ -106,20 +90,10 @@ def be_machine(number):
     Path("/etc/machine-id").write_text(number + "\n")
 
 
-def home(server, seal, user=ANN, of=None):
+def users_home(server, seal, user=ANN, of=None, more=""):
     """A user's home; a copy of another one, if `of` is one."""
     program = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", BINARY]
-    valetd = Valetd(f"""
-store.seal = "{seal}"
-[account.lab]
-token_endpoint = "{server.url}/token"
-client_id = "c"
-header = "Authorization: Bearer {{access_token}}"
-upstream = "{server.url}"
-[route.lab]
-account = "lab"
-upstream = "{server.url}"
-""", program=program)
+    valetd = home(server, seal, more, program=program)
     if of:
         shutil.copytree(of.home / "state", valetd.home / "state", dirs_exist_ok=True)
     for path in [valetd.home, *valetd.home.rglob("*")]:
@@ -127,35 +101,20 @@ upstream = "{server.url}"
     return valetd
 
 
+def signed_in(seal, user=ANN, more=""):
+    """A server, and a home that is signed in at it."""
+    server = token_server()
+    valetd = users_home(server, seal, user, more=more)
+    sign_in(valetd, server)
+    return server, valetd
+
+
 def sealed(seal, user=ANN):
-    """A server, and a home that is signed in at it and sealed."""
-    server = Server(TokenEndpoint)
-    server.newest, server.given, server.refused = secrets.token_hex(16), [], 0
-    server.given.append(server.newest)
-    valetd = home(server, seal, user)
-    valetd.verb("login", "lab", "--refresh-token-stdin", "--untried", input=server.newest)
-    assert server.newest in kept(valetd), "it lies in the clear at first"
+    """The same, sealed, and what was said of that."""
+    server, valetd = signed_in(seal, user)
     said = valetd.verb("seal", "on")
     assert "kept by: systemd" in said, said
     return server, valetd, said
-
-
-def kept(valetd):
-    return "".join(path.read_text(errors="replace") for path in (valetd.home / "state").rglob("*") if path.is_file())
-
-
-def is_usable(valetd):
-    valetd.until("lab", lambda account: account["usable"])
-
-
-def renew(valetd, server):
-    before = len(server.given)
-    valetd.verb("refresh", "lab")
-    eventually("it is renewed", lambda: len(server.given) > before)
-
-
-def seal_status(valetd):
-    return json.loads(valetd.verb("seal", "--json"))
 
 
 def lives(seal, user):
@@ -195,18 +154,12 @@ def is_gone_until_the_code(server, valetd, code, words):
     if valetd.stopped:
         valetd.start()
     account = valetd.until("lab", lambda account: account["state"] == "key-gone")
-    told = json.dumps(account) + valetd_said(valetd, "status") + valetd_said(valetd, "doctor")
+    told = json.dumps(account) + said_by(valetd, "status") + said_by(valetd, "doctor")
     assert words in told, told
     assert "unlock --recovery" in told, told
     same(server.refused, 0, "spent tokens that were presented")
     opened = valetd.verb("unlock", "--recovery-stdin", input=code)
     assert "kept by: systemd" in opened, opened
-
-
-def valetd_said(valetd, *words):
-    """What a verb says that need not succeed."""
-    done = run([*valetd.program, *words], env=valetd.environment())
-    return done.stdout + done.stderr
 
 
 def loses_the_host_key(service):
@@ -253,7 +206,7 @@ def moves_to_another_machine():
 def is_anothers():
     server, anns, _ = sealed("systemd")
     code = anns.verb("seal", "recovery").split("\n")[0]
-    bobs = home(server, "systemd", BOB, of=anns)
+    bobs = users_home(server, "systemd", BOB, of=anns)
     is_gone_until_the_code(server, bobs, code, "wrapped for another machine or another user")
     is_usable(bobs)
     bobs.stop()
@@ -265,7 +218,7 @@ def waits_for_the_service(service):
     try:
         valetd.start()
         valetd.until("lab", lambda account: account["state"] == "store-locked")
-        said = valetd_said(valetd, "status")
+        said = said_by(valetd, "status")
         assert "there is no credential service" in seal_status(valetd)["locked"], said
     finally:
         service.start()
@@ -274,17 +227,20 @@ def waits_for_the_service(service):
     valetd.stop()
 
 
-def chooses_nothing_else(service):
-    """Without the service, nothing is sealed by what was named, and `auto` says what it has passed over."""
-    server, valetd, _ = sealed("systemd")
-    valetd.verb("seal", "off")
+def seals_nothing(service):
+    """Without the service, nothing is sealed by what was named; with it, nothing by `auto` that others are to open."""
+    server, valetd = signed_in("systemd")
     service.stop()
     try:
-        refused = valetd_said(valetd, "seal", "on")
+        refused = said_by(valetd, "seal", "on")
         assert "there is no credential service" in refused, refused
         assert server.newest in kept(valetd), "it is as it was"
     finally:
         service.start()
+    server, valetd = signed_in("auto", more='store.machine = "any"')
+    refused = said_by(valetd, "seal", "on")
+    assert "opens on this machine alone" in refused, refused
+    assert server.newest in kept(valetd), "it is as it was"
 
 
 def main(release):
@@ -313,8 +269,8 @@ def main(release):
             is_anothers()
         with check(f"{of}: while the service is not there, the key is away, and comes back by itself"):
             waits_for_the_service(service)
-        with check(f"{of}: nothing is sealed by a service that is not there, and nothing is lost"):
-            chooses_nothing_else(service)
+        with check(f"{of}: nothing is sealed by a service that is not there, nor, unless by name, for any machine"):
+            seals_nothing(service)
         with check(f"{of}: on a machine with another id, the key is gone, and what the code opens waits to be adopted"):
             moves_to_another_machine()
     finally:
