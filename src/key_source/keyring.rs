@@ -1,7 +1,8 @@
 //! Keys in the desktop's keyring: the Secret Service of gnome-keyring, KeePassXC or KWallet.
 //!
-//! Nobody is prompted but by [`unlock`], which a person has asked for, and no service is started: a keyring that does not run, is locked, or would ask a person is away.
-//! Only one that is open altogether and has no such item says that the key is gone.
+//! Nobody is prompted but by [`unlock`], which a person has asked for, and no service is started: a keyring that does not
+//! run, is locked, or would ask a person is away. Only one that is open altogether and has no such item says that the key
+//! is gone.
 //!
 //! The rules that servers have taught:
 //!
@@ -9,9 +10,10 @@
 //!   there, issue 13524); an alias of `/` is no collection, and making one opens a dialogue.
 //! - Each call that changes something returns a prompt's path, and anything but `/` means that a person would be asked;
 //!   but KeePassXC's for a new item in an open database, which asks nobody.
-//! - Items are looked for in each collection that is open. Asked for all at once, KeePassXC has a person open what is locked.
-//! - An item in an open collection may be locked all the same: KeePassXC can have each access confirmed, and then a daemon
-//!   cannot have what it has made itself over another connection.
+//! - Items are looked for in each collection that is open. Asked for all at once, KeePassXC has a person open what is
+//!   locked.
+//! - An item in an open collection may be locked all the same: KeePassXC can have each access confirmed, and then nobody
+//!   reads over a second connection what was made over a first one.
 //! - Sessions end with the service, so that nothing is kept.
 
 use std::collections::HashMap;

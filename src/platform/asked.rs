@@ -1,8 +1,8 @@
 //! A program that is waited for, and that ends together with whatever it has started.
 //!
-//! A daemon's leads a process group of its own, so that a shell's pipeline ends with the shell. It stays in our group where
-//! whoever ends us ends that: below a verb of the command line, and in the foreground of a terminal, where it may ask a
-//! person, and Ctrl-C is for it as well. There, we end only the program itself.
+//! A daemon's leads a process group of its own, so that a shell's pipeline ends with the shell. It stays in our group
+//! where whoever ends us ends that: below a verb of the command line, and in the foreground of a terminal, where it may
+//! ask a person, and Ctrl-C is for it as well. There, we end only the program itself.
 
 use std::fs::File;
 use std::io;
@@ -27,8 +27,8 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// Whether this process ends what it has started before it ends itself.
 static STOPS_IN_ORDER: AtomicBool = AtomicBool::new(false);
 
-/// Has programs lead groups of their own from here on. For a process that no signal ends at once: what it has started then
-/// would go on.
+/// Has programs lead groups of their own from here on. For a process that no signal ends at once: what it has started
+/// would go on else.
 pub(crate) fn stops_in_order() {
     STOPS_IN_ORDER.store(true, Ordering::Relaxed);
 }

@@ -35,7 +35,8 @@ BUS = """
   </policy>
 </busconfig>
 """
-ROOT, SERVICE, COLLECTION = "/org/freedesktop/secrets", "org.freedesktop.Secret.Service", "org.freedesktop.Secret.Collection"
+SECRETS, ROOT = "org.freedesktop.secrets", "/org/freedesktop/secrets"
+SERVICE, COLLECTION = "org.freedesktop.Secret.Service", "org.freedesktop.Secret.Collection"
 # Where systemd's credential service listens, if there is one.
 SYSTEMD = Path("/run/systemd/io.systemd.Credentials")
 WINDOW = "org.keepassxc.KeePassXC.MainWindow"
@@ -50,7 +51,8 @@ class Desktop:
         must([need_python("pykeepass"), "-c", DATABASE, self.database, PASSWORD, "exposed" if exposed else "hidden"])
         address = self.folder / "bus"
         (self.folder / "bus.conf").write_text(BUS.format(address=address).lstrip())
-        spawn([need("dbus-daemon"), f"--config-file={self.folder / 'bus.conf'}", "--nofork"], log=self.folder / "bus.log")
+        spawn([need("dbus-daemon"), f"--config-file={self.folder / 'bus.conf'}", "--nofork"],
+              log=self.folder / "bus.log")
         eventually("the bus is there", address.exists)
         self.variables = {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={address}"}
         settings = self.folder / "config" / "keepassxc" / "keepassxc.ini"
@@ -90,11 +92,11 @@ class Desktop:
                      *arguments], env=environment(**self.variables))
 
     def runs(self):
-        return "true" in self.call("org.freedesktop.DBus", "/", "org.freedesktop.DBus.NameHasOwner", "org.freedesktop.secrets")
+        return "true" in self.call("org.freedesktop.DBus", "/", "org.freedesktop.DBus.NameHasOwner", SECRETS)
 
     def property(self, path, name):
         interface = SERVICE if path == ROOT else COLLECTION
-        said = self.call("org.freedesktop.secrets", path, "org.freedesktop.DBus.Properties.Get", interface, name)
+        said = self.call(SECRETS, path, "org.freedesktop.DBus.Properties.Get", interface, name)
         return {"(<true>,)": True, "(<false>,)": False}.get(said.strip(), said)
 
     def collections(self):

@@ -1,5 +1,5 @@
-"""What the topics about sealed credentials share: a server that takes each refresh token once, and homes that are signed in
-at it."""
+"""What the topics about sealed credentials share: a server that takes each refresh token once, and homes that are signed
+in at it."""
 
 import json
 import secrets

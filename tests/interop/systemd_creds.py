@@ -1,6 +1,6 @@
-"""The key of sealed credentials is kept by systemd's own credential service, of the releases that have one (systemd 256 and
-later), for root and for an ordinary user. What another machine or another user has sealed is gone, and a recovery code
-opens it; while the service is not there, the key is away, and comes back by itself.
+"""The key of sealed credentials is kept by systemd's own credential service, of the releases that have one (systemd 256
+and later), for root and for an ordinary user. What another machine or another user has sealed is gone, and a recovery
+code opens it; while the service is not there, the key is away, and comes back by itself.
 
 The service runs in a root of its own, below a mount namespace that only this topic sees: `/run`, the machine-id and the
 users are the topic's own."""
@@ -56,8 +56,8 @@ class Service:
 
     def start(self):
         SOCKET.parent.mkdir(exist_ok=True)
-        self.child = spawn(["chroot", self.root, "systemd-socket-activate", "--accept", "--fdname=varlink", "-l", SOCKET,
-                            "/usr/bin/systemd-creds"], log=folder("logs") / "service.log")
+        self.child = spawn(["chroot", self.root, "systemd-socket-activate", "--accept", "--fdname=varlink", "-l",
+                            SOCKET, "/usr/bin/systemd-creds"], log=folder("logs") / "service.log")
         eventually("the service listens", SOCKET.exists)
         SOCKET.chmod(0o666)
 
@@ -261,7 +261,8 @@ def main(release):
     try:
         for name, user in (("root", 0), ("an ordinary user", ANN)):
             for seal in ("systemd", "auto"):
-                with check(f"{of} keeps the key of {name} (store.seal = {seal}) through renewals, restarts, another key, and off"):
+                claim = "through renewals, restarts, another key, and off"
+                with check(f"{of} keeps the key of {name} (store.seal = {seal}) {claim}"):
                     lives(seal, user)
         with check(f"{of}: without the host key, the key is gone, and the recovery code opens the store"):
             loses_the_host_key(service)
