@@ -10,6 +10,7 @@ use super::disk::{LARGEST, ReadError};
 use super::error::{StoreError, io_error};
 use super::file::{self, Marked, Marks, Unreadable};
 use super::folder::{CORRUPT, Folder};
+use super::generations::{self, GENERATIONS};
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
 use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
@@ -121,6 +122,7 @@ pub(super) fn seal(
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     sealing.hold(id, Held::AtHand(key));
+    kept_generations(folder, sealing, true); // what keeps it from being so is said by what follows
     let mut left = finish(folder, sealing)?;
     forget_what_was_set_aside(folder)?;
     left.0.extend(copies_in_the_clear(folder)?);
@@ -194,8 +196,9 @@ fn is_code(slot: &Slot) -> bool {
 /// Brings every record to how it would be written now, and drops the keys that no record needs any more. Also at every
 /// start: what a crash has left undone is done then.
 pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
-    let mut left = Left::default();
-    let Some(ring) = sealing.ring().cloned() else { return Ok(left) };
+    let Some(ring) = sealing.ring().cloned() else { return Ok(Left::default()) };
+    // before the first record that says that it is counted
+    let mut left = Left(kept_generations(folder, sealing, false));
     let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
     for (account, name) in records(names(folder)?) {
         let Some(bytes) = folder.peek(&name)? else { continue };
@@ -204,13 +207,13 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
         }
         match sealing.read(&bytes, &account) {
             // as it is marked: what was copied from another machine does not become ours by this
-            Ok(Marked { record, machine, lay_in_the_clear }) => {
+            Ok(Marked { record, machine, lay_in_the_clear, is_counted: _ }) => {
                 let path = folder.path.join(&name);
                 let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
                 let was_sealed = is_sealed(&bytes);
                 let has_credential = record.credential != Credential::default();
                 let lay_in_the_clear = has_credential && (lay_in_the_clear || !was_sealed);
-                let marks = Marks { machine: machine.as_deref(), lay_in_the_clear };
+                let marks = Marks { machine: machine.as_deref(), lay_in_the_clear, ..Marks::default() };
                 let written = sealing
                     .write(&record, marks, *nonce)
                     .map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
@@ -224,6 +227,9 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
         }
     }
     needed.extend(keys_in_use(folder)?);
+    if ring.active.is_some() {
+        needed.extend(generations::key_in_use(folder));
+    }
     let mut kept =
         Ring { keys: ring.keys.iter().filter(|key| needed.contains(&key.id)).cloned().collect(), ..ring.clone() };
     if kept.keys.len() == ring.keys.len() {
@@ -231,7 +237,12 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     }
     if kept.keys.is_empty() {
         let path = folder.path.join(RING);
-        let removed = folder.disk.remove(RING).and_then(|()| folder.disk.settle());
+        let mut steps = || {
+            folder.disk.remove(GENERATIONS)?;
+            folder.disk.remove(RING)?;
+            folder.disk.settle()
+        };
+        let removed = steps();
         removed.map_err(|error| StoreError::Io { action: "remove", path, error })?;
         sealing.replace_ring(None);
         return Ok(left);
@@ -242,6 +253,17 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     folder.replace(RING, &kept.write())?;
     sealing.replace_ring(Some(kept));
     Ok(left)
+}
+
+/// Has the latest generations kept. No change and no start fails for that: what keeps it from being so, in sentences.
+fn kept_generations(folder: &mut Folder, sealing: &mut Sealing, is_vouched_for: bool) -> Vec<String> {
+    generations::keep(folder, sealing, is_vouched_for).unwrap_or_else(|error| vec![error.to_string()])
+}
+
+/// The same where a person seals what is sealed already: what is there now is as it should be.
+pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
+    kept_generations(folder, sealing, true);
+    finish(folder, sealing)
 }
 
 /// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.
@@ -330,7 +352,7 @@ fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     Ok(found)
 }
 
-fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
+pub(super) fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     let path = folder.path.clone();
     folder.disk.names().map_err(|error| StoreError::Io { action: "read", path, error })
 }
@@ -346,7 +368,7 @@ pub(super) fn account_of(name: &str) -> Option<AccountId> {
     AccountId::new(name.strip_suffix(".json")?)
 }
 
-fn no_randomness(path: std::path::PathBuf) -> StoreError {
+pub(super) fn no_randomness(path: std::path::PathBuf) -> StoreError {
     let error = std::io::Error::other(NoRandomNumbers);
     StoreError::Io { action: "seal", path, error }
 }
