@@ -209,9 +209,9 @@ where
         Verb::Keys => Ok(key_verbs::list(state)),
         Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
-        Verb::Seal => seal_verbs::change(state, &collect(body).await?).await,
+        Verb::Seal => seal_verbs::change(state, line, &collect(body).await?).await,
         Verb::Lock => seal_verbs::lock(state, &collect(body).await?).await,
-        Verb::Unlock => seal_verbs::unlock(state, &collect(body).await?).await,
+        Verb::Unlock => seal_verbs::unlock(state, line, &collect(body).await?).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
         Verb::Metrics => {
@@ -230,7 +230,7 @@ where
         }
         Verb::Adopt(id) => {
             let account = known(state, id)?;
-            seal_verbs::adopt(state, account, &collect(body).await?).await
+            seal_verbs::adopt(state, line, account, &collect(body).await?).await
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
