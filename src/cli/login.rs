@@ -256,6 +256,9 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     }
     new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
     tell_missing_scopes(account, &new);
+    if let Some(why) = &new.unnamed {
+        remark(&format!("{id}: who signed in could not be learnt yet: {}", printable(why)));
+    }
     found.keep(&places)?;
     let (places, config) = (&places, &config);
     let delivered =

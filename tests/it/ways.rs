@@ -543,6 +543,52 @@ fn another_persons_refresh_token_is_kept_out_where_no_token_names_anybody() {
 }
 
 #[test]
+fn a_server_that_cannot_say_who_it_is_for_a_moment_lets_nobody_else_in_and_keeps_nobody_out() {
+    let server = start();
+    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    server.change_manners(|manners| manners.id_token = false);
+    let sign_in = |person: &str, answers: &[u16]| {
+        server.change_manners(|manners| {
+            (manners.person, manners.userinfo_answers) = (person.to_owned(), answers.to_vec());
+        });
+        Terminal::open(&home, &login(" --no-qr")).exit()
+    };
+    let authority = parts(server.url()).0.to_owned();
+    let unlearnt = |status: u16| format!("who signed in could not be learnt yet: {authority} answered {status}");
+    // nobody is signed in: that it is not known who comes is said
+    let (code, screen) = sign_in("ada", &[403]);
+    assert!(code == Some(0) && screen.contains(&unlearnt(403)), "{screen}");
+    assert!(record(&home)["person"].is_null());
+    for with_daemon in [false, true] {
+        let mut daemon = with_daemon.then(|| home.start());
+        let (code, screen) = sign_in("ada", &[500, 503]);
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{screen}");
+        assert!(!screen.contains("learnt"), "it was asked again: {screen}");
+        assert_eq!(record(&home)["person"]["subject"], "ada");
+        // it stays so during the sign-in, and the trial asks again
+        let (code, screen) = sign_in("ada", &[500; 3]);
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{screen}");
+        let before = record(&home);
+        let (code, screen) = sign_in("bob", &[500; 3]);
+        assert!(
+            code == Some(1) && screen.contains("bob@example.org (bob) signed in now, and ada@example.org"),
+            "{screen}"
+        );
+        let (code, screen) = sign_in("bob", &[500; 6]);
+        let told =
+            format!("who signed in now could not be learnt ({authority} answered 500), and ada@example.org (ada)");
+        let screen = screen.replace("\r\n  ", " ");
+        assert!(code == Some(1) && screen.contains(&told) && screen.contains("nothing was changed"), "{screen}");
+        assert_eq!(record(&home)["person"], before["person"]);
+        assert_eq!(record(&home)["refresh_token"], before["refresh_token"]);
+        if let Some(daemon) = &mut daemon {
+            daemon.signal("TERM");
+        }
+    }
+}
+
+#[test]
 fn logout_revokes_in_the_form_that_the_account_names_and_tells_the_outcome() {
     let server = start();
     let form = format!(
