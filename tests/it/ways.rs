@@ -461,8 +461,12 @@ fn another_person_is_kept_out_unless_that_is_meant_with_a_daemon_and_without() {
         server.change_manners(|manners| manners.person = person.to_owned());
         let mut terminal = Terminal::open(&home, &login(&format!(" --no-browser{options}")));
         let url = shown_address(&mut terminal);
-        browse(&url);
-        (terminal.exit(), url)
+        let page = browse(&url).1.text();
+        let (code, screen) = terminal.exit();
+        let title = if code == Some(0) { "<h1>Signed in</h1>" } else { "<h1>Not signed in</h1>" };
+        assert!(page.contains(title), "the page says what the terminal says, {screen}: {page}");
+        assert!(code == Some(0) || page.contains(&format!("{person}@example.org ({person}) signed in now")), "{page}");
+        ((code, screen), url)
     };
     let told = "bob@example.org (bob) signed in now, and ada@example.org (ada) is signed in: nothing was changed";
     for with_daemon in [false, true] {
