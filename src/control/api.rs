@@ -81,6 +81,7 @@ struct CredentialBody {
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
     person: Option<Person>,
+    unnamed: Option<String>,
     #[serde(default)]
     switch_user: bool,
     servers: Option<Servers>,
@@ -391,7 +392,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
             "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
-             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
+             {issuer, subject}, unnamed, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
         )
     })?;
     let CredentialBody {
@@ -401,6 +402,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switch_user,
         servers,
         trial,
@@ -419,6 +421,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switches_user: switch_user,
         missing_scopes: Vec::new(),
         servers,
