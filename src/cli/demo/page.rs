@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{REQUESTS, Servers, account, own_program};
+use super::folder::own_program;
+use super::servers::{REQUESTS, Servers, account};
 use crate::cli::status::{bar, life};
 use crate::cli::text::{Cell, Table, length, relative, styled};
 use crate::control::report::{AccountReport, State, StatusReport};
