@@ -7,16 +7,16 @@
 use zeroize::Zeroizing;
 
 use super::disk::{LARGEST, ReadError};
-use super::error::{StoreError, io_error};
+use super::error::{StoreError, io_error, no_randomness};
 use super::file::{self, Marked, Marks, Unreadable};
-use super::folder::{CORRUPT, Folder};
+use super::folder::{CORRUPT, Folder, account_of};
 use super::generations::{self, GENERATIONS};
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
 use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
-use crate::platform::random::{self, NoRandomNumbers};
+use crate::platform::random;
 use crate::secret::Secret;
 
 /// The ring's file. Its name has two dots: it is no account's.
@@ -200,7 +200,7 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     // before the first record that says that it is counted
     let mut left = Left(kept_generations(folder, sealing, false));
     let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
-    for (account, name) in records(names(folder)?) {
+    for (account, name) in records(folder.names()?) {
         let Some(bytes) = folder.peek(&name)? else { continue };
         if sealing.is_as_written_now(&bytes) {
             continue;
@@ -269,7 +269,7 @@ pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> 
 /// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.
 pub(super) fn exposed(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<AccountId>, StoreError> {
     let mut found = Vec::new();
-    for (account, name) in records(names(folder)?) {
+    for (account, name) in records(folder.names()?) {
         let Some(bytes) = folder.peek(&name)?.filter(|bytes| is_sealed(bytes)) else { continue };
         if sealing.read(&bytes, &account).is_ok_and(|marked| marked.lay_in_the_clear) {
             found.push(account);
@@ -282,7 +282,7 @@ pub(super) fn exposed(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<Acco
 /// be put back.
 fn keys_in_use(folder: &mut Folder) -> Result<Vec<KeyId>, StoreError> {
     let mut keys = Vec::new();
-    for name in names(folder)? {
+    for name in folder.names()? {
         keys.extend(folder.peek(&name)?.and_then(|bytes| key_of(&bytes)));
     }
     Ok(keys)
@@ -314,7 +314,7 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
     if sealing.trouble().is_some() {
         return Ok(()); // nothing of it can be opened any more; what is there stays
     }
-    for (account, name) in records(names(folder)?) {
+    for (account, name) in records(folder.names()?) {
         let Some(bytes) = folder.peek(&name)? else { continue };
         if let Err(why @ Unreadable::Away(_)) = sealing.read(&bytes, &account) {
             return Err(SealError::Locked(why.into_words()));
@@ -325,7 +325,7 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
 
 /// What could not be read, and was set aside in the clear, may hold a token.
 fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
-    for name in names(folder)? {
+    for name in folder.names()? {
         let Some((file, _)) = name.split_once(CORRUPT) else { continue };
         if account_of(file).is_none() {
             continue;
@@ -343,7 +343,7 @@ fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
 /// to remove.
 fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     let mut found = Vec::new();
-    for name in names(folder)? {
+    for name in folder.names()? {
         if account_of(&name).is_none() && folder.peek(&name)?.is_some_and(|bytes| file::holds_a_credential(&bytes)) {
             found.push(format!("{name}: a copy of a credential, in the clear, that valetd has not made: remove it"));
         }
@@ -352,25 +352,10 @@ fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     Ok(found)
 }
 
-pub(super) fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
-    let path = folder.path.clone();
-    folder.disk.names().map_err(|error| StoreError::Io { action: "read", path, error })
-}
-
 /// The files of accounts, in the order of their names.
 fn records(mut names: Vec<String>) -> Vec<(AccountId, String)> {
     names.sort();
     names.into_iter().filter_map(|name| Some((account_of(&name)?, name))).collect()
-}
-
-/// Whose record a file of this name is, if it is one's.
-pub(super) fn account_of(name: &str) -> Option<AccountId> {
-    AccountId::new(name.strip_suffix(".json")?)
-}
-
-pub(super) fn no_randomness(path: std::path::PathBuf) -> StoreError {
-    let error = std::io::Error::other(NoRandomNumbers);
-    StoreError::Io { action: "seal", path, error }
 }
 
 pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, SealError> {
