@@ -105,6 +105,7 @@ fn save_error(store: &Store, account: &AccountId, error: &StoreError) -> SaveErr
         | StoreError::Corrupt { .. }
         | StoreError::Locked { .. }
         | StoreError::KeyGone { .. }
+        | StoreError::Client { .. }
         | StoreError::OtherMachine { .. }
         | StoreError::OlderCopy { .. }
         | StoreError::Newer { .. } => SaveError::Failed(words),

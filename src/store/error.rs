@@ -86,6 +86,14 @@ pub(crate) enum StoreError {
         /// How that shows.
         why: String,
     },
+    /// The client that was registered for an account is of no use. Its file is left alone until another one takes its place.
+    #[error("{} {problem}: a sign-in registers another client", path.display())]
+    Client {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The record was last used on another machine: two that spend one refresh token look like a theft. It is left alone.
     #[error("{} was last used on {other}: if both renew it, the server may take that for a theft and revoke it", path.display())]
     OtherMachine {
@@ -129,7 +137,11 @@ impl StoreError {
                 true
             }
             Self::Locked { .. } | Self::OtherMachine { .. } => true,
-            Self::KeyGone { .. } | Self::OlderCopy { .. } | Self::Corrupt { .. } | Self::Stale { .. } => false,
+            Self::KeyGone { .. }
+            | Self::OlderCopy { .. }
+            | Self::Corrupt { .. }
+            | Self::Client { .. }
+            | Self::Stale { .. } => false,
         }
     }
 }

@@ -6,6 +6,7 @@
 //!     .gbdx.json.tmp           a save under way; if it was cut short, the next start finishes it or removes it
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
 //!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in, removed by a sign-out
+//!     gbdx.client.json         0600, the client that was registered for it
 //!     client.keys.json         0600, the client keys' hashes and rights
 //!     seal.keys.json           0600, the keys that records are sealed under, wrapped; if they are sealed
 //!     seal.generations.json    0600, sealed: the latest generation of each account; if they are sealed
@@ -52,6 +53,9 @@ mod generations_tests;
 mod interrupted;
 mod lock;
 mod record;
+#[cfg(test)]
+mod registration_tests;
+mod registrations;
 mod reseal;
 mod seal;
 mod sealing;
@@ -853,7 +857,7 @@ impl Inner {
     }
 }
 
-/// What of a seal keeps a record from being written, as an error of the store.
+/// What of a seal keeps something from being written, as an error of the store.
 fn not_written(unreadable: Unreadable, path: &Path) -> StoreError {
     let path = path.to_owned();
     match unreadable {

@@ -9,9 +9,10 @@ use zeroize::Zeroizing;
 
 use super::file::{self, Marked, Marks, Unreadable};
 use super::record::Record;
-use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey};
+use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SealedClient};
 use crate::config::AccountId;
 use crate::key_source::{Kind, NoSecret};
+use crate::oauth::rfc7591::Registration;
 use crate::secret::Secret;
 
 /// The ring, and those of its keys that are at hand.
@@ -183,6 +184,40 @@ impl Sealing {
         let plain = file::write_marked(record, Marks { is_counted: self.counts, ..marks });
         let key = self.key(id)?;
         Ok(Zeroizing::new(Envelope::seal(record.account.as_str(), record.generation, (id, key), nonce, plain)))
+    }
+
+    /// Reads what stands in the file of an account's registered client.
+    pub(super) fn read_client(&self, bytes: &[u8], account: &AccountId) -> Result<Registration, Unreadable> {
+        let garbage = |why: &str| Unreadable::Garbage(why.to_owned());
+        match file::version(bytes) {
+            Ok(version) if version > seal::VERSION => Err(Unreadable::Newer(version)),
+            Ok(seal::VERSION) => {
+                let rejected = |rejected: seal::Rejected| garbage(&rejected.to_string());
+                let sealed = SealedClient::read(bytes, account.as_str()).map_err(rejected)?;
+                let key = self.key(&sealed.key)?;
+                sealed.open(account.as_str(), key).map_err(rejected)
+            }
+            // one in the clear has no version
+            Ok(_) | Err(_) => Registration::read_file(bytes, account.as_str())
+                .ok_or_else(|| garbage("makes no sense, or belongs to another account")),
+        }
+    }
+
+    /// What is to stand in the file of an account's registered client.
+    pub(super) fn write_client(
+        &self,
+        account: &AccountId,
+        registration: &Registration,
+        nonce: [u8; NONCE_LENGTH],
+    ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        if let Some(shut) = self.shut() {
+            return Err(shut);
+        }
+        let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else {
+            return Ok(Zeroizing::new(registration.write(account.as_str()).expose().as_bytes().to_vec()));
+        };
+        let key = self.key(id)?;
+        Ok(Zeroizing::new(SealedClient::seal(account.as_str(), registration, (id, key), nonce)))
     }
 
     /// Whether a file stands as it would be written now.

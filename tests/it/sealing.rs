@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, Server, address, ping, rotating};
@@ -937,6 +937,48 @@ fn a_source_that_does_not_reply_keeps_nobody_from_listening_or_stopping_and_is_n
 }
 
 #[test]
+fn a_stop_ends_a_command_that_is_asked_for_the_key_and_whatever_that_has_started() {
+    let mark = format!("1000.{}", std::process::id());
+    let slow = format!("touch $HOME/asked; sleep {mark} & sleep {mark} | cat");
+    let sealable = Sealable::with(&format!(
+        "{{ command = [\"sh\", \"-c\", \"if test -e $HOME/slow; then {slow}; fi; cat $HOME/key\"] }}"
+    ));
+    let home = &sealable.home;
+    sealable.seal("on");
+    for is_asked_by in ["a start", "a person"] {
+        let _ = fs::remove_file(home.path("asked"));
+        let _ = fs::remove_file(home.path("slow"));
+        let slow_from_now_on = || fs::write(home.path("slow"), "").expect("written");
+        if is_asked_by == "a start" {
+            slow_from_now_on();
+        }
+        // without a terminal, as a service
+        let mut daemon = home.start_as(home.valetd_by(&["setsid"], &["run"]));
+        let mut unlocking = None;
+        if is_asked_by == "a person" {
+            daemon.until("lab", "usable");
+            assert!(home.run(&["lock", "--all"]).status.success());
+            slow_from_now_on();
+            let mut unlock = home.valetd(&["unlock"]);
+            unlocking = Some(unlock.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs"));
+        }
+        eventually("it is asked", || (with_argument(&mark) == 2 && home.path("asked").exists()).then_some(()));
+        assert!(daemon.signal("TERM").success(), "{is_asked_by}");
+        eventually(&format!("nothing goes on, {is_asked_by} having asked"), || {
+            (with_argument(&mark) == 0).then_some(())
+        });
+        let _ = unlocking.map(|mut unlocking| unlocking.wait());
+    }
+}
+
+/// How many `sleep` processes have this argument.
+fn with_argument(argument: &str) -> usize {
+    let lines = fs::read_dir("/proc").expect("listed").flatten();
+    let lines = lines.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| *line == format!("sleep\0{argument}\0").into_bytes()).count()
+}
+
+#[test]
 fn sealing_says_what_is_spent_and_what_is_not() {
     let sealable = Sealable::new();
     let home = &sealable.home;
@@ -989,6 +1031,7 @@ fn below(random: &mut u64, limit: u64) -> u64 {
 fn kill_changes(kills: usize, seed: u64) -> usize {
     let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
+    put_client(home);
     let mut random = seed;
     let mut cut_short = 0;
     for kill in 0..kills {
@@ -1005,6 +1048,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
         assert_eq!(status["doubt"], Value::Null, "kill {kill} in {change}: {status}");
         let is_clear = !sealable.leaks().is_empty();
         assert_eq!(is_clear, status["sealed"] == false, "kill {kill} in {change}: {status}");
+        assert_eq!(is_clear, shows_client(home), "kill {kill} in {change}: {status}");
         let left = fs::read_dir(home.path("state/valetd")).expect("a folder").flatten().map(|entry| entry.file_name());
         let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("corrupt")).collect();
         assert!(left.is_empty(), "kill {kill} in {change}: {left:?}");
@@ -1012,7 +1056,31 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
     let daemon = home.start();
     daemon.until("lab", "usable");
     assert_eq!(daemon.account("lab")["credential"]["generation"], 1);
+    assert!(has_client(&daemon));
     cut_short
+}
+
+/// A secret of a client that was registered.
+const CLIENT_CANARY: &str = "client-canary-66d20b9e";
+
+/// A client that was registered, in the clear.
+fn put_client(home: &Home) {
+    let file = home.path("state/valetd/other.client.json");
+    let client = json!({"registered_at": "https://o.example", "client_id": "other", "client_auth": "post",
+        "client_secret": CLIENT_CANARY});
+    fs::write(&file, client.to_string()).expect("written");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("mode 0600");
+}
+
+/// Whether it lies in the clear.
+fn shows_client(home: &Home) -> bool {
+    !leaks(&home.path("state"), &[CLIENT_CANARY.to_owned()]).is_empty()
+}
+
+/// Whether the store has it still.
+fn has_client(daemon: &Daemon<'_>) -> bool {
+    let answer = daemon.control("GET", "/v1/accounts/other/client").expect("an answer");
+    answer.text().contains(CLIENT_CANARY)
 }
 
 /// The same with the daemon that does the work, at moments between the beginning of a change and some time after its end:
@@ -1020,6 +1088,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
 fn kill_daemons(kills: usize, seed: u64) -> usize {
     let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
+    put_client(home);
     let longest = longest_change(&sealable);
     let mut random = seed;
     let mut cut_short = 0;
@@ -1030,6 +1099,7 @@ fn kill_daemons(kills: usize, seed: u64) -> usize {
         assert_eq!(status["locked"], Value::Null, "before kill {kill}: {status}");
         assert_eq!(status["doubt"], Value::Null, "before kill {kill}: {status}");
         assert_eq!(!sealable.leaks().is_empty(), status["sealed"] == false, "before kill {kill}: {status}");
+        assert_eq!(shows_client(home), status["sealed"] == false, "before kill {kill}: {status}");
         // of one that is not sealed, there is one change that changes anything
         let changes: &[&str] = if status["sealed"] == true { &["on", "rotate", "recovery", "off"] } else { &["on"] };
         let change = changes[below(&mut random, changes.len() as u64) as usize];
@@ -1045,6 +1115,7 @@ fn kill_daemons(kills: usize, seed: u64) -> usize {
     let daemon = home.start();
     daemon.until("lab", "usable");
     assert_eq!(ping(&address(&daemon)).status, 200);
+    assert!(has_client(&daemon));
     cut_short
 }
 
