@@ -550,6 +550,18 @@ fn an_older_copy_of_a_record_is_not_spent_and_said_everywhere_before_somebody_si
         }
         daemon.until_logged("the stored credential is not used");
         assert_eq!(sealable.server.log().token_calls.len(), asked, "the server was not asked");
+        // what the server refuses does not take its place, with a daemon or without one
+        let refuse = || {
+            let before = fs::read(&record).expect("a record");
+            let refused = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], "no-token-of-the-server");
+            assert!(!refused.status.success(), "{}", words(&refused));
+            assert_eq!(fs::read(&record).expect("a record"), before);
+        };
+        refuse();
+        drop(daemon);
+        refuse();
+        let daemon = home.start();
+        daemon.until("lab", "older-copy");
         // over it, a sign-in is saved, and counts on
         home.sign_in("lab", &sealable.server.sign_in());
         let account = daemon.until("lab", "usable");
