@@ -162,6 +162,7 @@ impl Message {
             Cause::Withheld(Withholding::Locked) => "somebody has locked valetd".to_owned(),
             Cause::Withheld(Withholding::StoreLocked) => "the store is locked: its key is away".to_owned(),
             Cause::Withheld(Withholding::OtherMachine) => "the stored credential is another machine's".to_owned(),
+            Cause::Withheld(Withholding::OlderCopy) => "the stored credential is an older copy".to_owned(),
             Cause::Withheld(Withholding::KeyGone) => "the key of the stored credential is gone".to_owned(),
             Cause::CannotSave => {
                 "it is not renewed while the next refresh token cannot be saved: make room on the disk, or \

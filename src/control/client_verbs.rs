@@ -71,6 +71,7 @@ async fn work<T: Send + 'static>(
         | StoreError::NotOurFile { .. }
         | StoreError::Newer { .. }
         | StoreError::OtherMachine { .. }
+        | StoreError::OlderCopy { .. }
         | StoreError::Stale { .. } => refused(error.to_string()),
     })
 }

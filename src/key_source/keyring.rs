@@ -15,7 +15,7 @@ use std::time::Duration;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 use zeroize::Zeroizing;
 
-use super::NoSecret;
+use super::no_secret::NoSecret;
 use crate::platform::bus::{Bus, BusError, Service, Signals};
 use crate::platform::random;
 use crate::secret::Secret;

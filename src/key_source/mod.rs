@@ -22,9 +22,11 @@ use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 
 mod keyring;
+mod no_secret;
 mod systemd;
 
 pub(crate) use keyring::KeyringWatch;
+pub(crate) use no_secret::NoSecret;
 
 /// Where logind notes whose services run without a login.
 const LINGERS: &str = "/var/lib/systemd/linger";
@@ -75,17 +77,6 @@ impl Kind {
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
-}
-
-/// Why a source gives nothing; each a sentence.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum NoSecret {
-    /// Not now: worth another try.
-    #[error("{0}")]
-    Away(String),
-    /// It will never have it again.
-    #[error("{0}")]
-    Gone(String),
 }
 
 /// What a source gives to wrap a new key by.

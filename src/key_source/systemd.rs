@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::NoSecret;
+use super::no_secret::NoSecret;
 use crate::platform::varlink::{self, CallError};
 use crate::secret::Secret;
 

@@ -207,7 +207,12 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
         // removed below, with what was set aside before: the person wants it gone, and it cannot be revoked unread
         Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => None,
         // what is not ours to spend, or cannot be read, is forgotten here alone
-        Err(error @ (StoreError::Locked { .. } | StoreError::KeyGone { .. } | StoreError::OtherMachine { .. })) => {
+        Err(
+            error @ (StoreError::Locked { .. }
+            | StoreError::KeyGone { .. }
+            | StoreError::OtherMachine { .. }
+            | StoreError::OlderCopy { .. }),
+        ) => {
             store.forget_pending(&account.id);
             store.end_sign_in(&account.id);
             store.remove(&account.id)?;

@@ -101,12 +101,27 @@ pub(crate) enum StoreError {
         /// What is known of that machine.
         other: &'static str,
     },
+    /// The record is of an earlier generation than one that was saved here: its refresh token is probably spent. It is left
+    /// alone.
+    #[error(
+        "{} is an older copy (generation {found}; {latest} is the latest here), as from a backup, and its refresh token is \
+         probably spent",
+        path.display()
+    )]
+    OlderCopy {
+        /// The file.
+        path: PathBuf,
+        /// The generation in it.
+        found: u64,
+        /// The latest one.
+        latest: u64,
+    },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
     Stale {
         /// The file.
         path: PathBuf,
-        /// The generation in it.
+        /// The generation in it, or the latest that was.
         found: u64,
         /// The generation that was to be saved.
         offered: u64,
@@ -121,7 +136,8 @@ impl StoreError {
                 true
             }
             Self::Locked { .. } | Self::OtherMachine { .. } => true,
-            Self::KeyGone { .. } | Self::Corrupt { .. } | Self::Client { .. } | Self::Stale { .. } => false,
+            Self::KeyGone { .. } | Self::OlderCopy { .. } | Self::Corrupt { .. } | Self::Client { .. } => false,
+            Self::Stale { .. } => false,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::disk::{LARGEST, ReadError};
 use super::error::{StoreError, io_error};
 use super::file::{self, Marked, Marks, Unreadable};
 use super::folder::{CORRUPT, Folder};
+use super::generations::{self, GENERATIONS};
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
 use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
@@ -123,6 +124,7 @@ pub(super) fn seal(
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     sealing.hold(id, Held::AtHand(key));
+    kept_generations(folder, sealing, true); // what keeps it from being so is said by what follows
     let mut left = finish(folder, sealing)?;
     forget_what_was_set_aside(folder)?;
     left.0.extend(copies_in_the_clear(folder)?);
@@ -196,8 +198,9 @@ fn is_code(slot: &Slot) -> bool {
 /// Brings every record and registration to how it would be written now, and drops the keys that none needs any more. Also at every
 /// start: what a crash has left undone is done then.
 pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
-    let mut left = Left::default();
-    let Some(ring) = sealing.ring().cloned() else { return Ok(left) };
+    let Some(ring) = sealing.ring().cloned() else { return Ok(Left::default()) };
+    // before the first record that says that it is counted
+    let mut left = Left(kept_generations(folder, sealing, false));
     let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
     for file in sealable(names(folder)?) {
         let Some(bytes) = folder.peek(&file.name)? else { continue };
@@ -223,6 +226,9 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
         }
     }
     needed.extend(keys_in_use(folder)?);
+    if ring.active.is_some() {
+        needed.extend(generations::key_in_use(folder));
+    }
     let mut kept =
         Ring { keys: ring.keys.iter().filter(|key| needed.contains(&key.id)).cloned().collect(), ..ring.clone() };
     if kept.keys.len() == ring.keys.len() {
@@ -230,7 +236,12 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     }
     if kept.keys.is_empty() {
         let path = folder.path.join(RING);
-        let removed = folder.disk.remove(RING).and_then(|()| folder.disk.settle());
+        let mut steps = || {
+            folder.disk.remove(GENERATIONS)?;
+            folder.disk.remove(RING)?;
+            folder.disk.settle()
+        };
+        let removed = steps();
         removed.map_err(|error| StoreError::Io { action: "remove", path, error })?;
         sealing.replace_ring(None);
         return Ok(left);
@@ -257,10 +268,10 @@ fn written_anew(
     match file.kind {
         // as it is marked: what was copied from another machine does not become ours by this
         SealableKind::Record => {
-            let Marked { record, machine, lay_in_the_clear } = sealing.read(bytes, &file.account)?;
+            let Marked { record, machine, lay_in_the_clear, is_counted: _ } = sealing.read(bytes, &file.account)?;
             let has_credential = record.credential != Credential::default();
             let lay_in_the_clear = has_credential && (lay_in_the_clear || !is_sealed(bytes));
-            let marks = Marks { machine: machine.as_deref(), lay_in_the_clear };
+            let marks = Marks { machine: machine.as_deref(), lay_in_the_clear, ..Marks::default() };
             Ok(sealing.write(&record, marks, nonce))
         }
         SealableKind::Registration => {
@@ -268,6 +279,17 @@ fn written_anew(
             Ok(sealing.write_client(&file.account, &registration, nonce))
         }
     }
+}
+
+/// Has the latest generations kept. No change and no start fails for that: what keeps it from being so, in sentences.
+fn kept_generations(folder: &mut Folder, sealing: &mut Sealing, is_vouched_for: bool) -> Vec<String> {
+    generations::keep(folder, sealing, is_vouched_for).unwrap_or_else(|error| vec![error.to_string()])
+}
+
+/// The same where a person seals what is sealed already: what is there now is as it should be.
+pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
+    kept_generations(folder, sealing, true);
+    finish(folder, sealing)
 }
 
 /// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.
@@ -364,7 +386,7 @@ fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     Ok(found)
 }
 
-fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
+pub(super) fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     let path = folder.path.clone();
     folder.disk.names().map_err(|error| StoreError::Io { action: "read", path, error })
 }
@@ -410,7 +432,7 @@ fn holds_a_client(bytes: &[u8]) -> bool {
     client.and_then(|client| Registration::of(client, bytes)).is_some_and(|found| found.holds_a_secret())
 }
 
-fn no_randomness(path: std::path::PathBuf) -> StoreError {
+pub(super) fn no_randomness(path: std::path::PathBuf) -> StoreError {
     let error = std::io::Error::other(NoRandomNumbers);
     StoreError::Io { action: "seal", path, error }
 }

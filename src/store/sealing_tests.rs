@@ -15,7 +15,7 @@ use crate::oauth::rfc7591::{RegisteredClient, Registration};
 /// A source that the tests hold: what the first offer was wrapped by, and the second.
 pub(super) const SECRETS: [&str; 2] = ["the first secret of many characters", "the second secret of many characters"];
 
-const ACCOUNTS: [&str; 3] = ["alpha", "gbdx", "zulu"];
+pub(super) const ACCOUNTS: [&str; 3] = ["alpha", "gbdx", "zulu"];
 
 pub(super) fn offer(secret: &str) -> Offer {
     Offer { kind: Kind::File, blob: None, secret: Secret::new(secret), because: Vec::new() }
@@ -113,6 +113,7 @@ fn is_safe_everywhere(before: &FaultyDisk, change: impl Fn(&Store) -> Result<Lef
             let is_finished = clear.is_empty() || clear.len() == FILES;
             assert!(is_finished, "crash before step {crash}: {clear:?}");
             assert_eq!(found.seal_state().sealed.is_some(), clear.is_empty(), "crash before step {crash}");
+            assert_eq!(found.seal_state().doubt, None, "crash before step {crash}: nobody has put anything back");
         }
         if !crashed {
             return crash;
@@ -134,7 +135,7 @@ fn sealing_changing_the_key_and_unsealing_lose_no_login_whenever_they_are_cut_sh
 fn a_crash_while_a_start_finishes_what_a_crash_left_loses_nothing_either() {
     let disk = plain();
     let store = on(&disk);
-    disk.plant(30, Fault::Crash);
+    disk.plant(45, Fault::Crash);
     store.seal(&offer(SECRETS[0]), 1).unwrap_err();
     assert!(disk.fault_has_happened());
     let half = disk.after_a_kill();
@@ -459,7 +460,7 @@ fn a_recovery_code_is_tried_also_where_the_key_is_at_hand() {
 }
 
 /// A store on this disk that the given source is configured for; the file that it is kept in is in `folder`.
-fn sources_of(folder: &Path, key: &str) -> KeySources {
+pub(super) fn sources_of(folder: &Path, key: &str) -> KeySources {
     let path = folder.join("key");
     let _ = std::fs::remove_file(&path);
     std::fs::OpenOptions::new()

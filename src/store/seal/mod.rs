@@ -12,10 +12,12 @@
 
 mod client;
 mod envelope;
+mod generations;
 mod key;
 mod ring;
 
 pub(super) use client::SealedClient;
 pub(super) use envelope::{Envelope, Rejected, VERSION, key_named_in};
+pub(super) use generations::{Generations, SealedGenerations};
 pub(super) use key::{Key, KeyId, NONCE_LENGTH};
 pub(super) use ring::{Ring, RingKey, SLOT_RANDOM, Slot, Stretch, Unreadable};
