@@ -35,8 +35,11 @@ use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
-use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::{StoreError, Trial, Turn, open_store_with};
+use crate::sign_in::{
+    self, Ending, LastPage, SignInError, SignedIn, Wishes, exchange, handed_in, import, offline, password, paste,
+    pasted,
+};
+use crate::store::{Store, StoreError, Trial, Turn, open_store_with};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -246,24 +249,33 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let Obtained { mut new, turn } = obtain(account, registry, arguments)?;
+    let Obtained { mut new, turn, page } = obtain(account, registry, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
     new.term = term.map(|term| term.as_secs());
     new.switches_user = switch_user;
-    if turn.as_ref().is_some_and(Turn::is_void) {
-        return Err(signed_out_meanwhile(account, &new));
-    }
     new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
-    tell_missing_scopes(account, &new);
-    found.keep(&places)?;
-    let (places, config) = (&places, &config);
-    let delivered =
-        deliver(options, (places, config), account, new, turn, is_new || found.is_news(), passphrase.as_ref());
-    if delivered.is_err() {
-        found.take_back(places);
-    }
+    let who = new.identity.clone();
+    let mut delivery = Delivery {
+        options,
+        places: &places,
+        config: &config,
+        account,
+        turn,
+        must_reload: is_new || found.is_news(),
+        passphrase: passphrase.as_ref(),
+        browser: Browser(page),
+    };
+    let delivered = match delivery.is_wanted(&new).and_then(|()| found.keep(&places)) {
+        Ok(()) => delivery.deliver(new).inspect_err(|_| found.take_back(&places)),
+        Err(failure) => Err(failure),
+    };
+    let ending = match &delivered {
+        Ok(_) => Ending::SignedIn { who },
+        Err(failure) => Ending::Failed(failure.sentence()),
+    };
+    block_on(delivery.browser.tell(ending))?;
     delivered
 }
 
@@ -350,15 +362,16 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
     Ok(true)
 }
 
-/// What a sign-in has brought, and that sign-in itself, if a person was asked.
+/// What a sign-in has brought, and that sign-in itself, with its page in a browser, if a person was asked.
 struct Obtained {
     new: NewCredential,
     turn: Option<Turn>,
+    page: Option<LastPage>,
 }
 
 impl From<NewCredential> for Obtained {
     fn from(new: NewCredential) -> Self {
-        Self { new, turn: None }
+        Self { new, turn: None, page: None }
     }
 }
 
@@ -418,8 +431,8 @@ fn obtain(account: &Account, registry: Registry<'_>, arguments: Arguments) -> Re
                 state_dir: Some(places.state_dir.clone()),
             };
             let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
-            let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
-            Ok(Obtained { new, turn })
+            let SignedIn { new, page } = block_on(sign_in::in_person(account, &wishes, &endpoint))?.map_err(failed)?;
+            Ok(Obtained { new, turn, page })
         }
     }
 }
@@ -513,81 +526,114 @@ fn failure_of(error: SignInError, account: &Account) -> Failure {
     }
 }
 
-/// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
-fn deliver(
-    options: &Options,
-    (places, config): (&Paths, &Config),
-    account: &Account,
-    new: NewCredential,
-    turn: Option<Turn>,
-    must_reload: bool,
-    passphrase: Option<&Secret>,
-) -> Result<Exit, Failure> {
-    let is_meant = new.switches_user;
-    let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
-    let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
-    let id = &account.id;
-    let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
-    let delivered = when_free(STORE_PATIENCE_AT_THE_END, || match block_on(hand_in(places, id, &new, must_reload))? {
-        Err(error @ ClientError::NotRunning(_)) => {
-            Ok(open_store_with(places, config, passphrase.cloned()).map(|store| (Err(error), Some(store))))
+/// The browser in which somebody has signed in, if there is one: its page waits for the outcome.
+struct Browser(Option<LastPage>);
+
+impl Browser {
+    /// Tells it how it ended, once: the first word is the last.
+    async fn tell(&mut self, ending: Ending) {
+        if let Some(page) = self.0.take() {
+            page.conclude(ending).await;
         }
-        handed_in => Ok(Ok((handed_in, None))),
-    })?;
-    let (handed_in, store) = delivered.map_err(failed)?;
-    match handed_in {
-        Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
-        Ok(Delivered::Kept(problem, state)) => {
-            let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
-            let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
-            Err(match () {
-                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
-                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
-                () => failure,
-            })
-        }
-        Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
-            if was_nobodys && !is_meant {
-                remark(&format!("{id}: {WAS_NOBODYS}"));
-            }
-            signed_in(id, &format!("{who}{term}"), outcome, &now)
-        }
-        Err(ClientError::NotRunning(_)) => {
-            let store = store.expect("it was opened, as no daemon runs");
-            // nobody signs out from here on: that takes the store's lock, too
-            if turn.as_ref().is_some_and(Turn::is_void) {
-                return Err(signed_out_meanwhile(account, &new));
-            }
-            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            let Taken { identity, untried, was_nobodys } =
-                match block_on(offline::take(&store, &endpoint, account, new))? {
-                    Ok(taken) => taken,
-                    Err(NotTaken::Store(error)) => return Err(failed(error)),
-                    Err(error @ NotTaken::Refused(_)) => {
-                        return Err(Failure::new(error)
-                            .while_doing("trying the credential")
-                            .with_exit(Exit::SignInRequired));
-                    }
-                    Err(error @ NotTaken::AnotherPerson(_)) => {
-                        return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
-                    }
-                    Err(error @ NotTaken::Untried(_)) => {
-                        return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
-                    }
-                };
-            if was_nobodys && !is_meant {
-                remark(&format!("{id}: {WAS_NOBODYS}"));
-            }
-            if let Some(why) = untried {
-                remark(&format!("{id}: not tried yet: {}", printable(&why)));
-            }
-            let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
-            let start = start_command(options);
-            print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
-            Ok(Exit::Fine)
-        }
-        Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon")),
     }
+}
+
+/// Where a credential goes that a sign-in has brought.
+struct Delivery<'a> {
+    options: &'a Options,
+    places: &'a Paths,
+    config: &'a Config,
+    account: &'a Account,
+    turn: Option<Turn>,
+    /// Whether a running daemon must read its configuration first.
+    must_reload: bool,
+    passphrase: Option<&'a Secret>,
+    browser: Browser,
+}
+
+impl Delivery<'_> {
+    /// Says what the person should know of it, unless nobody wants it any more.
+    fn is_wanted(&self, new: &NewCredential) -> Result<(), Failure> {
+        if self.turn.as_ref().is_some_and(Turn::is_void) {
+            return Err(signed_out_meanwhile(self.account, new));
+        }
+        tell_missing_scopes(self.account, new);
+        if let Some(why) = &new.unnamed {
+            remark(&format!("{}: who signed in could not be learnt yet: {}", self.account.id, printable(why)));
+        }
+        Ok(())
+    }
+
+    /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
+    fn deliver(&mut self, new: NewCredential) -> Result<Exit, Failure> {
+        let Self { options, places, config, account, .. } = *self;
+        let is_meant = new.switches_user;
+        let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
+        let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
+        let id = &account.id;
+        let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
+        let delivered = when_free(STORE_PATIENCE_AT_THE_END, || {
+            match block_on(hand_in(places, id, &new, self.must_reload, &mut self.browser))? {
+                Err(error @ ClientError::NotRunning(_)) => {
+                    let opened = open_store_with(places, config, self.passphrase.cloned());
+                    Ok(opened.map(|store| (Err(error), Some(store))))
+                }
+                handed_in => Ok(Ok((handed_in, None))),
+            }
+        })?;
+        let (handed_in, store) = delivered.map_err(failed)?;
+        match handed_in {
+            Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
+            Ok(Delivered::Kept(problem, state)) => {
+                let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
+                let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
+                Err(match () {
+                    () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
+                    () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
+                    () => failure,
+                })
+            }
+            Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
+                if was_nobodys && !is_meant {
+                    remark(&format!("{id}: {WAS_NOBODYS}"));
+                }
+                signed_in(id, &format!("{who}{term}"), outcome, &now)
+            }
+            Err(ClientError::NotRunning(_)) => {
+                let store = store.expect("it was opened, as no daemon runs");
+                // nobody signs out from here on: that takes the store's lock, too
+                if self.turn.as_ref().is_some_and(Turn::is_void) {
+                    return Err(signed_out_meanwhile(account, &new));
+                }
+                let taken = taken_offline(&store, account, new)?;
+                let Taken { identity, untried, was_nobodys } = taken;
+                if was_nobodys && !is_meant {
+                    remark(&format!("{id}: {WAS_NOBODYS}"));
+                }
+                if let Some(why) = untried {
+                    remark(&format!("{id}: not tried yet: {}", printable(&why)));
+                }
+                let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
+                let start = start_command(options);
+                print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
+                Ok(Exit::Fine)
+            }
+            Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon")),
+        }
+    }
+}
+
+/// Tries and saves a credential where no daemon runs.
+fn taken_offline(store: &Store, account: &Account, new: NewCredential) -> Result<Taken, Failure> {
+    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+    block_on(offline::take(store, &endpoint, account, new))?.map_err(|error| match error {
+        NotTaken::Store(error) => of_store(error).while_doing("saving the credential"),
+        NotTaken::Refused(_) => {
+            Failure::new(error).while_doing("trying the credential").with_exit(Exit::SignInRequired)
+        }
+        NotTaken::AnotherPerson(_) => Failure::new(error).with_remedy(ANOTHER_PERSON),
+        NotTaken::Untried(_) => Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED),
+    })
 }
 
 /// Says how the first renewal went of a credential that the daemon has taken.
@@ -622,6 +668,7 @@ async fn hand_in(
     id: &AccountId,
     new: &NewCredential,
     must_reload: bool,
+    browser: &mut Browser,
 ) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
     if must_reload {
@@ -642,7 +689,12 @@ async fn hand_in(
         {
             return Ok(Delivered::Kept(problem, before.state));
         }
-        answer => answer?,
+        answer => {
+            let taken = answer?;
+            let who = taken.credential.and_then(|credential| credential.identity).or_else(|| new.identity.clone());
+            // it is kept, whatever becomes of the first renewal
+            browser.tell(Ending::SignedIn { who }).await;
+        }
     };
     let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
     let was = before.credential.as_ref();

@@ -81,6 +81,7 @@ struct CredentialBody {
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
     person: Option<Person>,
+    unnamed: Option<String>,
     #[serde(default)]
     switch_user: bool,
     servers: Option<Servers>,
@@ -209,9 +210,9 @@ where
         Verb::Keys => Ok(key_verbs::list(state)),
         Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
-        Verb::Seal => seal_verbs::change(state, &collect(body).await?).await,
+        Verb::Seal => seal_verbs::change(state, line, &collect(body).await?).await,
         Verb::Lock => seal_verbs::lock(state, &collect(body).await?).await,
-        Verb::Unlock => seal_verbs::unlock(state, &collect(body).await?).await,
+        Verb::Unlock => seal_verbs::unlock(state, line, &collect(body).await?).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
         Verb::Metrics => {
@@ -230,7 +231,7 @@ where
         }
         Verb::Adopt(id) => {
             let account = known(state, id)?;
-            seal_verbs::adopt(state, account, &collect(body).await?).await
+            seal_verbs::adopt(state, line, account, &collect(body).await?).await
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
@@ -391,7 +392,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
             "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
-             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
+             {issuer, subject}, unnamed, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
         )
     })?;
     let CredentialBody {
@@ -401,6 +402,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switch_user,
         servers,
         trial,
@@ -419,6 +421,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switches_user: switch_user,
         missing_scopes: Vec::new(),
         servers,

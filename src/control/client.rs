@@ -542,6 +542,7 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switches_user,
         missing_scopes: _,
         servers,
@@ -565,6 +566,9 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         body["trial"] = json!(trial);
         if let Some(person) = person {
             body["person"] = json!(person);
+        }
+        if let Some(why) = unnamed {
+            body["unnamed"] = json!(why);
         }
         if let Some(sign_in) = sign_in {
             body["sign_in"] = json!(sign_in);

@@ -17,7 +17,7 @@ use super::store_thread::{self, Done, Loaded, Work, load};
 use super::world::{RevokeReply, StoreAnswer, Ticket, World};
 use crate::accounts::{AccountRequest, AccountView, Accounts, RequestError};
 use crate::config::{Account, AccountId, ClientSecret, Config};
-use crate::oauth::{Grant, Person, Tokens};
+use crate::oauth::{Grant, Person, Tokens, Whose};
 use crate::platform::clock::Clock;
 use crate::platform::hints::SleepMeter;
 use crate::platform::timer::WakeTimer;
@@ -341,11 +341,11 @@ async fn redeem(
     is: Option<&Person>,
 ) -> Result<Tokens, GrantFailure> {
     let tokens = endpoint.redeem(account, &client(account).await?, grant).await?;
-    let (person, name) = match is {
+    let whose = match is {
         Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
-        None => (None, None),
+        None => Whose::default(),
     };
-    Ok(Tokens { person, name, ..tokens })
+    Ok(Tokens { whose, ..tokens })
 }
 
 impl World for RealWorld {

@@ -4,7 +4,7 @@ use super::exchange;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
-use crate::oauth::{Grant, Tokens, id_token};
+use crate::oauth::{Grant, Tokens, Whose, id_token};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::{Failure, Why};
 use crate::store::{Credential, Record, Store, StoreError, Trial};
@@ -58,8 +58,12 @@ pub(crate) async fn take(
     let was_nobodys = previous.as_ref().is_some_and(|record| record.person.is_none() && !record.holds(&new));
     let is_wanted = match new.trial {
         Trial::Required => account.grant.needs_sign_in(),
-        // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
-        Trial::Preferred | Trial::Skipped => false,
+        // the exchange that has just brought it was its trial; a running daemon has its first renewal for one. Where it could
+        // not be learnt whose it is, and somebody is to be compared with, another one may tell
+        Trial::Preferred => {
+            new.unnamed.is_some() && previous.as_ref().is_some_and(|record| record.keeps_out(&new).is_some())
+        }
+        Trial::Skipped => false,
     };
     if !is_wanted {
         let identity = new.identity.clone();
@@ -111,9 +115,9 @@ pub(crate) async fn take(
         Ok(tokens) => {
             let is = previous.as_ref().filter(|record| record.was_issued_to(account) && !new.switches_user);
             let is = is.and_then(|record| record.person.as_ref());
-            let (person, name) = match is {
+            let Whose { person, name, unnamed } = match is {
                 Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
-                None => (id_token::person(&tokens, account.expected(None)), None),
+                None => Whose { person: id_token::person(&tokens, account.expected(None)), ..Whose::default() },
             };
             let brought = match exchange::lasting(account, grant(&new), tokens, None) {
                 Ok(brought) => brought,
@@ -129,6 +133,7 @@ pub(crate) async fn take(
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
             new.identity = name.or(identity).or(new.identity);
             new.person = person.or(new.person);
+            new.unnamed = unnamed;
             // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
             let keeps_out = previous.as_ref().filter(|_| replaces_another);
             if let Some(words) = keeps_out.and_then(|record| record.keeps_out(&new)) {

@@ -136,8 +136,11 @@ impl StoreError {
                 true
             }
             Self::Locked { .. } | Self::OtherMachine { .. } => true,
-            Self::KeyGone { .. } | Self::OlderCopy { .. } | Self::Corrupt { .. } | Self::Client { .. } => false,
-            Self::Stale { .. } => false,
+            Self::KeyGone { .. }
+            | Self::OlderCopy { .. }
+            | Self::Corrupt { .. }
+            | Self::Client { .. }
+            | Self::Stale { .. } => false,
         }
     }
 }

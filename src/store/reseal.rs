@@ -195,8 +195,8 @@ fn is_code(slot: &Slot) -> bool {
     slot.source == Kind::Recovery.name()
 }
 
-/// Brings every record and registration to how it would be written now, and drops the keys that none needs any more. Also at every
-/// start: what a crash has left undone is done then.
+/// Brings every record and registration to how it would be written now, and drops the keys that none needs any more. Also
+/// at every start: what a crash has left undone is done then.
 pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
     let Some(ring) = sealing.ring().cloned() else { return Ok(Left::default()) };
     // before the first record that says that it is counted
@@ -254,6 +254,17 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     Ok(left)
 }
 
+/// Has the latest generations kept. No change and no start fails for that: what keeps it from being so, in sentences.
+fn kept_generations(folder: &mut Folder, sealing: &mut Sealing, is_vouched_for: bool) -> Vec<String> {
+    generations::keep(folder, sealing, is_vouched_for).unwrap_or_else(|error| vec![error.to_string()])
+}
+
+/// The same where a person seals what is sealed already: what is there now is as it should be.
+pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
+    kept_generations(folder, sealing, true);
+    finish(folder, sealing)
+}
+
 /// What is to stand in a file, by what stands there.
 ///
 /// # Errors
@@ -279,17 +290,6 @@ fn written_anew(
             Ok(sealing.write_client(&file.account, &registration, nonce))
         }
     }
-}
-
-/// Has the latest generations kept. No change and no start fails for that: what keeps it from being so, in sentences.
-fn kept_generations(folder: &mut Folder, sealing: &mut Sealing, is_vouched_for: bool) -> Vec<String> {
-    generations::keep(folder, sealing, is_vouched_for).unwrap_or_else(|error| vec![error.to_string()])
-}
-
-/// The same where a person seals what is sealed already: what is there now is as it should be.
-pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
-    kept_generations(folder, sealing, true);
-    finish(folder, sealing)
 }
 
 /// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.

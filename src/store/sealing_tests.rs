@@ -135,7 +135,7 @@ fn sealing_changing_the_key_and_unsealing_lose_no_login_whenever_they_are_cut_sh
 fn a_crash_while_a_start_finishes_what_a_crash_left_loses_nothing_either() {
     let disk = plain();
     let store = on(&disk);
-    disk.plant(45, Fault::Crash);
+    disk.plant(35, Fault::Crash);
     store.seal(&offer(SECRETS[0]), 1).unwrap_err();
     assert!(disk.fault_has_happened());
     let half = disk.after_a_kill();

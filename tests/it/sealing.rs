@@ -821,6 +821,48 @@ fn a_source_that_does_not_reply_keeps_nobody_from_listening_or_stopping_and_is_n
 }
 
 #[test]
+fn a_stop_ends_a_command_that_is_asked_for_the_key_and_whatever_that_has_started() {
+    let mark = format!("1000.{}", std::process::id());
+    let slow = format!("touch $HOME/asked; sleep {mark} & sleep {mark} | cat");
+    let sealable = Sealable::with(&format!(
+        "{{ command = [\"sh\", \"-c\", \"if test -e $HOME/slow; then {slow}; fi; cat $HOME/key\"] }}"
+    ));
+    let home = &sealable.home;
+    sealable.seal("on");
+    for is_asked_by in ["a start", "a person"] {
+        let _ = fs::remove_file(home.path("asked"));
+        let _ = fs::remove_file(home.path("slow"));
+        let slow_from_now_on = || fs::write(home.path("slow"), "").expect("written");
+        if is_asked_by == "a start" {
+            slow_from_now_on();
+        }
+        // without a terminal, as a service
+        let mut daemon = home.start_as(home.valetd_by(&["setsid"], &["run"]));
+        let mut unlocking = None;
+        if is_asked_by == "a person" {
+            daemon.until("lab", "usable");
+            assert!(home.run(&["lock", "--all"]).status.success());
+            slow_from_now_on();
+            let mut unlock = home.valetd(&["unlock"]);
+            unlocking = Some(unlock.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs"));
+        }
+        eventually("it is asked", || (with_argument(&mark) == 2 && home.path("asked").exists()).then_some(()));
+        assert!(daemon.signal("TERM").success(), "{is_asked_by}");
+        eventually(&format!("nothing goes on, {is_asked_by} having asked"), || {
+            (with_argument(&mark) == 0).then_some(())
+        });
+        let _ = unlocking.map(|mut unlocking| unlocking.wait());
+    }
+}
+
+/// How many `sleep` processes have this argument.
+fn with_argument(argument: &str) -> usize {
+    let lines = fs::read_dir("/proc").expect("listed").flatten();
+    let lines = lines.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| *line == format!("sleep\0{argument}\0").into_bytes()).count()
+}
+
+#[test]
 fn sealing_says_what_is_spent_and_what_is_not() {
     let sealable = Sealable::new();
     let home = &sealable.home;
