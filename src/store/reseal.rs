@@ -205,6 +205,10 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     for file in sealable(folder.names()?) {
         let Some(bytes) = folder.peek(&file.name)? else { continue };
         if sealing.is_as_written_now(&bytes) {
+            // a record says so itself when it is loaded; a registration is read when it is used, which may be long after
+            if let (SealableKind::Registration, Err(why)) = (file.kind, sealing.read_client(&bytes, &file.account)) {
+                left.0.push(format!("{}: {}", file.name, why.into_words()));
+            }
             continue;
         }
         let path = folder.path.join(&file.name);
