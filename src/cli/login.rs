@@ -11,6 +11,7 @@ use super::configuration::{
 };
 use super::discovered;
 use super::failure::{Exit, Failure};
+use super::holder::listens_elsewhere;
 use super::manager::start_command;
 use super::opening::{ask_passphrase, of_store, takes_passphrase, unlocked};
 use super::options::Options;
@@ -258,6 +259,9 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let who = new.identity.clone();
     let mut delivery = Delivery {
         options,
+        Err(error @ ClientError::NotRunning(_)) if listens_elsewhere(&places.state_dir, &places.socket).is_some() => {
+            return Err(Failure::of_call(error, options));
+        }
         places: &places,
         config: &config,
         account,

@@ -17,7 +17,7 @@
 //!
 //! * `file`: a record in the clear, and [`record`] itself; `seal`: a sealed one, and the ring; `sealing`: which of both it
 //!   is to be; `reseal`: from the one to the other, and from key to key;
-//! * `folder` and `disk`: files; `lock`: who may use them.
+//! * `folder` and `disk`: files; `lock` and `holder`: who may use them.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -45,6 +45,7 @@ mod file;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod holder;
 mod interrupted;
 mod lock;
 mod record;
@@ -65,6 +66,7 @@ use error::{CHANGE_MODE, io_error};
 pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Marks, Unreadable};
 use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
+pub(crate) use holder::Holder;
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
@@ -194,6 +196,8 @@ struct Inner {
     sealing: Sealing,
     /// Held for as long as the folder is; the tests' disks have none.
     lock: Option<File>,
+    /// Where the process that holds it can be talked to, if it can.
+    socket: Option<PathBuf>,
 }
 
 /// How the store is sealed. Nothing of it is secret.
@@ -268,6 +272,13 @@ impl Store {
         Self::on(Box::new(disk), dir, Some(lock), warnings)
     }
 
+    /// Has whoever finds the folder held know where its holder can be talked to.
+    pub(crate) fn say_socket(&self, socket: &Path) {
+        let mut inner = self.inner();
+        inner.socket = Some(socket.to_owned());
+        inner.say_socket();
+    }
+
     /// A store for the simulation.
     #[cfg(test)]
     pub(crate) fn on_faulty_disk(disk: FaultyDisk) -> Self {
@@ -289,7 +300,7 @@ impl Store {
         let sealing = reseal::open(&mut folder);
         warnings.extend(interrupted::finish(&mut folder, &sealing)?);
         let seal_state = watch::Sender::new(SealState::of(&sealing));
-        let inner = Mutex::new(Inner { folder, sealing, lock });
+        let inner = Mutex::new(Inner { folder, sealing, lock, socket: None });
         let is_opening = AtomicBool::new(false);
         Ok(Self {
             path: dir.to_owned(),
@@ -342,7 +353,7 @@ impl Store {
     ///
     /// [`StoreError::Io`]
     pub(crate) fn still_exposed(&self) -> Result<Vec<AccountId>, StoreError> {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         reseal::exposed(folder, sealing)
     }
 
@@ -508,7 +519,7 @@ impl Store {
     ) -> Result<Left, SealError> {
         let (missing, holds) = {
             let mut inner = self.inner();
-            let Inner { folder, sealing, lock: _ } = &mut *inner;
+            let Inner { folder, sealing, .. } = &mut *inner;
             if sealing.trouble().is_some() {
                 *sealing = reseal::open(folder); // somebody may have mended it
             }
@@ -663,7 +674,7 @@ impl Store {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         let changed = change(folder, sealing);
         let state = SealState::of(sealing);
         self.seal_state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);
@@ -751,6 +762,7 @@ impl Inner {
         let (folder, lock) = open_and_lock(dir, &mut Vec::new())?;
         self.folder.disk = Box::new(FolderDisk::new(folder));
         self.lock = Some(lock);
+        self.say_socket();
         // what is sealed is of no use without it
         if let Some(ring) = self.sealing.ring() {
             self.folder.replace(reseal::RING, &ring.write())?;
@@ -758,8 +770,14 @@ impl Inner {
         Ok(true)
     }
 
+    fn say_socket(&mut self) {
+        if let (Some(lock), Some(socket)) = (&mut self.lock, &self.socket) {
+            lock::say_socket(lock, socket);
+        }
+    }
+
     fn read(&mut self, account: &AccountId) -> Result<Option<Marked>, StoreError> {
-        let Self { folder, sealing, lock: _ } = self;
+        let Self { folder, sealing, .. } = self;
         folder.read_as(&file_name(account), |bytes| sealing.read(bytes, account))
     }
 
