@@ -546,6 +546,7 @@ impl Browser {
 struct Delivery<'a> {
     options: &'a Options,
     places: &'a Paths,
+        SignInError::WrongPassword(_) | SignInError::NotNow { .. } => Exit::Failed,
     config: &'a Config,
     account: &'a Account,
     turn: Option<Turn>,
