@@ -101,19 +101,20 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     let kept = store::seal_in(&places.state_dir);
     let forgets_nothing = (config.store.lock.all && kept == SealState::default())
         .then(|| format!("store.lock.all has no effect before credentials are sealed; {}", advised("seal on")));
+    let doubt = kept.doubt.clone();
     let unsealed = unsealed(&config.store.seal, kept);
     let filter = log::chosen(options.log.as_deref()).map(|filter| match log::checked_filter(&filter) {
         Ok(filter) => log::unknown_modules(&filter),
         Err(unreadable) => vec![format!("no daemon could be started with this RUST_LOG: {unreadable}")],
     });
-    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing);
+    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing).chain(doubt);
     let warnings = warnings.chain(filter.into_iter().flatten()).collect();
     let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
     Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
 }
 
 /// What is to be said of how credentials are kept, if something is.
-fn unsealed(setting: &SealSetting, SealState { sealed, locked }: SealState) -> Option<String> {
+fn unsealed(setting: &SealSetting, SealState { sealed, locked, doubt: _ }: SealState) -> Option<String> {
     match (sealed, locked) {
         (None, Some(why)) => Some(format!("how credentials are sealed cannot be read: {why}")),
         (sealed, _) => {

@@ -17,6 +17,7 @@ use super::opening::{ask_passphrase, of_store, takes_passphrase, unlocked};
 use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
+use super::registered::Registry;
 use super::runtime::block_on;
 use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
@@ -25,7 +26,6 @@ use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, CredentialReport, State};
-use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
 use crate::platform::environment;
@@ -274,12 +274,13 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         }
         Err(_) => {} // what is wrong will be said where it matters
     }
-    let (config, found) = discovered::look(&places, config.clone(), &id)?;
+    let (config, found) = discovered::look(options, &places, config, passphrase.as_ref(), &id)?;
     let account = account_of(&config, &id)?;
+    let registry = Registry { options, places: &places, config: &config, passphrase: passphrase.as_ref() };
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let Obtained { mut new, turn, page } = obtain(account, &places, arguments)?;
+    let Obtained { mut new, turn, page } = obtain(account, registry, arguments)?;
     if untried {
         new.trial = Trial::Skipped;
     }
@@ -335,22 +336,20 @@ fn could_be_saved(places: &Paths, config: &Config, passphrase: Option<Secret>) -
 /// A failed sign-in in words. A registered client that the server does not know any more is no use: another one is registered
 /// for the next sign-in. As long as a credential is kept that was issued to it, it stays: one refusal may be a server's bad
 /// minute.
-fn not_signed_in(places: &Paths, account: &Account, error: SignInError) -> Failure {
+fn not_signed_in(registry: Registry<'_>, account: &Account, error: SignInError) -> Failure {
     let is_forgotten = account.registers && error.refuses_the_client();
     let failure = failure_of(error, account);
     if !is_forgotten {
         return failure;
     }
     let id = &account.id;
-    if places.state_dir.join(format!("{id}.json")).exists() {
+    if registry.places.state_dir.join(format!("{id}.json")).exists() {
         let logout = advised(format_args!("logout {id}"));
         let remedy = format!("if the server goes on to refuse this client: {logout}, then sign in again");
         return failure.with_remedy(remedy);
     }
-    let http = HttpClient::from_environment();
-    let another = block_on(register::register(&http, &places.state_dir, account));
-    failure.with_remedy(match another {
-        Ok(Ok(())) => {
+    failure.with_remedy(match registry.register(account) {
+        Ok(Ok(_)) => {
             "the server has forgotten this client, and another one is registered now: sign in again".to_owned()
         }
         Ok(Err(why)) => format!("the server has forgotten this client, and registers no other: {why}"),
@@ -408,8 +407,9 @@ impl From<NewCredential> for Obtained {
 }
 
 /// From what the command line says, or the person answers, to what is stored.
-fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obtained, Failure> {
-    let failed = |error| not_signed_in(places, account, error);
+fn obtain(account: &Account, registry: Registry<'_>, arguments: Arguments) -> Result<Obtained, Failure> {
+    let places = registry.places;
+    let failed = |error| not_signed_in(registry, account, error);
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";

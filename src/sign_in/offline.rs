@@ -212,7 +212,12 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
         // removed below, with what was set aside before: the person wants it gone, and it cannot be revoked unread
         Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => None,
         // what is not ours to spend, or cannot be read, is forgotten here alone
-        Err(error @ (StoreError::Locked { .. } | StoreError::KeyGone { .. } | StoreError::OtherMachine { .. })) => {
+        Err(
+            error @ (StoreError::Locked { .. }
+            | StoreError::KeyGone { .. }
+            | StoreError::OtherMachine { .. }
+            | StoreError::OlderCopy { .. }),
+        ) => {
             store.forget_pending(&account.id);
             store.end_sign_in(&account.id);
             store.remove(&account.id)?;
@@ -227,7 +232,10 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
             format!("forgotten here, but not revoked at the server: {WANTS_ACCESS_TOKEN}")
         }
         (Some(_), Some(because)) => format!("forgotten here, but not revoked at the server: {because}"),
-        (Some(refresh_token), None) => endpoint.revoke_in_words(account, refresh_token).await,
+        (Some(refresh_token), None) => match store.with_client_secret(account) {
+            Ok(account) => endpoint.revoke_in_words(&account, refresh_token).await,
+            Err(error) => format!("forgotten here, but not revoked at the server: {error}"),
+        },
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
     store.forget_pending(&account.id);
