@@ -130,6 +130,10 @@ impl SignInError {
             (SignInError::NotExchanged(words), Grant::Password { .. }) if is_refused => {
                 SignInError::WrongPassword(words)
             }
+            // without a code, and there is nothing else in the request that 401 could be about, but the client
+            (SignInError::NotNow { words, status: 401, .. }, Grant::Password { .. }) => {
+                SignInError::WrongPassword(words)
+            }
             (error, _) => error,
         }
     }

@@ -52,7 +52,7 @@ pub(crate) async fn redeem_either(
 ) -> Result<NewCredential, SignInError> {
     let Some(token) = new.credential.refresh_token.clone() else { return Ok(new) };
     match redeem(account, endpoint, Grant::RefreshToken(token)).await {
-        Err(SignInError::Unreached(_) | SignInError::NotNow { .. }) => Ok(new),
+        Err(SignInError::Unreached(_) | SignInError::NotNow { status: 300..400 | 429 | 500.., .. }) => Ok(new),
         Err(refused) => {
             let words = "is refused, so user name and password beside it are tried";
             remark(&format!("{}: the refresh token {words}: {refused}", account.id));

@@ -67,6 +67,10 @@ fn not_now(status: u16, retry_after: Option<Duration>) -> String {
         (500.., None) => {
             format!("the server, or what is before it, is in trouble: sign in again later ({doctor} shows each way)")
         }
+        (400..500, None) => {
+            "the server says no without a reason: look at the account's token_endpoint, client_id and client_secret"
+                .to_owned()
+        }
         _ => format!("something else than the token endpoint may have answered: {doctor} shows each way"),
     }
 }
@@ -127,7 +131,7 @@ mod tests {
             (429, None, "too many requests: sign in again in a few minutes"),
             (502, None, "is in trouble: sign in again later"),
             (200, None, "something else than the token endpoint may have answered"),
-            (404, None, "something else than the token endpoint may have answered"),
+            (404, None, "look at the account's token_endpoint, client_id"),
         ];
         for (status, retry_after, expected) in rows {
             assert!(not_now(status, retry_after).contains(expected), "{status} {retry_after:?}");

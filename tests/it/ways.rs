@@ -782,7 +782,7 @@ fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
         (output.status.code(), words(&output))
     };
     let (code, said) = check();
-    assert!(code == Some(1) && said.contains("start it"), "the daemon has the token: {said}");
+    assert!(code == Some(3) && said.contains("nobody is signed in"), "{said}");
     let daemon = home.start();
     assert!(check().1.contains("no usable access token"), "{}", check().1);
     let mut terminal = Terminal::open(&home, &login(" --no-qr"));
