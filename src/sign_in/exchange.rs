@@ -52,7 +52,7 @@ pub(crate) async fn redeem_either(
 ) -> Result<NewCredential, SignInError> {
     let Some(token) = new.credential.refresh_token.clone() else { return Ok(new) };
     match redeem(account, endpoint, Grant::RefreshToken(token)).await {
-        Err(SignInError::Unreached(_)) => Ok(new),
+        Err(SignInError::Unreached(_) | SignInError::NotNow { status: 300..400 | 429 | 500.., .. }) => Ok(new),
         Err(refused) => {
             let words = "is refused, so user name and password beside it are tried";
             remark(&format!("{}: the refresh token {words}: {refused}", account.id));
@@ -71,7 +71,8 @@ pub(super) async fn redeem_checked(
     grant: Grant,
     nonce: Option<String>,
 ) -> Result<NewCredential, SignInError> {
-    let tokens = endpoint.redeem(account, client, &grant).await?;
+    let redeemed = endpoint.redeem(account, client, &grant).await;
+    let tokens = redeemed.map_err(|failure| SignInError::of_grant(failure, &grant))?;
     if id_token::claims(&tokens, account.expected(nonce.as_deref())) == Err(Misfit::OtherNonce) {
         let words = "the ID token was issued to another sign-in (its nonce is not this one's)";
         return Err(SignInError::NotExchanged(words.to_owned()));

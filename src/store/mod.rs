@@ -19,7 +19,7 @@
 //!
 //! * `file`: a record in the clear, and [`record`] itself; `seal`: a sealed one, and the ring; `sealing`: which of both it
 //!   is to be; `reseal`: from the one to the other, and from key to key; `generations`: by which an older copy is known;
-//! * `folder` and `disk`: files; `lock`: who may use them.
+//! * `folder` and `disk`: files; `lock` and `holder`: who may use them.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -50,6 +50,7 @@ pub(crate) mod fuzzing;
 mod generations;
 #[cfg(test)]
 mod generations_tests;
+mod holder;
 mod interrupted;
 mod lock;
 mod record;
@@ -74,6 +75,7 @@ pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Marks, Unreadable};
 use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
 use generations::Kept;
+pub(crate) use holder::Holder;
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
@@ -205,6 +207,8 @@ struct Inner {
     sealing: Sealing,
     /// Held for as long as the folder is; the tests' disks have none.
     lock: Option<File>,
+    /// Where the process that holds it can be talked to, if it can.
+    socket: Option<PathBuf>,
 }
 
 /// How the store is sealed. Nothing of it is secret.
@@ -284,6 +288,13 @@ impl Store {
         Self::on(Box::new(disk), dir, Some(lock), warnings)
     }
 
+    /// Has whoever finds the folder held know where its holder can be talked to.
+    pub(crate) fn say_socket(&self, socket: &Path) {
+        let mut inner = self.inner();
+        inner.socket = Some(socket.to_owned());
+        inner.say_socket();
+    }
+
     /// A store for the simulation.
     #[cfg(test)]
     pub(crate) fn on_faulty_disk(disk: FaultyDisk) -> Self {
@@ -305,7 +316,7 @@ impl Store {
         let sealing = reseal::open(&mut folder);
         warnings.extend(interrupted::finish(&mut folder, &sealing)?);
         let seal_state = watch::Sender::new(SealState::of(&sealing));
-        let inner = Mutex::new(Inner { folder, sealing, lock });
+        let inner = Mutex::new(Inner { folder, sealing, lock, socket: None });
         let is_opening = AtomicBool::new(false);
         Ok(Self {
             path: dir.to_owned(),
@@ -350,7 +361,7 @@ impl Store {
 
     /// Notes a record's generation as the latest.
     fn note(&self, inner: &mut Inner, kept: Kept, account: &AccountId, generation: u64) {
-        let Inner { folder, sealing, lock: _ } = inner;
+        let Inner { folder, sealing, .. } = inner;
         generations::note(folder, sealing, kept, account, generation);
         if self.seal_state.borrow().doubt.as_ref() != sealing.doubt() {
             self.publish_seal(sealing);
@@ -377,7 +388,7 @@ impl Store {
     ///
     /// [`StoreError::Io`]
     pub(crate) fn still_exposed(&self) -> Result<Vec<AccountId>, StoreError> {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         reseal::exposed(folder, sealing)
     }
 
@@ -559,7 +570,7 @@ impl Store {
     ) -> Result<Left, SealError> {
         let (missing, holds) = {
             let mut inner = self.inner();
-            let Inner { folder, sealing, lock: _ } = &mut *inner;
+            let Inner { folder, sealing, .. } = &mut *inner;
             if sealing.trouble().is_some() {
                 *sealing = reseal::open(folder); // somebody may have mended it
             }
@@ -714,7 +725,7 @@ impl Store {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         let changed = change(folder, sealing);
         self.publish_seal(sealing);
         changed
@@ -731,7 +742,7 @@ impl Store {
     ///
     /// [`StoreError::Io`].
     pub(crate) fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         let name = file_name(account);
         let last = folder.peek(&name).ok().flatten().and_then(|bytes| sealing.read(&bytes, account).ok());
         let disk = &mut folder.disk;
@@ -811,6 +822,7 @@ impl Inner {
         let (folder, lock) = open_and_lock(dir, &mut Vec::new())?;
         self.folder.disk = Box::new(FolderDisk::new(folder));
         self.lock = Some(lock);
+        self.say_socket();
         // what is sealed is of no use without it
         if let Some(ring) = self.sealing.ring() {
             self.folder.replace(reseal::RING, &ring.write())?;
@@ -819,12 +831,18 @@ impl Inner {
         Ok(true)
     }
 
+    fn say_socket(&mut self) {
+        if let (Some(lock), Some(socket)) = (&mut self.lock, &self.socket) {
+            lock::say_socket(lock, socket);
+        }
+    }
+
     fn generations(&mut self) -> Kept {
         generations::find(&mut self.folder, &self.sealing)
     }
 
     fn read(&mut self, account: &AccountId) -> Result<Option<Marked>, StoreError> {
-        let Self { folder, sealing, lock: _ } = self;
+        let Self { folder, sealing, .. } = self;
         folder.read_as(&file_name(account), |bytes| sealing.read(bytes, account))
     }
 
