@@ -245,12 +245,19 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let Obtained { mut new, turn } = obtain(account, &places, arguments)?;
+    let meant = |mut new: NewCredential| {
+        new.term = term.map(|term| term.as_secs());
+        new.switches_user = switch_user;
+        new
+    };
+    let Obtained { new, turn, otherwise } = obtain(account, &places, arguments)?;
+    let mut new = meant(new);
     if untried {
         new.trial = Trial::Skipped;
     }
-    new.term = term.map(|term| term.as_secs());
-    new.switches_user = switch_user;
+    if otherwise.is_some() {
+        new.trial = Trial::Proven;
+    }
     if turn.as_ref().is_some_and(Turn::is_void) {
         return Err(signed_out_meanwhile(account, &new));
     }
@@ -258,8 +265,24 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     tell_missing_scopes(account, &new);
     found.keep(&places)?;
     let (places, config) = (&places, &config);
-    let delivered =
-        deliver(options, (places, config), account, new, turn, is_new || found.is_news(), passphrase.as_ref());
+    let deliver = |new, turn| {
+        deliver(options, (places, config), account, new, turn, is_new || found.is_news(), passphrase.as_ref())
+    };
+    let unproven = NewCredential { trial: Trial::Required, ..new.clone() };
+    let delivered = match (deliver(new, turn), otherwise) {
+        (Err(Undelivered { failure, may_have_another: true }), Some(password)) => {
+            let words = "is not taken, so user name and password beside it are tried";
+            remark(&format!("{id}: the refresh token {words}: {}", failure.problems_or_itself().join("; ")));
+            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+            match block_on(exchange::redeem(account, &endpoint, password))? {
+                // nobody could be asked: it is as good as it was
+                Err(SignInError::Unreached(_)) => deliver(unproven, None).map_err(|undelivered| undelivered.failure),
+                Err(error) => Err(not_signed_in(places, account, error)),
+                Ok(new) => deliver(meant(new), None).map_err(|undelivered| undelivered.failure),
+            }
+        }
+        (delivered, _) => delivered.map_err(|undelivered| undelivered.failure),
+    };
     if delivered.is_err() {
         found.take_back(places);
     }
@@ -355,11 +378,13 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
 struct Obtained {
     new: NewCredential,
     turn: Option<Turn>,
+    /// The password beside it, which is redeemed where it is refused.
+    otherwise: Option<Grant>,
 }
 
 impl From<NewCredential> for Obtained {
     fn from(new: NewCredential) -> Self {
-        Self { new, turn: None }
+        Self { new, turn: None, otherwise: None }
     }
 }
 
@@ -375,10 +400,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
         return match found {
             Found::Credential(new) => match password {
                 Some((username, password)) if !arguments.untried => {
-                    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
                     let password = Grant::Password { username, password, otp: None };
-                    let redeemed = block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?;
-                    redeemed.map(Obtained::from).map_err(failed)
+                    Ok(Obtained { otherwise: Some(password), ..Obtained::from(*new) })
                 }
                 Some(_) | None => Ok((*new).into()),
             },
@@ -419,7 +442,7 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
             };
             let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
             let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
-            Ok(Obtained { new, turn })
+            Ok(Obtained { new, turn, otherwise: None })
         }
     }
 }
@@ -513,6 +536,25 @@ fn failure_of(error: SignInError, account: &Account) -> Failure {
     }
 }
 
+/// A credential that was not taken.
+struct Undelivered {
+    failure: Failure,
+    /// Whether another one for the same person may be taken: nobody has said more than that this one does not work.
+    may_have_another: bool,
+}
+
+impl From<Failure> for Undelivered {
+    fn from(failure: Failure) -> Self {
+        Self { failure, may_have_another: false }
+    }
+}
+
+impl Undelivered {
+    fn not_working(failure: Failure) -> Self {
+        Self { failure, may_have_another: true }
+    }
+}
+
 /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
 fn deliver(
     options: &Options,
@@ -522,7 +564,7 @@ fn deliver(
     turn: Option<Turn>,
     must_reload: bool,
     passphrase: Option<&Secret>,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Undelivered> {
     let is_meant = new.switches_user;
     let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
     let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
@@ -536,43 +578,54 @@ fn deliver(
     })?;
     let (handed_in, store) = delivered.map_err(failed)?;
     match handed_in {
-        Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
+        Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => {
+            Err(signed_out_meanwhile(account, &new).into())
+        }
         Ok(Delivered::Kept(problem, state)) => {
             let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
             let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
             Err(match () {
-                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
-                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
-                () => failure,
+                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => {
+                    Undelivered::not_working(failure.with_remedy(UNTRIED))
+                }
+                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON).into(),
+                () if problem.kind.ends_with(kind::CREDENTIAL_SPENT) => {
+                    Undelivered::not_working(failure.with_remedy(spent(id)))
+                }
+                () => Undelivered::not_working(failure), // the server's
             })
         }
         Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
             if was_nobodys && !is_meant {
                 remark(&format!("{id}: {WAS_NOBODYS}"));
             }
-            signed_in(id, &format!("{who}{term}"), outcome, &now)
+            Ok(signed_in(id, &format!("{who}{term}"), outcome, &now)?)
         }
         Err(ClientError::NotRunning(_)) => {
             let store = store.expect("it was opened, as no daemon runs");
             // nobody signs out from here on: that takes the store's lock, too
             if turn.as_ref().is_some_and(Turn::is_void) {
-                return Err(signed_out_meanwhile(account, &new));
+                return Err(signed_out_meanwhile(account, &new).into());
             }
             let endpoint = TokenEndpoint::new(HttpClient::from_environment());
             let Taken { identity, untried, was_nobodys } =
                 match block_on(offline::take(&store, &endpoint, account, new))? {
                     Ok(taken) => taken,
-                    Err(NotTaken::Store(error)) => return Err(failed(error)),
+                    Err(NotTaken::Store(error)) => return Err(failed(error).into()),
                     Err(error @ NotTaken::Refused(_)) => {
-                        return Err(Failure::new(error)
-                            .while_doing("trying the credential")
-                            .with_exit(Exit::SignInRequired));
+                        let failure = Failure::new(error).while_doing("trying the credential");
+                        return Err(Undelivered::not_working(failure.with_exit(Exit::SignInRequired)));
+                    }
+                    Err(error @ NotTaken::Spent) => {
+                        let failure = Failure::new(error).while_doing("trying the credential");
+                        return Err(Undelivered::not_working(failure.with_remedy(spent(id))));
                     }
                     Err(error @ NotTaken::AnotherPerson(_)) => {
-                        return Err(Failure::new(error).with_remedy(ANOTHER_PERSON));
+                        return Err(Failure::new(error).with_remedy(ANOTHER_PERSON).into());
                     }
                     Err(error @ NotTaken::Untried(_)) => {
-                        return Err(Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED));
+                        let failure = Failure::new(error).while_doing("trying the credential");
+                        return Err(Undelivered::not_working(failure.with_remedy(UNTRIED)));
                     }
                 };
             if was_nobodys && !is_meant {
@@ -586,8 +639,16 @@ fn deliver(
             print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
             Ok(Exit::Fine)
         }
-        Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon")),
+        Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon").into()),
     }
+}
+
+/// What helps where a refresh token is handed in a second time.
+fn spent(id: &AccountId) -> String {
+    let (login, logout) = (advised(format_args!("login {id}")), advised(format_args!("logout {id}")));
+    format!(
+        "if the sign-in that is kept does not work any more: {login}; to start from this token alone: {logout} first"
+    )
 }
 
 /// Says how the first renewal went of a credential that the daemon has taken.
@@ -615,6 +676,15 @@ enum Delivered {
     Kept(Box<Problem>, State),
 }
 
+/// What the daemon refuses without taking it.
+const KEEPS_WHAT_IS_STORED: [&str; 5] = [
+    kind::CREDENTIAL_REFUSED,
+    kind::CREDENTIAL_UNTRIED,
+    kind::CREDENTIAL_SPENT,
+    kind::ANOTHER_PERSON,
+    kind::SIGNED_OUT,
+];
+
 /// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
 /// again.
 async fn hand_in(
@@ -635,11 +705,7 @@ async fn hand_in(
         answer => answer?,
     };
     match client.set_credential(id.as_str(), new).await {
-        Err(ClientError::Refused(problem))
-            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON, kind::SIGNED_OUT]
-                .iter()
-                .any(|kind| problem.is(kind)) =>
-        {
+        Err(ClientError::Refused(problem)) if KEEPS_WHAT_IS_STORED.iter().any(|kind| problem.is(kind)) => {
             return Ok(Delivered::Kept(problem, before.state));
         }
         answer => answer?,
