@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 
+use super::challenge;
 use super::metadata::{LONGEST, bounded, document, quoted, split};
 
 /// A protected resource's metadata (RFC 9728): an API says which authorization servers it believes.
@@ -30,13 +31,7 @@ impl ProtectedResource {
 
     /// Where a 401 says that they are: `resource_metadata` of its `WWW-Authenticate` (RFC 9728 section 5.1).
     pub(crate) fn place_in(challenge: &str) -> Option<String> {
-        let at = challenge.to_ascii_lowercase().find("resource_metadata=")?;
-        let value = challenge.get(at + "resource_metadata=".len()..)?;
-        let text = match value.strip_prefix('"') {
-            Some(quoted) => quoted.split('"').next()?,
-            None => value.split([',', ' ']).next()?,
-        };
-        (!text.is_empty() && text.len() <= LONGEST).then(|| text.to_owned())
+        challenge::parameter(challenge, "resource_metadata").filter(|text| !text.is_empty() && text.len() <= LONGEST)
     }
 
     /// Reads a document that is to be that of the resource at `address`.

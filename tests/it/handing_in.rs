@@ -41,6 +41,24 @@ fn a_wrong_token_replaces_nothing_that_works_with_and_without_a_daemon() {
 }
 
 #[test]
+fn a_refusal_that_only_a_challenge_names_is_one() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let challenge = "Bearer realm=\"tokens\", error=\"invalid_grant\", error_description=\"Token is not active\"";
+    let fields = vec![("WWW-Authenticate".to_owned(), challenge.to_owned())];
+    server.behave(Behaviour::Status(401, String::new(), fields), None);
+    let daemon = home.start();
+    let account = daemon.until("lab", "sign-in-required");
+    assert!(
+        account.to_string().contains("401 invalid_grant in its WWW-Authenticate: Token is not active"),
+        "{account}"
+    );
+    // it may have been a bad minute
+    server.behave(Behaviour::Normal, None);
+    assert_eq!(lab::renew(&daemon)["state"], "usable");
+}
+
+#[test]
 fn a_good_token_takes_the_place_of_another_with_one_renewal() {
     let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
     let home = lab::home(&server, "", "", "");
