@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
-use crate::oauth::announced::{OpenEoProvider, ProtectedResource};
+use crate::oauth::announced::{OpenEoProvider, OpenEoVersions, ProtectedResource};
 use crate::oauth::metadata::{Kept, Metadata};
 use crate::oauth::rfc7591::{self, Registration};
 use crate::oauth::{Client, Dialect, Grant, Members, Pointer, TokenResponse, Vocabulary, jwt};
@@ -150,7 +150,7 @@ pub fn metadata(data: &[u8]) {
         Ok(found) => found.iter().for_each(|provider| harmless(&provider.id)),
         Err(why) => harmless(&why),
     }
-    OpenEoProvider::newest_api(data).map_or_else(|why| harmless(&why), |url| harmless(&url));
+    OpenEoVersions::read(data).map_or_else(|why| harmless(&why), |versions| harmless(versions.newest()));
     let status = if data.len().is_multiple_of(3) { 400 } else { 201 };
     match rfc7591::read(status, data, ISSUER) {
         Ok(found) => assert_eq!(Registration::read_file(found.write().expose().as_bytes()), Some(found)),
