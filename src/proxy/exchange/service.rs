@@ -285,15 +285,16 @@ fn find(
     let (ingress, path) = (&connection.ingress, request.uri().path());
     route::check_path(path)?;
     let found = match ingress.names_upstreams() {
-        false => ingress.find(|name| table.shared.position(name), host, path),
+        false => ingress.find(|name| table.shared.position(name), host, path).ok_or(ProxyError::NoRoute)?,
         true => {
             let field = request.headers().get(HOST).and_then(|host| host.to_str().ok());
             let authority = field.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
             let routes = table.shared.routes.iter().map(|route| &route.config);
-            authority.and_then(|authority| route::find_by_upstream(routes, &ingress.scope, authority, path))
+            let authority = authority.ok_or(ProxyError::NoRoute)?;
+            route::find_by_upstream(routes.clone(), &ingress.scope, authority, path)
+                .ok_or_else(|| ProxyError::NoRouteThere(route::upstreams_at(routes, &ingress.scope, authority)))?
         }
     };
-    let found = found.ok_or(ProxyError::NoRoute)?;
     let is_shared = found.prefix > 0 && connection.ingress.is_tcp();
     Ok(Target { local: table.routes[found.index].clone(), found, is_shared })
 }

@@ -32,6 +32,8 @@ pub(crate) const STORAGE: &str = "\"storage\"";
 pub(crate) enum ProxyError {
     /// Neither the path's first segment nor the host name is a route's.
     NoRoute,
+    /// None of the routes that a command was given leads to this path of a host; these are where those of the host lead to.
+    NoRouteThere(Vec<String>),
     /// The guard said no.
     NotAllowed(Check),
     /// The client key is good, but not for this route, which a redirect of another one may have led to.
@@ -153,7 +155,11 @@ impl ProxyError {
         match self {
             Self::NothingToDiscover => true,
             Self::TokenRefused { .. } | Self::ScopeRequired { .. } => false,
-            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) | Self::KeyLacksMessage(_) => true,
+            Self::NoRoute
+            | Self::NoRouteThere(_)
+            | Self::NotAllowed(_)
+            | Self::KeyLacksRoute(_)
+            | Self::KeyLacksMessage(_) => true,
             Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
             Self::ForbiddenByRules | Self::ForbiddenMessage(_) | Self::ForbiddenByScrub => true,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
@@ -271,6 +277,20 @@ impl ProxyError {
                 title: "No such route",
                 proxy_error: "destination_not_found",
                 detail: "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
+            },
+            Self::NoRouteThere(addresses) => Problem {
+                status: StatusCode::NOT_FOUND,
+                kind: "no-route",
+                title: "No such route",
+                proxy_error: "destination_not_found",
+                detail: match addresses.is_empty() {
+                    true => "No route that the command was given leads to this host.".to_owned(),
+                    false => format!(
+                        "No route that the command was given leads to this path: on this host they lead to {}. The host \
+                         was not asked. A route to all of it has an upstream without a path.",
+                        addresses.join(", ")
+                    ),
+                },
             },
             Self::NotAllowed(check) => Problem {
                 status: StatusCode::FORBIDDEN,
@@ -473,6 +493,9 @@ impl ProxyError {
         match self {
             Self::NoRoute => {
                 document.insert("routes".into(), json!(advice.routes));
+            }
+            Self::NoRouteThere(addresses) => {
+                document.insert("upstreams".into(), json!(addresses));
             }
             Self::SignInRequired { account, why } => {
                 document.insert("account".into(), account.as_str().into());
@@ -702,6 +725,7 @@ mod tests {
             ProxyError::TokenUnavailable { account: account.clone(), retry_after: Duration::ZERO, because: None };
         let rows = [
             (ProxyError::NoRoute, 404, "no-route", "destination_not_found"),
+            (ProxyError::NoRouteThere(Vec::new()), 404, "no-route", "destination_not_found"),
             (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),
