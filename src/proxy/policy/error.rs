@@ -269,6 +269,24 @@ impl ProxyError {
         Some(response)
     }
 
+    /// The same as an event at the end of an MCP server's stream: in response to the requests among messages, or, where there
+    /// is none, as a message for the person (MCP, utilities/logging).
+    pub(crate) fn in_event(&self, messages: &[Message]) -> Bytes {
+        let says = match self.in_json_rpc(messages) {
+            Some(response) => String::from_utf8_lossy(response.body()).into_owned(),
+            None => {
+                let problem = self.problem();
+                let mut data = Map::new();
+                data.insert("type".into(), format!("urn:valetd:problem:{}", problem.kind).into());
+                data.insert("message".into(), format!("valetd: {}", problem.detail).into());
+                self.add_members(&mut data, &Advice::default());
+                let params = json!({"level": "error", "logger": "valetd", "data": data});
+                json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params}).to_string()
+            }
+        };
+        format!("event: message\ndata: {says}\n\n").into()
+    }
+
     fn problem(&self) -> Problem {
         match self {
             Self::NoRoute => Problem {
