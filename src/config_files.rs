@@ -11,7 +11,7 @@ use crate::config::{
     self, Account, AccountId, Config, MachineFacts, Parsed, Preset, Problem, Problems, SecretSource, Source,
 };
 use crate::oauth::metadata::{Kept, Metadata};
-use crate::oauth::rfc7591::Registration;
+use crate::oauth::rfc7591::{RegisteredClient, Registration};
 use crate::platform::ownership::{self, Fault, Refused};
 use crate::platform::paths::Paths;
 use crate::platform::tls;
@@ -149,38 +149,40 @@ fn facts(paths: &Paths) -> MachineFacts {
     let home = paths.home.clone().unwrap_or_else(|| folder.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let metadata = kept_metadata(&paths.state_dir).into_iter().map(|(account, kept)| (account, kept.metadata));
-    let clients = kept_clients(&paths.state_dir);
+    let clients = registered_clients(&paths.state_dir);
     MachineFacts { folder, home, cores, metadata: metadata.collect(), clients }
 }
 
-/// The clients that were registered, by account; what cannot be read is as if it were not there.
-pub(crate) fn kept_clients(state_dir: &Path) -> BTreeMap<String, Registration> {
-    kept_files(state_dir, Registration::account_of, Registration::read_file)
+/// What is public of the clients that were registered, by account; what cannot be read, or is another account's, is as if it
+/// were not there. Their secrets are the store's, which may be sealed, and is opened after the configuration has been read.
+fn registered_clients(state_dir: &Path) -> BTreeMap<String, RegisteredClient> {
+    kept_files(state_dir, Registration::account_of, |bytes, account| RegisteredClient::read_file(bytes, account))
 }
 
 /// What is kept of issuers in the state folder, by account. What cannot be read, or is somebody else's, is as if it were not
 /// there: it is fetched anew.
 pub(crate) fn kept_metadata(state_dir: &Path) -> BTreeMap<String, Kept> {
-    kept_files(state_dir, Kept::account_of, Kept::read)
+    kept_files(state_dir, Kept::account_of, |bytes, _| Kept::read(bytes))
 }
 
 /// What is kept beside the records, by account: a file of ours each.
 fn kept_files<T>(
     state_dir: &Path,
     account_of: fn(&str) -> Option<&str>,
-    understand: fn(&[u8]) -> Option<T>,
+    understand: fn(&[u8], &str) -> Option<T>,
 ) -> BTreeMap<String, T> {
-    let read = |path: &Path| -> Option<T> {
+    let read = |path: &Path, account: &str| -> Option<T> {
         let file = ownership::open_without_waiting(path).ok()?;
         let mut bytes = Zeroizing::new(Vec::new());
         file.take(LARGEST_KEPT).read_to_end(&mut bytes).ok()?;
-        understand(&bytes)
+        understand(&bytes, account)
     };
     let entries = std::fs::read_dir(state_dir).into_iter().flatten().flatten();
     let kept = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         let account = account_of(&name)?.to_owned();
-        Some((account, read(&entry.path())?))
+        let found = read(&entry.path(), &account)?;
+        Some((account, found))
     });
     kept.collect()
 }

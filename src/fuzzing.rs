@@ -153,7 +153,10 @@ pub fn metadata(data: &[u8]) {
     OpenEoVersions::read(data).map_or_else(|why| harmless(&why), |versions| harmless(versions.newest()));
     let status = if data.len().is_multiple_of(3) { 400 } else { 201 };
     match rfc7591::read(status, data, ISSUER) {
-        Ok(found) => assert_eq!(Registration::read_file(found.write().expose().as_bytes()), Some(found)),
+        Ok(found) => {
+            let file = found.write("lab");
+            assert_eq!(Registration::read_file(file.expose().as_bytes(), "lab"), Some(found));
+        }
         Err(why) => harmless(&why),
     }
     if let Ok(text) = std::str::from_utf8(data) {

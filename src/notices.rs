@@ -23,8 +23,8 @@ use tracing::{debug, error, warn};
 
 use crate::accounts::{self, AccountView, Accounts, NOT_SAVED, Withheld, Withholding};
 use crate::config::{AccountId, Config};
+use crate::platform::asked::Asked;
 use crate::platform::clock::{Clock, wall};
-use crate::platform::descriptors;
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Phase, Why};
 use crate::shutdown::Shutdown;
@@ -162,6 +162,7 @@ impl Message {
             Cause::Withheld(Withholding::Locked) => "somebody has locked valetd".to_owned(),
             Cause::Withheld(Withholding::StoreLocked) => "the store is locked: its key is away".to_owned(),
             Cause::Withheld(Withholding::OtherMachine) => "the stored credential is another machine's".to_owned(),
+            Cause::Withheld(Withholding::OlderCopy) => "the stored credential is an older copy".to_owned(),
             Cause::Withheld(Withholding::KeyGone) => "the key of the stored credential is gone".to_owned(),
             Cause::CannotSave => {
                 "it is not renewed while the next refresh token cannot be saved: make room on the disk, or \
@@ -307,7 +308,8 @@ pub(crate) async fn watch(sources: NoticeSources, mut shutdown: Shutdown) {
 /// Runs the user's command once, without a shell. What it prints goes nowhere; how it ended, into the log.
 async fn run(command: &[String], message: &Message) {
     let Some((program, arguments)) = command.split_first() else { return };
-    let spawned = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments.iter().map(|word| message.fill(word)))
         .env("VALETD_ACCOUNT", &message.account)
         .env("VALETD_WHY", message.why)
@@ -315,19 +317,17 @@ async fn run(command: &[String], message: &Message) {
         .env("VALETD_MESSAGE", &message.text)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
+        .stderr(Stdio::null());
+    let mut asked = match Asked::start(&mut command) {
+        Ok(asked) => asked,
         Err(error) => return warn!(account = message.account, program, %error, "the notice's command cannot be run"),
     };
-    descriptors::restore(child.id());
-    match tokio::time::timeout(COMMAND_PATIENCE, child.wait()).await {
+    match tokio::time::timeout(COMMAND_PATIENCE, asked.ended()).await {
         Ok(Ok(status)) if status.success() => debug!(account = message.account, program, "notice given"),
         Ok(Ok(status)) => warn!(account = message.account, program, %status, "the notice's command has failed"),
         Ok(Err(error)) => warn!(account = message.account, program, %error, "the notice's command is lost"),
         Err(_) => {
+            asked.end().await;
             let patience = COMMAND_PATIENCE.as_secs();
             warn!(account = message.account, program, "the notice's command was ended after {patience} s");
         }

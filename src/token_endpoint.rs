@@ -7,7 +7,7 @@ mod identity;
 use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
 
-use crate::config::{Account, Endpoint};
+use crate::config::{Account, ClientSecret, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
 use crate::oauth::{Client, EndpointKind, Grant, Refusal, RequestField, TokenRequest};
 use crate::oauth::{TokenResponse, Tokens, challenge, issued, rfc7009};
@@ -216,14 +216,18 @@ fn cannot_be_asked(detail: String) -> GrantFailure {
 }
 
 /// Says who asks for an account, and in which form: the client's id, its secret and the header fields of its requests, read
-/// or asked for now from where the configuration says. The secret is the first line, without its end.
+/// or asked for now from where the configuration says. The secret is the first line, without its end. That of a registered
+/// client is with the store, which is asked before this.
 ///
 /// # Errors
 ///
 /// A sentence for people that names the file, command or credential, and never what was in it.
 pub(crate) async fn client_secret(account: &Account) -> Result<Client, String> {
     let secret = match &account.client_secret {
-        Some(source) => Some(secret_source::read(source).await.map_err(|error| format!("client_secret: {error}"))?),
+        Some(ClientSecret::Configured(source)) => {
+            Some(secret_source::read(source).await.map_err(|error| format!("client_secret: {error}"))?)
+        }
+        Some(ClientSecret::Registered) => return Err("the store was not asked for the client's secret".to_owned()),
         None => None,
     };
     let Account { client_id: id, client_auth: auth, token_request, .. } = account;
@@ -415,7 +419,7 @@ mod tests {
         drop(gdh);
         assert_eq!(client_secret(&account).await.unwrap().secret, None);
         for (name, source, expected) in table {
-            account.client_secret = Some(source);
+            account.client_secret = Some(ClientSecret::Configured(source));
             match (client_secret(&account).await, expected) {
                 (Ok(client), Ok(secret)) => assert_eq!(client.secret, Some(Secret::new(secret)), "{name}"),
                 (Err(text), Err(part)) => assert!(text.contains(part) && !text.contains("s3cret"), "{name}: {text}"),

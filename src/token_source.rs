@@ -136,6 +136,8 @@ pub(crate) enum Withholding {
     KeyGone,
     /// It was last used on another machine.
     OtherMachine,
+    /// A later one was saved here: it is an older copy.
+    OlderCopy,
     /// A person has locked everything.
     Locked,
 }
@@ -147,6 +149,7 @@ impl Withholding {
             Self::StoreLocked => "store-locked",
             Self::KeyGone => "key-gone",
             Self::OtherMachine => "other-machine",
+            Self::OlderCopy => "older-copy",
             Self::Locked => "locked",
         }
     }
@@ -158,6 +161,12 @@ impl Withholding {
             Self::OtherMachine => {
                 format!(
                     "{invocation} login {account} (or {invocation} adopt {account}, if no other machine uses it any more)"
+                )
+            }
+            Self::OlderCopy => {
+                format!(
+                    "{invocation} login {account} (or {invocation} adopt {account}, if its refresh token is the latest all \
+                     the same)"
                 )
             }
             Self::KeyGone => {

@@ -17,7 +17,7 @@ use super::providers;
 use super::runtime::block_on;
 use super::text::{printable, wrapped};
 use crate::advice::advised;
-use crate::config::{Account, AccountId, Asked, Config, Endpoint, ListenAddress, Preset};
+use crate::config::{Account, AccountId, Asked, Config, ListenAddress, Preset, Upstream};
 use crate::config_files;
 use crate::discovery::kept;
 use crate::discovery::probe::{Findings, FoundClient, Unknown, probe};
@@ -94,13 +94,23 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let name = arguments.name.clone();
     let doing = format!("adding {name}");
     let places = places(options)?;
-    let (account, config) = add(&places, &arguments).map_err(|failure| failure.while_doing(doing))?;
+    let Added { account, config, preset } = add(&places, &arguments).map_err(|failure| failure.while_doing(doing))?;
     print(&said(&places, &account, &config))?;
+    preset.iter().flat_map(|preset| not_brought(preset, &account.id, &config)).for_each(|words| remark(&words));
     sign_in(options, &account, arguments.no_input)
 }
 
+/// What was written.
+struct Added {
+    account: Account,
+    /// As it was read back.
+    config: Config,
+    /// The account's provider, if it has one.
+    preset: Option<Preset>,
+}
+
 /// Writes the account into the configuration.
-fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failure> {
+fn add(places: &Paths, arguments: &Arguments) -> Result<Added, Failure> {
     let name = &arguments.name;
     let Loaded { config, warnings: _ } = load_config(places).map_err(|problems| {
         let file = places.config_file.display();
@@ -116,14 +126,14 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
         return Err(failure.with_remedy("take another name, or give that route another one").with_exit(Exit::Usage));
     }
     let mut answers = Answers { arguments, terminal: None };
-    let (mut settings, findings) = match address_in(&arguments.from) {
-        Some(address) => found(&mut answers, &address)?,
+    let known = config_files::known_presets(places);
+    let (mut settings, findings, preset) = match address_in(&arguments.from) {
+        Some(address) => found(&mut answers, &address).map(|(settings, found)| (settings, Some(found), None))?,
         None => {
-            let known = config_files::known_presets(places);
             let preset = &providers::named(&known, &arguments.from)?.preset;
             match &preset.find {
-                Some(address) => found(&mut answers, address)?,
-                None => (of_preset(&mut answers, preset)?, None),
+                Some(address) => found(&mut answers, address).map(|(settings, found)| (settings, Some(found), None))?,
+                None => (of_preset(&mut answers, preset)?, None, Some(preset.clone())),
             }
         }
     };
@@ -151,7 +161,27 @@ fn add(places: &Paths, arguments: &Arguments) -> Result<(Account, Config), Failu
         let _ = kept::keep(&places.state_dir, name, &kept::found_now(findings.metadata));
     }
     let account = config.accounts.get(name).cloned();
-    account.map(|account| (account, config)).ok_or_else(|| Failure::say("it is not in what was read back"))
+    let added = account.map(|account| Added { account, config, preset });
+    added.ok_or_else(|| Failure::say("it is not in what was read back"))
+}
+
+/// The routes of a provider that the account has not got, as the configuration has others of their names, in a sentence each:
+/// a person's own route is laid over a provider's.
+fn not_brought(preset: &Preset, account: &AccountId, config: &Config) -> Vec<String> {
+    let brought = preset.further_routes.iter();
+    let taken = brought.filter_map(|(route, upstream)| {
+        let name = Preset::route_name(account, route);
+        let there = config.routes.iter().find(|route| route.name.as_str() == name)?;
+        let (other, upstream) = (&there.account, printable(upstream));
+        (other != account).then(|| {
+            format!(
+                "{account}: the provider's route {name} to {upstream} is missing, as [route.{name}] has the token of \
+                 {other}; to have it, give that route another name, or add a [route.NAME] with account = \
+                 \"{account}\" and upstream = \"{upstream}\""
+            )
+        })
+    });
+    taken.collect()
 }
 
 /// The address that a person means, also where they leave out its scheme, as no provider has a dot, a colon or a slash in
@@ -274,12 +304,10 @@ fn of_preset(answers: &mut Answers<'_>, preset: &Preset) -> Result<Settings, Fai
     Ok(settings)
 }
 
-type Found = (Settings, Option<Findings>);
-
 /// What an account of a server says, which is asked.
-fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
+fn found(answers: &mut Answers<'_>, address: &str) -> Result<(Settings, Findings), Failure> {
     let bad = |why: String| Failure::say(format!("the address {why}")).with_exit(Exit::Usage);
-    Endpoint::parse(address).map_err(bad)?;
+    Upstream::parse(address).map_err(bad)?;
     remark(&format!("Asking {address} what it is ..."));
     let provider = answers.arguments.openeo_provider.as_deref();
     let reach = Reach { extra_ca: answers.arguments.extra_ca.as_deref(), ..Reach::default() };
@@ -290,7 +318,7 @@ fn found(answers: &mut Answers<'_>, address: &str) -> Result<Found, Failure> {
         remark(&format!("Others that could be taken with --openeo-provider: {}.", findings.others.join(", ")));
     }
     let settings = of_findings(answers, &findings)?;
-    Ok((settings, Some(findings)))
+    Ok((settings, findings))
 }
 
 /// What is said of an address that is not known to have a sign-in: a server that could not be asked has done nothing wrong.
@@ -326,9 +354,16 @@ fn of_findings(answers: &mut Answers<'_>, findings: &Findings) -> Result<Setting
             is_known = true;
             settings.push("client", Setting::Text("register".into()));
         }
-        (None, FoundClient::Unknown) => {
-            let place = "the server does not register clients: its page for applications gives a native one an id";
-            let asked = Asked { key: "client_id", place: place.into(), form: None };
+        (None, unregistered @ (FoundClient::Unknown | FoundClient::Elsewhere(_))) => {
+            let why = match unregistered {
+                FoundClient::Elsewhere(endpoint) => format!(
+                    "the server would have clients registered on another host than its own ({}), which is not done",
+                    printable(endpoint)
+                ),
+                _ => "the server does not register clients".to_owned(),
+            };
+            let place = format!("{why}: its page for applications gives a native one an id");
+            let asked = Asked { key: "client_id", place, form: None };
             settings.push("client_id", Setting::Text(answers.value(&asked)?));
         }
     }

@@ -100,14 +100,15 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
     let kept = store::seal_in(&places.state_dir);
     let forgets_nothing = (config.store.lock.all && kept == SealState::default())
         .then(|| format!("store.lock.all has no effect before credentials are sealed; {}", advised("seal on")));
+    let doubt = kept.doubt.clone();
     let unsealed = unsealed(&config.store.seal, kept);
-    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing).collect();
+    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing).chain(doubt).collect();
     let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
     Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
 }
 
 /// What is to be said of how credentials are kept, if something is.
-fn unsealed(setting: &SealSetting, SealState { sealed, locked }: SealState) -> Option<String> {
+fn unsealed(setting: &SealSetting, SealState { sealed, locked, doubt: _ }: SealState) -> Option<String> {
     match (sealed, locked) {
         (None, Some(why)) => Some(format!("how credentials are sealed cannot be read: {why}")),
         (sealed, _) => {

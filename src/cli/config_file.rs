@@ -11,7 +11,7 @@ use crate::config::{Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::platform::io_error::words;
 use crate::platform::paths::Paths;
-use crate::platform::replacement::{Replacement, lock_folder_of};
+use crate::platform::replacement::{Replacement, leads_to, lock_folder_of};
 use crate::platform::termination::Uninterrupted;
 use crate::secret::Secret;
 
@@ -29,8 +29,17 @@ pub(super) fn edit(
     _whole: &Uninterrupted,
     mut change: impl FnMut(&str) -> Result<String, Failure>,
 ) -> Result<Config, Failure> {
-    // an editor's link stays a link
-    let file = places.config_file.canonicalize().unwrap_or_else(|_| places.config_file.clone());
+    // a link stays a link, also one to a file that is not there yet
+    let file = leads_to(&places.config_file).map_err(|error| {
+        let named = places.config_file.display();
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                let failure = Failure::say(format!("{named} is a link that leads nowhere: {}", words(&error)));
+                failure.with_remedy("make the folder that it leads to, or remove the link")
+            }
+            _ => Failure::say(words(&error)).while_doing(format!("reading {named}")),
+        }
+    })?;
     let doing = format!("writing {}", file.display());
     let failed = |error: io::Error| {
         let failure = Failure::say(words(&error)).while_doing(doing.clone());
@@ -50,7 +59,9 @@ pub(super) fn edit(
         let new = Replacement::write(&file, &text, mode).map_err(failed)?;
         let tried = config_files::load(&Paths { config_file: new.beside().to_owned(), ..places.clone() });
         if let Err(problems) = tried {
-            let problems: Vec<String> = problems.0.iter().map(Problem::to_string).collect();
+            let beside = new.beside().display().to_string();
+            let problems: Vec<String> =
+                problems.0.into_iter().map(|problem| of_file(problem, &beside, &file).to_string()).collect();
             let failure = Failure::say("the configuration could not be used with it, and stays as it was");
             return Err(failure.with_problems(problems).while_doing(doing));
         }
@@ -65,6 +76,14 @@ pub(super) fn edit(
     }
     let failure = Failure::say("somebody else goes on saving it").while_doing(doing);
     Err(failure.with_remedy("nothing was written; try again when they have finished"))
+}
+
+/// A problem of the text that is tried beside the file, as one of the file: it has no line there, as nothing was written.
+fn of_file(mut problem: Problem, beside: &str, file: &Path) -> Problem {
+    if problem.file == beside {
+        (problem.file, problem.line) = (file.display().to_string(), 0);
+    }
+    problem
 }
 
 /// The file's text, an empty one if there is no file.

@@ -1,19 +1,22 @@
 //! What an account's server says of itself, asked for before somebody signs in to it.
 
 use super::configuration::account_of;
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
+use super::options::Options;
 use super::output::remark;
+use super::registered::{Kept as KeptClient, Registry};
 use super::runtime::block_on;
 use super::text::printable;
-use crate::config::{Account, AccountId, Config, Issuer};
+use crate::config::{Account, AccountId, ClientSecret, Config, Issuer};
 use crate::config_files;
 use crate::control::client::{Client, ClientError};
-use crate::discovery::{self, kept, register};
+use crate::discovery::{self, kept};
 use crate::http_client::HttpClient;
 use crate::oauth::metadata::{Kept, Metadata};
 use crate::platform::paths::Paths;
 use crate::renewal::Why;
-use crate::store::{StoreError, open_store};
+use crate::secret::Secret;
+use crate::store::{StoreError, open_store_with};
 
 /// What was found out before a sign-in.
 pub(super) struct Looked {
@@ -77,40 +80,86 @@ impl Found {
 }
 
 /// Finds out what an account leaves to its server: the endpoints of its issuer, and a client of its own. Returns the
-/// configuration with both.
+/// configuration with both, and with the client's secret, if it has one. `passphrase` is what a person has typed to open the
+/// store.
 ///
 /// # Errors
 ///
-/// If the server says too little, or what the configuration cannot be used with.
-pub(super) fn look(places: &Paths, config: Config, id: &AccountId) -> Result<(Config, Looked), Failure> {
+/// If the server says too little, or what the configuration cannot be used with; if it cannot be known which client there is.
+pub(super) fn look(
+    options: &Options,
+    places: &Paths,
+    config: Config,
+    passphrase: Option<&Secret>,
+    id: &AccountId,
+) -> Result<(Config, Looked), Failure> {
     let http = HttpClient::from_environment();
     let before = account_of(&config, id)?.clone();
-    let is_forgotten = before.registers && before.client_id.is_some() && client_is_refused(places, &config, id)?;
+    let is_forgotten =
+        before.registers && before.client_id.is_some() && client_is_refused(places, &config, passphrase, id)?;
     if is_forgotten {
         remark(&format!("{id}: the server has forgotten the client that was registered: registering another one"));
     }
     let (config, metadata) = find(places, &http, config, &before)?;
     let account = account_of(&config, id)?;
+    let registry = Registry { options, places, config: &config, passphrase };
     if !account.registers || (account.client_id.is_some() && !is_forgotten) {
-        return Ok((config, Looked { metadata, has_registered: false }));
+        if account.client_secret != Some(ClientSecret::Registered) {
+            return Ok((config, Looked { metadata, has_registered: false }));
+        }
+        match registry.of(id)? {
+            KeptClient::Usable(found) if Some(&found.client.client_id) == account.client_id.as_ref() => {
+                let account = found.client_secret.map(|secret| account.with_client_secret(secret));
+                return Ok((with(config, account), Looked { metadata, has_registered: false }));
+            }
+            KeptClient::Unusable(why) => remark(&format!("{id}: {}", printable(&why))),
+            // somebody has put another in its place, or has taken it away, since the configuration was read
+            KeptClient::Usable(_) | KeptClient::Nothing => {
+                let words = "its registered client was changed by somebody else just now";
+                return Err(Failure::say(words).with_remedy("try again"));
+            }
+        }
+    }
+    if account.client_id.is_none() && registry.has_file(id) {
+        match registry.of(id) {
+            // one that is another account's, say
+            Ok(KeptClient::Unusable(why)) => remark(&format!("{id}: {}", printable(&why))),
+            Err(failure) if failure.exit == Exit::Locked => return Err(failure), // nobody knows
+            Ok(KeptClient::Usable(_) | KeptClient::Nothing) | Err(_) => {}
+        }
     }
     // the one that is kept stays until there is another
-    let registered = block_on(register::register(&http, &places.state_dir, account))?;
-    registered.map_err(|why| {
+    let registered = registry.register(account)?.map_err(|why| {
         let remedy = "have an id made for it at the provider, and say client_id in place of client = \"register\"";
         Failure::say(printable(&why)).while_doing("registering as a client").with_remedy(remedy)
     })?;
     let found = metadata.as_ref().map(|found| (id, found.now.metadata.clone()));
-    Ok((read(places, found)?, Looked { metadata, has_registered: true }))
+    let config = read(places, found)?;
+    let account = account_of(&config, id)?;
+    let account = registered.client_secret.map(|secret| account.with_client_secret(secret));
+    Ok((with(config, account), Looked { metadata, has_registered: true }))
+}
+
+/// A configuration with an account in the place of the one of its name, if there is one to take it.
+fn with(mut config: Config, account: Option<Account>) -> Config {
+    config.accounts.extend(account.map(|account| (account.id.clone(), account)));
+    config
 }
 
 /// Whether the server's last word was that it does not know the client.
-fn client_is_refused(places: &Paths, config: &Config, id: &AccountId) -> Result<bool, Failure> {
+fn client_is_refused(
+    places: &Paths,
+    config: &Config,
+    passphrase: Option<&Secret>,
+    id: &AccountId,
+) -> Result<bool, Failure> {
     let asked = block_on(async { Client::connect(&places.socket).await?.account(id.as_str()).await })?;
     Ok(match asked {
         Ok(report) => report.why_code == Some(Why::ClientRefused),
         Err(ClientError::NotRunning(_)) => {
-            let record = open_store(places, config).ok().and_then(|store| store.load(id).ok().flatten());
+            let record = open_store_with(places, config, passphrase.cloned())
+                .ok()
+                .and_then(|store| store.load(id).ok().flatten());
             record.and_then(|record| record.set_aside).is_some_and(|aside| aside.why == Why::ClientRefused)
         }
         Err(_) => false,

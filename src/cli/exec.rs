@@ -1,8 +1,7 @@
 //! `valetd exec`
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::io;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -195,8 +194,8 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
         let (program, rest) = command.split_first().expect("clap requires a command");
         let mut child = Command::new(program);
         child.args(rest);
-        set(&mut child, environment);
-        return Err(cannot_be_run(child.exec(), program));
+        variables::apply(&mut child, environment);
+        return Err(supervise::cannot_be_run(child.exec(), program));
     };
     let allowed = (only || isolate).then_some(allow);
     // nobody but the command is in there
@@ -278,25 +277,6 @@ fn allowed_hosts(hosts: Vec<String>, is_walled: bool) -> Result<Vec<String>, Fai
 /// A password that nobody can guess.
 fn password() -> Result<Secret, Failure> {
     random::secret::<24>().map_err(Failure::new)
-}
-
-/// Puts variables into a command's environment, and takes others out.
-fn set(command: &mut Command, environment: Vec<(String, Option<String>)>) {
-    for (name, value) in environment {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-}
-
-/// Why a command has not run.
-fn cannot_be_run(error: io::Error, program: &OsStr) -> Failure {
-    let exit = match error.kind() {
-        io::ErrorKind::NotFound => Exit::NoSuchCommand,
-        _ => Exit::NotExecutable,
-    };
-    Failure::new(error).while_doing(format!("running {}", program.display())).with_exit(exit)
 }
 
 /// What the routes lead to, if the command is to find a proxy that stands for their hosts: because it is wanted, or because

@@ -83,10 +83,15 @@ impl Failure {
         self
     }
 
+    /// What happened, in a line.
+    pub(super) fn sentence(&self) -> String {
+        format!("{:#}", self.chain)
+    }
+
     /// Its single problems; where there are none, the whole of it in a line.
     pub(super) fn problems_or_itself(self) -> Vec<String> {
         match self.problems.is_empty() {
-            true => vec![format!("{:#}", self.chain)],
+            true => vec![self.sentence()],
             false => self.problems,
         }
     }

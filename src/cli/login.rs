@@ -16,6 +16,7 @@ use super::opening::{ask_passphrase, of_store, takes_passphrase, unlocked};
 use super::options::Options;
 use super::output::{print, remark};
 use super::refresh::{self, Outcome};
+use super::registered::Registry;
 use super::runtime::block_on;
 use super::text::{length, parse_term, printable};
 use crate::accounts::NewCredential;
@@ -24,7 +25,6 @@ use crate::config::{Account, AccountId, Config, SignInMethod};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, CredentialReport, State};
-use crate::discovery::register;
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
 use crate::platform::environment;
@@ -35,8 +35,11 @@ use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
 use crate::sign_in::pending::{self, PendingSignIn};
 use crate::sign_in::terminal::Unasked;
-use crate::sign_in::{self, SignInError, Wishes, exchange, handed_in, import, offline, password, paste, pasted};
-use crate::store::{StoreError, Trial, Turn, open_store_with};
+use crate::sign_in::{
+    self, Ending, LastPage, SignInError, SignedIn, Wishes, exchange, handed_in, import, offline, password, paste,
+    pasted,
+};
+use crate::store::{Store, StoreError, Trial, Turn, open_store_with};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -240,8 +243,9 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         }
         Err(_) => {} // what is wrong will be said where it matters
     }
-    let (config, found) = discovered::look(&places, config.clone(), &id)?;
+    let (config, found) = discovered::look(options, &places, config, passphrase.as_ref(), &id)?;
     let account = account_of(&config, &id)?;
+    let registry = Registry { options, places: &places, config: &config, passphrase: passphrase.as_ref() };
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
@@ -250,42 +254,38 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         new.switches_user = switch_user;
         new
     };
-    let Obtained { new, turn, otherwise } = obtain(account, &places, arguments)?;
+    let Obtained { new, turn, page, otherwise } = obtain(account, registry, arguments)?;
     let mut new = meant(new);
     if untried {
         new.trial = Trial::Skipped;
     }
-    if otherwise.is_some() {
-        new.trial = Trial::Proven;
-    }
-    if turn.as_ref().is_some_and(Turn::is_void) {
-        return Err(signed_out_meanwhile(account, &new));
-    }
     new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
-    tell_missing_scopes(account, &new);
-    found.keep(&places)?;
-    let (places, config) = (&places, &config);
-    let deliver = |new, turn| {
-        deliver(options, (places, config), account, new, turn, is_new || found.is_news(), passphrase.as_ref())
+    let who = new.identity.clone();
+    let mut delivery = Delivery {
+        options,
+        places: &places,
+        config: &config,
+        account,
+        turn,
+        must_reload: is_new || found.is_news(),
+        passphrase: passphrase.as_ref(),
+        browser: Browser(page),
     };
-    let unproven = NewCredential { trial: Trial::Required, ..new.clone() };
-    let delivered = match (deliver(new, turn), otherwise) {
-        (Err(Undelivered { failure, may_have_another: true }), Some(password)) => {
-            let words = "is not taken, so user name and password beside it are tried";
-            remark(&format!("{id}: the refresh token {words}: {}", failure.problems_or_itself().join("; ")));
-            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            match block_on(exchange::redeem(account, &endpoint, password))? {
-                // nobody could be asked: it is as good as it was
-                Err(SignInError::Unreached(_)) => deliver(unproven, None).map_err(|undelivered| undelivered.failure),
-                Err(error) => Err(not_signed_in(places, account, error)),
-                Ok(new) => deliver(meant(new), None).map_err(|undelivered| undelivered.failure),
-            }
+    let delivered = match delivery.is_wanted(&new).and_then(|()| found.keep(&places)) {
+        Ok(()) => {
+            let delivered = match otherwise {
+                None => delivery.deliver(new).map_err(|undelivered| undelivered.failure),
+                Some(password) => delivery.deliver_either(new, password, meant, registry),
+            };
+            delivered.inspect_err(|_| found.take_back(&places))
         }
-        (delivered, _) => delivered.map_err(|undelivered| undelivered.failure),
+        Err(failure) => Err(failure),
     };
-    if delivered.is_err() {
-        found.take_back(places);
-    }
+    let ending = match &delivered {
+        Ok(_) => Ending::SignedIn { who },
+        Err(failure) => Ending::Failed(failure.sentence()),
+    };
+    block_on(delivery.browser.tell(ending))?;
     delivered
 }
 
@@ -315,22 +315,20 @@ fn could_be_saved(places: &Paths, config: &Config, passphrase: Option<Secret>) -
 /// A failed sign-in in words. A registered client that the server does not know any more is no use: another one is registered
 /// for the next sign-in. As long as a credential is kept that was issued to it, it stays: one refusal may be a server's bad
 /// minute.
-fn not_signed_in(places: &Paths, account: &Account, error: SignInError) -> Failure {
+fn not_signed_in(registry: Registry<'_>, account: &Account, error: SignInError) -> Failure {
     let is_forgotten = account.registers && error.refuses_the_client();
     let failure = failure_of(error, account);
     if !is_forgotten {
         return failure;
     }
     let id = &account.id;
-    if places.state_dir.join(format!("{id}.json")).exists() {
+    if registry.places.state_dir.join(format!("{id}.json")).exists() {
         let logout = advised(format_args!("logout {id}"));
         let remedy = format!("if the server goes on to refuse this client: {logout}, then sign in again");
         return failure.with_remedy(remedy);
     }
-    let http = HttpClient::from_environment();
-    let another = block_on(register::register(&http, &places.state_dir, account));
-    failure.with_remedy(match another {
-        Ok(Ok(())) => {
+    failure.with_remedy(match registry.register(account) {
+        Ok(Ok(_)) => {
             "the server has forgotten this client, and another one is registered now: sign in again".to_owned()
         }
         Ok(Err(why)) => format!("the server has forgotten this client, and registers no other: {why}"),
@@ -374,23 +372,25 @@ fn make_config_if_missing(places: &Paths, id: &AccountId) -> Result<bool, Failur
     Ok(true)
 }
 
-/// What a sign-in has brought, and that sign-in itself, if a person was asked.
+/// What a sign-in has brought, and that sign-in itself, with its page in a browser, if a person was asked.
 struct Obtained {
     new: NewCredential,
     turn: Option<Turn>,
-    /// The password beside it, which is redeemed where it is refused.
+    page: Option<LastPage>,
+    /// The password beside it, which is redeemed where it is not taken.
     otherwise: Option<Grant>,
 }
 
 impl From<NewCredential> for Obtained {
     fn from(new: NewCredential) -> Self {
-        Self { new, turn: None, otherwise: None }
+        Self { new, turn: None, page: None, otherwise: None }
     }
 }
 
 /// From what the command line says, or the person answers, to what is stored.
-fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obtained, Failure> {
-    let failed = |error| not_signed_in(places, account, error);
+fn obtain(account: &Account, registry: Registry<'_>, arguments: Arguments) -> Result<Obtained, Failure> {
+    let places = registry.places;
+    let failed = |error| not_signed_in(registry, account, error);
     if arguments.import {
         let taken = import::take_over(account, environment::text, remark);
         let remedy = "to sign in by yourself leave out --import; to hand in a refresh token: --refresh-token-stdin";
@@ -441,8 +441,8 @@ fn obtain(account: &Account, places: &Paths, arguments: Arguments) -> Result<Obt
                 state_dir: Some(places.state_dir.clone()),
             };
             let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
-            let new = block_on(sign_in::in_person(account, &wishes, &endpoint, turn.as_ref()))?.map_err(failed)?;
-            Ok(Obtained { new, turn, otherwise: None })
+            let SignedIn { new, page } = block_on(sign_in::in_person(account, &wishes, &endpoint))?.map_err(failed)?;
+            Ok(Obtained { new, turn, page, otherwise: None })
         }
     }
 }
@@ -536,6 +536,18 @@ fn failure_of(error: SignInError, account: &Account) -> Failure {
     }
 }
 
+/// The browser in which somebody has signed in, if there is one: its page waits for the outcome.
+struct Browser(Option<LastPage>);
+
+impl Browser {
+    /// Tells it how it ended, once: the first word is the last.
+    async fn tell(&mut self, ending: Ending) {
+        if let Some(page) = self.0.take() {
+            page.conclude(ending).await;
+        }
+    }
+}
+
 /// A credential that was not taken.
 struct Undelivered {
     failure: Failure,
@@ -555,92 +567,136 @@ impl Undelivered {
     }
 }
 
-/// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
-fn deliver(
-    options: &Options,
-    (places, config): (&Paths, &Config),
-    account: &Account,
-    new: NewCredential,
+/// Where a credential goes that a sign-in has brought.
+struct Delivery<'a> {
+    options: &'a Options,
+    places: &'a Paths,
+    config: &'a Config,
+    account: &'a Account,
     turn: Option<Turn>,
+    /// Whether a running daemon must read its configuration first.
     must_reload: bool,
-    passphrase: Option<&Secret>,
-) -> Result<Exit, Undelivered> {
-    let is_meant = new.switches_user;
-    let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
-    let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
-    let id = &account.id;
-    let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
-    let delivered = when_free(STORE_PATIENCE_AT_THE_END, || match block_on(hand_in(places, id, &new, must_reload))? {
-        Err(error @ ClientError::NotRunning(_)) => {
-            Ok(open_store_with(places, config, passphrase.cloned()).map(|store| (Err(error), Some(store))))
+    passphrase: Option<&'a Secret>,
+    browser: Browser,
+}
+
+impl Delivery<'_> {
+    /// Says what the person should know of it, unless nobody wants it any more.
+    fn is_wanted(&self, new: &NewCredential) -> Result<(), Failure> {
+        if self.turn.as_ref().is_some_and(Turn::is_void) {
+            return Err(signed_out_meanwhile(self.account, new));
         }
-        handed_in => Ok(Ok((handed_in, None))),
-    })?;
-    let (handed_in, store) = delivered.map_err(failed)?;
-    match handed_in {
-        Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => {
-            Err(signed_out_meanwhile(account, &new).into())
+        tell_missing_scopes(self.account, new);
+        if let Some(why) = &new.unnamed {
+            remark(&format!("{}: who signed in could not be learnt yet: {}", self.account.id, printable(why)));
         }
-        Ok(Delivered::Kept(problem, state)) => {
-            let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
-            let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
-            Err(match () {
-                () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => {
-                    Undelivered::not_working(failure.with_remedy(UNTRIED))
-                }
-                () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON).into(),
-                () if problem.kind.ends_with(kind::CREDENTIAL_SPENT) => {
-                    Undelivered::not_working(failure.with_remedy(spent(id)))
-                }
-                () => Undelivered::not_working(failure), // the server's
-            })
-        }
-        Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
-            if was_nobodys && !is_meant {
-                remark(&format!("{id}: {WAS_NOBODYS}"));
-            }
-            Ok(signed_in(id, &format!("{who}{term}"), outcome, &now)?)
-        }
-        Err(ClientError::NotRunning(_)) => {
-            let store = store.expect("it was opened, as no daemon runs");
-            // nobody signs out from here on: that takes the store's lock, too
-            if turn.as_ref().is_some_and(Turn::is_void) {
-                return Err(signed_out_meanwhile(account, &new).into());
-            }
-            let endpoint = TokenEndpoint::new(HttpClient::from_environment());
-            let Taken { identity, untried, was_nobodys } =
-                match block_on(offline::take(&store, &endpoint, account, new))? {
-                    Ok(taken) => taken,
-                    Err(NotTaken::Store(error)) => return Err(failed(error).into()),
-                    Err(error @ NotTaken::Refused(_)) => {
-                        let failure = Failure::new(error).while_doing("trying the credential");
-                        return Err(Undelivered::not_working(failure.with_exit(Exit::SignInRequired)));
-                    }
-                    Err(error @ NotTaken::Spent) => {
-                        let failure = Failure::new(error).while_doing("trying the credential");
-                        return Err(Undelivered::not_working(failure.with_remedy(spent(id))));
-                    }
-                    Err(error @ NotTaken::AnotherPerson(_)) => {
-                        return Err(Failure::new(error).with_remedy(ANOTHER_PERSON).into());
-                    }
-                    Err(error @ NotTaken::Untried(_)) => {
-                        let failure = Failure::new(error).while_doing("trying the credential");
-                        return Err(Undelivered::not_working(failure.with_remedy(UNTRIED)));
-                    }
-                };
-            if was_nobodys && !is_meant {
-                remark(&format!("{id}: {WAS_NOBODYS}"));
-            }
-            if let Some(why) = untried {
-                remark(&format!("{id}: not tried yet: {}", printable(&why)));
-            }
-            let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
-            let start = start_command(options);
-            print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
-            Ok(Exit::Fine)
-        }
-        Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon").into()),
+        Ok(())
     }
+
+    /// [`Delivery::deliver`], and where the credential is not taken for what it is, what a password beside it brings.
+    fn deliver_either(
+        &mut self,
+        new: NewCredential,
+        password: Grant,
+        meant: impl Fn(NewCredential) -> NewCredential,
+        registry: Registry<'_>,
+    ) -> Result<Exit, Failure> {
+        let unproven = NewCredential { trial: Trial::Required, ..new.clone() };
+        let failure = match self.deliver(NewCredential { trial: Trial::Proven, ..new }) {
+            Err(Undelivered { failure, may_have_another: true }) => failure,
+            delivered => return delivered.map_err(|undelivered| undelivered.failure),
+        };
+        let words = "is not taken, so user name and password beside it are tried";
+        let why = failure.problems_or_itself().join("; ");
+        remark(&format!("{}: the refresh token {words}: {why}", self.account.id));
+        let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+        let brought = match block_on(exchange::redeem(self.account, &endpoint, password))? {
+            Err(SignInError::Unreached(_)) => unproven, // nobody could be asked: it is as good as it was
+            Err(error) => return Err(not_signed_in(registry, self.account, error)),
+            Ok(brought) => meant(brought),
+        };
+        self.deliver(brought).map_err(|undelivered| undelivered.failure)
+    }
+
+    /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
+    fn deliver(&mut self, new: NewCredential) -> Result<Exit, Undelivered> {
+        let Self { options, places, config, account, .. } = *self;
+        let is_meant = new.switches_user;
+        let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
+        let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
+        let id = &account.id;
+        let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
+        let delivered = when_free(STORE_PATIENCE_AT_THE_END, || {
+            match block_on(hand_in(places, id, &new, self.must_reload, &mut self.browser))? {
+                Err(error @ ClientError::NotRunning(_)) => {
+                    let opened = open_store_with(places, config, self.passphrase.cloned());
+                    Ok(opened.map(|store| (Err(error), Some(store))))
+                }
+                handed_in => Ok(Ok((handed_in, None))),
+            }
+        })?;
+        let (handed_in, store) = delivered.map_err(failed)?;
+        match handed_in {
+            Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => {
+                Err(signed_out_meanwhile(account, &new).into())
+            }
+            Ok(Delivered::Kept(problem, state)) => {
+                let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
+                let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
+                Err(match () {
+                    () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON).into(),
+                    () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => {
+                        Undelivered::not_working(failure.with_remedy(UNTRIED))
+                    }
+                    () if problem.kind.ends_with(kind::CREDENTIAL_SPENT) => {
+                        Undelivered::not_working(failure.with_remedy(spent(id)))
+                    }
+                    () => Undelivered::not_working(failure), // the server's word
+                })
+            }
+            Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
+                if was_nobodys && !is_meant {
+                    remark(&format!("{id}: {WAS_NOBODYS}"));
+                }
+                Ok(signed_in(id, &format!("{who}{term}"), outcome, &now)?)
+            }
+            Err(ClientError::NotRunning(_)) => {
+                let store = store.expect("it was opened, as no daemon runs");
+                // nobody signs out from here on: that takes the store's lock, too
+                if self.turn.as_ref().is_some_and(Turn::is_void) {
+                    return Err(signed_out_meanwhile(account, &new).into());
+                }
+                let taken = taken_offline(&store, account, new)?;
+                let Taken { identity, untried, was_nobodys } = taken;
+                if was_nobodys && !is_meant {
+                    remark(&format!("{id}: {WAS_NOBODYS}"));
+                }
+                if let Some(why) = untried {
+                    remark(&format!("{id}: not tried yet: {}", printable(&why)));
+                }
+                let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
+                let start = start_command(options);
+                print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
+                Ok(Exit::Fine)
+            }
+            Err(error) => {
+                Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon").into())
+            }
+        }
+    }
+}
+
+/// Tries and saves a credential where no daemon runs.
+fn taken_offline(store: &Store, account: &Account, new: NewCredential) -> Result<Taken, Undelivered> {
+    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+    let trying = |error: NotTaken| Failure::new(error).while_doing("trying the credential");
+    block_on(offline::take(store, &endpoint, account, new))?.map_err(|error| match error {
+        NotTaken::Store(error) => of_store(error).while_doing("saving the credential").into(),
+        NotTaken::Refused(_) => Undelivered::not_working(trying(error).with_exit(Exit::SignInRequired)),
+        NotTaken::Spent => Undelivered::not_working(trying(error).with_remedy(spent(&account.id))),
+        NotTaken::AnotherPerson(_) => Failure::new(error).with_remedy(ANOTHER_PERSON).into(),
+        NotTaken::Untried(_) => Undelivered::not_working(trying(error).with_remedy(UNTRIED)),
+    })
 }
 
 /// What helps where a refresh token is handed in a second time.
@@ -692,6 +748,7 @@ async fn hand_in(
     id: &AccountId,
     new: &NewCredential,
     must_reload: bool,
+    browser: &mut Browser,
 ) -> Result<Delivered, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
     if must_reload {
@@ -708,7 +765,12 @@ async fn hand_in(
         Err(ClientError::Refused(problem)) if KEEPS_WHAT_IS_STORED.iter().any(|kind| problem.is(kind)) => {
             return Ok(Delivered::Kept(problem, before.state));
         }
-        answer => answer?,
+        answer => {
+            let taken = answer?;
+            let who = taken.credential.and_then(|credential| credential.identity).or_else(|| new.identity.clone());
+            // it is kept, whatever becomes of the first renewal
+            browser.tell(Ending::SignedIn { who }).await;
+        }
     };
     let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
     let was = before.credential.as_ref();

@@ -50,6 +50,7 @@ mod man;
 mod mcp;
 mod providers;
 mod refresh;
+mod registered;
 mod reload;
 mod remove;
 mod run;

@@ -93,7 +93,7 @@ fn list(known: &[config_files::KnownPreset], word: &str, is_json: bool) -> Resul
     let found: Vec<_> = known.iter().filter(|known| matches(&known.preset, word)).collect();
     if is_json {
         let providers = found.iter().map(|known| {
-            let Preset { name, description, ask, find, text: _ } = &known.preset;
+            let Preset { name, description, ask, find, text: _, further_routes: _ } = &known.preset;
             let ask = ask.iter().map(|asked| json!({ "key": asked.key, "place": asked.place }));
             let ask: Vec<_> = ask.collect();
             json!({ "name": name, "description": description, "yours": known.is_own, "find": find, "ask": ask })

@@ -66,7 +66,7 @@ pub(super) enum Outcome {
 /// Whether there is no renewal before a person has seen to the account.
 fn needs_sign_in(state: State) -> bool {
     match state {
-        State::SignInRequired | State::KeyGone | State::OtherMachine => true,
+        State::SignInRequired | State::KeyGone | State::OtherMachine | State::OlderCopy => true,
         State::Usable | State::Waiting | State::Renewing | State::StoreLocked | State::Locked => false,
     }
 }
@@ -111,7 +111,7 @@ pub(super) fn report(outcome: Outcome, now: &AccountReport) -> Result<Exit, Fail
         Outcome::Pending => "no answer yet; the daemon goes on trying".to_owned(),
     };
     let exit = match (now.state, now.usable) {
-        (State::SignInRequired | State::KeyGone | State::OtherMachine, _) => Exit::SignInRequired,
+        (State::SignInRequired | State::KeyGone | State::OtherMachine | State::OlderCopy, _) => Exit::SignInRequired,
         (State::StoreLocked | State::Locked, _) => Exit::Locked,
         (State::Usable | State::Waiting | State::Renewing, true) => Exit::Failed,
         (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,

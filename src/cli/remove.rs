@@ -6,11 +6,12 @@ use super::failure::{Exit, Failure};
 use super::logout;
 use super::options::Options;
 use super::output::{print, remark};
+use super::registered::{Kept, Registry};
 use super::runtime::block_on;
 use super::text::printable;
 use super::{config_edit, config_file};
 use crate::advice::advised;
-use crate::config::AccountId;
+use crate::config::{Account, AccountId};
 use crate::control::client::{Client, ClientError};
 use crate::discovery::{kept, register};
 use crate::http_client::HttpClient;
@@ -55,14 +56,15 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     };
     without(&config_file::text(&places)?)?;
     let message = logout::sign_out(options, &places, &id).map_err(|failure| failure.while_doing(doing.clone()))?;
-    if let Some(why) = block_on(register::give_back(&HttpClient::from_environment(), &places.state_dir, account))? {
-        remark(&format!("{id}: the client stays registered at the server: {}", printable(&why)));
-    }
+    let registry = Registry { options, places: &places, config: &config, passphrase: None };
+    take_back_client(registry, account)?;
     // as the file is now: the server may have taken its time, in which it was edited
     let now = config_file::edit(&places, &uninterrupted(), without).map_err(|failure| failure.while_doing(doing))?;
     config_file::remove_secrets(&places, account, &now);
     kept::forget(&places.state_dir, &id);
-    register::forget(&places.state_dir, &id);
+    if let Err(failure) = registry.forget(&id) {
+        remark(&format!("{id}: its client is not forgotten: {}", failure.problems_or_itself().join("; ")));
+    }
     match block_on(async { Client::connect(&places.socket).await?.reload().await })? {
         Ok(()) | Err(ClientError::NotRunning(_)) => {}
         Err(error) => remark(&format!("the daemon has not taken it over yet: {error}")),
@@ -73,4 +75,23 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     };
     print(&format!("{id}: {}; removed from {}{also}\n", printable(&message), places.config_file.display()))?;
     Ok(Exit::Fine)
+}
+
+/// Takes the account's client back at the server, if there is one. Says why not, if it stays there: that keeps nobody from
+/// removing the account.
+fn take_back_client(registry: Registry<'_>, account: &Account) -> Result<(), Failure> {
+    let id = &account.id;
+    if !registry.has_file(id) {
+        return Ok(());
+    }
+    let why = match registry.of(id) {
+        Ok(Kept::Usable(found)) => block_on(register::take_back(&HttpClient::from_environment(), account, &found))?,
+        Ok(Kept::Nothing) => None,
+        Ok(Kept::Unusable(why)) => Some(why),
+        Err(failure) => Some(failure.problems_or_itself().join("; ")),
+    };
+    if let Some(why) = why {
+        remark(&format!("{id}: the client stays registered at the server: {}", printable(&why)));
+    }
+    Ok(())
 }

@@ -279,7 +279,7 @@ fn status(options: &Options, json: bool) -> Result<Exit, Failure> {
 }
 
 fn lines(report: &StoreReport, now: u64) -> Vec<String> {
-    let StoreReport { sealed, source, key_id, since, because, recovery, locked, unmet: _ } = report;
+    let StoreReport { sealed, source, key_id, since, because, recovery, locked, doubt, unmet: _ } = report;
     let mut lines = Vec::new();
     match (sealed, since) {
         (false, _) if locked.is_some() => {
@@ -305,6 +305,7 @@ fn lines(report: &StoreReport, now: u64) -> Vec<String> {
             });
         }
     }
+    lines.extend(doubt.clone());
     lines.extend(locked.iter().map(|why| format!("The store is locked: {why}. To try again: {}", advised("unlock"))));
     lines.iter().map(|line| printable(line)).collect()
 }

@@ -207,16 +207,22 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     for account in &report.accounts {
         let life = life(account);
         let color = match (account.state, account.usable) {
-            (State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked, _) => {
-                BAD
-            }
+            (
+                State::SignInRequired
+                | State::StoreLocked
+                | State::KeyGone
+                | State::OtherMachine
+                | State::OlderCopy
+                | State::Locked,
+                _,
+            ) => BAD,
             (_, true) if account.failures == 0 => GOOD,
             _ => SOON,
         };
         let words = match (account.state, account.usable, account.seconds_left) {
             (State::SignInRequired, false, _) => "sign in".to_owned(),
             (State::StoreLocked | State::Locked, _, _) => "locked".to_owned(),
-            (State::KeyGone | State::OtherMachine, _, _) => "not used".to_owned(),
+            (State::KeyGone | State::OtherMachine | State::OlderCopy, _, _) => "not used".to_owned(),
             (_, true, Some(left)) => format!("{} left, {}", length(left), next(account)),
             _ => format!("no token, {}", next(account)),
         };
@@ -274,7 +280,9 @@ pub(super) fn verdict<'a>(accounts: impl IntoIterator<Item = &'a AccountReport>)
     let mut exit = Exit::Fine;
     for account in accounts {
         exit = match (account.state, account.usable) {
-            (State::SignInRequired | State::KeyGone | State::OtherMachine, _) => return Exit::SignInRequired,
+            (State::SignInRequired | State::KeyGone | State::OtherMachine | State::OlderCopy, _) => {
+                return Exit::SignInRequired;
+            }
             (State::StoreLocked | State::Locked, _) => Exit::Locked,
             _ if exit == Exit::Locked => exit,
             (State::Usable | State::Waiting | State::Renewing, false) => Exit::NotUsable,
@@ -359,7 +367,7 @@ fn header(daemon: &DaemonReport) -> String {
     }
     let locked =
         store.locked.as_ref().map(|why| format!("the store is locked: {why}; to try again: {}", advised("unlock")));
-    for warning in locked.iter().chain(&store.unmet).chain(warnings).chain(&root).chain(&trouble) {
+    for warning in locked.iter().chain(&store.unmet).chain(&store.doubt).chain(warnings).chain(&root).chain(&trouble) {
         out.push_str(&styled(wrapped(&printable(&format!("warning: {warning}")), 0).trim_end(), SOON));
         out.push('\n');
     }
@@ -407,7 +415,12 @@ fn accounts_table(report: &StatusReport, columns: usize, identity_width: usize) 
         let state = Cell::new(account.state.to_string()).styled(match account.state {
             State::Usable => GOOD,
             State::Waiting | State::Renewing => SOON,
-            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => BAD,
+            State::SignInRequired
+            | State::StoreLocked
+            | State::KeyGone
+            | State::OtherMachine
+            | State::OlderCopy
+            | State::Locked => BAD,
         });
         let token = match account.seconds_left {
             Some(left) if account.usable => format!("{} left", length(left)),
@@ -424,7 +437,12 @@ fn accounts_table(report: &StatusReport, columns: usize, identity_width: usize) 
 fn next(account: &AccountReport) -> String {
     let Some(Wakeup { in_seconds, reason, at: _ }) = &account.next_wakeup else {
         return match account.state {
-            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => "-",
+            State::SignInRequired
+            | State::StoreLocked
+            | State::KeyGone
+            | State::OtherMachine
+            | State::OlderCopy
+            | State::Locked => "-",
             State::Usable | State::Renewing | State::Waiting => "renewing",
         }
         .to_owned();

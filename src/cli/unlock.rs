@@ -92,7 +92,7 @@ fn said(arguments: &Arguments, source: Option<&str>, sources: &KeySources) -> Re
 fn unlock_here(places: &Paths, arguments: &Arguments) -> Result<SealAnswer, Failure> {
     let loaded = load_config(places)
         .map_err(|problems| Failure::say("the configuration has problems").with_problems(problems))?;
-    let SealState { sealed, locked: why } = seal_in(&places.state_dir);
+    let SealState { sealed, locked: why, doubt: _ } = seal_in(&places.state_dir);
     let Some(sealed) = sealed else {
         return Err(why.map_or_else(|| failure_of(SealError::NotSealed), |why| locked(&why)));
     };

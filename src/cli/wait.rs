@@ -164,7 +164,7 @@ fn judge(wanted: &[&AccountReport], timeout: Duration) -> Outlook {
 /// Who is named first: those whom time alone does not help.
 fn needs_person(state: State) -> bool {
     match state {
-        State::SignInRequired | State::KeyGone | State::OtherMachine => true,
+        State::SignInRequired | State::KeyGone | State::OtherMachine | State::OlderCopy => true,
         State::StoreLocked | State::Locked => true,
         State::Usable | State::Waiting | State::Renewing => false,
     }

@@ -17,8 +17,10 @@ use super::sign_in::{SignIn, SignInMethod};
 use crate::advice::advised;
 use crate::oauth::id_token::Expected;
 use crate::oauth::rfc7009::{RevocationForm, ShownClient};
+use crate::oauth::rfc7591::RegisteredClient;
 use crate::oauth::{ClientAuth, Dialect, Grant, GrantType, Vocabulary};
 use crate::renewal::Policy;
+use crate::secret::Secret;
 
 /// Below this, an endpoint that hands out dead tokens would be asked a hundred times a second.
 const LEAST_SPACING: Duration = Duration::from_millis(10);
@@ -103,7 +105,7 @@ pub(crate) struct Account {
     /// How the client proves who it is.
     pub client_auth: ClientAuth,
     /// Where the client's secret comes from; present if `client_auth` needs it.
-    pub client_secret: Option<SecretSource>,
+    pub client_secret: Option<ClientSecret>,
     /// Where somebody else puts the access token; present if and only if that is the grant.
     pub token: Option<SecretSource>,
     /// Asked for where the grant has a scope; may be empty.
@@ -138,11 +140,31 @@ pub(crate) struct Account {
     pub exec: ExecSettings,
 }
 
+/// Where a client's secret comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum ClientSecret {
+    /// From where the configuration says.
+    Configured(SecretSource),
+    /// From the server that has registered the client: the store has it, and a configuration is read before that is open.
+    /// Whoever is to prove who the client is asks the store first: see [`Account::with_client_secret`].
+    Registered,
+}
+
 impl Account {
-    /// Where its secrets are found, each with its key.
+    /// Where its secrets are found that the configuration names, each with its key.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = (&'static str, &SecretSource)> {
-        let named = [("client_secret", &self.client_secret), ("token", &self.token)];
-        named.into_iter().filter_map(|(key, source)| Some((key, source.as_ref()?)))
+        let client_secret = match &self.client_secret {
+            Some(ClientSecret::Configured(source)) => Some(source),
+            Some(ClientSecret::Registered) | None => None,
+        };
+        let named = [("client_secret", client_secret), ("token", self.token.as_ref())];
+        named.into_iter().filter_map(|(key, source)| Some((key, source?)))
+    }
+
+    /// The account with the secret of its registered client at hand.
+    pub(crate) fn with_client_secret(&self, secret: Secret) -> Account {
+        let client_secret = Some(ClientSecret::Configured(SecretSource::Inline(secret)));
+        Account { client_secret, ..self.clone() }
     }
 
     /// The scopes that are asked for with a grant. With a refresh token they were settled when the person consented (RFC
@@ -264,8 +286,11 @@ impl<'a> Reader<'a> {
         let registration = registration
             .filter(|found| server.as_ref().is_some_and(|server| server.registrar() == found.registered_at));
         let (client_id, client_auth, client_secret) = match registration.cloned() {
-            Some(found) => (Some(found.client_id), found.client_auth, found.client_secret.map(SecretSource::Inline)),
-            None => (client_id, client_auth, client_secret),
+            Some(RegisteredClient { registered_at: _, client_id, client_auth }) => {
+                let has_secret = client_auth != ClientAuth::None;
+                (Some(client_id), client_auth, has_secret.then_some(ClientSecret::Registered))
+            }
+            None => (client_id, client_auth, client_secret.map(ClientSecret::Configured)),
         };
         let account = Account {
             id: id.clone(),

@@ -37,7 +37,7 @@ pub(crate) mod testing;
 mod tests;
 mod value;
 
-pub(crate) use account::Account;
+pub(crate) use account::{Account, ClientSecret};
 pub(crate) use address::{Endpoint, ListenAddress, Origin, Upstream};
 pub(crate) use address::{is_localhost, is_metadata_address, is_private_address};
 pub(crate) use authorization_server::Issuer;

@@ -429,7 +429,7 @@ impl<'a> Reader<'a> {
             bring(id.to_string(), [account.clone().showing(&["upstream"])].into_iter().chain(main).collect());
         }
         for (name, layer) in routes {
-            bring(format!("{id}-{name}"), vec![layer]);
+            bring(provider::Preset::route_name(id, &name), vec![layer]);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::address::Endpoint;
 use super::authorization_server::with_client;
+use super::names::AccountId;
 use super::problem::{Sink, Source};
 use super::read::{Document, Table};
 use crate::oauth::EndpointKind;
@@ -76,6 +77,8 @@ pub(crate) struct Preset {
     pub ask: Vec<Asked>,
     /// Where everything else is found out; then the preset is good for `valetd add` alone.
     pub find: Option<String>,
+    /// The routes that it brings beside the account's own, and where each leads.
+    pub further_routes: Vec<(String, String)>,
 }
 
 /// What an account of a preset must say by itself, as it is another value for each person.
@@ -114,13 +117,25 @@ impl Preset {
         let [ask, forms] = ["ask", "form"].map(|key| table.table(key));
         let text = |table: &Option<Table<'_>>, key| table.as_ref()?.string(key).map(|found| found.value);
         let asked = |key: &&'static str| Some(Asked { key, place: text(&ask, key)?, form: text(&forms, key) });
+        let routes = document.layer().below("route", &sink).map(|routes| routes.tables(&sink)).unwrap_or_default();
+        let further = routes.into_iter().filter(|(route, _)| route != "main");
+        let further_routes = further.map(|(route, layer)| {
+            let upstream = Table::new([layer], &sink).string("upstream").map(|found| found.value);
+            (route, upstream.unwrap_or_default())
+        });
         Self {
             name: name.to_owned(),
             description: table.string("description").map(|found| found.value).unwrap_or_default(),
             text: source.text.clone(),
             ask: ASKED.iter().filter_map(asked).collect(),
             find: table.string("find").map(|found| found.value),
+            further_routes: further_routes.collect(),
         }
+    }
+
+    /// The name of a further route of the preset, with an account of this name.
+    pub(crate) fn route_name(account: &AccountId, route: &str) -> String {
+        format!("{account}-{route}")
     }
 
     /// Whether an account needs no more than its name.
@@ -220,7 +235,7 @@ mod tests {
     fn every_preset_names_its_sources_and_what_was_never_tried() {
         assert!(EMBEDDED.len() >= 40);
         for preset in presets() {
-            let Preset { name, description, text, ask, find } = preset;
+            let Preset { name, description, text, ask, find, further_routes: _ } = preset;
             assert!(!description.is_empty(), "{name}");
             let head: String = text.lines().take_while(|line| line.starts_with('#')).collect();
             let source = head.find("Source").unwrap_or_else(|| panic!("{name} names no source"));

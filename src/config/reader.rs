@@ -10,7 +10,7 @@ use super::problem::{Complaint, Sink};
 use super::read::{Located, Table};
 use super::value;
 use crate::oauth::metadata::Metadata;
-use crate::oauth::rfc7591::Registration;
+use crate::oauth::rfc7591::RegisteredClient;
 
 /// What the meaning of a configuration depends on besides its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,8 +23,8 @@ pub(crate) struct MachineFacts {
     pub cores: usize,
     /// What is known of issuers, by the account that it is kept for.
     pub metadata: BTreeMap<String, Metadata>,
-    /// The clients that were registered, by the account that each is for.
-    pub clients: BTreeMap<String, Registration>,
+    /// What is public of the clients that were registered, by the account that each is for.
+    pub clients: BTreeMap<String, RegisteredClient>,
 }
 
 /// Reads tables.

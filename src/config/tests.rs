@@ -107,7 +107,8 @@ fn the_designs_example_means_what_the_design_says() {
     ];
     assert_eq!(routes, expected.map(|(name, upstream)| (name, upstream.to_owned())));
     let lab = &config.accounts["lab"];
-    assert_eq!(lab.client_secret, Some(SecretSource::File("/home/me/.config/valetd/secret".into())));
+    let secret = SecretSource::File("/home/me/.config/valetd/secret".into());
+    assert_eq!(lab.client_secret, Some(ClientSecret::Configured(secret)));
     assert_eq!(config.routes[5].extra_ca, Some("/etc/ssl/lab-ca.pem".into()), "the account's, by default");
     assert_eq!(config.routes[5].replay, Replay::Idempotent);
 }
@@ -516,7 +517,10 @@ fn clients_audit_and_rules_mean_what_they_say() {
 #[test]
 fn a_secret_may_stand_in_a_file_that_only_its_owner_can_read() {
     let text = "[account.a]\nprovider = \"sentinelhub\"\nclient_id = \"i\"\nclient_secret = \"hunter2\"\n";
-    assert_eq!(parse(text).accounts["a"].client_secret, Some(SecretSource::Inline(Secret::new("hunter2"))));
+    assert_eq!(
+        parse(text).accounts["a"].client_secret,
+        Some(ClientSecret::Configured(SecretSource::Inline(Secret::new("hunter2"))))
+    );
     let open = Source { readable_by_others: true, ..source(text) };
     let problems = Config::parse(&open, &[], &facts()).unwrap_err();
     assert_eq!((problems.0.len(), problems.0[0].line), (1, 4));

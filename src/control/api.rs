@@ -22,7 +22,7 @@ use super::line::Line;
 use super::problem::{Problem, kind};
 use super::report::{AccountReport, State};
 use super::state::ControlState;
-use super::{key_verbs, metrics, seal_verbs};
+use super::{client_verbs, key_verbs, metrics, seal_verbs};
 use crate::accounts::{AccountView, NewCredential, RequestError};
 use crate::config::AccountId;
 use crate::names::UnknownName;
@@ -58,6 +58,9 @@ enum Verb<'a> {
     Adopt(&'a str),
     SetCredential(&'a str),
     RemoveCredential(&'a str),
+    Client(&'a str),
+    KeepClient(&'a str),
+    ForgetClient(&'a str),
     Reload,
 }
 
@@ -78,6 +81,7 @@ struct CredentialBody {
     refresh_lifetime: Option<u64>,
     identity: Option<String>,
     person: Option<Person>,
+    unnamed: Option<String>,
     #[serde(default)]
     switch_user: bool,
     servers: Option<Servers>,
@@ -154,6 +158,11 @@ fn verb<'a>(method: &Method, path: &'a str) -> Result<Verb<'a>, NoVerb> {
         ["v1", "accounts", id, "credential"] => {
             vec![(Method::PUT, Verb::SetCredential(id)), (Method::DELETE, Verb::RemoveCredential(id))]
         }
+        ["v1", "accounts", id, "client"] => vec![
+            (Method::GET, Verb::Client(id)),
+            (Method::PUT, Verb::KeepClient(id)),
+            (Method::DELETE, Verb::ForgetClient(id)),
+        ],
         ["v1", "seal"] => vec![(Method::POST, Verb::Seal)],
         ["v1", "lock"] => vec![(Method::POST, Verb::Lock)],
         ["v1", "unlock"] => vec![(Method::POST, Verb::Unlock)],
@@ -201,9 +210,9 @@ where
         Verb::Keys => Ok(key_verbs::list(state)),
         Verb::AddKey => key_verbs::add(state, line, version, &collect(body).await?).await,
         Verb::RevokeKey(name) => key_verbs::revoke(state, name).await,
-        Verb::Seal => seal_verbs::change(state, &collect(body).await?).await,
+        Verb::Seal => seal_verbs::change(state, line, &collect(body).await?).await,
         Verb::Lock => seal_verbs::lock(state, &collect(body).await?).await,
-        Verb::Unlock => seal_verbs::unlock(state, &collect(body).await?).await,
+        Verb::Unlock => seal_verbs::unlock(state, line, &collect(body).await?).await,
         Verb::Health => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned())),
         Verb::Ready => ready(state),
         Verb::Metrics => {
@@ -222,7 +231,7 @@ where
         }
         Verb::Adopt(id) => {
             let account = known(state, id)?;
-            seal_verbs::adopt(state, account, &collect(body).await?).await
+            seal_verbs::adopt(state, line, account, &collect(body).await?).await
         }
         Verb::SetCredential(id) => {
             let account = known(state, id)?;
@@ -243,6 +252,9 @@ where
             tell(state, Kind::SignedOut, id);
             Ok(json(StatusCode::OK, &Done { message }))
         }
+        Verb::Client(id) => client_verbs::show(state, id).await,
+        Verb::KeepClient(id) => client_verbs::keep(state, id, &collect(body).await?).await,
+        Verb::ForgetClient(id) => client_verbs::forget(state, id).await,
         Verb::Reload => reload(state).await,
     }
 }
@@ -380,7 +392,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         // the error's own text may quote what stands there, which may be the token: only the place is told
         bad_request(format!("not the expected JSON at line {}, column {}", error.line(), error.column())).with_remedy(
             "members: refresh_token, password {username, password}, client_id, refresh_lifetime, identity, person \
-             {issuer, subject}, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
+             {issuer, subject}, unnamed, switch_user, servers, trial (\"required\", \"preferred\", \"skipped\"), term, sign_in",
         )
     })?;
     let CredentialBody {
@@ -390,6 +402,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switch_user,
         servers,
         trial,
@@ -408,6 +421,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switches_user: switch_user,
         missing_scopes: Vec::new(),
         servers,
@@ -458,8 +472,8 @@ fn no_such_path(path: &str) -> Problem {
     let problem = Problem::new(404, kind::NO_SUCH_PATH, "no such path", format!("there is nothing at {path}"));
     problem.with_remedy(
         "GET /v1/status, /v1/accounts/{id}, /v1/events, /v1/log, /v1/keys, /metrics, /healthz, /readyz; PUT /v1/log; \
-         POST /v1/accounts/{id}/refresh, /v1/accounts/{id}/adopt, /v1/reload, /v1/keys, /v1/seal, /v1/lock, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; DELETE \
-         /v1/keys/{name}",
+         POST /v1/accounts/{id}/refresh, /v1/accounts/{id}/adopt, /v1/reload, /v1/keys, /v1/seal, /v1/lock, /v1/unlock; PUT and DELETE /v1/accounts/{id}/credential; GET, PUT and \
+         DELETE /v1/accounts/{id}/client; DELETE /v1/keys/{name}",
     )
 }
 
@@ -487,6 +501,9 @@ mod tests {
             ("POST", "/v1/accounts/gbdx/adopt", Ok(Verb::Adopt("gbdx"))),
             ("PUT", "/v1/accounts/gbdx/credential", Ok(Verb::SetCredential("gbdx"))),
             ("DELETE", "/v1/accounts/gbdx/credential", Ok(Verb::RemoveCredential("gbdx"))),
+            ("GET", "/v1/accounts/gbdx/client", Ok(Verb::Client("gbdx"))),
+            ("PUT", "/v1/accounts/gbdx/client", Ok(Verb::KeepClient("gbdx"))),
+            ("DELETE", "/v1/accounts/gbdx/client", Ok(Verb::ForgetClient("gbdx"))),
             ("POST", "/v1/reload", Ok(Verb::Reload)),
             ("POST", "/v1/seal", Ok(Verb::Seal)),
             ("GET", "/v1/seal", allow("POST")),

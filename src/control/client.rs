@@ -21,12 +21,13 @@ use tokio::time::timeout;
 use super::answer::{Done, LogFilter};
 use super::events::Event;
 use super::keys::{self, KeyList, KeyOrder, KeyReport};
-use super::problem::Problem;
+use super::problem::{Problem, kind};
 use super::report::{AccountReport, SCHEMA, StatusReport};
 use super::seal_verbs::{AdoptOrder, LockOrder, SealAnswer};
 use crate::accounts::NewCredential;
 use crate::client_keys::{AddressKind, NewKey};
 use crate::config::{AccountId, KeyName};
+use crate::oauth::rfc7591::Registration;
 use crate::platform::peer::own_uid;
 use crate::platform::users;
 use crate::secret::Secret;
@@ -197,6 +198,40 @@ impl Client {
     pub(crate) async fn remove_credential(&mut self, id: &str) -> Result<String, ClientError> {
         let body = self.call(Method::DELETE, &format!("/v1/accounts/{id}/credential"), None, AFTER_WORK).await?;
         self.read(&body).map(|Done { message }| message)
+    }
+
+    /// The client that was registered for an account, with its secrets; `None` if there is none.
+    pub(crate) async fn registration(&mut self, id: &AccountId) -> Result<Option<Registration>, ClientError> {
+        match self.call(Method::GET, &format!("/v1/accounts/{id}/client"), None, AFTER_WORK).await {
+            Err(ClientError::Refused(problem)) if problem.is(kind::NO_SUCH_CLIENT) => Ok(None),
+            Err(error) => Err(error),
+            Ok(body) => match Registration::read_file(&body, id.as_str()) {
+                Some(found) => Ok(Some(found)),
+                None => Err(self.garbled("not a registration".to_owned())),
+            },
+        }
+    }
+
+    /// Has a registered client kept. Root may ask anybody's daemon, but gives its secrets to its own alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Foreign`], before anything is sent.
+    pub(crate) async fn keep_registration(
+        &mut self,
+        id: &AccountId,
+        registration: &Registration,
+    ) -> Result<(), ClientError> {
+        if !keeps_for_us(self.owner, own_uid(), users::shown_for_others()) {
+            return Err(ClientError::Foreign { socket: self.socket.clone(), owner: self.owner });
+        }
+        let body = registration.write(id.as_str()).expose().to_owned();
+        self.call(Method::PUT, &format!("/v1/accounts/{id}/client"), Some(body), AFTER_WORK).await.map(drop)
+    }
+
+    /// Has a registered client forgotten.
+    pub(crate) async fn forget_registration(&mut self, id: &AccountId) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &format!("/v1/accounts/{id}/client"), None, AFTER_WORK).await.map(drop)
     }
 
     /// Changes the store's seal.
@@ -507,6 +542,7 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         refresh_lifetime,
         identity,
         person,
+        unnamed,
         switches_user,
         missing_scopes: _,
         servers,
@@ -531,6 +567,9 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         body["trial"] = json!(trial);
         if let Some(person) = person {
             body["person"] = json!(person);
+        }
+        if let Some(why) = unnamed {
+            body["unnamed"] = json!(why);
         }
         if let Some(sign_in) = sign_in {
             body["sign_in"] = json!(sign_in);

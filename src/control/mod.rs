@@ -32,6 +32,7 @@ use crate::shutdown::Shutdown;
 mod answer;
 mod api;
 pub(crate) mod client;
+mod client_verbs;
 mod event_stream;
 pub(crate) mod events;
 #[cfg(any(test, fuzzing))]

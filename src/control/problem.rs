@@ -36,6 +36,10 @@ pub(crate) mod kind {
     pub(crate) const NO_SUCH_ACCOUNT: &str = "no-such-account";
     /// 404: there is no client key of this name.
     pub(crate) const NO_SUCH_KEY: &str = "no-such-key";
+    /// 404: no client is registered for this account.
+    pub(crate) const NO_SUCH_CLIENT: &str = "no-such-client";
+    /// 409: a client is registered for this account, and what is kept of it is of no use.
+    pub(crate) const CLIENT_UNUSABLE: &str = "client-unusable";
     /// 405: the path knows other methods.
     pub(crate) const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
     /// 400: the body is not what the path wants.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::answer::{Answer, Done, bad_request, json, stopping};
+use super::line::Line;
 use super::problem::{Problem, kind};
 use super::state::ControlState;
 use crate::accounts::{AccountView, RequestError};
@@ -60,13 +61,13 @@ impl SealAnswer {
     }
 }
 
-pub(super) async fn change(state: &ControlState, body: &[u8]) -> Result<Answer, Problem> {
+pub(super) async fn change(state: &ControlState, line: &Line, body: &[u8]) -> Result<Answer, Problem> {
     let example = r#"{"change": "on"}, or "off", "rotate", "recovery""#;
     let SealOrder { change, passphrase, recovery_code } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
     info!(?change, "a change of the store's seal was asked for over the control socket");
     refuse_behind_the_wall(state)?;
-    let changed = work(state, passphrase, move |store, sources| {
+    let changed = work(state, line, passphrase, move |store, sources| {
         let sources = sources.clone().with_recovery_code(recovery_code);
         store.change_seal(change, &sources, unix_seconds())
     })
@@ -78,7 +79,7 @@ pub(super) async fn change(state: &ControlState, body: &[u8]) -> Result<Answer, 
     Ok(json(StatusCode::OK, &answer))
 }
 
-pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, Problem> {
+pub(super) async fn unlock(state: &ControlState, line: &Line, body: &[u8]) -> Result<Answer, Problem> {
     let order: UnlockOrder = match body {
         [] => UnlockOrder::default(),
         body => serde_json::from_slice(body).map_err(|_| {
@@ -94,7 +95,7 @@ pub(super) async fn unlock(state: &ControlState, body: &[u8]) -> Result<Answer, 
     let noted = (state.accounts.latest_lock(), state.store.latest_hold());
     let is_behind_the_wall = state.accounts.is_locked() && is_behind_a_passphrase(&state.store);
     let has_passphrase = passphrase.is_some();
-    let opened = work(state, passphrase, move |store, sources| match recovery_code {
+    let opened = work(state, line, passphrase, move |store, sources| match recovery_code {
         Some(code) => Ok((store.recover(&code, sources)?, Vec::new())),
         // what a person has locked with a passphrase at hand, only that passphrase unlocks
         None if is_behind_the_wall && !store.opens(|kind, blob| sources.secret(kind, blob)) => {
@@ -145,7 +146,12 @@ pub(super) struct AdoptOrder {
 }
 
 /// Has a record used here that was last used on another machine.
-pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8]) -> Result<Answer, Problem> {
+pub(super) async fn adopt(
+    state: &ControlState,
+    line: &Line,
+    account: AccountId,
+    body: &[u8],
+) -> Result<Answer, Problem> {
     let example = r#"{"adoption": "by-this-machine"}, or "by-any-machine""#;
     let AdoptOrder { adoption } = serde_json::from_slice(body)
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
@@ -153,7 +159,7 @@ pub(super) async fn adopt(state: &ControlState, account: AccountId, body: &[u8])
     refuse_behind_the_wall(state)?;
     let invocation = state.facts.borrow().invocation.clone();
     let login = format!("{invocation} login {account}");
-    let adopted = work(state, None, move |store, _| Ok(store.adopt(&account, adoption)?)).await?;
+    let adopted = work(state, line, None, move |store, _| Ok(store.adopt(&account, adoption)?)).await?;
     if !adopted {
         let problem = Problem::new(409, kind::REFUSED, "that cannot be done now", "nobody has signed in");
         return Err(problem.with_remedy(login));
@@ -171,7 +177,7 @@ fn refuse_behind_the_wall(state: &ControlState) -> Result<(), Problem> {
     }
 }
 
-fn store_locked(state: &ControlState, why: impl Into<String>) -> Problem {
+pub(super) fn store_locked(state: &ControlState, why: impl Into<String>) -> Problem {
     let problem = Problem::new(503, kind::STORE_LOCKED, "the store is locked", why);
     problem.with_remedy(format!("{} unlock", state.facts.borrow().invocation))
 }
@@ -282,15 +288,16 @@ async fn forget(state: &ControlState, why: &str) -> Result<(), String> {
     Err(UNLOCKED.to_owned())
 }
 
-/// What takes its time, for sources and the disk, while others are answered.
+/// What takes its time, for sources and the disk, while others are answered. A source is asked until the stop.
 async fn work<T: Send + 'static>(
     state: &ControlState,
+    line: &Line,
     passphrase: Option<Secret>,
     work: impl FnOnce(&Store, &KeySources) -> Result<T, SealError> + Send + 'static,
 ) -> Result<T, Problem> {
     let store = state.store.clone();
     let sources = KeySources::new(&state.config.borrow().store, &state.facts.borrow().state_dir);
-    let sources = sources.with_passphrase(passphrase);
+    let sources = sources.with_passphrase(passphrase).until(line.stopping.clone());
     let refused = |detail| Problem::new(409, kind::REFUSED, "that cannot be done now", detail);
     let done = tokio::task::spawn_blocking(move || work(&store, &sources)).await;
     match done.map_err(|_| refused("it ended badly".to_owned()))? {

@@ -279,6 +279,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         refresh_lifetime: Some(86_400),
         identity: Some("me@example.com".to_owned()),
         person: Some(Person { issuer: "https://auth.example".to_owned(), subject: "0b1c".to_owned() }),
+        unnamed: Some("auth.example answered 500".to_owned()),
         switches_user: true,
         missing_scopes: Vec::new(),
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
@@ -297,6 +298,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         assert_eq!((&received.client_id, received.refresh_lifetime), (&new.client_id, Some(86_400)));
         assert_eq!((&received.identity, &received.servers), (&new.identity, &new.servers));
         assert_eq!((&received.person, received.switches_user), (&new.person, true));
+        assert_eq!(received.unnamed, new.unnamed);
         assert_eq!((received.trial, received.term), (new.trial, new.term));
         assert_eq!(received.sign_in, new.sign_in);
         reply.send(Ok(())).unwrap();

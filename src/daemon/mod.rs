@@ -30,6 +30,7 @@ use crate::control::report::Facts;
 use crate::control::{self, ControlState, LendRequest, ReloadRequest};
 use crate::http_client::HttpClient;
 use crate::notices;
+use crate::platform::asked;
 use crate::platform::clock::Clock;
 use crate::platform::environment;
 use crate::platform::harden::{self, Measure};
@@ -105,6 +106,7 @@ pub(crate) fn run(surroundings: Surroundings) -> anyhow::Result<()> {
         let (stop, stopped) = shutdown();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        asked::stops_in_order();
         let daemon = Daemon::build(surroundings)?;
         tokio::spawn(async move {
             tokio::select! {

@@ -57,6 +57,9 @@ pub(crate) enum FoundClient {
     Offered(String),
     /// A person must say.
     Unknown,
+    /// A person must say: the server names an endpoint for registrations, this one, on another host than its own, and what
+    /// a server says of others makes no clients of ours there.
+    Elsewhere(String),
 }
 
 /// The redirect of clients that register themselves: a fixed port, as many servers compare it.
@@ -321,12 +324,17 @@ fn finding(what: &'static str, metadata: Metadata, scopes: Vec<String>) -> Findi
         has(EndpointKind::DeviceAuthorization).then_some("device"),
     ];
     let registers = has(EndpointKind::Registration);
+    let client = match metadata.foreign_registration() {
+        _ if registers => FoundClient::Registers,
+        Some(elsewhere) => FoundClient::Elsewhere(elsewhere.to_owned()),
+        None => FoundClient::Unknown,
+    };
     let is_asked = scopes.iter().any(|scope| scope == "offline_access");
     Findings {
         what,
         upstream: None,
         issuer: metadata.issuer.clone(),
-        client: if registers { FoundClient::Registers } else { FoundClient::Unknown },
+        client,
         resource: None,
         ways: ways.into_iter().flatten().collect(),
         redirect: registers.then(|| REGISTERED_REDIRECT.to_owned()),
@@ -366,6 +374,9 @@ mod tests {
         assert_eq!((full.client, full.ways), (FoundClient::Registers, vec!["browser", "device"]));
         assert_eq!((full.scopes, full.asks_for_consent), (vec!["openid".into(), "offline_access".into()], true));
         assert_eq!(full.redirect.as_deref(), Some(REGISTERED_REDIRECT), "servers compare the port");
+        let elsewhere = of_issuer(metadata(",\"registration_endpoint\":\"https://other.example/r\""));
+        assert_eq!(elsewhere.client, FoundClient::Elsewhere("https://other.example/r".into()));
+        assert_eq!(elsewhere.redirect, None);
     }
 
     #[test]

@@ -1,28 +1,23 @@
-//! Registering as a client (RFC 7591) for one account, and keeping what came of it in the state folder.
+//! Registering as a client (RFC 7591) for one account, and taking that back (RFC 7592).
 //!
 //! A client is registered when somebody signs in and there is none yet, and never by a daemon: a server that has forgotten
-//! one has forgotten its refresh tokens, too.
-
-use std::path::Path;
+//! one has forgotten its refresh tokens, too. What comes of it is the store's to keep.
 
 use hyper::Method;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::reach;
 use crate::config::SignInMethod;
-use crate::config::{Account, AccountId, Endpoint};
-use crate::config_files;
+use crate::config::{Account, Endpoint};
 use crate::http_client::{HttpClient, Outgoing, secret_body};
 use crate::oauth::rfc7591::{self, Registration, Wanted};
-use crate::platform::termination::uninterrupted;
-use crate::store::{Beside, StoreError};
 
-/// Registers a client and keeps it, in the place of one that was kept. What cannot be kept is taken back at the server.
+/// Registers a client.
 ///
 /// # Errors
 ///
 /// Why there is none, in a sentence for people.
-pub(crate) async fn register(http: &HttpClient, state_dir: &Path, account: &Account) -> Result<(), String> {
+pub(crate) async fn register(http: &HttpClient, account: &Account) -> Result<Registration, String> {
     let Some(endpoint) = &account.server.registration else {
         return Err("the server names no registration_endpoint of its own host".to_owned());
     };
@@ -39,46 +34,16 @@ pub(crate) async fn register(http: &HttpClient, state_dir: &Path, account: &Acco
     let request = Outgoing { method: Method::POST, fields, body };
     let answer = http.send(endpoint, reach(account), request).await.map_err(|error| error.to_string())?;
     let host = endpoint.origin.authority();
-    let registered = rfc7591::read(answer.status.as_u16(), &answer.body, &account.server.registrar())
-        .map_err(|why| format!("{host} {why}"))?;
-    let kept = {
-        let _whole = uninterrupted();
-        keep(state_dir, &account.id, &registered)
-    };
-    let Err(error) = kept else { return Ok(()) };
-    // nobody knows of it here: it is of no use there either
-    let client_id = registered.client_id.clone();
-    let undone = match unregister(http, account, registered).await {
-        None => "it was taken back at the server".to_owned(),
-        Some(why) => format!("the client {client_id:?} stays registered at the server: {why}"),
-    };
-    Err(format!("the client was registered, and could not be kept: {error}; {undone}"))
+    rfc7591::read(answer.status.as_u16(), &answer.body, &account.server.registrar())
+        .map_err(|why| format!("{host} {why}"))
 }
 
-fn keep(state_dir: &Path, account: &AccountId, registration: &Registration) -> Result<(), StoreError> {
-    let text = registration.write();
-    Beside::open(state_dir)?.write(&Registration::file_name(account.as_str()), text.expose().as_bytes())
-}
-
-/// Forgets an account's client, so that the next sign-in registers another one.
-pub(crate) fn forget(state_dir: &Path, account: &AccountId) {
-    if let Ok(mut folder) = Beside::open(state_dir) {
-        folder.remove(&Registration::file_name(account.as_str()));
-    }
-}
-
-/// Takes an account's registration back at the server (RFC 7592), if there is one and it can be. Returns why it could not.
-pub(crate) async fn give_back(http: &HttpClient, state_dir: &Path, account: &Account) -> Option<String> {
-    let registration = config_files::kept_clients(state_dir).remove(account.id.as_str())?;
-    unregister(http, account, registration).await
-}
-
-/// Takes a registration back at the server. Returns why it could not.
-async fn unregister(http: &HttpClient, account: &Account, registration: Registration) -> Option<String> {
-    let Some((uri, token)) = registration.management else {
+/// Takes an account's registration back at the server (RFC 7592), if it can be. Returns why it could not.
+pub(crate) async fn take_back(http: &HttpClient, account: &Account, registration: &Registration) -> Option<String> {
+    let Some((uri, token)) = &registration.management else {
         return Some("it has given no means to take it back (RFC 7592)".to_owned());
     };
-    let endpoint = match Endpoint::parse(&uri) {
+    let endpoint = match Endpoint::parse(uri) {
         Ok(endpoint) => endpoint,
         Err(why) => return Some(format!("the address for that {why}")),
     };

@@ -1,12 +1,20 @@
 //! Keys in the desktop's keyring: the Secret Service of gnome-keyring, KeePassXC or KWallet.
 //!
-//! Nobody is prompted but by [`unlock`], which a person has asked for, and no service is started: a keyring that does not run, is locked, or would ask a person is away.
-//! Only one that is open altogether and has no such item says that the key is gone.
+//! Nobody is prompted but by [`unlock`], which a person has asked for, and no service is started: a keyring that does not
+//! run, is locked, or would ask a person is away. Only one that is open altogether and has no such item says that the key
+//! is gone.
 //!
-//! The rules that servers have taught: the default collection is what `ReadAlias` returns, never a path that is known
-//! beforehand (KeePassXC has no object there, issue 13524); an alias of `/` is no collection, and making one opens a
-//! dialogue; each call that changes something returns a prompt's path, and anything but `/` means that a person would be
-//! asked; sessions end with the service, so that nothing is kept.
+//! The rules that servers have taught:
+//!
+//! - The default collection is what `ReadAlias` returns, never a path that is known beforehand (KeePassXC has no object
+//!   there, issue 13524); an alias of `/` is no collection, and making one opens a dialogue.
+//! - Each call that changes something returns a prompt's path, and anything but `/` means that a person would be asked;
+//!   but KeePassXC's for a new item in an open database, which asks nobody.
+//! - Items are looked for in each collection that is open. Asked for all at once, KeePassXC has a person open what is
+//!   locked.
+//! - An item in an open collection may be locked all the same: KeePassXC can have each access confirmed, and then nobody
+//!   reads over a second connection what was made over a first one.
+//! - Sessions end with the service, so that nothing is kept.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,7 +23,7 @@ use std::time::Duration;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 use zeroize::Zeroizing;
 
-use super::NoSecret;
+use super::no_secret::NoSecret;
 use crate::platform::bus::{Bus, BusError, Service, Signals};
 use crate::platform::random;
 use crate::secret::Secret;
@@ -25,6 +33,7 @@ const ROOT: &str = "/org/freedesktop/secrets";
 const SERVICE: &str = "org.freedesktop.Secret.Service";
 const COLLECTION: &str = "org.freedesktop.Secret.Collection";
 const ITEM: &str = "org.freedesktop.Secret.Item";
+const KEEPASSXC: &str = "org.keepassxc.KeePassXC.MainWindow";
 
 /// A keyring takes 5 to 9 ms for all that is asked here; one that waits for a person is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,9 +48,9 @@ type Wire = (OwnedObjectPath, Vec<u8>, Vec<u8>, String);
 pub(super) fn keep(bus: &Bus, secret: &Secret) -> Result<String, String> {
     let id = random::name::<8>().map_err(|error| error.to_string())?;
     let kept = wait_for(PATIENCE, async {
-        let keyring = Keyring::open(bus).await?;
-        keyring.put(&id, secret).await?;
-        keyring.get(&id).await
+        Keyring::open(bus).await?.put(&id, secret).await?;
+        // as the next start will: who has made it may be let in for that
+        Keyring::open(bus).await?.get(&id).await
     });
     match kept {
         Ok(again) if again == *secret => Ok(id),
@@ -140,6 +149,14 @@ fn would_ask() -> NoSecret {
     NoSecret::Away("the keyring would ask a person, which a daemon does not have done".to_owned())
 }
 
+fn is_confirmed() -> NoSecret {
+    NoSecret::Away(
+        "the keyring has a person confirm each access, which a daemon cannot wait for; in KeePassXC: Settings, Secret \
+         Service Integration, \"Confirm when passwords are retrieved by clients\""
+            .to_owned(),
+    )
+}
+
 impl Keyring {
     async fn open(bus: &Bus) -> Result<Self, NoSecret> {
         let service = Service::find(bus, NAME).await?;
@@ -176,6 +193,15 @@ impl Keyring {
         if prompt.as_str() == "/" {
             return Ok(());
         }
+        self.complete(&prompt).await?;
+        match self.is_locked(path.as_str()).await? {
+            true => Err(NoSecret::Away(locked())),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets a prompt do what it is for, and waits until it has.
+    async fn complete(&self, prompt: &OwnedObjectPath) -> Result<(), NoSecret> {
         let rule = format!("type='signal',path='{prompt}',member='Completed'");
         let mut completed = self.service.signals(&rule).await?;
         let () = self.service.call(prompt.as_str(), "org.freedesktop.Secret.Prompt", "Prompt", &"").await?;
@@ -184,14 +210,18 @@ impl Keyring {
                 break;
             }
         }
-        match self.is_locked(path.as_str()).await? {
-            true => Err(NoSecret::Away(locked())),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     async fn put(&self, id: &str, secret: &Secret) -> Result<(), NoSecret> {
         let collection = self.collection().await?;
+        // what is there shows it, so that nothing is made that nobody can read
+        let there: Vec<OwnedObjectPath> = self.service.property(collection.as_str(), COLLECTION, "Items").await?;
+        if let Some(item) = there.first()
+            && self.service.property(item.as_str(), ITEM, "Locked").await?
+        {
+            return Err(is_confirmed());
+        }
         let properties = HashMap::from([
             ("org.freedesktop.Secret.Item.Label", Variant::from("valetd: key of the stored credentials")),
             ("org.freedesktop.Secret.Item.Attributes", Variant::from(attributes(id))),
@@ -200,7 +230,11 @@ impl Keyring {
         let value = (ObjectPath::from(self.session.clone()), none, secret.expose().as_bytes(), "text/plain");
         let made: (OwnedObjectPath, OwnedObjectPath) =
             self.service.call(collection.as_str(), COLLECTION, "CreateItem", &(properties, value, true)).await?;
-        if made.1.as_str() == "/" { Ok(()) } else { Err(would_ask()) }
+        match made.1 {
+            none if none.as_str() == "/" => Ok(()),
+            prompt if self.service.has_name(KEEPASSXC).await? => self.complete(&prompt).await,
+            _ => Err(would_ask()),
+        }
     }
 
     async fn get(&self, id: &str) -> Result<Secret, NoSecret> {
@@ -218,23 +252,24 @@ impl Keyring {
     }
 
     async fn find(&self, id: &str) -> Result<OwnedObjectPath, NoSecret> {
-        let found: (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) =
-            self.service.call(ROOT, SERVICE, "SearchItems", &attributes(id)).await?;
-        let (open, locked_ones) = found;
-        if let Some(item) = open.into_iter().next() {
-            return Ok(item);
-        }
-        if !locked_ones.is_empty() {
-            return Err(NoSecret::Away(locked()));
-        }
-        // what is not found in a closed one may be in it
-        self.collection().await?;
         let all: Vec<OwnedObjectPath> = self.service.property(ROOT, SERVICE, "Collections").await?;
+        let mut has_locked = false;
         for collection in &all {
             if self.is_locked(collection.as_str()).await? {
-                return Err(NoSecret::Away(locked()));
+                has_locked = true; // what is not found elsewhere may be in it
+                continue;
+            }
+            let found: Vec<OwnedObjectPath> =
+                self.service.call(collection.as_str(), COLLECTION, "SearchItems", &attributes(id)).await?;
+            if let Some(item) = found.into_iter().next() {
+                let is_locked: bool = self.service.property(item.as_str(), ITEM, "Locked").await?;
+                return if is_locked { Err(is_confirmed()) } else { Ok(item) };
             }
         }
+        if has_locked {
+            return Err(NoSecret::Away(locked()));
+        }
+        self.collection().await?;
         Err(NoSecret::Gone(format!("the keyring is open, and has no key of this store (application valetd, id {id})")))
     }
 }

@@ -15,16 +15,18 @@ use tracing::debug;
 use zeroize::Zeroizing;
 
 use crate::advice::advised;
-use crate::config::{SealSetting, SecretSource, StoreSettings};
+use crate::config::{MachineSetting, SealSetting, SecretSource, StoreSettings};
 use crate::platform::bus::Bus;
 use crate::platform::{environment, random, secret_source, users};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 
 mod keyring;
+mod no_secret;
 mod systemd;
 
 pub(crate) use keyring::KeyringWatch;
+pub(crate) use no_secret::NoSecret;
 
 /// Where logind notes whose services run without a login.
 const LINGERS: &str = "/var/lib/systemd/linger";
@@ -77,17 +79,6 @@ impl Kind {
     }
 }
 
-/// Why a source gives nothing; each a sentence.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum NoSecret {
-    /// Not now: worth another try.
-    #[error("{0}")]
-    Away(String),
-    /// It will never have it again.
-    #[error("{0}")]
-    Gone(String),
-}
-
 /// What a source gives to wrap a new key by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Offer {
@@ -105,6 +96,8 @@ pub(crate) struct Offer {
 #[derive(Clone, Debug)]
 pub(crate) struct KeySources {
     setting: SealSetting,
+    /// Which machines are to open the store.
+    machine: MachineSetting,
     /// Nothing that lies beside the records keeps anybody from them.
     state_dir: PathBuf,
     /// Where systemd's credential service listens.
@@ -128,6 +121,7 @@ impl KeySources {
     pub(crate) fn new(settings: &StoreSettings, state_dir: &Path) -> Self {
         Self {
             setting: settings.seal.clone(),
+            machine: settings.machine,
             state_dir: state_dir.to_owned(),
             systemd: systemd::SOCKET.into(),
             bus: Bus::Session,
@@ -289,24 +283,33 @@ impl KeySources {
         Ok(Offer { kind: Kind::Passphrase, blob: None, secret, because: Vec::new() })
     }
 
-    fn offer_of_systemd(&self, takes_tpm: bool) -> Result<Offer, String> {
+    /// A key that systemd wraps for this user on this machine. What else it is bound to must be wanted by name.
+    fn offer_of_systemd(&self, is_named: bool) -> Result<Offer, String> {
+        let is_for_any = self.machine == MachineSetting::Any;
+        if is_for_any && !is_named {
+            return Err("systemd: what it wraps opens on this machine alone, with the machine-id of today, and \
+                        store.machine is \"any\""
+                .to_owned());
+        }
         let secret = random::secret::<32>().map_err(|error| error.to_string())?;
         let wrapped = systemd::wrap(&self.systemd, &secret).map_err(|why| format!("systemd: {why}"))?;
         let again = systemd::unwrap(&self.systemd, &wrapped.blob).map_err(|why| format!("systemd: {why}"))?;
         if again != secret {
             return Err("systemd: it gives back something else than it was given".to_owned());
         }
-        if wrapped.is_bound_to_more && !takes_tpm {
+        if wrapped.is_bound_to_more && !is_named {
             return Err("systemd: it binds the key to the TPM, and an update of the firmware would lose it; with \
                         store.seal = \"systemd\" it is taken all the same: then make a recovery code at once"
                 .to_owned());
         }
-        let because = if wrapped.is_bound_to_more {
-            let recovery = advised("seal recovery");
-            vec![format!("the key is bound to the TPM, and an update of the firmware may lose it: {recovery}")]
-        } else {
-            Vec::new()
-        };
+        let recovery = advised("seal recovery");
+        let mut because = Vec::new();
+        if wrapped.is_bound_to_more {
+            because.push(format!("the key is bound to the TPM, and an update of the firmware may lose it: {recovery}"));
+        }
+        if is_for_any {
+            because.push(format!("the key is of this machine alone, and store.machine is \"any\": {recovery}"));
+        }
         Ok(Offer { kind: Kind::Systemd, blob: Some(wrapped.blob), secret, because })
     }
 
@@ -428,6 +431,7 @@ mod tests {
     fn sources(setting: SealSetting, state_dir: &Path) -> KeySources {
         KeySources {
             setting,
+            machine: MachineSetting::This,
             state_dir: state_dir.to_owned(),
             systemd: "/nowhere".into(),
             bus: Bus::At("unix:path=/nowhere".to_owned()),
@@ -517,25 +521,38 @@ mod tests {
 
     #[test]
     fn auto_takes_systemd_unless_that_binds_the_key_to_a_tpm() {
-        for (knows_keys, has_tpm) in [(true, true), (false, false), (false, true)] {
-            let service = systemd::tests::Service::start(knows_keys, has_tpm);
+        for has_tpm in [false, true] {
+            let service = systemd::tests::Service::start(has_tpm);
             let with = |setting| KeySources { systemd: service.socket(), ..sources(setting, Path::new("/state")) };
-            let is_bound_to_tpm = has_tpm && !knows_keys;
             match with(SealSetting::Auto).offer() {
-                Ok(offer) if !is_bound_to_tpm => {
+                Ok(offer) if !has_tpm => {
                     assert_eq!(offer.kind, Kind::Systemd);
                     assert!(offer.because[0].contains("for this user on this machine"), "{:?}", offer.because);
                     assert!(offer.because[1].contains("no unit"), "{:?}", offer.because);
                     let secret = with(SealSetting::Off).secret(Kind::Systemd, offer.blob.as_deref());
                     assert_eq!(secret.unwrap(), offer.secret, "whatever the setting is by now");
                 }
-                Err(why) if is_bound_to_tpm => assert!(why[1].contains("binds the key to the TPM"), "{why:?}"),
-                found => panic!("{knows_keys} {has_tpm}: {found:?}"),
+                Err(why) if has_tpm => assert!(why[1].contains("binds the key to the TPM"), "{why:?}"),
+                found => panic!("{has_tpm}: {found:?}"),
             }
             // who asks for it by name gets it, and is told
             let offer = with(SealSetting::Systemd).offer().unwrap();
-            assert_eq!(offer.because.is_empty(), !is_bound_to_tpm);
+            assert_eq!(offer.because.is_empty(), !has_tpm);
         }
+    }
+
+    #[test]
+    fn auto_takes_no_key_of_one_machine_for_a_store_that_any_machine_is_to_open() {
+        let service = systemd::tests::Service::start(false);
+        let with = |setting| KeySources {
+            machine: MachineSetting::Any,
+            systemd: service.socket(),
+            ..sources(setting, Path::new("/state"))
+        };
+        let why = with(SealSetting::Auto).offer().unwrap_err();
+        assert!(why[1].contains("opens on this machine alone"), "{why:?}");
+        let offer = with(SealSetting::Systemd).offer().unwrap();
+        assert!(offer.because[0].contains("seal recovery"), "who asks for it by name is told: {:?}", offer.because);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::NoSecret;
+use super::no_secret::NoSecret;
 use crate::platform::varlink::{self, CallError};
 use crate::secret::Secret;
 
@@ -28,10 +28,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HOST_KEY_AND_USER: [u8; 16] =
     [0x55, 0xb9, 0xed, 0x1d, 0x38, 0x59, 0x4d, 0x43, 0xa8, 0x31, 0x9d, 0x2e, 0xbb, 0x33, 0x2a, 0xc6];
 
-/// Errors that say that the blob will not open here any more. `io.systemd.System` is none of them: another host's key gives
-/// it, and so does a service that is just going down.
-const GONE: [&str; 3] =
-    ["io.systemd.Credentials.BadFormat", "io.systemd.Credentials.NameMismatch", "io.systemd.Credentials.NoSuchUser"];
+/// Errors that say that the blob will not open here any more. A user whom the system does not know is none of them: who
+/// users are may be known by a service that is away.
+const GONE: [&str; 3] = [
+    "io.systemd.Credentials.BadFormat",
+    "io.systemd.Credentials.NameMismatch",
+    "io.systemd.Credentials.KeyBelongsToOtherTPM",
+];
+
+/// An error of the system's; what it means hangs on its number.
+const SYSTEM: &str = "io.systemd.System";
+
+/// The host has no key: it is another one, or has begun anew. systemd deletes the key of another machine-id.
+const ENOENT: i64 = 2;
 
 /// What a secret was wrapped into.
 #[derive(Debug)]
@@ -44,18 +53,10 @@ pub(super) struct Wrapped {
 /// Has a secret wrapped.
 pub(super) fn wrap(socket: &Path, secret: &Secret) -> Result<Wrapped, String> {
     let data = Zeroizing::new(STANDARD.encode(secret.expose()));
-    let order = |with_key: Option<&str>| {
-        let mut order = json!({ "name": NAME, "data": data.as_str(), "scope": "user" });
-        if let Some(key) = with_key {
-            order["withKey"] = key.into();
-        }
-        varlink::call(socket, "io.systemd.Credentials.Encrypt", &order, PATIENCE)
-    };
-    let answer = match order(Some("host")) {
-        // before systemd 258 there is no choice
-        Err(CallError::Refused(name)) if name == "org.varlink.service.InvalidParameter" => order(None),
-        answer => answer,
-    };
+    // No key is asked for (`withKey`): systemd 257 knows none, and a later one forgets the user over it, so that nothing
+    // unwraps the blob for this user (262 was seen to).
+    let order = json!({ "name": NAME, "data": data.as_str(), "scope": "user" });
+    let answer = varlink::call(socket, "io.systemd.Credentials.Encrypt", &order, PATIENCE);
     let blob = text(answer.map_err(|error| in_words(socket, &error))?, "blob").ok_or("its answer has no blob")?;
     let bytes = STANDARD.decode(&blob).map_err(|_| "its blob is no base64")?;
     Ok(Wrapped { is_bound_to_more: !bytes.starts_with(&HOST_KEY_AND_USER), blob })
@@ -67,10 +68,13 @@ pub(super) fn unwrap(socket: &Path, blob: &str) -> Result<Secret, NoSecret> {
     let answer = varlink::call(socket, "io.systemd.Credentials.Decrypt", &order, PATIENCE).map_err(|error| {
         let words = in_words(socket, &error);
         match error {
-            CallError::Refused(name) if GONE.contains(&name.as_str()) => {
+            CallError::Refused { name, errno: _ } if GONE.contains(&name.as_str()) => {
                 NoSecret::Gone(format!("{words}: it was wrapped for another machine or another user"))
             }
-            CallError::Refused(_) | CallError::Unreachable(_) | CallError::Garbled => NoSecret::Away(words),
+            CallError::Refused { name, errno: Some(ENOENT) } if name == SYSTEM => {
+                NoSecret::Gone(format!("{words}: it was wrapped by a host key that this machine does not have"))
+            }
+            CallError::Refused { .. } | CallError::Unreachable(_) | CallError::Garbled => NoSecret::Away(words),
         }
     })?;
     let data = text(answer, "data").map(Zeroizing::new);
@@ -108,17 +112,16 @@ pub(super) mod tests {
     pub(in crate::key_source) struct Service {
         folder: tempfile::TempDir,
         /// What every call is answered with instead, if something.
-        pub(in crate::key_source) refusal: Arc<Mutex<Option<String>>>,
-        pub(in crate::key_source) asked: Arc<Mutex<Vec<Value>>>,
+        refusal: Arc<Mutex<Option<Value>>>,
     }
 
     impl Service {
-        /// `knows_keys`: whether it lets the caller choose, as systemd 258 does. `has_tpm`: whether it binds to one.
-        pub(in crate::key_source) fn start(knows_keys: bool, has_tpm: bool) -> Self {
+        /// `has_tpm`: whether there is one to bind to.
+        pub(in crate::key_source) fn start(has_tpm: bool) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
-            let (refusal, asked) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
-            let (refuses, hears) = (refusal.clone(), asked.clone());
+            let refusal = Arc::new(Mutex::new(None));
+            let refuses = refusal.clone();
             std::thread::spawn(move || {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let mut sent = Vec::new();
@@ -127,14 +130,12 @@ pub(super) mod tests {
                         sent.extend(byte);
                     }
                     let call: Value = serde_json::from_slice(&sent).unwrap();
-                    hears.lock().unwrap().push(call.clone());
-                    let refusal: Option<String> = refuses.lock().unwrap().clone();
-                    let answer =
-                        refusal.map_or_else(|| answer(&call, knows_keys, has_tpm), |name| json!({ "error": name }));
+                    let refusal: Option<Value> = refuses.lock().unwrap().clone();
+                    let answer = refusal.unwrap_or_else(|| answer(&call, has_tpm));
                     let _ = stream.write_all(&[answer.to_string().as_bytes(), b"\0"].concat());
                 }
             });
-            Self { folder, refusal, asked }
+            Self { folder, refusal }
         }
 
         pub(in crate::key_source) fn socket(&self) -> PathBuf {
@@ -142,15 +143,13 @@ pub(super) mod tests {
         }
     }
 
-    fn answer(call: &Value, knows_keys: bool, has_tpm: bool) -> Value {
+    fn answer(call: &Value, has_tpm: bool) -> Value {
         let parameters = &call["parameters"];
         assert_eq!((&parameters["name"], &parameters["scope"]), (&NAME.into(), &"user".into()));
         match call["method"].as_str().unwrap() {
-            "io.systemd.Credentials.Encrypt" if parameters["withKey"] == "host" && !knows_keys => {
-                json!({ "error": "org.varlink.service.InvalidParameter" })
-            }
             "io.systemd.Credentials.Encrypt" => {
-                let kind = if has_tpm && parameters["withKey"].is_null() { [0x11; 16] } else { HOST_KEY_AND_USER };
+                assert_eq!(parameters.get("withKey"), None, "of no version that knows it would the blob be the user's");
+                let kind = if has_tpm { [0x11; 16] } else { HOST_KEY_AND_USER };
                 let mut data = STANDARD.decode(parameters["data"].as_str().unwrap()).unwrap();
                 data.reverse();
                 json!({ "parameters": { "blob": STANDARD.encode([&kind[..], &data].concat()) } })
@@ -167,31 +166,32 @@ pub(super) mod tests {
     #[test]
     fn what_is_wrapped_is_unwrapped_and_says_what_it_is_bound_to() {
         let secret = Secret::new("a secret of the store");
-        for (knows_keys, has_tpm, is_bound_to_more) in
-            [(false, false, false), (false, true, true), (true, true, false), (true, false, false)]
-        {
-            let service = Service::start(knows_keys, has_tpm);
+        for has_tpm in [false, true] {
+            let service = Service::start(has_tpm);
             let wrapped = wrap(&service.socket(), &secret).unwrap();
-            assert_eq!(wrapped.is_bound_to_more, is_bound_to_more, "{knows_keys} {has_tpm}");
+            assert_eq!(wrapped.is_bound_to_more, has_tpm);
             assert_eq!(unwrap(&service.socket(), &wrapped.blob).unwrap(), secret);
-            assert_eq!(service.asked.lock().unwrap()[0]["parameters"]["withKey"], "host", "no TPM is asked for");
         }
     }
 
     #[test]
     fn a_blob_of_another_machine_is_gone_and_a_service_that_is_not_there_is_away() {
-        let service = Service::start(true, false);
+        let service = Service::start(false);
         let rows = [
-            ("io.systemd.Credentials.BadFormat", true),
-            ("io.systemd.System", false),
-            ("io.systemd.Credentials.UnexpectedPCRState", false),
-            ("org.varlink.service.PermissionDenied", false),
+            ("io.systemd.Credentials.BadFormat", None, Some("another machine")),
+            ("io.systemd.Credentials.KeyBelongsToOtherTPM", None, Some("another machine")),
+            ("io.systemd.System", Some(2), Some("a host key that this machine does not have")),
+            ("io.systemd.System", Some(5), None),
+            ("io.systemd.System", None, None),
+            ("io.systemd.Credentials.NoSuchUser", None, None),
+            ("io.systemd.Credentials.UnexpectedPCRState", None, None),
+            ("org.varlink.service.PermissionDenied", None, None),
         ];
-        for (name, is_gone) in rows {
-            *service.refusal.lock().unwrap() = Some(name.to_owned());
-            match (unwrap(&service.socket(), "AAAA"), is_gone) {
-                (Err(NoSecret::Gone(words)), true) => assert!(words.contains("another machine"), "{words}"),
-                (Err(NoSecret::Away(words)), false) => assert!(words.contains(name), "{words}"),
+        for (name, errno, gone) in rows {
+            *service.refusal.lock().unwrap() = Some(json!({ "error": name, "parameters": { "errno": errno } }));
+            match (unwrap(&service.socket(), "AAAA"), gone) {
+                (Err(NoSecret::Gone(words)), Some(why)) => assert!(words.contains(why), "{words}"),
+                (Err(NoSecret::Away(words)), None) => assert!(words.contains(name), "{words}"),
                 (found, _) => panic!("{name}: {found:?}"),
             }
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::person::Person;
+use super::person::Whose;
 use crate::secret::Secret;
 
 /// An authorization grant (RFC 6749 section 1.3): what is presented to the authorization server in exchange for tokens.
@@ -164,9 +164,7 @@ pub(crate) struct Tokens {
     /// The scope that was granted, if the response told it: as it stands there.
     pub scope: Option<String>,
     /// Whose they are, where that was asked beside the ID token.
-    pub person: Option<Person>,
-    /// The name of that person that people know.
-    pub name: Option<String>,
+    pub whose: Whose,
     /// The server's `Retry-After`, which is obeyed where its tokens are worth nothing.
     pub retry_after: Option<Duration>,
     /// Why none of its tokens can be used, for people: then it is here for a new refresh token alone, which is to be kept.

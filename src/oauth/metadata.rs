@@ -105,9 +105,16 @@ impl Metadata {
         ]
         .into_iter()
         .filter_map(|(kind, text)| Some((kind, text.as_deref()?)))
-        .filter(|(kind, text)| {
-            *kind != EndpointKind::Registration || split(text).0.eq_ignore_ascii_case(split(&self.issuer).0)
-        })
+        .filter(|(kind, text)| *kind != EndpointKind::Registration || self.is_own_host(text))
+    }
+
+    /// The endpoint for registrations that is none, as it is on another host than the issuer.
+    pub(crate) fn foreign_registration(&self) -> Option<&str> {
+        self.registration_endpoint.as_deref().filter(|text| !self.is_own_host(text))
+    }
+
+    fn is_own_host(&self, text: &str) -> bool {
+        split(text).0.eq_ignore_ascii_case(split(&self.issuer).0)
     }
 }
 

@@ -47,7 +47,7 @@ mod vocabulary;
 pub(crate) use ends::http_date;
 pub(crate) use grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, GrantType};
 pub(crate) use grant::{RequestField, RequestForm, TokenRequest, Tokens};
-pub(crate) use person::{Comparison, Person};
+pub(crate) use person::{Comparison, Person, Whose};
 pub(crate) use verdict::{Refusal, TokenResponse};
 pub(crate) use vocabulary::{ErrorWords, Members, Pointer, Vocabulary};
 

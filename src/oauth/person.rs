@@ -11,6 +11,17 @@ pub(crate) struct Person {
     pub subject: String,
 }
 
+/// Whose tokens are, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Whose {
+    /// The person.
+    pub person: Option<Person>,
+    /// The name that people know, if it was asked for.
+    pub name: Option<String>,
+    /// Why the server that knows the person has not told, for people: "api.example answered 500". It may tell later.
+    pub unnamed: Option<String>,
+}
+
 /// Who comes, compared with who is signed in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Comparison {

@@ -3,22 +3,30 @@
 //! The client is native and public: no secret, a redirect to loopback. What a server gives all the same is kept and used as it
 //! says, as the refresh token is good with this client alone.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::grant::ClientAuth;
 use super::metadata::{LONGEST, quoted};
 use crate::secret::Secret;
 
-/// A client that was registered for one account.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Registration {
+/// What of a registered client is no secret (RFC 6749 section 2.2): all that a configuration needs to know of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "PublicMembers", into = "PublicMembers")]
+pub(crate) struct RegisteredClient {
     /// Where: the issuer, or the registration endpoint of a server without one.
     pub registered_at: String,
     /// The client's id.
     pub client_id: String,
-    /// How it proves who it is.
+    /// How it proves who it is: with a secret that the store has, unless it is a public client.
     pub client_auth: ClientAuth,
+}
+
+/// A client that was registered for one account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Registration {
+    /// What is public of it.
+    pub client: RegisteredClient,
     /// Its secret, if it was given one that it is to use.
     pub client_secret: Option<Secret>,
     /// Where, and with what, the registration can be taken back (RFC 7592).
@@ -94,13 +102,74 @@ pub(crate) fn read(status: u16, body: &[u8], registered_at: &str) -> Result<Regi
     if client_auth != ClientAuth::None && client_secret.is_none() {
         return Err("wants a secret of this client, and sent none".to_owned());
     }
-    Ok(Registration {
-        registered_at: registered_at.to_owned(),
-        client_id: answer.client_id,
-        client_auth,
-        client_secret,
-        management: answer.registration_client_uri.zip(answer.registration_access_token),
-    })
+    let client = RegisteredClient { registered_at: registered_at.to_owned(), client_id: answer.client_id, client_auth };
+    let management = answer.registration_client_uri.zip(answer.registration_access_token);
+    Ok(Registration { client, client_secret, management })
+}
+
+/// The members of a file that are public, in the words of the file.
+#[derive(Serialize, Deserialize)]
+struct PublicMembers {
+    registered_at: String,
+    client_id: String,
+    client_auth: String,
+}
+
+impl TryFrom<PublicMembers> for RegisteredClient {
+    type Error = &'static str;
+
+    fn try_from(members: PublicMembers) -> Result<Self, Self::Error> {
+        let PublicMembers { registered_at, client_id, client_auth } = members;
+        let client_auth = match client_auth.as_str() {
+            "none" => ClientAuth::None,
+            "post" => ClientAuth::Post,
+            "basic" => ClientAuth::Basic,
+            _ => return Err("a way to prove who it is that is not known"),
+        };
+        Ok(Self { registered_at, client_id, client_auth })
+    }
+}
+
+impl From<RegisteredClient> for PublicMembers {
+    fn from(client: RegisteredClient) -> Self {
+        let RegisteredClient { registered_at, client_id, client_auth } = client;
+        let client_auth = match client_auth {
+            ClientAuth::Post => "post",
+            ClientAuth::Basic | ClientAuth::BasicRaw => "basic",
+            ClientAuth::None => "none",
+        };
+        Self { registered_at, client_id, client_auth: client_auth.to_owned() }
+    }
+}
+
+impl RegisteredClient {
+    /// Reads what is public in a file for `account`, whether its secrets are sealed or not; `None` if it is none that we have
+    /// written, or names another account: then there is no client, and one is registered at the next sign-in.
+    pub(crate) fn read_file(bytes: &[u8], account: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct File {
+            account: Option<String>,
+            #[serde(flatten)]
+            client: RegisteredClient,
+        }
+        let File { account: named, client } = serde_json::from_slice(bytes).ok()?;
+        named.is_none_or(|named| named == account).then_some(client)
+    }
+}
+
+/// The members of a file that are secret, or lead to what is.
+#[derive(Serialize, Default)]
+struct SecretMembers<'a> {
+    client_secret: Option<&'a str>,
+    registration_client_uri: Option<&'a str>,
+    registration_access_token: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct StoredSecrets {
+    client_secret: Option<Secret>,
+    registration_client_uri: Option<String>,
+    registration_access_token: Option<Secret>,
 }
 
 impl Registration {
@@ -114,49 +183,59 @@ impl Registration {
         file_name.strip_suffix(KEPT).filter(|name| !name.is_empty() && !name.contains('.'))
     }
 
-    /// The file; it may hold secrets.
-    pub(crate) fn write(&self) -> Secret {
-        let Self { registered_at, client_id, client_auth, client_secret, management } = self;
-        let auth = match client_auth {
-            ClientAuth::Post => "post",
-            ClientAuth::Basic | ClientAuth::BasicRaw => "basic",
-            ClientAuth::None => "none",
-        };
-        let (uri, token) = management.as_ref().map(|(uri, token)| (uri, token.expose())).unzip();
-        let text = json!({
-            "registered_at": registered_at, "client_id": client_id, "client_auth": auth,
-            "client_secret": client_secret.as_ref().map(Secret::expose),
-            "registration_client_uri": uri, "registration_access_token": token,
-        });
-        Secret::new(text.to_string())
+    /// The file for `account` in the clear; it may hold secrets.
+    pub(crate) fn write(&self, account: &str) -> Secret {
+        #[derive(Serialize)]
+        struct File<'a> {
+            account: &'a str,
+            #[serde(flatten)]
+            client: &'a RegisteredClient,
+            #[serde(flatten)]
+            secrets: SecretMembers<'a>,
+        }
+        written(&File { account, client: &self.client, secrets: self.secret_members() })
     }
 
-    /// Reads the file; `None` if it is none that we have written: then a client is registered anew.
-    pub(crate) fn read_file(bytes: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct File {
-            registered_at: String,
-            client_id: String,
-            client_auth: String,
-            client_secret: Option<Secret>,
-            registration_client_uri: Option<String>,
-            registration_access_token: Option<Secret>,
-        }
-        let file: File = serde_json::from_slice(bytes).ok()?;
-        let client_auth = match file.client_auth.as_str() {
-            "none" => ClientAuth::None,
-            "post" => ClientAuth::Post,
-            "basic" => ClientAuth::Basic,
-            _ => return None,
-        };
-        Some(Self {
-            registered_at: file.registered_at,
-            client_id: file.client_id,
-            client_auth,
-            client_secret: file.client_secret,
-            management: file.registration_client_uri.zip(file.registration_access_token),
-        })
+    /// Reads the file for `account` in the clear; `None` if it is none that we have written, or names another account.
+    pub(crate) fn read_file(bytes: &[u8], account: &str) -> Option<Self> {
+        Self::of(RegisteredClient::read_file(bytes, account)?, bytes)
     }
+
+    /// What is secret of it, or leads to what is: the part that is sealed.
+    pub(crate) fn write_secrets(&self) -> Secret {
+        written(&self.secret_members())
+    }
+
+    /// What is public of it, together with the part that was sealed.
+    pub(crate) fn of(client: RegisteredClient, secrets: &[u8]) -> Option<Self> {
+        let StoredSecrets { client_secret, registration_client_uri, registration_access_token } =
+            serde_json::from_slice(secrets).ok()?;
+        Some(Self { client, client_secret, management: registration_client_uri.zip(registration_access_token) })
+    }
+
+    /// Whether there is anything secret in it.
+    pub(crate) fn holds_a_secret(&self) -> bool {
+        self.client_secret.is_some() || self.management.is_some()
+    }
+
+    fn secret_members(&self) -> SecretMembers<'_> {
+        let Self { client: _, client_secret, management } = self;
+        let (uri, token) = management.as_ref().map(|(uri, token)| (uri.as_str(), token.expose())).unzip();
+        SecretMembers {
+            client_secret: client_secret.as_ref().map(Secret::expose),
+            registration_client_uri: uri,
+            registration_access_token: token,
+        }
+    }
+}
+
+/// A text that grows leaves copies behind that nobody wipes: no registration that is kept is larger.
+const ROOM: usize = 128 * 1024;
+
+fn written(file: &impl Serialize) -> Secret {
+    let mut bytes = Vec::with_capacity(ROOM);
+    serde_json::to_writer(&mut bytes, file).expect("texts become JSON");
+    Secret::new(String::from_utf8(bytes).expect("JSON is UTF-8"))
 }
 
 /// What the name of such a file ends with. An account's name has no dot in it.
@@ -214,8 +293,12 @@ mod tests {
             let read = super::read(status, body.as_bytes(), "https://i.example");
             match (expected, read) {
                 (Ok((auth, has_secret)), Ok(found)) => {
-                    assert_eq!((found.client_auth, found.client_secret.is_some()), (auth, has_secret), "{body}");
-                    assert_eq!(Registration::read_file(found.write().expose().as_bytes()), Some(found), "{body}");
+                    assert_eq!((found.client.client_auth, found.client_secret.is_some()), (auth, has_secret), "{body}");
+                    assert_eq!(
+                        Registration::read_file(found.write("lab").expose().as_bytes(), "lab"),
+                        Some(found),
+                        "{body}"
+                    );
                 }
                 (Err(words), Err(why)) => assert!(why.contains(words), "{body}: {why}"),
                 (_, read) => panic!("{body}: {read:?}"),
@@ -226,7 +309,18 @@ mod tests {
         let found = super::read(201, managed, "i").unwrap();
         assert_eq!(found.management, Some(("https://i.example/c".to_owned(), Secret::new("t"))));
         assert!(!format!("{found:?}").contains("\"t\""));
-        assert_eq!(Registration::read_file(b"{}"), None);
+        assert_eq!(Registration::read_file(b"{}", "lab"), None);
+        let public = |text: &str| RegisteredClient::read_file(text.as_bytes(), "lab");
+        assert_eq!(public(found.write("lab").expose()), Some(found.client.clone()));
+        assert_eq!(
+            Registration::of(found.client.clone(), found.write_secrets().expose().as_bytes()),
+            Some(found.clone())
+        );
+        assert!(!found.write_secrets().expose().contains("client_id"), "{}", found.write_secrets().expose());
+        assert_eq!(public(found.write("other").expose()), None, "a file that was moved");
+        let of_before = found.write("lab").expose().replace(r#""account":"lab","#, "");
+        assert_eq!(public(&of_before), Some(found.client.clone()), "a file of a valetd that did not note the account");
+        assert_eq!(public(&found.write("lab").expose().replace("none", "tls")), None);
         assert_eq!(Registration::account_of("lab.client.json"), Some("lab"));
         assert_eq!(Registration::account_of("client.keys.json"), None);
     }

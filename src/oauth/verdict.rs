@@ -42,6 +42,13 @@ pub(crate) struct TokenResponse<'a> {
     pub body: &'a [u8],
 }
 
+impl TokenResponse<'_> {
+    /// When the server wants to be asked again, if it says so. `now` is as in [`Reader::new`].
+    pub(crate) fn asks_for_a_pause(&self, now: SystemTime) -> Option<Duration> {
+        retry_after(self.retry_after?, http_date(self.date).unwrap_or(unix_seconds(now)))
+    }
+}
+
 /// A response that brings no tokens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Refusal {

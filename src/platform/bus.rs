@@ -85,15 +85,21 @@ impl Service {
     /// [`BusError::NotRunning`] if nobody has it, also where the bus could start somebody.
     pub(crate) async fn find(bus: &Bus, name: &str) -> Result<Self, BusError> {
         let bus = bus.connect().await?;
-        let found = bus.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "GetNameOwner", &name).await;
-        let found = found.map_err(|error| match error {
-            zbus::Error::FDO(error) if matches!(*error, fdo::Error::NameHasNoOwner(_)) => {
-                BusError::NotRunning(name.to_owned())
-            }
-            error => error.into(),
-        })?;
-        let owner = found.body().deserialize()?;
+        let owner = owner_of(&bus, name).await?;
         Ok(Self { bus, owner })
+    }
+
+    /// Whether it has this name, too.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`]
+    pub(crate) async fn has_name(&self, name: &str) -> Result<bool, BusError> {
+        match owner_of(&self.bus, name).await {
+            Ok(owner) => Ok(owner == self.owner),
+            Err(BusError::NotRunning(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Calls a method.
@@ -138,6 +144,17 @@ impl Service {
         let found: OwnedVariant = self.call(path, "org.freedesktop.DBus.Properties", "Get", &(interface, name)).await?;
         R::try_from(found).map_err(|_| BusError::Garbled)
     }
+}
+
+async fn owner_of(bus: &Connection, name: &str) -> Result<OwnedUniqueName, BusError> {
+    let found = bus.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "GetNameOwner", &name).await;
+    let found = found.map_err(|error| match error {
+        zbus::Error::FDO(error) if matches!(*error, fdo::Error::NameHasNoOwner(_)) => {
+            BusError::NotRunning(name.to_owned())
+        }
+        error => error.into(),
+    })?;
+    Ok(found.body().deserialize()?)
 }
 
 /// Signals of a bus, as they come.

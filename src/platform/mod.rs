@@ -1,5 +1,6 @@
 //! One door to each part of the machine we run on.
 
+pub(crate) mod asked;
 pub(crate) mod bus;
 pub(crate) mod child;
 pub(crate) mod clock;

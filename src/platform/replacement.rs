@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 /// A file beside another one, whose place it takes or else is removed.
 #[derive(Debug)]
 pub(crate) struct Replacement {
@@ -72,6 +74,36 @@ impl Drop for Replacement {
     }
 }
 
+/// As many as Linux follows (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
+/// The file that a path means: what its links lead to, also where there is no file yet at their end (as in a repository of
+/// dot files). Whoever replaces that leaves the links as they are.
+///
+/// # Errors
+///
+/// The system's; [`io::ErrorKind::NotFound`] where a link leads into a folder that is not there, or links lead in a circle.
+pub(crate) fn leads_to(path: &Path) -> io::Result<PathBuf> {
+    let mut at = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match fs::canonicalize(&at) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => break,
+            led => return led,
+        }
+        let Ok(to) = fs::read_link(&at) else {
+            // nothing is there: the path itself may be made with its folders, and what a link names may not
+            let is_led = at != path;
+            return match at.parent().zip(at.file_name()).filter(|_| is_led) {
+                Some((folder, name)) => Ok(fs::canonicalize(folder)?.join(name)),
+                None => Ok(at),
+            };
+        };
+        at = at.parent().unwrap_or(Path::new("/")).join(to);
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "its links lead in a circle"))
+}
+
 /// Somebody who changes a file under the same lock takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -122,6 +154,41 @@ mod tests {
         std::mem::forget(dropped);
         drop(Replacement::write(&path, "three\n", 0o600).unwrap());
         assert_eq!((names(), fs::read_to_string(&path).unwrap()), (vec!["config.toml".to_owned()], "one\n".to_owned()));
+    }
+
+    #[test]
+    fn a_path_means_what_its_links_lead_to_whether_that_is_there_yet_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().canonicalize().unwrap();
+        let at = |name: &str| base.join(name);
+        fs::create_dir(at("dots")).unwrap();
+        fs::write(at("dots/there"), "").unwrap();
+        let links = [
+            ("whole", "dots/there"),
+            ("dangling", "dots/new"),
+            ("twice", "dangling"),
+            ("far", "/nowhere/at/all"),
+            ("round", "about"),
+            ("about", "round"),
+            ("folder", "dots"),
+        ];
+        for (link, to) in links {
+            std::os::unix::fs::symlink(to, at(link)).unwrap();
+        }
+        let rows = [
+            ("dots/there", Ok("dots/there")),
+            ("new/one", Ok("new/one")),
+            ("whole", Ok("dots/there")),
+            ("dangling", Ok("dots/new")),
+            ("twice", Ok("dots/new")),
+            ("far", Err(io::ErrorKind::NotFound)),
+            ("round", Err(io::ErrorKind::NotFound)),
+        ];
+        for (path, expected) in rows {
+            let found = leads_to(&at(path)).map_err(|error| error.kind());
+            assert_eq!(found, expected.map(at), "{path}");
+        }
+        assert_eq!(leads_to(&at("folder/there")).unwrap(), at("dots/there"));
     }
 
     #[test]

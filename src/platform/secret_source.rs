@@ -16,8 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
+use super::asked::Asked;
 use super::ownership::{self, Refused};
-use super::{clock, descriptors, environment};
+use super::{clock, environment};
 use crate::config::SecretSource;
 use crate::secret::Secret;
 
@@ -140,7 +141,7 @@ impl Part {
 async fn read_part(source: &SecretSource, part: Part) -> Result<Secret, SecretError> {
     let path = match source {
         SecretSource::Inline(secret) => return Ok(secret.clone()),
-        SecretSource::Command(command) => return from_command(command, part).await,
+        SecretSource::Command(command) => return from_command(command, PATIENCE, part).await,
         SecretSource::File(path) => path.clone(),
         SecretSource::Credential(name) => credential(name)?,
     };
@@ -226,26 +227,28 @@ fn is_readable(file: &File, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-async fn from_command(command: &[String], part: Part) -> Result<Secret, SecretError> {
+async fn from_command(command: &[String], patience: Duration, part: Part) -> Result<Secret, SecretError> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(SecretError { place: "command".to_owned(), why: Why::NoCommand });
     };
+    let failed = |why| SecretError { place: format!("command {program}"), why };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(Stdio::null()); // who knows what it prints there
+    let mut asked = Asked::start(&mut command).map_err(|error| failed(error.into()))?;
     let run = async {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null()) // who knows what it prints there
-            .kill_on_drop(true)
-            .spawn()?;
-        descriptors::restore(child.id());
-        let stdout = child.stdout.take().expect("stdout was asked to be piped");
+        let stdout = asked.stdout().expect("stdout was asked to be piped");
         let secret = printed(stdout, part).await;
-        let status = child.wait().await?;
+        let status = asked.ended().await?;
         if status.success() { secret } else { Err(Why::Failed(status)) }
     };
-    let ended = tokio::time::timeout(PATIENCE, run).await;
-    ended.unwrap_or(Err(Why::Endless(PATIENCE))).map_err(|why| SecretError { place: format!("command {program}"), why })
+    match tokio::time::timeout(patience, run).await {
+        Ok(outcome) => outcome.map_err(failed),
+        Err(_) => {
+            asked.end().await;
+            Err(failed(Why::Endless(patience)))
+        }
+    }
 }
 
 /// Reads to the end, so that a command that prints more than one line does not fail for want of a reader.
@@ -338,6 +341,9 @@ mod tests {
             }
             assert_eq!(read_at_rest(&source).unwrap_err().to_string(), "cannot be asked of a command", "{name}");
         }
+        let slow = ["sleep", "1000"].map(str::to_owned);
+        let error = from_command(&slow, Duration::from_secs(1), Part::FirstLine).await.unwrap_err();
+        assert_eq!(error.to_string(), "command sleep: did not end within 1 s");
     }
 
     #[test]

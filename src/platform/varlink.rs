@@ -17,9 +17,14 @@ pub(crate) enum CallError {
     /// Nobody listens there, or the response did not come in time, or not whole.
     #[error("{0}")]
     Unreachable(#[from] io::Error),
-    /// The service says no, by this name.
-    #[error("it answers {0}")]
-    Refused(String),
+    /// The service says no, by this name; with the number of the system's own error where it is of one.
+    #[error("it answers {name}{}", errno.map(|errno| format!(" (errno {errno})")).unwrap_or_default())]
+    Refused {
+        /// What went wrong: `io.example.Reason`.
+        name: String,
+        /// `io.systemd.System` has one.
+        errno: Option<i64>,
+    },
     /// The response makes no sense.
     #[error("its answer makes no sense")]
     Garbled,
@@ -62,7 +67,9 @@ pub(crate) fn call(
     };
     let mut answer: Map<String, Value> = serde_json::from_slice(&answer[..end]).map_err(|_| CallError::Garbled)?;
     if let Some(name) = answer.get("error") {
-        return Err(CallError::Refused(name.as_str().unwrap_or_default().to_owned()));
+        let name = name.as_str().unwrap_or_default().to_owned();
+        let errno = answer.get("parameters").and_then(|parameters| parameters.get("errno")?.as_i64());
+        return Err(CallError::Refused { name, errno });
     }
     match answer.remove("parameters") {
         Some(Value::Object(parameters)) => Ok(parameters),
@@ -109,7 +116,10 @@ mod tests {
         assert_eq!(Value::Object(outcome.unwrap()), json!({"b": "x"}));
         assert_eq!(sent, b"{\"method\":\"io.example.Do\",\"parameters\":{\"a\":1}}\0");
         let (outcome, _) = called(b"{\"error\":\"io.example.No\",\"parameters\":{}}\0", patience);
-        assert!(matches!(outcome, Err(CallError::Refused(name)) if name == "io.example.No"));
+        assert_eq!(outcome.unwrap_err().to_string(), "it answers io.example.No");
+        let (outcome, _) = called(b"{\"error\":\"io.systemd.System\",\"parameters\":{\"errno\":2}}\0", patience);
+        assert!(matches!(&outcome, Err(CallError::Refused { name: _, errno: Some(2) })), "{outcome:?}");
+        assert_eq!(outcome.unwrap_err().to_string(), "it answers io.systemd.System (errno 2)");
         for garbled in [&b"hello\0"[..], b"{\"parameters\":3}\0", b"{}\0", b"{\"parameters\":{}}"] {
             assert!(matches!(called(garbled, patience).0, Err(CallError::Garbled)), "{garbled:?}");
         }

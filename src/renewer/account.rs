@@ -272,7 +272,8 @@ impl AccountState {
         match &self.withheld {
             Some(Withheld { cause: Withholding::StoreLocked, why, .. }) => Some(why.to_string()),
             Some(Withheld {
-                cause: Withholding::KeyGone | Withholding::OtherMachine | Withholding::Locked, ..
+                cause: Withholding::KeyGone | Withholding::OtherMachine | Withholding::OlderCopy | Withholding::Locked,
+                ..
             }) => None,
             None => None,
         }

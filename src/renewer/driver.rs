@@ -16,8 +16,8 @@ use super::machines::Renewer;
 use super::store_thread::{self, Done, Loaded, Work, load};
 use super::world::{RevokeReply, StoreAnswer, Ticket, World};
 use crate::accounts::{AccountRequest, AccountView, Accounts, RequestError};
-use crate::config::{Account, AccountId, Config};
-use crate::oauth::{Grant, Person, Tokens};
+use crate::config::{Account, AccountId, ClientSecret, Config};
+use crate::oauth::{Grant, Person, Tokens, Whose};
 use crate::platform::clock::Clock;
 use crate::platform::hints::SleepMeter;
 use crate::platform::timer::WakeTimer;
@@ -99,6 +99,7 @@ impl RenewerLoop {
         let world = RealWorld {
             clock: clock.clone(),
             ask_store,
+            store: store.clone(),
             endpoint,
             sources,
             answers: JoinSet::new(),
@@ -275,6 +276,8 @@ type Answer = Option<(AccountId, RenewalId, Result<Tokens, GrantFailure>)>;
 struct RealWorld {
     clock: Arc<Clock>,
     ask_store: std_mpsc::Sender<Work>,
+    /// Asked directly for what registered clients prove themselves with, which no order matters to.
+    store: Arc<Store>,
     endpoint: TokenEndpoint,
     sources: Sources,
     answers: JoinSet<Answer>,
@@ -292,9 +295,14 @@ impl RealWorld {
 
     fn send_what_is_due(&mut self) {
         for (account, id, grant, is) in self.later.drain(..) {
-            let endpoint = self.endpoint.clone();
+            let (endpoint, store) = (self.endpoint.clone(), self.store.clone());
             let name = account.id.clone();
-            let work = tokio::spawn(async move { redeem(&endpoint, &account, &grant, is.as_ref()).await });
+            let work = tokio::spawn(async move {
+                // no server was asked
+                let untried = |detail| GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
+                let account = with_client_secret(store, account).await.map_err(untried)?;
+                redeem(&endpoint, &account, &grant, is.as_ref()).await
+            });
             self.answers.spawn(async move {
                 // a panic in there must not leave the machine waiting for ever
                 let answer = work.await.unwrap_or_else(|error| {
@@ -307,6 +315,23 @@ impl RealWorld {
     }
 }
 
+/// The account with the secret of its registered client at hand, if it has one.
+///
+/// # Errors
+///
+/// Why not, in a sentence: the store may be locked.
+async fn with_client_secret(store: Arc<Store>, account: Arc<Account>) -> Result<Arc<Account>, String> {
+    if account.client_secret != Some(ClientSecret::Registered) {
+        return Ok(account);
+    }
+    // waits for the disk, which others need not
+    let asked = tokio::task::spawn_blocking(move || match store.with_client_secret(&account) {
+        Ok(account) => Ok(Arc::new(account.into_owned())),
+        Err(error) => Err(error.to_string()),
+    });
+    asked.await.unwrap_or_else(|_| Err("asking the store for the client's secret ended badly".to_owned()))
+}
+
 /// Redeems a grant at the account's server, and finds out whose the tokens are where they are to be compared with who `is`
 /// signed in.
 async fn redeem(
@@ -316,11 +341,11 @@ async fn redeem(
     is: Option<&Person>,
 ) -> Result<Tokens, GrantFailure> {
     let tokens = endpoint.redeem(account, &client(account).await?, grant).await?;
-    let (person, name) = match is {
+    let whose = match is {
         Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
-        None => (None, None),
+        None => Whose::default(),
     };
-    Ok(Tokens { person, name, ..tokens })
+    Ok(Tokens { whose, ..tokens })
 }
 
 impl World for RealWorld {
@@ -349,24 +374,31 @@ impl World for RealWorld {
     }
 
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {
-        let endpoint = self.endpoint.clone();
+        let (endpoint, store) = (self.endpoint.clone(), self.store.clone());
         self.answers.spawn(async move {
-            let outcome = endpoint.revoke_in_words(&account, &refresh_token).await;
+            let id = account.id.clone();
+            let outcome = match with_client_secret(store, account).await {
+                Ok(account) => endpoint.revoke_in_words(&account, &refresh_token).await,
+                Err(error) => format!("forgotten here, but not revoked at the server: {error}"),
+            };
             match reply {
                 Some(reply) => {
                     let _ = reply.send(Ok(outcome));
                 }
-                None => info!(account = %account.id, outcome, "told the server what nobody wants any more"),
+                None => info!(account = %id, outcome, "told the server what nobody wants any more"),
             }
             None
         });
     }
 
     fn who_is(&mut self, account: Arc<Account>, access_token: Secret, expected: Option<Person>, reply: RevokeReply) {
-        let endpoint = self.endpoint.clone();
+        let (endpoint, store) = (self.endpoint.clone(), self.store.clone());
         self.answers.spawn(async move {
-            let found = endpoint.who_is(&account, &access_token).await;
-            let _ = reply.send(found.map(|found| found.in_words(expected.as_ref())).map_err(|error| error.detail));
+            let found = match with_client_secret(store, account).await {
+                Ok(account) => endpoint.who_is(&account, &access_token).await.map_err(|error| error.detail),
+                Err(error) => Err(error),
+            };
+            let _ = reply.send(found.map(|found| found.in_words(expected.as_ref())));
             None
         });
     }

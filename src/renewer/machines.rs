@@ -833,9 +833,11 @@ impl<W: World> Renewer<W> {
                 }
                 None
             }
-            Err(SaveError::Stale { found, .. }) if is_present && state.is_new && !is_second_try => {
+            Err(error @ (SaveError::Stale { .. } | SaveError::Outnumbered { .. }))
+                if is_present && state.is_new && !is_second_try =>
+            {
                 if let Some(record) = &mut state.record {
-                    record.generation = record.generation.max(found.generation) + 1;
+                    record.generation = record.generation.max(error.latest()).saturating_add(1);
                 }
                 let mut all = waiters;
                 all.join(state.save_next.take().unwrap_or_default());
@@ -847,7 +849,7 @@ impl<W: World> Renewer<W> {
                 Some((NotSaved::Stale, words))
             }
             Err(SaveError::Unknown(words)) => Some((NotSaved::Unknown, words)),
-            Err(error @ (SaveError::Stale { .. } | SaveError::Failed(_))) => {
+            Err(error @ (SaveError::Stale { .. } | SaveError::Outnumbered { .. } | SaveError::Failed(_))) => {
                 Some((NotSaved::Failed, error.into_words()))
             }
         };

@@ -94,9 +94,9 @@ fn answered(work: impl FnOnce() -> Result<(), SaveError>) -> Result<(), SaveErro
 fn save_error(store: &Store, account: &AccountId, error: &StoreError) -> SaveError {
     let words = error.to_string();
     match error {
-        StoreError::Stale { .. } => match store.load(account) {
-            Ok(Some(found)) => SaveError::Stale { found: Box::new(found), words },
-            Ok(None) | Err(_) => SaveError::Failed(words),
+        StoreError::Stale { found: latest, offered, .. } => match store.load(account) {
+            Ok(Some(found)) if found.generation > *offered => SaveError::Stale { found: Box::new(found), words },
+            Ok(_) | Err(_) => SaveError::Outnumbered { latest: *latest, words },
         },
         StoreError::Folder(_)
         | StoreError::Held { .. }
@@ -105,7 +105,9 @@ fn save_error(store: &Store, account: &AccountId, error: &StoreError) -> SaveErr
         | StoreError::Corrupt { .. }
         | StoreError::Locked { .. }
         | StoreError::KeyGone { .. }
+        | StoreError::Client { .. }
         | StoreError::OtherMachine { .. }
+        | StoreError::OlderCopy { .. }
         | StoreError::Newer { .. } => SaveError::Failed(words),
     }
 }
@@ -116,7 +118,12 @@ pub(super) fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotL
         // also while its key is still at hand, for what is being saved
         return Err(NotLoaded::Withheld(Withholding::StoreLocked, "somebody has locked it".to_owned()));
     }
-    store.load(id).map_err(|error| match error {
+    let loaded = store.load(id);
+    if store.is_opening() && matches!(loaded, Ok(Some(_))) {
+        // where sealing was cut short, a record lies in the clear still: it could be read, and nothing could be saved
+        return Err(NotLoaded::Opening);
+    }
+    loaded.map_err(|error| match error {
         StoreError::Locked { .. } if store.is_opening() => NotLoaded::Opening,
         // the store is open: it is an earlier key, and no unlocking brings it
         error @ StoreError::Locked { .. } if store.seal_state().locked.is_none() => {
@@ -124,6 +131,7 @@ pub(super) fn load(store: &Store, id: &AccountId) -> Result<Option<Record>, NotL
         }
         error @ StoreError::Locked { .. } => NotLoaded::Withheld(Withholding::StoreLocked, error.to_string()),
         error @ StoreError::OtherMachine { .. } => NotLoaded::Withheld(Withholding::OtherMachine, error.to_string()),
+        error @ StoreError::OlderCopy { .. } => NotLoaded::Withheld(Withholding::OlderCopy, error.to_string()),
         error @ StoreError::KeyGone { .. } => NotLoaded::Withheld(Withholding::KeyGone, error.to_string()),
         error if error.is_in_the_way() => NotLoaded::InTheWay(error.to_string()),
         error => NotLoaded::Unreadable(error.to_string()),

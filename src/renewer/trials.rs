@@ -17,7 +17,7 @@ use super::machines::{Renewer, no_account};
 use super::world::{SaveError, SavedReply, Ticket, World};
 use crate::accounts::{NewCredential, RequestError};
 use crate::config::{Account, AccountId};
-use crate::oauth::{Grant, Person, Tokens, id_token};
+use crate::oauth::{Grant, Person, Tokens, Whose, id_token};
 use crate::renewal::{Event, Failure, Phase, RenewalId, Why};
 use crate::store::{Record, Servers, Term, Trial};
 use crate::timestamp::{Timestamp, unix_seconds};
@@ -255,9 +255,11 @@ impl<W: World> Renewer<W> {
             new.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
         }
         // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
-        let named = tokens.person.take().or_else(|| id_token::person(&tokens, asked.expected(None)));
+        let Whose { person, name, unnamed } = std::mem::take(&mut tokens.whose);
+        let named = person.or_else(|| id_token::person(&tokens, asked.expected(None)));
         new.person = named.or(new.person);
-        new.identity = tokens.name.take().or(new.identity);
+        new.identity = name.or(new.identity);
+        new.unnamed = unnamed;
         let kept_out = self.accounts.get(id).and_then(|state| state.record.as_ref()?.keeps_out(&new));
         if let Some(words) = kept_out.filter(|_| !is_at_hand) {
             warn!(account = %id, "what was handed in is not known to be the same person's; nothing changes");

@@ -79,6 +79,14 @@ pub(super) enum SaveError {
         /// A sentence for people.
         words: String,
     },
+    /// It has had a record of a later generation, of which nothing can be used: it was removed, is another machine's, or is an
+    /// older copy by now.
+    Outnumbered {
+        /// That generation.
+        latest: u64,
+        /// A sentence for people.
+        words: String,
+    },
     /// It holds nothing later, and could not do it. Worth another try.
     Failed(String),
     /// It has not replied: nobody knows what it holds. Worth another try.
@@ -86,9 +94,21 @@ pub(super) enum SaveError {
 }
 
 impl SaveError {
+    /// The latest generation that the store has or has had, as far as this tells.
+    pub(super) fn latest(&self) -> u64 {
+        match self {
+            SaveError::Stale { found, .. } => found.generation,
+            SaveError::Outnumbered { latest, .. } => *latest,
+            SaveError::Failed(_) | SaveError::Unknown(_) => 0,
+        }
+    }
+
     /// A sentence for people: what could not be done, to what, and why.
     pub(super) fn into_words(self) -> String {
-        let (SaveError::Stale { words, .. } | SaveError::Failed(words) | SaveError::Unknown(words)) = self;
+        let (SaveError::Stale { words, .. }
+        | SaveError::Outnumbered { words, .. }
+        | SaveError::Failed(words)
+        | SaveError::Unknown(words)) = self;
         words
     }
 }

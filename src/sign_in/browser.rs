@@ -22,7 +22,6 @@ use super::terminal::Came;
 use crate::accounts::NewCredential;
 use crate::config::{Account, LoopbackHost};
 use crate::secret::Secret;
-use crate::store::Turn;
 use crate::token_endpoint::client_secret;
 
 pub(super) const METHOD: Method = Method {
@@ -50,7 +49,9 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
         attempt.terminal.say(&format!("Only this terminal can take a pasted address: {error}.\n\n"))?;
     }
     let port = loopback.port();
-    let mut serving = loopback.serve(Titled(account).to_string(), &pending.state);
+    let mut serving = loopback
+        .serve(Titled(account).to_string(), &pending.state)
+        .map_err(|error| SignInError::NotHere(error.to_string()))?;
     let outcome = answered(&mut attempt, &mut serving, &pending, &url, port).await;
     let outcome = match outcome {
         Ok(code) => {
@@ -62,13 +63,12 @@ async fn sign_in(mut attempt: Attempt<'_>) -> Result<NewCredential, SignInError>
     if let Some(folder) = folder {
         PendingSignIn::forget(folder, &account.id);
     }
-    let is_void = attempt.turn.is_some_and(Turn::is_void);
-    let ending = match &outcome {
-        Ok(_) if is_void => Ending::Failed("somebody has signed out since this was begun".to_owned()),
-        Ok(new) => Ending::SignedIn { who: new.identity.clone() },
-        Err(error) => Ending::Failed(error.to_string()),
-    };
-    serving.conclude(ending).await;
+    let page = serving.page();
+    match &outcome {
+        // whoever takes it in may refuse it yet, as another person's
+        Ok(_) => *attempt.page = Some(page),
+        Err(error) => page.conclude(Ending::Failed(error.to_string())).await,
+    }
     outcome
 }
 
@@ -80,7 +80,7 @@ async fn answered(
     url: &str,
     port: u16,
 ) -> Result<Secret, SignInError> {
-    let Attempt { account, wishes, endpoint: _, turn: _, terminal } = attempt;
+    let Attempt { account, wishes, endpoint: _, terminal, page: _ } = attempt;
     let place = if wishes.browser { Place::here() } else { Place::Nowhere };
     terminal.say(&format!("Sign in to {} in a browser:\n\n  {url}\n\n", Titled(account)))?;
     if let Some(command) = tunnel_command(tunnel_host(account.sign_in.redirect.host), port) {

@@ -27,7 +27,7 @@ pub(super) const METHOD: Method = Method {
 };
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
-    let Attempt { account, wishes, endpoint, turn: _, terminal } = attempt;
+    let Attempt { account, wishes, endpoint, terminal, page: _ } = attempt;
     let code_verifier = match account.sign_in.device_pkce {
         true => Some(random::secret::<32>()?),
         false => None,

@@ -5,7 +5,7 @@ use super::scopes;
 use crate::accounts::NewCredential;
 use crate::config::Account;
 use crate::oauth::id_token::{self, Misfit};
-use crate::oauth::{Client, Grant, Tokens, jwt};
+use crate::oauth::{Client, Grant, Tokens, Whose, jwt};
 use crate::store::{Credential, Trial};
 use crate::token_endpoint::{TokenEndpoint, client_secret};
 
@@ -64,8 +64,8 @@ pub(super) async fn settle(
     nonce: Option<&str>,
 ) -> Result<NewCredential, SignInError> {
     let new = lasting(account, grant, tokens.clone(), nonce)?;
-    let (person, name) = endpoint.whose(account, &tokens, nonce, None).await;
-    Ok(NewCredential { identity: name.or(new.identity), person, ..new })
+    let Whose { person, name, unnamed } = endpoint.whose(account, &tokens, nonce, None).await;
+    Ok(NewCredential { identity: name.or(new.identity), person, unnamed, ..new })
 }
 
 /// What is stored of the tokens that a grant has brought: the refresh token, or the one that was presented, and the

@@ -1,8 +1,9 @@
 //! The redirect URI's listener on loopback (RFC 8252 section 7.3): waits for the browser to come back.
 //!
 //! Whatever else comes (favicons, prefetchers, scanners, another sign-in's answer) is answered and changes nothing. The
-//! browser that brings the response is held until the code is redeemed, so that its page tells the truth, and is then sent to
-//! a clean address, so that no code stays in an address bar, a history or a picture of the screen.
+//! browser that brings the response is held until what it brought is kept or refused, so that its page tells the truth, and is
+//! then sent to a clean address, so that no code stays in an address bar, a history or a picture of the screen. It is served on
+//! a thread of its own: the command, meanwhile, asks its terminal, waits for the store, and talks to the daemon.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,7 +24,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -116,7 +117,11 @@ impl Loopback {
     }
 
     /// Begins to answer: to the sign-in to an account of this title, whose request has this state.
-    pub(super) fn serve(self, title: String, state: &str) -> Serving {
+    ///
+    /// # Errors
+    ///
+    /// If there is no thread to be had.
+    pub(super) fn serve(self, title: String, state: &str) -> io::Result<Serving> {
         let expected = Expected {
             authority: format!("{}:{}", self.redirect.host.name(), self.port),
             path: self.redirect.path.clone(),
@@ -126,9 +131,20 @@ impl Loopback {
         let (fetched, page_fetched) = watch::channel(false);
         let ending = watch::Sender::new(Ending::Redeeming);
         let desk = Arc::new(Desk { expected, title, arrived, ending: ending.clone(), fetched });
-        let mut server = JoinSet::new();
-        server.spawn(accept(self.listeners, desk));
-        Serving { arrivals, ending, page_fetched, has_arrived: false, _server: server }
+        // they leave the runtime that they were bound in
+        let listeners: Vec<_> = self.listeners.into_iter().map(TcpListener::into_std).collect::<io::Result<_>>()?;
+        let (ends, ended) = oneshot::channel::<Infallible>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("redirect".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                let Ok(listeners) = listeners.into_iter().map(TcpListener::from_std).collect() else { return };
+                tokio::select! {
+                    () = accept(listeners, desk) => {}
+                    _ = ended => {}
+                }
+            });
+        })?;
+        Ok(Serving { arrivals, page: LastPage { ending, page_fetched, has_arrived: false, _ends: ends } })
     }
 }
 
@@ -150,10 +166,16 @@ fn system(address: IpAddr, error: &io::Error) -> CannotListen {
 /// A listener at work. Dropping it ends it, with all its connections.
 pub(super) struct Serving {
     arrivals: mpsc::Receiver<AuthorizationResponse>,
+    page: LastPage,
+}
+
+/// The page that the browser is shown at the end. Dropping it ends the listener.
+pub(crate) struct LastPage {
     ending: watch::Sender<Ending>,
     page_fetched: watch::Receiver<bool>,
     has_arrived: bool,
-    _server: JoinSet<()>,
+    /// The listener's thread ends when this is dropped.
+    _ends: oneshot::Sender<Infallible>,
 }
 
 impl Serving {
@@ -161,15 +183,22 @@ impl Serving {
     pub(super) async fn arrival(&mut self) -> AuthorizationResponse {
         match self.arrivals.recv().await {
             Some(response) => {
-                self.has_arrived = true;
+                self.page.has_arrived = true;
                 response
             }
             None => std::future::pending().await, // the listener lives as long as this
         }
     }
 
-    /// Tells the browser how it ended, if it came, and lets it fetch that page.
-    pub(super) async fn conclude(mut self, ending: Ending) {
+    /// Nothing more is waited for; the browser, if it came, still is to be told.
+    pub(super) fn page(self) -> LastPage {
+        self.page
+    }
+}
+
+impl LastPage {
+    /// Tells the browser how it ended, if it came, and lets it fetch that page. In any runtime.
+    pub(crate) async fn conclude(mut self, ending: Ending) {
         self.ending.send_replace(ending);
         if self.has_arrived {
             let _ = timeout(LAST_PAGE, self.page_fetched.wait_for(|fetched| *fetched)).await;
@@ -317,7 +346,7 @@ mod tests {
         let loopback = Loopback::bind(&redirect).await.unwrap();
         let address = loopback.listeners[0].local_addr().unwrap();
         let authority = loopback.redirect_uri()["http://".len()..].trim_end_matches("/callback").to_owned();
-        (loopback.serve("lab".to_owned(), "s1"), address, authority)
+        (loopback.serve("lab".to_owned(), "s1").unwrap(), address, authority)
     }
 
     async fn get(address: SocketAddr, authority: &str, target: &str) -> String {
@@ -344,7 +373,7 @@ mod tests {
         assert_eq!(response.outcome, Outcome::Code(Secret::new("c")));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!browser.is_finished(), "it was not held");
-        serving.conclude(Ending::SignedIn { who: Some("ada".to_owned()) }).await;
+        serving.page().conclude(Ending::SignedIn { who: Some("ada".to_owned()) }).await;
         let (first, second) = browser.await.unwrap();
         assert_eq!((status(&first), status(&second)), ("303", "200"));
         assert!(first.contains(&format!("\r\nlocation: {RESULT_PATH}\r\n")) && !first.contains("code=c"), "{first}");
@@ -404,7 +433,7 @@ mod tests {
         let mut byte = [0];
         let gone = timeout(HEAD_LIMIT / 2, idle[0].read(&mut byte)).await.expect("the oldest is kept");
         assert!(matches!(gone, Ok(0) | Err(_)), "{gone:?}");
-        serving.conclude(Ending::SignedIn { who: None }).await;
+        serving.page().conclude(Ending::SignedIn { who: None }).await;
         assert_eq!(status(&browser.await.unwrap()), "303");
     }
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use super::error::SignInError;
+use super::loopback::LastPage;
 use super::terminal::Terminal;
 use crate::accounts::NewCredential;
 use crate::config::{Account, SignInMethod};
-use crate::store::Turn;
 use crate::token_endpoint::TokenEndpoint;
 
 /// What the command line says about asking.
@@ -46,8 +46,9 @@ pub(super) struct Attempt<'a> {
     pub(super) account: &'a Account,
     pub(super) wishes: &'a Wishes,
     pub(super) endpoint: &'a TokenEndpoint,
-    pub(super) turn: Option<&'a Turn>,
     pub(super) terminal: &'a mut Terminal,
+    /// Where a way that has shown a page in a browser leaves it, to be told how it ends.
+    pub(super) page: &'a mut Option<LastPage>,
 }
 
 /// An account as a person knows it: its name, and what it is.

@@ -46,11 +46,21 @@ mod scopes;
 pub(crate) mod terminal;
 
 pub(crate) use error::SignInError;
+pub(crate) use loopback::LastPage;
 pub(crate) use method::Wishes;
+pub(crate) use page::Ending;
 pub(crate) use remedy::remedy;
 
 use method::{Attempt, Method, Titled};
 use terminal::{Terminal, Unasked};
+
+/// What a person's sign-in has brought.
+pub(crate) struct SignedIn {
+    /// The credential, which nobody has yet.
+    pub new: NewCredential,
+    /// The page in a browser that waits to be told what becomes of it.
+    pub page: Option<LastPage>,
+}
 
 /// How a way is gone.
 fn method_of(method: SignInMethod) -> &'static Method {
@@ -73,8 +83,7 @@ pub(crate) async fn in_person(
     account: &Account,
     wishes: &Wishes,
     endpoint: &TokenEndpoint,
-    turn: Option<&Turn>,
-) -> Result<NewCredential, SignInError> {
+) -> Result<SignedIn, SignInError> {
     let ways = ways(account, wishes)?;
     let mut terminal = match Terminal::open() {
         // what is chosen, and needs no answer here, needs nobody at a terminal: by cron nobody would see it
@@ -86,12 +95,13 @@ pub(crate) async fn in_person(
         false => choose(account, &ways, 0, &mut terminal)?,
     };
     loop {
-        let attempt = Attempt { account, wishes, endpoint, turn, terminal: &mut terminal };
+        let mut page = None;
+        let attempt = Attempt { account, wishes, endpoint, terminal: &mut terminal, page: &mut page };
         let error = match (method_of(ways[chosen]).sign_in)(attempt).await {
             // to a server that has forgotten a client no way leads, until another one is registered
             Err(error) if account.registers && error.refuses_the_client() => return Err(error),
             Err(error) if ways.len() > 1 && error.leaves_other_ways() => error,
-            outcome => return outcome,
+            outcome => return outcome.map(|new| SignedIn { new, page }),
         };
         match ways.get(chosen + 1) {
             Some(next) if error.closes_the_way() => {

@@ -4,7 +4,7 @@ use super::exchange;
 use crate::accounts::{NewCredential, SPENT};
 use crate::config::Account;
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
-use crate::oauth::{Grant, Tokens, id_token};
+use crate::oauth::{Grant, Tokens, Whose, id_token};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::{Failure, Why};
 use crate::store::{Credential, Record, Store, StoreError, Trial};
@@ -67,8 +67,12 @@ pub(crate) async fn take(
     let was_nobodys = previous.as_ref().is_some_and(|record| record.person.is_none() && !record.holds(&new));
     let is_wanted = match new.trial {
         Trial::Required | Trial::Proven => account.grant.needs_sign_in(),
-        // the exchange that has just brought it was its trial; a running daemon has its first renewal for one
-        Trial::Preferred | Trial::Skipped => false,
+        // the exchange that has just brought it was its trial; a running daemon has its first renewal for one. Where it could
+        // not be learnt whose it is, and somebody is to be compared with, another one may tell
+        Trial::Preferred => {
+            new.unnamed.is_some() && previous.as_ref().is_some_and(|record| record.keeps_out(&new).is_some())
+        }
+        Trial::Skipped => false,
     };
     if !is_wanted {
         let identity = new.identity.clone();
@@ -120,9 +124,9 @@ pub(crate) async fn take(
         Ok(tokens) => {
             let is = previous.as_ref().filter(|record| record.was_issued_to(account) && !new.switches_user);
             let is = is.and_then(|record| record.person.as_ref());
-            let (person, name) = match is {
+            let Whose { person, name, unnamed } = match is {
                 Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
-                None => (id_token::person(&tokens, account.expected(None)), None),
+                None => Whose { person: id_token::person(&tokens, account.expected(None)), ..Whose::default() },
             };
             let presented = new.credential.refresh_token.clone();
             let brought = match exchange::lasting(account, grant(&new), tokens, None) {
@@ -140,6 +144,7 @@ pub(crate) async fn take(
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
             new.identity = name.or(identity).or(new.identity);
             new.person = person.or(new.person);
+            new.unnamed = unnamed;
             // now it is known who comes: what is stored stays that person's, though what was handed in may be spent
             let keeps_out = previous.as_ref().filter(|_| replaces_another);
             if let Some(words) = keeps_out.and_then(|record| record.keeps_out(&new)) {
@@ -218,7 +223,12 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
         // removed below, with what was set aside before: the person wants it gone, and it cannot be revoked unread
         Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => None,
         // what is not ours to spend, or cannot be read, is forgotten here alone
-        Err(error @ (StoreError::Locked { .. } | StoreError::KeyGone { .. } | StoreError::OtherMachine { .. })) => {
+        Err(
+            error @ (StoreError::Locked { .. }
+            | StoreError::KeyGone { .. }
+            | StoreError::OtherMachine { .. }
+            | StoreError::OlderCopy { .. }),
+        ) => {
             store.forget_pending(&account.id);
             store.end_sign_in(&account.id);
             store.remove(&account.id)?;
@@ -233,7 +243,10 @@ pub(crate) async fn forget(store: &Store, endpoint: &TokenEndpoint, account: &Ac
             format!("forgotten here, but not revoked at the server: {WANTS_ACCESS_TOKEN}")
         }
         (Some(_), Some(because)) => format!("forgotten here, but not revoked at the server: {because}"),
-        (Some(refresh_token), None) => endpoint.revoke_in_words(account, refresh_token).await,
+        (Some(refresh_token), None) => match store.with_client_secret(account) {
+            Ok(account) => endpoint.revoke_in_words(&account, refresh_token).await,
+            Err(error) => format!("forgotten here, but not revoked at the server: {error}"),
+        },
         (None, _) => "there was no refresh token to revoke".to_owned(),
     };
     store.forget_pending(&account.id);

@@ -4,10 +4,10 @@
 
 /// How far a sign-in has come, as its page tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Ending {
-    /// The code came; what it is worth is not known yet.
+pub(crate) enum Ending {
+    /// The code came; what becomes of it is not known yet.
     Redeeming,
-    /// The server has given tokens for it.
+    /// The server has given tokens for it, and they are kept.
     SignedIn {
         /// Who, as far as the server told.
         who: Option<String>,
@@ -46,10 +46,7 @@ pub(super) fn ending(account: &str, ending: &Ending) -> String {
             page(
                 Tone::Good,
                 "Signed in",
-                &[
-                    &format!("The authorization server has signed you in{who}, for <b>{account}</b>."),
-                    "valetd goes on in your terminal, which has the last word. You can close this page.",
-                ],
+                &[&format!("You are signed in to <b>{account}</b>{who}."), "You can close this page."],
             )
         }
         Ending::Failed(why) => page(

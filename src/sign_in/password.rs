@@ -15,7 +15,7 @@ pub(super) const METHOD: Method = Method {
 };
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
-    let Attempt { account, wishes, endpoint, turn: _, terminal } = attempt;
+    let Attempt { account, wishes, endpoint, terminal, page: _ } = attempt;
     let username = match &wishes.username {
         Some(username) => username.clone(),
         None => ask_for_username(account, terminal)?,

@@ -57,7 +57,7 @@ async fn begin(
 }
 
 async fn sign_in(attempt: Attempt<'_>) -> Result<NewCredential, SignInError> {
-    let Attempt { account, wishes, endpoint, turn: _, terminal } = attempt;
+    let Attempt { account, wishes, endpoint, terminal, page: _ } = attempt;
     let client = client_secret(account).await.map_err(SignInError::NotExchanged)?;
     let (pending, url) = begin(account, wishes, endpoint, &client).await?;
     if let Some(Err(error)) = wishes.state_dir.as_deref().map(|folder| pending.save(folder, &account.id)) {

@@ -43,6 +43,8 @@ pub struct Manners {
     pub device_lifetime: Duration,
     /// An error with which the pushed and device requests are refused.
     pub refuses: Option<&'static str>,
+    /// Statuses that userinfo answers before it tells who it is, the first ones first.
+    pub userinfo_answers: Vec<u16>,
 }
 
 impl Default for Manners {
@@ -62,6 +64,7 @@ impl Default for Manners {
             interval: 1,
             device_lifetime: Duration::from_secs(300),
             refuses: None,
+            userinfo_answers: Vec::new(),
         }
     }
 }
@@ -293,6 +296,10 @@ pub(super) fn public(desk: &mut Desk, issuer: &mut Issuer, parts: &Parts, url: &
             Some(json_reply(200, &metadata(url)))
         }
         (&Method::GET, "/authorize") => Some(authorize(desk, issuer, parts.uri.query().unwrap_or_default(), url)),
+        (&Method::GET, "/userinfo") if !desk.manners.userinfo_answers.is_empty() => {
+            let status = desk.manners.userinfo_answers.remove(0);
+            Some(text_reply(status, "text/html", "<p>Not now.</p>"))
+        }
         (&Method::GET, "/device") => Some(text_reply(200, "text/html", "<p>Enter the code.</p>")),
         _ => None,
     }

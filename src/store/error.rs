@@ -85,6 +85,14 @@ pub(crate) enum StoreError {
         /// How that shows.
         why: String,
     },
+    /// The client that was registered for an account is of no use. Its file is left alone until another one takes its place.
+    #[error("{} {problem}: a sign-in registers another client", path.display())]
+    Client {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The record was last used on another machine: two that spend one refresh token look like a theft. It is left alone.
     #[error("{} was last used on {other}: if both renew it, the server may take that for a theft and revoke it", path.display())]
     OtherMachine {
@@ -93,12 +101,27 @@ pub(crate) enum StoreError {
         /// What is known of that machine.
         other: &'static str,
     },
+    /// The record is of an earlier generation than one that was saved here: its refresh token is probably spent. It is left
+    /// alone.
+    #[error(
+        "{} is an older copy (generation {found}; {latest} is the latest here), as from a backup, and its refresh token is \
+         probably spent",
+        path.display()
+    )]
+    OlderCopy {
+        /// The file.
+        path: PathBuf,
+        /// The generation in it.
+        found: u64,
+        /// The latest one.
+        latest: u64,
+    },
     /// The file holds a later generation than the one that was to replace it. It is left alone.
     #[error("{} holds generation {found}, which is later than {offered}: it is not replaced", path.display())]
     Stale {
         /// The file.
         path: PathBuf,
-        /// The generation in it.
+        /// The generation in it, or the latest that was.
         found: u64,
         /// The generation that was to be saved.
         offered: u64,
@@ -113,7 +136,11 @@ impl StoreError {
                 true
             }
             Self::Locked { .. } | Self::OtherMachine { .. } => true,
-            Self::KeyGone { .. } | Self::Corrupt { .. } | Self::Stale { .. } => false,
+            Self::KeyGone { .. }
+            | Self::OlderCopy { .. }
+            | Self::Corrupt { .. }
+            | Self::Client { .. }
+            | Self::Stale { .. } => false,
         }
     }
 }

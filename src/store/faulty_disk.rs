@@ -123,6 +123,13 @@ impl FaultyDisk {
         machine.names_on_disk.insert(name.to_owned(), number);
     }
 
+    /// Takes a file away as if it had never been.
+    pub(super) fn forget(&self, name: &str) {
+        let mut machine = self.machine();
+        machine.names.remove(name);
+        machine.names_on_disk.remove(name);
+    }
+
     /// All files with their content, as a process sees them.
     pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let machine = self.machine();

@@ -83,6 +83,9 @@ struct WrittenRecord<'a> {
     /// An older valetd drops it, and says no more that it should be spent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     lay_in_the_clear: bool,
+    /// An older valetd drops it, and the next one counts it anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_counted: bool,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +122,8 @@ pub(super) struct Marked {
     pub(super) machine: Option<String>,
     /// Whether it is sealed, and its credential lay in the clear before that: it may be found in old blocks and backups.
     pub(super) lay_in_the_clear: bool,
+    /// Whether the latest generations were kept when it was written: then their file must be there.
+    pub(super) is_counted: bool,
 }
 
 /// What is to be noted of a record; see [`Marked`].
@@ -126,6 +131,7 @@ pub(super) struct Marked {
 pub(super) struct Marks<'a> {
     pub(super) machine: Option<&'a str>,
     pub(super) lay_in_the_clear: bool,
+    pub(super) is_counted: bool,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +139,8 @@ struct Noted {
     machine: Option<String>,
     #[serde(default)]
     lay_in_the_clear: bool,
+    #[serde(default)]
+    is_counted: bool,
 }
 
 /// Whether this is a record in the clear with a secret in it, whosever and whatever it is called.
@@ -159,7 +167,7 @@ pub(super) fn write(record: &Record) -> Zeroizing<Vec<u8>> {
 }
 
 pub(super) fn write_marked(record: &Record, marks: Marks<'_>) -> Zeroizing<Vec<u8>> {
-    let Marks { machine, lay_in_the_clear } = marks;
+    let Marks { machine, lay_in_the_clear, is_counted } = marks;
     let Record {
         account,
         generation,
@@ -202,6 +210,7 @@ pub(super) fn write_marked(record: &Record, marks: Marks<'_>) -> Zeroizing<Vec<u
         spent,
         machine,
         lay_in_the_clear,
+        is_counted,
     };
     // measured first: a buffer that grows leaves copies behind that nobody wipes
     let mut length = Length(0);
@@ -231,8 +240,8 @@ fn no_sense(bytes: &[u8], error: &serde_json::Error) -> Unreadable {
 pub(super) fn read_marked(bytes: &[u8], expected: &AccountId) -> Result<Marked, Unreadable> {
     let record = read(bytes, expected)?;
     let noted = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
-    let Noted { machine, lay_in_the_clear } = noted;
-    Ok(Marked { record, machine, lay_in_the_clear })
+    let Noted { machine, lay_in_the_clear, is_counted } = noted;
+    Ok(Marked { record, machine, lay_in_the_clear, is_counted })
 }
 
 pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreadable> {

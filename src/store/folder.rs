@@ -94,6 +94,13 @@ impl Folder {
         Ok(())
     }
 
+    /// Replaces a file. After a power cut it is the old one or the new one, whole.
+    pub(super) fn replace_unsettled(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join(name);
+        let replaced = replace_by(&mut *self.disk, name, &temporary_name(name), bytes, Settling::Later);
+        replaced.map_err(|error| StoreError::Io { action: "save", path, error })
+    }
+
     /// Replaces a file. When this has returned, the new one survives a power cut.
     pub(super) fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.path.join(name);
@@ -103,25 +110,38 @@ impl Folder {
 
 /// Writes beside, reaches the disk, and only then takes the name.
 pub(super) fn replace(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
-    replace_by(disk, name, &temporary_name(name), bytes)
+    replace_by(disk, name, &temporary_name(name), bytes, Settling::Now)
 }
 
 /// The same for a file that several processes may write at a time, each beside under a name of its own. One that starts
 /// clears away what it takes for the rest of a save that was cut off: then once more.
 pub(super) fn replace_beside_others(disk: &mut dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_name(&format!("{name}.{}", std::process::id()));
-    match replace_by(disk, name, &temporary, bytes) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => replace_by(disk, name, &temporary, bytes),
+    match replace_by(disk, name, &temporary, bytes, Settling::Now) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            replace_by(disk, name, &temporary, bytes, Settling::Now)
+        }
         replaced => replaced,
     }
 }
 
-fn replace_by(disk: &mut dyn Disk, name: &str, temporary: &str, bytes: &[u8]) -> io::Result<()> {
+/// When a new name reaches the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    Now,
+    /// With whatever is settled next.
+    Later,
+}
+
+fn replace_by(disk: &mut dyn Disk, name: &str, temporary: &str, bytes: &[u8], settling: Settling) -> io::Result<()> {
     let mut steps = || {
         disk.remove(temporary)?; // of a save that failed so badly that not even this could be done
         disk.write_new(temporary, bytes)?;
         disk.rename(temporary, name)?;
-        disk.settle()
+        match settling {
+            Settling::Now => disk.settle(),
+            Settling::Later => Ok(()),
+        }
     };
     let replaced = steps();
     if replaced.is_err() {

@@ -1,7 +1,7 @@
 //! What may stand in a state file. See [`crate::fuzzing`].
 
 use super::file;
-use super::seal::{Envelope, Key, Ring};
+use super::seal::{Envelope, Key, Ring, SealedClient};
 use crate::config::AccountId;
 
 /// A state file: what is read is written and read again as the same, and what is not is described without being quoted.
@@ -29,6 +29,8 @@ pub fn sealed_file(data: &[u8]) {
         Ok(opened) => assert_eq!(&opened[..], SEALED),
         Err(rejected) => is_quoted_nowhere(data, &rejected.to_string()),
     }
+    let client = SealedClient::read(data, "gbdx").and_then(|client| client.open("gbdx", &key));
+    assert!(client.is_err(), "nobody has sealed one: {client:?}");
 }
 
 fn is_quoted_nowhere(data: &[u8], problem: &str) {

@@ -4,6 +4,9 @@
 //! the record has. It takes its name if it is the save that the record was waiting for: it can be read, is of this account,
 //! is of the next generation, and may be sent to the same servers as the record's. A save of the same generation changes
 //! nothing that cannot be learnt anew.
+//!
+//! So is one of a client that was registered, where there is no other: the server knows it already. Beside one that is whole
+//! it is removed: nobody can tell which of both came later.
 
 use super::disk::{Disk, ReadError};
 use super::error::{StoreError, io_error};
@@ -13,6 +16,7 @@ use super::record::Record;
 use super::reseal::account_of;
 use super::sealing::Sealing;
 use crate::config::AccountId;
+use crate::oauth::rfc7591::Registration;
 
 /// What becomes of a temporary file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,12 +41,17 @@ pub(super) fn finish(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<Strin
     for temporary in names {
         let Some(name) = name_of_temporary(&temporary) else { continue };
         let path = folder.path.join(name);
-        match account_of(name).map_or(Fate::Remove, |account| fate(folder, sealing, &account, name, &temporary)) {
+        let (fate, what) = match (account_of(name), Registration::account_of(name).and_then(AccountId::new)) {
+            (Some(account), _) => (fate(folder, sealing, &account, name, &temporary), "login"),
+            (None, Some(account)) => (fate_of_client(folder, sealing, &account, name, &temporary), "client"),
+            (None, None) => (Fate::Remove, ""),
+        };
+        match fate {
             Fate::Finish => {
                 take_name(&mut *folder.disk, &temporary, name)
                     .map_err(|error| io_error("finish the save of", &path, error))?;
                 let path = path.display();
-                said.push(format!("{path}: a save that was cut short has been finished, and its login is kept"));
+                said.push(format!("{path}: a save that was cut short has been finished, and its {what} is kept"));
             }
             Fate::Remove => {
                 if let Err(error) = folder.disk.remove(&temporary) {
@@ -82,6 +91,23 @@ fn fate(folder: &mut Folder, sealing: &Sealing, account: &AccountId, name: &str,
         Ok(record) if is_next(&unfinished, record.as_ref()) => Fate::Finish,
         Ok(_) => Fate::Remove,
         Err(fate) => fate,
+    }
+}
+
+fn fate_of_client(folder: &mut Folder, sealing: &Sealing, account: &AccountId, name: &str, temporary: &str) -> Fate {
+    match folder.disk.read(name) {
+        Ok(None) => {}
+        Ok(Some(_)) | Err(ReadError::TooLarge | ReadError::NotOurs(_)) => return Fate::Remove,
+        Err(ReadError::Io(_)) => return Fate::Keep,
+    }
+    match folder.disk.read(temporary) {
+        Ok(Some(bytes)) => match sealing.read_client(&bytes, account) {
+            Ok(_) => Fate::Finish,
+            Err(Unreadable::Away(_) | Unreadable::Gone(_)) => Fate::Keep,
+            Err(Unreadable::Newer(_) | Unreadable::Garbage(_)) => Fate::Remove,
+        },
+        Ok(None) | Err(ReadError::TooLarge | ReadError::NotOurs(_)) => Fate::Remove,
+        Err(ReadError::Io(_)) => Fate::Keep,
     }
 }
 

@@ -6,8 +6,10 @@
 //!     .gbdx.json.tmp           a save under way; if it was cut short, the next start finishes it or removes it
 //!     gbdx.sign-in.json        0600, a sign-in under way in a browser; ten minutes at the most
 //!     gbdx.sign-in.lock        0600, held by the process in which a person is signing in, removed by a sign-out
+//!     gbdx.client.json         0600, the client that was registered for it
 //!     client.keys.json         0600, the client keys' hashes and rights
 //!     seal.keys.json           0600, the keys that records are sealed under, wrapped; if they are sealed
+//!     seal.generations.json    0600, sealed: the latest generation of each account; if they are sealed
 //!     gbdx.json.corrupt-1      set aside because it could not be read; deleted by a logout alone
 //! ```
 //!
@@ -16,7 +18,7 @@
 //! read through a symbolic link.
 //!
 //! * `file`: a record in the clear, and [`record`] itself; `seal`: a sealed one, and the ring; `sealing`: which of both it
-//!   is to be; `reseal`: from the one to the other, and from key to key;
+//!   is to be; `reseal`: from the one to the other, and from key to key; `generations`: by which an older copy is known;
 //! * `folder` and `disk`: files; `lock`: who may use them.
 
 use std::fs::{File, Metadata};
@@ -45,9 +47,15 @@ mod file;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod generations;
+#[cfg(test)]
+mod generations_tests;
 mod interrupted;
 mod lock;
 mod record;
+#[cfg(test)]
+mod registration_tests;
+mod registrations;
 mod reseal;
 mod seal;
 mod sealing;
@@ -66,6 +74,7 @@ use error::{CHANGE_MODE, io_error};
 pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Marks, Unreadable};
 use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
+use generations::Kept;
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
@@ -134,9 +143,11 @@ pub(crate) fn seal_in(state_dir: &Path) -> SealState {
         return SealState::default();
     }
     let Ok(beside) = Beside::open(state_dir) else { return SealState::default() };
-    let sealing = reseal::open(&mut Folder { path: beside.folder, disk: Box::new(beside.disk) });
-    let SealState { sealed, locked } = SealState::of(&sealing);
-    SealState { sealed, locked: locked.filter(|_| sealing.trouble().is_some()) }
+    let mut folder = Folder { path: beside.folder, disk: Box::new(beside.disk) };
+    let sealing = reseal::open(&mut folder);
+    let SealState { sealed, locked, doubt: _ } = SealState::of(&sealing);
+    let doubt = sealed.as_ref().and_then(|_| generations::doubt_of_file(&mut folder));
+    SealState { sealed, locked: locked.filter(|_| sealing.trouble().is_some()), doubt }
 }
 
 /// On which machines records are used, and by what mark they are known to be this one's.
@@ -204,6 +215,8 @@ pub(crate) struct SealState {
     pub sealed: Option<SealedWith>,
     /// Why records cannot be read or written now, if that is so.
     pub locked: Option<String>,
+    /// Why it is not known of a record whether it is an older copy, if that is so.
+    pub doubt: Option<String>,
 }
 
 /// What a store is sealed with.
@@ -237,7 +250,8 @@ impl SealState {
             because: ring.because.clone(),
             has_recovery: key.slots.iter().any(|slot| is_recovery(&slot)),
         });
-        Self { sealed, locked: sealing.shut().map(Unreadable::into_words) }
+        let (locked, doubt) = (sealing.shut().map(Unreadable::into_words), sealing.doubt().cloned());
+        Self { sealed, locked, doubt }
     }
 }
 
@@ -314,12 +328,31 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Corrupt`] if the file could not be understood: it has another name now, and the next call finds
-    /// `None`. [`StoreError::OtherMachine`] if it was last used on another machine. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
+    /// `None`. [`StoreError::OtherMachine`] if it was last used on another machine; [`StoreError::OlderCopy`] if a later one
+    /// was saved here. [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`].
     pub(crate) fn load(&self, account: &AccountId) -> Result<Option<Record>, StoreError> {
-        let Some(Marked { record, machine, .. }) = self.inner().read(account)? else { return Ok(None) };
-        match self.machine().refuses(machine.as_deref()) {
-            Some(other) => Err(StoreError::OtherMachine { path: self.path(account), other }),
-            None => Ok(Some(record)),
+        let mut inner = self.inner();
+        // before the record: another machine that has the folder writes it after the record
+        let kept = inner.generations();
+        let Some(Marked { record, machine, .. }) = inner.read(account)? else { return Ok(None) };
+        if let Some(other) = self.machine().refuses(machine.as_deref()) {
+            return Err(StoreError::OtherMachine { path: self.path(account), other });
+        }
+        if let Some(latest) = kept.latest(account).filter(|latest| *latest > record.generation) {
+            return Err(StoreError::OlderCopy { path: self.path(account), found: record.generation, latest });
+        }
+        if let Kept::Known(..) = kept {
+            self.note(&mut inner, kept, account, record.generation);
+        }
+        Ok(Some(record))
+    }
+
+    /// Notes a record's generation as the latest.
+    fn note(&self, inner: &mut Inner, kept: Kept, account: &AccountId, generation: u64) {
+        let Inner { folder, sealing, lock: _ } = inner;
+        generations::note(folder, sealing, kept, account, generation);
+        if self.seal_state.borrow().doubt.as_ref() != sealing.doubt() {
+            self.publish_seal(sealing);
         }
     }
 
@@ -347,26 +380,34 @@ impl Store {
         reseal::exposed(folder, sealing)
     }
 
-    /// The generation that the store has of an account; 0 if it has none, or one that nobody can read any more.
+    /// The generation that the store has, or had last, of an account; 0 if none is known.
     pub(crate) fn generation(&self, account: &AccountId) -> u64 {
-        self.inner().read(account).ok().flatten().map_or(0, |found| found.record.generation)
+        let mut inner = self.inner();
+        let latest = inner.generations().latest(account).unwrap_or_default();
+        inner.read(account).ok().flatten().map_or(latest, |found| found.record.generation.max(latest))
     }
 
-    /// Has a record used on this machine from now on, or on any. Returns whether there is one.
+    /// Has a record used on this machine from now on, or on any, also if it is an older copy: then it is the latest from now
+    /// on. Returns whether there is one.
     ///
     /// # Errors
     ///
     /// Those of [`Store::load`] and [`Store::save`].
     pub(crate) fn adopt(&self, account: &AccountId, adoption: Adoption) -> Result<bool, StoreError> {
         let mut inner = self.inner();
-        let Some(Marked { record, lay_in_the_clear, .. }) = inner.read(account)? else { return Ok(false) };
+        let kept = inner.generations();
+        let Some(Marked { mut record, lay_in_the_clear, .. }) = inner.read(account)? else { return Ok(false) };
+        if let Some(latest) = kept.latest(account).filter(|latest| *latest > record.generation) {
+            record.generation = latest.saturating_add(1);
+        }
         let machine = match adoption {
             Adoption::ByThisMachine => self.machine().mark,
             Adoption::ByAnyMachine => Some(ANY_MACHINE.to_owned()),
         };
-        let marks = Marks { machine: machine.as_deref(), lay_in_the_clear };
+        let marks = Marks { machine: machine.as_deref(), lay_in_the_clear, ..Marks::default() };
         let bytes = inner.written(&record, marks, &self.path(account))?;
         inner.folder.replace(&file_name(account), &bytes)?;
+        self.note(&mut inner, kept, account, record.generation);
         Ok(true)
     }
 
@@ -374,7 +415,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Stale`] if the file holds a later generation (the same one may be saved again);
+    /// [`StoreError::Stale`] if the file holds a later generation (the same one may be saved again), or a later one was saved
+    /// or removed here;
     /// [`StoreError::Locked`] and [`StoreError::KeyGone`] if it would have to be sealed and cannot be;
     /// [`StoreError::Newer`], [`StoreError::NotOurFile`], [`StoreError::Io`]. The old record is still there, whole,
     /// unless the very last step failed: then it is the new one, and saving it again is right in either case.
@@ -427,12 +469,16 @@ impl Store {
         // before anything is set aside for it
         let nonce = inner.nonce(&path)?;
         let name = file_name(&record.account);
+        let kept = inner.generations();
+        let latest = kept.latest(&record.account).unwrap_or_default();
         let found = match inner.read(&record.account) {
-            Ok(Some(found)) if found.record.generation > record.generation => {
-                let (found, offered) = (found.record.generation, record.generation);
-                return Err(StoreError::Stale { path, found, offered });
+            Ok(found) => {
+                let latest = found.as_ref().map_or(latest, |found| found.record.generation.max(latest));
+                if latest > record.generation {
+                    return Err(StoreError::Stale { path, found: latest, offered: record.generation });
+                }
+                found
             }
-            Ok(found) => found,
             // what could not be understood has been set aside: its name is free
             Err(StoreError::Corrupt { .. }) => None,
             // only a sign-in gets here: nobody has a record of this account at hand. That something can be sealed is known,
@@ -448,8 +494,11 @@ impl Store {
         let machine = if is_for_any { Some(ANY_MACHINE) } else { mark.as_deref() };
         let is_same = |found: &Marked| found.record.credential == record.credential;
         let lay_in_the_clear = found.is_some_and(|found| found.lay_in_the_clear && is_same(&found));
-        let bytes = inner.written_with(nonce, record, Marks { machine, lay_in_the_clear }, &path)?;
-        inner.folder.replace(&name, &bytes)
+        let marks = Marks { machine, lay_in_the_clear, ..Marks::default() };
+        let bytes = inner.written_with(nonce, record, marks, &path)?;
+        inner.folder.replace(&name, &bytes)?;
+        self.note(&mut inner, kept, &record.account, record.generation);
+        Ok(())
     }
 
     /// Fetches the keys at the start. What is left undone, but for keys that are away, is a warning.
@@ -601,9 +650,9 @@ impl Store {
         }
     }
 
-    /// Brings what a change of the seal has left undone to its end.
+    /// Brings what a change of the seal has left undone to its end, for a person who says that all be sealed.
     fn go_on(&self) -> Result<Left, SealError> {
-        Ok(self.change(reseal::finish)?)
+        Ok(self.change(reseal::finish_vouched_for)?)
     }
 
     /// The recovery code that the sources have at hand has been seen: those before it are void.
@@ -666,9 +715,13 @@ impl Store {
     fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
         let Inner { folder, sealing, lock: _ } = &mut *self.inner();
         let changed = change(folder, sealing);
+        self.publish_seal(sealing);
+        changed
+    }
+
+    fn publish_seal(&self, sealing: &Sealing) {
         let state = SealState::of(sealing);
         self.seal_state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);
-        changed
     }
 
     /// Forgets an account's record, and what was set aside of earlier ones, which may hold tokens; done if there is none.
@@ -677,9 +730,10 @@ impl Store {
     ///
     /// [`StoreError::Io`].
     pub(crate) fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
-        let mut inner = self.inner();
-        let disk = &mut inner.folder.disk;
+        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
         let name = file_name(account);
+        let last = folder.peek(&name).ok().flatten().and_then(|bytes| sealing.read(&bytes, account).ok());
+        let disk = &mut folder.disk;
         let set_aside = format!("{name}{CORRUPT}");
         let mut steps = || {
             disk.remove(&temporary_name(&name))?; // of a save that failed: nothing is left to be finished
@@ -689,7 +743,11 @@ impl Store {
             }
             disk.settle()
         };
-        steps().map_err(|error| io_error("remove", &self.path(account), error))
+        steps().map_err(|error| io_error("remove", &self.path(account), error))?;
+        if let Some(Marked { record, .. }) = last {
+            generations::note_removed(folder, sealing, account, record.generation);
+        }
+        Ok(())
     }
 
     /// Forgets a sign-in that is under way in a browser. One that cannot be removed is of no use soon.
@@ -755,8 +813,13 @@ impl Inner {
         // what is sealed is of no use without it
         if let Some(ring) = self.sealing.ring() {
             self.folder.replace(reseal::RING, &ring.write())?;
+            self.sealing.counts(false); // nothing was counted in there
         }
         Ok(true)
+    }
+
+    fn generations(&mut self) -> Kept {
+        generations::find(&mut self.folder, &self.sealing)
     }
 
     fn read(&mut self, account: &AccountId) -> Result<Option<Marked>, StoreError> {
@@ -793,7 +856,7 @@ impl Inner {
     }
 }
 
-/// What of a seal keeps a record from being written, as an error of the store.
+/// What of a seal keeps something from being written, as an error of the store.
 fn not_written(unreadable: Unreadable, path: &Path) -> StoreError {
     let path = path.to_owned();
     match unreadable {

@@ -101,6 +101,8 @@ pub(crate) struct NewCredential {
     pub identity: Option<String>,
     /// The same for good, if that was told.
     pub person: Option<Person>,
+    /// Why the server that knows the person has not told who it is, for people. It may tell later.
+    pub unnamed: Option<String>,
     /// Whether it may take the place of another person's.
     pub switches_user: bool,
     /// The scopes that were asked for and not granted: for the person who signs in, and not stored.
@@ -184,6 +186,7 @@ impl NewCredential {
             refresh_lifetime: None,
             identity: None,
             person: None,
+            unnamed: None,
             switches_user: false,
             missing_scopes: Vec::new(),
             servers,
@@ -270,6 +273,14 @@ impl Record {
         let comes = comes.unwrap_or_default();
         let issuer = |person: &Option<Person>| person.as_ref().map(|it| it.issuer.clone()).unwrap_or_default();
         match comparison {
+            // no verdict on who comes
+            Comparison::NobodyComes | Comparison::OtherIssuer if new.unnamed.is_some() => {
+                let why = new.unnamed.as_deref().unwrap_or_default();
+                Some(format!(
+                    "who signed in now could not be learnt ({why}), and {is} is signed in: nothing was changed; try \
+                     again when it can be"
+                ))
+            }
             Comparison::Same | Comparison::NobodyIs => None,
             Comparison::NobodyComes if new.trial == Trial::Skipped => None,
             Comparison::Another => Some(format!("{comes} signed in now, and {is} is signed in: nothing was changed")),
@@ -287,7 +298,11 @@ impl Record {
 
     /// [`Record::keeps_out`] before a trial, which may yet tell who comes.
     pub(crate) fn keeps_out_untried(&self, new: &NewCredential) -> Option<String> {
-        let may_be_told = matches!(new.trial, Trial::Required | Trial::Proven) && new.person.is_none();
+        let may_be_told = match new.trial {
+            Trial::Required | Trial::Proven => new.person.is_none(),
+            Trial::Preferred => new.unnamed.is_some(),
+            Trial::Skipped => false,
+        };
         if may_be_told { None } else { self.keeps_out(new) }
     }
 
@@ -432,6 +447,13 @@ mod tests {
             let meant = NewCredential { switches_user: true, ..new("new", comes.clone()) };
             assert_eq!(record.keeps_out(&meant), None, "{case}, and that is meant");
             assert_eq!(record.keeps_out(&new("old", comes.clone())), None, "{case}, and it is the token that is kept");
+            // what could not be learnt is said, and a trial may tell it yet
+            let unlearnt =
+                NewCredential { unnamed: Some("api.example answered 500".to_owned()), ..new("new", comes.clone()) };
+            let words = record.keeps_out(&unlearnt).unwrap_or_default();
+            let is_no_verdict = expected.is_some_and(|words| !words.contains("(2) signed in now"));
+            assert_eq!(words.contains("could not be learnt (api.example answered 500)"), is_no_verdict, "{case}");
+            assert_eq!(record.keeps_out_untried(&unlearnt), None, "{case}");
             // a trial may tell who comes, and what is believed needs none; what has been exchanged has told what it can
             let unknown = comes.is_none();
             for (trial, waits) in [(Trial::Required, unknown), (Trial::Preferred, false), (Trial::Skipped, unknown)] {

@@ -1,8 +1,9 @@
 //! Sealing a store, changing its key, and unsealing it, in place: a crash at any step loses nothing, and the next start
 //! goes on.
 //!
-//! The order is what makes it safe. The ring with the new key is on the disk before the first record that needs it, and an
-//! old key leaves the ring after the last record that needs it: at every moment, each record's key is in the ring.
+//! The order is what makes it safe. The ring with the new key is on the disk before the first file that needs it, and an
+//! old key leaves the ring after the last file that needs it: at every moment, the key of each record and of each registration
+//! is in the ring.
 
 use zeroize::Zeroizing;
 
@@ -10,11 +11,13 @@ use super::disk::{LARGEST, ReadError};
 use super::error::{StoreError, io_error};
 use super::file::{self, Marked, Marks, Unreadable};
 use super::folder::{CORRUPT, Folder};
+use super::generations::{self, GENERATIONS};
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
 use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
+use crate::oauth::rfc7591::Registration;
 use crate::platform::random::{self, NoRandomNumbers};
 use crate::secret::Secret;
 
@@ -73,9 +76,9 @@ pub(super) fn open(folder: &mut Folder) -> Sealing {
             Err(seal::Unreadable::Garbage(problem)) => Sealing::in_trouble(Trouble::Lost(format!("{path} {problem}"))),
         };
     }
-    let files = records(folder.disk.names().unwrap_or_default());
+    let files = sealable(folder.disk.names().unwrap_or_default());
     let mut needs_ring =
-        |(_, name): &(AccountId, String)| folder.peek(name).ok().flatten().is_some_and(|bytes| is_sealed(&bytes));
+        |file: &Sealable| folder.peek(&file.name).ok().flatten().is_some_and(|bytes| is_sealed(&bytes));
     match files.iter().any(&mut needs_ring) {
         true => {
             let why =
@@ -121,6 +124,7 @@ pub(super) fn seal(
     folder.replace(RING, &ring.write())?;
     sealing.replace_ring(Some(ring));
     sealing.hold(id, Held::AtHand(key));
+    kept_generations(folder, sealing, true); // what keeps it from being so is said by what follows
     let mut left = finish(folder, sealing)?;
     forget_what_was_set_aside(folder)?;
     left.0.extend(copies_in_the_clear(folder)?);
@@ -191,39 +195,36 @@ fn is_code(slot: &Slot) -> bool {
     slot.source == Kind::Recovery.name()
 }
 
-/// Brings every record to how it would be written now, and drops the keys that no record needs any more. Also at every
-/// start: what a crash has left undone is done then.
+/// Brings every record and registration to how it would be written now, and drops the keys that none needs any more. Also
+/// at every start: what a crash has left undone is done then.
 pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
-    let mut left = Left::default();
-    let Some(ring) = sealing.ring().cloned() else { return Ok(left) };
+    let Some(ring) = sealing.ring().cloned() else { return Ok(Left::default()) };
+    // before the first record that says that it is counted
+    let mut left = Left(kept_generations(folder, sealing, false));
     let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
-    for (account, name) in records(names(folder)?) {
-        let Some(bytes) = folder.peek(&name)? else { continue };
+    for file in sealable(names(folder)?) {
+        let Some(bytes) = folder.peek(&file.name)? else { continue };
         if sealing.is_as_written_now(&bytes) {
             continue;
         }
-        match sealing.read(&bytes, &account) {
-            // as it is marked: what was copied from another machine does not become ours by this
-            Ok(Marked { record, machine, lay_in_the_clear }) => {
-                let path = folder.path.join(&name);
-                let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
-                let was_sealed = is_sealed(&bytes);
-                let has_credential = record.credential != Credential::default();
-                let lay_in_the_clear = has_credential && (lay_in_the_clear || !was_sealed);
-                let marks = Marks { machine: machine.as_deref(), lay_in_the_clear };
-                let written = sealing
-                    .write(&record, marks, *nonce)
-                    .map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
-                match was_sealed {
-                    false => folder.replace_and_overwrite(&name, &written)?,
-                    true => folder.replace(&name, &written)?,
+        let path = folder.path.join(&file.name);
+        let nonce = random::<NONCE_LENGTH>().map_err(|_| no_randomness(path.clone()))?;
+        match written_anew(sealing, &file, &bytes, *nonce) {
+            Ok(written) => {
+                let written = written.map_err(|why| StoreError::Locked { path, why: why.into_words() })?;
+                match is_sealed(&bytes) {
+                    false => folder.replace_and_overwrite(&file.name, &written)?,
+                    true => folder.replace(&file.name, &written)?,
                 }
             }
             // it stays as it is
-            Err(why) => left.0.push(format!("{name}: {}", why.into_words())),
+            Err(why) => left.0.push(format!("{}: {}", file.name, why.into_words())),
         }
     }
     needed.extend(keys_in_use(folder)?);
+    if ring.active.is_some() {
+        needed.extend(generations::key_in_use(folder));
+    }
     let mut kept =
         Ring { keys: ring.keys.iter().filter(|key| needed.contains(&key.id)).cloned().collect(), ..ring.clone() };
     if kept.keys.len() == ring.keys.len() {
@@ -231,7 +232,12 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     }
     if kept.keys.is_empty() {
         let path = folder.path.join(RING);
-        let removed = folder.disk.remove(RING).and_then(|()| folder.disk.settle());
+        let mut steps = || {
+            folder.disk.remove(GENERATIONS)?;
+            folder.disk.remove(RING)?;
+            folder.disk.settle()
+        };
+        let removed = steps();
         removed.map_err(|error| StoreError::Io { action: "remove", path, error })?;
         sealing.replace_ring(None);
         return Ok(left);
@@ -244,13 +250,54 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     Ok(left)
 }
 
+/// Has the latest generations kept. No change and no start fails for that: what keeps it from being so, in sentences.
+fn kept_generations(folder: &mut Folder, sealing: &mut Sealing, is_vouched_for: bool) -> Vec<String> {
+    generations::keep(folder, sealing, is_vouched_for).unwrap_or_else(|error| vec![error.to_string()])
+}
+
+/// The same where a person seals what is sealed already: what is there now is as it should be.
+pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
+    kept_generations(folder, sealing, true);
+    finish(folder, sealing)
+}
+
+/// What is to stand in a file, by what stands there.
+///
+/// # Errors
+///
+/// Why what stands there cannot be read; within, why nothing can be written.
+fn written_anew(
+    sealing: &Sealing,
+    file: &Sealable,
+    bytes: &[u8],
+    nonce: [u8; NONCE_LENGTH],
+) -> Result<Result<Zeroizing<Vec<u8>>, Unreadable>, Unreadable> {
+    match file.kind {
+        // as it is marked: what was copied from another machine does not become ours by this
+        SealableKind::Record => {
+            let Marked { record, machine, lay_in_the_clear, is_counted: _ } = sealing.read(bytes, &file.account)?;
+            let has_credential = record.credential != Credential::default();
+            let lay_in_the_clear = has_credential && (lay_in_the_clear || !is_sealed(bytes));
+            let marks = Marks { machine: machine.as_deref(), lay_in_the_clear, ..Marks::default() };
+            Ok(sealing.write(&record, marks, nonce))
+        }
+        SealableKind::Registration => {
+            let registration = sealing.read_client(bytes, &file.account)?;
+            Ok(sealing.write_client(&file.account, &registration, nonce))
+        }
+    }
+}
+
 /// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.
 pub(super) fn exposed(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<AccountId>, StoreError> {
     let mut found = Vec::new();
-    for (account, name) in records(names(folder)?) {
-        let Some(bytes) = folder.peek(&name)?.filter(|bytes| is_sealed(bytes)) else { continue };
-        if sealing.read(&bytes, &account).is_ok_and(|marked| marked.lay_in_the_clear) {
-            found.push(account);
+    for file in sealable(names(folder)?) {
+        if file.kind != SealableKind::Record {
+            continue; // no renewal spends it
+        }
+        let Some(bytes) = folder.peek(&file.name)?.filter(|bytes| is_sealed(bytes)) else { continue };
+        if sealing.read(&bytes, &file.account).is_ok_and(|marked| marked.lay_in_the_clear) {
+            found.push(file.account);
         }
     }
     Ok(found)
@@ -287,14 +334,18 @@ fn stretch(kind: Kind) -> Option<Stretch> {
     }
 }
 
-/// A change is refused while a record's key is away: it would have to be left under the old one.
+/// A change is refused while the key of a record or a registration is away: it would have to be left under the old one.
 fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), SealError> {
     if sealing.trouble().is_some() {
         return Ok(()); // nothing of it can be opened any more; what is there stays
     }
-    for (account, name) in records(names(folder)?) {
+    for Sealable { kind, account, name } in sealable(names(folder)?) {
         let Some(bytes) = folder.peek(&name)? else { continue };
-        if let Err(why @ Unreadable::Away(_)) = sealing.read(&bytes, &account) {
+        let read = match kind {
+            SealableKind::Record => sealing.read(&bytes, &account).map(drop),
+            SealableKind::Registration => sealing.read_client(&bytes, &account).map(drop),
+        };
+        if let Err(why @ Unreadable::Away(_)) = read {
             return Err(SealError::Locked(why.into_words()));
         }
     }
@@ -305,7 +356,7 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
 fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
     for name in names(folder)? {
         let Some((file, _)) = name.split_once(CORRUPT) else { continue };
-        if account_of(file).is_none() {
+        if Sealable::called(file).is_none() {
             continue;
         }
         let is_in_the_clear = folder.peek(&name)?.is_some_and(|bytes| !is_sealed(&bytes));
@@ -322,7 +373,8 @@ fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
 fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     let mut found = Vec::new();
     for name in names(folder)? {
-        if account_of(&name).is_none() && folder.peek(&name)?.is_some_and(|bytes| file::holds_a_credential(&bytes)) {
+        let holds_a_secret = |bytes: &[u8]| file::holds_a_credential(bytes) || holds_a_client(bytes);
+        if Sealable::called(&name).is_none() && folder.peek(&name)?.is_some_and(|bytes| holds_a_secret(&bytes)) {
             found.push(format!("{name}: a copy of a credential, in the clear, that valetd has not made: remove it"));
         }
     }
@@ -330,15 +382,39 @@ fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     Ok(found)
 }
 
-fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
+pub(super) fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     let path = folder.path.clone();
     folder.disk.names().map_err(|error| StoreError::Io { action: "read", path, error })
 }
 
-/// The files of accounts, in the order of their names.
-fn records(mut names: Vec<String>) -> Vec<(AccountId, String)> {
+/// A file that is sealed where the store is, by its name.
+struct Sealable {
+    kind: SealableKind,
+    account: AccountId,
+    name: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SealableKind {
+    Record,
+    Registration,
+}
+
+impl Sealable {
+    /// What a file of this name is, if it is one of these.
+    fn called(name: &str) -> Option<Self> {
+        let (kind, account) = match Registration::account_of(name) {
+            Some(account) => (SealableKind::Registration, AccountId::new(account)?),
+            None => (SealableKind::Record, account_of(name)?),
+        };
+        Some(Self { kind, account, name: name.to_owned() })
+    }
+}
+
+/// The files that are sealed where the store is, in the order of their names.
+fn sealable(mut names: Vec<String>) -> Vec<Sealable> {
     names.sort();
-    names.into_iter().filter_map(|name| Some((account_of(&name)?, name))).collect()
+    names.iter().filter_map(|name| Sealable::called(name)).collect()
 }
 
 /// Whose record a file of this name is, if it is one's.
@@ -346,7 +422,13 @@ pub(super) fn account_of(name: &str) -> Option<AccountId> {
     AccountId::new(name.strip_suffix(".json")?)
 }
 
-fn no_randomness(path: std::path::PathBuf) -> StoreError {
+/// Whether this is a registration in the clear with a secret in it, whosever and whatever it is called.
+fn holds_a_client(bytes: &[u8]) -> bool {
+    let client = serde_json::from_slice(bytes).ok();
+    client.and_then(|client| Registration::of(client, bytes)).is_some_and(|found| found.holds_a_secret())
+}
+
+pub(super) fn no_randomness(path: std::path::PathBuf) -> StoreError {
     let error = std::io::Error::other(NoRandomNumbers);
     StoreError::Io { action: "seal", path, error }
 }

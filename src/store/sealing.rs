@@ -9,9 +9,10 @@ use zeroize::Zeroizing;
 
 use super::file::{self, Marked, Marks, Unreadable};
 use super::record::Record;
-use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey};
+use super::seal::{self, Envelope, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SealedClient};
 use crate::config::AccountId;
 use crate::key_source::{Kind, NoSecret};
+use crate::oauth::rfc7591::Registration;
 use crate::secret::Secret;
 
 /// The ring, and those of its keys that are at hand.
@@ -21,6 +22,10 @@ pub(super) struct Sealing {
     keys: BTreeMap<KeyId, Held>,
     /// Why the ring, which there must be, cannot be used: then nothing can be opened, and nothing is written.
     trouble: Option<Trouble>,
+    /// Whether the latest generations are kept in their file; see [`super::generations`].
+    counts: bool,
+    /// What is to be said of that file, in a sentence, if it was lost.
+    doubt: Option<String>,
 }
 
 /// Why a ring cannot be used, in a sentence.
@@ -55,7 +60,7 @@ impl Sealing {
     /// With a ring, none of whose keys has been asked for.
     pub(super) fn with(ring: Ring) -> Self {
         let unasked = |key: &RingKey| (key.id.clone(), Held::Away("it is being asked for".to_owned()));
-        Self { keys: ring.keys.iter().map(unasked).collect(), ring: Some(ring), trouble: None }
+        Self { keys: ring.keys.iter().map(unasked).collect(), ring: Some(ring), ..Self::default() }
     }
 
     /// With a ring that cannot be used, for this reason.
@@ -75,7 +80,10 @@ impl Sealing {
 
     /// Another ring takes the place of this one. The keys that it shares with this one stay at hand.
     pub(super) fn replace_ring(&mut self, ring: Option<Ring>) {
-        let Self { keys, .. } = std::mem::replace(self, ring.map(Self::with).unwrap_or_default());
+        let is_sealed = ring.is_some();
+        let Self { keys, counts, doubt, .. } = std::mem::replace(self, ring.map(Self::with).unwrap_or_default());
+        self.counts = counts && is_sealed;
+        self.doubt = doubt.filter(|_| is_sealed);
         for (id, held) in keys {
             self.hold(id, held);
         }
@@ -110,6 +118,32 @@ impl Sealing {
         self.key(active).err()
     }
 
+    /// The key that is sealed under, if anything is.
+    pub(super) fn active(&self) -> Option<&KeyId> {
+        self.ring.as_ref()?.active.as_ref()
+    }
+
+    /// The same, if it is at hand.
+    pub(super) fn active_at_hand(&self) -> Option<(&KeyId, &Key)> {
+        let id = self.active()?;
+        Some((id, self.key(id).ok()?))
+    }
+
+    /// From here on, the latest generations are kept in their file, or not.
+    pub(super) fn counts(&mut self, counts: bool) {
+        self.counts = counts;
+    }
+
+    /// What is to be said of the file of the latest generations, if it was lost.
+    pub(super) fn doubt(&self) -> Option<&String> {
+        self.doubt.as_ref()
+    }
+
+    /// Sets that.
+    pub(super) fn set_doubt(&mut self, doubt: Option<String>) {
+        self.doubt = doubt;
+    }
+
     /// Reads what stands in an account's file.
     pub(super) fn read(&self, bytes: &[u8], account: &AccountId) -> Result<Marked, Unreadable> {
         if file::version(bytes)? != seal::VERSION {
@@ -136,18 +170,52 @@ impl Sealing {
         if let Some(shut) = self.shut() {
             return Err(shut);
         }
-        let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else {
+        let Some(id) = self.active() else {
             // where everything lies in the clear, nothing has to say so
-            return Ok(file::write_marked(record, Marks { lay_in_the_clear: false, ..marks }));
+            return Ok(file::write_marked(record, Marks { lay_in_the_clear: false, is_counted: false, ..marks }));
         };
-        let plain = file::write_marked(record, marks);
+        let plain = file::write_marked(record, Marks { is_counted: self.counts, ..marks });
         let key = self.key(id)?;
         Ok(Zeroizing::new(Envelope::seal(record.account.as_str(), record.generation, (id, key), nonce, plain)))
     }
 
+    /// Reads what stands in the file of an account's registered client.
+    pub(super) fn read_client(&self, bytes: &[u8], account: &AccountId) -> Result<Registration, Unreadable> {
+        let garbage = |why: &str| Unreadable::Garbage(why.to_owned());
+        match file::version(bytes) {
+            Ok(version) if version > seal::VERSION => Err(Unreadable::Newer(version)),
+            Ok(seal::VERSION) => {
+                let rejected = |rejected: seal::Rejected| garbage(&rejected.to_string());
+                let sealed = SealedClient::read(bytes, account.as_str()).map_err(rejected)?;
+                let key = self.key(&sealed.key)?;
+                sealed.open(account.as_str(), key).map_err(rejected)
+            }
+            // one in the clear has no version
+            Ok(_) | Err(_) => Registration::read_file(bytes, account.as_str())
+                .ok_or_else(|| garbage("makes no sense, or belongs to another account")),
+        }
+    }
+
+    /// What is to stand in the file of an account's registered client.
+    pub(super) fn write_client(
+        &self,
+        account: &AccountId,
+        registration: &Registration,
+        nonce: [u8; NONCE_LENGTH],
+    ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        if let Some(shut) = self.shut() {
+            return Err(shut);
+        }
+        let Some(id) = self.ring.as_ref().and_then(|ring| ring.active.as_ref()) else {
+            return Ok(Zeroizing::new(registration.write(account.as_str()).expose().as_bytes().to_vec()));
+        };
+        let key = self.key(id)?;
+        Ok(Zeroizing::new(SealedClient::seal(account.as_str(), registration, (id, key), nonce)))
+    }
+
     /// Whether a file stands as it would be written now.
     pub(super) fn is_as_written_now(&self, bytes: &[u8]) -> bool {
-        let active = self.ring.as_ref().and_then(|ring| ring.active.as_ref());
+        let active = self.active();
         match is_sealed(bytes) {
             true => active.is_some() && key_of(bytes).as_ref() == active,
             false => active.is_none(),

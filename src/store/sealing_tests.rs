@@ -9,18 +9,20 @@ use super::reseal::RING;
 use super::tests::{id, on, record};
 use super::*;
 use crate::config::testing::config;
+use crate::oauth::ClientAuth;
+use crate::oauth::rfc7591::{RegisteredClient, Registration};
 
 /// A source that the tests hold: what the first offer was wrapped by, and the second.
-const SECRETS: [&str; 2] = ["the first secret of many characters", "the second secret of many characters"];
+pub(super) const SECRETS: [&str; 2] = ["the first secret of many characters", "the second secret of many characters"];
 
-const ACCOUNTS: [&str; 3] = ["alpha", "gbdx", "zulu"];
+pub(super) const ACCOUNTS: [&str; 3] = ["alpha", "gbdx", "zulu"];
 
-fn offer(secret: &str) -> Offer {
+pub(super) fn offer(secret: &str) -> Offer {
     Offer { kind: Kind::File, blob: None, secret: Secret::new(secret), because: Vec::new() }
 }
 
 /// Fetches the keys as a source does that holds one secret: keys that were wrapped by another one stay away.
-fn unlock(store: &Store, secret: &str) -> Result<Left, SealError> {
+pub(super) fn unlock(store: &Store, secret: &str) -> Result<Left, SealError> {
     store.unlock(|_, _| Ok(Secret::new(secret)))
 }
 
@@ -33,27 +35,53 @@ fn unlock_all(store: &Store) -> Result<Left, SealError> {
     last
 }
 
-fn of(account: &str) -> Record {
+pub(super) fn of(account: &str) -> Record {
     Record { account: id(account), ..record(7) }
 }
 
-/// Three accounts, in the clear.
-fn plain() -> FaultyDisk {
+/// Accounts with a client that was registered for them; nobody is signed in to the last one.
+pub(super) const REGISTERED: [&str; 2] = ["gbdx", "unused"];
+
+/// The files in which a secret stands.
+pub(super) const FILES: usize = ACCOUNTS.len() + REGISTERED.len();
+
+pub(super) fn client_of(account: &str) -> Registration {
+    let client = RegisteredClient {
+        registered_at: "https://i.example".into(),
+        client_id: format!("client of {account}"),
+        client_auth: ClientAuth::Post,
+    };
+    let management = Some((format!("https://i.example/{account}"), Secret::new("access-token-7")));
+    Registration { client, client_secret: Some(Secret::new(format!("secret-token-7 of {account}"))), management }
+}
+
+/// Three accounts and two registered clients, in the clear.
+pub(super) fn plain() -> FaultyDisk {
     let disk = FaultyDisk::default();
     for account in ACCOUNTS {
         disk.put(&format!("{account}.json"), &file::write(&of(account)));
     }
+    for account in REGISTERED {
+        disk.put(&Registration::file_name(account), client_of(account).write(account).expose().as_bytes());
+    }
     disk
 }
 
+/// What is public of the clients that a configuration finds, with no key at hand.
+pub(super) fn public_clients(disk: &FaultyDisk) -> Vec<RegisteredClient> {
+    let files = disk.files();
+    let read = |account: &&str| RegisteredClient::read_file(files.get(&Registration::file_name(account))?, account);
+    REGISTERED.iter().filter_map(read).collect()
+}
+
 /// The same, sealed by the first secret.
-fn sealed() -> FaultyDisk {
+pub(super) fn sealed() -> FaultyDisk {
     let disk = plain();
     on(&disk).seal(&offer(SECRETS[0]), 1).unwrap();
     disk
 }
 
-fn is_in_the_clear(disk: &FaultyDisk) -> Vec<String> {
+pub(super) fn is_in_the_clear(disk: &FaultyDisk) -> Vec<String> {
     let has_token = |bytes: &[u8]| bytes.windows(7).any(|part| part == b"token-7");
     disk.files().into_iter().filter(|(_, bytes)| has_token(bytes)).map(|(name, _)| name).collect()
 }
@@ -76,10 +104,16 @@ fn is_safe_everywhere(before: &FaultyDisk, change: impl Fn(&Store) -> Result<Lef
             for account in ACCOUNTS {
                 assert_eq!(found.load(&id(account)).unwrap(), Some(of(account)), "crash before step {crash}");
             }
+            for account in REGISTERED {
+                let client = found.registration(&id(account)).unwrap();
+                assert_eq!(client, Some(client_of(account)), "crash before step {crash}");
+            }
+            assert_eq!(public_clients(&world), REGISTERED.map(|account| client_of(account).client), "step {crash}");
             let clear = is_in_the_clear(&world);
-            let is_finished = clear.is_empty() || clear.len() == ACCOUNTS.len();
+            let is_finished = clear.is_empty() || clear.len() == FILES;
             assert!(is_finished, "crash before step {crash}: {clear:?}");
             assert_eq!(found.seal_state().sealed.is_some(), clear.is_empty(), "crash before step {crash}");
+            assert_eq!(found.seal_state().doubt, None, "crash before step {crash}: nobody has put anything back");
         }
         if !crashed {
             return crash;
@@ -94,19 +128,19 @@ fn sealing_changing_the_key_and_unsealing_lose_no_login_whenever_they_are_cut_sh
     let rotating = is_safe_everywhere(&sealed(), |store| store.seal(&offer(SECRETS[1]), 2));
     let unsealing = is_safe_everywhere(&sealed(), Store::unseal);
     let steps = [sealing, rotating, unsealing];
-    assert!(steps.iter().all(|steps| *steps > 3 * 8), "a change has more steps than that: {steps:?}");
+    assert!(steps.iter().all(|steps| *steps > FILES * 8), "a change has more steps than that: {steps:?}");
 }
 
 #[test]
 fn a_crash_while_a_start_finishes_what_a_crash_left_loses_nothing_either() {
     let disk = plain();
     let store = on(&disk);
-    disk.plant(20, Fault::Crash);
+    disk.plant(35, Fault::Crash);
     store.seal(&offer(SECRETS[0]), 1).unwrap_err();
     assert!(disk.fault_has_happened());
     let half = disk.after_a_kill();
     let clear = is_in_the_clear(&half).len();
-    assert!(clear > 0 && clear < ACCOUNTS.len(), "it was cut short in the middle: {clear}");
+    assert!(clear > 0 && clear < FILES, "it was cut short in the middle: {clear}");
     for crash in 0.. {
         let disk = half.after_a_kill();
         let store = on(&disk);
@@ -234,7 +268,7 @@ fn a_key_that_is_gone_is_told_from_one_that_is_away_and_a_sign_in_takes_the_reco
     assert!(matches!(store.save(&of("gbdx")), Err(StoreError::KeyGone { .. })), "there is nothing to seal it with");
     // a new key, which cannot open the old records: they stay, and say so
     let Left(left) = store.seal(&offer(SECRETS[1]), 2).unwrap();
-    assert_eq!(left.len(), ACCOUNTS.len(), "{left:?}");
+    assert_eq!(left.len(), FILES, "{left:?}");
     assert!(matches!(store.load(&id("gbdx")), Err(StoreError::KeyGone { .. })));
     store.save(&Record { generation: 1, ..of("gbdx") }).unwrap();
     assert_eq!(store.load(&id("gbdx")).unwrap().unwrap().generation, 1);
@@ -261,12 +295,8 @@ fn what_was_moved_rolled_back_cut_or_mixed_with_another_ring_is_refused_and_said
     ];
     for (case, bytes, words) in rows {
         let disk = sealed();
-        disk.put(RING, &files[RING]);
         disk.put("gbdx.json", bytes);
-        for account in ["alpha", "zulu"] {
-            let name = format!("{account}.json");
-            disk.put(&name, &files[&name]);
-        }
+        files.iter().filter(|(name, _)| *name != "gbdx.json").for_each(|(name, bytes)| disk.put(name, bytes));
         let store = on(&disk);
         let Left(left) = unlock(&store, SECRETS[0]).unwrap();
         assert!(left.iter().all(|words| words.starts_with("gbdx.json: ")), "{case}: {left:?}");
@@ -294,7 +324,7 @@ fn a_ring_that_is_missing_or_makes_no_sense_locks_the_store_until_a_person_begin
         assert!(matches!(store.save(&of("new")), Err(StoreError::Locked { .. })), "not in the clear");
         assert_eq!(disk.files(), before);
         let Left(left) = store.seal(&offer(SECRETS[0]), 2).unwrap();
-        assert_eq!(left.len(), ACCOUNTS.len());
+        assert_eq!(left.len(), FILES);
         store.save(&of("new")).unwrap();
         assert_eq!(disk.files().get(&format!("{RING}.corrupt-1")).map(Vec::as_slice), ring);
         assert!(matches!(store.load(&id("gbdx")), Err(StoreError::KeyGone { .. })));
@@ -430,7 +460,7 @@ fn a_recovery_code_is_tried_also_where_the_key_is_at_hand() {
 }
 
 /// A store on this disk that the given source is configured for; the file that it is kept in is in `folder`.
-fn sources_of(folder: &Path, key: &str) -> KeySources {
+pub(super) fn sources_of(folder: &Path, key: &str) -> KeySources {
     let path = folder.join("key");
     let _ = std::fs::remove_file(&path);
     std::fs::OpenOptions::new()
@@ -512,7 +542,7 @@ fn a_lost_key_is_left_behind_when_a_person_says_so_and_takes_nothing_with_it() {
     assert!(unlock(&store, SECRETS[1]).is_err(), "it is lost");
     assert!(matches!(store.change_seal(SealChange::On, &sources, 2), Err(SealError::Locked(_))));
     let SealChanged { left, said, .. } = store.change_seal(SealChange::OnAnew, &sources, 2).unwrap();
-    assert_eq!(left.0.len(), ACCOUNTS.len(), "{left:?}");
+    assert_eq!(left.0.len(), FILES, "{left:?}");
     assert!(said.last().unwrap().contains("valetd login"), "{said:?}");
     for account in ACCOUNTS {
         let name = format!("{account}.json");
@@ -532,6 +562,7 @@ fn a_lost_key_is_left_behind_when_a_person_says_so_and_takes_nothing_with_it() {
         }
         assert_eq!(found.load(&id("alpha")).unwrap(), Some(of("alpha")), "{is_code}");
         assert_eq!(found.load(&id("gbdx")).unwrap().unwrap().generation, 1, "{is_code}");
+        assert_eq!(found.registration(&id("unused")).unwrap(), Some(client_of("unused")), "{is_code}");
     }
 }
 
@@ -578,7 +609,7 @@ fn what_lay_in_the_clear_is_noted_until_another_credential_takes_its_place() {
         disk.plant(*step, Fault::Error(libc::ENOSPC));
         store.change_seal(SealChange::On, &sources, 1).is_err()
             && disk.files().contains_key(RING)
-            && is_in_the_clear(&disk).len() == ACCOUNTS.len()
+            && is_in_the_clear(&disk).len() == FILES
     };
     let step = (0..50).rfind(cut_short).expect("there is such a step");
     let disk = plain();

@@ -1,6 +1,8 @@
 //! Who is signed in, asked with an access token: of the account's own address for that, of userinfo (OpenID Connect Core
 //! section 5.3), or by introspection (RFC 7662).
 
+use std::time::Duration;
+
 use hyper::Method;
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 
@@ -8,7 +10,8 @@ use super::{GrantFailure, TokenEndpoint, cannot_be_asked};
 use crate::config::{Account, Endpoint, IdentitySource};
 use crate::http_client::{Answer, HttpError, Outgoing};
 use crate::oauth::identity::{Identity, introspection, is_inactive};
-use crate::oauth::{Comparison, Person, Pointer, Tokens, id_token};
+use crate::oauth::{Comparison, Person, Pointer, Tokens, Whose, id_token};
+use crate::platform::clock::{instant, wall};
 use crate::renewal::{Failure, Why};
 use crate::secret::Secret;
 
@@ -37,6 +40,12 @@ impl SignedIn {
     }
 }
 
+/// How long is waited before somebody's name is asked for once more: a server that answers 500 once often does not do so
+/// twice, and a person is waiting.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+/// After so long it is not asked for once more: a server that lets one wait does so again.
+const LONGEST_ASKING: Duration = Duration::from_secs(10);
+
 /// Where and how an account's person is asked for.
 enum Asked<'a> {
     /// With a GET, in whose response the name stands there.
@@ -51,7 +60,8 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// [`GrantFailure`]: permanent where the provider does not know the token, or there is nobody to ask.
+    /// [`GrantFailure`]: permanent where the provider does not know the token, or there is nobody to ask; transient where it
+    /// may tell in a moment.
     pub(crate) async fn who_is(&self, account: &Account, access_token: &Secret) -> Result<SignedIn, GrantFailure> {
         let (endpoint, pointer, answer) = match place(account) {
             Asked::At(endpoint, pointer) => (endpoint, pointer, self.get(account, endpoint, access_token).await?),
@@ -65,8 +75,9 @@ impl TokenEndpoint {
                 return Err(cannot_be_asked(words.to_owned()));
             }
         };
-        let transient = Failure::Transient { retry_after: None };
-        let answer = answer.map_err(|error| GrantFailure::unanswered(transient, error.to_string()))?;
+        let answer = answer
+            .map_err(|error| GrantFailure::unanswered(Failure::Transient { retry_after: None }, error.to_string()))?;
+        let transient = Failure::Transient { retry_after: super::as_read(&answer).asks_for_a_pause(wall()) };
         let authority = endpoint.origin.authority();
         let failed = |failure, words: &str| GrantFailure {
             failure,
@@ -81,10 +92,11 @@ impl TokenEndpoint {
                 return Err(failed(Failure::Permanent(Why::Revoked), ": the access token is not known there"));
             }
             403 => return Err(failed(Failure::Permanent(Why::Revoked), ": the access token may not ask that")),
-            _ => return Err(failed(transient, "")),
+            408 | 429 | 500.. => return Err(failed(transient, "")),
+            _ => return Err(failed(Failure::Refused, "")),
         }
         let Some(Identity { name, subject }) = Identity::read(&answer.body, pointer) else {
-            return Err(failed(transient, " and named nobody"));
+            return Err(failed(Failure::Refused, " and named nobody"));
         };
         let issuer = match &account.server.issuer {
             Some(issuer) if pointer.is_none() => issuer.as_str().to_owned(),
@@ -96,24 +108,44 @@ impl TokenEndpoint {
 
 impl TokenEndpoint {
     /// Whose tokens are that have just come, with the name that people know, if it was asked: the ID token names a person, if
-    /// it fits; else, and where the account says where to ask, the provider is asked. That nobody can be named is no failure
-    /// here. `is` is who is signed in.
+    /// it fits; else, and where the account says where to ask, the provider is asked, a few times if need be. That nobody can
+    /// be named is no failure here. `is` is who is signed in.
     pub(crate) async fn whose(
         &self,
         account: &Account,
         tokens: &Tokens,
         nonce: Option<&str>,
         is: Option<&Person>,
-    ) -> (Option<Person>, Option<String>) {
+    ) -> Whose {
         let told = id_token::person(tokens, account.expected(nonce));
         let own_place = account.sign_in.identity.is_some();
-        let asked = match &tokens.access_token {
+        let (asked, unnamed) = match &tokens.access_token {
             Some(token) if (own_place || told.is_none()) && !matches!(place(account), Asked::Nowhere) => {
-                self.who_is(account, token).await.ok()
+                match self.who_is_in_the_end(account, token).await {
+                    Ok(found) => (Some(found), None),
+                    Err(failure) => (None, Some(failure.detail)),
+                }
             }
-            Some(_) | None => None,
+            Some(_) | None => (None, None),
         };
-        decide(told, asked, matches!(place(account), Asked::At(_, Some(_))), is)
+        let (person, name) = decide(told, asked, matches!(place(account), Asked::At(_, Some(_))), is);
+        Whose { person, name, unnamed }
+    }
+
+    /// [`TokenEndpoint::who_is`], asked once more where a failure may pass: it is no verdict on whose the token is.
+    async fn who_is_in_the_end(&self, account: &Account, access_token: &Secret) -> Result<SignedIn, GrantFailure> {
+        let start = instant();
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let failure = match self.who_is(account, access_token).await {
+                Ok(found) => return Ok(found),
+                Err(failure) => failure,
+            };
+            match pause(failure.failure, pauses.next(), start.elapsed()) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(failure),
+            }
+        }
     }
 
     /// Asks with an access token as APIs are asked (RFC 6750 section 2.1).
@@ -133,6 +165,15 @@ impl TokenEndpoint {
         let request = Outgoing { method: Method::GET, fields, body: bytes::Bytes::new() };
         Ok(self.http.send(endpoint, super::reach(account), request).await)
     }
+}
+
+/// How long to wait before the next try, if there is one: `next` is the pause that we would make. A server that asks for a
+/// longer one is not asked again, as a person is waiting. Pure.
+fn pause(failure: Failure, next: Option<Duration>, elapsed: Duration) -> Option<Duration> {
+    let Failure::Transient { retry_after } = failure else { return None };
+    let next = next.filter(|_| elapsed < LONGEST_ASKING)?;
+    let wanted = retry_after.unwrap_or_default();
+    (wanted <= PAUSES[1]).then(|| next.max(wanted))
 }
 
 /// Who it is, of what the ID token `told` and what was `asked`; and the name, if it was asked. What is `elsewhere`, an address
@@ -202,6 +243,24 @@ mod tests {
         }
         let alone = decide(None, userinfo("1"), false, None).0;
         assert_eq!(alone, Some(person("https://origin", "1")), "nobody is signed in");
+    }
+
+    #[test]
+    fn a_failure_that_may_pass_is_tried_again_soon_and_not_for_long() {
+        let passing = |seconds: Option<u64>| Failure::Transient { retry_after: seconds.map(Duration::from_secs) };
+        let (ms, soon) = (Duration::from_millis, Some(Duration::from_millis(500)));
+        let rows = [
+            ("a server in trouble", passing(None), soon, ms(30), soon),
+            ("the last try", passing(None), None, ms(30), None),
+            ("a slow one", passing(None), soon, ms(10_000), None),
+            ("it asks for a second", passing(Some(1)), soon, ms(30), Some(ms(1000))),
+            ("it asks for less", passing(Some(0)), soon, ms(30), soon),
+            ("it asks for a minute", passing(Some(60)), soon, ms(30), None),
+            ("a verdict", Failure::Permanent(Why::Revoked), soon, ms(30), None),
+        ];
+        for (case, failure, next, elapsed, expected) in rows {
+            assert_eq!(pause(failure, next, elapsed), expected, "{case}");
+        }
     }
 
     #[test]

@@ -210,8 +210,10 @@ def ask(url, method="GET", body=None, headers=None, timeout=PATIENCE):
 class Valetd:
     """The built binary in a home of its own."""
 
-    def __init__(self, config, name="valetd", listen=(), variables=None):
-        """`listen`: further addresses; `HOME` in them is its home. `variables`: what else its environment holds."""
+    def __init__(self, config, name="valetd", listen=(), variables=None, program=(VALETD,)):
+        """`listen`: further addresses; `HOME` in them is its home. `variables`: what else its environment holds. `program`:
+        what it is run by, where that is not the binary alone."""
+        self.program = program
         self.listen = listen
         self.variables = variables or {}
         self.home = Path(tempfile.mkdtemp(prefix=name + "-", dir=_folder))
@@ -220,7 +222,7 @@ class Valetd:
         self.socket = self.home / "run" / "valetd" / "valetd.sock"
         self.log_file = self.home / "daemon.log"
         self.child = None
-        self.stopped = False
+        self.stopped = True
         _daemons.append(self)
         for below in ("run", "config/valetd", "state"):
             (self.home / below).mkdir(parents=True, mode=0o700)
@@ -242,7 +244,7 @@ class Valetd:
     def start(self):
         assert VALETD.exists(), f"{VALETD} is not there"
         self.stopped = False
-        self.child = spawn([VALETD, "run", "--log", "debug"], log=self.log_file, env=self.environment())
+        self.child = spawn([*self.program, "run", "--log", "debug"], log=self.log_file, env=self.environment())
         until_listening(self.port, self.child)
         eventually("the control socket answers", self.socket.exists)
         return self
@@ -260,7 +262,7 @@ class Valetd:
 
     def verb(self, *words, input="", **env):
         """Runs one of its verbs; standard output and error together, if it succeeds."""
-        done = run([VALETD, *words], input=input, env=self.environment(**env))
+        done = run([*self.program, *words], input=input, env=self.environment(**env))
         text = done.stdout + done.stderr
         assert done.returncode == 0, f"valetd {words[0]} ended with {done.returncode}: {text[-600:]}"
         return text

@@ -39,7 +39,7 @@ def main():
             page = person(address)
             same(page["address"].split("/", 3)[3], "valetd/signed-in", "the last address")
             same(page["title"], "Signed in – valetd", "the title")
-            assert "has signed you in as ada" in page["text"] and not page["errors"], page
+            assert "You are signed in to " in page["text"] and " as ada" in page["text"] and not page["errors"], page
             status, shown = terminal.end()
             assert status == 0 and f"{name}: signed in as ada" in shown, shown
             valetd.until(name, lambda account: account["usable"])

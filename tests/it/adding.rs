@@ -45,7 +45,17 @@ fn a_provider_is_added_with_what_it_asks_for_and_removed_without_a_trace() {
     // what would not do is not written
     let bad = home.run(&["add", "z", "gbdx", "--upstream", "http://elsewhere.example", "--no-input"]);
     assert!(bad.status.code() == Some(1) && words(&bad).contains("stays as it was"), "{}", words(&bad));
+    let named = format!("{}: account.z.upstream: is plain http", home.path("config/valetd/config.toml").display());
+    assert!(words(&bad).contains(&named) && !words(&bad).contains("valetd-new"), "{}", words(&bad));
     assert_eq!(config(&home), format!("{HEAD}\n{block}"));
+    for (address, expected) in [
+        ("https://mcp.lab.example/mcp?key=1", "the address has a query"),
+        ("https://mcp.lab.example/a/../mcp", "the address has a dot segment in its path"),
+    ] {
+        let refused = home.run(&["add", "z", address, "--client-id", "x", "--no-input"]);
+        let said = words(&refused);
+        assert!(refused.status.code() == Some(2) && said.contains(expected) && !said.contains("valetd-new"), "{said}");
+    }
     assert_eq!(fs::read_dir(home.path("config/valetd")).expect("a folder").count(), 1, "nothing is left beside it");
     let removed = home.run(&["remove", "hub"]);
     assert!(removed.status.success(), "{}", words(&removed));
@@ -59,6 +69,42 @@ fn without_a_configuration_add_writes_a_first_one_for_its_owner_alone() {
     assert!(output.status.success(), "{}", words(&output));
     assert_eq!(config(&home), "[account.gbdx]\nprovider = \"gbdx\"\n");
     assert_eq!(mode(&home.path("config/valetd/config.toml")), 0o600);
+}
+
+#[test]
+fn a_route_of_the_provider_that_another_account_has_is_told_with_the_way_to_have_it() {
+    let head = format!("{HEAD}\n[route.eo-zipper]\naccount = \"work\"\nupstream = \"https://geobigdata.io/zip\"\n");
+    let home = Home::with(&head);
+    let output = home.run(&["add", "eo", "cdse", "--no-input"]);
+    let said = words(&output);
+    assert!(output.status.success() && said.contains("/eo-catalogue/  ->  "), "{said}");
+    let expected = "eo: the provider's route eo-zipper to https://zipper.dataspace.copernicus.eu is missing, as \
+                    [route.eo-zipper] has the token of work; to have it, give that route another name, or add a \
+                    [route.NAME] with account = \"eo\" and upstream = \"https://zipper.dataspace.copernicus.eu\"";
+    assert!(said.contains(expected) && !said.contains("route eo-catalogue to"), "{said}");
+}
+
+#[test]
+fn a_configuration_that_is_a_link_stays_one_also_where_its_file_is_not_there_yet() {
+    let home = Home::empty();
+    let (path, real) = (home.path("config/valetd/config.toml"), home.path("dots/valetd.toml"));
+    std::os::unix::fs::symlink(&real, &path).expect("a link");
+    let add = |name: &str| home.run(&["add", name, "gbdx", "--no-input"]);
+    let refused = add("one");
+    let said = words(&refused);
+    assert!(refused.status.code() == Some(1) && said.contains("is a link that leads nowhere"), "{said}");
+    assert!(said.contains("make the folder that it leads to"), "{said}");
+    assert!(path.is_symlink() && !home.path("dots").exists());
+    fs::create_dir(home.path("dots")).expect("a folder");
+    for name in ["one", "two"] {
+        let output = add(name);
+        assert!(output.status.success(), "{}", words(&output));
+        assert!(path.is_symlink(), "{name}: the link was replaced");
+    }
+    let text = fs::read_to_string(&real).expect("it is there");
+    assert!(text.contains("[account.one]") && text.contains("[account.two]"), "{text}");
+    assert!(home.run(&["remove", "one"]).status.success());
+    assert!(path.is_symlink() && !fs::read_to_string(&real).expect("it is there").contains("[account.one]"));
 }
 
 #[test]
@@ -535,6 +581,9 @@ fn what_an_mcp_server_says_of_others_leads_nowhere() {
             assert!(!written.contains(strange), "{case}: {written}");
         }
         assert!(!said.contains('\u{1b}') && !said.contains("valetd logout"), "{case}: {said}");
+        let words_for_it = format!("registered on another host than its own ({elsewhere}/register), which is not done");
+        assert_eq!(said.contains(&words_for_it), case == "registrations elsewhere", "{case}: {said}");
+        assert!(!said.contains("does not register clients"), "{case}: {said}");
         if written.contains("client = \"register\"") {
             let login = ["login", "lab", "--refresh-token-stdin", "--untried"];
             home.run_with_input(&login, server.sign_in().expose());

@@ -123,6 +123,14 @@ impl Heard {
         }
     }
 
+    /// The store's own files, while they are sealed.
+    fn sealed_files(&mut self, home: &Home) {
+        for entry in fs::read_dir(home.path("state/valetd")).expect("a folder").flatten() {
+            let text = fs::read(entry.path()).unwrap_or_default();
+            self.note(entry.path().display().to_string(), String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+
     /// Where one of these stands, in words that do not repeat it.
     fn search(&self, secrets: &[String]) -> Option<String> {
         for secret in secrets {
@@ -260,6 +268,9 @@ fn no_secret_is_found_in_anything_that_can_be_seen() {
         heard.command(&home, arguments, "");
     }
     assert_eq!(daemon.status()["daemon"]["store"]["source"], "file");
+    heard.sealed_files(&home);
+    let client = heard.0.iter().find(|(place, _)| place.ends_with("reg.client.json")).expect("it is sealed");
+    assert!(client.1.contains("\"client_id\": \"reg\"") && client.1.contains("sealed"), "{}", client.1);
     heard.command(&home, &["unlock", "--passphrase-stdin"], PASSPHRASE);
     heard.command(&home, &["unlock", "--recovery-stdin"], PASSPHRASE);
     for account in ["id", "pw", "basic"] {

@@ -215,7 +215,13 @@ fn a_configuration_behind_a_link_is_changed_where_it_is() {
     assert!(home.run(&["connect", "claude-code", "lab", "--undo", "--yes"]).status.success());
     assert_eq!(fs::read_to_string(&real).expect("it is there"), before);
 
+    // also where it leads to a file that is not there yet
     fs::remove_file(&real).expect("it was there");
+    assert!(home.run(&["connect", "claude-code", "lab", "--yes"]).status.success());
+    assert!(path.is_symlink() && fs::read_to_string(&real).expect("it is there").contains("/lab/mcp"));
+    assert!(home.run(&["connect", "claude-code", "lab", "--undo", "--yes"]).status.success());
+    assert!(path.is_symlink() && !real.exists(), "what was made is gone, and the link stays");
+    fs::remove_dir_all(home.path("dotfiles")).expect("it was there");
     let refused = home.run(&["connect", "claude-code", "lab", "--yes"]);
     assert!(words(&refused).contains("is a link that leads nowhere"), "{}", words(&refused));
     assert!(path.is_symlink() && !real.exists());

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use valetd::stand_in::{PASSWORD, USERNAME};
 
 use crate::support::terminal::Terminal;
-use crate::support::{Home, Killed, VALETD, eventually, free_address, get, words};
+use crate::support::{Home, Killed, VALETD, eventually, free_address, free_ports, get, words};
 
 fn home() -> Home {
     let home = Home::empty();
@@ -53,7 +53,7 @@ fn the_live_demonstration_fits_the_terminal_and_does_what_its_keys_say() {
 #[test]
 fn a_person_can_practise_signing_in_at_fixed_ports() {
     let home = home();
-    let port: u16 = free_address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let port = free_ports(3);
     let mut command = home.valetd(&["demo", &format!("--keep={port}")]);
     let log = fs::File::create(home.path("demo")).expect("a file");
     let demo = command.stdout(log).stderr(Stdio::null()).spawn().expect("it runs");
@@ -103,7 +103,7 @@ fn a_person_can_practise_signing_in_at_fixed_ports() {
 #[test]
 fn a_taken_port_and_a_life_that_is_over_at_once_are_told() {
     let home = home();
-    let port: u16 = free_address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let port = free_ports(3);
     let _holder = std::net::TcpListener::bind(("127.0.0.1", port + 2)).expect("free");
     let mut terminal = Terminal::open(&home, &format!("stty cols 140 rows 30; valetd demo --keep={port}"));
     let page = plain(&terminal.until("upstream = "));

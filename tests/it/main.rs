@@ -141,5 +141,7 @@ mod ownership;
 mod sandbox;
 /// Sealed credentials are of no use without their key, and no crash and no missing key loses one.
 mod sealing;
+/// What is secret of registered clients is sealed, and nobody registers another while the key is away.
+mod sealing_registrations;
 /// Events, logs, doctor, exec and a service manager are told how it stands.
 mod service;

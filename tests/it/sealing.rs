@@ -2,17 +2,18 @@
 //! key and no lost one loses a login that could have been kept.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, Server, address, ping, rotating};
-use crate::support::{Daemon, Home, eventually, words};
+use crate::support::{Daemon, Home, Killed, PATIENCE, eventually, words};
 
 const KEY: &str = "kq8hUw2D0Zf1Yp6mJt3Rb7Lx5Nc9Vs4E";
 
@@ -820,6 +821,48 @@ fn a_source_that_does_not_reply_keeps_nobody_from_listening_or_stopping_and_is_n
 }
 
 #[test]
+fn a_stop_ends_a_command_that_is_asked_for_the_key_and_whatever_that_has_started() {
+    let mark = format!("1000.{}", std::process::id());
+    let slow = format!("touch $HOME/asked; sleep {mark} & sleep {mark} | cat");
+    let sealable = Sealable::with(&format!(
+        "{{ command = [\"sh\", \"-c\", \"if test -e $HOME/slow; then {slow}; fi; cat $HOME/key\"] }}"
+    ));
+    let home = &sealable.home;
+    sealable.seal("on");
+    for is_asked_by in ["a start", "a person"] {
+        let _ = fs::remove_file(home.path("asked"));
+        let _ = fs::remove_file(home.path("slow"));
+        let slow_from_now_on = || fs::write(home.path("slow"), "").expect("written");
+        if is_asked_by == "a start" {
+            slow_from_now_on();
+        }
+        // without a terminal, as a service
+        let mut daemon = home.start_as(home.valetd_by(&["setsid"], &["run"]));
+        let mut unlocking = None;
+        if is_asked_by == "a person" {
+            daemon.until("lab", "usable");
+            assert!(home.run(&["lock", "--all"]).status.success());
+            slow_from_now_on();
+            let mut unlock = home.valetd(&["unlock"]);
+            unlocking = Some(unlock.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs"));
+        }
+        eventually("it is asked", || (with_argument(&mark) == 2 && home.path("asked").exists()).then_some(()));
+        assert!(daemon.signal("TERM").success(), "{is_asked_by}");
+        eventually(&format!("nothing goes on, {is_asked_by} having asked"), || {
+            (with_argument(&mark) == 0).then_some(())
+        });
+        let _ = unlocking.map(|mut unlocking| unlocking.wait());
+    }
+}
+
+/// How many `sleep` processes have this argument.
+fn with_argument(argument: &str) -> usize {
+    let lines = fs::read_dir("/proc").expect("listed").flatten();
+    let lines = lines.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| *line == format!("sleep\0{argument}\0").into_bytes()).count()
+}
+
+#[test]
 fn sealing_says_what_is_spent_and_what_is_not() {
     let sealable = Sealable::new();
     let home = &sealable.home;
@@ -841,6 +884,24 @@ fn sealing_says_what_is_spent_and_what_is_not() {
     assert!(words(&locked).contains("if they are not renewed: lab"), "{}", words(&locked));
 }
 
+#[test]
+fn what_a_seal_that_was_cut_short_has_left_in_the_clear_waits_for_the_key_as_all_else_does() {
+    let script = "test -e $HOME/slow && sleep 1; cat $HOME/key";
+    let sealable = Sealable::with(&format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"));
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    let clear = fs::read(&record).expect("a record");
+    sealable.seal("on");
+    fs::write(&record, clear).expect("written");
+    fs::write(home.path("slow"), "").expect("written");
+    let daemon = home.start();
+    assert_eq!(daemon.account("lab")["state"], "store-locked");
+    daemon.until("lab", "usable");
+    assert!(!daemon.log().contains("nothing can be saved"), "{}", daemon.log());
+    assert_eq!(sealable.leaks(), [""; 0]);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
 /// Moments, not secrets.
 fn below(random: &mut u64, limit: u64) -> u64 {
     *random ^= *random << 13;
@@ -854,6 +915,7 @@ fn below(random: &mut u64, limit: u64) -> u64 {
 fn kill_changes(kills: usize, seed: u64) -> usize {
     let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
+    put_client(home);
     let mut random = seed;
     let mut cut_short = 0;
     for kill in 0..kills {
@@ -869,6 +931,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
         assert_eq!(status["locked"], Value::Null, "kill {kill} in {change}: {status}");
         let is_clear = !sealable.leaks().is_empty();
         assert_eq!(is_clear, status["sealed"] == false, "kill {kill} in {change}: {status}");
+        assert_eq!(is_clear, shows_client(home), "kill {kill} in {change}: {status}");
         let left = fs::read_dir(home.path("state/valetd")).expect("a folder").flatten().map(|entry| entry.file_name());
         let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("corrupt")).collect();
         assert!(left.is_empty(), "kill {kill} in {change}: {left:?}");
@@ -876,13 +939,40 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
     let daemon = home.start();
     daemon.until("lab", "usable");
     assert_eq!(daemon.account("lab")["credential"]["generation"], 1);
+    assert!(has_client(&daemon));
     cut_short
 }
 
-/// The same with the daemon that does the work.
+/// A secret of a client that was registered.
+const CLIENT_CANARY: &str = "client-canary-66d20b9e";
+
+/// A client that was registered, in the clear.
+fn put_client(home: &Home) {
+    let file = home.path("state/valetd/other.client.json");
+    let client = json!({"registered_at": "https://o.example", "client_id": "other", "client_auth": "post",
+        "client_secret": CLIENT_CANARY});
+    fs::write(&file, client.to_string()).expect("written");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("mode 0600");
+}
+
+/// Whether it lies in the clear.
+fn shows_client(home: &Home) -> bool {
+    !leaks(&home.path("state"), &[CLIENT_CANARY.to_owned()]).is_empty()
+}
+
+/// Whether the store has it still.
+fn has_client(daemon: &Daemon<'_>) -> bool {
+    let answer = daemon.control("GET", "/v1/accounts/other/client").expect("an answer");
+    answer.text().contains(CLIENT_CANARY)
+}
+
+/// The same with the daemon that does the work, at moments between the beginning of a change and some time after its end:
+/// how long changes take is measured first, and what takes longer now is killed in its earlier part.
 fn kill_daemons(kills: usize, seed: u64) -> usize {
     let sealable = Sealable::at(Server::start(Provider::Gdh, Options::default()), "{ file = \"../../key\" }");
     let home = &sealable.home;
+    put_client(home);
+    let longest = longest_change(&sealable);
     let mut random = seed;
     let mut cut_short = 0;
     for kill in 0..kills {
@@ -891,20 +981,66 @@ fn kill_daemons(kills: usize, seed: u64) -> usize {
         let status = sealable.status();
         assert_eq!(status["locked"], Value::Null, "before kill {kill}: {status}");
         assert_eq!(!sealable.leaks().is_empty(), status["sealed"] == false, "before kill {kill}: {status}");
-        let change = ["on", "rotate", "recovery", "off"][below(&mut random, 4) as usize];
-        let moment = Duration::from_micros(below(&mut random, 40_000));
-        let mut asking = home.valetd(&["seal", change]);
-        let mut asking = asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("valetd runs");
+        assert_eq!(shows_client(home), status["sealed"] == false, "before kill {kill}: {status}");
+        // of one that is not sealed, there is one change that changes anything
+        let changes: &[&str] = if status["sealed"] == true { &["on", "rotate", "recovery", "off"] } else { &["on"] };
+        let change = changes[below(&mut random, changes.len() as u64) as usize];
+        let moment = Duration::from_micros(below(&mut random, longest.as_micros() as u64));
+        let mut asking = Asking::of(&daemon, change);
+        asking.until_begun(&daemon);
         std::thread::sleep(moment); // any moment is right: that is the story
-        cut_short += usize::from(asking.try_wait().expect("waited").is_none());
+        cut_short += usize::from(asking.child.0.try_wait().expect("waited").is_none());
         daemon.child.kill().expect("killed");
         daemon.child.wait().expect("waited");
-        asking.wait().expect("waited");
+        eventually("the command line ends", || asking.child.0.try_wait().expect("waited"));
     }
     let daemon = home.start();
     daemon.until("lab", "usable");
     assert_eq!(ping(&address(&daemon)).status, 200);
+    assert!(has_client(&daemon));
     cut_short
+}
+
+/// How long the longest change takes here and now, from when the daemon is asked until the command line has ended.
+fn longest_change(sealable: &Sealable) -> Duration {
+    let daemon = sealable.home.start();
+    daemon.until("lab", "usable");
+    let lengths = ["on", "rotate", "off"].map(|change| {
+        let mut asking = Asking::of(&daemon, change);
+        asking.until_begun(&daemon);
+        let began = std::time::Instant::now();
+        assert!(asking.child.0.wait().expect("waited").success(), "{change}");
+        began.elapsed()
+    });
+    lengths.into_iter().max().expect("three changes")
+}
+
+/// A command line that has asked a daemon for a change of its seal.
+struct Asking {
+    child: Killed,
+    /// The daemon's log from there on.
+    log: fs::File,
+}
+
+impl Asking {
+    fn of(daemon: &Daemon<'_>, change: &str) -> Self {
+        let mut log = fs::File::open(daemon.home.path("daemon.log")).expect("a log");
+        log.seek(SeekFrom::End(0)).expect("a place in it");
+        let mut command = daemon.home.valetd(&["seal", change]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("valetd runs");
+        Self { child: Killed(child), log }
+    }
+
+    /// Looks as often as it can: what it waits for may be over in some milliseconds.
+    fn until_begun(&mut self, daemon: &Daemon<'_>) {
+        let start = std::time::Instant::now();
+        let mut logged = String::new();
+        while !logged.contains("a change of the store's seal was asked for") {
+            self.log.read_to_string(&mut logged).expect("a log");
+            assert!(start.elapsed() < PATIENCE, "the daemon was not asked:\n{}", daemon.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 #[test]

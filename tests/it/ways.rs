@@ -461,8 +461,12 @@ fn another_person_is_kept_out_unless_that_is_meant_with_a_daemon_and_without() {
         server.change_manners(|manners| manners.person = person.to_owned());
         let mut terminal = Terminal::open(&home, &login(&format!(" --no-browser{options}")));
         let url = shown_address(&mut terminal);
-        browse(&url);
-        (terminal.exit(), url)
+        let page = browse(&url).1.text();
+        let (code, screen) = terminal.exit();
+        let title = if code == Some(0) { "<h1>Signed in</h1>" } else { "<h1>Not signed in</h1>" };
+        assert!(page.contains(title), "the page says what the terminal says, {screen}: {page}");
+        assert!(code == Some(0) || page.contains(&format!("{person}@example.org ({person}) signed in now")), "{page}");
+        ((code, screen), url)
     };
     let told = "bob@example.org (bob) signed in now, and ada@example.org (ada) is signed in: nothing was changed";
     for with_daemon in [false, true] {
@@ -536,6 +540,52 @@ fn another_persons_refresh_token_is_kept_out_where_no_token_names_anybody() {
         let mut terminal = Terminal::open(&home, &login(" --no-qr --switch-user"));
         terminal.until("lab: signed in as ada@example.org");
         assert_eq!(terminal.exit().0, Some(0));
+        if let Some(daemon) = &mut daemon {
+            daemon.signal("TERM");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_cannot_say_who_it_is_for_a_moment_lets_nobody_else_in_and_keeps_nobody_out() {
+    let server = start();
+    let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+    let home = Home::with(&config(&server, "[\"device\"]", &userinfo));
+    server.change_manners(|manners| manners.id_token = false);
+    let sign_in = |person: &str, answers: &[u16]| {
+        server.change_manners(|manners| {
+            (manners.person, manners.userinfo_answers) = (person.to_owned(), answers.to_vec());
+        });
+        Terminal::open(&home, &login(" --no-qr")).exit()
+    };
+    let authority = parts(server.url()).0.to_owned();
+    let unlearnt = |status: u16| format!("who signed in could not be learnt yet: {authority} answered {status}");
+    // nobody is signed in: that it is not known who comes is said
+    let (code, screen) = sign_in("ada", &[403]);
+    assert!(code == Some(0) && screen.contains(&unlearnt(403)), "{screen}");
+    assert!(record(&home)["person"].is_null());
+    for with_daemon in [false, true] {
+        let mut daemon = with_daemon.then(|| home.start());
+        let (code, screen) = sign_in("ada", &[500, 503]);
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{screen}");
+        assert!(!screen.contains("learnt"), "it was asked again: {screen}");
+        assert_eq!(record(&home)["person"]["subject"], "ada");
+        // it stays so during the sign-in, and the trial asks again
+        let (code, screen) = sign_in("ada", &[500; 3]);
+        assert!(code == Some(0) && screen.contains("signed in as ada@example.org"), "{screen}");
+        let before = record(&home);
+        let (code, screen) = sign_in("bob", &[500; 3]);
+        assert!(
+            code == Some(1) && screen.contains("bob@example.org (bob) signed in now, and ada@example.org"),
+            "{screen}"
+        );
+        let (code, screen) = sign_in("bob", &[500; 6]);
+        let told =
+            format!("who signed in now could not be learnt ({authority} answered 500), and ada@example.org (ada)");
+        let screen = screen.replace("\r\n  ", " ");
+        assert!(code == Some(1) && screen.contains(&told) && screen.contains("nothing was changed"), "{screen}");
+        assert_eq!(record(&home)["person"], before["person"]);
+        assert_eq!(record(&home)["refresh_token"], before["refresh_token"]);
         if let Some(daemon) = &mut daemon {
             daemon.signal("TERM");
         }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::platform::io_error::words;
-use crate::platform::replacement::{Replacement, lock_folder_of};
+use crate::platform::replacement::{Replacement, leads_to, lock_folder_of};
 use crate::platform::termination::uninterrupted;
 
 /// A larger one is no configuration that a person looks at.
@@ -29,13 +29,15 @@ impl Current {
     ///
     /// Why not, as the end of a sentence.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = leads_to(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                "is a link that leads nowhere: make the folder that it leads to, or remove it".to_owned()
+            }
+            _ => format!("cannot be read: {error}"),
+        })?;
         let mut text = String::new();
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
-                return Err("is a link that leads nowhere: make the file that it leads to, or remove it".to_owned());
-            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, text: None, mode: 0o600 }),
             Err(error) => return Err(format!("cannot be read: {error}")),
         };
@@ -89,23 +91,36 @@ impl Current {
                 Some(last) => {
                     let _ = Replacement::write(&self.backup(), &last, self.mode).and_then(Replacement::take_place);
                 }
-                None => drop(Self::remove(&self.backup())),
+                None => drop(self.remove_backup()),
             })
         };
         done().map_err(|error| format!("cannot be written: {}", words(&error)))
     }
 
-    /// Removes it, or what it was before.
+    /// Removes it; a link to it stays.
     ///
     /// # Errors
     ///
     /// Why not, as the end of a sentence.
-    #[expect(clippy::disallowed_methods, reason = "what this program has made")]
-    pub(super) fn remove(path: &Path) -> Result<(), String> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot be removed: {error}")),
-            _ => Ok(()),
-        }
+    pub(super) fn remove(&self) -> Result<(), String> {
+        remove(&self.path)
+    }
+
+    /// Removes what is kept of it as it was before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Current::remove`].
+    pub(super) fn remove_backup(&self) -> Result<(), String> {
+        remove(&self.backup())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "what this program has made")]
+fn remove(path: &Path) -> Result<(), String> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot be removed: {error}")),
+        _ => Ok(()),
     }
 }
 

@@ -209,10 +209,10 @@ fn take_out(client: &Client, name: &str, path: &Path, yes: bool, json: bool) -> 
         (Some(text), _) => {
             current.replace(&text, false).map_err(wrong)?;
             if others.is_empty() {
-                Current::remove(&current.backup()).map_err(wrong)?;
+                current.remove_backup().map_err(wrong)?;
             }
         }
-        (None, Some(_)) if others.is_empty() => Current::remove(path).map_err(wrong)?,
+        (None, Some(_)) if others.is_empty() => current.remove().map_err(wrong)?,
         (None, Some(text)) => current.replace(&text, false).map_err(wrong)?,
         (None, None) => {
             let without = client.place.without(&now, name).map_err(wrong)?;

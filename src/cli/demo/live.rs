@@ -8,7 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::page::{Scene, page, suggestions};
-use super::{Servers, base_url, until};
+use super::reports::{base_url, until};
+use super::servers::Servers;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::print;
 use crate::cli::screen::{Input, Screen};

@@ -5,8 +5,6 @@
 //! * `live`: how it stands, for a person who plays with it; `page`: what that looks like.
 
 use std::fs;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,27 +16,26 @@ use super::text::{length, parse_length};
 use crate::advice;
 use crate::config::{AccountId, Config};
 use crate::config_files;
-use crate::control::ControlState;
 use crate::control::client::Client;
-use crate::control::report::{AccountReport, StatusReport};
 use crate::daemon::{Daemon, Surroundings};
 use crate::http_client::HttpClient;
 use crate::oauth::Grant;
-use crate::platform::io_error;
 use crate::platform::log::{self, Format, LogHandle};
-use crate::platform::paths::shell_word;
 use crate::secret::Secret;
 use crate::shutdown::shutdown;
 use crate::sign_in::{exchange, paste};
-use crate::stand_in::{self, Behaviour, Provider, StandIn};
+use crate::stand_in;
 use crate::token_endpoint::TokenEndpoint;
 
 mod folder;
 mod live;
 mod once;
 mod page;
+mod reports;
+mod servers;
 
-use folder::TemporaryFolder;
+use folder::{TemporaryFolder, own_program, write_program};
+use servers::{Servers, configuration};
 
 /// Show everything without any account: stand-in providers, tokens renewed
 /// every few seconds
@@ -89,10 +86,6 @@ fn parse_life(text: &str) -> Result<Duration, String> {
 /// of the stand-ins, which is the same if none is named.
 const USUAL_PORT: u16 = 8253;
 
-/// What `--once` asks for, and a live view suggests.
-const REQUESTS: [&str; 4] =
-    ["/gdh/datasets", "/gbdx/auth/v1/validate_token", "/gbdx/catalog/v2/record/1030010045539700", "/gdh/ping"];
-
 pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let log = log::init(log::Options {
         filter: Some(options.log.clone().unwrap_or_else(|| "error".to_owned())),
@@ -101,45 +94,6 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     .map_err(|error| Failure::new(error).with_exit(Exit::Usage))?;
     let folder = TemporaryFolder::new().map_err(|error| Failure::new(error).while_doing("making a folder"))?;
     block_on(demonstrate(&folder.0, log, &arguments))?
-}
-
-/// Both stand-ins, and what can be done to them.
-struct Servers {
-    gdh: StandIn,
-    gbdx: StandIn,
-}
-
-impl Servers {
-    /// On these ports, or on any.
-    async fn start(lives: stand_in::Options, ports: [u16; 2]) -> Result<Self, Failure> {
-        let start = |provider, port| async move {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            StandIn::start_on(address, provider, lives).await.map_err(|error| {
-                let failure = Failure::say(io_error::words(&error));
-                let failure = failure.while_doing(format!("starting a stand-in on {address}"));
-                failure.with_remedy("end what listens there, or name other ports: --keep=PORT")
-            })
-        };
-        let [gdh, gbdx] = ports;
-        Ok(Self { gdh: start(Provider::Gdh, gdh).await?, gbdx: start(Provider::Gbdx, gbdx).await? })
-    }
-
-    /// The APIs refuse every token that is out.
-    fn revoke(&self) {
-        self.gdh.revoke_access_tokens();
-        self.gbdx.revoke_access_tokens();
-    }
-
-    /// The authorization servers are out of order, or work again.
-    fn break_down(&self, is_out: bool) {
-        for server in [&self.gdh, &self.gbdx] {
-            let behaviour = match is_out {
-                true => Behaviour::Status(503, "{}".to_owned(), Vec::new()),
-                false => Behaviour::Normal,
-            };
-            server.behave(behaviour, None);
-        }
-    }
 }
 
 async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -196,23 +150,6 @@ async fn demonstrate(folder: &Path, log: LogHandle, arguments: &Arguments) -> Re
     exit
 }
 
-/// The program, in the demonstration's folder, that talks to its daemon.
-const PROGRAM: &str = "valetd";
-
-/// How a person calls the program so that it finds the demonstration's daemon.
-fn own_program(folder: &Path) -> String {
-    format!("sh {}", shell_word(&folder.join(PROGRAM)))
-}
-
-/// Writes a shell's script that is the program with the options that lead to the demonstration's places. It is read by `sh`,
-/// as nothing may be executed in some temporary folders.
-#[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
-fn write_program(folder: &Path, options: &Options) -> io::Result<()> {
-    let program = shell_word(&std::env::current_exe()?);
-    let invocation = options.invocation().replacen("valetd", &program, 1);
-    fs::write(folder.join(PROGRAM), format!("exec {invocation} \"$@\"\n"))
-}
-
 /// A daemon for the stand-ins, on this port or (0) on any.
 #[expect(clippy::disallowed_methods, reason = "in a folder of ours that is thrown away")]
 fn build(servers: &Servers, options: &Options, port: u16, log: &LogHandle) -> Result<(Config, Daemon), Failure> {
@@ -224,62 +161,4 @@ fn build(servers: &Servers, options: &Options, port: u16, log: &LogHandle) -> Re
     let (inherited, warnings, log) = (Vec::new(), Vec::new(), Some(log.clone()));
     let surroundings = Surroundings { paths, invocation, inherited, warnings, seed: 1, hardening: None, log };
     Ok((config, Daemon::build(surroundings).map_err(Failure::new)?))
-}
-
-/// The presets as they are, but for where they lead.
-fn configuration(servers: &Servers, port: u16) -> String {
-    let mut text = format!(
-        "listen = [\"{listen}\"]\n\n{gdh}\n{gbdx}",
-        listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        gdh = account("gdh", &servers.gdh),
-        gbdx = account("gbdx", &servers.gbdx),
-    );
-    for route in ["vector", "rda", "idaho"] {
-        text.push_str(&format!("\n[route.gbdx-{route}]\nupstream = \"{}\"\n", servers.gbdx.url()));
-    }
-    text
-}
-
-/// What a configuration says of an account at a stand-in.
-fn account(provider: &str, server: &StandIn) -> String {
-    let endpoints = [
-        ("token_endpoint", Some(server.token_endpoint())),
-        ("cognito_endpoint", server.cognito_endpoint()),
-        ("revocation_endpoint", server.revocation_endpoint()),
-        ("login_page", server.login_page()),
-        ("upstream", Some(server.url().to_owned())),
-    ];
-    let lines = endpoints.into_iter().filter_map(|(key, url)| Some(format!("{key} = \"{}\"\n", url?)));
-    format!("[account.{provider}]\nprovider = \"{provider}\"\n{}", lines.collect::<String>())
-}
-
-/// Waits until the accounts are as wanted.
-async fn until(
-    state: &ControlState,
-    what: &str,
-    wanted: impl Fn(&StatusReport) -> bool,
-) -> Result<StatusReport, Failure> {
-    const PATIENCE: Duration = Duration::from_secs(20);
-    let mut accounts = state.accounts.clone();
-    let found = async {
-        loop {
-            let report = state.report();
-            if wanted(&report) {
-                return Ok(report);
-            }
-            accounts.changed().await.map_err(Failure::new)?;
-        }
-    };
-    let late = |_| Failure::say(format!("no {what} within {}", length(PATIENCE.as_secs())));
-    tokio::time::timeout(PATIENCE, found).await.map_err(late)?
-}
-
-/// The first address that all routes are served on, as a URL without a path.
-fn base_url(report: &StatusReport) -> Result<String, Failure> {
-    let address = report.daemon.listen.first().ok_or_else(|| Failure::say("the daemon listens nowhere"))?;
-    Ok(format!("http://{}", address.replace("127.0.0.1", "localhost")))
-}
-
-fn renewals(report: &StatusReport) -> u64 {
-    report.accounts.iter().map(|account: &AccountReport| account.renewals).sum()
 }

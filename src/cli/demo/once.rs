@@ -6,7 +6,8 @@ use hyper::Method;
 use hyper::header::HeaderMap;
 
 use super::page::token_in_words;
-use super::{REQUESTS, Servers, base_url, renewals, until};
+use super::reports::{base_url, renewals, until};
+use super::servers::{REQUESTS, Servers};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::print;
 use crate::cli::text::printable;

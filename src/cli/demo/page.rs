@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{REQUESTS, Servers, account, own_program};
+use super::folder::own_program;
+use super::servers::{REQUESTS, Servers, account};
 use crate::cli::status::{bar, life};
 use crate::cli::text::{Cell, Table, length, relative, styled};
 use crate::control::report::{AccountReport, State, StatusReport};
@@ -58,9 +59,12 @@ fn tokens(accounts: &[AccountReport], width: usize) -> String {
         let color = match account.state {
             State::Usable => AnsiColor::Green,
             State::Waiting | State::Renewing => AnsiColor::Yellow,
-            State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => {
-                AnsiColor::Red
-            }
+            State::SignInRequired
+            | State::StoreLocked
+            | State::KeyGone
+            | State::OtherMachine
+            | State::OlderCopy
+            | State::Locked => AnsiColor::Red,
         };
         let bar = styled(&bar(life(account), bar_width), color.on_default());
         format!("{:<NAME$}  {bar}{gap}{words}\n", account.id)

@@ -263,7 +263,7 @@ pub(super) fn proxy_variables(variable: impl Fn(&str) -> Option<String>) -> Vec<
 /// How credentials are kept, and whether somebody can get at their key.
 pub(super) fn seal(status: &StatusReport, config: Option<&Config>, invocation: &str) -> Vec<Finding> {
     const CHECK: &str = "seal";
-    let StoreReport { sealed, source, recovery, locked, .. } = &status.daemon.store;
+    let StoreReport { sealed, source, recovery, locked, doubt, .. } = &status.daemon.store;
     let mut findings = Vec::new();
     // a ring that cannot be read is no store in the clear
     let is_unread = !sealed && locked.is_some();
@@ -274,6 +274,9 @@ pub(super) fn seal(status: &StatusReport, config: Option<&Config>, invocation: &
     let source = source.as_deref().unwrap_or_default();
     if let Some(why) = locked {
         findings.push(fail(CHECK, format!("the store is locked: {why}"), format!("{invocation} unlock")));
+    }
+    if let Some(doubt) = doubt {
+        findings.push(warn(CHECK, doubt, format!("{invocation} seal on")));
     }
     if is_unread || (is_said && !sealed) {
         return findings;
@@ -299,9 +302,15 @@ pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
         let why = account.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let says = format!("{} is {}{why}", account.id, account.state);
         findings.push(match (account.state, account.usable) {
-            (State::SignInRequired | State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked, _) => {
-                fail(CHECK, says, account.next_action.clone().unwrap_or_default())
-            }
+            (
+                State::SignInRequired
+                | State::StoreLocked
+                | State::KeyGone
+                | State::OtherMachine
+                | State::OlderCopy
+                | State::Locked,
+                _,
+            ) => fail(CHECK, says, account.next_action.clone().unwrap_or_default()),
             (State::Waiting | State::Renewing, _) | (_, false) => warn(CHECK, says, "it is being worked on"),
             (State::Usable, true) => ok(CHECK, says),
         });

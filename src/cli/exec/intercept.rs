@@ -206,7 +206,7 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
             if let Some(mut mounted) = mounted {
                 let signals = listen(&folder, isolate::SIGNALS)?;
                 mounted.arg(own_program()?).args(["exec-relay", "--signals"]).arg(folder.path().join(isolate::SIGNALS));
-                super::set(&mut mounted, environment);
+                variables::apply(&mut mounted, environment);
                 let running = under_bubblewrap(mounted, &command, signals, ignored);
                 return everything
                     .run_until(async move {
@@ -217,7 +217,7 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
             }
             let mut child = Command::new(program);
             child.args(rest);
-            super::set(&mut child, environment);
+            variables::apply(&mut child, environment);
             child::ends_with_us(&mut child);
             let ran = everything.run_until(async move {
                 let serving = tokio::task::spawn_local(interceptor.serve(listener));
@@ -225,7 +225,7 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
                 serving.abort();
                 ran
             });
-            ran.await.map(supervise::code).map_err(|error| super::cannot_be_run(error, program))
+            ran.await.map(supervise::code).map_err(|error| supervise::cannot_be_run(error, program))
         }
     }
 }
@@ -250,7 +250,7 @@ async fn behind_walls(
     let mut bubblewrap = Command::new("bwrap");
     bubblewrap.args(&walls.arguments).arg(format!("{}/valetd", isolate::INSIDE)).arg("exec-relay");
     bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses));
-    super::set(&mut bubblewrap, environment);
+    variables::apply(&mut bubblewrap, environment);
     child::inherits_only(&mut bubblewrap, walls.descriptors());
 
     tokio::task::spawn_local(async move {

@@ -63,7 +63,7 @@ pub(in crate::cli) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
         Ok(status) => std::process::exit(i32::from(supervise::code(status))),
         Err(error) => {
             let is_missing = error.kind() == std::io::ErrorKind::NotFound;
-            let failure = super::cannot_be_run(error, program);
+            let failure = supervise::cannot_be_run(error, program);
             Err(match is_missing && is_walled {
                 true => failure.with_remedy(
                     "behind the wall there are the system and the working directory alone: what is installed elsewhere, as \

@@ -1,5 +1,6 @@
 //! A command that is run as a child: its signals and its exit status are handed through.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -9,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use crate::cli::failure::{Exit, Failure};
 use crate::platform::child;
 use crate::platform::signals::{Received, Signals, is_ignored};
 
@@ -23,6 +25,15 @@ const BY_TERMINAL: [Signal; 3] = [Signal::WINCH, Signal::INT, Signal::QUIT];
 /// them is waited for.
 pub(super) fn ignored() -> Vec<Signal> {
     HANDED_ON.into_iter().filter(|signal| is_ignored(signal.as_raw())).collect()
+}
+
+/// Why a command has not run.
+pub(super) fn cannot_be_run(error: io::Error, program: &OsStr) -> Failure {
+    let exit = match error.kind() {
+        io::ErrorKind::NotFound => Exit::NoSuchCommand,
+        _ => Exit::NotExecutable,
+    };
+    Failure::new(error).while_doing(format!("running {}", program.display())).with_exit(exit)
 }
 
 /// Runs a command to its end, in which it takes no notice of what is `ignored`. `deliver` has it get a signal that we were

@@ -1,6 +1,7 @@
 //! What a command of `exec` finds in its environment of valetd's routes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use crate::config::RouteName;
 use crate::control::report::StatusReport;
@@ -116,6 +117,16 @@ pub(super) fn shown(
         }
     }
     text
+}
+
+/// Puts variables into a command's environment, and takes others out.
+pub(super) fn apply(command: &mut Command, environment: Vec<(String, Option<String>)>) {
+    for (name, value) in environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl StatusReport {
 /// What is to be said where credentials are not kept as the configuration says.
 fn unmet(config: &Config, store: &SealState) -> Option<String> {
     let source = match store {
-        SealState { sealed: None, locked: Some(_) } => return None, // how they are kept cannot be read
+        SealState { sealed: None, locked: Some(_), doubt: _ } => return None, // how they are kept cannot be read
         SealState { sealed, .. } => sealed.as_ref().map(|sealed| sealed.source.as_str()),
     };
     config.store.seal.differs_from(source).map(|(says, command)| format!("{says}: {command}"))
@@ -131,8 +131,8 @@ fn as_text(path: &Path) -> PathBuf {
 impl StoreReport {
     /// Makes the part of the document that speaks of the store.
     pub(crate) fn new(state: &SealState) -> Self {
-        let SealState { sealed, locked } = state.clone();
-        let locked_alone = Self { locked, ..Self::default() };
+        let SealState { sealed, locked, doubt } = state.clone();
+        let locked_alone = Self { locked, doubt, ..Self::default() };
         let Some(SealedWith { key, since, source, because, has_recovery }) = sealed else { return locked_alone };
         Self {
             sealed: true,
@@ -184,6 +184,7 @@ impl AccountReport {
             Some(Withholding::StoreLocked) => State::StoreLocked,
             Some(Withholding::KeyGone) => State::KeyGone,
             Some(Withholding::OtherMachine) => State::OtherMachine,
+            Some(Withholding::OlderCopy) => State::OlderCopy,
             Some(Withholding::Locked) => State::Locked,
         };
         let why_code = match phase {
@@ -192,7 +193,7 @@ impl AccountReport {
             Phase::Scheduled { .. } | Phase::InFlight { .. } => None,
         };
         let why = match state {
-            State::StoreLocked | State::KeyGone | State::OtherMachine | State::Locked => {
+            State::StoreLocked | State::KeyGone | State::OtherMachine | State::OlderCopy | State::Locked => {
                 withheld.as_ref().map(|withheld| withheld.why.to_string())
             }
             // what is stored cannot be used: that says more than that nobody is signed in

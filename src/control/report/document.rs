@@ -106,6 +106,9 @@ pub(crate) struct StoreReport {
     pub recovery: bool,
     /// Why nothing can be read or written now; `null` if it can.
     pub locked: Option<String>,
+    /// Why it is not known of a credential whether it is an older copy, and what is to be done, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// What is not as the configuration says, and what is to be done, if something is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmet: Option<String>,
@@ -210,6 +213,8 @@ pub(crate) enum State {
     KeyGone,
     /// There is a credential that was last used on another machine.
     OtherMachine,
+    /// There is a credential, and it is an older copy: a later one was saved here.
+    OlderCopy,
     /// A person has locked everything: `valetd lock`.
     Locked,
 }
@@ -224,6 +229,7 @@ impl fmt::Display for State {
             State::StoreLocked => Withholding::StoreLocked.code(),
             State::KeyGone => Withholding::KeyGone.code(),
             State::OtherMachine => Withholding::OtherMachine.code(),
+            State::OlderCopy => Withholding::OlderCopy.code(),
             State::Locked => Withholding::Locked.code(),
         })
     }

@@ -214,6 +214,11 @@ fn what_is_sealed_under_a_key_that_is_away_or_gone_is_a_state_of_its_own() {
             "valetd login gbdx (or valetd adopt gbdx, if no other machine uses it any more)",
         ),
         (
+            Withholding::OlderCopy,
+            State::OlderCopy,
+            "valetd login gbdx (or valetd adopt gbdx, if its refresh token is the latest all the same)",
+        ),
+        (
             Withholding::KeyGone,
             State::KeyGone,
             "valetd unlock --recovery (or valetd seal on --new-key, and then valetd login gbdx)",

@@ -153,9 +153,9 @@ impl Disk {
             },
             Disk::Store(store, _) => match store.save(record) {
                 Ok(()) => return Ok(()),
-                Err(StoreError::Stale { .. }) => match store.load(&record.account) {
+                Err(StoreError::Stale { found: latest, .. }) => match store.load(&record.account) {
                     Ok(Some(found)) => found,
-                    other => return Err(SaveError::Failed(format!("{other:?}"))),
+                    other => return Err(SaveError::Outnumbered { latest, words: format!("{other:?}") }),
                 },
                 Err(error) => return Err(SaveError::Failed(error.to_string())),
             },

@@ -73,7 +73,7 @@ impl Outside {
         match answer.result {
             Ok(()) => self.known[account].is_loud = false,
             Err(SaveError::Failed(_) | SaveError::Unknown(_)) => self.known[account].is_loud = true,
-            Err(SaveError::Stale { .. }) => {}
+            Err(SaveError::Stale { .. } | SaveError::Outnumbered { .. }) => {}
         }
         Some(answer)
     }
@@ -159,6 +159,7 @@ impl Outside {
 fn short(error: &SaveError) -> &str {
     match error {
         SaveError::Stale { .. } => "stale",
+        SaveError::Outnumbered { .. } => "outnumbered",
         SaveError::Failed(words) | SaveError::Unknown(words) => words,
     }
 }

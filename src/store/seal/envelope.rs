@@ -95,9 +95,13 @@ impl Envelope {
     }
 }
 
-/// The key that a sealed file names, whoever it is for.
+/// The key that a sealed file names, whatever is in it and whoever it is for.
 pub(in crate::store) fn key_named_in(bytes: &[u8]) -> Option<KeyId> {
-    serde_json::from_slice(bytes).ok().map(|Written { key, .. }| key)
+    #[derive(Deserialize)]
+    struct Named {
+        key: KeyId,
+    }
+    serde_json::from_slice(bytes).ok().map(|Named { key }| key)
 }
 
 fn record_of(account: &str, generation: u64, key: &KeyId) -> Vec<u8> {

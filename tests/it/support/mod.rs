@@ -384,18 +384,23 @@ pub fn read_answer(stream: &mut impl BufRead, has_body: bool) -> io::Result<Answ
     }
 }
 
-/// A loopback address that is free, and stays so until it is used: the kernel gives nobody a port below its own range
-/// (`net.ipv4.ip_local_port_range`), and no two stories get the same.
+/// A loopback address that is free, and stays so until it is used: see [`free_ports`].
 pub fn free_address() -> String {
+    format!("127.0.0.1:{}", free_ports(1))
+}
+
+/// The first of so many ports of loopback in a row that are free, and stay so until they are used: the kernel gives nobody
+/// a port below its own range (`net.ipv4.ip_local_port_range`), and no two stories get the same.
+pub fn free_ports(count: u16) -> u16 {
     const PORTS: std::ops::Range<u16> = 10_000..30_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // other runs of this program begin elsewhere
     let first = (std::process::id() % 100) as u16 * 200;
     loop {
-        let next = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
-        let address = format!("127.0.0.1:{}", PORTS.start + next);
-        if TcpListener::bind(&address).is_ok() {
-            return address;
+        let next = (first + NEXT.fetch_add(count, Ordering::Relaxed)) % (PORTS.end - PORTS.start - count);
+        let port = PORTS.start + next;
+        if (port..port + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return port;
         }
     }
 }

@@ -20,7 +20,9 @@ pub struct Terminal {
 impl Terminal {
     /// Runs a line of the shell, which finds what is in `bin` of the home, too.
     pub fn open(home: &Home, line: &str) -> Self {
-        let mut command = Command::new("script");
+        // a run of the tests in the background of a shell has them ignored, and no shell of a story could trap them then
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,QUIT", "script"]);
         command.args(["--quiet", "--return", "--flush", "--command", line, "/dev/null"]);
         home.settle(&mut command);
         command.env("PATH", home.bin());
